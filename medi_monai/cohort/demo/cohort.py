@@ -1,0 +1,138 @@
+"""Write the demo cohort: pyramidal TIFF slides and a slide table with the column names of the GDC."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+
+from medi_monai.cohort.demo.histology import draw_stains, scan
+from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, TUMORS
+from medi_monai.schema import MetadataSchema
+from medi_monai.utils.files import atomic_path, cache_dir, write_table, writable_dir
+from medi_monai.utils.progress import progress
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
+
+#: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+VERSION = 1
+SIDE_MICRONS = 512
+TILE = 256
+RACES = ("white", "black or african american", "asian", "not reported")
+
+
+def demo_dataset(seed: int = 0, num_workers: int | None = None) -> Path:
+    """The folder of the demo slides in the cache (``$MEDI_CACHE``), written on first use.
+
+    Args:
+        seed: another seed gives other patients, slides and pixels of the same tumors and centers.
+        num_workers: processes; by default one per core.
+    """
+    root = cache_dir() / f"demo_v{VERSION}_seed{seed}"
+    if not (root / "slides.csv").is_file():
+        write_demo_slides(root, seed, num_workers)
+    return root
+
+
+def write_demo_slides(root: str | os.PathLike, seed: int = 0, num_workers: int | None = None) -> Path:
+    """Write all demo slides and, last, their table; interrupted, the next call goes on with the slides that lack.
+
+    Args:
+        root: folder; gets ``slides/*.tiff`` and ``slides.csv``.
+        seed: source of all randomness; the same seed gives the same pixels.
+        num_workers: processes; by default one per core.
+
+    Returns:
+        ``root``.
+    """
+    root = writable_dir(root)
+    table = demo_slide_table(seed)
+    jobs = [(str(root), row, seed) for row in table.to_dict("records")]
+    workers = num_workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        done = pool.map(_write_slide, jobs)
+        for _ in progress(done, len(jobs), "writing the demo slides", "slide"):
+            pass
+    write_table(root / "slides.csv", table.drop(columns=["tumor_index", "center_index"]))
+    return root
+
+
+def demo_slide_table(seed: int = 0) -> pd.DataFrame:
+    """One row per slide with GDC column names, and the places of its tumor and center in the profiles.
+
+    A tissue source site code belongs to one tumor, as in TCGA; one code reads ``NA`` and one ``01``, as in TCGA.
+    """
+    rng = np.random.default_rng(seed_from("demo table", seed))
+    codes = ["NA", "01"] + [f"{letter}{digit}" for letter in "ABCDEFGH" for digit in range(2, 8)]
+    rows = []
+    for tumor, profile in enumerate(TUMORS):
+        for center, where in enumerate(CENTERS):
+            code = codes[tumor * len(CENTERS) + center]
+            for patient in range(int(NUM_PATIENTS[tumor, center])):
+                case = f"DEMO-{code}-{1000 * tumor + 100 * center + patient:04d}"
+                shared = {
+                    "case_submitter_id": case,
+                    "project_id": profile.project,
+                    "tissue_source_site": code,
+                    "center": where.name,
+                    "race": str(rng.choice(RACES, p=[0.6, 0.2, 0.1, 0.1])),
+                    "gender": str(rng.choice(["female", "male"])),
+                    "age_at_index": str(int(np.clip(rng.normal(62, 12), 25, 90))),
+                    "tumor_index": tumor,
+                    "center_index": center,
+                }
+                # every third patient has a second slide
+                for slide in range(1 + (patient % 3 == 0)):
+                    rows.append({"slide_submitter_id": f"{case}-01Z-00-DX{slide + 1}", **shared})
+    return pd.DataFrame(rows)
+
+
+def demo_schema() -> MetadataSchema:
+    """The schema of the demo cohort with the attribute ``center``: for a network that is not trained yet."""
+    return MetadataSchema.from_table(demo_slide_table(), "project_id", ["center"])
+
+
+def _write_slide(job: tuple[str, dict, int]) -> None:
+    root, row, seed = job
+    target = Path(root) / "slides" / f"{row['slide_submitter_id']}.tiff"
+    if target.is_file():
+        return
+    tumor, center = TUMORS[row["tumor_index"]], CENTERS[row["center_index"]]
+    rng = np.random.default_rng(seed_from("demo slide", seed, row["slide_submitter_id"]))
+    size = round(SIDE_MICRONS / center.mpp / TILE) * TILE
+    pixels = scan(*draw_stains(tumor, size, center.mpp, rng), center, center.mpp, rng)
+    with atomic_path(target) as path:
+        write_pyramid(path, pixels, center.mpp)
+
+
+def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, levels: int = 3) -> None:
+    """A tiled JPEG TIFF with halved levels as reduced pages and its resolution in the tags.
+
+    Args:
+        path: the file to write.
+        pixels: ``(H, W, 3)`` uint8; sides divisible by ``2 ** (levels - 1)``.
+        mpp: microns per pixel.
+        levels: number of levels.
+    """
+    with tifffile.TiffWriter(path) as file:
+        for level in range(levels):
+            file.write(
+                pixels,
+                photometric="rgb",
+                tile=(TILE, TILE),
+                compression="jpeg",
+                compressionargs={"level": 92},
+                subfiletype=1 if level else 0,
+                resolution=(1e4 / (mpp * 2**level), 1e4 / (mpp * 2**level)),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+            height, width = pixels.shape[:2]
+            halves = pixels.reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3), dtype=np.float32)
+            pixels = np.rint(halves).astype(np.uint8)

@@ -1,0 +1,69 @@
+"""The truth of the demo cohort: four tumors, eight centers, and how often they meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS"]
+
+
+@dataclass(frozen=True)
+class TumorProfile:
+    """Morphology of one tumor class; lengths in microns."""
+
+    project: str
+    nuclei_per_mm2: float
+    nuclear_diameter: float
+    diameter_spread: float
+    elongation: float
+    alignment: float
+    stroma: float
+    lumen_diameter: float
+    lumina_per_mm2: float
+
+
+@dataclass(frozen=True)
+class CenterProfile:
+    """How one center stains and scans.
+
+    ``hematoxylin`` and ``eosin`` are optical densities of red, green and blue per unit of stain; ``white`` is the
+    scanner's white point; ``blur`` the standard deviation of its point spread in microns; ``mpp`` its resolution.
+    """
+
+    name: str
+    hematoxylin: tuple[float, float, float]
+    eosin: tuple[float, float, float]
+    white: tuple[float, float, float]
+    blur: float
+    mpp: float
+
+
+TUMORS = (
+    TumorProfile("DEMO-GLAND", 3600, 7.0, 0.12, 1.25, 0.2, 0.35, 22.0, 700),
+    TumorProfile("DEMO-SOLID", 3300, 9.0, 0.22, 1.15, 0.0, 0.30, 0.0, 0),
+    TumorProfile("DEMO-SPINDLE", 3200, 6.2, 0.15, 2.60, 0.9, 0.80, 0.0, 0),
+    TumorProfile("DEMO-SMALL", 7200, 5.2, 0.10, 1.05, 0.0, 0.15, 0.0, 0),
+)
+
+CENTERS = (
+    CenterProfile("Aspen", (0.62, 0.66, 0.30), (0.08, 0.52, 0.16), (246, 244, 247), 0.30, 0.50),
+    CenterProfile("Birch", (0.80, 0.62, 0.22), (0.16, 0.44, 0.10), (240, 243, 249), 0.45, 0.50),
+    CenterProfile("Cedar", (0.46, 0.70, 0.44), (0.06, 0.66, 0.34), (249, 243, 238), 0.35, 0.45),
+    CenterProfile("Elm", (0.40, 0.48, 0.26), (0.04, 0.30, 0.16), (250, 248, 246), 0.30, 0.40),
+    CenterProfile("Fir", (0.96, 0.92, 0.44), (0.20, 0.70, 0.22), (238, 236, 244), 0.60, 0.50),
+    CenterProfile("Hazel", (0.56, 0.56, 0.48), (0.10, 0.46, 0.42), (247, 242, 232), 0.40, 0.46),
+    CenterProfile("Maple", (0.72, 0.80, 0.18), (0.05, 0.74, 0.06), (243, 239, 250), 0.30, 0.45),
+    CenterProfile("Oak", (0.52, 0.52, 0.16), (0.22, 0.36, 0.05), (236, 242, 243), 0.55, 0.50),
+)
+
+#: patients per tumor (row) and center (column): each tumor has two home centers and is rare elsewhere
+NUM_PATIENTS = np.array(
+    [
+        [7, 2, 2, 1, 6, 2, 1, 2],
+        [2, 6, 1, 2, 2, 7, 2, 1],
+        [1, 2, 7, 2, 1, 2, 6, 2],
+        [2, 1, 2, 6, 2, 1, 2, 7],
+    ]
+)

@@ -1,0 +1,19 @@
+"""Noise schedules, objectives, guidance and solvers: callables and tensors, never a network or a cohort."""
+
+from medi_monai.diffusion.guidance import guided
+from medi_monai.diffusion.objectives import OBJECTIVES, add_noise, denoiser, training_target
+from medi_monai.diffusion.schedules import SCHEDULES, NoiseSchedule
+from medi_monai.diffusion.solvers import SOLVERS, ddim, sampling_timesteps
+
+__all__ = [
+    "OBJECTIVES",
+    "SCHEDULES",
+    "SOLVERS",
+    "NoiseSchedule",
+    "add_noise",
+    "ddim",
+    "denoiser",
+    "guided",
+    "sampling_timesteps",
+    "training_target",
+]

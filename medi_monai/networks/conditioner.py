@@ -1,0 +1,127 @@
+"""Class and metadata as one vector: ``z_cond`` of MeDi (arXiv 2506.17140)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from medi_monai.schema import NULL, CategoricalColumn, MetadataSchema
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["MODES", "MetadataConditioner", "drop_to_null"]
+
+#: ``concat`` is the paper's; ``additive`` and ``linear`` are found in its published code
+MODES = ("concat", "additive", "linear")
+
+
+class MetadataConditioner(nn.Module):
+    """Embeds label and attributes and joins them: ``z_cond = concat(z_class, z_meta,1 … z_meta,k) ∈ R^{d_t}``.
+
+    A categorical column is a table of learnable embeddings with a row for null, one for unknown and one per value. A
+    continuous column is sinusoidal features through a two-layer projection, with its own null and unknown embeddings.
+
+    Args:
+        schema: label and attributes; the model keeps its digest and refuses weights trained with another one.
+        embed_dim: ``d_t``, the width of the timestep embedding.
+        mode: ``concat`` splits ``d_t`` among the columns; ``additive`` sums embeddings of the full width; ``linear``
+            concatenates embeddings of the full width and projects them to ``d_t``.
+        num_frequencies: sine and cosine pairs for a continuous column.
+    """
+
+    def __init__(
+        self, schema: MetadataSchema, embed_dim: int, mode: str = "concat", num_frequencies: int = 16
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise unknown_value("mode of conditioning", mode, MODES)
+        widths = _widths(len(schema.columns), embed_dim, mode)
+        self.schema = schema
+        self.mode = mode
+        self.embeddings = nn.ModuleList(
+            _CategoricalEmbedding(len(column.values), width)
+            if isinstance(column, CategoricalColumn)
+            else _ContinuousEmbedding(width, num_frequencies)
+            for column, width in zip(schema.columns, widths)
+        )
+        self.project = nn.Linear(sum(widths), embed_dim) if mode == "linear" else nn.Identity()
+        digest = bytes.fromhex(schema.digest)
+        self.register_buffer("schema_digest", torch.tensor(list(digest), dtype=torch.uint8))
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """``z_cond`` of shape ``(N, embed_dim)`` for codes ``(N, 1 + k)`` of :meth:`MetadataSchema.encode`."""
+        if codes.ndim != 2 or codes.shape[1] != len(self.embeddings):
+            raise InputError(
+                f"conditions of shape {tuple(codes.shape)} do not fit the schema's {len(self.embeddings)} columns "
+                f"{list(self.schema.names)}: expected (N, {len(self.embeddings)})"
+            )
+        parts = [embedding(codes[:, place]) for place, embedding in enumerate(self.embeddings)]
+        if self.mode == "additive":
+            return torch.stack(parts).sum(0)
+        joined: torch.Tensor = self.project(torch.cat(parts, dim=1))
+        return joined
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
+        stored = state_dict.get(prefix + "schema_digest")
+        if stored is not None and not torch.equal(stored.cpu(), self.schema_digest.cpu()):
+            raise InputError(
+                "these weights were trained with another schema (label, attributes or vocabularies differ): "
+                f"their schema.json has the digest {bytes(stored.tolist()).hex()[:12]}, the one given here "
+                f"{self.schema.digest[:12]}. Load the schema.json that lies beside the checkpoint."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _CategoricalEmbedding(nn.Module):
+    def __init__(self, num_values: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_values - NULL, width)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        embedded: torch.Tensor = self.table(codes.long() - NULL)
+        return embedded
+
+
+class _ContinuousEmbedding(nn.Module):
+    def __init__(self, width: int, num_frequencies: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(-NULL, width)
+        self.project = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        # half a period to 32 periods over the range seen in training
+        self.register_buffer("frequencies", math.pi * torch.logspace(0, 6, num_frequencies, base=2), persistent=False)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        phase = codes.clamp(min=0)[:, None] * self.frequencies
+        value = self.project(torch.cat([phase.sin(), phase.cos()], dim=1))
+        token = self.tokens((codes.long() - NULL).clamp(max=-NULL - 1))
+        return torch.where(codes[:, None] < 0, token.to(value.dtype), value)
+
+
+def drop_to_null(
+    codes: torch.Tensor,
+    label_dropout: float,
+    attribute_dropout: float,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Replace label and attributes by null, each independently, so that guidance finds a trained null later.
+
+    Args:
+        codes: ``(N, 1 + k)`` codes on the CPU's or any device.
+        label_dropout: probability in [0, 1] that a row loses its label.
+        attribute_dropout: probability in [0, 1] that a row loses an attribute, drawn for each attribute.
+        generator: a CPU generator.
+    """
+    probability = torch.full((codes.shape[1],), attribute_dropout)
+    probability[0] = label_dropout
+    dropped = torch.rand(codes.shape, generator=generator) < probability
+    return codes.masked_fill(dropped.to(codes.device), NULL)
+
+
+def _widths(num_columns: int, embed_dim: int, mode: str) -> list[int]:
+    if mode != "concat":
+        return [embed_dim] * num_columns
+    if num_columns > embed_dim:
+        raise InputError(f"{num_columns} columns do not fit into an embedding of {embed_dim} in mode 'concat'")
+    base, rest = divmod(embed_dim, num_columns)
+    return [base + (place < rest) for place in range(num_columns)]

@@ -1,0 +1,59 @@
+"""The diffusion UNet of MeDi: MONAI's, with class and metadata added to the timestep embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+
+from medi_monai.networks.conditioner import MetadataConditioner
+from medi_monai.schema import MetadataSchema
+
+__all__ = ["MetadataDiffusionUNet"]
+
+
+class MetadataDiffusionUNet(DiffusionModelUNet):
+    """``DiffusionModelUNet`` whose every residual block hears ``z_final = z_t + z_cond`` (arXiv 2506.17140).
+
+    The conditioner takes the place of the class embedding of MONAI's network, which is added to the timestep
+    embedding before the first block. A schema without attributes makes the class-only model (CLS).
+
+    Args:
+        schema: label and attributes.
+        conditioning: mode of :class:`MetadataConditioner`.
+        kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
+    """
+
+    def __init__(self, schema: MetadataSchema, conditioning: str = "concat", **kwargs: Any) -> None:
+        # one class, so that the base network adds its class embedding; the line below replaces it
+        super().__init__(**kwargs, num_class_embeds=1)
+        self.class_embedding = MetadataConditioner(schema, self.time_embed[-1].out_features, conditioning)
+
+    @property
+    def schema(self) -> MetadataSchema:
+        """Label and attributes that :meth:`forward` is conditioned on."""
+        schema: MetadataSchema = self.class_embedding.schema
+        return schema
+
+    def forward(  # type: ignore[override]
+        self,
+        image: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        conditions: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The network's prediction (epsilon or v, as it was trained) for noisy images.
+
+        Args:
+            image: ``(N, C, H, W)`` noisy images.
+            timesteps: ``(N,)``; left out, zero.
+            conditions: ``(N, 1 + k)`` codes of :meth:`MetadataSchema.encode`; left out, null.
+            context: ``(N, L, D)`` for cross-attention, where the network has it.
+        """
+        if timesteps is None:
+            timesteps = torch.zeros(len(image), device=image.device)
+        if conditions is None:
+            conditions = self.schema.null_codes(len(image)).to(image.device)
+        prediction: torch.Tensor = super().forward(image, timesteps, context=context, class_labels=conditions)
+        return prediction

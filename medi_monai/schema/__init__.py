@@ -1,0 +1,21 @@
+"""The frozen vocabulary of a model: its label, its attributes, and the one mapping from values to codes."""
+
+from medi_monai.schema.columns import (
+    MISSING_STRINGS,
+    NULL,
+    UNKNOWN,
+    CategoricalColumn,
+    ContinuousColumn,
+    is_missing,
+)
+from medi_monai.schema.metadata_schema import MetadataSchema
+
+__all__ = [
+    "MISSING_STRINGS",
+    "NULL",
+    "UNKNOWN",
+    "CategoricalColumn",
+    "ContinuousColumn",
+    "MetadataSchema",
+    "is_missing",
+]

@@ -1,0 +1,142 @@
+"""One metadata field each: how its values become codes and codes become values.
+
+Every column shares two codes below zero. ``NULL`` (-2) is conditioning that was dropped, for guidance; ``UNKNOWN``
+(-1) is data that is missing. A code of zero or more is a value: an index into a vocabulary, or a number scaled to
+[0, 1] over the range seen in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["NULL", "UNKNOWN", "MISSING_STRINGS", "is_missing", "CategoricalColumn", "ContinuousColumn"]
+
+NULL = -2
+UNKNOWN = -1
+
+#: strings that stand for missing data in GDC and hospital exports; ``NA`` is not one of them, it is a site code
+MISSING_STRINGS = ("", "'--", "--", "not reported", "unknown", "not available", "nan", "none")
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds no data: ``None``, NaN, or one of :data:`MISSING_STRINGS` in any case."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and value.strip().lower() in MISSING_STRINGS
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A field with a closed vocabulary.
+
+    Args:
+        name: column of the cohort table.
+        values: the vocabulary; the code of a value is its place in it.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+    kind = "categorical"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(map(str, self.values)))
+        if len(set(self.values)) != len(self.values):
+            raise InputError(f"the vocabulary of {self.name!r} holds a value twice: {list(self.values)}")
+        object.__setattr__(self, "_codes", {value: code for code, value in enumerate(self.values)})
+
+    @classmethod
+    def from_values(cls, name: str, values: Iterable[object]) -> CategoricalColumn:
+        """The column whose vocabulary is the sorted set of ``values``, missing ones left out."""
+        return cls(name, tuple(sorted({str(value) for value in values if not is_missing(value)})))
+
+    def encode(self, value: object, null: bool = False) -> float:
+        """The code of one value; :data:`UNKNOWN` for missing data, :data:`NULL` where ``null`` is set."""
+        if null:
+            return NULL
+        if is_missing(value):
+            return UNKNOWN
+        codes: dict[str, int] = self._codes  # type: ignore[attr-defined]
+        if str(value) not in codes:
+            raise unknown_value(f"value of {self.name!r}", value, self.values, "The model was not trained on it.")
+        return codes[str(value)]
+
+    def decode(self, code: float) -> str | None:
+        """The value of a code; ``None`` for null, the empty string for unknown."""
+        if code in (NULL, UNKNOWN):
+            return None if code == NULL else ""
+        index = int(code)
+        if index != code or not 0 <= index < len(self.values):
+            raise InputError(f"{code} is no code of {self.name!r}, which has {len(self.values)} values")
+        return self.values[index]
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "kind": self.kind, "values": list(self.values)}
+
+
+@dataclass(frozen=True)
+class ContinuousColumn:
+    """A field that holds a number, such as age in years.
+
+    Args:
+        name: column of the cohort table.
+        low: smallest value seen in training, code 0.
+        high: largest value seen in training, code 1.
+    """
+
+    name: str
+    low: float
+    high: float
+
+    kind = "continuous"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InputError(
+                f"the continuous attribute {self.name!r} needs at least two different finite values in training, "
+                f"its range is [{self.low}, {self.high}]"
+            )
+
+    @classmethod
+    def from_values(cls, name: str, values: Iterable[object]) -> ContinuousColumn:
+        """The column whose range spans ``values``, missing ones left out."""
+        numbers = [_number(name, value) for value in values if not is_missing(value)]
+        if not numbers:
+            raise InputError(f"the continuous attribute {name!r} has no value in the training table")
+        return cls(name, min(numbers), max(numbers))
+
+    def encode(self, value: object, null: bool = False) -> float:
+        """The code of one value, in [0, 1]; :data:`UNKNOWN` for missing data, :data:`NULL` where ``null`` is set."""
+        if null:
+            return NULL
+        if is_missing(value):
+            return UNKNOWN
+        number = _number(self.name, value)
+        if not self.low <= number <= self.high:
+            raise InputError(
+                f"{self.name} = {value} is outside what the model was trained on, [{self.low:g}, {self.high:g}]"
+            )
+        return (number - self.low) / (self.high - self.low)
+
+    def decode(self, code: float) -> float | str | None:
+        """The value of a code; ``None`` for null, the empty string for unknown."""
+        if code in (NULL, UNKNOWN):
+            return None if code == NULL else ""
+        return self.low + float(code) * (self.high - self.low)
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "kind": self.kind, "low": self.low, "high": self.high}
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise InputError(f"{name} = {value!r} is not a number, and {name} is declared continuous") from None
+    if not math.isfinite(number):
+        raise InputError(f"{name} = {value!r} is not a finite number")
+    return number

@@ -1,0 +1,174 @@
+"""The schema: label and attributes of a model, frozen as JSON beside every checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from medi_monai.schema.columns import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import json_digest, read_json, write_json
+
+__all__ = ["MetadataSchema"]
+
+Column = CategoricalColumn | ContinuousColumn
+
+
+@dataclass(frozen=True)
+class MetadataSchema:
+    """Label and attributes in a fixed order; the only source of an index anywhere.
+
+    Args:
+        label: the class label.
+        attributes: the metadata that the model is conditioned on besides; none for a class-only model (CLS).
+    """
+
+    label: CategoricalColumn
+    attributes: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attributes", tuple(self.attributes))
+        if len(set(self.names)) != len(self.names):
+            raise InputError(f"a column is named twice among label and attributes: {list(self.names)}")
+        if not self.label.values:
+            raise InputError(f"the label {self.label.name!r} has no value in the training table")
+
+    @classmethod
+    def from_table(
+        cls, table: pd.DataFrame, label: str, attributes: Sequence[str] = (), continuous: Sequence[str] = ()
+    ) -> MetadataSchema:
+        """The schema of a training table; it does not depend on the order of the rows.
+
+        Args:
+            table: one row per patch (or per slide); cells may be strings.
+            label: column of the class label.
+            attributes: columns of the attributes, in the order of the conditioning.
+            continuous: those among ``attributes`` that hold numbers.
+
+        Raises:
+            InputError: for a column that the table lacks, or a continuous one that is not among the attributes.
+        """
+        for name in (label, *attributes):
+            if name not in table.columns:
+                raise unknown_value("column", name, table.columns, "Label and attributes are columns of the table.")
+        for name in continuous:
+            if name not in attributes:
+                raise unknown_value("continuous attribute", name, attributes, "Name it in `attributes` as well.")
+        columns = tuple(
+            (ContinuousColumn if name in continuous else CategoricalColumn).from_values(name, table[name].unique())
+            for name in attributes
+        )
+        return cls(CategoricalColumn.from_values(label, table[label].unique()), columns)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Label first, then the attributes."""
+        return (self.label, *self.attributes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of :attr:`columns`, the order of the codes."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the JSON form: two models agree on every code if and only if their digests are equal."""
+        return json_digest(self.to_dict())
+
+    def encode(self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error") -> torch.Tensor:
+        """Codes of a table's rows.
+
+        Args:
+            table: a column for each of :attr:`names`; further columns do not count. ``None`` is null, missing data
+                (empty, ``not reported``, …) is unknown.
+            unseen: what a value that the model never saw becomes: ``"error"``, or ``"unknown"``.
+
+        Returns:
+            ``(N, 1 + k)`` float32: -2 null, -1 unknown, otherwise an index or a number scaled to [0, 1].
+
+        Raises:
+            InputError: for a missing column, or a value that the model never saw.
+        """
+        if unseen not in ("error", "unknown"):
+            raise unknown_value("choice of `unseen`", unseen, ("error", "unknown"))
+        frame = pd.DataFrame(table)
+        codes = torch.empty(len(frame), len(self.columns), dtype=torch.float32)
+        for place, column in enumerate(self.columns):
+            if column.name not in frame.columns:
+                raise unknown_value("column", column.name, frame.columns, f"The schema has {list(self.names)}.")
+            codes[:, place] = _encode_column(column, frame[column.name].astype(object), unseen)
+        return codes
+
+    def decode(self, codes: torch.Tensor) -> pd.DataFrame:
+        """The table behind ``(N, 1 + k)`` codes: ``None`` where null, the empty string where unknown."""
+        if codes.ndim != 2 or codes.shape[1] != len(self.columns):
+            raise InputError(f"codes of shape {tuple(codes.shape)} do not fit the {len(self.columns)} columns")
+        return pd.DataFrame(
+            {
+                column.name: pd.Series([column.decode(code) for code in codes[:, place].tolist()], dtype=object)
+                for place, column in enumerate(self.columns)
+            }
+        )
+
+    def null_codes(self, num_rows: int) -> torch.Tensor:
+        """``(num_rows, 1 + k)`` codes with all conditioning dropped."""
+        return torch.full((num_rows, len(self.columns)), float(NULL))
+
+    def to_dict(self) -> dict:
+        """The JSON form."""
+        return {
+            "format": 1,
+            "label": self.label.to_dict(),
+            "attributes": [column.to_dict() for column in self.attributes],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping) -> MetadataSchema:
+        """The inverse of :meth:`to_dict`."""
+        try:
+            if content["format"] != 1:
+                raise InputError(f"this version reads schema format 1, not {content['format']}")
+            label, *attributes = (_column_from(item) for item in (content["label"], *content["attributes"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"this is not a metadata schema: {error!r} is missing or malformed") from error
+        if not isinstance(label, CategoricalColumn):
+            raise InputError(f"the label {label.name!r} has to be categorical")
+        return cls(label, tuple(attributes))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``schema.json``."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> MetadataSchema:
+        """Read ``schema.json``."""
+        if not Path(path).is_file():
+            raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
+        return cls.from_dict(read_json(path))
+
+
+def _encode_column(column: Column, values: pd.Series, unseen: str) -> torch.Tensor:
+    # a million rows hold few different values: encode each once
+    places, distinct = pd.factorize(values.map(lambda value: "\0null" if value is None else value), use_na_sentinel=False)
+    codes = []
+    for value in distinct:
+        try:
+            codes.append(column.encode(value, null=isinstance(value, str) and value == "\0null"))
+        except InputError:
+            if unseen == "error":
+                raise
+            codes.append(UNKNOWN)
+    return torch.tensor(codes, dtype=torch.float32)[torch.from_numpy(places)]
+
+
+def _column_from(content: Mapping) -> Column:
+    if content["kind"] == "categorical":
+        return CategoricalColumn(content["name"], tuple(content["values"]))
+    if content["kind"] == "continuous":
+        return ContinuousColumn(content["name"], float(content["low"]), float(content["high"]))
+    raise unknown_value("kind of attribute", content["kind"], ("categorical", "continuous"))

@@ -1,0 +1,1 @@
+"""Seeding, atomic files, errors for users, optional packages and run summaries."""

@@ -1,0 +1,60 @@
+"""Errors that a user can act on, and the hook that prints them without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+
+__all__ = ["InputError", "RunStopped", "nearest", "unknown_value", "user_error_in", "report_user_errors"]
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: the message names the value, what is allowed, and the remedy."""
+
+
+class RunStopped(RuntimeError):
+    """A run that ended early for a reason the user should read (loss not finite, interrupted, disk full)."""
+
+
+def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]:
+    """The ``count`` known values whose spelling is nearest to ``value``, best first (case does not count)."""
+    by_lower: dict[str, str] = {}
+    for name in map(str, known):
+        by_lower.setdefault(name.lower(), name)
+    matches = difflib.get_close_matches(str(value).lower(), list(by_lower), n=count, cutoff=0.4)
+    return [by_lower[match] for match in matches]
+
+
+def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str = "") -> InputError:
+    """An :class:`InputError` for a value outside a closed list; it names the nearest allowed values."""
+    names = [str(name) for name in known]
+    close = nearest(value, names)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    shown = ", ".join(map(repr, names[:12])) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+    return InputError(f"unknown {kind} {str(value)!r}: {hint}Known: {shown or 'none'}. {remedy}".strip())
+
+
+def user_error_in(error: BaseException | None) -> BaseException | None:
+    """The first error meant for the user in a chain of causes (MONAI wraps what a config raises)."""
+    while error is not None:
+        if isinstance(error, (InputError, RunStopped)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    meant = user_error_in(error)
+    if meant is not None:
+        print(f"medi_monai: error: {meant}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        print("medi_monai: interrupted; finished files are whole, the same command goes on from them", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def report_user_errors() -> None:
+    """Print users' mistakes as one line on stderr from now on; any other error keeps its traceback."""
+    sys.excepthook = _excepthook

@@ -1,0 +1,177 @@
+"""Files that are whole or absent: everything is written beside its target and then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from medi_monai.utils.errors import InputError, RunStopped
+
+__all__ = [
+    "atomic_path",
+    "write_json",
+    "read_json",
+    "write_table",
+    "read_table",
+    "save_tensors",
+    "load_tensors",
+    "file_digest",
+    "json_digest",
+    "cache_dir",
+    "writable_dir",
+]
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; rename it onto ``target`` on success, delete it otherwise.
+
+    Raises:
+        RunStopped: where the disk is full or the folder cannot be written; ``target`` is then as it was before.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
+            raise RunStopped(
+                f"could not write {target}: {error.strerror}. Nothing half-written was left; free some space or "
+                "choose another folder, then give the same command again."
+            ) from error
+        raise
+    except RuntimeError as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer, without an errno
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise RunStopped(
+                f"could not write {target}: the disk is full or the folder is not writable. Nothing half-written was "
+                "left; free some space, then give the same command again."
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(target: str | os.PathLike, content: object) -> None:
+    """Write ``content`` as indented JSON, atomically; NaN is not allowed (an undefined figure is ``null``)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file; a missing or broken file is an :class:`InputError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+
+
+def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
+    """Write a table as CSV or, where the name ends so, as Parquet, atomically and without the index."""
+    with atomic_path(target) as path:
+        if Path(target).suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            table.to_csv(path, index=False)
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """A CSV, TSV or Parquet table with every cell a string: ``NA`` stays a value and ``01`` keeps its zero.
+
+    Raises:
+        InputError: if the file is missing, unreadable or without a row.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            table = frame.astype(object).where(frame.notna(), "").astype(str)
+        else:
+            separator = "\t" if path.suffix == ".tsv" else ","
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_filter=False)
+    except FileNotFoundError:
+        raise InputError(f"there is no table at {path}; give its path, or check dataset_dir") from None
+    except pd.errors.EmptyDataError:
+        raise InputError(f"the table {path} is empty: it needs a header and at least one row") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise InputError(f"cannot read the table {path}: {error}") from error
+    if table.empty:
+        raise InputError(f"the table {path} has a header but no row")
+    return table
+
+
+def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """``torch.save`` of tensors, numbers, strings and containers of them, atomically."""
+    with atomic_path(target) as path:
+        torch.save(dict(content), path)
+
+
+def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """What :func:`save_tensors` wrote, on the CPU and without unpickling code (``weights_only=True``)."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint at {path}") from None
+    except Exception as error:
+        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from error
+    return content
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def json_digest(content: object) -> str:
+    """The SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept: ``$MEDI_CACHE``, else ``$XDG_CACHE_HOME/medi_monai`` or ``~/.cache``."""
+    if os.environ.get("MEDI_CACHE"):
+        return Path(os.environ["MEDI_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medi_monai"
+
+
+def writable_dir(path: str | os.PathLike) -> Path:
+    """Make a folder, with its parents, and show that a file can be written into it before any work starts."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from error
+    return folder

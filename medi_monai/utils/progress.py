@@ -1,0 +1,32 @@
+"""One way to show progress: a live bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+__all__ = ["progress", "bar_settings"]
+
+Item = TypeVar("Item")
+
+
+def bar_settings() -> dict:
+    """Settings of a tqdm bar: redrawn ten times a second on a terminal, every ten seconds in a log file."""
+    live = sys.stderr.isatty()
+    return {"mininterval": 0.1 if live else 10.0, "dynamic_ncols": live, "ascii": None if live else " #"}
+
+
+def progress(items: Iterable[Item], total: int, task: str, unit: str) -> Iterable[Item]:
+    """Pass ``items`` through and show how many of ``total`` are done.
+
+    Args:
+        items: what is worked on.
+        total: how many there are.
+        task: what is being done, as "writing the demo slides".
+        unit: what is counted, singular.
+    """
+    bar: Iterable[Item] = tqdm(items, total=total, desc=task, unit=unit, **bar_settings())
+    return bar

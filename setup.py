@@ -1,0 +1,71 @@
+"""Install medi_monai: ``pip install -c constraints.txt .``"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "medi_monai" / "__init__.py").read_text()).group(1)
+
+REQUIRED = [
+    "torch>=2.4",
+    "monai>=1.5.1",
+    "pytorch-ignite>=0.5",
+    "einops",  # attention blocks of MONAI
+    "fire",  # command line of MONAI bundles
+    "jsonschema",  # monai.bundle verify_metadata
+    "imagecodecs",
+    "matplotlib",
+    "numpy",
+    "openslide-bin",
+    "openslide-python>=1.4",
+    "pandas>=2.2",
+    "pillow",
+    "pyarrow",
+    "pyyaml",
+    "scikit-image>=0.26",
+    "scipy",
+    "tensorboard",
+    "tifffile",
+    "torchmetrics",
+    "tqdm",
+]
+EXTRAS = {
+    "cucim": ["cucim-cu12; platform_system == 'Linux' and platform_machine == 'x86_64'"],
+    "generative": ["monai-generative"],
+    "encoders": ["timm", "torch-fidelity"],
+    "text": ["transformers", "peft"],
+    "mlflow": ["mlflow"],
+    "test": ["pytest", "pytest-xdist", "scikit-learn", "diffusers", "nbclient", "nbformat", "ipykernel"],
+    "lint": ["ruff", "mypy", "pandas-stubs", "types-PyYAML", "types-tqdm"],
+}
+EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+
+setup(
+    name="medi_monai",
+    version=VERSION,
+    description="Metadata-conditioned diffusion for pathology and radiology, as MONAI bundles",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    author="The medi_monai authors",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["medi_monai", "medi_monai.*"]),
+    package_data={"medi_monai": ["py.typed"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Operating System :: OS Independent",
+    ],
+    keywords="MONAI, diffusion, histopathology, shortcut learning, fairness, synthetic data",
+)
