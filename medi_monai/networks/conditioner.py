@@ -30,9 +30,7 @@ class MetadataConditioner(nn.Module):
         num_frequencies: sine and cosine pairs for a continuous column.
     """
 
-    def __init__(
-        self, schema: MetadataSchema, embed_dim: int, mode: str = "concat", num_frequencies: int = 16
-    ) -> None:
+    def __init__(self, schema: MetadataSchema, embed_dim: int, mode: str = "concat", num_frequencies: int = 16) -> None:
         super().__init__()
         if mode not in MODES:
             raise unknown_value("mode of conditioning", mode, MODES)

@@ -154,7 +154,9 @@ class MetadataSchema:
 
 def _encode_column(column: Column, values: pd.Series, unseen: str) -> torch.Tensor:
     # a million rows hold few different values: encode each once
-    places, distinct = pd.factorize(values.map(lambda value: "\0null" if value is None else value), use_na_sentinel=False)
+    places, distinct = pd.factorize(
+        values.map(lambda value: "\0null" if value is None else value), use_na_sentinel=False
+    )
     codes = []
     for value in distinct:
         try:

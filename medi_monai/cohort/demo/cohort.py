@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,9 @@ import tifffile
 from medi_monai.cohort.demo.histology import draw_stains, scan
 from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, TUMORS
 from medi_monai.schema import MetadataSchema
-from medi_monai.utils.files import atomic_path, cache_dir, write_table, writable_dir
-from medi_monai.utils.progress import progress
+from medi_monai.utils.files import atomic_path, cache_dir, writable_dir, write_table
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.workers import map_processes
 
 __all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
 
@@ -54,11 +52,8 @@ def write_demo_slides(root: str | os.PathLike, seed: int = 0, num_workers: int |
     root = writable_dir(root)
     table = demo_slide_table(seed)
     jobs = [(str(root), row, seed) for row in table.to_dict("records")]
-    workers = num_workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        done = pool.map(_write_slide, jobs)
-        for _ in progress(done, len(jobs), "writing the demo slides", "slide"):
-            pass
+    for _ in map_processes(_write_slide, jobs, num_workers, "writing the demo slides", "slide"):
+        pass
     write_table(root / "slides.csv", table.drop(columns=["tumor_index", "center_index"]))
     return root
 

@@ -11,9 +11,7 @@ from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 __all__ = ["draw_stains", "scan"]
 
 
-def draw_stains(
-    tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Amounts of hematoxylin and eosin, 0 on glass and about 1 in a nucleus or in dense stroma.
 
     Args:

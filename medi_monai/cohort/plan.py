@@ -1,0 +1,79 @@
+"""Plans: which subpopulations to sample, and how many images of each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import pandas as pd
+
+from medi_monai.cohort.table import require_columns
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import read_table
+
+__all__ = ["PLANS", "make_plan", "read_plan", "expand_plan"]
+
+PLANS = ("unseen", "balance", "observed")
+
+
+def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per_combination: int = 16) -> pd.DataFrame:
+    """A plan from a training table.
+
+    Args:
+        table: the rows in training.
+        columns: label and attributes whose combinations are meant.
+        kind: ``unseen``: every combination of values in ``table`` that has no row in it; ``balance``: what each
+            combination lacks to equal the largest; ``observed``: every combination that has a row.
+        images_per_combination: the count for ``unseen`` and ``observed``.
+
+    Returns:
+        The columns and ``count``, one row per combination, sorted.
+
+    Raises:
+        InputError: for an unknown kind or column, a count below 1, or a plan without a row.
+    """
+    if kind not in PLANS:
+        raise unknown_value("kind of plan", kind, PLANS, "A path of a table with a `count` column is a plan as well.")
+    if images_per_combination < 1:
+        raise InputError(f"images_per_combination = {images_per_combination}: it has to be 1 or more")
+    require_columns(table, columns, "the training table")
+    counts = table.groupby(list(columns)).size()
+    present = {key if isinstance(key, tuple) else (key,): int(size) for key, size in counts.items()}
+    product = itertools.product(*(sorted(set(table[column]) - {""}) for column in columns))
+    if kind == "observed":
+        plan = {key: images_per_combination for key in sorted(present) if "" not in key}
+    elif kind == "unseen":
+        plan = {key: images_per_combination for key in product if key not in present}
+    else:
+        largest = max(present.values())
+        plan = {key: largest - present.get(key, 0) for key in product if present.get(key, 0) < largest}
+    if not plan:
+        raise InputError(f"the plan {kind!r} is empty: the training table lacks no combination of {list(columns)}")
+    return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
+
+
+def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a plan from a table with label, attributes and ``count``.
+
+    Args:
+        path: CSV, TSV or Parquet.
+        columns: columns that the plan has to have besides ``count``; further ones belong to the combination.
+
+    Raises:
+        InputError: for a missing column, or a count that is not a whole number of 1 or more.
+    """
+    table = read_table(path)
+    require_columns(table, [*columns, "count"], path)
+    for row, count in enumerate(table["count"], start=2):
+        if not count.strip().isdigit() or int(count) < 1:
+            raise InputError(f"{path}, line {row}: count {count!r} has to be a whole number of 1 or more")
+    keys = [column for column in table.columns if column != "count"]
+    summed = table.assign(count=table["count"].astype(int)).groupby(keys, sort=False, as_index=False)["count"].sum()
+    return summed[[*keys, "count"]]
+
+
+def expand_plan(plan: pd.DataFrame) -> pd.DataFrame:
+    """One row per image: the combination and ``number``, the image's place 0, 1, … within it."""
+    rows = plan.loc[plan.index.repeat(plan["count"])].drop(columns="count")
+    return rows.assign(number=rows.groupby(level=0).cumcount()).reset_index(drop=True)

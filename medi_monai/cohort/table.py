@@ -1,0 +1,72 @@
+"""The cohort table: one row per patch, and the folder that its paths start from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import read_table, write_table
+
+__all__ = ["PATCH_COLUMNS", "SPLITS", "Cohort", "require_columns"]
+
+#: columns of every cohort table besides label and attributes
+PATCH_COLUMNS = ("image", "slide", "patient", "x", "y", "mpp")
+
+#: ``val`` are other patients of the combinations in training; ``holdout`` are the combinations held out
+SPLITS = ("train", "val", "holdout", "excluded")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Patches and their metadata.
+
+    Args:
+        table: one row per patch with :data:`PATCH_COLUMNS`, label, attributes and ``split``; cells are strings.
+        root: folder that the paths in ``image`` start from.
+    """
+
+    table: pd.DataFrame
+    root: Path
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Cohort:
+        """Read ``cohort.csv`` or ``cohort.parquet``, or the one that lies in the folder ``path``."""
+        path = Path(path)
+        if path.is_dir():
+            found = [path / name for name in ("cohort.parquet", "cohort.csv") if (path / name).is_file()]
+            if not found:
+                raise InputError(f"there is no cohort.csv or cohort.parquet in {path}; run `preparing` first")
+            path = found[0]
+        table = read_table(path)
+        require_columns(table, ("image", "slide", "patient", "split"), path)
+        for value in sorted(set(table["split"])):
+            if value not in SPLITS:
+                raise unknown_value(f"split in {path}", value, SPLITS)
+        return cls(table, path.parent)
+
+    def write(self) -> Path:
+        """Write ``cohort.csv`` into the root, and return its path."""
+        write_table(self.root / "cohort.csv", self.table)
+        return self.root / "cohort.csv"
+
+    def split(self, *names: str) -> Cohort:
+        """The part of the cohort in the named splits, rows renumbered."""
+        for name in names:
+            if name not in SPLITS:
+                raise unknown_value("split", name, SPLITS)
+        return Cohort(self.table[self.table["split"].isin(names)].reset_index(drop=True), self.root)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], where: object) -> None:
+    """Raise an :class:`InputError` that names the first of ``columns`` that a table lacks and its nearest ones."""
+    for column in columns:
+        if column not in table.columns:
+            raise unknown_value("column", column, table.columns, f"It is expected in {where}.")

@@ -1,0 +1,37 @@
+"""Ignite engines and what a bundle's run ids call: prepare, train, sample."""
+
+from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.images import ImageGenerator, real_patches, subpopulation_grid, training_grid
+from medi_monai.engines.runs import (
+    begin_run,
+    finish_run,
+    load_network,
+    load_schema,
+    load_settings,
+    prepare_run,
+    training_cohort,
+    validation_cohort,
+)
+from medi_monai.engines.sampling import resolve_plan, sample_plan
+from medi_monai.engines.trainer import DiffusionTrainer, train
+
+__all__ = [
+    "AutocastInferer",
+    "DiffusionPrepareBatch",
+    "DiffusionTrainer",
+    "ImageGenerator",
+    "begin_run",
+    "finish_run",
+    "load_network",
+    "load_schema",
+    "load_settings",
+    "prepare_run",
+    "real_patches",
+    "resolve_plan",
+    "sample_plan",
+    "subpopulation_grid",
+    "train",
+    "training_cohort",
+    "training_grid",
+    "validation_cohort",
+]

@@ -1,0 +1,107 @@
+"""From a batch of patches to what the network sees and what it should return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+from monai.inferers import SimpleInferer
+
+from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
+from medi_monai.networks.conditioner import drop_to_null
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import generator_from
+
+__all__ = ["DiffusionPrepareBatch", "AutocastInferer", "random_symmetry"]
+
+
+class DiffusionPrepareBatch(PrepareBatch):
+    """Noise, timesteps, augmentation and conditioning dropout for one batch.
+
+    All randomness of a training step comes from ``(seed, step, rank)``, and that of a validation batch from the
+    places of its patches, so that validation uses the same noise and timesteps every time.
+
+    Args:
+        schedule: noise schedule.
+        objective: ``epsilon`` or ``v``.
+        label_dropout, attribute_dropout: probabilities in [0, 1] of conditioning dropped to null, for guidance.
+        augment: random flips and right-angle rotations, all eight alike.
+        seed: of all draws.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        objective: str = "v",
+        label_dropout: float = 0.1,
+        attribute_dropout: float = 0.1,
+        augment: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+    ) -> None:
+        for name, value in (("label_dropout", label_dropout), ("attribute_dropout", attribute_dropout)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} = {value}: a probability lies in [0, 1]")
+        self.schedule, self.objective = schedule, objective
+        self.label_dropout, self.attribute_dropout = label_dropout, attribute_dropout
+        self.augment, self.seed, self.rank = augment, seed, rank
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        step: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
+        """Noisy images, targets and the network's further arguments.
+
+        Args:
+            batchdata: ``image`` ``(N, 3, H, W)`` uint8, ``conditions`` ``(N, 1 + k)``, ``index`` ``(N,)``.
+            device: where to.
+            non_blocking: as in ``Tensor.to``.
+            step: training step, counted from 1; left out for validation: nothing is augmented or dropped.
+        """
+        source: object = [step, self.rank] if step is not None else batchdata["index"].tolist()
+        generator = generator_from("noise", self.seed, source)
+        images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
+        conditions = batchdata["conditions"]
+        if step is not None:
+            conditions = drop_to_null(conditions, self.label_dropout, self.attribute_dropout, generator)
+            if self.augment:
+                images = random_symmetry(images, generator)
+        timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        noisy = add_noise(images, noise, timesteps, self.schedule)
+        target = training_target(images, noise, timesteps, self.schedule, self.objective)
+        arguments = {"timesteps": timesteps.to(images.device), "conditions": conditions.to(images.device)}
+        return noisy, target, (), arguments
+
+
+class AutocastInferer(SimpleInferer):
+    """Run the network under bfloat16 autocast of the device in use; MONAI's ``amp`` knows CUDA alone.
+
+    Args:
+        amp: whether to; bfloat16 needs no loss scaling.
+    """
+
+    def __init__(self, amp: bool = True) -> None:
+        super().__init__()
+        self.amp = amp
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The network's output as float32."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp):
+            output: torch.Tensor = super().__call__(inputs, network, *args, **kwargs)
+        return output.float()
+
+
+def random_symmetry(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One of the eight flips and right-angle rotations of a square for each of ``(N, C, S, S)`` images."""
+    flip_rows, flip_columns, transpose = (torch.rand(3, len(images), generator=generator) < 0.5).to(images.device)
+    images = torch.where(flip_rows[:, None, None, None], images.flip(2), images)
+    images = torch.where(flip_columns[:, None, None, None], images.flip(3), images)
+    return torch.where(transpose[:, None, None, None], images.transpose(2, 3), images)

@@ -1,0 +1,174 @@
+"""Sample a plan: images with an identity, a manifest, a grid; safe to interrupt and repeat."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ignite.engine import Engine
+from ignite.handlers import ProgressBar
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import nn
+
+from medi_monai.cohort import expand_plan, make_plan, read_plan
+from medi_monai.cohort.plan import PLANS
+from medi_monai.engines.images import ImageGenerator, subpopulation_grid
+from medi_monai.engines.runs import finish_run, set_aside
+from medi_monai.utils.errors import InputError, nearest
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
+from medi_monai.utils.progress import bar_settings
+
+__all__ = ["sample_plan", "resolve_plan", "image_name"]
+
+SETTINGS_FILE = "sampling.json"
+#: combinations shown in grid.png
+MAX_GRID_IMAGES = 4
+
+
+def resolve_plan(
+    plan: str, training_table: Callable[[], pd.DataFrame], columns: Sequence[str], images_per_combination: int
+) -> pd.DataFrame:
+    """A plan by name or by path.
+
+    Args:
+        plan: ``unseen``, ``balance`` or ``observed``, made from the training table; or the path of a table.
+        training_table: returns the rows in training; called for a name alone.
+        columns: label and attributes that make a combination.
+        images_per_combination: the count for ``unseen`` and ``observed``.
+    """
+    if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
+        return read_plan(plan, columns)
+    if plan not in PLANS:
+        close = nearest(plan, PLANS)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown plan {plan!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
+    return make_plan(training_table(), columns, plan, images_per_combination)
+
+
+def sample_plan(
+    network: nn.Module,
+    generator: ImageGenerator,
+    plan: pd.DataFrame,
+    columns: Sequence[str],
+    output_dir: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    settings: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
+
+    An image depends on the seed, its combination and its number, and on nothing else in the plan. Interrupted, the
+    same call goes on with the images that lack; images of other settings are moved aside, never overwritten.
+
+    Args:
+        network: trained, in evaluation mode.
+        generator: how to draw.
+        plan: combinations with ``count``.
+        columns: label and attributes, for the grid.
+        output_dir: the run's folder.
+        checkpoint: the file of the weights; its SHA-256 goes into the manifest.
+        settings: as resolved, for the summary.
+
+    Returns:
+        The manifest, one row per image.
+
+    Raises:
+        InputError: for a combination that the model does not know; nothing is written then.
+    """
+    generator.schema.encode(plan)
+    rows = expand_plan(plan)
+    root = Path(output_dir)
+    digest = file_digest(checkpoint)
+    recipe = {
+        "checkpoint": digest,
+        "schema": generator.schema.digest,
+        "seed": generator.seed,
+        "guidance_scale": generator.guidance_scale,
+        "num_steps": generator.num_steps,
+        "solver": generator.solver,
+        "image_size": generator.image_size,
+    }
+    if (root / SETTINGS_FILE).is_file() and json_digest(read_json(root / SETTINGS_FILE)) != json_digest(recipe):
+        names = (SETTINGS_FILE, "images", "manifest.csv", "grid.png", "summary.json")
+        set_aside(root, [root / name for name in names])
+    write_json(root / SETTINGS_FILE, recipe)
+
+    keys = [column for column in rows.columns if column != "number"]
+    names = [image_name(row, keys) for row in rows.to_dict("records")]
+    lacking = rows[[not (root / name).is_file() for name in names]]
+    start = time.perf_counter()
+    _draw_all(network, generator, lacking, keys, root, recipe)
+    seconds = time.perf_counter() - start
+
+    manifest = rows.assign(
+        image=names,
+        seed=generator.seed,
+        guidance_scale=generator.guidance_scale,
+        num_steps=generator.num_steps,
+        solver=generator.solver,
+        checkpoint=digest,
+    )
+    manifest = manifest[["image", *[name for name in manifest.columns if name != "image"]]]
+    write_table(root / "manifest.csv", manifest)
+    shown = manifest.groupby(keys, sort=False).head(MAX_GRID_IMAGES)
+    pixels = [np.asarray(Image.open(root / name)) for name in shown["image"]]
+    with atomic_path(root / "grid.png") as path:
+        Image.fromarray(subpopulation_grid(shown, pixels, columns, "synthetic patches")).save(path, format="png")
+    finish_run(
+        "sampling",
+        root,
+        made={"images": len(manifest), "drawn_now": len(lacking), "combinations": len(plan)},
+        figures={
+            "seconds": round(seconds, 2),
+            "images_per_second": round(len(lacking) / seconds, 2) if len(lacking) else None,
+        },
+        settings=settings,
+        digests={"model.pt": digest, "schema": generator.schema.digest},
+        where=root / "grid.png",
+    )
+    return manifest
+
+
+def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """``images/<combination>/<number>.png``; a combination that cannot be spelled in a file name gets a digest too."""
+    values = ["any" if row[key] is None else str(row[key]) or "unknown" for key in keys]
+    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", value) for value in values)[:120]
+    if spelled != "_".join(values) or any("_" in value for value in values) or spelled.startswith("."):
+        spelled = f"{spelled.lstrip('.')}_{json_digest(values)[:8]}"
+    return f"images/{spelled}/{int(row['number']):05d}.png"
+
+
+def _draw_all(
+    network: nn.Module,
+    generator: ImageGenerator,
+    rows: pd.DataFrame,
+    keys: Sequence[str],
+    root: Path,
+    recipe: Mapping[str, Any],
+) -> None:
+    if rows.empty:
+        return
+
+    def draw(engine: Engine, batch: pd.DataFrame) -> None:
+        for row, pixels in zip(batch.to_dict("records"), generator.draw(network, batch)):
+            with atomic_path(root / image_name(row, keys)) as path:
+                Image.fromarray(pixels).save(path, format="png", pnginfo=_png_text(row, recipe))
+
+    engine = Engine(draw)
+    ProgressBar(desc="sampling", persist=True, **bar_settings()).attach(engine)
+    batches = list(generator.batches(rows))
+    engine.run(batches, max_epochs=1, epoch_length=len(batches))
+
+
+def _png_text(row: Mapping[str, Any], recipe: Mapping[str, Any]) -> PngInfo:
+    text = PngInfo()
+    text.add_text("Comment", "Synthetic image made by a generative model (medi_monai); not of a patient")
+    for name, value in {**row, **recipe}.items():
+        text.add_itxt(f"medi_monai:{name}", str(value))
+    return text

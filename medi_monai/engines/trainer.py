@@ -1,0 +1,177 @@
+"""The training engine: MONAI's supervised trainer for diffusion, one optimizer update a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.engines import IterationEvents, SupervisedTrainer
+
+from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
+from medi_monai.handlers import TrainingCheckpoint, WeightAverage
+from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import file_digest, save_tensors, write_json
+
+__all__ = ["DiffusionTrainer", "train"]
+
+
+class DiffusionTrainer(SupervisedTrainer):
+    """``SupervisedTrainer`` whose step is one optimizer update.
+
+    It gives the step to ``prepare_batch``, splits a batch for gradient accumulation (the update equals that of the
+    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``.
+
+    Args:
+        max_steps: updates in all.
+        accumulation_steps: parts that a batch is split into, to save memory.
+        max_grad_norm: the gradient's norm is clipped to it.
+        average: follows the weights, before any other handler sees a step.
+        kwargs: arguments of ``monai.engines.SupervisedTrainer`` (``device``, ``network``, ``optimizer``, …).
+    """
+
+    def __init__(
+        self,
+        *,
+        max_steps: int,
+        accumulation_steps: int = 1,
+        max_grad_norm: float = 1.0,
+        average: WeightAverage | None = None,
+        train_handlers: Sequence | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if max_grad_norm <= 0:
+            raise InputError(f"max_grad_norm = {max_grad_norm}: it has to be above 0")
+        if accumulation_steps < 1:
+            raise InputError(f"accumulation_steps = {accumulation_steps}: it has to be 1 or more")
+        super().__init__(
+            max_epochs=1,
+            epoch_length=max_steps,
+            decollate=False,
+            optim_set_to_none=True,
+            train_handlers=[*([average] if average else []), *(train_handlers or [])],
+            **kwargs,
+        )
+        self.num_parts, self.max_grad_norm = accumulation_steps, max_grad_norm
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
+        start = time.perf_counter()
+        inputs, targets, args, kwargs = engine.prepare_batch(
+            batchdata, engine.state.device, engine.non_blocking, step=engine.state.iteration, **engine.to_kwargs
+        )
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=inputs.device)
+        for part in torch.arange(len(inputs), device=inputs.device).tensor_split(min(self.num_parts, len(inputs))):
+            part_kwargs = {name: value[part] for name, value in kwargs.items()}
+            prediction = engine.inferer(inputs[part], engine.network, *args, **part_kwargs)
+            loss = engine.loss_function(prediction, targets[part]) * (len(part) / len(inputs))
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
+        engine.state.output = {"loss": total, "grad_norm": norm.detach(), "seconds": 0.0}
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        engine.state.output["seconds"] = time.perf_counter() - start
+        return engine.state.output
+
+
+def train(
+    trainer: DiffusionTrainer,
+    checkpoint: TrainingCheckpoint,
+    average: WeightAverage,
+    schema: MetadataSchema,
+    output_dir: str | os.PathLike,
+    settings: Mapping[str, Any],
+    resume: bool = False,
+) -> Path:
+    """Run a training to its end; write ``model.pt`` (averaged weights), ``model.json`` and ``schema.json``.
+
+    Args:
+        trainer: the engine; its handlers are attached.
+        checkpoint: where states are saved to and resumed from.
+        average: the weights to ship.
+        schema: frozen beside them.
+        output_dir: gets ``summary.json``.
+        settings: as resolved, for the summary and for ``model.json``, which sampling reads.
+        resume: go on from the newest checkpoint; otherwise earlier checkpoints are moved aside, never deleted.
+
+    Returns:
+        The path of ``model.pt``.
+
+    Raises:
+        InputError: if the checkpoint to resume from does not fit.
+        RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
+    """
+    folder = checkpoint.ckpt_dir
+    if resume:
+        if checkpoint.newest is None:
+            raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
+        step = checkpoint.resume(trainer)
+        trainer.data_loader.batch_sampler.start_step = step
+        if step >= trainer.state.epoch_length:
+            raise InputError(
+                f"the training in {folder} is at step {step} already; give a larger --max_steps, with its --decay_steps"
+            )
+        print(f"resuming from {checkpoint.newest} at step {step}", flush=True)
+    else:
+        set_aside(folder, [*checkpoint.paths(), *(folder / name for name in MODEL_FILES)])
+    # beside the checkpoints from the first, so that none of them is ever without its vocabulary
+    schema.save(folder / "schema.json")
+    write_json(folder / "model.json", settings)
+    start = time.perf_counter()
+    first = trainer.state.iteration
+    with _stop_after_step(trainer):
+        trainer.run()
+    seconds = time.perf_counter() - start
+    checkpoint.save(trainer)
+    if trainer.state.iteration < trainer.state.epoch_length:
+        raise RunStopped(
+            f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; its state is saved in "
+            f"{checkpoint.newest}. Go on with the same command and --resume true."
+        )
+    model = folder / "model.pt"
+    save_tensors(model, average.network.state_dict())
+    steps = trainer.state.iteration - first
+    finish_run(
+        "training",
+        output_dir,
+        made={"model": str(model), "schema": str(folder / "schema.json"), "steps": trainer.state.iteration},
+        figures={
+            "train_loss": float(trainer.state.output["loss"]),
+            "validation_loss": trainer.state.metrics.get("validation_loss"),
+            "seconds": round(seconds, 2),
+            "seconds_per_step": round(seconds / max(steps, 1), 4),
+        },
+        settings=settings,
+        digests={"model.pt": file_digest(model), "schema": schema.digest},
+        where=str(model),
+    )
+    return model
+
+
+@contextmanager
+def _stop_after_step(trainer: DiffusionTrainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a training between two steps, so that its state can be saved; twice, at once."""
+
+    def stop(number: int, frame: object) -> None:
+        trainer.interrupt()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

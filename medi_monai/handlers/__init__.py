@@ -1,0 +1,21 @@
+"""Ignite handlers: what happens around the steps of a training."""
+
+from medi_monai.handlers.checkpoints import TrainingCheckpoint
+from medi_monai.handlers.ema import WeightAverage
+from medi_monai.handlers.monitoring import (
+    FiniteLossGuard,
+    ProgressHandler,
+    SampleGridHandler,
+    ScalarHandler,
+    ValidationLossHandler,
+)
+
+__all__ = [
+    "FiniteLossGuard",
+    "ProgressHandler",
+    "SampleGridHandler",
+    "ScalarHandler",
+    "TrainingCheckpoint",
+    "ValidationLossHandler",
+    "WeightAverage",
+]

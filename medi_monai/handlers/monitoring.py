@@ -1,0 +1,170 @@
+"""What users see of a training: a bar, scalars, sample grids, and a clear end when the loss is lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines import Evaluator, IterationEvents
+from PIL import Image
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.handlers.checkpoints import TrainingCheckpoint
+from medi_monai.utils.errors import RunStopped
+from medi_monai.utils.files import atomic_path
+from medi_monai.utils.progress import bar_settings
+
+__all__ = ["ProgressHandler", "ScalarHandler", "ValidationLossHandler", "SampleGridHandler", "FiniteLossGuard"]
+
+
+class ProgressHandler:
+    """A bar with the smoothed loss and the speed, over the steps of a trainer.
+
+    Args:
+        task: what is being done.
+        num_images: images in a step, for the speed.
+    """
+
+    def __init__(self, task: str = "training", num_images: int = 1) -> None:
+        self.task, self.num_images = task, num_images
+        self._loss: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Draw on every step."""
+        bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
+        # a terminal sees every step, a log file one line in fifty
+        event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
+        bar.attach(engine, event_name=event, output_transform=self._figures)
+
+    def _figures(self, output: dict) -> dict:
+        loss = float(output["loss"])
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        return {"loss": self._loss, "images/s": round(self.num_images / max(output["seconds"], 1e-9))}
+
+
+class ScalarHandler:
+    """Loss, learning rate, gradient norm and speed for TensorBoard, averaged over ``every`` steps.
+
+    Args:
+        writer: TensorBoard.
+        optimizer: for its learning rate.
+        num_images: images in a step.
+        every: steps between two points.
+    """
+
+    def __init__(self, writer: SummaryWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
+        self.writer, self.optimizer, self.num_images, self.every = writer, optimizer, num_images, every
+        self._losses: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
+        self._since = time.perf_counter()
+
+    def attach(self, engine: Engine) -> None:
+        """Collect on every step."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+
+    def _collect(self, engine: Engine) -> None:
+        self._losses.append(engine.state.output["loss"])
+        self._norms.append(engine.state.output["grad_norm"])
+        step = engine.state.iteration
+        if step % self.every:
+            return
+        now = time.perf_counter()
+        self.writer.add_scalar("train/loss", torch.stack(self._losses).mean().item(), step)
+        self.writer.add_scalar("train/gradient_norm", torch.stack(self._norms).mean().item(), step)
+        self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], step)
+        self.writer.add_scalar(
+            "train/images_per_second", len(self._losses) * self.num_images / (now - self._since), step
+        )
+        self._losses, self._norms, self._since = [], [], now
+
+
+class ValidationLossHandler:
+    """The loss of the averaged weights on a fixed set of patches, noise and timesteps.
+
+    Args:
+        evaluator: engine with the metric ``validation_loss``.
+        writer: TensorBoard.
+        every: steps between two validations; one is made at the end as well.
+    """
+
+    def __init__(self, evaluator: Evaluator, writer: SummaryWriter, every: int) -> None:
+        self.evaluator, self.writer, self.every = evaluator, writer, every
+
+    def attach(self, engine: Engine) -> None:
+        """Validate on every ``every``-th step and at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._validate)
+        engine.add_event_handler(Events.COMPLETED, self._validate)
+
+    def _validate(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        if engine.state.metrics.get("validation_step") == step:
+            return
+        self.evaluator.run()
+        loss = self.evaluator.state.metrics["validation_loss"]
+        engine.state.metrics.update(validation_loss=loss, validation_step=step)
+        self.writer.add_scalar("validation/loss", loss, step)
+
+
+class SampleGridHandler:
+    """A grid of samples by class and subpopulation, into TensorBoard and ``samples/step_<n>.png``.
+
+    Args:
+        draw: returns the grid as ``(H, W, 3)`` uint8.
+        writer: TensorBoard.
+        folder: for the PNG files.
+        every: steps between grids; one is drawn at the end as well.
+    """
+
+    def __init__(
+        self, draw: Callable[[], np.ndarray], writer: SummaryWriter, folder: str | os.PathLike, every: int
+    ) -> None:
+        self.draw, self.writer, self.folder, self.every = draw, writer, Path(folder), every
+
+    def attach(self, engine: Engine) -> None:
+        """Draw on every ``every``-th step and at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._show)
+        engine.add_event_handler(Events.COMPLETED, self._show)
+
+    def _show(self, engine: Engine) -> None:
+        target = self.folder / f"step_{engine.state.iteration:08d}.png"
+        if target.is_file():
+            return
+        grid = self.draw()
+        self.writer.add_image("samples", grid, engine.state.iteration, dataformats="HWC")
+        with atomic_path(target) as path:
+            Image.fromarray(grid).save(path, format="png")
+
+
+class FiniteLossGuard:
+    """Stops a training whose loss or gradient is not finite, before the step that would spoil the weights.
+
+    Args:
+        checkpoint: names the last good state.
+    """
+
+    def __init__(self, checkpoint: TrainingCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def attach(self, engine: Engine) -> None:
+        """Look after every backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look)
+
+    def _look(self, engine: Engine) -> None:
+        loss, norm = float(engine.state.output["loss"]), float(engine.state.output["grad_norm"])
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        good = self.checkpoint.newest
+        raise RunStopped(
+            f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were left "
+            f"as before this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Lower "
+            "learning_rate or max_grad_norm, and go on from it with --resume true."
+        )

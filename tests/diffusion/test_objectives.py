@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from medi_monai.diffusion import OBJECTIVES, SCHEDULES, NoiseSchedule, add_noise, denoiser, training_target
+from medi_monai.utils.errors import InputError
+
+TIMESTEPS = torch.tensor([0, 1, 250, 500, 750, 998])
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
+def test_noising_and_velocity_equal_those_of_diffusers(images, noise, name, theirs):
+    diffusers = pytest.importorskip("diffusers")
+    reference = diffusers.DDPMScheduler(beta_schedule=theirs)
+    schedule = NoiseSchedule(name)
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    velocity = training_target(images, noise, TIMESTEPS, schedule, "v")
+    torch.testing.assert_close(noisy, reference.add_noise(images, noise, TIMESTEPS), rtol=0, atol=1e-4)
+    torch.testing.assert_close(velocity, reference.get_velocity(images, noise, TIMESTEPS), rtol=0, atol=1e-4)
+
+
+def test_noising_and_velocity_equal_the_formulas_pixel_by_pixel(images, noise):
+    schedule = NoiseSchedule("cosine")
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    velocity = training_target(images, noise, TIMESTEPS, schedule, "v")
+    for n, t in enumerate(TIMESTEPS.tolist()):
+        alpha, sigma = schedule.alphas_cumprod[t].item() ** 0.5, (1 - schedule.alphas_cumprod[t].item()) ** 0.5
+        x, eps = images[n, 1, 2, 3].item(), noise[n, 1, 2, 3].item()
+        assert noisy[n, 1, 2, 3].item() == pytest.approx(alpha * x + sigma * eps, abs=1e-6)
+        assert velocity[n, 1, 2, 3].item() == pytest.approx(alpha * eps - sigma * x, abs=1e-6)
+
+
+def test_the_target_of_epsilon_is_the_noise(images, noise):
+    assert torch.equal(training_target(images, noise, TIMESTEPS, NoiseSchedule("linear"), "epsilon"), noise)
+
+
+def test_noised_images_of_unit_variance_keep_unit_variance():
+    generator = torch.Generator().manual_seed(2)
+    images, noise = torch.randn(2, 3, 50000, generator=generator)
+    noisy = add_noise(images, noise, torch.tensor([10, 400, 990]), NoiseSchedule("cosine"))
+    torch.testing.assert_close(noisy.var(dim=1), torch.ones(3), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_perfect_prediction_gives_the_image_back(images, noise, name, objective):
+    schedule = NoiseSchedule(name)
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    target = training_target(images, noise, TIMESTEPS, schedule, objective)
+    restored = denoiser(lambda x, t: target, schedule, objective, clip=None)(noisy, TIMESTEPS)
+    # epsilon divides by alpha, and the rounding of float32 with it
+    alpha = schedule.alphas_cumprod[TIMESTEPS].sqrt().float().view(-1, 1, 1, 1)
+    tolerance = 1e-6 / alpha if objective == "epsilon" else torch.full_like(alpha, 2e-6)
+    assert ((restored - images).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_wrong_prediction_does_not_give_the_image_back(images, noise, objective):
+    schedule = NoiseSchedule("cosine")
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    other = {"epsilon": "v", "v": "epsilon"}[objective]
+    target = training_target(images, noise, TIMESTEPS, schedule, other)
+    restored = denoiser(lambda x, t: target, schedule, objective)(noisy, TIMESTEPS)
+    assert (restored - images).abs()[2:5].mean() > 0.2
+
+
+def test_the_network_is_asked_with_the_noisy_images_and_their_timesteps(images):
+    asked = []
+    denoiser(lambda x, t: asked.append((x, t)) or x, NoiseSchedule("cosine"), "v")(images, TIMESTEPS)
+    assert len(asked) == 1 and torch.equal(asked[0][0], images) and torch.equal(asked[0][1], TIMESTEPS)
+
+
+@pytest.mark.parametrize(("clip", "largest"), [(1.0, 1.0), (0.5, 0.5), (None, 30.0)])
+def test_denoised_images_lie_within_the_clip(clip, largest):
+    schedule = NoiseSchedule("cosine")
+    denoise = denoiser(lambda x, t: torch.full_like(x, -30), schedule, "v", clip)
+    assert denoise(torch.zeros(1, 3, 2, 2), torch.tensor([999])).max().item() == pytest.approx(largest, rel=1e-4)
+
+
+def test_predictions_in_bfloat16_are_denoised_in_float32(images, noise):
+    schedule = NoiseSchedule("cosine")
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    half = noise.bfloat16()
+    restored = denoiser(lambda x, t: half, schedule, "v", None)(noisy, TIMESTEPS)
+    expected = denoiser(lambda x, t: half.float(), schedule, "v", None)(noisy, TIMESTEPS)
+    assert restored.dtype == torch.float32 and torch.equal(restored, expected)
+
+
+def test_an_unknown_objective_is_refused(images, noise):
+    schedule = NoiseSchedule("cosine")
+    with pytest.raises(InputError, match="'velocity'.*'epsilon', 'v'"):
+        training_target(images, noise, TIMESTEPS, schedule, "velocity")
+    with pytest.raises(InputError, match="'velocity'.*'epsilon', 'v'"):
+        denoiser(lambda x, t: x, schedule, "velocity")

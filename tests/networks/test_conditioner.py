@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from medi_monai.networks.conditioner import MODES, MetadataConditioner, drop_to_null
+from medi_monai.schema import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, MetadataSchema
+from medi_monai.utils.errors import InputError
+
+LABEL = CategoricalColumn("label", ("LUAD", "LUSC", "UCS"))
+SITE = CategoricalColumn("site", ("01", "B7", "NA"))
+AGE = ContinuousColumn("age", 20, 90)
+SCHEMA = MetadataSchema(LABEL, (SITE, AGE))
+CODES = torch.tensor([[0, 2, 0.3], [2, NULL, UNKNOWN], [NULL, UNKNOWN, 1.0], [1, 0, NULL]])
+
+
+@pytest.fixture(params=MODES)
+def conditioner(request):
+    torch.manual_seed(0)
+    return MetadataConditioner(SCHEMA, 10, request.param)
+
+
+def by_hand(embedding, code, column):
+    # a categorical table starts with null and unknown; a number is sine and cosine features through two layers
+    if isinstance(column, CategoricalColumn):
+        return embedding.table.weight.detach().numpy()[int(code) + 2]
+    if code < 0:
+        return embedding.tokens.weight.detach().numpy()[int(code) + 2]
+    phase = float(code) * math.pi * 2.0 ** np.linspace(0, 6, 16)
+    first, _, second = embedding.project
+    hidden = first.weight.detach().numpy() @ np.concatenate([np.sin(phase), np.cos(phase)]) + first.bias.detach().numpy()
+    return second.weight.detach().numpy() @ (hidden / (1 + np.exp(-hidden))) + second.bias.detach().numpy()
+
+
+def test_every_mode_equals_its_formula(conditioner):
+    rows = []
+    for codes in CODES.tolist():
+        parts = [by_hand(*each) for each in zip(conditioner.embeddings, codes, SCHEMA.columns)]
+        if conditioner.mode == "concat":
+            assert [len(part) for part in parts] == [4, 3, 3]
+            rows.append(np.concatenate(parts))
+        elif conditioner.mode == "additive":
+            rows.append(parts[0] + parts[1] + parts[2])
+        else:
+            weight, bias = (each.detach().numpy() for each in conditioner.project.parameters())
+            rows.append(weight @ np.concatenate(parts) + bias)
+    np.testing.assert_allclose(conditioner(CODES).detach().numpy(), np.stack(rows), rtol=0, atol=2e-5)
+
+
+def test_null_unknown_and_every_value_have_vectors_of_their_own(conditioner):
+    values = {0: (0, 1, 2), 1: (0, 1, 2), 2: (0, 0.01, 0.5, 1)}
+    for place, column_values in values.items():
+        codes = torch.zeros(len(column_values) + 2, 3)
+        codes[:, place] = torch.tensor([NULL, UNKNOWN, *column_values])
+        distances = torch.pdist(conditioner(codes))
+        assert distances.min() > 1e-3
+
+
+def test_an_image_does_not_hear_its_neighbors(conditioner):
+    alone = torch.cat([conditioner(codes[None]) for codes in CODES])
+    torch.testing.assert_close(conditioner(CODES), alone)
+
+
+def test_gradients_reach_only_the_rows_used(conditioner):
+    conditioner(CODES[:2]).square().sum().backward()
+    label, site, age = conditioner.embeddings
+    assert [row.abs().sum() > 0 for row in label.table.weight.grad] == [False, False, True, False, True]
+    assert [row.abs().sum() > 0 for row in site.table.weight.grad] == [True, False, False, False, True]
+    assert [row.abs().sum() > 0 for row in age.tokens.weight.grad] == [False, True]
+
+
+def test_null_and_unknown_numbers_train_their_tokens_and_no_projection(conditioner):
+    conditioner(CODES[[1, 3]]).square().sum().backward()
+    age = conditioner.embeddings[2]
+    assert [row.abs().sum() > 0 for row in age.tokens.weight.grad] == [True, True]
+    assert all(parameter.grad.abs().sum() == 0 for parameter in age.project.parameters())
+
+
+def test_class_only_is_a_table_of_the_full_width():
+    conditioner = MetadataConditioner(MetadataSchema(LABEL), 12)
+    codes = torch.tensor([[2.0], [NULL], [0.0]])
+    assert torch.equal(conditioner(codes), conditioner.embeddings[0].table.weight[[4, 0, 2]])
+
+
+def test_mistakes_name_what_is_allowed():
+    with pytest.raises(InputError, match="'concat', 'additive', 'linear'"):
+        MetadataConditioner(SCHEMA, 10, "concatenate")
+    with pytest.raises(InputError, match="3 columns do not fit"):
+        MetadataConditioner(SCHEMA, 2)
+    with pytest.raises(InputError, match=r"\(2, 2\).*'label', 'site', 'age'"):
+        MetadataConditioner(SCHEMA, 10)(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        MetadataSchema(LABEL, (CategoricalColumn("site", ("B7", "01", "NA")), AGE)),
+        MetadataSchema(LABEL, (CategoricalColumn("center", SITE.values), AGE)),
+        MetadataSchema(LABEL, (SITE, ContinuousColumn("age", 20, 80))),
+    ],
+)
+def test_weights_of_a_schema_with_the_same_shapes_and_other_meanings_are_refused(other):
+    weights = MetadataConditioner(SCHEMA, 10).state_dict()
+    with pytest.raises(InputError, match="another schema"):
+        MetadataConditioner(other, 10).load_state_dict(weights)
+
+
+def test_weights_of_the_same_schema_give_the_same_vectors(conditioner):
+    fresh = MetadataConditioner(MetadataSchema.from_dict(SCHEMA.to_dict()), 10, conditioner.mode)
+    assert not torch.equal(fresh(CODES), conditioner(CODES))
+    fresh.load_state_dict(conditioner.state_dict())
+    assert torch.equal(fresh(CODES), conditioner(CODES))
+
+
+def binomial(count, total, probability):
+    # within five standard deviations: fails by chance once in two million
+    return abs(count - total * probability) < 5 * math.sqrt(total * probability * (1 - probability))
+
+
+def test_dropping_has_the_frequencies_asked_for_and_is_independent_per_column():
+    total, probability = 40000, (0.1, 0.3, 0.3)
+    codes = drop_to_null(torch.ones(total, 3), *probability[:2], torch.Generator().manual_seed(0))
+    dropped = codes == NULL
+    assert ((codes == 1) | dropped).all()
+    for one in range(3):
+        assert binomial(int(dropped[:, one].sum()), total, probability[one])
+        for two in range(one):
+            both = int((dropped[:, one] & dropped[:, two]).sum())
+            assert binomial(both, total, probability[one] * probability[two])
+    assert binomial(int(dropped.all(dim=1).sum()), total, math.prod(probability))
+
+
+def test_dropping_is_independent_per_row():
+    dropped = drop_to_null(torch.ones(40000, 1), 0.2, 0.0, torch.Generator().manual_seed(1))[:, 0] == NULL
+    assert binomial(int((dropped[:-1] & dropped[1:]).sum()), 39999, 0.04)
+
+
+@pytest.mark.parametrize(("label", "attribute", "nulls"), [(0, 0, [0, 0, 0]), (1, 0, [9, 0, 0]), (0, 1, [0, 9, 9])])
+def test_dropping_never_and_always(label, attribute, nulls):
+    codes = torch.full((9, 3), float(UNKNOWN))
+    assert (drop_to_null(codes, label, attribute) == NULL).sum(0).tolist() == nulls
+    assert (codes == UNKNOWN).all(), "the codes that came in are left alone"
+
+
+def test_dropping_repeats_with_its_generator():
+    first, again, other = (
+        drop_to_null(torch.ones(200, 3), 0.5, 0.5, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -1,0 +1,153 @@
+"""Imports point down only, and the packages that hold heavy or optional libraries are the ones that should."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medi_monai
+from medi_monai.utils.optional import EXTRAS
+
+ROOT = Path(medi_monai.__file__).parent
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+
+LAYERS = (
+    {"utils"},
+    {"schema"},
+    {"wsi", "diffusion", "metrics"},
+    {"cohort", "networks", "probing", "alignment"},
+    {"engines", "handlers", "report"},
+)
+HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}
+SIBLINGS_ALLOWED = {"engines": {"handlers", "report"}}
+ARRAYS_ONLY = {"diffusion", "metrics"}
+HOMES = {
+    "ignite": ("engines/", "handlers/"),
+    "monai.engines": ("engines/", "handlers/"),
+    "monai.handlers": ("engines/", "handlers/"),
+    "openslide": ("wsi/",),
+    "cucim": ("wsi/",),
+    "tifffile": ("wsi/", "cohort/demo/"),
+}
+
+
+def imported_names(node, file):
+    """Absolute dotted names that one statement or call imports; ``from a import b`` gives ``a.b``."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        package = ["medi_monai", *Path(file).parent.parts]
+        base = package[: len(package) - node.level + 1] if node.level else []
+        module = ".".join([*base, *([node.module] if node.module else [])])
+        return [f"{module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if called in ("require", "import_module", "__import__", "optional_import"):
+            return [str(node.args[0].value)]
+    return []
+
+
+def all_imports(source, file):
+    return [name for node in ast.walk(ast.parse(source)) for name in imported_names(node, file)]
+
+
+def wrong_directions(source, file):
+    own = Path(file).parts[0]
+    wrong = []
+    for name in all_imports(source, file):
+        root, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if root != "medi_monai" or other in (own, "__version__"):
+            continue
+        down = HEIGHT[other] < HEIGHT[own] or other in SIBLINGS_ALLOWED.get(own, ())
+        if not down or (own in ARRAYS_ONLY and other != "utils"):
+            wrong.append(name)
+    return wrong
+
+
+def libraries_abroad(source, file):
+    return [
+        name
+        for name in all_imports(source, file)
+        for library, homes in HOMES.items()
+        if (name == library or name.startswith(library + ".")) and not file.startswith(homes)
+    ]
+
+
+def optional_on_import(source, file):
+    def executed_on_import(node):
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                yield child
+                yield from executed_on_import(child)
+
+    names = [name for node in executed_on_import(ast.parse(source)) for name in imported_names(node, file)]
+    return [name for name in names if name.partition(".")[0] in EXTRAS]
+
+
+def test_every_package_has_a_layer():
+    packages = {Path(file).parts[0] for file in FILES} - {"__init__.py"}
+    assert packages and packages <= set(HEIGHT), "give a new package its layer here and in the docs"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
+def test_imports_of_file(file):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert wrong_directions(source, file) == []
+    assert libraries_abroad(source, file) == []
+    assert optional_on_import(source, file) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("utils/x.py", "from medi_monai.schema import NULL"),
+        ("diffusion/x.py", "import medi_monai.wsi.color"),
+        ("diffusion/x.py", "from medi_monai.schema import NULL"),
+        ("networks/x.py", "from medi_monai import cohort"),
+        ("cohort/demo/x.py", "from ...networks import unet"),
+        ("schema/x.py", "def f():\n    from medi_monai.engines import trainer"),
+        ("handlers/x.py", "from medi_monai.engines.trainer import x"),
+    ],
+)
+def test_the_rule_of_directions_finds_a_breach(file, source):
+    assert len(wrong_directions(source, file)) == 1
+
+
+def test_the_rule_of_directions_allows_what_points_down():
+    assert wrong_directions("from medi_monai.report import page\nfrom medi_monai.wsi import x", "engines/x.py") == []
+    assert wrong_directions("from . import solvers\nfrom medi_monai.utils import errors", "diffusion/x.py") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("networks/x.py", "from monai.handlers import CheckpointSaver"),
+        ("networks/x.py", "from monai import handlers"),
+        ("cohort/x.py", "import tifffile"),
+        ("cohort/demo/x.py", "import openslide"),
+        ("engines/x.py", "cucim = require('cucim', 'to read slides')"),
+        ("report/x.py", "import ignite.distributed as idist"),
+    ],
+)
+def test_the_rule_of_homes_finds_a_breach(file, source):
+    assert len(libraries_abroad(source, file)) == 1
+
+
+def test_the_rule_of_optional_packages_finds_what_runs_on_import():
+    assert optional_on_import("try:\n    import timm\nexcept ImportError:\n    pass", "networks/x.py") == ["timm"]
+    assert optional_on_import("class A:\n    from peft import LoraConfig", "networks/x.py") == ["peft.LoraConfig"]
+    assert optional_on_import("def f():\n    import timm", "networks/x.py") == []
+
+
+def test_importing_the_package_loads_no_optional_package(tmp_path):
+    # stand-ins that import, so that an import hidden in try/except shows as well
+    for package in EXTRAS:
+        (tmp_path / f"{package}.py").touch()
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import medi_monai; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "medi_monai" in loaded
+    assert set(loaded) & set(EXTRAS) == set()

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+
+import pytest
+
+from medi_monai.utils.errors import InputError, RunStopped, nearest, unknown_value, user_error_in
+
+
+def run(body):
+    code = f"from medi_monai.utils.errors import *\nreport_user_errors()\n{body}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_nearest_puts_the_best_spelling_first_whatever_its_case():
+    assert nearest("TCGA-LUDA", ["TCGA-UCS", "tcga-luad", "TCGA-LUSC"])[0] == "tcga-luad"
+
+
+def test_nearest_gives_no_more_than_asked_and_nothing_far():
+    assert len(nearest("a1", ["a2", "a3", "a4", "a5"], count=2)) == 2
+    assert nearest("Aspen", ["zzzz", "qqq"]) == []
+
+
+def test_unknown_value_names_value_nearest_allowed_and_remedy():
+    error = unknown_value("center", "Brch", ["Aspen", "Birch"], "Train on it first.")
+    assert isinstance(error, InputError)
+    assert str(error) == (
+        "unknown center 'Brch': did you mean 'Birch'? Known: 'Aspen', 'Birch'. Train on it first."
+    )
+
+
+def test_unknown_value_shortens_a_long_vocabulary_and_counts_it():
+    message = str(unknown_value("site", "??", [f"S{place:03d}" for place in range(40)]))
+    assert "40 in all" in message and "'S011'" in message and "'S012'" not in message
+
+
+def test_unknown_value_says_when_nothing_is_known():
+    assert "Known: none" in str(unknown_value("site", "x", []))
+
+
+@pytest.mark.parametrize("kind", [InputError, RunStopped])
+def test_user_error_is_found_below_what_wraps_it(kind):
+    meant = kind("the disk is full")
+    middle, outer = RuntimeError("config"), RuntimeError("bundle")
+    middle.__cause__, outer.__context__ = meant, middle
+    assert user_error_in(outer) is meant
+
+
+def test_other_errors_hold_no_user_error():
+    assert user_error_in(ValueError("x")) is None
+    assert user_error_in(None) is None
+
+
+def test_a_wrapped_user_error_is_one_line_on_stderr_and_fails_the_program():
+    done = run("try:\n    raise InputError('mpp = 700')\nexcept InputError as e:\n    raise RuntimeError('x') from e")
+    assert done.stderr == "medi_monai: error: mpp = 700\n"
+    assert done.returncode == 1
+
+
+def test_any_other_error_keeps_its_traceback():
+    done = run("{}['absent']")
+    assert "Traceback" in done.stderr and "KeyError: 'absent'" in done.stderr
+    assert done.returncode == 1
+
+
+def test_an_interruption_says_how_to_go_on():
+    done = run("raise KeyboardInterrupt")
+    assert "the same command goes on" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode != 0

@@ -1,0 +1,259 @@
+import errno
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import (
+    atomic_path,
+    cache_dir,
+    file_digest,
+    json_digest,
+    load_tensors,
+    read_json,
+    read_table,
+    save_tensors,
+    writable_dir,
+    write_json,
+    write_table,
+)
+
+
+@pytest.fixture
+def old(tmp_path):
+    target = tmp_path / "figures.json"
+    target.write_text("old")
+    return target
+
+
+def test_the_target_appears_only_when_the_block_ends(tmp_path):
+    target = tmp_path / "new" / "folder" / "a.csv"
+    with atomic_path(target) as path:
+        path.write_text("whole")
+        assert path.parent == target.parent and path.suffix == ".csv"
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert os.listdir(target.parent) == ["a.csv"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.EIO, "i/o"), RuntimeError("x")])
+def test_an_error_keeps_the_old_file_leaves_nothing_and_passes_through(old, error):
+    with pytest.raises(type(error)) as caught, atomic_path(old) as path:
+        path.write_text("half")
+        raise error
+    assert caught.value is error
+    assert old.read_text() == "old" and os.listdir(old.parent) == [old.name]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_stops_the_run_and_keeps_the_old_file(old, code):
+    with pytest.raises(RunStopped, match="figures.json") as caught, atomic_path(old) as path:
+        path.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert os.strerror(code) in str(caught.value)
+    assert old.read_text() == "old" and os.listdir(old.parent) == [old.name]
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", 1)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np, pandas as pd, torch
+from medi_monai.cohort.demo.cohort import write_pyramid
+from medi_monai.utils.errors import RunStopped
+from medi_monai.utils.files import atomic_path, save_tensors, write_json, write_table
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+numbers = np.random.default_rng(0).random(2**16)
+
+def slide(path):
+    with atomic_path(path) as temporary:
+        write_pyramid(temporary, np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8), 0.5)
+
+writers = {
+    "a.json": lambda path: write_json(path, numbers.tolist()),
+    "a.csv": lambda path: write_table(path, pd.DataFrame({"x": numbers})),
+    "a.parquet": lambda path: write_table(path, pd.DataFrame({"x": numbers})),
+    "a.pt": lambda path: save_tensors(path, {"x": torch.zeros(2**16)}),
+    "a.tiff": slide,
+}
+for name, write in writers.items():
+    try:
+        write(f"{sys.argv[1]}/{name}")
+    except RunStopped as error:
+        print(name, "stopped" if name in str(error) else error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+def test_every_writer_stops_where_the_file_can_grow_no_further(tmp_path):
+    names = ["a.json", "a.csv", "a.parquet", "a.pt", "a.tiff"]
+    for name in names:
+        (tmp_path / name).write_text("old")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{name} stopped" for name in names], done.stderr
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    assert all((tmp_path / name).read_text() == "old" for name in names)
+
+
+def test_json_round_trip_is_readable_by_people(tmp_path):
+    content = {"center": "Universität", "value": 0.5, "n": 3, "ci95": [0, None]}
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == content == json.loads(text)
+    assert "Universität" in text and text.endswith("}\n") and text.count("\n") > 4
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+def test_json_refuses_what_json_lacks_and_keeps_the_old_file(old, figure):
+    with pytest.raises(ValueError):
+        write_json(old, {"value": figure})
+    assert old.read_text() == "old"
+
+
+def test_missing_or_broken_json_is_named(tmp_path):
+    with pytest.raises(InputError, match="absent.json"):
+        read_json(tmp_path / "absent.json")
+    (tmp_path / "broken.json").write_text('{"a": ')
+    with pytest.raises(InputError, match="broken.json"):
+        read_json(tmp_path / "broken.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="binary.json"):
+        read_json(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_tables_keep_na_leading_zeros_commas_and_line_breaks(tmp_path, name):
+    cells = {"site": ["NA", "01", "", "nan"], "note": ['a "b", c', "d\ne", " f ", "é"], "x": ["1.0", "1", "N/A", "-"]}
+    write_table(tmp_path / name, pd.DataFrame(cells))
+    assert read_table(tmp_path / name).to_dict("list") == cells
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_numbers_and_gaps_become_strings(tmp_path, name):
+    write_table(tmp_path / name, pd.DataFrame({"age": [61, 7], "mpp": [0.25, None], "sex": [None, "female"]}))
+    assert read_table(tmp_path / name).to_dict("list") == {
+        "age": ["61", "7"],
+        "mpp": ["0.25", ""],
+        "sex": ["", "female"],
+    }
+
+
+def test_tab_separated_tables_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbfsite\tcenter\n01\tA, B\nNA\t\n")
+    assert read_table(tmp_path / "a.tsv").to_dict("list") == {"site": ["01", "NA"], "center": ["A, B", ""]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"", "empty"),
+        ("a.csv", b"image,label\n", "no row"),
+        ("a.csv", b'image,label\n"x,y\n', "cannot read"),
+        ("a.csv", b"image,label\n1,2\n3,4,5\n", "cannot read"),
+        ("a.csv", "image\nä\n".encode("latin-1"), "cannot read"),
+        ("a.parquet", b"PAR1 is not enough", "cannot read"),
+    ],
+)
+def test_an_unusable_table_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        read_table(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])
+def test_a_missing_table_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=name):
+        read_table(tmp_path / name)
+
+
+def test_tensors_round_trip(tmp_path):
+    codes = torch.arange(3, dtype=torch.uint8)
+    content = {"weights": {"a": torch.randn(3, 2)}, "step": 7, "digest": "ab", "codes": codes}
+    save_tensors(tmp_path / "model.pt", content)
+    loaded = load_tensors(tmp_path / "model.pt")
+    assert torch.equal(loaded["weights"]["a"], content["weights"]["a"])
+    assert torch.equal(loaded["codes"], codes) and loaded["codes"].dtype == torch.uint8
+    assert (loaded["step"], loaded["digest"]) == (7, "ab")
+
+
+class MakesAFile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    torch.save({"x": MakesAFile(tmp_path / "trace")}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="evil.pt"):
+        load_tensors(tmp_path / "evil.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_missing_and_truncated_checkpoints_are_named(tmp_path):
+    with pytest.raises(InputError, match="absent.pt"):
+        load_tensors(tmp_path / "absent.pt")
+    save_tensors(tmp_path / "cut.pt", {"x": torch.zeros(1000)})
+    whole = (tmp_path / "cut.pt").read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="cut.pt"):
+            load_tensors(tmp_path / "cut.pt")
+
+
+def test_file_digest_is_sha256_across_blocks(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert file_digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    content = os.urandom(2**20 + 17)
+    (tmp_path / "long").write_bytes(content)
+    assert file_digest(tmp_path / "long") == hashlib.sha256(content).hexdigest()
+
+
+def test_json_digest_ignores_the_order_of_keys_only():
+    assert json_digest({"b": [2, 1], "a": "é"}) == hashlib.sha256('{"a":"é","b":[2,1]}'.encode()).hexdigest()
+    assert json_digest({"a": 1, "b": 2}) == json_digest({"b": 2, "a": 1})
+    assert json_digest([1, 2]) != json_digest([2, 1])
+
+
+def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MEDI_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_dir() == tmp_path / "home" / ".cache" / "medi_monai"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "medi_monai"
+    monkeypatch.setenv("MEDI_CACHE", "~/mine")
+    assert cache_dir() == tmp_path / "home" / "mine"
+
+
+def test_writable_dir_makes_the_folder_and_leaves_it_empty(tmp_path):
+    folder = writable_dir(tmp_path / "a" / "b")
+    assert folder == tmp_path / "a" / "b" and folder.is_dir() and not os.listdir(folder)
+
+
+def test_writable_dir_refuses_what_is_not_a_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="file"):
+            writable_dir(path)
+    assert (tmp_path / "file").read_text() == "x"
