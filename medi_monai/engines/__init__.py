@@ -1,7 +1,7 @@
 """Ignite engines and what a bundle's run ids call: prepare, train, sample."""
 
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
-from medi_monai.engines.images import ImageGenerator, real_patches, subpopulation_grid, training_grid
+from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.runs import (
     begin_run,
     finish_run,
@@ -26,7 +26,6 @@ __all__ = [
     "load_schema",
     "load_settings",
     "prepare_run",
-    "real_patches",
     "resolve_plan",
     "sample_plan",
     "subpopulation_grid",

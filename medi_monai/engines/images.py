@@ -11,16 +11,14 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from medi_monai.cohort.table import Cohort
 from medi_monai.diffusion import SOLVERS, NoiseSchedule, denoiser, guided
 from medi_monai.engines.batches import AutocastInferer
 from medi_monai.report import labeled_grid
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
-from medi_monai.wsi.readers import read_image
 
-__all__ = ["ImageGenerator", "identity_noise", "real_patches", "subpopulation_grid", "training_grid"]
+__all__ = ["ImageGenerator", "identity_noise", "subpopulation_grid", "training_grid"]
 
 
 class ImageGenerator:
@@ -111,7 +109,7 @@ def subpopulation_grid(
     images: Sequence[np.ndarray],
     columns: Sequence[str],
     title: str = "",
-    per_cell: int = 4,
+    cell: tuple[int, int] = (2, 2),
     cell_size: int = 96,
 ) -> np.ndarray:
     """A grid of the label (down) by the attributes (across) for images and the table that describes them.
@@ -121,7 +119,7 @@ def subpopulation_grid(
         images: ``(H, W, 3)`` uint8 each.
         columns: label first, then attributes, whose values are joined across.
         title: a line above.
-        per_cell: images shown of each combination.
+        cell: images shown of each combination, (down, across).
         cell_size: least side of a cell in pixels.
     """
     keys = _cell_keys(rows, columns)
@@ -129,13 +127,7 @@ def subpopulation_grid(
     for key, image in zip(keys, images):
         cells.setdefault(key, []).append(image)
     names = sorted({row for row, _ in keys}), sorted({column for _, column in keys})
-    return labeled_grid(cells, *names, title, per_cell, cell_size)
-
-
-def real_patches(cohort: Cohort, columns: Sequence[str], per_combination: int = 4) -> tuple[pd.DataFrame, list]:
-    """The first patches of every combination, and their pixels."""
-    rows = cohort.table.groupby(list(columns), sort=True).head(per_combination)
-    return rows, [read_image(cohort.root / name) for name in rows["image"]]
+    return labeled_grid(cells, *names, title, cell, cell_size)
 
 
 def training_grid(
@@ -162,7 +154,7 @@ def training_grid(
         [(label, *values, 0) for label in labels for values in attributes], columns=[*columns, "number"]
     )
     images = [image for batch in generator.batches(rows) for image in generator.draw(network, batch)]
-    return subpopulation_grid(rows, images, columns, per_cell=1, cell_size=64)
+    return subpopulation_grid(rows, images, columns, cell=(1, 1), cell_size=64)
 
 
 def _cell_keys(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, str]]:

@@ -39,15 +39,17 @@ class ProgressHandler:
         self._loss: float | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Draw on every step."""
+        """Follow every step; a terminal sees each, a log file one line in fifty."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._smooth)
         bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
-        # a terminal sees every step, a log file one line in fifty
         event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
         bar.attach(engine, event_name=event, output_transform=self._figures)
 
-    def _figures(self, output: dict) -> dict:
-        loss = float(output["loss"])
+    def _smooth(self, engine: Engine) -> None:
+        loss = float(engine.state.output["loss"])
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+
+    def _figures(self, output: dict) -> dict:
         return {"loss": self._loss, "images/s": round(self.num_images / max(output["seconds"], 1e-9))}
 
 

@@ -1,5 +1,5 @@
 """Pictures and pages for people."""
 
-from medi_monai.report.grids import labeled_grid, stack_grids
+from medi_monai.report.grids import labeled_grid
 
-__all__ = ["labeled_grid", "stack_grids"]
+__all__ = ["labeled_grid"]

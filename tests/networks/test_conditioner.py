@@ -10,7 +10,7 @@ from medi_monai.utils.errors import InputError
 
 LABEL = CategoricalColumn("label", ("LUAD", "LUSC", "UCS"))
 SITE = CategoricalColumn("site", ("01", "B7", "NA"))
-AGE = ContinuousColumn("age", 20, 90)
+AGE = ContinuousColumn("age", 20.0, 90.0)
 SCHEMA = MetadataSchema(LABEL, (SITE, AGE))
 CODES = torch.tensor([[0, 2, 0.3], [2, NULL, UNKNOWN], [NULL, UNKNOWN, 1.0], [1, 0, NULL]])
 
@@ -28,9 +28,9 @@ def by_hand(embedding, code, column):
     if code < 0:
         return embedding.tokens.weight.detach().numpy()[int(code) + 2]
     phase = float(code) * math.pi * 2.0 ** np.linspace(0, 6, 16)
-    first, _, second = embedding.project
-    hidden = first.weight.detach().numpy() @ np.concatenate([np.sin(phase), np.cos(phase)]) + first.bias.detach().numpy()
-    return second.weight.detach().numpy() @ (hidden / (1 + np.exp(-hidden))) + second.bias.detach().numpy()
+    w1, b1, w2, b2 = (each.detach().numpy() for each in embedding.project.parameters())
+    hidden = w1 @ np.concatenate([np.sin(phase), np.cos(phase)]) + b1
+    return w2 @ (hidden / (1 + np.exp(-hidden))) + b2
 
 
 def test_every_mode_equals_its_formula(conditioner):
@@ -97,7 +97,7 @@ def test_mistakes_name_what_is_allowed():
     [
         MetadataSchema(LABEL, (CategoricalColumn("site", ("B7", "01", "NA")), AGE)),
         MetadataSchema(LABEL, (CategoricalColumn("center", SITE.values), AGE)),
-        MetadataSchema(LABEL, (SITE, ContinuousColumn("age", 20, 80))),
+        MetadataSchema(LABEL, (SITE, ContinuousColumn("age", 20.0, 80.0))),
     ],
 )
 def test_weights_of_a_schema_with_the_same_shapes_and_other_meanings_are_refused(other):

@@ -10,7 +10,7 @@ from medi_monai.schema import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn
 from medi_monai.utils.errors import InputError
 
 LABEL = CategoricalColumn("label", ("LUAD", "LUSC"))
-SCHEMA = MetadataSchema(LABEL, (CategoricalColumn("center", ("Aspen", "Birch")), ContinuousColumn("age", 20, 90)))
+SCHEMA = MetadataSchema(LABEL, (CategoricalColumn("center", ("Aspen", "Birch")), ContinuousColumn("age", 20.0, 90.0)))
 SIZES = {
     "spatial_dims": 2,
     "in_channels": 3,

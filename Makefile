@@ -1,0 +1,39 @@
+# make demo   the whole story on the demo cohort, in its own virtual environment
+# make test   all tests but the slow experiments
+# make lint   ruff and mypy on the package
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SETUP := setup.py constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -W ignore -m medi_monai.demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check medi_monai tests setup.py
+	$(BIN)/ruff format --check medi_monai tests setup.py
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(SETUP) | $(BIN)/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.test: $(SETUP) | $(BIN)/python
+	$(PIP) -e ".[test]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.lint: $(SETUP) | $(BIN)/python
+	$(PIP) -e ".[lint]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,124 @@
+"""The whole story on the demo cohort: ``python -m medi_monai.demo``, or ``make demo``.
+
+Prepares the cohort, trains MeDi and the class-only model CLS on the same budget, samples the held-out combinations
+with both, and writes one picture and one table that compare them with the real patches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medi_monai.cohort import Cohort
+from medi_monai.metrics import group_means, stain_regression
+from medi_monai.report import labeled_grid
+from medi_monai.utils.errors import InputError, report_user_errors
+from medi_monai.utils.files import atomic_path, write_json
+from medi_monai.wsi.color import mean_optical_density
+from medi_monai.wsi.readers import read_image
+
+__all__ = ["main", "compare"]
+
+COLUMNS = ("project_id", "center")
+ARMS = ("cls", "medi")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run all stages; a stage whose results are there is not run again."""
+    report_user_errors()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
+    parser.add_argument("--output_dir", default="demo_output", help="folder for everything the demo makes")
+    parser.add_argument("--max_steps", type=int, default=1000, help="training steps of each arm")
+    parser.add_argument("--images_per_combination", type=int, default=32, help="images sampled of each combination")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    bundle, output = Path(options.bundle_root).resolve(), Path(options.output_dir).resolve()
+    if not (bundle / "configs" / "train.json").is_file():
+        raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
+
+    start = time.perf_counter()
+    cohort = output / "cohort"
+    _stage(bundle, "preparing", ["prepare.json"], cohort / "cohort.csv", output_dir=cohort)
+    for arm in ARMS:
+        overlay = ["class_only.json"] if arm == "cls" else []
+        models = output / "models" / arm
+        common = {"cohort_dir": cohort, "ckpt_dir": models, "seed": options.seed}
+        training = {"output_dir": output / arm / "training", "max_steps": options.max_steps, **common}
+        _stage(bundle, "training", ["train.json", *overlay], models / "model.pt", **training)
+        sampling = {"output_dir": output / arm / "sampling", "images_per_combination": options.images_per_combination}
+        done = output / arm / "sampling" / "summary.json"
+        _stage(bundle, "sampling", ["inference.json", *overlay], done, **sampling, **common)
+    figures = compare(cohort, {arm: output / arm / "sampling" for arm in ARMS}, output)
+    for arm, values in figures.items():
+        print(f"{arm}: stain of the held-out combinations: r = {values['r']:.3f}, slope = {values['slope']:.3f}")
+    print(f"demo: done in {time.perf_counter() - start:.0f} s, the results are in {output / 'comparison.png'}")
+
+
+def compare(cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, per_cell: int = 8) -> dict:
+    """Put real, CLS and MeDi patches of the same held-out combinations side by side, and regress their stain.
+
+    Args:
+        cohort_dir: a prepared cohort with held-out combinations.
+        sampling_dirs: arm to the ``output_dir`` of its sampling.
+        output_dir: gets ``comparison.png`` and ``stain.json``.
+        per_cell: patches shown of each combination and arm.
+
+    Returns:
+        Arm to the figures of :func:`medi_monai.metrics.stain_regression`.
+    """
+    real = Cohort.read(cohort_dir).split("holdout")
+    sources = {"real": (real.table, real.root)}
+    for arm, folder in sampling_dirs.items():
+        sources[arm] = (pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False), folder)
+    cells: dict[tuple[str, str], list[np.ndarray]] = {}
+    densities: dict[str, dict[tuple[str, str], np.ndarray]] = {}
+    for arm, (table, root) in sources.items():
+        images = np.stack([read_image(root / name) for name in table["image"]])
+        keys = list(table[list(COLUMNS)].itertuples(index=False, name=None))
+        densities[arm] = group_means(mean_optical_density(images), keys)
+        for key, image in zip(keys, images):
+            cells.setdefault((" · ".join(key), arm), []).append(image)
+    shared = sorted(set.intersection(*(set(groups) for groups in densities.values())))
+    if not shared:
+        raise InputError(f"no held-out combination of {cohort_dir} was sampled by every arm")
+    figures = {
+        arm: stain_regression(
+            np.stack([densities["real"][key] for key in shared]),
+            np.stack([densities[arm][key] for key in shared]),
+            [key[0] for key in shared],
+        )
+        for arm in sampling_dirs
+    }
+    title = "Combinations held out of training: real patches, the class-only model (cls), and MeDi"
+    page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
+    with atomic_path(output_dir / "comparison.png") as path:
+        Image.fromarray(page).save(path, format="png")
+    write_json(output_dir / "stain.json", {"arms": figures, "combinations": [list(key) for key in shared]})
+    return figures
+
+
+def _stage(bundle: Path, run_id: str, configs: list[str], result: Path, **options: object) -> None:
+    if result.is_file():
+        print(f"{run_id}: {result} is there already; delete it to make it again", flush=True)
+        return
+    files = [str(bundle / "configs" / name) for name in configs]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--bundle_root", str(bundle)]
+    command += ["--config_file", files[0] if len(files) == 1 else str(files)]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Does a generated patch wear the stain of its center? A regression of optical densities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["group_means", "stain_regression"]
+
+
+def group_means(values: np.ndarray, groups: Sequence) -> dict:
+    """Mean over the rows of each group, as ``{group: (D,) array}`` for ``(N, D)`` values and N groups."""
+    found: dict = {}
+    for group, row in zip(groups, values, strict=True):
+        found.setdefault(group, []).append(row)
+    return {group: np.mean(rows, axis=0) for group, rows in found.items()}
+
+
+def stain_regression(real: np.ndarray, generated: np.ndarray, labels: Sequence[str]) -> dict[str, float | int | None]:
+    """Regress generated on real mean optical densities, over centers within each class.
+
+    Each class and channel is centered on its own mean, so that a model which knows the class alone cannot score by
+    the classes' different densities. The three channels are pooled.
+
+    Args:
+        real: ``(G, 3)`` mean optical density per color channel of real patches, one row per class × center.
+        generated: ``(G, 3)`` the same of generated patches.
+        labels: ``G`` class labels; a class with a single center says nothing about centers and is left out.
+
+    Returns:
+        ``slope`` (1: the centers differ as they should, 0: not at all), Pearson's ``r``, ``slope_pooled`` and
+        ``r_pooled`` without the centering on classes, and ``n``, the number of combinations used. Undefined is
+        ``None``.
+
+    Raises:
+        InputError: for shapes that do not match.
+    """
+    real, generated = np.asarray(real, float), np.asarray(generated, float)
+    if real.shape != generated.shape or real.ndim != 2 or len(labels) != len(real):
+        raise InputError(f"shapes {real.shape}, {generated.shape} and {len(labels)} labels do not match")
+    groups = np.asarray(labels)
+    kept = np.array([np.sum(groups == label) > 1 for label in groups], bool)
+    centered_real, centered_generated = real.copy(), generated.copy()
+    for label in set(groups[kept]):
+        centered_real[groups == label] -= real[groups == label].mean(0)
+        centered_generated[groups == label] -= generated[groups == label].mean(0)
+    slope, r = _fit(centered_real[kept].ravel(), centered_generated[kept].ravel())
+    slope_pooled, r_pooled = _fit((real - real.mean(0)).ravel(), (generated - generated.mean(0)).ravel())
+    return {"slope": slope, "r": r, "slope_pooled": slope_pooled, "r_pooled": r_pooled, "n": int(kept.sum())}
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
+    xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
+    if len(x) < 2 or xx == 0:
+        return None, None
+    return xy / xx, (xy / np.sqrt(xx * yy) if yy > 0 else None)
