@@ -214,7 +214,7 @@ def _versions() -> dict[str, str]:
 
 def _check_overrides(arguments: Sequence[str]) -> None:
     # MONAI takes a misspelled --max_step for a new entry of the config, and trains with the default
-    if "--config_file" not in arguments or not any("bundle" in part for part in arguments[:1]):
+    if Path(arguments[0]).parts[-2:] != ("bundle", "__main__.py") or "--config_file" not in arguments:
         return
     value = arguments[list(arguments).index("--config_file") + 1]
     files = ast.literal_eval(value) if value.startswith("[") else [value]

@@ -136,11 +136,11 @@ def sample_plan(
 
 
 def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """``images/<combination>/<number>.png``; a combination that cannot be spelled in a file name gets a digest too."""
-    values = ["any" if row[key] is None else str(row[key]) or "unknown" for key in keys]
-    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", value) for value in values)[:120]
-    if spelled != "_".join(values) or any("_" in value for value in values) or spelled.startswith("."):
-        spelled = f"{spelled.lstrip('.')}_{json_digest(values)[:8]}"
+    """``images/<combination>/<number>.png``; a combination that file names cannot spell gets a digest behind it."""
+    values = [None if row[key] is None else str(row[key]) for key in keys]
+    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", value or "any").lstrip(".") for value in values)[:120]
+    if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):
+        spelled = f"{spelled}_{json_digest(values)[:8]}"
     return f"images/{spelled}/{int(row['number']):05d}.png"
 
 

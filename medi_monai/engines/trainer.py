@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
@@ -162,9 +163,17 @@ def train(
 def _stop_after_step(trainer: DiffusionTrainer) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a training between two steps, so that its state can be saved; twice, at once."""
 
+    requested = threading.Event()
+
     def stop(number: int, frame: object) -> None:
-        trainer.interrupt()
+        requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # interrupted at any other moment, Ignite would count a step that was not made
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def interrupt_after_step(engine: DiffusionTrainer) -> None:
+        if requested.is_set():
+            engine.interrupt()
 
     if threading.current_thread() is not threading.main_thread():
         yield

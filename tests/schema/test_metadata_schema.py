@@ -50,6 +50,11 @@ def test_decode_inverts_encode_with_na_01_unknown_and_null(schema):
     torch.testing.assert_close(schema.encode(decoded), codes)
 
 
+def test_numbers_and_nan_in_a_table_are_encoded_like_their_strings(schema):
+    table = TABLE.assign(age=[61, float("nan"), 80, 40, 55.0], site=TABLE["site"].replace("", float("nan")))
+    assert torch.equal(schema.encode(table), schema.encode(TABLE))
+
+
 def test_codes_survive_a_csv_file(schema, tmp_path):
     TABLE.to_csv(tmp_path / "table.csv", index=False)
     assert torch.equal(schema.encode(read_table(tmp_path / "table.csv")), schema.encode(TABLE))

@@ -12,7 +12,7 @@ def run(body):
 
 
 def test_nearest_puts_the_best_spelling_first_whatever_its_case():
-    assert nearest("TCGA-LUDA", ["TCGA-UCS", "tcga-luad", "TCGA-LUSC"])[0] == "tcga-luad"
+    assert nearest("tcga-luda", ["TCGA-UCS", "TCGA-LUAD", "TCGA-LUSC"])[0] == "TCGA-LUAD"
 
 
 def test_nearest_gives_no_more_than_asked_and_nothing_far():

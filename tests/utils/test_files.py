@@ -43,6 +43,14 @@ def test_the_target_appears_only_when_the_block_ends(tmp_path):
     assert os.listdir(target.parent) == ["a.csv"]
 
 
+def test_who_reads_the_old_file_meanwhile_reads_it_whole(old):
+    with open(old) as reader:
+        with atomic_path(old) as path:
+            path.write_text("new")
+        assert reader.read() == "old"
+    assert old.read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.EIO, "i/o"), RuntimeError("x")])
 def test_an_error_keeps_the_old_file_leaves_nothing_and_passes_through(old, error):
     with pytest.raises(type(error)) as caught, atomic_path(old) as path:

@@ -1,0 +1,112 @@
+import sys
+
+import pytest
+import torch
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.demo import demo_schema
+from medi_monai.engines import begin_run, load_network, load_schema, load_settings, training_cohort, validation_cohort
+from medi_monai.engines.runs import set_aside
+from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import save_tensors, write_json
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
+def test_counts_have_to_be_whole_and_positive(value):
+    with pytest.raises(InputError, match=f"batch_size = {value!r}"):
+        begin_run(batch_size=value)
+
+
+def test_a_decay_shorter_than_the_training_is_refused():
+    with pytest.raises(InputError, match="decay_steps = 5 is less than max_steps = 10"):
+        begin_run(max_steps=10, decay_steps=5)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into"):
+        begin_run(tmp_path / "file" / "folder")
+
+
+def test_a_misspelled_option_is_named(tmp_path, monkeypatch):
+    write_json(tmp_path / "train.json", {"max_steps": 1, "net": {"a": 1}})
+    command = ["x/monai/bundle/__main__.py", "run", "training", "--config_file", str(tmp_path / "train.json")]
+    monkeypatch.setattr(sys, "argv", [*command, "--max_step", "3"])
+    with pytest.raises(InputError, match="'max_step': did you mean 'max_steps'"):
+        begin_run()
+    monkeypatch.setattr(sys, "argv", [*command, "--max_steps", "3", "--net#a=2", "--net::a", "2", "--bundle_root", "."])
+    begin_run()
+
+
+def test_nothing_that_exists_is_lost(tmp_path):
+    for content in ("first", "second"):
+        (tmp_path / "model.pt").write_text(content)
+        set_aside(tmp_path, [tmp_path / "model.pt", tmp_path / "absent"])
+    assert (tmp_path / "earlier-1" / "model.pt").read_text() == "first"
+    assert (tmp_path / "earlier-2" / "model.pt").read_text() == "second"
+
+
+def test_weights_come_back_as_they_were_saved(tiny_network, tmp_path):
+    save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
+    image = torch.randn(2, 3, 16, 16)
+    expected = tiny_network(image)
+    torch.nn.init.zeros_(tiny_network.out[2].conv.weight)
+    loaded = load_network(tiny_network, tmp_path / "model.pt")
+    assert torch.equal(loaded(image), expected) and not loaded.training
+
+
+def test_weights_that_do_not_fit_are_refused(tiny_network, tmp_path):
+    with pytest.raises(InputError, match="run `training` first"):
+        load_network(tiny_network, tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_network(tiny_network, tmp_path / "model.pt")
+    state = tiny_network.state_dict()
+    del state["conv_in.conv.weight"]
+    save_tensors(tmp_path / "model.pt", state)
+    with pytest.raises(InputError, match="do not fit the network.*conv_in"):
+        load_network(tiny_network, tmp_path / "model.pt")
+
+
+def test_weights_of_another_schema_of_the_same_shape_are_refused(tiny_network, tmp_path):
+    from medi_monai.networks import MetadataConditioner
+
+    columns = tiny_network.schema.columns
+    renamed = MetadataSchema(columns[0], (type(columns[1])("center", ("East", "NA", "North")),))
+    state = tiny_network.state_dict()
+    state["class_embedding.schema_digest"] = MetadataConditioner(renamed, 64).schema_digest
+    save_tensors(tmp_path / "model.pt", state)
+    with pytest.raises(InputError, match="another schema"):
+        load_network(tiny_network, tmp_path / "model.pt")
+
+
+def test_a_label_with_one_patch_is_named(tiny_cohort):
+    table = tiny_cohort.table
+    rare = (table["project_id"] == "C") & (table["image"] != "C_NA_0.png")
+    cohort = Cohort(table[~rare].reset_index(drop=True), tiny_cohort.root)
+    with pytest.raises(InputError, match=r"'C' \(1\)"):
+        training_cohort(cohort, "project_id")
+    assert len(training_cohort(cohort, "project_id", min_patches_per_label=1)) == len(cohort.split("train"))
+
+
+def test_validation_patches_are_a_fixed_choice_of_other_patients(tiny_cohort):
+    training = training_cohort(tiny_cohort, "project_id")
+    chosen, again = (validation_cohort(tiny_cohort, training, 4, seed=0) for _ in range(2))
+    assert chosen.table.equals(again.table) and len(chosen) == 4
+    assert not set(chosen.table["patient"]) & set(training.table["patient"])
+
+
+def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
+    assert load_schema(tmp_path) == demo_schema()
+    tiny_schema.save(tmp_path / "schema.json")
+    assert load_schema(tmp_path) == tiny_schema
+    (tmp_path / "schema.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="no schema"):
+        load_schema(tmp_path)
+
+
+def test_the_settings_of_a_training_go_before_the_defaults(tmp_path):
+    write_json(tmp_path / "model.json", {"objective": "epsilon"})
+    assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}

@@ -1,0 +1,164 @@
+import signal
+import threading
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from medi_monai.cohort import BalancedBatchSampler, PatchDataset
+from medi_monai.diffusion import NoiseSchedule
+from medi_monai.engines import AutocastInferer, DiffusionPrepareBatch, DiffusionTrainer, train
+from medi_monai.handlers import FiniteLossGuard, TrainingCheckpoint, WeightAverage
+from medi_monai.networks import MetadataDiffusionUNet
+from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import load_tensors, read_json
+
+
+class Training:
+    """All parts of a training on the tiny cohort, as the bundle's config wires them."""
+
+    def __init__(self, cohort, schema, ckpt_dir, max_steps, learning_rate=1e-3, amp=False, **options):
+        torch.manual_seed(0)
+        self.schema = schema
+        self.network = MetadataDiffusionUNet(
+            schema,
+            spatial_dims=2,
+            in_channels=3,
+            out_channels=3,
+            channels=(8, 16),
+            attention_levels=(False, True),
+            num_res_blocks=1,
+            num_head_channels=8,
+            norm_num_groups=4,
+        )
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / 50))
+        self.average = WeightAverage(self.network)
+        parts = {"network": self.network, "average": self.average, "optimizer": optimizer, "lr_scheduler": scheduler}
+        self.checkpoint = TrainingCheckpoint(ckpt_dir, parts, {"seed": 0}, every=20)
+        dataset = PatchDataset(cohort.split("train"), schema, 16)
+        sampler = BalancedBatchSampler(dataset.groups(["project_id", "center"], "class"), 8, max_steps)
+        self.trainer = DiffusionTrainer(
+            device="cpu",
+            max_steps=max_steps,
+            train_data_loader=torch.utils.data.DataLoader(dataset, batch_sampler=sampler),
+            network=self.network,
+            optimizer=optimizer,
+            loss_function=torch.nn.MSELoss(),
+            prepare_batch=DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v"),
+            inferer=AutocastInferer(amp),
+            average=self.average,
+            train_handlers=[FiniteLossGuard(self.checkpoint)],
+            **options,
+        )
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: scheduler.step())
+        self.checkpoint.attach(self.trainer)
+        self.folder = ckpt_dir
+
+    def run(self, resume=False):
+        arguments = (self.trainer, self.checkpoint, self.average, self.schema, self.folder / "output", {"seed": 0})
+        return load_tensors(train(*arguments, resume=resume))
+
+
+@pytest.fixture
+def make(tiny_cohort, tiny_schema, tmp_path):
+    def build(name, max_steps, **options):
+        return Training(tiny_cohort, tiny_schema, tmp_path / name, max_steps, **options)
+
+    return build
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_stopped_at_40_and_resumed_equals_80_without_a_stop(make):
+    whole = make("whole", 80)
+    expected = whole.run()
+    make("parts", 40).run()
+    resumed = make("parts", 80)
+    assert equal(resumed.run(resume=True), expected)
+    assert equal(resumed.network.state_dict(), whole.network.state_dict())
+
+
+def test_an_interrupt_saves_the_step_it_ended_with(make):
+    stopped = make("stopped", 30)
+    stopped.trainer.add_event_handler(Events.ITERATION_STARTED(once=11), lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(RunStopped, match="after step 11 of 30.*--resume true"):
+        stopped.run()
+    assert stopped.checkpoint.newest.name == "checkpoint_00000011.pt"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert equal(make("stopped", 30).run(resume=True), make("whole", 30).run())
+
+
+def test_the_loss_falls(make):
+    losses = []
+    training = make("falls", 60)
+    training.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
+    )
+    training.run()
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(make):
+    whole, parts = make("one", 3).run(), make("four", 3, accumulation_steps=4).run()
+    for name in whole:
+        assert torch.allclose(whole[name].float(), parts[name].float(), atol=2e-4), name
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(make):
+    training = make("nan", 40, max_grad_norm=1e9)
+
+    def spoil(engine):
+        with torch.no_grad():
+            training.network.conv_in.conv.weight.mul_(float("nan"))
+
+    training.trainer.add_event_handler(Events.ITERATION_STARTED(once=25), spoil)
+    with pytest.raises(RunStopped, match="at step 25.*checkpoint_00000020.pt"):
+        training.run()
+    state = load_tensors(training.checkpoint.newest)
+    assert all(value.isfinite().all() for value in state["network"].values() if value.is_floating_point())
+
+
+def test_gradients_are_clipped(make):
+    training = make("clip", 2, max_grad_norm=1e-3)
+    norms = []
+
+    def measure(engine):
+        grads = [parameter.grad for parameter in training.network.parameters() if parameter.grad is not None]
+        norms.append(torch.linalg.vector_norm(torch.cat([grad.flatten() for grad in grads])).item())
+
+    training.trainer.add_event_handler(Events.ITERATION_COMPLETED, measure)
+    training.run()
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-3)
+
+
+def test_a_new_training_moves_the_earlier_one_aside(make):
+    first = make("again", 4).run()
+    make("again", 4, learning_rate=1e-2).run()
+    folder = make("again", 4).folder
+    assert equal(load_tensors(folder / "earlier-1" / "model.pt"), first)
+    assert MetadataSchema.load(folder / "earlier-1" / "schema.json") == MetadataSchema.load(folder / "schema.json")
+    summary = read_json(folder / "output" / "summary.json")
+    assert summary["made"]["steps"] == 4 and summary["digests"]["schema"]
+
+
+def test_resuming_without_a_checkpoint_is_refused(make):
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        make("none", 4).run(resume=True)
+
+
+def test_resuming_a_finished_training_is_refused(make):
+    make("done", 4).run()
+    with pytest.raises(InputError, match="at step 4 already"):
+        make("done", 4).run(resume=True)
+
+
+def test_a_training_runs_outside_the_main_thread(make):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(make("thread", 2).run()))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
