@@ -143,8 +143,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         group = torch.randint(len(self._sizes), (total,), generator=generator)
         place = (torch.rand(total, generator=generator, dtype=torch.float64) * self._sizes[group]).long()
         drawn = self._members[self._starts[group] + place]
-        indices: list[int] = drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size].tolist()
-        return indices
+        return drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self.batch(step) for step in range(self.start_step + 1, self.num_steps + 1))

@@ -78,7 +78,8 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[tuple[st
     queues: dict[str, list[tuple[str, ...]]] = {}
     for place in order:
         queues.setdefault(combinations[place][0], []).append(combinations[place])
-    kept, held = set(combinations), set()
+    kept = set(combinations)
+    held: set[tuple[str, ...]] = set()
     while len(held) < wanted:
         moved = False
         for queue in queues.values():

@@ -38,8 +38,7 @@ class NoiseSchedule:
     @property
     def alphas_cumprod(self) -> torch.Tensor:
         """``alpha_bar_t = alpha_t²`` for t = 0 … T-1, float64, on the CPU."""
-        table: torch.Tensor = self._alphas_cumprod  # type: ignore[attr-defined]
-        return table
+        return self._alphas_cumprod  # type: ignore[attr-defined]
 
     def coefficients(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``(alpha_t, sigma_t)`` as float32 of shape ``(N, 1, …)`` on the device of ``like``, which has N rows.

@@ -5,6 +5,7 @@ from medi_monai.engines.images import ImageGenerator, subpopulation_grid, traini
 from medi_monai.engines.runs import (
     begin_run,
     finish_run,
+    flags,
     load_network,
     load_schema,
     load_settings,
@@ -22,6 +23,7 @@ __all__ = [
     "ImageGenerator",
     "begin_run",
     "finish_run",
+    "flags",
     "load_network",
     "load_schema",
     "load_settings",

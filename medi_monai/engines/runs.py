@@ -28,6 +28,7 @@ __all__ = [
     "MODEL_FILES",
     "begin_run",
     "finish_run",
+    "flags",
     "load_network",
     "load_schema",
     "load_settings",
@@ -64,6 +65,19 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, **counts: Any) -> None
     for folder in folders:
         writable_dir(folder)
     torch.manual_seed(seed)
+
+
+def flags(**values: Any) -> dict[str, bool]:
+    """Settings that are on or off: the command line hands over ``true`` as a string, and ``"false"`` would be true.
+
+    Raises:
+        InputError: for anything but true and false, in any case.
+    """
+    known = {"true": True, "false": False}
+    for name, value in values.items():
+        if str(value).lower() not in known:
+            raise InputError(f"{name} = {value!r}: it has to be true or false")
+    return {name: known[str(value).lower()] for name, value in values.items()}
 
 
 def finish_run(

@@ -95,8 +95,8 @@ def sample_plan(
         "image_size": generator.image_size,
     }
     if (root / SETTINGS_FILE).is_file() and json_digest(read_json(root / SETTINGS_FILE)) != json_digest(recipe):
-        names = (SETTINGS_FILE, "images", "manifest.csv", "grid.png", "summary.json")
-        set_aside(root, [root / name for name in names])
+        made = (SETTINGS_FILE, "images", "manifest.csv", "grid.png", "summary.json")
+        set_aside(root, [root / name for name in made])
     write_json(root / SETTINGS_FILE, recipe)
 
     keys = [column for column in rows.columns if column != "number"]

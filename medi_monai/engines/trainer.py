@@ -117,7 +117,7 @@ def train(
         if checkpoint.newest is None:
             raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
         step = checkpoint.resume(trainer)
-        trainer.data_loader.batch_sampler.start_step = step
+        trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
         if step >= trainer.state.epoch_length:
             raise InputError(
                 f"the training in {folder} is at step {step} already; give a larger --max_steps, with its --decay_steps"

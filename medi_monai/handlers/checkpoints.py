@@ -90,5 +90,4 @@ class TrainingCheckpoint:
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
         engine.state.iteration = content["step"]
-        step: int = content["step"]
-        return step
+        return content["step"]

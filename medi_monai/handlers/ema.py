@@ -33,8 +33,7 @@ class WeightAverage:
     @property
     def network(self) -> nn.Module:
         """The network with averaged weights, in evaluation mode."""
-        module: nn.Module = self.average.module
-        return module
+        return self.average.module
 
     def attach(self, engine: Engine) -> None:
         """Update after every step of a trainer."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from medi_monai.utils.files import atomic_path
 from medi_monai.utils.progress import bar_settings
 
 __all__ = ["ProgressHandler", "ScalarHandler", "ValidationLossHandler", "SampleGridHandler", "FiniteLossGuard"]
+
+
+def _output(engine: Engine) -> dict:
+    return cast(dict, engine.state.output)
 
 
 class ProgressHandler:
@@ -46,7 +51,7 @@ class ProgressHandler:
         bar.attach(engine, event_name=event, output_transform=self._figures)
 
     def _smooth(self, engine: Engine) -> None:
-        loss = float(engine.state.output["loss"])
+        loss = float(_output(engine)["loss"])
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
 
     def _figures(self, output: dict) -> dict:
@@ -74,8 +79,8 @@ class ScalarHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
     def _collect(self, engine: Engine) -> None:
-        self._losses.append(engine.state.output["loss"])
-        self._norms.append(engine.state.output["grad_norm"])
+        self._losses.append(_output(engine)["loss"])
+        self._norms.append(_output(engine)["grad_norm"])
         step = engine.state.iteration
         if step % self.every:
             return
@@ -161,7 +166,7 @@ class FiniteLossGuard:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look)
 
     def _look(self, engine: Engine) -> None:
-        loss, norm = float(engine.state.output["loss"]), float(engine.state.output["grad_norm"])
+        loss, norm = float(_output(engine)["loss"]), float(_output(engine)["grad_norm"])
         if math.isfinite(loss) and math.isfinite(norm):
             return
         good = self.checkpoint.newest

@@ -44,8 +44,8 @@ class MetadataConditioner(nn.Module):
             for column, width in zip(schema.columns, widths)
         )
         self.project = nn.Linear(sum(widths), embed_dim) if mode == "linear" else nn.Identity()
-        digest = bytes.fromhex(schema.digest)
-        self.register_buffer("schema_digest", torch.tensor(list(digest), dtype=torch.uint8))
+        self.schema_digest: torch.Tensor
+        self.register_buffer("schema_digest", torch.tensor(list(bytes.fromhex(schema.digest)), dtype=torch.uint8))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """``z_cond`` of shape ``(N, embed_dim)`` for codes ``(N, 1 + k)`` of :meth:`MetadataSchema.encode`."""
@@ -57,8 +57,7 @@ class MetadataConditioner(nn.Module):
         parts = [embedding(codes[:, place]) for place, embedding in enumerate(self.embeddings)]
         if self.mode == "additive":
             return torch.stack(parts).sum(0)
-        joined: torch.Tensor = self.project(torch.cat(parts, dim=1))
-        return joined
+        return self.project(torch.cat(parts, dim=1))
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
         stored = state_dict.get(prefix + "schema_digest")
@@ -77,8 +76,7 @@ class _CategoricalEmbedding(nn.Module):
         self.table = nn.Embedding(num_values - NULL, width)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        embedded: torch.Tensor = self.table(codes.long() - NULL)
-        return embedded
+        return self.table(codes.long() - NULL)
 
 
 class _ContinuousEmbedding(nn.Module):
@@ -86,6 +84,7 @@ class _ContinuousEmbedding(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(-NULL, width)
         self.project = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.frequencies: torch.Tensor
         # half a period to 32 periods over the range seen in training
         self.register_buffer("frequencies", math.pi * torch.logspace(0, 6, num_frequencies, base=2), persistent=False)
 

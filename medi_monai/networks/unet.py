@@ -28,13 +28,10 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
     def __init__(self, schema: MetadataSchema, conditioning: str = "concat", **kwargs: Any) -> None:
         # one class, so that the base network adds its class embedding; the line below replaces it
         super().__init__(**kwargs, num_class_embeds=1)
-        self.class_embedding = MetadataConditioner(schema, self.time_embed[-1].out_features, conditioning)
-
-    @property
-    def schema(self) -> MetadataSchema:
-        """Label and attributes that :meth:`forward` is conditioned on."""
-        schema: MetadataSchema = self.class_embedding.schema
-        return schema
+        #: label and attributes that :meth:`forward` is conditioned on
+        self.schema = schema
+        embed_dim = 4 * self.block_out_channels[0]
+        self.class_embedding = MetadataConditioner(schema, embed_dim, conditioning)  # type: ignore[assignment]
 
     def forward(  # type: ignore[override]
         self,
@@ -55,5 +52,4 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
             timesteps = torch.zeros(len(image), device=image.device)
         if conditions is None:
             conditions = self.schema.null_codes(len(image)).to(image.device)
-        prediction: torch.Tensor = super().forward(image, timesteps, context=context, class_labels=conditions)
-        return prediction
+        return super().forward(image, timesteps, context=context, class_labels=conditions)

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["NULL", "UNKNOWN", "MISSING_STRINGS", "is_missing", "CategoricalColumn", "ContinuousColumn"]
@@ -24,9 +26,9 @@ MISSING_STRINGS = ("", "'--", "--", "not reported", "unknown", "not available", 
 
 def is_missing(value: object) -> bool:
     """Whether a cell holds no data: ``None``, NaN, or one of :data:`MISSING_STRINGS` in any case."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    return isinstance(value, str) and value.strip().lower() in MISSING_STRINGS
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_STRINGS
+    return bool(pd.isna(value))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class CategoricalColumn:
     @classmethod
     def from_values(cls, name: str, values: Iterable[object]) -> CategoricalColumn:
         """The column whose vocabulary is the sorted set of ``values``, missing ones left out."""
-        return cls(name, tuple(sorted({str(value) for value in values if not is_missing(value)})))
+        return cls(name, tuple(sorted({_spelled(value) for value in values if not is_missing(value)})))
 
     def encode(self, value: object, null: bool = False) -> float:
         """The code of one value; :data:`UNKNOWN` for missing data, :data:`NULL` where ``null`` is set."""
@@ -61,18 +63,17 @@ class CategoricalColumn:
         if is_missing(value):
             return UNKNOWN
         codes: dict[str, int] = self._codes  # type: ignore[attr-defined]
-        if str(value) not in codes:
+        if _spelled(value) not in codes:
             raise unknown_value(f"value of {self.name!r}", value, self.values, "The model was not trained on it.")
-        return codes[str(value)]
+        return codes[_spelled(value)]
 
     def decode(self, code: float) -> str | None:
         """The value of a code; ``None`` for null, the empty string for unknown."""
         if code in (NULL, UNKNOWN):
             return None if code == NULL else ""
-        index = int(code)
-        if index != code or not 0 <= index < len(self.values):
+        if code not in range(len(self.values)):
             raise InputError(f"{code} is no code of {self.name!r}, which has {len(self.values)} values")
-        return self.values[index]
+        return self.values[int(code)]
 
     def to_dict(self) -> dict:
         return {"name": self.name, "kind": self.kind, "values": list(self.values)}
@@ -95,6 +96,9 @@ class ContinuousColumn:
     kind = "continuous"
 
     def __post_init__(self) -> None:
+        # 25 and 25.0 are one bound, and have to have one digest
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(
                 f"the continuous attribute {self.name!r} needs at least two different finite values in training, "
@@ -126,10 +130,15 @@ class ContinuousColumn:
         """The value of a code; ``None`` for null, the empty string for unknown."""
         if code in (NULL, UNKNOWN):
             return None if code == NULL else ""
-        return self.low + float(code) * (self.high - self.low)
+        return min(self.high, self.low + float(code) * (self.high - self.low))
 
     def to_dict(self) -> dict:
         return {"name": self.name, "kind": self.kind, "low": self.low, "high": self.high}
+
+
+def _spelled(value: object) -> str:
+    # pandas turns a column of whole numbers into floats as soon as one is missing: 3.0 is 3
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _number(name: str, value: object) -> float:

@@ -84,8 +84,8 @@ class MetadataSchema:
         """Codes of a table's rows.
 
         Args:
-            table: a column for each of :attr:`names`; further columns do not count. ``None`` is null, missing data
-                (empty, ``not reported``, …) is unknown.
+            table: a column for each of :attr:`names`; further columns do not count. ``None`` in a mapping or in a
+                column of dtype object is null; missing data (NaN, empty, ``not reported``, …) is unknown.
             unseen: what a value that the model never saw becomes: ``"error"``, or ``"unknown"``.
 
         Returns:
@@ -96,12 +96,12 @@ class MetadataSchema:
         """
         if unseen not in ("error", "unknown"):
             raise unknown_value("choice of `unseen`", unseen, ("error", "unknown"))
-        frame = pd.DataFrame(table)
+        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table), dtype=object)
         codes = torch.empty(len(frame), len(self.columns), dtype=torch.float32)
         for place, column in enumerate(self.columns):
             if column.name not in frame.columns:
                 raise unknown_value("column", column.name, frame.columns, f"The schema has {list(self.names)}.")
-            codes[:, place] = _encode_column(column, frame[column.name].astype(object), unseen)
+            codes[:, place] = _encode_column(column, frame[column.name].astype(object).tolist(), unseen)
         return codes
 
     def decode(self, codes: torch.Tensor) -> pd.DataFrame:
@@ -152,20 +152,17 @@ class MetadataSchema:
         return cls.from_dict(read_json(path))
 
 
-def _encode_column(column: Column, values: pd.Series, unseen: str) -> torch.Tensor:
+def _encode_column(column: Column, values: Sequence[object], unseen: str) -> torch.Tensor:
     # a million rows hold few different values: encode each once
-    places, distinct = pd.factorize(
-        values.map(lambda value: "\0null" if value is None else value), use_na_sentinel=False
-    )
-    codes = []
-    for value in distinct:
+    known: dict[object, float] = {}
+    for value in set(values):
         try:
-            codes.append(column.encode(value, null=isinstance(value, str) and value == "\0null"))
+            known[value] = column.encode(value, null=value is None)
         except InputError:
             if unseen == "error":
                 raise
-            codes.append(UNKNOWN)
-    return torch.tensor(codes, dtype=torch.float32)[torch.from_numpy(places)]
+            known[value] = UNKNOWN
+    return torch.tensor([known[value] for value in values], dtype=torch.float32)
 
 
 def _column_from(content: Mapping) -> Column:

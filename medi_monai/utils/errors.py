@@ -41,7 +41,7 @@ def user_error_in(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if isinstance(error, (InputError, RunStopped)):
             return error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 

@@ -58,7 +58,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         raise
     except RuntimeError as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer, without an errno
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+        if any(sign in str(error) for sign in ("PytorchStreamWriter", "unexpected pos", "iostream error")):
             raise RunStopped(
                 f"could not write {target}: the disk is full or the folder is not writable. Nothing half-written was "
                 "left; free some space, then give the same command again."
@@ -77,17 +77,29 @@ def _umask() -> int:
 
 def write_json(target: str | os.PathLike, content: object) -> None:
     """Write ``content`` as indented JSON, atomically; NaN is not allowed (an undefined figure is ``null``)."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     with atomic_path(target) as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not hasattr(value, "item"):
+        raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    number = value.item()
+    if number != number:
+        # json looks for NaN in Python's own floats alone
+        raise ValueError("NaN cannot be written as JSON; an undefined figure is None")
+    return number
 
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; a missing or broken file is an :class:`InputError` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
 
@@ -98,7 +110,7 @@ def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
         if Path(target).suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
-            table.to_csv(path, index=False)
+            table.to_csv(path, index=False, sep=_separator(target))
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:
@@ -113,8 +125,11 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
             frame = pd.read_parquet(path)
             table = frame.astype(object).where(frame.notna(), "").astype(str)
         else:
-            separator = "\t" if path.suffix == ".tsv" else ","
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_filter=False)
+            table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, na_filter=False)
+            if not isinstance(table.index, pd.RangeIndex):
+                raise InputError(f"the rows of {path} have more fields than its header has names")
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"there is no table at {path}; give its path, or check dataset_dir") from None
     except pd.errors.EmptyDataError:
@@ -124,6 +139,10 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     if table.empty:
         raise InputError(f"the table {path} has a header but no row")
     return table
+
+
+def _separator(path: str | os.PathLike) -> str:
+    return "\t" if Path(path).suffix == ".tsv" else ","
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
@@ -154,7 +173,7 @@ def file_digest(path: str | os.PathLike) -> str:
 
 def json_digest(content: object) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -28,5 +28,4 @@ def progress(items: Iterable[Item], total: int, task: str, unit: str) -> Iterabl
         task: what is being done, as "writing the demo slides".
         unit: what is counted, singular.
     """
-    bar: Iterable[Item] = tqdm(items, total=total, desc=task, unit=unit, **bar_settings())
-    return bar
+    return tqdm(items, total=total, desc=task, unit=unit, **bar_settings())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 def map_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int | None, task: str, unit: str
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """``map(function, jobs)`` over processes, in order; on an error or Ctrl-C the jobs not yet begun are dropped.
 
     Args:

@@ -65,7 +65,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> tuple[np.ndarray, float
     xs, ys = (np.arange(0, length - side + 1e-6, step) for length in (width, height))
     corners = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     covered = _tissue_fraction(slide, corners, side)
-    return np.rint(corners[covered >= grid.min_tissue]).astype(int), side
+    return np.floor(corners[covered >= grid.min_tissue]).astype(int), side
 
 
 def _tissue_fraction(slide: SlideReader, corners: np.ndarray, side: float) -> np.ndarray:

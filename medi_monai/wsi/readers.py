@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -56,9 +56,7 @@ class _Reader:
     def __enter__(self):  # type: ignore[no-untyped-def]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *args: object) -> None:
         self.close()
 
 
@@ -78,6 +76,7 @@ class OpenSlideReader(_Reader):
             self._slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
             raise InputError(f"cannot read the slide {path}: {error}") from error
+        self._path = path
         found = self._slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
         self.dimensions = self._slide.dimensions
         self.mpp = _resolution(path, found, mpp)
@@ -90,7 +89,7 @@ class OpenSlideReader(_Reader):
         try:
             region = self._slide.read_region((x, y), level, (int(np.ceil(width)), int(np.ceil(height))))
         except openslide.OpenSlideError as error:
-            raise InputError(f"cannot read the slide at x {x}, y {y}: {error}") from error
+            raise InputError(f"cannot read the slide {self._path} at x {x}, y {y}: {error}") from error
         white = Image.new("RGB", region.size, "white")
         white.paste(region, mask=region.getchannel("A"))
         return _resized(white, (0.0, 0.0, width, height), size)
@@ -113,6 +112,9 @@ class ArrayReader(_Reader):
         self.mpp = mpp
 
     def read(self, x: int, y: int, field: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+        width, height = self.dimensions
+        if x < 0 or y < 0 or x + field[0] > width + 1e-6 or y + field[1] > height + 1e-6:
+            raise InputError(f"a field of {field} at x {x}, y {y} leaves the image of {width} x {height} pixels")
         return _resized(self._image, (x, y, x + field[0], y + field[1]), size)
 
 
@@ -159,9 +161,13 @@ def _whole(box: tuple[float, float, float, float], size: tuple[int, int]) -> boo
 
 def _resolution(path: str | os.PathLike, found: str | None, given: float | None) -> float:
     value = found if found is not None else given
-    if value is None or not 0 < float(value) < 100:
+    try:
+        mpp = float(value) if value is not None else math.nan
+    except ValueError:
+        mpp = math.nan
+    if not 0 < mpp < 100:
         raise InputError(
             f"{path} does not say its resolution (microns per pixel: {value}). Give it: name the table's column of it "
             "as `mpp` among the columns, or set `source_mpp`."
         )
-    return float(value)
+    return mpp

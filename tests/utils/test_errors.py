@@ -41,7 +41,7 @@ def test_unknown_value_says_when_nothing_is_known():
 def test_user_error_is_found_below_what_wraps_it(kind):
     meant = kind("the disk is full")
     middle, outer = RuntimeError("config"), RuntimeError("bundle")
-    middle.__cause__, outer.__context__ = meant, middle
+    middle.__cause__, outer.__cause__ = meant, middle
     assert user_error_in(outer) is meant
 
 

@@ -117,6 +117,10 @@ def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, level
     """
     with tifffile.TiffWriter(path) as file:
         for level in range(levels):
+            if level:
+                height, width = pixels.shape[:2]
+                halves = pixels.reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3), dtype=np.float32)
+                pixels = np.rint(halves).astype(np.uint8)
             file.write(
                 pixels,
                 photometric="rgb",
@@ -128,6 +132,3 @@ def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, level
                 resolutionunit="CENTIMETER",
                 metadata=None,
             )
-            height, width = pixels.shape[:2]
-            halves = pixels.reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3), dtype=np.float32)
-            pixels = np.rint(halves).astype(np.uint8)

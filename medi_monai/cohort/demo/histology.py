@@ -58,8 +58,7 @@ def _tissue_outline(size: int, mpp: float, rng: np.random.Generator) -> np.ndarr
     ticks = np.linspace(-1, 1, size, dtype=np.float32)
     aspect = np.float32(rng.uniform(0.9, 1.1))
     radius = np.hypot(ticks * aspect, ticks[:, None] / aspect)
-    inside: np.ndarray = 1 / (1 + np.exp((radius + _noise(size, 50 / mpp, 0.10, rng) - 0.86) * 60))
-    return inside
+    return 1 / (1 + np.exp((radius + _noise(size, 50 / mpp, 0.10, rng) - 0.86) * 60))
 
 
 def _fiber_phase(size: int, mpp: float, rng: np.random.Generator) -> np.ndarray:
@@ -67,16 +66,14 @@ def _fiber_phase(size: int, mpp: float, rng: np.random.Generator) -> np.ndarray:
     ticks = np.arange(size, dtype=np.float32) * np.float32(mpp)
     angle = rng.uniform(0, 2 * np.pi)
     straight = ticks * np.float32(np.cos(angle)) + ticks[:, None] * np.float32(np.sin(angle))
-    bent: np.ndarray = straight + _noise(size, 40 / mpp, 22, rng)
-    return bent
+    return straight + _noise(size, 40 / mpp, 22, rng)
 
 
 def _stroma(tumor: TumorProfile, size: int, mpp: float, across: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # fibers in waves across their direction; the rest is cytoplasm
     fibers = 0.5 + 0.5 * np.sin((across + _noise(size, 3 / mpp, 1.2, rng)) * np.float32(2 * np.pi / 5.5))
     cytoplasm = 0.55 + _noise(size, 1.2 / mpp, 0.09, rng)
-    mixed: np.ndarray = np.clip(cytoplasm * (1 - 0.6 * tumor.stroma) + tumor.stroma * 0.75 * fibers, 0.05, 1.3)
-    return mixed
+    return np.clip(cytoplasm * (1 - 0.6 * tumor.stroma) + tumor.stroma * 0.75 * fibers, 0.05, 1.3)
 
 
 def _lumina(
@@ -169,7 +166,7 @@ def _noise(size: int, smoothness: float, spread: float, rng: np.random.Generator
     small = int(np.ceil(size / reduction)) + 1
     drawn = rng.standard_normal((small, small), dtype=np.float32)
     drawn = ndimage.gaussian_filter(drawn, smoothness / reduction, mode="wrap")
-    drawn *= np.float32(spread / max(float(drawn.std()), 1e-6))
+    drawn = (drawn - drawn.mean()) * np.float32(spread / max(float(drawn.std()), 1e-6))
     if reduction == 1:
         return drawn[:size, :size]
     return np.asarray(Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC))

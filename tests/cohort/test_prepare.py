@@ -1,0 +1,233 @@
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import openslide
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medi_monai.cohort import Cohort, ImageTable, Preparation, SplitScheme, load_or_prepare, prepare
+from medi_monai.cohort.demo.cohort import write_pyramid
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_table
+from medi_monai.wsi import PatchGrid
+
+SIDE = 128  # of a patch of 64 pixels at 1.0 microns per pixel, on slides of 0.5
+BROKEN = "tiles/z_broken.png"
+
+
+def tile(seed, width=2 * SIDE + 20):
+    return np.random.default_rng(seed).integers(60, 200, (SIDE + 5, width, 3), dtype=np.uint8)
+
+
+def slide():
+    """Blocks of tissue on the left, glass on the right."""
+    blocks = np.random.default_rng(0).integers(60, 190, (4 * SIDE // 16, 4 * SIDE // 16, 1))
+    pixels = np.kron(blocks, np.ones((16, 16, 3))).astype(np.uint8)
+    pixels[:, 2 * SIDE :] = 245
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight patients with two tiles each, one of them with a slide too; a broken, a blank and an unlabeled tile."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "tiles").mkdir()
+    (root / "slides").mkdir()
+    rows = []
+    for place in range(16):
+        patient = place // 2
+        rows.append((f"tiles/{place:02d}.png", f"P{patient}", ("UCS", "KIRC")[patient % 2], ("NA", "01")[patient // 4]))
+        Image.fromarray(tile(place)).save(root / rows[-1][0])
+    write_pyramid(root / "slides/S.tiff", slide(), 0.5)
+    Image.fromarray(np.full((SIDE, SIDE, 3), 250, np.uint8)).save(root / "tiles/blank.png")
+    Image.fromarray(tile(98)).save(root / "tiles/unlabeled.png")
+    Image.fromarray(tile(99)).save(root / BROKEN)
+    (root / BROKEN).write_bytes((root / BROKEN).read_bytes()[:2000])
+    rows += [
+        ("slides/S.tiff", "P0", "UCS", "NA"),
+        ("tiles/blank.png", "P1", "KIRC", "NA"),
+        ("tiles/unlabeled.png", "P2", "not reported", "NA"),
+        (BROKEN, "P3", "KIRC", "NA"),
+    ]
+    table = pd.DataFrame(rows, columns=["image", "patient", "tumor", "site"])
+    table.assign(slide=table["image"]).to_csv(root / "tiles.csv", index=False)
+    return root
+
+
+def preparation(root, **changes):
+    source = ImageTable(root, "tiles.csv", "tumor", ["site"], source_mpp=0.5)
+    splits = SplitScheme(["tumor"], val_fraction=0.25)
+    return Preparation(source, PatchGrid(64, 1.0), splits, **changes)
+
+
+@pytest.fixture(scope="module")
+def prepared(data, tmp_path_factory):
+    return prepare(preparation(data), tmp_path_factory.mktemp("cohort"), on_error="skip", num_workers=1)
+
+
+def patches_of(cohort, image):
+    """``{(x, y): pixels}`` of one image."""
+    own = cohort.table[cohort.table["slide"] == image]
+    return {
+        (int(row.x), int(row.y)): np.asarray(Image.open(cohort.root / row.image)) for row in own.itertuples(index=False)
+    }
+
+
+def files_in(root):
+    return {path.relative_to(root): path.stat().st_mtime_ns for path in root.rglob("*.png")}
+
+
+@pytest.mark.parametrize("place", [0, 9])
+def test_patches_of_a_tile_equal_its_crops_resized(prepared, place):
+    patches = patches_of(prepared, f"tiles/{place:02d}.png")
+    assert sorted(patches) == [(0, 0), (SIDE, 0)]
+    for (x, y), pixels in patches.items():
+        crop = Image.fromarray(tile(place)).crop((x, y, x + SIDE, y + SIDE))
+        assert np.array_equal(pixels, np.asarray(crop.resize((64, 64), Image.Resampling.BOX)))
+
+
+def test_patches_of_a_slide_are_its_tissue_at_the_resolution_asked_for(prepared, data):
+    patches = patches_of(prepared, "slides/S.tiff")
+    assert sorted(patches) == [(x * SIDE, y * SIDE) for x in range(2) for y in range(4)]
+    whole = Image.fromarray(slide())
+    with openslide.OpenSlide(data / "slides/S.tiff") as reference:
+        for (x, y), pixels in patches.items():
+            assert np.array_equal(pixels, np.asarray(reference.read_region((x, y), 1, (64, 64)).convert("RGB")))
+            expected = np.asarray(whole.crop((x, y, x + SIDE, y + SIDE)).reduce(2))
+            assert np.abs(pixels.astype(int) - expected).mean() < 3, "JPEG changes a little"
+
+
+def test_the_table_has_the_metadata_of_every_image(prepared, data):
+    table = prepared.table
+    assert list(table) == ["image", "slide", "patient", "x", "y", "mpp", "tumor", "site", "split"]
+    assert len(table) == 16 * 2 + 8 and table["image"].is_unique
+    assert set(table["mpp"]) == {"1.0"} and set(table["site"]) == {"NA", "01"}
+    source = read_table(data / "tiles.csv").set_index("slide")[["patient", "tumor", "site"]]
+    expected = source.loc[table["slide"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[["patient", "tumor", "site"]], expected, check_dtype=False)
+    assert all((prepared.root / image).is_file() for image in table["image"])
+
+
+def test_the_written_table_equals_the_returned_one(prepared):
+    assert Cohort.read(prepared.root).table.to_dict("list") == prepared.table.to_dict("list")
+
+
+def test_what_gave_no_patch_is_listed_with_its_reason(prepared):
+    rejected = read_table(prepared.root / "rejected.csv").set_index("image")["reason"]
+    assert sorted(rejected.index) == ["tiles/blank.png", "tiles/unlabeled.png", BROKEN]
+    assert rejected["tiles/unlabeled.png"] == "no tumor"
+    assert rejected["tiles/blank.png"].startswith("no tissue") and "tiles/blank.png" in rejected["tiles/blank.png"]
+    assert BROKEN in rejected[BROKEN]
+    assert not set(rejected.index) & set(prepared.table["slide"])
+
+
+def test_the_split_is_one_of_patients(prepared):
+    assert (prepared.table.groupby("patient")["split"].nunique() == 1).all()
+    patients = prepared.table.drop_duplicates("patient")
+    assert pd.crosstab(patients["tumor"], patients["split"]).to_dict("list") == {"train": [3, 3], "val": [1, 1]}
+
+
+def test_a_repeated_call_does_the_half_done_again_and_nothing_else(prepared, data):
+    folders = prepared.root / "patches"
+    pixels = {path: (prepared.root / path).read_bytes() for path in files_in(prepared.root)}
+    deleted, half = folders / "tiles__04", folders / ".slides__S.part"
+    shutil.rmtree(deleted)
+    (folders / "slides__S").rename(half)
+    next(half.iterdir()).rename(half / "patch_7_7.png")
+    before = files_in(prepared.root)
+
+    again = prepare(preparation(data), prepared.root, on_error="skip", num_workers=1)
+    assert again.table.equals(prepared.table)
+    assert {path: (prepared.root / path).read_bytes() for path in files_in(prepared.root)} == pixels
+    after = files_in(prepared.root)
+    assert {path for path in pixels if before.get(path) == after[path]} == set(before) & set(pixels)
+    assert deleted.is_dir() and not half.exists()
+
+
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """The folder and the error of a preparation that may not skip the broken tile, the last of all images."""
+    root = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(InputError) as caught:
+        prepare(preparation(data, max_patches_per_slide=3), root, num_workers=1)
+    return root, str(caught.value)
+
+
+def test_an_unreadable_image_stops_by_name_and_a_blank_one_does_not(stopped):
+    root, error = stopped
+    assert BROKEN in error and "--on_error skip" in error
+    assert not (root / "cohort.csv").exists() and (root / "patches/tiles__blank").is_dir()
+
+
+def test_the_choice_of_patches_depends_on_no_order_and_no_place(data, stopped, prepared, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    read_table(data / "tiles.csv")[::-1].to_csv(tmp_path / "data/tiles.csv", index=False)
+    limited = preparation(tmp_path / "data", max_patches_per_slide=3)
+    cohort = prepare(limited, tmp_path / "cohort", on_error="skip", num_workers=1)
+    sizes = {f"tiles/{place:02d}.png": 2 for place in range(16)} | {"slides/S.tiff": 3}
+    assert cohort.table.groupby("slide").size().to_dict() == sizes
+
+    pixels = {path: (cohort.root / path).read_bytes() for path in files_in(cohort.root)}
+    assert pixels == {path: (stopped[0] / path).read_bytes() for path in files_in(stopped[0])}
+    assert pixels == {path: (prepared.root / path).read_bytes() for path in pixels}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"grid": PatchGrid(32, 1.0)}, r"grid.image_size: 64 there, 32 now\)"),
+        ({"splits": SplitScheme(["tumor"], val_fraction=0.25, seed=1)}, r"\(splits.seed: 0 there, 1 now\)"),
+        ({"max_patches_per_slide": 5}, r"\(max_patches_per_slide: None there, 5 now\)"),
+    ],
+)
+def test_a_folder_prepared_with_other_settings_is_refused_with_what_changed(prepared, data, changes, says):
+    before = files_in(prepared.root)
+    with pytest.raises(InputError, match=says):
+        prepare(dataclasses.replace(preparation(data), **changes), prepared.root, num_workers=1)
+    assert files_in(prepared.root) == before
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        prepare(preparation(data), tmp_path, num_workers=1)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_table_without_any_label_is_refused(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    read_table(data / "tiles.csv").assign(tumor="not reported").to_csv(tmp_path / "data/tiles.csv", index=False)
+    with pytest.raises(InputError, match="tiles.csv.*'tumor'"):
+        prepare(preparation(tmp_path / "data"), tmp_path / "cohort", num_workers=1)
+
+
+def test_mistakes_in_the_settings_are_named(data, tmp_path):
+    with pytest.raises(InputError, match="'skp'.*did you mean 'skip'"):
+        prepare(preparation(data), tmp_path, on_error="skp")
+    with pytest.raises(InputError, match="max_patches_per_slide = 0"):
+        preparation(data, max_patches_per_slide=0)
+
+
+def test_preparations_share_a_name_exactly_where_they_share_their_settings(data, monkeypatch):
+    one = preparation(data)
+    assert one.name.startswith(f"{data.name}_64px_")
+    monkeypatch.chdir(data.parent)
+    assert preparation(data.name).name == one.name
+    others = [
+        dataclasses.replace(one, seed=1),
+        dataclasses.replace(one, grid=PatchGrid(64, 1.0, stride=32)),
+        dataclasses.replace(one, splits=SplitScheme(["tumor"], val_fraction=0.2)),
+        dataclasses.replace(one, source=dataclasses.replace(one.source, attributes=[])),
+    ]
+    assert len({other.name for other in [one, *others]}) == 5
+
+
+def test_a_prepared_cohort_is_loaded_from_its_folder_or_the_data_sets(prepared, data, tmp_path):
+    before = files_in(prepared.root)
+    assert load_or_prepare(preparation(data), prepared.root).table.equals(Cohort.read(prepared.root).table)
+    within = load_or_prepare(preparation(prepared.root), tmp_path / "absent")
+    assert within.root == prepared.root and within.table.to_dict("list") == prepared.table.to_dict("list")
+    assert files_in(prepared.root) == before and not (tmp_path / "absent").exists()

@@ -1,0 +1,189 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medi_monai.cohort import SplitScheme, assign_splits
+from medi_monai.cohort.splits import combination_holdout
+from medi_monai.utils.errors import InputError
+
+COLUMNS = ("tumor", "center")
+
+
+def cohort_of(combinations, patients_each=4, slides_each=2, columns=COLUMNS):
+    """Patients with one combination each, and several slides."""
+    rows = []
+    for combination in combinations:
+        for patient in range(patients_each):
+            name = "-".join((*combination, str(patient)))
+            rows += [
+                {"patient": name, "slide": f"{name}-{s}", **dict(zip(columns, combination))} for s in range(slides_each)
+            ]
+    return pd.DataFrame(rows)
+
+
+def grid(*sizes):
+    """Every combination of so many values of each column."""
+    return list(
+        itertools.product(*([f"{'tcr'[place]}{value}" for value in range(size)] for place, size in enumerate(sizes)))
+    )
+
+
+def sparse_grid(seed):
+    """A part of the combinations of 5 x 8 values, where every value has three or more of them."""
+    rng = np.random.default_rng(seed)
+    combinations = grid(5, 8)
+    for combination in rng.permutation(len(combinations))[:14]:
+        left = [other for other in combinations if other != grid(5, 8)[combination]]
+        if all(partners(left, place, value) >= 3 for place in (0, 1) for value in {item[place] for item in left}):
+            combinations = left
+    return combinations
+
+
+def partners(combinations, place, value):
+    return sum(combination[place] == value for combination in combinations)
+
+
+def combinations_in(rows, split, *names, columns=COLUMNS):
+    return set(rows.loc[split.isin(names), list(columns)].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_patient_is_in_two_splits(seed):
+    rows = cohort_of(sparse_grid(seed), patients_each=5)
+    split = assign_splits(rows, SplitScheme(COLUMNS, seed=seed))
+    assert set(split) == {"train", "val", "holdout"}
+    assert (split.groupby(rows["patient"]).nunique() == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_combinations_are_in_no_other_split(seed):
+    rows = cohort_of(sparse_grid(seed))
+    split = assign_splits(rows, SplitScheme(COLUMNS, seed=seed))
+    held = combinations_in(rows, split, "holdout")
+    assert held and not held & combinations_in(rows, split, "train", "val")
+    assert combinations_in(rows, split, "val") <= combinations_in(rows, split, "train")
+
+
+def test_splits_do_not_depend_on_the_order_of_rows_or_their_index():
+    rows = cohort_of(sparse_grid(0))
+    scheme = SplitScheme(COLUMNS, seed=3)
+    expected = assign_splits(rows, scheme)
+    for seed in range(3):
+        shuffled = rows.sample(frac=1, random_state=seed)
+        pd.testing.assert_series_equal(assign_splits(shuffled, scheme).sort_index(), expected)
+    renamed = rows.set_axis([f"row {place}" for place in rows.index])
+    assert assign_splits(renamed, scheme).to_dict() == dict(zip(renamed.index, expected))
+
+
+def test_splits_depend_on_the_seed_alone():
+    rows = cohort_of(sparse_grid(1))
+    np.random.seed(1)
+    first = assign_splits(rows, SplitScheme(COLUMNS, seed=5))
+    np.random.seed(2)
+    assert assign_splits(rows, SplitScheme(COLUMNS, seed=5)).equals(first)
+    others = [assign_splits(rows, SplitScheme(COLUMNS, seed=seed)) for seed in range(3)]
+    assert not any(other.equals(first) for other in others)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("sizes", [(4, 8), (5, 5), (3, 3, 4)])
+def test_the_fraction_is_met_and_every_value_keeps_two_combinations_in_training(sizes, fraction):
+    columns = ("tumor", "center", "race")[: len(sizes)]
+    combinations = grid(*sizes)
+    rows = cohort_of(combinations, patients_each=2, slides_each=1, columns=columns)
+    for seed in range(5):
+        split = assign_splits(rows, SplitScheme(columns, fraction, seed=seed))
+        held = combinations_in(rows, split, "holdout", columns=columns)
+        trained = combinations_in(rows, split, "train", columns=columns)
+        assert len(held) == pytest.approx(fraction * len(combinations), abs=0.5)
+        assert held | trained == set(combinations)
+        for place in range(len(sizes)):
+            for value in {combination[place] for combination in combinations}:
+                assert partners(trained, place, value) >= 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_values_of_an_incomplete_table_keep_two_combinations_as_well(seed):
+    combinations = sparse_grid(seed)
+    rows = cohort_of(combinations, patients_each=1, slides_each=1)
+    split = assign_splits(rows, SplitScheme(COLUMNS, 0.3, seed=seed))
+    trained = combinations_in(rows, split, "train")
+    assert len(combinations) - len(trained) == round(0.3 * len(combinations))
+    for place in (0, 1):
+        assert min(partners(trained, place, value) for value in {item[place] for item in combinations}) >= 2
+
+
+def test_combinations_are_held_out_of_every_class_alike():
+    rows = cohort_of(grid(4, 8), patients_each=1)
+    for seed in range(5):
+        held = combination_holdout(rows, SplitScheme(COLUMNS, 0.3, seed=seed))
+        counts = [partners(held, 0, f"t{tumor}") for tumor in range(4)]
+        assert sum(counts) == 10 and max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("wanted", range(7))
+def test_a_fraction_is_refused_exactly_where_no_choice_of_combinations_would_do(wanted):
+    combinations = grid(3, 3)
+    values = [(place, value) for place in (0, 1) for value in {item[place] for item in combinations}]
+    possible = any(
+        all(partners(set(combinations) - set(held), place, value) >= 2 for place, value in values)
+        for held in itertools.combinations(combinations, wanted)
+    )
+    rows = cohort_of(combinations)
+    for seed in range(5):
+        scheme = SplitScheme(COLUMNS, wanted / 9, seed=seed)
+        if possible:
+            assert len(combination_holdout(rows, scheme)) == wanted
+        else:
+            with pytest.raises(InputError, match=r"3 of \d combinations of \['tumor', 'center'\].*Lower"):
+                assign_splits(rows, scheme)
+
+
+def test_rows_outside_the_holdout_of_patients_in_it_are_excluded():
+    rows = cohort_of(grid(4, 6))
+    scheme = SplitScheme(COLUMNS, 0.2, val_fraction=0.5, seed=1)
+    held = sorted(combination_holdout(rows, scheme))
+    seen = sorted(set(grid(4, 6)) - set(held))
+    both = [
+        {"patient": "both", "slide": f"both-{s}", "tumor": t, "center": c}
+        for s, (t, c) in enumerate([held[0], seen[0]])
+    ]
+    rows = pd.concat([rows, pd.DataFrame(both)], ignore_index=True)
+    split = assign_splits(rows, scheme)
+    assert split[rows["patient"] == "both"].tolist() == ["holdout", "excluded"]
+    assert (split[rows["patient"] != "both"] != "excluded").all()
+    held_patients = set(rows.loc[split == "holdout", "patient"])
+    assert not held_patients & set(rows.loc[split.isin(["train", "val"]), "patient"])
+
+
+def test_fraction_zero_holds_nothing_out():
+    rows = cohort_of(grid(2, 2))
+    assert set(assign_splits(rows, SplitScheme(COLUMNS, 0, val_fraction=0))) == {"train"}
+    assert set(assign_splits(rows, SplitScheme(COLUMNS, 0))) == {"train", "val"}
+
+
+def test_the_label_alone_holds_nothing_out_but_keeps_validation_patients():
+    rows = cohort_of([("t0",), ("t1",)], patients_each=10, columns=("tumor",))
+    split = assign_splits(rows, SplitScheme(["tumor"], 0.3, val_fraction=0.2))
+    patients = pd.crosstab(rows["tumor"], split, values=rows["patient"], aggfunc="nunique")
+    assert patients.to_dict("list") == {"train": [8, 8], "val": [2, 2]}
+
+
+@pytest.mark.parametrize(("patients", "fraction", "expected"), [(20, 0.15, 3), (10, 0.3, 3), (3, 0.15, 1), (2, 0.5, 0)])
+def test_validation_takes_its_fraction_of_every_combinations_patients(patients, fraction, expected):
+    rows = cohort_of(grid(3, 3), patients_each=patients)
+    split = assign_splits(rows, SplitScheme(COLUMNS, 0.2, val_fraction=fraction))
+    trained = combinations_in(rows, split, "train")
+    assert len(trained) == 7
+    for tumor, center in trained:
+        chosen = rows[(rows["tumor"] == tumor) & (rows["center"] == center) & (split == "val")]
+        assert chosen["patient"].nunique() == expected
+
+
+@pytest.mark.parametrize("name", ["fraction", "val_fraction"])
+@pytest.mark.parametrize("value", [-0.1, 1, 30, float("nan")])
+def test_fractions_outside_zero_to_one_are_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"^{name} = "):
+        SplitScheme(COLUMNS, **{name: value})

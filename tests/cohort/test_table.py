@@ -1,0 +1,82 @@
+import pandas as pd
+import pytest
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.table import SPLITS, require_columns
+from medi_monai.utils.errors import InputError
+
+
+def table_of(splits=("train", "val", "holdout", "excluded")):
+    """One row per split, with cells that careless readers of tables change."""
+    count = len(splits)
+    return pd.DataFrame(
+        {
+            "image": [f"patches/s{place}/patch_0_0.png" for place in range(count)],
+            "slide": [f"s{place}" for place in range(count)],
+            "patient": [f"0{place}" for place in range(count)],
+            "tumor": ["NA", "01", "", "1e5"][:count],
+            "split": list(splits),
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["cohort.csv", "cohort.parquet"])
+def test_cells_survive_writing_and_reading(tmp_path, name):
+    table = table_of()
+    if name.endswith(".csv"):
+        assert Cohort(table, tmp_path).write() == tmp_path / name
+    else:
+        table.to_parquet(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        cohort = Cohort.read(path)
+        assert cohort.root == tmp_path and len(cohort) == 4
+        assert cohort.table.to_dict("list") == table.to_dict("list")
+
+
+def test_a_folder_without_a_cohort_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="preparing") as caught:
+        Cohort.read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "says"), [("", "empty"), ("image,slide,patient,split\n", "no row")])
+def test_an_empty_cohort_is_named(tmp_path, content, says):
+    (tmp_path / "cohort.csv").write_text(content)
+    with pytest.raises(InputError, match=says) as caught:
+        Cohort.read(tmp_path)
+    assert str(tmp_path / "cohort.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "slide", "patient", "split"])
+def test_a_lacking_column_is_named_with_the_nearest_one(tmp_path, column):
+    table_of().rename(columns={column: f"{column}_id"}).to_csv(tmp_path / "cohort.csv", index=False)
+    with pytest.raises(InputError, match=f"'{column}'.*did you mean '{column}_id'") as caught:
+        Cohort.read(tmp_path)
+    assert str(tmp_path / "cohort.csv") in str(caught.value)
+
+
+def test_an_unknown_split_is_named_with_the_nearest_one(tmp_path):
+    Cohort(table_of(["train", "holdot"]), tmp_path).write()
+    with pytest.raises(InputError, match="'holdot'.*did you mean 'holdout'"):
+        Cohort.read(tmp_path)
+
+
+def test_split_takes_its_rows_in_order_and_renumbers_them(tmp_path):
+    cohort = Cohort(table_of(["val", "train", "holdout", "train"]), tmp_path)
+    part = cohort.split("train", "holdout")
+    assert part.table["slide"].tolist() == ["s1", "s2", "s3"] and part.table.index.tolist() == [0, 1, 2]
+    assert part.root == tmp_path and len(cohort) == 4
+    assert sum(len(cohort.split(name)) for name in SPLITS) == 4
+    assert len(cohort.split("excluded")) == 0
+
+
+def test_split_refuses_a_name_that_is_none(tmp_path):
+    with pytest.raises(InputError, match="'training'.*did you mean 'train'"):
+        Cohort(table_of(), tmp_path).split("training")
+
+
+def test_required_columns_are_checked_in_order():
+    require_columns(table_of(), ["image", "tumor"], "a table")
+    with pytest.raises(InputError, match="'tumour'.*'tumor'.*It is expected in a table") as caught:
+        require_columns(table_of(), ["image", "tumour", "zzz"], "a table")
+    assert "zzz" not in str(caught.value)

@@ -1,0 +1,71 @@
+"""The bundle in a folder of its own, and its command line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: a training of seconds
+SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
+
+
+class Bundle:
+    def __init__(self, root, cache):
+        self.root = root
+        self.environment = {**os.environ, "MEDI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+    def command(self, run_id, *configs, **options):
+        files = [str(self.root / "configs" / name) if isinstance(name, str) else str(name) for name in configs]
+        command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id]
+        command += ["--bundle_root", str(self.root), "--config_file", str(files) if len(files) > 1 else files[0]]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        return command
+
+    def run(self, run_id, *configs, **options):
+        """Standard output and error of a run, and its exit status."""
+        done = subprocess.run(
+            self.command(run_id, *configs, **options), env=self.environment, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr, done.returncode
+
+    def must_run(self, run_id, *configs, **options):
+        output, code = self.run(run_id, *configs, **options)
+        assert code == 0, output
+        return output
+
+    def error(self, run_id, *configs, **options):
+        """The one line that a mistake ends with; a traceback fails the test."""
+        output, code = self.run(run_id, *configs, **options)
+        assert code == 1 and "Traceback" not in output, output
+        lines = [line for line in output.splitlines() if line.startswith("medi_monai: error:")]
+        assert len(lines) == 1, output
+        return lines[0]
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    source = ROOT / "bundles" / "pathology_medi_diffusion"
+    shutil.copytree(source, folder / "b", ignore=shutil.ignore_patterns("models", "output"))
+    return Bundle(folder / "b", folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def prepared(bundle):
+    """The bundle after ``preparing`` with nothing but its root and its config."""
+    bundle.must_run("preparing", "prepare.json")
+    (table,) = (bundle.root / "output" / "preparing").glob("*/cohort.csv")
+    return table
+
+
+@pytest.fixture(scope="session")
+def trained(bundle, prepared):
+    """The bundle after a short training of both arms."""
+    bundle.must_run("training", "train.json", SMOKE)
+    bundle.must_run("run", "train.json", "class_only.json", SMOKE)
+    return bundle.root / "models"

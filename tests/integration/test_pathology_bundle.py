@@ -1,0 +1,200 @@
+"""The pathology bundle by its real command line, on the demo cohort and on real tiles."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
+TILES = ROOT / "configs" / "cohorts" / "tiles.yaml"
+FEW = {"num_steps": 2, "images_per_combination": 2}
+
+
+def test_preparing_cuts_the_demo_slides(bundle, prepared):
+    table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
+    expected = [
+        "image",
+        "slide",
+        "patient",
+        "x",
+        "y",
+        "mpp",
+        "project_id",
+        "center",
+        "race",
+        "gender",
+        "age_at_index",
+        "split",
+    ]
+    assert table.columns.tolist() == expected
+    assert table["project_id"].nunique() == 4 and table["center"].nunique() == 8
+    by_combination = table.groupby(["project_id", "center"])["split"].agg(set)
+    held_out = by_combination.map(lambda splits: splits == {"holdout"})
+    assert len(by_combination) == 32 and held_out.sum() == 10
+    assert not any("holdout" in splits for splits in by_combination[~held_out])
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    summary = json.loads((prepared.parent / "summary.json").read_text())
+    assert summary["made"]["patches"] == len(table)
+
+
+def test_a_patch_is_what_openslide_reads_at_its_place(bundle, prepared):
+    table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
+    (slides,) = bundle.root.parent.glob("cache/*/slides")
+    for row in table.sample(5, random_state=0).itertuples():
+        with openslide.OpenSlide(str(slides / f"{row.slide}.tiff")) as slide:
+            side = 32 * 1.0 / float(slide.properties["openslide.mpp-x"])
+            region = slide.read_region((int(row.x), int(row.y)), 0, (int(np.ceil(side)),) * 2).convert("RGB")
+        expected = region.resize((32, 32), Image.Resampling.BOX, (0, 0, side, side))
+        patch = np.asarray(Image.open(prepared.parent / row.image), float)
+        # halved levels are JPEG of their own, hence not equal to the last digit
+        assert np.abs(patch - np.asarray(expected, float)).mean() < 6
+
+
+def test_training_leaves_all_that_it_promises(bundle, trained):
+    for folder, arm in ((trained, "medi"), (trained / "cls", "cls")):
+        schema = json.loads((folder / "schema.json").read_text())
+        assert [column["name"] for column in schema["attributes"]] == (["center"] if arm == "medi" else [])
+        assert all(value.isfinite().all() for value in torch.load(folder / "model.pt", weights_only=True).values())
+        assert [path.name for path in sorted(folder.glob("checkpoint_*.pt"))] == [
+            "checkpoint_00000002.pt",
+            "checkpoint_00000004.pt",
+        ]
+        output = bundle.root / "output" / arm / "training"
+        events = EventAccumulator(str(output)).Reload()
+        assert {"train/loss", "train/learning_rate", "train/gradient_norm", "validation/loss"} <= set(
+            events.Tags()["scalars"]
+        )
+        assert events.Tags()["images"] == ["samples"]
+        assert [path.name for path in (output / "samples").iterdir()] == ["step_00000004.png"]
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["settings"]["arm"] == arm and summary["figures"]["validation_loss"] > 0
+
+
+def test_sampling_fills_the_combinations_that_training_lacks(bundle, prepared, trained):
+    held_out = pd.read_csv(prepared, dtype=str, keep_default_na=False).query("split == 'holdout'")
+    for arm, overlay in (("medi", []), ("cls", ["class_only.json"])):
+        output = bundle.must_run("sampling", "inference.json", *overlay, **FEW)
+        folder = bundle.root / "output" / arm / "sampling"
+        assert output.strip().splitlines()[-1].endswith(str(folder / "grid.png"))
+        manifest = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
+        counts = manifest.groupby(["project_id", "center"]).size()
+        assert set(counts.index) == set(zip(held_out["project_id"], held_out["center"])) and set(counts) == {2}
+        assert all(Image.open(folder / name).size == (32, 32) for name in manifest["image"])
+        assert (folder / "grid.png").is_file()
+
+
+def test_a_plan_from_a_table_gives_the_images_of_a_larger_plan(bundle, trained, tmp_path):
+    rows = [("DEMO-GLAND", "Birch", 3), ("DEMO-SMALL", "Fir", 2)]
+    plan = pd.DataFrame(rows, columns=["project_id", "center", "count"])
+    images = {}
+    for name, part, size in (("all", plan, 64), ("one", plan[::-1].head(1), 3)):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+        options = {"plan": tmp_path / f"{name}.csv", "output_dir": tmp_path / name, "batch_size": size, "num_steps": 2}
+        bundle.must_run("sampling", "inference.json", **options)
+        images[name] = {path.name: np.asarray(Image.open(path), float) for path in tmp_path.glob(f"{name}/*/*SMALL*/*")}
+    assert images["all"].keys() == images["one"].keys() and len(images["one"]) == 2
+    assert all(np.abs(images["all"][name] - images["one"][name]).mean() < 1 for name in images["one"])
+
+
+def test_ctrl_c_then_resume_gives_the_weights_of_an_uninterrupted_run(bundle, prepared, tmp_path):
+    short = {"max_steps": 40, "warmup_steps": 5, "checkpoint_every": 10, "ckpt_dir": tmp_path / "stopped"}
+    files = ("train.json", SMOKE)
+    command = bundle.command("training", *files, **short, output_dir=tmp_path / "output")
+    process = subprocess.Popen(command, env=bundle.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not list((tmp_path / "stopped").glob("checkpoint_*.pt")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=120)[0].decode()
+    assert "Traceback" not in output and "--resume true" in output, output
+    assert process.returncode == 1
+    bundle.must_run("training", *files, **short, output_dir=tmp_path / "output", resume="true")
+    whole = {**short, "ckpt_dir": tmp_path / "whole"}
+    bundle.must_run("training", *files, **whole, output_dir=tmp_path / "output_whole")
+    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("stopped", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "run_id, config, options, message",
+    [
+        ("training", "train.json", {"max_step": 5}, "'max_step': did you mean 'max_steps'"),
+        ("training", "train.json", {"attributes": "['centre']"}, "'centre': did you mean 'center'"),
+        ("training", "train.json", {"resume": "perhaps"}, "resume = 'perhaps'"),
+        ("training", "train.json", {"resume": "true", "ckpt_dir": "nowhere_yet"}, "no checkpoint to resume from"),
+        ("sampling", "inference.json", {"plan": "unsen"}, "did you mean 'unseen'"),
+        ("sampling", "inference.json", {"ckpt_dir": "nowhere_yet"}, "run `training` first"),
+        ("preparing", "prepare.json", {"dataset_dir": "nowhere"}, "dataset_dir nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_ends_in_one_clear_line(bundle, trained, tmp_path, monkeypatch, run_id, config, options, message):
+    monkeypatch.chdir(tmp_path)
+    overlay = [SMOKE] if run_id == "training" else []
+    assert message in bundle.error(run_id, config, *overlay, **options)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([("DEMO-GLAND", "Birk", 1)], "'Birk': did you mean 'Birch'"),
+        ([("DEMO-GLAND", "Birch", 0)], "count '0'"),
+        ([("DEMO-GLAND", "Birch", -2)], "count '-2'"),
+        ([], "has a header but no row"),
+    ],
+)
+def test_a_plan_with_a_mistake_is_refused_before_anything_is_drawn(bundle, trained, tmp_path, rows, message):
+    pd.DataFrame(rows, columns=["project_id", "center", "count"]).to_csv(tmp_path / "plan.csv", index=False)
+    options = {"plan": tmp_path / "plan.csv", "output_dir": tmp_path / "output"}
+    assert message in bundle.error("sampling", "inference.json", **options)
+    assert not list((tmp_path / "output").iterdir())
+
+
+def test_the_metadata_is_valid_and_the_network_keeps_its_shapes(bundle, tmp_path):
+    def verify(command, *arguments):
+        call = [sys.executable, "-W", "ignore", "-m", "monai.bundle", command, *arguments]
+        done = subprocess.run(call, env=bundle.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    configs = bundle.root / "configs"
+    files = ("--meta_file", str(configs / "metadata.json"))
+    verified = verify(
+        "verify_net_in_out", "network_def", *files, "--config_file", str(configs / "inference.json"),
+        "--bundle_root", str(tmp_path),
+    )  # fmt: skip
+    assert "verified with no error" in verified
+    zoo = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
+    if not zoo.is_file():
+        pytest.skip(f"the Model Zoo's schema is not at {zoo}, and nothing is downloaded in a test")
+    assert "verified with no error" in verify("verify_metadata", *files, "--filepath", str(zoo))
+
+
+def test_the_version_of_the_bundle_is_in_its_changelog():
+    metadata = json.loads((ROOT / "bundles/pathology_medi_diffusion/configs/metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_real_tiles_run_through_the_same_bundle_with_the_overlay_alone(bundle, real_data, tmp_path):
+    options = {"dataset_dir": real_data / "hne_tcga", "cohort_dir": tmp_path / "cohort"}
+    bundle.must_run(
+        "preparing", "prepare.json", TILES, output_dir=tmp_path / "cohort", dataset_dir=options["dataset_dir"]
+    )
+    table = pd.read_csv(tmp_path / "cohort" / "cohort.csv", dtype=str, keep_default_na=False)
+    assert table["slide"].nunique() == 30 and table["center"].nunique() == 15 and table["project_id"].nunique() == 9
+    options |= {"ckpt_dir": tmp_path / "models"}
+    bundle.must_run("training", "train.json", TILES, SMOKE, output_dir=tmp_path / "training", **options)
+    more = {"output_dir": tmp_path / "sampling", "plan": "observed", **FEW}
+    bundle.must_run("sampling", "inference.json", TILES, **options, **more)
+    manifest = pd.read_csv(tmp_path / "sampling" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert len(manifest) == 2 * len(table.query("split == 'train'").groupby(["project_id", "center"]))

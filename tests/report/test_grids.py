@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from medi_monai.report import labeled_grid
+
+GRAY = 238
+ROWS, COLUMNS = ["lung", "kidney"], ["Aspen", "Birch", "Elm"]
+
+
+def patches(count, size=8, seed=0):
+    return list(np.random.default_rng(seed).integers(0, 200, (count, size, size, 3), dtype=np.uint8))
+
+
+def places_of(patch, page, factor):
+    """Every (y, x) at which an enlarged patch lies on the page."""
+    block = np.kron(patch, np.ones((factor, factor, 1), np.uint8))
+    height, width = block.shape[:2]
+    starts = np.argwhere((page[: 1 - height or None, : 1 - width or None] == block[0, 0]).all(axis=-1))
+    return [(y, x) for y, x in starts.tolist() if np.array_equal(page[y : y + height, x : x + width], block)]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Four patches or more in every cell but the last, which has none."""
+    pairs = [(row, column) for row in ROWS for column in COLUMNS][:-1]
+    return {pair: patches(5, seed=place) for place, pair in enumerate(pairs)}
+
+
+@pytest.fixture(scope="module")
+def page(cells):
+    return labeled_grid(cells, ROWS, COLUMNS, cell=(2, 2), cell_size=32)
+
+
+def gray_columns(page):
+    """The x of every column of pixels that crosses a cell without patches."""
+    return np.flatnonzero((page == GRAY).all(axis=-1).sum(axis=0) >= 32)
+
+
+def corner(page, cells, row, column):
+    ((y, x),) = places_of(cells[row, column][0], page, 2)
+    return y, x
+
+
+def test_patches_are_enlarged_by_a_whole_factor_and_fill_their_cell_row_by_row(page, cells):
+    assert page.dtype == np.uint8 and page.ndim == 3
+    for row, column in cells:
+        y, x = corner(page, cells, row, column)
+        for place, patch in enumerate(cells[row, column][:4]):
+            assert places_of(patch, page, 2) == [(y + 16 * (place // 2), x + 16 * (place % 2))]
+        assert places_of(cells[row, column][4], page, 2) == [], "a fifth patch is not shown"
+
+
+def test_cells_stand_in_the_order_of_rows_and_columns_without_overlap(page, cells):
+    corners = {pair: corner(page, cells, *pair) for pair in cells}
+    for row in ROWS:
+        assert len({corners[row, column][0] for column in COLUMNS if (row, column) in corners}) == 1
+    lefts = [corners["lung", column][1] for column in COLUMNS]
+    assert np.diff(lefts).min() >= 32
+    for column in COLUMNS[:2]:
+        assert corners["kidney", column][1] == corners["lung", column][1]
+        assert corners["kidney", column][0] >= corners["lung", column][0] + 32
+
+
+def test_a_cell_without_patches_is_gray(page, cells):
+    y, x = corner(page, cells, "kidney", "Aspen")[0], corner(page, cells, "lung", "Elm")[1]
+    assert (page[y : y + 32, x : x + 32] == GRAY).all()
+
+
+def test_a_cell_with_fewer_patches_is_gray_where_they_lack():
+    (one,) = patches(1)
+    page = labeled_grid({("r", "c"): [one]}, ["r"], ["c"], cell=(2, 2), cell_size=32)
+    ((y, x),) = places_of(one, page, 2)
+    assert (page[y : y + 16, x + 16 : x + 32] == GRAY).all() and (page[y + 16 : y + 32, x : x + 32] == GRAY).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "cell_size", "factor"),
+    [(10, (1, 1), 96, 10), (32, (2, 2), 96, 2), (64, (2, 1), 96, 1), (9, (1, 3), 27, 3)],
+)
+def test_the_factor_is_the_least_that_reaches_the_cells_size(size, cell, cell_size, factor):
+    (patch,) = patches(1, size)
+    page = labeled_grid({("r", "c"): [patch]}, ["r"], ["c"], cell=cell, cell_size=cell_size)
+    assert len(places_of(patch, page, factor)) == 1
+
+
+def test_without_any_patch_there_are_labels_and_gray_cells():
+    page = labeled_grid({}, ROWS, COLUMNS, cell=(1, 1), cell_size=32)
+    assert (page == GRAY).all(axis=-1).sum() >= 6 * 32 * 32
+    assert page.min() < 100, "the labels are written"
+
+
+def test_a_long_column_label_stays_above_its_column(cells):
+    long, short = (labeled_grid({}, ["r"], [label, "next"], cell_size=64) for label in ("cent" * 30, "c"))
+    gray = gray_columns(short)
+    columns = np.split(gray, np.flatnonzero(np.diff(gray) > 1) + 1)
+    assert len(columns) == 2
+    assert np.array_equal(long[:, columns[1][0] :], short[:, columns[1][0] :])
+    header = long[:, columns[0]]
+    assert (header < 100).any() and not np.array_equal(header, short[:, columns[0]])
+
+
+def test_long_row_labels_widen_the_margin_and_lie_in_it():
+    def margin(label):
+        page = labeled_grid({}, [label], ["c"], cell_size=64)
+        return page, gray_columns(page)[0]
+
+    (_, narrow), (page, wide) = margin("a"), margin("DEMO-SPINDLE carcinoma")
+    assert wide > narrow + 50
+    ink = (page < 100).all(axis=-1)[40:].any(axis=0)
+    assert ink[:wide].any() and not ink[wide:].any() and not ink[0]
+
+
+def test_a_title_is_a_line_above_and_changes_nothing_below():
+    plain, titled = (labeled_grid({}, ROWS, COLUMNS, title=title) for title in ("", "Samples at step 500"))
+    added = len(titled) - len(plain)
+    assert added > 0 and (titled[:added] < 100).any()
+    assert np.array_equal(titled[added + 6 :], plain[6:])
