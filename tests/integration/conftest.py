@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import monai.bundle
 import pytest
+
+from medi_monai.utils.errors import user_error_in
 
 ROOT = Path(__file__).parents[2]
 #: a training of seconds
@@ -45,6 +48,15 @@ class Bundle:
         lines = [line for line in output.splitlines() if line.startswith("medi_monai: error:")]
         assert len(lines) == 1, output
         return lines[0]
+
+    def error_in_process(self, run_id, config, **options):
+        """The message of a mistake, without the seconds that a new process takes."""
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError) as caught:
+            patch.setenv("MEDI_CACHE", self.environment["MEDI_CACHE"])
+            options = {name: str(value) for name, value in options.items()}
+            file = str(self.root / "configs" / config)
+            monai.bundle.run(run_id, config_file=file, bundle_root=str(self.root), **options)
+        return str(user_error_in(caught.value))
 
 
 @pytest.fixture(scope="session")

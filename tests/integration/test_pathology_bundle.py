@@ -86,7 +86,7 @@ def test_sampling_fills_the_combinations_that_training_lacks(bundle, prepared, t
     for arm, overlay in (("medi", []), ("cls", ["class_only.json"])):
         output = bundle.must_run("sampling", "inference.json", *overlay, **FEW)
         folder = bundle.root / "output" / arm / "sampling"
-        assert output.strip().splitlines()[-1].endswith(str(folder / "grid.png"))
+        assert f"sampling: done, the results are in {folder / 'grid.png'}" in output.splitlines()
         manifest = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
         counts = manifest.groupby(["project_id", "center"]).size()
         assert set(counts.index) == set(zip(held_out["project_id"], held_out["center"])) and set(counts) == {2}
@@ -108,7 +108,7 @@ def test_a_plan_from_a_table_gives_the_images_of_a_larger_plan(bundle, trained, 
 
 
 def test_ctrl_c_then_resume_gives_the_weights_of_an_uninterrupted_run(bundle, prepared, tmp_path):
-    short = {"max_steps": 40, "warmup_steps": 5, "checkpoint_every": 10, "ckpt_dir": tmp_path / "stopped"}
+    short = {"max_steps": 20, "warmup_steps": 5, "checkpoint_every": 5, "ckpt_dir": tmp_path / "stopped"}
     files = ("train.json", SMOKE)
     command = bundle.command("training", *files, **short, output_dir=tmp_path / "output")
     process = subprocess.Popen(command, env=bundle.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -156,7 +156,7 @@ def test_a_mistake_ends_in_one_clear_line(bundle, trained, tmp_path, monkeypatch
 def test_a_plan_with_a_mistake_is_refused_before_anything_is_drawn(bundle, trained, tmp_path, rows, message):
     pd.DataFrame(rows, columns=["project_id", "center", "count"]).to_csv(tmp_path / "plan.csv", index=False)
     options = {"plan": tmp_path / "plan.csv", "output_dir": tmp_path / "output"}
-    assert message in bundle.error("sampling", "inference.json", **options)
+    assert message in bundle.error_in_process("sampling", "inference.json", **options)
     assert not list((tmp_path / "output").iterdir())
 
 

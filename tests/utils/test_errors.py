@@ -23,9 +23,7 @@ def test_nearest_gives_no_more_than_asked_and_nothing_far():
 def test_unknown_value_names_value_nearest_allowed_and_remedy():
     error = unknown_value("center", "Brch", ["Aspen", "Birch"], "Train on it first.")
     assert isinstance(error, InputError)
-    assert str(error) == (
-        "unknown center 'Brch': did you mean 'Birch'? Known: 'Aspen', 'Birch'. Train on it first."
-    )
+    assert str(error) == ("unknown center 'Brch': did you mean 'Birch'? Known: 'Aspen', 'Birch'. Train on it first.")
 
 
 def test_unknown_value_shortens_a_long_vocabulary_and_counts_it():

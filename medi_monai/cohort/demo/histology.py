@@ -10,6 +10,9 @@ from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 
 __all__ = ["draw_stains", "scan"]
 
+#: microns from one fiber of the stroma to the next
+FIBER_SPACING = 7.5
+
 
 def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Amounts of hematoxylin and eosin, 0 on glass and about 1 in a nucleus or in dense stroma.
@@ -71,7 +74,7 @@ def _fiber_phase(size: int, mpp: float, rng: np.random.Generator) -> np.ndarray:
 
 def _stroma(tumor: TumorProfile, size: int, mpp: float, across: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # fibers in waves across their direction; the rest is cytoplasm
-    fibers = 0.5 + 0.5 * np.sin((across + _noise(size, 3 / mpp, 1.2, rng)) * np.float32(2 * np.pi / 5.5))
+    fibers = 0.5 + 0.5 * np.sin((across + _noise(size, 3 / mpp, 1.2, rng)) * np.float32(2 * np.pi / FIBER_SPACING))
     cytoplasm = 0.55 + _noise(size, 1.2 / mpp, 0.09, rng)
     return np.clip(cytoplasm * (1 - 0.6 * tumor.stroma) + tumor.stroma * 0.75 * fibers, 0.05, 1.3)
 

@@ -41,10 +41,10 @@ class CenterProfile:
 
 
 TUMORS = (
-    TumorProfile("DEMO-GLAND", 3600, 7.0, 0.12, 1.25, 0.2, 0.35, 22.0, 700),
-    TumorProfile("DEMO-SOLID", 3300, 9.0, 0.22, 1.15, 0.0, 0.30, 0.0, 0),
-    TumorProfile("DEMO-SPINDLE", 3200, 6.2, 0.15, 2.60, 0.9, 0.80, 0.0, 0),
-    TumorProfile("DEMO-SMALL", 7200, 5.2, 0.10, 1.05, 0.0, 0.15, 0.0, 0),
+    TumorProfile("DEMO-GLAND", 3600, 7.0, 0.12, 1.25, 0.2, 0.20, 22.0, 800),
+    TumorProfile("DEMO-SOLID", 3300, 9.5, 0.20, 1.15, 0.0, 0.10, 0.0, 0),
+    TumorProfile("DEMO-SPINDLE", 2800, 6.2, 0.15, 3.00, 0.95, 0.90, 0.0, 0),
+    TumorProfile("DEMO-SMALL", 7200, 5.2, 0.10, 1.05, 0.0, 0.05, 0.0, 0),
 )
 
 CENTERS = (
