@@ -55,6 +55,7 @@ setup(
     package_data={"medi_monai": ["py.typed"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["medi-monai-demo = medi_monai.demo:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Healthcare Industry",

@@ -36,8 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
     parser.add_argument("--output_dir", default="demo_output", help="folder for everything the demo makes")
-    parser.add_argument("--max_steps", type=int, default=1000, help="training steps of each arm")
-    parser.add_argument("--images_per_combination", type=int, default=32, help="images sampled of each combination")
+    parser.add_argument("--max_steps", type=int, default=2000, help="training steps of each arm")
+    parser.add_argument("--images_per_combination", type=int, default=16, help="images sampled of each combination")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     bundle, output = Path(options.bundle_root).resolve(), Path(options.output_dir).resolve()
@@ -62,19 +62,24 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"demo: done in {time.perf_counter() - start:.0f} s, the results are in {output / 'comparison.png'}")
 
 
-def compare(cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, per_cell: int = 8) -> dict:
-    """Put real, CLS and MeDi patches of the same held-out combinations side by side, and regress their stain.
+def compare(
+    cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, split: str = "holdout", per_cell: int = 8
+) -> dict:
+    """Put real, CLS and MeDi patches of the same combinations side by side, and regress their stain.
 
     Args:
-        cohort_dir: a prepared cohort with held-out combinations.
+        cohort_dir: a prepared cohort.
         sampling_dirs: arm to the ``output_dir`` of its sampling.
         output_dir: gets ``comparison.png`` and ``stain.json``.
+        split: whose combinations: ``holdout``, those never seen, or ``train``.
         per_cell: patches shown of each combination and arm.
 
     Returns:
         Arm to the figures of :func:`medi_monai.metrics.stain_regression`.
     """
-    real = Cohort.read(cohort_dir).split("holdout")
+    real = Cohort.read(cohort_dir).split(split)
+    if len(real) == 0:
+        raise InputError(f"{cohort_dir} has no patch in the split {split!r}")
     sources = {"real": (real.table, real.root)}
     for arm, folder in sampling_dirs.items():
         sources[arm] = (pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False), folder)
@@ -88,7 +93,7 @@ def compare(cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, 
             cells.setdefault((" · ".join(key), arm), []).append(image)
     shared = sorted(set.intersection(*(set(groups) for groups in densities.values())))
     if not shared:
-        raise InputError(f"no held-out combination of {cohort_dir} was sampled by every arm")
+        raise InputError(f"no combination in the split {split!r} of {cohort_dir} was sampled by every arm")
     figures = {
         arm: stain_regression(
             np.stack([densities["real"][key] for key in shared]),
@@ -97,7 +102,8 @@ def compare(cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, 
         )
         for arm in sampling_dirs
     }
-    title = "Combinations held out of training: real patches, the class-only model (cls), and MeDi"
+    seen = "held out of training" if split == "holdout" else "in training"
+    title = f"Combinations {seen}: real patches, the class-only model (cls), and MeDi"
     page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
     with atomic_path(output_dir / "comparison.png") as path:
         Image.fromarray(page).save(path, format="png")

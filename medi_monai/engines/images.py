@@ -71,13 +71,14 @@ class ImageGenerator:
 
         Args:
             network: in evaluation mode.
-            rows: a combination and ``number`` per image, of :func:`medi_monai.cohort.expand_plan`.
+            rows: a combination and ``number`` per image, of :func:`medi_monai.cohort.expand_plan`; an attribute
+                that it does not name is null, that is, left to the model.
 
         Returns:
             ``(N, H, W, 3)`` uint8.
         """
         device = next(network.parameters()).device
-        conditions = self.schema.encode(rows).to(device)
+        conditions = self.schema.encode(rows, absent="null").to(device)
         null = self.schema.null_codes(len(rows)).to(device)
         noise = identity_noise(rows, self.seed, (3, self.image_size, self.image_size)).to(device)
 

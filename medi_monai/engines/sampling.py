@@ -81,7 +81,10 @@ def sample_plan(
     Raises:
         InputError: for a combination that the model does not know; nothing is written then.
     """
-    generator.schema.encode(plan)
+    generator.schema.encode(plan, absent="null")
+    free = [name for name in generator.schema.names if name not in plan.columns]
+    if free:
+        print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
     rows = expand_plan(plan)
     root = Path(output_dir)
     digest = file_digest(checkpoint)

@@ -80,13 +80,17 @@ class MetadataSchema:
         """SHA-256 of the JSON form: two models agree on every code if and only if their digests are equal."""
         return json_digest(self.to_dict())
 
-    def encode(self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error") -> torch.Tensor:
+    def encode(
+        self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error", absent: str = "error"
+    ) -> torch.Tensor:
         """Codes of a table's rows.
 
         Args:
             table: a column for each of :attr:`names`; further columns do not count. ``None`` in a mapping or in a
                 column of dtype object is null; missing data (NaN, empty, ``not reported``, …) is unknown.
             unseen: what a value that the model never saw becomes: ``"error"``, or ``"unknown"``.
+            absent: what an attribute without a column becomes: ``"error"``, or ``"null"``, which leaves it to the
+                model. The label has to be there.
 
         Returns:
             ``(N, 1 + k)`` float32: -2 null, -1 unknown, otherwise an index or a number scaled to [0, 1].
@@ -94,11 +98,15 @@ class MetadataSchema:
         Raises:
             InputError: for a missing column, or a value that the model never saw.
         """
-        if unseen not in ("error", "unknown"):
-            raise unknown_value("choice of `unseen`", unseen, ("error", "unknown"))
+        for name, choice, allowed in (("unseen", unseen, "unknown"), ("absent", absent, "null")):
+            if choice not in ("error", allowed):
+                raise unknown_value(f"choice of `{name}`", choice, ("error", allowed))
         frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table), dtype=object)
         codes = torch.empty(len(frame), len(self.columns), dtype=torch.float32)
         for place, column in enumerate(self.columns):
+            if column.name not in frame.columns and absent == "null" and place > 0:
+                codes[:, place] = NULL
+                continue
             if column.name not in frame.columns:
                 raise unknown_value("column", column.name, frame.columns, f"The schema has {list(self.names)}.")
             codes[:, place] = _encode_column(column, frame[column.name].astype(object).tolist(), unseen)

@@ -69,10 +69,11 @@ def test_a_plan_does_not_depend_on_the_order_of_rows():
 
 
 def test_missing_values_are_no_subpopulation():
-    table = pd.DataFrame({"tumor": ["a", "a", "b", "b"], "center": ["x", "", "y", ""]})
+    table = pd.DataFrame({"tumor": ["a", "a", "b", ""], "center": ["x", "", "y", "y"]})
     observed = make_plan(table, COLUMNS, "observed")[COLUMNS].to_numpy().tolist()
     unseen = make_plan(table, COLUMNS, "unseen")[COLUMNS].to_numpy().tolist()
     assert observed == [["a", "x"], ["b", "y"]] and unseen == [["a", "y"], ["b", "x"]]
+    assert make_plan(table, COLUMNS, "balance")[COLUMNS].to_numpy().tolist() == unseen
 
 
 def test_a_plan_of_the_label_alone_lists_the_classes():

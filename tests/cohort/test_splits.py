@@ -83,8 +83,10 @@ def test_splits_depend_on_the_seed_alone():
     first = assign_splits(rows, SplitScheme(COLUMNS, seed=5))
     np.random.seed(2)
     assert assign_splits(rows, SplitScheme(COLUMNS, seed=5)).equals(first)
-    others = [assign_splits(rows, SplitScheme(COLUMNS, seed=seed)) for seed in range(3)]
-    assert not any(other.equals(first) for other in others)
+    schemes = [SplitScheme(COLUMNS, 0.3, val_fraction=0, seed=seed) for seed in range(4)]
+    assert len({frozenset(combination_holdout(rows, scheme)) for scheme in schemes}) == 4
+    schemes = [SplitScheme(COLUMNS, 0, val_fraction=0.3, seed=seed) for seed in range(4)]
+    assert len({tuple(assign_splits(rows, scheme)) for scheme in schemes}) == 4
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2, 0.3, 0.4])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medi_monai.schema import CategoricalColumn, ContinuousColumn, MetadataSchema, is_missing
+from medi_monai.schema import NULL, CategoricalColumn, ContinuousColumn, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_table
 
@@ -175,3 +175,12 @@ def test_tcga_slides_round_trip_cell_by_cell(real_data):
         assert decoded[name].tolist() == ["" if is_missing(cell) else cell for cell in table[name]]
         assert list(column.values) == sorted({cell for cell in table[name] if not is_missing(cell)})
     assert "" in set(decoded["race"]), "the table should hold missing data"
+
+
+def test_an_attribute_without_a_column_is_an_error_or_null():
+    schema = MetadataSchema(CategoricalColumn("label", ("a",)), (CategoricalColumn("center", ("x",)),))
+    with pytest.raises(InputError, match="'center'"):
+        schema.encode({"label": ["a"]})
+    assert schema.encode({"label": ["a"]}, absent="null").tolist() == [[0, NULL]]
+    with pytest.raises(InputError, match="'label'"):
+        schema.encode({"center": ["x"]}, absent="null")
