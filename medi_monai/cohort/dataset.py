@@ -79,6 +79,7 @@ class PatchDataset(Dataset):
                 if error is None:
                     continue
                 if on_error == "stop":
+                    pool.shutdown(cancel_futures=True)
                     raise InputError(f"{error}. To go on without such images: --on_error skip")
                 self.skipped[paths[place]] = str(error)
                 good[place] = False

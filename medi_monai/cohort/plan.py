@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -65,9 +66,9 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     """
     table = read_table(path)
     require_columns(table, [*columns, "count"], path)
-    for row, count in enumerate(table["count"], start=2):
-        if not count.strip().isdigit() or int(count) < 1:
-            raise InputError(f"{path}, line {row}: count {count!r} has to be a whole number of 1 or more")
+    for row, count in enumerate(table["count"], start=1):
+        if not re.fullmatch(r"\s*[0-9]+\s*", count) or int(count) < 1:
+            raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
     keys = [column for column in table.columns if column != "count"]
     summed = table.assign(count=table["count"].astype(int)).groupby(keys, sort=False, as_index=False)["count"].sum()
     return summed[[*keys, "count"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,22 +50,23 @@ class Preparation:
 
     def settings(self) -> dict:
         """The settings as JSON; two preparations with equal settings give equal cohorts."""
-        content = asdict(self)
-        content["source"]["root"] = str(Path(self.source.root).resolve())
-        return content
+        return {**asdict(self), "source": self.source.settings()}
 
     @property
     def name(self) -> str:
         """A folder name that no two preparations share: data set, patch size and the digest of all settings."""
-        return f"{Path(self.source.root).resolve().name}_{self.grid.image_size}px_{json_digest(self.settings())[:8]}"
+        return f"{self.source.folder.resolve().name}_{self.grid.image_size}px_{json_digest(self.settings())[:8]}"
 
 
 def load_or_prepare(
     preparation: Preparation, cohort_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
 ) -> Cohort:
-    """The cohort in ``cohort_dir``, or in ``dataset_dir`` where that holds a ``cohort.csv``; prepared on first use."""
-    for folder in (Path(cohort_dir), Path(preparation.source.root)):
-        if any((folder / name).is_file() for name in ("cohort.csv", "cohort.parquet")):
+    """The cohort in ``cohort_dir``, or in ``dataset_dir`` where that holds a ``cohort.csv``; prepared on first use.
+
+    A cohort that is there is taken as it is: the settings of the preparation count for a new one alone.
+    """
+    for folder in (cohort_dir, preparation.source.root):
+        if folder is not None and any((Path(folder) / name).is_file() for name in ("cohort.csv", "cohort.parquet")):
             return Cohort.read(folder)
     return prepare(preparation, cohort_dir, on_error, num_workers)
 
@@ -90,10 +92,13 @@ def prepare(
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
     rows = preparation.source.rows()
     label = preparation.source.label
-    rejected = [(row.image, row.slide, f"no {label}") for row in rows[rows[label] == ""].itertuples()]
-    rows = rows[rows[label] != ""].reset_index(drop=True)
-    if rows.empty:
-        raise InputError(f"no row of {preparation.source.table} has a value in {label!r}")
+    rejected = []
+    for column in (label, "patient"):
+        lacking = rows[rows[column] == ""]
+        rejected += [(image, slide, f"no {column}") for image, slide in zip(lacking["image"], lacking["slide"])]
+        rows = rows[rows[column] != ""].reset_index(drop=True)
+        if rows.empty:
+            raise InputError(f"no row of {preparation.source.table} has a value for {column!r}")
     rows["split"] = assign_splits(rows, preparation.splits)
     root = writable_dir(output_dir)
     _claim(root, preparation)
@@ -144,14 +149,15 @@ def _differences(old: dict, new: dict, prefix: str = "") -> str:
 
 def _cut(job: tuple[str, str, str, str, Preparation]) -> tuple[pd.DataFrame, str | None]:
     root, image, slide, mpp, preparation = job
-    # a tile of a slide has a folder of its own: the image's name, not the slide's, is unique
-    folder = Path(root) / "patches" / Path(image).with_suffix("").as_posix().replace("/", "__")
+    # one folder per image; the digest parts a.png from a.jpg, and b/c.png from b-c.png
+    spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
+    folder = Path(root) / "patches" / f"{spelled}_{json_digest(image)[:8]}"
     try:
         if not folder.is_dir():
             _write_patches(folder, image, mpp, preparation)
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.glob("patch_*.png"))
     except InputError as error:
-        return pd.DataFrame(), str(error)
+        return pd.DataFrame(), str(error) if image in str(error) else f"{image}: {error}"
     if not names:
         return pd.DataFrame(), f"no tissue: no patch of {image} has {preparation.grid.min_tissue:.0%} of it"
     corners = np.array([name.removesuffix(".png").split("_")[1:] for name in names])
@@ -171,7 +177,7 @@ def _cut(job: tuple[str, str, str, str, Preparation]) -> tuple[pd.DataFrame, str
 
 def _write_patches(folder: Path, image: str, mpp: str, preparation: Preparation) -> None:
     grid = preparation.grid
-    with open_slide(Path(preparation.source.root) / image, float(mpp) if mpp else None) as slide:
+    with open_slide(preparation.source.folder / image, float(mpp) if mpp else None) as slide:
         corners, side = plan_patches(slide, grid)
         if preparation.max_patches_per_slide is not None and len(corners) > preparation.max_patches_per_slide:
             rng = np.random.default_rng(seed_from("patches", preparation.seed, image))

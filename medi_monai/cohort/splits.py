@@ -62,6 +62,8 @@ def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     split = pd.Series("train", index=rows.index)
     split[rows["patient"].isin(held_patients)] = "excluded"
     split[keys.isin(held_out)] = "holdout"
+    if held_out:
+        _check_partners(rows, split, scheme)
     split[(split == "train") & rows["patient"].isin(_validation_patients(rows[split == "train"], scheme))] = "val"
     return split
 
@@ -91,7 +93,7 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[tuple[st
                 moved = True
         if not moved:
             raise InputError(
-                f"only {len(held)} of {wanted} combinations of {list(scheme.columns)} can be held out while every "
+                f"{len(held)} of {wanted} combinations of {list(scheme.columns)} were found to hold out while every "
                 f"value keeps {MIN_PARTNERS} combinations in training; the cohort has {len(combinations)} of them. "
                 "Lower the split's fraction."
             )
@@ -103,12 +105,36 @@ def _is_spare(candidate: tuple[str, ...], kept: set[tuple[str, ...]]) -> bool:
 
 
 def _validation_patients(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
+    # a patient may have several combinations: none of them may lose its last patient in training
+    keys = rows[list(scheme.columns)].agg(tuple, axis=1)
+    in_training = {key: set(group) for key, group in rows["patient"].groupby(keys)}
+    of_patient = {patient: set(group) for patient, group in keys.groupby(rows["patient"])}
     chosen: set[str] = set()
-    for key, group in rows.groupby(list(scheme.columns), sort=True):
-        patients = sorted(set(group["patient"]))
+    for key in sorted(in_training):
+        patients = sorted(set(rows.loc[keys == key, "patient"]))
         if len(patients) < 3 or scheme.val_fraction == 0:
             continue
         rng = np.random.default_rng(seed_from("validation patients", scheme.seed, list(key)))
-        count = max(1, round(scheme.val_fraction * len(patients)))
-        chosen.update(rng.choice(patients, count, replace=False).tolist())
+        wanted = max(1, round(scheme.val_fraction * len(patients))) - len(chosen & set(patients))
+        for patient in rng.permutation(patients):
+            if wanted <= 0:
+                break
+            if patient not in chosen and all(len(in_training[other]) > 1 for other in of_patient[patient]):
+                chosen.add(str(patient))
+                for other in of_patient[patient]:
+                    in_training[other].discard(str(patient))
+                wanted -= 1
     return chosen
+
+
+def _check_partners(rows: pd.DataFrame, split: pd.Series, scheme: SplitScheme) -> None:
+    # patients of held-out combinations leave training with all they have, which the choice could not foresee
+    left = rows.loc[split == "train", list(scheme.columns)].drop_duplicates()
+    for column in scheme.columns:
+        counts = left[column].value_counts()
+        poor = [value for value in sorted(set(rows[column])) if counts.get(value, 0) < MIN_PARTNERS]
+        if poor:
+            raise InputError(
+                f"patients of held-out combinations have others too, and without them {column} {poor[0]!r} keeps fewer "
+                f"than {MIN_PARTNERS} combinations in training. Lower the split's fraction, or change its seed."
+            )

@@ -38,7 +38,7 @@ class Cohort:
         """Read ``cohort.csv`` or ``cohort.parquet``, or the one that lies in the folder ``path``."""
         path = Path(path)
         if path.is_dir():
-            found = [path / name for name in ("cohort.parquet", "cohort.csv") if (path / name).is_file()]
+            found = [path / name for name in ("cohort.csv", "cohort.parquet") if (path / name).is_file()]
             if not found:
                 raise InputError(f"there is no cohort.csv or cohort.parquet in {path}; run `preparing` first")
             path = found[0]

@@ -124,6 +124,9 @@ def train(
             )
         print(f"resuming from {checkpoint.newest} at step {step}", flush=True)
     else:
+        # the newest events are this run's: its writer is open already
+        events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
+        set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
         set_aside(folder, [*checkpoint.paths(), *(folder / name for name in MODEL_FILES)])
     # beside the checkpoints from the first, so that none of them is ever without its vocabulary
     schema.save(folder / "schema.json")

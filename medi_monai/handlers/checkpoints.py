@@ -25,7 +25,7 @@ class TrainingCheckpoint:
         ckpt_dir: gets ``checkpoint_<step>.pt``.
         parts: name to object with ``state_dict`` and ``load_state_dict``.
         settings: what has to be alike for the run to go on as it was (seed, batch size, schedule, …).
-        every: steps between checkpoints; the last step is always saved.
+        every: steps between checkpoints; whoever runs the engine saves the last step.
         keep: number of checkpoints kept, newest first.
     """
 
@@ -77,9 +77,12 @@ class TrainingCheckpoint:
         if path is None:
             return 0
         content = load_tensors(path)
+        lacking = {"step", "settings", *self.parts} - content.keys()
+        if lacking:
+            raise InputError(f"{path} is not a checkpoint of a training: it lacks {sorted(lacking)}")
         changed = [
             f"{name}: {content['settings'].get(name)} in the checkpoint, {value} now"
-            for name, value in self.settings.items()
+            for name, value in {**dict.fromkeys(content["settings"]), **self.settings}.items()
             if json_digest(content["settings"].get(name)) != json_digest(value)
         ]
         if changed:

@@ -76,7 +76,11 @@ class ScalarHandler:
 
     def attach(self, engine: Engine) -> None:
         """Collect on every step."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+
+    def _start(self, engine: Engine) -> None:
+        self._since = time.perf_counter()
 
     def _collect(self, engine: Engine) -> None:
         self._losses.append(_output(engine)["loss"])
@@ -135,6 +139,7 @@ class SampleGridHandler:
         self, draw: Callable[[], np.ndarray], writer: SummaryWriter, folder: str | os.PathLike, every: int
     ) -> None:
         self.draw, self.writer, self.folder, self.every = draw, writer, Path(folder), every
+        self._last: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Draw on every ``every``-th step and at the end."""
@@ -142,11 +147,13 @@ class SampleGridHandler:
         engine.add_event_handler(Events.COMPLETED, self._show)
 
     def _show(self, engine: Engine) -> None:
-        target = self.folder / f"step_{engine.state.iteration:08d}.png"
-        if target.is_file():
+        step = engine.state.iteration
+        if self._last == step:
             return
+        self._last = step
         grid = self.draw()
-        self.writer.add_image("samples", grid, engine.state.iteration, dataformats="HWC")
+        self.writer.add_image("samples", grid, step, dataformats="HWC")
+        target = self.folder / f"step_{step:08d}.png"
         with atomic_path(target) as path:
             Image.fromarray(grid).save(path, format="png")
 

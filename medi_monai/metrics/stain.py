@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,13 +48,15 @@ def stain_regression(real: np.ndarray, generated: np.ndarray, labels: Sequence[s
     for label in set(groups[kept]):
         centered_real[groups == label] -= real[groups == label].mean(0)
         centered_generated[groups == label] -= generated[groups == label].mean(0)
-    slope, r = _fit(centered_real[kept].ravel(), centered_generated[kept].ravel())
-    slope_pooled, r_pooled = _fit((real - real.mean(0)).ravel(), (generated - generated.mean(0)).ravel())
+    slope, r = _fit(centered_real[kept], centered_generated[kept])
+    slope_pooled, r_pooled = (None, None) if not len(real) else _fit(real - real.mean(0), generated - generated.mean(0))
     return {"slope": slope, "r": r, "slope_pooled": slope_pooled, "r_pooled": r_pooled, "n": int(kept.sum())}
 
 
 def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
-    xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
-    if len(x) < 2 or xx == 0:
+    # densities lie between 0 and 2.4: a spread below 1e-9 is rounding
+    constant_x, constant_y = (len(values) < 2 or np.abs(values).max() < 1e-9 for values in (x, y))
+    if constant_x:
         return None, None
-    return xy / xx, (xy / np.sqrt(xx * yy) if yy > 0 else None)
+    xx, yy, xy = float((x * x).sum()), float((y * y).sum()), float((x * y).sum())
+    return xy / xx, None if constant_y else xy / math.sqrt(xx * yy)

@@ -118,9 +118,9 @@ def test_a_plan_made_written_and_read_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["0", "-3", "2.5", "many", "", "1e3", "nan"])
-def test_a_count_that_is_no_whole_number_is_refused_with_its_line(tmp_path, wrong):
+def test_a_count_that_is_no_whole_number_is_refused_with_its_row(tmp_path, wrong):
     (tmp_path / "plan.csv").write_text(f"tumor,center,count\na,x,1\na,y, 7 \nb,x,{wrong}\nb,y,2\n")
-    with pytest.raises(InputError, match=f"plan.csv, line 4: count '{wrong}'"):
+    with pytest.raises(InputError, match=f"plan.csv, row 3: count '{wrong}'"):
         read_plan(tmp_path / "plan.csv", COLUMNS)
 
 

@@ -133,9 +133,10 @@ def test_the_split_is_one_of_patients(prepared):
 def test_a_repeated_call_does_the_half_done_again_and_nothing_else(prepared, data):
     folders = prepared.root / "patches"
     pixels = {path: (prepared.root / path).read_bytes() for path in files_in(prepared.root)}
-    deleted, half = folders / "tiles__04", folders / ".slides__S.part"
+    (deleted,), (whole,) = folders.glob("04_*"), folders.glob("S_*")
+    half = folders / f".{whole.name}.part"
     shutil.rmtree(deleted)
-    (folders / "slides__S").rename(half)
+    whole.rename(half)
     next(half.iterdir()).rename(half / "patch_7_7.png")
     before = files_in(prepared.root)
 
@@ -159,7 +160,7 @@ def stopped(data, tmp_path_factory):
 def test_an_unreadable_image_stops_by_name_and_a_blank_one_does_not(stopped):
     root, error = stopped
     assert BROKEN in error and "--on_error skip" in error
-    assert not (root / "cohort.csv").exists() and (root / "patches/tiles__blank").is_dir()
+    assert not (root / "cohort.csv").exists() and len(list(root.glob("patches/blank_*"))) == 1
 
 
 def test_the_choice_of_patches_depends_on_no_order_and_no_place(data, stopped, prepared, tmp_path):
@@ -231,3 +232,18 @@ def test_a_prepared_cohort_is_loaded_from_its_folder_or_the_data_sets(prepared, 
     within = load_or_prepare(preparation(prepared.root), tmp_path / "absent")
     assert within.root == prepared.root and within.table.to_dict("list") == prepared.table.to_dict("list")
     assert files_in(prepared.root) == before and not (tmp_path / "absent").exists()
+
+
+def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_path):
+    tones = {"a.png": 20, "a.jpg": 90, "b/c.png": 120, "b__c.png": 180}
+    (tmp_path / "data/b").mkdir(parents=True)
+    for name, tone in tones.items():
+        Image.fromarray(np.full((16, 16, 3), tone, np.uint8)).save(tmp_path / "data" / name)
+    rows = [(name, name, f"P{place}", "X") for place, name in enumerate(tones)]
+    pd.DataFrame(rows, columns=["image", "slide", "patient", "tumor"]).to_csv(tmp_path / "data/t.csv", index=False)
+    source = ImageTable(tmp_path / "data", "t.csv", "tumor", source_mpp=1.0)
+    made = prepare(
+        Preparation(source, PatchGrid(16, 1.0), SplitScheme(["tumor"], 0.0, 0.0)), tmp_path / "out", num_workers=1
+    )
+    seen = {row.slide: int(np.median(Image.open(made.root / row.image))) for row in made.table.itertuples()}
+    assert all(abs(seen[name] - tone) < 3 for name, tone in tones.items()) and len(made) == 4

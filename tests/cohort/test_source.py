@@ -131,3 +131,30 @@ def test_an_image_in_two_rows_is_refused_by_name(tmp_path):
     write(tmp_path, {**GDC, "slide_submitter_id": ["B-02", "A-01", "B-02"]})
     with pytest.raises(InputError, match="slides/B-02.tiff"):
         source(tmp_path).rows()
+
+
+def test_dotted_names_of_the_gdc_work_in_a_pattern(tmp_path):
+    table = pd.DataFrame([("s1", "p1", "A", "0.5")], columns=["slides.id", "cases.id", "project", "mpp"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    columns = {"image": "x/{slides.id}.svs", "slide": "slides.id", "patient": "cases.id", "mpp": "mpp"}
+    row = ImageTable(tmp_path, "t.csv", "project", columns=columns).rows().iloc[0]
+    assert row.tolist() == ["x/s1.svs", "s1", "p1", "0.5", "A"]
+    for pattern in ("{}", "{slides.id", "plain.png"):
+        with pytest.raises(InputError, match="column|braces"):
+            ImageTable(tmp_path, "t.csv", "project", columns={**columns, "image": pattern}).rows()
+
+
+def test_a_resolution_that_is_no_number_is_named_and_a_missing_one_is_empty(tmp_path):
+    table = pd.DataFrame([("a.png", "s", "p", "A", "'--")], columns=["image", "slide", "patient", "label", "mpp"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    source = ImageTable(tmp_path, "t.csv", "label", columns={"mpp": "mpp"})
+    assert source.rows()["mpp"].tolist() == [""]
+    table.assign(mpp="40x").to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match="'a.png' are '40x'"):
+        source.rows()
+
+
+@pytest.mark.parametrize("name", ["x", "slide", "split"])
+def test_metadata_may_not_take_the_name_of_a_cohort_column(tmp_path, name):
+    with pytest.raises(InputError, match=f"'{name}' has the name"):
+        ImageTable(tmp_path, "t.csv", "label", [name])

@@ -189,3 +189,33 @@ def test_validation_takes_its_fraction_of_every_combinations_patients(patients, 
 def test_fractions_outside_zero_to_one_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"^{name} = "):
         SplitScheme(COLUMNS, **{name: value})
+
+
+def shared_patients():
+    """24 patients at four centers, each with three of four labels: holding out a pair takes their other rows along."""
+    rows = [(f"p{p}", f"l{(p + k) % 4}", f"c{p % 4}") for p in range(24) for k in range(3)]
+    return pd.DataFrame(rows, columns=["patient", "label", "center"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_value_keeps_two_combinations_or_the_split_is_refused(seed):
+    rows = shared_patients()
+    try:
+        split = assign_splits(rows, SplitScheme(["label", "center"], 0.2, 0.0, seed))
+    except InputError as error:
+        assert "keeps fewer than 2 combinations" in str(error)
+        return
+    left = rows[split == "train"].drop_duplicates(["label", "center"])
+    assert all(
+        (left[column].value_counts().reindex(rows[column].unique()) >= 2).all() for column in ("label", "center")
+    )
+
+
+@pytest.mark.parametrize("val_fraction", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("seed", range(6))
+def test_validation_leaves_every_combination_a_patient_in_training(seed, val_fraction):
+    rows = shared_patients()
+    split = assign_splits(rows, SplitScheme(["label", "center"], 0.0, val_fraction, seed))
+    combinations = rows[["label", "center"]].drop_duplicates()
+    assert len(rows.loc[split == "train", ["label", "center"]].drop_duplicates()) == len(combinations)
+    assert (split == "val").any()

@@ -94,3 +94,12 @@ def test_group_means_equal_pandas():
     assert group_means(REAL, pairs)["c", 1] == pytest.approx(REAL[9])
     with pytest.raises(ValueError):
         group_means(REAL, LABELS[:-1])
+
+
+def test_rounding_is_no_spread():
+    constant = np.full((7, 3), 0.1)
+    assert stain_regression(constant, np.random.default_rng(0).random((7, 3)), list("aaaaaaa"))["slope"] is None
+    labels = list("aaaabbb")
+    by_class = np.array([[0.1] * 3] * 4 + [[0.3] * 3] * 3)
+    figures = stain_regression(by_class, 2 * by_class + 0.05, labels)
+    assert figures["slope"] is None and figures["r"] is None and figures["slope_pooled"] == pytest.approx(2)
