@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from medi_monai.cohort.demo.histology import draw_stains, scan
-from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, TUMORS
+from medi_monai.cohort.demo.histology import draw_stains, of_patient, scan
+from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, SIDE_MICRONS, TUMORS
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.files import atomic_path, cache_dir, writable_dir, write_table
 from medi_monai.utils.seeding import seed_from
@@ -20,7 +20,6 @@ __all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides
 
 #: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
 VERSION = 1
-SIDE_MICRONS = 512
 TILE = 256
 RACES = ("white", "black or african american", "asian", "not reported")
 
@@ -82,8 +81,8 @@ def demo_slide_table(seed: int = 0) -> pd.DataFrame:
                     "tumor_index": tumor,
                     "center_index": center,
                 }
-                # every third patient has a second slide
-                for slide in range(1 + (patient % 3 == 0)):
+                # every fourth patient has a second slide
+                for slide in range(1 + (patient % 4 == 3)):
                     rows.append({"slide_submitter_id": f"{case}-01Z-00-DX{slide + 1}", **shared})
     return pd.DataFrame(rows)
 
@@ -100,7 +99,9 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
         return
     tumor, center = TUMORS[row["tumor_index"]], CENTERS[row["center_index"]]
     rng = np.random.default_rng(seed_from("demo slide", seed, row["slide_submitter_id"]))
-    size = round(SIDE_MICRONS / center.mpp / TILE) * TILE
+    side = SIDE_MICRONS[int(NUM_PATIENTS[row["tumor_index"], row["center_index"]])]
+    size = round(side / center.mpp / 64) * 64
+    tumor = of_patient(tumor, np.random.default_rng(seed_from("demo patient", seed, row["case_submitter_id"])))
     pixels = scan(*draw_stains(tumor, size, center.mpp, rng), center, center.mpp, rng)
     with atomic_path(target) as path:
         write_pyramid(path, pixels, center.mpp)

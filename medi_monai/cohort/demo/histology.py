@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 
-__all__ = ["draw_stains", "scan"]
+__all__ = ["draw_stains", "of_patient", "scan"]
 
 #: microns from one fiber of the stroma to the next
 FIBER_SPACING = 7.5
+
+
+def of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProfile:
+    """A patient's own variant of a tumor: nuclei a little larger or smaller, denser or sparser."""
+    size, density = np.exp(rng.normal(0, (0.05, 0.10)))
+    return replace(tumor, nuclear_diameter=tumor.nuclear_diameter * size, nuclei_per_mm2=tumor.nuclei_per_mm2 * density)
 
 
 def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS"]
+__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS", "SIDE_MICRONS"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class CenterProfile:
 
 
 TUMORS = (
-    TumorProfile("DEMO-GLAND", 3600, 7.0, 0.12, 1.25, 0.2, 0.20, 22.0, 800),
-    TumorProfile("DEMO-SOLID", 3300, 9.5, 0.20, 1.15, 0.0, 0.10, 0.0, 0),
-    TumorProfile("DEMO-SPINDLE", 2800, 6.2, 0.15, 3.00, 0.95, 0.90, 0.0, 0),
-    TumorProfile("DEMO-SMALL", 7200, 5.2, 0.10, 1.05, 0.0, 0.05, 0.0, 0),
+    TumorProfile("DEMO-GLAND", 4200, 6.8, 0.12, 1.25, 0.2, 0.20, 20.0, 650),
+    TumorProfile("DEMO-SOLID", 3600, 8.6, 0.20, 1.15, 0.0, 0.15, 0.0, 0),
+    TumorProfile("DEMO-SPINDLE", 3200, 6.2, 0.15, 2.60, 0.95, 0.75, 0.0, 0),
+    TumorProfile("DEMO-SMALL", 6200, 5.6, 0.10, 1.05, 0.0, 0.12, 0.0, 0),
 )
 
 CENTERS = (
@@ -59,11 +59,15 @@ CENTERS = (
 )
 
 #: patients per tumor (row) and center (column): each tumor has two home centers and is rare elsewhere
+HOME, AWAY = 8, 2
 NUM_PATIENTS = np.array(
     [
-        [7, 2, 2, 1, 6, 2, 1, 2],
-        [2, 6, 1, 2, 2, 7, 2, 1],
-        [1, 2, 7, 2, 1, 2, 6, 2],
-        [2, 1, 2, 6, 2, 1, 2, 7],
+        [HOME, AWAY, AWAY, AWAY, HOME, AWAY, AWAY, AWAY],
+        [AWAY, HOME, AWAY, AWAY, AWAY, HOME, AWAY, AWAY],
+        [AWAY, AWAY, HOME, AWAY, AWAY, AWAY, HOME, AWAY],
+        [AWAY, AWAY, AWAY, HOME, AWAY, AWAY, AWAY, HOME],
     ]
 )
+
+#: side of a slide in microns: away from home there is little tissue as well
+SIDE_MICRONS = {HOME: 512, AWAY: 320}
