@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
     parser.add_argument("--output_dir", default="demo_output", help="folder for everything the demo makes")
-    parser.add_argument("--max_steps", type=int, default=2000, help="training steps of each arm")
+    parser.add_argument("--max_steps", type=int, default=1800, help="training steps of each arm")
     parser.add_argument("--images_per_combination", type=int, default=16, help="images sampled of each combination")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
