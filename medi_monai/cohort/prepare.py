@@ -103,7 +103,7 @@ def prepare(
     root = writable_dir(output_dir)
     _claim(root, preparation)
 
-    jobs = [(str(root), row.image, row.slide, row.mpp, preparation) for row in rows.itertuples()]
+    jobs = [(str(root), row.image, row.mpp, preparation) for row in rows.itertuples()]
     parts = []
     results = map_processes(_cut, jobs, num_workers, "cutting patches", "image")
     for row, (patches, problem) in zip(rows.to_dict("records"), results):
@@ -147,8 +147,8 @@ def _differences(old: dict, new: dict, prefix: str = "") -> str:
     return "; ".join(filter(None, found))
 
 
-def _cut(job: tuple[str, str, str, str, Preparation]) -> tuple[pd.DataFrame, str | None]:
-    root, image, slide, mpp, preparation = job
+def _cut(job: tuple[str, str, str, Preparation]) -> tuple[pd.DataFrame, str | None]:
+    root, image, mpp, preparation = job
     # one folder per image; the digest parts a.png from a.jpg, and b/c.png from b-c.png
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
     folder = Path(root) / "patches" / f"{spelled}_{json_digest(image)[:8]}"

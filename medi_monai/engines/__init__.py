@@ -10,6 +10,7 @@ from medi_monai.engines.runs import (
     load_schema,
     load_settings,
     prepare_run,
+    trained_cohort_dir,
     training_cohort,
     validation_cohort,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "sample_plan",
     "subpopulation_grid",
     "train",
+    "trained_cohort_dir",
     "training_cohort",
     "training_grid",
     "validation_cohort",

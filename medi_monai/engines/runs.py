@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import platform
 import sys
@@ -34,6 +35,7 @@ __all__ = [
     "load_settings",
     "prepare_run",
     "set_aside",
+    "trained_cohort_dir",
     "training_cohort",
     "validation_cohort",
 ]
@@ -43,16 +45,25 @@ MODEL_FILES = ("model.pt", "model.json", "schema.json")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
-def begin_run(*folders: str | os.PathLike, seed: int = 0, **counts: Any) -> None:
+def begin_run(
+    *folders: str | os.PathLike,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    numbers: Mapping[str, Any] | None = None,
+    **counts: Any,
+) -> None:
     """Find the mistakes that can be found before any work.
 
     Args:
         folders: to be written into; made and tried here.
         seed: of the network's first weights; all else is seeded by name.
+        device: has to be there.
+        numbers: settings that have to be finite numbers above 0.
         counts: settings that have to be whole numbers of 1 or more.
 
     Raises:
-        InputError: for a bad count, a folder that cannot be written, or an override that no config knows.
+        InputError: for a bad setting, a folder that cannot be written, a device that is not there, or an override
+            that no config knows.
     """
     _check_overrides(sys.argv)
     for name, value in counts.items():
@@ -62,6 +73,14 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, **counts: Any) -> None
         raise InputError(f"decay_steps = {counts['decay_steps']} is less than max_steps = {counts['max_steps']}")
     if not isinstance(seed, int):
         raise InputError(f"seed = {seed!r}: it has to be a whole number")
+    for name, value in (numbers or {}).items():
+        if isinstance(value, (bool, str)) or not 0 < value < math.inf:
+            raise InputError(f"{name} = {value!r}: it has to be a number above 0")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
+        raise InputError(f"device {str(device)!r} is not here: {known}") from error
     for folder in folders:
         writable_dir(folder)
     torch.manual_seed(seed)
@@ -184,6 +203,13 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
     """How the model in ``ckpt_dir`` was trained (``model.json``), over defaults for what it does not say."""
     path = Path(ckpt_dir) / "model.json"
     return {**defaults, **(read_json(path) if path.is_file() else {})}
+
+
+def trained_cohort_dir(settings: Mapping[str, Any], default: str | os.PathLike) -> str:
+    """The cohort that a model was trained on, where it still is: its training table says what was unseen."""
+    recorded = settings.get("cohort_dir")
+    there = recorded and any((Path(recorded) / name).is_file() for name in ("cohort.csv", "cohort.parquet"))
+    return str(recorded if there else default)
 
 
 def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:

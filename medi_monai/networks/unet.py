@@ -9,6 +9,7 @@ from monai.networks.nets import DiffusionModelUNet
 
 from medi_monai.networks.conditioner import MetadataConditioner
 from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError
 
 __all__ = ["MetadataDiffusionUNet"]
 
@@ -26,8 +27,11 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
     """
 
     def __init__(self, schema: MetadataSchema, conditioning: str = "concat", **kwargs: Any) -> None:
-        # one class, so that the base network adds its class embedding; the line below replaces it
-        super().__init__(**kwargs, num_class_embeds=1)
+        try:
+            # one class, so that the base network adds its class embedding; it is replaced below
+            super().__init__(**kwargs, num_class_embeds=1)
+        except ValueError as error:
+            raise InputError(f"the network cannot be built from these settings: {error}") from error
         #: label and attributes that :meth:`forward` is conditioned on
         self.schema = schema
         embed_dim = 4 * self.block_out_channels[0]
@@ -47,7 +51,16 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
             timesteps: ``(N,)``; left out, zero.
             conditions: ``(N, 1 + k)`` codes of :meth:`MetadataSchema.encode`; left out, null.
             context: ``(N, L, D)`` for cross-attention, where the network has it.
+
+        Raises:
+            InputError: for images whose sides the levels of the network cannot halve.
         """
+        factor = 2 ** (len(self.block_out_channels) - 1)
+        if any(side % factor for side in image.shape[2:]):
+            raise InputError(
+                f"images of {tuple(image.shape[2:])} pixels do not fit the network: its {len(self.block_out_channels)} "
+                f"levels need sides divisible by {factor}. Change image_size, or the number of channels."
+            )
         if timesteps is None:
             timesteps = torch.zeros(len(image), device=image.device)
         if conditions is None:

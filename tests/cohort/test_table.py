@@ -80,3 +80,11 @@ def test_required_columns_are_checked_in_order():
     with pytest.raises(InputError, match="'tumour'.*'tumor'.*It is expected in a table") as caught:
         require_columns(table_of(), ["image", "tumour", "zzz"], "a table")
     assert "zzz" not in str(caught.value)
+
+
+def test_the_digest_is_one_of_all_cells_and_of_nothing_else(tmp_path):
+    table = pd.DataFrame({"image": ["a", "b"], "slide": "s", "patient": "p", "split": "train"})
+    digest = Cohort(table, tmp_path).digest
+    assert digest == Cohort(table.copy(), tmp_path / "elsewhere").digest
+    assert digest != Cohort(table.assign(patient=["p", "q"]), tmp_path).digest
+    assert digest != Cohort(table[::-1], tmp_path).digest

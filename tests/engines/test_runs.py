@@ -5,7 +5,16 @@ import torch
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_schema
-from medi_monai.engines import begin_run, load_network, load_schema, load_settings, training_cohort, validation_cohort
+from medi_monai.engines import (
+    begin_run,
+    flags,
+    load_network,
+    load_schema,
+    load_settings,
+    trained_cohort_dir,
+    training_cohort,
+    validation_cohort,
+)
 from medi_monai.engines.runs import set_aside
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
@@ -110,3 +119,28 @@ def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
 def test_the_settings_of_a_training_go_before_the_defaults(tmp_path):
     write_json(tmp_path / "model.json", {"objective": "epsilon"})
     assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}
+
+
+@pytest.mark.parametrize("value", ["1e-3x", 0, -1.0, float("nan"), float("inf"), True])
+def test_numbers_have_to_be_finite_and_positive(value):
+    with pytest.raises(InputError, match="learning_rate = "):
+        begin_run(numbers={"learning_rate": value})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(InputError, match=f"device '{device}' is not here.*cpu"):
+        begin_run(device=device)
+
+
+def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
+    recorded = {"cohort_dir": str(tiny_cohort.root)}
+    assert trained_cohort_dir(recorded, tmp_path) == str(tiny_cohort.root)
+    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "gone")}, tmp_path) == str(tmp_path)
+    assert trained_cohort_dir({}, tmp_path) == str(tmp_path)
+
+
+def test_on_and_off_are_read_in_any_spelling_of_true_and_false():
+    assert flags(amp="true", resume="False", augment=True) == {"amp": True, "resume": False, "augment": True}
+    with pytest.raises(InputError, match="resume = 'perhaps'"):
+        flags(resume="perhaps")

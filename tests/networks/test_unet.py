@@ -171,3 +171,14 @@ def test_the_network_gives_its_schema_back():
 def test_an_unknown_mode_of_conditioning_is_refused():
     with pytest.raises(InputError, match="'film'.*'concat'"):
         MetadataDiffusionUNet(SCHEMA, "film", **SIZES)
+
+
+def test_sides_that_the_levels_cannot_halve_are_refused():
+    network = make()
+    with pytest.raises(InputError, match="sides divisible by"):
+        network(torch.zeros(1, 3, 17, 16))
+
+
+def test_widths_that_do_not_fit_are_refused_with_monais_reason():
+    with pytest.raises(InputError, match="cannot be built.*num_groups"):
+        make(channels=(15, 30))
