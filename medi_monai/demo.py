@@ -28,6 +28,7 @@ __all__ = ["main", "compare"]
 
 COLUMNS = ("project_id", "center")
 ARMS = ("cls", "medi")
+NAMES = {"cls": "the class-only model (cls)", "medi": "MeDi (medi)"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -103,7 +104,9 @@ def compare(
         for arm in sampling_dirs
     }
     seen = "held out of training" if split == "holdout" else "in training"
-    title = f"Combinations {seen}: real patches, the class-only model (cls), and MeDi"
+    title = (
+        f"Combinations {seen}: real patches, and those of {' and '.join(NAMES.get(arm, arm) for arm in sampling_dirs)}"
+    )
     page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
     with atomic_path(output_dir / "comparison.png") as path:
         Image.fromarray(page).save(path, format="png")
