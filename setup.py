@@ -38,7 +38,7 @@ EXTRAS = {
     "text": ["transformers", "peft"],
     "mlflow": ["mlflow"],
     "test": ["pytest", "pytest-xdist", "scikit-learn", "diffusers", "nbclient", "nbformat", "ipykernel"],
-    "lint": ["ruff", "mypy", "pandas-stubs", "types-PyYAML", "types-tqdm"],
+    "lint": ["ruff", "mypy"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 
