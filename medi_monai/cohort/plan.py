@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medi_monai.cohort.table import require_columns
+from medi_monai.schema import is_missing
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_table
 
@@ -59,7 +60,8 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: CSV, TSV or Parquet.
-        columns: columns that the plan has to have besides ``count``; further ones belong to the combination.
+        columns: columns that the plan has to have besides ``count``; further ones belong to the combination. A cell
+            without a value asks for the *unknown* token; an attribute without a column is left to the model.
 
     Raises:
         InputError: for a missing column, or a count that is not a whole number of 1 or more.
@@ -67,9 +69,10 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     table = read_table(path)
     require_columns(table, [*columns, "count"], path)
     for row, count in enumerate(table["count"], start=1):
-        if not re.fullmatch(r"\s*[0-9]+\s*", count) or int(count) < 1:
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
             raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
     keys = [column for column in table.columns if column != "count"]
+    table[keys] = table[keys].mask(table[keys].map(is_missing), "")
     summed = table.assign(count=table["count"].astype(int)).groupby(keys, sort=False, as_index=False)["count"].sum()
     return summed[[*keys, "count"]]
 

@@ -21,7 +21,7 @@ from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import map_processes
 from medi_monai.wsi import PatchGrid, open_slide, plan_patches
 
-__all__ = ["Preparation", "prepare", "load_or_prepare"]
+__all__ = ["Preparation", "prepare", "default_cohort_dir", "load_or_prepare"]
 
 SETTINGS_FILE = "preparation.json"
 
@@ -58,16 +58,27 @@ class Preparation:
         return f"{self.source.folder.resolve().name}_{self.grid.image_size}px_{json_digest(self.settings())[:8]}"
 
 
+def default_cohort_dir(preparation: Preparation, bundle_root: str | os.PathLike) -> str:
+    """``dataset_dir`` where it is a prepared cohort itself, else a folder of the bundle named by the settings."""
+    root = preparation.source.root
+    if root is not None and _holds_cohort(root):
+        return str(root)
+    return str(Path(bundle_root) / "output" / "preparing" / preparation.name)
+
+
+def _holds_cohort(folder: str | os.PathLike) -> bool:
+    return any((Path(folder) / name).is_file() for name in ("cohort.csv", "cohort.parquet"))
+
+
 def load_or_prepare(
     preparation: Preparation, cohort_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
 ) -> Cohort:
-    """The cohort in ``cohort_dir``, or in ``dataset_dir`` where that holds a ``cohort.csv``; prepared on first use.
+    """The cohort in ``cohort_dir``; prepared on first use.
 
     A cohort that is there is taken as it is: the settings of the preparation count for a new one alone.
     """
-    for folder in (cohort_dir, preparation.source.root):
-        if folder is not None and any((Path(folder) / name).is_file() for name in ("cohort.csv", "cohort.parquet")):
-            return Cohort.read(folder)
+    if _holds_cohort(cohort_dir):
+        return Cohort.read(cohort_dir)
     return prepare(preparation, cohort_dir, on_error, num_workers)
 
 
@@ -106,13 +117,13 @@ def prepare(
     jobs = [(str(root), row.image, row.mpp, preparation) for row in rows.itertuples()]
     parts = []
     results = map_processes(_cut, jobs, num_workers, "cutting patches", "image")
-    for row, (patches, problem) in zip(rows.to_dict("records"), results):
+    for (patches, problem), row in zip(results, rows.to_dict("records")):
         if problem is None:
             parts.append(patches.assign(**{name: row[name] for name in row if name not in ("image", "mpp")}))
             continue
         if on_error == "stop" and not problem.startswith("no tissue"):
             results.close()
-            raise InputError(f"{problem}. To go on without such images: --on_error skip")
+            raise InputError(f"{problem.rstrip('.')}. To go on without such images: --on_error skip")
         rejected.append((row["image"], row["slide"], problem))
 
     write_table(root / "rejected.csv", pd.DataFrame(rejected, columns=["image", "slide", "reason"]))

@@ -83,7 +83,9 @@ class ImageTable:
             )
         named = {role: str(roles[role]) for role in ("slide", "patient", "mpp") if roles[role]}
         metadata = list(dict.fromkeys([self.label, *self.attributes]))
-        require_columns(table, [*fields, *named.values(), *metadata], path)
+        require_columns(table, [*fields, *named.values()], f"{path}, as `columns` says")
+        require_columns(table, [self.label], f"{path}, as `label` says")
+        require_columns(table, metadata, f"{path}, as `metadata_columns` says")
         cells = table[list(dict.fromkeys([*named.values(), *metadata]))]
         cells = cells.mask(cells.map(is_missing), "")
         rows = pd.DataFrame({"image": [_filled(pattern, row) for row in table[fields].to_dict("records")]})

@@ -4,8 +4,8 @@ from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.runs import (
     begin_run,
+    build_schema,
     finish_run,
-    flags,
     load_network,
     load_schema,
     load_settings,
@@ -15,6 +15,7 @@ from medi_monai.engines.runs import (
     validation_cohort,
 )
 from medi_monai.engines.sampling import resolve_plan, sample_plan
+from medi_monai.engines.settings import check_model, check_settings, flags
 from medi_monai.engines.trainer import DiffusionTrainer, train
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "DiffusionTrainer",
     "ImageGenerator",
     "begin_run",
+    "build_schema",
+    "check_model",
+    "check_settings",
     "finish_run",
     "flags",
     "load_network",

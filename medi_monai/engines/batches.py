@@ -26,7 +26,8 @@ class DiffusionPrepareBatch(PrepareBatch):
     Args:
         schedule: noise schedule.
         objective: ``epsilon`` or ``v``.
-        label_dropout, attribute_dropout: probabilities in [0, 1] of conditioning dropped to null, for guidance.
+        label_dropout, attribute_dropout: probabilities in [0, 1] that label or an attribute is dropped to null.
+        joint_dropout: probability in [0, 1] that all conditioning is, the null of guidance.
         augment: random flips and right-angle rotations, all eight alike.
         seed: of all draws.
         rank: of this process.
@@ -36,17 +37,19 @@ class DiffusionPrepareBatch(PrepareBatch):
         self,
         schedule: NoiseSchedule,
         objective: str = "v",
-        label_dropout: float = 0.1,
-        attribute_dropout: float = 0.1,
+        label_dropout: float = 0.05,
+        attribute_dropout: float = 0.05,
+        joint_dropout: float = 0.1,
         augment: bool = True,
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        for name, value in (("label_dropout", label_dropout), ("attribute_dropout", attribute_dropout)):
+        rates = {"label_dropout": label_dropout, "attribute_dropout": attribute_dropout, "joint_dropout": joint_dropout}
+        for name, value in rates.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} = {value}: a probability lies in [0, 1]")
         self.schedule, self.objective = schedule, objective
-        self.label_dropout, self.attribute_dropout = label_dropout, attribute_dropout
+        self._rates = (label_dropout, attribute_dropout, joint_dropout)
         self.augment, self.seed, self.rank = augment, seed, rank
 
     def __call__(
@@ -70,7 +73,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
         conditions = batchdata["conditions"]
         if step is not None:
-            conditions = drop_to_null(conditions, self.label_dropout, self.attribute_dropout, generator)
+            conditions = drop_to_null(conditions, *self._rates[:2], generator, self._rates[2])
             if self.augment:
                 images = random_symmetry(images, generator)
         timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import math
 import os
 import platform
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from monai.bundle import ConfigParser
 from torch import nn
 
 from medi_monai import __version__
 from medi_monai.cohort import Cohort, Preparation, prepare
 from medi_monai.cohort.demo import demo_schema
-from medi_monai.schema import MetadataSchema
+from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, load_tensors, read_json, writable_dir, write_json
 from medi_monai.utils.seeding import generator_from
@@ -28,8 +24,8 @@ from medi_monai.utils.seeding import generator_from
 __all__ = [
     "MODEL_FILES",
     "begin_run",
+    "build_schema",
     "finish_run",
-    "flags",
     "load_network",
     "load_schema",
     "load_settings",
@@ -45,58 +41,33 @@ MODEL_FILES = ("model.pt", "model.json", "schema.json")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
-def begin_run(
-    *folders: str | os.PathLike,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    numbers: Mapping[str, Any] | None = None,
-    **counts: Any,
-) -> None:
-    """Find the mistakes that can be found before any work.
+def begin_run(*folders: str | os.PathLike, seed: int = 0) -> None:
+    """Make the folders of a run, show that they can be written, and seed the network's first weights.
 
-    Args:
-        folders: to be written into; made and tried here.
-        seed: of the network's first weights; all else is seeded by name.
-        device: has to be there.
-        numbers: settings that have to be finite numbers above 0.
-        counts: settings that have to be whole numbers of 1 or more.
+    All else is seeded by name.
 
     Raises:
-        InputError: for a bad setting, a folder that cannot be written, a device that is not there, or an override
-            that no config knows.
+        InputError: for a folder that cannot be written.
     """
-    _check_overrides(sys.argv)
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} = {value!r}: it has to be a whole number of 1 or more")
-    if counts.get("decay_steps", counts.get("max_steps", 1)) < counts.get("max_steps", 1):
-        raise InputError(f"decay_steps = {counts['decay_steps']} is less than max_steps = {counts['max_steps']}")
-    if not isinstance(seed, int):
-        raise InputError(f"seed = {seed!r}: it has to be a whole number")
-    for name, value in (numbers or {}).items():
-        if isinstance(value, (bool, str)) or not 0 < value < math.inf:
-            raise InputError(f"{name} = {value!r}: it has to be a number above 0")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
-        raise InputError(f"device {str(device)!r} is not here: {known}") from error
     for folder in folders:
         writable_dir(folder)
     torch.manual_seed(seed)
 
 
-def flags(**values: Any) -> dict[str, bool]:
-    """Settings that are on or off: the command line hands over ``true`` as a string, and ``"false"`` would be true.
-
-    Raises:
-        InputError: for anything but true and false, in any case.
-    """
-    known = {"true": True, "false": False}
-    for name, value in values.items():
-        if str(value).lower() not in known:
-            raise InputError(f"{name} = {value!r}: it has to be true or false")
-    return {name: known[str(value).lower()] for name, value in values.items()}
+def build_schema(
+    table: pd.DataFrame, label: str, attributes: Sequence[str], continuous: Sequence[str]
+) -> MetadataSchema:
+    """:meth:`MetadataSchema.from_table`, with a word on attributes that look like numbers and are taken for names."""
+    schema = MetadataSchema.from_table(table, label, attributes, continuous)
+    for column in schema.attributes:
+        values = column.values if isinstance(column, CategoricalColumn) else ()
+        if len(values) > 8 and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
+            print(
+                f"{column.name!r} has {len(values)} values, all of them numbers, and is taken for categories; if it is "
+                "a quantity, name it in `continuous`",
+                flush=True,
+            )
+    return schema
 
 
 def finish_run(
@@ -184,7 +155,7 @@ def load_network(network: nn.Module, path: str | os.PathLike, device: str | torc
     state = load_tensors(path)
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
             f"the weights in {path} do not fit the network: {' '.join(str(error).split())[:300]}. Give the channels "
             "and the conditioning of the training, and the schema.json that lies beside the weights."
@@ -200,9 +171,20 @@ def load_schema(ckpt_dir: str | os.PathLike) -> MetadataSchema:
 
 
 def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model in ``ckpt_dir`` was trained (``model.json``), over defaults for what it does not say."""
+    """How the model in ``ckpt_dir`` was trained (``model.json``); where there is no model yet, the defaults.
+
+    Raises:
+        InputError: for weights without a readable ``model.json``: guessing would give wrong images in silence.
+    """
     path = Path(ckpt_dir) / "model.json"
-    return {**defaults, **(read_json(path) if path.is_file() else {})}
+    if not path.is_file():
+        if (Path(ckpt_dir) / "model.pt").is_file():
+            raise InputError(f"there is no {path} beside the weights; it says how they were trained")
+        return dict(defaults)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold the settings of a training")
+    return {**defaults, **content}
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], default: str | os.PathLike) -> str:
@@ -250,17 +232,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _check_overrides(arguments: Sequence[str]) -> None:
-    # MONAI takes a misspelled --max_step for a new entry of the config, and trains with the default
-    if Path(arguments[0]).parts[-2:] != ("bundle", "__main__.py") or "--config_file" not in arguments:
-        return
-    value = arguments[list(arguments).index("--config_file") + 1]
-    files = ast.literal_eval(value) if value.startswith("[") else [value]
-    known = set(ConfigParser.load_config_files(list(files))) | {"config_file", "bundle_root", "args_file", "meta_file"}
-    known |= {"logging_file", "tracking", "init_id", "final_id", "workflow_type", "run_id"}
-    for argument in arguments[1:]:
-        name = argument[2:].split("=")[0]
-        if argument.startswith("--") and name.replace("::", "#").split("#")[0].lstrip("+") not in known:
-            raise unknown_value("option --", name, sorted(known), "Options are the ids of the config files.")

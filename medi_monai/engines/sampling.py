@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -21,13 +22,16 @@ from medi_monai.cohort import expand_plan, make_plan, read_plan
 from medi_monai.cohort.plan import PLANS
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid
 from medi_monai.engines.runs import finish_run, set_aside
-from medi_monai.utils.errors import InputError, nearest
-from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
+from medi_monai.schema import is_missing
+from medi_monai.utils.errors import InputError, nearest, unknown_value
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
 from medi_monai.utils.progress import bar_settings
 
 __all__ = ["sample_plan", "resolve_plan", "image_name"]
 
 SETTINGS_FILE = "sampling.json"
+#: what belongs to one plan; images are shared by the plans of a folder
+PAPERS = ("manifest.csv", "grid.png", "summary.json")
 #: combinations shown in grid.png
 MAX_GRID_IMAGES = 4
 
@@ -70,7 +74,7 @@ def sample_plan(
         network: trained, in evaluation mode.
         generator: how to draw.
         plan: combinations with ``count``.
-        columns: label and attributes, for the grid.
+        columns: label and attributes that make a combination.
         output_dir: the run's folder.
         checkpoint: the file of the weights; its SHA-256 goes into the manifest.
         settings: as resolved, for the summary.
@@ -79,9 +83,16 @@ def sample_plan(
         The manifest, one row per image.
 
     Raises:
-        InputError: for a combination that the model does not know; nothing is written then.
+        InputError: for a combination or a column that the model does not know; nothing is written then.
     """
+    allowed = list(dict.fromkeys([*generator.schema.names, *columns]))
+    for name in plan.columns:
+        if name not in (*allowed, "count"):
+            raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
     generator.schema.encode(plan, absent="null")
+    if any(is_missing(value) for value in plan.get(columns[0], [])):
+        raise InputError(f"a row of the plan has no {columns[0]!r}; the label has to be given")
+    print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
     free = [name for name in generator.schema.names if name not in plan.columns]
     if free:
         print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
@@ -96,14 +107,20 @@ def sample_plan(
         "num_steps": generator.num_steps,
         "solver": generator.solver,
         "image_size": generator.image_size,
+        "objective": generator.objective,
+        "schedule": generator.schedule.name,
+        "num_timesteps": generator.schedule.num_timesteps,
+        "amp": getattr(generator.inferer, "amp", None),
     }
     if (root / SETTINGS_FILE).is_file() and json_digest(read_json(root / SETTINGS_FILE)) != json_digest(recipe):
-        made = (SETTINGS_FILE, "images", "manifest.csv", "grid.png", "summary.json")
-        set_aside(root, [root / name for name in made])
+        # the settings go last: killed between two of them, the next call still sees that they differ
+        set_aside(root, [root / name for name in ("images", *PAPERS, SETTINGS_FILE)])
     write_json(root / SETTINGS_FILE, recipe)
 
     keys = [column for column in rows.columns if column != "number"]
     names = [image_name(row, keys) for row in rows.to_dict("records")]
+    if (root / "manifest.csv").is_file() and sorted(read_table(root / "manifest.csv")["image"]) != sorted(names):
+        set_aside(root, [root / name for name in PAPERS])
     lacking = rows[[not (root / name).is_file() for name in names]]
     start = time.perf_counter()
     _draw_all(network, generator, lacking, keys, root, recipe)
@@ -122,7 +139,10 @@ def sample_plan(
     shown = manifest.groupby(keys, sort=False).head(MAX_GRID_IMAGES)
     pixels = [np.asarray(Image.open(root / name)) for name in shown["image"]]
     with atomic_path(root / "grid.png") as path:
-        Image.fromarray(subpopulation_grid(shown, pixels, columns, "synthetic patches")).save(path, format="png")
+        title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
+        # combinations that differ in a further attribute have a column of their own
+        order = [columns[0], *(name for name in keys if name != columns[0])]
+        Image.fromarray(subpopulation_grid(shown, pixels, order, title)).save(path, format="png")
     finish_run(
         "sampling",
         root,
@@ -141,10 +161,14 @@ def sample_plan(
 def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
     """``images/<combination>/<number>.png``; a combination that file names cannot spell gets a digest behind it."""
     values = [None if row[key] is None else str(row[key]) for key in keys]
-    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", value or "any").lstrip(".") for value in values)[:120]
+    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", _word(value)).lstrip(".") for value in values)[:120]
     if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):
         spelled = f"{spelled}_{json_digest(values)[:8]}"
     return f"images/{spelled}/{int(row['number']):05d}.png"
+
+
+def _word(value: str | None) -> str:
+    return "any" if value is None else value or "unknown"
 
 
 def _draw_all(
@@ -172,6 +196,5 @@ def _draw_all(
 def _png_text(row: Mapping[str, Any], recipe: Mapping[str, Any]) -> PngInfo:
     text = PngInfo()
     text.add_text("Comment", "Synthetic image made by a generative model (medi_monai); not of a patient")
-    for name, value in {**row, **recipe}.items():
-        text.add_itxt(f"medi_monai:{name}", str(value))
+    text.add_itxt("medi_monai", json.dumps({**row, **recipe}, ensure_ascii=False, default=str))
     return text

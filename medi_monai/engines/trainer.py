@@ -32,6 +32,7 @@ class DiffusionTrainer(SupervisedTrainer):
 
     Args:
         max_steps: updates in all.
+        max_epochs: 1; the steps are not parted into epochs.
         accumulation_steps: parts that a batch is split into, to save memory.
         max_grad_norm: the gradient's norm is clipped to it.
         average: follows the weights, before any other handler sees a step.
@@ -42,18 +43,21 @@ class DiffusionTrainer(SupervisedTrainer):
         self,
         *,
         max_steps: int,
+        max_epochs: int = 1,
         accumulation_steps: int = 1,
         max_grad_norm: float = 1.0,
         average: WeightAverage | None = None,
         train_handlers: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
+        if max_epochs != 1:
+            raise InputError(f"max_epochs = {max_epochs}: a training is one epoch of max_steps steps")
         if max_grad_norm <= 0:
             raise InputError(f"max_grad_norm = {max_grad_norm}: it has to be above 0")
         if accumulation_steps < 1:
             raise InputError(f"accumulation_steps = {accumulation_steps}: it has to be 1 or more")
         super().__init__(
-            max_epochs=1,
+            max_epochs=max_epochs,
             epoch_length=max_steps,
             decollate=False,
             optim_set_to_none=True,

@@ -88,7 +88,8 @@ class TrainingCheckpoint:
         if changed:
             raise InputError(
                 f"{path} comes from a training with other settings ({'; '.join(changed)}). Resume with the same "
-                "settings, or train anew with --resume false (earlier checkpoints are then moved aside)."
+                "settings (decay_steps follows max_steps unless it is given), or train anew with --resume false: "
+                "earlier checkpoints are then moved aside."
             )
         for name, part in self.parts.items():
             part.load_state_dict(content[name])

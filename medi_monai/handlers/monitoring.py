@@ -179,6 +179,6 @@ class FiniteLossGuard:
         good = self.checkpoint.newest
         raise RunStopped(
             f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were left "
-            f"as before this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Lower "
-            "learning_rate or max_grad_norm, and go on from it with --resume true."
+            f"as before this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Train "
+            "anew with a lower learning_rate or max_grad_norm."
         )

@@ -100,18 +100,22 @@ def drop_to_null(
     label_dropout: float,
     attribute_dropout: float,
     generator: torch.Generator | None = None,
+    joint_dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Replace label and attributes by null, each independently, so that guidance finds a trained null later.
+    """Replace label and attributes by null, each by itself and all at once, so that guidance finds a trained null.
 
     Args:
         codes: ``(N, 1 + k)`` codes on the CPU's or any device.
         label_dropout: probability in [0, 1] that a row loses its label.
         attribute_dropout: probability in [0, 1] that a row loses an attribute, drawn for each attribute.
         generator: a CPU generator.
+        joint_dropout: probability in [0, 1] that a row loses all of them: the null of guidance, which independent
+            draws of many columns would hardly ever meet.
     """
     probability = torch.full((codes.shape[1],), attribute_dropout)
     probability[0] = label_dropout
     dropped = torch.rand(codes.shape, generator=generator) < probability
+    dropped |= torch.rand(len(codes), 1, generator=generator) < joint_dropout
     return codes.masked_fill(dropped.to(codes.device), NULL)
 
 

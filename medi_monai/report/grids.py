@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -34,7 +36,7 @@ def labeled_grid(
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    font = ImageFont.load_default(size=15)
+    font = _font(15)
     patch = next((len(images[0]) for images in cells.values() if len(images)), 32)
     patch *= max(1, -(-cell_size // (patch * cell[0])))
     height, width = patch * cell[0], patch * cell[1]
@@ -42,7 +44,7 @@ def labeled_grid(
     top = 34 + (26 if title else 0)
     page = Image.new("RGB", (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), WHITE)
     draw = ImageDraw.Draw(page)
-    draw.text((6, 6), title, INK, ImageFont.load_default(size=17))
+    draw.text((6, 6), title, INK, _font(17))
     for place, label in enumerate(columns):
         x = left + place * (width + GAP)
         draw.text((x + width / 2, top - 8), _fitted(label, font, width), INK, font, anchor="ms")
@@ -58,7 +60,12 @@ def labeled_grid(
     return np.asarray(page)
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib brings a font with all of Europe's letters, Pillow's own has those of English alone
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

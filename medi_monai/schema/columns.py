@@ -122,7 +122,8 @@ class ContinuousColumn:
         number = _number(self.name, value)
         if not self.low <= number <= self.high:
             raise InputError(
-                f"{self.name} = {value} is outside what the model was trained on, [{self.low:g}, {self.high:g}]"
+                f"{self.name} = {value} is outside what the model was trained on: [{self.low:g}, {self.high:g}] in the "
+                "training split"
             )
         return (number - self.low) / (self.high - self.low)
 

@@ -23,7 +23,7 @@ def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]
     by_lower: dict[str, str] = {}
     for name in map(str, known):
         by_lower.setdefault(name.lower(), name)
-    matches = difflib.get_close_matches(str(value).lower(), list(by_lower), n=count, cutoff=0.4)
+    matches = difflib.get_close_matches(str(value).lower(), list(by_lower), n=count, cutoff=0.5)
     return [by_lower[match] for match in matches]
 
 

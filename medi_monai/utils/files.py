@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -110,7 +111,10 @@ def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
         if Path(target).suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
-            table.to_csv(path, index=False, sep=_separator(target))
+            # a carriage return alone ends a line for a reader of CSV, unless it is quoted
+            returns = any(table[name].astype(str).str.contains("\r", regex=False).any() for name in table.columns)
+            quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+            table.to_csv(path, index=False, sep=_separator(target), quoting=quoting)
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:

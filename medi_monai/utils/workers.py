@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from medi_monai.utils.progress import progress
@@ -30,13 +32,21 @@ def map_processes(
         unit: what is counted.
     """
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(jobs)))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
         yield from progress(pool.map(function, jobs), len(jobs), task, unit)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the group; the parent alone acts on it
+def _follow_parent() -> None:
+    # Ctrl-C reaches every process of the group; the parent alone acts on it, and takes its workers along when it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medi_monai.cohort import Cohort, ImageTable, Preparation, SplitScheme, load_or_prepare, prepare
+from medi_monai.cohort import Cohort, ImageTable, Preparation, SplitScheme, default_cohort_dir, load_or_prepare, prepare
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_table
@@ -229,9 +229,10 @@ def test_preparations_share_a_name_exactly_where_they_share_their_settings(data,
 def test_a_prepared_cohort_is_loaded_from_its_folder_or_the_data_sets(prepared, data, tmp_path):
     before = files_in(prepared.root)
     assert load_or_prepare(preparation(data), prepared.root).table.equals(Cohort.read(prepared.root).table)
-    within = load_or_prepare(preparation(prepared.root), tmp_path / "absent")
-    assert within.root == prepared.root and within.table.to_dict("list") == prepared.table.to_dict("list")
-    assert files_in(prepared.root) == before and not (tmp_path / "absent").exists()
+    assert default_cohort_dir(preparation(prepared.root), tmp_path) == str(prepared.root)
+    elsewhere = default_cohort_dir(preparation(data), tmp_path)
+    assert elsewhere == str(tmp_path / "output" / "preparing" / preparation(data).name)
+    assert files_in(prepared.root) == before
 
 
 def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_path):

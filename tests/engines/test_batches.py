@@ -74,3 +74,11 @@ def test_autocast_computes_in_bfloat16_and_returns_float32(tiny_network):
 def test_a_dropout_outside_0_to_1_is_refused():
     with pytest.raises(InputError, match="label_dropout = 1.5"):
         DiffusionPrepareBatch(SCHEDULE, label_dropout=1.5)
+
+
+def test_the_null_of_guidance_is_met_however_many_columns_there_are(batch):
+    prepare = DiffusionPrepareBatch(SCHEDULE, label_dropout=0, attribute_dropout=0, joint_dropout=0.3)
+    codes = torch.cat([prepare(batch, step=step)[3]["conditions"] for step in range(1, 201)])
+    null = codes == NULL
+    assert torch.equal(null.all(1), null.any(1))
+    assert abs(null.all(1).float().mean() - 0.3) < 0.03

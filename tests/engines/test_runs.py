@@ -1,5 +1,4 @@
-import sys
-
+import pandas as pd
 import pytest
 import torch
 
@@ -7,7 +6,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_schema
 from medi_monai.engines import (
     begin_run,
-    flags,
+    build_schema,
     load_network,
     load_schema,
     load_settings,
@@ -21,31 +20,10 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import save_tensors, write_json
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
-def test_counts_have_to_be_whole_and_positive(value):
-    with pytest.raises(InputError, match=f"batch_size = {value!r}"):
-        begin_run(batch_size=value)
-
-
-def test_a_decay_shorter_than_the_training_is_refused():
-    with pytest.raises(InputError, match="decay_steps = 5 is less than max_steps = 10"):
-        begin_run(max_steps=10, decay_steps=5)
-
-
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write into"):
         begin_run(tmp_path / "file" / "folder")
-
-
-def test_a_misspelled_option_is_named(tmp_path, monkeypatch):
-    write_json(tmp_path / "train.json", {"max_steps": 1, "net": {"a": 1}})
-    command = ["x/monai/bundle/__main__.py", "run", "training", "--config_file", str(tmp_path / "train.json")]
-    monkeypatch.setattr(sys, "argv", [*command, "--max_step", "3"])
-    with pytest.raises(InputError, match="'max_step': did you mean 'max_steps'"):
-        begin_run()
-    monkeypatch.setattr(sys, "argv", [*command, "--max_steps", "3", "--net#a=2", "--net::a", "2", "--bundle_root", "."])
-    begin_run()
 
 
 def test_nothing_that_exists_is_lost(tmp_path):
@@ -116,23 +94,6 @@ def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
         load_schema(tmp_path)
 
 
-def test_the_settings_of_a_training_go_before_the_defaults(tmp_path):
-    write_json(tmp_path / "model.json", {"objective": "epsilon"})
-    assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}
-
-
-@pytest.mark.parametrize("value", ["1e-3x", 0, -1.0, float("nan"), float("inf"), True])
-def test_numbers_have_to_be_finite_and_positive(value):
-    with pytest.raises(InputError, match="learning_rate = "):
-        begin_run(numbers={"learning_rate": value})
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_here_is_named(device):
-    with pytest.raises(InputError, match=f"device '{device}' is not here.*cpu"):
-        begin_run(device=device)
-
-
 def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
     recorded = {"cohort_dir": str(tiny_cohort.root)}
     assert trained_cohort_dir(recorded, tmp_path) == str(tiny_cohort.root)
@@ -140,7 +101,21 @@ def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
     assert trained_cohort_dir({}, tmp_path) == str(tmp_path)
 
 
-def test_on_and_off_are_read_in_any_spelling_of_true_and_false():
-    assert flags(amp="true", resume="False", augment=True) == {"amp": True, "resume": False, "augment": True}
-    with pytest.raises(InputError, match="resume = 'perhaps'"):
-        flags(resume="perhaps")
+def test_the_settings_of_a_training_go_before_the_defaults_and_lie_beside_the_weights(tmp_path):
+    assert load_settings(tmp_path, {"objective": "v"}) == {"objective": "v"}
+    write_json(tmp_path / "model.json", {"objective": "epsilon"})
+    assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}
+    write_json(tmp_path / "model.json", [])
+    with pytest.raises(InputError, match="does not hold the settings"):
+        load_settings(tmp_path, {})
+    (tmp_path / "model.json").rename(tmp_path / "model.pt")
+    with pytest.raises(InputError, match="no .*model.json beside the weights"):
+        load_settings(tmp_path, {})
+
+
+def test_numbers_taken_for_categories_are_pointed_out(capsys):
+    table = pd.DataFrame({"label": "a", "age": [str(age) for age in range(40, 50)], "site": list("0123456789")})
+    build_schema(table, "label", ["age"], [])
+    assert "'age' has 10 values" in capsys.readouterr().out
+    build_schema(table, "label", ["age"], ["age"])
+    assert capsys.readouterr().out == ""

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,7 +37,7 @@ def test_every_image_is_in_the_manifest_and_says_that_it_is_synthetic(run, tmp_p
     assert set(stored["checkpoint"]) == {file_digest(tmp_path / "model.pt")}
     with Image.open(tmp_path / "output" / written[0]) as image:
         assert image.size == (16, 16)
-        assert "Synthetic" in image.text["Comment"] and image.text["medi_monai:center"] == "South"
+        assert "Synthetic" in image.text["Comment"] and json.loads(image.text["medi_monai"])["center"] == "South"
     assert read_json(tmp_path / "output" / "summary.json")["made"]["images"] == 5
     assert (tmp_path / "output" / "grid.png").is_file()
 
@@ -95,3 +97,19 @@ def test_a_class_only_model_is_sampled_from_the_same_plan_with_the_same_noise(ti
     assert torch.equal(*schema.encode(rows)[:, 0].split(1))
     noise = identity_noise(rows, 0, (3, 16, 16))
     assert not torch.equal(noise[0], noise[1])
+
+
+def test_a_second_plan_shares_the_images_and_keeps_the_papers_of_the_first(run, tmp_path):
+    first = run()
+    run(PLAN.head(1).assign(count=4))
+    assert read_json(tmp_path / "output" / "summary.json")["made"] == {"images": 4, "drawn_now": 1, "combinations": 1}
+    kept = pd.read_csv(tmp_path / "output" / "earlier-1" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert kept["image"].tolist() == first["image"].tolist()
+
+
+def test_a_column_that_means_nothing_and_a_row_without_label_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match="column of the plan 'Center': did you mean 'center'"):
+        run(PLAN.rename(columns={"center": "Center"}))
+    with pytest.raises(InputError, match="no 'project_id'"):
+        run(pd.DataFrame([("", "South", 1)], columns=PLAN.columns))
+    assert not (tmp_path / "output").exists()

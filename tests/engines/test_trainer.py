@@ -94,7 +94,7 @@ def test_an_interrupt_saves_the_step_it_ended_with(make):
 
 def test_the_loss_falls(make):
     losses = []
-    training = make("falls", 60)
+    training = make("falls", 80, learning_rate=4e-3)
     training.trainer.add_event_handler(
         Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
     )

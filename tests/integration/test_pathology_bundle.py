@@ -12,6 +12,7 @@ import openslide
 import pandas as pd
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -198,3 +199,13 @@ def test_real_tiles_run_through_the_same_bundle_with_the_overlay_alone(bundle, r
     bundle.must_run("sampling", "inference.json", TILES, **options, **more)
     manifest = pd.read_csv(tmp_path / "sampling" / "manifest.csv", dtype=str, keep_default_na=False)
     assert len(manifest) == 2 * len(table.query("split == 'train'").groupby(["project_id", "center"]))
+
+
+@pytest.mark.parametrize("config, kind", [("train.json", "train"), ("inference.json", "infer")])
+def test_monai_finds_the_properties_of_a_workflow(bundle, trained, config, kind, monkeypatch):
+    monkeypatch.setenv("MEDI_CACHE", bundle.environment["MEDI_CACHE"])
+    file = str(bundle.root / "configs" / config)
+    workflow = ConfigWorkflow(config_file=file, workflow_type=kind, bundle_root=str(bundle.root), logging_file=False)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.finalize()

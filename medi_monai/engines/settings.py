@@ -1,0 +1,157 @@
+"""The settings of a run, checked by name before any work: the command line hands over whatever was typed."""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["check_settings", "check_model", "check_overrides", "flags"]
+
+#: ids that MONAI's command line takes besides those of the config files
+COMMAND_LINE = "config_file bundle_root args_file meta_file logging_file tracking run_id init_id final_id workflow_type"
+
+
+def _is_whole(value: Any, low: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
+
+
+def _is_number(value: Any, low: float = 0.0, high: float = math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and value < math.inf
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+
+
+#: what a setting has to be: a test, and the words for it
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "count": (_is_whole, "a whole number of 1 or more"),
+    "optional count": (lambda value: value is None or _is_whole(value), "a whole number of 1 or more, or null"),
+    "seed": (lambda value: _is_whole(value, 0), "a whole number from 0 to 2**63 - 1"),
+    "rate": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "weight": (_is_number, "a number of 0 or more"),
+    "fraction": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
+    "names": (_are_names, "a list of column names, as \"['center', 'sex']\""),
+    "counts": (
+        lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_whole, value)),
+        'a list of whole numbers, as "[32, 64]"',
+    ),
+    "path": (lambda value: isinstance(value, (str, Path)), "a path; one of digits alone needs ./ before it"),
+    "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
+    "word": (lambda value: isinstance(value, str), "a word"),
+}
+NAMES = {
+    "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
+    "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
+    "num_head_channels",
+    "optional count": "num_workers max_patches_per_slide stride",
+    "seed": "seed split_seed warmup_steps",
+    "rate": "learning_rate max_grad_norm ema_width mpp",
+    "weight": "weight_decay guidance_scale",
+    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction val_fraction min_tissue",
+    "names": "attributes continuous subpopulation_columns metadata_columns",
+    "counts": "channels",
+    "path": "output_dir ckpt_dir cohort_dir plan table",
+    "optional path": "dataset_dir",
+    "word": "arm label balance objective schedule conditioning solver on_error",
+}
+KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
+
+
+def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
+    """Refuse settings of the wrong kind, options that no config knows, and a device that is not there.
+
+    Args:
+        device: where to compute.
+        settings: by the ids of the bundle's configs; see :data:`NAMES`.
+
+    Raises:
+        InputError: naming the first setting that is wrong, what was given, and what it has to be.
+    """
+    check_overrides(sys.argv)
+    for name, value in settings.items():
+        test, words = KINDS[KIND_OF[name]]
+        if not test(value):
+            raise InputError(f"{name} = {value!r}: it has to be {words}")
+    if settings.get("decay_steps", math.inf) < settings.get("max_steps", 0):
+        raise InputError(f"decay_steps = {settings['decay_steps']} is less than max_steps = {settings['max_steps']}")
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
+        raise InputError(f"device {str(device)!r} is not here: {known}") from error
+
+
+def check_model(
+    arm: str,
+    label: str,
+    attributes: Sequence[str],
+    subpopulation_columns: Sequence[str],
+    metadata_columns: Sequence[str],
+    image_size: int,
+    channels: Sequence[int],
+) -> None:
+    """Refuse settings that contradict each other before any patch is cut.
+
+    Raises:
+        InputError: for a class-only arm with attributes or another without, subpopulations that do not begin with the
+            label, an attribute that is not carried into the cohort, or an image size that the levels of the network
+            cannot halve.
+    """
+    if (arm == "cls") != (not attributes):
+        raise InputError(
+            f"arm {arm!r} with the attributes {list(attributes)}: `cls` has none, any other arm has some. The overlay "
+            "class_only.json has to come last in --config_file"
+        )
+    if list(subpopulation_columns[:1]) != [label]:
+        raise InputError(
+            f"subpopulation_columns = {list(subpopulation_columns)}: the label, {label!r}, has to be first"
+        )
+    for name in (*attributes, *subpopulation_columns[1:]):
+        if name not in metadata_columns:
+            raise unknown_value("attribute", name, metadata_columns, "Name it in `metadata_columns` as well.")
+    factor = 2 ** (len(channels) - 1)
+    if image_size % factor:
+        raise InputError(f"image_size = {image_size}: a network of {len(channels)} levels needs a multiple of {factor}")
+
+
+def flags(**values: Any) -> dict[str, bool]:
+    """Settings that are on or off: the command line hands over ``true`` as a string, and ``"false"`` would be true.
+
+    Raises:
+        InputError: for anything but true and false, in any case.
+    """
+    known = {"true": True, "false": False}
+    for name, value in values.items():
+        if str(value).lower() not in known:
+            raise InputError(f"{name} = {value!r}: it has to be true or false")
+    return {name: known[str(value).lower()] for name, value in values.items()}
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse an option of ``python -m monai.bundle`` that no config file has; MONAI would add it and go on.
+
+    Args:
+        arguments: ``sys.argv``; of another program, nothing is checked.
+    """
+    if Path(arguments[0]).parts[-2:] != ("bundle", "__main__.py"):
+        return
+    given = [part for argument in arguments[1:] for part in argument.split("=", 1)]
+    if "--config_file" not in given:
+        return
+    value = given[given.index("--config_file") + 1]
+    files = ast.literal_eval(value) if value.startswith("[") else [value]
+    known = {*ConfigParser.load_config_files(list(files)), *COMMAND_LINE.split()}
+    for argument in arguments[1:]:
+        name = argument[2:].split("=")[0]
+        if argument.startswith("--") and name.replace("::", "#").split("#")[0].lstrip("+") not in known:
+            raise unknown_value("option --", name, sorted(known), "Options are the ids of the config files.")

@@ -1,0 +1,102 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from medi_monai.engines import check_model, check_settings, flags
+from medi_monai.engines.settings import KIND_OF
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import write_json
+
+CONFIGS = Path(__file__).parents[2] / "bundles" / "pathology_medi_diffusion" / "configs"
+MODEL = {
+    "arm": "medi",
+    "label": "tumor",
+    "attributes": ["center"],
+    "subpopulation_columns": ["tumor", "center"],
+    "metadata_columns": ["center", "sex"],
+    "image_size": 32,
+    "channels": [32, 64, 64],
+}
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("batch_size", [0, -1, 1.5, "8", True, None, [1]]),
+        ("num_workers", [0, "all"]),
+        ("seed", [-1, 0.5, 2**63]),
+        ("learning_rate", [0, -1.0, "1e-3x", float("nan"), float("inf"), True, [1]]),
+        ("weight_decay", [-1, "abc"]),
+        ("label_dropout", [-0.1, 1.1, float("nan"), "abc"]),
+        ("subpopulation_columns", ["center", [1]]),
+        ("channels", [32, "abc", [], [0.5]]),
+        ("output_dir", [20260101, None]),
+        ("arm", [5]),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"^{name} = .*it has to be"):
+            check_settings(**{name: value})
+
+
+@pytest.mark.parametrize("config", ["prepare.json", "train.json", "inference.json"])
+def test_every_config_checks_settings_that_it_has(config):
+    content = json.loads((CONFIGS / config).read_text())
+    checked = {name: value for name, value in content["checked"].items() if name not in ("_target_", "device")}
+    assert all(value == f"@{name}" and name in content and name in KIND_OF for name, value in checked.items())
+    plain = {name: content[name] for name in checked if not str(content[name]).startswith(("$", "@"))}
+    assert len(plain) > 5
+    check_settings(**plain)
+
+
+def test_a_decay_shorter_than_the_training_is_refused():
+    with pytest.raises(InputError, match="decay_steps = 5 is less than max_steps = 10"):
+        check_settings(max_steps=10, decay_steps=5)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(InputError, match=f"device '{device}' is not here.*cpu"):
+        check_settings(device=device)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_misspelled_option_is_named(tmp_path, monkeypatch, joined):
+    write_json(tmp_path / "train.json", {"max_steps": 1, "net": {"a": 1}})
+    file = str(tmp_path / "train.json")
+    command = ["x/monai/bundle/__main__.py", "run", "training"]
+    command += [f"--config_file={file}"] if joined else ["--config_file", file]
+    monkeypatch.setattr(sys, "argv", [*command, "--max_step", "3"])
+    with pytest.raises(InputError, match="'max_step': did you mean 'max_steps'"):
+        check_settings()
+    monkeypatch.setattr(sys, "argv", [*command, "--max_steps", "3", "--net#a=2", "--net::a", "2", "--bundle_root", "."])
+    check_settings()
+
+
+def test_settings_that_fit_each_other_pass():
+    check_model(**MODEL)
+    check_model(**{**MODEL, "arm": "cls", "attributes": []})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"arm": "cls"}, "class_only.json has to come last"),
+        ({"attributes": []}, "class_only.json has to come last"),
+        ({"label": "gender"}, "the label, 'gender', has to be first"),
+        ({"attributes": ["sexx"]}, "'sexx': did you mean 'sex'.*metadata_columns"),
+        ({"image_size": 30}, "needs a multiple of 4"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        check_model(**{**MODEL, **changes})
+
+
+def test_on_and_off_are_read_in_any_spelling_of_true_and_false():
+    assert flags(amp="true", resume="False", augment=True) == {"amp": True, "resume": False, "augment": True}
+    with pytest.raises(InputError, match="resume = 'perhaps'"):
+        flags(resume="perhaps")
