@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from ignite.engine import Engine
 from ignite.handlers import ProgressBar
@@ -22,17 +21,20 @@ from medi_monai.cohort import expand_plan, make_plan, read_plan
 from medi_monai.cohort.plan import PLANS
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid
 from medi_monai.engines.runs import finish_run, set_aside
-from medi_monai.schema import is_missing
+from medi_monai.schema import MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
 from medi_monai.utils.progress import bar_settings
+from medi_monai.wsi.readers import read_image
 
 __all__ = ["sample_plan", "resolve_plan", "image_name"]
 
 SETTINGS_FILE = "sampling.json"
 #: what belongs to one plan; images are shared by the plans of a folder
 PAPERS = ("manifest.csv", "grid.png", "summary.json")
-#: combinations shown in grid.png
+#: what the manifest says of every image besides its identity
+MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
+#: images of a combination shown in grid.png
 MAX_GRID_IMAGES = 4
 
 
@@ -85,22 +87,55 @@ def sample_plan(
     Raises:
         InputError: for a combination or a column that the model does not know; nothing is written then.
     """
-    allowed = list(dict.fromkeys([*generator.schema.names, *columns]))
+    _check_plan(plan, generator.schema, columns)
+    rows = expand_plan(plan)
+    keys = [column for column in rows.columns if column != "number"]
+    names = [image_name(row, keys) for row in rows.to_dict("records")]
+    root, recipe = Path(output_dir), _recipe(generator, file_digest(checkpoint))
+    _make_room(root, recipe, names)
+    lacking = rows[[not (root / name).is_file() for name in names]]
+    start = time.perf_counter()
+    _draw_all(network, generator, lacking, keys, root, recipe)
+    seconds = time.perf_counter() - start
+
+    manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
+    manifest.insert(0, "image", names)
+    write_table(root / "manifest.csv", manifest)
+    title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
+    _write_grid(root, manifest, [columns[0], *(name for name in keys if name != columns[0])], title)
+    finish_run(
+        "sampling",
+        root,
+        made={"images": len(manifest), "drawn_now": len(lacking), "combinations": len(plan)},
+        figures={
+            "seconds": round(seconds, 2),
+            "images_per_second": round(len(lacking) / seconds, 2) if len(lacking) else None,
+        },
+        settings=settings,
+        digests={"model.pt": recipe["checkpoint"], "schema": generator.schema.digest},
+        where=root / "grid.png",
+    )
+    return manifest
+
+
+def _check_plan(plan: pd.DataFrame, schema: MetadataSchema, columns: Sequence[str]) -> None:
+    allowed = list(dict.fromkeys([*schema.names, *columns]))
     for name in plan.columns:
         if name not in (*allowed, "count"):
             raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
-    generator.schema.encode(plan, absent="null")
-    if any(is_missing(value) for value in plan.get(columns[0], [])):
-        raise InputError(f"a row of the plan has no {columns[0]!r}; the label has to be given")
+    schema.encode(plan, absent="null")
+    if plan[schema.label.name].map(is_missing).any():
+        raise InputError(f"a row of the plan has no {schema.label.name!r}; the label has to be given")
     print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
-    free = [name for name in generator.schema.names if name not in plan.columns]
+    free = [name for name in schema.names if name not in plan.columns]
     if free:
         print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
-    rows = expand_plan(plan)
-    root = Path(output_dir)
-    digest = file_digest(checkpoint)
-    recipe = {
-        "checkpoint": digest,
+
+
+def _recipe(generator: ImageGenerator, checkpoint: str) -> dict[str, Any]:
+    """All that decides the pixels of an image besides its identity."""
+    return {
+        "checkpoint": checkpoint,
         "schema": generator.schema.digest,
         "seed": generator.seed,
         "guidance_scale": generator.guidance_scale,
@@ -112,50 +147,24 @@ def sample_plan(
         "num_timesteps": generator.schedule.num_timesteps,
         "amp": getattr(generator.inferer, "amp", None),
     }
-    if (root / SETTINGS_FILE).is_file() and json_digest(read_json(root / SETTINGS_FILE)) != json_digest(recipe):
+
+
+def _make_room(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:
+    stored = root / SETTINGS_FILE
+    if stored.is_file() and json_digest(read_json(stored)) != json_digest(recipe):
         # the settings go last: killed between two of them, the next call still sees that they differ
         set_aside(root, [root / name for name in ("images", *PAPERS, SETTINGS_FILE)])
-    write_json(root / SETTINGS_FILE, recipe)
-
-    keys = [column for column in rows.columns if column != "number"]
-    names = [image_name(row, keys) for row in rows.to_dict("records")]
-    if (root / "manifest.csv").is_file() and sorted(read_table(root / "manifest.csv")["image"]) != sorted(names):
+    write_json(stored, recipe)
+    manifest = root / "manifest.csv"
+    if manifest.is_file() and sorted(read_table(manifest)["image"]) != sorted(names):
         set_aside(root, [root / name for name in PAPERS])
-    lacking = rows[[not (root / name).is_file() for name in names]]
-    start = time.perf_counter()
-    _draw_all(network, generator, lacking, keys, root, recipe)
-    seconds = time.perf_counter() - start
 
-    manifest = rows.assign(
-        image=names,
-        seed=generator.seed,
-        guidance_scale=generator.guidance_scale,
-        num_steps=generator.num_steps,
-        solver=generator.solver,
-        checkpoint=digest,
-    )
-    manifest = manifest[["image", *[name for name in manifest.columns if name != "image"]]]
-    write_table(root / "manifest.csv", manifest)
-    shown = manifest.groupby(keys, sort=False).head(MAX_GRID_IMAGES)
-    pixels = [np.asarray(Image.open(root / name)) for name in shown["image"]]
+
+def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str) -> None:
+    shown = manifest.groupby(list(columns), sort=False).head(MAX_GRID_IMAGES)
+    pixels = [read_image(root / name) for name in shown["image"]]
     with atomic_path(root / "grid.png") as path:
-        title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
-        # combinations that differ in a further attribute have a column of their own
-        order = [columns[0], *(name for name in keys if name != columns[0])]
-        Image.fromarray(subpopulation_grid(shown, pixels, order, title)).save(path, format="png")
-    finish_run(
-        "sampling",
-        root,
-        made={"images": len(manifest), "drawn_now": len(lacking), "combinations": len(plan)},
-        figures={
-            "seconds": round(seconds, 2),
-            "images_per_second": round(len(lacking) / seconds, 2) if len(lacking) else None,
-        },
-        settings=settings,
-        digests={"model.pt": digest, "schema": generator.schema.digest},
-        where=root / "grid.png",
-    )
-    return manifest
+        Image.fromarray(subpopulation_grid(shown, pixels, columns, title)).save(path, format="png")
 
 
 def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
