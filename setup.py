@@ -14,10 +14,11 @@ REQUIRED = [
     "pytorch-ignite>=0.5",
     "einops",  # attention blocks of MONAI
     "fire",  # command line of MONAI bundles
+    "jinja2",
     "jsonschema",  # monai.bundle verify_metadata
     "imagecodecs",
     "matplotlib",
-    "numpy",
+    "numpy>=2",
     "openslide-bin",
     "openslide-python>=1.4",
     "pandas>=2.2",
@@ -32,7 +33,11 @@ REQUIRED = [
     "tqdm",
 ]
 EXTRAS = {
-    "cucim": ["cucim-cu12; platform_system == 'Linux' and platform_machine == 'x86_64'"],
+    # for CUDA 12 install cucim-cu12 and cupy-cuda12x instead; on the CPU either will do
+    "cucim": [
+        "cucim-cu13; platform_system == 'Linux' and platform_machine == 'x86_64' and python_version >= '3.11'",
+        "cupy-cuda13x; platform_system == 'Linux' and platform_machine == 'x86_64' and python_version >= '3.11'",
+    ],
     "generative": ["monai-generative"],
     "encoders": ["timm", "torch-fidelity"],
     "text": ["transformers", "peft"],

@@ -1,8 +1,11 @@
 """Cohorts: tables of patches with metadata, how they are prepared, split, loaded and planned."""
 
-from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset
+from medi_monai.cohort.audit import audit_cohort, has_leakage
+from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset, StreamedPatchDataset, patch_dataset
+from medi_monai.cohort.duplicates import hash_images, near_duplicates
+from medi_monai.cohort.extraction import Cutting
 from medi_monai.cohort.plan import expand_plan, make_plan, read_plan
-from medi_monai.cohort.prepare import Preparation, default_cohort_dir, load_or_prepare, prepare
+from medi_monai.cohort.prepare import Preparation, Share, default_cohort_dir, load_or_prepare, prepare, table_cohort
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.cohort.table import Cohort
@@ -10,15 +13,24 @@ from medi_monai.cohort.table import Cohort
 __all__ = [
     "BalancedBatchSampler",
     "Cohort",
+    "Cutting",
     "ImageTable",
     "PatchDataset",
     "Preparation",
+    "Share",
     "SplitScheme",
+    "StreamedPatchDataset",
     "assign_splits",
+    "audit_cohort",
     "default_cohort_dir",
     "expand_plan",
+    "has_leakage",
+    "hash_images",
     "load_or_prepare",
     "make_plan",
+    "near_duplicates",
+    "patch_dataset",
     "prepare",
     "read_plan",
+    "table_cohort",
 ]

@@ -1,28 +1,55 @@
-"""Patches in memory, and batches whose content depends on the seed and the step alone."""
+"""Patches as data sets, in memory or read when asked, and batches that depend on the seed and the step alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from medi_monai.cohort.reading import PatchReader
 from medi_monai.cohort.table import Cohort
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import generator_from
-from medi_monai.wsi.readers import read_image
 
-__all__ = ["BALANCES", "PatchDataset", "BalancedBatchSampler"]
+__all__ = ["BALANCES", "READINGS", "PatchDataset", "StreamedPatchDataset", "BalancedBatchSampler", "patch_dataset"]
 
 BALANCES = ("class", "subpopulation", "none")
+READINGS = ("auto", "memory", "disk")
+MAX_MEMORY = 4 * 2**30
+#: patches in one task of reading a cohort into memory
+CHUNK = 64
 
 
-class PatchDataset(Dataset):
+class _Patches(Dataset):
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def groups(self, columns: Sequence[str], balance: str) -> np.ndarray:
+        """``(N,)`` integer group of every patch, for :class:`BalancedBatchSampler`.
+
+        Args:
+            columns: label first, then the attributes.
+            balance: ``class`` (the paper's) groups by label, ``subpopulation`` by label and attributes, ``none``
+                puts all patches into one group.
+        """
+        if balance not in BALANCES:
+            raise unknown_value("choice of `balance`", balance, BALANCES)
+        used = {"class": list(columns[:1]), "subpopulation": list(columns), "none": []}[balance]
+        if not used:
+            return np.zeros(len(self), int)
+        return self.table.groupby(used, sort=True).ngroup().to_numpy()
+
+
+class PatchDataset(_Patches):
     """Patches of a cohort as ``{"image": (3, H, W) uint8, "conditions": (1 + k,) float32, "index": int}``.
 
     All pixels are read once, at the start, and kept as uint8 (32 x 32 patches: 330,000 in 1 GB), so that an
@@ -49,8 +76,7 @@ class PatchDataset(Dataset):
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
-        if len(cohort) == 0:
-            raise InputError(f"the cohort in {cohort.root} has no patch for this split")
+        _check_not_empty(cohort)
         codes = schema.encode(cohort.table, unseen)
         self.skipped: dict[str, str] = {}
         self.images, good = self._read(cohort, image_size, on_error)
@@ -58,55 +84,112 @@ class PatchDataset(Dataset):
         self.conditions = codes[torch.from_numpy(good)]
 
     def _read(self, cohort: Cohort, image_size: int, on_error: str) -> tuple[torch.Tensor, np.ndarray]:
-        paths = cohort.table["image"].tolist()
-        pixels = np.empty((len(paths), image_size, image_size, 3), np.uint8)
-        good = np.ones(len(paths), bool)
+        reader = PatchReader(cohort, image_size)
+        pixels = np.empty((len(reader), image_size, image_size, 3), np.uint8)
+        good = np.ones(len(reader), bool)
 
-        def load(place: int) -> tuple[int, InputError | None]:
+        def load(rows: range) -> list[tuple[int, InputError]]:
             try:
-                patch = read_image(cohort.root / paths[place])
-                if patch.shape != pixels.shape[1:]:
-                    raise InputError(
-                        f"{paths[place]} has {patch.shape[1]} x {patch.shape[0]} pixels, expected {image_size}"
-                    )
-                pixels[place] = patch
-                return place, None
+                pixels[rows.start : rows.stop] = reader.read(rows)
+                return []
             except InputError as error:
-                return place, error
+                halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+                return [(rows.start, error)] if len(rows) == 1 else [bad for half in halves for bad in load(half)]
 
-        with ThreadPoolExecutor(8) as pool:
-            for place, error in progress(pool.map(load, range(len(paths))), len(paths), "reading patches", "patch"):
-                if error is None:
-                    continue
-                if on_error == "stop":
-                    pool.shutdown(cancel_futures=True)
-                    raise InputError(f"{error}. To go on without such images: --on_error skip")
-                self.skipped[paths[place]] = str(error)
-                good[place] = False
+        chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
+        # files are read side by side; the regions of a slide are, by its reader
+        with ThreadPoolExecutor(1 if reader.on_the_fly else 8) as pool:
+            for bad in progress(pool.map(load, chunks), len(chunks), f"reading {len(reader)} patches", "batch"):
+                for place, error in bad:
+                    if on_error == "stop":
+                        pool.shutdown(cancel_futures=True)
+                        raise InputError(f"{error}. To go on without such images: --on_error skip")
+                    self.skipped[cohort.table["image"].iloc[place]] = str(error)
+                    good[place] = False
+        reader.close()
         if not good.any():
-            raise InputError(f"none of the {len(paths)} images in {cohort.root} can be read")
+            raise InputError(f"none of the {len(reader)} images in {cohort.root} can be read")
         return torch.from_numpy(pixels[good]).permute(0, 3, 1, 2).contiguous(), good
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         return {"image": self.images[index], "conditions": self.conditions[index], "index": index}
 
-    def groups(self, columns: Sequence[str], balance: str) -> np.ndarray:
-        """``(N,)`` integer group of every patch, for :class:`BalancedBatchSampler`.
 
-        Args:
-            columns: label first, then the attributes.
-            balance: ``class`` (the paper's) groups by label, ``subpopulation`` by label and attributes, ``none``
-                puts all patches into one group.
-        """
-        if balance not in BALANCES:
-            raise unknown_value("choice of `balance`", balance, BALANCES)
-        used = {"class": list(columns[:1]), "subpopulation": list(columns), "none": []}[balance]
-        if not used:
-            return np.zeros(len(self), int)
-        return pd.factorize(self.table[used].agg("\0".join, axis=1), sort=True)[0]
+class StreamedPatchDataset(_Patches):
+    """The same items as of :class:`PatchDataset`, read from files or slides when they are asked for.
+
+    Loaders of PyTorch and MONAI hand over the indices of a whole batch (``__getitems__``), so that the regions of one
+    slide are decoded together. It may go to worker processes; each opens slides of its own.
+
+    Args:
+        cohort: the patches.
+        schema: encodes label and attributes; without one, items have no ``conditions``.
+        image_size: side in pixels.
+        transform: of an item, such as :func:`medi_monai.wsi.transforms.patch_transforms`.
+        backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
+        threads: that decode; by default one per core, and a single one in each worker process of a loader.
+        max_open: slides that one process keeps open.
+        unseen: as for :meth:`MetadataSchema.encode`.
+
+    Raises:
+        InputError: for an empty cohort; on access, for an image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        schema: MetadataSchema | None,
+        image_size: int,
+        transform: Callable[[dict], Any] | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        max_open: int = 16,
+        unseen: str = "error",
+    ) -> None:
+        _check_not_empty(cohort)
+        self.table, self.transform = cohort.table, transform
+        self.conditions = None if schema is None else schema.encode(cohort.table, unseen)
+        self._reader = PatchReader(cohort, image_size, backend, threads, max_open)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        patches = self._reader.read(indices)
+        return [self._item(index, patch) for index, patch in zip(indices, patches)]
+
+    def _item(self, index: int, patch: np.ndarray) -> Any:
+        # a view: what collates a batch copies it anyway
+        image = torch.from_numpy(patch if patch.flags.writeable else patch.copy()).permute(2, 0, 1)
+        item: dict[str, Any] = {"image": image, "index": index}
+        if self.conditions is not None:
+            item["conditions"] = self.conditions[index]
+        return item if self.transform is None else self.transform(item)
+
+
+def patch_dataset(
+    cohort: Cohort, schema: MetadataSchema, image_size: int, reading: str = "auto", on_error: str = "stop"
+) -> PatchDataset | StreamedPatchDataset:
+    """The patches of a cohort in memory, or read from files and slides as they are needed.
+
+    Args:
+        cohort: the patches.
+        schema: encodes label and attributes.
+        image_size: side in pixels.
+        reading: ``memory``, ``disk``, or ``auto``: memory up to 4 GB.
+        on_error: of ``memory``, as for :class:`PatchDataset`; from the disk, an unreadable image ends the run.
+    """
+    if reading not in READINGS:
+        raise unknown_value("choice of `reading`", reading, READINGS)
+    large = len(cohort) * image_size**2 * 3 > MAX_MEMORY
+    if reading == "disk" or (reading == "auto" and large):
+        return StreamedPatchDataset(cohort, schema, image_size)
+    return PatchDataset(cohort, schema, image_size, on_error)
+
+
+def _check_not_empty(cohort: Cohort) -> None:
+    if len(cohort) == 0:
+        raise InputError(f"the cohort in {cohort.root} has no patch for this split")
 
 
 class BalancedBatchSampler(Sampler[list[int]]):

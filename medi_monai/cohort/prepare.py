@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from medi_monai.cohort.extraction import Cutting, SlideJob, cut_slide, is_cut, read_record, record_names
+from medi_monai.cohort.scanning import PATCHES_PER_SCAN, ScanJob, read_scan, scan_patches
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.seeding import seed_from
-from medi_monai.utils.workers import map_processes
-from medi_monai.wsi import PatchGrid, open_slide, plan_patches
+from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
+from medi_monai.utils.workers import map_processes, one_at_a_time
 
-__all__ = ["Preparation", "prepare", "default_cohort_dir", "load_or_prepare"]
+__all__ = ["Preparation", "Share", "default_cohort_dir", "load_or_prepare", "prepare", "table_cohort"]
 
-SETTINGS_FILE = "preparation.json"
+SETTINGS_FILE, LOCK_FILE = "preparation.json", ".lock"
+#: one row per patch of the cohort, in its order: what was measured
+QUALITY_FILE = "quality.parquet"
+QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix")
+#: one row per slide that was read
+SLIDES_FILE = "slides.csv"
 
 
 @dataclass(frozen=True)
@@ -32,30 +37,43 @@ class Preparation:
 
     Args:
         source: table and images.
-        grid: size, resolution, stride and least tissue of the patches.
+        cutting: how slides become patches; of patches that are taken as they are, size and resolution.
         splits: what is held out.
-        max_patches_per_slide: a random choice of so many patches where a slide has more; all by default.
-        seed: of that choice.
     """
 
     source: ImageTable
-    grid: PatchGrid
+    cutting: Cutting
     splits: SplitScheme
-    max_patches_per_slide: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_patches_per_slide is not None and self.max_patches_per_slide < 1:
-            raise InputError(f"max_patches_per_slide = {self.max_patches_per_slide}: it has to be 1 or more, or null")
 
     def settings(self) -> dict:
         """The settings as JSON; two preparations with equal settings give equal cohorts."""
         return {**asdict(self), "source": self.source.settings()}
 
     @property
+    def reads_on_the_fly(self) -> bool:
+        """Whether patches stay in the images that they come from."""
+        return self.cutting.patch_format == "none" or self.source.unit == "patches"
+
+    @property
     def name(self) -> str:
         """A folder name that no two preparations share: data set, patch size and the digest of all settings."""
-        return f"{self.source.folder.resolve().name}_{self.grid.image_size}px_{json_digest(self.settings())[:8]}"
+        digest = json_digest(self.settings())[:8]
+        return f"{self.source.folder.resolve().name}_{self.cutting.grid.image_size}px_{digest}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that this process has, of several that were started together.
+
+    Args:
+        rank: number of this process.
+        world_size: number of processes.
+        wait: returns when all of them have called it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    wait: Callable[[], None] = field(default=lambda: None)
 
 
 def default_cohort_dir(preparation: Preparation, bundle_root: str | os.PathLike) -> str:
@@ -82,58 +100,99 @@ def load_or_prepare(
     return prepare(preparation, cohort_dir, on_error, num_workers)
 
 
+def table_cohort(preparation: Preparation) -> Cohort:
+    """The rows of the source with their split, before any image is there: to look at a split, never to train.
+
+    Args:
+        preparation: its source and splits count.
+    """
+    rows = _rows(preparation, "skip", check_files=False)
+    rows = rows[rows["split"] != ""].drop(columns=["problem"])
+    return Cohort(rows.reset_index(drop=True), preparation.source.folder)
+
+
 def prepare(
-    preparation: Preparation, output_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
+    preparation: Preparation,
+    output_dir: str | os.PathLike,
+    on_error: str = "stop",
+    num_workers: int | None = None,
+    backend: str = "auto",
+    share: Share | None = None,
 ) -> Cohort:
-    """Cut all images into patches and write ``patches/``, ``cohort.csv`` and ``rejected.csv``.
+    """Cut all images into patches; write ``patches/``, the cohort table, ``slides.csv`` and ``rejected.csv``.
 
     Finished slides are skipped when the same call is made again; a slide half done is done again.
 
     Args:
-        preparation: source, grid, splits and seed.
+        preparation: source, cutting and splits.
         output_dir: the cohort's folder.
-        on_error: ``stop`` at an image that cannot be read, or ``skip`` it and list it in ``rejected.csv``.
+        on_error: ``stop`` at the first row or image that cannot be used, or ``skip`` it; either way ``rejected.csv``
+            is a list of what was left out.
         num_workers: processes; by default one per core.
+        backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
+        share: of the work, where several processes were started together; all get the whole cohort.
 
     Raises:
-        InputError: for anything wrong with table, settings or (with ``stop``) an image; also where ``output_dir``
-            holds a cohort prepared otherwise.
+        InputError: for anything wrong with settings or (with ``stop``) a row or an image; also where no patch is
+            left, or ``output_dir`` holds a cohort prepared otherwise.
     """
     if on_error not in ("stop", "skip"):
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
-    rows = preparation.source.rows()
-    label = preparation.source.label
-    rejected = []
-    for column in (label, "patient"):
-        lacking = rows[rows[column] == ""]
-        rejected += [(image, slide, f"no {column}") for image, slide in zip(lacking["image"], lacking["slide"])]
-        rows = rows[rows[column] != ""].reset_index(drop=True)
-        if rows.empty:
-            raise InputError(f"no row of {preparation.source.table} has a value for {column!r}")
-    rows["split"] = assign_splits(rows, preparation.splits)
-    root = writable_dir(output_dir)
-    _claim(root, preparation)
+    share = share or Share()
+    with nullcontext() if share.rank == 0 else redirect_stdout(StringIO()):
+        rows = _rows(preparation, on_error)
+    if share.rank > 0:
+        return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, share)
+    # two runs in one folder would spoil each other's slides: the second waits, and finds them done
+    with one_at_a_time(writable_dir(output_dir) / LOCK_FILE):
+        _claim(Path(output_dir), preparation)
+        return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, share)
 
-    jobs = [(str(root), row.image, row.mpp, preparation) for row in rows.itertuples()]
-    parts = []
-    results = map_processes(_cut, jobs, num_workers, "cutting patches", "image")
-    for (patches, problem), row in zip(results, rows.to_dict("records")):
-        if problem is None:
-            parts.append(patches.assign(**{name: row[name] for name in row if name not in ("image", "mpp")}))
-            continue
-        if on_error == "stop" and not problem.startswith("no tissue"):
-            results.close()
+
+def _prepare(
+    preparation: Preparation,
+    root: Path,
+    rows: pd.DataFrame,
+    on_error: str,
+    num_workers: int | None,
+    backend: str,
+    share: Share,
+) -> Cohort:
+    share.wait()
+    work = _Patches if preparation.source.unit == "patches" else _Slides
+    stage = work(preparation, root, rows[rows["problem"] == ""], backend)
+    problems: dict[str, str] = {}
+    for image, problem in stage.run(share, num_workers):
+        if on_error == "stop":
             raise InputError(f"{problem.rstrip('.')}. To go on without such images: --on_error skip")
-        rejected.append((row["image"], row["slide"], problem))
+        problems[image] = problem
+    write_json(root / "patches" / f"problems-{share.rank}.json", problems)
+    share.wait()
+    if share.rank == 0:
+        found: dict[str, str] = {}
+        for rank in range(share.world_size):
+            found |= read_json(root / "patches" / f"problems-{rank}.json")
+        _finish(preparation, root, rows, stage, found)
+    share.wait()
+    return Cohort.read(root)
 
-    write_table(root / "rejected.csv", pd.DataFrame(rejected, columns=["image", "slide", "reason"]))
-    if not parts:
-        raise InputError(f"no image of {preparation.source.table} gave a patch; {root / 'rejected.csv'} says why")
-    columns = ["image", "slide", "patient", "x", "y", "mpp", label, *preparation.source.attributes, "split"]
-    table = pd.concat(parts, ignore_index=True)[list(dict.fromkeys(columns))].astype(str)
-    cohort = Cohort(table, root)
-    cohort.write()
-    return cohort
+
+def _rows(preparation: Preparation, on_error: str, check_files: bool = True) -> pd.DataFrame:
+    source = preparation.source
+    rows = source.rows(check_files)
+    wrong = rows["problem"] != ""
+    if wrong.any() and on_error == "stop":
+        first = rows.loc[wrong].iloc[0]
+        raise InputError(
+            f"{source.table_name}, row {first['row'] + 1} ({first['image']}): {first['problem'].rstrip('.')}. To go on "
+            "without such rows: --on_error skip"
+        )
+    # splits do not depend on which files can be read today
+    known = (rows[source.label] != "") & (rows["patient"] != "")
+    if not known.any():
+        raise InputError(f"no row of {source.table_name} has both a value of {source.label!r} and a patient")
+    split = assign_splits(rows[known], preparation.splits)
+    return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
 
 def _claim(root: Path, preparation: Preparation) -> None:
@@ -143,7 +202,8 @@ def _claim(root: Path, preparation: Preparation) -> None:
         changed = _differences(read_json(path), settings)
         raise InputError(f"{root} holds a cohort prepared with other settings ({changed}); choose another --output_dir")
     if not path.is_file():
-        if any(root.iterdir()):
+        if {path.name for path in root.iterdir()} - {LOCK_FILE}:
+            (root / LOCK_FILE).unlink(missing_ok=True)
             raise InputError(f"{root} is not empty and holds no cohort of ours; choose another --output_dir")
         write_json(path, settings)
 
@@ -158,49 +218,113 @@ def _differences(old: dict, new: dict, prefix: str = "") -> str:
     return "; ".join(filter(None, found))
 
 
-def _cut(job: tuple[str, str, str, Preparation]) -> tuple[pd.DataFrame, str | None]:
-    root, image, mpp, preparation = job
-    # one folder per image; the digest parts a.png from a.jpg, and b/c.png from b-c.png
-    spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
-    folder = Path(root) / "patches" / f"{spelled}_{json_digest(image)[:8]}"
-    try:
-        if not folder.is_dir():
-            _write_patches(folder, image, mpp, preparation)
-        names = sorted(path.name for path in folder.glob("patch_*.png"))
-    except InputError as error:
-        return pd.DataFrame(), str(error) if image in str(error) else f"{image}: {error}"
-    if not names:
-        return pd.DataFrame(), f"no tissue: no patch of {image} has {preparation.grid.min_tissue:.0%} of it"
-    corners = np.array([name.removesuffix(".png").split("_")[1:] for name in names])
-    relative = folder.relative_to(root).as_posix()
-    return (
-        pd.DataFrame(
-            {
-                "image": [f"{relative}/{name}" for name in names],
-                "x": corners[:, 0].astype(int),
-                "y": corners[:, 1].astype(int),
-                "mpp": preparation.grid.mpp,
-            }
-        ).sort_values(["y", "x"], ignore_index=True),
-        None,
-    )
+class _Slides:
+    """Rows that are slides or tiles: each is cut."""
+
+    def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame, backend: str) -> None:
+        self._cutting, self._root, self._rows = preparation.cutting, root, rows
+        folder = str(preparation.source.folder.resolve())
+        self._folder = folder
+        self._jobs = [
+            SlideJob(str(root), folder, image, mpp, self._cutting, backend)
+            for image, mpp in zip(rows["image"], rows["mpp"])
+        ]
+
+    def run(self, share: Share, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """Do the share's part; yields each image that cannot be used, and why."""
+        jobs = [job for job in self._jobs[share.rank :: share.world_size] if not is_cut(job)]
+        with closing(map_processes(cut_slide, jobs, num_workers, "cutting patches", "slide")) as results:
+            # results come first: zip would leave the last step of the progress bar undone
+            for problem, job in zip(results, jobs):
+                if problem is not None and not problem.startswith("no tissue"):
+                    yield job.image, problem
+
+    def collect(self, problems: dict[str, str]) -> Iterator[tuple[pd.DataFrame, dict]]:
+        """Of each image that gave patches: these, with what was measured, and the record of the slide."""
+        for job, row in zip(self._jobs, self._rows.index):
+            if job.image in problems:
+                continue
+            record, measures = read_record(self._root, job.image)
+            if record["problem"]:
+                problems[job.image] = record["problem"]
+                continue
+            patches = pd.DataFrame(measures).assign(
+                **{name: record[name] for name in ("width", "height", "source_mpp")}
+            )
+            patches["suffix"] = Path(job.image).suffix
+            if self._cutting.patch_format == "none":
+                patches["image"] = str(Path(self._folder) / job.image)
+            else:
+                patches["image"] = record_names(self._root, job.image, measures, self._cutting.patch_format)
+            yield patches.assign(source_row=row), record
 
 
-def _write_patches(folder: Path, image: str, mpp: str, preparation: Preparation) -> None:
-    grid = preparation.grid
-    with open_slide(preparation.source.folder / image, float(mpp) if mpp else None) as slide:
-        corners, side = plan_patches(slide, grid)
-        if preparation.max_patches_per_slide is not None and len(corners) > preparation.max_patches_per_slide:
-            rng = np.random.default_rng(seed_from("patches", preparation.seed, image))
-            corners = corners[np.sort(rng.choice(len(corners), preparation.max_patches_per_slide, replace=False))]
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
-            for x, y in corners.tolist():
-                pixels = slide.read(x, y, (side, side), (grid.image_size, grid.image_size))
-                with atomic_path(part / f"patch_{x}_{y}.png") as path:
-                    Image.fromarray(pixels).save(path, format="png", compress_level=3)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+class _Patches:
+    """Rows that are patches: each file is looked at once, and stays where it is."""
+
+    def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame, backend: str) -> None:
+        self._rows = rows
+        self._folder = str(preparation.source.folder.resolve())
+        parts = [rows.iloc[start : start + PATCHES_PER_SCAN] for start in range(0, len(rows), PATCHES_PER_SCAN)]
+        self._jobs = [
+            ScanJob(str(root), self._folder, tuple(part["image"]), tuple(part["mpp"]), preparation.cutting)
+            for part in parts
+        ]
+
+    def run(self, share: Share, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """As of slides."""
+        jobs = self._jobs[share.rank :: share.world_size]
+        # files that could not be read may have been mended
+        pending = [job for job in jobs if not job.record.is_file() or (read_scan(job)["problem"] != "").any()]
+        unit = f"{PATCHES_PER_SCAN} patches"
+        with closing(map_processes(scan_patches, pending, num_workers, "reading patches", unit)) as results:
+            for _ in results:
+                pass
+        for job in jobs:
+            found = zip(job.images, read_scan(job)["problem"].tolist())
+            yield from ((image, problem) for image, problem in found if problem)
+
+    def collect(self, problems: dict[str, str]) -> Iterator[tuple[pd.DataFrame, dict]]:
+        scans = [pd.DataFrame(read_scan(job)) for job in self._jobs]
+        patches = pd.concat(scans, ignore_index=True) if scans else pd.DataFrame({"problem": []})
+        patches = patches.assign(source_row=self._rows.index, image=self._folder + "/" + self._rows["image"].to_numpy())
+        patches = patches[patches["problem"] == ""].drop(columns="problem")
+        if len(patches):
+            yield patches.assign(suffix=patches["image"].str.extract(r"(\.\w+)$", expand=False)), {}
+
+
+def _finish(
+    preparation: Preparation, root: Path, rows: pd.DataFrame, stage: _Slides | _Patches, problems: dict[str, str]
+) -> None:
+    parts = []
+    records = []
+    for patches, record in stage.collect(problems):
+        parts.append(patches)
+        records.append(record)
+    reasons = rows["problem"].mask(rows["problem"] == "", rows["image"].map(problems)).fillna("")
+    rejected = rows.loc[reasons != "", ["image", "slide"]].assign(reason=reasons[reasons != ""])
+    stray = pd.DataFrame(preparation.source.files_without_row(rows), columns=["image", "reason"]).assign(slide="")
+    write_table(root / "rejected.csv", pd.concat([rejected, stray])[["image", "slide", "reason"]])
+    if not parts:
+        raise InputError(f"no image of {preparation.source.table_name} gave a patch; {root / 'rejected.csv'} says why")
+    table = pd.concat(parts, ignore_index=True)
+    about = rows.loc[table["source_row"]].reset_index(drop=True)
+    metadata = list(dict.fromkeys([preparation.source.label, *preparation.source.attributes]))
+    cohort = table[["image"]].assign(slide=about["slide"], patient=about["patient"], x=table["x"], y=table["y"])
+    cohort["mpp"] = preparation.cutting.grid.mpp
+    if preparation.reads_on_the_fly:
+        cohort["source_mpp"] = table["source_mpp"]
+    cohort[[*metadata, "split"]] = about[[*metadata, "split"]]
+    write_table(root / QUALITY_FILE, table[[name for name in QUALITY if name in table]])
+    if any(records):
+        slides = pd.DataFrame(records).drop(columns="problem")
+        write_table(root / SLIDES_FILE, _with_quality(slides, parts))
+    Cohort(cohort.astype(str), root).write()
+
+
+def _with_quality(slides: pd.DataFrame, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    # medians over a slide's patches, where they were read
+    for name in ("sharpness", "background"):
+        if all(name in part for part in parts):
+            slides[name] = [round(float(np.median(part[name])), 4) for part in parts]
+    return slides

@@ -1,123 +1,265 @@
-"""Where a cohort comes from: a table of slides or of tiles, with the names of its columns."""
+"""Where a cohort comes from: a table of images with metadata, and the roles of its columns."""
 
 from __future__ import annotations
 
+import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from medi_monai.cohort.demo import demo_dataset
-from medi_monai.cohort.table import PATCH_COLUMNS, require_columns
-from medi_monai.schema import is_missing
+from medi_monai.cohort.table import PATCH_COLUMNS
+from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.cohort.tables.files import IMAGE_SUFFIXES, absent_files, inside_paths, walk_files
+from medi_monai.cohort.tables.layouts import TableContent, TableSpec
+from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
+from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
+from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import file_digest, read_table
+from medi_monai.utils.files import file_digest
 
-__all__ = ["ImageTable"]
+__all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
 
 ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None}
-#: a column of the table in the pattern of an image's path; names with dots, as the GDC has them, are names
-FIELD = re.compile(r"\{([^{}]*)\}")
+
+#: what a row of the table is: ``slides`` and ``tiles`` are cut into patches, ``patches`` are taken as they are
+UNITS = ("slides", "tiles", "patches")
+
+#: which rows have it, and what it is
+Problem = tuple[pd.Series, pd.Series | str]
+
+#: columns of :meth:`ImageTable.rows` besides those of a cohort
+ROW_COLUMNS = ("row", "problem")
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A table with one row per slide, or per tile of a slide.
+    """A table with one row per slide, tile or patch, and the folder of its images.
 
     Args:
         root: folder that image paths start from (``dataset_dir``); ``None`` is the demo cohort, whose slides are
             written on first use.
-        table: path of the CSV, TSV or Parquet table, from ``root``.
-        label: column of the class label.
-        attributes: columns to carry into the cohort as metadata.
+        table: path of the CSV, TSV or Parquet table, from ``root``; or a table of the GDC or a tree of TCGA-UT, as
+            :class:`medi_monai.cohort.tables.TableSpec` describes them: ``{layout: gdc, path: slide.tsv, clinical:
+            clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
+        label: column of the class label, of the table or of ``mapping``.
+        attributes: columns to carry into the cohort as metadata, of the table or of ``mapping``.
         columns: which column plays which role: ``slide``, ``patient`` and, where files lack it, ``mpp`` name a
-            column; ``image`` is a pattern of columns in braces, as ``slides/{slide_submitter_id}.tiff``.
+            column; ``image`` is a pattern of columns in braces, as ``slides/{slide_submitter_id}.tiff``. A ``*`` in
+            it stands for any characters but ``/``, as ``slides/*/{slide_submitter_id}.*.svs``.
         source_mpp: microns per pixel of all images, where neither files nor table say.
+        mapping: what becomes of columns on their way to label and attributes, as
+            :mod:`medi_monai.cohort.tables.mapping` describes it; a rule goes before a column of its name.
+        missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
+        unit: what a row is, one of :data:`UNITS`. Of ``slides``, each has a name of its own; several tiles or patches
+            may have one slide.
+
+    Raises:
+        InputError: for a setting that is unknown or contradicts another; nothing is read for that.
     """
 
     root: str | os.PathLike | None
-    table: str
+    table: str | Mapping[str, Any]
     label: str
     attributes: Sequence[str] = ()
     columns: Mapping[str, str | None] = field(default_factory=dict)
     source_mpp: float | None = None
+    mapping: Mapping[str, Any] | None = None
+    missing: Sequence[str] | None = None
+    unit: str = "slides"
 
     def __post_init__(self) -> None:
         for role in self.columns:
             if role not in ROLES:
                 raise unknown_value("role in `columns`", role, ROLES)
         for name in (self.label, *self.attributes):
-            if name in (*PATCH_COLUMNS, "split"):
+            if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split"):
                 raise InputError(f"the label or attribute {name!r} has the name of a column of every cohort; rename it")
+        if self.unit not in UNITS:
+            raise unknown_value("unit of the table's rows", self.unit, UNITS)
+        if isinstance(self.missing, str):
+            raise InputError(f"missing = {self.missing!r}: it has to be a list of strings")
+        parse_mapping(self.mapping)
+        if TableSpec.from_setting(self.table).layout == "tcga_ut" and self.unit != "patches":
+            raise InputError(f"unit = {self.unit!r}: the images of a tree of TCGA-UT are patches; set unit: patches")
 
     @property
     def folder(self) -> Path:
         """The root as a path; the demo slides are written here if they are meant and lack."""
         return demo_dataset() if self.root is None else Path(self.root)
 
+    @property
+    def table_name(self) -> str:
+        """The table, or the folder of a tree, for messages."""
+        return TableSpec.from_setting(self.table).path
+
     def settings(self) -> dict:
-        """All that decides what :meth:`rows` returns, as JSON, with the digest of the table's content."""
-        path = self._table_path()
-        return {**asdict(self), "root": str(self.folder.resolve()), "table_sha256": file_digest(path)}
+        """All that decides what :meth:`rows` returns, as JSON, with the digests of all tables' content."""
+        root = self._checked_folder()
+        lookups = sorted({rule.lookup.table for rule in parse_mapping(self.mapping).values() if rule.lookup})
+        return {
+            **_with_text_keys(asdict(self)),
+            "root": str(root.resolve()),
+            "table_sha256": TableSpec.from_setting(self.table).digest(root),
+            "lookup_sha256": {name: file_digest(root / name) for name in lookups if (root / name).is_file()},
+        }
 
-    def rows(self) -> pd.DataFrame:
-        """The table as cohort columns: ``image, slide, patient, mpp``, label, attributes, ordered by image.
+    def rows(self, check_files: bool = True) -> pd.DataFrame:
+        """The table as cohort columns, ordered by image; what its user should know is printed.
 
-        Missing data of any spelling becomes the empty string; ``mpp`` may be empty.
+        Args:
+            check_files: whether to look for every image; each folder is listed once, which takes some seconds for a
+                million files.
+
+        Returns:
+            Strings: ``image`` (path from the root in its shortest form), ``slide``, ``patient``, ``mpp`` (may be
+            empty), label and attributes, with the empty string where data are missing. ``row`` is the integer place
+            in the table, from 0. ``problem`` says in one line why a row cannot be used, and is empty where nothing is
+            wrong: a path that leaves the root or means no file or several, an image of several rows, a missing file,
+            a slide name of several images (of ``slides``), a resolution that is no number, no label, slide or
+            patient, a value that the mapping cannot take.
 
         Raises:
-            InputError: for a missing, empty or unreadable table, a column that it lacks, an image in two rows, or a
-                resolution that is not a number.
+            InputError: for a table that is missing, empty or unreadable, a column that it lacks, or a code that a
+                table of codes lacks.
         """
-        path = self._table_path()
-        table = read_table(path)
-        roles = {role: self.columns.get(role) or default for role, default in ROLES.items()}
-        pattern = str(roles["image"])
-        fields = FIELD.findall(pattern)
-        if not fields or set(FIELD.sub("", pattern)) & set("{}"):
-            raise InputError(
-                f"the pattern of `image` is {pattern!r}; write columns in braces, as 'slides/{{name}}.svs'"
-            )
-        named = {role: str(roles[role]) for role in ("slide", "patient", "mpp") if roles[role]}
-        metadata = list(dict.fromkeys([self.label, *self.attributes]))
-        require_columns(table, [*fields, *named.values()], f"{path}, as `columns` says")
-        require_columns(table, [self.label], f"{path}, as `label` says")
-        require_columns(table, metadata, f"{path}, as `metadata_columns` says")
-        cells = table[list(dict.fromkeys([*named.values(), *metadata]))]
-        cells = cells.mask(cells.map(is_missing), "")
-        rows = pd.DataFrame({"image": [_filled(pattern, row) for row in table[fields].to_dict("records")]})
-        rows[[*named]] = cells[[*named.values()]]
-        rows[metadata] = cells[metadata]
+        content = self._content()
+        rows, problems, notes = self._columns(content.table)
+        for note in (*content.notes, *notes):
+            print(f"{self.table_name}: {note}", flush=True)
+        rows["image"], problem = self._images(content.table)
+        for wrong, reason in (*_problems(rows, self, check_files, problem == ""), *problems):
+            if wrong.any():
+                problem = problem.mask(wrong & (problem == ""), reason)
+        rows = rows.assign(row=range(len(rows)), problem=problem)
+        if rows["image"].is_monotonic_increasing:
+            return rows
+        return rows.sort_values("image", kind="stable", ignore_index=True)
+
+    def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
+        """What lies among the images and is none of the table's.
+
+        Args:
+            rows: of :meth:`rows`.
+
+        Returns:
+            ``(path, reason)``, ordered: images that no row names, and links that lead nowhere or round in a loop, in
+            the folders of the image pattern (or, where that begins with a column, of the rows' images); of a tree,
+            all that is no part of it.
+        """
+        spec = TableSpec.from_setting(self.table)
+        if spec.layout == "tcga_ut":
+            return list(spec.read(self._checked_folder(), {}).strays)
+        named = set(rows["image"])
+        found: list[tuple[str, str]] = []
+        for top, depth in self._image_folders(rows):
+            files, problems = walk_files(self.folder, top, self._suffixes, depth)
+            found += [(file, "no row of the table names this file") for file in files if file not in named]
+            found += [(path, reason) for path, reason in problems if path not in named]
+        # a slide in DICOM is a folder of files of which a row names one
+        dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
+        return sorted(item for item in found if os.path.dirname(item[0]) not in dicom)
+
+    @property
+    def _pattern(self) -> str:
+        return str(self.columns.get("image") or ROLES["image"])
+
+    @property
+    def _named(self) -> dict[str, str]:
+        roles = {role: self.columns.get(role) or default for role, default in ROLES.items() if role != "image"}
+        return {role: str(column) for role, column in roles.items() if column}
+
+    def _image_folders(self, rows: pd.DataFrame) -> list[tuple[str, int | None]]:
+        # where the pattern names no folder: those of the rows, for the root may hold cohorts and results as well
+        top = static_folder(self._pattern)
+        if top or "*" in self._pattern:
+            return [(top, None)]
+        tops = rows.loc[rows["problem"] == "", "image"].str.extract("^([^/]*)/", expand=False).fillna("").unique()
+        return [(str(name), None if name else 0) for name in sorted(tops)]
+
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        suffix = os.path.splitext(self._pattern)[1].lower()
+        return (suffix,) if suffix in IMAGE_SUFFIXES else IMAGE_SUFFIXES
+
+    def _checked_folder(self) -> Path:
+        if not self.folder.is_dir():
+            raise InputError(f"dataset_dir {self.root} is not a folder")
+        return self.folder
+
+    def _rules(self) -> dict[str, ColumnRule]:
+        rules = parse_mapping(self.mapping)
+        names = dict.fromkeys([self.label, *self.attributes])
+        return {name: rules.get(name) or ColumnRule(name, name) for name in names}
+
+    def _content(self) -> TableContent:
+        needed = dict.fromkeys([*pattern_fields(self._pattern), *self._named.values()], "columns")
+        for name, rule in self._rules().items():
+            setting = "label" if name == self.label else "metadata_columns"
+            needed.setdefault(rule.column, setting if rule.column == name else f"mapping of {name}")
+        return TableSpec.from_setting(self.table).read(self._checked_folder(), needed)
+
+    def _columns(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem], list[str]]:
+        missing = self.missing or ()
+        rows = pd.DataFrame({"image": pd.Series("", index=table.index, dtype="str")})
+        for role, column in self._named.items():
+            rows[role] = clean_cells(table[column], missing)
         if "mpp" not in rows:
             rows["mpp"] = ""
         if self.source_mpp is not None:
             rows["mpp"] = rows["mpp"].mask(rows["mpp"] == "", str(self.source_mpp))
-        _check_rows(rows, path)
-        return rows.sort_values("image", ignore_index=True)
+        problems: list[Problem] = []
+        notes: list[str] = []
+        for name, rule in self._rules().items():
+            mapped = rule.apply(table, self.folder, missing)
+            rows[name] = mapped.values
+            problems.append((mapped.problems != "", mapped.problems))
+            notes += mapped.notes
+        return rows, problems, notes
 
-    def _table_path(self) -> Path:
-        if not self.folder.is_dir():
-            raise InputError(f"dataset_dir {self.root} is not a folder")
-        path = self.folder / self.table
-        if not path.is_file():
-            raise InputError(f"there is no table at {path}; name it with `table`, or check dataset_dir")
-        return path
+    def _images(self, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+        images = fill_pattern(self._pattern, table)
+        problem = pd.Series("", index=images.index, dtype="str")
+        for column in pattern_fields(self._pattern):
+            problem = problem.mask(missing_cells(table[column]), f"no {column}, which the image's path needs")
+        images, leaves = inside_paths(images, self.folder)
+        problem = problem.mask(leaves & (problem == ""), "the path leaves the folder of the data set")
+        if "*" in self._pattern:
+            files = walk_files(self.folder, static_folder(self._pattern), self._suffixes)[0]
+            found, wrong = match_files(images, files)
+            images, problem = found, problem.mask(problem == "", wrong)
+        return images, problem
 
 
-def _filled(pattern: str, row: Mapping[str, str]) -> str:
-    return FIELD.sub(lambda found: row[found[1]], pattern)
+def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, found: pd.Series) -> Iterator[Problem]:
+    yield found & rows["image"].duplicated(keep=False), "several rows of the table name this image"
+    if check_files and TableSpec.from_setting(source.table).layout != "tcga_ut":
+        absent = absent_files(rows.loc[found, "image"], source.folder).reindex(rows.index, fill_value="")
+        yield absent != "", absent
+    if source.unit == "slides":
+        images = rows.loc[rows["slide"] != "", ["slide", "image"]].drop_duplicates()
+        several = rows["slide"].isin(images.loc[images["slide"].duplicated(), "slide"].unique())
+        yield several, "slide " + rows["slide"].map(repr) + " is the name of several images"
+    right = {value: value == "" or _is_resolution(value) for value in rows["mpp"].unique()}
+    if not all(right.values()):
+        yield ~rows["mpp"].map(right).astype(bool), rows["mpp"].map(repr) + " microns per pixel is no positive number"
+    for column in dict.fromkeys((source.label, "patient", "slide")):
+        yield rows[column] == "", f"no {column}"
 
 
-def _check_rows(rows: pd.DataFrame, path: Path) -> None:
-    doubled = rows.loc[rows["image"].duplicated(), "image"]
-    if len(doubled):
-        raise InputError(f"{path} names the image {doubled.iloc[0]!r} in more than one row")
-    wrong = rows[(rows["mpp"] != "") & pd.to_numeric(rows["mpp"], errors="coerce").isna()]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise InputError(
-            f"{path} gives {row['mpp']!r} as the microns per pixel of {row['image']!r}, which is no number"
-        )
+def _with_text_keys(content: Any) -> Any:
+    # YAML makes numbers of keys, and JSON cannot sort them among text
+    if isinstance(content, Mapping):
+        return {str(key): _with_text_keys(value) for key, value in content.items()}
+    return content
+
+
+def _is_resolution(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False

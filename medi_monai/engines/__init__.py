@@ -2,6 +2,7 @@
 
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
+from medi_monai.engines.preparing import audit_run, audited_cohort, prepare_run
 from medi_monai.engines.runs import (
     begin_run,
     build_schema,
@@ -9,7 +10,6 @@ from medi_monai.engines.runs import (
     load_network,
     load_schema,
     load_settings,
-    prepare_run,
     trained_cohort_dir,
     training_cohort,
     validation_cohort,
@@ -23,6 +23,8 @@ __all__ = [
     "DiffusionPrepareBatch",
     "DiffusionTrainer",
     "ImageGenerator",
+    "audit_run",
+    "audited_cohort",
     "begin_run",
     "build_schema",
     "check_model",

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from medi_monai import __version__
-from medi_monai.cohort import Cohort, Preparation, prepare
+from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_schema
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import file_digest, load_tensors, read_json, writable_dir, write_json
+from medi_monai.utils.files import load_tensors, read_json, writable_dir, write_json
 from medi_monai.utils.seeding import generator_from
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "load_network",
     "load_schema",
     "load_settings",
-    "prepare_run",
     "set_aside",
     "trained_cohort_dir",
     "training_cohort",
@@ -100,29 +99,6 @@ def finish_run(
     }
     write_json(Path(output_dir) / "summary.json", content)
     print(f"{run}: done, the results are in {where}", flush=True)
-
-
-def prepare_run(
-    preparation: Preparation, output_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
-) -> Cohort:
-    """:func:`medi_monai.cohort.prepare` with a summary; arguments as there."""
-    cohort = prepare(preparation, output_dir, on_error, num_workers)
-    table = cohort.table
-    finish_run(
-        "preparing",
-        output_dir,
-        made={
-            "patches": len(table),
-            "slides": int(table["slide"].nunique()),
-            "patients": int(table["patient"].nunique()),
-            "rejected": len(pd.read_csv(cohort.root / "rejected.csv")),
-        },
-        figures={f"patches_{name}": int(count) for name, count in table["split"].value_counts().items()},
-        settings=preparation.settings(),
-        digests={"cohort.csv": file_digest(cohort.root / "cohort.csv")},
-        where=cohort.root / "cohort.csv",
-    )
-    return cohort
 
 
 def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:

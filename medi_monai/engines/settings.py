@@ -39,12 +39,21 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: _is_whole(value, 0), "a whole number from 0 to 2**63 - 1"),
     "rate": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "weight": (_is_number, "a number of 0 or more"),
+    "optional fraction": (lambda value: value is None or _is_number(value, 0, 1), "a number from 0 to 1, or null"),
+    "optional rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, or null"),
     "fraction": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
     "names": (_are_names, "a list of column names, as \"['center', 'sex']\""),
     "counts": (
         lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_whole, value)),
         'a list of whole numbers, as "[32, 64]"',
     ),
+    "optional strings": (
+        lambda value: value is None or _are_names(value),
+        "a list of strings, or null; in YAML, quote numbers and `no`",
+    ),
+    "mapping": (lambda value: isinstance(value, dict), "a mapping"),
+    "optional mapping": (lambda value: value is None or isinstance(value, dict), "a mapping, or null"),
+    "table": (lambda value: isinstance(value, (str, Path, dict)), "the path of a table, or a mapping with its layout"),
     "path": (lambda value: isinstance(value, (str, Path)), "a path; one of digits alone needs ./ before it"),
     "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
     "word": (lambda value: isinstance(value, str), "a word"),
@@ -52,17 +61,24 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
     "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
-    "num_head_channels",
+    "num_head_channels num_folds",
     "optional count": "num_workers max_patches_per_slide stride",
-    "seed": "seed split_seed warmup_steps",
+    "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp",
     "weight": "weight_decay guidance_scale",
-    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction val_fraction min_tissue",
-    "names": "attributes continuous subpopulation_columns metadata_columns",
+    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction min_tissue",
+    "optional fraction": "val_fraction",
+    "optional rate": "source_mpp",
+    "names": "attributes continuous subpopulation_columns metadata_columns split_columns holdout_values",
+    "optional strings": "missing",
+    "optional mapping": "mapping",
+    "mapping": "columns",
+    "table": "table",
     "counts": "channels",
-    "path": "output_dir ckpt_dir cohort_dir plan table",
+    "path": "output_dir ckpt_dir cohort_dir plan",
     "optional path": "dataset_dir",
-    "word": "arm label balance objective schedule conditioning solver on_error",
+    "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
+    "split_scheme reading measure audited",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 

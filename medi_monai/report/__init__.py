@@ -1,5 +1,8 @@
 """Pictures and pages for people."""
 
+from medi_monai.report.audit_page import write_audit_page
 from medi_monai.report.grids import labeled_grid
+from medi_monai.report.page import Page
+from medi_monai.report.quality_page import write_quality_page
 
-__all__ = ["labeled_grid"]
+__all__ = ["Page", "labeled_grid", "write_audit_page", "write_quality_page"]

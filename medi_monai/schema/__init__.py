@@ -7,6 +7,7 @@ from medi_monai.schema.columns import (
     CategoricalColumn,
     ContinuousColumn,
     is_missing,
+    missing_cells,
 )
 from medi_monai.schema.metadata_schema import MetadataSchema
 
@@ -18,4 +19,5 @@ __all__ = [
     "ContinuousColumn",
     "MetadataSchema",
     "is_missing",
+    "missing_cells",
 ]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from threading import RLock
 from types import ModuleType
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["EXTRAS", "is_installed", "require"]
+__all__ = ["EXTRAS", "is_installed", "quiet_stderr", "require"]
 
 #: extra of ``pip install "medi_monai[extra]"`` that brings each optional package
 EXTRAS = {
     "cucim": "cucim",
+    "cupy": "cucim",
     "generative": "generative",
     "timm": "encoders",
     "torch_fidelity": "encoders",
@@ -45,3 +50,25 @@ def require(package: str, purpose: str) -> ModuleType:
         raise InputError(
             f"{package} is needed {purpose}, and cannot be imported ({error}). Remedy: {remedy}"
         ) from error
+
+
+#: one at a time: a thread that came second would keep the silence of the first as what to return to
+_SILENCE = RLock()
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what native code prints on standard error: libraries of cuCIM name decoders that are not needed."""
+    with _SILENCE:
+        try:
+            kept = os.dup(2)
+        except OSError:
+            yield
+            return
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TypeVar
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.progress import progress
 
-__all__ = ["map_processes"]
+__all__ = ["map_processes", "one_at_a_time"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -22,7 +31,10 @@ Result = TypeVar("Result")
 def map_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int | None, task: str, unit: str
 ) -> Generator[Result, None, None]:
-    """``map(function, jobs)`` over processes, in order; on an error or Ctrl-C the jobs not yet begun are dropped.
+    """``map(function, jobs)`` over processes, in order.
+
+    On an error the jobs not yet begun are dropped, on Ctrl-C those under way as well: ``function`` leaves its files
+    whole or not at all.
 
     Args:
         function: importable by name; processes are spawned, never forked, for forking breaks threads of torch.
@@ -30,13 +42,47 @@ def map_processes(
         num_workers: processes; by default one per core.
         task: what is being done, for the progress bar.
         unit: what is counted.
+
+    Raises:
+        RunStopped: where a process was ended from outside or by a crash of native code.
     """
+    if not jobs:
+        return
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(jobs)))
+    others = active_children()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
         yield from progress(pool.map(function, jobs), len(jobs), task, unit)
+    except KeyboardInterrupt:
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    except BrokenProcessPool as error:
+        raise RunStopped(
+            f"a process ended in the middle of {task}: the memory ran out, or a file crashed its decoder. The same "
+            "command goes on from what is done; with --num_workers 1 the memory lasts longer"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_at_a_time(path: str | os.PathLike) -> Iterator[None]:
+    """Go on once no other process holds the lock ``path``, a file that is made and stays.
+
+    The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
+    """
+    with open(path, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process works in {Path(path).parent}: waiting for its end", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass
+        yield
 
 
 def _follow_parent() -> None:

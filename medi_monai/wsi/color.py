@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["optical_density", "mean_optical_density"]
+__all__ = ["from_optical_density", "optical_density", "mean_optical_density"]
 
 
 def optical_density(pixels: np.ndarray) -> np.ndarray:
     """``-log10((I + 1) / 256)`` of uint8 pixels (Ruifrok and Johnston 2001); white is 0, black 2.4."""
     return -np.log10((pixels.astype(np.float32) + 1) / 256)
+
+
+def from_optical_density(density: np.ndarray) -> np.ndarray:
+    """The uint8 pixels of a float32 optical density, the inverse of :func:`optical_density`; what is brighter than
+    white is white."""
+    light = np.exp(density * np.float32(-math.log(10)))
+    light *= 256
+    light -= 1
+    np.rint(light, out=light)
+    return np.clip(light, 0, 255, out=light).astype(np.uint8)
 
 
 def mean_optical_density(images: np.ndarray) -> np.ndarray:

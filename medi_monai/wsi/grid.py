@@ -10,7 +10,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.wsi.readers import SlideReader
 from medi_monai.wsi.tissue import tissue_mask
 
-__all__ = ["PatchGrid", "plan_patches"]
+__all__ = ["PatchGrid", "PatchPlan", "plan_patches"]
 
 #: resolution of the thumbnail on which tissue is found, microns per pixel
 MASK_MPP = 8.0
@@ -41,43 +41,78 @@ class PatchGrid:
             raise InputError(f"min_tissue = {self.min_tissue}: it is a fraction in [0, 1]")
 
 
-def plan_patches(slide: SlideReader, grid: PatchGrid) -> tuple[np.ndarray, float]:
-    """Upper left corners of a slide's patches.
+@dataclass(frozen=True)
+class PatchPlan:
+    """The patches of a slide before any of them is read.
+
+    Args:
+        corners: ``(M, 2)`` integer (x, y) at level 0, row by row.
+        tissue: ``(M,)`` fraction of tissue of each.
+        field: (width, height) of a patch in level 0 pixels, real-valued.
+        thumbnail: ``(h, w, 3)`` uint8, the slide at about :data:`MASK_MPP`.
+        mask: ``(h, w)`` bool, its tissue.
+    """
+
+    corners: np.ndarray
+    tissue: np.ndarray
+    field: tuple[float, float]
+    thumbnail: np.ndarray
+    mask: np.ndarray
+
+
+def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
+    """Where a slide's patches are; reads a thumbnail and no patch.
 
     Args:
         slide: an open slide.
         grid: size, resolution, stride and least tissue.
 
-    Returns:
-        ``(M, 2)`` integer (x, y) at level 0, row by row, and the side of a patch in level 0 pixels (real-valued).
-
     Raises:
         InputError: where the slide is coarser than the grid asks, or smaller than one patch.
     """
-    scale = grid.mpp / slide.mpp
-    if scale < 0.99:
+    if grid.mpp / max(slide.spacing) < 0.99:
         raise InputError(f"the slide has {slide.mpp:g} microns per pixel and cannot be cut at {grid.mpp:g}")
-    side = grid.image_size * scale
+    field = slide.field((grid.image_size, grid.image_size), grid.mpp)
     width, height = slide.dimensions
-    if side > min(width, height) + 1e-6:
-        raise InputError(f"the slide of {width} x {height} pixels is smaller than one patch of {side:.0f} pixels")
-    step = (grid.stride or grid.image_size) * scale
-    xs, ys = (np.arange(0, length - side + 1e-6, step) for length in (width, height))
+    if field[0] > width + 1e-6 or field[1] > height + 1e-6:
+        raise InputError(
+            f"the slide of {width} x {height} pixels is smaller than one patch of {field[0]:.0f} x {field[1]:.0f}"
+        )
+    stride = slide.field((grid.stride or grid.image_size,) * 2, grid.mpp)
+    xs, ys = (np.arange(0, length - side + 1e-6, step) for length, side, step in zip((width, height), field, stride))
     corners = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    covered = _tissue_fraction(slide, corners, side)
-    return np.floor(corners[covered >= grid.min_tissue]).astype(int), side
+    reduction = max(1.0, min(MASK_MPP / slide.mpp, min(field) / 8))
+    thumbnail = slide.thumbnail((max(1, round(width / reduction)), max(1, round(height / reduction))))
+    mask = tissue_mask(thumbnail, mpp=slide.mpp * reduction)
+    tissue = _covered(mask, corners, field, slide.dimensions)
+    kept = tissue >= grid.min_tissue
+    return PatchPlan(_on_pixels(slide, corners[kept], field, grid), tissue[kept], field, thumbnail, mask)
 
 
-def _tissue_fraction(slide: SlideReader, corners: np.ndarray, side: float) -> np.ndarray:
-    width, height = slide.dimensions
-    reduction = max(1.0, min(MASK_MPP / slide.mpp, side / 8))
-    size = max(1, round(width / reduction)), max(1, round(height / reduction))
-    mask = tissue_mask(slide.read(0, 0, (width, height), size))
+def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, float], grid: PatchGrid) -> np.ndarray:
+    # of the level that has the resolution asked, if there is one: patches are then its own pixels, not resampled ones
+    size = (grid.image_size, grid.image_size)
+    whole = np.floor(corners).astype(int)
+    if len(corners) == 0:
+        return whole
+    scales = np.array(slide.level_downsamples)
+    matching = np.flatnonzero(np.abs(np.array(field) / scales - size).max(axis=1) < 0.1)
+    if matching.size == 0 or matching[-1] == 0:
+        return whole
+    scale = scales[matching[-1]]
+    moved = np.rint(np.floor(corners / scale + 1e-6) * scale).astype(int)
+    return np.clip(moved, 0, np.maximum(np.floor(np.array(slide.dimensions) - field).astype(int), 0))
+
+
+def _covered(
+    mask: np.ndarray, corners: np.ndarray, field: tuple[float, float], dimensions: tuple[int, int]
+) -> np.ndarray:
     # summed area table: the tissue in any rectangle in four look-ups
     total = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    scale = np.array([size[0] / width, size[1] / height])
+    size = np.array(mask.shape[::-1])
+    scale = size / dimensions
     low = np.floor(corners * scale).astype(int)
-    high = np.maximum(np.minimum(np.ceil((corners + side) * scale).astype(int), size), low + 1)
+    high = np.maximum(np.minimum(np.ceil((corners + field) * scale).astype(int), size), low + 1)
     (x0, y0), (x1, y1) = low.T, high.T
     inside = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
     return inside / ((x1 - x0) * (y1 - y0))

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import shutil
+import sys
 
 import numpy as np
 import openslide
@@ -8,24 +9,42 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medi_monai.cohort import Cohort, ImageTable, Preparation, SplitScheme, default_cohort_dir, load_or_prepare, prepare
+from medi_monai.cohort import (
+    Cohort,
+    Cutting,
+    ImageTable,
+    Preparation,
+    SplitScheme,
+    default_cohort_dir,
+    load_or_prepare,
+    prepare,
+)
 from medi_monai.cohort.demo.cohort import write_pyramid
+from medi_monai.cohort.extraction import record_folder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_table
 from medi_monai.wsi import PatchGrid
 
 SIDE = 128  # of a patch of 64 pixels at 1.0 microns per pixel, on slides of 0.5
+GRID = PatchGrid(64, 1.0)
 BROKEN = "tiles/z_broken.png"
 
 
+def stained(seed, height, width):
+    """Noise in the colors of hematoxylin and eosin."""
+    rng = np.random.default_rng(seed)
+    amount = rng.random((height, width, 1))
+    colors = amount * (95, 60, 130) + (1 - amount) * (225, 150, 190) + rng.integers(-10, 11, (height, width, 3))
+    return colors.astype(np.uint8)
+
+
 def tile(seed, width=2 * SIDE + 20):
-    return np.random.default_rng(seed).integers(60, 200, (SIDE + 5, width, 3), dtype=np.uint8)
+    return stained(seed, SIDE + 5, width)
 
 
 def slide():
     """Blocks of tissue on the left, glass on the right."""
-    blocks = np.random.default_rng(0).integers(60, 190, (4 * SIDE // 16, 4 * SIDE // 16, 1))
-    pixels = np.kron(blocks, np.ones((16, 16, 3))).astype(np.uint8)
+    pixels = np.kron(stained(0, 4 * SIDE // 16, 4 * SIDE // 16), np.ones((16, 16, 1), np.uint8))
     pixels[:, 2 * SIDE :] = 245
     return pixels
 
@@ -53,14 +72,16 @@ def data(tmp_path_factory):
         (BROKEN, "P3", "KIRC", "NA"),
     ]
     table = pd.DataFrame(rows, columns=["image", "patient", "tumor", "site"])
-    table.assign(slide=table["image"]).to_csv(root / "tiles.csv", index=False)
+    table = table.assign(slide=table["image"])
+    table.to_csv(root / "tiles.csv", index=False)
+    table[table["tumor"] != "not reported"].to_csv(root / "labeled.csv", index=False)
     return root
 
 
-def preparation(root, **changes):
-    source = ImageTable(root, "tiles.csv", "tumor", ["site"], source_mpp=0.5)
+def preparation(root, table="tiles.csv", grid=GRID, **cutting):
+    source = ImageTable(root, table, "tumor", ["site"], source_mpp=0.5)
     splits = SplitScheme(["tumor"], val_fraction=0.25)
-    return Preparation(source, PatchGrid(64, 1.0), splits, **changes)
+    return Preparation(source, Cutting(grid, **cutting), splits)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +98,23 @@ def patches_of(cohort, image):
 
 
 def files_in(root):
-    return {path.relative_to(root): path.stat().st_mtime_ns for path in root.rglob("*.png")}
+    """All files of the patches with their last change."""
+    return {path.relative_to(root): path.stat().st_mtime_ns for path in root.rglob("patches/**/*.*") if path.is_file()}
+
+
+def contents(root, pattern="*.png"):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob(pattern)}
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Work in this process: a new one takes seconds to start."""
+
+    def map_here(function, jobs, num_workers, task, unit):
+        yield from map(function, jobs)
+
+    # the function `prepare` hides the module of its name
+    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", map_here)
 
 
 @pytest.mark.parametrize("place", [0, 9])
@@ -130,21 +167,23 @@ def test_the_split_is_one_of_patients(prepared):
     assert pd.crosstab(patients["tumor"], patients["split"]).to_dict("list") == {"train": [3, 3], "val": [1, 1]}
 
 
-def test_a_repeated_call_does_the_half_done_again_and_nothing_else(prepared, data):
-    folders = prepared.root / "patches"
-    pixels = {path: (prepared.root / path).read_bytes() for path in files_in(prepared.root)}
-    (deleted,), (whole,) = folders.glob("04_*"), folders.glob("S_*")
-    half = folders / f".{whole.name}.part"
+def test_a_repeated_call_does_the_half_done_again_and_nothing_else(prepared, data, in_process):
+    pixels = contents(prepared.root)
+    deleted = record_folder(prepared.root, "tiles/04.png")
+    whole = record_folder(prepared.root, "slides/S.tiff")
+    half = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(deleted)
     whole.rename(half)
-    next(half.iterdir()).rename(half / "patch_7_7.png")
+    next(half.glob("000/*")).rename(half / "000" / "patch_7_7.png")
     before = files_in(prepared.root)
 
-    again = prepare(preparation(data), prepared.root, on_error="skip", num_workers=1)
+    again = prepare(preparation(data), prepared.root, on_error="skip")
     assert again.table.equals(prepared.table)
-    assert {path: (prepared.root / path).read_bytes() for path in files_in(prepared.root)} == pixels
+    assert contents(prepared.root) == pixels
     after = files_in(prepared.root)
-    assert {path for path in pixels if before.get(path) == after[path]} == set(before) & set(pixels)
+    kept = {path for path in before if path in after and half.name not in path.parts}
+    changed = {path for path in kept if before[path] != after[path]}
+    assert {path.name for path in changed} <= {"problems-0.json"} and len(kept) > 60
     assert deleted.is_dir() and not half.exists()
 
 
@@ -153,48 +192,56 @@ def stopped(data, tmp_path_factory):
     """The folder and the error of a preparation that may not skip the broken tile, the last of all images."""
     root = tmp_path_factory.mktemp("stopped")
     with pytest.raises(InputError) as caught:
-        prepare(preparation(data, max_patches_per_slide=3), root, num_workers=1)
+        prepare(preparation(data, "labeled.csv", max_patches_per_slide=3), root, num_workers=2)
     return root, str(caught.value)
 
 
 def test_an_unreadable_image_stops_by_name_and_a_blank_one_does_not(stopped):
     root, error = stopped
     assert BROKEN in error and "--on_error skip" in error
-    assert not (root / "cohort.csv").exists() and len(list(root.glob("patches/blank_*"))) == 1
+    assert not (root / "cohort.csv").exists() and (record_folder(root, "tiles/blank.png") / "slide.json").is_file()
 
 
-def test_the_choice_of_patches_depends_on_no_order_and_no_place(data, stopped, prepared, tmp_path):
+def test_the_choice_of_patches_depends_on_no_order_and_no_place(data, stopped, prepared, tmp_path, in_process):
     shutil.copytree(data, tmp_path / "data")
     read_table(data / "tiles.csv")[::-1].to_csv(tmp_path / "data/tiles.csv", index=False)
     limited = preparation(tmp_path / "data", max_patches_per_slide=3)
-    cohort = prepare(limited, tmp_path / "cohort", on_error="skip", num_workers=1)
+    cohort = prepare(limited, tmp_path / "cohort", on_error="skip")
     sizes = {f"tiles/{place:02d}.png": 2 for place in range(16)} | {"slides/S.tiff": 3}
     assert cohort.table.groupby("slide").size().to_dict() == sizes
 
-    pixels = {path: (cohort.root / path).read_bytes() for path in files_in(cohort.root)}
-    assert pixels == {path: (stopped[0] / path).read_bytes() for path in files_in(stopped[0])}
-    assert pixels == {path: (prepared.root / path).read_bytes() for path in pixels}
+    pixels = contents(cohort.root)
+    assert pixels == contents(stopped[0])
+    everything = contents(prepared.root)
+    assert pixels == {path: everything[path] for path in pixels}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"grid": PatchGrid(32, 1.0)}, r"grid.image_size: 64 there, 32 now\)"),
-        ({"splits": SplitScheme(["tumor"], val_fraction=0.25, seed=1)}, r"\(splits.seed: 0 there, 1 now\)"),
-        ({"max_patches_per_slide": 5}, r"\(max_patches_per_slide: None there, 5 now\)"),
+        ({"grid": PatchGrid(32, 1.0)}, r"cutting.grid.image_size: 64 there, 32 now\)"),
+        ({"max_patches_per_slide": 5}, r"\(cutting.max_patches_per_slide: None there, 5 now\)"),
+        ({"patch_format": "none"}, r"\(cutting.patch_format: png there, none now\)"),
     ],
 )
 def test_a_folder_prepared_with_other_settings_is_refused_with_what_changed(prepared, data, changes, says):
     before = files_in(prepared.root)
+    other = preparation(data, **changes)
     with pytest.raises(InputError, match=says):
-        prepare(dataclasses.replace(preparation(data), **changes), prepared.root, num_workers=1)
+        prepare(other, prepared.root, on_error="skip")
     assert files_in(prepared.root) == before
+
+
+def test_a_folder_prepared_with_another_split_is_refused(prepared, data):
+    other = dataclasses.replace(preparation(data), splits=SplitScheme(["tumor"], val_fraction=0.25, seed=1))
+    with pytest.raises(InputError, match=r"\(splits.seed: 0 there, 1 now\)"):
+        prepare(other, prepared.root, on_error="skip")
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(data, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        prepare(preparation(data), tmp_path, num_workers=1)
+        prepare(preparation(data), tmp_path, on_error="skip")
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
@@ -202,7 +249,13 @@ def test_a_table_without_any_label_is_refused(data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     read_table(data / "tiles.csv").assign(tumor="not reported").to_csv(tmp_path / "data/tiles.csv", index=False)
     with pytest.raises(InputError, match="tiles.csv.*'tumor'"):
-        prepare(preparation(tmp_path / "data"), tmp_path / "cohort", num_workers=1)
+        prepare(preparation(tmp_path / "data"), tmp_path / "cohort", on_error="skip")
+
+
+def test_a_row_that_cannot_be_used_stops_by_its_number_where_nothing_may_be_skipped(data, tmp_path):
+    with pytest.raises(InputError, match=r"tiles.csv, row 19 \(tiles/unlabeled.png\): no tumor. .*--on_error skip"):
+        prepare(preparation(data), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_in_the_settings_are_named(data, tmp_path):
@@ -210,6 +263,10 @@ def test_mistakes_in_the_settings_are_named(data, tmp_path):
         prepare(preparation(data), tmp_path, on_error="skp")
     with pytest.raises(InputError, match="max_patches_per_slide = 0"):
         preparation(data, max_patches_per_slide=0)
+    with pytest.raises(InputError, match="'jpg': did you mean 'jpeg'"):
+        preparation(data, patch_format="jpg")
+    with pytest.raises(InputError, match="'alway': did you mean 'always'"):
+        preparation(data, measure="alway")
 
 
 def test_preparations_share_a_name_exactly_where_they_share_their_settings(data, monkeypatch):
@@ -218,8 +275,8 @@ def test_preparations_share_a_name_exactly_where_they_share_their_settings(data,
     monkeypatch.chdir(data.parent)
     assert preparation(data.name).name == one.name
     others = [
-        dataclasses.replace(one, seed=1),
-        dataclasses.replace(one, grid=PatchGrid(64, 1.0, stride=32)),
+        preparation(data, seed=1),
+        dataclasses.replace(one, cutting=Cutting(PatchGrid(64, 1.0, stride=32))),
         dataclasses.replace(one, splits=SplitScheme(["tumor"], val_fraction=0.2)),
         dataclasses.replace(one, source=dataclasses.replace(one.source, attributes=[])),
     ]
@@ -235,16 +292,15 @@ def test_a_prepared_cohort_is_loaded_from_its_folder_or_the_data_sets(prepared, 
     assert files_in(prepared.root) == before
 
 
-def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_path):
-    tones = {"a.png": 20, "a.jpg": 90, "b/c.png": 120, "b__c.png": 180}
+def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_path, in_process):
+    tones = {"a.png": 90, "a.jpg": 120, "b/c.png": 150, "b__c.png": 180}
     (tmp_path / "data/b").mkdir(parents=True)
     for name, tone in tones.items():
-        Image.fromarray(np.full((16, 16, 3), tone, np.uint8)).save(tmp_path / "data" / name)
+        Image.fromarray(np.full((16, 16, 3), (tone + 40, tone, tone + 40), np.uint8)).save(tmp_path / "data" / name)
     rows = [(name, name, f"P{place}", "X") for place, name in enumerate(tones)]
     pd.DataFrame(rows, columns=["image", "slide", "patient", "tumor"]).to_csv(tmp_path / "data/t.csv", index=False)
     source = ImageTable(tmp_path / "data", "t.csv", "tumor", source_mpp=1.0)
-    made = prepare(
-        Preparation(source, PatchGrid(16, 1.0), SplitScheme(["tumor"], 0.0, 0.0)), tmp_path / "out", num_workers=1
-    )
-    seen = {row.slide: int(np.median(Image.open(made.root / row.image))) for row in made.table.itertuples()}
+    splits = SplitScheme(["tumor"], fraction=0.0, val_fraction=0.0)
+    made = prepare(Preparation(source, Cutting(PatchGrid(16, 1.0)), splits), tmp_path / "out")
+    seen = {row.slide: int(np.asarray(Image.open(made.root / row.image))[8, 8, 1]) for row in made.table.itertuples()}
     assert all(abs(seen[name] - tone) < 3 for name, tone in tones.items()) and len(made) == 4

@@ -1,9 +1,10 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from medi_monai.schema import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, is_missing
+from medi_monai.schema import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, is_missing, missing_cells
 from medi_monai.utils.errors import InputError
 
 
@@ -15,6 +16,23 @@ def test_cells_without_data_are_missing(value):
 @pytest.mark.parametrize("value", ["NA", "na", "01", "0", 0, 0.0, False, "unknown primary"])
 def test_cells_with_data_are_not_missing(value):
     assert not is_missing(value)
+
+
+@pytest.mark.parametrize("dtype", ["str", object])
+def test_missing_cells_of_a_column_are_those_of_each_cell_alone(dtype):
+    cells = ["NA", "01", "", "  ", "'--", "Not Reported", " unknown ", "unknown primary", "None", "0", None, math.nan]
+    cells += [0, False, 0.0, 2.5] if dtype is object else []
+    column = pd.Series(cells, index=range(5, 5 + len(cells)), dtype=dtype)
+    mask = missing_cells(column)
+    assert mask.index.tolist() == column.index.tolist() and mask.dtype == bool
+    assert mask.tolist() == [is_missing(cell) for cell in cells]
+
+
+def test_further_strings_that_mean_missing_count_in_any_case():
+    column = pd.Series(["NA", "na", " N/A ", "01", "'--"])
+    assert missing_cells(column, ["n/a", "Na"]).tolist() == [True, True, True, False, True]
+    assert missing_cells(column).tolist() == [False, False, False, False, True]
+    assert missing_cells(pd.Series([], dtype="str")).tolist() == []
 
 
 def test_vocabulary_is_sorted_once_each_and_without_missing_values():

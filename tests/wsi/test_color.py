@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from medi_monai.wsi import mean_optical_density, optical_density
+from medi_monai.wsi.color import from_optical_density, mean_optical_density, optical_density
 
 
 def test_optical_density_equals_the_formula_of_every_gray_value():
@@ -14,6 +14,17 @@ def test_optical_density_equals_the_formula_of_every_gray_value():
 def test_white_is_zero_and_black_is_finite():
     white, black = optical_density(np.array([255, 0], np.uint8))
     assert white == 0 and black == pytest.approx(2.408, abs=1e-3)
+
+
+def test_pixels_come_back_from_their_optical_density():
+    levels = np.arange(256, dtype=np.uint8)
+    result = from_optical_density(optical_density(levels))
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, levels)
+
+
+def test_what_lies_outside_the_gray_values_is_clipped():
+    np.testing.assert_array_equal(from_optical_density(np.array([-0.5, 0, 9], np.float32)), [255, 255, 0])
 
 
 def test_two_layers_of_stain_have_twice_the_optical_density():

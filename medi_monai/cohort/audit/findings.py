@@ -1,0 +1,224 @@
+"""What an audit found, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["LEVELS", "find", "has_leakage"]
+
+#: worst first: ``leakage`` voids figures, a ``warning`` wants a look, a ``note`` is good to know
+LEVELS = ("leakage", "warning", "note")
+
+#: a corrected Cramér's V from which an attribute is a strong shortcut, and one that is worth a note where all of its
+#: interval lies above
+STRONG, WEAK = 0.3, 0.1
+#: share of patients that a value of one class alone has to cover, for the attribute to give the class away
+DECISIVE_SHARE = 0.9
+#: share of patients without a value, and its spread over the classes, from which missing data is a warning
+MISSING_SHARE, MISSING_SPREAD = 0.2, 0.5
+
+
+def has_leakage(audit: dict) -> bool:
+    """Whether anything lies on both sides of the split."""
+    return any(finding["level"] == "leakage" for finding in audit["findings"])
+
+
+def find(audit: dict) -> list[dict]:
+    """The findings of an audit, worst first, each with ``level``, ``name``, ``text`` and ``counts``."""
+    parts = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
+    found = [finding for part in parts for finding in part(audit)]
+    return sorted(found, key=lambda finding: LEVELS.index(finding["level"]))
+
+
+def _finding(level: str, name: str, text: str, **counts: Any) -> dict:
+    return {"level": level, "name": name, "text": text, "counts": counts}
+
+
+def _leaks(audit: dict) -> Iterator[dict]:
+    if audit["leakage"] is None:
+        yield _finding("note", "no_split", "The table has no split, so nothing was looked for across one.")
+        return
+    sides = _listed([name for name in audit["splits"] if name not in ("all", "excluded")])
+    for name, one in (("patient", "patient"), ("slide", "slide"), ("image", "image")):
+        leak = audit["leakage"].get(f"{name}s")
+        if leak and leak["count"]:
+            text = (
+                f"{_count(leak['count'], one)} {_are(leak['count'])} in more than one of {sides}, for example "
+                f"{leak['examples'][0][name]!r}. All rows of {_a(one)} have to be on one side."
+            )
+            yield _finding("leakage", f"{name}s_cross_split", text, **{f"{name}s": leak["count"], "rows": leak["rows"]})
+    yield from _near_duplicates(audit["leakage"].get("near_duplicates"), sides)
+    unknown = audit["missing"]["split"]["rows"]
+    if unknown:
+        yield _finding("warning", "rows_without_split", f"{_count(unknown, 'row')} without a split.", rows=unknown)
+
+
+def _near_duplicates(leak: dict | None, sides: str) -> Iterator[dict]:
+    if leak is None:
+        yield _finding("note", "near_duplicates_not_checked", "Near-duplicate patches were not looked for.")
+        return
+    if leak["count"]:
+        example = leak["examples"][0]
+        ends = " and ".join(repr(example[end].get("image", example[end]["slide"])) for end in ("first", "second"))
+        text = (
+            f"{_count(leak['rows'], 'patch', 'patches')} {_are(leak['rows'])} nearly the same as a patch in another of "
+            f"{sides} ({_count(leak['count'], 'pair')} that differ in at most {leak['max_distance']} of 64 bits), for "
+            f"example {ends}."
+        )
+        yield _finding("leakage", "near_duplicates_cross_split", text, pairs=leak["count"], rows=leak["rows"])
+    if leak["plain_rows"]:
+        text = f"{_count(leak['plain_rows'], 'patch', 'patches')} of glass alone, too plain to be compared with others."
+        yield _finding("note", "plain_patches", text, rows=leak["plain_rows"])
+
+
+def _conflicts(audit: dict) -> Iterator[dict]:
+    repeated = ((audit["leakage"] or {}).get("images") or {}).get("repeated", {"count": 0})
+    if repeated["count"]:
+        text = f"{_count(repeated['count'], 'image')} listed more than once, for example {repeated['examples'][0]!r}."
+        yield _finding("warning", "images_repeated", text, images=repeated["count"])
+    shared = audit["conflicts"]["slides_of_several_patients"]
+    if shared["count"]:
+        text = (
+            f"{_count(shared['count'], 'slide')} {_are(shared['count'])} listed under more than one patient, for "
+            f"example {shared['examples'][0]!r}: two slides of one name, or a wrong patient."
+        )
+        yield _finding("warning", "slides_of_several_patients", text, slides=shared["count"])
+    for column, several in audit["conflicts"]["patients_with_several_values"].items():
+        if several["count"]:
+            text = (
+                f"{_count(several['count'], 'patient')} with more than one value of {column}, for example "
+                f"{several['examples'][0]!r}."
+            )
+            yield _finding("note", "patients_with_several_values", text, column=column, patients=several["count"])
+
+
+def _shortcuts(audit: dict) -> Iterator[dict]:
+    label, split = audit["label"], "train" if "train" in audit["splits"] else "all"
+    for attribute, section in audit["attributes"].items():
+        single = section["classes_per_value"]["single_class"]
+        if single["values"] and section["num_classes"] > 1:
+            decisive = single["share_of_patients"] >= DECISIVE_SHARE and single["with_several_patients"] > 0
+            verbs = ("occurs", "it covers") if single["values"] == 1 else ("occur", "they cover")
+            text = (
+                f"{single['values']:,} of {single['of']:,} values of {attribute} {verbs[0]} in one {label} alone; "
+                f"{verbs[1]} {_percent(single['share_of_patients'])} of the patients. "
+                + (f"Whoever knows {attribute} knows {label}." if decisive else "")
+            )
+            name = "attribute_decides_class" if decisive else "values_of_one_class"
+            counts = {"attribute": attribute, "values": single["values"], "of": single["of"]}
+            yield _finding("warning" if decisive else "note", name, text.strip(), **counts)
+        figures = section["association"].get(split) or section["association"]["all"]
+        level = _strength(figures["cramers_v"])
+        if level:
+            where = "In train" if split == "train" else "Over all patients"
+            bond = "strongly tied" if level == "warning" else "tied"
+            text = f"{where}, {attribute} and {label} are {bond}: {_rule(figures, attribute, label)}."
+            counts = {"cramers_v": figures["cramers_v"]["value"], "patients": figures["n"]}
+            yield _finding(level, "shortcut", text, attribute=attribute, **counts)
+
+
+def _strength(figure: dict) -> str | None:
+    if figure["value"] is None or figure["ci95"][0] < WEAK:
+        return None
+    return "warning" if figure["value"] >= STRONG else "note"
+
+
+def _rule(figures: dict, known: str, guessed: str) -> str:
+    rule, figure = figures["majority_rule"], figures["cramers_v"]
+    text = f"Cramér's V is {figure['value']:.2f} ({figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
+    if rule["balanced_accuracy"] <= rule["chance"]:
+        # ties among few patients count as wrong guesses: no evidence that the attribute is harmless
+        return text
+    return (
+        f"{text}; {guessed} guessed from {known} alone is right for {rule['accuracy']:.0%} of patients "
+        f"({rule['largest_class']:.0%} without it), and for {rule['balanced_accuracy']:.0%} averaged over {guessed} "
+        f"(chance {_percent(rule['chance'])})"
+    )
+
+
+def _properties(audit: dict) -> Iterator[dict]:
+    for entry in audit["properties"]:
+        for target, figures in entry["targets"].items():
+            if _strength(figures["cramers_v"]) == "warning":
+                name = entry["property"]
+                text = f"The {name} of the files differs with {target}: {_rule(figures, name, target)}."
+                counts = {"property": name, "target": target, "cramers_v": figures["cramers_v"]["value"]}
+                yield _finding("warning", "property_differs", text, **counts)
+
+
+def _missing(audit: dict) -> Iterator[dict]:
+    patients = audit["splits"]["all"]["patients"]
+    rows = audit["splits"]["all"]["rows"]
+    for column, missing in audit["missing"].items():
+        if not missing["rows"] or column == "split":
+            continue
+        shares = missing["by_class"].values()
+        spread = max(shares) - min(shares) if shares else 0.0
+        share = missing["rows"] / rows
+        text = f"{column} is missing in {_count(missing['rows'], 'row')} ({_percent(share)})"
+        if missing["patients"]:
+            text += f" of {missing['patients']:,} of {_count(patients, 'patient')}"
+        if shares:
+            text += f", from {_percent(min(shares))} to {_percent(max(shares))} of the patients of a class"
+        grave = share >= MISSING_SHARE or spread >= MISSING_SPREAD or column in ("patient", "slide", audit["label"])
+        level = "warning" if grave else "note"
+        if column == "patient":
+            text += ": whether they cross the split cannot be told"
+        yield _finding(level, "missing_values", f"{text}.", column=column, rows=missing["rows"])
+
+
+def _holdouts(audit: dict) -> Iterator[dict]:
+    section = audit["combinations"] or {}
+    for split in (name for name in section if name not in ("columns", "train", "excluded")):
+        held = section[split]
+        columns = " × ".join(section["columns"])
+        text = (
+            f"{split} holds {_count(held['combinations'], 'combination')} of {columns}: {held['unseen_in_train']:,} "
+            f"that train lacks ({_count(held['rows_unseen'], 'row')}) and {held['seen_in_train']:,} that it has "
+            f"({_count(held['rows_seen'], 'row')})."
+        )
+        counts = {name: held[f"{name}_in_train"] for name in ("seen", "unseen")}
+        yield _finding("note", "combinations_of_split", text, split=split, **counts)
+        for column, values in held["values_unseen_in_train"].items():
+            if values:
+                text = f"{_count(len(values), 'value')} of {column} in {split} that train never sees: {_shown(values)}."
+                level = "warning" if column == audit["label"] else "note"
+                yield _finding(level, "values_unseen_in_train", text, split=split, column=column, values=len(values))
+
+
+def _cells(audit: dict) -> Iterator[dict]:
+    for attribute, section in audit["attributes"].items():
+        rare, empty = section["rare_cells"]["count"], section["empty_cells"]
+        if rare or empty:
+            text = (
+                f"Of {_count(section['num_cells'], 'combination')} of {audit['label']} and {attribute}, {empty:,} have "
+                f"no patient and {rare:,} fewer than {audit['settings']['min_patients']}."
+            )
+            counts = {"empty": empty, "rare": rare, "of": section["num_cells"]}
+            yield _finding("note", "sparse_cells", text, attribute=attribute, **counts)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _shown(values: list[str], most: int = 5) -> str:
+    more = f" and {len(values) - most:,} more" if len(values) > most else ""
+    return ", ".join(map(repr, values[:most])) + more

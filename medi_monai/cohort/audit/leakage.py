@@ -1,0 +1,140 @@
+"""What lies on both sides of a split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.audit.counts import EXAMPLES
+from medi_monai.cohort.audit.rows import MISSING, CodedRows, distinct
+from medi_monai.cohort.duplicates import near_duplicates
+from medi_monai.schema import missing_cells
+from medi_monai.utils.errors import InputError
+
+__all__ = ["conflict_section", "crossing", "crossing_images", "crossing_near_duplicates"]
+
+
+def crossing(rows: CodedRows, column: str) -> dict:
+    """Patients or slides in more than one split; ``excluded`` does not count, nor does an empty cell."""
+    part = rows.frame[rows.frame["split"].isin(rows.sides)]
+    pairs = distinct(part, [column, "split"])
+    several = pairs[pairs[column].duplicated(keep=False)].sort_values([column, "split"])
+    names = rows.names[column]
+    examples = [
+        {column: names[code], "splits": [rows.splits[split] for split in group["split"]]}
+        for code, group in several[several[column].isin(several[column].unique()[:EXAMPLES])].groupby(column)
+    ]
+    affected = part.loc[part[column].isin(several[column]), "rows"].sum()
+    return {"count": int(several[column].nunique()), "rows": int(affected), "examples": examples}
+
+
+def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> dict:
+    """Images listed in more than one split, and images listed more than once within one."""
+    doubled = images.duplicated(keep=False).to_numpy() & np.isin(splits, rows.sides)
+    listed = pd.DataFrame({"image": images[doubled].astype(object), "split": splits[doubled]})
+    listed = listed[~missing_cells(listed["image"]).to_numpy(bool)]
+    found = listed.groupby("image")["split"].agg(["nunique", "size"])
+    across = found.index[found["nunique"] > 1]
+    # a name may also be listed twice for one of its rows is in ``excluded``
+    repeated = found.index[(found["nunique"] == 1) & (found["size"] > 1)]
+    examples = [
+        {"image": str(image), "splits": [rows.splits[code] for code in sorted(set(group["split"]))]}
+        for image, group in listed[listed["image"].isin(across[:EXAMPLES])].groupby("image")
+    ]
+    return {
+        "count": len(across),
+        "rows": int(listed["image"].isin(across).sum()),
+        "examples": examples,
+        "repeated": {"count": len(repeated), "examples": [str(image) for image in repeated[:EXAMPLES]]},
+    }
+
+
+def crossing_near_duplicates(
+    table: pd.DataFrame, columns: dict[str, str], splits: np.ndarray, hashes: np.ndarray, rows: CodedRows, bits: int
+) -> dict:
+    """Patches in different splits whose hashes differ in few bits.
+
+    Args:
+        table: the cohort.
+        columns: role to column, for what is said of the examples.
+        splits: ``(N,)`` codes.
+        hashes: ``(N,)`` uint64.
+        rows: for the names of the splits.
+        bits: that may differ.
+    """
+    hashes = np.asarray(hashes)
+    if hashes.shape != (len(table),) or hashes.dtype != np.uint64:
+        raise InputError(
+            f"hashes have to be ({len(table)},) uint64, one per row of the table, not {hashes.shape} {hashes.dtype}"
+        )
+    groups = np.where(np.isin(splits, rows.sides), splits, MISSING)
+    found = near_duplicates(hashes, groups, bits)
+    return {
+        "max_distance": bits,
+        "count": found.num_pairs,
+        "rows": found.num_rows,
+        "plain_rows": found.num_plain,
+        "examples": _examples(table, columns, groups, hashes, rows, found.pairs),
+    }
+
+
+def _examples(
+    table: pd.DataFrame,
+    columns: dict[str, str],
+    groups: np.ndarray,
+    hashes: np.ndarray,
+    rows: CodedRows,
+    pairs: pd.DataFrame,
+) -> list[dict]:
+    shown = _first_by_name(table[columns.get("image", columns["slide"])], groups, hashes, pairs)
+    examples: dict[tuple, dict] = {}
+    for pair in pairs.itertuples():
+        # train comes before holdout
+        ordered = sorted((pair.first, pair.second), key=lambda row: groups[row])
+        ends = [shown[hashes[row], groups[row]] for row in ordered]
+        # one pair of patches stands for all of its two slides
+        key = tuple(str(table[columns["slide"]].iloc[row]) for row in ends)
+        if key not in examples:
+            named = [
+                {role: str(table[column].iloc[row]) for role, column in columns.items()}
+                | {"split": rows.splits[groups[row]]}
+                for row in ends
+            ]
+            examples[key] = {"first": named[0], "second": named[1], "distance": int(pair.distance)}
+        if len(examples) == EXAMPLES:
+            break
+    return list(examples.values())
+
+
+def _first_by_name(
+    names: pd.Series, groups: np.ndarray, hashes: np.ndarray, pairs: pd.DataFrame
+) -> dict[tuple[int, int], int]:
+    # so that the order of the rows does not decide which of several equal patches is shown
+    meant = hashes[pairs[["first", "second"]].to_numpy().ravel()]
+    places = np.flatnonzero(np.isin(hashes, meant) & (groups != MISSING))
+    alike = pd.DataFrame(
+        {"hash": hashes[places], "group": groups[places], "name": names.iloc[places].astype(str), "place": places}
+    )
+    first = alike.sort_values("name", kind="stable").drop_duplicates(["hash", "group"])
+    return dict(zip(zip(first["hash"], first["group"]), first["place"]))
+
+
+def conflict_section(rows: CodedRows, label: str, attributes: list[str]) -> dict:
+    """Slides of several patients, and patients with several values of a column that should have one."""
+    owners = distinct(rows.frame, ["slide", "patient"])["slide"].value_counts()
+    shared = sorted(owners[owners > 1].index)
+    section = {
+        "slides_of_several_patients": {
+            "count": len(shared),
+            "examples": [rows.names["slide"][code] for code in shared[:EXAMPLES]],
+        },
+        "patients_with_several_values": {},
+    }
+    for column in (label, *attributes):
+        values = distinct(rows.frame, ["patient", column])["patient"].value_counts()
+        several = sorted(values[values > 1].index)
+        section["patients_with_several_values"][column] = {
+            "count": len(several),
+            "examples": [rows.names["patient"][code] for code in several[:EXAMPLES]],
+        }
+    return section

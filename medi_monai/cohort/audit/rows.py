@@ -1,0 +1,118 @@
+"""A cohort table as small whole numbers, one row per slide instead of one per patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.table import SPLITS
+from medi_monai.schema import MISSING_STRINGS
+from medi_monai.utils.errors import InputError
+
+__all__ = ["MISSING", "CodedRows", "code_column", "code_numbers", "code_split", "distinct"]
+
+#: code of a cell without a value
+MISSING = -1
+
+NUM_BINS = 10
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """Rows of a cohort that agree in all columns of interest, counted.
+
+    Args:
+        frame: codes, one column per role or metadata field, -1 where a cell is empty; ``rows`` is how many rows of the
+            cohort it stands for.
+        names: of each column, the values in the order of their codes.
+    """
+
+    frame: pd.DataFrame
+    names: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, coded: dict[str, tuple[np.ndarray, list[str]]]) -> CodedRows:
+        """Collapse coded columns of the full length; the order of the rows does not matter."""
+        frame = pd.DataFrame({name: codes for name, (codes, _) in coded.items()})
+        sizes = frame.groupby(list(frame.columns), sort=True).size()
+        return cls(sizes.rename("rows").reset_index(), {name: names for name, (_, names) in coded.items()})
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits in their order; ``excluded`` comes last."""
+        return self.names["split"]
+
+    @property
+    def sides(self) -> list[int]:
+        """Codes of the splits that must not share anything: all but ``excluded``."""
+        return [code for code, name in enumerate(self.splits) if name != "excluded"]
+
+    def part(self, split: str) -> pd.DataFrame:
+        """The rows of one split, or of the whole cohort where ``split`` is ``all``."""
+        if split == "all":
+            return self.frame
+        code = self.splits.index(split) if split in self.splits else len(self.splits)
+        return self.frame[self.frame["split"] == code]
+
+    def name_of(self, column: str, code: int) -> str:
+        """The value behind a code; an empty cell is the empty string."""
+        return "" if code == MISSING else self.names[column][code]
+
+
+def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Codes of a column of strings: sorted values from 0, -1 for missing data."""
+    codes, values = pd.factorize(column)
+    text = pd.Series(values).astype(str)
+    missing = pd.isna(values) | text.str.strip().str.lower().isin(MISSING_STRINGS).to_numpy(bool)
+    names = sorted(set(text[~missing]))
+    places = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
+    # the last place answers for the code -1, which pandas gives to NaN
+    return np.array([*places, MISSING], np.int32)[codes], names
+
+
+def code_split(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """As :func:`code_column`, in the order train, val, holdout, further names, excluded."""
+    codes, names = code_column(column)
+    known = [name for name in SPLITS if name in names and name != "excluded"]
+    further = [name for name in names if name not in SPLITS]
+    ordered = [*known, *further, *(["excluded"] if "excluded" in names else [])]
+    lookup = np.array([*(ordered.index(name) for name in names), MISSING], np.int32)
+    return lookup[codes], ordered
+
+
+def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]]:
+    """Codes of a column of numbers: ten bins of about equally many rows, or the numbers where they are ten or fewer.
+
+    Args:
+        column: numbers, or strings that spell them.
+        strict: raise an :class:`InputError` for a cell that is no number; else such a column is taken as it is.
+    """
+    codes, names = code_column(column)
+    numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
+    wrong = [name for name, number in zip(names, numbers) if not np.isfinite(number)]
+    if wrong and strict:
+        raise InputError(f"{column.name} = {wrong[0]!r} is not a number, and {column.name} is declared continuous")
+    if wrong or not names:
+        return codes, names
+    edges = np.unique(numbers)
+    if len(edges) > NUM_BINS:
+        known = numbers[codes[codes != MISSING]]
+        # the largest number belongs to the last bin
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)))[:-1]
+    used, places = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
+    within = [numbers[places == place] for place in range(len(used))]
+    labels = [_span(part.min(), part.max()) for part in within]
+    return np.array([*places, MISSING], np.int32)[codes], labels
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.10g}" if low == high else f"{low:.10g} to {high:.10g}"
+
+
+def distinct(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Distinct combinations of columns, those with an empty cell left out."""
+    unique = frame[list(columns)].drop_duplicates()
+    return unique[(unique != MISSING).all(axis=1)]

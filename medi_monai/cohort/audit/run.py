@@ -1,0 +1,160 @@
+"""The audit of a cohort: one call, one dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.audit.counts import (
+    attribute_section,
+    combination_section,
+    missing_section,
+    property_section,
+    split_sizes,
+)
+from medi_monai.cohort.audit.findings import find
+from medi_monai.cohort.audit.leakage import conflict_section, crossing, crossing_images, crossing_near_duplicates
+from medi_monai.cohort.audit.rows import MISSING, CodedRows, code_column, code_numbers, code_split
+from medi_monai.cohort.duplicates import MAX_DISTANCE
+from medi_monai.cohort.table import require_columns
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["PROPERTIES", "audit_cohort"]
+
+#: columns that describe a file rather than a patient, looked at where a table has them
+PROPERTIES = ("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification")
+
+RESERVED = ("patient", "slide", "split", "rows")
+SUFFIX = r"\.([A-Za-z0-9]{1,5})$"
+
+
+def audit_cohort(
+    table: pd.DataFrame,
+    label: str,
+    attributes: Sequence[str],
+    *,
+    patient: str = "patient",
+    slide: str = "slide",
+    image: str = "image",
+    split: str | None = "split",
+    continuous: Sequence[str] = (),
+    properties: Sequence[str] | None = None,
+    combinations: Sequence[str] | None = None,
+    hashes: np.ndarray | None = None,
+    max_distance: int = MAX_DISTANCE,
+    min_patients: int = 5,
+    seed: int = 0,
+) -> dict:
+    """What a cohort holds, what leaks across its split, and what gives its classes away.
+
+    Association is measured on patients, each counted once per class and value: patches of one patient are no
+    independent evidence. Nothing depends on the order of the rows. 1.6 million rows take seconds.
+
+    Args:
+        table: one row per patch, or per slide; cells that :func:`~medi_monai.schema.is_missing` knows are empty.
+        label: column of the class.
+        attributes: columns of metadata.
+        patient: column of the patient.
+        slide: column of the slide.
+        image: column of the image; a table of slides may lack it.
+        split: column of the split; ``None`` audits a cohort that has none yet. Its value ``excluded`` is no side of it.
+        continuous: those of ``attributes`` that hold numbers; they are looked at in ten bins.
+        properties: columns that describe files, as size, type, resolution; by default those of :data:`PROPERTIES` that
+            the table has, and the suffix of the images.
+        combinations: columns of the combinations that training lacks or holds; by default label and all attributes.
+        hashes: ``(N,)`` uint64 of :func:`~medi_monai.cohort.duplicates.hash_images`, one per row, to look for
+            near-duplicate patches across the split.
+        max_distance: bits in which near-duplicates may differ.
+        min_patients: a combination of class and value with fewer patients is rare.
+        seed: of the bootstrap intervals.
+
+    Returns:
+        JSON: ``label``, ``settings``, ``splits`` (sizes), ``attributes`` (of each: counts, ``cells`` by class, value
+        and split as columns of a table, classes per value, ``association`` by split), ``combinations`` (what train
+        lacks), ``missing``, ``properties``, ``conflicts``, ``leakage`` and ``findings``.
+
+    Raises:
+        InputError: for a column that the table lacks, a column with two roles, or hashes of another length.
+    """
+    attributes = list(attributes)
+    roles = {"slide": slide, "patient": patient, **({} if split is None else {"split": split})}
+    require_columns(table, [*roles.values(), label, *attributes], "the table of the cohort")
+    _check_roles([*roles.values(), image, label, *attributes], label, attributes, continuous)
+    crossed = [label, *attributes] if combinations is None else list(dict.fromkeys(combinations))
+    for name in crossed:
+        if name not in (label, *attributes):
+            raise unknown_value("column of `combinations`", name, (label, *attributes))
+    codes = _coded(table, roles, label, attributes, continuous, properties, image)
+    splits = codes["split"][0]
+    rows = CodedRows.of(codes)
+    used = [name for name in codes if name not in ("patient", "slide", "split", label, *attributes)]
+    audit: dict = {
+        "label": label,
+        "settings": {"min_patients": min_patients, "continuous": list(continuous), "seed": seed},
+        "splits": split_sizes(rows, label),
+        "attributes": {name: attribute_section(rows, label, name, min_patients, seed) for name in attributes},
+        "combinations": None if split is None else combination_section(rows, crossed),
+        "missing": missing_section(rows, label, ["patient", "slide", "split", label, *attributes]),
+        "properties": property_section(rows, used, [label, *attributes], seed),
+        "conflicts": conflict_section(rows, label, attributes),
+        "leakage": None,
+    }
+    if split is not None:
+        audit["leakage"] = {"patients": crossing(rows, "patient"), "slides": crossing(rows, "slide")}
+        columns = {name: column for name, column in (("image", image), *roles.items()) if column in table.columns}
+        columns.pop("split", None)
+        images = crossing_images(table[image], splits, rows) if image in table.columns else None
+        near = None
+        if hashes is not None:
+            near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
+        audit["leakage"] |= {"images": images, "near_duplicates": near}
+    audit["findings"] = find(audit)
+    return audit
+
+
+def _check_roles(columns: list[str], label: str, attributes: Sequence[str], continuous: Sequence[str]) -> None:
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(f"the column {column!r} has two roles in the audit; name it once")
+    for column in (label, *attributes):
+        if column in RESERVED:
+            raise InputError(f"the label or attribute {column!r} has a name that the audit uses itself; rename it")
+    for column in continuous:
+        if column not in attributes:
+            raise InputError(f"{column!r} is declared continuous, but is none of the attributes {list(attributes)}")
+
+
+def _coded(
+    table: pd.DataFrame,
+    roles: dict[str, str],
+    label: str,
+    attributes: Sequence[str],
+    continuous: Sequence[str],
+    properties: Sequence[str] | None,
+    image: str,
+) -> dict[str, tuple[np.ndarray, list[str]]]:
+    coded = {name: code_column(table[roles[name]]) for name in ("patient", "slide")}
+    coded["split"] = (
+        code_split(table[roles["split"]]) if "split" in roles else (np.zeros(len(table), np.int32), ["all"])
+    )
+    coded[label] = code_column(table[label])
+    for name in attributes:
+        coded[name] = code_numbers(table[name], strict=True) if name in continuous else code_column(table[name])
+    meant = [name for name in PROPERTIES if name in table.columns] if properties is None else list(properties)
+    require_columns(table, meant, "the table of the cohort")
+    for name in meant:
+        if name not in coded:
+            coded[name] = code_numbers(table[name], strict=False)
+    if properties is None and image in table.columns and not {"suffix", "file_type"} & set(coded):
+        coded["suffix"] = _suffixes(table[image])
+    return coded
+
+
+def _suffixes(images: pd.Series) -> tuple[np.ndarray, list[str]]:
+    endings = images.astype(str).str[-6:]
+    codes, names = pd.factorize(endings)
+    suffixes = pd.Series(names).str.extract(SUFFIX, expand=False).str.lower()
+    places, values = code_column(suffixes)
+    return np.array([*places, MISSING], np.int32)[codes], values

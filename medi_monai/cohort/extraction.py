@@ -1,0 +1,233 @@
+"""One slide at a time: plan its patches, read and write them, and leave a record that says it is done."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json
+from medi_monai.utils.seeding import seed_from
+from medi_monai.wsi import PatchGrid, SlideReader, background_fraction, open_slide, plan_patches, sharpness
+from medi_monai.wsi.overview import draw_plan
+
+__all__ = [
+    "FORMATS",
+    "Cutting",
+    "SlideJob",
+    "cut_slide",
+    "is_cut",
+    "measure_patches",
+    "read_record",
+    "record_folder",
+    "record_names",
+]
+
+#: how patches are written; ``none`` leaves them in their slides, to be read from there
+FORMATS = ("png", "jpeg", "none")
+MEASURE = ("auto", "always", "never")
+SUFFIX = {"png": ".png", "jpeg": ".jpg"}
+#: patches in one folder, and read at a time
+FILES_PER_FOLDER, CHUNK = 1000, 64
+RECORD, THUMBNAIL, MEASURES = "slide.json", "overview.jpg", "patches.npz"
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How slides become patches.
+
+    Args:
+        grid: size, resolution, stride and least tissue.
+        patch_format: one of :data:`FORMATS`; ``jpeg`` is written at quality 95 without subsampling of color.
+        max_patches_per_slide: a random choice of so many where a slide has more; all by default.
+        seed: of that choice.
+        mpp_conflict: where file and table differ in microns per pixel: ``error``, ``file`` or ``given``.
+        measure: sharpness, background and perceptual hash of every patch: ``always``, ``never``, or ``auto``: where
+            patches are written, which reads them anyway. Without either, a slide's thumbnail alone is read.
+    """
+
+    grid: PatchGrid
+    patch_format: str = "png"
+    max_patches_per_slide: int | None = None
+    seed: int = 0
+    mpp_conflict: str = "error"
+    measure: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.patch_format not in FORMATS:
+            raise unknown_value("patch format", self.patch_format, FORMATS)
+        if self.measure not in MEASURE:
+            raise unknown_value("choice of `measure`", self.measure, MEASURE)
+        if self.max_patches_per_slide is not None and self.max_patches_per_slide < 1:
+            raise InputError(f"max_patches_per_slide = {self.max_patches_per_slide}: it has to be 1 or more, or null")
+
+    @property
+    def measures(self) -> bool:
+        """Whether patches are measured."""
+        return self.measure == "always" or (self.measure == "auto" and self.patch_format != "none")
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """One slide to cut.
+
+    Args:
+        root: folder of the cohort.
+        folder: folder of the images.
+        image: path of the slide from there.
+        mpp: microns per pixel after the table, or the empty string.
+        cutting: how.
+        backend: as for :func:`medi_monai.wsi.open_slide`.
+    """
+
+    root: str
+    folder: str
+    image: str
+    mpp: str
+    cutting: Cutting
+    backend: str = "auto"
+
+
+def record_folder(root: str | Path, image: str) -> Path:
+    """Where patches and record of an image are: a digest parts ``a.png`` from ``a.jpg``, and keeps folders small."""
+    digest = json_digest(image)
+    spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
+    return Path(root) / "patches" / digest[:2] / f"{spelled}_{digest[:8]}"
+
+
+def is_cut(job: SlideJob) -> bool:
+    """Whether a slide has been cut, or found to hold no tissue."""
+    return (record_folder(job.root, job.image) / RECORD).is_file()
+
+
+def cut_slide(job: SlideJob) -> str | None:
+    """Cut a slide; all its files appear at once, or none.
+
+    Returns:
+        Why it gave no patch, or ``None``.
+    """
+    folder = record_folder(job.root, job.image)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        problem = _cut(job, part)
+        if problem is None or problem.startswith("no tissue"):
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        return problem
+    except InputError as error:
+        # not recorded: a slide that is mended is read again by the next call
+        return str(error) if job.image in str(error) else f"{job.image}: {error}"
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _cut(job: SlideJob, part: Path) -> str | None:
+    cutting, grid = job.cutting, job.cutting.grid
+    path = Path(job.folder) / job.image
+    given = float(job.mpp) if job.mpp else None
+    with open_slide(path, given, job.backend, cutting.mpp_conflict) as slide:
+        plan = plan_patches(slide, grid)
+        chosen = _choice(len(plan.corners), cutting, job.image)
+        corners = plan.corners[chosen]
+        measures = _patches(slide, corners, plan.field, job, part)
+        problem = None if len(corners) else f"no tissue: no patch of {job.image} has {grid.min_tissue:.0%} of it"
+        record = {
+            "image": job.image,
+            "width": slide.dimensions[0],
+            "height": slide.dimensions[1],
+            "source_mpp": slide.mpp,
+            "levels": len(slide.level_dimensions),
+            "tissue": float(plan.mask.mean()),
+            "planned": len(plan.corners),
+            "patches": len(corners),
+            "problem": problem,
+        }
+        overview = draw_plan(plan, slide.dimensions, corners)
+    with atomic_path(part / THUMBNAIL) as path_of_overview:
+        overview.save(path_of_overview, quality=80)
+    with atomic_path(part / MEASURES) as path_of_measures:
+        np.savez(path_of_measures, x=corners[:, 0], y=corners[:, 1], tissue=plan.tissue[chosen], **measures)
+    write_json(part / RECORD, record)
+    return problem
+
+
+def _choice(count: int, cutting: Cutting, image: str) -> np.ndarray:
+    limit = cutting.max_patches_per_slide
+    if limit is None or count <= limit:
+        return np.arange(count)
+    rng = np.random.default_rng(seed_from("patches", cutting.seed, image))
+    return np.sort(rng.choice(count, limit, replace=False))
+
+
+def _patches(
+    slide: SlideReader, corners: np.ndarray, field: tuple[float, float], job: SlideJob, part: Path
+) -> dict[str, Any]:
+    cutting, size = job.cutting, job.cutting.grid.image_size
+    if cutting.patch_format == "none" and not cutting.measures:
+        return {}
+    found: list[dict[str, np.ndarray]] = []
+    for start, patches in _chunks(slide.read_many(corners.tolist(), field, (size, size))):
+        if cutting.measures:
+            found.append(measure_patches(np.stack(patches)))
+        if cutting.patch_format != "none":
+            for number, (patch, (x, y)) in enumerate(zip(patches, corners[start:].tolist()), start):
+                _write(patch, part / patch_name(number, x, y, cutting.patch_format))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+
+
+def measure_patches(patches: np.ndarray) -> dict[str, np.ndarray]:
+    """``sharpness``, ``background`` and ``hash`` of ``(N, H, W, 3)`` uint8 patches, ``(N,)`` each."""
+    small = min(patches.shape[1:3]) < SIDE
+    return {
+        "sharpness": np.array([sharpness(patch) for patch in patches], np.float32),
+        "background": np.array([background_fraction(patch) for patch in patches], np.float32),
+        "hash": np.full(len(patches), PLAIN) if small else hash_images(patches),
+    }
+
+
+def _chunks(patches: Iterator[np.ndarray]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    held: list[np.ndarray] = []
+    start = 0
+    for patch in patches:
+        held.append(patch)
+        if len(held) == CHUNK:
+            yield start, held
+            start, held = start + CHUNK, []
+    if held:
+        yield start, held
+
+
+def patch_name(number: int, x: int, y: int, patch_format: str) -> str:
+    """Path of a slide's patch within the folder of the slide."""
+    return f"{number // FILES_PER_FOLDER:03d}/patch_{x}_{y}{SUFFIX[patch_format]}"
+
+
+def _write(patch: np.ndarray, target: Path) -> None:
+    with atomic_path(target) as path:
+        if target.suffix == ".png":
+            Image.fromarray(patch).save(path, format="png", compress_level=3)
+        else:
+            Image.fromarray(patch).save(path, format="jpeg", quality=95, subsampling=0)
+
+
+def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """The record of a finished slide, and its patches' ``x, y, tissue`` and, where measured, quality and hashes."""
+    folder = record_folder(root, image)
+    with np.load(folder / MEASURES, allow_pickle=False) as content:
+        return read_json(folder / RECORD), {name: content[name] for name in content.files}
+
+
+def record_names(root: str | Path, image: str, measures: dict[str, np.ndarray], patch_format: str) -> list[str]:
+    """Paths of a slide's patches from the root of the cohort."""
+    folder = record_folder("", image).as_posix()
+    places = zip(measures["x"].tolist(), measures["y"].tolist())
+    return [f"{folder}/{patch_name(number, x, y, patch_format)}" for number, (x, y) in enumerate(places)]

@@ -1,0 +1,133 @@
+"""The pixels of a cohort's rows, wherever they are: a file per patch, or a region of a slide read on the fly."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from multiprocessing import parent_process
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.table import Cohort
+from medi_monai.utils.errors import InputError
+from medi_monai.wsi.readers import SlideReader, open_slide, read_image
+
+__all__ = ["PatchReader"]
+
+
+class PatchReader:
+    """Reads patches by row number; slides stay open, the least recently used is closed first.
+
+    Rows with a ``source_mpp`` (see :func:`medi_monai.cohort.prepare`) are regions of the image that they name, cut at
+    ``x, y`` when they are read; rows without one are files that hold the patch. It may be pickled and forked: every
+    process opens slides of its own. Threads of a process share them, and take turns.
+
+    Args:
+        cohort: the patches.
+        image_size: side of a patch in pixels.
+        backend: as for :func:`medi_monai.wsi.open_slide`.
+        threads: that decode the regions of one slide; by default one per core, and a single one in a worker process.
+        max_open: slides kept open.
+    """
+
+    def __init__(
+        self, cohort: Cohort, image_size: int, backend: str = "auto", threads: int | None = None, max_open: int = 16
+    ) -> None:
+        if max_open < 1 or (threads is not None and threads < 1):
+            raise InputError(f"max_open {max_open} and threads {threads} have to be 1 or more")
+        table = cohort.table
+        self._root, self._size, self._backend = cohort.root, (image_size, image_size), backend
+        self._threads, self._max_open = threads, max_open
+        # arrays and not a table: a million rows are shared with worker processes without a copy
+        self._codes, images = pd.factorize(table["image"])
+        self._images = [str(image) for image in images]
+        self.on_the_fly = "source_mpp" in table.columns
+        if self.on_the_fly:
+            self._corners = table[["x", "y"]].to_numpy(np.int64)
+            self._mpp = table["mpp"].to_numpy(np.float64)
+            self._source_mpp = pd.to_numeric(table["source_mpp"], errors="coerce").to_numpy(np.float64)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._open: OrderedDict[int, SlideReader] = OrderedDict()
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def read(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """The patches of ``rows``, in their order: ``(image_size, image_size, 3)`` uint8 each.
+
+        Raises:
+            InputError: for an image that cannot be read, or a patch file of another size.
+        """
+        if not self.on_the_fly:
+            return [self._file(self._images[self._codes[row]]) for row in rows]
+        if self._process != os.getpid():
+            # a forked process shares file positions with its parent, and its lock with threads that are not there
+            self._begin()
+        with self._lock:
+            return self._on_the_fly(rows)
+
+    def _on_the_fly(self, rows: Sequence[int]) -> list[np.ndarray]:
+        order = sorted(range(len(rows)), key=lambda place: (self._codes[rows[place]], rows[place]))
+        patches: list[np.ndarray] = [np.empty(0)] * len(rows)
+        start = 0
+        while start < len(order):
+            image = self._codes[rows[order[start]]]
+            stop = start
+            while stop < len(order) and self._codes[rows[order[stop]]] == image:
+                stop += 1
+            places = order[start:stop]
+            for place, patch in zip(places, self._regions(image, [rows[place] for place in places])):
+                patches[place] = patch
+            start = stop
+        return patches
+
+    def _file(self, image: str) -> np.ndarray:
+        patch = read_image(self._root / image)
+        if patch.shape[:2] != self._size[::-1]:
+            raise InputError(f"{image} has {patch.shape[1]} x {patch.shape[0]} pixels, expected {self._size[0]}")
+        return patch
+
+    def _regions(self, image: int, rows: list[int]) -> list[np.ndarray]:
+        slide = self._slide(image, rows[0])
+        mpp = self._mpp[rows]
+        corners = self._corners[rows].tolist()
+        if len(rows) == 1 or (mpp != mpp[0]).any():
+            fields = [self._field(slide, float(value)) for value in mpp]
+            return [slide.read(x, y, field, self._size) for (x, y), field in zip(corners, fields)]
+        field = self._field(slide, float(mpp[0]))
+        threads = self._threads or (1 if parent_process() else os.cpu_count() or 1)
+        return list(slide.read_many(corners, field, self._size, threads))
+
+    def _field(self, slide: SlideReader, mpp: float) -> tuple[float, float]:
+        # a patch file that is half a pixel too small for its own field counts as whole
+        field = slide.field(self._size, mpp)
+        return min(field[0], slide.dimensions[0]), min(field[1], slide.dimensions[1])
+
+    def _slide(self, image: int, row: int) -> SlideReader:
+        if image in self._open:
+            self._open.move_to_end(image)
+            return self._open[image]
+        while len(self._open) >= self._max_open:
+            self._open.popitem(last=False)[1].close()
+        given = float(self._source_mpp[row])
+        slide = open_slide(self._root / self._images[image], given, self._backend, on_conflict="given")
+        self._open[image] = slide
+        return slide
+
+    def close(self) -> None:
+        """Close all slides."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock", "_process")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._begin()

@@ -1,0 +1,91 @@
+"""Tables of patches: look at each file once, for its size, its quality and its perceptual hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medi_monai.cohort.duplicates import PLAIN
+from medi_monai.cohort.extraction import Cutting, measure_patches
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import atomic_path, json_digest
+from medi_monai.wsi import open_slide
+
+__all__ = ["PATCHES_PER_SCAN", "ScanJob", "read_scan", "scan_patches"]
+
+#: patch files in one job, and in one record
+PATCHES_PER_SCAN = 500
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """Some patch files to look at.
+
+    Args:
+        root: folder of the cohort.
+        folder: folder of the images.
+        images: paths from there.
+        mpp: microns per pixel of each after the table, or the empty string.
+        cutting: how they are read.
+    """
+
+    root: str
+    folder: str
+    images: tuple[str, ...]
+    mpp: tuple[str, ...]
+    cutting: Cutting
+
+    @property
+    def record(self) -> Path:
+        """Where the result is kept."""
+        return Path(self.root) / "patches" / "scans" / f"{json_digest([self.images, self.mpp])[:16]}.npz"
+
+
+def scan_patches(job: ScanJob) -> None:
+    """Look at some patch files. A patch is the middle of its file, at the grid's size and resolution."""
+    found = [_look(job, image, mpp) for image, mpp in zip(job.images, job.mpp)]
+    columns: dict[str, Any] = {name: np.array([row[name] for row in found]) for name in found[0]}
+    with atomic_path(job.record) as path:
+        np.savez(path, **columns)
+
+
+def read_scan(job: ScanJob) -> dict[str, np.ndarray]:
+    """``x, y, width, height, source_mpp, sharpness, background, hash, problem`` of the job's files, in their order."""
+    with np.load(job.record, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}
+
+
+def _look(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
+    grid = job.cutting.grid
+    size = (grid.image_size, grid.image_size)
+    row: dict[str, object] = {
+        "x": 0,
+        "y": 0,
+        "width": 0,
+        "height": 0,
+        "source_mpp": np.nan,
+        "sharpness": np.nan,
+        "background": np.nan,
+        "hash": PLAIN,
+        "problem": "",
+    }
+    try:
+        given = float(mpp) if mpp else None
+        with open_slide(Path(job.folder) / image, given, on_conflict=job.cutting.mpp_conflict) as file:
+            (width, height), field = file.dimensions, file.field(size, grid.mpp)
+            if field[0] > width + 0.5 or field[1] > height + 0.5:
+                raise InputError(
+                    f"{image} has {width} x {height} pixels of {file.mpp:g} microns, fewer than the {field[0]:.0f} x "
+                    f"{field[1]:.0f} of a patch of {grid.image_size} pixels at {grid.mpp:g} microns"
+                )
+            field = min(field[0], width), min(field[1], height)
+            x, y = int((width - field[0]) / 2), int((height - field[1]) / 2)
+            patch = file.read(x, y, field, size)
+            row |= {"x": x, "y": y, "width": width, "height": height, "source_mpp": file.mpp}
+            row |= {name: values[0] for name, values in measure_patches(patch[None]).items()}
+    except InputError as error:
+        row["problem"] = str(error) if image in str(error) else f"{image}: {error}"
+    return row

@@ -1,0 +1,89 @@
+"""One call for every scheme: the split of each row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.splits.combinations import split_by_combination, split_by_subpopulation
+from medi_monai.cohort.splits.folds import split_by_fold
+from medi_monai.cohort.splits.medi_2025 import split_as_medi_2025
+from medi_monai.cohort.splits.patients import validation_patients
+from medi_monai.cohort.splits.scheme import SplitScheme
+from medi_monai.cohort.splits.sites import split_by_site
+from medi_monai.cohort.table import require_columns
+from medi_monai.utils.errors import InputError
+
+__all__ = ["assign_splits"]
+
+RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
+    "combination_holdout": split_by_combination,
+    "subpopulation_holdout": split_by_subpopulation,
+    "site_holdout": split_by_site,
+    "patient_kfold": split_by_fold,
+    "medi_2025": split_as_medi_2025,
+}
+
+
+def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """The split of every row: ``train``, ``val``, ``holdout`` or ``excluded``.
+
+    No patient is in two of the first three. A row is ``excluded`` where it is not held out itself and
+
+    - its patient has other rows that are held out, or
+    - it lacks a value (an empty cell) and may therefore be part of what is held out. A missing value makes no
+      combination or center of its own: such a row is never held out, and trains only where what it has rules it out.
+
+    ``medi_2025`` takes a missing value as one more value instead, and ``patient_kfold`` asks for the label alone.
+
+    Args:
+        rows: one row per slide or patch with ``patient`` and the scheme's columns. All schemes but ``medi_2025`` are
+            independent of their order; for that one, a column ``row`` says the place in the file where it is there,
+            else the order of ``rows`` counts.
+        scheme: what is held out.
+
+    Returns:
+        A series with the index of ``rows``.
+
+    Raises:
+        InputError: for a missing column, a row without patient or label, or a promise of the scheme that cannot be
+            kept; the message names the classes or centers that are too small.
+    """
+    columns = ["patient", *scheme.columns]
+    require_columns(rows, columns, "the table to split")
+    units, unit_of_row = _units(rows, columns)
+    if scheme.name == "medi_2025":
+        units = units.loc[_file_order(rows, unit_of_row)]
+    split = RULES[scheme.name](units, scheme)
+    training = units[split == "train"]
+    chosen = validation_patients(training, scheme.columns, scheme.validation_share, scheme.seed)
+    split[(split == "train") & units["patient"].isin(chosen)] = "val"
+    return split.sort_index().take(unit_of_row).set_axis(rows.index)
+
+
+def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    # a cohort has a hundred patches per patient: every rule works on the distinct rows, sorted, and is mapped back
+    cells = rows[list(columns)].astype("str").fillna("")
+    if cells.empty:
+        raise InputError("the table to split has no row")
+    for column, what in zip(columns[:2], ("patient", "label")):
+        lacking = int((cells[column] == "").sum())
+        if lacking:
+            raise InputError(f"{lacking} of {len(cells)} rows have no {what} (column {column!r}); leave them out first")
+    unit_of_row = cells.groupby(list(columns), sort=True).ngroup().to_numpy()
+    first_row = np.unique(unit_of_row, return_index=True)[1]
+    return cells.iloc[first_row].reset_index(drop=True), unit_of_row
+
+
+def _file_order(rows: pd.DataFrame, unit_of_row: np.ndarray) -> np.ndarray:
+    places = pd.Series(np.arange(len(rows)))
+    if "row" in rows:
+        places = pd.to_numeric(rows["row"].reset_index(drop=True), errors="coerce")
+        wrong = rows["row"].to_numpy()[(places.isna() | (places % 1 != 0)).to_numpy()]
+        if len(wrong):
+            raise InputError(
+                f"row {wrong[0]!r} of the table to split: the column holds whole numbers, places in a file"
+            )
+    return places.groupby(unit_of_row).min().sort_values(kind="stable").index.to_numpy()

@@ -1,0 +1,175 @@
+"""Holding out combinations of values that are each seen in training."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.splits.patients import Combination, keep_apart, observed_combinations, quoted
+from medi_monai.cohort.splits.scheme import SplitScheme
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["combination_holdout", "split_by_combination", "split_by_subpopulation", "subpopulation_holdout"]
+
+#: combinations in training that every class and every attribute value keeps: of one alone, the two cannot be told apart
+MIN_PARTNERS = 2
+
+
+def split_by_combination(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """``combination_holdout``: every value keeps two combinations in training, or the one that it has.
+
+    Args:
+        units: one row per patient and combination.
+        scheme: columns, fraction and seed.
+
+    Raises:
+        InputError: where so many combinations cannot be spared, or where patients of what is held out take along
+            combinations that a value cannot spare.
+    """
+    held = combination_holdout(units, scheme)
+    split = _split(units, scheme.columns, held)
+    if held:
+        _check_partners(units, split, scheme.columns)
+    return split
+
+
+def split_by_subpopulation(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """``subpopulation_holdout``: every class keeps a combination in training and has one held out.
+
+    Args:
+        units: one row per patient and combination.
+        scheme: columns, fraction and seed.
+
+    Raises:
+        InputError: for classes with a single combination, or whose training the patients of what is held out empty.
+    """
+    held = subpopulation_holdout(units, scheme)
+    split = _split(units, scheme.columns, held)
+    label = scheme.columns[0]
+    left = {key[0] for key in observed_combinations(units[split == "train"], scheme.columns)}
+    lost = sorted(set(units[label]) - left)
+    if held and lost:
+        raise InputError(
+            f"patients of held-out combinations have others too, and without them {label} {lost[0]!r}{_more(lost)} "
+            "keeps no combination in training. Lower the split's fraction, or change its seed."
+        )
+    return split
+
+
+def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combination]:
+    """The combinations held out: spread over the classes in turn, so that each class keeps about as many.
+
+    Args:
+        rows: with the scheme's columns; a row with a missing value is of no combination.
+        scheme: columns, fraction and seed. A value with one or two combinations keeps them all.
+
+    Raises:
+        InputError: where values cannot spare so many.
+    """
+    combinations = observed_combinations(rows, scheme.columns)
+    wanted = round(scheme.fraction * len(combinations)) if len(scheme.columns) > 1 else 0
+    order = np.random.default_rng(seed_from("combination holdout", scheme.seed)).permutation(len(combinations))
+    queues: dict[str, deque[Combination]] = {}
+    for place in order:
+        queues.setdefault(combinations[place][0], deque()).append(combinations[place])
+    kept = Counter(value for combination in combinations for value in enumerate(combination))
+    held: set[Combination] = set()
+    while len(held) < wanted:
+        before = len(held)
+        for queue in queues.values():
+            # counts only fall: what a value cannot spare now, it cannot spare later
+            while queue and any(kept[value] <= MIN_PARTNERS for value in enumerate(queue[0])):
+                queue.popleft()
+            if queue and len(held) < wanted:
+                kept.subtract(enumerate(queue[0]))
+                held.add(queue.popleft())
+        if len(held) == before:
+            raise _too_few_to_spare(combinations, scheme.columns, len(held), wanted)
+    return held
+
+
+def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combination]:
+    """The combinations held out: the fraction of each class's own, at least one and never all.
+
+    The choice within a class depends on the seed and on that class alone.
+
+    Args:
+        rows: with the scheme's columns; a row with a missing value is of no combination.
+        scheme: columns, fraction (0 holds nothing out) and seed.
+
+    Raises:
+        InputError: for classes with fewer than two combinations, which cannot have one on either side.
+    """
+    if scheme.fraction == 0:
+        return set()
+    of_class: dict[str, list[Combination]] = {label: [] for label in sorted(set(rows[scheme.columns[0]]))}
+    for combination in observed_combinations(rows, scheme.columns):
+        of_class[combination[0]].append(combination)
+    small = {label: len(found) for label, found in of_class.items() if len(found) < 2}
+    if small:
+        raise InputError(
+            f"subpopulation_holdout keeps a combination of {list(scheme.columns[1:])} of every class in training and "
+            f"holds one out, for which these are too small: {quoted(small, 'combination')}. Leave those classes out or "
+            "merge them, or take combination_holdout, where a small class stays in training."
+        )
+    held: set[Combination] = set()
+    for label, found in of_class.items():
+        wanted = min(max(1, round(scheme.fraction * len(found))), len(found) - 1)
+        rng = np.random.default_rng(seed_from("subpopulation holdout", scheme.seed, label))
+        held.update(found[place] for place in rng.permutation(len(found))[:wanted])
+    return held
+
+
+def _split(units: pd.DataFrame, columns: Sequence[str], held: set[Combination]) -> pd.Series:
+    keys = units[list(columns)].itertuples(index=False, name=None)
+    is_held = np.fromiter((key in held for key in keys), bool, len(units))
+    return keep_apart(units, is_held, _may_be_held(units[list(columns)], held))
+
+
+def _may_be_held(values: pd.DataFrame, held: set[Combination]) -> np.ndarray:
+    """Where a value is missing and a held-out combination agrees with all values that there are."""
+    result = np.zeros(len(values), bool)
+    missing = values.eq("").to_numpy()
+    for pattern in np.unique(missing[missing.any(axis=1)], axis=0):
+        known = np.flatnonzero(~pattern)
+        possible = {tuple(key[place] for place in known) for key in held}
+        rows = np.flatnonzero((missing == pattern).all(axis=1))
+        keys = values.iloc[rows, known].itertuples(index=False, name=None)
+        result[rows] = [key in possible for key in keys]
+    return result
+
+
+def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], found: int, wanted: int) -> InputError:
+    small = []
+    for place, column in enumerate(columns):
+        counts = Counter(combination[place] for combination in combinations)
+        poor = sum(count <= MIN_PARTNERS for count in counts.values())
+        small.append(f"{poor} of {len(counts)} values of {column!r}")
+    return InputError(
+        f"{found} of {wanted} combinations of {list(columns)} were found to hold out while every value keeps "
+        f"{MIN_PARTNERS} combinations in training; the cohort has {len(combinations)} of them, and {', '.join(small)} "
+        f"have {MIN_PARTNERS} or fewer to start with. Lower the split's fraction."
+    )
+
+
+def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str]) -> None:
+    # patients of held-out combinations leave training with all they have, which the choice could not foresee
+    before, left = (observed_combinations(part, columns) for part in (units, units[split == "train"]))
+    for place, column in enumerate(columns):
+        had, has = (Counter(combination[place] for combination in found) for found in (before, left))
+        poor = sorted(value for value in had if has[value] < min(MIN_PARTNERS, had[value]))
+        if poor:
+            least = min(MIN_PARTNERS, had[poor[0]])
+            raise InputError(
+                f"patients of held-out combinations have others too, and without them {column} {poor[0]!r}"
+                f"{_more(poor)} keeps fewer than {least} combination{'s' if least > 1 else ''} in training. "
+                "Lower the split's fraction, or change its seed."
+            )
+
+
+def _more(values: Sequence[str]) -> str:
+    return f" (and {len(values) - 1} more)" if len(values) > 1 else ""

@@ -1,0 +1,74 @@
+"""Folds of patients, stratified by label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.splits.patients import keep_apart, quoted
+from medi_monai.cohort.splits.scheme import SplitScheme
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["split_by_fold"]
+
+
+def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """``patient_kfold``: the patients of one fold are held out; over all folds, each patient is held out once.
+
+    Every class is in every fold, in numbers that differ by at most one where patients have one label each.
+
+    Args:
+        units: one row per patient and combination.
+        scheme: columns (of which the label counts), number of folds, fold and seed.
+
+    Raises:
+        InputError: for classes with fewer patients than there are folds.
+    """
+    patient, patients = pd.factorize(units["patient"], sort=True)
+    label, labels = pd.factorize(units[scheme.columns[0]], sort=True)
+    has = np.zeros((len(patients), len(labels)), bool)
+    has[patient, label] = True
+    small = {name: int(size) for name, size in zip(labels, has.sum(axis=0)) if size < scheme.num_folds}
+    if small:
+        raise InputError(
+            f"num_folds = {scheme.num_folds}, but every class is in every fold, for which these are too small: "
+            f"{quoted(small, 'patient')}. Give fewer folds, or leave those classes out."
+        )
+    fold = _folds(has, labels, scheme)
+    complete = np.all([has[fold == number].any(axis=0) for number in range(scheme.num_folds)], axis=0)
+    if not complete.all():
+        raise InputError(
+            f"class {labels[~complete][0]!r} is not in every fold, because its patients have other labels too. "
+            "Give fewer folds, or another seed."
+        )
+    return keep_apart(units, fold[patient] == scheme.fold)
+
+
+def _folds(has: np.ndarray, labels: Sequence[str], scheme: SplitScheme) -> np.ndarray:
+    """The fold of each patient, ``(P,)``: one deal through all classes, then the patients who have several labels.
+
+    Args:
+        has: ``(P, L)`` bool, which patient has which label.
+        labels: the names of the labels, which seed the order of their patients.
+        scheme: number of folds and seed.
+    """
+    fold = np.full(len(has), -1)
+    several = has.sum(axis=1) > 1
+    for number, name in enumerate(labels):
+        own = np.flatnonzero(has[:, number] & ~several)
+        rng = np.random.default_rng(seed_from("patient folds", scheme.seed, name))
+        # the deal goes on from class to class, so that the folds are of one size as well
+        fold[rng.permutation(own)] = (np.arange(len(own)) + (fold >= 0).sum()) % scheme.num_folds
+    counts = np.array([has[fold == number].sum(axis=0) for number in range(scheme.num_folds)])
+    sizes = np.bincount(fold[~several], minlength=scheme.num_folds)
+    rng = np.random.default_rng(seed_from("patient folds", scheme.seed))
+    for patient in rng.permutation(np.flatnonzero(several)):
+        mine = counts[:, has[patient]]
+        best = np.lexsort((sizes, mine.sum(axis=1), -(mine == 0).sum(axis=1)))[0]
+        fold[patient] = best
+        counts[best] += has[patient]
+        sizes[best] += 1
+    return fold

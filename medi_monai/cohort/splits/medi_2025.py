@@ -1,0 +1,47 @@
+"""The split of the published MeDi code, for comparison."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medi_monai.cohort.splits.patients import keep_apart, quoted
+from medi_monai.cohort.splits.scheme import SplitScheme
+from medi_monai.utils.errors import InputError
+
+__all__ = ["split_as_medi_2025"]
+
+
+def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """``medi_2025``: the first keys of each class in the order of the file train, and no site is on two sides.
+
+    A key is a combination of ``columns[1:]``: site code, gender and race (``TSS_gender_race``). Of the ``n`` keys of a
+    class, the first ``int((1 - fraction) * n)`` in the order of their first row go to training and the others to the
+    holdout; then every site that occurs on both sides, in whichever classes, moves to the holdout with all its rows.
+    A missing value counts as a value: left out, or with ``round`` or ``ceil`` for ``int``, the published counts (TCGA:
+    7,061 and 1,665 slides, 398 and 228 site codes) do not come out.
+
+    Args:
+        units: one row per patient and combination, in the order of the file.
+        scheme: columns (project, site, then the others) and fraction.
+
+    Raises:
+        InputError: for classes that the rule leaves without training; TCGA site codes leave none, centers do.
+    """
+    label, site = scheme.columns[:2]
+    keys = units[list(scheme.columns)].drop_duplicates()
+    place = keys.groupby(label, sort=False).cumcount()
+    size = keys[label].map(keys[label].value_counts())
+    in_training = place < ((1 - scheme.fraction) * size).astype(int)
+    moved = set(keys.loc[in_training, site]) & set(keys.loc[~in_training, site])
+    trains = keys[in_training & ~keys[site].isin(moved)]
+    held = ~pd.MultiIndex.from_frame(units[list(scheme.columns)]).isin(pd.MultiIndex.from_frame(trains))
+    split = keep_apart(units, held)
+    lost = sorted(set(units[label]) - set(units.loc[split == "train", label]))
+    if lost:
+        counts = units.loc[units[label].isin(lost)].drop_duplicates([label, site])[label].value_counts()
+        raise InputError(
+            f"medi_2025 moves every {site} that is on both sides to the holdout and leaves no training row of "
+            f"{quoted(counts.to_dict(), 'site')}. It is meant for site codes, which belong to one class each; "
+            "leave those classes out, or take subpopulation_holdout."
+        )
+    return split

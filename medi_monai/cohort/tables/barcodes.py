@@ -1,0 +1,75 @@
+"""Barcodes of TCGA: the patient, the tissue source site, the sample and the slide in one name.
+
+``TCGA-3B-A9HI-01Z-00-DX1`` is site ``3B``, participant ``A9HI``, sample ``01`` of vial ``Z``, portion ``00`` and slide
+``DX1``; files of the GDC append ``.<UUID>.svs``. The layout is that of the GDC's encyclopedia, "TCGA Barcode".
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["BARCODE_PARTS", "SECTIONS", "match_barcodes", "parse_barcodes"]
+
+#: columns of a parsed barcode, as :func:`parse_barcodes` describes them
+BARCODE_PARTS = ("patient", "site", "sample_type", "vial", "portion", "slide", "section")
+
+#: what the letters of a slide say about how the tissue was preserved: top, middle and bottom sections are frozen
+SECTIONS = {"DX": "diagnostic", "TS": "frozen", "MS": "frozen", "BS": "frozen"}
+
+PATIENT = r"(?P<patient>TCGA-(?P<site>[0-9A-Z]{2})-[0-9A-Z]{4})"
+SAMPLE = r"-(?P<sample_type>[0-9]{2})(?P<vial>[A-Z]?)"
+PORTION = r"-(?P<portion>[0-9]{2})"
+SLIDE = r"-(?P<letters>DX|TS|MS|BS)[0-9A-Z]{1,3}"
+FILE = r"(?:\.[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?(?:\.[A-Za-z][0-9A-Za-z]{1,7}){0,2}"
+WHOLE = re.compile(f"(?P<slide>{PATIENT}{SAMPLE}{PORTION}{SLIDE}){FILE}")
+PART = re.compile(f"{PATIENT}(?:{SAMPLE}(?:{PORTION})?)?{FILE}")
+
+
+def match_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
+    """As :func:`parse_barcodes`, with all parts empty where a name is no barcode."""
+    codes, values = pd.factorize(names)
+    parts = np.array([_parts(value, whole) for value in values], dtype=object).reshape(-1, len(BARCODE_PARTS))
+    columns = {
+        part: pd.Series(parts[:, place][codes], index=names.index, dtype="str")
+        for place, part in enumerate(BARCODE_PARTS)
+    }
+    return pd.DataFrame(columns, index=names.index)
+
+
+def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
+    """The parts of TCGA barcodes.
+
+    Args:
+        names: barcodes, or names of files of the GDC that begin with one.
+        whole: they have to reach down to the slide; otherwise a patient, sample or portion will do.
+
+    Returns:
+        Strings with the index of ``names``: ``patient`` (``TCGA-3B-A9HI``), ``site`` (``3B``; ``NA`` and ``01`` are
+        codes like any other), ``sample_type`` (``01`` primary tumor, ``06`` metastasis, ``11`` normal tissue …),
+        ``vial``, ``portion``, ``slide`` (the whole barcode without what a file name appends) and ``section``
+        (``diagnostic`` or ``frozen``). What a name does not reach is empty.
+
+    Raises:
+        InputError: naming the first name that is no barcode and how many there are.
+    """
+    parts = match_barcodes(names, whole)
+    wrong = names[parts["patient"] == ""]
+    if len(wrong):
+        kind = "slide barcode of TCGA, as TCGA-3B-A9HI-01Z-00-DX1" if whole else "barcode of TCGA, as TCGA-3B-A9HI"
+        others = f"; nor are {len(wrong) - 1:,} others of {len(names):,}" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong.iloc[0]!r} is no {kind} (a UUID and a file suffix may follow){others}")
+    return parts
+
+
+def _parts(name: str, whole: bool) -> tuple[str, ...]:
+    found = WHOLE.fullmatch(name) or (None if whole else PART.fullmatch(name))
+    if found is None:
+        return ("",) * len(BARCODE_PARTS)
+    parts = {name: text or "" for name, text in found.groupdict().items()}
+    parts["section"] = SECTIONS.get(parts.get("letters", ""), "")
+    return tuple(parts.get(name, "") for name in BARCODE_PARTS)

@@ -1,0 +1,116 @@
+"""From tissue source site codes to centers, and the spellings under which one center goes.
+
+A site code of TCGA occurs in one project alone, so a code gives the cancer type away; centers are shared by projects
+and can be recombined with them. The table of codes is the user's own file, none is shipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from medi_monai.cohort.table import require_columns
+from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import read_table
+
+__all__ = ["CENTER_ALIASES", "read_code_table", "spellings"]
+
+#: Institutions that the NCI's table of tissue source site codes (830 codes, 215 names) spells in more than one way.
+#: The rule: another punctuation, abbreviation, typing error, place or department of the very same institution. Kept
+#: apart are networks and what came through them (``BLN - …``, ``ABS - …``, ``Washington University - NYU``), other
+#: campuses (``Mayo Clinic Arizona``), hospitals with a name of their own (``Harvard Beth Israel``), and pairs that
+#: may be two institutions (``University of Kansas Medical Center``, ``Michigan University``, ``Baylor Network``).
+CENTER_ALIASES: dict[str, tuple[str, ...]] = {
+    "ABS - IUPUI": ("ABS IUPUI",),
+    "BC Cancer Agency": ("British Columbia Cancer Agency",),
+    "BLN - Baylor": ("BLN Baylor",),
+    "BLN - UT Southwestern Medical Center at Dallas": ("BLN UT Southwestern Medical Center at Dallas",),
+    "Brigham and Women's Hospital": ("Brigham and Women's Hospital Division of Thoracic Surgery",),
+    "Christiana Healthcare": ("Christiana Care",),
+    "Cleveland Clinic": ("Cleveland Clinic Foundation",),
+    "Duke University": ("Duke",),
+    "Emory University": ("Emory University - Winship Cancer Inst.",),
+    "Fondazione-Besta": ("Milan - Italy, Fondazione IRCCS Instituto Neuroligico C. Besta",),
+    "Fox Chase Cancer Center": ("Fox Chase",),
+    "Greenville Health System": ("Greenville Health Systems",),
+    "Gundersen Lutheran Health System": ("Gundersen Lutheran",),
+    "Hartford Hospital": ("Hartford",),
+    "ILSBio": ("ILSBIO", "ILSbio"),
+    "International Genomics Consortium": ("International Genomics Conosrtium",),
+    "MD Anderson Cancer Center": ("MD Anderson", "University of Texas MD Anderson Cancer Center"),
+    "Mayo Clinic": ("Mayo",),
+    "Mayo Clinic - Rochester": ("Mayo Clinic Rochester",),
+    "Memorial Sloan Kettering Cancer Center": ("MSKCC", "Memorial Sloan Kettering"),
+    "Ohio State University": ("The Ohio State University",),
+    "Ontario Institute for Cancer Research (OICR)": ("Ontario Institute for Cancer Research",),
+    "Proteogenex, Inc.": ("Proteogenex, Inc",),
+    "Roswell Park": ("Roswell",),
+    "St. Joseph's Hospital (AZ)": ("St. Joseph's Hospital AZ", "St. Joseph's Hospital Arizona"),
+    "St. Joseph's Medical Center (MD)": ("St Joseph's Medical Center (MD)", "St. Joseph's Medical Center-(MD)"),
+    "Thoraxklinik at University Hospital Heidelberg": ("Thoraxklinik",),
+    "Translational Genomics Research Institute": ("TGen",),
+    "University Health Network": ("University Health Network, Toronto",),
+    "University of California San Francisco": ("UCSF",),
+    "University of Colorado Denver": ("St. University of Colorado Denver",),
+    "University of Hawaii": ("University of Hawaii - Normal Study",),
+    "University of Michigan": ("University Of Michigan",),
+    "University of North Carolina": ("UNC",),
+    "Vanderbilt University": ("Vanderbilt",),
+    "Washington University": ("Washington University - St. Louis", "Washington University St. Louis"),
+    "Yale University": ("Yale",),
+}
+
+#: aliases that are shipped, by the name that a config gives
+SHIPPED = {"tcga": CENTER_ALIASES}
+
+
+def spellings(aliases: str | Mapping[str, Sequence[str]] | None) -> dict[str, str]:
+    """The one name that each other spelling stands for.
+
+    Args:
+        aliases: names and their other spellings, as ``{"UNC": ["University of North Carolina"]}``; ``"tcga"`` are
+            :data:`CENTER_ALIASES`; ``None`` merges nothing.
+
+    Raises:
+        InputError: for another word, or a spelling that stands for two names or is a name itself.
+    """
+    if isinstance(aliases, str):
+        if aliases not in SHIPPED:
+            raise unknown_value("set of aliases", aliases, SHIPPED, "Or give names with lists of their spellings.")
+        aliases = SHIPPED[aliases]
+    if aliases is not None and not isinstance(aliases, Mapping):
+        raise InputError(f"aliases = {aliases!r}: give names with lists of their spellings, or 'tcga'")
+    name_of: dict[str, str] = {}
+    for name, others in (aliases or {}).items():
+        for other in (others,) if isinstance(others, str) else others:
+            if name_of.setdefault(str(other), str(name)) != str(name):
+                raise InputError(f"aliases: {other!r} is a spelling of {name_of[str(other)]!r} and of {name!r}")
+    for name in set(name_of.values()) & set(name_of):
+        raise InputError(f"aliases: {name!r} is a name with spellings, and a spelling of {name_of[name]!r} as well")
+    return name_of
+
+
+def read_code_table(
+    path: str | os.PathLike, key: str, value: str, name_of: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What each code of a table stands for; codes are strings, so that ``NA`` and ``01`` survive.
+
+    Args:
+        path: CSV, TSV or Parquet.
+        key: column of the codes.
+        value: column of what they stand for; missing data become the empty string.
+        name_of: the one name of each other spelling, as :func:`spellings` gives it.
+
+    Raises:
+        InputError: for a table or column that is missing, or a code that stands for two things.
+    """
+    names = name_of or {}
+    table = read_table(path)
+    require_columns(table, (key, value), f"{path}, as `key` and `value` say")
+    codes, values = table[key].str.strip().tolist(), clean_cells(table[value]).tolist()
+    found: dict[str, str] = {}
+    for code, center in zip(codes, (names.get(center, center) for center in values)):
+        if found.setdefault(code, center) != center:
+            raise InputError(f"{path}: the {key} {code!r} stands for {found[code]!r} and for {center!r}")
+    return found

@@ -1,0 +1,148 @@
+"""Where the rows of a cohort come from: a plain table, tables of the GDC, or a folder tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slides
+from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import file_digest, json_digest, read_table
+
+__all__ = ["LAYOUTS", "TableContent", "TableSpec"]
+
+LAYOUTS = ("plain", "gdc", "tcga_ut")
+KEYS = ("layout", "path", "clinical", "level")
+
+
+@dataclass(frozen=True)
+class TableContent:
+    """What a table holds.
+
+    Args:
+        table: strings, in file order.
+        notes: what its user should know, a line each.
+        strays: ``(path, reason)`` of files and folders of a tree that are no part of it.
+    """
+
+    table: pd.DataFrame
+    notes: Sequence[str] = ()
+    strays: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Where the rows come from.
+
+    Args:
+        path: of a CSV, TSV or Parquet table or, for ``tcga_ut``, of a folder; from the data set's folder.
+        layout: ``plain``, a table taken as it is; ``gdc``, as :func:`medi_monai.cohort.tables.read_slides` reads it;
+            ``tcga_ut``, a tree as :func:`medi_monai.cohort.tables.list_tcga_ut` lists it.
+        clinical: a clinical table of the GDC whose columns are joined to the rows of its cases (not with ``plain``).
+        level: folder of the magnification in a tree of TCGA-UT as published.
+    """
+
+    path: str
+    layout: str = "plain"
+    clinical: str | None = None
+    level: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise unknown_value("layout of `table`", self.layout, LAYOUTS)
+        if self.clinical is not None and self.layout == "plain":
+            raise InputError("table: `clinical` is joined to the layouts gdc and tcga_ut; set layout: gdc")
+        if self.level is not None and self.layout != "tcga_ut":
+            raise InputError("table: `level` belongs to the layout tcga_ut")
+
+    @classmethod
+    def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
+        """From ``table`` in a config: a path, or ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}``.
+
+        Raises:
+            InputError: for an unknown key or layout, or a key that the layout has no use for.
+        """
+        if isinstance(setting, (str, os.PathLike)):
+            return cls(os.fspath(setting))
+        if not isinstance(setting, Mapping):
+            raise InputError(f"table = {setting!r}: it has to be a path, or {{layout: gdc, path: slide.tsv}}")
+        for key in setting:
+            if key not in KEYS:
+                raise unknown_value("key of `table`", key, KEYS)
+        given = {key: str(value) for key, value in setting.items() if value is not None}
+        if "path" not in given and given.get("layout") != "tcga_ut":
+            raise InputError(f"table = {dict(setting)!r}: it lacks the `path` of a table")
+        return cls(**{"path": ".", **given})
+
+    def digest(self, root: str | os.PathLike) -> str:
+        """One of all that is read: the bytes of tables, the names of a tree's patches."""
+        if self.layout == "tcga_ut":
+            digest = json_digest(list_tcga_ut(self.where(root), self.level)[0]["image"].tolist())
+        else:
+            digest = file_digest(self.where(root))
+        return digest if self.clinical is None else json_digest([digest, file_digest(self._clinical(root))])
+
+    def where(self, root: str | os.PathLike) -> Path:
+        """The table or folder itself.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        path = Path(root, self.path)
+        if not (path.is_dir() if self.layout == "tcga_ut" else path.is_file()):
+            kind = "folder" if self.layout == "tcga_ut" else "table"
+            raise InputError(f"there is no {kind} at {path}; name it with `table`, or check dataset_dir")
+        return path
+
+    def _clinical(self, root: str | os.PathLike) -> Path:
+        path = Path(root, str(self.clinical))
+        if not path.is_file():
+            raise InputError(f"there is no clinical table at {path}; name it with `clinical` in `table`")
+        return path
+
+    def read(self, root: str | os.PathLike, needed: Mapping[str, str]) -> TableContent:
+        """The rows.
+
+        Args:
+            root: the data set's folder.
+            needed: columns that have to be there, and the setting that names each.
+
+        Raises:
+            InputError: for anything missing or unreadable, and for a column that neither table has.
+        """
+        path = self.where(root)
+        notes: list[str] = []
+        strays: list[tuple[str, str]] = []
+        if self.layout == "plain":
+            table = read_table(path)
+        elif self.layout == "gdc":
+            table, notes = read_slides(path)
+        else:
+            table, strays = list_tcga_ut(path, self.level)
+            table["image"] = _below(self.path, table["image"])
+            strays = [(_below(self.path, stray), reason) for stray, reason in strays]
+        if self.clinical is None:
+            _require(needed, table.columns, path)
+            return TableContent(table, notes, strays)
+        clinical = self._clinical(root)
+        cases = read_cases(clinical, needed)
+        _require(needed, dict.fromkeys([*table.columns, *cases.columns]), f"{path} and {clinical}")
+        table, more = join_cases(table, CASE if self.layout == "gdc" else "patient", cases, clinical)
+        return TableContent(table, [*notes, *more], strays)
+
+
+def _below(folder: str, path: Any) -> Any:
+    prefix = "" if folder in ("", ".") else folder.rstrip("/") + "/"
+    return prefix + path
+
+
+def _require(needed: Mapping[str, str], columns: Collection[str], where: object) -> None:
+    for column, setting in needed.items():
+        if column not in columns:
+            raise unknown_value("column", column, columns, f"It is expected in {where}, as `{setting}` says.")

@@ -1,0 +1,289 @@
+"""A declared mapping from the columns of a table to clean label and attributes.
+
+A rule says, for one column of the cohort, which column of the table it comes from and what becomes of the values, in
+this order: ``barcode`` takes a part of a TCGA barcode, ``lookup`` a value from a table of codes, ``aliases`` one
+spelling of several, ``bins`` the interval of a number, ``rename`` and ``merge`` other names.
+
+.. code-block:: yaml
+
+    mapping:
+      race: {column: race, merge: {other: [american indian or alaska native]}, rename: {white: White}}
+      age: {column: age_at_index, bins: decades}        # or edges: [0, 40, 60, 80]
+      site: {column: slide_submitter_id, barcode: site}
+      center: {column: tissue_source_site, lookup: sites.csv, key: tissue_source_site, value: center, aliases: tcga}
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medi_monai.cohort.tables.barcodes import BARCODE_PARTS, match_barcodes
+from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.cohort.tables.centers import read_code_table, spellings
+from medi_monai.schema import is_missing
+from medi_monai.utils.errors import InputError, nearest, unknown_value
+
+__all__ = ["Bins", "ColumnRule", "Lookup", "Mapped", "parse_mapping"]
+
+KEYS = ("column", "barcode", "lookup", "key", "value", "aliases", "unlisted", "bins", "rename", "merge")
+LOOKUP_KEYS = ("key", "value", "unlisted")
+UNLISTED = ("error", "missing", "keep")
+
+#: oldest age that bins of decades take: beyond it the column is not in years, as ``age_at_diagnosis`` of the GDC
+MAX_AGE = 130
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A table of codes, such as that of tissue source sites and their centers.
+
+    Args:
+        table: path of a CSV, TSV or Parquet, from the data set's folder.
+        key: its column of codes.
+        value: its column of what they stand for.
+        unlisted: what becomes of codes that the table lacks: ``error``, ``missing`` or ``keep`` (the code itself).
+    """
+
+    table: str
+    key: str
+    value: str
+    unlisted: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.unlisted not in UNLISTED:
+            raise unknown_value("choice of `unlisted`", self.unlisted, UNLISTED)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Intervals of a number, closed below and open above, named by the whole numbers in them as ``60-69``.
+
+    Args:
+        edges: increasing; with edges that are no whole numbers, names give the edges, as ``0.5-1.5``.
+        open_end: whether the last edge begins a bin of its own, as ``80+``.
+    """
+
+    edges: tuple[float, ...]
+    open_end: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in self.edges)
+        if len(self.edges) < 2 or not numbers:
+            raise InputError(f"bins = {list(self.edges)}: give two or more edges, as [0, 40, 60, 80], or 'decades'")
+        for low, high in pairwise(self.edges):
+            if not low < high:
+                raise InputError(f"bins = {list(self.edges)}: edges have to increase, and {high:g} follows {low:g}")
+
+    @classmethod
+    def decades(cls) -> Bins:
+        """Ages in years: ``0-9``, ``10-19`` … ``120-129``."""
+        return cls(tuple(range(0, MAX_AGE + 1, 10)), open_end=False)
+
+    def name_of(self, number: float) -> str | None:
+        """The name of the bin that a number lies in; ``None`` outside of all."""
+        for low, high in pairwise(self.edges):
+            if low <= number < high:
+                whole = all(float(edge).is_integer() for edge in self.edges)
+                return f"{low:.0f}-{high - 1:.0f}" if whole and high - low > 1 else self._edges(low, high, whole)
+        return f"{self.edges[-1]:g}+" if self.open_end and number >= self.edges[-1] else None
+
+    @staticmethod
+    def _edges(low: float, high: float, whole: bool) -> str:
+        return f"{low:g}" if whole else f"{low:g}-{high:g}"
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A mapped column.
+
+    Args:
+        values: the new column; empty where data are missing or a value is wrong.
+        problems: what is wrong with a row's value; empty where nothing is.
+        notes: what in the rule had no effect.
+    """
+
+    values: pd.Series
+    problems: pd.Series
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ColumnRule:
+    """How one column of the cohort comes about.
+
+    Args:
+        name: the column of the cohort.
+        column: the column of the table.
+        barcode: a part of TCGA barcodes, one of :data:`medi_monai.cohort.tables.BARCODE_PARTS`.
+        lookup: a table of codes.
+        aliases: the one name of each other spelling, as :func:`medi_monai.cohort.tables.spellings` gives it.
+        bins: intervals of a number.
+        names: other names of values; an empty name makes a value missing.
+    """
+
+    name: str
+    column: str
+    barcode: str | None = None
+    lookup: Lookup | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    bins: Bins | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, table: pd.DataFrame, folder: str | os.PathLike = ".", missing: Sequence[str] = ()) -> Mapped:
+        """The new column.
+
+        Args:
+            table: has :attr:`column`.
+            folder: where the path of a table of codes starts.
+            missing: strings that mean missing data besides :data:`medi_monai.schema.MISSING_STRINGS`.
+
+        Raises:
+            InputError: for codes that the table of codes lacks, or numbers to put into bins where not one is right.
+        """
+        codes, values = pd.factorize(table[self.column].astype("str"), use_na_sentinel=False)
+        old = clean_cells(pd.Series(values, dtype="str"), missing)
+        new, wrong = old.copy(), pd.Series("", index=old.index, dtype="str")
+        if self.barcode:
+            new = match_barcodes(old, whole=self.barcode in ("slide", "section"))[self.barcode]
+            wrong = wrong.mask((new == "") & (old != ""), "is no barcode of TCGA with this part")
+        if self.lookup:
+            new = clean_cells(self._looked_up(new, self.lookup, Path(folder)), missing)
+        new = _renamed(new, self.aliases)
+        if self.bins:
+            new, outside = self._binned(new, self.bins)
+            wrong = wrong.mask(outside != "", outside)
+        notes = self._unused(set(new))
+        new = _renamed(new, self.names)
+        wrong = wrong.mask(wrong != "", f"{self.column} " + old.map(repr) + " " + wrong)
+        values, problems = (column.take(codes).set_axis(table.index).rename(self.name) for column in (new, wrong))
+        return Mapped(values, problems, notes)
+
+    def _looked_up(self, codes: pd.Series, lookup: Lookup, folder: Path) -> pd.Series:
+        known = read_code_table(folder / lookup.table, lookup.key, lookup.value, self.aliases)
+        unlisted = sorted(set(codes) - set(known) - {""})
+        if unlisted and lookup.unlisted == "error":
+            shown = ", ".join(map(repr, unlisted[:12])) + (", …" if len(unlisted) > 12 else "")
+            raise InputError(
+                f"mapping of {self.name!r}: {folder / lookup.table} lacks {len(unlisted)} values of {self.column!r}: "
+                f"{shown}. Add them to the table, or set unlisted: missing"
+            )
+        kept = unlisted if lookup.unlisted == "keep" else ()
+        return codes.map({**known, **{code: code for code in kept}}).fillna("")
+
+    def _binned(self, cells: pd.Series, bins: Bins) -> tuple[pd.Series, pd.Series]:
+        numbers = pd.to_numeric(cells, errors="coerce").replace([math.inf, -math.inf], math.nan)
+        present = cells != ""
+        names = numbers.map(bins.name_of).fillna("").astype("str")
+        wrong = pd.Series("", index=cells.index, dtype="str")
+        wrong = wrong.mask(present & numbers.isna(), "is no number to put into bins")
+        upper = "" if bins.open_end else f" to {bins.edges[-1]:g}"
+        wrong = wrong.mask(present & numbers.notna() & (names == ""), f"lies outside the bins {bins.edges[0]:g}{upper}")
+        if present.any() and (wrong[present] != "").all():
+            first = cells[present].iloc[0]
+            raise InputError(
+                f"mapping of {self.name!r}: no value of {self.column!r} fits into the bins; the first one, {first!r}, "
+                f"{wrong[present].iloc[0]}"
+            )
+        return names, wrong
+
+    def _unused(self, values: set[str]) -> tuple[str, ...]:
+        unused = [value for value in self.names if value not in values]
+        if not unused:
+            return ()
+        close = nearest(unused[0], sorted(values - {""}), 1)
+        hint = f" (is {close[0]!r} meant?)" if close else ""
+        return (
+            f"mapping of {self.name!r}: {self.column!r} never is {', '.join(map(repr, unused))}{hint}, "
+            "which `rename` or `merge` names",
+        )
+
+
+def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
+    """The rules of a mapping as a config has it, checked before anything is read.
+
+    Args:
+        mapping: ``{name: {column: …, …}}`` as at the top of this module; a name alone, ``{sex: gender}``, is the
+            column that it comes from.
+
+    Raises:
+        InputError: for keys or choices that are unknown, bins that do not increase, a value with two names, or keys
+            that go together but are not.
+    """
+    if mapping is not None and not isinstance(mapping, Mapping):
+        raise InputError(f"mapping = {mapping!r}: it has to be a table of rules, as {{sex: {{column: gender}}}}")
+    rules = {}
+    for name, content in (mapping or {}).items():
+        try:
+            rules[str(name)] = _rule(str(name), {"column": content} if isinstance(content, str) else content)
+        except InputError as error:
+            raise InputError(f"mapping of {name!r}: {error}") from None
+    return rules
+
+
+def _rule(name: str, content: Any) -> ColumnRule:
+    if not isinstance(content, Mapping):
+        raise InputError(f"{content!r} is no rule; write {{column: gender}}, with further keys of {', '.join(KEYS)}")
+    for key in content:
+        if key not in KEYS:
+            raise unknown_value("key", key, KEYS)
+    barcode, bins = content.get("barcode"), content.get("bins")
+    if barcode is not None and barcode not in BARCODE_PARTS:
+        raise unknown_value("part of a barcode", barcode, BARCODE_PARTS)
+    if isinstance(bins, str) and bins != "decades":
+        raise unknown_value("word for `bins`", bins, ("decades",), "Or give edges, as [0, 40, 60, 80].")
+    if bins is not None and not isinstance(bins, (str, list, tuple)):
+        raise InputError(f"bins = {bins!r}: give edges, as [0, 40, 60, 80], or 'decades'")
+    edges = None if bins is None else Bins.decades() if isinstance(bins, str) else Bins(tuple(bins))
+    column, aliases = str(content.get("column", name)), spellings(content.get("aliases"))
+    return ColumnRule(name, column, barcode, _lookup(content), aliases, edges, _names(content))
+
+
+def _lookup(content: Mapping[str, Any]) -> Lookup | None:
+    given = {key: content[key] for key in LOOKUP_KEYS if key in content}
+    if "lookup" not in content:
+        if given:
+            raise InputError(f"`{next(iter(given))}` belongs to a `lookup`, the table of codes, which is not given")
+        return None
+    for key in ("key", "value"):
+        if key not in content:
+            raise InputError(f"`lookup` needs `{key}`: the column of {'codes' if key == 'key' else 'their meaning'}")
+    return Lookup(str(content["lookup"]), **given)
+
+
+def _names(content: Mapping[str, Any]) -> dict[str, str]:
+    pairs = [(old, new) for old, new in _table(content, "rename").items()]
+    for new, olds in _table(content, "merge").items():
+        if isinstance(olds, str) or not isinstance(olds, Sequence):
+            raise InputError(f"merge: {{{new!r}: {olds!r}}} has to be a list of values")
+        pairs += [(old, new) for old in olds]
+    names: dict[str, str] = {}
+    for old, new in ((_text(old), _text(new)) for old, new in pairs):
+        if names.setdefault(old, new) != new:
+            raise InputError(f"{old!r} is to become {names[old]!r} and {new!r}")
+    return {old: "" if is_missing(new) else new for old, new in names.items()}
+
+
+def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
+    found = content.get(key) or {}
+    if not isinstance(found, Mapping):
+        example = "{old: new}" if key == "rename" else "{new: [old, other]}"
+        raise InputError(f"{key} = {found!r}: it has to be a table, as {example}")
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        raise InputError(f"{value!r} is no text: YAML reads yes, no, on, off and null so; put it in quotes")
+    return str(value)
+
+
+def _renamed(values: pd.Series, names: Mapping[str, str]) -> pd.Series:
+    return values.map(lambda value: names.get(value, value)).astype("str")

@@ -1,0 +1,101 @@
+"""Paths of images as a pattern of columns: ``slides/*/{slide_submitter_id}.*.svs``.
+
+``{column}`` is a cell of the row, ``*`` any characters but ``/``, for names that hold more than the table knows, as the
+folders and UUIDs of a GDC download.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["pattern_fields", "static_folder", "fill_pattern", "match_files"]
+
+#: a column in braces; names with dots, as the GDC has them, are names
+FIELD = re.compile(r"\{([^{}]*)\}")
+
+#: a star that stands in a cell, where it means itself
+LITERAL_STAR = "\ue02a"
+
+
+def pattern_fields(pattern: str) -> list[str]:
+    """The columns of a pattern.
+
+    Raises:
+        InputError: where it has none, or a brace without its partner.
+    """
+    fields = FIELD.findall(pattern)
+    if not fields or set(FIELD.sub("", pattern)) & set("{}"):
+        raise InputError(f"the pattern of `image` is {pattern!r}; write columns in braces, as 'slides/{{name}}.svs'")
+    return fields
+
+
+def static_folder(pattern: str) -> str:
+    """The folder that all paths of a pattern lie in, as far as the pattern alone says; empty for the root."""
+    return re.split(r"[{*]", pattern)[0].rpartition("/")[0]
+
+
+def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
+    """The pattern with the cells of each row; a star in a cell is kept apart from those of the pattern."""
+    filled = pd.Series("", index=table.index, dtype="str")
+    for place, text in enumerate(FIELD.split(pattern)):
+        cells = table[text].str.replace("*", LITERAL_STAR, regex=False) if place % 2 and "*" in pattern else None
+        filled = filled + (cells if cells is not None else table[text] if place % 2 else text)
+    return filled
+
+
+def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, pd.Series]:
+    """The one file that each filled pattern means.
+
+    Args:
+        patterns: as :func:`fill_pattern` gives them.
+        files: paths to choose from.
+
+    Returns:
+        The paths, with the pattern itself where it means no file or several; and what is wrong there, else empty.
+    """
+    found: dict[str, list[str]] = {}
+    wanted = patterns.unique().tolist()
+    for depth in {pattern.count("/") for pattern in wanted}:
+        group = [pattern for pattern in wanted if pattern.count("/") == depth]
+        found.update(_matches(group, [file for file in files if file.count("/") == depth]))
+    problems = {pattern: _problem(pattern, matches) for pattern, matches in found.items()}
+    paths = {pattern: matches[0] if len(matches) == 1 else _spelled(pattern) for pattern, matches in found.items()}
+    return patterns.map(paths).astype("str"), patterns.map(problems).astype("str")
+
+
+def _matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
+    wanted, there = [pattern.split("/") for pattern in patterns], [file.split("/") for file in files]
+    places = [(place, backwards) for place in range(len(wanted[0])) for backwards in (False, True)]
+    # what comes before the first star of a component, or after its last: where most rows differ, fewest files are left
+    place, backwards = max(places, key=lambda item: len(set(_ends(wanted, *item))))
+    names = [parts[place][::-1] if backwards else parts[place] for parts in there]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names = [names[number] for number in order]
+    found = {}
+    for pattern, end in zip(patterns, _ends(wanted, place, backwards)):
+        first, last = bisect.bisect_left(names, end), bisect.bisect_left(names, end + "\U0010ffff")
+        fits = re.compile(re.escape(pattern).replace(r"\*", "[^/]*").replace(LITERAL_STAR, r"\*")).fullmatch
+        found[pattern] = sorted(file for file in (files[number] for number in order[first:last]) if fits(file))
+    return found
+
+
+def _ends(parts: list[list[str]], place: int, backwards: bool) -> list[str]:
+    texts = [part[place] for part in parts]
+    ends = [text.rpartition("*")[2][::-1] if backwards else text.partition("*")[0] for text in texts]
+    return [end.replace(LITERAL_STAR, "*") for end in ends]
+
+
+def _problem(pattern: str, matches: list[str]) -> str:
+    if not matches:
+        return f"no file matches {_spelled(pattern)}"
+    return "" if len(matches) == 1 else f"{len(matches)} files match {_spelled(pattern)}: {matches[0]}, {matches[1]} …"
+
+
+def _spelled(pattern: str) -> str:
+    return pattern.replace(LITERAL_STAR, "*")

@@ -1,0 +1,111 @@
+"""TCGA-UT: a folder tree of patches, ``<cancer_type>/<slide>/<patch>.jpg``.
+
+D. Komura and S. Ishikawa, "Histology images from uniform tumor regions in TCGA Whole Slide Images", Zenodo 2019. As
+published, every cancer type holds folders of six magnifications, ``<cancer_type>/<level>/<slide>/<patch>.jpg``; one
+of them is 271,710 patches.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.tables.barcodes import match_barcodes
+from medi_monai.cohort.tables.files import Entry, scan_folder
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["TREE_COLUMNS", "list_tcga_ut"]
+
+#: columns of the table that a tree becomes
+TREE_COLUMNS = ("image", "slide", "patient", "site", "label")
+
+PATCH_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Strays = list[tuple[str, str]]
+
+
+def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.DataFrame, Strays]:
+    """The patches of a tree.
+
+    Args:
+        root: folder of the cancer types.
+        level: folder of the magnification between cancer type and slide, such as ``"0"``; ``None`` where there is
+            none.
+
+    Returns:
+        A table of strings, ordered by image: ``image`` (path from ``root``), ``slide`` (name of its folder),
+        ``patient`` and ``site`` (from its barcode), ``label`` (name of the cancer type's folder). Beside it ``(path,
+        reason)`` of everything that is no part of such a tree: files elsewhere, folders that are no barcode, files
+        that are no image, loops of symbolic links.
+
+    Raises:
+        InputError: for a folder that is missing or holds no patch, or a level that the tree lacks.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root} to list as a tree of TCGA-UT")
+    slides, strays = _slide_folders(root, level)
+    names, counts = [], []
+    for folder in slides["folder"]:
+        files = sorted(entry.name for entry in _taken(scan_folder(root, folder), "file", strays, "no patch image"))
+        names += files
+        counts.append(len(files))
+        if not files:
+            strays.append((folder, "a slide's folder without a patch"))
+    if not names:
+        raise _no_patch(root, level)
+    table = slides.loc[np.repeat(slides.index.to_numpy(), counts)].reset_index(drop=True)
+    table["image"] = table["folder"] + "/" + pd.Series(names, dtype="str")
+    return table[list(TREE_COLUMNS)].sort_values("image", ignore_index=True), sorted(strays)
+
+
+def _slide_folders(root: Path, level: str | None) -> tuple[pd.DataFrame, Strays]:
+    strays: Strays = []
+    found = []
+    for label in _taken(scan_folder(root, ""), "folder", strays, "a file outside of the cancer types' folders"):
+        inside = scan_folder(root, label.path)
+        if level is not None:
+            levels = {entry.name: entry for entry in inside if entry.kind == "folder"}
+            if level not in levels:
+                strays.append((label.path, f"has no folder of the level {level!r}"))
+                continue
+            inside = scan_folder(root, levels[level].path)
+        found += [
+            (slide.name, slide.path, label.name) for slide in _taken(inside, "folder", strays, "a file outside slides")
+        ]
+    slides = pd.DataFrame(found, columns=["slide", "folder", "label"], dtype="str")
+    slides = slides.join(match_barcodes(slides["slide"])[["patient", "site"]])
+    wrong = slides["patient"] == ""
+    strays += [(folder, "no folder of a TCGA slide barcode") for folder in slides.loc[wrong, "folder"]]
+    return slides[~wrong].sort_values("folder", ignore_index=True), strays
+
+
+def _taken(entries: list[Entry], kind: str, strays: Strays, reason: str) -> list[Entry]:
+    taken = []
+    for entry in entries:
+        if entry.kind == kind and (kind == "folder" or entry.name.lower().endswith(PATCH_SUFFIXES)):
+            taken.append(entry)
+        else:
+            strays.append((entry.path, entry.problem or (reason if entry.kind != kind else "no patch image")))
+    return taken
+
+
+def _no_patch(root: Path, level: str | None) -> InputError:
+    inside = {
+        entry.name
+        for label in scan_folder(root, "")
+        if label.kind == "folder"
+        for entry in scan_folder(root, label.path)
+        if entry.kind == "folder"
+    }
+    levels = sorted(name for name in inside if name.isdigit())
+    if levels and level is None:
+        return InputError(
+            f"{root} holds the levels {', '.join(levels)} below its cancer types, as published; choose one: level"
+        )
+    if levels and level not in levels:
+        return unknown_value("level", level, levels, f"These are the folders below the cancer types of {root}.")
+    return InputError(f"{root} holds no patch of a tree <cancer_type>/<slide>/<patch>.jpg, slides named by barcodes")

@@ -1,0 +1,214 @@
+"""How far one categorical column gives another away: the strength of a shortcut, from counts alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["contingency_table", "associate", "cramers_v", "mutual_information", "majority_rule"]
+
+NUM_REPLICATES = 300
+
+
+def contingency_table(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Count pairs of codes.
+
+    Args:
+        labels: ``(N,)`` integer codes; pairs in which either code is negative (missing) are left out.
+        values: ``(N,)`` integer codes.
+
+    Returns:
+        ``(R, C)`` int64, label by value, with R and C one more than the largest codes.
+    """
+    labels, values = np.asarray(labels), np.asarray(values)
+    if labels.shape != values.shape or labels.ndim != 1:
+        raise InputError(f"labels {labels.shape} and values {values.shape} have to be of one length")
+    rows, columns = (int(codes.max(initial=-1)) + 1 for codes in (labels, values))
+    known = (labels >= 0) & (values >= 0)
+    cells = labels[known].astype(np.int64) * columns + values[known]
+    return np.bincount(cells, minlength=rows * columns).reshape(rows, columns)
+
+
+def associate(table: np.ndarray, seed: int = 0) -> dict:
+    """All figures of this module for one contingency table, as JSON.
+
+    Args:
+        table: ``(R, C)`` counts of independent units (patients, not patches), label by value; empty rows and columns
+            are left out.
+        seed: of the bootstrap behind the interval of ``cramers_v``.
+
+    Returns:
+        ``cramers_v`` and ``cramers_v_uncorrected`` (:func:`cramers_v`), ``normalized_mutual_information``,
+        ``label_entropy``, ``conditional_entropy`` and ``uncertainty_removed`` (:func:`mutual_information`),
+        ``majority_rule`` (:func:`majority_rule`), ``num_labels``, ``num_values`` and ``n``. What is undefined is
+        ``None``.
+    """
+    table = _without_empty(table)
+    return {
+        "n": int(table.sum()),
+        "num_labels": table.shape[0],
+        "num_values": table.shape[1],
+        **cramers_v(table, seed),
+        **mutual_information(table),
+        "majority_rule": majority_rule(table),
+    }
+
+
+def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
+    """Cramér's V, corrected for its bias, with a 95 % interval; and V as Cramér had it.
+
+    The uncorrected V of two independent columns is far from 0 where cells are many and counts few: 0.16 for 32 classes,
+    200 centers and 8,000 patients. ``cramers_v`` is the corrected one (W. Bergsma, A bias-correction for Cramér's V and
+    Tschuprow's T, J. Korean Stat. Soc. 42, 2013). Its price: a value that decides the label has a V slightly below 1
+    where there are more values than labels; the uncorrected V is then exactly 1.
+
+    The interval is a bootstrap over units of the squared V before it is cut at 0, shifted to the mean of its
+    replicates: resampling a sparse table adds association of its own, and the plain percentile interval then misses the
+    truth always. In simulations it held the truth in 87 to 100 % of tables up to 8 x 30 and 32 x 5, and in 73 % at the
+    worst of 32 x 200.
+
+    Args:
+        table: ``(R, C)`` counts of independent units.
+        seed: of the bootstrap.
+
+    Returns:
+        ``cramers_v`` as ``{"value", "ci95", "n"}`` and ``cramers_v_uncorrected`` as ``{"value", "n"}``. The value is
+        ``None`` where there is one label or one value alone, or where every unit has a value of its own.
+    """
+    table = _without_empty(table)
+    n, (rows, columns) = int(table.sum()), table.shape
+    nothing = {"value": None, "ci95": None, "n": n}
+    if min(rows, columns) < 2:
+        return {"cramers_v": nothing, "cramers_v_uncorrected": {"value": None, "n": n}}
+    place = np.nonzero(table)
+    counts = table[place].astype(float)[None]
+    uncorrected = {"value": _root(_phi_squared(counts, place, table.shape)[0] / (min(rows, columns) - 1)), "n": n}
+    squared = _corrected_v_squared(counts, place, table.shape)[0]
+    if not np.isfinite(squared):
+        return {"cramers_v": nothing, "cramers_v_uncorrected": uncorrected}
+    rng = np.random.default_rng(seed_from("association", seed))
+    replicates = rng.multinomial(n, counts[0] / n, size=NUM_REPLICATES).astype(float)
+    drawn = _corrected_v_squared(replicates, place, table.shape)
+    drawn = drawn[np.isfinite(drawn)]
+    shift = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() if len(drawn) else np.array([-1.0, 1.0])
+    interval = [_root(squared + shift[0]), _root(squared + shift[1])]
+    return {
+        "cramers_v": {"value": _root(squared), "ci95": interval, "n": n},
+        "cramers_v_uncorrected": uncorrected,
+    }
+
+
+def mutual_information(table: np.ndarray) -> dict:
+    """What a value says about the label, in bits and as a share.
+
+    Args:
+        table: ``(R, C)`` counts, label by value.
+
+    Returns:
+        ``normalized_mutual_information`` (by the arithmetic mean of both entropies), ``label_entropy`` H(label) and
+        ``conditional_entropy`` H(label | value) in bits, ``uncertainty_removed`` = 1 - H(label | value) / H(label)
+        (Theil's U), each as ``{"value", "n"}``. A figure is ``None`` where there is no unit, a ratio also where one
+        column is constant. None of them is corrected for chance: where most values have few units they are high
+        whatever the columns say, so read them beside ``cramers_v`` and ``majority_rule``.
+    """
+    table = _without_empty(table)
+    n = int(table.sum())
+    label, value, joint = (_entropy(counts, n) for counts in (table.sum(1), table.sum(0), table.ravel()))
+    shared = label + value - joint
+    figures = {
+        "normalized_mutual_information": _share(shared, (label + value) / 2) if min(table.shape) > 1 else None,
+        "label_entropy": label if n else None,
+        "conditional_entropy": max(0.0, joint - value) if n else None,
+        "uncertainty_removed": _share(shared, label) if min(table.shape) > 1 else None,
+    }
+    return {name: {"value": figure, "n": n} for name, figure in figures.items()}
+
+
+def majority_rule(table: np.ndarray) -> dict:
+    """How often a classifier is right that never sees an image and knows the value alone.
+
+    It answers the most common label among the *other* units of the same value (leave-one-out, so that a value which
+    occurs once teaches nothing), and of all others where there is none. Labels as common as each other share the vote.
+    Between columns that know nothing of each other it falls below ``chance``, for the unit that is left out is missed
+    in the vote: read what is below as "no help".
+
+    Args:
+        table: ``(R, C)`` counts, label by value.
+
+    Returns:
+        ``accuracy``, to be compared with ``largest_class`` (the share of the most common label), and
+        ``balanced_accuracy`` (the mean over labels), to be compared with ``chance`` (1 / R); and ``n``. All are
+        ``None`` where there are fewer than two labels.
+    """
+    table = _without_empty(table)
+    n, rows = int(table.sum()), len(table)
+    if rows < 2:
+        return {"accuracy": None, "balanced_accuracy": None, "largest_class": None, "chance": None, "n": n}
+    totals = table.sum(1)
+    right = np.empty(rows)
+    for label in range(rows):
+        by_value = _vote(table, label)
+        overall = _vote(totals[:, None], label)[0]
+        alone = table.sum(0) == 1
+        right[label] = (table[label] * np.where(alone, overall, by_value)).sum()
+    return {
+        "accuracy": float(right.sum() / n),
+        "balanced_accuracy": float((right / totals).mean()),
+        "largest_class": float(totals.max() / n),
+        "chance": 1 / rows,
+        "n": n,
+    }
+
+
+def _vote(table: np.ndarray, label: int) -> np.ndarray:
+    # the share of the vote that a unit of this label gets from the others of its column
+    own, others = table[label] - 1, np.delete(table, label, axis=0)
+    best = others.max(0)
+    tied = 1 / (1 + (others == best).sum(0))
+    return np.where(own > best, 1.0, np.where(own == best, tied, 0.0))
+
+
+def _without_empty(table: np.ndarray) -> np.ndarray:
+    table = np.asarray(table)
+    if table.ndim != 2 or (table < 0).any():
+        raise InputError(f"a contingency table has two axes and counts of 0 or more, not the shape {table.shape}")
+    return table[table.sum(1) > 0][:, table.sum(0) > 0]
+
+
+def _phi_squared(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+    # chi squared / n = sum of n_ij^2 / (n_i n_j) - 1; counts are (B, cells), one row per replicate
+    rows, columns = _margins(counts, place, shape)
+    expected = rows[:, place[0]] * columns[:, place[1]]
+    return np.divide(counts**2, expected, out=np.zeros_like(counts), where=expected > 0).sum(1) - 1
+
+
+def _corrected_v_squared(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+    n = counts[0].sum()
+    rows, columns = ((margin > 0).sum(1) - 1.0 for margin in _margins(counts, place, shape))
+    surplus = _phi_squared(counts, place, shape) - rows * columns / (n - 1)
+    most = np.minimum(rows - rows**2 / (n - 1), columns - columns**2 / (n - 1))
+    return np.divide(surplus, most, out=np.full_like(surplus, np.nan), where=most > 1e-12)
+
+
+def _margins(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    cells = np.arange(counts.shape[1])
+    ones = np.ones(len(cells))
+    return tuple(
+        (csr_matrix((ones, (codes, cells)), shape=(size, len(cells))) @ counts.T).T for codes, size in zip(place, shape)
+    )
+
+
+def _root(squared: float) -> float:
+    return float(np.sqrt(np.clip(squared, 0, 1)))
+
+
+def _entropy(counts: np.ndarray, n: int) -> float:
+    shares = counts[counts > 0] / n if n else np.empty(0)
+    return float((shares * -np.log2(shares)).sum())
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(np.clip(part / whole, 0, 1)) if whole > 1e-12 else None

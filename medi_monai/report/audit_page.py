@@ -1,0 +1,358 @@
+"""The audit of a cohort as one page: findings, heat maps of class by attribute, tables, near-duplicates."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from medi_monai.report.page import Page
+from medi_monai.utils.errors import InputError
+
+__all__ = ["count_heat_map", "association_bars", "write_audit_page"]
+
+#: rows and columns of a heat map; smaller classes and values are left out of it, and the page says so
+MOST_ROWS, MOST_COLUMNS = 40, 40
+CELL_INCHES = 0.27
+LABEL_LENGTH = 34
+THUMBNAIL = 160
+NOTICES = {"leakage": "error", "warning": "warning", "note": "note"}
+HELD_OUT = "#d1495b"
+
+
+def write_audit_page(
+    audit: dict,
+    path: str | os.PathLike,
+    thumbnails: Callable[[str], np.ndarray] | None = None,
+    title: str = "Cohort audit",
+) -> Path:
+    """Write the page of an audit.
+
+    Args:
+        audit: what :func:`~medi_monai.cohort.audit.audit_cohort` returns, also after a way through JSON.
+        path: of the page.
+        thumbnails: reads an image by its name in the cohort, ``(H, W, 3)`` uint8; with it, near-duplicates are shown. A
+            file that it cannot read is left out.
+        title: heading of the page.
+
+    Returns:
+        ``path``.
+    """
+    sizes = audit["splits"]["all"]
+    page = Page(title, f"{sizes['rows']:,} rows, {sizes['slides']:,} slides and {sizes['patients']:,} patients in "
+                       f"{sizes['classes']:,} classes of {audit['label']}.")  # fmt: skip
+    _add_findings(page, audit)
+    page.section("Splits").table(pd.DataFrame(audit["splits"]).T.rename_axis("split"))
+    _add_leakage(page, audit, thumbnails)
+    if audit["attributes"]:
+        _add_association(page, audit)
+    for name, section in audit["attributes"].items():
+        _add_attribute(page, audit, name, section)
+    _add_combinations(page, audit)
+    _add_metadata(page, audit)
+    return page.write(path)
+
+
+def _add_findings(page: Page, audit: dict) -> None:
+    if audit["leakage"] is not None and not any(finding["level"] == "leakage" for finding in audit["findings"]):
+        checked = ["patient", "slide"]
+        checked += ["image"] if audit["leakage"]["images"] is not None else []
+        checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
+        page.notice(f"No leakage: no {' and no '.join(checked)} lies on two sides of the split.", "ok")
+    for finding in audit["findings"]:
+        page.notice(finding["text"], NOTICES[finding["level"]])
+
+
+def _add_leakage(page: Page, audit: dict, thumbnails: Callable[[str], np.ndarray] | None) -> None:
+    leaks = {name: leak for name, leak in (audit["leakage"] or {}).items() if leak and leak["count"]}
+    if not leaks:
+        return
+    page.section("Leakage", "What lies on more than one side of the split. What is excluded does not count.")
+    for name, leak in leaks.items():
+        if name == "near_duplicates":
+            _add_near_duplicates(page, leak, thumbnails)
+            continue
+        examples = pd.DataFrame(leak["examples"])
+        examples["splits"] = examples["splits"].map(", ".join)
+        page.table(examples, f"{name.capitalize()}: {leak['count']:,} ({leak['rows']:,} rows)")
+
+
+def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.ndarray] | None) -> None:
+    examples = leak["examples"]
+    rows = []
+    for pair in examples:
+        row: dict = {"bits that differ": pair["distance"]}
+        for name in ("first", "second"):
+            row[name] = f"{pair[name]['split']}: {pair[name].get('image', pair[name]['slide'])}"
+            row[f"patient of the {name}"] = pair[name]["patient"]
+        rows.append(row)
+    caption = f"Pairs of near-duplicates: {leak['count']:,} ({leak['rows']:,} rows); one of each two slides is shown"
+    page.table(pd.DataFrame(rows), caption)
+    pictures = []
+    for pair in examples:
+        ends = [pair["first"], pair["second"]]
+        sides = [_thumbnail(end["image"], thumbnails) for end in ends if "image" in end and thumbnails is not None]
+        shown = [side for side in sides if side is not None]
+        if len(shown) == 2:
+            names = "\n".join(f"{end['split']}: {end['image']}" for end in ends)
+            pictures.append((_beside(*shown), f"{names}\n{pair['distance']} of 64 bits differ"))
+    if pictures:
+        page.figures(pictures)
+
+
+def _thumbnail(image: str, thumbnails: Callable[[str], np.ndarray]) -> Image.Image | None:
+    try:
+        return Image.fromarray(thumbnails(image)).convert("RGB").resize((THUMBNAIL, THUMBNAIL))
+    except (InputError, OSError):
+        return None
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (2 * THUMBNAIL + 6, THUMBNAIL), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (THUMBNAIL + 6, 0))
+    return both
+
+
+def _add_association(page: Page, audit: dict) -> None:
+    label = audit["label"]
+    page.section(
+        f"How far attributes give {label} away",
+        f"Counted over patients, each once per class and value: patches of one patient are no independent evidence. "
+        f"Cramér's V is 0 where an attribute and {label} know nothing of each other and 1 where one decides the other; "
+        "it is corrected for the bias that few patients and many values bring, and the bar ends in its 95 % interval. "
+        "Balanced accuracy is that of a classifier which never sees an image: it answers the most common class among "
+        "the other patients with the same value. What is at or below chance is no help to it.",
+    )
+    page.figure(association_bars(audit), "Association and the accuracy of guessing, over the training patients if any.")
+    rows = []
+    for name, section in audit["attributes"].items():
+        for split, figures in section["association"].items():
+            rows.append({"attribute": name, "split": split, **_figures_row(figures)})
+    page.table(pd.DataFrame(rows), max_rows=100)
+    values = {name: section["classes_per_value"] for name, section in audit["attributes"].items()}
+    shares = {
+        name: {
+            "values": per["single_class"]["of"],
+            "in one class alone": per["single_class"]["values"],
+            "share of patients": per["single_class"]["share_of_patients"],
+            "classes of a value, mean": per["mean"],
+            "classes of a value, most": per["max"],
+            "that value": per["max_value"],
+        }
+        for name, per in values.items()
+    }
+    page.table(pd.DataFrame(shares).T.rename_axis("attribute").infer_objects(), "In how many classes values occur")
+
+
+def _figures_row(figures: dict) -> dict:
+    rule, interval = figures["majority_rule"], figures["cramers_v"]["ci95"]
+    return {
+        "patients": figures["n"],
+        "Cramér's V": figures["cramers_v"]["value"],
+        "95 % interval": f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}" if interval else None,
+        "uncorrected": figures["cramers_v_uncorrected"]["value"],
+        "mutual information, normalized": figures["normalized_mutual_information"]["value"],
+        "uncertainty removed": figures["uncertainty_removed"]["value"],
+        "accuracy": rule["accuracy"],
+        "largest class": rule["largest_class"],
+        "balanced accuracy": rule["balanced_accuracy"],
+        "chance": rule["chance"],
+    }
+
+
+def association_bars(audit: dict) -> Figure:
+    """Bars of Cramér's V, normalized mutual information, and balanced accuracy of guessing, one group per attribute."""
+    names = list(audit["attributes"])
+    split = "train" if "train" in audit["splits"] else "all"
+    figures = [audit["attributes"][name]["association"].get(split) for name in names]
+    figures = [given or audit["attributes"][name]["association"]["all"] for name, given in zip(names, figures)]
+    figure = Figure(figsize=(10, 1.1 + 0.55 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(names))
+    for place, given in enumerate(figures):
+        value, interval = given["cramers_v"]["value"], given["cramers_v"]["ci95"]
+        error = [[value - interval[0]], [interval[1] - value]] if interval else None
+        error = None if error is None else np.clip(error, 0, None)
+        shared = given["normalized_mutual_information"]["value"]
+        left.barh(place - 0.18, value or 0, 0.34, xerr=error, color="#2b6cb0", ecolor="#222", capsize=3)
+        left.barh(place + 0.18, shared or 0, 0.34, color="#9fc5e8")
+        if value is None:
+            left.text(0.01, place - 0.18, "undefined", va="center", fontsize=8)
+        rule = given["majority_rule"]
+        if rule["chance"] is not None:
+            right.barh(place, rule["balanced_accuracy"], 0.5, color="#2b6cb0")
+            right.plot([rule["chance"]] * 2, [place - 0.35, place + 0.35], color=HELD_OUT, lw=2)
+    left.set(xlim=(0, 1), xlabel="Cramér's V (dark), normalized mutual information (light)")
+    right.set(xlim=(0, 1), xlabel="balanced accuracy of guessing; chance is the red line")
+    left.set_yticks(places, [_short(name) for name in names], parse_math=False)
+    left.invert_yaxis()
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _add_attribute(page: Page, audit: dict, name: str, section: dict) -> None:
+    label = audit["label"]
+    page.section(f"{label} by {name}")
+    if not section["num_values"] or not section["num_classes"]:
+        page.text(f"No row has a value of both {label} and {name}.")
+        return
+    table = _patients(section["cells"], label, name, audit)
+    shown = table.iloc[:MOST_ROWS, :MOST_COLUMNS]
+    held = _held_out(section["cells"], label, name)
+    sentences = [
+        "Patients of each combination, on a logarithmic color scale; a dot marks a combination without any."
+        + (" A red frame marks one that is held out and never in train." if held else "")
+    ]
+    for kind, most, count in (("classes", MOST_ROWS, len(table)), ("values", MOST_COLUMNS, table.shape[1])):
+        if count > most:
+            sentences.append(f"Of {count:,} {kind}, the {most} with the most patients are shown.")
+    if shown.shape != table.shape:
+        left_out = 1 - shown.to_numpy().sum() / max(1, table.to_numpy().sum())
+        sentences.append(f"What is not shown holds {left_out:.0%} of the patients; audit.json has all counts.")
+    page.figure(count_heat_map(shown, held), " ".join(sentences))
+    rare = section["rare_cells"]
+    if rare["count"]:
+        least = audit["settings"]["min_patients"]
+        caption = f"{rare['count']:,} combinations with fewer than {least} patients; the rarest"
+        page.table(pd.DataFrame(rare["examples"][:10]), caption)
+
+
+def _patients(cells: dict, label: str, attribute: str, audit: dict) -> pd.DataFrame:
+    """Patients by class and value, the largest first; a patient in two splits counts in each."""
+    frame = pd.DataFrame(cells)
+    frame = frame[(frame[label] != "") & (frame[attribute] != "")]
+    table = frame.pivot_table(index=label, columns=attribute, values="patients", aggfunc="sum", fill_value=0)
+    table = table.loc[table.sum(1).sort_values(ascending=False, kind="stable").index]
+    if attribute in audit["settings"]["continuous"]:
+        return table[sorted(table.columns, key=_lower_bound)]
+    return table[table.sum(0).sort_values(ascending=False, kind="stable").index]
+
+
+def _lower_bound(name: str) -> float:
+    return float(name.partition(" to ")[0])
+
+
+def _held_out(cells: dict, label: str, attribute: str) -> set[tuple[str, str]]:
+    pairs: dict[str, set[tuple[str, str]]] = {}
+    for one, two, split in zip(cells[label], cells[attribute], cells["split"]):
+        pairs.setdefault(split, set()).add((one, two))
+    return pairs.get("holdout", set()) - pairs.get("train", set())
+
+
+def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()) -> Figure:
+    """A heat map of counts with a logarithmic color scale, numbers in the cells and dots where there is none.
+
+    Args:
+        table: counts, one row per class and one column per value.
+        framed: ``(row, column)`` names of the cells to put a frame around.
+    """
+    counts = table.to_numpy(float)
+    rows, columns = counts.shape
+    size = CELL_INCHES * (1 if columns > 12 else 1.6)
+    figure = Figure(figsize=(3.2 + size * columns, 1.6 + CELL_INCHES * rows), layout="constrained")
+    axes = figure.subplots()
+    # below 1, so that a single patient has a tint and nobody has none
+    norm = LogNorm(0.3, max(3, counts.max(initial=0)))
+    image = axes.imshow(np.ma.masked_less(counts, 1), cmap="Blues", norm=norm, aspect="auto")
+    _name_cells(axes, table)
+    axes.plot(*np.nonzero(counts.T < 1), ".", color="#bbb", ms=1.5)
+    for row, column in zip(*np.nonzero(counts >= 1)):
+        count = counts[row, column]
+        color = "white" if norm(count) > 0.6 else "#222"
+        number = axes.text(column, row, _compact(count), ha="center", va="center", fontsize=6.5, color=color)
+        # within the axes by far: the layout need not measure a thousand of them
+        number.set_in_layout(False)
+    for row, column in itertools.product(range(rows), range(columns)):
+        if (table.index[row], table.columns[column]) in framed:
+            axes.add_patch(Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, ec=HELD_OUT, lw=1.4))
+    ticks = [step * 10**power for power in range(9) for step in (1, 2, 5) if step * 10**power <= norm.vmax]
+    bar = figure.colorbar(image, label="patients", shrink=min(1, 8 / rows), aspect=12, ticks=ticks, format="{x:,.0f}")
+    bar.ax.set_ylim(1)
+    bar.ax.minorticks_off()
+    return figure
+
+
+def _name_cells(axes: Axes, table: pd.DataFrame) -> None:
+    rows, columns = ([_short(name) for name in names] for names in (table.index, table.columns))
+    turned: dict = {"rotation": 90} if len(columns) > 12 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(columns)), columns, fontsize=8, parse_math=False, **turned)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    axes.set_xlabel(_short(table.columns.name or ""), parse_math=False)
+    axes.set_ylabel(_short(table.index.name or ""), parse_math=False)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e6e6e6", lw=0.5)
+    axes.tick_params(which="both", length=0)
+
+
+def _compact(count: float) -> str:
+    return f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k" if count >= 9950 else f"{count / 1000:.1f}k"
+
+
+def _short(name: object) -> str:
+    text = " ".join(str(name).split())
+    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
+
+
+def _add_combinations(page: Page, audit: dict) -> None:
+    section = audit["combinations"]
+    if section is None:
+        return
+    names = " × ".join(section["columns"])
+    page.section("What training has seen", f"Combinations of {names} in train: {section['train']['combinations']:,}.")
+    rows = {
+        split: {name.replace("_", " "): count for name, count in held.items() if isinstance(count, int)}
+        for split, held in section.items()
+        if split not in ("columns", "train")
+    }
+    if rows:
+        page.table(pd.DataFrame(rows).T.rename_axis("split"))
+    unseen = [
+        {"split": split, "column": column, "values": len(values), "that train never sees": ", ".join(values[:20])}
+        for split in rows
+        for column, values in section[split]["values_unseen_in_train"].items()
+        if values
+    ]
+    if unseen:
+        page.table(pd.DataFrame(unseen))
+
+
+def _add_metadata(page: Page, audit: dict) -> None:
+    missing = {
+        name: {
+            **{unit: count for unit, count in found.items() if unit != "by_class"},
+            "least in a class": min(found["by_class"].values(), default=None),
+            "most in a class": max(found["by_class"].values(), default=None),
+        }
+        for name, found in audit["missing"].items()
+    }
+    frame = pd.DataFrame(missing).T.rename_axis("column").infer_objects()
+    page.section("Missing metadata").table(frame, "Cells without a value; shares are of the patients of a class")
+    rows = [
+        {"property": entry["property"], "values": entry["num_values"], "gives away": target}
+        | {
+            "Cramér's V": figures["cramers_v"]["value"],
+            "balanced accuracy": figures["majority_rule"]["balanced_accuracy"],
+            "chance": figures["majority_rule"]["chance"],
+        }
+        for entry in audit["properties"]
+        for target, figures in (entry["targets"] or {"– (one value)": None}).items()
+        if figures is not None
+    ]
+    constant = [entry["property"] for entry in audit["properties"] if entry["num_values"] < 2]
+    if audit["properties"]:
+        alike = f" The same in all files: {', '.join(constant)}." if constant else ""
+        page.section("Properties of the files", "Size, type and resolution that differ by class or attribute." + alike)
+    if rows:
+        page.table(pd.DataFrame(rows))

@@ -1,0 +1,121 @@
+"""The quality page of a prepared cohort: what was cut from which slide, and what was left out and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from medi_monai.cohort.extraction import THUMBNAIL, record_folder
+from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
+from medi_monai.report.page import Page
+from medi_monai.utils.files import read_table
+
+__all__ = ["write_quality_page"]
+
+#: slides shown with their overview: the blurriest, the emptiest, and others at even distances
+SHOWN_EACH, SHOWN_EVENLY = 8, 24
+#: slides without tissue that are shown with their overview
+SHOWN_EMPTY = 16
+SLIDE_SCORES = {
+    "patches": "patches per slide",
+    "tissue": "tissue, share of the slide",
+    "sharpness": "sharpness, median of the slide",
+    "background": "background, median of the slide",
+}
+SHARES = ("tissue", "background")
+PATCH_SCORES = {"sharpness": "sharpness", "background": "background, share", "tissue": "tissue, share"}
+
+
+def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """Write the page of the cohort in ``root``.
+
+    Args:
+        root: a folder that :func:`medi_monai.cohort.prepare` filled.
+        path: where to write the page.
+
+    Returns:
+        ``path``.
+    """
+    root = Path(root)
+    rejected = pd.read_csv(root / "rejected.csv", dtype=str, keep_default_na=False)
+    quality = pd.read_parquet(root / QUALITY_FILE)
+    page = Page("Quality of the cohort", f"{len(quality):,} patches were cut or taken; this page shows from where.")
+    _add_rejected(page, root, rejected)
+    if (root / SLIDES_FILE).is_file():
+        slides = _numbers(read_table(root / SLIDES_FILE))
+        _add_scores(page, slides)
+        _add_overviews(page, root, slides)
+        page.section("All slides").table(slides.sort_values("image").set_index("image"), max_rows=2000)
+    scores = {name: words for name, words in PATCH_SCORES.items() if name in quality}
+    if scores:
+        page.section(
+            "Patches",
+            "Sharpness is the variance of the Laplacian in gray levels squared: comparable within one resolution, and "
+            "low where the focus was lost or nothing is seen. Background is the share of pixels as bright as glass.",
+        ).figure(_histograms(quality, scores))
+    return page.write(path)
+
+
+def _add_rejected(page: Page, root: Path, rejected: pd.DataFrame) -> None:
+    if rejected.empty:
+        page.notice("Every row of the table gave patches, and every file has a row.", "ok")
+        return
+    page.notice(f"{len(rejected):,} rows or files were left out; the reasons are below and in rejected.csv.", "warning")
+    page.section("Left out").table(rejected.set_index("image"), max_rows=500)
+    empty = rejected.loc[rejected["reason"].str.startswith("no tissue"), "image"].head(SHOWN_EMPTY)
+    shown = [(record_folder(root, image) / THUMBNAIL, image) for image in empty]
+    if shown:
+        page.section(
+            "Without tissue", "Is there some, too pale or behind a pen mark? It is outlined in green if found."
+        )
+        page.figures([(Image.open(file), image) for file, image in shown if file.is_file()], width=260)
+
+
+def _add_scores(page: Page, slides: pd.DataFrame) -> None:
+    scores = {name: words for name, words in SLIDE_SCORES.items() if name in slides}
+    page.section("Slides", f"{len(slides):,} slides gave {int(slides['patches'].sum()):,} patches.")
+    page.figure(_histograms(slides, scores))
+
+
+def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
+    groups = [("Slides at even distances in the table", slides.iloc[_even(len(slides), SHOWN_EVENLY)])]
+    if len(slides) > SHOWN_EVENLY:
+        groups.insert(0, ("The slides with the fewest patches", slides.nsmallest(SHOWN_EACH, "patches")))
+        if "sharpness" in slides:
+            groups.insert(0, ("The blurriest slides", slides.nsmallest(SHOWN_EACH, "sharpness")))
+    for heading, chosen in groups:
+        page.section(heading, "Tissue is outlined in green, patches in blue.")
+        shown = [(record_folder(root, image) / THUMBNAIL, row) for image, row in chosen.set_index("image").iterrows()]
+        page.figures([(Image.open(file), _caption(row)) for file, row in shown if file.is_file()], width=260)
+
+
+def _caption(row: pd.Series) -> str:
+    found = [Path(str(row.name)).name, f"{int(row['patches']):,} of {int(row['planned']):,} patches"]
+    found.append(f"{row['source_mpp']:.3g} µm per pixel, {int(row['width'])} × {int(row['height'])}")
+    if "sharpness" in row:
+        found.append(f"sharpness {row['sharpness']:.0f}, background {row['background']:.0%}")
+    return "\n".join(found)
+
+
+def _numbers(slides: pd.DataFrame) -> pd.DataFrame:
+    return slides.assign(**{name: pd.to_numeric(slides[name]) for name in slides.columns if name != "image"})
+
+
+def _even(count: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
+
+
+def _histograms(table: pd.DataFrame, scores: Mapping[str, str]) -> Figure:
+    figure = Figure(figsize=(3.2 * len(scores), 2.4), layout="constrained")
+    for axes, (name, words) in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores.items()):
+        axes.hist(table[name].dropna(), bins=30, range=(0, 1) if name in SHARES else None, color="#0b5cad")
+        axes.set_xlabel(words)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("count")
+    return figure

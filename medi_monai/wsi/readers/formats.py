@@ -1,0 +1,172 @@
+"""What a TIFF holds, before a decoder is trusted with it: some layouts crash or garble cuCIM, and so does damage."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from io import FileIO
+from operator import add
+from pathlib import Path
+
+import tifffile
+
+__all__ = ["Tiles", "content_type", "cucim_obstacle", "tiff_damage"]
+
+#: vendors, in OpenSlide's words, whose files cuCIM 26.10 reads as OpenSlide does
+CUCIM_VENDORS = ("aperio", "generic-tiff")
+#: measured with cuCIM 26.10: raw, LZW, JPEG and deflate decode; zstd, JPEG 2000, WebP and PackBits do not
+CUCIM_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate"}
+RAW, LZW, JPEG, DEFLATE = 1, 5, 7, (8, 32946)
+#: first bytes of a file
+MAGIC = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"RIFF": "WEBP",
+    b"PK\x03\x04": "ZIP",
+    b"%PDF": "PDF",
+}
+#: pixels of a tile; more come from a damaged directory, and decoders end the process for lack of memory
+MAX_TILE = 2**26
+#: bytes at the end of a JPEG tile among which its end is looked for: some writers pad
+PADDING = 8
+
+
+def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[int, int]]) -> str:
+    """Why cuCIM cannot be trusted with a slide; the empty string where it can.
+
+    Args:
+        path: a slide that OpenSlide opens.
+        vendor: what OpenSlide calls its format.
+        levels: (width, height) of each level, as OpenSlide sees them.
+    """
+    if vendor not in CUCIM_VENDORS:
+        return f"its format is {vendor or 'unknown'}"
+    damage = tiff_damage(path)
+    if damage:
+        return damage
+    with tifffile.TiffFile(path) as file:
+        pages = _pages(file)
+        if any(page.subifds for page in pages):
+            return "its levels are in sub-directories, of which it sees none"
+        by_size = _by_size(pages)
+        for level in levels:
+            if level not in by_size:
+                return f"it has no page for the level of {level[0]} x {level[1]} pixels"
+            obstacle = _page_obstacle(by_size[level])
+            if obstacle:
+                return obstacle
+    return ""
+
+
+def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    return [page.aspage() if isinstance(page, tifffile.TiffFrame) else page for page in file.pages]
+
+
+def _by_size(pages: list[tifffile.TiffPage]) -> dict[tuple[int, int], tifffile.TiffPage]:
+    return {(page.imagewidth, page.imagelength): page for page in reversed(pages)}
+
+
+def _page_obstacle(page: tifffile.TiffPage) -> str:
+    if page.compression not in CUCIM_COMPRESSIONS:
+        return f"compression {getattr(page.compression, 'name', page.compression)} is not among its decoders"
+    if page.compression in DEFLATE and page.predictor not in (0, 1):
+        return "it crashes on deflate with a predictor"
+    if page.samplesperpixel != 3 or page.bitspersample != 8 or page.planarconfig != 1 or not page.is_tiled:
+        return "it is not made of tiles of interleaved 8-bit RGB"
+    if 0 in page.databytecounts:
+        return "some of its tiles are empty"
+    if page.compression == RAW and set(page.databytecounts) != {page.tilewidth * page.tilelength * 3}:
+        return "some of its tiles are incomplete"
+    return ""
+
+
+def tiff_damage(path: str | os.PathLike) -> str:
+    """What is wrong with a TIFF whose directories point behind the end of the file; the empty string if nothing."""
+    size = Path(path).stat().st_size
+    try:
+        with tifffile.TiffFile(path) as file:
+            for page in _pages(file):
+                end = max(map(add, page.dataoffsets, page.databytecounts), default=0)
+                if end > size:
+                    return f"it is truncated: its directory asks for bytes up to {end}, and it has {size}"
+                if page.is_tiled and min(len(page.dataoffsets), len(page.databytecounts)) < math.prod(page.chunked):
+                    return "its TIFF directory is damaged (it lists fewer tiles than the image has)"
+                if page.tilewidth * page.tilelength > MAX_TILE:
+                    return f"its TIFF directory is damaged (tiles of {page.tilewidth} x {page.tilelength} pixels)"
+    except Exception as error:
+        # bytes in disorder make the parser fail in any way
+        return f"its TIFF directory is damaged ({error})".replace("\n", " ")
+    return ""
+
+
+def content_type(path: str | os.PathLike) -> str:
+    """What a file is by its first bytes, whatever its name: ``PNG``, ``JPEG``, …; the empty string if unknown."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return ""
+    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+
+
+class Tiles:
+    """Whether the tiles under a window begin and end as they must.
+
+    cuCIM gives noise for a damaged JPEG or LZW tile, without a word. What a copy that broke off leaves behind are
+    zeros, which show at the ends of a tile; a tile is looked at once.
+
+    Args:
+        path: a TIFF without an obstacle (see :func:`cucim_obstacle`).
+        levels: (width, height) of each level.
+    """
+
+    def __init__(self, path: str | os.PathLike, levels: Sequence[tuple[int, int]]) -> None:
+        with tifffile.TiffFile(path) as file:
+            by_size = _by_size(_pages(file))
+            pages = [by_size[level] for level in levels]
+            self.compression = [int(page.compression) for page in pages]
+            self._sides = [(page.tilewidth, page.tilelength) for page in pages]
+            self._columns = [page.chunked[1] for page in pages]
+            self._places = [(page.dataoffsets, page.databytecounts) for page in pages]
+        self._whole: list[set[int]] = [set() for _ in pages]
+        self._file = FileIO(path)
+
+    def whole(self, level: int, left: int, top: int, right: int, bottom: int) -> bool:
+        """Whether all tiles under a window of a level look whole."""
+        across, down = self._sides[level]
+        columns, known = self._columns[level], self._whole[level]
+        first, last = left // across, -(-right // across)
+        for row in range(top // down, -(-bottom // down)):
+            for tile in range(row * columns + first, row * columns + last):
+                if tile not in known:
+                    if not self._looks_whole(level, tile):
+                        return False
+                    known.add(tile)
+        return True
+
+    def _looks_whole(self, level: int, tile: int) -> bool:
+        offsets, counts = self._places[level]
+        offset, count = offsets[tile], counts[tile]
+        try:
+            head, tail = self._bytes(offset, 2), self._bytes(max(offset, offset + count - PADDING), PADDING)
+        except (OSError, ValueError):
+            return False
+        if self.compression[level] == LZW:
+            # the code that clears the table comes first
+            return head.startswith(b"\x80")
+        return self.compression[level] != JPEG or (head == b"\xff\xd8" and b"\xff\xd9" in tail)
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        # unlike seek and read, safe in threads
+        return os.pread(self._file.fileno(), count, offset)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()

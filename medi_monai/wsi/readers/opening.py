@@ -1,0 +1,97 @@
+"""Open a slide or a tile with the back end that suits it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.optional import is_installed
+from medi_monai.wsi.readers.array import ArrayReader, read_image
+from medi_monai.wsi.readers.base import SlideReader
+from medi_monai.wsi.readers.cucim import CuCIMReader
+from medi_monai.wsi.readers.formats import content_type, tiff_damage
+from medi_monai.wsi.readers.openslide import OpenSlideReader
+from medi_monai.wsi.readers.resolution import resolution
+
+__all__ = ["BACKENDS", "open_slide"]
+
+BACKENDS = ("auto", "cucim", "openslide")
+PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+TIFF_NAMES = (".svs", ".tif", ".tiff")
+
+
+def open_slide(
+    path: str | os.PathLike, mpp: float | None = None, backend: str = "auto", on_conflict: str = "error"
+) -> SlideReader:
+    """Open a slide or a plain image.
+
+    Args:
+        path: PNG and JPEG files, and TIFFs that are no slides, are read whole; all else is a slide.
+        mpp: microns per pixel at level 0; needed where the file does not say.
+        backend: ``auto`` takes cuCIM where it is installed and safe with the file's layout, else OpenSlide.
+        on_conflict: where the file and ``mpp`` differ by more than 0.5 %: ``error``, or whose word counts, ``file`` or
+            ``given``.
+
+    Raises:
+        InputError: for a missing, empty, unreadable or truncated file, one whose resolution nothing gives or on whose
+            resolution file and ``mpp`` disagree, or an unknown back end.
+    """
+    if backend not in BACKENDS:
+        raise unknown_value("back end", backend, BACKENDS)
+    path = Path(path)
+    _check_file(path)
+    if path.suffix.lower() in PLAIN_IMAGES:
+        return _plain(path, mpp)
+    if path.suffix.lower() in TIFF_NAMES:
+        _check_tiff(path)
+    if backend == "cucim":
+        return CuCIMReader(path, mpp, on_conflict)
+    return _open_best(path, mpp, on_conflict, use_cucim=backend == "auto" and is_installed("cucim"))
+
+
+def _open_best(path: Path, mpp: float | None, on_conflict: str, use_cucim: bool) -> SlideReader:
+    try:
+        reader = OpenSlideReader(path, mpp, on_conflict)
+    except InputError:
+        if content_type(path) == "TIFF" and not OpenSlideReader.detects(path):
+            return _plain(path, mpp)
+        raise
+    if use_cucim:
+        with suppress(InputError):
+            faster = CuCIMReader(path, mpp, on_conflict)
+            reader.close()
+            return faster
+    return reader
+
+
+def _plain(path: Path, mpp: float | None) -> ArrayReader:
+    return ArrayReader(read_image(path), resolution(path, (None, None), mpp)[0], path)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"there is no image {path}") from None
+    except (OSError, ValueError) as error:
+        # a loop of links, a name too long, or a zero byte within it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"there is no image {str(path)!r} that can be reached ({reason})") from None
+    if not S_ISREG(found.st_mode):
+        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(found.st_mode) else 'no regular file'}")
+    if found.st_size == 0:
+        raise InputError(f"the image {path} is empty: it has no byte")
+
+
+def _check_tiff(path: Path) -> None:
+    content = content_type(path)
+    if content not in ("TIFF", ""):
+        raise InputError(
+            f"cannot read the slide {path}: its content is {content}, though its name ends in {path.suffix}; rename it"
+        )
+    damage = tiff_damage(path)
+    if damage:
+        raise InputError(f"cannot read the slide {path}: {damage}. Copy it again from its source.")

@@ -1,0 +1,113 @@
+"""Slides through OpenSlide, and what OpenSlide says of a file."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from ctypes import ArgumentError
+
+import numpy as np
+import openslide
+from PIL import Image
+from scipy import ndimage
+
+from medi_monai.utils.errors import InputError
+from medi_monai.wsi.readers.base import SlideReader
+from medi_monai.wsi.readers.resolution import resolution
+
+__all__ = ["OpenSlideReader"]
+
+#: a shift below this, in pixels of a level, changes no pixel by more than half a gray level
+NO_SHIFT = 0.002
+#: pixels over which a shift is taken back
+REACH = 6
+
+
+class OpenSlideReader(SlideReader):
+    """A slide through OpenSlide: SVS, NDPI, MRXS, DICOM, generic pyramidal TIFF and the like.
+
+    Args:
+        path: the slide.
+        mpp: microns per pixel at level 0, for a slide whose file does not say.
+        on_conflict: as for :func:`medi_monai.wsi.open_slide`.
+
+    Raises:
+        InputError: if OpenSlide cannot read the file, or nothing gives its resolution.
+    """
+
+    def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
+        self.path = path
+        try:
+            self._slide = openslide.OpenSlide(str(path))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise InputError(f"cannot read the slide {path}: {error}") from error
+        properties = self._slide.properties
+        self.vendor: str = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+        self.level_dimensions = self._slide.level_dimensions
+        self._scales = self._slide.level_downsamples
+        found = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        try:
+            self.spacing = resolution(path, found, mpp, on_conflict)
+        except InputError:
+            self.close()
+            raise
+
+    @staticmethod
+    def detects(path: str | os.PathLike) -> bool:
+        """Whether OpenSlide knows the file as a slide."""
+        return openslide.OpenSlide.detect_format(str(path)) is not None
+
+    def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        (x, shift_x), (y, shift_y) = self._place(level, left), self._place(level, top)
+        if max(abs(shift_x), abs(shift_y)) < NO_SHIFT:
+            return self._region(level, x, y, width, height)
+        limits = self.level_dimensions[level]
+        outer_left, outer_top = max(left - REACH, 0), max(top - REACH, 0)
+        right, bottom = min(left + width + REACH, limits[0]), min(top + height + REACH, limits[1])
+        (x, shift_x), (y, shift_y) = self._place(level, outer_left), self._place(level, outer_top)
+        pixels = self._region(level, x, y, right - outer_left, bottom - outer_top)
+        left, top = left - outer_left, top - outer_top
+        return _unshifted(pixels, shift_x, shift_y)[top : top + height, left : left + width]
+
+    def _place(self, level: int, pixel: int) -> tuple[int, float]:
+        # OpenSlide takes whole pixels of level 0: the nearest to a pixel of the level, and how far off that is in
+        # pixels of the level, half a pixel of level 0 at most
+        scale = self._scales[level]
+        place = round(pixel * scale)
+        return place, place / scale - pixel
+
+    def _region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        try:
+            region = self._slide.read_region((x, y), level, (width, height))
+        except (openslide.OpenSlideError, ArgumentError) as error:
+            # an ArgumentError is a slide that was closed
+            raise InputError(f"cannot read the slide {self.path} at x {x}, y {y}: {error}") from error
+        return _on_white(region)
+
+    def close(self) -> None:
+        with suppress(ArgumentError):
+            self._slide.close()
+
+
+def _on_white(region: Image.Image) -> np.ndarray:
+    # what a slide does not hold is transparent; nearly all regions are opaque, and need no blending
+    alpha = region.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return np.asarray(region.convert("RGB"))
+    white = Image.new("RGB", region.size, "white")
+    # half-transparent pixels lie at the rim of what was scanned, and have its color
+    white.paste(region, mask=alpha.point([0] * 128 + [255] * 128))
+    return np.asarray(white)
+
+
+def _unshifted(pixels: np.ndarray, shift_x: float, shift_y: float) -> np.ndarray:
+    # between the pixels of a level OpenSlide interpolates linearly, r[i] = (1 - a) p[i] + a p[i + 1], which blurs; the
+    # inverse is a geometric series, and gives the pixels of the level within 2 gray levels
+    values = pixels.astype(np.float32)
+    for axis, shift in ((1, shift_x), (0, shift_y)):
+        if abs(shift) >= NO_SHIFT:
+            weight = 1 - abs(shift)
+            kernel = np.zeros(2 * REACH + 1)
+            kernel[REACH:] = (1 / weight) * (-abs(shift) / weight) ** np.arange(REACH + 1)
+            values = ndimage.correlate1d(values, kernel if shift > 0 else kernel[::-1], axis, mode="nearest")
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

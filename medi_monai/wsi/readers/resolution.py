@@ -1,0 +1,65 @@
+"""Microns per pixel: what the file says, what the table says, and what to do where they disagree."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["ON_CONFLICT", "resolution"]
+
+ON_CONFLICT = ("error", "file", "given")
+#: relative difference up to which two resolutions agree: a field of view may be 0.5 % off, no more
+AGREEMENT = 0.005
+#: pixels of a scanner are square within this; beyond, one of the two numbers is a mistake
+MAX_ANISOTROPY = 0.1
+#: coarser ones in a file are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns per pixel)
+MAX_IN_FILE = 40.0
+
+
+def resolution(
+    path: str | os.PathLike, found: Sequence[str | None], given: float | None, on_conflict: str = "error"
+) -> tuple[float, float]:
+    """(horizontal, vertical) microns per pixel at level 0.
+
+    Args:
+        path: the file, for messages.
+        found: what the file says, horizontally and vertically.
+        given: what the table or a setting says, or ``None``.
+        on_conflict: where both say and differ by more than 0.5 %: ``error``, or whose word counts.
+
+    Raises:
+        InputError: where neither says, they disagree, or the number cannot be one.
+    """
+    if on_conflict not in ON_CONFLICT:
+        raise unknown_value("choice of `mpp_conflict`", on_conflict, ON_CONFLICT)
+    in_file = tuple(_number(value) for value in found)
+    if math.isnan(sum(in_file)) or max(in_file) > min(in_file) * (1 + MAX_ANISOTROPY):
+        in_file = ()
+    if given is not None and not 0 < given < 100:
+        raise InputError(f"{given} microns per pixel cannot be the resolution of {path}")
+    if not in_file and given is None:
+        raise InputError(
+            f"{path} does not say its resolution (microns per pixel: {found[0]} x {found[1]}). Give it: name the "
+            "table's column of it as `mpp` among the columns, or set `source_mpp`."
+        )
+    if not in_file or given is None:
+        return in_file or (given, given)  # type: ignore[return-value]
+    if abs(sum(in_file) / 2 / given - 1) <= AGREEMENT or on_conflict == "file":
+        return in_file  # type: ignore[return-value]
+    if on_conflict == "given":
+        return given, given
+    raise InputError(
+        f"{path} says {sum(in_file) / 2:g} microns per pixel and the table {given:g}: correct the one that is wrong, "
+        "or set `mpp_conflict` to 'file' or 'given' to say whose word counts"
+    )
+
+
+def _number(text: str | None) -> float:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return math.nan
+    return value if 0 < value < MAX_IN_FILE else math.nan

@@ -1,0 +1,261 @@
+"""Dictionary transforms for patches: geometry, jitter of the stains, stain normalization; on the CPU or the GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, RandomizableTransform
+
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import seed_from
+from medi_monai.wsi.normalization import NORMALIZATIONS, StainTarget, load_target
+from medi_monai.wsi.pixels import CpuPixels, check_backend, select_pixels
+from medi_monai.wsi.stain import RUIFROK, check_patch, full_basis, jitter_stains, macenko_stains
+
+__all__ = ["BASES", "RandStainJitterd", "RandSymmetryd", "StainNormalized", "patch_transforms"]
+
+BASES = ("ruifrok", "macenko")
+
+
+class _RandPatchTransform(RandomizableTransform, MapTransform):
+    # each image of an item draws in its turn, on the host: a batch of N gets what N items would, on any back end
+
+    def __init__(self, keys: KeysCollection, prob: float, backend: str, allow_missing_keys: bool) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        _check_number("prob", prob, "a probability in [0, 1]")
+        RandomizableTransform.__init__(self, prob)
+        check_backend(backend)
+        self.pixel_backend = backend
+        self.drawn: list[Any] = []
+
+    def draw(self) -> Any:
+        """The parameters of one image."""
+        raise NotImplementedError
+
+    def change(self, image: Any, drawn: Any, pixels: CpuPixels) -> Any:
+        """One ``(3, H, W)`` image under the parameters ``drawn``."""
+        raise NotImplementedError
+
+    def randomize(self, data: int) -> None:
+        """Draw the parameters of ``data`` images: None for those that stay as they are."""
+        self.drawn = [self.draw() if self.R.rand() < self.prob else None for _ in range(data)]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        present = list(self.key_iterator(result))
+        for key in present:
+            check_patch(result[key])
+        counts = {_count(result[key]) for key in present}
+        if len(counts) > 1:
+            raise InputError(
+                f"the items {present} hold {sorted(counts)} images: those of one call need the same number"
+            )
+        if not counts:
+            return result
+        self.randomize(counts.pop())
+        pixels = select_pixels(self.pixel_backend)
+        for key in present:
+            if all(drawn is None for drawn in self.drawn):
+                continue
+            images = _images(result[key], pixels)
+            changed = [
+                image if drawn is None else self.change(image, drawn, pixels)
+                for image, drawn in zip(images, self.drawn)
+            ]
+            result[key] = _give(changed, result[key], pixels)
+        return result
+
+
+class RandSymmetryd(_RandPatchTransform):
+    """One of the eight symmetries of the square, all alike: flips and right-angle turns, exact to the pixel.
+
+    Args:
+        keys: of ``(3, H, W)`` uint8 patches, or batches ``(N, 3, H, W)`` whose images draw one by one; arrays and
+            tensors keep their type and device. All keys of an item get the same symmetry.
+        prob: probability that an image takes part; with 1 it is left as it is one time in eight.
+        backend: ``auto``, ``cpu`` or ``gpu``, see :func:`medi_monai.wsi.pixels.select_pixels`.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        InputError: for settings or patches that do not fit, or a batch of patches that are not square.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 1.0, backend: str = "auto", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, prob, backend, allow_missing_keys)
+
+    def draw(self) -> int:
+        return int(self.R.randint(8))
+
+    def change(self, image: Any, drawn: int, pixels: CpuPixels) -> Any:
+        return pixels.turned(image, drawn % 4, drawn >= 4)
+
+
+class RandStainJitterd(_RandPatchTransform):
+    """Jitter of the stains: each amount ``c`` becomes ``a * c + b`` (Tellez et al. 2018, 2019).
+
+    ``a`` is uniform in [1 - scale, 1 + scale], ``b`` in [-shift, shift], for each stain by itself. In the Ruifrok
+    basis the third channel, what is neither hematoxylin nor eosin, is jittered like the two, as in the papers; in the
+    patch's own Macenko basis it is noise and stays. A patch whose own basis cannot be estimated takes Ruifrok's.
+
+    Args:
+        keys: as for :class:`RandSymmetryd`.
+        scale: half the width of the range of ``a``, in [0, 1].
+        shift: half the width of the range of ``b``, in optical density (log10) along a stain vector of length 1; by
+            default a quarter of ``scale``. The papers take one number for both, in the units of their program, which
+            are not those of optical density: taken so, 0.2 bleaches stroma, whose amounts are about 0.3, to white.
+        basis: ``ruifrok`` or ``macenko``.
+        prob: probability that an image is jittered.
+        backend: as for :class:`RandSymmetryd`.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        InputError: for settings or patches that do not fit.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scale: float = 0.05,
+        shift: float | None = None,
+        basis: str = "ruifrok",
+        prob: float = 1.0,
+        backend: str = "auto",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, prob, backend, allow_missing_keys)
+        _check_number("scale", scale, "amounts of stain are multiplied by 1 - scale to 1 + scale, in [0, 1]")
+        shift = scale / 4 if shift is None else shift
+        _check_number("shift", shift, "an optical density in [0, 1]")
+        if basis not in BASES:
+            raise unknown_value("stain basis", basis, BASES)
+        self.scale, self.shift, self.basis = scale, shift, basis
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.R.uniform(1 - self.scale, 1 + self.scale, 3), self.R.uniform(-self.shift, self.shift, 3)
+
+    def change(self, image: Any, drawn: tuple[np.ndarray, np.ndarray], pixels: CpuPixels) -> Any:
+        scale, shift = drawn
+        stains = macenko_stains(image, pixels) if self.basis == "macenko" else None
+        if stains is None:
+            return jitter_stains(image, scale, shift, RUIFROK, pixels)
+        scale, shift = np.append(scale[:2], 1), np.append(shift[:2], 0)
+        return jitter_stains(image, scale, shift, full_basis(stains.vectors), pixels)
+
+
+class StainNormalized(MapTransform):
+    """Normalize the stains of patches to a target (Macenko et al. 2009, Reinhard et al. 2001).
+
+    A patch from which nothing can be estimated (glass, one stain, one flat color) stays as it is, and is counted:
+    the item says which patches were normalized, so that the count survives the worker processes of a loader.
+
+    Args:
+        keys: as for :class:`RandSymmetryd`.
+        target: a :class:`StainTarget`, its JSON form or the path of a JSON file; None is Macenko's usual reference.
+        method: ``macenko`` or ``reinhard``, if it is to be checked against the target's.
+        flag_postfix: the item gets ``<key><flag_postfix>``: whether the patch was normalized, ``(N,)`` for a batch.
+        backend: as for :class:`RandSymmetryd`.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        InputError: for settings, a target or patches that do not fit.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        target: StainTarget | Mapping | str | os.PathLike | None = None,
+        method: str | None = None,
+        flag_postfix: str = "_normalized",
+        backend: str = "auto",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        check_backend(backend)
+        self.target, self.flag_postfix, self.pixel_backend = load_target(target, method), flag_postfix, backend
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            check_patch(result[key])
+            pixels = select_pixels(self.pixel_backend)
+            images = _images(result[key], pixels)
+            found = [self.target.normalize(image, pixels) for image in images]
+            done = np.array([image is not None for image in found])
+            if done.any():
+                changed = [old if new is None else new for old, new in zip(images, found)]
+                result[key] = _give(changed, result[key], pixels)
+            result[f"{key}{self.flag_postfix}"] = done if data[key].ndim == 4 else bool(done[0])
+        return result
+
+
+def patch_transforms(
+    keys: KeysCollection = ("image",),
+    geometry: bool = True,
+    stain_jitter: float = 0.0,
+    stain_basis: str = "ruifrok",
+    normalize: str | None = None,
+    target: StainTarget | Mapping | str | os.PathLike | None = None,
+    backend: str = "auto",
+    seed: int | None = None,
+) -> Compose:
+    """The transforms of a config, in this order: normalization, jitter of the stains, geometry.
+
+    Args:
+        keys: of the patches in an item.
+        geometry: whether to draw one of the eight symmetries.
+        stain_jitter: ``scale`` of :class:`RandStainJitterd`; 0.05 is light, 0.2 strong, 0 none.
+        stain_basis: ``ruifrok`` or ``macenko``.
+        normalize: ``macenko``, ``reinhard`` or None.
+        target: for the normalization, see :class:`StainNormalized`.
+        backend: ``auto``, ``cpu`` or ``gpu``.
+        seed: of all draws; None draws from MONAI's global state (``monai.utils.set_determinism``).
+
+    Raises:
+        InputError: for settings that do not fit.
+    """
+    if normalize is not None and normalize not in NORMALIZATIONS:
+        raise unknown_value("stain normalization", normalize, NORMALIZATIONS)
+    if normalize is None and target is not None:
+        raise InputError(f"a target without a normalization: set `normalize` to one of {sorted(NORMALIZATIONS)}")
+    jitter = RandStainJitterd(keys, stain_jitter, basis=stain_basis, backend=backend)
+    chosen: list[Any] = []
+    if normalize is not None:
+        chosen.append(StainNormalized(keys, target, normalize, backend=backend))
+    if stain_jitter > 0:
+        chosen.append(jitter)
+    if geometry:
+        chosen.append(RandSymmetryd(keys, backend=backend))
+    transforms = Compose(chosen)
+    if seed is not None:
+        transforms.set_random_state(seed=seed_from("patch transforms", seed))
+    return transforms
+
+
+def _check_number(name: str, value: Any, meaning: str) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise InputError(f"{name} = {value!r}: {meaning}")
+
+
+def _count(image: Any) -> int:
+    return 1 if image.ndim == 3 else len(image)
+
+
+def _images(item: Any, pixels: CpuPixels) -> list[Any]:
+    taken = pixels.take(item.as_tensor() if isinstance(item, MetaTensor) else item)
+    return [taken] if taken.ndim == 3 else list(taken)
+
+
+def _give(changed: list[Any], like: Any, pixels: CpuPixels) -> Any:
+    shapes = {image.shape for image in changed}
+    if len(shapes) > 1:
+        raise InputError(f"the turned patches of a batch have the shapes {sorted(shapes)}: patches have to be square")
+    given = pixels.give(changed[0] if like.ndim == 3 else pixels.xp.stack(changed), like)
+    return MetaTensor(given).copy_meta_from(like) if isinstance(like, MetaTensor) else given

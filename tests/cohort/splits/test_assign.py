@@ -1,0 +1,178 @@
+"""What every scheme promises, checked row by row on random tables."""
+
+import contextlib
+import functools
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medi_monai.cohort.splits import SCHEMES, SplitScheme, assign_splits
+from medi_monai.utils.errors import InputError
+
+COLUMNS = ("label", "center", "race")
+TABLES = [(seed, missing, several) for seed in range(4) for missing in (0.0, 0.15) for several in (0.0, 0.1)]
+
+
+def scheme_of(name, seed=0, **changes):
+    settings = {"fraction": 0.2, "val_fraction": 0.3, "seed": seed, "num_folds": 3, **changes}
+    return SplitScheme(COLUMNS, name, **settings)
+
+
+def rows_for(name, table):
+    """``medi_2025`` is about codes that belong to one class, and about the order of the file."""
+    rows = table.assign(row=range(len(table)))
+    if name == "medi_2025":
+        rows["center"] = rows["label"] + "-" + rows["center"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def tables(random_table):
+    """A function from a scheme's name to random tables with their splits; a scheme may refuse some, but not most."""
+
+    @functools.cache
+    def split_all(name):
+        done = []
+        for seed, missing, several in TABLES:
+            rows, scheme = rows_for(name, random_table(seed, missing, several, patients=90)), scheme_of(name, seed)
+            with contextlib.suppress(InputError):
+                done.append((rows, assign_splits(rows, scheme), scheme))
+        assert len(done) >= len(TABLES) / 2
+        return done
+
+    return split_all
+
+
+def combinations(rows):
+    return set(rows[list(COLUMNS)].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_no_patient_is_in_two_splits(name, tables):
+    for rows, split, _ in tables(name):
+        sides = {}
+        for patient, side in zip(rows["patient"], split):
+            if side != "excluded":
+                sides.setdefault(patient, set()).add(side)
+        assert all(len(found) == 1 for found in sides.values())
+        assert set().union(*sides.values()) == {"train", "val", "holdout"}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_rows_are_excluded_for_their_patient_or_a_missing_value_alone(name, tables):
+    for rows, split, _ in tables(name):
+        held_patients = set(rows.loc[split == "holdout", "patient"])
+        for row in rows[split == "excluded"].itertuples():
+            assert row.patient in held_patients or "" in (row.center, row.race)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_order_of_rows_and_their_index_do_not_matter(name, tables):
+    for rows, split, scheme in tables(name):
+        shuffled = rows.sample(frac=1, random_state=1)
+        pd.testing.assert_series_equal(assign_splits(shuffled, scheme).sort_index(), split)
+        same_index = rows.set_axis(np.zeros(len(rows), int))
+        assert assign_splits(same_index, scheme).tolist() == split.tolist()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_patches_get_the_split_of_their_slide(name, tables):
+    for rows, split, scheme in tables(name):
+        patches = rows.loc[rows.index.repeat(3)]
+        assert assign_splits(patches, scheme).tolist() == split.repeat(3).tolist()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_seed_gives_one_split_and_other_seeds_others(name, random_table):
+    rows = rows_for(name, random_table(1, patients=90))
+    found = []
+    for seed in range(4):
+        np.random.seed(seed)
+        found += [assign_splits(rows, scheme_of(name, seed)), assign_splits(rows, scheme_of(name, seed))]
+    assert all(one.equals(other) for one, other in zip(found[::2], found[1::2]))
+    assert len({tuple(split) for split in found}) == 4
+    without_validation = {tuple(assign_splits(rows, scheme_of(name, seed, val_fraction=0))) for seed in range(4)}
+    assert len(without_validation) == (1 if name == "medi_2025" else 4)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_validation_leaves_every_combination_a_patient_in_training(name, tables):
+    for rows, split, scheme in tables(name):
+        trained, validated = (combinations(rows[split == side]) for side in ("train", "val"))
+        assert validated and validated <= trained
+        without = assign_splits(rows, scheme_of(name, scheme.seed, val_fraction=0))
+        assert split.replace("val", "train").equals(without)
+
+
+@pytest.mark.parametrize("name", ["combination_holdout", "subpopulation_holdout"])
+def test_no_row_in_training_has_or_may_have_a_combination_that_is_held_out(name, tables):
+    for rows, split, _ in tables(name):
+        held = combinations(rows[split == "holdout"])
+        assert held and all("" not in combination for combination in held)
+        for own in combinations(rows[split.isin(["train", "val"])]):
+            for other in held:
+                assert any(mine and mine != value for mine, value in zip(own, other))
+
+
+@pytest.mark.parametrize("name", ["combination_holdout", "subpopulation_holdout"])
+def test_no_row_is_excluded_without_need(name, tables):
+    for rows, split, _ in tables(name):
+        held = combinations(rows[split == "holdout"])
+        held_patients = set(rows.loc[split == "holdout", "patient"])
+        for row in rows[split == "excluded"].itertuples():
+            own = (row.label, row.center, row.race)
+            fits = any(all(not mine or mine == value for mine, value in zip(own, other)) for other in held)
+            assert fits or row.patient in held_patients
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_cells_of_any_kind_count_as_text_and_null_as_missing(name, random_table):
+    rows = rows_for(name, random_table(0, missing=0.1, patients=90))
+    expected = assign_splits(rows, scheme_of(name))
+    other = rows.astype(object).replace("", None).astype({"label": "category", "patient": "category"})
+    assert assign_splits(other, scheme_of(name)).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("column", "what"), [("patient", "patient"), ("label", "label")])
+def test_rows_without_patient_or_label_are_counted_and_refused(column, what, random_table):
+    rows = random_table(0)
+    rows.loc[[2, 5], column] = ""
+    with pytest.raises(InputError, match=rf"2 of {len(rows)} rows have no {what} \(column '{column}'\)"):
+        assign_splits(rows, scheme_of("patient_kfold"))
+
+
+def test_missing_columns_and_an_empty_table_are_refused(random_table):
+    rows = random_table(0)
+    with pytest.raises(InputError, match="unknown column 'center': did you mean 'centers'"):
+        assign_splits(rows.rename(columns={"center": "centers"}), scheme_of("site_holdout"))
+    with pytest.raises(InputError, match="no row"):
+        assign_splits(rows.iloc[:0], scheme_of("site_holdout"))
+
+
+@pytest.fixture(scope="module")
+def patches():
+    """1.6 million patches of 12,000 slides: 32 classes, 200 centers, 5 races, some of them missing."""
+    rng = np.random.default_rng(0)
+    patient = np.arange(12_000) * 5 // 6
+    label, center, race = (rng.integers(0, count, 10_000)[patient] for count in (32, 200, 6))
+    slides = pd.DataFrame(
+        {
+            "patient": [f"P-{number:05d}" for number in patient],
+            "label": [f"class {number}" for number in label],
+            "center": [f"center {number}" for number in center],
+            "race": [f"race {number}" if number else "" for number in race],
+        }
+    )
+    slides["site"] = slides["label"] + " " + slides["center"]
+    return slides.loc[slides.index.repeat(133)].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_million_patches_are_split_in_seconds(name, patches):
+    site = "site" if name == "medi_2025" else "center"
+    start = time.perf_counter()
+    split = assign_splits(patches, SplitScheme(["label", site, "race"], name, val_fraction=0.15))
+    assert time.perf_counter() - start < 20
+    assert len(split) == 1_596_000 and {"train", "val", "holdout"} <= set(split.unique())

@@ -1,0 +1,423 @@
+import itertools
+import json
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats.contingency import association as scipy_association
+
+from medi_monai.cohort.audit import LEVELS, audit_cohort, has_leakage
+from medi_monai.cohort.duplicates import PLAIN
+from medi_monai.utils.errors import InputError
+
+LABEL, ATTRIBUTES = "tumor", ["center", "race"]
+
+
+def clean_cohort(seed=0, patients=120, patches=4):
+    """Patients with one class, center, race and split; slides and patches of their own."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for patient in range(patients):
+        shared = {
+            "patient": f"p{patient:03d}",
+            "tumor": f"t{rng.integers(3)}",
+            "center": f"c{rng.integers(6)}",
+            "race": rng.choice(["a", "b", "", "Not Reported"]),
+            "split": rng.choice(["train", "val", "holdout", "excluded"], p=[0.6, 0.1, 0.2, 0.1]),
+            "mpp": "0.25",
+        }
+        for slide, patch in itertools.product(range(rng.integers(1, 3)), range(patches)):
+            name = f"s{patient:03d}-{slide}"
+            rows.append({"image": f"patches/{name}/{patch}.png", "slide": name, **shared})
+    return pd.DataFrame(rows)
+
+
+def named(audit, name):
+    return [finding for finding in audit["findings"] if finding["name"] == name]
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return clean_cohort()
+
+
+@pytest.fixture(scope="module")
+def audit(clean):
+    return audit_cohort(clean, LABEL, ATTRIBUTES)
+
+
+def test_a_clean_cohort_has_no_leakage(audit):
+    assert not has_leakage(audit)
+    leakage = audit["leakage"]
+    assert [leakage[name]["count"] for name in ("patients", "slides", "images")] == [0, 0, 0]
+    assert leakage["near_duplicates"] is None and len(named(audit, "near_duplicates_not_checked")) == 1
+
+
+def test_an_audit_is_json_and_its_findings_are_sorted(audit):
+    assert json.loads(json.dumps(audit, allow_nan=False)) == audit
+    levels = [LEVELS.index(finding["level"]) for finding in audit["findings"]]
+    assert levels == sorted(levels)
+    for finding in audit["findings"]:
+        assert set(finding) == {"level", "name", "text", "counts"}
+        assert finding["text"].endswith(".") and "nan" not in finding["text"] and "None" not in finding["text"]
+
+
+def test_the_order_of_rows_does_not_matter(clean):
+    rng = np.random.default_rng(0)
+    table = pd.concat([clean, clean.iloc[:9].assign(split="holdout")], ignore_index=True)
+    hashes = rng.integers(1, 30, len(table), dtype=np.uint64)
+    expected = audit_cohort(table, LABEL, ATTRIBUTES, hashes=hashes)
+    order = rng.permutation(len(table))
+    assert audit_cohort(table.iloc[order], LABEL, ATTRIBUTES, hashes=hashes[order]) == expected
+    assert has_leakage(expected)
+
+
+def test_sizes_of_splits_equal_those_of_pandas(clean, audit):
+    parts = {"all": clean, **dict(list(clean.groupby("split")))}
+    assert list(audit["splits"]) == ["all", "train", "val", "holdout", "excluded"]
+    for split, found in audit["splits"].items():
+        part = parts[split]
+        assert found == {
+            "rows": len(part),
+            "slides": part["slide"].nunique(),
+            "patients": part["patient"].nunique(),
+            "classes": part["tumor"].nunique(),
+        }
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_counts_of_cells_equal_a_loop(clean, audit, attribute):
+    section = audit["attributes"][attribute]
+    cells = pd.DataFrame(section["cells"])
+    values = clean[attribute].replace("Not Reported", "")
+    keys = [clean["tumor"], values, clean["split"]]
+    expected = clean.groupby(keys).agg({"image": "size", "slide": "nunique", "patient": "nunique"})
+    found = cells.set_index(["tumor", attribute, "split"])[["rows", "slides", "patients"]]
+    assert found.sort_index().to_numpy().tolist() == expected.sort_index().to_numpy().tolist()
+    known = clean.assign(value=values)[values != ""]
+    patients = known.groupby(["tumor", "value"])["patient"].nunique()
+    assert section["num_cells"] == 3 * known["value"].nunique()
+    assert section["empty_cells"] == section["num_cells"] - len(patients)
+    in_train = known[known["split"] == "train"].groupby(["tumor", "value"]).ngroups
+    assert section["empty_cells_in_train"] == section["num_cells"] - in_train
+    assert section["rare_cells"]["count"] == (patients < 5).sum()
+
+
+def test_association_counts_patients_and_not_patches(clean):
+    weighted = pd.concat([clean, *[clean[clean["tumor"] == "t0"].assign(image=str(copy)) for copy in range(20)]])
+    few, many = (audit_cohort(table, LABEL, ATTRIBUTES)["attributes"] for table in (clean, weighted))
+    assert few["center"]["association"] == many["center"]["association"]
+    for split in ("all", "train", "holdout"):
+        part = clean if split == "all" else clean[clean["split"] == split]
+        patients = part.drop_duplicates("patient")
+        expected = scipy_association(pd.crosstab(patients["tumor"], patients["center"]), method="cramer")
+        found = few["center"]["association"][split]
+        assert found["cramers_v_uncorrected"] == {"value": pytest.approx(expected), "n": len(patients)}
+    assert "excluded" not in few["center"]["association"]
+
+
+def test_missing_metadata_is_counted_by_class(clean, audit):
+    lacking = clean["race"].isin(["", "Not Reported"])
+    found = audit["missing"]["race"]
+    assert found["rows"] == lacking.sum()
+    assert found["patients"] == clean.loc[lacking, "patient"].nunique()
+    shares = lacking.groupby(clean["patient"]).first().groupby(clean.groupby("patient")["tumor"].first()).mean()
+    assert found["by_class"] == pytest.approx(shares.to_dict())
+    assert audit["missing"]["center"]["rows"] == 0
+    (finding,) = named(audit, "missing_values")
+    assert finding["counts"] == {"column": "race", "rows": int(lacking.sum())}
+
+
+def test_a_class_without_metadata_is_a_warning(clean):
+    table = clean.assign(race=np.where(clean["tumor"] == "t1", "--", "white"))
+    (finding,) = named(audit_cohort(table, LABEL, ["race"]), "missing_values")
+    assert finding["level"] == "warning" and "from 0% to 100%" in finding["text"]
+
+
+def leaking(clean, column):
+    """The cohort with two more rows in another split that share one value of a column with the first rows."""
+    first = clean[clean["split"] == "train"].iloc[[0, 9]]
+    fresh = {"image": ["new/0.png", "new/1.png"], "slide": ["new-0", "new-1"], "patient": ["new-0", "new-1"]}
+    fresh.pop(column)
+    return pd.concat([clean, first.assign(**fresh, split="holdout")], ignore_index=True), first[column].tolist()
+
+
+@pytest.mark.parametrize("column", ["patient", "slide", "image"])
+def test_what_crosses_the_split_is_leakage(clean, column):
+    table, names = leaking(clean, column)
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    section = found["leakage"][f"{column}s"]
+    assert has_leakage(found)
+    assert section["count"] == 2
+    assert section["examples"] == [{column: name, "splits": ["train", "holdout"]} for name in sorted(names)]
+    assert section["rows"] == table[column].isin(names).sum()
+    (finding,) = [finding for finding in found["findings"] if finding["level"] == "leakage"]
+    assert finding["name"] == f"{column}s_cross_split" and f"2 {column}s are in more than one of" in finding["text"]
+
+
+@pytest.mark.parametrize("column", ["patient", "slide", "image"])
+def test_what_is_excluded_leaks_nothing(clean, column):
+    table, _ = leaking(clean, column)
+    table.loc[len(clean) :, "split"] = "excluded"
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert not has_leakage(found) and not named(found, "images_repeated")
+
+
+def test_only_so_many_examples_are_named(clean):
+    table = clean.assign(split=np.where(np.arange(len(clean)) % 2, "train", "val"))
+    found = audit_cohort(table, LABEL, ATTRIBUTES)["leakage"]["slides"]
+    assert found["count"] == clean["slide"].nunique() > 20 == len(found["examples"])
+
+
+def test_an_empty_patient_crosses_nothing_and_is_told(clean):
+    table = clean.assign(patient=np.where(np.arange(len(clean)) % 7 == 0, "", clean["patient"]))
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert not has_leakage(found)
+    (finding,) = [one for one in named(found, "missing_values") if one["counts"]["column"] == "patient"]
+    assert finding["level"] == "warning" and "cannot be told" in finding["text"]
+
+
+def test_rows_without_a_split_are_told(clean):
+    table = clean.assign(split=clean["split"].where(np.arange(len(clean)) % 5 > 0, ""))
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert named(found, "rows_without_split")[0]["counts"] == {"rows": int((table["split"] == "").sum())}
+    assert "" not in found["splits"] and found["splits"]["all"]["rows"] == len(table)
+
+
+def test_near_duplicates_that_cross_the_split_are_leakage(clean):
+    rng = np.random.default_rng(3)
+    hashes = rng.integers(2**10, 2**63, len(clean), dtype=np.uint64)
+    train, holdout, excluded = (np.flatnonzero(clean["split"] == name) for name in ("train", "holdout", "excluded"))
+    hashes[holdout[0]] = hashes[train[0]] ^ np.uint64(0b101)
+    hashes[holdout[1]] = hashes[train[8]] ^ np.uint64(0b1111)
+    hashes[train[1]] = hashes[train[0]]
+    hashes[excluded[0]] = hashes[train[20]]
+    hashes[train[30:35]] = PLAIN
+    hashes[holdout[5]] = PLAIN
+    found = audit_cohort(clean, LABEL, ATTRIBUTES, hashes=hashes)
+    section = found["leakage"]["near_duplicates"]
+    assert has_leakage(found)
+    assert (section["count"], section["rows"], section["plain_rows"]) == (1, 3, 6)
+    (example,) = section["examples"]
+    assert example["distance"] == 2
+    assert example["second"]["image"] == clean["image"][holdout[0]] and example["second"]["split"] == "holdout"
+    assert example["first"] == {**clean[["image", "slide", "patient"]].iloc[train[0]].to_dict(), "split": "train"}
+    assert audit_cohort(clean, LABEL, [], hashes=hashes, max_distance=4)["leakage"]["near_duplicates"]["count"] == 2
+    assert not named(found, "near_duplicates_not_checked")
+
+
+def test_a_doubled_slide_is_one_example_of_near_duplicates(clean):
+    slides = clean.groupby("split")["slide"].first()
+    hashes = np.arange(1, len(clean) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    first, second = (np.flatnonzero(clean["slide"] == slides[name]) for name in ("train", "val"))
+    hashes[second] = hashes[first]
+    hashes[second[-2:]] ^= np.uint64(0b11)
+    section = audit_cohort(clean, LABEL, [], hashes=hashes)["leakage"]["near_duplicates"]
+    assert (section["count"], section["rows"], len(section["examples"])) == (4, 8, 1)
+    assert section["examples"][0]["distance"] == 0
+
+
+@pytest.mark.parametrize(("fewer", "kind"), [(1, np.uint64), (0, np.int64)])
+def test_hashes_that_do_not_fit_the_table_are_refused(clean, fewer, kind):
+    with pytest.raises(InputError, match="one per row"):
+        audit_cohort(clean, LABEL, [], hashes=np.zeros(len(clean) - fewer, kind))
+
+
+def test_a_value_of_one_class_alone_is_told(clean):
+    table = clean.assign(code=clean["tumor"] + "-" + clean["center"], center=np.where(
+        (clean["center"] == "c0") & (clean["tumor"] != "t0"), "c1", clean["center"]))  # fmt: skip
+    found = audit_cohort(table, LABEL, ["center", "code"])
+    code = found["attributes"]["code"]["classes_per_value"]
+    assert code["max"] == 1 and code["mean"] == 1
+    assert code["single_class"]["values"] == code["single_class"]["of"] == table["code"].nunique()
+    assert code["single_class"]["share_of_patients"] == 1
+    (finding,) = named(found, "attribute_decides_class")
+    assert finding["level"] == "warning" and "Whoever knows code knows tumor." in finding["text"]
+    center = found["attributes"]["center"]["classes_per_value"]
+    assert (center["max"], center["single_class"]["values"]) == (3, 1)
+    assert center["single_class"]["examples"] == ["c0"]
+    patients = table.drop_duplicates("patient")
+    share = (patients["center"] == "c0").mean()
+    assert center["single_class"]["share_of_patients"] == pytest.approx(share)
+    assert len(named(found, "values_of_one_class")) == 1
+
+
+def test_a_shortcut_is_told_in_numbers_that_can_be_checked(clean):
+    tied = np.where(np.arange(len(clean)) // 8 % 4 > 0, clean["tumor"], clean["center"])
+    table = clean.assign(scanner=pd.Series(tied).groupby(clean["patient"]).transform("first"))
+    found = audit_cohort(table, LABEL, ["scanner", "center"])
+    (finding,) = named(found, "shortcut")
+    assert finding["level"] == "warning" and finding["counts"]["attribute"] == "scanner"
+    figures = found["attributes"]["scanner"]["association"]["train"]
+    assert f"{figures['majority_rule']['accuracy']:.0%} of patients" in finding["text"]
+    assert finding["counts"]["patients"] == table.loc[table["split"] == "train", "patient"].nunique()
+
+
+def test_what_training_lacks_equals_a_loop(clean, audit):
+    table = clean.assign(race=clean["race"].replace("Not Reported", ""))
+    keys = ["tumor", *ATTRIBUTES]
+    combinations = {
+        split: list(part[keys].itertuples(index=False, name=None)) for split, part in table.groupby("split")
+    }
+    trained = set(combinations["train"])
+    section = audit["combinations"]
+    assert section["columns"] == keys and section["train"] == {"combinations": len(trained)}
+    for split in ("val", "holdout"):
+        rows = combinations[split]
+        assert section[split]["combinations"] == len(set(rows))
+        assert section[split]["unseen_in_train"] == len(set(rows) - trained)
+        assert section[split]["seen_in_train"] == len(set(rows) & trained)
+        assert section[split]["rows_seen"] == sum(row in trained for row in rows)
+        assert section[split]["rows_unseen"] == sum(row not in trained for row in rows)
+
+
+def test_a_class_that_training_never_sees_is_a_warning(clean):
+    table = clean.assign(split=np.where(clean["tumor"] == "t2", "holdout", "train"))
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert found["combinations"]["holdout"]["values_unseen_in_train"]["tumor"] == ["t2"]
+    levels = {one["counts"]["column"]: one["level"] for one in named(found, "values_unseen_in_train")}
+    assert levels["tumor"] == "warning"
+
+
+def test_properties_of_files_that_differ_by_center_are_told(clean):
+    place = clean["center"].str[1].astype(int)
+    number = clean["patient"].str[1:].astype(int)
+    table = clean.assign(
+        mpp=np.where(place < 3, "0.25", "0.46"),
+        width=(20_000 + 10_000 * place + number).astype(str),
+        height="512",
+        image=clean["slide"] + "/" + np.arange(len(clean)).astype(str) + np.where(place == 5, ".JPG", ".png"),
+    )
+    found = audit_cohort(table, LABEL, ["center"])
+    sections = {entry["property"]: entry for entry in found["properties"]}
+    assert set(sections) == {"mpp", "width", "height", "suffix"}
+    assert sections["height"] == {"property": "height", "num_values": 1, "targets": {}}
+    assert sections["width"]["num_values"] == 10 and sections["suffix"]["num_values"] == 2
+    told = {(one["counts"]["property"], one["counts"]["target"]) for one in named(found, "property_differs")}
+    assert told == {("mpp", "center"), ("width", "center"), ("suffix", "center")}
+    assert [entry["property"] for entry in audit_cohort(table, LABEL, [], properties=["mpp"])["properties"]] == ["mpp"]
+
+
+def test_numbers_are_binned_where_they_are_declared(clean):
+    rng = np.random.default_rng(0)
+    years = pd.Series(rng.integers(20, 90, 200).astype(str))[clean["patient"].str[1:].astype(int)].to_numpy()
+    table = clean.assign(age=np.where(clean["patient"] == "p003", "unknown", years))
+    ages = audit_cohort(table, LABEL, ["age"])["attributes"]["age"]
+    bins = audit_cohort(table, LABEL, ["age"], continuous=["age"])["attributes"]["age"]
+    assert ages["num_values"] > 40 and bins["num_values"] == 10
+    cells = pd.DataFrame(bins["cells"])
+    known = table[table["age"] != "unknown"]["age"].astype(int)
+    for name, rows in cells[cells["age"] != ""].groupby("age")["rows"].sum().items():
+        low, high = map(int, (name.split(" to ") * 2)[:2])
+        assert known.between(low, high).sum() == rows
+    assert cells.loc[cells["age"] != "", "rows"].sum() == len(known)
+    decades = table.assign(age=[f"{int(age) // 10}0.{'0' * (place % 2)}" for place, age in enumerate(years)])
+    found = audit_cohort(decades, LABEL, ["age"], continuous=["age"])["attributes"]["age"]
+    assert sorted(set(found["cells"]["age"])) == [f"{decade}0" for decade in range(2, 9)]
+    with pytest.raises(InputError, match="age = 'old' is not a number"):
+        audit_cohort(table.assign(age="old"), LABEL, ["age"], continuous=["age"])
+
+
+def test_conflicts_in_the_table_are_told(clean):
+    table = pd.concat([clean, clean.iloc[[0]].assign(center="c9", image="x.png"), clean.iloc[[50, 50]]])
+    table.iloc[-2:, table.columns.get_loc("patient")] = ["pX", "pY"]
+    found = audit_cohort(table.assign(split="train"), LABEL, ["center"])
+    assert found["conflicts"]["slides_of_several_patients"] == {"count": 1, "examples": [clean["slide"].iloc[50]]}
+    several = found["conflicts"]["patients_with_several_values"]
+    assert several["center"] == {"count": 1, "examples": [clean["patient"].iloc[0]]} and several["tumor"]["count"] == 0
+    assert found["leakage"]["images"]["repeated"] == {"count": 1, "examples": [clean["image"].iloc[50]]}
+    assert len(named(found, "images_repeated")) == len(named(found, "slides_of_several_patients")) == 1
+
+
+def test_a_cohort_without_a_split_is_audited_too(clean):
+    found = audit_cohort(clean.drop(columns=["split", "image"]), LABEL, ATTRIBUTES, split=None)
+    assert found["leakage"] is None and found["combinations"] is None and list(found["splits"]) == ["all"]
+    assert list(found["attributes"]["center"]["association"]) == ["all"]
+    assert len(named(found, "no_split")) == 1 and not has_leakage(found)
+
+
+def test_codes_that_look_like_numbers_or_missing_data_survive():
+    table = pd.DataFrame({"patient": list("abcd"), "slide": list("abcd"), "split": "train", "tumor": ["x", "y"] * 2})
+    table["site"] = ["01", "1", "NA", "null"]
+    found = audit_cohort(table, "tumor", ["site"])["attributes"]["site"]
+    assert sorted(found["cells"]["site"]) == ["01", "1", "NA", "null"]
+
+
+@pytest.mark.parametrize("column", ["center", "tumor"])
+def test_a_column_without_any_value_is_undefined_and_not_zero(clean, column):
+    found = audit_cohort(clean.assign(**{column: ""}), LABEL, ATTRIBUTES)
+    figures = found["attributes"]["center"]["association"]["all"]
+    assert figures["cramers_v"] == {"value": None, "ci95": None, "n": 0}
+    assert found["missing"][column]["rows"] == len(clean)
+
+
+def test_columns_are_named_as_the_table_has_them(clean, audit):
+    names = {"patient": "case", "slide": "barcode", "split": "part", "image": "file"}
+    found = audit_cohort(clean.rename(columns=names), LABEL, ATTRIBUTES, **names)
+    assert found == audit
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"label": "tumour"}, "did you mean 'tumor'"),
+        ({"attributes": ["centre"]}, "did you mean 'center'"),
+        ({"patient": "case"}, "unknown column 'case'"),
+        ({"attributes": ["center", "center"]}, "'center' has two roles"),
+        ({"attributes": ["tumor"]}, "'tumor' has two roles"),
+        ({"continuous": ["mpp"]}, "none of the attributes"),
+        ({"properties": ["widht"]}, "unknown column 'widht'"),
+        ({"patient": "slide", "slide": "image", "image": "", "attributes": ["patient"]}, "rename it"),
+    ],
+)
+def test_mistakes_are_one_line(clean, changes, sentence):
+    arguments = {"label": LABEL, "attributes": ATTRIBUTES, **changes}
+    with pytest.raises(InputError, match=sentence):
+        audit_cohort(clean, **arguments)
+
+
+def test_two_hundred_thousand_patches_need_little_memory(clean):
+    table = pd.concat([clean] * (200_000 // len(clean)), ignore_index=True)
+    table["image"] = table["slide"] + "/" + np.arange(len(table)).astype(str)
+    tracemalloc.start()
+    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert found["splits"]["all"]["rows"] == len(table) and not has_leakage(found)
+
+
+@pytest.fixture(scope="module")
+def tcga(real_data):
+    """TCGA's slides, the site taken from the barcode, and the center behind it as the table of codes spells it."""
+    slides = pd.read_csv(real_data / "tcga" / "slides.csv", dtype=str, keep_default_na=False)
+    sites = pd.read_csv(real_data / "tcga" / "tissue_source_sites.csv", dtype=str, keep_default_na=False)
+    slides["site"] = slides["case_submitter_id"].str.split("-").str[1]
+    slides["center"] = slides["site"].map(sites.set_index("tissue_source_site")["center"]).fillna("")
+    patients = slides["case_submitter_id"]
+    slides["split"] = np.where(pd.util.hash_array(patients.to_numpy(object)) % 10 < 7, "train", "holdout")
+    roles = {"patient": "case_submitter_id", "slide": "slide_submitter_id"}
+    return slides, audit_cohort(slides, "project_id", ["site", "center", "race"], **roles)
+
+
+def test_a_site_code_of_tcga_gives_the_class_away_and_a_center_does_not(tcga):
+    _, found = tcga
+    assert found["splits"]["all"] == {"rows": 8726, "slides": 8726, "patients": 7168, "classes": 32}
+    codes, centers = (found["attributes"][name]["classes_per_value"] for name in ("site", "center"))
+    assert (codes["max"], codes["single_class"]["values"], codes["single_class"]["of"]) == (1, 626, 626)
+    assert centers["max"] == 23
+    assert [one["counts"]["attribute"] for one in named(found, "attribute_decides_class")] == ["site"]
+    assert found["attributes"]["site"]["association"]["all"]["cramers_v_uncorrected"]["value"] == pytest.approx(1)
+
+
+def test_the_figures_of_tcga_equal_those_of_pandas_and_scipy(tcga):
+    slides, found = tcga
+    patients = slides[slides["center"] != ""].drop_duplicates(["case_submitter_id", "project_id", "center"])
+    crossed = pd.crosstab(patients["project_id"], patients["center"])
+    figures = found["attributes"]["center"]["association"]["all"]
+    assert figures["cramers_v_uncorrected"]["value"] == pytest.approx(scipy_association(crossed, method="cramer"))
+    assert found["attributes"]["center"]["empty_cells"] == (crossed == 0).sum().sum()
+    assert found["attributes"]["center"]["classes_per_value"]["max"] == (crossed > 0).sum().max()
+    assert found["missing"]["race"]["rows"] == slides["race"].isin(["not reported", "'--", "Unknown"]).sum()
+    assert not has_leakage(found)
