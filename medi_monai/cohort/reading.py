@@ -7,12 +7,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from multiprocessing import parent_process
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort.prepare import SETTINGS_FILE
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json
 from medi_monai.wsi.readers import SlideReader, open_slide, read_image
 
 __all__ = ["PatchReader"]
@@ -31,6 +34,9 @@ class PatchReader:
         backend: as for :func:`medi_monai.wsi.open_slide`.
         threads: that decode the regions of one slide; by default one per core, and a single one in a worker process.
         max_open: slides kept open.
+
+    Raises:
+        InputError: for a number below 1, or regions that were planned for patches of another size.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class PatchReader:
         self._images = [str(image) for image in images]
         self.on_the_fly = "source_mpp" in table.columns
         if self.on_the_fly:
+            _check_size(cohort.root, image_size)
             self._corners = table[["x", "y"]].to_numpy(np.int64)
             self._mpp = table["mpp"].to_numpy(np.float64)
             self._source_mpp = pd.to_numeric(table["source_mpp"], errors="coerce").to_numpy(np.float64)
@@ -131,3 +138,12 @@ class PatchReader:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._begin()
+
+
+def _check_size(root: Path, image_size: int) -> None:
+    # a file says how large its patch is, a region can be read at any size, and be another field of view in silence
+    if not (root / SETTINGS_FILE).is_file():
+        return
+    planned = read_json(root / SETTINGS_FILE).get("cutting", {}).get("grid", {}).get("image_size", image_size)
+    if planned != image_size:
+        raise InputError(f"the patches in {root} were planned with image_size {planned}, and not with {image_size}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -33,8 +35,8 @@ def map_processes(
 ) -> Generator[Result, None, None]:
     """``map(function, jobs)`` over processes, in order.
 
-    On an error the jobs not yet begun are dropped, on Ctrl-C those under way as well: ``function`` leaves its files
-    whole or not at all.
+    On an error, on Ctrl-C, and when the results are no longer asked for, all other jobs end at once, those under way
+    with a :class:`SystemExit`, on which ``function`` may tidy up.
 
     Args:
         function: importable by name; processes are spawned, never forked, for forking breaks threads of torch.
@@ -52,19 +54,27 @@ def map_processes(
     others = active_children()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
-        yield from progress(pool.map(function, jobs), len(jobs), task, unit)
-    except KeyboardInterrupt:
-        for process in active_children():
-            if process not in others:
-                process.terminate()
-        raise
+        yield from progress(pool.map(partial(_run, function), jobs), len(jobs), task, unit)
     except BrokenProcessPool as error:
         raise RunStopped(
             f"a process ended in the middle of {task}: the memory ran out, or a file crashed its decoder. The same "
             "command goes on from what is done; with --num_workers 1 the memory lasts longer"
         ) from error
+    except BaseException:
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _run(function: Callable[[Job], Result], job: Job) -> Result:
+    try:
+        return function(job)
+    except SystemExit:
+        # the pool would take it for a result, and begin the next job
+        os._exit(1)
 
 
 @contextmanager
@@ -88,6 +98,7 @@ def one_at_a_time(path: str | os.PathLike) -> Iterator[None]:
 def _follow_parent() -> None:
     # Ctrl-C reaches every process of the group; the parent alone acts on it, and takes its workers along when it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

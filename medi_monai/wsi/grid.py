@@ -8,6 +8,7 @@ import numpy as np
 
 from medi_monai.utils.errors import InputError
 from medi_monai.wsi.readers import SlideReader
+from medi_monai.wsi.readers.base import SAME_FIELD
 from medi_monai.wsi.tissue import tissue_mask
 
 __all__ = ["PatchGrid", "PatchPlan", "plan_patches"]
@@ -83,7 +84,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
     corners = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     reduction = max(1.0, min(MASK_MPP / slide.mpp, min(field) / 8))
     thumbnail = slide.thumbnail((max(1, round(width / reduction)), max(1, round(height / reduction))))
-    mask = tissue_mask(thumbnail, mpp=slide.mpp * reduction)
+    mask = tissue_mask(thumbnail, slide.mpp * reduction)
     tissue = _covered(mask, corners, field, slide.dimensions)
     kept = tissue >= grid.min_tissue
     return PatchPlan(_on_pixels(slide, corners[kept], field, grid), tissue[kept], field, thumbnail, mask)
@@ -96,7 +97,7 @@ def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, floa
     if len(corners) == 0:
         return whole
     scales = np.array(slide.level_downsamples)
-    matching = np.flatnonzero(np.abs(np.array(field) / scales - size).max(axis=1) < 0.1)
+    matching = np.flatnonzero(np.abs(np.array(field) / scales - size).max(axis=1) < SAME_FIELD)
     if matching.size == 0 or matching[-1] == 0:
         return whole
     scale = scales[matching[-1]]

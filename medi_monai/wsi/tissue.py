@@ -15,6 +15,8 @@ __all__ = ["artifact_mask", "tissue_mask"]
 MIN_SPREAD = 0.04
 #: optical density that glass stays below, and pale stroma above (0.09 and more on the slides tried)
 GLASS_DENSITY, TISSUE_DENSITY = 0.05, 0.08
+#: glass is gray, however dark: between the channels of tissue there is more than this in optical density
+MIN_COLOR = 0.03
 #: no tissue is so dense in every channel, or in red alone, when its nuclei have mixed with stroma (0.6 on the
 #: slides tried); black ink and what was not scanned are, and dense blue or green ink is in red
 BLACK_DENSITY, RED_DENSITY = 0.75, 0.9
@@ -24,27 +26,29 @@ MIXED = 24.0
 INK_MARGIN, INK_AREA = 16.0, 1000.0
 
 
-def tissue_mask(thumbnail: np.ndarray, min_area: int = 64, mpp: float = 8.0) -> np.ndarray:
+def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0, min_area: int = 64) -> np.ndarray:
     """Tissue by Otsu's threshold on the mean optical density, without pen, black borders, specks and holes.
 
     Args:
         thumbnail: ``(H, W, 3)`` uint8.
-        min_area: smaller specks and holes, in thumbnail pixels, are removed.
         mpp: microns per pixel of the thumbnail.
+        min_area: smaller specks and holes, in thumbnail pixels, are removed.
 
     Returns:
         ``(H, W)`` bool.
     """
-    density = ndimage.gaussian_filter(optical_density(thumbnail).mean(axis=2), 1.0)
+    colors = ndimage.gaussian_filter(optical_density(thumbnail), (1.0, 1.0, 0.0))
+    density = colors.mean(axis=2)
     artifacts = artifact_mask(thumbnail, mpp)
+    possible = ~artifacts & (np.ptp(colors, axis=2) > MIN_COLOR)
     valid = density[~artifacts]
     if valid.size == 0:
         return np.zeros(density.shape, bool)
     if np.ptp(valid) < MIN_SPREAD:
-        return ~artifacts & bool(valid.mean() > GLASS_DENSITY)
+        return possible & bool(valid.mean() > GLASS_DENSITY)
     # a field without glass has no second mode, and Otsu would part nuclei from stroma: it may not go above stroma
     threshold = min(float(threshold_otsu(valid)), TISSUE_DENSITY)
-    mask = remove_small_objects((density > threshold) & ~artifacts, max_size=min_area - 1)
+    mask = remove_small_objects((density > threshold) & possible, max_size=min_area - 1)
     return remove_small_holes(mask, max_size=min_area - 1) & ~artifacts
 
 

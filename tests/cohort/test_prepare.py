@@ -2,27 +2,37 @@ import dataclasses
 import os
 import shutil
 import sys
+import threading
+from multiprocessing import get_context
 
 import numpy as np
 import openslide
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from scipy import ndimage
 
 from medi_monai.cohort import (
     Cohort,
     Cutting,
     ImageTable,
+    PatchDataset,
     Preparation,
+    Share,
     SplitScheme,
+    StreamedPatchDataset,
     default_cohort_dir,
     load_or_prepare,
     prepare,
+    table_cohort,
 )
 from medi_monai.cohort.demo.cohort import write_pyramid
+from medi_monai.cohort.duplicates import hash_images
 from medi_monai.cohort.extraction import record_folder
+from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.files import read_json, read_table
 from medi_monai.wsi import PatchGrid
 
 SIDE = 128  # of a patch of 64 pixels at 1.0 microns per pixel, on slides of 0.5
@@ -84,9 +94,22 @@ def preparation(root, table="tiles.csv", grid=GRID, **cutting):
     return Preparation(source, Cutting(grid, **cutting), splits)
 
 
+def _map_here(function, jobs, num_workers, task, unit):
+    yield from map(function, jobs)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Work in this process: a new one takes seconds to start."""
+    # the function `prepare` hides the module of its name
+    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", _map_here)
+
+
 @pytest.fixture(scope="module")
 def prepared(data, tmp_path_factory):
-    return prepare(preparation(data), tmp_path_factory.mktemp("cohort"), on_error="skip", num_workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", _map_here)
+        return prepare(preparation(data), tmp_path_factory.mktemp("cohort"), on_error="skip")
 
 
 def patches_of(cohort, image):
@@ -104,17 +127,6 @@ def files_in(root):
 
 def contents(root, pattern="*.png"):
     return {path.relative_to(root): path.read_bytes() for path in root.rglob(pattern)}
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Work in this process: a new one takes seconds to start."""
-
-    def map_here(function, jobs, num_workers, task, unit):
-        yield from map(function, jobs)
-
-    # the function `prepare` hides the module of its name
-    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", map_here)
 
 
 @pytest.mark.parametrize("place", [0, 9])
@@ -202,18 +214,52 @@ def test_an_unreadable_image_stops_by_name_and_a_blank_one_does_not(stopped):
     assert not (root / "cohort.csv").exists() and (record_folder(root, "tiles/blank.png") / "slide.json").is_file()
 
 
-def test_the_choice_of_patches_depends_on_no_order_and_no_place(data, stopped, prepared, tmp_path, in_process):
+def test_nothing_depends_on_the_order_of_the_rows_the_place_or_the_processes(
+    data, stopped, prepared, tmp_path, in_process
+):
     shutil.copytree(data, tmp_path / "data")
-    read_table(data / "tiles.csv")[::-1].to_csv(tmp_path / "data/tiles.csv", index=False)
-    limited = preparation(tmp_path / "data", max_patches_per_slide=3)
-    cohort = prepare(limited, tmp_path / "cohort", on_error="skip")
+    table = read_table(data / "labeled.csv")
+    made = []
+    for name, rows in (("as_it_is", table), ("shuffled", table.sample(frac=1, random_state=0))):
+        rows.to_csv(tmp_path / "data/labeled.csv", index=False)
+        limited = preparation(tmp_path / "data", "labeled.csv", max_patches_per_slide=3)
+        made.append(prepare(limited, tmp_path / name, on_error="skip"))
     sizes = {f"tiles/{place:02d}.png": 2 for place in range(16)} | {"slides/S.tiff": 3}
-    assert cohort.table.groupby("slide").size().to_dict() == sizes
-
-    pixels = contents(cohort.root)
-    assert pixels == contents(stopped[0])
+    assert made[0].table.groupby("slide").size().to_dict() == sizes
+    for file in ("cohort.csv", "quality.parquet", "slides.csv", "rejected.csv"):
+        one, other = (read_table(cohort.root / file) for cohort in made)
+        where = str(tmp_path)
+        assert one.to_csv().replace(where, "") == other.to_csv().replace(where, "")
+    # two processes cut the one, this process the others
+    pixels = contents(made[0].root)
+    assert pixels == contents(made[1].root) == contents(stopped[0])
     everything = contents(prepared.root)
     assert pixels == {path: everything[path] for path in pixels}
+
+
+def test_what_was_measured_lies_beside_the_patch_that_it_was_measured_on(prepared):
+    quality = pd.read_parquet(prepared.root / "quality.parquet")
+    images = np.stack([np.asarray(Image.open(prepared.root / name)) for name in prepared.table["image"]])
+    assert quality["hash"].dtype == np.uint64 and len(quality) == len(prepared)
+    assert np.array_equal(quality["hash"], hash_images(images)) and quality["sharpness"].nunique() == len(quality)
+    edges = [ndimage.laplace(image.astype(float).mean(2)).var() for image in images]
+    assert np.allclose(quality["sharpness"], edges, rtol=1e-3)
+    slides = pd.read_csv(prepared.root / "slides.csv").set_index("image")
+    assert slides["patches"].to_dict() == prepared.table.groupby("slide").size().to_dict()
+    medians = quality.groupby(prepared.table["slide"].to_numpy())[["sharpness", "background"]].median()
+    assert np.allclose(medians, slides.loc[medians.index, ["sharpness", "background"]], rtol=1e-3, atol=1e-3)
+    assert slides.loc["slides/S.tiff", ["width", "height", "levels"]].tolist() == [4 * SIDE, 4 * SIDE, 3]
+
+
+def test_a_preview_counts_what_would_be_cut(prepared, data, tmp_path, in_process):
+    seen = prepare(preparation(data, patch_format="none", measure="never"), tmp_path, on_error="skip")
+    shared = ["slide", "patient", "x", "y", "mpp", "tumor", "site", "split"]
+    assert seen.table[shared].equals(prepared.table[shared])
+    assert seen.table["image"].tolist() == [str(data.resolve() / name) for name in prepared.table["slide"]]
+    assert set(seen.table["source_mpp"]) == {"0.5"}
+    expected, found = (pd.read_parquet(cohort.root / "quality.parquet") for cohort in (prepared, seen))
+    assert set(expected.columns) - set(found.columns) == {"sharpness", "background", "hash"}
+    assert np.array_equal(found["tissue"], expected["tissue"]) and not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize(
@@ -304,3 +350,150 @@ def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_
     made = prepare(Preparation(source, Cutting(PatchGrid(16, 1.0)), splits), tmp_path / "out")
     seen = {row.slide: int(np.asarray(Image.open(made.root / row.image))[8, 8, 1]) for row in made.table.itertuples()}
     assert all(abs(seen[name] - tone) < 3 for name, tone in tones.items()) and len(made) == 4
+
+
+def test_several_processes_share_the_work(data, prepared, tmp_path, in_process):
+    barrier, done = threading.Barrier(2), []
+
+    def work(rank):
+        share = Share(rank, 2, lambda: barrier.wait(60))
+        done.append(prepare(preparation(data), tmp_path, "skip", share=share))
+
+    ranks = [threading.Thread(target=work, args=(rank,)) for rank in (1, 0)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert len(done) == 2 and all(cohort.table.equals(prepared.table) for cohort in done)
+    assert contents(tmp_path) == contents(prepared.root)
+    for file in ("cohort.csv", "rejected.csv", "slides.csv"):
+        assert (tmp_path / file).read_bytes() == (prepared.root / file).read_bytes()
+    # each did its part: the broken tile is the last of 19
+    problems = [read_json(tmp_path / "patches" / f"problems-{rank}.json") for rank in (0, 1)]
+    assert list(problems[0]) == [BROKEN] and problems[1] == {}
+
+
+def _prepare_alone(root, data, barrier):
+    sys.modules["medi_monai.cohort.prepare"].map_processes = _map_here
+    barrier.wait(60)
+    prepare(preparation(data), root, "skip")
+
+
+def test_two_runs_at_once_in_one_folder_leave_what_one_leaves(data, prepared, tmp_path):
+    context = get_context("fork")
+    barrier = context.Barrier(2)
+    runs = [context.Process(target=_prepare_alone, args=(tmp_path, data, barrier), daemon=True) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert contents(tmp_path) == contents(prepared.root) and Cohort.read(tmp_path).table.equals(prepared.table)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_mended_slide_is_read_by_the_next_call(data, tmp_path, in_process):
+    shutil.copytree(data, tmp_path / "data")
+    assert BROKEN not in set(prepare(preparation(tmp_path / "data"), tmp_path / "out", "skip").table["slide"])
+    Image.fromarray(tile(99)).save(tmp_path / "data" / BROKEN)
+    before = files_in(tmp_path / "out")
+    mended = prepare(preparation(tmp_path / "data"), tmp_path / "out", "skip")
+    assert (mended.table["slide"] == BROKEN).sum() == 2
+    after = files_in(tmp_path / "out")
+    assert all(after[path] == before[path] for path in before if path.name.startswith("patch_"))
+    assert BROKEN not in set(read_table(tmp_path / "out" / "rejected.csv")["image"])
+
+
+def test_tiles_of_one_slide_keep_its_name_where_a_row_is_a_tile(data, tmp_path, in_process):
+    shutil.copytree(data, tmp_path / "data")
+    table = read_table(data / "labeled.csv").head(16)
+    table.assign(slide=table["patient"]).to_csv(tmp_path / "data/t.csv", index=False)
+    source = ImageTable(tmp_path / "data", "t.csv", "tumor", ["site"], source_mpp=0.5, unit="tiles")
+    whole = Preparation(source, Cutting(GRID), SplitScheme(["tumor"], val_fraction=0.25))
+    made = prepare(whole, tmp_path / "tiles", "skip")
+    assert made.table.groupby("slide").size().tolist() == [4] * 8
+    assert made.table["image"].is_unique and (made.table["slide"] == made.table["patient"]).all()
+    with pytest.raises(InputError, match="slide 'P0' is the name of several images"):
+        prepare(dataclasses.replace(whole, source=dataclasses.replace(source, unit="slides")), tmp_path / "slides")
+
+
+BARCODES = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A2-A04P-01Z-00-DX1", "TCGA-02-0001-01Z-00-DX1", "TCGA-02-0003-01Z-00-DX2")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """TCGA-UT: three patches of 256 pixels of each of four slides, one of them broken, and a file that is none."""
+    root = tmp_path_factory.mktemp("tcga_ut")
+    for place, barcode in enumerate(BARCODES):
+        folder = root / ("Breast", "Glioma")[place // 2] / barcode
+        folder.mkdir(parents=True)
+        for number in range(3):
+            image = Image.fromarray(stained(10 * place + number, 64, 64)).resize((256, 256))
+            image.save(folder / f"{number}.jpg", quality=90)
+    broken = root / "Breast" / BARCODES[0] / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:1500])
+    (root / "Glioma" / "notes.txt").write_text("mine")
+    return root
+
+
+def patch_tree(root, image_size, mpp):
+    source = ImageTable(
+        root,
+        {"layout": "tcga_ut", "path": "."},
+        "label",
+        ["site"],
+        {"image": "{image}", "slide": "slide", "patient": "patient"},
+        source_mpp=0.5,
+        unit="patches",
+    )
+    return Preparation(source, Cutting(PatchGrid(image_size, mpp)), SplitScheme(["label"], val_fraction=0.0))
+
+
+def test_a_tree_of_patches_is_taken_as_it_is(tree, tmp_path, in_process):
+    whole = prepare(patch_tree(tree, 256, 0.5), tmp_path / "whole", "skip")
+    assert len(whole) == 11 and not list(tmp_path.rglob("*.png")) and not list(tmp_path.rglob("*.jpg"))
+    assert whole.table.groupby("label")["site"].agg(set).to_dict() == {"Breast": {"A1", "A2"}, "Glioma": {"02"}}
+    files = [np.asarray(Image.open(name)) for name in whole.table["image"]]
+    codes = MetadataSchema.from_table(whole.table, "label", ["site"])
+    assert np.array_equal(PatchDataset(whole, codes, 256).images.permute(0, 2, 3, 1), np.stack(files))
+    half = prepare(patch_tree(tree, 128, 1.0), tmp_path / "half", "skip")
+    expected = np.stack(files).reshape(11, 128, 2, 128, 2, 3).mean((2, 4))
+    for dataset in (PatchDataset(half, codes, 128), StreamedPatchDataset(half, codes, 128)):
+        found = torch.stack([dataset[place]["image"] for place in range(11)]).permute(0, 2, 3, 1)
+        assert np.abs(found.numpy() - expected).max() <= 1
+    quality = pd.read_parquet(half.root / "quality.parquet")
+    assert np.array_equal(quality["hash"], hash_images(found.numpy())) and set(quality["width"]) == {256}
+    rejected = read_table(half.root / "rejected.csv").set_index("image")["reason"]
+    assert len(rejected) == 2 and "truncated" in rejected[f"Breast/{BARCODES[0]}/2.jpg"]
+    assert "Glioma/notes.txt" in rejected.index
+
+
+def test_a_repeated_call_looks_at_patches_again_only_where_some_could_not_be_read(
+    tree, tmp_path, in_process, monkeypatch
+):
+    shutil.copytree(tree, tmp_path / "data")
+    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "PATCHES_PER_SCAN", 4)
+    first = prepare(patch_tree(tmp_path / "data", 128, 1.0), tmp_path / "out", "skip")
+    scans = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz")}
+    assert len(scans) == 3 and len(first) == 11
+    shutil.copy(tree / "Breast" / BARCODES[0] / "1.jpg", tmp_path / "data" / "Breast" / BARCODES[0] / "2.jpg")
+    second = prepare(patch_tree(tmp_path / "data", 128, 1.0), tmp_path / "out", "skip")
+    assert len(second) == 12
+    again = [path for path, time in scans.items() if path.stat().st_mtime_ns != time]
+    assert len(again) == 1
+
+
+def test_a_long_cohort_is_written_as_parquet(data, prepared, tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr("medi_monai.cohort.table.MAX_CSV_ROWS", 39)
+    long = prepare(preparation(data), tmp_path, "skip")
+    assert (tmp_path / "cohort.parquet").is_file() and not (tmp_path / "cohort.csv").exists()
+    assert long.table.equals(prepared.table) and long.digest == prepared.digest == Cohort.read(tmp_path).digest
+    assert load_or_prepare(preparation(data), tmp_path).digest == prepared.digest
+
+
+def test_a_table_can_be_looked_at_before_an_image_is_there(data, prepared, tmp_path):
+    (tmp_path / "tiles.csv").write_bytes((data / "tiles.csv").read_bytes())
+    cohort = table_cohort(preparation(tmp_path))
+    split = prepared.table.drop_duplicates("slide").set_index("slide")["split"]
+    found = cohort.table.set_index("slide")["split"]
+    assert found[split.index].equals(split) and len(cohort) == 19 and "tiles/unlabeled.png" not in found.index

@@ -81,6 +81,7 @@ def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
         ("gone.jpg", "0.5", "there is no image"),
         ("flat.png", "0.5", "flat.png has 300 x 100 pixels of 0.5 microns, fewer than the 256 x 256 of a patch of 128"),
         ("a/0.jpg", "0.25", "has 256 x 256 pixels of 0.25 microns, fewer than the 512 x 512 of a patch of 128 pixels"),
+        ("a/0.jpg", "2", "a/0.jpg has 2 microns per pixel and cannot be taken at 1"),
         ("a/0.jpg", "", "does not say its resolution"),
     ],
 )

@@ -82,6 +82,21 @@ def test_required_columns_are_checked_in_order():
     assert "zzz" not in str(caught.value)
 
 
+def test_a_long_table_is_written_as_parquet_and_is_the_same_cohort(tmp_path, monkeypatch):
+    cohort = Cohort(table_of(), tmp_path)
+    assert cohort.write().name == "cohort.csv"
+    short = Cohort.read(tmp_path)
+    monkeypatch.setattr("medi_monai.cohort.table.MAX_CSV_ROWS", 3)
+    assert cohort.write() == tmp_path / "cohort.parquet"
+    # one of the two lies there, or a reader would not know which counts
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort.parquet"]
+    long = Cohort.read(tmp_path)
+    assert long.table.to_dict("list") == short.table.to_dict("list") == cohort.table.to_dict("list")
+    assert long.digest == short.digest == cohort.digest
+    monkeypatch.undo()
+    assert cohort.write().name == "cohort.csv" and not (tmp_path / "cohort.parquet").exists()
+
+
 def test_the_digest_is_one_of_all_cells_and_of_nothing_else(tmp_path):
     table = pd.DataFrame({"image": ["a", "b"], "slide": "s", "patient": "p", "split": "train"})
     digest = Cohort(table, tmp_path).digest

@@ -37,6 +37,17 @@ def test_the_quickstart_tells_its_story(bundle, executed, tmp_path):
     assert (tmp_path / "output" / "comparison.png").is_file()
 
 
+def test_the_cohort_tutorial_tells_its_story(bundle, executed, tmp_path):
+    notebook = executed("02_slides_to_cohort.ipynb", MEDI_TUTORIAL_PATCHES=2, MEDI_TUTORIAL_OUTPUT=tmp_path / "output")
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    )
+    assert "equal from files and from slides: True" in printed
+    assert "values of site occur in one project_id alone" in printed
+    for page in ("quality.html", "audit.html"):
+        assert (tmp_path / "output" / page).stat().st_size > 10_000
+
+
 def test_notebooks_are_stored_without_outputs():
     for path in TUTORIALS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells

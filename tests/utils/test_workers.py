@@ -1,13 +1,26 @@
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from medi_monai.utils.workers import map_processes
+from medi_monai.utils.errors import RunStopped
+from medi_monai.utils.workers import map_processes, one_at_a_time
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
 
 def test_results_come_in_the_order_of_the_jobs():
     assert list(map_processes(math.sqrt, [9.0, 1.0, 4.0], 2, "taking roots", "root")) == [3.0, 1.0, 2.0]
+
+
+def test_no_job_starts_no_process(monkeypatch):
+    monkeypatch.setattr("medi_monai.utils.workers.ProcessPoolExecutor", None)
+    assert list(map_processes(math.sqrt, [], 4, "taking roots", "root")) == []
 
 
 def test_an_error_drops_the_jobs_not_yet_begun():
@@ -24,3 +37,106 @@ def test_closing_drops_the_jobs_not_yet_begun():
     next(results)
     results.close()
     assert time.perf_counter() - start < 20
+
+
+@posix
+def test_a_process_that_crashes_ends_in_one_clear_line():
+    with pytest.raises(
+        RunStopped, match="a process ended in the middle of crashing.*the same command goes on|The same"
+    ):
+        list(map_processes(os._exit, [3], 1, "crashing", "crash"))
+
+
+NAPS = """
+import os, pathlib, sys, time
+from medi_monai.utils.errors import report_user_errors
+from medi_monai.utils.workers import map_processes
+
+def nap(seconds):
+    half_done = pathlib.Path(sys.argv[1], str(os.getpid()))
+    half_done.touch()
+    try:
+        time.sleep(seconds)
+    finally:
+        half_done.unlink()
+
+if __name__ == "__main__":
+    report_user_errors()
+    for _ in map_processes(nap, [1.0, 600.0, 600.0], 2, "sleeping", "nap"):
+        print("begun", flush=True)
+"""
+
+
+def _is_running(process):
+    return Path(f"/proc/{process}").is_dir()
+
+
+@posix
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list processes there")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_signal_leaves_a_worker_behind_and_ctrl_c_does_not_wait_for_long_jobs(tmp_path, sent):
+    (tmp_path / "naps.py").write_text(NAPS)
+    (tmp_path / "work").mkdir()
+    command = [sys.executable, tmp_path / "naps.py", tmp_path / "work"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=True)
+    assert process.stdout.readline() == b"begun\n"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    # as a terminal does, to all of the group; the others reach the parent alone
+    (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
+    error = process.communicate(timeout=30)[1].decode()
+    assert process.returncode != 0 and "Traceback" not in error
+    if sent == signal.SIGINT:
+        assert "medi_monai: interrupted" in error
+        assert not list((tmp_path / "work").iterdir()), "who is interrupted tidies up"
+    for _ in range(100):
+        if not any(map(_is_running, children)):
+            break
+        time.sleep(0.1)
+    assert not any(map(_is_running, children))
+
+
+HOLD = """
+import sys, time
+from medi_monai.utils.workers import one_at_a_time
+with one_at_a_time(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@posix
+def test_a_lock_is_waited_for_and_ends_with_its_process_however_that_ends(tmp_path, capfd):
+    lock = tmp_path / "folder" / ".lock"
+    lock.parent.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    waiting = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
+    assert waiting.stdout.readline().decode() == f"another process works in {lock.parent}: waiting for its end\n"
+    holder.kill()
+    assert waiting.stdout.readline() == b"held\n"
+    waiting.kill()
+    for process in (holder, waiting):
+        process.wait(30)
+        process.stdout.close()
+    for _ in range(2):
+        with one_at_a_time(lock):
+            assert lock.is_file()
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("case", ["no locks on this system", "no locks on this file system"])
+def test_without_locks_the_work_goes_on(tmp_path, monkeypatch, case):
+    if case == "no locks on this system":
+        monkeypatch.setattr("medi_monai.utils.workers.fcntl", None)
+    else:
+        fcntl = pytest.importorskip("fcntl")
+
+        def refuse(*arguments):
+            raise OSError("no locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    with one_at_a_time(tmp_path / ".lock"):
+        done = True
+    assert done

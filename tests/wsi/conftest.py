@@ -1,6 +1,8 @@
 """Slides and patches whose truth is known, and cuCIM's own program run on NumPy where there is no GPU."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -198,3 +200,49 @@ def cucim_reader():
     if not is_installed("cucim"):
         pytest.skip(NO_CUCIM)
     return CuCIMReader
+
+
+_OPEN_EACH = """
+import json, sys
+from medi_monai.utils.errors import InputError
+from medi_monai.wsi import open_slide
+
+backend, mpp, paths = json.load(sys.stdin)
+for path in paths:
+    try:
+        with open_slide(path, mpp, backend) as slide:
+            width, height = slide.dimensions
+            field = width / 2, height / 2
+            for threads in (1, 2):
+                list(slide.read_many([(0, 0), field, (1, 2)], field, (24, 16), threads))
+            slide.read(0, 0, (width, height), (width, height))
+            slide.thumbnail((20, 10))
+        result = type(slide).__name__
+    except InputError as error:
+        result = f"error: {error}"
+    print(json.dumps(["result", path, result]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def read_apart():
+    """Open and read files in a process of their own, which they may crash: name -> class of the reader, or error."""
+
+    def read(paths, mpp=0.25, backend="auto"):
+        paths = [str(path) for path in paths]
+        child = subprocess.run(
+            [sys.executable, "-c", _OPEN_EACH],
+            input=json.dumps([backend, mpp, paths]),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        lines = [json.loads(line)[1:] for line in child.stdout.splitlines() if line.startswith('["result"')]
+        found = dict(lines)
+        lost = next((path for path in paths if path not in found), None)
+        assert child.returncode == 0 and lost is None, (
+            f"{lost} ended it with {child.returncode}: {child.stderr[-2000:]}"
+        )
+        return {Path(path).name: result for path, result in found.items()}
+
+    return read

@@ -25,6 +25,8 @@ Corner = tuple[float, float]
 #: a patch that lies this near to the pixels of a level, in pixels of the level, is taken to lie on them: levels with
 #: downsamples of 3.9996 have no common grid with level 0, and half a pixel of level 0 is an eighth of theirs
 ON_GRID = 0.13
+#: how far a field may be off, in pixels of a level, to be taken for a whole number of them
+SAME_FIELD = 0.1
 #: relative difference between the downsamples of a level in both directions that is more than rounding
 MAX_DISTORTION = 0.02
 #: side of the blocks of a thumbnail, and of a slide that has no coarser level to read it from: 2,048 pixels of one
@@ -201,9 +203,11 @@ def _lies_on_grid(box: tuple[float, float, float, float], size: tuple[int, int],
     # whole pixels of the box for each of the result, at most ``largest``, and a field that is off by less than 0.4 %
     for low, high, pixels in zip(box[:2], box[2:], size):
         side = round(high) - round(low)
-        if not pixels <= side <= pixels * largest or side % pixels or abs(high - low - side) > 0.004 * side:
+        if not pixels <= side <= pixels * largest or side % pixels or abs(low - round(low)) > ON_GRID:
             return False
-    return all(abs(edge - round(edge)) <= ON_GRID for edge in box)
+        if abs(high - low - side) > min(0.004 * side, SAME_FIELD):
+            return False
+    return True
 
 
 def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

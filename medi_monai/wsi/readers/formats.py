@@ -66,7 +66,13 @@ def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[
 
 
 def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    return [page.aspage() if isinstance(page, tifffile.TiffFrame) else page for page in file.pages]
+    pages: dict[int, tifffile.TiffPage] = {}
+    for page in file.pages:
+        if page.offset in pages:
+            # tifffile would go round for ever
+            raise ValueError("its directories follow each other in a circle")
+        pages[page.offset] = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+    return list(pages.values())
 
 
 def _by_size(pages: list[tifffile.TiffPage]) -> dict[tuple[int, int], tifffile.TiffPage]:

@@ -1,0 +1,219 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tifffile
+
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.optional import is_installed, quiet_stderr
+from medi_monai.wsi import CuCIMReader, OpenSlideReader
+
+pytestmark = pytest.mark.skipif(
+    not is_installed("cucim"), reason='cuCIM is not installed: pip install "medi_monai[cucim]" (Linux x86-64)'
+)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory, write_tiff, drawn_tissue, area_means):
+    """Kind -> a slide of 1,024 x 1,000 pixels with levels of 2 and 4, in JPEG tiles and lossless."""
+    folder = tmp_path_factory.mktemp("halved")
+    levels = [drawn_tissue[:1000]]
+    levels += [area_means(levels[0], 512, 500), area_means(levels[0], 256, 250)]
+    settings = {"jpeg": {"compression": "jpeg", "tile": (128, 64)}, "lzw": {"compression": "lzw"}}
+    return {kind: write_tiff(folder / f"{kind}.tiff", levels, 0.25, **more) for kind, more in settings.items()}
+
+
+def both(path, mpp=None):
+    return OpenSlideReader(path, mpp), CuCIMReader(path, mpp)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "lzw"])
+def test_both_back_ends_agree_pixel_by_pixel(halved, kind):
+    rng = np.random.default_rng(0)
+    one, other = both(halved[kind])
+    with one, other:
+        assert (one.dimensions, one.spacing, one.level_downsamples) == (
+            other.dimensions,
+            other.spacing,
+            other.level_downsamples,
+        )
+        for _ in range(120):
+            size = int(rng.integers(1, 90)), int(rng.integers(1, 90))
+            reduction = float(rng.choice([1, 2, 4, 8, rng.uniform(1, 9)]))
+            field = size[0] * reduction, size[1] * reduction
+            far = np.array(one.dimensions) - field
+            x, y = rng.uniform(0, far) if rng.random() < 0.5 else np.floor(rng.uniform(0, far))
+            if rng.random() < 0.3:
+                x, y = far
+            assert np.array_equal(one.read(x, y, field, size), other.read(x, y, field, size)), (x, y, field, size)
+        assert np.array_equal(one.thumbnail((77, 75)), other.thumbnail((77, 75)))
+
+
+def test_both_back_ends_agree_on_a_real_slide(real_data):
+    one, other = both(real_data / "wsi" / "cmu-1-small-region.svs")
+    rng = np.random.default_rng(0)
+    with one, other:
+        for target in (0.499, 0.5, 0.7, 1.0, 2.0):
+            field = one.field((96, 80), target)
+            for x, y in rng.uniform(0, np.array(one.dimensions) - field, (6, 2)):
+                assert np.array_equal(one.read(x, y, field, (96, 80)), other.read(x, y, field, (96, 80)))
+        assert np.array_equal(one.thumbnail((139, 185)), other.thumbnail((139, 185)))
+
+
+def test_at_levels_of_no_whole_ratio_they_agree_but_for_rounding(tissue_slides):
+    one, other = both(tissue_slides["3.9996"][0], 0.25)
+    rng = np.random.default_rng(0)
+    apart = []
+    with one, other:
+        for target in (0.9999, 2.0, 3.0, 8.0):
+            field = one.field((64, 48), target)
+            for x, y in rng.uniform(0, np.array(one.dimensions) - field, (12, 2)):
+                first, second = one.read(x, y, field, (64, 48)), other.read(x, y, field, (64, 48))
+                apart.append(np.abs(first.astype(int) - second))
+    # OpenSlide reads between the pixels of such a level; taken back, up to its rounding: measured 0.16, at most 4
+    assert np.mean(apart) < 0.3 and np.max(apart) <= 5
+
+
+def test_each_pixel_of_a_level_is_found(noisy_level):
+    # cuCIM cuts off the quotient of a place and the downsample: a place on the edge of a pixel may fall into the next
+    path, level = noisy_level
+    with CuCIMReader(path, 0.25) as slide:
+        assert slide.level_downsamples[1][0] == pytest.approx(3.9996)
+        for left in [*range(0, 40), *range(1230, 1270), *range(2440, 2490)]:
+            assert np.array_equal(slide._pixels(1, left, left % 480, 10, 12), level[left % 480 :][:12, left:][:, :10])
+
+
+@pytest.fixture(scope="module")
+def noisy_level(tmp_path_factory, write_tiff):
+    level = np.random.default_rng(0).integers(0, 256, (500, 2500, 3), dtype=np.uint8)
+    path = write_tiff(tmp_path_factory.mktemp("noise") / "a.tiff", [np.zeros((1999, 9999, 3), np.uint8), level])
+    return path, level
+
+
+@pytest.mark.parametrize("downsample", ["4", "3.9996"])
+@pytest.mark.parametrize("target", [0.25, 0.4, 1.0, 2.0])
+def test_many_regions_are_those_read_one_by_one(tissue_slides, downsample, target):
+    # a mix of those on the pixels of a level and not, and at the far borders, where a batch is moved inwards
+    path = tissue_slides[downsample][0]
+    rng = np.random.default_rng(0)
+    with CuCIMReader(path, 0.25) as slide:
+        size = (48, 40)
+        field = slide.field(size, target)
+        far = np.array(slide.dimensions) - field
+        corners = [tuple(far), (far[0], 0), (0, far[1]), (0, 0), tuple(np.floor(far))]
+        corners += [tuple(corner) for corner in rng.uniform(0, far, (9, 2))]
+        corners += [tuple(corner) for corner in (np.floor(rng.uniform(0, far, (9, 2)) / 4) * 4).tolist()]
+        corners = [corners[place] for place in rng.permutation(len(corners))]
+        expected = [slide.read(x, y, field, size) for x, y in corners]
+        levels = {slide.window(x, y, field, size).level for x, y in corners}
+        for threads in (1, 2, 4):
+            found = list(slide.read_many(corners, field, size, threads))
+            assert len(found) == len(corners)
+            for place, (patch, one) in enumerate(zip(found, expected)):
+                assert np.array_equal(patch, one), (threads, corners[place])
+    assert len(levels) == (2 if target == 1.0 else 1)
+
+
+def test_more_regions_than_one_call_takes(halved):
+    corners = [(17 * k % 1000, 31 * k % 980) for k in range(1100)]
+    one, other = both(halved["lzw"])
+    with one, other:
+        found = other.read_many(corners, (16, 16), (16, 16), 2)
+        assert all(np.array_equal(patch, one.read(x, y, (16, 16), (16, 16))) for patch, (x, y) in zip(found, corners))
+        assert next(found, None) is None
+
+
+def damaged(path, target, tile):
+    """A copy in which a tile of level 0 is zeros."""
+    with tifffile.TiffFile(path) as file:
+        offset, count = file.pages[0].dataoffsets[tile], file.pages[0].databytecounts[tile]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + count] = bytes(count)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "lzw"])
+def test_a_damaged_tile_is_an_error_and_not_noise(halved, kind, tmp_path):
+    # cuCIM alone gives black, or what was in memory, and no error
+    path = damaged(halved[kind], tmp_path / "damaged.tiff", 0)
+    one, other = both(halved[kind])
+    with one, other, CuCIMReader(path) as slide:
+        assert np.array_equal(slide.read(600, 600, (64, 64), (64, 64)), one.read(600, 600, (64, 64), (64, 64)))
+        with pytest.raises(InputError, match="cannot read the slide .*damaged.tiff"):
+            slide.read(10, 10, (64, 64), (64, 64))
+        patches = slide.read_many([(600, 600), (700, 600), (30, 30)], (64, 64), (64, 64), 2)
+        for x in (600, 700):
+            assert np.array_equal(next(patches), other.read(x, 600, (64, 64), (64, 64)))
+        with pytest.raises(InputError, match="damaged.tiff"):
+            next(patches)
+        # the levels above are whole
+        assert np.array_equal(slide.read(0, 0, (256, 256), (64, 64)), one.read(0, 0, (256, 256), (64, 64)))
+
+
+def test_a_tile_that_only_looks_damaged_is_read_by_openslide(halved, tmp_path):
+    # a writer may pad tiles
+    content = bytearray(halved["jpeg"].read_bytes())
+    with tifffile.TiffFile(halved["jpeg"]) as file:
+        page = file.pages[0]
+        tile = content[page.dataoffsets[0] : page.dataoffsets[0] + page.databytecounts[0]] + bytes(64)
+        for name, value in (("TileOffsets", len(content)), ("TileByteCounts", len(tile))):
+            tag = page.tags[name]
+            size = {3: 2, 4: 4}[int(tag.dtype)]
+            content[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
+    (tmp_path / "padded.tiff").write_bytes(content + tile)
+    one, other = both(halved["jpeg"])
+    with one, other, CuCIMReader(tmp_path / "padded.tiff") as slide:
+        assert not slide._tiles.whole(0, 0, 0, 9, 9) and slide._tiles.whole(0, 300, 300, 400, 400)
+        corners = [(0, 0), (300, 300), (20, 10)]
+        for patch, (x, y) in zip(slide.read_many(corners, (40, 40), (40, 40), 2), corners):
+            assert np.array_equal(patch, one.read(x, y, (40, 40), (40, 40)))
+
+
+def test_an_import_of_cucim_prints_nothing(tmp_path, halved):
+    code = f"from medi_monai.wsi import CuCIMReader\nCuCIMReader({str(halved['lzw'])!r}).close()"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+def printed(capfd, work):
+    work()
+    os.write(2, b"still heard\n")
+    return capfd.readouterr().err
+
+
+def test_standard_error_is_silent_within_and_heard_after(capfd):
+    def work():
+        with quiet_stderr():
+            os.write(2, b"not heard\n")
+            with quiet_stderr():
+                os.write(2, b"not heard either\n")
+            os.write(2, b"nor this\n")
+        with pytest.raises(ZeroDivisionError), quiet_stderr():
+            raise ZeroDivisionError
+
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert printed(capfd, work) == "still heard\n"
+    assert not before or len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_that_silence_standard_error_at_once_give_it_back(capfd):
+    # the second would take the silence of the first for what was there, and restore it for good
+    barrier = threading.Barrier(2)
+
+    def work(delay):
+        barrier.wait()
+        time.sleep(delay)
+        with quiet_stderr():
+            time.sleep(0.05)
+
+    def run():
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (0, 0.02)))
+
+    assert printed(capfd, run) == "still heard\n"
