@@ -182,11 +182,11 @@ def _audit(
     continuous: Sequence[str],
     combinations: Sequence[str] | None,
 ) -> dict[str, Any]:
-    table, quality = cohort.table, _quality(cohort)
+    table, quality = _told_apart(cohort.table), _quality(cohort)
     attributes = [name for name in attributes if name != label]
     numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
     # what the files were that patches come from: a size or a scanner may give a center away
-    files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality}
+    files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
     known = None if combinations is None else [name for name in combinations if name in (label, *attributes)]
     table = table.assign(**files)
@@ -198,6 +198,16 @@ def _audit(
         if finding["level"] == "leakage":
             print(f"LEAKAGE: {finding['text']}", flush=True)
     return audit
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    # many patches are read from one image, and none of them is listed twice for that
+    if "source_mpp" not in table or not table["image"].duplicated().any():
+        return table
+    told_apart = table.assign(image=table["image"] + " at " + table["x"] + ", " + table["y"])
+    if "suffix" not in table:
+        told_apart["suffix"] = table["image"].str.extract(r"(\.[^./]*)$", expand=False).fillna("")
+    return told_apart
 
 
 def _is_quantity(column: pd.Series) -> bool:

@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optional rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, or null"),
     "fraction": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
     "names": (_are_names, "a list of column names, as \"['center', 'sex']\""),
+    "values": (_are_names, "a list of values, as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`"),
     "counts": (
         lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_whole, value)),
         'a list of whole numbers, as "[32, 64]"',
@@ -69,7 +70,8 @@ NAMES = {
     "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction min_tissue",
     "optional fraction": "val_fraction",
     "optional rate": "source_mpp",
-    "names": "attributes continuous subpopulation_columns metadata_columns split_columns holdout_values",
+    "names": "attributes continuous subpopulation_columns metadata_columns split_columns",
+    "values": "holdout_values",
     "optional strings": "missing",
     "optional mapping": "mapping",
     "mapping": "columns",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
@@ -28,6 +27,9 @@ __all__ = ["map_processes", "one_at_a_time"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+#: whether this process, a worker, is to begin no other job
+_ended = threading.Event()
 
 
 def map_processes(
@@ -71,10 +73,18 @@ def map_processes(
 
 def _run(function: Callable[[Job], Result], job: Job) -> Result:
     try:
+        if _ended.is_set():
+            raise SystemExit
         return function(job)
     except SystemExit:
         # the pool would take it for a result, and begin the next job
         os._exit(1)
+
+
+def _end(*_: object) -> None:
+    # also between two jobs, where the pool catches what is raised
+    _ended.set()
+    raise SystemExit
 
 
 @contextmanager
@@ -83,22 +93,26 @@ def one_at_a_time(path: str | os.PathLike) -> Iterator[None]:
 
     The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
     """
-    with open(path, "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another process works in {Path(path).parent}: waiting for its end", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass
+    with ExitStack() as held:
+        with suppress(OSError):
+            file = held.enter_context(open(path, "a"))
+            if fcntl is not None:
+                _lock(file.fileno(), Path(path).parent)
         yield
+
+
+def _lock(file: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process works in {folder}: waiting for its end", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _follow_parent() -> None:
     # Ctrl-C reaches every process of the group; the parent alone acts on it, and takes its workers along when it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -99,6 +99,9 @@ def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
     assert trained_cohort_dir(recorded, tmp_path) == str(tiny_cohort.root)
     assert trained_cohort_dir({"cohort_dir": str(tmp_path / "gone")}, tmp_path) == str(tmp_path)
     assert trained_cohort_dir({}, tmp_path) == str(tmp_path)
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "cohort.parquet").touch()
+    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "long")}, tmp_path) == str(tmp_path / "long")
 
 
 def test_the_settings_of_a_training_go_before_the_defaults_and_lie_beside_the_weights(tmp_path):

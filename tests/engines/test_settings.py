@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +35,23 @@ MODEL = {
         ("channels", [32, "abc", [], [0.5]]),
         ("output_dir", [20260101, None]),
         ("arm", [5]),
+        ("num_folds", [0, 2.5, None]),
+        ("max_patches_per_slide", [0, "all", True]),
+        ("stride", [0, 1.5]),
+        ("fold", [-1, "0"]),
+        ("min_tissue", [-0.1, 1.1, "half"]),
+        ("mpp", [0, -0.5, float("nan"), float("inf"), "0.5", None]),
+        ("source_mpp", [0, -0.5, float("nan"), "0.5", True]),
+        ("val_fraction", [-0.1, 1.5, "none"]),
+        ("split_columns", ["center", None, [1]]),
+        ("holdout_values", ["Aspen", None, [2]]),
+        ("missing", ["--", [False], [1]]),
+        ("columns", [None, "image", ["image"]]),
+        ("mapping", ["center", ["center"], 1]),
+        ("table", [None, 5, ["a.csv"]]),
+        ("dataset_dir", [5, ["a"]]),
+        ("patch_format", [None, True]),
+        ("reading", [None, 1]),
     ],
 )
 def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, values):
@@ -42,7 +60,54 @@ def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, value
             check_settings(**{name: value})
 
 
-@pytest.mark.parametrize("config", ["prepare.json", "train.json", "inference.json"])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("num_workers", None),
+        ("max_patches_per_slide", None),
+        ("stride", None),
+        ("val_fraction", None),
+        ("source_mpp", None),
+        ("source_mpp", 0.25),
+        ("mpp", 1),
+        ("mapping", None),
+        ("mapping", {}),
+        ("missing", None),
+        ("missing", ["--", ""]),
+        ("table", {"layout": "tcga_ut"}),
+        ("table", "slides.csv"),
+        ("dataset_dir", None),
+        ("holdout_values", []),
+        ("fold", 0),
+    ],
+)
+def test_a_setting_of_its_kind_passes(name, value):
+    check_settings(**{name: value})
+
+
+CONFIG_FILES = ["prepare.json", "audit.json", "train.json", "inference.json"]
+
+
+def test_all_configs_mean_the_same_cohort():
+    """Or training would prepare another one beside the one that `preparing` made."""
+    base, *others = [json.loads((CONFIGS / name).read_text()) for name in CONFIG_FILES]
+    used = set(re.findall(r'"@(\w+)"', json.dumps(base["preparation"])))
+    assert len(used) > 15
+    # sampling takes these from the model, which has them from its training
+    from_model = {"label", "subpopulation_columns", "image_size", "mpp"}
+    for other, own in zip(others, (set(), set(), from_model)):
+        assert other["preparation"] == base["preparation"]
+        assert {name for name in used if other[name] != base[name]} <= own
+
+
+@pytest.mark.parametrize("config", ["prepare.json", "audit.json", "train.json"])
+def test_every_setting_of_a_cohort_is_checked_before_work(config):
+    content = json.loads((CONFIGS / config).read_text())
+    # where results go is checked as `output_dir`
+    assert {name for name in content if name in KIND_OF} - set(content["checked"]) <= {"cohort_dir"}
+
+
+@pytest.mark.parametrize("config", CONFIG_FILES)
 def test_every_config_checks_settings_that_it_has(config):
     content = json.loads((CONFIGS / config).read_text())
     checked = {name: value for name, value in content["checked"].items() if name not in ("_target_", "device")}

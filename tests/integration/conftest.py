@@ -49,13 +49,18 @@ class Bundle:
         assert len(lines) == 1, output
         return lines[0]
 
-    def error_in_process(self, run_id, config, **options):
-        """The message of a mistake, without the seconds that a new process takes."""
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError) as caught:
+    def run_in_process(self, run_id, *configs, **options):
+        """A run without the seconds that a new process takes."""
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MEDI_CACHE", self.environment["MEDI_CACHE"])
-            options = {name: str(value) for name, value in options.items()}
-            file = str(self.root / "configs" / config)
-            monai.bundle.run(run_id, config_file=file, bundle_root=str(self.root), **options)
+            options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+            files = [str(self.root / "configs" / name) if isinstance(name, str) else str(name) for name in configs]
+            monai.bundle.run(run_id, config_file=files, bundle_root=str(self.root), **options)
+
+    def error_in_process(self, run_id, *configs, **options):
+        """The message of a mistake, without the seconds that a new process takes."""
+        with pytest.raises(RuntimeError) as caught:
+            self.run_in_process(run_id, *configs, **options)
         return str(user_error_in(caught.value))
 
 

@@ -112,6 +112,9 @@ def test_a_level_is_used_by_its_real_valued_downsample(wave_slides):
             assert level == 0 or finer >= 2 * 0.999 or finer == pytest.approx(1, rel=0.01)
             coarser = [place for place, one in enumerate(downsamples) if reduction / one >= 2]
             assert level >= max(coarser, default=0), "a coarser level would have done"
+            # the direction that is reduced less decides
+            stretched = slide.window(1, 1, (field[0], 1.6 * field[1]), size).level
+            assert stretched == 0 or reduction / downsamples[stretched] >= 2 * 0.999
 
 
 def test_with_less_oversampling_coarser_levels_are_read(wave_slides, monkeypatch):
