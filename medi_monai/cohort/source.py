@@ -77,7 +77,7 @@ class ImageTable:
             if role not in ROLES:
                 raise unknown_value("role in `columns`", role, ROLES)
         for name in (self.label, *self.attributes):
-            if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split"):
+            if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split", "source_mpp"):
                 raise InputError(f"the label or attribute {name!r} has the name of a column of every cohort; rename it")
         if self.unit not in UNITS:
             raise unknown_value("unit of the table's rows", self.unit, UNITS)

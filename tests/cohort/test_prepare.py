@@ -298,6 +298,17 @@ def test_a_table_without_any_label_is_refused(data, tmp_path):
         prepare(preparation(tmp_path / "data"), tmp_path / "cohort", on_error="skip")
 
 
+def test_where_no_image_gives_a_patch_the_reasons_are_left(data, tmp_path, in_process):
+    shutil.copytree(data, tmp_path / "data")
+    rows = read_table(data / "labeled.csv")
+    rows[rows["image"].isin(["tiles/blank.png", BROKEN])].to_csv(tmp_path / "data/labeled.csv", index=False)
+    with pytest.raises(InputError, match="no image of labeled.csv gave a patch; .*rejected.csv says why"):
+        prepare(preparation(tmp_path / "data", "labeled.csv"), tmp_path / "out", on_error="skip")
+    reasons = read_table(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
+    assert reasons["tiles/blank.png"].startswith("no tissue") and BROKEN in reasons[BROKEN]
+    assert not (tmp_path / "out" / "cohort.csv").exists()
+
+
 def test_a_row_that_cannot_be_used_stops_by_its_number_where_nothing_may_be_skipped(data, tmp_path):
     with pytest.raises(InputError, match=r"tiles.csv, row 19 \(tiles/unlabeled.png\): no tumor. .*--on_error skip"):
         prepare(preparation(data), tmp_path)

@@ -55,6 +55,9 @@ def run(made, root, **options):
     here = lambda function, jobs, *more: (function(job) for job in jobs)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", here)
+        for name in ("SHOWN_EACH", "SHOWN_EVENLY"):
+            # pictures take most of the time, and have tests of their own
+            patch.setattr(f"medi_monai.report.quality_page.{name}", 1)
         cohort = prepare_run(made, root, **options)
     return cohort, printed.getvalue()
 

@@ -173,14 +173,14 @@ def test_a_slide_that_may_not_be_read_is_one_clear_line(bundle, slides, tmp_path
 
 def test_where_nothing_may_be_skipped_the_first_mistake_ends_the_run_in_one_line(bundle, slides, tmp_path):
     options = {"dataset_dir": slides, "output_dir": tmp_path, "on_error": "stop"}
-    error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
+    error = bundle.error("preparing", "prepare.json", slides / "overlay.yaml", **options)
     assert re.search(r"slides.csv, row \d+ \(\S+\): .*\. To go on without such rows: --on_error skip$", error)
     good_rows = pd.read_csv(slides / "slides.csv", dtype=str, keep_default_na=False)
     part = good_rows[good_rows["slide"].isin([*GOOD, "truncated1"])]
     shutil.copytree(slides / "slides", tmp_path / "data" / "slides", symlinks=True)
     part.to_csv(tmp_path / "data" / "slides.csv", index=False)
     options |= {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out", "num_workers": 1}
-    error = bundle.error("preparing", "prepare.json", slides / "overlay.yaml", **options)
+    error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
     assert re.search("truncated1.tiff: it is truncated.*To go on without such images: --on_error skip$", error)
     assert not (tmp_path / "out" / "cohort.csv").exists()
 

@@ -3,7 +3,7 @@ import pytest
 
 from medi_monai.utils.errors import InputError
 from medi_monai.wsi import ArrayReader, OpenSlideReader, PatchGrid, plan_patches, tissue_mask
-from medi_monai.wsi.grid import MASK_MPP, _covered
+from medi_monai.wsi.grid import MASK_MPP, _covered, _on_pixels
 
 
 def slide_of(mask, mpp=0.5):
@@ -164,6 +164,27 @@ def test_patches_move_to_the_pixels_of_a_level_of_their_resolution(tissue_slides
         # only those that the far border keeps from moving are not its pixels
         levels = [slide.window(x, y, plan.field, (64, 64)).level for x, y in plan.corners.tolist()]
         assert (np.array(levels)[(plan.corners < far).all(axis=1)] == 1).all()
+
+
+def test_no_patch_leaves_the_slide_by_moving_to_a_level():
+    # the pixels of a level begin between those of level 0, half of them before and half behind
+    rng = np.random.default_rng(0)
+    moved_back = 0
+    for _ in range(300):
+        level = rng.integers(100, 400, 2)
+        dimensions = level * 4 - rng.integers(-1, 2, 2)
+        slide = ArrayReader(np.zeros((1, 1, 3), np.uint8), 0.2497)
+        slide.level_dimensions = (tuple(dimensions.tolist()), tuple(level.tolist()))
+        grid = PatchGrid(32, 1.0)
+        field = slide.field((32, 32), 1.0)
+        far = dimensions - field
+        corners = np.array([far, far - 0.3, (0, 0), far / 2])
+        found = _on_pixels(slide, corners, field, grid)
+        assert found.min() >= 0 and (found + field <= dimensions).all()
+        assert np.abs(found - corners).max() <= 4.1 + 0.5
+        scale = np.array(slide.level_downsamples[1])
+        moved_back += (np.rint(np.floor(far / scale + 1e-6) * scale) > far).any()
+    assert moved_back > 10, "the far border has to be met"
 
 
 def test_patches_of_a_resolution_without_a_level_stay_where_they_are(tissue_slides):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Sequence
 from io import FileIO
 from operator import add
@@ -93,6 +94,12 @@ def _page_obstacle(page: tifffile.TiffPage) -> str:
     return ""
 
 
+def _next_page(file: tifffile.TiffFile) -> int:
+    # where the last page that was found says that another one begins; the parser passes over it if that is nowhere
+    file.filehandle.seek(file.pages.next_page_offset or 0)
+    return int(struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))[0])
+
+
 def tiff_damage(path: str | os.PathLike) -> str:
     """What is wrong with a TIFF whose directories point behind the end of the file; the empty string if nothing."""
     size = Path(path).stat().st_size
@@ -106,6 +113,11 @@ def tiff_damage(path: str | os.PathLike) -> str:
                     return "its TIFF directory is damaged (it lists fewer tiles than the image has)"
                 if page.tilewidth * page.tilelength > MAX_TILE:
                     return f"its TIFF directory is damaged (tiles of {page.tilewidth} x {page.tilelength} pixels)"
+            next_page = _next_page(file)
+            if next_page >= size:
+                return f"it is truncated: its next page begins at byte {next_page}, and it has {size}"
+    except PermissionError as error:
+        return f"it may not be read ({error.strerror})"
     except Exception as error:
         # bytes in disorder make the parser fail in any way
         return f"its TIFF directory is damaged ({error})".replace("\n", " ")
