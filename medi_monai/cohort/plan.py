@@ -16,7 +16,7 @@ from medi_monai.utils.files import read_table
 
 __all__ = ["PLANS", "make_plan", "read_plan", "expand_plan"]
 
-PLANS = ("unseen", "balance", "observed")
+PLANS = ("unseen", "balance", "observed", "all")
 
 
 def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per_combination: int = 16) -> pd.DataFrame:
@@ -26,8 +26,9 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         table: the rows in training.
         columns: label and attributes whose combinations are meant.
         kind: ``unseen``: every combination of values in ``table`` that has no row in it; ``balance``: what each
-            combination lacks to equal the largest; ``observed``: every combination that has a row.
-        images_per_combination: the count for ``unseen`` and ``observed``.
+            combination lacks to equal the largest; ``observed``: every combination that has a row; ``all``: every
+            combination of values, seen or not.
+        images_per_combination: the count, but for ``balance``.
 
     Returns:
         The columns and ``count``, one row per combination, sorted.
@@ -47,6 +48,8 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         plan = {key: images_per_combination for key in sorted(present) if "" not in key}
     elif kind == "unseen":
         plan = {key: images_per_combination for key in product if key not in present}
+    elif kind == "all":
+        plan = dict.fromkeys(product, images_per_combination)
     else:
         largest = max(present.values())
         plan = {key: largest - present.get(key, 0) for key in product if present.get(key, 0) < largest}

@@ -3,7 +3,7 @@
 from medi_monai.diffusion.guidance import guided
 from medi_monai.diffusion.objectives import OBJECTIVES, add_noise, denoiser, training_target
 from medi_monai.diffusion.schedules import SCHEDULES, NoiseSchedule
-from medi_monai.diffusion.solvers import SOLVERS, ddim, sampling_timesteps
+from medi_monai.diffusion.solvers import SOLVERS, ddim, dpm_solver, sampling_timesteps
 
 __all__ = [
     "OBJECTIVES",
@@ -13,6 +13,7 @@ __all__ = [
     "add_noise",
     "ddim",
     "denoiser",
+    "dpm_solver",
     "guided",
     "sampling_timesteps",
     "training_target",

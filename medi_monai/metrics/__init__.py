@@ -1,14 +1,68 @@
-"""Measures of images and of metadata: functions on arrays."""
+"""Measures of images, of features, of predictions and of metadata: functions on arrays."""
 
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
+from medi_monai.metrics.diversity import ms_ssim_diversity
+from medi_monai.metrics.frechet import frechet_distance, frechet_distance_of_moments
+from medi_monai.metrics.groups import (
+    GroupConfusion,
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    calibration_error,
+    equal_opportunity_gap,
+    equalized_odds_gap,
+    group_mean_accuracy,
+    matthews_correlation,
+    worst_group_accuracy,
+)
+from medi_monai.metrics.kernel import KernelDistance, kernel_distance
+from medi_monai.metrics.moments import Moments, as_features, feature_blocks
+from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_index
+from medi_monai.metrics.resampling import (
+    PatientSampler,
+    draw_patients,
+    figure,
+    holm,
+    interval_around,
+    paired_test,
+    percentile_interval,
+)
 from medi_monai.metrics.stain import group_means, stain_regression
 
 __all__ = [
+    "GroupConfusion",
+    "KernelDistance",
+    "Moments",
+    "PatientSampler",
+    "accuracy",
+    "as_features",
     "associate",
+    "auroc",
+    "balanced_accuracy",
+    "calibration_error",
     "contingency_table",
     "cramers_v",
+    "draw_patients",
+    "equal_opportunity_gap",
+    "equalized_odds_gap",
+    "feature_blocks",
+    "figure",
+    "frechet_distance",
+    "frechet_distance_of_moments",
+    "group_mean_accuracy",
     "group_means",
+    "holm",
+    "interval_around",
+    "kernel_distance",
     "majority_rule",
+    "matthews_correlation",
+    "ms_ssim_diversity",
     "mutual_information",
+    "nearest_neighbors",
+    "paired_test",
+    "percentile_interval",
+    "precision_recall",
+    "robustness_index",
     "stain_regression",
+    "worst_group_accuracy",
 ]

@@ -11,6 +11,8 @@ from medi_monai.utils.seeding import seed_from
 __all__ = ["contingency_table", "associate", "cramers_v", "mutual_information", "majority_rule"]
 
 NUM_REPLICATES = 300
+#: cells of replicates in memory at a time
+REPLICATED_CELLS = 2**22
 
 
 def contingency_table(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -90,8 +92,11 @@ def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
     if not np.isfinite(squared):
         return {"cramers_v": nothing, "cramers_v_uncorrected": uncorrected}
     rng = np.random.default_rng(seed_from("association", seed))
-    replicates = rng.multinomial(n, counts[0] / n, size=NUM_REPLICATES).astype(float)
-    drawn = _corrected_v_squared(replicates, place, table.shape)
+    parts = []
+    for size in _block_sizes(counts.shape[1]):
+        replicates = rng.multinomial(n, counts[0] / n, size=size).astype(float)
+        parts.append(_corrected_v_squared(replicates, place, table.shape))
+    drawn = np.concatenate(parts)
     drawn = drawn[np.isfinite(drawn)]
     shift = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() if len(drawn) else np.array([-1.0, 1.0])
     interval = [_root(squared + shift[0]), _root(squared + shift[1])]
@@ -99,6 +104,13 @@ def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
         "cramers_v": {"value": _root(squared), "ci95": interval, "n": n},
         "cramers_v_uncorrected": uncorrected,
     }
+
+
+def _block_sizes(cells: int) -> list[int]:
+    # replicates of so many cells that are held at a time; drawn one after the other, they are the same
+    size = min(NUM_REPLICATES, max(1, REPLICATED_CELLS // cells))
+    whole, rest = divmod(NUM_REPLICATES, size)
+    return [size] * whole + ([rest] if rest else [])
 
 
 def mutual_information(table: np.ndarray) -> dict:
@@ -148,12 +160,11 @@ def majority_rule(table: np.ndarray) -> dict:
     if rows < 2:
         return {"accuracy": None, "balanced_accuracy": None, "largest_class": None, "chance": None, "n": n}
     totals = table.sum(1)
-    right = np.empty(rows)
-    for label in range(rows):
-        by_value = _vote(table, label)
-        overall = _vote(totals[:, None], label)[0]
-        alone = table.sum(0) == 1
-        right[label] = (table[label] * np.where(alone, overall, by_value)).sum()
+    (overall,), (vote,) = _votes(totals[:, None])
+    winner, votes = _votes(table)
+    alone = table.sum(0) == 1
+    votes = np.where(alone, np.where(winner == overall, vote, 0.0), votes)
+    right = np.bincount(winner, table[winner, np.arange(len(winner))] * votes, minlength=rows)
     return {
         "accuracy": float(right.sum() / n),
         "balanced_accuracy": float((right / totals).mean()),
@@ -163,12 +174,16 @@ def majority_rule(table: np.ndarray) -> dict:
     }
 
 
-def _vote(table: np.ndarray, label: int) -> np.ndarray:
-    # the share of the vote that a unit of this label gets from the others of its column
-    own, others = table[label] - 1, np.delete(table, label, axis=0)
+def _votes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # of each column the most common label, and the share of the vote that a unit of it gets from the others there;
+    # without itself, a unit of any other label is outvoted
+    winner = table.argmax(0)
+    columns = np.arange(table.shape[1])
+    own, others = table[winner, columns] - 1, table.copy()
+    others[winner, columns] = -1
     best = others.max(0)
     tied = 1 / (1 + (others == best).sum(0))
-    return np.where(own > best, 1.0, np.where(own == best, tied, 0.0))
+    return winner, np.where(own > best, 1.0, np.where(own == best, tied, 0.0))
 
 
 def _without_empty(table: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""The metadata conditioner and the UNet that hears it in every residual block."""
+"""The metadata conditioner, the UNet that hears it in every residual block, and frozen encoders."""
 
 from medi_monai.networks.conditioner import MetadataConditioner
+from medi_monai.networks.encoders import Encoder, build_encoder
 from medi_monai.networks.unet import MetadataDiffusionUNet
 
-__all__ = ["MetadataConditioner", "MetadataDiffusionUNet"]
+__all__ = ["Encoder", "MetadataConditioner", "MetadataDiffusionUNet", "build_encoder"]

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,26 @@ def test_the_majority_rule_equals_a_loop_over_units(table):
     assert found["balanced_accuracy"] == pytest.approx(pd.Series(right).groupby(labels).mean().mean())
     assert found["largest_class"] == pytest.approx(np.bincount(labels).max() / len(labels))
     assert found["chance"] == pytest.approx(1 / len(full(table)))
+
+
+def test_the_interval_does_not_depend_on_how_many_replicates_are_held(monkeypatch):
+    table = TABLES["8 x 40, sparse"]
+    expected = cramers_v(table)
+    for cells in (1, 40 * np.count_nonzero(table)):
+        monkeypatch.setattr("medi_monai.metrics.association.REPLICATED_CELLS", cells)
+        assert cramers_v(table) == expected
+
+
+def test_the_majority_rule_of_many_labels_takes_no_time():
+    labels = np.arange(20_000)
+    table = np.zeros((20_000, 20), int)
+    table[labels, labels % 20] = 1
+    table[0, 0] = 5
+    start = time.perf_counter()
+    found = majority_rule(table)
+    assert time.perf_counter() - start < 2
+    # each of the first label's five units is outvoted by none; all others are
+    assert found["accuracy"] == pytest.approx(5 / 20_004)
 
 
 def test_values_that_occur_once_teach_nothing():

@@ -1,0 +1,95 @@
+"""How unlike each other images of one set are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from medi_monai.metrics.moments import Features
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["ms_ssim_diversity"]
+
+#: exponents of the scales, fine to coarse (Wang, Simoncelli & Bovik 2003)
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+#: shortest side in pixels for 1, 2, … scales: a window of 11 px has to fit into the coarsest, which is halved at every
+#: scale, and torchmetrics asks for more than 10 (scales - 1)^2
+SHORTEST_SIDE = (11, 22, 44, 99, 176)
+#: pairs compared at a time
+BATCH = 64
+
+
+def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) -> dict:
+    """One minus the mean multi-scale structural similarity (MS-SSIM) over pairs of different images.
+
+    0 where all images are alike, as after mode collapse. It has no ideal value: read it beside that of as many real
+    images. All five scales are used from 176 px on, 4 from 99, 3 from 44, 2 from 22 and 1 from 11 (the shorter side),
+    with a Gaussian window of 11 px; the exponents of those used are scaled to the sum that they are defined with, 1.
+    Figures of different image sizes are therefore not comparable.
+
+    Args:
+        images: ``(N, 3, H, W)`` uint8, 11 px or more.
+        num_pairs: distinct pairs to draw; all of them where there are no more.
+        seed: of the draw.
+
+    Returns:
+        ``value`` and ``standard_error`` (pairs that share an image are not independent: Aronow, Samii & Assenova 2015,
+        eq. 3), ``n`` images, ``num_pairs`` and ``num_scales``. The value is ``None`` for fewer than two images, the
+        standard error for fewer than two pairs.
+
+    Raises:
+        InputError: for images of another kind or smaller ones, or less than one pair.
+    """
+    if tuple(images.shape[1:2]) != (3,) or images.ndim != 4 or str(images.dtype) not in ("uint8", "torch.uint8"):
+        raise InputError(f"images are uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+    if num_pairs < 1:
+        raise InputError(f"{num_pairs} pairs cannot be compared: give 1 or more")
+    side = min(images.shape[2:])
+    num_scales = sum(side >= shortest for shortest in SHORTEST_SIDE)
+    if not num_scales:
+        raise InputError(
+            f"images of {side} px are too small for structural similarity: give {SHORTEST_SIDE[0]} or more"
+        )
+    n = len(images)
+    pairs = _draw_pairs(n, num_pairs, seed)
+    similarity = _similarities(images, pairs, num_scales)
+    return {
+        "value": 1 - float(similarity.mean()) if len(pairs) else None,
+        "standard_error": _standard_error(similarity, pairs, n) if len(pairs) > 1 else None,
+        "n": n,
+        "num_pairs": len(pairs),
+        "num_scales": num_scales,
+    }
+
+
+def _draw_pairs(n: int, num_pairs: int, seed: int) -> np.ndarray:
+    # pair number p is (i, j) with j < i, and p = i (i - 1) / 2 + j
+    total = n * (n - 1) // 2
+    rng = np.random.default_rng(seed_from("ms-ssim pairs", seed))
+    numbers = np.arange(total) if total <= num_pairs else rng.choice(total, num_pairs, replace=False)
+    second = np.floor((1 + np.sqrt(1 + 8 * numbers.astype(float))) / 2).astype(np.int64)
+    return np.stack([numbers - second * (second - 1) // 2, second], axis=1)
+
+
+def _similarities(images: Features, pairs: np.ndarray, num_scales: int) -> np.ndarray:
+    weights = tuple(weight / sum(WEIGHTS[:num_scales]) for weight in WEIGHTS[:num_scales])
+    found = [torch.zeros(0)]
+    for start in range(0, len(pairs), BATCH):
+        first, second = (torch.as_tensor(images[part]).float() / 255 for part in pairs[start : start + BATCH].T)
+        similarity = multiscale_structural_similarity_index_measure(
+            first, second, data_range=1.0, betas=weights, reduction="none"
+        )
+        found.append(similarity.reshape(-1).cpu())
+    return torch.cat(found).double().numpy()
+
+
+def _standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float:
+    errors = values - values.mean()
+    of_image = np.bincount(pairs.ravel(), weights=np.repeat(errors, 2), minlength=n)
+    # every pair is counted with both of its images; few images can bring the sum below what independent pairs have
+    independent = float((errors**2).sum())
+    return math.sqrt(max(float((of_image**2).sum()) - independent, independent)) / len(values)

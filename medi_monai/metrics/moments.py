@@ -1,0 +1,160 @@
+"""Mean and covariance of features that come in batches, in double precision and bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["Features", "Moments", "as_features", "check_features", "feature_blocks", "feature_shape"]
+
+#: ``(N, D)``, one row per image; arrays may be memory-mapped
+Features = np.ndarray | torch.Tensor
+
+#: rows held in double precision at a time
+BLOCK = 4096
+#: beyond what single precision holds; the sixth power, which kernels take, of larger values overflows
+LARGEST = 1e40
+
+
+class Moments:
+    """Count, mean and scatter of the rows seen so far; parts are merged without loss (Chan et al. 1979).
+
+    Args:
+        dim: number of features D.
+        device: where to add up; float64 throughout.
+    """
+
+    def __init__(self, dim: int, device: str | torch.device = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    @classmethod
+    def of(cls, features: Features) -> Moments:
+        """The moments of one array, read in blocks of rows."""
+        device = features.device if isinstance(features, torch.Tensor) else "cpu"
+        return cls(feature_shape(features)[1], device).update(features)
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return len(self.mean)
+
+    def update(self, features: Features) -> Moments:
+        """Add ``(N, D)`` rows.
+
+        Raises:
+            InputError: for another number of features, or values that are not finite; nothing is added then.
+        """
+        dim = check_features(features)[1]
+        if dim != self.dim:
+            raise InputError(f"features of {dim} dimensions meet moments of {self.dim}: use one encoder for both")
+        for block in feature_blocks(features):
+            rows = block.to(self.mean)
+            mean = rows.mean(0)
+            centered = rows - mean
+            self._add(len(rows), mean, _product_with_itself(centered))
+        return self
+
+    def merge(self, other: Moments) -> Moments:
+        """Add the rows that another one has seen."""
+        if other.dim != self.dim:
+            raise InputError(f"moments of {other.dim} dimensions cannot be added to moments of {self.dim}")
+        self._add(other.count, other.mean.to(self.mean), other.scatter.to(self.mean))
+        return self
+
+    def _add(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter += scatter
+        self.scatter.addr_(shift, shift, alpha=self.count * count / total)
+        self.mean += shift * (count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """``(D, D)`` unbiased covariance.
+
+        Raises:
+            InputError: for fewer than two rows.
+        """
+        if self.count < 2:
+            raise InputError(f"a covariance needs two images or more, not {self.count}")
+        return self.scatter / (self.count - 1)
+
+
+def as_features(features: Features) -> torch.Tensor:
+    """``(N, D)`` as a float64 tensor, on the device where it is.
+
+    Raises:
+        InputError: for another shape, or values that are not finite; the message counts them.
+    """
+    check_features(features)
+    return _double(features)
+
+
+def feature_shape(features: Features) -> tuple[int, int]:
+    """``(N, D)``.
+
+    Raises:
+        InputError: for another shape, no dimension, or what is no number.
+    """
+    if isinstance(features, torch.Tensor):
+        real = not features.is_complex()
+    else:
+        real = np.asarray(features).dtype.kind in "fiub"
+    shape = tuple(np.shape(features))
+    if not real or len(shape) != 2 or shape[1] == 0:
+        raise InputError(f"features are real numbers (images, dimensions), not {type(features).__name__} of {shape}")
+    return shape[0], shape[1]
+
+
+def check_features(features: Features) -> tuple[int, int]:
+    """:func:`feature_shape`, once every value is known to be finite.
+
+    Raises:
+        InputError: for another shape, or values that are not finite; the message counts them.
+    """
+    count, dim = feature_shape(features)
+    rows = sum(_num_spoiled(features[start : start + BLOCK]) for start in range(0, count, BLOCK))
+    if rows:
+        raise InputError(
+            f"{rows} of {count} images have features that are not finite (NaN, infinite, or beyond {LARGEST:g}): check "
+            "the encoder and the images, and embed them again"
+        )
+    return count, dim
+
+
+def feature_blocks(features: Features, rows: int = BLOCK) -> Iterator[torch.Tensor]:
+    """``rows`` of the features at a time, as float64 tensors: what is larger than memory may be memory-mapped."""
+    for start in range(0, len(features), rows):
+        yield _double(features[start : start + rows])
+
+
+def _product_with_itself(rows: torch.Tensor) -> torch.Tensor:
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    # numpy sees that the result is symmetric and computes half of it
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
+def _num_spoiled(block: Features) -> int:
+    # in the precision that they come in; both are NaN where any value is, and need no second array
+    plain = block.detach() if isinstance(block, torch.Tensor) else block
+    if float(plain.min()) >= -LARGEST and float(plain.max()) <= LARGEST:
+        return 0
+    return int((~(_double(block).abs() <= LARGEST)).any(1).sum())
+
+
+def _double(features: Features) -> torch.Tensor:
+    if isinstance(features, torch.Tensor):
+        return features.detach().to(torch.float64)
+    # torch warns of arrays that cannot be written to, as memory-mapped ones
+    return torch.from_numpy(np.require(features, np.float64, ["C", "W"]))

@@ -1,0 +1,209 @@
+"""What nearest neighbors say: precision, recall, density, coverage, copies, and the robustness index."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.metrics.moments import Features, as_features, check_features, feature_blocks
+from medi_monai.utils.errors import InputError
+
+__all__ = ["nearest_neighbors", "precision_recall", "robustness_index"]
+
+#: queries and references whose distances are held at a time
+BLOCK, REFERENCES = 1024, 16384
+#: squared distances below this share of both squared norms are rounding, for ``|x|^2 + |y|^2 - 2 x·y`` is no better
+TOLERANCE = 1e-12
+
+
+def nearest_neighbors(
+    queries: Features, references: Features, k: int = 1, exclude_self: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``k`` nearest rows of ``references`` to each query, nearest first; of equals the earlier row.
+
+    Memory is bounded by blocks of both, so that either may be memory-mapped. Rows closer than 1e-6 of their distance
+    from the mean of the references count as equal, and their distance is 0.
+
+    Args:
+        queries: ``(Q, D)``.
+        references: ``(R, D)``.
+        k: how many.
+        exclude_self: both are the same array, and a row is no neighbor of itself.
+
+    Returns:
+        Euclidean distances ``(Q, k)`` float64 and rows ``(Q, k)``.
+
+    Raises:
+        InputError: for other dimensions, values that are not finite, or fewer than ``k`` references.
+    """
+    if exclude_self and len(queries) != len(references):
+        raise InputError(f"{len(queries)} queries are not the {len(references)} references themselves")
+    return _search(queries, references, k, np.arange(len(references)) if exclude_self else None)
+
+
+def precision_recall(real: Features, generated: Features, k: int = 5) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi et al. 2019, eq. 1), density and coverage (Naeem et al. 2020, eqs. 2 and 3).
+
+    A ball around every real image reaches to its ``k``-th nearest real neighbor, and likewise for generated ones. An
+    image on the edge of a ball lies within.
+
+    Args:
+        real: ``(N, D)``, more than ``k``.
+        generated: ``(M, D)``, more than ``k``.
+        k: neighbors that make the radius.
+
+    Returns:
+        ``precision``: share of generated images in some real ball; ``recall``: of real images in some generated ball;
+        ``density``: real balls around a generated image over ``k``, may exceed 1; ``coverage``: share of real balls
+        with a generated image within.
+
+    Raises:
+        InputError: for ``k`` images or fewer in either, other dimensions, or values that are not finite.
+    """
+    real = as_features(real)
+    generated = as_features(generated).to(real)
+    _check_dims(real.shape[1], generated.shape[1])
+    if not 1 <= k < min(len(real), len(generated)):
+        raise InputError(
+            f"precision and recall with k = {k} need more than k images of either set, and k of 1 or more; there are "
+            f"{len(real)} real and {len(generated)} generated ones"
+        )
+    real, generated = real - real.mean(0), generated - real.mean(0)
+    real_radius, generated_radius = (
+        nearest_neighbors(rows, rows, k, exclude_self=True)[0].amax(1).square() for rows in (real, generated)
+    )
+    balls = torch.zeros(len(generated)).to(real)
+    recalled, covered = [], []
+    for rows, radius in zip(real.split(BLOCK), real_radius.split(BLOCK)):
+        squared, slack = _squared_distances(rows, generated)
+        squared -= slack
+        within = squared <= radius[:, None]
+        balls += within.sum(0)
+        covered.append(within.any(1))
+        recalled.append((squared <= generated_radius).any(1))
+    return {
+        "precision": float((balls > 0).double().mean()),
+        "recall": float(torch.cat(recalled).double().mean()),
+        "density": float(balls.mean() / k),
+        "coverage": float(torch.cat(covered).double().mean()),
+    }
+
+
+def robustness_index(
+    features: Features,
+    labels: np.ndarray,
+    centers: np.ndarray,
+    k: int,
+    slides: np.ndarray | None = None,
+    cosine: bool = True,
+) -> dict:
+    """How far neighbors share the class rather than the center (PathoROB, arXiv 2507.17845).
+
+    Of the ``k`` nearest neighbors of every image, those of the same class from another center (SO) and those of another
+    class from the same center (OS) are counted: ``SO / (SO + OS)``. At 1 the features see biology alone, at 0 the
+    center alone; an even mixture of all combinations scores by chance what their frequencies give, so the combinations
+    have to be balanced.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` classes; pairs in which one is missing are of neither kind.
+        centers: ``(N,)`` centers, likewise.
+        k: neighbors.
+        slides: ``(N,)``; where given, images of the same slide are no neighbors. An image for which fewer than ``k``
+            are left has that many.
+        cosine: rows are scaled to length 1 first, as the paper's code does.
+
+    Returns:
+        ``value`` (NaN where no neighbor is of either kind), ``same_class_other_center``, ``other_class_same_center``
+        and ``same_class`` (counts of neighbors), ``neighbors`` (all), and ``n`` images.
+
+    Raises:
+        InputError: for columns of another length, values that are not finite, or ``k`` images or fewer.
+    """
+    rows = as_features(features)
+    units = np.arange(len(rows)) if slides is None else slides
+    label, center, slide = (_codes(column, len(rows)) for column in (labels, centers, units))
+    if cosine:
+        rows = torch.nn.functional.normalize(rows, eps=torch.finfo(rows.dtype).tiny)
+    distances, found = (part.cpu().numpy() for part in _search(rows, rows, k, slide))
+    pairs = np.isfinite(distances) & ((label >= 0) & (center >= 0))[:, None] & ((label >= 0) & (center >= 0))[found]
+    same_class, same_center = label[found] == label[:, None], center[found] == center[:, None]
+    good, bad = int((pairs & same_class & ~same_center).sum()), int((pairs & ~same_class & same_center).sum())
+    return {
+        "value": good / (good + bad) if good + bad else float("nan"),
+        "same_class_other_center": good,
+        "other_class_same_center": bad,
+        "same_class": int((pairs & same_class).sum()),
+        "neighbors": int(pairs.sum()),
+        "n": len(rows),
+    }
+
+
+def _search(
+    queries: Features, references: Features, k: int, apart: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # apart: (N,) codes where both are the same rows; rows of one code are no neighbors, their distance is infinite
+    (_, dim), (count, other_dim) = check_features(queries), check_features(references)
+    _check_dims(dim, other_dim)
+    others = count - (apart is not None)
+    if not 1 <= k <= others:
+        raise InputError(f"{k} nearest neighbors cannot be found among {others} images: k is 1 to {others}")
+    center = torch.stack([block.sum(0) for block in feature_blocks(references)]).sum(0) / count
+    codes = None if apart is None else torch.as_tensor(apart).to(center.device)
+    found = []
+    for start, rows in enumerate(feature_blocks(queries, BLOCK)):
+        own = None if codes is None else codes[start * BLOCK : (start + 1) * BLOCK]
+        found.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, own))
+    squared, places = (torch.cat(part) for part in zip(*found))
+    return squared.sqrt(), places
+
+
+def _nearest_of_block(
+    rows: torch.Tensor,
+    references: Features,
+    center: torch.Tensor,
+    k: int,
+    codes: torch.Tensor | None,
+    own: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    best, offset = [], 0
+    for part in feature_blocks(references, REFERENCES):
+        squared = _squared_distances(rows, part - center)[0]
+        places = torch.arange(offset, offset + len(part), device=rows.device).expand_as(squared)
+        if codes is not None and own is not None:
+            squared[own[:, None] == codes[offset : offset + len(part)]] = torch.inf
+        best.append(_first(squared, places, k, len(references)))
+        offset += len(part)
+    squared, places = (torch.cat(part, 1) for part in zip(*best))
+    return _first(squared, places, k, len(references))
+
+
+def _first(squared: torch.Tensor, places: torch.Tensor, k: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # topk takes any of equals, and rounding tells equals apart. Doubles of 0 or more are ordered as their bits are:
+    # the lowest bits are rounded away (1e-9 of the value for a million rows) and make room for the row number
+    room = 1 << max(1, (count - 1).bit_length())
+    keys = (squared.contiguous().view(torch.int64) + room // 2) & -room | places
+    order = keys.topk(min(k, keys.shape[1]), largest=False).indices
+    return squared.gather(1, order), places.gather(1, order)
+
+
+def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # and what they may be off by; subtraction is exact and takes ten times longer
+    squares = rows.square().sum(1, keepdim=True) + columns.square().sum(1)
+    squared = torch.addmm(squares, rows, columns.T, alpha=-2)
+    slack = squares.mul_(TOLERANCE)
+    return squared.masked_fill_(squared <= slack, 0), slack
+
+
+def _codes(column: np.ndarray, count: int) -> np.ndarray:
+    # -1 where missing
+    codes = pd.factorize(np.asarray(column))[0]
+    if len(codes) != count:
+        raise InputError(f"{len(codes)} classes, centers or slides do not match {count} images")
+    return codes
+
+
+def _check_dims(first: int, second: int) -> None:
+    if first != second:
+        raise InputError(f"features of {first} and of {second} dimensions: use one encoder for both")

@@ -1,0 +1,22 @@
+"""Frozen encoders: images in, features out, each with its own resize and normalization."""
+
+from medi_monai.networks.encoders.base import Encoder
+from medi_monai.networks.encoders.build import ENCODERS, build_encoder
+from medi_monai.networks.encoders.embedded import EmbeddedEncoder
+from medi_monai.networks.encoders.pretrained import (
+    InceptionEncoder,
+    ModuleEncoder,
+    TimmEncoder,
+    TorchScriptEncoder,
+)
+
+__all__ = [
+    "ENCODERS",
+    "EmbeddedEncoder",
+    "Encoder",
+    "InceptionEncoder",
+    "ModuleEncoder",
+    "TimmEncoder",
+    "TorchScriptEncoder",
+    "build_encoder",
+]

@@ -1,0 +1,150 @@
+"""What every encoder is: frozen, deterministic, and in charge of its own resize and normalization."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["INTERPOLATIONS", "Encoder"]
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+#: names are parts of folder names
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Encoder(nn.Module):
+    """A frozen extractor of features: uint8 images in, ``(N, dim)`` float32 features out.
+
+    Images of any size are scaled to [0, 1], resized with antialiasing to ``image_size`` (as Pillow does, in floating
+    point, and cut to [0, 1] again), then normalized by ``(x - mean) / std``. A subclass gives :meth:`encode` and sets
+    ``dim``. It stays in evaluation mode, without gradients, in float32 even under autocast.
+
+    Args:
+        name: letters, digits, ``.``, ``_`` and ``-``; a folder of features is named by it.
+        image_size: side in pixels that :meth:`encode` takes; None takes images as they are.
+        interpolation: ``bilinear`` or ``bicubic``, as the model was trained.
+        mean: of red, green and blue, of values in [0, 1].
+        std: as ``mean``.
+
+    Raises:
+        InputError: for a name, a size or an interpolation that cannot be.
+    """
+
+    dim: int
+    antialias = True
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int | None,
+        interpolation: str = "bilinear",
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        _check(name, image_size, interpolation, mean, std)
+        self.name, self.image_size, self.interpolation = name, image_size, interpolation
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        for key, values in (("_mean", self.mean), ("_std", self.std)):
+            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
+        self._digest: tuple[list, str] | None = None
+        self.eval()
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """``(N, dim)`` features of images as :meth:`preprocess` gives them."""
+        raise NotImplementedError
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """``(N, 3, image_size, image_size)`` float32, resized and normalized, of uint8 images."""
+        scaled = images.float() / 255
+        if self.image_size is not None and tuple(scaled.shape[2:]) != (self.image_size,) * 2:
+            size = (self.image_size,) * 2
+            # bicubic filters overshoot; Pillow, with which the models were trained, cuts that off
+            scaled = functional.interpolate(scaled, size, mode=self.interpolation, antialias=True).clamp_(0, 1)
+        return (scaled - self.get_buffer("_mean")) / self.get_buffer("_std")
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images.
+
+        Args:
+            images: ``(N, 3, H, W)`` uint8 on any device; square where the encoder resizes.
+
+        Returns:
+            ``(N, dim)`` float32, on the device of the encoder.
+
+        Raises:
+            InputError: for images of another type or shape.
+        """
+        self._check_images(images)
+        images = images.to(self.get_buffer("_mean").device)
+        with torch.autocast(images.device.type, enabled=False):
+            if len(images) == 0:
+                return torch.zeros(0, self.dim, device=images.device)
+            return self.encode(self.preprocess(images)).float()
+
+    def _check_images(self, images: torch.Tensor) -> None:
+        if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
+            given = getattr(images, "dtype", type(images).__name__)
+            raise InputError(
+                f"{self.name} takes uint8 images in [0, 255], not {given}: encoders scale and normalize by themselves"
+            )
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+            raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not of the shape {tuple(images.shape)}")
+        if self.image_size is not None and images.shape[2] != images.shape[3]:
+            # to stretch them would change the morphology, to crop them the field of view
+            raise InputError(f"{self.name} takes square images, not of {images.shape[3]} x {images.shape[2]} pixels")
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the features, as JSON: preprocessing, and the SHA-256 of the weights."""
+        return {
+            "name": self.name,
+            "dim": self.dim,
+            "image_size": self.image_size,
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "weights_sha256": self.weights_digest(),
+        }
+
+    def weights_digest(self) -> str:
+        """The SHA-256 of names, types, shapes and bytes of the state, in the order of names, on any device."""
+        state = dict(sorted(self.state_dict().items()))
+        # hashing a billion weights takes seconds: done again only where a tensor was moved or changed
+        key = [(name, value.data_ptr(), value._version) for name, value in state.items()]
+        if self._digest is None or self._digest[0] != key:
+            self._digest = (key, _state_digest(state))
+        return self._digest[1]
+
+
+def _state_digest(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        # bytes and not numbers: NumPy has no bfloat16
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check(name: str, image_size: int | None, interpolation: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    if not NAME.fullmatch(name):
+        raise InputError(f"encoder name {name!r}: letters, digits, '.', '_' and '-', for folders are named by it")
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise InputError(f"image_size {image_size!r} of {name}: a number of pixels of 1 or more is needed")
+    if interpolation not in INTERPOLATIONS:
+        raise unknown_value("interpolation", interpolation, INTERPOLATIONS)
+    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+        raise InputError(f"mean {list(mean)} and std {list(std)} of {name}: three numbers each, std above 0")

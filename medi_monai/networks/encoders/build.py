@@ -1,0 +1,84 @@
+"""Encoders by name, by path, or from a mapping of a config."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medi_monai.networks.encoders.base import Encoder
+from medi_monai.networks.encoders.embedded import EmbeddedEncoder
+from medi_monai.networks.encoders.pretrained import InceptionEncoder, TimmEncoder, TorchScriptEncoder
+from medi_monai.networks.encoders.timm_models import TIMM_MODELS
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["ENCODERS", "build_encoder"]
+
+#: name -> what makes the encoder; arguments are the other entries of a mapping
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "embedded": EmbeddedEncoder,
+    **{name: partial(TimmEncoder, name) for name in TIMM_MODELS},
+    "inception": InceptionEncoder,
+}
+#: endings of TorchScript files
+SCRIPTS = (".pt", ".ts")
+TIMM = "timm:"
+
+
+def build_encoder(spec: str | os.PathLike | Mapping[str, Any] | Encoder, device: str | torch.device = "cpu") -> Encoder:
+    """An encoder, on a device.
+
+    Args:
+        spec: a name of :data:`ENCODERS`; the path of a TorchScript file that ends in ``.pt`` or ``.ts``; ``timm:``
+            with a model of timm or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and further
+            arguments of the encoder, such as ``{"name": "uni", "weights": "uni.bin"}``; or an encoder.
+        device: where it is to run.
+
+    Raises:
+        InputError: for an unknown name, argument or device, and whatever the encoder says.
+    """
+    target = _device(device)
+    if isinstance(spec, Encoder):
+        return spec.to(target)
+    settings = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+    if "name" not in settings:
+        raise InputError(f"an encoder needs a name; {settings} has none. Known: {', '.join(ENCODERS)}")
+    name = os.fspath(settings.pop("name"))
+    builder = _builder(name)
+    try:
+        inspect.signature(builder).bind(**settings)
+    except TypeError as error:
+        allowed = [key for key in inspect.signature(builder).parameters if key not in ("model", "path", "settings")]
+        wrong = next((key for key in settings if key not in allowed), None)
+        if wrong is None:
+            raise InputError(f"the encoder {name!r} cannot be made of {settings}: {error}") from error
+        raise unknown_value(f"setting of the encoder {name!r}", wrong, allowed) from error
+    return builder(**settings).to(target)
+
+
+def _builder(name: str) -> Callable[..., Encoder]:
+    if name in ENCODERS:
+        return ENCODERS[name]
+    if name.startswith(TIMM):
+        return partial(TimmEncoder, name.removeprefix(TIMM))
+    if Path(name).suffix in SCRIPTS:
+        return partial(TorchScriptEncoder, Path(name))
+    remedy = "Or give the path of a TorchScript file (.pt, .ts), or timm:<model>."
+    raise unknown_value("encoder", name, ENCODERS, remedy)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the device {str(device)!r} cannot be used: {reason}. Give cpu, cuda or cuda:<number>"
+        ) from error
+    return target

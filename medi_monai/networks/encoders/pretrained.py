@@ -1,0 +1,325 @@
+"""Encoders around trained networks: any module, TorchScript, timm with its pathology models, Inception."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from medi_monai.networks.encoders.base import Encoder
+from medi_monai.networks.encoders.timm_models import IMAGENET_MEAN, IMAGENET_STD, TIMM_MODELS, TimmModel
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import file_digest, load_tensors
+from medi_monai.utils.optional import require
+
+__all__ = ["POOLS", "InceptionEncoder", "ModuleEncoder", "TimmEncoder", "TorchScriptEncoder", "load_weights"]
+
+POOLS = ("cls", "mean", "cls+mean")
+#: files of weights in a folder downloaded from a hub, the first that is there
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class ModuleEncoder(Encoder):
+    """Features of any module: ``(N, D)`` as they are, maps ``(N, D, h, w)`` averaged, tokens ``(N, T, D)`` pooled.
+
+    Args:
+        module: takes normalized ``(N, 3, image_size, image_size)`` float32. It is taken over: set to evaluation mode
+            and float32, and frozen.
+        name: as for :class:`Encoder`.
+        image_size: side that the module takes; images are resized with antialiasing.
+        mean: by default ImageNet's.
+        std: by default ImageNet's.
+        interpolation: ``bilinear`` or ``bicubic``.
+        pool: of tokens: ``cls`` (the first), ``mean`` (of the patch tokens) or ``cls+mean``, one behind the other.
+        num_prefix_tokens: class and register tokens in front of the patch tokens.
+
+    Raises:
+        InputError: where the module does not give features; found by a dry run, which also finds ``dim``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        image_size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
+        pool: str | None = None,
+        num_prefix_tokens: int = 1,
+    ) -> None:
+        super().__init__(name, image_size, interpolation, mean, std)
+        if pool is not None and pool not in POOLS:
+            raise unknown_value("pool of tokens", pool, POOLS)
+        self.pool, self.num_prefix_tokens = pool, num_prefix_tokens
+        self.module = module.float().eval()
+        for parameter in module.parameters():
+            # a script has no requires_grad_
+            parameter.requires_grad = False
+        self.dim = self._dry_run(image_size)
+
+    def _dry_run(self, side: int) -> int:
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        try:
+            return self.to(device)(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).shape[1]
+        except InputError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise InputError(f"{self.name} cannot encode an image of {side} x {side} pixels: {reason}") from error
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        output = self.module(images)
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(images):
+            given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise InputError(
+                f"{self.name} gives {given} for {len(images)} images; features (N, D), tokens (N, T, D) or maps "
+                "(N, D, h, w) are needed. Wrap it in a module that returns one of them."
+            )
+        if (output.ndim == 3) != (self.pool is not None):
+            raise InputError(
+                f"{self.name} gives {tuple(output.shape)} for {len(images)} images, and pool is {self.pool!r}: tokens "
+                f"(N, T, D) need one of {', '.join(POOLS)}, anything else none"
+            )
+        return {2: lambda: output, 3: lambda: self._pooled(output), 4: lambda: output.mean((2, 3))}[output.ndim]()
+
+    def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
+        patches = tokens[:, self.num_prefix_tokens :]
+        if patches.shape[1] == 0 or self.num_prefix_tokens < 0:
+            raise InputError(f"{self.name} gives {tokens.shape[1]} tokens, and {self.num_prefix_tokens} are no patches")
+        parts = {"cls": tokens[:, 0], "mean": patches.mean(1)}
+        return torch.cat([parts[part] for part in str(self.pool).split("+")], 1)
+
+    def describe(self) -> dict[str, Any]:
+        """As :meth:`Encoder.describe`, with the pooling of tokens."""
+        return {**super().describe(), "pool": self.pool, "num_prefix_tokens": self.num_prefix_tokens}
+
+
+class TorchScriptEncoder(ModuleEncoder):
+    """A scripted or traced module in a file; its digest is the file's.
+
+    Args:
+        path: file written by ``torch.jit.save``.
+        name: by default the name of the file.
+        settings: as for :class:`ModuleEncoder`: ``image_size``, ``mean``, ``std``, ``interpolation``, ``pool``.
+
+    Raises:
+        InputError: for a file that is missing or not TorchScript, and as :class:`ModuleEncoder`.
+    """
+
+    def __init__(self, path: str | os.PathLike, name: str | None = None, **settings: Any) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"there is no TorchScript file at {path}")
+        try:
+            module = torch.jit.load(str(path), map_location="cpu")
+        except RuntimeError as error:
+            raise InputError(
+                f"{path} is not TorchScript; write it with torch.jit.save, or give an nn.Module to ModuleEncoder"
+            ) from error
+        # constants of a frozen script are in no state
+        self._file_digest = file_digest(path)
+        super().__init__(module, name or _file_name(path.stem), **settings)
+
+    def weights_digest(self) -> str:
+        """The SHA-256 of the file."""
+        return self._file_digest
+
+
+class TimmEncoder(ModuleEncoder):
+    """A model of timm: one of :data:`TIMM_MODELS` with the settings it was published with, or any other.
+
+    Of another model, size, interpolation and normalization are those that timm knows; the whole image is resized, and
+    nothing is cropped.
+
+    Args:
+        model: a name of :data:`TIMM_MODELS`, ``hf-hub:<repository>`` or an architecture of timm.
+        weights: a file of weights (safetensors, or a state dictionary of PyTorch), or the folder of a downloaded
+            repository; by default they are downloaded.
+        name: of the encoder; by default made of ``model``.
+        image_size: another size than the model's own.
+        mean: another normalization than the model's own.
+        std: as ``mean``.
+        interpolation: another one than the model's own.
+        pool: as for :class:`ModuleEncoder`; needed for models that give tokens.
+        num_prefix_tokens: as for :class:`ModuleEncoder`.
+        settings: further arguments of ``timm.create_model``.
+
+    Raises:
+        InputError: without timm, for an unknown model, weights that cannot be downloaded or do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        weights: str | os.PathLike | None = None,
+        name: str | None = None,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str | None = None,
+        pool: str | None = None,
+        num_prefix_tokens: int | None = None,
+        **settings: Any,
+    ) -> None:
+        timm = require("timm", f"for the encoder {model}")
+        key, known = _known(model)
+        network = _timm_network(timm, model, known, weights, settings)
+        own = _published(known) if known else _own_settings(timm, network)
+        chosen = {
+            "image_size": image_size,
+            "mean": mean,
+            "std": std,
+            "interpolation": interpolation,
+            "pool": pool,
+            "num_prefix_tokens": num_prefix_tokens,
+        }
+        own.update({setting: value for setting, value in chosen.items() if value is not None})
+        super().__init__(network, name or key, **own)
+
+
+def _known(model: str) -> tuple[str, TimmModel | None]:
+    repository = re.sub(r"^hf[-_]hub:", "", model)
+    for key, known in TIMM_MODELS.items():
+        if model == key or (repository != model and repository.lower() == known.hub.lower()):
+            return key, known
+    return _file_name(repository), None
+
+
+def _published(known: TimmModel) -> dict[str, Any]:
+    names = ("mean", "std", "interpolation", "pool", "num_prefix_tokens")
+    return {"image_size": known.settings["img_size"], **{name: getattr(known, name) for name in names}}
+
+
+def _own_settings(timm: ModuleType, network: nn.Module) -> dict[str, Any]:
+    own = timm.data.resolve_model_data_config(network)
+    names = ("mean", "std", "interpolation")
+    prefix = {"num_prefix_tokens": network.num_prefix_tokens} if hasattr(network, "num_prefix_tokens") else {}
+    return {"image_size": own["input_size"][-1], **{name: own[name] for name in names}, **prefix}
+
+
+def _timm_network(
+    timm: ModuleType, model: str, known: TimmModel | None, weights: str | os.PathLike | None, settings: dict[str, Any]
+) -> nn.Module:
+    on_hub = known is not None or re.match(r"hf[-_]hub:", model) is not None
+    if not on_hub and not timm.is_model(model.partition(".")[0]):
+        raise unknown_value("timm model", model, [*TIMM_MODELS, *timm.list_models()])
+    source = model if known is None else f"hf-hub:{known.hub}" if weights is None else known.architecture
+    settings = {"num_classes": 0, **(known.settings if known else {}), **settings}
+    if known is not None and known.gated:
+        settings = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU, **settings}
+    state = None if weights is None else load_weights(weights)
+    try:
+        network = timm.create_model(source, pretrained=state is None, **settings)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"timm cannot make {source} ({type(error).__name__}: {reason}). Where its weights cannot be downloaded "
+            "(no network, or no access: `hf auth login` after its license is accepted), fetch them elsewhere and give "
+            "their file or folder as `weights`"
+        ) from error
+    if state is not None:
+        _load_into(network, state, f"{weights} does not hold the weights of {model}")
+    return network
+
+
+def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of a file, or of the file in a folder downloaded from a hub; no code in it is run.
+
+    Raises:
+        InputError: where there are none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        if not found:
+            raise InputError(f"there is no {' or '.join(WEIGHT_FILES)} in {path}")
+        path = found[0]
+    if not path.is_file():
+        raise InputError(f"there are no weights at {path}")
+    if path.suffix == ".safetensors":
+        require("safetensors", f"to read {path}")
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a readable file of weights ({error})") from error
+    state: Any = load_tensors(path)
+    while isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
+        inner = [state[key] for key in ("state_dict", "model") if key in state]
+        if not inner:
+            raise InputError(f"{path} holds no weights")
+        state = inner[0]
+    return dict(state)
+
+
+def _load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: str) -> None:
+    expected = network.state_dict()
+    lacking, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    other = [name for name in expected.keys() & state.keys() if state[name].shape != expected[name].shape]
+    if lacking or unknown or other:
+        example = sorted([*lacking, *other, *unknown])[0]
+        raise InputError(
+            f"{complaint}: of {len(expected)} tensors, {len(lacking)} lack and {len(other)} have another shape, and "
+            f"{len(unknown)} are none of its own (such as {example})"
+        )
+    network.load_state_dict(state)
+
+
+class InceptionEncoder(Encoder):
+    """The 2,048 features of the classic FID: torch-fidelity's port of the TensorFlow graph of 2015.
+
+    Images are resized to 299 x 299 by its own bilinear interpolation without antialiasing, as TensorFlow 1 did, and
+    normalized to ``(x - 128) / 128``.
+
+    Args:
+        weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``; by default downloaded.
+
+    Raises:
+        InputError: without torch-fidelity, or weights that cannot be downloaded or do not fit.
+    """
+
+    antialias = False
+
+    def __init__(self, weights: str | os.PathLike | None = None) -> None:
+        super().__init__("inception", None, "bilinear", (128 / 255,) * 3, (128 / 255,) * 3)
+        fidelity = require("torch_fidelity", "for the Inception features of the classic FID")
+        if weights is not None:
+            # what is no plain state dictionary never reaches the loader of the package
+            load_tensors(weights)
+        path = None if weights is None else os.fspath(weights)
+        try:
+            network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], path)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"the Inception weights {path or 'cannot be downloaded and'} do not load ({reason}); give the path of "
+                "torch-fidelity's weights-inception-2015-12-05-6726825d.pth as `weights`"
+            ) from error
+        self.module = network.eval().requires_grad_(False)
+        self.dim = 2048
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as they are: the network resizes and normalizes them."""
+        return images
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return self.module(images)[0]
+
+    def describe(self) -> dict[str, Any]:
+        """As :meth:`Encoder.describe`, with the size that the network itself resizes to."""
+        return {**super().describe(), "image_size": 299}
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_") or "encoder"

@@ -1,0 +1,108 @@
+"""What is published of the pathology models of timm: architecture, resize, normalization, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM_MODELS", "TimmModel"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """What is published of a model beside its weights.
+
+    Args:
+        hub: repository of the Hugging Face hub.
+        architecture: name in timm.
+        dim: number of features.
+        interpolation: of the resize to 224 x 224.
+        settings: arguments of ``timm.create_model``.
+        gated: whether its blocks have SwiGLU, which JSON of the hub cannot say.
+        pool: of tokens; None where timm pools them itself.
+        num_prefix_tokens: class and register tokens.
+        mean: of the normalization.
+        std: of the normalization.
+    """
+
+    hub: str
+    architecture: str
+    dim: int
+    interpolation: str
+    settings: Mapping[str, Any]
+    gated: bool = False
+    pool: str | None = None
+    num_prefix_tokens: int = 1
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+#: the pathology models that are known by name, each resized to 224 x 224
+TIMM_MODELS = {
+    # Chen et al. 2024
+    "uni": TimmModel(
+        hub="MahmoodLab/UNI",
+        architecture="vit_large_patch16_224",
+        dim=1024,
+        interpolation="bilinear",
+        settings={"img_size": 224, "init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True},
+    ),
+    "uni2_h": TimmModel(
+        hub="MahmoodLab/UNI2-h",
+        architecture="vit_giant_patch14_224",
+        dim=1536,
+        interpolation="bilinear",
+        settings={
+            "img_size": 224,
+            "patch_size": 14,
+            "depth": 24,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "num_classes": 0,
+            "no_embed_class": True,
+            "reg_tokens": 8,
+            "dynamic_img_size": True,
+        },
+        gated=True,
+    ),
+    # Zimmermann et al. 2024: class token and mean of the patch tokens, behind four registers
+    "virchow2": TimmModel(
+        hub="paige-ai/Virchow2",
+        architecture="vit_huge_patch14_224",
+        dim=2560,
+        interpolation="bicubic",
+        settings={
+            "img_size": 224,
+            "init_values": 1e-5,
+            "num_classes": 0,
+            "reg_tokens": 4,
+            "mlp_ratio": 5.3375,
+            "global_pool": "",
+            "dynamic_img_size": True,
+        },
+        gated=True,
+        pool="cls+mean",
+        num_prefix_tokens=5,
+    ),
+    # Saillard et al. 2024; its card asks for 224 x 224 at 0.5 microns per pixel and names no resize
+    "h_optimus_0": TimmModel(
+        hub="bioptimus/H-optimus-0",
+        architecture="vit_giant_patch14_reg4_dinov2",
+        dim=1536,
+        interpolation="bicubic",
+        settings={
+            "img_size": 224,
+            "init_values": 1e-5,
+            "num_classes": 0,
+            "global_pool": "token",
+            "dynamic_img_size": False,
+        },
+        mean=(0.707223, 0.578729, 0.703617),
+        std=(0.211883, 0.230117, 0.177517),
+    ),
+}

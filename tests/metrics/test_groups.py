@@ -1,0 +1,333 @@
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from medi_monai.metrics.groups import (
+    GroupConfusion,
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    calibration_error,
+    equal_opportunity_gap,
+    equalized_odds_gap,
+    group_mean_accuracy,
+    matthews_correlation,
+    worst_group_accuracy,
+)
+from medi_monai.utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+N, CLASSES, GROUPS = 600, 4, 7
+TARGETS = RNG.choice(CLASSES, N, p=[0.5, 0.3, 0.15, 0.05])
+PREDICTED = np.where(RNG.random(N) < 0.6, TARGETS, RNG.integers(0, CLASSES, N))
+#: group 5 holds one class, group 6 no member
+CODES = RNG.integers(0, 5, N)
+CODES[(TARGETS == 1) & (RNG.random(N) < 0.1)] = 5
+NAMES = [f"center {number}" for number in range(GROUPS)]
+
+
+def confusions(predicted=PREDICTED, targets=TARGETS, groups=CODES):
+    found = np.zeros((GROUPS, CLASSES, CLASSES), int)
+    for p, t, g in zip(predicted, targets, groups):
+        found[g, t, p] += 1
+    return found
+
+
+CONFUSIONS = confusions()
+
+
+def members(group):
+    return np.equal(CODES, group)
+
+
+def quietly(function, *arguments, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments, **settings)
+
+
+def columns(predicted=PREDICTED, targets=TARGETS, groups=CODES):
+    return [torch.as_tensor(codes) for codes in (predicted, targets, groups)]
+
+
+def test_counts_of_batches_equal_a_loop():
+    metric = GroupConfusion(GROUPS, CLASSES)
+    for part in np.array_split(RNG.permutation(N), 9):
+        metric.update(*columns(PREDICTED[part], TARGETS[part], CODES[part]))
+    assert metric.compute().dtype == torch.int64
+    assert np.array_equal(metric.compute(), CONFUSIONS)
+    metric.reset()
+    metric.update(*columns([], [], []))
+    assert metric.compute().sum() == 0
+
+
+def test_counts_of_processes_are_added_up():
+    one, two = GroupConfusion(GROUPS, CLASSES), GroupConfusion(GROUPS, CLASSES)
+    one.update(*columns(PREDICTED[:100], TARGETS[:100], CODES[:100]))
+    two.update(*columns(PREDICTED[100:], TARGETS[100:], CODES[100:]))
+    reduced = one._reductions["confusion"](torch.stack([one.confusion, two.confusion]))
+    assert np.array_equal(reduced, CONFUSIONS)
+
+
+def test_a_forward_pass_gives_the_batch_and_keeps_the_sum():
+    metric = GroupConfusion(GROUPS, CLASSES)
+    for part in np.array_split(np.arange(N), 3):
+        batch = metric(*columns(PREDICTED[part], TARGETS[part], CODES[part]))
+        assert np.array_equal(batch, confusions(PREDICTED[part], TARGETS[part], CODES[part]))
+    assert np.array_equal(metric.compute(), CONFUSIONS)
+
+
+@pytest.mark.parametrize(
+    ("column", "code", "message"),
+    [
+        (0, CLASSES, "predicted class are 0 to 3, not 0 to 4"),
+        (1, -1, "target are 0 to 3, not -1"),
+        (2, 7, "group are 0"),
+    ],
+)
+def test_codes_out_of_range_are_refused_and_nothing_is_counted(column, code, message):
+    given = columns(np.arange(3), np.arange(3), np.arange(3))
+    given[column][2] = code
+    metric = GroupConfusion(GROUPS, CLASSES)
+    given[column] = given[column].roll(1)
+    with pytest.raises(InputError, match=message):
+        metric.update(*given)
+    assert metric.confusion.sum() == 0
+
+
+def test_columns_of_unequal_length_and_no_groups_are_refused():
+    with pytest.raises(InputError, match="three columns of one length"):
+        GroupConfusion(GROUPS, CLASSES).update(*columns(PREDICTED[:-1]))
+    with pytest.raises(InputError, match="0 groups"):
+        GroupConfusion(0, CLASSES)
+
+
+def test_figures_of_every_group_equal_scikit_learns():
+    found = balanced_accuracy(CONFUSIONS), accuracy(CONFUSIONS), matthews_correlation(CONFUSIONS)
+    for group in range(5):
+        own = members(group)
+        expected = [
+            quietly(function, TARGETS[own], PREDICTED[own])
+            for function in (
+                sklearn_metrics.balanced_accuracy_score,
+                sklearn_metrics.accuracy_score,
+                sklearn_metrics.matthews_corrcoef,
+            )
+        ]
+        assert [figures[group] for figures in found] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_class_that_is_predicted_but_has_no_target_does_not_count():
+    confusion = np.array([[8, 0, 2], [1, 9, 0], [0, 0, 0]])
+    assert balanced_accuracy(confusion) == pytest.approx(0.85)
+    assert balanced_accuracy(torch.as_tensor(confusion)) == pytest.approx(0.85)
+
+
+def test_leading_axes_are_kept():
+    stacked = np.stack([CONFUSIONS, 2 * CONFUSIONS])
+    for function in (balanced_accuracy, accuracy, matthews_correlation):
+        assert function(stacked).shape == (2, GROUPS)
+        assert function(stacked)[1] == pytest.approx(function(CONFUSIONS), nan_ok=True)
+
+
+def test_what_is_undefined_is_nan():
+    for function in (balanced_accuracy, accuracy, matthews_correlation):
+        assert math.isnan(function(np.zeros((3, 3), int)))
+        assert math.isnan(function(CONFUSIONS)[6])
+    # one class among the targets, or among the predictions
+    assert math.isnan(matthews_correlation(np.array([[3, 4], [0, 0]])))
+    assert math.isnan(matthews_correlation(np.array([[3, 0], [4, 0]])))
+
+
+def test_correlation_of_millions_of_rows_does_not_overflow():
+    large = np.array([[9, 1], [2, 8]]) * 10**8
+    assert matthews_correlation(large) == pytest.approx(matthews_correlation(large // 10**8))
+
+
+def test_the_mean_over_groups_leaves_out_those_of_one_class():
+    expected = [sklearn_metrics.balanced_accuracy_score(TARGETS[own], PREDICTED[own]) for own in map(members, range(5))]
+    found = group_mean_accuracy(CONFUSIONS)
+    assert found.pop("value") == pytest.approx(np.mean(expected))
+    assert found == {"num_groups": 5, "num_one_class": 1, "num_empty": 1, "n": int((CODES < 5).sum())}
+
+
+def test_a_mean_over_no_groups_is_nan_with_its_counts():
+    found = group_mean_accuracy(CONFUSIONS[5:])
+    assert math.isnan(found.pop("value"))
+    assert found == {"num_groups": 0, "num_one_class": 1, "num_empty": 1, "n": 0}
+    assert math.isnan(group_mean_accuracy(np.zeros((0, 3, 3)))["value"])
+
+
+@pytest.mark.parametrize("min_count", [1, 30, 116])  # a group has 116 members
+def test_the_worst_group_equals_a_loop(min_count):
+    scores = {}
+    for group in range(GROUPS):
+        own = members(group)
+        if own.sum() >= min_count:
+            scores[NAMES[group]] = sklearn_metrics.accuracy_score(TARGETS[own], PREDICTED[own])
+    found = worst_group_accuracy(CONFUSIONS, NAMES, min_count)
+    worst = min(scores, key=scores.get)
+    assert found["group"] == worst and found["value"] == pytest.approx(scores[worst])
+    assert found["n"] == members(NAMES.index(worst)).sum()
+    assert found["num_groups"] == len(scores)
+    assert found["num_too_small"] == 6 - len(scores) and found["num_empty"] == 1
+    counts = np.stack([CONFUSIONS.trace(axis1=1, axis2=2), CONFUSIONS.sum((1, 2))], 1)
+    assert worst_group_accuracy(torch.as_tensor(counts), NAMES, min_count) == found
+
+
+def test_of_equally_bad_groups_the_earlier_and_where_there_is_none_nan():
+    assert worst_group_accuracy(np.array([[3, 4], [1, 2], [2, 4]]), ["a", "b", "c"])["group"] == "b"
+    found = worst_group_accuracy(np.array([[1, 2], [0, 0]]), ["a", "b"], min_count=3)
+    assert math.isnan(found.pop("value"))
+    assert found == {"group": None, "n": 0, "num_groups": 0, "num_too_small": 1, "num_empty": 1}
+    assert math.isnan(worst_group_accuracy(np.zeros((0, 2)), [])["value"])
+
+
+def gap_by_loops(events, totals, min_count):
+    gaps = []
+    for place in range(CLASSES):
+        rates = [e[place] / t[place] for e, t in zip(events, totals) if t[place] >= min_count]
+        gaps.append(max((abs(a - b) for a, b in itertools.combinations(rates, 2)), default=math.nan))
+    return gaps
+
+
+@pytest.mark.parametrize("min_count", [1, 5, 20])
+def test_gaps_equal_loops_over_scikit_learns_rates(min_count):
+    tables = [
+        quietly(sklearn_metrics.multilabel_confusion_matrix, TARGETS[own], PREDICTED[own], labels=range(CLASSES))
+        for own in map(members, range(6))
+    ]
+    recalls = gap_by_loops([t[:, 1, 1] for t in tables], [t[:, 1].sum(1) for t in tables], min_count)
+    false_positives = gap_by_loops([t[:, 0, 1] for t in tables], [t[:, 0].sum(1) for t in tables], min_count)
+    found = equal_opportunity_gap(CONFUSIONS, min_count)
+    assert found["by_class"] == pytest.approx(recalls, nan_ok=True)
+    assert found["value"] == pytest.approx(np.nanmax(recalls)) and found["class"] == np.nanargmax(recalls)
+    assert found["num_classes"] == np.isfinite(recalls).sum()
+    odds = equalized_odds_gap(CONFUSIONS, min_count)
+    np.testing.assert_equal(odds["recall"], found)
+    assert odds["false_positive_rate"]["by_class"] == pytest.approx(false_positives, nan_ok=True)
+    assert odds["value"] == pytest.approx(max(np.nanmax(recalls), np.nanmax(false_positives)))
+
+
+def test_counts_beside_a_gap():
+    found = equal_opportunity_gap(np.array([[[4, 1], [0, 1]], [[1, 1], [0, 0]], [[0, 0], [0, 0]]]), min_count=2)
+    assert found["value"] == pytest.approx(0.8 - 0.5) and found["class"] == 0 and found["num_classes"] == 1
+    assert found["num_groups"] == [2, 0] and found["n"] == [7, 0] and math.isnan(found["by_class"][1])
+
+
+@pytest.mark.parametrize("table", [CONFUSIONS[:1], CONFUSIONS[6:], np.zeros((0, 4, 4))], ids=["one", "empty", "none"])
+def test_a_gap_needs_two_groups(table):
+    found = equal_opportunity_gap(table)
+    assert math.isnan(found["value"]) and found["class"] is None and found["num_classes"] == 0
+    assert len(found["by_class"]) == 4 and max(found["num_groups"]) < 2
+    assert math.isnan(equalized_odds_gap(table)["value"])
+
+
+def test_odds_are_undefined_where_either_gap_is():
+    one_class_each = np.array([[[3, 1], [0, 0]], [[0, 0], [1, 4]]])
+    found = equalized_odds_gap(one_class_each)
+    assert math.isnan(found["value"]) and math.isnan(found["recall"]["value"])
+
+
+def test_a_fair_classifier_has_no_gap():
+    assert equalized_odds_gap(np.stack([CONFUSIONS[0]] * 3))["value"] == 0
+
+
+PROBABILITIES = RNG.dirichlet(np.ones(CLASSES), N) * 0.6 + 0.4 * np.eye(CLASSES)[PREDICTED]
+
+
+def test_auroc_equals_scikit_learns():
+    expected = sklearn_metrics.roc_auc_score(TARGETS, PROBABILITIES, multi_class="ovr", average="macro")
+    found = auroc(PROBABILITIES, TARGETS)
+    assert found["value"] == pytest.approx(expected, rel=1e-6)
+    assert (found["num_classes"], found["n"]) == (CLASSES, N)
+
+
+def test_auroc_with_ties_and_of_two_classes():
+    scores, targets = RNG.integers(0, 5, 200) / 4, RNG.integers(0, 2, 200)
+    found = auroc(np.stack([1 - scores, scores], 1), targets)
+    assert found["value"] == pytest.approx(sklearn_metrics.roc_auc_score(targets, scores), rel=1e-6)
+
+
+def test_auroc_leaves_out_classes_without_targets():
+    own = TARGETS < 2
+    expected = [sklearn_metrics.roc_auc_score(TARGETS[own] == c, PROBABILITIES[own][:, c]) for c in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = auroc(torch.as_tensor(PROBABILITIES[own]), torch.as_tensor(TARGETS[own]))
+    assert found["value"] == pytest.approx(np.mean(expected), rel=1e-6) and found["num_classes"] == 2
+
+
+def test_auroc_of_one_class_or_of_nothing_is_nan_with_its_count():
+    for count in (5, 0):
+        found = auroc(PROBABILITIES[:count], np.ones(count, int))
+        assert math.isnan(found.pop("value")) and found == {"num_classes": 0, "n": count}
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_calibration_error_equals_a_loop_over_bins(num_bins):
+    confidence, right = PROBABILITIES.max(1), PROBABILITIES.argmax(1) == TARGETS
+    expected = 0.0
+    for low in range(num_bins):
+        own = (confidence >= low / num_bins) & (confidence < (low + 1) / num_bins)
+        if own.any():
+            expected += own.mean() * abs(right[own].mean() - confidence[own].mean())
+    found = calibration_error(PROBABILITIES, TARGETS, num_bins)
+    assert found == {"value": pytest.approx(expected, abs=1e-5), "n": N}
+
+
+def test_calibration_error_of_the_calibrated_the_overconfident_and_nothing():
+    confident = np.eye(2)[np.zeros(100, int)]
+    assert calibration_error(confident, np.repeat([0, 1], [70, 30]))["value"] == pytest.approx(0.3)
+    assert calibration_error(confident * 0.4 + 0.3, np.repeat([0, 1], [70, 30]))["value"] == pytest.approx(0, abs=1e-6)
+    found = calibration_error(np.zeros((0, 3)), np.zeros(0, int))
+    assert math.isnan(found["value"]) and found["n"] == 0
+
+
+def test_probabilities_and_targets_that_do_not_fit_are_refused():
+    for function in (auroc, calibration_error):
+        with pytest.raises(InputError, match="no .rows, classes. of targets"):
+            function(PROBABILITIES, TARGETS[:-1])
+        with pytest.raises(InputError, match="0 to 1"):
+            function(10 * PROBABILITIES, TARGETS)
+        with pytest.raises(InputError, match="or NaN"):
+            function(PROBABILITIES * np.nan, TARGETS)
+        with pytest.raises(InputError, match="targets are 0 to 3, not 1 to 4"):
+            function(PROBABILITIES[:2], [1, 4])
+    with pytest.raises(InputError, match="0 bins"):
+        calibration_error(PROBABILITIES, TARGETS, 0)
+
+
+def test_counts_that_are_no_confusions_are_refused():
+    for wrong in (np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3, 4))):
+        with pytest.raises(InputError, match="confusions are"):
+            balanced_accuracy(wrong)
+    for function in (group_mean_accuracy, equal_opportunity_gap, equalized_odds_gap):
+        with pytest.raises(InputError, match="confusions are .groups, classes, classes."):
+            function(CONFUSIONS[0])
+    for wrong in (np.array([[1, -1], [0, 2]]), np.array([[1, np.nan], [0, 2]]), np.array([["a"]])):
+        with pytest.raises(InputError, match="0 or more"):
+            accuracy(wrong)
+
+
+def test_counts_and_names_that_do_not_fit_are_refused():
+    for wrong, names in ((CONFUSIONS, NAMES[:-1]), (np.ones((3, 3)), list("abc")), (np.array([[2, 1]]), ["a"])):
+        with pytest.raises(InputError, match="a name per group"):
+            worst_group_accuracy(wrong, names)
+    for function in (equal_opportunity_gap, lambda table, m: worst_group_accuracy(table, NAMES, m)):
+        with pytest.raises(InputError, match="min_count = 0"):
+            function(CONFUSIONS, 0)
+
+
+def test_thousands_of_mostly_empty_groups():
+    metric = GroupConfusion(32 * 185, 32)
+    rng = np.random.default_rng(2)
+    metric.update(*(torch.as_tensor(codes) for codes in (*rng.integers(0, 32, (2, 5000)), rng.integers(0, 300, 5000))))
+    found = worst_group_accuracy(metric.compute(), range(32 * 185), min_count=10)
+    assert found["num_groups"] + found["num_too_small"] + found["num_empty"] == 32 * 185
+    assert found["num_empty"] >= 32 * 185 - 300

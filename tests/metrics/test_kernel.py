@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from medi_monai.metrics import kernel
+from medi_monai.metrics.kernel import kernel_distance
+from medi_monai.utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+FIRST, SECOND = RNG.normal(size=(13, 5)), RNG.normal(0.4, 1.2, (9, 5))
+
+
+def by_loops(first, second, degree):
+    def k(x, y):
+        return (sum(a * b for a, b in zip(x, y)) / len(x) + 1) ** degree
+
+    def within(rows):
+        pairs = [k(rows[i], rows[j]) for i in range(len(rows)) for j in range(len(rows)) if i != j]
+        return sum(pairs) / len(pairs)
+
+    across = [k(x, y) for x in first for y in second]
+    return within(first) + within(second) - 2 * sum(across) / len(across)
+
+
+def jackknife(first, second, degree):
+    variance = 0.0
+    for left_out in (
+        [by_loops(np.delete(first, i, 0), second, degree) for i in range(len(first))],
+        [by_loops(first, np.delete(second, i, 0), degree) for i in range(len(second))],
+    ):
+        n = len(left_out)
+        variance += (n - 1) / n * sum((value - sum(left_out) / n) ** 2 for value in left_out)
+    return math.sqrt(variance)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_equals_a_double_loop_and_its_error_leaving_one_out(degree):
+    found = kernel_distance(FIRST, SECOND, degree)
+    assert found.value == pytest.approx(by_loops(FIRST, SECOND, degree), rel=1e-11)
+    assert found.standard_error == pytest.approx(jackknife(FIRST, SECOND, degree), rel=1e-9)
+
+
+def test_blocks_and_order_do_not_matter(monkeypatch):
+    whole = kernel_distance(FIRST, SECOND)
+    monkeypatch.setattr(kernel, "BLOCK", 4)
+    for found in (kernel_distance(FIRST, SECOND), kernel_distance(SECOND[::-1].copy(), FIRST)):
+        assert (found.value, found.standard_error) == pytest.approx((whole.value, whole.standard_error), rel=1e-11)
+
+
+def test_unbiased_between_sets_of_one_distribution_and_its_error_no_less_than_the_spread():
+    found = [kernel_distance(*np.random.default_rng(seed).normal(size=(2, 40, 8))) for seed in range(400)]
+    values = np.array([one.value for one in found])
+    spread = values.std(ddof=1)
+    assert abs(values.mean()) < 4 * spread / 20
+    assert (values < 0).mean() > 0.2
+    # both sets alike is the degenerate case, in which a jackknife errs on the safe side
+    assert spread < np.mean([one.standard_error for one in found]) < 2 * spread
+
+
+def test_between_unlike_sets_the_error_is_the_spread_and_the_mean_the_truth():
+    found = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        found.append(kernel_distance(rng.normal(size=(50, 4)), rng.normal(1, 1, (60, 4)), degree=1))
+    values = np.array([one.value for one in found])
+    # under a linear kernel the distance is the squared distance of the means over D, 1
+    assert values.mean() == pytest.approx(1, abs=4 * values.std() / math.sqrt(300))
+    assert np.mean([one.standard_error for one in found]) == pytest.approx(values.std(ddof=1), rel=0.15)
+
+
+def test_tensors_of_single_precision_are_computed_in_double():
+    found = kernel_distance(torch.tensor(FIRST).float(), torch.tensor(SECOND).float())
+    assert found.value == pytest.approx(by_loops(FIRST.astype(np.float32), SECOND.astype(np.float32), 3), rel=1e-5)
+
+
+def test_constant_features_are_at_distance_0():
+    found = kernel_distance(np.ones((5, 3)), np.ones((4, 3)))
+    assert (found.value, found.standard_error) == pytest.approx((0, 0), abs=1e-12)
+
+
+def test_two_images_have_a_distance_without_an_error():
+    found = kernel_distance(FIRST[:2], SECOND)
+    assert found.value == pytest.approx(by_loops(FIRST[:2], SECOND, 3))
+    assert math.isnan(found.standard_error)
+
+
+def test_mistakes_are_one_error():
+    for pair in ((FIRST[:1], SECOND), (FIRST, SECOND[:0])):
+        with pytest.raises(InputError, match="two images or more"):
+            kernel_distance(*pair)
+    with pytest.raises(InputError, match="of 5 and of 3 dimensions"):
+        kernel_distance(FIRST, SECOND[:, :3])
+    with pytest.raises(InputError, match="not finite"):
+        kernel_distance(FIRST, SECOND * np.nan)
+    with pytest.raises(InputError, match="degree"):
+        kernel_distance(FIRST, SECOND, degree=0)
