@@ -14,7 +14,7 @@ from PIL import Image
 
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json
+from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, read_json, write_json
 from medi_monai.utils.seeding import seed_from
 from medi_monai.wsi import PatchGrid, SlideReader, background_fraction, open_slide, plan_patches, sharpness
 from medi_monai.wsi.overview import draw_plan
@@ -25,6 +25,7 @@ __all__ = [
     "SlideJob",
     "cut_slide",
     "is_cut",
+    "is_replaced",
     "measure_patches",
     "read_record",
     "record_folder",
@@ -108,6 +109,16 @@ def is_cut(job: SlideJob) -> bool:
     return (record_folder(job.root, job.image) / RECORD).is_file()
 
 
+def is_replaced(job: SlideJob) -> bool:
+    """Whether the file of a finished slide is another than the one that was cut; an older record cannot tell."""
+    known = read_json(record_folder(job.root, job.image) / RECORD).get("fingerprint")
+    try:
+        return known is not None and known != file_fingerprint(Path(job.folder) / job.image)
+    except OSError:
+        # cutting it again says what is wrong
+        return True
+
+
 def cut_slide(job: SlideJob) -> str | None:
     """Cut a slide; all its files appear at once, or none.
 
@@ -135,6 +146,7 @@ def _cut(job: SlideJob, part: Path) -> str | None:
     path = Path(job.folder) / job.image
     given = float(job.mpp) if job.mpp else None
     with open_slide(path, given, job.backend, cutting.mpp_conflict) as slide:
+        fingerprint = file_fingerprint(path)
         plan = plan_patches(slide, grid)
         chosen = _choice(len(plan.corners), cutting, job.image)
         corners = plan.corners[chosen]
@@ -142,6 +154,7 @@ def _cut(job: SlideJob, part: Path) -> str | None:
         problem = None if len(corners) else f"no tissue: no patch of {job.image} has {grid.min_tissue:.0%} of it"
         record = {
             "image": job.image,
+            "fingerprint": fingerprint,
             "width": slide.dimensions[0],
             "height": slide.dimensions[1],
             "source_mpp": slide.mpp,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medi_monai.cohort.extraction import Cutting, SlideJob, cut_slide, is_cut, read_record, record_names
+from medi_monai.cohort.extraction import Cutting, SlideJob, cut_slide, is_cut, is_replaced, read_record, record_names
 from medi_monai.cohort.scanning import PATCHES_PER_SCAN, ScanJob, read_scan, scan_patches
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits
@@ -20,13 +20,14 @@ from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
 from medi_monai.utils.workers import map_processes, one_at_a_time
+from medi_monai.wsi.readers import BACKENDS
 
 __all__ = ["Preparation", "Share", "default_cohort_dir", "load_or_prepare", "prepare", "table_cohort"]
 
 SETTINGS_FILE, LOCK_FILE = "preparation.json", ".lock"
 #: one row per patch of the cohort, in its order: what was measured
 QUALITY_FILE = "quality.parquet"
-QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix")
+QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix", "fingerprint")
 #: one row per slide that was read
 SLIDES_FILE = "slides.csv"
 
@@ -121,7 +122,8 @@ def prepare(
 ) -> Cohort:
     """Cut all images into patches; write ``patches/``, the cohort table, ``slides.csv`` and ``rejected.csv``.
 
-    Finished slides are skipped when the same call is made again; a slide half done is done again.
+    Finished slides are skipped when the same call is made again; a slide half done is done again, and one whose file
+    is another by now.
 
     Args:
         preparation: source, cutting and splits.
@@ -138,6 +140,8 @@ def prepare(
     """
     if on_error not in ("stop", "skip"):
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
+    if backend not in BACKENDS:
+        raise unknown_value("back end", backend, BACKENDS)
     share = share or Share()
     with nullcontext() if share.rank == 0 else redirect_stdout(StringIO()):
         rows = _rows(preparation, on_error)
@@ -232,7 +236,16 @@ class _Slides:
 
     def run(self, share: Share, num_workers: int | None) -> Iterator[tuple[str, str]]:
         """Do the share's part; yields each image that cannot be used, and why."""
-        jobs = [job for job in self._jobs[share.rank :: share.world_size] if not is_cut(job)]
+        mine = self._jobs[share.rank :: share.world_size]
+        replaced = [job.image for job in mine if is_cut(job) and is_replaced(job)]
+        if replaced:
+            print(
+                f"preparing: {len(replaced)} of the images are other files than those that were cut, and are cut "
+                f"again, for example {replaced[0]}",
+                flush=True,
+            )
+        again = set(replaced)
+        jobs = [job for job in mine if job.image in again or not is_cut(job)]
         with closing(map_processes(cut_slide, jobs, num_workers, "cutting patches", "slide")) as results:
             # results come first: zip would leave the last step of the progress bar undone
             for problem, job in zip(results, jobs):
@@ -252,6 +265,7 @@ class _Slides:
                 **{name: record[name] for name in ("width", "height", "source_mpp")}
             )
             patches["suffix"] = Path(job.image).suffix
+            patches["fingerprint"] = record.get("fingerprint", "")
             if self._cutting.patch_format == "none":
                 patches["image"] = str(Path(self._folder) / job.image)
             else:
@@ -317,7 +331,7 @@ def _finish(
     cohort[[*metadata, "split"]] = about[[*metadata, "split"]]
     write_table(root / QUALITY_FILE, table[[name for name in QUALITY if name in table]])
     if any(records):
-        slides = pd.DataFrame(records).drop(columns="problem")
+        slides = pd.DataFrame(records).drop(columns=["problem", "fingerprint"], errors="ignore")
         write_table(root / SLIDES_FILE, _with_quality(slides, parts))
     Cohort(cohort.astype(str), root).write()
 

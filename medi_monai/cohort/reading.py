@@ -14,9 +14,9 @@ import pandas as pd
 
 from medi_monai.cohort.prepare import SETTINGS_FILE
 from medi_monai.cohort.table import Cohort
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json
-from medi_monai.wsi.readers import SlideReader, open_slide, read_image
+from medi_monai.wsi.readers import BACKENDS, SlideReader, open_slide, read_image
 
 __all__ = ["PatchReader"]
 
@@ -36,7 +36,7 @@ class PatchReader:
         max_open: slides kept open.
 
     Raises:
-        InputError: for a number below 1, or regions that were planned for patches of another size.
+        InputError: for a number below 1, an unknown back end, or regions that were planned for patches of another size.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class PatchReader:
     ) -> None:
         if max_open < 1 or (threads is not None and threads < 1):
             raise InputError(f"max_open {max_open} and threads {threads} have to be 1 or more")
+        if backend not in BACKENDS:
+            raise unknown_value("back end", backend, BACKENDS)
         table = cohort.table
         self._root, self._size, self._backend = cohort.root, (image_size, image_size), backend
         self._threads, self._max_open = threads, max_open

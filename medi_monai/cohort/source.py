@@ -29,6 +29,9 @@ ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None
 #: what a row of the table is: ``slides`` and ``tiles`` are cut into patches, ``patches`` are taken as they are
 UNITS = ("slides", "tiles", "patches")
 
+#: ``dataset_dir`` of the negative control
+DEMO_BALANCED = "demo_balanced"
+
 #: which rows have it, and what it is
 Problem = tuple[pd.Series, pd.Series | str]
 
@@ -41,8 +44,8 @@ class ImageTable:
     """A table with one row per slide, tile or patch, and the folder of its images.
 
     Args:
-        root: folder that image paths start from (``dataset_dir``); ``None`` is the demo cohort, whose slides are
-            written on first use.
+        root: folder that image paths start from (``dataset_dir``); ``None`` is the demo cohort and
+            ``demo_balanced`` its negative control, whose slides are written on first use.
         table: path of the CSV, TSV or Parquet table, from ``root``; or a table of the GDC or a tree of TCGA-UT, as
             :class:`medi_monai.cohort.tables.TableSpec` describes them: ``{layout: gdc, path: slide.tsv, clinical:
             clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
@@ -90,7 +93,9 @@ class ImageTable:
     @property
     def folder(self) -> Path:
         """The root as a path; the demo slides are written here if they are meant and lack."""
-        return demo_dataset() if self.root is None else Path(self.root)
+        if self.root is None or str(self.root) == DEMO_BALANCED:
+            return demo_dataset(balanced=self.root is not None)
+        return Path(self.root)
 
     @property
     def table_name(self) -> str:

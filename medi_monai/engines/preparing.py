@@ -62,11 +62,13 @@ def prepare_run(
         num_workers: worker processes of each process; by default the cores of the machine, dealt among them.
         backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
         continuous: attributes that hold numbers.
-        fail_on_leakage: end with an error where patients, slides or near-duplicate patches cross the split.
+        fail_on_leakage: end with an error where patients, slides, files or near-duplicate patches cross the split.
 
     Raises:
-        InputError: as :func:`medi_monai.cohort.prepare`, and for leakage where asked.
+        InputError: as :func:`medi_monai.cohort.prepare`, and for leakage where asked; also where leakage is to be
+            refused, and patches would not be compared.
     """
+    _check_measured(preparation, fail_on_leakage)
     with started_together() as share:
         if num_workers is None:
             num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -100,7 +102,12 @@ def prepare_run(
 
 
 def audited_cohort(
-    preparation: Preparation, cohort_dir: str | os.PathLike, audited: str, on_error: str, num_workers: int | None
+    preparation: Preparation,
+    cohort_dir: str | os.PathLike,
+    audited: str,
+    on_error: str,
+    num_workers: int | None,
+    fail_on_leakage: bool = False,
 ) -> Cohort:
     """What the run ``auditing`` looks at.
 
@@ -111,11 +118,14 @@ def audited_cohort(
             for which no image needs to be there.
         on_error: as for :func:`medi_monai.cohort.prepare`.
         num_workers: as for :func:`medi_monai.cohort.prepare`.
+        fail_on_leakage: as for :func:`audit_run`; then patches have to be measured.
     """
     if audited not in AUDITED:
         raise unknown_value("choice of `audited`", audited, AUDITED)
     if audited == "table":
+        print("auditing: of a table, only patients and slides are compared, and no patches", flush=True)
         return table_cohort(preparation)
+    _check_measured(preparation, fail_on_leakage)
     return load_or_prepare(preparation, cohort_dir, on_error, num_workers)
 
 
@@ -136,7 +146,7 @@ def audit_run(
         attributes: columns of metadata.
         output_dir: where to write.
         continuous: attributes that hold numbers.
-        fail_on_leakage: end with an error where patients, slides or near-duplicate patches cross the split.
+        fail_on_leakage: end with an error where patients, slides, files or near-duplicate patches cross the split.
         combinations: columns whose combinations are compared between splits; by default label and attributes.
     """
     output = Path(output_dir)
@@ -167,6 +177,16 @@ def started_together() -> Iterator[Share]:
         idist.finalize()
 
 
+def _check_measured(preparation: Preparation, fail_on_leakage: bool) -> None:
+    cutting = preparation.cutting
+    # tables of patches are measured in any case
+    if fail_on_leakage and not cutting.measures and preparation.source.unit != "patches":
+        raise InputError(
+            f"fail_on_leakage is set, but with --measure {cutting.measure} and --patch_format {cutting.patch_format} "
+            "patches are not read, and near-duplicates not looked for; choose --measure always"
+        )
+
+
 def _wait_for_all() -> None:
     try:
         idist.barrier()
@@ -190,7 +210,10 @@ def _audit(
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
     known = None if combinations is None else [name for name in combinations if name in (label, *attributes)]
     table = table.assign(**files)
-    audit = audit_cohort(table, label, attributes, continuous=numeric, combinations=known, hashes=hashes)
+    prints = quality["fingerprint"].fillna("").tolist() if "fingerprint" in quality else None
+    audit = audit_cohort(
+        table, label, attributes, continuous=numeric, combinations=known, hashes=hashes, fingerprints=prints
+    )
     write_json(folder / "audit.json", audit)
     cut = "source_mpp" not in cohort.table.columns
     write_audit_page(audit, folder / "audit.html", (lambda name: read_image(cohort.root / name)) if cut else None)

@@ -44,10 +44,10 @@ def resolve_plan(
     """A plan by name or by path.
 
     Args:
-        plan: ``unseen``, ``balance`` or ``observed``, made from the training table; or the path of a table.
+        plan: ``unseen``, ``balance``, ``observed`` or ``all``, made from the training table; or the path of a table.
         training_table: returns the rows in training; called for a name alone.
         columns: label and attributes that make a combination.
-        images_per_combination: the count for ``unseen`` and ``observed``.
+        images_per_combination: the count, but for ``balance``.
     """
     if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
         return read_plan(plan, columns)

@@ -66,6 +66,7 @@ def _add_findings(page: Page, audit: dict) -> None:
     if audit["leakage"] is not None and not any(finding["level"] == "leakage" for finding in audit["findings"]):
         checked = ["patient", "slide"]
         checked += ["image"] if audit["leakage"]["images"] is not None else []
+        checked += ["file"] if audit["leakage"].get("files") is not None else []
         checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
         page.notice(f"No leakage: no {' and no '.join(checked)} lies on two sides of the split.", "ok")
     for finding in audit["findings"]:
@@ -81,8 +82,7 @@ def _add_leakage(page: Page, audit: dict, thumbnails: Callable[[str], np.ndarray
         if name == "near_duplicates":
             _add_near_duplicates(page, leak, thumbnails)
             continue
-        examples = pd.DataFrame(leak["examples"])
-        examples["splits"] = examples["splits"].map(", ".join)
+        examples = pd.DataFrame(leak["examples"]).map(lambda cell: cell if isinstance(cell, str) else ", ".join(cell))
         page.table(examples, f"{name.capitalize()}: {leak['count']:,} ({leak['rows']:,} rows)")
 
 

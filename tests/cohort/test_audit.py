@@ -207,6 +207,55 @@ def test_near_duplicates_that_cross_the_split_are_leakage(clean):
     assert not named(found, "near_duplicates_not_checked")
 
 
+def test_copies_of_files_equal_those_of_a_loop(clean):
+    rng = np.random.default_rng(0)
+    slides = clean.drop_duplicates("slide").set_index("slide")
+    same = {name: f"f{number}" for name, number in zip(slides.index, rng.integers(0, len(slides), len(slides)))}
+    prints = ["" if slide.endswith("-1") else same[slide] for slide in clean["slide"]]
+    found = audit_cohort(clean, LABEL, [], fingerprints=prints)
+    crossing, conflicts, rows = set(), set(), 0
+    for name in set(prints) - {""}:
+        part = clean[np.array(prints) == name]
+        sides = part[part["split"] != "excluded"]
+        if sides["split"].nunique() > 1:
+            crossing.add(name)
+            rows += len(sides)
+        if part["patient"].nunique() > 1 or part[LABEL].nunique() > 1:
+            conflicts.add(name)
+    leak, conflict = found["leakage"]["files"], found["conflicts"]["identical_files"]
+    assert len(crossing) > 5 and (leak["count"], leak["rows"]) == (len(crossing), rows)
+    assert len(conflicts) > len(crossing) and conflict["count"] == len(conflicts)
+    (finding,) = named(found, "files_cross_split")
+    assert finding["level"] == "leakage" and f"{len(crossing)} files are" in finding["text"] and has_leakage(found)
+    (finding,) = named(found, "identical_files")
+    assert finding["level"] == "warning" and finding["counts"]["files"] == len(conflicts)
+    order = rng.permutation(len(clean))
+    assert audit_cohort(clean.iloc[order], LABEL, [], fingerprints=np.array(prints)[order]) == found
+
+
+def test_files_of_one_patient_and_label_may_have_several_names_and_excluded_ones_do_not_leak(clean):
+    slides = clean.drop_duplicates("slide")
+    patient = slides.loc[slides["slide"].str.endswith("-1"), "patient"].iloc[0]
+    same = audit_cohort(clean, LABEL, [], fingerprints=np.where(clean["patient"] == patient, "a", ""))
+    assert same["leakage"]["files"] == {"count": 0, "rows": 0, "examples": []}
+    assert same["conflicts"]["identical_files"]["count"] == 0
+    pair = [slides.loc[slides["split"] == split, "slide"].iloc[0] for split in ("excluded", "train")]
+    apart = audit_cohort(clean, LABEL, [], fingerprints=np.where(clean["slide"].isin(pair), "a", ""))
+    assert apart["leakage"]["files"]["count"] == 0 and not has_leakage(apart)
+    assert apart["conflicts"]["identical_files"]["of_several_patients"] == 1
+    assert audit_cohort(clean, LABEL, [])["leakage"]["files"] is None
+    with pytest.raises(InputError, match=f"2 fingerprints for {len(clean)} rows"):
+        audit_cohort(clean, LABEL, [], fingerprints=["a", "b"])
+
+
+def test_columns_of_too_many_values_are_named_with_their_numbers():
+    count = 100_000
+    table = pd.DataFrame({"slide": np.arange(count).astype(str), "split": "train"})
+    table = table.assign(patient=table["slide"], tumor="t" + table["slide"], center="c" + table["slide"])
+    with pytest.raises(InputError, match="'tumor' has 100,000 values and 'center' 100,000, .*Is 'tumor' the label"):
+        audit_cohort(table, "tumor", ["center"])
+
+
 def test_a_doubled_slide_is_one_example_of_near_duplicates(clean):
     slides = clean.groupby("split")["slide"].first()
     hashes = np.arange(1, len(clean) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -103,14 +103,51 @@ def test_the_same_tissue_in_two_splits_is_told_and_fails_the_run_where_asked(dat
     near = audit["leakage"]["near_duplicates"]
     # all patches of both but those that are too plain to be compared
     assert 0 < near["rows"] <= 2 * patches and near["rows"] >= 2 * patches - near["plain_rows"]
-    (finding,) = [finding for finding in audit["findings"] if finding["level"] == "leakage"]
+    leaks = [finding for finding in audit["findings"] if finding["level"] == "leakage"]
     lines = [line for line in printed.splitlines() if line.startswith("LEAKAGE: ")]
-    assert finding["name"].startswith("near_duplicate") and lines == [f"LEAKAGE: {finding['text']}"]
+    assert [leak["name"] for leak in leaks] == ["files_cross_split", "near_duplicates_cross_split"]
+    assert lines == [f"LEAKAGE: {leak['text']}" for leak in leaks]
     assert {row["slide"] for pair in near["examples"] for row in (pair["first"], pair["second"])} == {"s0", "twin"}
     assert audit["leakage"]["patients"]["count"] == audit["leakage"]["slides"]["count"] == 0
     with pytest.raises(InputError, match="the split leaks, and fail_on_leakage is set; .*audit.html"):
         run(preparation(data, "twins.csv"), tmp_path, fail_on_leakage=True)
     assert {path.name for path in tmp_path.iterdir()} == LEFT
+
+
+def test_copies_of_a_file_are_found_though_no_patch_of_theirs_is_compared(data, tmp_path):
+    made = preparation(data, "twins.csv")
+    made = dataclasses.replace(made, cutting=Cutting(PatchGrid(32, 1.0), "none"))
+    cohort, printed = run(made, tmp_path)
+    audit = read_json(tmp_path / "audit.json")
+    sides = {name: (cohort.table["slide"] == name).sum() for name in ("s0", "twin")}
+    example = {"slides": ["s0", "twin"], "patients": ["P0", "Ptwin"], "labels": ["A"], "splits": ["train", "holdout"]}
+    assert audit["leakage"]["files"] == {"count": 1, "rows": sum(sides.values()), "examples": [example]}
+    assert "LEAKAGE: 1 file is, byte for byte, in more than one of train and holdout" in printed
+    assert audit["leakage"]["near_duplicates"] is None
+    named = [finding["name"] for finding in audit["findings"] if finding["level"] == "warning"]
+    assert "identical_files" in named and "'s0' and 'twin'" in printed
+    assert "s0, twin" in (tmp_path / "audit.html").read_text()
+
+
+@pytest.mark.parametrize("cutting", [{"measure": "never"}, {"patch_format": "none"}])
+def test_leakage_is_not_refused_where_patches_would_not_be_compared(data, tmp_path, cutting):
+    made = preparation(data, "twins.csv")
+    made = dataclasses.replace(made, cutting=Cutting(PatchGrid(32, 1.0), **cutting))
+    for start in (
+        lambda: prepare_run(made, tmp_path / "new", fail_on_leakage=True),
+        lambda: audited_cohort(made, tmp_path / "new", "patches", "skip", 1, fail_on_leakage=True),
+    ):
+        with pytest.raises(InputError, match="fail_on_leakage is set, but with --measure .*choose --measure always"):
+            start()
+    assert not (tmp_path / "new").exists()
+    assert len(audited_cohort(made, tmp_path / "new", "table", "skip", 1, fail_on_leakage=True)) == 9
+
+
+def test_a_misspelled_back_end_is_named_before_work_and_of_a_finished_cohort(data, clean, tmp_path):
+    for root in (tmp_path / "new", clean[0].root):
+        with pytest.raises(InputError, match="^unknown back end 'cuicm': did you mean 'cucim'"):
+            run(preparation(data), root, backend="cuicm")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_audit_of_a_prepared_cohort_is_the_one_it_was_prepared_with(data, twins, tmp_path):
@@ -160,9 +197,11 @@ def test_a_region_that_is_listed_twice_is_one(regions, tmp_path):
     assert audit["leakage"]["images"]["repeated"] == {"count": 1, "examples": examples}
 
 
-def test_a_table_is_audited_before_an_image_is_there(data, tmp_path):
+def test_a_table_is_audited_before_an_image_is_there(data, tmp_path, capsys):
     (tmp_path / "twins.csv").write_bytes((data / "twins.csv").read_bytes())
     cohort = audited_cohort(preparation(tmp_path, "twins.csv"), tmp_path / "nowhere", "table", "stop", 1)
+    printed = capsys.readouterr().out
+    assert printed == "auditing: of a table, only patients and slides are compared, and no patches\n"
     audit = audit_run(cohort, "tumor", ["center"], tmp_path / "audit")
     assert len(cohort) == 9 and audit["leakage"]["patients"]["count"] == 0
     assert not (tmp_path / "nowhere").exists()

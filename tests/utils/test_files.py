@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from medi_monai.utils.files import (
     atomic_path,
     cache_dir,
     file_digest,
+    file_fingerprint,
     json_digest,
     load_tensors,
     read_json,
@@ -175,7 +177,11 @@ def test_tab_separated_tables_with_a_byte_order_mark_are_read(tmp_path):
         ("a.csv", b"image,label\n", "no row"),
         ("a.csv", b'image,label\n"x,y\n', "cannot read"),
         ("a.csv", b"image,label\n1,2\n3,4,5\n", "cannot read"),
-        ("a.csv", "image\nä\n".encode("latin-1"), "cannot read"),
+        ("a.csv", "image,label\na,Südstadt\n".encode("latin-1"), "not UTF-8; save it as UTF-8"),
+        ("a.csv", b"image;label\na;x\n", "one column, 'image;label'.*';'; save it with ','"),
+        ("a.csv", b"image;mpp\na;0,25\n", "one column, 'image;mpp'.*';'; save it with ','"),
+        ("a.csv", b"image\tlabel\na\tx\n", "one column.*save it with ','"),
+        ("a.tsv", b"image,label\na,x\n", "one column, 'image,label'.*','; save it with"),
         ("a.parquet", b"PAR1 is not enough", "cannot read"),
     ],
 )
@@ -184,6 +190,27 @@ def test_an_unusable_table_is_named(tmp_path, name, content, says):
     with pytest.raises(InputError, match=says) as caught:
         read_table(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_one_column_is_a_table_whatever_its_cells_hold(tmp_path):
+    (tmp_path / "a.csv").write_text('"image, of a slide"\na;b\n')
+    assert read_table(tmp_path / "a.csv").to_dict("list") == {"image, of a slide": ["a;b"]}
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 100_000, 500_000])
+def test_a_fingerprint_is_that_of_the_ends_and_the_middle(tmp_path, size):
+    content = np.random.default_rng(0).bytes(size)
+    (tmp_path / "a").write_bytes(content)
+    middle = max((size - 65_536) // 2, 0)
+    parts = content[:65_536] + content[middle : middle + 65_536] + content[-65_536:]
+    assert file_fingerprint(tmp_path / "a") == f"{size}-{hashlib.sha256(parts).hexdigest()}"
+    known = {file_fingerprint(tmp_path / "a")}
+    for place in {0, size // 2, size - 1} if size else ():
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (tmp_path / "a").write_bytes(changed)
+        known.add(file_fingerprint(tmp_path / "a"))
+    assert len(known) == 1 + (len({0, size // 2, size - 1}) if size else 0)
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])

@@ -48,6 +48,13 @@ def _leaks(audit: dict) -> Iterator[dict]:
                 f"{leak['examples'][0][name]!r}. All rows of {_a(one)} have to be on one side."
             )
             yield _finding("leakage", f"{name}s_cross_split", text, **{f"{name}s": leak["count"], "rows": leak["rows"]})
+    files = audit["leakage"].get("files")
+    if files and files["count"]:
+        text = (
+            f"{_count(files['count'], 'file')} {_are(files['count'])}, byte for byte, in more than one of {sides} "
+            f"under several names, for example as {_files(files)}."
+        )
+        yield _finding("leakage", "files_cross_split", text, files=files["count"], rows=files["rows"])
     yield from _near_duplicates(audit["leakage"].get("near_duplicates"), sides)
     unknown = audit["missing"]["split"]["rows"]
     if unknown:
@@ -84,6 +91,15 @@ def _conflicts(audit: dict) -> Iterator[dict]:
             f"example {shared['examples'][0]!r}: two slides of one name, or a wrong patient."
         )
         yield _finding("warning", "slides_of_several_patients", text, slides=shared["count"])
+    files = audit["conflicts"].get("identical_files")
+    if files and files["count"]:
+        counts = {name: files[f"of_several_{name}"] for name in ("patients", "labels")}
+        text = (
+            f"{_count(files['count'], 'file')} {_are(files['count'])} listed, byte for byte, under several slides that "
+            f"do not belong together: {counts['patients']:,} of several patients, {counts['labels']:,} of several "
+            f"values of {audit['label']}, for example {_files(files)}."
+        )
+        yield _finding("warning", "identical_files", text, files=files["count"], **counts)
     for column, several in audit["conflicts"]["patients_with_several_values"].items():
         if several["count"]:
             text = (
@@ -217,6 +233,11 @@ def _a(noun: str) -> str:
 
 def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _files(found: dict) -> str:
+    first = found["examples"][0]
+    return _listed([repr(slide) for slide in first["slides"]])
 
 
 def _shown(values: list[str], most: int = 5) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort.audit.copies import FileCopies
 from medi_monai.cohort.audit.counts import (
     attribute_section,
     combination_section,
@@ -26,6 +27,8 @@ __all__ = ["PROPERTIES", "audit_cohort"]
 #: columns that describe a file rather than a patient, looked at where a table has them
 PROPERTIES = ("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification")
 
+#: combinations of the values of two columns that are counted: 32 classes of a million values
+MAX_CELLS = 2**25
 RESERVED = ("patient", "slide", "split", "rows")
 SUFFIX = r"\.([A-Za-z0-9]{1,5})$"
 
@@ -43,6 +46,7 @@ def audit_cohort(
     properties: Sequence[str] | None = None,
     combinations: Sequence[str] | None = None,
     hashes: np.ndarray | None = None,
+    fingerprints: Sequence[str] | None = None,
     max_distance: int = MAX_DISTANCE,
     min_patients: int = 5,
     seed: int = 0,
@@ -66,6 +70,8 @@ def audit_cohort(
         combinations: columns of the combinations that training lacks or holds; by default label and all attributes.
         hashes: ``(N,)`` uint64 of :func:`~medi_monai.cohort.duplicates.hash_images`, one per row, to look for
             near-duplicate patches across the split.
+        fingerprints: of the file that each row comes from, equal where files are byte-identical and empty where that is
+            not known, to look for copies of a file under other names.
         max_distance: bits in which near-duplicates may differ.
         min_patients: a combination of class and value with fewer patients is rare.
         seed: of the bootstrap intervals.
@@ -76,7 +82,8 @@ def audit_cohort(
         lacks), ``missing``, ``properties``, ``conflicts``, ``leakage`` and ``findings``.
 
     Raises:
-        InputError: for a column that the table lacks, a column with two roles, or hashes of another length.
+        InputError: for a column that the table lacks, a column with two roles, columns with more values than can be
+            counted against each other, or hashes or fingerprints of another length.
     """
     attributes = list(attributes)
     roles = {"slide": slide, "patient": patient, **({} if split is None else {"split": split})}
@@ -90,6 +97,7 @@ def audit_cohort(
     splits = codes["split"][0]
     rows = CodedRows.of(codes)
     used = [name for name in codes if name not in ("patient", "slide", "split", label, *attributes)]
+    _check_sizes(rows, label, attributes, used)
     audit: dict = {
         "label": label,
         "settings": {"min_patients": min_patients, "continuous": list(continuous), "seed": seed},
@@ -101,6 +109,8 @@ def audit_cohort(
         "conflicts": conflict_section(rows, label, attributes),
         "leakage": None,
     }
+    copies = None if fingerprints is None else FileCopies.among(fingerprints, codes, label, rows)
+    audit["conflicts"]["identical_files"] = copies and copies.conflicts()
     if split is not None:
         audit["leakage"] = {"patients": crossing(rows, "patient"), "slides": crossing(rows, "slide")}
         columns = {name: column for name, column in (("image", image), *roles.items()) if column in table.columns}
@@ -109,7 +119,7 @@ def audit_cohort(
         near = None
         if hashes is not None:
             near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
-        audit["leakage"] |= {"images": images, "near_duplicates": near}
+        audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}
     audit["findings"] = find(audit)
     return audit
 
@@ -124,6 +134,17 @@ def _check_roles(columns: list[str], label: str, attributes: Sequence[str], cont
     for column in continuous:
         if column not in attributes:
             raise InputError(f"{column!r} is declared continuous, but is none of the attributes {list(attributes)}")
+
+
+def _check_sizes(rows: CodedRows, label: str, attributes: Sequence[str], properties: Sequence[str]) -> None:
+    pairs = [(label, name) for name in attributes] + [(one, two) for two in properties for one in (label, *attributes)]
+    for one, two in pairs:
+        if len(rows.names[one]) * len(rows.names[two]) > MAX_CELLS:
+            raise InputError(
+                f"{one!r} has {len(rows.names[one]):,} values and {two!r} {len(rows.names[two]):,}, too many to count "
+                f"one against the other. Is {label!r} the label ({len(rows.names[label]):,} classes)? A column with a "
+                "value for each row is none, nor is it an attribute; name numbers in `continuous`"
+            )
 
 
 def _coded(

@@ -10,7 +10,7 @@ import pandas as pd
 import tifffile
 
 from medi_monai.cohort.demo.histology import draw_stains, of_patient, scan
-from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, SIDE_MICRONS, TUMORS
+from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, NUM_PATIENTS_BALANCED, SIDE_MICRONS, TUMORS
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.files import atomic_path, cache_dir, writable_dir, write_table
 from medi_monai.utils.seeding import seed_from
@@ -19,56 +19,61 @@ from medi_monai.utils.workers import map_processes
 __all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
 
 #: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
-VERSION = 1
+VERSION = 2
 TILE = 256
 RACES = ("white", "black or african american", "asian", "not reported")
 
 
-def demo_dataset(seed: int = 0, num_workers: int | None = None) -> Path:
+def demo_dataset(seed: int = 0, num_workers: int | None = None, balanced: bool = False) -> Path:
     """The folder of the demo slides in the cache (``$MEDI_CACHE``), written on first use.
 
     Args:
         seed: another seed gives other patients, slides and pixels of the same tumors and centers.
         num_workers: processes; by default one per core.
+        balanced: every tumor has as many patients at every center, a negative control.
     """
-    root = cache_dir() / f"demo_v{VERSION}_seed{seed}"
+    root = cache_dir() / f"demo{'_balanced' if balanced else ''}_v{VERSION}_seed{seed}"
     if not (root / "slides.csv").is_file():
-        write_demo_slides(root, seed, num_workers)
+        write_demo_slides(root, seed, num_workers, balanced)
     return root
 
 
-def write_demo_slides(root: str | os.PathLike, seed: int = 0, num_workers: int | None = None) -> Path:
+def write_demo_slides(
+    root: str | os.PathLike, seed: int = 0, num_workers: int | None = None, balanced: bool = False
+) -> Path:
     """Write all demo slides and, last, their table; interrupted, the next call goes on with the slides that lack.
 
     Args:
         root: folder; gets ``slides/*.tiff`` and ``slides.csv``.
         seed: source of all randomness; the same seed gives the same pixels.
         num_workers: processes; by default one per core.
+        balanced: as for :func:`demo_dataset`.
 
     Returns:
         ``root``.
     """
     root = writable_dir(root)
-    table = demo_slide_table(seed)
+    table = demo_slide_table(seed, balanced)
     jobs = [(str(root), row, seed) for row in table.to_dict("records")]
     for _ in map_processes(_write_slide, jobs, num_workers, "writing the demo slides", "slide"):
         pass
-    write_table(root / "slides.csv", table.drop(columns=["tumor_index", "center_index"]))
+    write_table(root / "slides.csv", table.drop(columns=["tumor_index", "center_index", "num_patients"]))
     return root
 
 
-def demo_slide_table(seed: int = 0) -> pd.DataFrame:
-    """One row per slide with GDC column names, and the places of its tumor and center in the profiles.
+def demo_slide_table(seed: int = 0, balanced: bool = False) -> pd.DataFrame:
+    """One row per slide with GDC column names, places of its tumor and center in the profiles, patients there.
 
     A tissue source site code belongs to one tumor, as in TCGA; one code reads ``NA`` and one ``01``, as in TCGA.
     """
     rng = np.random.default_rng(seed_from("demo table", seed))
+    num_patients = NUM_PATIENTS_BALANCED if balanced else NUM_PATIENTS
     codes = ["NA", "01"] + [f"{letter}{digit}" for letter in "ABCDEFGH" for digit in range(2, 8)]
     rows = []
     for tumor, profile in enumerate(TUMORS):
         for center, where in enumerate(CENTERS):
             code = codes[tumor * len(CENTERS) + center]
-            for patient in range(int(NUM_PATIENTS[tumor, center])):
+            for patient in range(int(num_patients[tumor, center])):
                 case = f"DEMO-{code}-{1000 * tumor + 100 * center + patient:04d}"
                 shared = {
                     "case_submitter_id": case,
@@ -80,6 +85,7 @@ def demo_slide_table(seed: int = 0) -> pd.DataFrame:
                     "age_at_index": str(int(np.clip(rng.normal(62, 12), 25, 90))),
                     "tumor_index": tumor,
                     "center_index": center,
+                    "num_patients": int(num_patients[tumor, center]),
                 }
                 # every fourth patient has a second slide
                 for slide in range(1 + (patient % 4 == 3)):
@@ -99,7 +105,7 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
         return
     tumor, center = TUMORS[row["tumor_index"]], CENTERS[row["center_index"]]
     rng = np.random.default_rng(seed_from("demo slide", seed, row["slide_submitter_id"]))
-    side = SIDE_MICRONS[int(NUM_PATIENTS[row["tumor_index"], row["center_index"]])]
+    side = SIDE_MICRONS[row["num_patients"]]
     size = round(side / center.mpp / 64) * 64
     tumor = of_patient(tumor, np.random.default_rng(seed_from("demo patient", seed, row["case_submitter_id"])))
     pixels = scan(*draw_stains(tumor, size, center.mpp, rng), center, center.mpp, rng)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS", "SIDE_MICRONS"]
+__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS", "NUM_PATIENTS_BALANCED", "SIDE_MICRONS"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class CenterProfile:
 
 
 TUMORS = (
-    TumorProfile("DEMO-GLAND", 4200, 6.8, 0.12, 1.25, 0.2, 0.20, 20.0, 650),
-    TumorProfile("DEMO-SOLID", 3600, 8.6, 0.20, 1.15, 0.0, 0.15, 0.0, 0),
-    TumorProfile("DEMO-SPINDLE", 3200, 6.2, 0.15, 2.60, 0.95, 0.75, 0.0, 0),
-    TumorProfile("DEMO-SMALL", 6200, 5.6, 0.10, 1.05, 0.0, 0.12, 0.0, 0),
+    TumorProfile("DEMO-GLAND", 4200, 6.8, 0.12, 1.25, 0.2, 0.20, 16.0, 560),
+    TumorProfile("DEMO-SOLID", 3850, 8.0, 0.19, 1.15, 0.0, 0.15, 0.0, 0),
+    TumorProfile("DEMO-SPINDLE", 3500, 6.3, 0.14, 2.10, 0.8, 0.55, 0.0, 0),
+    TumorProfile("DEMO-SMALL", 5600, 5.9, 0.10, 1.05, 0.0, 0.12, 0.0, 0),
 )
 
 CENTERS = (
@@ -69,5 +69,9 @@ NUM_PATIENTS = np.array(
     ]
 )
 
-#: side of a slide in microns: away from home there is little tissue as well
-SIDE_MICRONS = {HOME: 512, AWAY: 320}
+#: the negative control: class and center are independent, so that there is no shortcut to mend
+BALANCED = 3
+NUM_PATIENTS_BALANCED = np.full_like(NUM_PATIENTS, BALANCED)
+
+#: side of a slide in microns, by the number of patients: away from home there is little tissue as well
+SIDE_MICRONS = {HOME: 512, AWAY: 320, BALANCED: 400}

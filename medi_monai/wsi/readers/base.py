@@ -238,6 +238,6 @@ def rescaled(pixels: np.ndarray, window: Window, size: tuple[int, int]) -> np.nd
     # a whole-numbered reduction on the pixel grid is exactly the mean of its pixels, as in the levels of a pyramid
     left, top, right, bottom = map(round, box)
     pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
-    if size == (right - left, bottom - top):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    factors = (right - left) // size[0], (bottom - top) // size[1]
+    # unlike PIL's box filter, which rounds once per direction
+    return pixels if factors == (1, 1) else np.asarray(Image.fromarray(pixels).reduce(factors))

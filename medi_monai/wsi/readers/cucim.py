@@ -17,7 +17,7 @@ from medi_monai.wsi.readers.openslide import OpenSlideReader
 __all__ = ["CuCIMReader"]
 
 #: regions in one batch of cuCIM, and batches in one call: a call's list of locations is bounded
-BATCH_SIZE, REGIONS_PER_CALL = 8, 512
+BATCH_SIZE, REGIONS_PER_CALL = 8, 4096
 CUCIM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError, OSError)
 
 

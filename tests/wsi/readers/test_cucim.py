@@ -1,13 +1,15 @@
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import is_installed
-from medi_monai.wsi import CuCIMReader, OpenSlideReader
+from medi_monai.wsi import CuCIMReader, OpenSlideReader, open_slide
 
 pytestmark = pytest.mark.skipif(
     not is_installed("cucim"), reason='cuCIM is not installed: pip install "medi_monai[cucim]" (Linux x86-64)'
@@ -169,6 +171,39 @@ def test_a_tile_that_only_looks_damaged_is_read_by_openslide(halved, tmp_path):
         corners = [(0, 0), (300, 300), (20, 10)]
         for patch, (x, y) in zip(slide.read_many(corners, (40, 40), (40, 40), 2), corners):
             assert np.array_equal(patch, one.read(x, y, (40, 40), (40, 40)))
+
+
+@pytest.mark.parametrize("backend", ["auto", "cucim", "openslide"])
+def test_bytes_in_disorder_within_a_tile_are_an_error_and_not_noise(real_data, tmp_path, backend):
+    content = bytearray((real_data / "wsi" / "cmu-1-small-region.svs").read_bytes())
+    content[300_000:302_000] = np.random.default_rng(0).bytes(2000)
+    (tmp_path / "burst.svs").write_bytes(content)
+    corners = [(x, y) for y in range(0, 2900, 240) for x in range(0, 2100, 240)]
+    says = "cannot read the slide .*burst.svs.*[Cc]orrupt JPEG"
+    with open_slide(tmp_path / "burst.svs", backend=backend) as slide, pytest.raises(InputError, match=says):
+        list(slide.read_many(corners, (64, 64), (64, 64), 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks_whole"),
+    [({"restart_marker_blocks": 5}, True), ({"optimize": True}, True), ({"progressive": True}, False)],
+)
+def test_unusual_tiles_are_read_whatever_they_look_like(tmp_path, drawn_tissue, kind, looks_whole):
+    def coded(tile):
+        stream = io.BytesIO()
+        Image.fromarray(tile).save(stream, "jpeg", quality=90, **kind)
+        return stream.getvalue()
+
+    tiles = (coded(drawn_tissue[y : y + 256, x : x + 256]) for y in (0, 256) for x in (0, 256, 512))
+    page = {"tile": (256, 256), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tiff", tiles, shape=(512, 768, 3), dtype=np.uint8, **page)
+    one, other = both(tmp_path / "a.tiff", 0.25)
+    with one, other:
+        assert other._tiles.whole(0, 0, 0, 768, 512) == looks_whole
+        corners = [(0, 0), (200, 100), (500, 300)]
+        for patch, (x, y) in zip(other.read_many(corners, (100, 90), (100, 90), 2), corners):
+            assert np.array_equal(patch, one.read(x, y, (100, 90), (100, 90)))
+            assert np.abs(patch.astype(int) - drawn_tissue[y : y + 90, x : x + 100]).mean() < 6
 
 
 def test_an_import_of_cucim_prints_nothing(tmp_path, halved):

@@ -219,16 +219,19 @@ def test_whole_files_are_not_called_damaged(layouts, tmp_path, pixels, real_data
         assert tiff_damage(path) == "", path.name
 
 
-def test_tiles_that_do_not_begin_and_end_as_they_must_are_found(layouts, tmp_path):
-    for name, ends in {"jpeg": ("head", "tail"), "lzw": ("head",)}.items():
+def test_tiles_that_do_not_begin_go_on_and_end_as_they_must_are_found(layouts, tmp_path):
+    noise = np.random.default_rng(0).bytes(2000)
+    for name, places in {"jpeg": ("head", "middle", "hole", "tail"), "lzw": ("head",)}.items():
         with tifffile.TiffFile(layouts[name]) as file:
             page = file.pages[0]
             offset, count = page.dataoffsets[5], page.databytecounts[5]
-        for end in ends:
+        for place in places:
             content = bytearray(layouts[name].read_bytes())
-            start = offset if end == "head" else offset + count - 40
-            content[start : start + 40] = bytes(40)
-            path = tmp_path / f"{name}_{end}.tiff"
+            start = {"head": offset, "tail": offset + count - 40}.get(place, offset + count // 2)
+            garbage = {"middle": noise, "hole": bytes(80)}.get(place, bytes(40))
+            assert start + len(garbage) <= offset + count
+            content[start : start + len(garbage)] = garbage
+            path = tmp_path / f"{name}_{place}.tiff"
             path.write_bytes(content)
             tiles = Tiles(path, [(820, 660), (410, 330)])
             # the sixth of four by three tiles of 256 pixels

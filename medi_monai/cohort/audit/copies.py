@@ -1,0 +1,92 @@
+"""Files that are byte-identical under several names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.audit.counts import EXAMPLES
+from medi_monai.cohort.audit.rows import MISSING, CodedRows
+from medi_monai.utils.errors import InputError
+
+__all__ = ["FileCopies"]
+
+
+@dataclass(frozen=True)
+class FileCopies:
+    """Copies of files that belong to several slides or patients.
+
+    Args:
+        frame: codes of ``file``, ``slide``, ``patient``, ``label`` and ``split``, NaN where a cell is empty, and
+            ``rows``: how many rows of the cohort agree in them. Of files with one slide and patient there is none.
+        names: of each column but ``file`` and ``rows``, the values in the order of their codes.
+        sides: codes of the splits that must not share anything.
+    """
+
+    frame: pd.DataFrame
+    names: dict[str, list[str]]
+    sides: list[int]
+
+    @classmethod
+    def among(
+        cls, fingerprints: Sequence[str], coded: dict[str, tuple[np.ndarray, list[str]]], label: str, rows: CodedRows
+    ) -> FileCopies:
+        """Look for copies.
+
+        Args:
+            fingerprints: one per row of the cohort; the empty string is not known.
+            coded: codes of ``slide``, ``patient``, ``split`` and the label, one per row, and their names.
+            label: its name there.
+            rows: for the sides of the split.
+
+        Raises:
+            InputError: for another number of fingerprints than of rows.
+        """
+        columns = {"slide": "slide", "patient": "patient", "label": label, "split": "split"}
+        prints, count = pd.Series(fingerprints, dtype="str").to_numpy(), len(coded["slide"][0])
+        if len(prints) != count:
+            raise InputError(f"{len(prints)} fingerprints for {count} rows of the table: there has to be one for each")
+        files, _ = pd.factorize(np.where(prints == "", None, prints))
+        frame = pd.DataFrame({"file": files, **{name: coded[column][0] for name, column in columns.items()}})
+        frame = frame[frame["file"] != MISSING]
+        frame = frame.groupby(list(frame.columns)).size().rename("rows").reset_index()
+        frame = frame.mask(frame == MISSING)
+        owners = frame.groupby("file")[["slide", "patient"]].nunique().max(axis=1)
+        frame = frame[frame["file"].isin(owners.index[owners > 1])]
+        return cls(frame, {name: coded[column][1] for name, column in columns.items()}, rows.sides)
+
+    def crossing(self) -> dict:
+        """Files on more than one side of the split."""
+        part = self.frame[self.frame["split"].isin(self.sides)]
+        found = part[part["file"].isin(self._with_several(part, "split"))]
+        return {"count": int(found["file"].nunique()), "rows": int(found["rows"].sum()), "examples": self._named(found)}
+
+    def conflicts(self) -> dict:
+        """Files of several patients or of several labels."""
+        patients, labels = (self._with_several(self.frame, name) for name in ("patient", "label"))
+        found = self.frame[self.frame["file"].isin(patients | labels)]
+        return {
+            "count": int(found["file"].nunique()),
+            "of_several_patients": len(patients),
+            "of_several_labels": len(labels),
+            "examples": self._named(found),
+        }
+
+    @staticmethod
+    def _with_several(frame: pd.DataFrame, column: str) -> set[int]:
+        counts = frame.groupby("file")[column].nunique()
+        return set(counts.index[counts > 1])
+
+    def _named(self, frame: pd.DataFrame) -> list[dict]:
+        named = [
+            {
+                f"{column}s": [self.names[column][int(code)] for code in sorted(part[column].dropna().unique())]
+                for column in ("slide", "patient", "label", "split")
+            }
+            for _, part in frame.groupby("file")
+        ]
+        # the order of the rows, and so of the files, does not matter
+        return sorted(named, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]
