@@ -1,7 +1,7 @@
 """The whole story on the demo cohort: ``python -m medi_monai.demo``, or ``make demo``.
 
-Prepares the cohort, trains MeDi and the class-only model CLS on the same budget, samples the held-out combinations
-with both, and writes one picture and one table that compare them with the real patches.
+Runs the experiment of the bundle in its quick form: the cohort, MeDi and the class-only model CLS on one budget, their
+images, fidelity, linear probes and the verdict on one page; then regresses the stain of what both made.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -32,35 +31,24 @@ NAMES = {"cls": "the class-only model (cls)", "medi": "MeDi (medi)"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run all stages; a stage whose results are there is not run again."""
+    """Run the experiment; a stage whose results are there is not run again. Other options go to the experiment."""
     report_user_errors()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
     parser.add_argument("--output_dir", default="demo_output", help="folder for everything the demo makes")
-    parser.add_argument("--max_steps", type=int, default=1800, help="training steps of each arm")
-    parser.add_argument("--images_per_combination", type=int, default=16, help="images sampled of each combination")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
     bundle, output = Path(options.bundle_root).resolve(), Path(options.output_dir).resolve()
-    if not (bundle / "configs" / "train.json").is_file():
+    if not (bundle / "configs" / "experiment.json").is_file():
         raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
-
-    start = time.perf_counter()
-    cohort = output / "cohort"
-    _stage(bundle, "preparing", ["prepare.json"], cohort / "cohort.csv", output_dir=cohort)
-    for arm in ARMS:
-        overlay = ["class_only.json"] if arm == "cls" else []
-        models = output / "models" / arm
-        common = {"cohort_dir": cohort, "ckpt_dir": models, "seed": options.seed}
-        training = {"output_dir": output / arm / "training", "max_steps": options.max_steps, **common}
-        _stage(bundle, "training", ["train.json", *overlay], models / "model.pt", **training)
-        sampling = {"output_dir": output / arm / "sampling", "images_per_combination": options.images_per_combination}
-        done = output / arm / "sampling" / "summary.json"
-        _stage(bundle, "sampling", ["inference.json", *overlay], done, **sampling, **common)
-    figures = compare(cohort, {arm: output / arm / "sampling" for arm in ARMS}, output)
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "experiment", "--bundle_root", str(bundle)]
+    command += ["--config_file", str(bundle / "configs" / "experiment.json"), "--output_dir", str(output), *others]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise SystemExit(code)
+    figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output)
     for arm, values in figures.items():
         print(f"{arm}: stain of the held-out combinations: r = {values['r']:.3f}, slope = {values['slope']:.3f}")
-    print(f"demo: done in {time.perf_counter() - start:.0f} s, the results are in {output / 'comparison.png'}")
+    print(f"demo: done, the page is {output / 'report.html'}")
 
 
 def compare(
@@ -112,21 +100,6 @@ def compare(
         Image.fromarray(page).save(path, format="png")
     write_json(output_dir / "stain.json", {"arms": figures, "combinations": [list(key) for key in shared]})
     return figures
-
-
-def _stage(bundle: Path, run_id: str, configs: list[str], result: Path, **options: object) -> None:
-    if result.is_file():
-        print(f"{run_id}: {result} is there already; delete it to make it again", flush=True)
-        return
-    files = [str(bundle / "configs" / name) for name in configs]
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--bundle_root", str(bundle)]
-    command += ["--config_file", files[0] if len(files) == 1 else str(files)]
-    for name, value in options.items():
-        command += [f"--{name}", str(value)]
-    print(f"\n$ {' '.join(command)}", flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise SystemExit(code)
 
 
 if __name__ == "__main__":

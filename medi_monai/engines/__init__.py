@@ -1,8 +1,13 @@
-"""Ignite engines and what a bundle's run ids call: prepare, train, sample."""
+"""Ignite engines and what a bundle's run ids call: prepare, train, sample, evaluate, probe."""
 
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.embedding import embed_images
+from medi_monai.engines.evaluation import evaluate_run
+from medi_monai.engines.experiment import experiment_run
+from medi_monai.engines.fidelity import FidelitySettings
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.preparing import audit_run, audited_cohort, prepare_run
+from medi_monai.engines.probing import ProbeSettings, probe_run
 from medi_monai.engines.runs import (
     begin_run,
     build_schema,
@@ -22,19 +27,25 @@ __all__ = [
     "AutocastInferer",
     "DiffusionPrepareBatch",
     "DiffusionTrainer",
+    "FidelitySettings",
     "ImageGenerator",
+    "ProbeSettings",
     "audit_run",
     "audited_cohort",
     "begin_run",
     "build_schema",
     "check_model",
     "check_settings",
+    "embed_images",
+    "evaluate_run",
+    "experiment_run",
     "finish_run",
     "flags",
     "load_network",
     "load_schema",
     "load_settings",
     "prepare_run",
+    "probe_run",
     "resolve_plan",
     "sample_plan",
     "subpopulation_grid",

@@ -32,6 +32,10 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
+
+
 #: what a setting has to be: a test, and the words for it
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "count": (_is_whole, "a whole number of 1 or more"),
@@ -48,13 +52,21 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_whole, value)),
         'a list of whole numbers, as "[32, 64]"',
     ),
+    "rates": (
+        lambda value: _are_numbers(value) and all(number > 0 for number in value),
+        'a list of numbers above 0, as "[0.1, 1, 10]"',
+    ),
+    "fractions": (
+        lambda value: _are_numbers(value) and all(number <= 1 for number in value),
+        'a list of numbers from 0 to 1, as "[0, 0.5, 1]"',
+    ),
     "optional strings": (
         lambda value: value is None or _are_names(value),
         "a list of strings, or null; in YAML, quote numbers and `no`",
     ),
     "mapping": (lambda value: isinstance(value, dict), "a mapping"),
     "optional mapping": (lambda value: value is None or isinstance(value, dict), "a mapping, or null"),
-    "table": (lambda value: isinstance(value, (str, Path, dict)), "the path of a table, or a mapping with its layout"),
+    "table": (lambda value: isinstance(value, (str, Path, dict)), "a path or a name, or a mapping"),
     "path": (lambda value: isinstance(value, (str, Path)), "a path; one of digits alone needs ./ before it"),
     "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
     "word": (lambda value: isinstance(value, str), "a word"),
@@ -62,25 +74,28 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
     "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
-    "num_head_channels num_folds",
-    "optional count": "num_workers max_patches_per_slide stride",
+    "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves num_replicates "
+    "neighbors num_repeats sweep_repeats min_count num_augmented",
+    "optional count": "num_workers max_patches_per_slide stride real_per_class",
     "seed": "seed split_seed warmup_steps fold",
-    "rate": "learning_rate max_grad_norm ema_width mpp",
+    "rate": "learning_rate max_grad_norm ema_width mpp ratio",
     "weight": "weight_decay guidance_scale",
-    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction min_tissue",
+    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction min_tissue stain_jitter",
     "optional fraction": "val_fraction",
     "optional rate": "source_mpp",
-    "names": "attributes continuous subpopulation_columns metadata_columns split_columns",
+    "rates": "cs ratios",
+    "fractions": "correlations",
+    "names": "demographics baselines attributes continuous subpopulation_columns metadata_columns split_columns",
     "values": "holdout_values",
     "optional strings": "missing",
     "optional mapping": "mapping",
-    "mapping": "columns",
-    "table": "table",
-    "counts": "channels",
+    "mapping": "columns arms",
+    "table": "table encoder",
+    "counts": "channels reals_per_class nums_centers",
     "path": "output_dir ckpt_dir cohort_dir plan",
     "optional path": "dataset_dir",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme reading measure audited",
+    "split_scheme reading measure audited focus normalization",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 
@@ -93,13 +108,16 @@ def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
         settings: by the ids of the bundle's configs; see :data:`NAMES`.
 
     Raises:
-        InputError: naming the first setting that is wrong, what was given, and what it has to be.
+        InputError: naming the first setting that is wrong, what was given, and what it has to be; also for a column
+            that is named twice, or is the label and an attribute.
     """
     check_overrides(sys.argv)
     for name, value in settings.items():
         test, words = KINDS[KIND_OF[name]]
         if not test(value):
             raise InputError(f"{name} = {value!r}: it has to be {words}")
+    for name in ("attributes", "metadata_columns"):
+        _check_named_once(name, settings.get(name, ()), settings.get("label"))
     if settings.get("decay_steps", math.inf) < settings.get("max_steps", 0):
         raise InputError(f"decay_steps = {settings['decay_steps']} is less than max_steps = {settings['max_steps']}")
     try:
@@ -107,6 +125,13 @@ def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
         raise InputError(f"device {str(device)!r} is not here: {known}") from error
+
+
+def _check_named_once(setting: str, names: Sequence[str], label: str | None) -> None:
+    twice = sorted({name for name in names if [label, *names].count(name) > 1})
+    if twice:
+        reason = "the label is no attribute of its own" if label in twice else "name each column once"
+        raise InputError(f"{setting} = {list(names)}: {', '.join(map(repr, twice))} is named twice; {reason}")
 
 
 def check_model(

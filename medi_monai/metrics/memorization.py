@@ -31,8 +31,9 @@ def symmetric_correlation(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     for mirrored in (others, others[:, :, ::-1]):
         for turn in range(4):
             second = _normalized(np.rot90(mirrored, turn, axes=(1, 2)))
+            # NaN stays NaN
             best = np.maximum(best, np.einsum("ni,ni->n", first, second))
-    return best
+    return np.minimum(best, 1.0)
 
 
 def _normalized(images: np.ndarray) -> np.ndarray:

@@ -107,6 +107,12 @@ def test_every_setting_of_a_cohort_is_checked_before_work(config):
     assert {name for name in content if name in KIND_OF} - set(content["checked"]) <= {"cohort_dir"}
 
 
+def test_runs_know_before_work_that_leakage_is_to_be_refused():
+    started = {"prepare.json": "preparing", "audit.json": "cohort"}
+    for config, name in started.items():
+        assert "@flags['fail_on_leakage']" in str(json.loads((CONFIGS / config).read_text())[name])
+
+
 @pytest.mark.parametrize("config", CONFIG_FILES)
 def test_every_config_checks_settings_that_it_has(config):
     content = json.loads((CONFIGS / config).read_text())
@@ -115,6 +121,19 @@ def test_every_config_checks_settings_that_it_has(config):
     plain = {name: content[name] for name in checked if not str(content[name]).startswith(("$", "@"))}
     assert len(plain) > 5
     check_settings(**plain)
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "says"),
+    [
+        ("metadata_columns", ["diagnosis", "center"], "'diagnosis' is named twice; the label is no attribute"),
+        ("attributes", ["center", "center"], "'center' is named twice; name each column once"),
+        ("attributes", ["sex", "center", "sex", "diagnosis"], "'diagnosis', 'sex' is named twice"),
+    ],
+)
+def test_a_column_that_is_named_twice_is_refused(setting, names, says):
+    with pytest.raises(InputError, match=re.escape(f"{setting} = {names}: {says}")):
+        check_settings(label="diagnosis", **{setting: names})
 
 
 def test_a_decay_shorter_than_the_training_is_refused():

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["TumorProfile", "CenterProfile", "TUMORS", "CENTERS", "NUM_PATIENTS", "NUM_PATIENTS_BALANCED", "SIDE_MICRONS"]
+__all__ = [
+    "TumorProfile",
+    "CenterProfile",
+    "TUMORS",
+    "CENTERS",
+    "NUM_PATIENTS",
+    "NUM_PATIENTS_BALANCED",
+    "SIDE_MICRONS",
+]
 
 
 @dataclass(frozen=True)

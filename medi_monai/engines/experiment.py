@@ -1,0 +1,243 @@
+"""The run ``experiment``: from a cohort to a verdict; each stage is a run of the bundle, and done once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.reading import PatchReader
+from medi_monai.engines.arms import read_arms
+from medi_monai.engines.runs import finish_run
+from medi_monai.engines.verdict import verdict
+from medi_monai.report import labeled_grid, write_experiment_page
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["ARMS", "experiment_run"]
+
+#: of an experiment, by name to the overlay behind their configs
+ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
+#: combinations of the picture of samples, and images of each
+MAX_ROWS, PER_CELL = 12, 8
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One run: its name, run id, config files, what it leaves, and the options that are its own."""
+
+    name: str
+    run_id: str
+    configs: Sequence[str]
+    result: Path
+    options: Mapping[str, Any]
+
+
+def experiment_run(
+    bundle_root: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    options: Mapping[str, Any],
+    stage_options: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Prepare, train and sample both arms on one budget, evaluate, probe, and write ``report.html``.
+
+    Each stage is a run of the bundle in a process of its own; its command is printed, and can be given by hand. A stage
+    is skipped where its result is there and was made with the same options and by the same stages before it.
+
+    Args:
+        bundle_root: the bundle.
+        output_dir: folder of everything.
+        options: by the ids of the bundle's configs; each stage takes those that its config has.
+        stage_options: options of one stage alone, by run id: what bears one name in several of them.
+
+    Returns:
+        The content of ``experiment.json``.
+
+    Raises:
+        RunStopped: where a stage failed; its own message says why, and the same command goes on.
+    """
+    bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
+    if not (bundle / "configs" / "train.json").is_file():
+        raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
+    start, seconds, before = time.perf_counter(), {}, ""
+    for stage in _stages(bundle, output, options):
+        began = time.perf_counter()
+        before = _run(bundle, output, stage, options, stage_options, before)
+        seconds[stage.name] = round(time.perf_counter() - began, 1)
+    cohort = Cohort.read(output / "cohort")
+    fidelity, probe = read_json(output / "evaluation" / "metrics.json"), read_json(output / "probing" / "probe.json")
+    columns = [fidelity["label"], *fidelity["attributes"]]
+    picture = _samples(cohort, {arm: output / arm / "sampling" for arm in ARMS}, columns, options["image_size"])
+    with atomic_path(output / "samples.png") as path:
+        Image.fromarray(picture).save(path, format="png")
+    content: dict[str, Any] = {
+        "question": (
+            "Does a classifier that is trained on real and generated images hold up on combinations of "
+            f"{' and '.join(columns)} that it never saw, and does it help that the generator knows {columns[1]}?"
+        ),
+        "cohort": _described(cohort, columns),
+        "verdict": verdict(fidelity, probe),
+        "fidelity": fidelity,
+        "probe": probe,
+        "links": {
+            "audit": "cohort/audit.html",
+            "evaluation": "evaluation/report.html",
+            "probing": "probing/report.html",
+        },
+        "settings": {**options, **{f"{run}: {k}": v for run, own in stage_options.items() for k, v in own.items()}},
+        "seconds": seconds,
+    }
+    write_json(output / "experiment.json", content)
+    shown = {"audit": read_json(output / "cohort" / "audit.json"), "samples": picture, "closest": _closest(output)}
+    write_experiment_page({**content, **shown}, output / "report.html")
+    for finding in content["verdict"]:
+        print(f"{finding['level'].upper()}: {finding['text']}", flush=True)
+    finish_run(
+        "experiment",
+        output,
+        made={"stages": seconds},
+        figures={
+            "frechet_distance": {arm: one["frechet_distance"]["mean"] for arm, one in fidelity["arms"].items()},
+            "balanced_accuracy": {arm: one["balanced_accuracy"] for arm, one in probe["arms"].items()},
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        settings=content["settings"],
+        digests={"cohort": cohort.digest},
+        where=output / "report.html",
+    )
+    return content
+
+
+def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[_Stage]:
+    cohort = output / "cohort"
+    prepared = next((cohort / name for name in ("cohort.parquet",) if (cohort / name).is_file()), cohort / "cohort.csv")
+    stages = [_Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
+    for arm, overlay in ARMS.items():
+        models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
+        own = {**models, "output_dir": output / arm / "training"}
+        model = output / "models" / arm / "model.pt"
+        stages.append(_Stage(f"training {arm}", "training", ["train.json", *overlay], model, own))
+    for arm, overlay in ARMS.items():
+        models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
+        own = {**models, "output_dir": output / arm / "sampling"}
+        done = output / arm / "sampling" / "summary.json"
+        stages.append(_Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own))
+    arms = {arm: str(output / arm / "sampling") for arm in ARMS}
+    for run_id, config, result in (
+        ("evaluation", "evaluate.json", "metrics.json"),
+        ("probing", "probe.json", "probe.json"),
+    ):
+        own = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
+        stages.append(_Stage(run_id, run_id, [config], output / run_id / result, own))
+    return stages
+
+
+def _run(
+    bundle: Path,
+    output: Path,
+    stage: _Stage,
+    options: Mapping[str, Any],
+    stage_options: Mapping[str, Mapping[str, Any]],
+    before: str,
+) -> str:
+    """Run a stage unless it is done; returns the digest of what it was run with."""
+    files = [bundle / "configs" / name for name in stage.configs]
+    known = ConfigParser.load_config_files([str(file) for file in files])
+    # what the overlay of an arm says stays as it is
+    fixed = ConfigParser.load_config_files([str(file) for file in files[1:]]) if files[1:] else {}
+    given = {name: value for name, value in options.items() if name in known and name not in fixed}
+    own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
+    settings = {**given, **stage_options.get(stage.run_id, {}), **own}
+    digest = json_digest({"settings": settings, "before": before})
+    record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
+    if stage.result.is_file() and record.is_file() and read_json(record).get("digest") == digest:
+        print(f"{stage.name}: done already, {stage.result}", flush=True)
+        return digest
+    overlay = record.with_suffix(".options.json")
+    resumed = {"resume": True} if stage.run_id == "training" and _goes_on(stage, record, digest) else {}
+    write_json(overlay, {**settings, **resumed})
+    write_json(record, {"digest": "", "begun": digest})
+    configs = [str(file) for file in (*files, overlay)]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", stage.run_id]
+    command += ["--bundle_root", str(bundle), "--config_file", str(configs)]
+    print(f"\n{stage.name}\n$ {_shown(command)}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code or not stage.result.is_file():
+        raise RunStopped(f"the stage {stage.name!r} ended with {code}; the same command goes on from there")
+    write_json(record, {"digest": digest})
+    return digest
+
+
+def _goes_on(stage: _Stage, record: Path, digest: str) -> bool:
+    # of a training that was begun with these very options
+    begun = record.is_file() and read_json(record).get("begun") == digest
+    return begun and any(stage.result.parent.glob("checkpoint_*.pt"))
+
+
+def _shown(command: Sequence[str]) -> str:
+    return " ".join(f'"{part}"' if " " in part else part for part in ["python", *command[1:]])
+
+
+def _described(cohort: Cohort, columns: Sequence[str]) -> dict[str, Any]:
+    table = cohort.table[cohort.table["split"] != "excluded"]
+    keys = table[list(columns)].astype(str).agg(" · ".join, axis=1)
+    seen = set(keys[table["split"] == "train"])
+    return {
+        "label": columns[0],
+        "attributes": list(columns[1:]),
+        "dir": "cohort",
+        "counts": {
+            str(split): {
+                "patches": len(rows),
+                "slides": int(rows["slide"].nunique()),
+                "patients": int(rows["patient"].nunique()),
+            }
+            for split, rows in table.groupby("split", sort=False)
+        },
+        "combinations": {"seen": len(seen), "unseen": len(set(keys) - seen)},
+    }
+
+
+def _samples(cohort: Cohort, sampling_dirs: Mapping[str, Path], columns: Sequence[str], image_size: int) -> np.ndarray:
+    """Real images and those of each arm side by side, combinations never seen first."""
+    table = cohort.table[cohort.table["split"].isin(["train", "val", "holdout"])].reset_index(drop=True)
+    arms = read_arms(sampling_dirs, columns)
+    sources = {"real": Cohort(table, cohort.root), **arms}
+    in_training = set(map(tuple, table.loc[table["split"] == "train", list(columns)].to_numpy()))
+    everywhere = set.intersection(*(set(map(tuple, one.table[list(columns)].to_numpy())) for one in sources.values()))
+    shown = sorted(everywhere, key=lambda key: (key in in_training, seed_from("samples", list(key))))[:MAX_ROWS]
+    cells: dict[tuple[str, str], list[np.ndarray]] = {}
+    names = {key: " · ".join(key) + ("" if key in in_training else " (never seen)") for key in shown}
+    for arm, images in sources.items():
+        reader = PatchReader(images, image_size)
+        keys = pd.Series(list(map(tuple, images.table[list(columns)].to_numpy())))
+        for key in shown:
+            rows = np.flatnonzero(keys == key)
+            chosen = np.random.default_rng(seed_from("shown", arm, list(key))).permutation(rows)[:PER_CELL]
+            cells[names[key], arm] = reader.read(np.sort(chosen).tolist())
+        reader.close()
+    title = "Real images, and generated ones of the same combinations"
+    return labeled_grid(cells, sorted(names.values()), list(sources), title, (1, PER_CELL), 64)
+
+
+def _closest(output: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]:
+    with np.load(output / "evaluation" / "closest.npz") as stored:
+        names = sorted({name.rpartition(" ")[0] for name in stored.files})
+        return {
+            name: list(
+                zip(stored[f"{name} images"], stored[f"{name} training"], stored[f"{name} correlation"].tolist())
+            )
+            for name in names
+        }

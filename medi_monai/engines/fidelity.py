@@ -1,0 +1,233 @@
+"""How near the images of each arm come to real ones, combination by combination, at matched counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medi_monai.metrics import draw_patients, frechet_distance, interval_around, kernel_distance, precision_recall
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = [
+    "DISTANCES",
+    "FLOOR",
+    "SHARES",
+    "Combination",
+    "FidelitySettings",
+    "compare_combination",
+    "of_combinations",
+    "pooled_distances",
+    "summarize",
+]
+
+#: the name under which one half of the real images is compared with the other
+FLOOR = "floor"
+DISTANCES = ("frechet_distance", "kernel_distance")
+SHARES = ("precision", "recall", "density", "coverage")
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """How sets of images are compared.
+
+    Args:
+        max_images: of a combination, at most.
+        min_images: a combination with fewer on either side has no figure.
+        num_halves: random halves of the real patients that figures are averaged over.
+        num_replicates: bootstrap samples behind an interval.
+        k: neighbors of precision, recall, density and coverage.
+        seed: of all draws.
+    """
+
+    max_images: int = 512
+    min_images: int = 16
+    num_halves: int = 4
+    num_replicates: int = 100
+    k: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(asdict(self)[name] for name in ("max_images", "num_halves", "num_replicates", "k")) < 1:
+            raise InputError("max_images, num_halves, num_replicates and k have to be 1 or more")
+        if self.min_images <= self.k:
+            raise InputError(
+                f"min_images = {self.min_images} has to be more than k = {self.k}, the neighbors looked at"
+            )
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The images of one combination.
+
+    Args:
+        name: label and attribute values.
+        seen: whether the generative models had images of it in training.
+        real: features of real images.
+        patients: of the same images.
+        generated: features by arm.
+    """
+
+    name: tuple[str, ...]
+    seen: bool
+    real: np.ndarray
+    patients: np.ndarray
+    generated: Mapping[str, np.ndarray]
+
+
+def compare_combination(images: Combination, settings: FidelitySettings) -> dict[str, Any]:
+    """All distances of one combination.
+
+    The real images are halved by patient. The images of each arm are compared with one half, and the other half with it
+    as well: that is the floor, what images of the same hospital and class, but of other patients, are apart. Every
+    comparison is between sets of ``matched`` images, the number that all of them have.
+
+    Args:
+        images: features of both sides.
+        settings: see :class:`FidelitySettings`.
+
+    Returns:
+        ``matched`` (0 where there are too few, and then nothing else but counts), ``arms``: name to figures, each a
+        ``value``; for the Fréchet distance ``replicates``, for the kernel distance ``standard_error``; ``one_patient``:
+        whether halves share the only patient, which makes the floor too low; ``drawn``: by half and set the features
+        and the row numbers of those that are matched, for :func:`pooled_distances`.
+    """
+    rng = np.random.default_rng(seed_from("fidelity", settings.seed, list(images.name)))
+    halves = [_halved(images.patients, rng) for _ in range(settings.num_halves)]
+    sizes = [len(half) for pair in halves for half in pair] + [len(rows) for rows in images.generated.values()]
+    matched = min([settings.max_images, *sizes])
+    counts = {"real": len(images.real), **{arm: len(rows) for arm, rows in images.generated.items()}}
+    result: dict[str, Any] = {"name": images.name, "seen": images.seen, "counts": counts, "matched": matched}
+    if matched < settings.min_images:
+        return {**result, "matched": 0, "arms": {}, "one_patient": False, "drawn": []}
+    drawn = []
+    for first, second in halves:
+        sets = {"reference": (images.real, rng.choice(first, matched, replace=False))}
+        sets[FLOOR] = images.real, rng.choice(second, matched, replace=False)
+        for arm, rows in images.generated.items():
+            sets[arm] = rows, rng.choice(len(rows), matched, replace=False)
+        drawn.append(sets)
+    names = [FLOOR, *images.generated]
+    arms = {
+        name: _figures([(_rows(sets["reference"]), _rows(sets[name])) for sets in drawn], settings.k) for name in names
+    }
+    for name, replicates in _replicates(images, halves, matched, settings.num_replicates, rng).items():
+        arms[name]["frechet_distance"]["replicates"] = replicates
+    return {**result, "arms": arms, "drawn": drawn, "one_patient": len(np.unique(images.patients)) == 1}
+
+
+def _rows(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    features, rows = drawn
+    return features[rows]
+
+
+def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    # patients go to the half that has fewer images; a single one is halved by image
+    names, codes = np.unique(patients, return_inverse=True)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    if len(names) == 1:
+        order = rng.permutation(len(patients))
+        return order[: len(order) // 2], order[len(order) // 2 :]
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    order = rng.permutation(len(names))
+    # large ones first, or the last of them would tip the balance; random among those of about one size
+    order = order[np.argsort(-np.floor(np.log2(np.bincount(codes)[order])), kind="stable")]
+    for patient in order:
+        halves[int(sum(map(len, halves[0])) > sum(map(len, halves[1])))].append(members[patient])
+    first, second = (np.concatenate(half) for half in halves)
+    return (first, second) if rng.random() < 0.5 else (second, first)
+
+
+def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> dict[str, Any]:
+    kernel = [kernel_distance(real, other) for real, other in pairs]
+    shares = [precision_recall(real, other, k) for real, other in pairs]
+    return {
+        "frechet_distance": {"value": float(np.mean([frechet_distance(real, other) for real, other in pairs]))},
+        "kernel_distance": {
+            "value": float(np.mean([one.value for one in kernel])),
+            # halves share images: their errors are not averaged away
+            "standard_error": float(np.mean([one.standard_error for one in kernel])),
+        },
+        **{name: {"value": float(np.mean([one[name] for one in shares]))} for name in SHARES},
+    }
+
+
+def _replicates(
+    images: Combination,
+    halves: Sequence[tuple[np.ndarray, np.ndarray]],
+    matched: int,
+    num_replicates: int,
+    rng: np.random.Generator,
+) -> dict[str, list[float]]:
+    # patients of either half and generated images are drawn anew, with repetition
+    found: dict[str, list[float]] = {name: [] for name in (FLOOR, *images.generated)}
+    for number in range(num_replicates):
+        first, second = (
+            half[rng.choice(draw_patients(images.patients[half], rng), matched)]
+            for half in halves[number % len(halves)]
+        )
+        reference = images.real[first]
+        found[FLOOR].append(frechet_distance(reference, images.real[second]))
+        for arm, rows in images.generated.items():
+            found[arm].append(frechet_distance(reference, rows[rng.choice(len(rows), matched)]))
+    return found
+
+
+def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Fréchet distance of several combinations taken together, each with its matched images, by arm.
+
+    As the paper has it for a class; here the combinations weigh alike on both sides.
+
+    Args:
+        results: of :func:`compare_combination`.
+    """
+    usable = [one for one in results if one["matched"]]
+    if not usable:
+        return {}
+    halves = range(len(usable[0]["drawn"]))
+    found: dict[str, dict[str, Any]] = {}
+    for arm in usable[0]["arms"]:
+        values = []
+        for half in halves:
+            sets = [one["drawn"][half] for one in usable]
+            real, other = (np.concatenate([_rows(one[name]) for one in sets]) for name in ("reference", arm))
+            values.append(frechet_distance(real, other))
+        n = sum(one["matched"] for one in usable)
+        interval = [min(values), max(values)] if len(values) > 1 else None
+        found[arm] = {"value": float(np.mean(values)), "ci95": None, "range_over_halves": interval, "n": n}
+    return found
+
+
+def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[str, Any]:
+    """Mean of a metric over combinations, with an interval where its replicates or its standard errors give one."""
+    usable = [one for one in results if one["matched"] and arm in one["arms"]]
+    figures = [one["arms"][arm][metric] for one in usable]
+    n = sum(one["matched"] for one in usable)
+    if not figures:
+        return {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
+    value = float(np.mean([one["value"] for one in figures]))
+    interval = None
+    if "replicates" in figures[0]:
+        interval = interval_around(value, np.mean([one["replicates"] for one in figures], axis=0))
+        interval = interval and [max(0.0, edge) for edge in interval]
+    elif "standard_error" in figures[0]:
+        error = math.sqrt(sum(one["standard_error"] ** 2 for one in figures)) / len(figures)
+        # two images of a set have no standard error
+        interval = [value - Z95 * error, value + Z95 * error] if math.isfinite(error) else None
+    return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
+
+
+def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str) -> list[dict]:
+    """One row per combination with the figure of an arm, the floor, and the images that there are of either."""
+    rows = []
+    for one in results:
+        row: dict[str, Any] = {**dict(zip(columns, one["name"])), "seen": one["seen"]}
+        row |= summarize([one], arm, metric)
+        row["floor"] = summarize([one], FLOOR, metric)["value"]
+        rows.append({**row, "counts": one["counts"], "one_patient": one["one_patient"]})
+    return rows

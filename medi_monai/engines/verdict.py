@@ -1,0 +1,175 @@
+"""What the figures of an experiment say, in plain words; which may be *no effect*."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["verdict"]
+
+ALPHA = 0.05
+#: a difference in balanced accuracy that matters to nobody, whatever its p value
+TRIFLE = 0.01
+
+Finding = dict[str, str]
+
+
+def verdict(
+    fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str = "medi", rival: str = "cls"
+) -> list[Finding]:
+    """Sentences with a level each, the answer first.
+
+    An effect on a classifier is claimed where the corrected p value is below 0.05, the 95 % interval of the difference
+    leaves out 0, and the difference is more than 0.01; all three, in one direction.
+
+    Args:
+        fidelity: ``metrics.json`` of ``evaluation``.
+        probe: ``probe.json`` of ``probing``.
+        focus: the arm that knows the metadata.
+        rival: the arm that knows the class alone.
+    """
+    found = _of_probe(probe, focus, rival)
+    found += _of_fidelity(fidelity, focus, rival)
+    found += _of_shortcut(probe)
+    return found + _warnings(fidelity, probe, focus)
+
+
+def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
+    rows = {one["arms"][1]: one for one in probe["comparisons"] if one["figure"] == "balanced_accuracy"}
+    wanted = [name for name in ("real", rival) if name in rows]
+    effects = {name: _effect(rows[name]) for name in wanted}
+    sentences = [_difference(rows[name], focus, name) for name in wanted]
+    baselines = {name: row for name, row in rows.items() if name not in wanted}
+    best = max(baselines, key=lambda name: probe["arms"][name]["balanced_accuracy"]["value"] or 0.0, default=None)
+    if not effects:
+        return [_finding("warning", "Nothing was compared: there is no arm beside the one in question.")]
+    if all(effect > 0 for effect in effects.values()):
+        level, answer = "ok", "Metadata help: a classifier gains on combinations that it never saw."
+    elif any(effect < 0 for effect in effects.values()):
+        level, answer = "error", "Metadata do harm here: a classifier loses by the generated images."
+    elif any(effect > 0 for effect in effects.values()):
+        helped = ", ".join(name for name, effect in effects.items() if effect > 0)
+        level, answer = "warning", f"A mixed result: there is a gain over {helped} alone."
+    else:
+        level, answer = (
+            "note",
+            "No effect: the generated images make no difference that this study can tell from chance.",
+        )
+    found = [_finding(level, f"{answer} {' '.join(sentences)}")]
+    if best is not None:
+        effect = _effect(baselines[best])
+        words = {1: "It does better than", 0: "It cannot be told from", -1: "It does worse than"}[effect]
+        text = (
+            f"{words} the best baseline without generated images, {best}. {_difference(baselines[best], focus, best)}"
+        )
+        found.append(_finding({1: "ok", 0: "note", -1: "warning"}[effect], text))
+    found += _of_worst_group(probe, focus, wanted)
+    return found
+
+
+def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str]) -> list[Finding]:
+    values = {name: probe["arms"][name]["worst_group_accuracy"] for name in (focus, *others)}
+    if any(one["value"] is None for one in values.values()):
+        return [_finding("note", "The worst group is undefined: no group has enough test images.")]
+    text = ", ".join(f"{name} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items())
+    better = all(values[focus]["value"] > values[name]["value"] for name in others)
+    return [_finding("ok" if better else "note", f"Accuracy in the worst group: {text}.")]
+
+
+def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
+    arms = fidelity["arms"]
+    if focus not in arms:
+        return []
+    mine = arms[focus]["frechet_distance"]
+    if rival not in arms or mine["mean"]["value"] is None:
+        return [
+            _finding("note", f"Fréchet distance of {focus}: {_number(mine['mean'])}, floor {_number(mine['floor'])}.")
+        ]
+    theirs = arms[rival]["frechet_distance"]
+    pair = next(
+        one for one in fidelity["comparisons"] if set(one["arms"]) == {focus, rival} and one["combinations"] == "all"
+    )
+    test = pair["log_ratio"]
+    text = (
+        f"Fréchet distance to real images, mean over combinations: {focus} {_number(mine['mean'])}, {rival} "
+        f"{_number(theirs['mean'])}; real images of other patients {_number(mine['floor'])}. On combinations never "
+        f"seen: {_number(mine['unseen'])} and {_number(theirs['unseen'])}. Paired over {test['n']} combinations, "
+        f"{_p(test['p_value'])}."
+    )
+    certain = test["p_value"] is not None and test["p_value"] < ALPHA
+    nearer = mine["mean"]["value"] < theirs["mean"]["value"]
+    return [_finding("ok" if certain and nearer else "warning" if certain else "note", text)]
+
+
+def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
+    shortcut, found = probe["shortcut"], []
+    center = shortcut.get("center_readability") or {}
+    if center.get("value") is not None:
+        found.append(
+            _finding(
+                "note",
+                f"The center can be read from the features of real images with a balanced accuracy of "
+                f"{center['value']:.2f} (chance {center['chance']:.2f}).",
+            )
+        )
+    drops = {arm: one["average_performance_drop"]["value"] for arm, one in shortcut["correlation"]["arms"].items()}
+    if drops and all(value is not None for value in drops.values()):
+        text = ", ".join(f"{arm} {value:+.1%}" for arm, value in drops.items())
+        found.append(
+            _finding("note", f"As the center comes to give the class away, accuracy changes on average by: {text}.")
+        )
+    return found
+
+
+def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str) -> list[Finding]:
+    found = []
+    for name, values in fidelity["settings_that_differ"].items():
+        found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
+    held_out = fidelity["real"].get("memorisation")
+    copies = fidelity["arms"].get(focus, {}).get("memorisation")
+    if held_out and copies and copies["copies"]["ci95"] and copies["copies"]["ci95"][0] > held_out["copies"]["ci95"][1]:
+        text = (
+            f"The model repeats training images: {copies['copies']['value']:.1%} of the images of {focus} are copies, "
+            f"of other real images {held_out['copies']['value']:.1%}."
+        )
+        found.append(_finding("error", text))
+    patients = probe["test"]["patients"]
+    if patients < 20:
+        found.append(
+            _finding("warning", f"The test images are of {patients} patients alone: intervals are wide for a reason.")
+        )
+    short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
+    if short:
+        found.append(_finding("warning", f"Some probes did not converge: {', '.join(short)}."))
+    return found
+
+
+def _effect(row: Mapping[str, Any]) -> int:
+    difference, p_value = row["difference"], row["p_holm"]
+    if p_value is None or p_value >= ALPHA or difference["ci95"] is None or abs(difference["value"]) <= TRIFLE:
+        return 0
+    low, high = difference["ci95"]
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def _difference(row: Mapping[str, Any], focus: str, other: str) -> str:
+    difference = row["difference"]
+    if difference["value"] is None:
+        return f"{focus} - {other}: undefined."
+    low, high = difference["ci95"] or (float("nan"),) * 2
+    return (
+        f"{focus} - {other}: {difference['value']:+.3f} in balanced accuracy ({low:+.3f} to {high:+.3f}, "
+        f"{_p(row['p_holm'])})."
+    )
+
+
+def _number(one: Mapping[str, Any]) -> str:
+    return "–" if one["value"] is None else f"{one['value']:.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "p unknown" if value is None else f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+
+
+def _finding(level: str, text: str) -> Finding:
+    return {"level": level, "text": text}

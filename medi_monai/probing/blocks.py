@@ -1,0 +1,152 @@
+"""Features in blocks of rows: reading, checking and scaling them without holding them as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from medi_monai.utils.errors import InputError
+
+__all__ = [
+    "Features",
+    "Standardizer",
+    "checked_features",
+    "checked_labels",
+    "checked_weights",
+    "parts_of",
+    "row_blocks",
+]
+
+#: ``(N, D)``, one row per image; a memory-mapped array is read in blocks and never held as a whole
+Features = np.ndarray | torch.Tensor
+
+#: bytes of a block of rows in double precision: one that stays in the cache, or one that fills a GPU
+BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+
+
+class Standardizer:
+    """Mean 0 and standard deviation 1 by the training features; a constant feature has the scale 1.
+
+    Attributes:
+        mean: ``(D,)`` float64.
+        scale: ``(D,)`` float64, the population standard deviation.
+    """
+
+    def __init__(self) -> None:
+        self.mean = torch.empty(0, dtype=torch.float64)
+        self.scale = torch.empty(0, dtype=torch.float64)
+
+    def fit(self, features: Features) -> Standardizer:
+        """Take mean and scale from ``(N, D)`` features, in blocks.
+
+        Raises:
+            InputError: for another shape, no row, or values that are not finite.
+        """
+        features = checked_features(features)
+        count, dim = 0, features.shape[1]
+        mean, scatter = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+        for _, block in row_blocks(features, torch.float64):
+            # parts are merged without loss of digits (Chan et al. 1979)
+            total = count + len(block)
+            shift = block.mean(0) - mean
+            scatter += (block - block.mean(0)).square().sum(0) + shift.square() * (count * len(block) / total)
+            mean += shift * (len(block) / total)
+            count = total
+        self.mean, self.scale = mean, (scatter / count).sqrt()
+        # the spread that rounding alone gives to a constant
+        self.scale[self.scale <= 1e-14 * mean.abs()] = 1.0
+        return self
+
+    def transform(self, features: Features, out: np.ndarray | torch.Tensor | None = None) -> np.ndarray | torch.Tensor:
+        """``(N, D)`` standardized features, computed in float64.
+
+        Args:
+            features: ``(N, D)``.
+            out: where to put them, such as a memory map; a new float64 tensor by default.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise InputError(f"features of the shape {tuple(features.shape)} meet a scale of {len(self.mean)} features")
+        if out is None:
+            out = torch.empty(tuple(features.shape), dtype=torch.float64)
+        for part, block in row_blocks(features, torch.float64):
+            scaled = (block - self.mean) / self.scale
+            if isinstance(out, torch.Tensor):
+                out[part] = scaled
+            else:
+                out[part] = scaled.numpy()
+        return out
+
+
+def row_blocks(
+    features: Features, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Blocks of rows with their places; a block on the CPU is overwritten by the next."""
+    device = torch.device(device)
+    size = _block_rows(features.shape[1], device)
+    buffer = torch.empty(min(size, len(features)), features.shape[1], dtype=dtype)
+    for start in range(0, len(features), size):
+        rows = features[start : start + size]
+        block = buffer[: len(rows)]
+        if isinstance(rows, torch.Tensor):
+            block.copy_(rows)
+        else:
+            np.copyto(block.numpy(), rows)
+        yield slice(start, start + len(rows)), block.to(device)
+
+
+def parts_of(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Views of rows that are in memory, with their places."""
+    size = _block_rows(rows.shape[1], rows.device)
+    return ((slice(start, start + size), rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def _block_rows(dim: int, device: torch.device) -> int:
+    return max(1, BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"]) // (8 * dim))
+
+
+def checked_features(features: Features) -> Features:
+    """Features that are ``(N, D)`` and finite, or an :class:`InputError`."""
+    if features.ndim != 2 or 0 in features.shape:
+        raise InputError(f"features of a probe are (images, dimensions), not of the shape {tuple(features.shape)}")
+    bad = 0
+    for _, block in row_blocks(features, torch.float64):
+        if not torch.isfinite(block.sum()):
+            bad += int((~torch.isfinite(block)).any(1).sum())
+    if bad:
+        raise InputError(
+            f"{bad} of {len(features)} images have features that are not finite (NaN or infinite): check the encoder "
+            "and the images, and embed them again"
+        )
+    return features
+
+
+def checked_labels(labels: np.ndarray | torch.Tensor, count: int, num_classes: int) -> torch.Tensor:
+    """Integers ``(count,)`` in [0, ``num_classes``), or an :class:`InputError`."""
+    if num_classes < 2:
+        raise InputError(f"a probe tells two classes or more apart, not {num_classes}")
+    array = np.array(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
+    if array.shape != (count,):
+        raise InputError(f"{count} rows of features meet labels of the shape {array.shape}: each row needs one")
+    if array.dtype.kind not in "iu":
+        raise InputError(f"labels of a probe are integers, not {array.dtype}")
+    if array.min() < 0 or array.max() >= num_classes:
+        raise InputError(
+            f"labels run from {array.min()} to {array.max()}, but those of {num_classes} classes run from 0 to "
+            f"{num_classes - 1}"
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def checked_weights(weights: np.ndarray | torch.Tensor | None, count: int) -> torch.Tensor:
+    """Weights ``(count,)`` of 0 or more, 1 where none are given, or an :class:`InputError`."""
+    if weights is None:
+        return torch.ones(count, dtype=torch.float64)
+    array = np.array(weights.cpu() if isinstance(weights, torch.Tensor) else weights, np.float64)
+    if array.shape != (count,):
+        raise InputError(f"{count} rows of features meet weights of the shape {array.shape}: each row needs one")
+    bad = int((~((array >= 0) & (array < np.inf))).sum())
+    if bad:
+        raise InputError(f"{bad} of {count} weights are negative or not finite; a row that is not to count weighs 0")
+    return torch.from_numpy(array)

@@ -1,0 +1,208 @@
+"""Features on disk: one array, one table with a row per feature, and a record of what is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json, write_table
+from medi_monai.utils.workers import one_at_a_time
+
+__all__ = ["FeatureStore"]
+
+FEATURES_FILE, TABLE_FILE, STORE_FILE = "features.npy", "rows.parquet", "store.json"
+#: an empty file per block of rows whose features are on the disk
+DONE_DIR = "done"
+
+
+class FeatureStore:
+    """A folder of features that several processes fill block by block, and that goes on where it stopped.
+
+    ``features.npy`` holds ``(N, D)`` float32, ``rows.parquet`` the table, and ``store.json`` what they are features
+    of. :meth:`create_or_open` makes it, :meth:`open` opens it for reading.
+
+    Args:
+        folder: that holds a store.
+
+    Raises:
+        InputError: for a folder that holds none, or a broken one.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / STORE_FILE).is_file():
+            raise InputError(f"there are no features in {self.folder}: it has no {STORE_FILE}; embed the images first")
+        stored = read_json(self.folder / STORE_FILE)
+        try:
+            self.fingerprint: dict[str, Any] = stored["fingerprint"]
+            self.count, self.dim, self.block_size = (int(stored[name]) for name in ("count", "dim", "block_size"))
+            self._array = np.load(self.folder / FEATURES_FILE, mmap_mode="r")
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputError(f"the features in {self.folder} are damaged ({error}); delete the folder") from error
+        if self._array.shape != (self.count, self.dim) or self._array.dtype != np.float32:
+            raise InputError(f"{self.folder / FEATURES_FILE} is not what {STORE_FILE} says; delete the folder")
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> FeatureStore:
+        """Open the store in ``folder``; see :attr:`complete`."""
+        return cls(folder)
+
+    @classmethod
+    def create_or_open(
+        cls,
+        folder: str | os.PathLike,
+        table: pd.DataFrame,
+        fingerprint: Mapping[str, Any],
+        dim: int,
+        block_size: int = 1024,
+    ) -> FeatureStore:
+        """Open the store in ``folder``, or make one for features of the rows of ``table``.
+
+        Args:
+            folder: made where it is not there.
+            table: one row per feature; it takes the place of the stored one, for labels may have been corrected.
+            fingerprint: JSON of all that decides the features: the encoder's description and the images in order.
+            dim: number of features D.
+            block_size: rows in a block, of a new store.
+
+        Raises:
+            InputError: for a folder with another fingerprint, another number of rows or of features, or no row.
+        """
+        folder, fingerprint = Path(folder), dict(fingerprint)
+        if len(table) == 0 or dim < 1 or block_size < 1:
+            raise InputError(
+                f"features of {len(table)} rows, {dim} dimensions and blocks of {block_size} cannot be stored in "
+                f"{folder}: each has to be 1 or more"
+            )
+        (folder / DONE_DIR).mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder / ".lock"):
+            if (folder / STORE_FILE).is_file():
+                store = cls(folder)
+                store._check(fingerprint, len(table), dim)
+                if not _stored_table(folder).equals(_plain(table)):
+                    write_table(folder / TABLE_FILE, _plain(table))
+                return store
+            for done in (folder / DONE_DIR).iterdir():
+                done.unlink()
+            write_table(folder / TABLE_FILE, _plain(table))
+            with atomic_path(folder / FEATURES_FILE) as path:
+                np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(table), dim)).flush()
+            # last: a folder with this file is whole
+            content = {"fingerprint": fingerprint, "count": len(table), "dim": dim, "block_size": block_size}
+            write_json(folder / STORE_FILE, content)
+        return cls(folder)
+
+    def _check(self, fingerprint: dict[str, Any], count: int, dim: int) -> None:
+        made = {**self.fingerprint, "rows": self.count, "dimensions": self.dim}
+        asked = {**fingerprint, "rows": count, "dimensions": dim}
+        if json_digest(made) != json_digest(asked):
+            other = [key for key in {**made, **asked} if json_digest(made.get(key)) != json_digest(asked.get(key))]
+            raise InputError(
+                f"{self.folder} holds features of something else ({', '.join(map(str, other))} differ); choose another "
+                "folder, or delete this one to embed again"
+            )
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, the last of which may be shorter."""
+        return -(-self.count // self.block_size)
+
+    def rows(self, block: int) -> range:
+        """The numbers of the rows in a block."""
+        if not 0 <= block < self.num_blocks:
+            raise InputError(f"block {block} is none of the {self.num_blocks} blocks of {self.folder}")
+        return range(block * self.block_size, min((block + 1) * self.block_size, self.count))
+
+    def missing_blocks(self, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Blocks that are not done, of the share of one process: ``rank``, ``rank + world_size``, …"""
+        done = {path.name for path in (self.folder / DONE_DIR).iterdir()}
+        return [block for block in range(rank, self.num_blocks, world_size) if str(block) not in done]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all blocks are done."""
+        return not self.missing_blocks()
+
+    def write(self, block: int, features: np.ndarray | torch.Tensor) -> None:
+        """Store the features of a block; it is done once they are on the disk.
+
+        Args:
+            block: number of the block.
+            features: ``(rows of the block, D)``; stored as float32.
+
+        Raises:
+            InputError: for another shape, or values that are not finite in float32; the message names the image.
+            RunStopped: where the disk is full; the block is not done then.
+        """
+        rows = self.rows(block)
+        if isinstance(features, torch.Tensor):
+            features = features.detach().cpu().float().numpy()
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(features, dtype=np.float32)
+        if values.shape != (len(rows), self.dim):
+            raise InputError(f"block {block} takes features {(len(rows), self.dim)}, not {values.shape}")
+        self._check_finite(rows, values)
+        try:
+            with open(self.folder / FEATURES_FILE, "r+b") as file:
+                file.seek(self._array.offset + rows.start * self.dim * values.itemsize)
+                file.write(values.data)
+                file.flush()
+                os.fsync(file.fileno())
+            (self.folder / DONE_DIR / str(block)).touch()
+        except OSError as error:
+            raise RunStopped(
+                f"could not write {self.folder / FEATURES_FILE}: {error.strerror}. Finished blocks are whole; free "
+                "some space, then give the same command again."
+            ) from error
+
+    def _check_finite(self, rows: range, values: np.ndarray) -> None:
+        bad = np.flatnonzero(~np.isfinite(values).all(1))
+        if len(bad):
+            first = rows[int(bad[0])]
+            name = f" ({self.table['image'].iloc[first]})" if "image" in self.table else ""
+            raise InputError(
+                f"the features of row {first}{name} are not finite (NaN or infinite), as those of {len(bad)} of "
+                f"{len(rows)} images in its block: check the encoder and this image"
+            )
+
+    @property
+    def features(self) -> np.ndarray:
+        """``(N, D)`` float32, mapped from the disk and read-only.
+
+        Raises:
+            InputError: while blocks are missing.
+        """
+        missing = len(self.missing_blocks())
+        if missing:
+            raise InputError(
+                f"{missing} of {self.num_blocks} blocks of features in {self.folder} are not there yet; embed the "
+                "images again, which goes on with them"
+            )
+        return self._array
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The table, one row per feature."""
+        return _stored_table(self.folder)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    return table.reset_index(drop=True)
+
+
+def _stored_table(folder: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(folder / TABLE_FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the table of features in {folder} is damaged ({error}); delete the folder") from error

@@ -1,0 +1,352 @@
+"""Plots of arms: each arm has the same color and marker in all of them, safe for the color-blind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Affine2DBase, ScaledTranslation
+
+from medi_monai.report.words import edges_of, known, short
+
+__all__ = [
+    "arm_styles",
+    "combination_dots",
+    "correlation_curves",
+    "distance_distribution",
+    "distance_heat_maps",
+    "forest_plot",
+    "sweep_curves",
+]
+
+#: color and marker; cls, medi and real stand out, baselines are muted (Okabe and Ito's palette for the former)
+STYLES = {
+    "real": ("#5f6368", "s"),
+    "cls": ("#e08700", "o"),
+    "medi": ("#0072b2", "D"),
+    "class_reweighted": ("#b3ab7d", "v"),
+    "reweighted": ("#7fa38c", "^"),
+    "oversampled": ("#b79a86", "<"),
+    "stain_augmented": ("#a58bb3", ">"),
+    "stain_normalised": ("#86a0b5", "p"),
+}
+#: of arms with other names, in their order
+OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))
+FLOOR_COLOR, UNSEEN_COLOR = "#8a8f94", "#b02a37"
+ROW_INCHES = 0.24
+#: place, height and interval of each point
+Curve: TypeAlias = Sequence[tuple[Any, Any, Any]]
+#: values whose ratio is larger go on a logarithmic axis
+WIDE_RANGE = 12
+#: columns of a heat map that has others beside it, and numbers in its cells
+NARROW = 18
+
+
+def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Color and marker of each arm; they do not depend on which other baselines there are."""
+    strangers = [arm for arm in arms if arm not in STYLES]
+    return {arm: STYLES.get(arm) or OTHERS[strangers.index(arm) % len(OTHERS)] for arm in arms}
+
+
+def forest_plot(
+    arms: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, str],
+    titles: Mapping[str, str],
+    marks: Mapping[str, float | None] | None = None,
+) -> Figure:
+    """Figures of all arms as points with their intervals, one panel per figure.
+
+    Args:
+        arms: name to figures, each ``value`` and ``ci95``.
+        figures: name of a figure to the label of its axis.
+        titles: of the arms.
+        marks: where a panel has a line, such as chance.
+    """
+    styles, order = arm_styles(list(arms)), list(arms)
+    figure = Figure(figsize=(10.5, 1.0 + 0.36 * len(order)), layout="constrained")
+    panels = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    for axes, (name, label) in zip(panels, figures.items()):
+        for place, arm in enumerate(order):
+            _point(axes, arms[arm].get(name), place, styles[arm])
+        mark = known((marks or {}).get(name))
+        if mark is not None:
+            axes.axvline(mark, color="#444", lw=1.2, ls=":")
+        axes.set(xlabel=label)
+        _plain(axes, "x")
+    panels[0].set_yticks(range(len(order)), [short(titles[arm]) for arm in order], parse_math=False)
+    panels[0].set_ylim(len(order) - 0.5, -0.5)
+    return figure
+
+
+def _point(axes: Axes, given: Mapping[str, Any] | None, place: float, style: tuple[str, str]) -> None:
+    value = known((given or {}).get("value"))
+    if value is None:
+        axes.text(0.02, place, "undefined", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#777")
+        return
+    interval = edges_of(given)
+    if interval:
+        axes.plot(interval, [place, place], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
+    axes.plot([value], [place], style[1], color=style[0], ms=7, mec="white", mew=0.6)
+
+
+def sweep_curves(
+    points: Sequence[Mapping[str, Any]],
+    label: str,
+    titles: Mapping[str, str],
+    log: bool = False,
+    lines: Mapping[str, tuple[str, float | None]] | None = None,
+) -> Figure:
+    """Balanced accuracy and worst-group accuracy over the points of a sweep, with their ranges over repeats.
+
+    Args:
+        points: rows with ``point``, ``arm``, and of each figure its mean and ``<figure>_range``.
+        label: of the axis of points.
+        titles: of the arms.
+        log: whether points lie on a logarithmic axis.
+        lines: figure to the arm and the height of a dashed line.
+    """
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    styles = arm_styles(arms)
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    names = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "accuracy of the worst group"}
+    for axes, (name, title) in zip(panels, names.items()):
+        for arm in arms:
+            rows = [point for point in points if point["arm"] == arm]
+            curve = [(row["point"], row.get(name), row.get(f"{name}_range")) for row in rows]
+            _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
+        axes.set(xlabel=label, ylabel=title)
+        _plain(axes, "y")
+        _name_points(axes, sorted({point["point"] for point in points}), log)
+        _line(axes, (lines or {}).get(name))
+    _legend(figure, arms, styles, titles)
+    return figure
+
+
+def _line(axes: Axes, given: tuple[str, float | None] | None) -> None:
+    height = known(given[1]) if given else None
+    if given and height is not None:
+        axes.axhline(height, color=arm_styles([given[0]])[given[0]][0], lw=1.2, ls="--")
+
+
+def _curve(axes: Axes, curve: Curve, style: tuple[str, str], aside: float, scale: Affine2DBase) -> None:
+    shown = [(x, y, spread) for x, y, spread in curve if known(y) is not None]
+    # by points of the paper, whatever the scale of the axis: intervals of several arms do not hide each other
+    moved = axes.transData + ScaledTranslation(aside / 72, 0, scale)
+    for x, y, spread in shown:
+        edges = edges_of({"ci95": spread}) or (y, y)
+        axes.update_datalim([(x, y), *((x, edge) for edge in edges)])
+        axes.add_artist(Line2D([x, x], edges, color=style[0], lw=1.6, alpha=0.6, transform=moved))
+    xs, ys = [x for x, _, _ in shown], [y for _, y, _ in shown]
+    if not shown:
+        return
+    axes.add_artist(
+        Line2D(xs, ys, color=style[0], marker=style[1], ms=6, lw=1.8, mec="white", mew=0.6, transform=moved)
+    )
+    axes.autoscale_view()
+
+
+def _asides(arms: Sequence[str]) -> dict[str, float]:
+    return {arm: 3.5 * (place - (len(arms) - 1) / 2) for place, arm in enumerate(arms)}
+
+
+def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
+    if not axes.lines:
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color="#777")
+    if log and min(points) > 0:
+        axes.set_xscale("log")
+    if len(points) <= 12:
+        axes.set_xticks(points, [f"{point:,g}" for point in points])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def correlation_curves(correlation: Mapping[str, Any], titles: Mapping[str, str]) -> Figure:
+    """Balanced accuracy of each arm as class and center go from independent to complete, with intervals."""
+    arms = list(correlation["arms"])
+    styles = arm_styles(arms)
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for arm in arms:
+        curve = [(row["level"], row["value"], row["ci95"]) for row in correlation["arms"][arm]["curve"]]
+        _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
+    axes.set(xlabel="correlation of class and center in training: 0 independent, 1 complete")
+    axes.set(ylabel="balanced accuracy, correlation undone")
+    _plain(axes, "y")
+    _name_points(axes, correlation["levels"], False)
+    _legend(figure, arms, styles, titles)
+    return figure
+
+
+def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Figure:
+    """Distances of all arms and of the floor, one line per combination; those that training never saw stand on top.
+
+    Args:
+        rows: ``name``, ``seen``, ``floor`` and one column per arm.
+        arms: columns.
+        label: of the axis.
+    """
+    styles, order = arm_styles(arms), rows.sort_values("seen", kind="stable").reset_index(drop=True)
+    figure = Figure(figsize=(9.5, 1.2 + ROW_INCHES * len(order)), layout="constrained")
+    axes = figure.subplots()
+    num_unseen = int((~order["seen"].astype(bool)).sum())
+    if num_unseen:
+        axes.axhspan(-0.5, num_unseen - 0.5, color=UNSEEN_COLOR, alpha=0.07, lw=0)
+    axes.hlines(range(len(order)), 0, 1, transform=axes.get_yaxis_transform(), color="#e9ecef", lw=0.8, zorder=0)
+    places = np.arange(len(order))
+    axes.plot(order["floor"].astype(float), places, "|", color=FLOOR_COLOR, ms=11, mew=2.5)
+    for arm in arms:
+        axes.plot(order[arm].astype(float), places, styles[arm][1], color=styles[arm][0], ms=6, mec="white", mew=0.5)
+    names = [short(name, 44) + ("" if seen else "  (unseen)") for name, seen in zip(order["name"], order["seen"])]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    for tick, seen in zip(axes.get_yticklabels(), order["seen"]):
+        tick.set_color("#222" if seen else UNSEEN_COLOR)
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    _distance_axis(axes, order[["floor", *arms]].to_numpy(float), label)
+    extra = [(Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), "floor: real images")]
+    _legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    return figure
+
+
+def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Figure:
+    """For more combinations than lines fit on a page: the share of them up to each distance, seen and unseen apart."""
+    styles = arm_styles(arms)
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, seen in zip(panels, (True, False)):
+        part = rows[rows["seen"].astype(bool) == seen]
+        for arm, color in (("floor", FLOOR_COLOR), *((arm, styles[arm][0]) for arm in arms)):
+            values = np.sort(part[arm].astype(float).dropna())
+            if len(values):
+                axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=color, lw=2)
+        axes.set_title(f"{'in' if seen else 'never in'} training ({len(part):,} combinations)", fontsize=10)
+        _distance_axis(axes, part[["floor", *arms]].to_numpy(float), label)
+    panels[0].set_ylabel("share of combinations up to this distance")
+    panels[0].set_ylim(0, 1.02)
+    extra = [(Line2D([], [], color=FLOOR_COLOR, lw=2), "floor: real images")]
+    _legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    return figure
+
+
+def _distance_axis(axes: Axes, values: np.ndarray, label: str) -> None:
+    given = values[np.isfinite(values) & (values > 0)]
+    if len(given) and given.max() > WIDE_RANGE * given.min():
+        axes.set_xscale("log")
+        _label_powers(axes.xaxis)
+        label += ", logarithmic"
+    else:
+        axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    _plain(axes, "x")
+
+
+def distance_heat_maps(
+    tables: Mapping[str, pd.DataFrame], unseen: Collection[tuple[str, str]], label: str
+) -> list[Figure]:
+    """Heat maps of all tables on one color scale; empty cells are white, unseen ones framed.
+
+    Args:
+        tables: title to distances, one row per class and one column per value; all of one shape.
+        unseen: ``(row, column)`` names that training never saw.
+        label: of the colors.
+
+    Returns:
+        One figure with all maps, or one for each where they are wide.
+    """
+    norm = _shared_norm([table.to_numpy(float) for table in tables.values()])
+    columns = next(iter(tables.values())).shape[1]
+    parts = [dict(tables)] if columns <= NARROW else [{title: table} for title, table in tables.items()]
+    return [_heat_maps(part, unseen, label, norm) for part in parts]
+
+
+def _heat_maps(
+    tables: Mapping[str, pd.DataFrame], unseen: Collection[tuple[str, str]], label: str, norm: Normalize
+) -> Figure:
+    rows, columns = next(iter(tables.values())).shape
+    across = min(len(tables), 1 if columns > NARROW else 2 if columns > 9 else 3)
+    down = -(-len(tables) // across)
+    size = (1.2 + across * (1.3 + (0.25 if columns > NARROW else 0.36) * columns), down * (1.3 + 0.29 * rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in panels[len(tables) :]:
+        axes.set_visible(False)
+    for axes, (title, table) in zip(panels, tables.items()):
+        values = table.to_numpy(float)
+        image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis_r", norm=norm, aspect="auto")
+        axes.set_title(short(title), fontsize=10, parse_math=False)
+        _name_cells(axes, table)
+        if columns <= NARROW:
+            _write_values(axes, values, norm)
+        for row, column in zip(*np.nonzero(np.isfinite(values))):
+            if (table.index[row], table.columns[column]) in unseen:
+                place = (column - 0.45, row - 0.45)
+                axes.add_patch(Rectangle(place, 0.9, 0.9, fill=False, ec=UNSEEN_COLOR, lw=1.5))
+    bar = figure.colorbar(image, ax=list(panels[: len(tables)]), label=label, shrink=min(1, 4 / size[1]), aspect=16)
+    if isinstance(norm, LogNorm):
+        _label_powers(bar.ax.yaxis)
+    return figure
+
+
+def _label_powers(axis: Axis) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _shared_norm(tables: Sequence[np.ndarray]) -> Normalize:
+    values = np.concatenate([table.ravel() for table in tables])
+    given = values[np.isfinite(values)]
+    if not len(given):
+        return Normalize(0, 1)
+    positive = given[given > 0]
+    if len(positive) == len(given) and given.max() > WIDE_RANGE * given.min():
+        return LogNorm(given.min(), given.max())
+    return Normalize(min(0, given.min()), given.max() if given.max() > 0 else 1)
+
+
+def _name_cells(axes: Axes, table: pd.DataFrame) -> None:
+    columns = [short(name, 18) for name in table.columns]
+    axes.set_xticks(range(len(columns)), columns, fontsize=7.5, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(table)), [short(name, 22) for name in table.index], fontsize=7.5, parse_math=False)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(table) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e6e6e6", lw=0.5)
+    axes.tick_params(which="both", length=0)
+
+
+def _write_values(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
+    for row, column in zip(*np.nonzero(np.isfinite(values))):
+        value = values[row, column]
+        text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
+        color = "white" if norm(value) > 0.5 else "#222"
+        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color).set_in_layout(False)
+
+
+def _plain(axes: Axes, along: Literal["x", "y"]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=along, color="#e9ecef", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def _legend(
+    figure: Figure,
+    arms: Sequence[str],
+    styles: Mapping[str, tuple[str, str]],
+    titles: Mapping[str, str],
+    extra: Sequence[tuple[Line2D, str]] = (),
+) -> None:
+    handles = [Line2D([], [], color=styles[arm][0], marker=styles[arm][1], ms=7, lw=1.8) for arm in arms]
+    # a name that begins with an underscore would be left out
+    names = [short(titles[arm]).lstrip("_") or arm for arm in arms]
+    handles, names = [*(line for line, _ in extra), *handles], [*(name for _, name in extra), *names]
+    legend = figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,160 @@
+"""Figures, counts and names as people read them: what is undefined is a dash with its count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from medi_monai.report.page import Page
+
+__all__ = [
+    "add_encoder",
+    "add_settings",
+    "arm_title",
+    "edges_of",
+    "figure_text",
+    "known",
+    "listed",
+    "number",
+    "p_text",
+    "settings_notice",
+    "share_table",
+    "short",
+    "span",
+]
+
+DASH = "–"
+#: a space at which no line breaks: a figure and its interval stay together
+FIXED = "\u00a0"
+LONGEST_NAME, LONGEST_SETTING = 34, 240
+
+
+def known(value: Any) -> float | None:
+    """A finite number, or ``None``."""
+    if value is None or isinstance(value, str) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def number(value: Any, decimals: int | None = None) -> str:
+    """A number to three digits or to a fixed number of decimals, with a sign that is no hyphen."""
+    given = known(value)
+    if given is None:
+        return DASH
+    if decimals is not None:
+        text = f"{given:.{decimals}f}"
+        return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+    if given == 0 or abs(given) >= 999.5:
+        return f"{given:,.0f}".replace("-", "−")
+    # with zeros at the end: the digits of an interval are those of its figure
+    return f"{given:#.3g}".removesuffix(".").replace("-", "−")
+
+
+def figure_text(figure: Mapping[str, Any] | None, decimals: int | None = None) -> str:
+    """A figure with its interval, or a dash with its count."""
+    if not figure:
+        return DASH
+    if known(figure.get("value")) is None:
+        count = known(figure.get("n"))
+        return DASH if count is None else f"{DASH} (n{FIXED}={FIXED}{count:,.0f})"
+    return number(figure["value"], decimals) + span(figure.get("ci95"), decimals)
+
+
+def edges_of(figure: Mapping[str, Any] | None, name: str = "ci95") -> tuple[float, float] | None:
+    """Both ends of the interval of a figure, or ``None`` where it has none."""
+    low, high = (known(edge) for edge in (figure or {}).get(name) or (None, None))
+    return None if low is None or high is None else (low, high)
+
+
+def span(interval: Sequence[Any] | None, decimals: int | None = None) -> str:
+    """An interval in brackets, with a space before it; nothing where there is none."""
+    edges = edges_of({"ci95": interval})
+    return f" ({number(edges[0], decimals)}{FIXED}to{FIXED}{number(edges[1], decimals)})" if edges else ""
+
+
+def p_text(value: Any) -> str:
+    """A p value to three decimals."""
+    given = known(value)
+    return DASH if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
+
+
+def short(name: object, length: int = LONGEST_NAME) -> str:
+    """A name on one line, cut where it is long."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def arm_title(name: str, added: Iterable[str] = ()) -> str:
+    """How an arm is called on a page; one that adds generated images to real ones says so."""
+    if name in added:
+        return f"real + {name}"
+    return name.replace("normalised", "normalized").replace("_", " ").strip() or name
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names with commas; of many the first few and how many more there are."""
+    given = [str(name) for name in names]
+    more = f" and {len(given) - most:,} more" if len(given) > most else ""
+    return ", ".join(given[:most]) + more
+
+
+def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataFrame:
+    """A table with one row per key, named by ``heading``; columns as they first occur."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    index = pd.Index(list(rows), name=heading, dtype=object)
+    return pd.DataFrame([{**dict.fromkeys(columns), **row} for row in rows.values()], index=index, columns=columns)
+
+
+def settings_notice(page: Page, differing: Mapping[str, Mapping[str, Any]]) -> None:
+    """A warning that names what was not the same in all arms."""
+    if not differing:
+        return
+    parts = [
+        f"{name} ({', '.join(f'{arm}: {short(value, 60)}' for arm, value in values.items())})"
+        for name, values in differing.items()
+    ]
+    page.notice(
+        f"The images of the arms were not made alike: {'; '.join(parts)}. A difference between arms may come from that "
+        "and not from the method.",
+        "warning",
+    )
+
+
+def add_encoder(page: Page, encoder: Mapping[str, Any]) -> None:
+    """A table of the encoder and what it does to an image first."""
+    rows = {str(name).replace("_", " "): {"value": _setting(value)} for name, value in encoder.items()}
+    page.table(
+        share_table(rows, "encoder"), "The encoder and its preprocessing, the same for real and generated images"
+    )
+
+
+def add_settings(page: Page, settings: Mapping[str, Any], caption: str = "", max_rows: int = 200) -> None:
+    """A table of settings, those within others by names with dots."""
+    rows = {name: {"value": _setting(value)} for name, value in _flat(settings)}
+    if rows:
+        page.table(share_table(rows, "setting"), caption, max_rows)
+
+
+def _flat(settings: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found += _flat(value, f"{start}{name}.")
+        else:
+            found.append((f"{start}{name}", value))
+    return found
+
+
+def _setting(value: Any) -> str:
+    if value is None or (isinstance(value, (str, list, tuple, dict)) and not len(value)):
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return short(", ".join(_setting(one) for one in value), LONGEST_SETTING)
+    return short(value, LONGEST_SETTING)

@@ -1,0 +1,99 @@
+"""The runs ``evaluation``, ``probing`` and ``experiment`` of the bundle, at the scale of seconds."""
+
+import json
+import shutil
+
+import pytest
+
+SMALL = {
+    "max_patches_per_slide": 24, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
+    "attention_levels": "[False, True]", "num_res_blocks": 1, "val_interval": 2, "checkpoint_every": 2,
+    "sample_every": 4, "num_validation": 16, "images_per_combination": 24, "num_steps": 3, "num_halves": 2,
+    "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "ratios": "[0.5]", "reals_per_class": "[25]",
+    "nums_centers": "[4]", "correlations": "[0, 1]", "cs": "[0.1]", "num_augmented": 1, "min_images": 8,
+    "baselines": "['reweighted', 'stain_augmented', 'stain_normalised']", "amp": False,
+}  # fmt: skip
+STAGES = ["preparing", "training cls", "training medi", "sampling cls", "sampling medi", "evaluation", "probing"]
+
+
+@pytest.fixture(scope="module")
+def experiment(bundle, tmp_path_factory):
+    """An experiment on noise, and what it printed."""
+    output = tmp_path_factory.mktemp("experiment")
+    printed = bundle.must_run("experiment", "experiment.json", output_dir=output, **SMALL)
+    return output, printed
+
+
+def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
+    output, printed = experiment
+    content = json.loads((output / "experiment.json").read_text())
+    assert list(content["seconds"]) == STAGES
+    assert content["verdict"][0]["text"] in printed and f"results are in {output / 'report.html'}" in printed
+    page = (output / "report.html").read_text()
+    assert content["verdict"][0]["text"].split(":")[0] in page and "data:image/png" in page
+    for name in ("samples.png", "evaluation/report.html", "probing/report.html", "cohort/audit.html", "summary.json"):
+        assert (output / name).stat().st_size > 1000, name
+
+
+def test_the_tables_have_what_they_promise(experiment):
+    output, _ = experiment
+    metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
+    assert set(metrics["arms"]) == {"cls", "medi"} and metrics["settings_that_differ"] == {}
+    for arm in metrics["arms"].values():
+        for part in ("mean", "seen", "unseen", "floor"):
+            assert set(arm["frechet_distance"][part]) >= {"value", "ci95", "n"}
+        assert len(arm["frechet_distance"]["by_combination"]) == 32 and len(arm["frechet_distance"]["by_label"]) == 4
+        assert {"kernel_distance", "precision", "recall", "density", "coverage"} < set(arm)
+        assert {"label_fidelity", "attribute_fidelity", "memorisation"} < set(arm)
+        # a network that has hardly been trained is worse than other patients
+        assert arm["frechet_distance"]["mean"]["value"] > 2 * arm["frechet_distance"]["floor"]["value"]
+    probe = json.loads((output / "probing" / "probe.json").read_text())
+    assert list(probe["arms"]) == ["real", "reweighted", "stain_augmented", "stain_normalised", "cls", "medi"]
+    for arm in probe["arms"].values():
+        for name in ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc"):
+            assert set(arm[name]) >= {"value", "ci95", "n"}
+        assert set(arm["per_center"]) <= {"Aspen", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Maple", "Oak"}
+    assert probe["digests"]["cohort"] == metrics["digests"]["cohort"]
+    assert {one["arms"][1] for one in probe["comparisons"]} == set(probe["arms"]) - {"medi"}
+
+
+def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
+    output, _ = experiment
+    kept = {name: (output / name).stat().st_mtime_ns for name in ("models/medi/model.pt", "evaluation/metrics.json")}
+    printed = bundle.must_run("experiment", "experiment.json", output_dir=output, **{**SMALL, "num_repeats": 3})
+    assert [name for name in STAGES if f"{name}: done already" in printed] == STAGES[:-1]
+    assert kept == {name: (output / name).stat().st_mtime_ns for name in kept}
+    assert json.loads((output / "probing" / "probe.json").read_text())["settings"]["num_repeats"] == 3
+    assert json.loads((output / "probing" / "earlier-1" / "probe.json").read_text())["settings"]["num_repeats"] == 2
+
+
+@pytest.mark.parametrize(
+    ("run_id", "config", "options", "message"),
+    [
+        ("evaluation", "evaluate.json", {"arms": "{'medi': '/nowhere'}"}, "run `sampling` into that folder"),
+        ("evaluation", "evaluate.json", {"encoder": "embeded"}, "did you mean 'embedded'"),
+        ("evaluation", "evaluate.json", {"arms": "{}"}, "no arm to compare"),
+        ("probing", "probe.json", {"baselines": "['reweigted']"}, "did you mean 'reweighted'"),
+        ("probing", "probe.json", {"cs": "[0]"}, "cs = "),
+        ("probing", "probe.json", {"num_repeat": 3}, "unknown option"),
+        ("experiment", "experiment.json", {"correlations": "[2]"}, "numbers from 0 to 1"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run_id, config, options, message):
+    output, _ = experiment
+    given = {"output_dir": tmp_path / "out", **options}
+    if run_id != "experiment":
+        arms = {name: str(output / name / "sampling") for name in ("cls", "medi")}
+        given = {"arms": str(arms), "cohort_dir": output / "cohort", **given}
+    assert message in bundle.error(run_id, config, **given)
+
+
+def test_a_copied_sampling_folder_with_a_missing_image_is_refused(bundle, experiment, tmp_path):
+    output, _ = experiment
+    shutil.copytree(output / "medi" / "sampling", tmp_path / "medi")
+    next((tmp_path / "medi" / "images").rglob("*.png")).unlink()
+    arms = str({"medi": str(tmp_path / "medi")})
+    line = bundle.error(
+        "evaluation", "evaluate.json", arms=arms, cohort_dir=output / "cohort", output_dir=tmp_path / "out"
+    )
+    assert "1 images" in line and "are not there" in line

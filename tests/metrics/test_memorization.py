@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from medi_monai.metrics.memorization import symmetric_correlation, wilson_interval
+from medi_monai.utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(20, 200, (6, 9, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_copy_that_is_turned_mirrored_and_brighter_is_found(images, turn, mirrored):
+    copies = np.rot90(images[:, :, ::-1] if mirrored else images, turn, axes=(1, 2))
+    for brighter in (copies, copies + np.uint8(40), (copies // 2).astype(np.uint8)):
+        found = symmetric_correlation(images, brighter)
+        assert (found > 0.999).all() and (found <= 1).all()
+
+
+def test_it_is_the_largest_of_eight_correlations_and_others_are_no_copies(images):
+    others = np.roll(images, 1, axis=0)
+    expected = []
+    for one, two in zip(images, others):
+        turned = [np.rot90(t, turn) for t in (two, two.transpose(1, 0, 2)) for turn in range(4)]
+        expected.append(max(np.corrcoef(one.ravel(), t.ravel())[0, 1] for t in turned))
+    np.testing.assert_allclose(symmetric_correlation(images, others), expected, atol=1e-12)
+    assert max(expected) < 0.5
+
+
+def test_an_image_of_one_color_has_no_correlation(images):
+    flat = images.copy()
+    flat[2] = 77
+    assert np.isnan(symmetric_correlation(flat, images)).tolist() == [False, False, True, False, False, False]
+    assert np.isnan(symmetric_correlation(images, flat)).sum() == 1
+
+
+def test_pairs_have_to_be_square_and_alike(images):
+    for other in (images[:, :8], images[:3]):
+        with pytest.raises(InputError, match="pairs of square images"):
+            symmetric_correlation(images, other)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (300, 2000)])
+def test_the_interval_is_that_of_scipy(count, n):
+    expected = stats.binomtest(count, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(wilson_interval(count, n), [expected.low, expected.high], atol=1e-12)
+
+
+def test_no_trial_has_no_interval():
+    assert wilson_interval(0, 0) is None

@@ -1,0 +1,102 @@
+import html
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+
+import numpy as np
+
+from medi_monai.report import write_experiment_page
+
+ASSOCIATION = {
+    "cramers_v": {"value": 0.47, "ci95": [0.33, 0.6]},
+    "majority_rule": {"balanced_accuracy": 0.55, "chance": 0.25},
+}
+
+
+def experiment(**changes):
+    content = {
+        "question": "Does a classifier of tumors lean on the hospital?",
+        "cohort": {
+            "label": "tumor",
+            "attributes": ["center"],
+            "counts": {"train": {"patches": 8814, "slides": 90, "patients": 74},
+                       "holdout": {"patches": 3517, "slides": 32, "patients": 32}},
+            "combinations": {"seen": 22, "unseen": 10},
+            "dir": "cohort",
+        },
+        "audit": {
+            "attributes": {"center": {"association": {"train": ASSOCIATION}}},
+            "findings": [{"level": "leakage", "text": "Patients in two splits: 1"}, {"level": "note", "text": "Rare."}],
+        },
+        "samples": None,
+        "fidelity": None,
+        "closest": {},
+        "probe": None,
+        "links": {"audit": "cohort/audit.html"},
+        "settings": {"max_steps": 1000, "sampling": {"num_steps": 50}},
+        "seconds": {"training_cls": 512.2, "sampling": 30.0, "probing": 4000, "verdict": None},
+        "verdict": [{"level": "note", "text": "No effect: the difference is 0.01."}],
+    }  # fmt: skip
+    return {**content, **changes}
+
+
+def source_of(tmp_path, content):
+    return write_experiment_page(content, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(tmp_path, content):
+    return html.unescape(source_of(tmp_path, content)).replace("\xa0", " ")
+
+
+def test_the_verdict_comes_before_the_cohort_and_its_audit(tmp_path):
+    text = text_of(tmp_path, experiment())
+    order = ["lean on the hospital?", "No effect: the difference", "8,814", "22 in training, 10 held out",
+             "Cramér's V 0.47", "Patients in two splits: 1", "More:", "8 min 32 s"]  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert 'class="notice error"><b>ERROR</b>Patients in two splits: 1' in text
+    assert "balanced accuracy of 0.55; chance is 0.25" in text
+    assert "sampling.num_steps" in text and "30.0 s" in text and "1 h 6 min" in text and "1 h 15 min" in text
+
+
+def test_links_are_relative_and_cannot_run_anything(tmp_path):
+    links = {"audit": "cohort/audit page.html", "probing": "javascript:alert(1)", "<b>": 'x" onclick="y', "none": None}
+    source = source_of(tmp_path, experiment(links=links))
+    targets = re.findall(r'<a href="([^"#]+)">', source)
+    assert targets == ["cohort/audit%20page.html", "javascript%3Aalert%281%29", "x%22%20onclick%3D%22y"]
+    assert "<b>" not in source.replace('"><b>', "") and "the audit of the cohort</a>" in source
+
+
+def test_stages_that_made_nothing_leave_no_section(tmp_path):
+    content = experiment(audit=None, links={}, seconds={}, verdict=[])
+    text = text_of(tmp_path, content)
+    assert "No verdict" in text and "<img" not in text and "What it took" not in text and "Samples" not in text
+
+
+def test_samples_are_shown(tmp_path):
+    text = text_of(tmp_path, experiment(samples=np.zeros((8, 8, 3), np.uint8)))
+    assert text.count("<img") == 1 and "Samples side by side" in text
+
+
+def neighbor(request, name):
+    spec = spec_from_file_location(f"contents_of_{name}", request.path.with_name(f"{name}.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_parts_are_on_one_page(tmp_path, request):
+    fidelity, probe = (neighbor(request, name) for name in ("test_evaluation_page", "test_probe_page"))
+    image = np.zeros((8, 8, 3), np.uint8)
+    content = experiment(fidelity=fidelity.evaluation(), probe=probe.probing(), closest={"cls": [(image, image, 0.5)]})
+    text = text_of(tmp_path, content).partition("<main>")[2]
+    order = ["Verdict", "The cohort and", "How near generated images", "The closest pairs", "Accuracy on combinations",
+             "What it took", "Settings of the experiment"]  # fmt: skip
+    places = [text.index(f">{part}") for part in order]
+    assert places == sorted(places) and text.count("<img") == 2 + 1 + 5
+
+
+def test_an_association_that_is_undefined_is_a_dash(tmp_path):
+    empty = {"cramers_v": {"value": None, "ci95": None}, "majority_rule": {"balanced_accuracy": None, "chance": None}}
+    audit = {"attributes": {"center": {"association": {"all": empty}}}, "findings": []}
+    text = text_of(tmp_path, experiment(audit=audit))
+    assert "among all patients: Cramér's V –" in text and "Guessing" not in text and "None" not in text

@@ -1,0 +1,186 @@
+import html
+import json
+import re
+
+import pytest
+from matplotlib.colors import to_hex
+
+from medi_monai.report import write_probe_page
+from medi_monai.report.plots import STYLES, arm_styles, forest_plot, sweep_curves
+
+FIGURES = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc", "calibration_error")
+ARMS = ("real", "stain_normalised", "cls", "medi")
+
+
+def figure(value, low=None, high=None, n=3517, **more):
+    return {"value": value, "ci95": None if low is None else [low, high], "n": n, **more}
+
+
+def arm(level, centers, classes):
+    figures = {name: figure(level + place / 100, level - 0.1, level + 0.1) for place, name in enumerate(FIGURES)}
+    figures["worst_group_accuracy"] |= {"group": "T1 · Fir", "n": 118, "num_groups": 10, "num_too_small": 2}
+    gaps = {"equal_opportunity": figure(level / 2, 0.0, 0.5), "equalized_odds": figure(None)}
+    return figures | {
+        "per_center": {name: {"value": level, "n": 10 + nth, "num_classes": 2} for nth, name in enumerate(centers)},
+        "per_class": {name: {"value": level, "n": 100 + nth} for nth, name in enumerate(classes)},
+        "demographics": {"race": {**gaps, "groups": {"asian": 574, "white": 2063}}},
+        "training": {"num_real": 8352.0, "num_added": 2048.0, "c": 10.0, "converged": 1.0},
+    }
+
+
+def compared(name, other, difference):
+    row = {"figure": name, "arms": ["medi", other], "difference": figure(difference, difference - 0.05, 0.4, n=12)}
+    row |= {"p_draws": 0.0021, "p_value": 0.0021, "p_holm": 0.0063}
+    return row | ({"p_patients": 0.0004, "num_patients": 32} if name == "balanced_accuracy" else {})
+
+
+def probing(names=ARMS, centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=12):
+    synthetic = [name for name in names if name not in STYLES or name in ("cls", "medi")]
+    points = [
+        {"point": point, "arm": name, "n": 3, "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.4, 0.6],
+         "worst_group_accuracy": 0.3, "worst_group_accuracy_range": [0.1, 0.5], "num_real": 1000.0,
+         "num_added": 1000.0 * point} for point in (0.5, 2.0) for name in synthetic
+    ]  # fmt: skip
+    curve = [{"level": level, **figure(0.9 - level / 5, 0.6, 1.0, n=12)} for level in (0.0, 0.5, 1.0)]
+    readable = {"value": 0.853, "chance": 0.5, "n": 13099, "num_values": 2}
+    return {
+        "label": "tumor",
+        "attributes": ["center"],
+        "demographics": ["race"],
+        "arms": {name: arm(0.5 + place / 10, centers, classes) for place, name in enumerate(names)},
+        "comparisons": [
+            compared(metric, name, 0.1 + place / 100)
+            for metric in FIGURES
+            for place, name in enumerate(name for name in names if name != names[-1])
+        ],
+        "sweeps": {"ratio": points, "real_per_class": points, "num_centers": []},
+        "shortcut": {
+            "label_readability": readable,
+            "center_readability": {**readable, "value": 0.998},
+            "robustness_index": {"value": 0.014, "k": 5, "num_pairs": 64, "n": 29228},
+            "correlation": {
+                "levels": [0.0, 0.5, 1.0],
+                "arms": {name: {"curve": curve, "average_performance_drop": figure(-0.214, -0.32, -0.135, n=12)}
+                         for name in names},
+                "num_squares": 4, "num_test": 1000, "num_test_known": 510,
+            },
+        },
+        "test": {"n": 3517, "patients": 32, "groups": [{"tumor": "T0", "center": name, "n": 5} for name in centers]},
+        "training": {"n": 8814, "patients": 74, "validation": 768, "classes": list(classes)},
+        "encoder": {"name": "embedded", "image_size": None},
+        "settings": {"num_repeats": repeats, "min_count": 10, "arms": dict.fromkeys(synthetic, "sampled"),
+                     "focus": names[-1], "real_per_class": None},
+        "settings_that_differ": {},
+        "digests": {"draws": "bc7e5d"},
+    }  # fmt: skip
+
+
+def undefined(content):
+    if isinstance(content, dict):
+        return {
+            name: value if name in ("point", "level", "levels") else undefined(value) for name, value in content.items()
+        }
+    if isinstance(content, list):
+        return None if content and all(isinstance(value, float) for value in content) else [*map(undefined, content)]
+    return None if isinstance(content, float) else content
+
+
+def source_of(tmp_path, content):
+    return write_probe_page(content, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(tmp_path, content):
+    return html.unescape(source_of(tmp_path, content)).replace("\xa0", " ")
+
+
+def row_of(text, name, nth=0):
+    rows = re.findall(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', text)
+    return re.findall(r"<td[^>]*>(.*?)</td>", rows[nth])
+
+
+def test_figures_stand_in_the_row_of_their_arm(tmp_path):
+    text = text_of(tmp_path, json.loads(json.dumps(probing())))
+    assert row_of(text, "real + medi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
+    assert row_of(text, "stain normalized")[0] == "0.600 (0.500 to 0.700)"
+    # differences: of balanced accuracy with p over patients, of the worst group without
+    assert row_of(text, "real + cls", 1) == ["0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
+    assert row_of(text, "real + cls", 2) == ["0.120 (0.070 to 0.400)", "0.002", "0.006"]
+    assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
+    assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
+    assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
+    assert "What real + medi adds" in text and "bc7e5d" in text
+    # two forests, two sweeps, the correlation
+    assert text.count("<img") == 5 and "More or fewer centers" not in text
+
+
+def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
+    text = text_of(tmp_path, probing())
+    assert "510 of 1,000 test images of this sweep (51%)" in text
+    assert "2 test groups have fewer than 10 images" in text and "draws of the training patients: over" not in text
+    content = probing(repeats=3)
+    content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
+    content["arms"]["cls"]["training"]["converged"] = 0.5
+    content["sweeps"]["ratio"][-1]["num_added"] = 700.0
+    text = text_of(tmp_path, content)
+    assert "no p value can be below 0.25" in text and "images (cls: 10, medi: 20)" in text
+    assert "did not reach their optimum: cls" in text
+    assert "asks for: real + medi has 700 for 1,000 real ones where the ratio is 2." in text
+
+
+def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
+    text = text_of(tmp_path, undefined(probing()))
+    assert row_of(text, "real")[0] == "– (n = 3,517)" and row_of(text, "real", 1)[0] == "– (n = 12)"
+    shown = re.sub(r'src="data:[^"]*"', "", text.partition("<main>")[2])
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", shown)
+
+
+def test_one_arm_no_sweep_no_square_and_no_demographics(tmp_path):
+    content = probing(names=("other",))
+    content["sweeps"] = {"ratio": [], "real_per_class": [], "num_centers": []}
+    content["shortcut"]["correlation"] = {"levels": [], "arms": {}, "num_squares": 0}
+    content["demographics"] = []
+    text = text_of(tmp_path, content)
+    assert "the correlation cannot be varied" in text and text.count("<img") == 1 and "real + other" in text
+    assert "adds" not in text and "Gaps between groups" not in text
+
+
+def test_many_centers_are_cut_and_counted(tmp_path):
+    content = probing(
+        centers=[f"C{place:03d}" for place in range(185)], classes=[f"T{place:02d}" for place in range(32)]
+    )
+    text = text_of(tmp_path, content)
+    assert text.count("The first 60 of 185 rows; not shown: 125.") == 2
+    # the largest center first
+    assert "C184" in text and row_of(text, "C184")[0] == "194" and "C100</th>" not in text
+
+
+def test_names_are_escaped(tmp_path):
+    source = source_of(tmp_path, probing(names=("real", "<b>_$x$"), centers=["<script>"]))
+    assert "<script>" not in source and "<b>" not in source.replace('"><b>', "") and "real + &lt;b&gt;_$x$" in source
+
+
+@pytest.mark.parametrize("arms", [["real", "cls", "medi"], ["medi", "new"], ["new", "medi", "cls", "oversampled"]])
+def test_an_arm_keeps_its_color_whatever_else_is_shown(arms):
+    styles = arm_styles(arms)
+    assert styles["medi"] == STYLES["medi"] and len(set(styles.values())) == len(arms)
+
+
+def test_a_forest_has_points_and_intervals_where_they_belong():
+    arms = {"real": {"mcc": figure(0.3, 0.2, 0.5)}, "medi": {"mcc": figure(None)}}
+    axes = forest_plot(arms, {"mcc": "MCC"}, {"real": "real", "medi": "real + medi"}).axes[0]
+    interval, point = axes.lines
+    assert list(interval.get_xdata()) == [0.2, 0.5] and list(point.get_xdata()) == [0.3]
+    assert to_hex(point.get_color()) == STYLES["real"][0]
+    assert [text.get_text() for text in axes.texts] == ["undefined"]
+
+
+def test_ranges_of_a_sweep_lie_within_its_axes():
+    points = [
+        {"point": point, "arm": "medi", "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.05, 0.95],
+         "worst_group_accuracy": None, "worst_group_accuracy_range": None} for point in (25, 1600)
+    ]  # fmt: skip
+    left, right = sweep_curves(points, "images", {"medi": "medi"}, log=True).axes
+    low, high = left.get_ylim()
+    assert low <= 0.05 and high >= 0.95 and left.get_xscale() == "log"
+    assert left.get_xlim()[0] <= 25 and left.get_xlim()[1] >= 1600
+    assert [text.get_text() for text in right.texts] == ["undefined"]
