@@ -6,14 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
+from ignite.engine import Engine
 from monai.transforms import Compose, MapTransform, Randomizable
 from torch.utils.data import DataLoader
 
@@ -22,11 +20,11 @@ from medi_monai.cohort.prepare import SETTINGS_FILE as PREPARATION_FILE
 from medi_monai.engines.preparing import started_together
 from medi_monai.engines.sampling import MANIFEST
 from medi_monai.engines.sampling import SETTINGS_FILE as SAMPLING_FILE
+from medi_monai.handlers import attach_bar
 from medi_monai.networks.encoders import Encoder
 from medi_monai.probing import FeatureStore
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json
-from medi_monai.utils.progress import bar_settings
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["PIXEL_COLUMNS", "embed_images"]
@@ -159,17 +157,11 @@ def _fill(
         multiprocessing_context="spawn" if num_workers else None,
     )
     engine = Engine(embed)
-    # Ignite redraws at every call, also in a log
-    drawn = Events.ITERATION_COMPLETED(event_filter=partial(_is_drawn, len(batches)))
-    ProgressBar(desc=f"embedding with {encoder.name}", persist=True, **bar_settings()).attach(engine, event_name=drawn)
+    attach_bar(engine, f"embedding with {encoder.name}", len(batches))
     try:
         engine.run(loader, max_epochs=1, epoch_length=len(batches))
     except InputError as error:
         raise _of_worker(error) from error
-
-
-def _is_drawn(total: int, _: Engine, iteration: int) -> bool:
-    return iteration == total or iteration % max(1, total // 50) == 0
 
 
 def _chunks(rows: range, size: int) -> list[range]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from ignite.engine import Engine
-from ignite.handlers import ProgressBar
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
@@ -30,13 +29,13 @@ from medi_monai.engines.fidelity import (
 from medi_monai.engines.preparing import started_together
 from medi_monai.engines.reading import memorization, read_columns
 from medi_monai.engines.runs import finish_run, set_aside
+from medi_monai.handlers import attach_bar
 from medi_monai.metrics import Moments, frechet_distance_of_moments, ms_ssim_diversity, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.probing import codes_of, stable_order
 from medi_monai.report import write_evaluation_page
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, json_digest, write_json, write_table
-from medi_monai.utils.progress import bar_settings
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["embed_all", "evaluate_run"]
@@ -198,7 +197,7 @@ def _compare_all(
                 one["drawn"] = []
 
     engine = Engine(compare)
-    ProgressBar(desc="comparing combinations", persist=True, **bar_settings()).attach(engine)
+    attach_bar(engine, "comparing combinations", len(names))
     engine.run(range(len(names)), max_epochs=1, epoch_length=len(names))
     return results, pooled
 

@@ -139,8 +139,8 @@ def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[_Sta
         ("evaluation", "evaluate.json", "metrics.json"),
         ("probing", "probe.json", "probe.json"),
     ):
-        own = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
-        stages.append(_Stage(run_id, run_id, [config], output / run_id / result, own))
+        measured: dict[str, Any] = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
+        stages.append(_Stage(run_id, run_id, [config], output / run_id / result, measured))
     return stages
 
 

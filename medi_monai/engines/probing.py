@@ -77,14 +77,14 @@ class ProbeSettings:
 
     num_repeats: int = 12
     num_replicates: int = 100
-    ratio: float = 1.0
+    ratio: float = 0.5
     real_per_class: int | None = None
     sweep_repeats: int = 3
-    ratios: Sequence[float] = (0.25, 0.5, 1.0, 2.0)
+    ratios: Sequence[float] = (0.125, 0.25, 0.5)
     reals_per_class: Sequence[int] = (25, 100, 400, 1600)
     nums_centers: Sequence[int] = (2, 4, 6)
     correlations: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
     min_count: int = 10
     num_augmented: int = 2
     stain_jitter: float = 0.2

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 from ignite.engine import Engine
-from ignite.handlers import ProgressBar
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import nn
@@ -21,10 +20,10 @@ from medi_monai.cohort import expand_plan, make_plan, read_plan
 from medi_monai.cohort.plan import PLANS
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid
 from medi_monai.engines.runs import finish_run, set_aside
+from medi_monai.handlers import attach_bar
 from medi_monai.schema import MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
-from medi_monai.utils.progress import bar_settings
 from medi_monai.wsi.readers import read_image
 
 __all__ = ["sample_plan", "resolve_plan", "image_name"]
@@ -197,8 +196,8 @@ def _draw_all(
                 Image.fromarray(pixels).save(path, format="png", pnginfo=_png_text(row, recipe))
 
     engine = Engine(draw)
-    ProgressBar(desc="sampling", persist=True, **bar_settings()).attach(engine)
     batches = list(generator.batches(rows))
+    attach_bar(engine, "sampling", len(batches))
     engine.run(batches, max_epochs=1, epoch_length=len(batches))
 
 

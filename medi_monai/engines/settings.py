@@ -74,8 +74,8 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
     "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
-    "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves num_replicates "
-    "neighbors num_repeats sweep_repeats min_count num_augmented",
+    "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
+    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented",
     "optional count": "num_workers max_patches_per_slide stride real_per_class",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio",

@@ -138,6 +138,11 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
         found.append(
             _finding("warning", f"The test images are of {patients} patients alone: intervals are wide for a reason.")
         )
+    strongest, weakest = min(probe["settings"]["cs"]), max(probe["settings"]["cs"])
+    edge = [name for name, one in probe["arms"].items() if one["training"]["c"] in (strongest, weakest)]
+    if edge and strongest < weakest:
+        text = f"The regularizer was always chosen at an end of the range of C by {', '.join(edge)}: widen --cs."
+        found.append(_finding("warning", text))
     short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
     if short:
         found.append(_finding("warning", f"Some probes did not converge: {', '.join(short)}."))

@@ -8,6 +8,7 @@ from medi_monai.handlers.monitoring import (
     SampleGridHandler,
     ScalarHandler,
     ValidationLossHandler,
+    attach_bar,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "TrainingCheckpoint",
     "ValidationLossHandler",
     "WeightAverage",
+    "attach_bar",
 ]

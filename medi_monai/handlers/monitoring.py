@@ -24,11 +24,29 @@ from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.files import atomic_path
 from medi_monai.utils.progress import bar_settings
 
-__all__ = ["ProgressHandler", "ScalarHandler", "ValidationLossHandler", "SampleGridHandler", "FiniteLossGuard"]
+__all__ = [
+    "attach_bar",
+    "ProgressHandler",
+    "ScalarHandler",
+    "ValidationLossHandler",
+    "SampleGridHandler",
+    "FiniteLossGuard",
+]
 
 
 def _output(engine: Engine) -> dict:
     return cast(dict, engine.state.output)
+
+
+def attach_bar(engine: Engine, task: str, total: int) -> None:
+    """Show how many of ``total`` iterations are done: each on a terminal, one line in twenty in a log file."""
+    step = 1 if sys.stderr.isatty() else max(1, total // 20)
+
+    def drawn(_: Engine, iteration: int) -> bool:
+        return iteration == total or iteration % step == 0
+
+    bar = ProgressBar(desc=task, persist=True, **bar_settings())
+    bar.attach(engine, event_name=Events.ITERATION_COMPLETED(event_filter=drawn))
 
 
 class ProgressHandler:

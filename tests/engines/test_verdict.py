@@ -25,7 +25,7 @@ def arm(balanced, worst):
     return {
         "balanced_accuracy": figure(balanced),
         "worst_group_accuracy": {**figure(worst), "group": "a · x"},
-        "training": {"converged": 1.0},
+        "training": {"converged": 1.0, "c": 0.5},
     }
 
 
@@ -41,6 +41,7 @@ PROBE = {
         "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
     },
     "test": {"patients": 40},
+    "settings": {"cs": [0.1, 1.0, 10.0]},
 }
 DISTANCES = {"medi": 2.0, "cls": 8.0}
 FIDELITY = {
@@ -110,12 +111,14 @@ def test_copies_differing_settings_and_few_patients_are_told():
     fidelity["settings_that_differ"] = {"num_steps": {"cls": 20, "medi": 50}}
     probe = spoiled(PROBE, "test", "patients", value=4)
     probe["arms"]["real"]["training"]["converged"] = 0.5
+    probe["arms"]["cls"]["training"]["c"] = 10.0
     found = {one["text"]: one["level"] for one in verdict(fidelity, probe)}
     for words, level in (
         ("repeats training images: 20.0%", "error"),
         ("num_steps is", "warning"),
         ("4 patients alone", "warning"),
         ("did not converge: real", "warning"),
+        ("end of the range of C by cls", "warning"),
     ):
         assert [one for text, one in found.items() if words in text] == [level], words
 
