@@ -135,7 +135,8 @@ def probe_run(
 
     Args:
         cohort: real images with ``train``, ``val`` and ``holdout``.
-        arms: name to the ``output_dir`` of its sampling; *real + name* is an arm.
+        arms: name to the ``output_dir`` of its sampling; *real + name* is an arm. None where baselines alone are asked
+            for.
         label: column of the class.
         attributes: columns that make a combination with the label; the first is the center.
         demographics: columns whose groups are compared (equal opportunity, equalized odds).
@@ -147,7 +148,7 @@ def probe_run(
         batch_size: of the encoder.
         device: of encoder and probes.
         num_workers: processes that fit; by default one per core on the CPU.
-        focus: the arm that is tested against each other one.
+        focus: the arm that is tested against each other one; the last where there is none of that name.
 
     Returns:
         The content of ``probe.json``.
@@ -159,13 +160,15 @@ def probe_run(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_value("baseline", name, BASELINES)
-    real, sampled = known_rows(cohort, columns), read_arms(arms, columns)
-    focus = focus if focus in sampled else list(sampled)[-1]
+    real, sampled = known_rows(cohort, columns), read_arms(arms, columns) if arms else {}
+    names = [*baselines, *sampled]
+    if len(names) < 2:
+        raise InputError("there is nothing to compare: give --arms or --baselines")
+    focus = focus if focus in names else names[-1]
     protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
     test = real.table.iloc[protocol.test]
     demographics = [name for name in demographics if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
-    names = [*baselines, *sampled]
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
     records = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
     content = summarize_all(records, names, focus, protocol, context.units, settings)
@@ -258,7 +261,7 @@ def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> 
     jobs = [_Job(f"main_{r}", "main", None, r, base, tuple(names)) for r in range(settings.num_repeats)]
     few = tuple(name for name in ("real", "reweighted") if name in names)
     for r in range(settings.sweep_repeats):
-        for ratio in settings.ratios:
+        for ratio in settings.ratios if synthetic else ():
             setting = Setting(ratio, settings.real_per_class)
             jobs.append(_Job(f"ratio_{ratio:g}_{r}", "ratio", ratio, r, setting, tuple(synthetic)))
         for count in settings.reals_per_class:
