@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 SMALL = {
-    "max_patches_per_slide": 24, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
+    "max_patches_per_slide": 12, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
     "attention_levels": "[False, True]", "num_res_blocks": 1, "val_interval": 2, "checkpoint_every": 2,
-    "sample_every": 4, "num_validation": 16, "images_per_combination": 24, "num_steps": 3, "num_halves": 2,
+    "sample_every": 4, "num_validation": 16, "images_per_combination": 16, "num_steps": 3, "num_halves": 2,
     "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "ratios": "[0.5]", "reals_per_class": "[25]",
     "nums_centers": "[4]", "correlations": "[0, 1]", "cs": "[0.1]", "num_augmented": 1, "min_images": 8,
     "baselines": "['reweighted', 'stain_augmented', 'stain_normalised']", "amp": False,
@@ -70,13 +70,12 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
 @pytest.mark.parametrize(
     ("run_id", "config", "options", "message"),
     [
-        ("evaluation", "evaluate.json", {"arms": "{'medi': '/nowhere'}"}, "run `sampling` into that folder"),
+        ("evaluation", "evaluate.json", {"arms": {"medi": "/nowhere"}}, "run `sampling` into that folder"),
         ("evaluation", "evaluate.json", {"encoder": "embeded"}, "did you mean 'embedded'"),
-        ("evaluation", "evaluate.json", {"arms": "{}"}, "no arm to compare"),
-        ("probing", "probe.json", {"baselines": "['reweigted']"}, "did you mean 'reweighted'"),
-        ("probing", "probe.json", {"cs": "[0]"}, "cs = "),
-        ("probing", "probe.json", {"num_repeat": 3}, "unknown option"),
-        ("experiment", "experiment.json", {"correlations": "[2]"}, "numbers from 0 to 1"),
+        ("evaluation", "evaluate.json", {"arms": {}}, "no arm to compare"),
+        ("probing", "probe.json", {"baselines": ["reweigted"]}, "did you mean 'reweighted'"),
+        ("probing", "probe.json", {"cs": [0]}, "cs = "),
+        ("experiment", "experiment.json", {"correlations": [2]}, "numbers from 0 to 1"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run_id, config, options, message):
@@ -84,16 +83,20 @@ def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run
     given = {"output_dir": tmp_path / "out", **options}
     if run_id != "experiment":
         arms = {name: str(output / name / "sampling") for name in ("cls", "medi")}
-        given = {"arms": str(arms), "cohort_dir": output / "cohort", **given}
-    assert message in bundle.error(run_id, config, **given)
+        given = {"arms": arms, "cohort_dir": output / "cohort", **given}
+    assert message in bundle.error_in_process(run_id, config, **given)
+
+
+def test_a_misspelled_option_is_one_line(bundle, tmp_path):
+    assert "did you mean 'num_repeats'" in bundle.error("probing", "probe.json", num_repeat=3)
 
 
 def test_a_copied_sampling_folder_with_a_missing_image_is_refused(bundle, experiment, tmp_path):
     output, _ = experiment
     shutil.copytree(output / "medi" / "sampling", tmp_path / "medi")
     next((tmp_path / "medi" / "images").rglob("*.png")).unlink()
-    arms = str({"medi": str(tmp_path / "medi")})
-    line = bundle.error(
+    arms = {"medi": str(tmp_path / "medi")}
+    line = bundle.error_in_process(
         "evaluation", "evaluate.json", arms=arms, cohort_dir=output / "cohort", output_dir=tmp_path / "out"
     )
     assert "1 images" in line and "are not there" in line
