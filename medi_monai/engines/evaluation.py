@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from ignite.engine import Engine
 
 from medi_monai.cohort import Cohort
@@ -37,12 +38,15 @@ from medi_monai.report import write_evaluation_page
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, json_digest, write_json, write_table
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.workers import torch_threads
 
 __all__ = ["embed_all", "evaluate_run"]
 
 RESULTS = ("metrics.json", "metrics.csv", "closest.npz", "report.html", "summary.json")
 #: images of a combination whose diversity is measured, and pairs of them
 DIVERSITY_IMAGES, DIVERSITY_PAIRS = 64, 64
+#: up to so many features, one thread is faster than several
+SMALL_DIM = 512
 #: rows added to the moments at a time
 BLOCK = 16_384
 
@@ -198,7 +202,9 @@ def _compare_all(
 
     engine = Engine(compare)
     attach_bar(engine, "comparing combinations", len(names))
-    engine.run(range(len(names)), max_epochs=1, epoch_length=len(names))
+    small = features["real"].shape[1] <= SMALL_DIM
+    with torch_threads(1 if small else torch.get_num_threads()):
+        engine.run(range(len(names)), max_epochs=1, epoch_length=len(names))
     return results, pooled
 
 

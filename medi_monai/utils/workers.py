@@ -15,6 +15,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -23,7 +25,7 @@ except ImportError:  # not on Windows
 from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.progress import progress
 
-__all__ = ["map_processes", "one_at_a_time"]
+__all__ = ["map_processes", "one_at_a_time", "torch_threads"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -85,6 +87,17 @@ def _end(*_: object) -> None:
     # also between two jobs, where the pool catches what is raised
     _ended.set()
     raise SystemExit
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads of torch: with small matrices, several wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from medi_monai.utils.errors import RunStopped
-from medi_monai.utils.workers import map_processes, one_at_a_time
+from medi_monai.utils.workers import map_processes, one_at_a_time, torch_threads
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
@@ -140,3 +141,11 @@ def test_without_locks_the_work_goes_on(tmp_path, monkeypatch, case):
     with one_at_a_time(tmp_path / ".lock"):
         done = True
     assert done
+
+
+def test_threads_of_torch_are_as_before_afterwards_also_behind_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ValueError
+    assert torch.get_num_threads() == before
