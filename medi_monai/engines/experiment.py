@@ -84,8 +84,8 @@ def experiment_run(
         Image.fromarray(picture).save(path, format="png")
     content: dict[str, Any] = {
         "question": (
-            "Does a classifier that is trained on real and generated images hold up on combinations of "
-            f"{' and '.join(columns)} that it never saw, and does it help that the generator knows {columns[1]}?"
+            "Does a classifier that is trained on real and generated images hold up on "
+            f"{probe['test']['what']}, and does it help that the generator knows {' and '.join(columns[1:])}?"
         ),
         "cohort": _described(cohort, columns),
         "verdict": verdict(fidelity, probe),

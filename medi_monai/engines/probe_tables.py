@@ -49,6 +49,7 @@ def summarize_all(
         # of classes without training images
         "left_out": protocol.num_untrained,
         "groups": _test_groups(protocol),
+        "what": _tested_on(protocol),
     }
     return {
         "arms": {arm: _arm(draws, num_test) for arm, draws in by_arm.items()},
@@ -67,11 +68,21 @@ def summarize_all(
 
 def _test_groups(protocol: ProbeProtocol) -> list[dict[str, Any]]:
     codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
-    columns = [protocol.label, *protocol.attributes]
+    columns, seen = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
     return [
-        {**dict(zip(columns, protocol.group_names[code])), "n": int(count)}
+        {**dict(zip(columns, protocol.group_names[code])), "n": int(count), "seen": code in seen}
         for code, count in zip(codes.tolist(), counts.tolist())
     ]
+
+
+def _tested_on(protocol: ProbeProtocol) -> str:
+    tested = set(protocol.groups[protocol.test].tolist())
+    unseen = len(tested - set(protocol.groups[protocol.train].tolist()))
+    if unseen == len(tested):
+        return "combinations that training never saw"
+    if unseen == 0:
+        return "other patients, of combinations that training holds"
+    return f"other patients; {unseen} of {len(tested)} combinations were never in training"
 
 
 def _arm(draws: Sequence[Record], num_test: int) -> dict[str, Any]:

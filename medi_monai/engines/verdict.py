@@ -44,7 +44,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
     if not effects:
         return [_finding("warning", "Nothing was compared: there is no arm beside the one in question.")]
     if all(effect > 0 for effect in effects.values()):
-        level, answer = "ok", "Metadata help: a classifier gains on combinations that it never saw."
+        level, answer = "ok", "Metadata help: a classifier gains by images whose generator knows them."
     elif any(effect < 0 for effect in effects.values()):
         level, answer = "error", "Metadata do harm here: a classifier loses by the generated images."
     elif any(effect > 0 for effect in effects.values()):
@@ -55,7 +55,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
             "note",
             "No effect: the generated images make no difference that this study can tell from chance.",
         )
-    found = [_finding(level, f"{answer} {' '.join(sentences)}")]
+    found = [_finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.")]
     if best is not None:
         effect = _effect(baselines[best])
         words = {1: "It does better than", 0: "It cannot be told from", -1: "It does worse than"}[effect]

@@ -62,12 +62,11 @@ def write_probe_page(content: Mapping[str, Any], path: str | os.PathLike) -> Pat
         ``path``.
     """
     test = content["test"]
-    names = " × ".join([content["label"], *content["attributes"]])
     lead = (
         f"{content['label']} read by a linear probe on frozen features, in {test['n']:,} images of "
-        f"{test['patients']:,} patients whose combinations of {names} training never saw."
+        f"{test['patients']:,} patients: {test['what']}."
     )
-    page = Page("Probing unseen combinations", lead)
+    page = Page("What a probe reads", lead)
     add_probes(page, content)
     page.section("Settings of the probes")
     add_settings(page, content["settings"])
@@ -78,7 +77,7 @@ def write_probe_page(content: Mapping[str, Any], path: str | os.PathLike) -> Pat
 def add_probes(page: Page, content: Mapping[str, Any]) -> Page:
     """Add the sections of a probing run to a page; argument as of :func:`write_probe_page`."""
     titles = {arm: arm_title(arm, content["settings"]["arms"]) for arm in content["arms"]}
-    page.section("Accuracy on combinations never seen in training")
+    page.section(f"Accuracy on {content['test']['what']}")
     settings_notice(page, content["settings_that_differ"])
     _add_cautions(page, content)
     _add_arms(page, content, titles)

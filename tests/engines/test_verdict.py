@@ -40,7 +40,7 @@ PROBE = {
         "center_readability": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
         "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
     },
-    "test": {"patients": 40},
+    "test": {"patients": 40, "what": "combinations that training never saw"},
     "settings": {"cs": [0.1, 1.0, 10.0]},
 }
 DISTANCES = {"medi": 2.0, "cls": 8.0}

@@ -65,7 +65,12 @@ def probing(names=ARMS, centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=
                 "num_squares": 4, "num_test": 1000, "num_test_known": 510,
             },
         },
-        "test": {"n": 3517, "patients": 32, "groups": [{"tumor": "T0", "center": name, "n": 5} for name in centers]},
+        "test": {
+            "n": 3517,
+            "patients": 32,
+            "what": "combinations that training never saw",
+            "groups": [{"tumor": "T0", "center": name, "n": 5, "seen": False} for name in centers],
+        },
         "training": {"n": 8814, "patients": 74, "validation": 768, "classes": list(classes)},
         "encoder": {"name": "embedded", "image_size": None},
         "settings": {"num_repeats": repeats, "min_count": 10, "arms": dict.fromkeys(synthetic, "sampled"),
