@@ -94,7 +94,7 @@ def main() -> None:
     arms = {name: cohorts[name] for name in ("cls", "medi")}
     with stage("Fréchet and kernel distance, precision and recall by combination"):
         settings = FidelitySettings(num_halves=2, num_replicates=10)
-        results = _compare_all(cohorts["real"], arms, features, COLUMNS, settings)
+        results, _ = _compare_all(cohorts["real"], arms, features, COLUMNS, settings)
     usable = [one for one in results if one["matched"]]
     print(f"  {len(results)} combinations, {len(usable)} with enough images;", end=" ")
     print({arm: round(summarize(results, arm, "frechet_distance")["value"], 2) for arm in ("floor", "cls", "medi")})
