@@ -47,7 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(code)
     figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output)
     for arm, values in figures.items():
-        print(f"{arm}: stain of the held-out combinations: r = {values['r']:.3f}, slope = {values['slope']:.3f}")
+        shown = ", ".join(
+            f"{name} = {'–' if values[name] is None else round(values[name], 3)}" for name in ("r", "slope")
+        )
+        print(f"{arm}: stain of the held-out combinations: {shown}")
     print(f"demo: done, the page is {output / 'report.html'}")
 
 

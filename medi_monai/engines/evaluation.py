@@ -59,24 +59,21 @@ def embed_all(
     batch_size: int = 256,
     device: str = "cpu",
     num_workers: int = 0,
-) -> dict[str, np.ndarray]:
-    """Features of the real images (``real``) and of each arm; embedded once, into ``features`` beside the images."""
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Features of the real images (``real``) and of each arm, embedded once into ``features`` beside the images.
+
+    Returns:
+        ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
+        alone goes on.
+    """
     with started_together() as share:
-        return {
-            name: embed_images(
-                images,
-                encoder,
-                images.root / "features",
-                image_size,
-                batch_size,
-                device,
-                None,
-                num_workers,
-                None,
-                share,
+        features = {}
+        for name, images in {"real": cohort, **arms}.items():
+            folder = images.root / "features"
+            features[name] = embed_images(
+                images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, share=share
             ).features
-            for name, images in {"real": cohort, **arms}.items()
-        }
+    return features, share.rank == 0
 
 
 def evaluate_run(
@@ -110,14 +107,16 @@ def evaluate_run(
         num_workers: processes that read images.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; nothing in the other processes of ``torchrun``, which embed and end.
 
     Raises:
         InputError: for arms or columns that are not there, or no combination with enough images.
     """
     settings, output, columns = settings or FidelitySettings(), Path(output_dir), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns)
-    features = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers)
+    features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers)
+    if not first:
+        return {}
     results, pooled = _compare_all(real, sampled, features, columns, settings)
     if not any(one["matched"] for one in results):
         largest = max((max(one["counts"].values()) for one in results), default=0)
@@ -148,6 +147,7 @@ def evaluate_run(
     content["real"]["attribute_fidelity"] = {name: read["real"].get(name) for name in attributes}
     content["real"]["memorisation"] = memory.get("held_out")
     labels = sorted({one["name"][0] for one in results})
+    moments = {name: _streamed_moments(rows) for name, rows in features.items()}
     for arm in sampled:
         content["arms"][arm] = {
             **{metric: _by_part(results, pooled, arm, metric, columns, labels) for metric in (*DISTANCES, *SHARES)},
@@ -156,7 +156,7 @@ def evaluate_run(
             "diversity": diversity[arm],
             "memorisation": memory[arm],
         }
-        together = _streamed_distance(features["real"], features[arm])
+        together = _distance_of_all(moments["real"], moments[arm])
         content["arms"][arm]["frechet_distance"]["all_images"] = together
     _write(content, output, columns, real, sampled, closest, image_size)
     return content
@@ -276,17 +276,18 @@ def _part(one: Mapping[str, Any]) -> str:
     return "seen" if one["seen"] else "unseen"
 
 
-def _streamed_distance(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
-    """Fréchet distance of all images together, whatever their mixture, as papers print it; added up in parts."""
-    moments = []
-    for features in (real, generated):
-        total = Moments(features.shape[1])
-        for start in range(0, len(features), BLOCK):
-            total.update(np.asarray(features[start : start + BLOCK]))
-        moments.append(total)
-    if min(one.count for one in moments) < 2:
-        return {"value": None, "ci95": None, "n": len(generated)}
-    return {"value": frechet_distance_of_moments(*moments), "ci95": None, "n": len(generated)}
+def _streamed_moments(features: np.ndarray) -> Moments:
+    total = Moments(features.shape[1])
+    for start in range(0, len(features), BLOCK):
+        total.update(np.asarray(features[start : start + BLOCK]))
+    return total
+
+
+def _distance_of_all(real: Moments, generated: Moments) -> dict[str, Any]:
+    """Fréchet distance of all images together, whatever their mixture, as papers print it."""
+    known = min(real.count, generated.count) > 1
+    value = frechet_distance_of_moments(real, generated) if known else None
+    return {"value": value, "ci95": None, "n": generated.count}
 
 
 def _diversity(

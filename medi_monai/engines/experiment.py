@@ -122,7 +122,8 @@ def experiment_run(
 
 def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[_Stage]:
     cohort = output / "cohort"
-    prepared = next((cohort / name for name in ("cohort.parquet",) if (cohort / name).is_file()), cohort / "cohort.csv")
+    # its last file: the table itself is CSV or, of a large cohort, Parquet
+    prepared = cohort / "summary.json"
     stages = [_Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}

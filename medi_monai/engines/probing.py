@@ -151,7 +151,7 @@ def probe_run(
         focus: the arm that is tested against each other one; the last where there is none of that name.
 
     Returns:
-        The content of ``probe.json``.
+        The content of ``probe.json``; nothing in the other processes of ``torchrun``.
     """
     settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
     if not attributes:
@@ -166,6 +166,8 @@ def probe_run(
         raise InputError("there is nothing to compare: give --arms or --baselines")
     focus = focus if focus in names else names[-1]
     protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
+    if protocol is None:
+        return {}
     test = real.table.iloc[protocol.test]
     demographics = [name for name in demographics if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
@@ -209,7 +211,8 @@ def _protocol(
     settings: ProbeSettings,
     batch_size: int,
     device: str,
-) -> ProbeProtocol:
+) -> ProbeProtocol | None:
+    # None in all processes of torchrun but the first: they take part in embedding alone
     with started_together() as share:
 
         def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
@@ -226,6 +229,8 @@ def _protocol(
             transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
             recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
             augmented.append(embedded(real, transform, recipe))
+    if share.rank > 0:
+        return None
     return ProbeProtocol(views, synthetic, augmented, label, attributes, settings.cs, settings.seed, device)
 
 
@@ -239,11 +244,8 @@ def _identity(
     demographics: Sequence[str],
 ) -> dict[str, Any]:
     tables = {name: images.digest for name, images in sampled.items()}
-    recipes = {
-        name: read_json(images.root / "sampling.json")
-        for name, images in sampled.items()
-        if (images.root / "sampling.json").is_file()
-    }
+    paths = {name: images.root / "sampling.json" for name, images in sampled.items()}
+    recipes = {name: read_json(path) for name, path in paths.items() if path.is_file()}
     shown = {**vars(settings), "arms": list(names), "columns": list(columns), "demographics": list(demographics)}
     return {
         "version": DRAWS_VERSION,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
-from medi_monai.engines.evaluation import _compare_all, _streamed_distance
+from medi_monai.engines.evaluation import _compare_all, _distance_of_all, _streamed_moments
 from medi_monai.engines.fidelity import FidelitySettings, summarize
 from medi_monai.engines.reading import read_columns
 from medi_monai.metrics import balanced_accuracy
@@ -99,7 +99,8 @@ def main() -> None:
     print(f"  {len(results)} combinations, {len(usable)} with enough images;", end=" ")
     print({arm: round(summarize(results, arm, "frechet_distance")["value"], 2) for arm in ("floor", "cls", "medi")})
     with stage("Fréchet distance of all images, streamed"):
-        print(" ", {arm: round(_streamed_distance(features["real"], features[arm])["value"], 3) for arm in arms})
+        moments = {name: _streamed_moments(rows) for name, rows in features.items()}
+        print(" ", {arm: round(_distance_of_all(moments["real"], moments[arm])["value"], 3) for arm in arms})
     with stage("label and center read in generated images"):
         manifests = {arm: (features[arm], tables[arm]) for arm in arms}
         read = read_columns(features["real"], tables["real"], manifests, COLUMNS, (0.001, 0.01))
