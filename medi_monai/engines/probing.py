@@ -313,8 +313,7 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
 def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int | None) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     lacking = [job for job in jobs if not (folder / f"{job.key}.json").is_file()]
-    on_gpu = torch.device(context.protocol.device).type != "cpu"
-    workers = 1 if on_gpu else num_workers
+    workers = num_workers if torch.device(context.protocol.device).type == "cpu" else 1
     lacking = [replace(job, folder=str(folder)) for job in lacking]
     if workers == 1 or len(lacking) < 4:
         for job in lacking:
