@@ -1,6 +1,7 @@
 """Ignite engines and what a bundle's run ids call: prepare, train, sample, evaluate, probe."""
 
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.distributed import join_processes, leave_processes, local_device, shared_gradient
 from medi_monai.engines.embedding import embed_images
 from medi_monai.engines.evaluation import evaluate_run
 from medi_monai.engines.experiment import experiment_run
@@ -41,13 +42,17 @@ __all__ = [
     "experiment_run",
     "finish_run",
     "flags",
+    "join_processes",
+    "leave_processes",
     "load_network",
     "load_schema",
     "load_settings",
+    "local_device",
     "prepare_run",
     "probe_run",
     "resolve_plan",
     "sample_plan",
+    "shared_gradient",
     "subpopulation_grid",
     "train",
     "trained_cohort_dir",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from monai.inferers import SimpleInferer
 
 from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
 from medi_monai.networks.conditioner import drop_to_null
+from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import generator_from
 
@@ -31,6 +32,9 @@ class DiffusionPrepareBatch(PrepareBatch):
         augment: random flips and right-angle rotations, all eight alike.
         seed: of all draws.
         rank: of this process.
+        space: what the network sees of an image; by default its three channels.
+        dropout: of conditioning that is no row of label and attributes, ``(conditions, generator) -> conditions``; the
+            three probabilities have no part in it.
     """
 
     def __init__(
@@ -43,14 +47,19 @@ class DiffusionPrepareBatch(PrepareBatch):
         augment: bool = True,
         seed: int = 0,
         rank: int = 0,
+        space: Space | None = None,
+        dropout: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     ) -> None:
         rates = {"label_dropout": label_dropout, "attribute_dropout": attribute_dropout, "joint_dropout": joint_dropout}
         for name, value in rates.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} = {value}: a probability lies in [0, 1]")
         self.schedule, self.objective = schedule, objective
-        self._rates = (label_dropout, attribute_dropout, joint_dropout)
+        self.dropout = dropout or (
+            lambda codes, generator: drop_to_null(codes, label_dropout, attribute_dropout, generator, joint_dropout)
+        )
         self.augment, self.seed, self.rank = augment, seed, rank
+        self.space = PixelSpace(3) if space is None else space
 
     def __call__(
         self,
@@ -73,9 +82,10 @@ class DiffusionPrepareBatch(PrepareBatch):
         images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
         conditions = batchdata["conditions"]
         if step is not None:
-            conditions = drop_to_null(conditions, *self._rates[:2], generator, self._rates[2])
+            conditions = self.dropout(conditions, generator)
             if self.augment:
                 images = random_symmetry(images, generator)
+        images = self.space.encode(images)
         timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         noisy = add_noise(images, noise, timesteps, self.schedule)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import nn
 
 from medi_monai.diffusion import SOLVERS, NoiseSchedule, denoiser, guided
 from medi_monai.engines.batches import AutocastInferer
+from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.report import labeled_grid
-from medi_monai.schema import MetadataSchema
+from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
 
@@ -35,11 +36,12 @@ class ImageGenerator:
         batch_size: images in one evaluation; rows of different combinations share a batch.
         seed: of all noise.
         inferer: how the network is run; by default float32, which keeps images alike at every batch size.
+        space: that of the training.
     """
 
     def __init__(
         self,
-        schema: MetadataSchema,
+        schema: Conditioning,
         schedule: NoiseSchedule,
         objective: str,
         image_size: int,
@@ -49,6 +51,7 @@ class ImageGenerator:
         batch_size: int = 64,
         seed: int = 0,
         inferer: Inferer | None = None,
+        space: Space | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise unknown_value("solver", solver, SOLVERS)
@@ -60,6 +63,7 @@ class ImageGenerator:
         self.solver, self.num_steps, self.guidance_scale = solver, num_steps, guidance_scale
         self.batch_size, self.seed = batch_size, seed
         self.inferer = AutocastInferer(amp=False) if inferer is None else inferer
+        self.space = PixelSpace(3) if space is None else space
 
     def batches(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Full batches of an expanded plan, whatever their combinations."""
@@ -77,19 +81,30 @@ class ImageGenerator:
         Returns:
             ``(N, H, W, 3)`` uint8.
         """
+        predict, noise = self.bind(network, rows), self.noise(rows)
+        denoise = denoiser(predict, self.schedule, self.objective, self.space.clip)
+        images = self.space.decode(
+            SOLVERS[self.solver](
+                denoise, noise.to(next(network.parameters()).device), self.schedule, self.num_steps
+            )
+        )
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def noise(self, rows: pd.DataFrame) -> torch.Tensor:
+        """The noise that the images of ``rows`` begin with, on the CPU; see :func:`identity_noise`."""
+        return identity_noise(rows, self.seed, self.space.shape(self.image_size))
+
+    def bind(self, network: nn.Module, rows: pd.DataFrame) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """``(x_t, timesteps) -> prediction`` of a network for the conditions of ``rows``, with guidance."""
         device = next(network.parameters()).device
         conditions = self.schema.encode(rows, absent="null").to(device)
         null = self.schema.null_codes(len(rows)).to(device)
-        noise = identity_noise(rows, self.seed, (3, self.image_size, self.image_size)).to(device)
 
         def run(noisy: torch.Tensor, timesteps: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
             return self.inferer(noisy, network, timesteps=timesteps, conditions=codes)
 
-        predict = guided(run, conditions, null, self.guidance_scale)
-        denoise = denoiser(predict, self.schedule, self.objective)
-        images = SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps)
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return guided(run, conditions, null, self.guidance_scale)
 
 
 def identity_noise(rows: pd.DataFrame, seed: int, shape: Sequence[int]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from medi_monai.cohort.plan import PLANS
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid
 from medi_monai.engines.runs import finish_run, set_aside
 from medi_monai.handlers import attach_bar
-from medi_monai.schema import MetadataSchema, is_missing
+from medi_monai.schema import Conditioning, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
 from medi_monai.wsi.readers import read_image
@@ -117,14 +117,14 @@ def sample_plan(
     return manifest
 
 
-def _check_plan(plan: pd.DataFrame, schema: MetadataSchema, columns: Sequence[str]) -> None:
+def _check_plan(plan: pd.DataFrame, schema: Conditioning, columns: Sequence[str]) -> None:
     allowed = list(dict.fromkeys([*schema.names, *columns]))
     for name in plan.columns:
         if name not in (*allowed, "count"):
             raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
     schema.encode(plan, absent="null")
-    if plan[schema.label.name].map(is_missing).any():
-        raise InputError(f"a row of the plan has no {schema.label.name!r}; the label has to be given")
+    if plan[schema.names[0]].map(is_missing).any():
+        raise InputError(f"a row of the plan has no {schema.names[0]!r}; it has to be given")
     print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
     free = [name for name in schema.names if name not in plan.columns]
     if free:

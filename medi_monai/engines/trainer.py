@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
+from medi_monai.engines.distributed import is_main_process
 from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
 from medi_monai.handlers import TrainingCheckpoint, WeightAverage
-from medi_monai.schema import MetadataSchema
+from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest, save_tensors, write_json
 
@@ -28,7 +30,8 @@ class DiffusionTrainer(SupervisedTrainer):
     """``SupervisedTrainer`` whose step is one optimizer update.
 
     It gives the step to ``prepare_batch``, splits a batch for gradient accumulation (the update equals that of the
-    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``.
+    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``. Of
+    several processes, the first alone has the handlers that show and save (``shows``).
 
     Args:
         max_steps: updates in all.
@@ -61,7 +64,7 @@ class DiffusionTrainer(SupervisedTrainer):
             epoch_length=max_steps,
             decollate=False,
             optim_set_to_none=True,
-            train_handlers=[*([average] if average else []), *(train_handlers or [])],
+            train_handlers=[*([average] if average else []), *_of_this_process(train_handlers or [])],
             **kwargs,
         )
         self.num_parts, self.max_grad_norm = accumulation_steps, max_grad_norm
@@ -89,11 +92,15 @@ class DiffusionTrainer(SupervisedTrainer):
         return engine.state.output
 
 
+def _of_this_process(handlers: Sequence) -> list:
+    return [one for one in handlers if is_main_process() or not getattr(one, "shows", False)]
+
+
 def train(
     trainer: DiffusionTrainer,
     checkpoint: TrainingCheckpoint,
     average: WeightAverage,
-    schema: MetadataSchema,
+    schema: Conditioning,
     output_dir: str | os.PathLike,
     settings: Mapping[str, Any],
     resume: bool = False,
@@ -126,27 +133,32 @@ def train(
             raise InputError(
                 f"the training in {folder} is at step {step} already; give a larger --max_steps, with its --decay_steps"
             )
-        print(f"resuming from {checkpoint.newest} at step {step}", flush=True)
-    else:
+        if is_main_process():
+            print(f"resuming from {checkpoint.newest} at step {step}", flush=True)
+    elif is_main_process():
         # the newest events are this run's: its writer is open already
         events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
         set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
         set_aside(folder, [*checkpoint.paths(), *(folder / name for name in MODEL_FILES)])
-    # beside the checkpoints from the first, so that none of them is ever without its vocabulary
-    schema.save(folder / "schema.json")
-    write_json(folder / "model.json", settings)
+    if is_main_process():
+        # beside the checkpoints from the first, so that none of them is ever without its vocabulary
+        schema.save(folder / "schema.json")
+        write_json(folder / "model.json", settings)
     start = time.perf_counter()
     first = trainer.state.iteration
     with _stop_after_step(trainer):
         trainer.run()
     seconds = time.perf_counter() - start
-    checkpoint.save(trainer)
+    if is_main_process():
+        checkpoint.save(trainer)
     if trainer.state.iteration < trainer.state.epoch_length:
         raise RunStopped(
             f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; its state is saved in "
             f"{checkpoint.newest}. Go on with the same command and --resume true."
         )
     model = folder / "model.pt"
+    if not is_main_process():
+        return model
     save_tensors(model, average.network.state_dict())
     steps = trainer.state.iteration - first
     finish_run(
@@ -179,7 +191,8 @@ def _stop_after_step(trainer: DiffusionTrainer) -> Iterator[None]:
     # interrupted at any other moment, Ignite would count a step that was not made
     @trainer.on(Events.ITERATION_COMPLETED)
     def interrupt_after_step(engine: DiffusionTrainer) -> None:
-        if requested.is_set():
+        # all processes stop after the same step: one that went on would wait for the gradients of the others
+        if idist.all_reduce(int(requested.is_set()), "MAX"):
             engine.interrupt()
 
     if threading.current_thread() is not threading.main_thread():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from medi_monai.utils.errors import InputError
@@ -44,9 +45,10 @@ class TrainingCheckpoint:
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Save on every ``every``-th step of a trainer."""
+        """Save on every ``every``-th step of a trainer; of several processes, the first alone does."""
         self._engine = engine
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.save)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.save)
 
     def paths(self) -> list[Path]:
         """The checkpoints in the folder, oldest first."""

@@ -57,6 +57,9 @@ class ProgressHandler:
         num_images: images in a step, for the speed.
     """
 
+    #: one of several processes is enough
+    shows = True
+
     def __init__(self, task: str = "training", num_images: int = 1) -> None:
         self.task, self.num_images = task, num_images
         self._loss: float | None = None
@@ -85,6 +88,9 @@ class ScalarHandler:
         num_images: images in a step.
         every: steps between two points.
     """
+
+    #: one of several processes is enough
+    shows = True
 
     def __init__(self, writer: SummaryWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
         self.writer, self.optimizer, self.num_images, self.every = writer, optimizer, num_images, every
@@ -119,13 +125,15 @@ class ScalarHandler:
 class ValidationLossHandler:
     """The loss of the averaged weights on a fixed set of patches, noise and timesteps.
 
+    Of several processes, each validates: the metric is their common one.
+
     Args:
         evaluator: engine with the metric ``validation_loss``.
-        writer: TensorBoard.
+        writer: TensorBoard; None in other processes than the first.
         every: steps between two validations; one is made at the end as well.
     """
 
-    def __init__(self, evaluator: Evaluator, writer: SummaryWriter, every: int) -> None:
+    def __init__(self, evaluator: Evaluator, writer: SummaryWriter | None, every: int) -> None:
         self.evaluator, self.writer, self.every = evaluator, writer, every
 
     def attach(self, engine: Engine) -> None:
@@ -140,7 +148,8 @@ class ValidationLossHandler:
         self.evaluator.run()
         loss = self.evaluator.state.metrics["validation_loss"]
         engine.state.metrics.update(validation_loss=loss, validation_step=step)
-        self.writer.add_scalar("validation/loss", loss, step)
+        if self.writer is not None:
+            self.writer.add_scalar("validation/loss", loss, step)
 
 
 class SampleGridHandler:
@@ -152,6 +161,9 @@ class SampleGridHandler:
         folder: for the PNG files.
         every: steps between grids; one is drawn at the end as well.
     """
+
+    #: one of several processes is enough
+    shows = True
 
     def __init__(
         self, draw: Callable[[], np.ndarray], writer: SummaryWriter, folder: str | os.PathLike, every: int

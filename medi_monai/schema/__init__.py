@@ -9,6 +9,7 @@ from medi_monai.schema.columns import (
     is_missing,
     missing_cells,
 )
+from medi_monai.schema.conditioning import Conditioning
 from medi_monai.schema.metadata_schema import MetadataSchema
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NULL",
     "UNKNOWN",
     "CategoricalColumn",
+    "Conditioning",
     "ContinuousColumn",
     "MetadataSchema",
     "is_missing",

@@ -1,0 +1,63 @@
+"""Training by several processes of ``torchrun``: who this process is, and a network that shares its gradient."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["is_main_process", "join_processes", "leave_processes", "local_device", "shared_gradient"]
+
+#: the first process validates and draws samples while the others wait
+LONGEST_WAIT = timedelta(hours=2)
+
+
+def local_device() -> torch.device:
+    """The GPU of this process by ``LOCAL_RANK``, or the CPU where there is none.
+
+    Raises:
+        InputError: for more processes than GPUs.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place >= torch.cuda.device_count():
+        raise InputError(
+            f"process {place} of this machine has no GPU: there are {torch.cuda.device_count()}. Start at most as many "
+            "with torchrun --nproc_per_node"
+        )
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
+
+
+def join_processes() -> tuple[int, int]:
+    """Meet the processes that ``torchrun`` started, once; returns ``(rank, world size)``, ``(0, 1)`` without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        idist.initialize("nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
+    return idist.get_rank(), idist.get_world_size()
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what the run leaves."""
+    return idist.get_rank() == 0
+
+
+def shared_gradient(network: nn.Module) -> nn.Module:
+    """The network, wrapped so that its gradient is the mean over all processes; itself where there is one process."""
+    rank, world_size = join_processes()
+    if world_size == 1:
+        return network
+    device = next(network.parameters()).device
+    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def leave_processes() -> None:
+    """Part from the other processes at the end of a run."""
+    if torch.distributed.is_initialized():
+        idist.finalize()
