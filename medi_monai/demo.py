@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     code = subprocess.run(command, check=False).returncode
     if code:
         raise SystemExit(code)
-    figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output)
+    # the page has the samples
+    figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output, per_cell=0)
     for arm, values in figures.items():
         shown = ", ".join(
             f"{name} = {'–' if values[name] is None else round(values[name], 3)}" for name in ("r", "slope")
@@ -62,9 +63,9 @@ def compare(
     Args:
         cohort_dir: a prepared cohort.
         sampling_dirs: arm to the ``output_dir`` of its sampling.
-        output_dir: gets ``comparison.png`` and ``stain.json``.
+        output_dir: gets ``stain.json`` and ``comparison.png``.
         split: whose combinations: ``holdout``, those never seen, or ``train``.
-        per_cell: patches shown of each combination and arm.
+        per_cell: patches shown of each combination and arm; with 0 there is no picture.
 
     Returns:
         Arm to the figures of :func:`medi_monai.metrics.stain_regression`.
@@ -94,13 +95,13 @@ def compare(
         )
         for arm in sampling_dirs
     }
-    seen = "held out of training" if split == "holdout" else "in training"
-    title = (
-        f"Combinations {seen}: real patches, and those of {' and '.join(NAMES.get(arm, arm) for arm in sampling_dirs)}"
-    )
-    page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
-    with atomic_path(output_dir / "comparison.png") as path:
-        Image.fromarray(page).save(path, format="png")
+    if per_cell:
+        seen = "held out of training" if split == "holdout" else "in training"
+        names = " and ".join(NAMES.get(arm, arm) for arm in sampling_dirs)
+        title = f"Combinations {seen}: real patches, and those of {names}"
+        page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
+        with atomic_path(output_dir / "comparison.png") as path:
+            Image.fromarray(page).save(path, format="png")
     write_json(output_dir / "stain.json", {"arms": figures, "combinations": [list(key) for key in shared]})
     return figures
 

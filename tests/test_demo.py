@@ -41,6 +41,11 @@ def test_a_copy_has_slope_1_and_a_class_only_model_slope_0(arms):
         assert page.width > 3 * 64 and page.height > 6 * 64
 
 
+def test_without_cells_there_are_figures_and_no_picture(arms):
+    assert compare(arms / "real", {"medi": arms / "medi"}, arms, per_cell=0)["medi"]["slope"] == pytest.approx(1)
+    assert (arms / "stain.json").is_file() and not (arms / "comparison.png").exists()
+
+
 def test_arms_that_share_no_combination_are_refused(arms):
     with pytest.raises(InputError, match="split 'train'"):
         compare(arms / "real", {"medi": arms / "medi"}, arms, split="train")

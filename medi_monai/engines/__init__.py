@@ -8,7 +8,8 @@ from medi_monai.engines.experiment import experiment_run
 from medi_monai.engines.fidelity import FidelitySettings
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.preparing import audit_run, audited_cohort, prepare_run
-from medi_monai.engines.probing import ProbeSettings, probe_run
+from medi_monai.engines.probe_settings import ProbeSettings
+from medi_monai.engines.probing import probe_run
 from medi_monai.engines.runs import (
     begin_run,
     build_schema,

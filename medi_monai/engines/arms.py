@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.table import require_columns
-from medi_monai.probing import codes_of
+from medi_monai.probing import BASELINES, codes_of
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, read_table
@@ -21,6 +21,8 @@ __all__ = ["combination_codes", "known_rows", "read_arms", "settings_that_differ
 
 #: what may differ between arms without making the comparison unfair
 OWN = ("checkpoint", "schema")
+#: what figures of real images, and arms without synthetic ones, go by
+TAKEN = ("floor", "held_out", "reference", *BASELINES)
 
 
 def read_arms(arms: Mapping[str, str | os.PathLike], columns: Sequence[str]) -> dict[str, Cohort]:
@@ -31,13 +33,15 @@ def read_arms(arms: Mapping[str, str | os.PathLike], columns: Sequence[str]) -> 
         columns: label and attributes that the manifest has to have.
 
     Raises:
-        InputError: for no arm, a folder without a manifest, an image that is not there, a missing column, or a
-            combination that is not given as a whole.
+        InputError: for no arm, a name that means something else, a folder without a manifest, an image that is missing
+            or there twice, a missing column, or a combination that is not given as a whole.
     """
     if not arms:
         raise InputError("there is no arm to compare: give --arms as a mapping of names to folders of `sampling`")
     found = {}
     for name, folder in arms.items():
+        if name in TAKEN:
+            raise InputError(f"an arm cannot be called {name!r}, as {', '.join(TAKEN)} have a meaning: rename it")
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
             raise InputError(
@@ -54,22 +58,47 @@ def read_arms(arms: Mapping[str, str | os.PathLike], columns: Sequence[str]) -> 
         lacking = [image for image in table["image"] if not (root / image).is_file()]
         if lacking:
             raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are not there, the first {lacking[0]}")
+        repeated = int(table["image"].duplicated().sum())
+        if repeated:
+            raise InputError(
+                f"{repeated} rows of {root / 'manifest.csv'} repeat an image: each counts as one, so list it once"
+            )
         found[name] = Cohort(table, root)
     return found
 
 
 def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
-    """The real images of a split whose label, attributes and patient are known; of others nothing can be compared."""
+    """The real images of a split whose label, attributes and patient are known; of others nothing can be compared.
+
+    Raises:
+        InputError: for a column that is missing or named twice, no such image, or patients in several splits.
+    """
+    repeated = [column for place, column in enumerate(columns) if column in columns[:place]]
+    if repeated:
+        raise InputError(f"{repeated[0]!r} is named twice: label and attributes are different columns")
     table = cohort.table
     require_columns(table, [*columns, "patient", "split", "image"], cohort.root)
     kept = (table["split"] != "excluded").to_numpy(dtype=bool)
     known = kept & ~np.any([missing_cells(table[column]) for column in [*columns, "patient"]], axis=0)
     if not known.any():
         raise InputError(f"no image of the cohort in {cohort.root} has a value in all of {list(columns)} and a patient")
+    _check_patients(table[known])
     left_out = int((kept & ~known).sum())
     if left_out:
         print(f"{left_out:,} images without a value in {list(columns)} or a patient are left out", flush=True)
     return Cohort(table[known].reset_index(drop=True), cohort.root)
+
+
+def _check_patients(table: pd.DataFrame) -> None:
+    # a generative model that trained on a patient has seen what it is then compared with
+    splits_of = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(["size", "first", "last"])
+    shared = splits_of[splits_of["size"] > 1]
+    if len(shared):
+        one = shared.iloc[0]
+        raise InputError(
+            f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {one['first']!r} and "
+            f"{one['last']!r}: what is measured there is memory. Split the cohort by patient."
+        )
 
 
 def settings_that_differ(arms: Mapping[str, Cohort]) -> dict[str, dict[str, Any]]:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from monai.bundle import ConfigParser
 from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.table import SPLITS
+from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.arms import read_arms
+from medi_monai.engines.fidelity import FidelitySettings
 from medi_monai.engines.runs import finish_run
+from medi_monai.engines.stages import Stage, run_stage, seconds_of
 from medi_monai.engines.verdict import verdict
+from medi_monai.networks import build_encoder
+from medi_monai.probing import BASELINES
 from medi_monai.report import labeled_grid, write_experiment_page
-from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import atomic_path, read_json, write_json
 from medi_monai.utils.seeding import seed_from
+from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["ARMS", "experiment_run"]
 
@@ -32,17 +35,6 @@ __all__ = ["ARMS", "experiment_run"]
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
 #: combinations of the picture of samples, and images of each
 MAX_ROWS, PER_CELL = 12, 8
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """One run: its name, run id, config files, what it leaves, and the options that are its own."""
-
-    name: str
-    run_id: str
-    configs: Sequence[str]
-    result: Path
-    options: Mapping[str, Any]
 
 
 def experiment_run(
@@ -66,16 +58,18 @@ def experiment_run(
         The content of ``experiment.json``.
 
     Raises:
+        InputError: for an option that a late stage would refuse, before the first one; also where the images of
+            ``dataset_dir`` are no longer those that the stages before were made from.
         RunStopped: where a stage failed; its own message says why, and the same command goes on.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / "train.json").is_file():
         raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
+    _check_late_options(options, stage_options)
     start, seconds, before = time.perf_counter(), {}, ""
     for stage in _stages(bundle, output, options):
-        began = time.perf_counter()
-        before = _run(bundle, output, stage, options, stage_options, before)
-        seconds[stage.name] = round(time.perf_counter() - began, 1)
+        before = run_stage(bundle, output, stage, options, stage_options, before)
+        seconds[stage.name] = seconds_of(output, stage)
     cohort = Cohort.read(output / "cohort")
     fidelity, probe = read_json(output / "evaluation" / "metrics.json"), read_json(output / "probing" / "probe.json")
     columns = [fidelity["label"], *fidelity["attributes"]]
@@ -120,75 +114,42 @@ def experiment_run(
     return content
 
 
-def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[_Stage]:
+def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[Stage]:
     cohort = output / "cohort"
     # its last file: the table itself is CSV or, of a large cohort, Parquet
     prepared = cohort / "summary.json"
-    stages = [_Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
+    stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         own = {**models, "output_dir": output / arm / "training"}
         model = output / "models" / arm / "model.pt"
-        stages.append(_Stage(f"training {arm}", "training", ["train.json", *overlay], model, own))
+        stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own))
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         own = {**models, "output_dir": output / arm / "sampling"}
         done = output / arm / "sampling" / "summary.json"
-        stages.append(_Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own))
+        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own))
     arms = {arm: str(output / arm / "sampling") for arm in ARMS}
     for run_id, config, result in (
         ("evaluation", "evaluate.json", "metrics.json"),
         ("probing", "probe.json", "probe.json"),
     ):
         measured: dict[str, Any] = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
-        stages.append(_Stage(run_id, run_id, [config], output / run_id / result, measured))
+        stages.append(Stage(run_id, run_id, [config], output / run_id / result, measured))
     return stages
 
 
-def _run(
-    bundle: Path,
-    output: Path,
-    stage: _Stage,
-    options: Mapping[str, Any],
-    stage_options: Mapping[str, Mapping[str, Any]],
-    before: str,
-) -> str:
-    """Run a stage unless it is done; returns the digest of what it was run with."""
-    files = [bundle / "configs" / name for name in stage.configs]
-    known = ConfigParser.load_config_files([str(file) for file in files])
-    # what the overlay of an arm says stays as it is
-    fixed = ConfigParser.load_config_files([str(file) for file in files[1:]]) if files[1:] else {}
-    given = {name: value for name, value in options.items() if name in known and name not in fixed}
-    own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
-    settings = {**given, **stage_options.get(stage.run_id, {}), **own}
-    digest = json_digest({"settings": settings, "before": before})
-    record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
-    if stage.result.is_file() and record.is_file() and read_json(record).get("digest") == digest:
-        print(f"{stage.name}: done already, {stage.result}", flush=True)
-        return digest
-    overlay = record.with_suffix(".options.json")
-    resumed = {"resume": True} if stage.run_id == "training" and _goes_on(stage, record, digest) else {}
-    write_json(overlay, {**settings, **resumed})
-    write_json(record, {"digest": "", "begun": digest})
-    configs = [str(file) for file in (*files, overlay)]
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", stage.run_id]
-    command += ["--bundle_root", str(bundle), "--config_file", str(configs)]
-    print(f"\n{stage.name}\n$ {_shown(command)}", flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code or not stage.result.is_file():
-        raise RunStopped(f"the stage {stage.name!r} ended with {code}; the same command goes on from there")
-    write_json(record, {"digest": digest})
-    return digest
-
-
-def _goes_on(stage: _Stage, record: Path, digest: str) -> bool:
-    # of a training that was begun with these very options
-    begun = record.is_file() and read_json(record).get("begun") == digest
-    return begun and any(stage.result.parent.glob("checkpoint_*.pt"))
-
-
-def _shown(command: Sequence[str]) -> str:
-    return " ".join(f'"{part}"' if " " in part else part for part in ["python", *command[1:]])
+def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
+    # what the last stages would refuse is said before hours of training
+    for name in options["baselines"]:
+        if name not in BASELINES:
+            raise unknown_value("baseline", name, BASELINES)
+    solver = stage_options["sampling"]["solver"]
+    if solver not in SOLVERS:
+        raise unknown_value("solver", solver, SOLVERS)
+    FidelitySettings(max_images=options["max_images"], min_images=options["min_images"], k=options["neighbors"])
+    patch_transforms(geometry=False, normalize=options["normalization"])
+    build_encoder(options["encoder"])
 
 
 def _described(cohort: Cohort, columns: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +166,8 @@ def _described(cohort: Cohort, columns: Sequence[str]) -> dict[str, Any]:
                 "slides": int(rows["slide"].nunique()),
                 "patients": int(rows["patient"].nunique()),
             }
-            for split, rows in table.groupby("split", sort=False)
+            for split in SPLITS
+            if len(rows := table[table["split"] == split])
         },
         "combinations": {"seen": len(seen), "unseen": len(set(keys) - seen)},
     }

@@ -113,9 +113,7 @@ def compare_combination(images: Combination, settings: FidelitySettings) -> dict
             sets[arm] = rows, rng.choice(len(rows), matched, replace=False)
         drawn.append(sets)
     names = [FLOOR, *images.generated]
-    arms = {
-        name: _figures([(_rows(sets["reference"]), _rows(sets[name])) for sets in drawn], settings.k) for name in names
-    }
+    arms = {name: _figures(drawn, name, images.patients, settings.k) for name in names}
     for name, replicates in _replicates(images, halves, matched, settings.num_replicates, rng).items():
         arms[name]["frechet_distance"]["replicates"] = replicates
     return {**result, "arms": arms, "drawn": drawn, "one_patient": len(np.unique(images.patients)) == 1}
@@ -143,8 +141,15 @@ def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return (first, second) if rng.random() < 0.5 else (second, first)
 
 
-def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> dict[str, Any]:
-    kernel = [kernel_distance(real, other) for real, other in pairs]
+def _figures(
+    drawn: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]], name: str, patients: np.ndarray, k: int
+) -> dict[str, Any]:
+    pairs = [(_rows(sets["reference"]), _rows(sets[name])) for sets in drawn]
+    kernel = []
+    for sets, (real, other) in zip(drawn, pairs):
+        # images of one patient are no independent ones; generated images are
+        theirs = patients[sets[name][1]] if name == FLOOR else None
+        kernel.append(kernel_distance(real, other, 3, patients[sets["reference"][1]], theirs))
     shares = [precision_recall(real, other, k) for real, other in pairs]
     return {
         "frechet_distance": {"value": float(np.mean([frechet_distance(real, other) for real, other in pairs]))},
@@ -217,7 +222,7 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
         interval = interval and [max(0.0, edge) for edge in interval]
     elif "standard_error" in figures[0]:
         error = math.sqrt(sum(one["standard_error"] ** 2 for one in figures)) / len(figures)
-        # two images of a set have no standard error
+        # two images of a set, or nearly all of one patient, have no standard error
         interval = [value - Z95 * error, value + Z95 * error] if math.isfinite(error) else None
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
 

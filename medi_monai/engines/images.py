@@ -84,9 +84,7 @@ class ImageGenerator:
         predict, noise = self.bind(network, rows), self.noise(rows)
         denoise = denoiser(predict, self.schedule, self.objective, self.space.clip)
         images = self.space.decode(
-            SOLVERS[self.solver](
-                denoise, noise.to(next(network.parameters()).device), self.schedule, self.num_steps
-            )
+            SOLVERS[self.solver](denoise, noise.to(next(network.parameters()).device), self.schedule, self.num_steps)
         )
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()

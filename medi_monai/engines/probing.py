@@ -18,6 +18,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.engines.arms import known_rows, read_arms, settings_that_differ
 from medi_monai.engines.embedding import embed_images
 from medi_monai.engines.preparing import started_together
+from medi_monai.engines.probe_settings import ProbeSettings
 from medi_monai.engines.probe_tables import long_table, summarize_all
 from medi_monai.engines.runs import finish_run, set_aside
 from medi_monai.engines.scoring import Scorer, TestUnits
@@ -44,52 +45,13 @@ from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.transforms import patch_transforms
 
-__all__ = ["ProbeSettings", "probe_run"]
+__all__ = ["probe_run"]
 
 RESULTS = ("probe.json", "probe.csv", "report.html", "summary.json")
 #: of what a draw is: draws of another version are made again
-DRAWS_VERSION = 2
+DRAWS_VERSION = 3
 #: real images whose center and class are read, at most
 MAX_READ = 20_000
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """How arms are compared.
-
-    Args:
-        num_repeats: draws of training patients; each is a paired comparison of all arms.
-        num_replicates: bootstrap samples of the test patients within each repeat.
-        ratio: synthetic images per real one.
-        real_per_class: real training images per class, at most; all by default.
-        sweep_repeats: repeats of each point of a sweep.
-        ratios: sweep over the ratio.
-        reals_per_class: sweep over the number of real images.
-        nums_centers: sweep over the number of centers in training.
-        correlations: sweep over the correlation of class and center.
-        cs: values of C to choose from.
-        min_count: images that a group needs to be the worst.
-        num_augmented: stain-augmented copies of every training image.
-        stain_jitter: their strength, see :class:`medi_monai.wsi.transforms.RandStainJitterd`.
-        normalization: method of the stain-normalized arm.
-        seed: of all draws.
-    """
-
-    num_repeats: int = 12
-    num_replicates: int = 100
-    ratio: float = 0.5
-    real_per_class: int | None = None
-    sweep_repeats: int = 3
-    ratios: Sequence[float] = (0.125, 0.25, 0.5)
-    reals_per_class: Sequence[int] = (25, 100, 400, 1600)
-    nums_centers: Sequence[int] = (2, 4, 6)
-    correlations: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-    min_count: int = 10
-    num_augmented: int = 2
-    stain_jitter: float = 0.2
-    normalization: str = "macenko"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,11 +126,15 @@ def probe_run(
     names = [*baselines, *sampled]
     if len(names) < 2:
         raise InputError("there is nothing to compare: give --arms or --baselines")
-    focus = focus if focus in names else names[-1]
+    if focus not in names:
+        print(f"there is no arm {focus!r}: {names[-1]!r} is compared with each other arm", flush=True)
+        focus = names[-1]
     protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
     if protocol is None:
         return {}
     test = real.table.iloc[protocol.test]
+    for name in sorted(set(demographics) - set(real.table.columns)):
+        print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
     demographics = [name for name in demographics if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))

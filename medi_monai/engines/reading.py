@@ -13,7 +13,7 @@ import torch
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.metrics import nearest_neighbors
-from medi_monai.metrics.memorization import symmetric_correlation, wilson_interval
+from medi_monai.metrics.memorization import symmetric_correlation, turned, wilson_interval
 from medi_monai.probing import LogisticProbe, Standardizer, codes_of, fit_path, readability, stable_order
 from medi_monai.probing.arms import group_weights, spread_rows
 from medi_monai.utils.errors import InputError
@@ -104,12 +104,15 @@ def _read(
     chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
     read = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
     right = pd.Series((read == asked[chosen]).astype(float))
-    share = float(right.groupby(combination[chosen]).mean().mean())
+    by_combination = right.groupby(combination[chosen])
+    share = float(by_combination.mean().mean())
+    # of unequal combinations, images of small ones weigh more
+    effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
     by_value = right.groupby(asked[chosen]).mean()
     return {
         **result,
         "value": share,
-        "ci95": wilson_interval(round(share * len(right)), len(right)),
+        "ci95": wilson_interval(share * effective, effective),
         "n": len(right),
         "by_value": {known[code][0]: float(value) for code, value in by_value.items()},
     }
@@ -141,7 +144,8 @@ def memorization(
     Returns:
         Figures by arm and under ``held_out``: ``distance`` (median to the nearest training image), ``ratio`` to that of
         held-out images, ``copies`` (share, with interval and count) and ``correlation`` (the highest; ``None`` where
-        all images are of one color); and the closest pairs as (generated, training, correlation).
+        all images are of one color); and by the same names, where there are any, the closest pairs as (generated,
+        training, correlation), the training image turned and mirrored to match.
     """
     split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
     train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
@@ -157,7 +161,9 @@ def memorization(
     for name, (features, images, rows) in sets.items():
         rng = np.random.default_rng(seed_from("memorization", seed, name))
         reader = PatchReader(images, image_size)
-        figures[name], closest[name] = _nearest(features, reader, rng.permutation(rows)[:MAX_QUERIES], training)
+        figures[name], pairs = _nearest(features, reader, rng.permutation(rows)[:MAX_QUERIES], training)
+        if pairs:
+            closest[name] = pairs
         reader.close()
     for name in figures:
         base = figures.get("held_out", {}).get("distance")
@@ -179,15 +185,17 @@ def _nearest(
 ) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray, float]]]:
     queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
     distances, found = _nearest_in_parts(queries, training)
-    best, place = np.full(len(chosen), -np.inf), found[:, 0].copy()
+    best, place, symmetry = np.full(len(chosen), -np.inf), found[:, 0].copy(), np.zeros(len(chosen), int)
     # pixels in double precision are large: few at a time
     for start in range(0, len(chosen), QUERIES):
         part = slice(start, start + QUERIES)
         pixels = np.stack(reader.read(chosen[part].tolist()))
         for others in found[part].T:
-            alike = symmetric_correlation(pixels, np.stack(training.reader.read(others.tolist())))
+            alike, under = symmetric_correlation(pixels, np.stack(training.reader.read(others.tolist())))
             alike = np.nan_to_num(alike, nan=-np.inf)
-            place[part] = np.where(alike > best[part], others, place[part])
+            closer = alike > best[part]
+            place[part] = np.where(closer, others, place[part])
+            symmetry[part] = np.where(closer, under, symmetry[part])
             best[part] = np.maximum(best[part], alike)
     copies, known = int((best > CORRELATION_OF_A_COPY).sum()), np.isfinite(best)
     figures = {
@@ -196,8 +204,9 @@ def _nearest(
         "correlation": float(best.max()) if known.any() else None,
     }
     top = np.argsort(-best, kind="stable")[: min(SHOWN, int(known.sum()))]
-    pairs = zip(reader.read(chosen[top].tolist()), training.reader.read(place[top].tolist()), best[top].tolist())
-    return figures, list(pairs)
+    originals = training.reader.read(place[top].tolist())
+    matching = [turned(image[None], under)[0] for image, under in zip(originals, symmetry[top].tolist())]
+    return figures, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
 
 
 def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:

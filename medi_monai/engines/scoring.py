@@ -22,6 +22,7 @@ from medi_monai.metrics import (
     matthews_correlation,
     worst_group_accuracy,
 )
+from medi_monai.metrics.groups import BELOW_ONE
 from medi_monai.probing import codes_of
 from medi_monai.schema import missing_cells
 
@@ -105,7 +106,14 @@ class Scorer:
         #: (B, U) how often each unit is in each bootstrap sample of the patients
         self.drawn = drawn[:, patients].astype(float)
         self.once = np.ones((1, len(patients)))
+        #: (G, C) groups that may be the worst
+        self.large = self._sizes(targets) >= min_count
         self.evaluator = self._evaluator()
+
+    def _sizes(self, targets: np.ndarray) -> np.ndarray:
+        counts = np.zeros((len(self.units.table), len(self.classes)))
+        np.add.at(counts, (self.units.code, targets), 1)
+        return _summed(counts, self.by_group, self.once)[0]
 
     def _evaluator(self) -> Engine:
         self.confusion = GroupConfusion(len(self.units.table), len(self.classes))
@@ -122,7 +130,7 @@ class Scorer:
             batch: Any = engine.state.output
             probabilities, targets, units = batch
             self.confusion.update(probabilities.argmax(1), targets, units)
-            self.calibration.update(probabilities, targets)
+            self.calibration.update(probabilities.clamp(max=BELOW_ONE), targets)
 
         return evaluator
 
@@ -166,10 +174,17 @@ class Scorer:
         )
         return {
             "balanced_accuracy": balanced_accuracy(overall).tolist(),
-            "worst_group_accuracy": [self._worst(*one)["value"] for one in zip(*groups)],
+            "worst_group_accuracy": self._worst_of_samples(*groups),
             "group_mean_accuracy": [_mean_over_groups(*one) for one in zip(*centers)],
             "mcc": matthews_correlation(overall).tolist(),
         }
+
+    def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float]:
+        # (B, G, C) each. The groups are those of the test as it is: left out of the samples that hold few of it, a
+        # small one would seem to be worst less often than it is
+        rates = np.divide(right, targets, out=np.full(right.shape, np.inf), where=(targets > 0) & self.large)
+        worst = rates.reshape(len(rates), -1).min(1, initial=np.inf)
+        return np.where(np.isfinite(worst), worst, np.nan).tolist()
 
     def _worst(self, right: np.ndarray, targets: np.ndarray) -> dict:
         # (G, C) each

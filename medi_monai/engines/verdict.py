@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medi_monai.report.words import arm_title, number
+
 __all__ = ["verdict"]
 
 ALPHA = 0.05
@@ -58,9 +60,10 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
     found = [_finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.")]
     if best is not None:
         effect = _effect(baselines[best])
-        words = {1: "It does better than", 0: "It cannot be told from", -1: "It does worse than"}[effect]
+        words = {1: "does better than", 0: "cannot be told from", -1: "does worse than"}[effect]
         text = (
-            f"{words} the best baseline without generated images, {best}. {_difference(baselines[best], focus, best)}"
+            f"{focus} {words} the best baseline without generated images, {arm_title(best)}. "
+            f"{_difference(baselines[best], focus, best)}"
         )
         found.append(_finding({1: "ok", 0: "note", -1: "warning"}[effect], text))
     found += _of_worst_group(probe, focus, wanted)
@@ -72,8 +75,14 @@ def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str])
     if any(one["value"] is None for one in values.values()):
         return [_finding("note", "The worst group is undefined: no group has enough test images.")]
     text = ", ".join(f"{name} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items())
-    better = all(values[focus]["value"] > values[name]["value"] for name in others)
-    return [_finding("ok" if better else "note", f"Accuracy in the worst group: {text}.")]
+    tested = {one["arms"][1]: one for one in probe["comparisons"] if one["figure"] == "worst_group_accuracy"}
+    effects = [_effect(tested[name]) if name in tested else 0 for name in others]
+    certain = [name for name, effect in zip(others, effects) if effect]
+    ending = f"only the difference from {' and '.join(certain)} is certain" if certain else "no difference is certain"
+    if others and len(certain) == len(others):
+        ending = "the differences are certain" if len(others) > 1 else "the difference is certain"
+    level = "warning" if any(effect < 0 for effect in effects) else "ok" if any(effects) and all(effects) else "note"
+    return [_finding(level, f"Accuracy in the worst group: {text}; {ending}.")]
 
 
 def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
@@ -92,10 +101,11 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
     test = pair["log_ratio"]
     text = (
         f"Fréchet distance to real images, mean over combinations: {focus} {_number(mine['mean'])}, {rival} "
-        f"{_number(theirs['mean'])}; real images of other patients {_number(mine['floor'])}. On combinations never "
-        f"seen: {_number(mine['unseen'])} and {_number(theirs['unseen'])}. Paired over {test['n']} combinations, "
-        f"{_p(test['p_value'])}."
+        f"{_number(theirs['mean'])}; real images of other patients {_number(mine['floor'])}."
     )
+    if mine["unseen"]["value"] is not None:
+        text += f" On combinations never seen: {_number(mine['unseen'])} and {_number(theirs['unseen'])}."
+    text += f" Paired over {test['n']} combinations, {_p(test['p_value'])}."
     certain = test["p_value"] is not None and test["p_value"] < ALPHA
     nearer = mine["mean"]["value"] < theirs["mean"]["value"]
     return [_finding("ok" if certain and nearer else "warning" if certain else "note", text)]
@@ -103,20 +113,21 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
 
 def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
     shortcut, found = probe["shortcut"], []
+    name = next(iter(probe.get("attributes") or ["center"]))
     center = shortcut.get("center_readability") or {}
     if center.get("value") is not None:
         found.append(
             _finding(
                 "note",
-                f"The center can be read from the features of real images with a balanced accuracy of "
+                f"The {name} can be read from the features of real images with a balanced accuracy of "
                 f"{center['value']:.2f} (chance {center['chance']:.2f}).",
             )
         )
     drops = {arm: one["average_performance_drop"]["value"] for arm, one in shortcut["correlation"]["arms"].items()}
     if drops and all(value is not None for value in drops.values()):
-        text = ", ".join(f"{arm} {value:+.1%}" for arm, value in drops.items())
+        text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)} %" for arm, value in drops.items())
         found.append(
-            _finding("note", f"As the center comes to give the class away, accuracy changes on average by: {text}.")
+            _finding("note", f"As the {name} comes to give the class away, accuracy changes on average by: {text}.")
         )
     return found
 
@@ -133,6 +144,15 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
             f"of other real images {held_out['copies']['value']:.1%}."
         )
         found.append(_finding("error", text))
+    draws = probe["settings"].get("num_repeats")
+    others = sum(one["figure"] == "balanced_accuracy" for one in probe["comparisons"])
+    # the test over draws exchanges signs: its least p value, corrected for the number of arms
+    if draws and others and others * 2 / 2**draws >= ALPHA:
+        text = (
+            f"With {draws} draws and {others} comparisons no corrected p value can be below {ALPHA}: no effect could "
+            "be claimed here, whatever the images are. Raise --num_repeats."
+        )
+        found.append(_finding("warning", text))
     patients = probe["test"]["patients"]
     if patients < 20:
         found.append(
@@ -158,14 +178,16 @@ def _effect(row: Mapping[str, Any]) -> int:
 
 
 def _difference(row: Mapping[str, Any], focus: str, other: str) -> str:
-    difference = row["difference"]
+    difference, pair = row["difference"], f"{focus} less {arm_title(other)}"
     if difference["value"] is None:
-        return f"{focus} - {other}: undefined."
-    low, high = difference["ci95"] or (float("nan"),) * 2
-    return (
-        f"{focus} - {other}: {difference['value']:+.3f} in balanced accuracy ({low:+.3f} to {high:+.3f}, "
-        f"{_p(row['p_holm'])})."
-    )
+        return f"{pair}: undefined."
+    low, high = (_signed(edge) for edge in difference["ci95"] or (None, None))
+    return f"{pair}: {_signed(difference['value'])} in balanced accuracy ({low} to {high}, {_p(row['p_holm'])})."
+
+
+def _signed(value: float | None) -> str:
+    text = number(value, 3)
+    return f"+{text}" if value is not None and value > 0 and float(text) else text
 
 
 def _number(one: Mapping[str, Any]) -> str:

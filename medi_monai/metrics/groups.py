@@ -31,6 +31,9 @@ __all__ = [
 
 Counts = np.ndarray | torch.Tensor
 
+#: the largest number below 1 in single precision: torchmetrics gives a confidence of 1 a bin of its own
+BELOW_ONE = 1 - 2.0**-24
+
 
 class GroupConfusion(Metric):
     """Confusions by group, added up over batches and processes.
@@ -228,7 +231,9 @@ def calibration_error(
         raise InputError(f"{num_bins} bins are too few: give 1 or more")
     if not len(codes):
         return {"value": float("nan"), "n": 0}
-    error = multiclass_calibration_error(scores, codes, scores.shape[1], n_bins=num_bins, validate_args=False)
+    error = multiclass_calibration_error(
+        scores.clamp(max=BELOW_ONE), codes, scores.shape[1], n_bins=num_bins, validate_args=False
+    )
     return {"value": float(error), "n": len(codes)}
 
 

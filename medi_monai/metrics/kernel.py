@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from medi_monai.metrics.moments import Features, as_features
@@ -20,26 +22,37 @@ BLOCK = 2048
 class KernelDistance:
     """An estimate with its jackknife standard error; it may be negative where both sets come from one distribution.
 
-    The standard error is NaN where either set has two images alone.
+    The standard error is NaN where leaving out an image, or a patient, leaves fewer than two images of a set.
     """
 
     value: float
     standard_error: float
 
 
-def kernel_distance(first: Features, second: Features, degree: int = 3) -> KernelDistance:
+def kernel_distance(
+    first: Features,
+    second: Features,
+    degree: int = 3,
+    first_patients: np.ndarray | None = None,
+    second_patients: np.ndarray | None = None,
+) -> KernelDistance:
     """Unbiased squared MMD with ``k(x, y) = (x·y / D + 1)^degree`` (Bińkowski et al. 2018).
 
-    All pairs are used instead of random subsets, so that there is nothing to draw; the standard error is the jackknife
-    over images of both sets. Memory is bounded by blocks of rows.
+    All pairs are used instead of random subsets, so that there is nothing to draw. The standard error is the jackknife
+    over the units of both sets: images, or patients, who have unequal numbers of images (Busing, Meijer & van der
+    Leeden 1999). Memory is bounded by blocks of rows.
 
     Args:
         first: ``(N1, D)``, two images or more.
         second: ``(N2, D)``.
         degree: of the polynomial, 1 or more.
+        first_patients: ``(N1,)``; where given, all images of a patient are left out together. A single patient is taken
+            by image.
+        second_patients: ``(N2,)``, likewise.
 
     Raises:
-        InputError: for fewer than two images in either, other dimensions, or values that are not finite.
+        InputError: for fewer than two images in either, other dimensions, values that are not finite, or patients that
+            do not match the images.
     """
     first = as_features(first)
     second = as_features(second).to(first)
@@ -50,26 +63,66 @@ def kernel_distance(first: Features, second: Features, degree: int = 3) -> Kerne
     m, n = len(first), len(second)
     if min(m, n) < 2:
         raise InputError(f"a kernel distance needs two images or more of either set, not {m} and {n}")
-    within_first = _sums(first, first, degree)[0] - _kernel_of_itself(first, degree)
-    within_second = _sums(second, second, degree)[0] - _kernel_of_itself(second, degree)
-    across_first, across_second = _sums(first, second, degree)
-    a, b, c = within_first.sum(), within_second.sum(), across_first.sum()
-    value = float(_estimate(a, b, c, m, n))
-    if min(m, n) < 3:
-        return KernelDistance(value, math.nan)
-    # leaving image i out takes its row and its column away
-    without_first = _estimate(a - 2 * within_first, b, c - across_first, m - 1, n)
-    without_second = _estimate(a, b - 2 * within_second, c - across_second, m, n - 1)
-    variance = sum((len(left) - 1) * float(left.var(correction=0)) for left in (without_first, without_second))
-    return KernelDistance(value, math.sqrt(variance))
+    units, other_units = _units(first_patients, first), _units(second_patients, second)
+    a, removed_first, sizes = _within(first, degree, units)
+    b, removed_second, other_sizes = _within(second, degree, other_units)
+    across_first, across_second = _across(first, second, degree)
+    c = across_first.sum()
+    value = _estimate(a, b, c, m, n)
+    left = _estimate(a - removed_first, b, c - _by_unit(across_first, units), m - sizes, n)
+    other_left = _estimate(a, b - removed_second, c - _by_unit(across_second, other_units), m, n - other_sizes)
+    # of large features the squares of both errors would overflow
+    error = math.hypot(_jackknife(value, left, m, sizes), _jackknife(value, other_left, n, other_sizes))
+    return KernelDistance(float(value), error)
 
 
-def _estimate(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, m: int, n: int) -> torch.Tensor:
+def _units(patients: np.ndarray | None, features: torch.Tensor) -> torch.Tensor:
+    # code of every image
+    images = torch.arange(len(features), device=features.device)
+    if patients is None:
+        return images
+    names, codes = np.unique(np.asarray(patients), return_inverse=True)
+    if codes.shape != images.shape:
+        raise InputError(f"{codes.size} patients do not match {len(images)} images: give one of each image")
+    return torch.from_numpy(codes).to(images.device) if len(names) > 1 else images
+
+
+def _by_unit(values: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(int(units.max()) + 1).to(values).index_add_(0, units, values)
+
+
+def _estimate(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, m: Any, n: Any) -> torch.Tensor:
     return a / (m * (m - 1)) + b / (n * (n - 1)) - 2 * c / (m * n)
 
 
-def _sums(rows: torch.Tensor, columns: torch.Tensor, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # of the kernel matrix, by row and by column
+def _jackknife(value: torch.Tensor, without: torch.Tensor, count: int, sizes: torch.Tensor) -> float:
+    # standard error from the estimates without each unit of a set
+    if count - int(sizes.max()) < 2:
+        return math.nan
+    share = sizes / count
+    center = len(sizes) * value - ((1 - share) * without).sum()
+    pseudo = value / share - (1 / share - 1) * without
+    errors = (pseudo - center) / (1 / share - 1).sqrt() / math.sqrt(len(sizes))
+    largest = float(errors.abs().max())
+    return largest * float((errors / largest).square().sum().sqrt()) if largest else 0.0
+
+
+def _within(rows: torch.Tensor, degree: int, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # the sum of the kernel matrix without its diagonal, what each unit's rows and columns have in it, and the sizes
+    scaled, itself = rows.T / rows.shape[1], _kernel_of_itself(rows, degree)
+    by_row, of_own = [], []
+    for part, own in zip(rows.split(BLOCK), units.split(BLOCK)):
+        block = (part @ scaled).add_(1).pow_(degree)
+        by_row.append(block.sum(1))
+        of_own.append(block.masked_fill_(own[:, None] != units, 0).sum(1))
+    sizes = _by_unit(torch.ones_like(itself), units)
+    total, twice = torch.cat(by_row) - itself, torch.cat(of_own) - itself
+    # pairs within a unit are in its rows and in its columns, and leave once
+    return total.sum(), _by_unit(2 * total - twice, units), sizes
+
+
+def _across(rows: torch.Tensor, columns: torch.Tensor, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # sums of the kernel matrix by row and by column
     scaled = columns.T / rows.shape[1]
     by_row, by_column = [], torch.zeros(len(columns)).to(rows)
     for part in rows.split(BLOCK):

@@ -108,10 +108,11 @@ def feature_shape(features: Features) -> tuple[int, int]:
     if isinstance(features, torch.Tensor):
         real = not features.is_complex()
     else:
-        real = np.asarray(features).dtype.kind in "fiub"
-    shape = tuple(np.shape(features))
-    if not real or len(shape) != 2 or shape[1] == 0:
-        raise InputError(f"features are real numbers (images, dimensions), not {type(features).__name__} of {shape}")
+        real = isinstance(features, np.ndarray) and features.dtype.kind in "fiub"
+    shape = tuple(features.shape) if real else ()
+    if len(shape) != 2 or shape[1] == 0:
+        found = f"{getattr(features, 'dtype', type(features).__name__)} of the shape {tuple(np.shape(features))}"
+        raise InputError(f"features are real numbers in an array or a tensor (images, dimensions), not {found}")
     return shape[0], shape[1]
 
 

@@ -151,7 +151,8 @@ def _search(
         raise InputError(f"{k} nearest neighbors cannot be found among {others} images: k is 1 to {others}")
     center = torch.stack([block.sum(0) for block in feature_blocks(references)]).sum(0) / count
     codes = None if apart is None else torch.as_tensor(apart).to(center.device)
-    found = []
+    nothing = torch.empty(0, k, dtype=torch.float64, device=center.device)
+    found = [(nothing, nothing.long())]
     for start, rows in enumerate(feature_blocks(queries, BLOCK)):
         own = None if codes is None else codes[start * BLOCK : (start + 1) * BLOCK]
         found.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, own))

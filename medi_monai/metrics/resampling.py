@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+#: signs held at a time: thousands of patients would make gigabytes
+SIGNS = 2**22
+
+
 class PatientSampler:
     """Bootstrap samples of a table: as many patients as there are, with replacement, each with all of its rows.
 
@@ -130,16 +134,17 @@ def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int 
 
 def _sign_flip_p_value(differences: np.ndarray, num_flips: int, seed: int) -> float:
     n = len(differences)
-    exhaustive = 2**n <= num_flips
-    if exhaustive:
-        signs = 1 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(seed_from("sign flips", seed)).choice([-1.0, 1.0], (num_flips, n))
     # sums that differ by rounding are as extreme as each other
     edge = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
-    extreme = int((np.abs(signs @ differences) >= edge).sum())
-    # what is drawn counts the assignment at hand as well, so that no p value is 0 (Phipson & Smyth 2010)
-    return extreme / 2**n if exhaustive else (extreme + 1) / (num_flips + 1)
+    if 2**n <= num_flips:
+        signs = 1 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return int((np.abs(signs @ differences) >= edge).sum()) / 2**n
+    rng, extreme, rows = np.random.default_rng(seed_from("sign flips", seed)), 0, max(1, SIGNS // n)
+    for start in range(0, num_flips, rows):
+        signs = rng.choice([-1.0, 1.0], (min(rows, num_flips - start), n))
+        extreme += int((np.abs(signs @ differences) >= edge).sum())
+    # the assignment at hand counts as well, so that no p value is 0 (Phipson & Smyth 2010)
+    return (extreme + 1) / (num_flips + 1)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medi_monai.probing.blocks import release
 from medi_monai.probing.store import FeatureStore
 from medi_monai.utils.errors import InputError
 
@@ -158,6 +159,8 @@ def gathered(
             some = rows[block : block + 8192]
             result[start : start + len(some)] = np.asarray(features[some])
             start += len(some)
+            release(features)
+            release(result)
     return result
 
 
@@ -185,7 +188,16 @@ def codes_of(
 
 
 def stable_order(table: pd.DataFrame) -> np.ndarray:
-    """Row numbers in the order of the names of the images, so that a draw does not depend on the order of the rows."""
+    """Row numbers in the order of the images' names, so that a draw does not depend on the order of the rows.
+
+    Patches that are read from one slide share its name, and go by ``y`` and ``x``.
+    """
     if "image" not in table:
         return np.arange(len(table))
-    return np.argsort(table["image"].to_numpy(dtype=str), kind="stable")
+    order = np.argsort(table["image"].to_numpy(dtype=str), kind="stable")
+    if not {"x", "y"} <= set(table.columns) or not table["image"].duplicated().any():
+        return order
+    numbers = pd.factorize(table["image"])[0]
+    rank = np.empty(int(numbers.max()) + 1, np.int64)
+    rank[numbers[order][::-1]] = np.arange(len(order))[::-1]
+    return np.lexsort((*(pd.to_numeric(table[name], errors="coerce").to_numpy() for name in "xy"), rank[numbers]))

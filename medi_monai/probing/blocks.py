@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+from medi_monai.metrics.moments import Features, check_features
 from medi_monai.utils.errors import InputError
 
 __all__ = [
@@ -16,11 +18,9 @@ __all__ = [
     "checked_labels",
     "checked_weights",
     "parts_of",
+    "release",
     "row_blocks",
 ]
-
-#: ``(N, D)``, one row per image; a memory-mapped array is read in blocks and never held as a whole
-Features = np.ndarray | torch.Tensor
 
 #: bytes of a block of rows in double precision: one that stays in the cache, or one that fills a GPU
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
@@ -76,6 +76,7 @@ class Standardizer:
                 out[part] = scaled
             else:
                 out[part] = scaled.numpy()
+                release(out)
         return out
 
 
@@ -96,6 +97,21 @@ def row_blocks(
         yield slice(start, start + len(rows)), block.to(device)
 
 
+def release(features: Features) -> None:
+    """Let go of the pages of a memory-mapped file that were read or written; of other features, do nothing.
+
+    Their content stays in the system's cache or goes to the file, and they can be read again as before.
+    """
+    base: object = features
+    while isinstance(base, np.ndarray):
+        mapped = base.base
+        # changes to a private copy (mode "c") are in these pages alone; Windows has no such call
+        shared = isinstance(base, np.memmap) and base.mode != "c"
+        if shared and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+        base = mapped
+
+
 def parts_of(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Views of rows that are in memory, with their places."""
     size = _block_rows(rows.shape[1], rows.device)
@@ -107,19 +123,11 @@ def _block_rows(dim: int, device: torch.device) -> int:
 
 
 def checked_features(features: Features) -> Features:
-    """Features that are ``(N, D)`` and finite, or an :class:`InputError`."""
-    if features.ndim != 2 or 0 in features.shape:
-        raise InputError(f"features of a probe are (images, dimensions), not of the shape {tuple(features.shape)}")
-    bad = 0
-    for _, block in row_blocks(features, torch.float64):
-        if not torch.isfinite(block.sum()):
-            bad += int((~torch.isfinite(block)).any(1).sum())
-    if bad:
-        raise InputError(
-            f"{bad} of {len(features)} images have features that are not finite (NaN or infinite): check the encoder "
-            "and the images, and embed them again"
-        )
-    return features
+    """Features that are ``(N, D)``, one row or more, and finite, or an :class:`InputError`."""
+    count, dim = check_features(features)
+    if not count:
+        raise InputError(f"a probe needs features of one image or more, not of the shape {(count, dim)}")
+    return features.detach() if isinstance(features, torch.Tensor) else features
 
 
 def checked_labels(labels: np.ndarray | torch.Tensor, count: int, num_classes: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ from medi_monai.probing.arms import (
     spread_rows,
     stable_order,
 )
+from medi_monai.probing.blocks import release
 from medi_monai.probing.probe import LogisticProbe, Standardizer, fit_path
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
@@ -138,7 +139,7 @@ class ProbeProtocol:
 
     def _check_splits(self) -> None:
         splits = {"train": self.train, "val": self.val, "holdout": self.test}
-        if self.num_untrained and not len(self.test):
+        if len(self.train) and self.num_untrained and not len(self.test):
             raise InputError("no image of the split 'holdout' is of a class that the training has images of")
         for name in ("train", "holdout"):
             if not len(splits[name]):
@@ -292,4 +293,8 @@ class ProbeProtocol:
             )
             del training, known
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]
-        return probe, torch.cat([probe.probabilities(scale.transform(np.asarray(view[rows]))) for rows in blocks])
+        found = []
+        for rows in blocks:
+            found.append(probe.probabilities(scale.transform(np.asarray(view[rows]))))
+            release(view)
+        return probe, torch.cat(found)

@@ -364,7 +364,7 @@ def _add_closest(page: Page, content: Mapping[str, Any], closest: Closest) -> No
         return
     page.section(
         "The closest pairs",
-        "Left the image in question, right the training image that it is most like, which may be turned or mirrored; "
+        "Left the image in question, right the training image that it is most like, turned or mirrored to match; "
         "the correlation of their pixels is beneath. Pairs of held-out real images show how alike different images may "
         "be.",
     )

@@ -123,7 +123,8 @@ def _add_arms(page: Page, content: Mapping[str, Any], titles: Mapping[str, str])
         f"Every arm trains the same probe on the same draws of patients ({settings['num_repeats']} draws; "
         f"{training['n']:,} images of {training['patients']:,} patients in all); only what is added to the real "
         f"images, or how they are weighted, differs. C is chosen on {training['validation']:,} validation images of "
-        "combinations that training has. In brackets: the 95 % interval over test patients and draws."
+        "combinations that training has. In brackets: the 95 % interval over test patients and draws, of AUROC and "
+        "calibration error over draws alone."
     )
     rows = {}
     for arm, figures in content["arms"].items():
@@ -142,9 +143,10 @@ def _add_arms(page: Page, content: Mapping[str, Any], titles: Mapping[str, str])
         "differences below.",
     )
     page.text(
-        "Balanced accuracy: the mean of the accuracies of the classes. Worst group: the class within a combination of "
-        f"{listed(content['attributes'])} that is read worst. Group mean: balanced accuracy averaged over the "
-        f"{content['attributes'][0] if content['attributes'] else 'group'}s that hold more than one class. MCC: "
+        "Balanced accuracy: the mean of the accuracies of the classes. Worst group: the combination of "
+        f"{listed([content['label'], *content['attributes']])} that is read worst. Group mean: balanced accuracy "
+        f"averaged over the {content['attributes'][0] if content['attributes'] else 'group'}s that hold more than one "
+        "class. MCC: "
         "Matthews correlation, 0 by chance. Calibration error: how far the stated probabilities are from the truth, "
         "smaller is better."
     )
@@ -162,7 +164,8 @@ def _add_differences(page: Page, content: Mapping[str, Any], titles: Mapping[str
         f"Differences of {focus} to each other arm, on the same draws and test patients: above 0 it is better (of the "
         "calibration error: below 0). The 95 % interval is over test patients and draws. p over patients exchanges the "
         "arms patient by patient, p over draws exchanges them draw by draw; the larger of the two is corrected for the "
-        "number of arms.",
+        "number of arms. AUROC and calibration error are compared over draws alone, which says nothing of other "
+        "patients.",
     )
     gaps = {arm: {name: one.get("difference") or {} for name, one in rows.items()} for arm, rows in found.items()}
     named = {arm: titles.get(arm, arm) for arm in found}

@@ -33,6 +33,11 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path):
         read_arms({"x": arm(tmp_path / "a", center=["n", "", "s"])}, ["center"])
     with pytest.raises(InputError, match="race"):
         read_arms({"x": arm(tmp_path / "b")}, ["race"])
+    for name in ("real", "floor", "held_out", "stain_augmented"):
+        with pytest.raises(InputError, match=f"cannot be called '{name}'"):
+            read_arms({name: arm(tmp_path / "d")}, ["center"])
+    with pytest.raises(InputError, match="1 rows of .* repeat an image"):
+        read_arms({"x": arm(tmp_path / "e", image=["0.png", "1.png", "0.png"])}, ["center"])
     (arm(tmp_path / "c") / "1.png").unlink()
     with pytest.raises(InputError, match=r"1 images .* the first 1.png"):
         read_arms({"x": tmp_path / "c"}, ["center"])
@@ -51,6 +56,21 @@ def test_rows_of_no_split_no_value_or_no_patient_are_left_out(capsys):
     assert found.table["image"].tolist() == ["a", "e", "f"] and "2 images" in capsys.readouterr().out
     with pytest.raises(InputError, match="has a value in all of"):
         known_rows(Cohort(table.assign(center=None), "."), ["center"])
+
+
+def test_a_column_named_twice_is_refused():
+    table = pd.DataFrame({"image": list("ab"), "patient": list("pq"), "center": "x", "split": "train"})
+    with pytest.raises(InputError, match="'center' is named twice"):
+        known_rows(Cohort(table, "."), ["label", "center", "center"])
+
+
+def test_a_patient_of_two_splits_is_refused_unless_one_is_left_out():
+    table = pd.DataFrame({"image": list("abcd"), "patient": list("pqpr"), "center": "x"})
+    table["split"] = ["train", "val", "holdout", "train"]
+    with pytest.raises(InputError, match="1 patients are in several splits, the first, p, in 'train' and 'holdout'"):
+        known_rows(Cohort(table, "."), ["center"])
+    kept = known_rows(Cohort(table.assign(split=["train", "val", "excluded", "train"]), "."), ["center"])
+    assert kept.table["image"].tolist() == ["a", "b", "d"]
 
 
 def test_what_differs_between_arms_is_told(tmp_path):

@@ -115,3 +115,20 @@ def test_the_same_seed_gives_the_same_and_sets_may_be_tiny():
 def test_settings_that_cannot_be_are_refused(change):
     with pytest.raises(InputError, match="have to be 1 or more|has to be more than k"):
         FidelitySettings(**change)
+
+
+def test_the_error_of_a_kernel_distance_takes_the_patients_of_real_images_for_units():
+    images = make(real=240, patients=12)
+    found = compare_combination(images, SETTINGS)
+    for name, whose in (("bad", None), (FLOOR, "real")):
+        errors = []
+        for sets in found["drawn"]:
+            (real, rows), (other, others) = sets["reference"], sets[name]
+            theirs = None if whose is None else images.patients[others]
+            errors.append(kernel_distance(real[rows], other[others], 3, images.patients[rows], theirs).standard_error)
+        assert found["arms"][name]["kernel_distance"]["standard_error"] == pytest.approx(np.mean(errors))
+        by_image = [
+            kernel_distance(one["reference"][0][one["reference"][1]], one[name][0][one[name][1]])
+            for one in found["drawn"]
+        ]
+        assert np.mean(errors) != pytest.approx(np.mean([one.standard_error for one in by_image]), rel=1e-3)

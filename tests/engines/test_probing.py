@@ -7,7 +7,7 @@ from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.engines import probing as module
-from medi_monai.engines.probing import ProbeSettings, probe_run
+from medi_monai.engines.probe_settings import ProbeSettings, probe_run
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.utils.errors import InputError
 
@@ -140,3 +140,21 @@ def test_what_cannot_be_is_refused(run):
         run(baselines=("reweigthed",))
     with pytest.raises(InputError, match="no attribute"):
         run(attributes=[])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_repeats": 0}, "num_repeats = 0"),
+        ({"min_count": 0}, "min_count = 0"),
+        ({"real_per_class": 0}, "real_per_class = 0"),
+        ({"cs": ()}, "no value of C"),
+        ({"cs": (0.0, 1.0)}, r"cs = \(0.0, 1.0\)"),
+        ({"ratio": -1.0}, "ratio = -1.0"),
+        ({"reals_per_class": (10, 0)}, r"reals_per_class = \(10, 0\)"),
+        ({"correlations": (0.0, 1.5)}, r"correlations = \[0.0, 1.5\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_embedded(change, named):
+    with pytest.raises(InputError, match=named):
+        ProbeSettings(**change)

@@ -50,6 +50,11 @@ def test_what_was_asked_for_is_read_and_what_was_not_is_told():
     assert found["wrong"]["center"]["value"] == pytest.approx(2 / 3) and found["wrong"]["label"]["value"] == 1
 
 
+def proportion_interval(share, n, z=1.959963984540054):
+    # the roots of (share - p)^2 = z^2 p (1 - p) / n
+    return sorted(np.roots([1 + z * z / n, -2 * share - z * z / n, share * share]).real)
+
+
 def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     real = table_of()
     manifest = pd.concat(
@@ -60,6 +65,11 @@ def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     features_real = features_of(real, 1.0)
     found = read_columns(features_real, real, {"a": (features, manifest)}, ["label", "center"], CS)["a"]["center"]
     assert found["value"] == pytest.approx(np.mean(list(found["by_value"].values())), abs=0.02) and found["n"] == 160
+    # 40 images of "n" weigh a sixth of 10 each: 1 / sum of the squared weights is the number that the share rests on
+    sizes = manifest.groupby(["label", "center"]).size()
+    effective = 36 / (1 / sizes).sum()
+    low, high = proportion_interval(found["value"], effective)
+    assert found["ci95"] == pytest.approx([low, high]) and effective < 160 * 0.6
     order, turned = (np.random.default_rng(n).permutation(n) for n in (len(real), len(manifest)))
     arms = {"z": (features[:9], manifest.head(9)), "a": (features[turned], manifest.iloc[turned])}
     again = read_columns(features_real[order], real.iloc[order], arms, ["label", "center"], CS)["a"]["center"]
@@ -126,8 +136,11 @@ def test_planted_copies_are_found_among_others(pictures, monkeypatch):
     assert figures["honest"]["copies"]["value"] == figures["held_out"]["copies"]["value"] == 0
     assert figures["held_out"]["copies"]["n"] == 10 and figures["held_out"]["ratio"] == 1
     assert figures["copier"]["correlation"] > 0.999 > 0.5 > figures["honest"]["correlation"]
-    found = {tuple(training[0, 0]) + tuple(training[5, 5]) for _, training, alike in closest["copier"] if alike > 0.9}
-    assert found == {tuple(pixels[n][0, 0]) + tuple(pixels[n][5, 5]) for n in (3, 7, 9, 11, 39)}
+    pairs = [(image, training) for image, training, alike in closest["copier"] if alike > 0.9]
+    # training images are shown as they were found: turned and mirrored
+    assert all(np.ptp(image.astype(int) - training) == 0 for image, training in pairs)
+    found = {tuple(np.sort(training, axis=None)) for _, training in pairs}
+    assert found == {tuple(np.sort(pixels[n], axis=None)) for n in (3, 7, 9, 11, 39)}
     distances = np.linalg.norm(
         _scaled(means(fresh), means(pixels[:40]))[:, None] - _scaled(means(pixels[:40]), means(pixels[:40]))[None],
         axis=2,
@@ -145,6 +158,6 @@ def test_flat_images_have_no_correlation_and_no_training_is_refused(pictures):
     real = write("real", draw(8), "train")
     figures, closest = memorization(means(draw(8)), real, {"flat": (means(flat), write("flat", flat))}, SIZE)
     assert figures["flat"]["correlation"] is None and figures["flat"]["copies"]["value"] == 0
-    assert figures["flat"]["ratio"] is None and "held_out" not in figures and closest["flat"] == []
+    assert figures["flat"]["ratio"] is None and "held_out" not in figures and closest == {}
     with pytest.raises(InputError, match="no image of the cohort is in the split 'train'"):
         memorization(means(draw(8)), Cohort(real.table.assign(split="val"), real.root), {}, SIZE)

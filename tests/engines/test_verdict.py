@@ -21,6 +21,10 @@ def compared(other, value, low, high, p):
     }
 
 
+def of_worst_group(row):
+    return {**row, "figure": "worst_group_accuracy"}
+
+
 def arm(balanced, worst):
     return {
         "balanced_accuracy": figure(balanced),
@@ -95,6 +99,38 @@ def test_what_is_not_certain_or_does_not_matter_is_no_effect(value, low, high, p
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
     assert found[0]["level"] == "note" and found[0]["text"].startswith("No effect")
     assert any("cannot be told from" in one["text"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("p_real", "p_cls", "level", "words"),
+    [
+        (0.67, 0.3, "note", "no difference is certain"),
+        (0.67, 0.01, "note", "only the difference from cls is certain"),
+        (0.01, 0.01, "ok", "the differences are certain"),
+    ],
+)
+def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, level, words):
+    rows = [
+        of_worst_group(compared("real", 0.3, 0.1, 0.5, p_real)),
+        of_worst_group(compared("cls", 0.3, 0.1, 0.5, p_cls)),
+    ]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=[*PROBE["comparisons"], *rows]))
+    one = next(one for one in found if one["text"].startswith("Accuracy in the worst group"))
+    assert one["level"] == level and words in one["text"]
+
+
+def test_too_few_draws_for_any_claim_are_told():
+    for draws, told in ((5, True), (6, True), (7, False)):  # 3 comparisons: 3 * 2 / 2 ** 7 = 0.047
+        found = verdict(FIDELITY, spoiled(PROBE, "settings", "num_repeats", value=draws))
+        assert any("no effect could be claimed" in one["text"] for one in found) == told, draws
+
+
+def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
+    probe = spoiled(PROBE, "arms", "stain_normalised", value=arm(0.7, 0.2))
+    probe["comparisons"].append(compared("stain_normalised", -0.048, -0.1, 0.02, 0.14))
+    texts = " ".join(one["text"] for one in verdict(FIDELITY, probe))
+    assert "medi cannot be told from the best baseline without generated images, stain normalized." in texts
+    assert "medi less stain normalized: \u22120.048 in balanced accuracy (\u22120.100 to +0.020, p = 0.14)" in texts
 
 
 def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():

@@ -331,3 +331,10 @@ def test_thousands_of_mostly_empty_groups():
     found = worst_group_accuracy(metric.compute(), range(32 * 185), min_count=10)
     assert found["num_groups"] + found["num_too_small"] + found["num_empty"] == 32 * 185
     assert found["num_empty"] >= 32 * 185 - 300
+
+
+def test_a_confidence_of_one_is_in_the_last_bin():
+    probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05], [0.95, 0.05]])
+    # all four share the bin from 14/15 to 1: right in three of four, at a mean confidence of 0.975
+    found = calibration_error(probabilities, np.array([1, 0, 0, 0]))
+    assert found["value"] == pytest.approx(0.225, abs=1e-6)

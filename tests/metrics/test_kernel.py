@@ -96,3 +96,59 @@ def test_mistakes_are_one_error():
         kernel_distance(FIRST, SECOND * np.nan)
     with pytest.raises(InputError, match="degree"):
         kernel_distance(FIRST, SECOND, degree=0)
+
+
+def by_patients(first, second, patients, other_patients):
+    # Busing, Meijer & van der Leeden (1999), eqs. 3 to 5, with loops
+    whole, variance = by_loops(first, second, 3), 0.0
+    for rows, names, estimate in (
+        (first, patients, lambda kept: by_loops(first[kept], second, 3)),
+        (second, other_patients, lambda kept: by_loops(first, second[kept], 3)),
+    ):
+        n, units = len(rows), sorted(set(names))
+        left = [estimate([i for i in range(n) if names[i] != unit]) for unit in units]
+        shares = [n / names.count(unit) for unit in units]
+        center = len(units) * whole - sum((1 - 1 / h) * value for h, value in zip(shares, left))
+        pseudo = [h * whole - (h - 1) * value for h, value in zip(shares, left)]
+        variance += sum((p - center) ** 2 / (h - 1) for h, p in zip(shares, pseudo)) / len(units)
+    return math.sqrt(variance)
+
+
+def test_the_error_over_patients_leaves_all_images_of_one_out(monkeypatch):
+    patients, others = list("aaaabbcccdeee"), list("xyzxyzxxw")
+    expected = by_patients(FIRST, SECOND, patients, others)
+    for block in (4, 2048):
+        monkeypatch.setattr(kernel, "BLOCK", block)
+        found = kernel_distance(FIRST, SECOND, 3, np.array(patients), np.array(others))
+        assert found.standard_error == pytest.approx(expected, rel=1e-9)
+        assert found.value == pytest.approx(by_loops(FIRST, SECOND, 3), rel=1e-11)
+    alone = kernel_distance(FIRST, SECOND, 3, np.array(["p"] * 13))
+    assert alone == kernel_distance(FIRST, SECOND)
+
+
+def test_images_of_few_patients_are_less_certain_and_the_error_is_that_of_repetition():
+    found, by_image = [], []
+    patients = np.repeat(np.arange(12), 6)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        first = np.repeat(rng.normal(1, 1, (12, 3)), 6, axis=0) + rng.normal(0, 0.1, (72, 3))
+        second = rng.normal(size=(72, 3))
+        found.append(kernel_distance(first, second, 1, patients))
+        by_image.append(kernel_distance(first, second, 1).standard_error)
+    spread = np.std([one.value for one in found])
+    assert np.mean([one.standard_error for one in found]) == pytest.approx(spread, rel=0.2)
+    assert np.mean(by_image) < 0.6 * spread
+
+
+def test_large_features_have_an_error_still():
+    large = kernel_distance(FIRST * 1e30, SECOND * 1e30)
+    assert large.standard_error / large.value == pytest.approx(
+        kernel_distance(FIRST * 1e10, SECOND * 1e10).standard_error / kernel_distance(FIRST * 1e10, SECOND * 1e10).value
+    )
+
+
+def test_patients_have_to_match_the_images():
+    with pytest.raises(InputError, match="4 patients do not match 13 images"):
+        kernel_distance(FIRST, SECOND, 3, np.arange(4))
+    half = kernel_distance(FIRST, SECOND, 3, np.array([0] * 12 + [1]))
+    assert math.isnan(half.standard_error)

@@ -223,3 +223,8 @@ def test_mistakes_are_one_error():
             precision_recall(REAL, GENERATED, k)
     with pytest.raises(InputError, match="39 classes, centers or slides do not match 40"):
         robustness_index(REAL, LABELS[1:], CENTERS, 3)
+
+
+def test_no_query_has_no_neighbors():
+    distances, rows = nearest_neighbors(np.ones((0, 3)), np.ones((5, 3)), 2)
+    assert distances.shape == rows.shape == (0, 2)

@@ -1,12 +1,14 @@
 import itertools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from medi_monai.metrics import resampling
 from medi_monai.metrics.resampling import (
     PatientSampler,
     draw_patients,
@@ -205,3 +207,15 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
 def test_tests_that_could_not_be_made_do_not_count():
     assert holm([0.02, None, 0.04, math.nan]) == [0.04, None, 0.04, None]
     assert holm([]) == [] and holm([None]) == [None] and holm([0.0, 1.0]) == [0.0, 1.0]
+
+
+def test_signs_in_parts_give_the_same_p_value_in_bounded_memory(monkeypatch):
+    differences = np.random.default_rng(3).normal(0.2, 1, 40)
+    whole = paired_test(differences, np.zeros(40), 999)["p_value"]
+    monkeypatch.setattr(resampling, "SIGNS", 1000)
+    assert paired_test(differences, np.zeros(40), 999)["p_value"] == whole
+    tracemalloc.start()
+    paired_test(np.random.default_rng(4).normal(size=5000), np.zeros(5000), 500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6

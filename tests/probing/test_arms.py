@@ -80,4 +80,7 @@ def test_an_image_set_on_disk_is_sent_by_its_folder(tmp_path):
 def test_names_and_order():
     assert arm_named("oversampled").oversampled and arm_named("medi").added == "medi"
     assert stable_order(pd.DataFrame({"image": ["b", "c", "a"]})).tolist() == [2, 0, 1]
+    # patches of one slide
+    slides = pd.DataFrame({"image": list("babab"), "x": list("99821"), "y": ["10", "9", "9", "9", "9"]})
+    assert stable_order(slides).tolist() == [3, 1, 4, 2, 0]
     assert stable_order(pd.DataFrame({"x": [2, 1]})).tolist() == [0, 1]

@@ -233,6 +233,8 @@ def broken(change):
         table.loc[table["split"] == "holdout", "patient"] = "An0"
     if change == "no holdout":
         table["split"] = table["split"].replace("holdout", "train")
+    if change == "no training":
+        table = table[table["split"] == "holdout"].reset_index(drop=True)
     if change == "no patient":
         table.loc[3, "patient"] = None
     if change == "one class":
@@ -246,6 +248,7 @@ def broken(change):
         ("leak", "1 patients are in the splits 'train' and 'holdout'"),
         ("leak of validation", "in the splits 'val' and 'holdout'"),
         ("no holdout", "no image of the cohort is in the split 'holdout'"),
+        ("no training", "no image of the cohort is in the split 'train'"),
         ("no patient", "1 images have no patient"),
         ("one class", "one class alone"),
     ],
