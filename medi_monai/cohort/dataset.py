@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.cohort.table import Cohort
-from medi_monai.schema import MetadataSchema
+from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import generator_from
@@ -69,7 +69,7 @@ class PatchDataset(_Patches):
     def __init__(
         self,
         cohort: Cohort,
-        schema: MetadataSchema,
+        schema: Conditioning,
         image_size: int,
         on_error: str = "stop",
         unseen: str = "error",
@@ -138,7 +138,7 @@ class StreamedPatchDataset(_Patches):
     def __init__(
         self,
         cohort: Cohort,
-        schema: MetadataSchema | None,
+        schema: Conditioning | None,
         image_size: int,
         transform: Callable[[dict], Any] | None = None,
         backend: str = "auto",
@@ -168,7 +168,7 @@ class StreamedPatchDataset(_Patches):
 
 
 def patch_dataset(
-    cohort: Cohort, schema: MetadataSchema, image_size: int, reading: str = "auto", on_error: str = "stop"
+    cohort: Cohort, schema: Conditioning, image_size: int, reading: str = "auto", on_error: str = "stop"
 ) -> PatchDataset | StreamedPatchDataset:
     """The patches of a cohort in memory, or read from files and slides as they are needed.
 

@@ -1,6 +1,22 @@
 """Ignite engines and what a bundle's run ids call: prepare, train, sample, evaluate, probe."""
 
+from medi_monai.engines.aligning import AlignmentSettings, AnchorLoss, align
+from medi_monai.engines.alignment_step import AlignmentLosses
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.captions import (
+    captioned_cohort,
+    clip_features,
+    generated_cohort,
+    initialize_network,
+    load_caption_schema,
+    load_readers,
+    naming_cohort,
+    prepare_captions_run,
+    prompt_plan,
+    subgroup_target,
+    text_model_dir,
+)
+from medi_monai.engines.classifying import ClassifierSettings, classify_run
 from medi_monai.engines.distributed import join_processes, leave_processes, local_device, shared_gradient
 from medi_monai.engines.embedding import embed_images
 from medi_monai.engines.evaluation import evaluate_run
@@ -26,35 +42,52 @@ from medi_monai.engines.settings import check_model, check_settings, flags
 from medi_monai.engines.trainer import DiffusionTrainer, train
 
 __all__ = [
+    "AlignmentLosses",
+    "AlignmentSettings",
+    "AnchorLoss",
     "AutocastInferer",
+    "ClassifierSettings",
     "DiffusionPrepareBatch",
     "DiffusionTrainer",
     "FidelitySettings",
     "ImageGenerator",
     "ProbeSettings",
+    "align",
     "audit_run",
     "audited_cohort",
     "begin_run",
     "build_schema",
+    "captioned_cohort",
     "check_model",
     "check_settings",
+    "classify_run",
+    "clip_features",
     "embed_images",
     "evaluate_run",
     "experiment_run",
     "finish_run",
     "flags",
+    "generated_cohort",
+    "initialize_network",
     "join_processes",
     "leave_processes",
+    "load_caption_schema",
     "load_network",
+    "load_readers",
     "load_schema",
     "load_settings",
     "local_device",
+    "naming_cohort",
+    "prepare_captions_run",
     "prepare_run",
     "probe_run",
+    "prompt_plan",
     "resolve_plan",
     "sample_plan",
     "shared_gradient",
+    "subgroup_target",
     "subpopulation_grid",
+    "text_model_dir",
     "train",
     "trained_cohort_dir",
     "training_cohort",

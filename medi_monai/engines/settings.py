@@ -75,12 +75,13 @@ NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
     "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
-    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented",
+    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images",
     "optional count": "num_workers max_patches_per_slide stride real_per_class",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio",
     "weight": "weight_decay guidance_scale",
-    "fraction": "label_dropout attribute_dropout joint_dropout holdout_fraction min_tissue stain_jitter",
+    "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
+    "stain_jitter",
     "optional fraction": "val_fraction",
     "optional rate": "source_mpp",
     "rates": "cs ratios",
@@ -95,7 +96,7 @@ NAMES = {
     "path": "output_dir ckpt_dir cohort_dir plan",
     "optional path": "dataset_dir",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme reading measure audited focus normalization",
+    "split_scheme reading measure audited focus normalization attribute fit pad",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 

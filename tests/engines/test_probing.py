@@ -7,7 +7,8 @@ from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.engines import probing as module
-from medi_monai.engines.probe_settings import ProbeSettings, probe_run
+from medi_monai.engines.probe_settings import ProbeSettings
+from medi_monai.engines.probing import probe_run
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.utils.errors import InputError
 

@@ -1,0 +1,230 @@
+"""The distribution that a subgroup should have among generated images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from medi_monai.schema import CategoricalColumn
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["SEPARATOR", "SubgroupTarget", "group_probabilities", "make_target"]
+
+#: joins the values of a joint subgroup: ``female|young``
+SEPARATOR = "|"
+#: how far a sum of shares may be from 1
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class SubgroupTarget:
+    """Shares of the subgroups of one attribute, or of the joint of several.
+
+    Args:
+        attributes: in a fixed order.
+        groups: every combination of their values, the last attribute running fastest: the order of all that is
+            ``(N, G)`` or ``(G,)``.
+        probabilities: one share per group; they sum to 1.
+    """
+
+    attributes: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Groups as text: ``female``, or ``female|young`` of a joint."""
+        return [SEPARATOR.join(group) for group in self.groups]
+
+    def tensor(self, like: torch.Tensor | None = None) -> torch.Tensor:
+        """``(G,)`` shares, float32 on the CPU or of the type and on the device of ``like``."""
+        if like is None:
+            return torch.tensor(self.probabilities, dtype=torch.float32)
+        return torch.tensor(self.probabilities, dtype=like.dtype, device=like.device)
+
+    def group_probabilities(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """``(N, G)`` joint probabilities from a classifier's ``(N, V)`` of each attribute; see the function."""
+        return group_probabilities(probabilities, self.attributes)
+
+    def log_probabilities(self, logits: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """``(N, G)`` log-probabilities from a classifier's logits ``(N, V)`` of each attribute.
+
+        Never by way of a probability, so that a sure classifier still has a gradient.
+        """
+        parts = [part.float().log_softmax(1) for part in _parts(logits, self.attributes)]
+        return _outer(parts, torch.add)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: attributes, and the share of each group."""
+        return {"attributes": list(self.attributes), "target": dict(zip(self.names, self.probabilities))}
+
+
+def group_probabilities(probabilities: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> torch.Tensor:
+    """Join what a classifier says of several attributes.
+
+    The heads of a classifier are taken as independent given the image: the probability of a combination is the product
+    of those of its values.
+
+    Args:
+        probabilities: per attribute ``(N, V)``, rows that sum to 1, values in the order of the classifier.
+        attributes: those to join; the last runs fastest.
+
+    Returns:
+        ``(N, G)``, G the product of the numbers of values.
+
+    Raises:
+        InputError: for an attribute that the classifier does not have.
+    """
+    return _outer(_parts(probabilities, attributes), torch.mul)
+
+
+def make_target(
+    spec: str | Mapping[Any, Any],
+    attributes: Mapping[str, Sequence[str]],
+    table: pd.DataFrame | None = None,
+    names: Sequence[str] | None = None,
+) -> SubgroupTarget:
+    """A target from what the user gives.
+
+    Args:
+        spec: ``uniform``; ``table``, the shares in ``table``; or a mapping to shares that sum to 1, in one of the forms
+            ``{female: 0.5, male: 0.5}``, of a joint ``{female|young: 0.25, …}`` or ``{female: {young: 0.25, …}, …}``,
+            and by attribute ``{sex: {female: 0.5, male: 0.5}, age: {…}}``, several of which are taken as independent.
+            Every subgroup has to be given, 0 where none is wanted.
+        attributes: the classifier's attributes, with their values in its order.
+        table: reference, one row per image or patient, with a column per attribute; rows with a missing cell are left
+            out.
+        names: the attributes to align; left out, those that ``spec`` names, or all.
+
+    Raises:
+        InputError: for shares that are negative or do not sum to 1, for an attribute or a value that the classifier
+            does not have, and for a subgroup without a share.
+    """
+    by_attribute = _is_by_attribute(spec, attributes)
+    chosen = tuple(names if names is not None else spec if by_attribute else attributes)
+    for name in chosen:
+        if name not in attributes:
+            raise unknown_value("attribute", name, attributes, "The classifier reads these alone.")
+    values = [tuple(map(str, attributes[name])) for name in chosen]
+    groups = tuple(itertools.product(*values))
+    if not 2 <= len(groups) == len(set(groups)) or len(set(chosen)) != len(chosen):
+        raise InputError(f"a target needs two subgroups or more, none of them twice, not {list(groups)}")
+    if isinstance(spec, str):
+        shares = _named_shares(spec, chosen, groups, table)
+    elif by_attribute:
+        shares = _independent_shares(spec, chosen, values)
+    else:
+        shares = _checked_shares(_flat(spec), groups, "target")
+    return SubgroupTarget(chosen, groups, shares)
+
+
+def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Sequence[str]]) -> bool:
+    if isinstance(spec, str):
+        return False
+    if not isinstance(spec, Mapping) or not spec:
+        raise InputError(f"a target is 'uniform', 'table' or a mapping of values to shares, not {spec!r}")
+    if not all(isinstance(share, Mapping) for share in spec.values()):
+        return False
+    values = [str(value) for known in attributes.values() for value in known]
+    for key in spec:
+        if key not in attributes and str(key) not in values:
+            raise unknown_value("attribute", key, [*attributes, *values], "The classifier reads these alone.")
+    return all(key in attributes for key in spec)
+
+
+def _named_shares(
+    spec: str, names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame | None
+) -> tuple[float, ...]:
+    if spec == "uniform":
+        return (1 / len(groups),) * len(groups)
+    if spec != "table":
+        raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
+    if table is None:
+        raise InputError("the target is to be that of a table, and no reference table is given")
+    for name in names:
+        if name not in table.columns:
+            raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
+    codes = pd.DataFrame(
+        {
+            name: _codes(table[name], tuple(dict.fromkeys(group[place] for group in groups)))
+            for place, name in enumerate(names)
+        }
+    )
+    known = (codes >= 0).all(axis=1)
+    if not known.any():
+        raise InputError(f"none of the {len(table)} rows of the reference table has {' and '.join(names)}")
+    counts = codes[known].value_counts()
+    shares = {tuple(key): count / int(known.sum()) for key, count in counts.items()}
+    places = itertools.product(*(range(int(size)) for size in _sizes(groups)))
+    return tuple(float(shares.get(place, 0.0)) for place in places)
+
+
+def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:
+    return [len(set(values)) for values in zip(*groups)]
+
+
+def _codes(cells: pd.Series, values: tuple[str, ...]) -> pd.Series:
+    """Places in ``values``, -1 where missing; a reference table may have a row per image, and few different values."""
+    column = CategoricalColumn(str(cells.name), values)
+    return cells.map({value: int(column.encode(value)) for value in cells.dropna().unique()}).fillna(-1).astype(int)
+
+
+def _independent_shares(
+    spec: Mapping[Any, Mapping[Any, Any]], names: tuple[str, ...], values: list[tuple[str, ...]]
+) -> tuple[float, ...]:
+    if set(spec) != set(names):
+        raise InputError(f"the target gives shares of {list(spec)}, and the attributes to align are {list(names)}")
+    parts = [
+        _checked_shares(_flat(spec[name]), tuple((value,) for value in known), f"target of {name!r}")
+        for name, known in zip(names, values)
+    ]
+    return tuple(math.prod(shares) for shares in itertools.product(*parts))
+
+
+def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested mappings as one, keys joined."""
+    flat: dict[str, Any] = {}
+    for key, share in spec.items():
+        name = SEPARATOR.join(map(str, key)) if isinstance(key, tuple) else str(key)
+        inner = (
+            {f"{name}{SEPARATOR}{rest}": x for rest, x in _flat(share).items()} if isinstance(share, Mapping) else {}
+        )
+        flat.update(inner or {name: share})
+    return flat
+
+
+def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...], what: str) -> tuple[float, ...]:
+    names = [SEPARATOR.join(group) for group in groups]
+    for name, share in spec.items():
+        if name not in names:
+            raise unknown_value(f"subgroup in the {what}", name, names)
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
+            raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
+    lacking = [name for name in names if name not in spec]
+    if lacking:
+        raise InputError(f"the {what} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
+    total = math.fsum(spec.values())
+    if abs(total - 1) > TOLERANCE:
+        hint = "give shares such as 0.5, not percent" if total > 1.5 else "shares have to sum to 1"
+        raise InputError(f"the {what} sums to {total:.8g}, not to 1: {hint}")
+    return tuple(float(spec[name]) / total for name in names)
+
+
+def _parts(per_attribute: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> list[torch.Tensor]:
+    for name in attributes:
+        if name not in per_attribute:
+            raise unknown_value("attribute", name, per_attribute, "The classifier reads these alone.")
+    return [per_attribute[name] for name in attributes]
+
+
+def _outer(parts: Sequence[torch.Tensor], join: Any) -> torch.Tensor:
+    joint = parts[0]
+    for part in parts[1:]:
+        joint = join(joint[:, :, None], part[:, None, :]).flatten(1)
+    return joint

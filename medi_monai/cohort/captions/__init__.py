@@ -1,0 +1,25 @@
+"""Captioned cohorts: tables of whole pictures with captions, how captions are composed, and prompts to sample."""
+
+from medi_monai.cohort.captions.images import SquareFit, read_picture
+from medi_monai.cohort.captions.prepare import CaptionPreparation, load_or_prepare_captions, prepare_captions
+from medi_monai.cohort.captions.prompts import make_prompts, named_subgroups, neutral_prompts, read_prompts
+from medi_monai.cohort.captions.source import CaptionTable
+from medi_monai.cohort.captions.splits import PatientSplit
+from medi_monai.cohort.captions.templates import CaptionTemplates
+from medi_monai.cohort.captions.words import names_attribute
+
+__all__ = [
+    "CaptionPreparation",
+    "CaptionTable",
+    "CaptionTemplates",
+    "PatientSplit",
+    "SquareFit",
+    "load_or_prepare_captions",
+    "make_prompts",
+    "named_subgroups",
+    "names_attribute",
+    "neutral_prompts",
+    "prepare_captions",
+    "read_picture",
+    "read_prompts",
+]

@@ -1,0 +1,145 @@
+"""Whole pictures of any size and depth made into squares of one size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["FITS", "PADS", "SquareFit", "area_resize", "read_picture"]
+
+FITS = ("pad", "crop")
+PADS = ("border", "black")
+#: modes of Pillow that hold more than 8 bits, and those of 8 bits without color
+DEEP, GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"), ("1", "L", "LA", "La")
+
+
+@dataclass(frozen=True)
+class SquareFit:
+    """How pictures become squares.
+
+    Args:
+        image_size: side in pixels.
+        fit: ``pad`` adds to the shorter side, in equal parts; ``crop`` takes the middle of the longer one.
+        pad: with the median of the picture's ``border``, or ``black``.
+        window: of pictures with more than 8 bits, the percentiles of their values that become black and white.
+
+    Raises:
+        InputError: for an unknown choice, or numbers out of their range.
+    """
+
+    image_size: int
+    fit: str = "pad"
+    pad: str = "border"
+    window: Sequence[float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
+            raise InputError(f"image_size = {self.image_size!r}: it has to be a whole number of 1 or more")
+        if self.fit not in FITS:
+            raise unknown_value("choice of `fit`", self.fit, FITS)
+        if self.pad not in PADS:
+            raise unknown_value("choice of `pad`", self.pad, PADS)
+        window = tuple(self.window) if isinstance(self.window, (list, tuple)) else ()
+        if len(window) != 2 or not all(isinstance(edge, (int, float)) for edge in window):
+            raise InputError(f"window = {self.window!r}: give two percentiles, as [0.5, 99.5]")
+        if not 0 <= window[0] < window[1] <= 100:
+            raise InputError(f"window = {list(window)}: percentiles increase and lie in [0, 100]")
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """The square of a picture.
+
+        Args:
+            pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
+
+        Returns:
+            ``(image_size, image_size)`` or ``(image_size, image_size, 3)`` uint8.
+        """
+        square = _cropped(pixels) if self.fit == "crop" else _padded(pixels, self.pad)
+        if square.shape[0] == self.image_size:
+            return np.ascontiguousarray(square)
+        return np.rint(np.clip(area_resize(square, self.image_size), 0, 255)).astype(np.uint8)
+
+
+def read_picture(path: str | os.PathLike, window: Sequence[float] = (0.5, 99.5)) -> np.ndarray:
+    """A picture of 8 or 16 bits, gray or color.
+
+    Args:
+        path: PNG, JPEG, TIFF or another format of Pillow's; of several pages, the first.
+        window: of a picture with more than 8 bits, the percentiles of its values that become 0 and 255.
+
+    Returns:
+        ``(H, W)`` uint8 where the file is gray, else ``(H, W, 3)``.
+
+    Raises:
+        InputError: for a file that is missing or unreadable, or values that are not finite.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in DEEP:
+                return _windowed(np.asarray(image, np.float64), window, path)
+            return np.asarray(image.convert("L" if image.mode in GRAY else "RGB"))
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"there is no image {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from error
+
+
+def _windowed(values: np.ndarray, window: Sequence[float], path: str | os.PathLike) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise InputError(f"cannot read the image {path}: it holds values that are not finite")
+    low, high = np.percentile(values, window)
+    if low == high:
+        # most of the picture is of one value: all of its range, for what is left
+        low, high = values.min(), values.max()
+    return np.rint(np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1) * 255).astype(np.uint8)
+
+
+def _cropped(pixels: np.ndarray) -> np.ndarray:
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def _padded(pixels: np.ndarray, pad: str) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    if height == width:
+        return pixels
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    value = np.rint(np.median(border, axis=0)) if pad == "border" else 0
+    square = np.empty((side, side, *pixels.shape[2:]), np.uint8)
+    square[:] = value
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """``(S, S)`` or ``(S, S, C)`` pixels as ``size`` x ``size`` float32.
+
+    Every new pixel is the mean over the area that it covers, with the parts of old pixels that lie in it; a smaller
+    picture is interpolated linearly between the centers of its pixels.
+    """
+    weights = _weights(pixels.shape[0], size)
+    down = np.tensordot(weights, pixels.astype(np.float32), axes=(1, 0))
+    return np.ascontiguousarray(np.moveaxis(np.tensordot(weights, down, axes=(1, 1)), 0, 1))
+
+
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int) -> np.ndarray:
+    """``(new, old)`` float32, rows of sum one."""
+    if new <= old:
+        edges, pixels = np.linspace(0, old, new + 1), np.arange(old)
+        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+        return (np.clip(overlap, 0, None) * new / old).astype(np.float32)
+    centers = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.clip(1 - np.abs(centers[:, None] - np.arange(old)), 0, None).astype(np.float32)

@@ -1,0 +1,196 @@
+"""Prompts: which captions to sample, and how many images of each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.captions.templates import CaptionTemplates
+from medi_monai.cohort.captions.words import names_attribute
+from medi_monai.cohort.table import require_columns
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import read_table
+
+__all__ = ["NEUTRAL", "make_prompts", "named_subgroups", "neutral_prompts", "read_prompts"]
+
+#: in place of a path: prompts are made by the templates that do not name the attributes
+NEUTRAL = "neutral"
+TABLES = (".csv", ".tsv", ".parquet")
+
+#: of each attribute, the words that name each of its values
+Words = Mapping[str, Mapping[str, str | Sequence[str]]]
+
+
+def read_prompts(
+    prompts: str | os.PathLike | Sequence[str],
+    count: int = 1,
+    num_images: int | None = None,
+    table: pd.DataFrame | None = None,
+    templates: CaptionTemplates | None = None,
+    attributes: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The plan of prompts that come as a file, a list, or from templates.
+
+    Args:
+        prompts: path of a text file with a prompt on each line (blank lines and those that begin with ``#`` do not
+            count), or of a table with ``caption`` and perhaps ``count``; a list of prompts; or ``neutral``:
+            :func:`make_prompts` of the other arguments.
+        count: images of each prompt, where the file does not say.
+        num_images: images of all prompts in place of ``count``, shared out evenly.
+        table: the rows in training, for ``neutral``.
+        templates: for ``neutral``.
+        attributes: that neutral prompts do not name.
+
+    Returns:
+        ``caption`` (string) and ``count`` (integer), in the order of the file; a prompt that comes twice has both
+        counts in one row.
+
+    Raises:
+        InputError: for a file that is missing, unreadable, empty or of comments alone, an empty prompt, a count that
+            is no whole number of 1 or more, or fewer images than prompts.
+    """
+    _check_whole("count", count)
+    if num_images is not None:
+        _check_whole("num_images", num_images)
+    if isinstance(prompts, str) and prompts == NEUTRAL:
+        if table is None or templates is None:
+            raise InputError("neutral prompts are made by templates from a training table; give both, or a file")
+        return make_prompts(table, templates, attributes, num_images)
+    where = f"{prompts}" if isinstance(prompts, (str, os.PathLike)) else "the list of prompts"
+    if isinstance(prompts, (str, os.PathLike)) and Path(prompts).suffix.lower() in TABLES:
+        plan = _from_table(Path(prompts))
+    else:
+        lines = _lines(Path(prompts)) if isinstance(prompts, (str, os.PathLike)) else list(prompts)
+        plan = pd.DataFrame({"caption": _checked(lines, where)}, dtype="str")
+    if "count" not in plan:
+        plan["count"] = count if num_images is None else _shares(np.ones(len(plan)), num_images, where)
+    return plan.groupby("caption", sort=False, as_index=False)["count"].sum()
+
+
+def make_prompts(
+    table: pd.DataFrame,
+    templates: CaptionTemplates,
+    attributes: Sequence[str],
+    num_images: int | None = None,
+    num_prompts: int | None = None,
+) -> pd.DataFrame:
+    """Prompts that do not name the attributes, in the shares in which the rows in training have them.
+
+    Args:
+        table: the rows in training, with ``image`` and the columns of the templates.
+        templates: those among them without the attributes are filled; rows that none fits are left out.
+        attributes: columns; prompts that name one of their values by a word all the same are left out.
+        num_images: of the plan, by default one per row; prompts whose share is below half an image may get none.
+        num_prompts: the most frequent ones are taken; by default all.
+
+    Returns:
+        ``caption`` and ``count``, most frequent first.
+
+    Raises:
+        InputError: for templates that all name the attributes, columns that lack, or where no prompt is left.
+    """
+    require_columns(table, ["image", *attributes], "the training table")
+    for name, value in (("num_images", num_images), ("num_prompts", num_prompts)):
+        if value is not None:
+            _check_whole(name, value)
+    neutral = templates.without(attributes)
+    captions, problems = neutral.fill(table)
+    counts = captions[problems == ""].value_counts()
+    if not len(counts):
+        raise InputError(f"no neutral prompt: no row fits a template without {list(attributes)}; {problems.iloc[0]}")
+    plan = pd.DataFrame({"caption": counts.index.astype("str"), "count": counts.to_numpy()})
+    plan = plan.sort_values(["count", "caption"], ascending=[False, True], ignore_index=True)
+    words = {name: templates.names_of(name, table[name].unique()) for name in attributes}
+    plan = neutral_prompts(plan, words).head(num_prompts)
+    if num_images is not None:
+        plan["count"] = _shares(plan["count"].to_numpy(float), num_images, "")
+    return plan[plan["count"] > 0].reset_index(drop=True)
+
+
+def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
+    """The prompts of a plan that name no subgroup; how many others were left out is printed.
+
+    Args:
+        plan: with ``caption``.
+        words: of each attribute, as :meth:`CaptionTemplates.names_of` gives them.
+
+    Raises:
+        InputError: where every prompt names one.
+    """
+    named = pd.DataFrame({name: named_subgroups(plan["caption"], of_value) for name, of_value in words.items()})
+    taken = (named != "").any(axis=1).reindex(plan.index, fill_value=False)
+    if not taken.any():
+        return plan.reset_index(drop=True)
+    first = plan.loc[taken, "caption"].iloc[0]
+    which = ", ".join(f"{name} {value!r}" for name, value in named[taken].iloc[0].items() if value)
+    if taken.all():
+        raise InputError(
+            f"all {len(plan)} prompts name {' or '.join(words)}, the first one, {first!r}, {which}; neutral ones are "
+            "needed, which leave it open"
+        )
+    print(f"prompts: {int(taken.sum())} of {len(plan)} are left out, for they name {which}: {first!r}", flush=True)
+    return plan[~taken].reset_index(drop=True)
+
+
+def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]]) -> pd.Series:
+    """:func:`names_attribute` of every caption, the empty string for none."""
+    found = {caption: names_attribute(caption, words) or "" for caption in captions.unique()}
+    return captions.map(found).astype("str")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file of prompts at {path}; a prompt itself is given in a list, and {NEUTRAL!r} makes some"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save it as UTF-8 ({error})") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _checked(lines: Sequence[object], where: str) -> list[str]:
+    if not lines:
+        raise InputError(f"{where} holds no prompt: give one a line; blank lines and those after # do not count")
+    for place, line in enumerate(lines, start=1):
+        if not isinstance(line, str) or not line.strip():
+            raise InputError(f"{where}: prompt {place} is {line!r}; it has to be a text")
+    return [" ".join(str(line).split()) for line in lines]
+
+
+def _from_table(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    if "caption" not in table:
+        raise unknown_value("column", "caption", table.columns, f"It is expected in {path}, with the prompts.")
+    plan = pd.DataFrame({"caption": _checked(table["caption"].tolist(), str(path))}, dtype="str")
+    if "count" in table:
+        for row, count in enumerate(table["count"], start=1):
+            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
+                raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
+        plan["count"] = table["count"].astype(int).to_numpy()
+    return plan
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} = {value!r}: it has to be a whole number of 1 or more")
+
+
+def _shares(weights: np.ndarray, total: int, where: str) -> np.ndarray:
+    """``total`` shared out in proportion to ``weights``, what is left to the largest remainders, then the first."""
+    if where and total < len(weights):
+        raise InputError(f"num_images = {total}: {where} holds {len(weights)} prompts, and each gets an image or more")
+    exact = weights / weights.sum() * total
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return counts

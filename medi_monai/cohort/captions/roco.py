@@ -1,0 +1,129 @@
+"""The layouts of ROCO and ROCOv2: radiological figures of open-access articles, with their captions.
+
+ROCO: O. Pelka et al., "Radiology Objects in COntext (ROCO): A Multimodal Image Dataset", LABELS 2018; as it is passed
+on with its images, every part is a folder ``train``, ``validation`` or ``test`` with a table ``radiology…data.csv``
+(``id, name, caption``) and the images in ``radiology/images``. ROCOv2: J. Rückert et al., "ROCOv2: Radiology Objects in
+COntext Version 2", Scientific Data 2024: tables ``train_captions.csv`` … (``ID, Caption``) with the images of each in
+a folder beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["RocoPart", "article_of", "find_roco"]
+
+#: a part's name in the tables of ROCO, in those of ROCOv2, and its split here
+PARTS = (("train", "train", "train"), ("val", "valid", "val"), ("test", "test", "holdout"))
+FOLDERS = {"train": "train", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class RocoPart:
+    """One table of ROCO or ROCOv2.
+
+    Args:
+        table: path from the data set's folder.
+        image: pattern of the image paths.
+        caption: its column of captions.
+        name: its column of image names.
+        split: of all its rows; empty where it is the only part, to be split.
+    """
+
+    table: str
+    image: str
+    caption: str
+    name: str
+    split: str = ""
+
+
+def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoPart]:
+    """The tables of a data set in either layout.
+
+    Args:
+        root: the data set's folder.
+        path: from there, a table, which is then the only part, or the folder of all.
+
+    Raises:
+        InputError: where no table is found, or tables of both layouts are.
+    """
+    where = Path(root, path)
+    parts = list(_parts(Path(root), where.parent if where.is_file() else where))
+    if where.is_file():
+        own = [part for part in parts if Path(root, part.table).resolve() == where.resolve()]
+        parts = own or [_of_table(Path(root), where)]
+    if not parts:
+        raise InputError(
+            f"{where} holds no table of ROCO (train/radiologytraindata.csv) or of ROCOv2 (train_captions.csv); name "
+            "its folder with `path` in `table`, or check dataset_dir"
+        )
+    if len({part.caption for part in parts}) > 1:
+        raise InputError(f"{where} holds tables of ROCO and of ROCOv2; name the folder of one with `path` in `table`")
+    if len(parts) == 1:
+        only = parts[0]
+        return [RocoPart(only.table, only.image, only.caption, only.name)]
+    return parts
+
+
+def _parts(root: Path, folder: Path) -> Iterator[RocoPart]:
+    for first, second, split in PARTS:
+        # the folder of one part of ROCO may be meant as well as that of all
+        found = [base / f"radiology{first}data.csv" for base in (folder / FOLDERS[first], folder)]
+        for table in [table for table in found if table.is_file()][:1]:
+            yield _first_version(root, table, split)
+        table = folder / f"{second}_captions.csv"
+        if table.is_file():
+            yield _second_version(root, table, second, split)
+
+
+def _of_table(root: Path, table: Path) -> RocoPart:
+    stem = table.name.removesuffix(".csv").removesuffix("_captions")
+    second = next((name for _, name, _ in PARTS if stem.endswith(name)), None)
+    header = pd.read_csv(table, nrows=0).columns
+    if {"name", "caption"} <= set(header):
+        return _first_version(root, table, "")
+    if {"ID", "Caption"} <= set(header) and second is not None:
+        return _second_version(root, table, second, "")
+    raise InputError(
+        f"{table} is no table of ROCO (id, name, caption) or ROCOv2 (ID, Caption; its name says train, valid or test); "
+        f"its columns are {', '.join(map(repr, header))}"
+    )
+
+
+def _first_version(root: Path, table: Path, split: str) -> RocoPart:
+    base = _from(root, table.parent)
+    return RocoPart(_from(root, table), _join(base, "radiology/images/{name}"), "caption", "name", split)
+
+
+def _second_version(root: Path, table: Path, name: str, split: str) -> RocoPart:
+    # the archives of the images unpack into one folder or into two, by the program that does it
+    choices = (f"{name}", f"{name}_images/{name}", f"{name}_images")
+    folder = next((choice for choice in choices if (table.parent / choice).is_dir()), name)
+    return RocoPart(_from(root, table), _join(_from(root, table.parent), folder, "{ID}.jpg"), "Caption", "ID", split)
+
+
+def _from(root: Path, path: Path) -> str:
+    try:
+        return PurePosixPath(path.relative_to(root)).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def article_of(names: pd.Series) -> pd.Series:
+    """The article that an image of ROCO is from, ``PMC4083729`` of ``PMC4083729_AMHSR-4-14-g002.jpg``.
+
+    Figures of one article often show one patient, so that an article stands for a patient here; names that do not
+    begin with an article, as those of ROCOv2, stand for themselves.
+    """
+    return names.str.extract(r"^(PMC\d+)", expand=False).fillna(names).astype("str")

@@ -1,0 +1,119 @@
+"""Splits of captioned pictures by patient, stratified by attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medi_monai.cohort.splits.patients import validation_patients
+from medi_monai.cohort.table import require_columns
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["PatientSplit"]
+
+#: a number with more different values than this makes no strata by itself
+MAX_STRATA = 10
+#: patients of a combination that gives one to each of two parts, and keeps the two that training asks for
+LEAST = 4
+
+
+@dataclass(frozen=True)
+class PatientSplit:
+    """Which patients train, which are validation, and which are held out.
+
+    Args:
+        columns: attributes whose combinations are in every part in like shares; by default all attributes but numbers
+            of more than ten values. The first count most: where patients of a combination are too few to be shared
+            out, it is taken together with others that agree in all columns but the last.
+        val_fraction: of the patients of every combination, in [0, 1).
+        holdout_fraction: likewise; with ``val_fraction``, below one.
+        seed: which patients.
+
+    Raises:
+        InputError: for fractions out of their range, or columns that are no list of names.
+    """
+
+    columns: Sequence[str] | None = None
+    val_fraction: float = 0.15
+    holdout_fraction: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "holdout_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise InputError(f"{name} = {value!r}: it lies in [0, 1)")
+        if self.val_fraction + self.holdout_fraction >= 1:
+            raise InputError(
+                f"val_fraction {self.val_fraction} and holdout_fraction {self.holdout_fraction} leave no patient to "
+                "train on; their sum has to be below 1"
+            )
+        if self.columns is not None and (
+            isinstance(self.columns, str) or not all(isinstance(name, str) for name in self.columns)
+        ):
+            raise InputError(f"columns = {self.columns!r}: give a list of attributes to stratify by")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"seed = {self.seed!r}: it has to be a whole number")
+
+    def assign(self, rows: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.Series:
+        """The split of every row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
+
+        It does not depend on the order of the rows. Every value of the first column with four patients or more is in
+        each part that has a fraction, unless its patients have other values too that would lose their last one.
+
+        Args:
+            rows: one row per picture with ``patient`` and the columns; a missing value counts as a value.
+            attributes: the columns where none are given.
+
+        Raises:
+            InputError: for a missing column, rows without patient, or too few patients to hold any out.
+        """
+        columns = list(attributes if self.columns is None else self.columns)
+        require_columns(rows, ["patient", *columns], "the table to split")
+        units = rows[["patient", *columns]].astype("str").fillna("").drop_duplicates()
+        if (units["patient"] == "").any():
+            raise InputError("there are rows without a patient; leave them out first")
+        if self.columns is None:
+            columns = [column for column in columns if not _is_quantity(units[column])]
+        units = _strata(units[["patient", *columns]].drop_duplicates(), columns, self._fewest)
+        held = validation_patients(units, columns, self.holdout_fraction, seed_from("holdout", self.seed))
+        left = units[~units["patient"].isin(held)]
+        # of those that are left, so many that they are the fraction of all
+        share = self.val_fraction / (1 - self.holdout_fraction)
+        chosen = validation_patients(left, columns, share, seed_from("val", self.seed))
+        for name, fraction, found in (
+            ("holdout_fraction", self.holdout_fraction, held),
+            ("val_fraction", self.val_fraction, chosen),
+        ):
+            if fraction > 0 and not found:
+                raise InputError(
+                    f"{name} = {fraction}: of {units['patient'].nunique()} patients, none can be spared, for each is "
+                    "among the last of a combination. Give 0, or fewer `columns` of the split"
+                )
+        split = pd.Series("train", index=rows.index, dtype="str")
+        split = split.mask(rows["patient"].isin(chosen), "val")
+        return split.mask(rows["patient"].isin(held), "holdout")
+
+    @property
+    def _fewest(self) -> int:
+        # with fewer patients, one of them would be more than the fraction
+        smallest = min((value for value in (self.val_fraction, self.holdout_fraction) if value > 0), default=1)
+        return max(LEAST, math.ceil(1 / smallest))
+
+
+def _is_quantity(column: pd.Series) -> bool:
+    values = pd.Series(column[column != ""].unique())
+    return len(values) > MAX_STRATA and bool(pd.to_numeric(values, errors="coerce").notna().all())
+
+
+def _strata(units: pd.DataFrame, columns: Sequence[str], fewest: int) -> pd.DataFrame:
+    """``units`` with the last columns' values left out where a combination has fewer than ``fewest`` patients."""
+    for place in range(len(columns) - 1, -1, -1):
+        sizes = units.groupby(list(columns), sort=False)["patient"].transform("nunique")
+        rare = sizes < (fewest if place else LEAST)
+        units = units.assign(**{columns[place]: units[columns[place]].mask(rare, "")})
+    return units.drop_duplicates()

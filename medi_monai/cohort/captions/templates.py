@@ -1,0 +1,342 @@
+"""Captions composed from the columns of a table by templates.
+
+.. code-block:: yaml
+
+    templates:
+      - "FLAIR MR slice of the brain of a {age:.0f}-year-old {sex}"
+      - {text: "Axial FLAIR slice of a brain", weight: 0.5}
+    words:
+      sex: {male: man, female: woman}
+      age: {bins: [40, 60], words: [young, middle-aged, old]}
+
+``{age:.0f}`` is the number itself, ``{age}`` the word for its range. A template that names no sex is neutral in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.captions.words import WordRule, indefinite_article, parse_words
+from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["CaptionTemplates", "Template"]
+
+KEYS = ("text", "weight")
+WHOLE_NUMBER, NUMBER = "bcdoxX", "eEfFgGn%"
+#: an article right before a field; a capital one begins a sentence
+ARTICLE = re.compile(r"(?:(?<![\w'-])(a)n?|(?:^|(?<=[.!?]\s))(A)n?)(\s+)$")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place of a template that a value fills: its column, and how a number or text is spelled."""
+
+    column: str
+    spec: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        return self.spec[-1:] in (*WHOLE_NUMBER, *NUMBER)
+
+    def spell(self, value: str) -> str | None:
+        """The value as the template has it; ``None`` for what is no number where one is needed."""
+        if not self.numeric:
+            return format(value, self.spec)
+        try:
+            number = float(value)
+            return format(int(number) if self.spec[-1] in WHOLE_NUMBER else number, self.spec)
+        except (ValueError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A caption with columns in braces.
+
+    Args:
+        text: as ``"MR slice of a {age:.0f}-year-old {sex}"``; two braces are one that means itself.
+        weight: how often it is drawn, in relation to the other templates that a row can fill.
+
+    Raises:
+        InputError: for a text that is no format string, or a weight that is not above zero.
+    """
+
+    text: str
+    weight: float = 1.0
+    pieces: tuple[tuple[str, Field | None], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InputError(f"template {self.text!r}: it has to be a text")
+        weight = self.weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+            raise InputError(f"template {self.text!r}: weight {weight!r} has to be a number above 0")
+        object.__setattr__(self, "pieces", _pieces(self.text))
+
+    @classmethod
+    def from_setting(cls, setting: Any) -> Template:
+        """From a text, or ``{text: …, weight: …}``."""
+        if isinstance(setting, cls):
+            return setting
+        if isinstance(setting, str):
+            return cls(setting)
+        if not isinstance(setting, Mapping) or "text" not in setting:
+            raise InputError(f"template {setting!r}: give a text, or {{text: …, weight: …}}")
+        for key in setting:
+            if key not in KEYS:
+                raise unknown_value(f"key of the template {setting['text']!r}", key, KEYS)
+        return cls(**setting)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The places to fill, each once, in their order."""
+        return tuple(dict.fromkeys(place for _, place in self.pieces if place is not None))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it needs."""
+        return tuple(dict.fromkeys(place.column for place in self.fields))
+
+
+def _pieces(text: str) -> tuple[tuple[str, Field | None], ...]:
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise InputError(f"template {text!r} is no format string ({error}); a brace itself is written twice") from None
+    pieces: list[tuple[str, Field | None]] = []
+    for literal, name, spec, conversion in parts:
+        pieces.append((literal, None if name is None else _field(text, name, spec or "", conversion)))
+    return tuple(pieces)
+
+
+def _field(text: str, name: str, spec: str, conversion: str | None) -> Field:
+    if not name.strip() or name.isdigit() or conversion or "{" in spec:
+        shown = "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
+        raise InputError(f"template {text!r}: {shown} has to be the name of a column, as {{sex}} or {{age:.0f}}")
+    place = Field(name.strip(), spec)
+    try:
+        format((1 if spec[-1:] in WHOLE_NUMBER else 1.0) if place.numeric else "a", spec)
+    except ValueError as error:
+        raise InputError(f"template {text!r}: {spec!r} is no format of {name!r} ({error})") from None
+    return place
+
+
+@dataclass(frozen=True)
+class CaptionTemplates:
+    """Templates, and the words for values in them.
+
+    Args:
+        templates: texts, or ``{text: …, weight: …}``; of those whose columns a row has, one is drawn.
+        words: for the values of a column, as :meth:`medi_monai.cohort.captions.words.WordRule.from_setting` reads
+            them. A field with the format of a number, as ``{age:.0f}``, is the number all the same.
+        seed: of the draws; each depends on it and on the row's name alone, never on other rows.
+
+    Raises:
+        InputError: for no template, a broken one, or words that contradict themselves.
+    """
+
+    templates: Sequence[Any]
+    words: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.templates, (str, Mapping)) or not self.templates:
+            raise InputError(f"templates = {self.templates!r}: give a list of one or more")
+        object.__setattr__(self, "templates", tuple(Template.from_setting(item) for item in self.templates))
+        object.__setattr__(self, "words", parse_words(self.words))
+
+    @classmethod
+    def from_setting(cls, setting: Any) -> CaptionTemplates:
+        """From a list of templates, or ``{templates: …, words: …, seed: …}``."""
+        if isinstance(setting, cls):
+            return setting
+        if not isinstance(setting, Mapping):
+            return cls(setting)
+        for key in setting:
+            if key not in ("templates", "words", "seed"):
+                raise unknown_value("key of `templates`", key, ("templates", "words", "seed"))
+        return cls(**{"templates": (), **setting})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that any template needs."""
+        return tuple(dict.fromkeys(column for template in self.templates for column in template.columns))
+
+    def settings(self) -> dict:
+        """All that decides a caption, as JSON."""
+        templates = [{"text": template.text, "weight": template.weight} for template in self.templates]
+        return {
+            "templates": templates,
+            "words": {column: rule.settings() for column, rule in self.words.items()},
+            "seed": self.seed,
+        }
+
+    def without(self, attributes: Iterable[str]) -> CaptionTemplates:
+        """The templates that need none of ``attributes``, which are neutral in them.
+
+        Raises:
+            InputError: where every template names one of them.
+        """
+        named = set(attributes)
+        neutral = [template for template in self.templates if not named & set(template.columns)]
+        if not neutral:
+            raise InputError(
+                f"all {len(self.templates)} templates name {' or '.join(sorted(named & set(self.columns)))}, and "
+                "neutral ones are needed: add a template without it"
+            )
+        return replace(self, templates=neutral)
+
+    def names_of(self, attribute: str, values: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+        """The words that name each value of an attribute, for :func:`medi_monai.cohort.captions.names_attribute`.
+
+        Args:
+            attribute: a column.
+            values: further values that it has; numbers among them name nobody.
+
+        Returns:
+            ``{male: ("man", "male"), …}``: the word of the rules first, then the value itself; of ranges, the word is
+            the value.
+        """
+        rule: WordRule | None = self.words.get(attribute)
+        if rule is not None and rule.ranges:
+            return {word: (word,) for word in rule.ranges}
+        words = dict(rule.words) if rule is not None else {}
+        for value in clean_cells(pd.Series(list(values), dtype="str")).unique():
+            if value and pd.isna(pd.to_numeric(value, errors="coerce")):
+                words.setdefault(str(value), str(value))
+        return {value: tuple(dict.fromkeys((word, value))) for value, word in words.items()}
+
+    def notes(self, table: pd.DataFrame) -> list[str]:
+        """Words that no value of a table needs, a line each."""
+        rules = [rule for column, rule in self.words.items() if column in table]
+        found = [rule.unused(set(clean_cells(table[rule.column]).unique())) for rule in rules]
+        return [note for note in found if note]
+
+    def check_columns(self, columns: Iterable[str], where: object) -> None:
+        """Raise an :class:`InputError` for the first column of a template or of words that is not among ``columns``."""
+        known = list(columns)
+        for template in self.templates:
+            for column in template.columns:
+                if column not in known:
+                    raise unknown_value(f"column in the template {template.text!r}", column, known, f"See {where}.")
+        for column in self.words:
+            if column not in known and column not in self.columns:
+                raise unknown_value("column in `words`", column, known, f"See {where}.")
+
+    def compose(self, table: pd.DataFrame, name: str = "image", missing: Sequence[str] = ()) -> pd.Series:
+        """The caption of every row.
+
+        Args:
+            table: with the columns of the templates; cells are strings.
+            name: the column that names a row, which decides its draw.
+            missing: strings that mean missing data besides :data:`medi_monai.schema.MISSING_STRINGS`.
+
+        Raises:
+            InputError: for a column that lacks, rows that no template fits, or values that do not suit it; these are
+                listed with how many rows have them.
+        """
+        captions, problems = self.fill(table, name, missing)
+        counts = problems[problems != ""].value_counts()
+        if len(counts):
+            shown = "; ".join(f"{reason} ({count} rows)" for reason, count in sorted(counts.items())[:8])
+            raise InputError(
+                f"{counts.sum()} of {len(table)} rows get no caption: {shown}. Add a template without such columns, "
+                "or leave the rows out"
+            )
+        return captions
+
+    def fill(
+        self, table: pd.DataFrame, name: str = "image", missing: Sequence[str] = ()
+    ) -> tuple[pd.Series, pd.Series]:
+        """As :meth:`compose`, with what is wrong with a row beside its caption in place of an error."""
+        self.check_columns(table.columns, "the columns of the table")
+        if name not in table.columns:
+            raise unknown_value("column", name, table.columns, "It names the rows, and seeds their draws.")
+        cells = {column: clean_cells(table[column], missing) for column in self.columns}
+        problem = pd.Series("", index=table.index, dtype="str")
+        values: dict[Field, tuple[pd.Series, pd.Series]] = {}
+        for place in dict.fromkeys(place for template in self.templates for place in template.fields):
+            filled, articles, wrong = self._filled(place, cells[place.column])
+            values[place] = filled, articles
+            problem = problem.mask((problem == "") & (wrong != ""), wrong)
+        choice = self._choice(table[name], cells)
+        none = (choice < 0) & (problem == "").to_numpy()
+        problem[none] = _lacking({column: values[none] for column, values in cells.items()})
+        captions = pd.Series("", index=table.index, dtype="str")
+        for number, template in enumerate(self.templates):
+            rows = (choice == number) & (problem == "")
+            captions[rows] = _composed(template, values, rows)
+        return captions, problem
+
+    def _filled(self, place: Field, cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
+        # a column has few different values: each is spelled once
+        codes, distinct = pd.factorize(cells)
+        values = pd.Series(distinct, dtype="str")
+        wrong = pd.Series("", index=values.index, dtype="str")
+        words, rule = values, self.words.get(place.column)
+        if rule is not None and not place.numeric:
+            words, wrong = rule.apply(values)
+        spelled = [place.spell(word) if word else "" for word in words.tolist()]
+        no_number = pd.Series([text is None for text in spelled], index=values.index, dtype=bool)
+        wrong = wrong.mask(no_number, f"is no number, as {place.spec!r} needs")
+        wrong = wrong.mask(wrong != "", f"{place.column} " + values.map(repr) + " " + wrong)
+        texts = pd.Series([text or "" for text in spelled], dtype="str")
+        articles = texts.map(indefinite_article).astype("str")
+        taken = [column.take(codes).set_axis(cells.index) for column in (texts, articles, wrong)]
+        return taken[0], taken[1], taken[2]
+
+    def _choice(self, names: pd.Series, cells: Mapping[str, pd.Series]) -> np.ndarray:
+        """``(N,)`` the template of every row, -1 where none fits."""
+        weights = np.zeros((len(names), len(self.templates)))
+        for number, template in enumerate(self.templates):
+            fits = np.ones(len(names), bool)
+            for column in template.columns:
+                fits &= (cells[column] != "").to_numpy()
+            weights[fits, number] = template.weight
+        sums = weights.cumsum(axis=1)
+        # below the last sum also after rounding; a template of weight zero raises no sum and is never the first above
+        drawn = np.nextafter(_uniform(names, self.seed) * sums[:, -1], 0)
+        return np.where(sums[:, -1] > 0, (sums > drawn[:, None]).argmax(axis=1), -1)
+
+
+def _uniform(names: pd.Series, seed: int) -> np.ndarray:
+    """``(N,)`` in [0, 1), a keyed hash (SipHash) of each name: a million take a second."""
+    key = f"{seed_from('caption templates', seed):016x}"
+    hashes = pd.util.hash_array(names.astype(object).to_numpy(), hash_key=key)
+    return (hashes >> np.uint64(11)) * 2.0**-53
+
+
+def _lacking(cells: Mapping[str, pd.Series]) -> np.ndarray:
+    """In every row, what the templates miss there."""
+    lacks = pd.DataFrame({column: values == "" for column, values in cells.items()})
+    text = pd.Series("", index=lacks.index, dtype="str")
+    for column in lacks:
+        text = text.mask(lacks[column], text + ", " + str(column))
+    return ("no template fits a row without " + text.str.removeprefix(", ")).to_numpy()
+
+
+def _composed(template: Template, values: Mapping[Field, tuple[pd.Series, pd.Series]], rows: pd.Series) -> pd.Series:
+    text = pd.Series("", index=rows.index[rows], dtype="str")
+    for literal, place in template.pieces:
+        article = ARTICLE.search(literal) if place is not None else None
+        if place is None:
+            text = text + literal
+            continue
+        filled, articles = values[place]
+        if article is not None:
+            chosen = articles[rows]
+            # "a" and "an" differ in what follows their first letter, which keeps its case
+            text = text + (literal[: article.start()] + (article.group(1) or article.group(2)))
+            text = text + chosen.str.slice(1) + article.group(3) + filled[rows]
+        else:
+            text = text + literal + filled[rows]
+    return text

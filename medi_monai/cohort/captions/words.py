@@ -1,0 +1,176 @@
+"""Words for values: which word of a caption stands for a value of a column, and which article goes before it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.utils.errors import InputError, nearest, unknown_value
+
+__all__ = ["WordRule", "indefinite_article", "names_attribute", "parse_words"]
+
+BIN_KEYS = ("bins", "words")
+
+#: "an" before these letters when they are spelled out, as in "an MR image"
+SPELLED_WITH_VOWEL = "AEFHILMNORSX"
+#: words in capitals of at most so many letters are spelled out; longer ones are too where they have no vowel
+MAX_SPELLED = 3
+SILENT_H = re.compile(r"h(?:ou?r|onest|onou?r|eir)", re.IGNORECASE)
+#: vowels that sound like "you" or "one"
+CONSONANT_SOUND = re.compile(r"(?:u(?:ni(?!n|m)|s[aeiu]|ter|re)|eu|ew|one\b|once)", re.IGNORECASE)
+
+#: terms of radiology whose color names nobody
+NO_PERSON = re.compile(r"\b(?:white|gr[ae]y)[ -]matter\b|\bblack[ -](?:blood|holes?)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class WordRule:
+    """The words for the values of one column.
+
+    Args:
+        column: its name.
+        words: a word for each value; other values stand for themselves.
+        edges: of the ranges of a number, increasing; a range is closed below and open above.
+        ranges: the words for the ranges, one more than there are edges.
+    """
+
+    column: str
+    words: Mapping[str, str] = field(default_factory=dict)
+    edges: tuple[float, ...] = ()
+    ranges: tuple[str, ...] = ()
+
+    @classmethod
+    def from_setting(cls, column: str, content: Any) -> WordRule:
+        """From ``{male: man, female: woman}`` or ``{bins: [40, 60], words: [young, middle-aged, old]}``.
+
+        Raises:
+            InputError: for anything else, edges that do not increase, or words that are not one for each range.
+        """
+        where = f"words of {column!r}"
+        if not isinstance(content, Mapping) or not content:
+            raise InputError(
+                f"{where} = {content!r}: give a word for each value, as {{male: man, female: woman}}, or for each "
+                "range, as {bins: [40, 60], words: [young, middle-aged, old]}"
+            )
+        if not set(content) & {"bins"}:
+            return cls(column, {_text(value, where): _word(word, where) for value, word in content.items()})
+        for key in content:
+            if key not in BIN_KEYS:
+                raise unknown_value(f"key in {where}", key, BIN_KEYS)
+        return cls(column, {}, _edges(content["bins"], where), _range_words(content, where))
+
+    def settings(self) -> dict:
+        """The rule as a config has it."""
+        return {"bins": list(self.edges), "words": list(self.ranges)} if self.ranges else dict(self.words)
+
+    def apply(self, values: pd.Series) -> tuple[pd.Series, pd.Series]:
+        """The words of clean values, and what is wrong with a value, else empty; missing values stay empty."""
+        wrong = pd.Series("", index=values.index, dtype="str")
+        if not self.ranges:
+            return values.map(lambda value: self.words.get(value, value)).astype("str"), wrong
+        numbers = pd.to_numeric(values, errors="coerce").replace([math.inf, -math.inf], math.nan)
+        places = np.searchsorted(np.array(self.edges), numbers.to_numpy(np.float64), side="right")
+        words = pd.Series(np.array(self.ranges)[np.minimum(places, len(self.edges))], index=values.index, dtype="str")
+        no_number = numbers.isna()
+        wrong = wrong.mask(no_number & (values != ""), "is no number, and has words for ranges")
+        return words.mask(no_number, ""), wrong
+
+    def unused(self, values: set[str]) -> str:
+        """What the rule names and a column with these values never is, as a note; empty where there is nothing."""
+        unused = [value for value in self.words if value not in values]
+        if not unused:
+            return ""
+        close = nearest(unused[0], sorted(values - {""}), 1)
+        hint = f" (is {close[0]!r} meant?)" if close else ""
+        return f"{self.column!r} never is {', '.join(map(repr, unused))}{hint}, for which there are words"
+
+
+def parse_words(words: Mapping[str, Any] | None) -> dict[str, WordRule]:
+    """The rules of all columns, ``{sex: {male: man, female: woman}, age: {bins: …, words: …}}``."""
+    if words is not None and not isinstance(words, Mapping):
+        raise InputError(f"words = {words!r}: it has to be a table of rules, as {{sex: {{male: man, female: woman}}}}")
+    rules = {str(column): content for column, content in (words or {}).items()}
+    return {
+        column: content if isinstance(content, WordRule) else WordRule.from_setting(column, content)
+        for column, content in rules.items()
+    }
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, bool) or value is None:
+        raise InputError(f"{where}: {value!r} is no text: YAML reads yes, no, on, off and null so; put it in quotes")
+    return str(value).strip()
+
+
+def _word(value: Any, where: str) -> str:
+    word = _text(value, where)
+    if not word:
+        raise InputError(f"{where}: a word is empty; a template without {{column}} says nothing of it")
+    return word
+
+
+def _edges(bins: Any, where: str) -> tuple[float, ...]:
+    if not isinstance(bins, (list, tuple)) or not bins:
+        raise InputError(f"{where}: bins = {bins!r} has to be a list of edges, as [40, 60]")
+    for edge in bins:
+        if isinstance(edge, bool) or not isinstance(edge, (int, float)) or not math.isfinite(edge):
+            raise InputError(f"{where}: bins = {list(bins)} holds {edge!r}, which is no number")
+    for low, high in pairwise(bins):
+        if not low < high:
+            raise InputError(f"{where}: edges have to increase, and {high:g} follows {low:g}")
+    return tuple(float(edge) for edge in bins)
+
+
+def _range_words(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    words, count = content.get("words"), len(content["bins"]) + 1
+    if not isinstance(words, (list, tuple)) or len(words) != count:
+        raise InputError(f"{where}: {count - 1} edges make {count} ranges, and words = {words!r} has to name each")
+    return tuple(_word(word, where) for word in words)
+
+
+def indefinite_article(text: str) -> str:
+    """``a`` or ``an``, as ``text`` is read aloud: "an 80-year-old", "an MR image", "a FLAIR slice", "a unilateral"."""
+    token = re.match(r"[^\w]*(\d+|[^\W\d_]+)", text)
+    if token is None:
+        return "a"
+    word = token.group(1)
+    if word.isdigit():
+        return "an" if word.startswith("8") or word in ("11", "18") else "a"
+    spelled = word.isupper() and (len(word) <= MAX_SPELLED or not set(word) & set("AEIOUY"))
+    if spelled:
+        return "an" if word[0] in SPELLED_WITH_VOWEL else "a"
+    if SILENT_H.match(word):
+        return "an"
+    return "an" if word[0].lower() in "aeiou" and not CONSONANT_SOUND.match(word) else "a"
+
+
+def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> str | None:
+    """The subgroup that a caption names.
+
+    Words count as whole ones in any case: "man" is not in "woman", nor "old" in "40-year-old". The longest is looked
+    for first, so that "african american" is not "american". Terms such as "white matter" name nobody.
+
+    Args:
+        caption: a prompt.
+        words: of each value of the attribute, the word or words that name it, as
+            :meth:`medi_monai.cohort.captions.CaptionTemplates.names_of` gives them.
+
+    Returns:
+        The value; ``None`` where no word is there, or words of several values are, as in "a man or a woman".
+    """
+    pairs = [(word, value) for value, given in words.items() for word in ([given] if isinstance(given, str) else given)]
+    text = NO_PERSON.sub(" ", caption)
+    found: set[str] = set()
+    for word in sorted({word for word, _ in pairs}, key=lambda word: (-len(word), word)):
+        shorter, times = re.subn(rf"(?<![\w-]){re.escape(word)}(?![\w-])", " ", text, flags=re.IGNORECASE)
+        if word and times:
+            text = shorter
+            found.update(value for name, value in pairs if name == word)
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,176 @@
+"""Write the brain demo cohort: gray PNG slices, their table as that of a real FLAIR cohort, and the truth of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medi_monai.cohort.demo.brain import AGES, Brain, View, brain_of, draw_slice, view_of
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import atomic_path, cache_dir, read_json, writable_dir, write_json, write_table
+from medi_monai.utils.progress import progress
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["brain_dataset", "brain_patient_table", "make_brain_cohort"]
+
+#: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+VERSION = 1
+#: lesions in the order in which patients of rising age get them: half of all patients have none
+LESION_CYCLE = ("absent", "left", "absent", "right")
+#: slices of a patient lie at equal distances between these levels (-1 to 1), each off by at most the jitter
+LEVELS, LEVEL_JITTER = (-0.6, 0.6), 0.1
+
+
+def brain_dataset(
+    seed: int = 0,
+    balanced: bool = False,
+    num_patients: int = 1000,
+    slices_per_patient: int = 3,
+    male_fraction: float = 0.8,
+    image_size: int = 64,
+) -> Path:
+    """The folder of a brain demo cohort in the cache (``$MEDI_CACHE``), written on first use.
+
+    Args:
+        seed: another seed gives other patients.
+        balanced: as many women as men, and none of the patients of the skewed cohort: a reference to judge by.
+        num_patients: as for :func:`make_brain_cohort`, and so are the next three.
+        slices_per_patient: see there.
+        male_fraction: see there; not used where ``balanced``.
+        image_size: see there.
+    """
+    fraction, name = (0.5, "REFERENCE") if balanced else (male_fraction, "DEMO")
+    folder = f"brain_{name.lower()}_v{VERSION}_{num_patients}x{slices_per_patient}_male{fraction:g}"
+    root = cache_dir() / f"{folder}_{image_size}px_seed{seed}"
+    return make_brain_cohort(root, num_patients, slices_per_patient, fraction, seed, image_size, name)
+
+
+def make_brain_cohort(
+    folder: str | os.PathLike,
+    num_patients: int = 1000,
+    slices_per_patient: int = 3,
+    male_fraction: float = 0.8,
+    seed: int = 0,
+    image_size: int = 64,
+    name: str = "DEMO",
+) -> Path:
+    """Write a cohort; where it lies there already nothing is done, and interrupted the next call goes on.
+
+    Args:
+        folder: gets ``slices/*.png``, ``truth.csv`` (all that was drawn, per image) and, last, ``slices.csv`` with
+            the columns image, patient, slice, sex, age, lesion and modality.
+        num_patients: number of patients; ages are spread evenly, half of the patients have a lesion.
+        slices_per_patient: slices of each, at levels of their own.
+        male_fraction: the part of men, exact to a patient in all, at every lesion, and in any range of ages there.
+        seed: source of all randomness.
+        image_size: side of the slices in pixels.
+        name: begins the names of the patients; another name gives other patients.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        InputError: for a setting that is not allowed, or a folder that holds a cohort of other settings.
+    """
+    table = brain_patient_table(num_patients, male_fraction, seed, name)
+    if slices_per_patient < 1:
+        raise InputError(f"slices_per_patient is at least 1, not {slices_per_patient}")
+    if image_size < 16:
+        raise InputError(f"image_size is at least 16 pixels, not {image_size}")
+    root = writable_dir(folder)
+    settings = {
+        "version": VERSION,
+        "num_patients": num_patients,
+        "slices_per_patient": slices_per_patient,
+        "male_fraction": male_fraction,
+        "seed": seed,
+        "image_size": image_size,
+        "name": name,
+    }
+    _claim(root, settings)
+    if (root / "slices.csv").is_file():
+        return root
+    patients = table.to_dict("records")
+    rows, truth = [], []
+    for patient in progress(patients, len(patients), "drawing the brain demo cohort", "patient"):
+        brain = brain_of(patient["sex"], patient["age"], patient["lesion"], seed_from("demo patient", seed, patient))
+        for number, view in enumerate(_views(brain, slices_per_patient), 1):
+            image = f"slices/{patient['patient']}_{number}.png"
+            _write_slice(root / image, brain, view, image_size)
+            rows.append({"image": image, "patient": patient["patient"], "slice": number, **_attributes(patient)})
+            truth.append({"image": image, **_truth(brain, view)})
+    write_table(root / "truth.csv", pd.DataFrame(truth))
+    write_table(root / "slices.csv", pd.DataFrame(rows))
+    return root
+
+
+def brain_patient_table(
+    num_patients: int = 1000, male_fraction: float = 0.8, seed: int = 0, name: str = "DEMO"
+) -> pd.DataFrame:
+    """One row per patient: patient, sex, age (whole years) and lesion, sex being independent of both by count."""
+    if num_patients < 1:
+        raise InputError(f"num_patients is at least 1, not {num_patients}")
+    if not 0 <= male_fraction <= 1:
+        raise InputError(f"male_fraction lies between 0 and 1, not at {male_fraction}")
+    rng = np.random.default_rng(seed_from("demo brain table", seed, name))
+    rank = np.arange(num_patients)
+    youngest, oldest = AGES
+    age = np.floor(youngest + (oldest + 1 - youngest) * (rank + rng.random(num_patients)) / num_patients).astype(int)
+    lesion = np.asarray(LESION_CYCLE)[rank % len(LESION_CYCLE)]
+    # men are spread evenly over the patients in the order of lesion, then age: any run of them has its share
+    order = np.lexsort((rank, lesion))
+    # rounded, for 0.8 * 10 * k may fall short of a whole number
+    men = np.floor(np.round(male_fraction * np.arange(num_patients + 1), 9) + 0.5)
+    male = np.empty(num_patients, bool)
+    male[order] = np.diff(men) > 0
+    width = max(4, len(str(num_patients - 1)))
+    names = [f"{name}_{seed}_{number:0{width}d}" for number in rng.permutation(num_patients)]
+    table = pd.DataFrame(
+        {"patient": names, "sex": np.where(male, "male", "female"), "age": age.tolist(), "lesion": lesion}
+    )
+    return table.sort_values("patient", ignore_index=True)
+
+
+def _claim(root: Path, settings: dict) -> None:
+    # a folder holds one cohort: half of another one under the same names would go unnoticed
+    path = root / "cohort.json"
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    there = read_json(path)
+    if there != settings:
+        names = [key for key in settings if not isinstance(there, dict) or there.get(key) != settings[key]]
+        raise InputError(
+            f"{root} holds a demo cohort with another {', '.join(names)}; choose another folder, or delete this one"
+        )
+
+
+def _views(brain: Brain, count: int) -> list[View]:
+    levels = np.linspace(*LEVELS, count) if count > 1 else np.zeros(1)
+    jitter = np.random.default_rng(seed_from("demo brain levels", brain.seed, count)).uniform(-1, 1, count)
+    seeds = [seed_from("demo brain slice", brain.seed, number) for number in range(count)]
+    return [view_of(seed, float(level)) for seed, level in zip(seeds, levels + LEVEL_JITTER * jitter)]
+
+
+def _write_slice(target: Path, brain: Brain, view: View, image_size: int) -> None:
+    if target.is_file():
+        return
+    pixels = draw_slice(brain, view, image_size)
+    with atomic_path(target) as path:
+        Image.fromarray(pixels).save(path)
+
+
+def _attributes(patient: dict) -> dict:
+    return {"sex": patient["sex"], "age": patient["age"], "lesion": patient["lesion"], "modality": "FLAIR"}
+
+
+def _truth(brain: Brain, view: View) -> dict:
+    # the two seeds draw the slice again
+    drawn, taken = asdict(brain), asdict(view)
+    seeds = {"brain_seed": drawn.pop("seed"), "view_seed": taken.pop("seed")}
+    return {**seeds, **drawn, **taken}

@@ -1,0 +1,173 @@
+"""Captions as conditions: the twin of the metadata schema for a network that reads text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from medi_monai.networks.text.encoder import FrozenTextEncoder, load_text_encoder
+from medi_monai.networks.text.loading import is_local
+from medi_monai.schema import CategoricalColumn
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import json_digest, read_json, write_json
+
+__all__ = ["CAPTION", "CaptionDropout", "CaptionSchema", "drop_captions"]
+
+#: the column of a table that holds captions
+CAPTION = "caption"
+KIND = "captions"
+
+
+class CaptionSchema:
+    """What the captions of a model are: which text encoder reads them, and how many tokens they have.
+
+    It plays the part of :class:`medi_monai.schema.MetadataSchema`: its codes are token ids ``(N, max_length)``.
+
+    Args:
+        text_encoder: the frozen text encoder that the network shares.
+    """
+
+    #: stands where a metadata schema has its class label; it has no vocabulary
+    label = CategoricalColumn(CAPTION, ())
+    attributes: tuple = ()
+
+    def __init__(self, text_encoder: FrozenTextEncoder) -> None:
+        self.text_encoder = text_encoder
+
+    @property
+    def columns(self) -> tuple[CategoricalColumn, ...]:
+        """The caption."""
+        return (self.label,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that :meth:`encode` reads."""
+        return (CAPTION,)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256: two models agree on every code and its states if and only if their digests are equal."""
+        return json_digest({"kind": KIND, "text_encoder": self.text_encoder.digest})
+
+    def encode(
+        self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error", absent: str = "error"
+    ) -> torch.Tensor:
+        """Codes of a table's captions.
+
+        Args:
+            table: with a column ``caption``; further columns do not count. A caption of None, NaN or nothing is null.
+            unseen: ``"error"`` or ``"unknown"``, as for a metadata schema; a tokenizer knows every text.
+            absent: what a table without captions becomes: ``"error"``, or ``"null"``, which leaves all to the model.
+
+        Returns:
+            ``(N, max_length)`` int64.
+
+        Raises:
+            InputError: without the column, or for a caption longer than the text encoder allows.
+        """
+        for name, choice, allowed in (("unseen", unseen, "unknown"), ("absent", absent, "null")):
+            if choice not in ("error", allowed):
+                raise unknown_value(f"choice of `{name}`", choice, ("error", allowed))
+        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table), dtype=object)
+        if CAPTION not in frame.columns:
+            if absent == "null":
+                return self.null_codes(len(frame))
+            raise unknown_value("column", CAPTION, frame.columns, "It holds the captions.")
+        captions = frame[CAPTION].astype(object)
+        # a million rows hold few different captions: each is read once
+        places, different = pd.factorize(captions.where(captions.notna(), ""))
+        return self.text_encoder.tokenize(list(different))[torch.from_numpy(places)]
+
+    def null_codes(self, num_rows: int) -> torch.Tensor:
+        """``(num_rows, max_length)`` codes of the empty caption."""
+        return self.text_encoder.null_codes(num_rows)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``schema.json``: id or folder of the text model, its digest and the length of captions."""
+        encoder, model = self.text_encoder, self.text_encoder.source
+        content = {
+            "format": 1,
+            "kind": KIND,
+            "text_model": os.path.abspath(os.path.expanduser(model)) if is_local(model) else model,
+            # found again where model and text model were moved together
+            "beside": os.path.relpath(os.path.expanduser(model), Path(path).parent) if is_local(model) else None,
+            "text_digest": encoder.digest,
+            "max_length": encoder.max_length,
+            "on_long": encoder.captions.on_long,
+            "mask_padding": encoder.mask_padding,
+        }
+        write_json(path, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, text_model: str | os.PathLike | None = None) -> CaptionSchema:
+        """Read ``schema.json`` and load the text encoder that it names.
+
+        Args:
+            path: what :meth:`save` wrote.
+            text_model: id or folder of the same text model, where it is no longer in its place.
+
+        Raises:
+            InputError: without the file or the text model, or where the text model is another one.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("kind") != KIND:
+            raise InputError(f"{path} is no schema of captions: the model beside it is conditioned on something else")
+        if content.get("format") != 1:
+            raise InputError(f"this version reads schema format 1, not {content.get('format')}")
+        source = text_model or _place(content, Path(path).parent)
+        encoder = load_text_encoder(source, content["max_length"], content["on_long"], content["mask_padding"])
+        if encoder.digest != content["text_digest"]:
+            raise InputError(
+                f"the text model {source} is not the one that {path} was written with (weights or tokenizer differ): "
+                f"digest {encoder.digest[:12]}, not {content['text_digest'][:12]}. Give the one of the training"
+            )
+        return cls(encoder)
+
+
+def _place(content: Mapping, folder: Path) -> str:
+    beside = content["beside"] and folder / content["beside"]
+    return os.fspath(beside) if beside and beside.is_dir() else content["text_model"]
+
+
+def drop_captions(
+    codes: torch.Tensor, null: torch.Tensor, rate: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Replace whole captions by the null one, so that guidance finds a trained null.
+
+    Args:
+        codes: ``(N, L)`` codes on any device.
+        null: ``(1, L)`` or ``(L,)`` codes of the null caption.
+        rate: probability in [0, 1] that a row loses its caption.
+        generator: a CPU generator.
+    """
+    _check_rate(rate)
+    dropped = torch.rand(len(codes), 1, generator=generator) < rate
+    return torch.where(dropped.to(codes.device), null.reshape(1, -1).to(codes), codes)
+
+
+class CaptionDropout:
+    """:func:`drop_captions` of one schema at one rate, for the batches of a training.
+
+    Args:
+        schema: gives the null caption.
+        rate: probability in [0, 1] that an image loses its caption.
+    """
+
+    def __init__(self, schema: CaptionSchema, rate: float = 0.1) -> None:
+        _check_rate(rate)
+        self.null, self.rate = schema.null_codes(1), rate
+
+    def __call__(self, codes: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Codes ``(N, L)``, of which some rows are null."""
+        return drop_captions(codes, self.null, self.rate, generator)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise InputError(f"caption_dropout = {rate}: a probability lies in [0, 1]")

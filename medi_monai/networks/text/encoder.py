@@ -1,0 +1,289 @@
+"""A frozen text encoder: captions to token ids, token ids to the states that cross-attention reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from medi_monai.networks.encoders.base import _state_digest
+from medi_monai.networks.text.loading import load_text_tower, load_tokenizer
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import json_digest
+
+__all__ = ["CaptionTokenizer", "FrozenTextEncoder", "ON_LONG", "load_text_encoder"]
+
+#: what is done with a caption of more tokens than fit
+ON_LONG = ("error", "truncate")
+#: captions encoded at once
+CHUNK = 256
+#: contexts kept: of a tuned network, of its guidance, and of real captions in between
+KEPT = 3
+
+
+class CaptionTokenizer:
+    """Captions to token ids of one length, by a tokenizer of transformers.
+
+    Args:
+        tokenizer: with a token for padding.
+        num_positions: tokens that the text tower has positions for; None where it does not say.
+        max_length: tokens of every row; by default as many as tokenizer and tower allow.
+        on_long: a caption that does not fit is an ``error``, or is cut (``truncate``) with a word on how many were.
+
+    Raises:
+        InputError: for a length that tokenizer or tower do not allow.
+    """
+
+    def __init__(
+        self, tokenizer: Any, num_positions: int | None, max_length: int | None = None, on_long: str = "error"
+    ) -> None:
+        if on_long not in ON_LONG:
+            raise unknown_value("choice of `on_long`", on_long, ON_LONG)
+        self.tokenizer, self.on_long = tokenizer, on_long
+        self.max_length = _length(tokenizer, num_positions, max_length)
+        self._null = self([""])
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """``(N, max_length)`` int64 token ids, with start and end, padded.
+
+        Raises:
+            InputError: for a caption that does not fit, or is no string.
+        """
+        captions = list(captions)
+        for caption in captions:
+            if not isinstance(caption, str):
+                raise InputError(f"a caption is a text, not {caption!r} ({type(caption).__name__})")
+        # padded here: to set the padding of a tokenizer would change it for all its users
+        codes = torch.full((len(captions), self.max_length), self.tokenizer.pad_token_id, dtype=torch.int64)
+        if not captions:
+            return codes
+        tokens = self.tokenizer(captions, verbose=False)["input_ids"]
+        long = [place for place, row in enumerate(tokens) if len(row) > self.max_length]
+        if long:
+            self._report(captions[long[0]], len(tokens[long[0]]), len(long), len(captions))
+            cut = self.tokenizer([captions[place] for place in long], truncation=True, max_length=self.max_length)
+            for place, row in zip(long, cut["input_ids"]):
+                tokens[place] = row
+        for place, row in enumerate(tokens):
+            codes[place, : len(row)] = torch.tensor(row)
+        return codes
+
+    def _report(self, caption: str, length: int, count: int, total: int) -> None:
+        shown = caption if len(caption) <= 80 else caption[:77] + "…"
+        if self.on_long == "error":
+            raise InputError(
+                f"{count} of {total} captions are too long, such as {shown!r}: {length} tokens with start and end, and "
+                f"at most {self.max_length} fit. Shorten them, raise max_length where the text model allows it, or cut "
+                "them with on_long 'truncate'"
+            )
+        print(f"{count} of {total} captions were cut to {self.max_length} tokens, such as {shown!r}", flush=True)
+
+    def null_codes(self, count: int) -> torch.Tensor:
+        """``(count, max_length)`` codes of the empty caption: the null of guidance."""
+        return self._null.repeat(count, 1)
+
+    def mask(self, codes: torch.Tensor) -> torch.Tensor:
+        """``(N, max_length)`` int64: 1 to the end of the caption, 0 for what pads it."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        if pad != end:
+            return (codes != pad).long()
+        # CLIP pads with its end token: the first of them belongs to the caption
+        ended = (codes == end).long().cumsum(1)
+        return ((ended == 0) | ((ended == 1) & (codes == end))).long()
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the codes, as JSON."""
+        model = _backend_model(self.tokenizer)
+        return {
+            "vocabulary": dict(sorted(self.tokenizer.get_vocab().items())),
+            # written as pairs or as words, depending on the version of tokenizers
+            "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])],
+            "special": {name: str(token) for name, token in sorted(self.tokenizer.special_tokens_map.items())},
+            "null": self._null[0].tolist(),
+        }
+
+
+class FrozenTextEncoder(nn.Module):
+    """Token states of captions: frozen, in evaluation mode for ever, float32 even under autocast.
+
+    A copy of it is itself, so that averaged and tuned copies of a network share one. The last few contexts are kept:
+    fifty steps of a sampler encode their captions once.
+
+    Args:
+        tower: a text model of transformers; its ``last_hidden_state`` lies behind the final layer normalization.
+        tokenizer: its tokenizer.
+        max_length: tokens of a caption, with start and end; by default as many as tokenizer and tower allow.
+        on_long: as for :class:`CaptionTokenizer`.
+        mask_padding: whether the tower's attention leaves padding out; False is how Stable Diffusion and what was
+            derived from it use CLIP.
+        source: id or folder that it was loaded from.
+        unused: names of weights that no state depends on.
+
+    Raises:
+        InputError: for a tokenizer that does not belong to the tower, or a length that they do not allow.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        tokenizer: Any,
+        max_length: int | None = None,
+        on_long: str = "error",
+        mask_padding: bool = True,
+        source: str = "",
+        unused: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        config: Any = tower.config
+        if len(tokenizer) > config.vocab_size:
+            raise InputError(
+                f"the tokenizer of {source or 'the text model'} has {len(tokenizer)} tokens and the model knows "
+                f"{config.vocab_size}: they do not belong together"
+            )
+        self.captions = CaptionTokenizer(
+            tokenizer, getattr(config, "max_position_embeddings", None), max_length, on_long
+        )
+        self.tower = tower.float().requires_grad_(False)
+        self.mask_padding, self.source = mask_padding, source
+        self._unused = frozenset(unused)
+        self._digest: str | None = None
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of a token's state."""
+        config: Any = self.tower.config
+        return int(config.hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a caption, with start, end and padding."""
+        return self.captions.max_length
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of weights, tokenizer and length: equal where the same caption gives the same states."""
+        if self._digest is None:
+            prefix = "text_model."
+            state = {
+                name.removeprefix(prefix): value
+                for name, value in self.tower.state_dict().items()
+                if name not in self._unused and not name.endswith("position_ids")
+            }
+            self._digest = json_digest(
+                {
+                    "weights": _state_digest(dict(sorted(state.items()))),
+                    "tokenizer": self.captions.describe(),
+                    "mask_padding": self.mask_padding,
+                }
+            )
+        return self._digest
+
+    def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
+        """``(N, max_length)`` int64 codes; an :class:`InputError` for a caption that does not fit, or it is cut."""
+        return self.captions(captions)
+
+    def null_codes(self, count: int) -> torch.Tensor:
+        """``(count, max_length)`` codes of the empty caption."""
+        return self.captions.null_codes(count)
+
+    @torch.no_grad()
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Token states.
+
+        Args:
+            codes: ``(N, max_length)`` of :meth:`tokenize`, on any device.
+
+        Returns:
+            ``(N, max_length, dim)`` float32 on the device of the encoder; not to be changed in place.
+
+        Raises:
+            InputError: for codes of another shape.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.max_length or codes.is_floating_point():
+            raise InputError(
+                f"codes of shape {tuple(codes.shape)} and type {codes.dtype} are none of this text encoder: expected "
+                f"whole numbers (N, {self.max_length}), as `tokenize` gives them"
+            )
+        codes = codes.to(next(self.tower.parameters()).device, torch.int64)
+        context = self._known(codes)
+        if context is None:
+            rows, places = torch.unique(codes, dim=0, return_inverse=True)
+            with torch.autocast(codes.device.type, enabled=False):
+                # the towers of transformers cannot take a batch of nothing
+                context = self._none(codes) if len(rows) == 0 else self._encoded(rows)[places]
+            self._kept = [(codes.clone(), context), *self._kept][:KEPT]
+        return context
+
+    def _encoded(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._states(chunk) for chunk in rows.split(CHUNK)])
+
+    def _states(self, codes: torch.Tensor) -> torch.Tensor:
+        mask = self.captions.mask(codes) if self.mask_padding else None
+        return self.tower(input_ids=codes, attention_mask=mask).last_hidden_state.float()
+
+    def _none(self, codes: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(0, self.max_length, self.dim, device=codes.device)
+
+    def _known(self, codes: torch.Tensor) -> torch.Tensor | None:
+        for kept, context in self._kept:
+            # what was made in inference mode cannot be saved for a backward pass
+            usable = torch.is_inference_mode_enabled() or not context.is_inference()
+            if usable and kept.device == codes.device and kept.shape == codes.shape and torch.equal(kept, codes):
+                return context
+        return None
+
+    def train(self, mode: bool = True) -> FrozenTextEncoder:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def __deepcopy__(self, memo: dict) -> FrozenTextEncoder:
+        # frozen: a copy could only cost memory
+        return self
+
+
+def load_text_encoder(
+    model: str | os.PathLike, max_length: int | None = None, on_long: str = "error", mask_padding: bool = True
+) -> FrozenTextEncoder:
+    """A text encoder with its tokenizer, by id or from a folder in the layout of transformers.
+
+    The text tower is taken of a ``CLIPModel`` or ``CLIPTextModel``, of a ``VisionTextDualEncoderModel`` (a BERT beside
+    an image tower, as BiomedCLIP has it), or is the model itself (BERT and its kin).
+
+    Args:
+        model: id on a hub (``owner/name``) or a folder; for what is spelled as a path no network is asked.
+        max_length: as for :class:`FrozenTextEncoder`.
+        on_long: as for :class:`CaptionTokenizer`.
+        mask_padding: as for :class:`FrozenTextEncoder`.
+
+    Raises:
+        InputError: without transformers, for a folder that is not there or lacks weights or tokenizer, an id that is
+            neither in the cache nor can be downloaded.
+    """
+    tower, unused = load_text_tower(model)
+    return FrozenTextEncoder(tower, load_tokenizer(model), max_length, on_long, mask_padding, os.fspath(model), unused)
+
+
+def _length(tokenizer: Any, num_positions: int | None, max_length: int | None) -> int:
+    # a tokenizer that does not know its length gives an astronomical number
+    limits = [value for value in (tokenizer.model_max_length, num_positions) if value is not None and value < 1 << 20]
+    if max_length is None:
+        if not limits:
+            raise InputError("neither tokenizer nor text model say how many tokens a caption may have: give max_length")
+        return min(limits)
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
+        raise InputError(f"max_length = {max_length!r}: a whole number of {least} or more is needed")
+    if limits and max_length > min(limits):
+        raise InputError(f"max_length = {max_length}: tokenizer and text model allow at most {min(limits)} tokens")
+    return max_length
+
+
+def _backend_model(tokenizer: Any) -> dict[str, Any]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return {} if backend is None else json.loads(backend.to_str())["model"]

@@ -1,0 +1,196 @@
+"""Models and tokenizers of transformers, by id or from a folder, with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.optional import require
+
+__all__ = [
+    "CLIP_TYPES",
+    "is_local",
+    "load_clip",
+    "load_config",
+    "load_processing",
+    "load_text_tower",
+    "load_tokenizer",
+    "quiet",
+]
+
+#: ``model_type`` of models that hold an image tower and a text tower with projections into one space
+CLIP_TYPES = ("clip", "vision-text-dual-encoder")
+#: what a tokenizer is read from; a folder has at least one of them
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+#: ``name`` or ``owner/name``, as the hub spells ids
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+LAYOUT = "a folder with config.json, model.safetensors and the files of the tokenizer"
+
+
+def is_local(model: str | os.PathLike) -> bool:
+    """Whether ``model`` is a path and not an id of a hub: then the network is never asked."""
+    text = os.fspath(model)
+    if isinstance(model, os.PathLike) or os.path.exists(os.path.expanduser(text)) or not HUB_ID.fullmatch(text):
+        return True
+    # `work/clip` is spelled as an id is: a folder `work` here says that it is meant as a path
+    owner, slash, _ = text.partition("/")
+    return bool(slash) and Path(owner).is_dir()
+
+
+def load_config(model: str | os.PathLike) -> Any:
+    """The configuration of a model.
+
+    Raises:
+        InputError: without transformers, for a folder that is not there or holds no model, an id that is neither in
+            the cache nor can be downloaded.
+    """
+    transformers = require("transformers", f"for the text model {os.fspath(model)}")
+    if is_local(model):
+        _check_folder(Path(model).expanduser())
+    return _read("configuration", model, transformers.AutoConfig.from_pretrained)
+
+
+def load_tokenizer(model: str | os.PathLike) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        InputError: for a folder without tokenizer, or one without a token for padding.
+    """
+    transformers = require("transformers", f"for the tokenizer of {os.fspath(model)}")
+    folder = Path(model).expanduser()
+    if is_local(model) and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"there is no tokenizer in {folder}: none of {', '.join(TOKENIZER_FILES)}. Save it there with the model "
+            "(`tokenizer.save_pretrained(folder)`)"
+        )
+    tokenizer = _read("tokenizer", model, transformers.AutoTokenizer.from_pretrained)
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"the tokenizer of {os.fspath(model)} has no token for padding; set its pad_token and save it")
+    return tokenizer
+
+
+def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...]]:
+    """The text tower of a CLIP, a dual encoder, or a model of text such as BERT, in float32.
+
+    Returns:
+        The tower, whose output has ``last_hidden_state``, and the names of its weights that no file holds: heads on top
+        of the token states, which are not used.
+
+    Raises:
+        InputError: as :func:`load_config`, and for weights that are missing.
+    """
+    config = load_config(model)
+    transformers = require("transformers", f"for the text model {os.fspath(model)}")
+    # of a CLIP's file, this class reads the text tower alone
+    loader = transformers.CLIPTextModel if config.model_type == "clip" else transformers.AutoModel
+    network, lacking = _weights(model, loader)
+    inner = getattr(network, "text_model", None)
+    # up to transformers 4, a CLIPTextModel wraps its tower as well
+    if isinstance(inner, nn.Module) and config.model_type not in ("clip", "clip_text_model"):
+        network, lacking = inner, [name.removeprefix("text_model.") for name in lacking]
+    if not hasattr(network, "get_input_embeddings") or not hasattr(network.config, "vocab_size"):
+        raise InputError(
+            f"{os.fspath(model)} is a {config.model_type!r} model, which reads no text: give a CLIP, a dual encoder of "
+            "vision and text, or a model of text such as BERT"
+        )
+    return network, tuple(lacking)
+
+
+def load_clip(model: str | os.PathLike) -> nn.Module:
+    """A whole CLIP or dual encoder, in float32.
+
+    Raises:
+        InputError: as :func:`load_config`, for a model that is neither, and for weights that are missing.
+    """
+    config = load_config(model)
+    if config.model_type not in CLIP_TYPES:
+        raise InputError(
+            f"{os.fspath(model)} is a {config.model_type!r} model, and one of {', '.join(CLIP_TYPES)} is needed, with "
+            "an image tower and a text tower"
+        )
+    transformers = require("transformers", f"for the model {os.fspath(model)}")
+    return _weights(model, transformers.AutoModel)[0]
+
+
+def load_processing(model: str | os.PathLike) -> dict[str, Any]:
+    """How a model's images are resized and normalized: the content of its ``preprocessor_config.json``.
+
+    Raises:
+        InputError: where it is not there.
+    """
+    require("transformers", f"for the model {os.fspath(model)}")
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    # a folder's processor may name classes that need torchvision; its settings do not
+    return _read("preprocessor_config.json", model, ImageProcessingMixin.get_image_processor_dict)[0]
+
+
+def _weights(model: str | os.PathLike, loader: Any) -> tuple[nn.Module, list[str]]:
+    network, info = _read("weights", model, loader.from_pretrained, dtype="float32", output_loading_info=True)
+    lacking = sorted(info["missing_keys"])
+    # heads that pool or predict are on top of what is read here
+    needed = [name for name in lacking if not re.search(r"(^|\.)(pooler|cls|lm_head)\.", name)]
+    if needed:
+        raise InputError(
+            f"the weights of {os.fspath(model)} are incomplete: {len(needed)} tensors lack, such as {needed[0]}. "
+            "Fetch them again, or give the model that belongs to its config.json"
+        )
+    return network, lacking
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"there is no model at {folder}. Give {LAYOUT}, or the id of a model on a hub (owner/name)")
+    if (folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} has the layout of open_clip, which transformers does not read. Convert it to a "
+            "VisionTextDualEncoderModel of transformers and save that with its tokenizer"
+        )
+    if not (folder / "config.json").is_file():
+        raise InputError(f"there is no config.json in {folder}. Give {LAYOUT}")
+
+
+def _read(what: str, model: str | os.PathLike, load: Callable[..., Any], **settings: Any) -> Any:
+    local = is_local(model)
+    source = os.fspath(Path(model).expanduser()) if local else os.fspath(model)
+    try:
+        with quiet():
+            return load(source, local_files_only=local or _offline(), **settings)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if local:
+            raise InputError(f"the {what} in {source} cannot be read ({reason}). Give {LAYOUT}") from error
+        raise InputError(
+            f"the {what} of {source!r} is neither in the cache nor can be downloaded ({reason}). Without a network, or "
+            f"with HF_HUB_OFFLINE set, fetch it elsewhere (`hf download {source}`) and give the path of its folder"
+        ) from error
+
+
+def _offline() -> bool:
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers without a word: neither bars nor reports of weights that were left out on purpose."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

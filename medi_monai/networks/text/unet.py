@@ -1,0 +1,175 @@
+"""The text-to-image UNet: MONAI's, with cross-attention on the token states of a frozen text encoder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import redirect_stdout
+from copy import deepcopy
+from io import StringIO
+from typing import Any
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import nn
+
+from medi_monai.networks.encoders.pretrained import load_weights
+from medi_monai.networks.text.encoder import FrozenTextEncoder
+from medi_monai.utils.errors import InputError
+
+__all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
+
+DIGEST = "text_digest"
+
+
+class TextDiffusionUNet(DiffusionModelUNet):
+    """``DiffusionModelUNet`` whose cross-attention reads captions.
+
+    The text encoder is shared by all copies of the network and is none of its parts: neither ``state_dict`` nor
+    ``parameters`` hold it. What the weights keep of it is its digest, and those trained with another one are refused.
+
+    Args:
+        text_encoder: turns codes into context; follows the network to its device.
+        kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
+
+    Raises:
+        InputError: for settings that MONAI's network refuses or that do not fit the text encoder.
+    """
+
+    def __init__(self, text_encoder: FrozenTextEncoder, **kwargs: Any) -> None:
+        given = {"with_conditioning": True, "cross_attention_dim": text_encoder.dim, "num_class_embeds": None}
+        for name, value in given.items():
+            if kwargs.get(name, value) != value:
+                raise InputError(f"{name} = {kwargs[name]!r}: with this text encoder it is {value!r}; leave it out")
+        try:
+            super().__init__(**{**kwargs, **given})
+        except ValueError as error:
+            raise InputError(f"the network cannot be built from these settings: {error}") from error
+        # in a tuple, where neither parameters() nor state_dict() look
+        self._text = (text_encoder,)
+        self.text_digest: torch.Tensor
+        self.register_buffer(DIGEST, torch.tensor(list(bytes.fromhex(text_encoder.digest)), dtype=torch.uint8))
+
+    @property
+    def text_encoder(self) -> FrozenTextEncoder:
+        """The frozen text encoder, the same for all copies of the network."""
+        return self._text[0]
+
+    def forward(  # type: ignore[override]
+        self,
+        image: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        conditions: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The network's prediction (epsilon or v, as it was trained) for noisy images.
+
+        Args:
+            image: ``(N, C, H, W)`` noisy images or latents.
+            timesteps: ``(N,)``; left out, zero.
+            conditions: ``(N, L)`` codes of captions; left out, the empty caption.
+            context: ``(N, L, D)`` states in place of ``conditions``.
+
+        Raises:
+            InputError: for images whose sides the levels of the network cannot halve, or both conditions and context.
+        """
+        factor = 2 ** (len(self.block_out_channels) - 1)
+        if any(side % factor for side in image.shape[2:]):
+            raise InputError(
+                f"images of {tuple(image.shape[2:])} pixels do not fit the network: its {len(self.block_out_channels)} "
+                f"levels need sides divisible by {factor}. Change image_size, or the number of channels."
+            )
+        if timesteps is None:
+            timesteps = torch.zeros(len(image), device=image.device)
+        if context is None:
+            context = self._context(image, conditions)
+        elif conditions is not None:
+            raise InputError("give codes as `conditions` or states as `context`, not both")
+        return super().forward(image, timesteps, context=context.to(image.dtype))
+
+    def _context(self, image: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+        encoder = self.text_encoder
+        codes = encoder.null_codes(len(image)) if conditions is None else conditions
+        if len(codes) != len(image):
+            raise InputError(f"{len(codes)} captions for {len(image)} images: one for each is needed")
+        return encoder(codes).to(image.device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TextDiffusionUNet:
+        super()._apply(fn, recurse)
+        # the device alone: the encoder stays float32
+        self.text_encoder.to(next(self.parameters()).device)
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
+        stored = state_dict.get(prefix + DIGEST)
+        if stored is not None and not torch.equal(stored.cpu(), self.text_digest.cpu()):
+            raise InputError(
+                "these weights were trained with another text encoder (weights, tokenizer or length of captions "
+                f"differ): theirs has the digest {bytes(stored.tolist()).hex()[:12]}, the one given here "
+                f"{self.text_encoder.digest[:12]}. Give the text model and max_length of the training; the "
+                "schema.json beside the checkpoint names them."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
+    """Load weights of this package, of MONAI's ``DiffusionModelUNet`` or of monai-generative's; all of them or none.
+
+    Args:
+        network: a :class:`TextDiffusionUNet`, or any network made of MONAI's.
+        path: a file of weights (safetensors, or a state dictionary of PyTorch), or the folder of a download.
+
+    Returns:
+        ``layout`` (``medi_monai``, ``monai`` or ``monai-generative``), ``tensors`` and ``parameters`` that were loaded.
+
+    Raises:
+        InputError: for weights that do not fit in name or shape; the network is then as it was.
+    """
+    state = {name.removeprefix("module."): value for name, value in load_weights(path).items()}
+    own = network.state_dict()
+    expected = own.keys() - {DIGEST}
+    if state.keys() - {DIGEST} == expected:
+        layout = "medi_monai" if DIGEST in state else "monai"
+        loaded = state
+    else:
+        layout, loaded = "monai-generative", _translated(network, state, path)
+    other = [name for name in sorted(expected) if loaded[name].shape != own[name].shape]
+    if other:
+        raise InputError(
+            f"{len(other)} of {len(expected)} tensors in {path} have another shape, such as {other[0]}: "
+            f"{tuple(loaded[other[0]].shape)}, not {tuple(own[other[0]].shape)}. Give the channels, the heads and a "
+            "text encoder as wide as that of the training"
+        )
+    network.load_state_dict({**own, **loaded})
+    count = sum(own[name].numel() for name in expected)
+    print(f"{path}: {len(expected)} tensors with {count:,} numbers were loaded ({layout})", flush=True)
+    return {"layout": layout, "tensors": len(expected), "parameters": count}
+
+
+def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    own = network.state_dict()
+    trial, left = deepcopy(network), dict(state)
+    try:
+        # takes every tensor that it uses out of the dictionary
+        with redirect_stdout(StringIO()):
+            trial.load_old_state_dict(left)  # type: ignore[operator]
+    except KeyError as error:
+        raise _misfit(own, state, path, f"{error.args[0]} lacks") from error
+    except (RuntimeError, AttributeError) as error:
+        raise _misfit(own, state, path, " ".join(str(error).split())[:200]) from error
+    # MONAI leaves what it cannot place, and keeps random weights where nothing was given, without a word
+    if left:
+        raise _misfit(own, state, path, f"{len(left)} of its tensors have no place, such as {min(left)}")
+    if len(state) != len(own.keys() - {DIGEST}):
+        raise _misfit(own, state, path, f"it has {len(state)} tensors")
+    return {name: value for name, value in trial.state_dict().items() if name != DIGEST}
+
+
+def _misfit(own: dict, state: dict, path: str | os.PathLike, reason: str) -> InputError:
+    lacking, unknown = sorted(own.keys() - state.keys() - {DIGEST}), sorted(state.keys() - own.keys())
+    examples = f"the network has {lacking[0] if lacking else 'nothing more'}, the file {unknown[0] if unknown else ''}"
+    return InputError(
+        f"{path} holds neither these weights nor those of a network of MONAI or monai-generative like this one: "
+        f"{reason}; {examples}. Give the channels, num_res_blocks, attention_levels and resblock_updown of the "
+        "training; weights of monai-generative need include_fc true and use_combined_linear false where the network "
+        "reads captions"
+    )

@@ -1,0 +1,105 @@
+"""Which weights of a trained network are tuned: all, the cross-attention, or a low-rank adapter."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import load_tensors, save_tensors
+from medi_monai.utils.optional import require
+
+__all__ = ["TUNED", "apply_adapter", "merge_adapter", "save_adapter", "tuned_parameters"]
+
+TUNED = ("all", "cross_attention", "lora")
+#: linear layers of MONAI's attention blocks; ``to_qkv`` where query, key and value are one
+ATTENTION = ("to_q", "to_k", "to_v", "to_qkv", "out_proj")
+#: name of the cross-attention in MONAI's transformer block
+CROSS = "attn2"
+
+
+def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> list[nn.Parameter]:
+    """Freeze a network but for what is tuned.
+
+    Args:
+        network: changed in place; with ``lora``, its attention layers get an adapter (Hu et al., arXiv 2106.09685)
+            that is zero at first, by peft.
+        tuned: one of :data:`TUNED`.
+        rank: of the adapter.
+
+    Returns:
+        The parameters with a gradient, in the order of the network.
+
+    Raises:
+        InputError: for an unknown choice, a rank below 1, without peft, or a network without the layers.
+    """
+    if tuned not in TUNED:
+        raise unknown_value("choice of `tuned`", tuned, TUNED)
+    if tuned == "lora":
+        _inject(network, rank)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = tuned == "all" or (
+            f".{CROSS}." in name if tuned == "cross_attention" else "lora_" in name
+        )
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError(f"the network has no cross-attention: tune {TUNED[0]!r} or {TUNED[2]!r} instead of {tuned!r}")
+    return parameters
+
+
+def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None:
+    """Write the adapter of a network alone: its weights and its rank."""
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
+    save_tensors(path, {"rank": rank, "state": state})
+
+
+def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+    """Load an adapter that :func:`save_adapter` wrote on the untuned network, and merge it into the weights.
+
+    Raises:
+        InputError: for a file that is no adapter, or of another network.
+    """
+    content = load_tensors(path)
+    if set(content) != {"rank", "state"}:
+        raise InputError(f"{path} is no adapter; it holds {sorted(map(str, content))[:5]}")
+    _inject(network, int(content["rank"]))
+    expected = {name for name in network.state_dict() if "lora_" in name}
+    if expected != set(content["state"]):
+        raise InputError(f"the adapter in {path} is of another network: its layers differ")
+    try:
+        network.load_state_dict(content["state"], strict=False)
+    except RuntimeError as error:
+        raise InputError(f"the adapter in {path} is of another network: {' '.join(str(error).split())[:200]}") from None
+    return merge_adapter(network)
+
+
+def merge_adapter(network: nn.Module) -> nn.Module:
+    """Add adapters to the weights they adapt, so that the network is an ordinary one again; without any, nothing."""
+    layers = [(name, module) for name, module in network.named_modules() if hasattr(module, "get_base_layer")]
+    for name, module in layers:
+        merging: Any = module
+        merging.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, merging.get_base_layer())
+    return network
+
+
+def _inject(network: nn.Module, rank: int) -> None:
+    if rank < 1:
+        raise InputError(f"rank = {rank}: an adapter has a rank of 1 or more")
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ATTENTION
+    ]
+    if not names:
+        raise InputError("the network has no attention layer for an adapter; tune 'all' instead of 'lora'")
+    peft = require("peft", "to tune an adapter (lora)")
+    # on every device alike: peft draws the first weights from torch's generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
+        peft.inject_adapter_in_model(config, network)

@@ -1,0 +1,84 @@
+import pandas as pd
+import pytest
+
+from medi_monai.cohort.captions import names_attribute
+from medi_monai.cohort.captions.words import WordRule, indefinite_article, parse_words
+from medi_monai.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["80-year-old", "8", "800", "11-year-old", "18", "old man", "MR slice", "X-ray", "MRI", "hour", "LGG", "European"],
+)
+def test_an_goes_before_what_sounds_like_a_vowel(text):
+    assert indefinite_article(text) == ("a" if text == "European" else "an")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["7", "17", "1", "110", "young", "unilateral", "US", "CT scan", "FLAIR slice", "one-year-old", "woman", "", "T2"],
+)
+def test_a_goes_before_what_sounds_like_a_consonant(text):
+    assert indefinite_article(text) == "a"
+
+
+def test_uninformative_begins_with_a_vowel():
+    assert indefinite_article("uninformative slice") == "an"
+
+
+def test_words_of_ranges_are_closed_below_and_open_above():
+    rule = WordRule.from_setting("age", {"bins": [40, 60], "words": ["young", "middle-aged", "old"]})
+    words, wrong = rule.apply(pd.Series(["39.9", "40", "59", "60", "-3", "", "x"]))
+    assert words.tolist() == ["young", "middle-aged", "middle-aged", "old", "young", "", ""]
+    assert [bool(text) for text in wrong] == [False] * 6 + [True]
+
+
+def test_words_of_values_leave_others_as_they_are():
+    rule = WordRule.from_setting("grade", {2: "low-grade", 3: "high-grade"})
+    assert rule.apply(pd.Series(["2", "3", "4", ""]))[0].tolist() == ["low-grade", "high-grade", "4", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bins": [40, 60], "words": ["young", "old"]}, "3 ranges"),
+        ({"bins": [60, 40], "words": ["a", "b", "c"]}, "have to increase"),
+        ({"bins": ["x"], "words": ["a", "b"]}, "no number"),
+        ({"bins": [], "words": ["a"]}, "list of edges"),
+        ({"bins": [40], "word": ["a", "b"]}, "did you mean 'words'"),
+        ({"male": ""}, "is empty"),
+        ({"male": False}, "put it in quotes"),
+        ({}, "a word for each value"),
+        ("man", "a word for each value"),
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_an_error(content, message):
+    with pytest.raises(InputError, match=message):
+        parse_words({"age": content})
+
+
+SEX = {"male": ("man", "male"), "female": ("woman", "female")}
+RACE = {"white": ("White", "white"), "black or african american": ("Black", "black or african american")}
+
+
+@pytest.mark.parametrize(
+    ("caption", "words", "value"),
+    [
+        ("MR slice of a 40-year-old man", SEX, "male"),
+        ("MR slice of a Woman's brain", SEX, "female"),
+        ("a FEMALE patient", SEX, "female"),
+        ("a human brain", SEX, None),
+        ("brain of a man or a woman", SEX, None),
+        ("MR slice of a brain", SEX, None),
+        ("a non-male patient", SEX, None),
+        ("lesion in the white matter", RACE, None),
+        ("lesion in the white matter of a white man", RACE, "white"),
+        ("a black or african american woman", RACE, "black or african american"),
+        ("40-year-old patient", {"old": ("old",), "young": ("young",)}, None),
+        ("an old patient", {"old": ("old",), "young": ("young",)}, "old"),
+        ("a man", {"male": "man"}, "male"),
+        ("grade (II)", {"2": "(II)"}, "2"),
+    ],
+)
+def test_the_subgroup_that_a_caption_names(caption, words, value):
+    assert names_attribute(caption, words) == value
