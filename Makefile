@@ -29,7 +29,7 @@ $(VENV)/.installed: $(SETUP) | $(BIN)/python
 
 # cuCIM brings 1.7 GB of CUDA libraries on Linux x86-64, and nothing elsewhere: both back ends of slides are tested
 $(VENV)/.test: $(SETUP) | $(BIN)/python
-	$(PIP) -e ".[test,cucim]"
+	$(PIP) -e ".[test,cucim,text]"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.lint: $(SETUP) | $(BIN)/python

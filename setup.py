@@ -40,7 +40,7 @@ EXTRAS = {
     ],
     "generative": ["monai-generative"],
     "encoders": ["timm", "torch-fidelity"],
-    "text": ["transformers", "peft"],
+    "text": ["transformers>=4.50", "peft"],
     "mlflow": ["mlflow"],
     "test": ["pytest", "pytest-xdist", "scikit-learn", "diffusers", "nbclient", "nbformat", "ipykernel"],
     "lint": ["ruff", "mypy"],

@@ -2,8 +2,10 @@
 
 from medi_monai.engines.aligning import AlignmentSettings, AnchorLoss, align
 from medi_monai.engines.alignment_step import AlignmentLosses
+from medi_monai.engines.alternatives import resample_run, resampled_cohort
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.captions import (
+    attribute_words,
     captioned_cohort,
     clip_features,
     generated_cohort,
@@ -21,8 +23,16 @@ from medi_monai.engines.distributed import join_processes, leave_processes, loca
 from medi_monai.engines.embedding import embed_images
 from medi_monai.engines.evaluation import evaluate_run
 from medi_monai.engines.experiment import experiment_run
+from medi_monai.engines.fair_experiment import fair_experiment_run
 from medi_monai.engines.fidelity import FidelitySettings
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid, training_grid
+from medi_monai.engines.neutral import (
+    encoder_features,
+    joint_attributes,
+    neutral_plan,
+    rows_naming,
+    sampled_subgroups,
+)
 from medi_monai.engines.preparing import audit_run, audited_cohort, prepare_run
 from medi_monai.engines.probe_settings import ProbeSettings
 from medi_monai.engines.probing import probe_run
@@ -39,6 +49,7 @@ from medi_monai.engines.runs import (
 )
 from medi_monai.engines.sampling import resolve_plan, sample_plan
 from medi_monai.engines.settings import check_model, check_settings, flags
+from medi_monai.engines.subgroups import evaluate_alignment_run
 from medi_monai.engines.trainer import DiffusionTrainer, train
 
 __all__ = [
@@ -63,13 +74,17 @@ __all__ = [
     "classify_run",
     "clip_features",
     "embed_images",
+    "encoder_features",
+    "evaluate_alignment_run",
     "evaluate_run",
     "experiment_run",
+    "fair_experiment_run",
     "finish_run",
     "flags",
     "generated_cohort",
     "initialize_network",
     "join_processes",
+    "joint_attributes",
     "leave_processes",
     "load_caption_schema",
     "load_network",
@@ -78,12 +93,18 @@ __all__ = [
     "load_settings",
     "local_device",
     "naming_cohort",
+    "neutral_plan",
     "prepare_captions_run",
     "prepare_run",
     "probe_run",
     "prompt_plan",
+    "attribute_words",
+    "resample_run",
+    "resampled_cohort",
     "resolve_plan",
+    "rows_naming",
     "sample_plan",
+    "sampled_subgroups",
     "shared_gradient",
     "subgroup_target",
     "subpopulation_grid",

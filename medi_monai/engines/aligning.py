@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import PrepareBatch
+from monai.engines import IterationEvents, PrepareBatch
 from monai.inferers import Inferer
+from PIL import Image
 from torch import nn
 from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
 from medi_monai.cohort import BalancedBatchSampler, PatchDataset
-from medi_monai.engines.alignment_step import AlignmentLosses, AlignmentStep, Features, ReferencePool
+from medi_monai.engines.alignment_step import (
+    AlignmentLosses,
+    AlignmentStep,
+    Augment,
+    Features,
+    ReferencePool,
+    check_numbers,
+    draw_images,
+)
 from medi_monai.engines.alignment_watch import SubgroupWatch
 from medi_monai.engines.hardening import Hardening, harden
 from medi_monai.engines.images import ImageGenerator
 from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
-from medi_monai.handlers import SampleGridHandler, TrainingCheckpoint, attach_bar
+from medi_monai.engines.trainer import _stop_after_step
+from medi_monai.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
 from medi_monai.networks.classifier import AttributeClassifier
-from medi_monai.networks.tuning import merge_adapter, save_adapter, tuned_parameters
+from medi_monai.networks.tuning import TUNED, merge_adapter, save_adapter, tuned_parameters
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
-from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import file_digest, save_tensors, write_json
+from medi_monai.utils.errors import InputError, RunStopped, unknown_value
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, save_tensors, write_json
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["AlignmentSettings", "AnchorLoss", "align"]
+__all__ = ["AlignmentSettings", "AnchorLoss", "align", "rate_factor"]
 
 #: images of the picture of before and after
 SHOWN = 12
+#: part of the updates in which the learning rate rises, and what is left of it in the end
+WARMUP, LEFT = 0.1, 0.1
+ADAPTER = "adapter.pt"
 
 
 @dataclass(frozen=True)
@@ -47,18 +62,21 @@ class AlignmentSettings:
 
     Args:
         max_steps: updates at most.
-        batch_size: images in an update; those drawn at once are the generator's.
-        learning_rate: of AdamW, constant after a tenth of the updates of warmup.
+        batch_size: images in an update, 2 or more; those drawn at once are the generator's.
+        learning_rate: highest, of AdamW; see :func:`rate_factor`.
         max_grad_norm: the gradient's norm is clipped to it.
         tuned: one of :data:`medi_monai.networks.tuning.TUNED`.
         rank: of the adapter, with ``lora``.
-        pool_size: prompts with their noise that updates are drawn from.
+        pool_size: prompts with their noise that updates are drawn from; ``batch_size`` or more.
         val_interval: updates between two looks of the validation classifier.
         num_validation: images of a look.
         patience: looks without improvement after which the tuning ends.
         checkpoint_every: updates between two checkpoints.
         harden_guide: whether images are augmented before the guide sees them.
         seed: of all draws.
+
+    Raises:
+        InputError: for a choice that is unknown, or a number out of its range.
     """
 
     max_steps: int = 100
@@ -74,6 +92,21 @@ class AlignmentSettings:
     checkpoint_every: int = 25
     harden_guide: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tuned not in TUNED:
+            raise unknown_value("choice of `tuned`", self.tuned, TUNED)
+        counts = "max_steps batch_size rank pool_size val_interval num_validation patience checkpoint_every"
+        check_numbers(self, {"count": counts, "rate": "learning_rate max_grad_norm", "seed": "seed"})
+        if not isinstance(self.harden_guide, bool):
+            raise InputError(f"harden_guide = {self.harden_guide!r}: it has to be true or false")
+        if self.batch_size < 2:
+            raise InputError("batch_size = 1 of an alignment: one image has no distribution; give 2 or more")
+        if self.pool_size < self.batch_size:
+            raise InputError(
+                f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an image would come twice "
+                "in an update"
+            )
 
 
 class AnchorLoss:
@@ -133,7 +166,7 @@ def align(
     Args:
         network: trained; changed in place.
         generator: how images are drawn, by DDIM.
-        prompts: neutral conditions, one row each.
+        prompts: neutral conditions: a plan with ``count``, or one row each.
         target: the shares wanted.
         guide: frozen, reads the subgroups for the loss.
         readers: ``validation`` decides when to stop and what to keep; others, as ``judge``, are written down.
@@ -147,115 +180,183 @@ def align(
         features: differentiable, of ``(N, 3, H, W)`` images in [-1, 1]; of the CLIP consistency.
         anchor: the denoising loss on real images.
         writer: TensorBoard.
-        resume: go on from the newest checkpoint.
+        resume: go on from the newest checkpoint; otherwise what is in the folders is moved aside.
 
     Returns:
         The path of ``model.pt``.
 
     Raises:
-        InputError: for a folder that holds the untuned model, or nothing to resume from.
-        RunStopped: for a loss that is not finite.
+        InputError: for a folder that holds the untuned model, settings that do not fit each other, or nothing to
+            resume from.
+        RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
-    if Path(source).resolve().parent == folder.resolve():
-        raise InputError(f"ckpt_dir = {folder} holds the model that is to be tuned; give another folder for the result")
+    _check(generator, losses, folder, Path(source))
+    record = _record(generator, prompts, target, {"guide": guide, **readers}, losses, settings, source)
+    if isinstance(generator.space, nn.Module):
+        generator.space.to(next(network.parameters()).device)
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
-    warm = max(1, settings.max_steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings.max_steps))
     pool = ReferencePool(untuned, generator, prompts, settings.pool_size, guide, target, features, settings.seed)
     augment = _hardened(settings.seed) if settings.harden_guide else None
     step = AlignmentStep(network, optimizer, pool, losses, settings.batch_size, anchor, augment, settings.max_grad_norm)
-    trainer = Engine(step)
     watch = SubgroupWatch(
-        network,
-        pool,
-        prompts,
-        settings.num_validation,
-        readers,
-        settings.val_interval,
-        settings.patience,
-        writer,
+        network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer
     )
-    record = {"losses": asdict(losses), "settings": asdict(settings), "target": target.to_dict()}
     parts = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
     checkpoint = TrainingCheckpoint(folder, parts, record, settings.checkpoint_every, keep=1)
-    _begin(trainer, checkpoint, output, folder, resume, settings.max_steps)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: schedule.step())
-    _attach(trainer, checkpoint, watch, writer, settings)
-    if writer is not None:
-        shown = SampleGridHandler(_drawing(watch, untuned), writer, output / "samples", every=settings.max_steps)
-        shown.attach(trainer)
-    start, first = time.perf_counter(), trainer.state.iteration
-    trainer.run(range(settings.max_steps), max_epochs=1, epoch_length=settings.max_steps)
-    if trainer.state.iteration == first and not watch.curve:
-        raise RunStopped("no update was made")
-    seconds = time.perf_counter() - start
-    watch.restore()
-    return _save(network, watch, schema, model_settings, settings, record, folder, output, source, seconds)
-
-
-def _hardened(seed: int):  # type: ignore[no-untyped-def]
-    strengths = Hardening()
-    return lambda images, step: harden(images, strengths, generator_from("alignment harden", seed, step))
-
-
-def _begin(
-    trainer: Engine, checkpoint: TrainingCheckpoint, output: Path, folder: Path, resume: bool, max_steps: int
-) -> None:
+    trainer = _trainer(step, schedule, watch, checkpoint, writer, settings)
     if resume:
-        if checkpoint.newest is None:
-            raise InputError(f"there is no checkpoint to resume from in {folder}; align without --resume true first")
-        trainer.state.max_epochs, trainer.state.epoch_length = 1, max_steps
-        step = checkpoint.resume(trainer)
-        print(f"resuming from {checkpoint.newest} at update {step}", flush=True)
-        return
-    events = sorted(output.glob("events.out.tfevents.*"))[:-1]
+        _resume(trainer, checkpoint, settings.max_steps)
+    else:
+        _clear(output, folder, checkpoint, writer)
+    start = time.perf_counter()
+    _run(trainer, watch, checkpoint, settings.max_steps)
+    watch.restore()
+    _show(watch, untuned, output, writer)
+    seconds = round(time.perf_counter() - start, 2)
+    return _save(network, watch, schema, model_settings, settings, record, folder, output, seconds)
+
+
+def rate_factor(max_steps: int) -> Callable[[int], float]:
+    """The learning rate of each update, counted from 0, as a part of the highest.
+
+    It rises in a tenth of the updates and falls along a cosine to a tenth at the last: at a constant rate the tuning
+    ends by swinging around the target.
+    """
+    warm = max(1, round(WARMUP * max_steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        progress = min(1.0, (step + 1 - warm) / max(1, max_steps - warm))
+        return LEFT + (1 - LEFT) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, source: Path) -> None:
+    if not source.is_file():
+        raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
+    if source.resolve().parent == folder.resolve():
+        raise InputError(f"ckpt_dir = {folder} holds the model that is to be tuned; give another folder for the result")
+    if losses.last_steps is not None and losses.last_steps > generator.num_steps:
+        raise InputError(
+            f"last_steps = {losses.last_steps}: the gradient goes through 1 to {generator.num_steps} (num_steps) steps"
+        )
+
+
+def _record(
+    generator: ImageGenerator,
+    prompts: pd.DataFrame,
+    target: SubgroupTarget,
+    classifiers: Mapping[str, AttributeClassifier],
+    losses: AlignmentLosses,
+    settings: AlignmentSettings,
+    source: str | os.PathLike,
+) -> dict[str, Any]:
+    """What a result depends on: what a checkpoint is compared with, and ``alignment.json`` holds."""
+    return {
+        "losses": asdict(losses),
+        "settings": asdict(settings),
+        "target": target.to_dict(),
+        "sampling": {
+            "solver": generator.solver,
+            "num_steps": generator.num_steps,
+            "guidance_scale": generator.guidance_scale,
+            "image_size": generator.image_size,
+        },
+        "classifiers": {name: json_digest(reader.describe()) for name, reader in classifiers.items()},
+        "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
+        "untuned_sha256": file_digest(source),
+    }
+
+
+def _hardened(seed: int) -> Augment:
+    strengths = Hardening()
+
+    def augment(images: torch.Tensor, step: int) -> torch.Tensor:
+        return harden(images, strengths, generator_from("alignment harden", seed, step))
+
+    return augment
+
+
+def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint, writer: SummaryWriter | None) -> None:
+    # the newest events are this run's: its writer is open already
+    events = sorted(output.glob("events.out.tfevents.*"))[: None if writer is None else -1]
     set_aside(output, [*(output / name for name in ("samples", "alignment.json", "summary.json")), *events])
-    set_aside(folder, [*checkpoint.paths(), *(folder / name for name in (*MODEL_FILES, "adapter.pt"))])
+    set_aside(folder, [*checkpoint.paths(), *(folder / name for name in (*MODEL_FILES, ADAPTER))])
 
 
-def _attach(
-    trainer: Engine,
-    checkpoint: TrainingCheckpoint,
+def _resume(trainer: Engine, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
+    if checkpoint.newest is None:
+        raise InputError(f"there is no checkpoint to resume from in {checkpoint.ckpt_dir}; align without --resume true")
+    trainer.state.max_epochs, trainer.state.epoch_length = 1, max_steps
+    step = checkpoint.resume(trainer)
+    print(f"resuming from {checkpoint.newest} at update {step}", flush=True)
+
+
+def _trainer(
+    step: AlignmentStep,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
     watch: SubgroupWatch,
+    checkpoint: TrainingCheckpoint,
     writer: SummaryWriter | None,
     settings: AlignmentSettings,
-) -> None:
+) -> Engine:
+    trainer = Engine(step)
+    trainer.register_events(*IterationEvents)
+    FiniteLossGuard(checkpoint).attach(trainer)
+    if writer is not None:
+        ScalarHandler(writer, step.optimizer, settings.batch_size, every=1).attach(trainer)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, _show_terms, writer)
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def next_rate() -> None:
+        schedule.step()
+
+    # a checkpoint holds the rate of the next update, and what was seen after this one
     watch.attach(trainer)
     checkpoint.attach(trainer)
     attach_bar(trainer, "aligning", settings.max_steps)
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def show(engine: Engine) -> None:
-        output: Any = engine.state.output
-        if not torch.isfinite(output["loss"]) or not torch.isfinite(output["grad_norm"]):
-            raise RunStopped(
-                f"the loss is {float(output['loss'])} and the gradient norm {float(output['grad_norm'])} at update "
-                f"{engine.state.iteration}; lower learning_rate, or give more weight to the consistency"
-            )
-        if writer is not None:
-            for name, value in output["terms"].items():
-                writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
-            writer.add_scalar("loss/gradient_norm", float(output["grad_norm"]), engine.state.iteration)
+    return trainer
 
 
-def _drawing(watch: SubgroupWatch, untuned: nn.Module):  # type: ignore[no-untyped-def]
+def _show_terms(engine: Engine, writer: SummaryWriter) -> None:
+    output: Any = engine.state.output
+    for name, value in output["terms"].items():
+        writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
+
+
+def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
+    """Update until the end, the watch or Ctrl-C; a run that was resumed at its end has nothing left to do."""
+    if trainer.state.iteration < max_steps and not watch.exhausted:
+        with _stop_after_step(trainer):
+            trainer.run(range(max_steps), max_epochs=1, epoch_length=max_steps)
+    step = trainer.state.iteration
+    if step < max_steps and not watch.exhausted:
+        checkpoint.save(trainer)
+        raise RunStopped(
+            f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Go on with "
+            "the same command and --resume true."
+        )
+    watch.look(step)
+
+
+def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: SummaryWriter | None) -> None:
     """A picture of the same prompts and noise before and after."""
-
-    def draw():  # type: ignore[no-untyped-def]
-        from medi_monai.engines.alignment_step import draw_images
-
-        rows = watch.rows.head(SHOWN)
-        cells = {}
-        for name, network in (("before", untuned), ("after", watch.network)):
-            images = draw_images(network, watch.generator, rows)
-            pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            cells[name, "same noise"] = list(pixels)
-        return labeled_grid(cells, ["before", "after"], ["same noise"], "", (1, SHOWN), 64)
-
-    return draw
+    cells = {}
+    for name, network in (("before", untuned), ("after", watch.network)):
+        images = draw_images(network, watch.generator, watch.rows.head(SHOWN))
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        cells[name, "same noise"] = list(pixels)
+    grid: np.ndarray = labeled_grid(cells, ["before", "after"], ["same noise"], "", (1, SHOWN), 64)
+    with atomic_path(output / "samples" / "before_and_after.png") as path:
+        Image.fromarray(grid).save(path, format="png")
+    if writer is not None:
+        writer.add_image("samples", grid, watch.best_step, dataformats="HWC")
 
 
 def _save(
@@ -267,20 +368,17 @@ def _save(
     record: Mapping[str, Any],
     folder: Path,
     output: Path,
-    source: str | os.PathLike,
     seconds: float,
 ) -> Path:
-    untuned = file_digest(source)
     if settings.tuned == "lora":
-        save_adapter(network, folder / "adapter.pt", settings.rank)
+        save_adapter(network, folder / ADAPTER, settings.rank)
         merge_adapter(network)
     model = folder / "model.pt"
     schema.save(folder / "schema.json")
-    write_json(folder / "model.json", {**model_settings, "aligned": {**record, "untuned_sha256": untuned}})
+    write_json(folder / "model.json", {**model_settings, "aligned": record})
     save_tensors(model, network.state_dict())
-    content = {**record, "curve": watch.curve, "kept_step": watch.best_step, "untuned_sha256": untuned}
-    write_json(output / "alignment.json", content)
-    before, after = watch.curve[0], next(one for one in watch.curve if one["step"] == watch.best_step)
+    write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
+    before, after = watch.curve[0], watch.kept
     finish_run(
         "aligning",
         output,
@@ -288,10 +386,10 @@ def _save(
         figures={
             "distance_before": {name: before[name]["distance"] for name in watch.readers},
             "distance_after": {name: after[name]["distance"] for name in watch.readers},
-            "seconds": round(seconds, 2),
+            "seconds": seconds,
         },
         settings=record,
-        digests={"model.pt": file_digest(model), "untuned": untuned, "schema": schema.digest},
+        digests={"model.pt": file_digest(model), "untuned": record["untuned_sha256"], "schema": schema.digest},
         where=model,
     )
     return model

@@ -13,11 +13,14 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
-from medi_monai.engines.alignment_step import ReferencePool, draw_images
+from medi_monai.engines.alignment_step import ReferencePool, SubgroupReader, draw_images, spread_rows
 from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["SubgroupWatch"]
+__all__ = ["SubgroupWatch", "total_variation"]
+
+GUIDE, VALIDATION = "guide", "validation"
 
 
 class SubgroupWatch:
@@ -27,15 +30,19 @@ class SubgroupWatch:
     rises. The weights kept are those at which the validation classifier finds the least distance; the judge has no say.
 
     Args:
-        network: in tuning.
+        network: in tuning, in evaluation mode.
         pool: of the training; guide and target are its own.
-        prompts: an expanded plan.
+        prompts: a plan; see :func:`medi_monai.engines.alignment_step.spread_rows`.
         num_images: drawn at each look, with the same prompts and noise every time.
-        readers: further classifiers by name: ``validation`` decides, any other is only written down.
+        readers: further classifiers by name: ``validation`` decides, the guide in its absence; any other is only
+            written down.
         every: updates between two looks.
         patience: looks without a lesser distance after which the tuning ends.
-        tolerance: distances within it of the least count as no less: total variation, in [0, 1].
         writer: TensorBoard.
+        tolerance: distances within it of that of the kept weights count as no less: total variation, in [0, 1].
+
+    Raises:
+        InputError: for a reader that does not fit the target, or has the name of the guide.
     """
 
     def __init__(
@@ -50,73 +57,86 @@ class SubgroupWatch:
         writer: SummaryWriter | None,
         tolerance: float = 0.005,
     ) -> None:
-        self.network, self.pool, self.every, self.patience, self.writer = network, pool, every, patience, writer
-        self.readers = {"guide": pool.guide, **readers}
+        if GUIDE in readers:
+            raise InputError(f"a reader called {GUIDE!r}: the guide is watched in any case; name others otherwise")
+        self.network, self.target, self.writer = network, pool.target, writer
+        self.every, self.patience, self.tolerance = every, patience, tolerance
+        size = pool.generator.batch_size
+        others = {name: SubgroupReader(name, reader, pool.target, size) for name, reader in readers.items()}
+        self.readers = {GUIDE: pool.reader, **others}
         self.generator = copy(pool.generator)
         self.generator.seed = seed_from("alignment validation", pool.seed)
-        places = [place % len(prompts) for place in range(num_images)]
-        rows = prompts.drop(columns="number", errors="ignore").iloc[places].reset_index(drop=True)
-        self.rows = rows.assign(number=range(num_images))
-        self.tolerance = tolerance
+        self.rows = spread_rows(prompts, num_images)
         #: one record per look: step, and by reader the proportions and the distance to the target
         self.curve: list[dict[str, Any]] = []
         self._best: dict[str, torch.Tensor] = {}
         self.best_step = 0
 
     def attach(self, engine: Engine) -> None:
-        """Look before the first update, then on every ``every``-th and at the end."""
-        engine.add_event_handler(Events.STARTED, self._look)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._look)
-        engine.add_event_handler(Events.COMPLETED, self._look)
+        """Look before the first update, then after every ``every``-th, and end the tuning where it no longer helps."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
 
-    def images(self) -> torch.Tensor:
-        """``(num_images, 3, H, W)`` in [-1, 1], of the weights as they are."""
-        was = self.network.training
-        self.network.eval()
-        batches = self.generator.batches(self.rows)
-        images = torch.cat([draw_images(self.network, self.generator, rows) for rows in batches])
-        self.network.train(was)
-        return images
+    def _begin(self, engine: Engine) -> None:
+        # a resumed tuning has looked before
+        if not self.curve:
+            self.look(engine.state.iteration)
+
+    def _go_on(self, engine: Engine) -> None:
+        self.look(engine.state.iteration)
+        if self.exhausted:
+            engine.terminate()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``patience`` looks in a row found no lesser distance."""
+        return sum(record["step"] > self.best_step for record in self.curve) >= self.patience
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The record of the kept weights."""
+        return next(record for record in self.curve if record["step"] == self.best_step)
 
     @torch.no_grad()
-    def _look(self, engine: Engine) -> None:
-        step = engine.state.iteration
+    def look(self, step: int) -> None:
+        """Read the images of the weights as they are after a step, once; keep the weights if they serve better."""
         if self.curve and self.curve[-1]["step"] == step:
             return
-        images, target = self.images(), self.pool.target
+        images = draw_images(self.network, self.generator, self.rows)
         record: dict[str, Any] = {"step": step}
         for name, reader in self.readers.items():
-            share = target.log_probabilities(reader(images)).exp().mean(0)
-            record[name] = {
-                "proportions": dict(zip(target.names, share.tolist())),
-                "distance": total_variation(share, target),
-            }
-            if self.writer is not None:
-                self.writer.add_scalar(f"distance/{name}", record[name]["distance"], step)
+            share = reader(images).exp().mean(0)
+            distance, proportions = total_variation(share, self.target), dict(zip(self.target.names, share.tolist()))
+            record[name] = {"proportions": proportions, "distance": distance}
+            self._show(name, record[name], step)
+        decides = VALIDATION if VALIDATION in self.readers else GUIDE
+        if not self.curve or record[decides]["distance"] < self.kept[decides]["distance"] - self.tolerance:
+            state = self.network.state_dict()
+            self._best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+            self.best_step = step
         self.curve.append(record)
-        self._keep(engine)
 
-    def _keep(self, engine: Engine) -> None:
-        decides = "validation" if "validation" in self.readers else "guide"
-        distances = [record[decides]["distance"] for record in self.curve]
-        if len(distances) == 1 or distances[-1] < min(distances[:-1]) - self.tolerance:
-            self._best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-            self.best_step = self.curve[-1]["step"]
-        steps = [record["step"] for record in self.curve]
-        if len(steps) - 1 - steps.index(self.best_step) >= self.patience:
-            engine.terminate()
+    def _show(self, name: str, found: Mapping[str, Any], step: int) -> None:
+        if self.writer is None:
+            return
+        self.writer.add_scalar(f"distance/{name}", found["distance"], step)
+        for group, share in found["proportions"].items():
+            self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
 
     def restore(self) -> None:
         """Put the kept weights into the network."""
         self.network.load_state_dict(self._best)
 
     def state_dict(self) -> dict[str, Any]:
+        """The curve and the kept weights, for a checkpoint."""
         return {"curve": self.curve, "best": self._best, "best_step": self.best_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
         self.curve, self._best, self.best_step = list(state["curve"]), dict(state["best"]), int(state["best_step"])
 
 
 def total_variation(share: torch.Tensor, target: SubgroupTarget) -> float:
     """``½ Σ |p - q|`` between ``(G,)`` proportions and the target, in [0, 1]."""
-    return float((share.double().cpu() - target.tensor().double()).abs().sum() / 2)
+    wanted = torch.tensor(target.probabilities, dtype=torch.float64)
+    return float((share.detach().cpu().double() - wanted).abs().sum() / 2)

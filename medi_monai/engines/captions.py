@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from medi_monai.alignment import SubgroupTarget, make_target
+from medi_monai.alignment import SEPARATOR, SubgroupTarget, make_target
 from medi_monai.cohort import Cohort, StreamedPatchDataset
 from medi_monai.cohort.captions import (
     CaptionPreparation,
@@ -26,9 +27,10 @@ from medi_monai.cohort.table import require_columns
 from medi_monai.engines.arms import read_arms
 from medi_monai.engines.classifier_accuracy import chance_warnings
 from medi_monai.engines.clip_training import train_clip
+from medi_monai.engines.distributed import main_process_first
 from medi_monai.engines.preparing import audit_run
 from medi_monai.engines.runs import finish_run
-from medi_monai.networks.classifier import AttributeClassifier, load_classifier
+from medi_monai.networks.classifier import AttributeClassifier, ClassifierEnsemble, load_classifier
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
 from medi_monai.schema import missing_cells
@@ -117,10 +119,11 @@ def text_model_dir(
     """
     if text_model is not None:
         return text_model
-    if not (Path(folder) / CONFIG).is_file():
-        images = StreamedPatchDataset(cohort, None, image_size)
-        train_clip(images, cohort.table["caption"].tolist(), folder, max_steps=max_steps, seed=seed)
-        print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
+    with main_process_first():
+        if not (Path(folder) / CONFIG).is_file():
+            images = StreamedPatchDataset(cohort, None, image_size)
+            train_clip(images, cohort.table["caption"].tolist(), folder, max_steps=max_steps, seed=seed)
+            print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
     return str(folder)
 
 
@@ -138,11 +141,12 @@ def load_caption_schema(ckpt_dir: str | os.PathLike, text_model: str | None = No
 def _untrained() -> Path:
     captions = ["FLAIR MR slice of the brain of a woman", "FLAIR MR slice of the brain of a man"]
     folder = cache_dir() / f"untrained_clip_{json_digest(captions)[:8]}"
-    if not (folder / CONFIG).is_file():
-        tokenizer = make_tokenizer(captions, 16)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            save_clip(small_clip(tokenizer, 32), tokenizer, folder)
+    with main_process_first():
+        if not (folder / CONFIG).is_file():
+            tokenizer = make_tokenizer(captions, 16)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)
+                save_clip(small_clip(tokenizer, 32), tokenizer, folder)
     return folder
 
 
@@ -157,21 +161,30 @@ def prompt_plan(
 
     Args:
         prompts: a file or a list, as for :func:`medi_monai.cohort.captions.read_prompts`; ``neutral``, made by the
-            templates that do not name the attribute; or ``named``, the captions in training that do.
+            templates that do not name the attribute; or ``named``, the captions in training that do (of one
+            attribute).
         num_images: of all prompts together.
         training: returns the rows in training; called for a word alone.
         templates: of the captions; None where captions were read, not composed.
-        attribute: the sensitive one.
+        attribute: the sensitive one, or several as ``sex|age``.
 
     Returns:
         ``caption`` and ``count``.
+
+    Raises:
+        InputError: as :func:`medi_monai.cohort.captions.read_prompts` and :func:`named_prompts`; also for ``neutral``
+            without templates.
     """
     composed = None if templates is None else CaptionTemplates.from_setting(templates)
     if prompts == NAMED:
         cohort = training()
         return named_prompts(cohort, attribute_words(cohort, templates, attribute), num_images)
     table = training().table if prompts == NEUTRAL else None
-    return read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=[attribute])
+    return read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=_names(attribute))
+
+
+def _names(attribute: str) -> list[str]:
+    return attribute.split(SEPARATOR)
 
 
 def attribute_words(cohort: Cohort, templates: Any, attribute: str) -> dict[str, tuple[str, ...]]:
@@ -196,8 +209,11 @@ def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images
         ``caption`` and ``count``.
 
     Raises:
-        InputError: where a value is named by no caption.
+        InputError: where a value is named by no caption, or there are more values than images.
     """
+    share = num_images // len(words)
+    if share < 1:
+        raise InputError(f"num_images = {num_images}: there are {len(words)} values to name, {', '.join(words)}")
     captions = cohort.table["caption"].drop_duplicates().sort_values()
     named = named_subgroups(captions, words)
     plan = []
@@ -205,17 +221,20 @@ def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images
         chosen = captions[named == value].tolist()
         if not chosen:
             raise InputError(f"no caption in training names {value!r} (by {list(words[value])}): nothing to ask for")
-        share = max(num_images // len(words), 1)
-        counts = [share // len(chosen) + (place < share % len(chosen)) for place in range(len(chosen))]
-        plan += [(caption, count) for caption, count in zip(chosen, counts) if count]
+        # where there are fewer images than captions, those that get one are spread over all
+        ends = [place * share // len(chosen) for place in range(len(chosen) + 1)]
+        plan += [(caption, end - start) for caption, start, end in zip(chosen, ends, ends[1:]) if end > start]
     return pd.DataFrame(plan, columns=["caption", "count"])
 
 
 def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort:
-    """The rows in training whose caption names the attribute; all rows where none does."""
-    words = attribute_words(cohort, templates, attribute)
-    named = (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
+    """The rows in training whose caption names the attribute (all of ``sex|age``); all rows where none does."""
+    named = np.ones(len(cohort), bool)
+    for name in _names(attribute):
+        words = attribute_words(cohort, templates, name)
+        named &= (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
     if not named.any():
+        print(f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares")
         return cohort
     return Cohort(cohort.table[named].reset_index(drop=True), cohort.root)
 
@@ -262,28 +281,38 @@ def load_readers(
         guide: whose gradient tunes the model.
         validation: decides when to stop; None leaves that to the guide.
         judge: written down alone; None for no judge.
-        attribute: that all of them have to read.
+        attribute: that all of them have to read; several as ``sex|age``.
         device: where to.
 
     Raises:
-        InputError: for a classifier without the attribute, or where two of them are the same.
+        InputError: for a classifier without the attribute, or where two of them are the same, also as a member of an
+            ensemble.
     """
     found: dict[str, AttributeClassifier] = {}
     for name, spec in (("guide", guide), ("validation", validation), ("judge", judge)):
         if spec is None:
             continue
         reader = load_classifier(spec, device)
-        reader.column(attribute)
+        for one in _names(attribute):
+            reader.column(one)
         for other, earlier in found.items():
-            if earlier.describe() == reader.describe():
-                raise InputError(f"the {name} classifier is the {other}: what it says of the result would be worthless")
+            if any(part in _parts(earlier) for part in _parts(reader)):
+                raise InputError(
+                    f"the {name} classifier is the {other}, or a part of it: what it says of the result would be "
+                    "worthless. Train another one, on other patients and with another seed"
+                )
         found[name] = reader
         _warn_at_chance(name, reader, attribute)
     return found
 
 
+def _parts(reader: AttributeClassifier) -> list[dict[str, Any]]:
+    members = reader.members if isinstance(reader, ClassifierEnsemble) else [reader]
+    return [member.describe() for member in members if isinstance(member, AttributeClassifier)]
+
+
 def _warn_at_chance(name: str, reader: AttributeClassifier, attribute: str) -> None:
-    measured = {key: value for key, value in reader.held_out.items() if key == attribute}
+    measured = {key: value for key, value in reader.held_out.items() if key in _names(attribute)}
     for sentence in chance_warnings(measured):
         print(f"warning: the {name} classifier: {sentence}", flush=True)
 
@@ -296,8 +325,8 @@ def subgroup_target(
     Args:
         target: ``uniform``, ``table``, or a mapping of values to shares.
         guide: knows the values.
-        attribute: the sensitive one.
+        attribute: the sensitive one, or several as ``sex|age`` for their joint.
         table: path of a reference table, for ``table``.
     """
     rows = None if table is None else read_table(table)
-    return make_target(target, guide.attributes, rows, names=[attribute])
+    return make_target(target, guide.attributes, rows, names=_names(attribute))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import ignite.distributed as idist
@@ -12,7 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["is_main_process", "join_processes", "leave_processes", "local_device", "shared_gradient"]
+__all__ = [
+    "is_main_process",
+    "join_processes",
+    "leave_processes",
+    "local_device",
+    "main_process_first",
+    "shared_gradient",
+]
 
 #: the first process validates and draws samples while the others wait
 LONGEST_WAIT = timedelta(hours=2)
@@ -46,6 +55,17 @@ def join_processes() -> tuple[int, int]:
 def is_main_process() -> bool:
     """Whether this process writes what the run leaves."""
     return idist.get_rank() == 0
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Let the first process go through a block before the others, which then find what it made."""
+    rank, _ = join_processes()
+    if rank > 0:
+        idist.barrier()
+    yield
+    if rank == 0:
+        idist.barrier()
 
 
 def shared_gradient(network: nn.Module) -> nn.Module:

@@ -75,13 +75,15 @@ NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
     "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
-    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images",
-    "optional count": "num_workers max_patches_per_slide stride real_per_class",
+    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
+    "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
+    "anchor_batch_size image_channels",
+    "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length",
     "seed": "seed split_seed warmup_steps fold",
-    "rate": "learning_rate max_grad_norm ema_width mpp ratio",
-    "weight": "weight_decay guidance_scale",
+    "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate",
+    "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight stays changes",
     "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
-    "stain_jitter",
+    "stain_jitter min_confidence tolerance",
     "optional fraction": "val_fraction",
     "optional rate": "source_mpp",
     "rates": "cs ratios",
@@ -96,7 +98,8 @@ NAMES = {
     "path": "output_dir ckpt_dir cohort_dir plan",
     "optional path": "dataset_dir",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme reading measure audited focus normalization attribute fit pad",
+    "split_scheme reading measure audited focus normalization attribute fit pad "
+    "loss divergence rollout tuned",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 

@@ -78,7 +78,7 @@ def run_stage(
         print(f"{stage.name}: done already, {stage.result}", flush=True)
         return digest
     overlay = record.with_suffix(".options.json")
-    resumed = {"resume": True} if stage.run_id == "training" and _goes_on(stage, record, digest) else {}
+    resumed = {"resume": True} if stage.run_id in ("training", "aligning") and _goes_on(stage, record, digest) else {}
     write_json(overlay, {**settings, **resumed})
     configs = [str(file) for file in (*files, overlay)]
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", stage.run_id]

@@ -51,8 +51,10 @@ def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> l
 
 
 def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None:
-    """Write the adapter of a network alone: its weights and its rank."""
+    """Write the adapter of a network alone, before it is merged: its weights and its rank."""
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
+    if not state:
+        raise InputError("the network has no adapter to save: it is merged already, or was never tuned with 'lora'")
     save_tensors(path, {"rank": rank, "state": state})
 
 
@@ -60,19 +62,19 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     """Load an adapter that :func:`save_adapter` wrote on the untuned network, and merge it into the weights.
 
     Raises:
-        InputError: for a file that is no adapter, or of another network.
+        InputError: for a file that is no adapter, or of another network, which is then as it was.
     """
     content = load_tensors(path)
     if set(content) != {"rank", "state"}:
         raise InputError(f"{path} is no adapter; it holds {sorted(map(str, content))[:5]}")
     _inject(network, int(content["rank"]))
-    expected = {name for name in network.state_dict() if "lora_" in name}
-    if expected != set(content["state"]):
-        raise InputError(f"the adapter in {path} is of another network: its layers differ")
-    try:
-        network.load_state_dict(content["state"], strict=False)
-    except RuntimeError as error:
-        raise InputError(f"the adapter in {path} is of another network: {' '.join(str(error).split())[:200]}") from None
+    expected = {name: value.shape for name, value in network.state_dict().items() if "lora_" in name}
+    state = content["state"]
+    if expected != {name: value.shape for name, value in state.items()}:
+        # an adapter that nothing was loaded into is zero
+        merge_adapter(network)
+        raise InputError(f"the adapter in {path} is of another network: its layers differ in name or size")
+    network.load_state_dict(state, strict=False)
     return merge_adapter(network)
 
 
@@ -98,8 +100,8 @@ def _inject(network: nn.Module, rank: int) -> None:
     if not names:
         raise InputError("the network has no attention layer for an adapter; tune 'all' instead of 'lora'")
     peft = require("peft", "to tune an adapter (lora)")
-    # on every device alike: peft draws the first weights from torch's generator
+    # on every device alike: peft draws the first weights on the CPU, from torch's generator
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
         peft.inject_adapter_in_model(config, network)

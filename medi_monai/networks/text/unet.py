@@ -19,6 +19,8 @@ from medi_monai.utils.errors import InputError
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
 
 DIGEST = "text_digest"
+#: the projection of a caption's mean, in the place of MONAI's class embedding
+POOLED = "class_embedding."
 
 
 class TextDiffusionUNet(DiffusionModelUNet):
@@ -29,14 +31,22 @@ class TextDiffusionUNet(DiffusionModelUNet):
 
     Args:
         text_encoder: turns codes into context; follows the network to its device.
+        pooled: add the mean of a caption's token states, projected, to the timestep embedding as well, so that every
+            residual block hears the caption: small networks obey it many times sooner. The projection begins at zero,
+            so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
         kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
 
     Raises:
         InputError: for settings that MONAI's network refuses or that do not fit the text encoder.
     """
 
-    def __init__(self, text_encoder: FrozenTextEncoder, **kwargs: Any) -> None:
-        given = {"with_conditioning": True, "cross_attention_dim": text_encoder.dim, "num_class_embeds": None}
+    def __init__(self, text_encoder: FrozenTextEncoder, pooled: bool = False, **kwargs: Any) -> None:
+        # one class, so that the base network adds its class embedding; it is replaced below
+        given = {
+            "with_conditioning": True,
+            "cross_attention_dim": text_encoder.dim,
+            "num_class_embeds": 1 if pooled else None,
+        }
         for name, value in given.items():
             if kwargs.get(name, value) != value:
                 raise InputError(f"{name} = {kwargs[name]!r}: with this text encoder it is {value!r}; leave it out")
@@ -44,6 +54,13 @@ class TextDiffusionUNet(DiffusionModelUNet):
             super().__init__(**{**kwargs, **given})
         except ValueError as error:
             raise InputError(f"the network cannot be built from these settings: {error}") from error
+        self.pooled = pooled
+        if pooled:
+            width = 4 * self.block_out_channels[0]
+            last = nn.Linear(width, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.class_embedding = nn.Sequential(nn.Linear(text_encoder.dim, width), nn.SiLU(), last)  # type: ignore[assignment]
         # in a tuple, where neither parameters() nor state_dict() look
         self._text = (text_encoder,)
         self.text_digest: torch.Tensor
@@ -80,18 +97,25 @@ class TextDiffusionUNet(DiffusionModelUNet):
             )
         if timesteps is None:
             timesteps = torch.zeros(len(image), device=image.device)
-        if context is None:
-            context = self._context(image, conditions)
-        elif conditions is not None:
+        if context is not None and conditions is not None:
             raise InputError("give codes as `conditions` or states as `context`, not both")
-        return super().forward(image, timesteps, context=context.to(image.dtype))
+        if context is None:
+            codes = self._codes(len(image), conditions)
+            context, weights = self.text_encoder(codes).to(image.device), self.text_encoder.captions.mask(codes)
+        else:
+            weights = torch.ones(context.shape[:2])
+        labels = None
+        if self.pooled:
+            shares = weights.to(context) / weights.to(context).sum(1, keepdim=True)
+            labels = (context * shares[:, :, None]).sum(1).to(image.dtype)
+        return super().forward(image, timesteps, context=context.to(image.dtype), class_labels=labels)
 
-    def _context(self, image: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
-        encoder = self.text_encoder
-        codes = encoder.null_codes(len(image)) if conditions is None else conditions
-        if len(codes) != len(image):
-            raise InputError(f"{len(codes)} captions for {len(image)} images: one for each is needed")
-        return encoder(codes).to(image.device)
+    def _codes(self, count: int, conditions: torch.Tensor | None) -> torch.Tensor:
+        if conditions is None:
+            return self.text_encoder.null_codes(count)
+        if len(conditions) != count:
+            raise InputError(f"{len(conditions)} captions for {count} images: one for each is needed")
+        return conditions
 
     def _apply(self, fn: Any, recurse: bool = True) -> TextDiffusionUNet:
         super()._apply(fn, recurse)
@@ -126,7 +150,7 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
     """
     state = {name.removeprefix("module."): value for name, value in load_weights(path).items()}
     own = network.state_dict()
-    expected = own.keys() - {DIGEST}
+    expected = own.keys() - {DIGEST} - _added(own, state)
     if state.keys() - {DIGEST} == expected:
         layout = "medi_monai" if DIGEST in state else "monai"
         loaded = state
@@ -159,9 +183,16 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
     # MONAI leaves what it cannot place, and keeps random weights where nothing was given, without a word
     if left:
         raise _misfit(own, state, path, f"{len(left)} of its tensors have no place, such as {min(left)}")
-    if len(state) != len(own.keys() - {DIGEST}):
+    if len(state) != len(own.keys() - {DIGEST} - _added(own, state)):
         raise _misfit(own, state, path, f"it has {len(state)} tensors")
     return {name: value for name, value in trial.state_dict().items() if name != DIGEST}
+
+
+def _added(own: dict, state: dict) -> set[str]:
+    """The projection of pooled captions, where a file knows nothing of it: it stays at zero."""
+    if any(name.startswith(POOLED) for name in state):
+        return set()
+    return {name for name in own if name.startswith(POOLED)}
 
 
 def _misfit(own: dict, state: dict, path: str | os.PathLike, reason: str) -> InputError:

@@ -1,0 +1,261 @@
+"""What the figures of an alignment say, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medi_monai.report.words import edges_of, figure_text, known, number, span
+
+__all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
+
+ANSWERS = ("met", "missed", "no effect", "fooled the guide", "quality lost", "undecided")
+
+#: fewer images give intervals wider than the tolerance
+FEW_IMAGES = 500
+#: a judge who is right less often, by the mean over the values
+LOW_ACCURACY = 0.75
+#: by how much a guide's distance has to fall before it counts as fallen
+TRIFLE = 0.02
+#: what a subgroup may lose: its Fréchet distance times this at most, and diversity and obedience times these at least
+WORST_DISTANCE, LEAST_DIVERSITY, LEAST_OBEDIENCE = 1.1, 0.9, 0.95
+LEAST_CONSISTENCY = 0.9
+
+Finding = dict[str, str]
+
+
+def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[str, Any]:
+    """The answer for one arm, the findings that it rests on, the answer first.
+
+    - ``met``: the distance to the target, behind the judge's mistakes where they are known, is within the tolerance.
+    - ``fooled the guide``: it is not, the guide's distance fell, and the judge's rose, from before to after or from
+      its least to the kept update of the curves.
+    - ``no effect``: the interval of the change in the judge's distance reaches 0.
+    - ``missed``: it changed, and is not within the tolerance.
+    - ``undecided``: the judge reads an attribute at chance level, or there is no image.
+    - ``quality lost``: in place of ``met`` where a measure of quality is worse than allowed and its interval leaves out
+      what it was before.
+
+    Args:
+        content: of ``metrics.json``.
+        arm: whose.
+
+    Returns:
+        ``answer``, ``quality_lost`` and ``findings``, sentences with a level each.
+    """
+    name = content["part"]
+    answer, finding = _of_target(content, arm, name)
+    quality = [*_of_fidelity(content, arm), *_of_diversity(content, arm), *_of_pairs(content, arm)]
+    quality += _of_obedience(content, arm)
+    lost = any(one["level"] == "error" for one in quality)
+    if lost and answer == "met":
+        answer = "quality lost"
+        finding = _finding("error", f"The target is met at the price of quality. {finding['text']}")
+    return {"answer": answer, "quality_lost": lost, "findings": [finding, *quality]}
+
+
+def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Finding]:
+    tolerance = content["settings"]["tolerance"]
+    distance = content["distance_to_target"][arm][name]
+    corrected = (distance.get("corrected") or {}).get("total_variation") or {}
+    raw = distance["total_variation"]
+    used = corrected if known(corrected.get("value")) is not None else raw
+    was = content["distance_to_target"]["before"][name]
+    base = was["corrected"]["total_variation"] if used is corrected else was["total_variation"]
+    if known(used["value"]) is None:
+        return "undecided", _finding("warning", f"Nothing can be said: no image of {arm} was read.")
+    if content["judge"]["at_chance"]:
+        text = f"The judge cannot tell {' and '.join(content['judge']['at_chance'])}: what it counts says nothing."
+        return "undecided", _finding("error", text)
+    how = "corrected for the judge's own mistakes" if used is corrected else "as the judge reads it"
+    change = content["change"].get(arm, {}).get(name) or {}
+    text = (
+        f"Distance of {name} to the target (total variation, {how}): before {figure_text(base, 3)}, {arm} "
+        f"{figure_text(used, 3)}; {raw['n']:,} images."
+    )
+    if used is corrected:
+        plain = f"{figure_text(was['total_variation'], 3)}, then {figure_text(raw, 3)}"
+        text += f" As it reads them, without correction: {plain}."
+    if used["value"] <= tolerance:
+        edges = edges_of(used)
+        sure = edges is not None and edges[1] <= tolerance
+        ending = "" if sure else f" The interval reaches beyond {number(tolerance, 2)}: more images would tell."
+        return "met", _finding("ok", f"The images are within {100 * tolerance:g} points of the target. {text}{ending}")
+    fooled = _fooled(content, arm, name, change)
+    if fooled:
+        return "fooled the guide", _finding("error", f"Away from what the guide sees: {fooled} {text}")
+    edges = edges_of(change)
+    if edges is None or edges[0] <= 0 <= edges[1]:
+        return "no effect", _finding(
+            "warning", f"No change that can be told from chance: the target is missed as it was before. {text}"
+        )
+    nearer = "nearer to it" if known(change.get("value")) is not None and change["value"] < 0 else "farther from it"
+    start = f"Not within {100 * tolerance:g} points of the target, and {nearer} than before."
+    return "missed", _finding("warning", f"{start} {text}")
+
+
+def _fooled(content: Mapping[str, Any], arm: str, name: str, change: Mapping[str, Any]) -> str:
+    by_guide = ((content["readers"].get("guide") or {}).get("change") or {}).get(arm, {}).get(name) or {}
+    edges, fell = edges_of(change), known(by_guide.get("value"))
+    if fell is not None and fell < -TRIFLE and edges is not None and edges[0] > 0:
+        return (
+            f"it sees the distance change by {_signed(fell)}, the judge by {_signed(change['value'])}{span(edges, 3)}."
+        )
+    rise = curve_rises(content.get("curve"), content["settings"]["tolerance"]) if arm == "after" else None
+    if rise:
+        return (
+            f"by the curves, the judge's distance fell to {number(rise['least'], 2)} by update {rise['step']} and "
+            f"rose to {number(rise['kept'], 2)} by update {rise['kept_step']}, while the guide's went on falling."
+        )
+    return ""
+
+
+def curve_rises(curve: Mapping[str, Any] | None, tolerance: float) -> dict[str, Any] | None:
+    """Whether the judge's distance rose from its least up to the kept update by more than the tolerance.
+
+    The guide's has to have gone on falling meanwhile; with None, or without both curves, there is nothing to say.
+    """
+    rows = [row for row in (curve or {}).get("rows", ()) if row["step"] <= (curve or {})["kept_step"]]
+    if not rows or not all("judge" in row and "guide" in row for row in rows):
+        return None
+    least, kept = min(rows, key=lambda row: row["judge"]["distance"]), rows[-1]
+    rise = kept["judge"]["distance"] - least["judge"]["distance"]
+    if rise <= tolerance or kept["guide"]["distance"] > least["guide"]["distance"]:
+        return None
+    return {
+        "least": least["judge"]["distance"],
+        "step": least["step"],
+        "kept": kept["judge"]["distance"],
+        "kept_step": kept["step"],
+    }
+
+
+def _of_fidelity(content: Mapping[str, Any], arm: str) -> list[Finding]:
+    worse: list[str] = []
+    unsure: list[str] = []
+    words = []
+    for group, one in content["fidelity"].items():
+        ratio = one["arms"][arm]["ratio"]
+        if known(ratio["value"]) is None:
+            continue
+        name = "all images against real ones of the target" if group == "all" else group
+        words.append(f"{name} {figure_text(ratio)}")
+        limit = 1.0 if group == "all" else WORST_DISTANCE
+        edges = edges_of(ratio)
+        if ratio["value"] > limit:
+            (worse if edges and edges[0] > 1 else unsure).append(name)
+    if not words:
+        return [_finding("warning", "The Fréchet distance could not be compared: too few images.")]
+    return [_graded("Worse", worse, unsure, f"Fréchet distance, times what it was before: {'; '.join(words)}.")]
+
+
+def _of_diversity(content: Mapping[str, Any], arm: str) -> list[Finding]:
+    less: list[str] = []
+    unsure: list[str] = []
+    words = []
+    for group, by_name in content["diversity"].items():
+        for measure, title in (("ms_ssim", "structure"), ("features", "features")):
+            ratio = by_name[arm][measure]["ratio"]
+            if known(ratio["value"]) is None:
+                continue
+            words.append(f"{group} {figure_text(ratio)} ({title})")
+            edges = edges_of(ratio)
+            if ratio["value"] < LEAST_DIVERSITY:
+                (less if edges is None or edges[1] < 1 else unsure).append(f"{group} ({title})")
+    if not words:
+        return [_finding("warning", "Diversity within subgroups could not be compared: too few images.")]
+    text = f"Diversity within subgroups, times what it was before: {'; '.join(words)}."
+    return [_graded("Less diverse", less, unsure, text)]
+
+
+def _graded(what: str, certain: Sequence[str], unsure: Sequence[str], text: str) -> Finding:
+    # beyond what is allowed: an error where the interval leaves out what it was before, else a warning
+    start = f"{what}: {', '.join(certain)}. " if certain else ""
+    start += f"{what} perhaps, too few images to tell: {', '.join(unsure)}. " if unsure else ""
+    return _finding("error" if certain else "warning" if unsure else "ok", start + text)
+
+
+def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
+    one = content["consistency"].get(arm) or {}
+    stayed, edges = one.get("stayed") or {}, edges_of(one.get("stayed"))
+    if known(stayed.get("value")) is None:
+        return []
+    low = stayed["value"] < LEAST_CONSISTENCY
+    lost = low and edges is not None and edges[1] < LEAST_CONSISTENCY
+    text = (
+        f"Images of the same noise that kept their subgroup have a cosine of {figure_text(stayed, 3)} "
+        f"({stayed['n']:,} pairs), those that changed it {figure_text(one['changed'], 3)} ({one['changed']['n']:,} "
+        f"pairs); images of other noise {number(one['unrelated']['value'], 3)}."
+    )
+    return [_finding("error" if lost else "warning" if low else "ok", text)]
+
+
+def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
+    found = []
+    for name, by_arm in (content.get("named_prompts") or {}).items():
+        if arm not in by_arm:
+            continue
+        ratio, edges = by_arm[arm]["ratio"], edges_of(by_arm[arm]["ratio"])
+        if known(ratio["value"]) is None:
+            continue
+        low = ratio["value"] < LEAST_OBEDIENCE
+        lost = low and edges is not None and edges[1] < 1
+        text = (
+            f"Prompts that name {name} are read as asked in {figure_text(by_arm['before']['share'], 3)} before and "
+            f"{figure_text(by_arm[arm]['share'], 3)} in {arm}: {figure_text(ratio, 3)} of what it was."
+        )
+        found.append(_finding("error" if lost else "warning" if low else "ok", text))
+    return found
+
+
+def cautions(content: Mapping[str, Any]) -> list[Finding]:
+    """What has to be known before any figure is believed."""
+    found = [_finding("warning", sentence) for sentence in content["notes"]]
+    for attribute, one in content["judge"]["held_out"].items():
+        accuracy, chance = one["balanced_accuracy"], one["chance"]
+        text = (
+            f"a balanced accuracy of {figure_text(accuracy, 3)} on {one['n']:,} held-out images (chance {chance:.2f})"
+        )
+        if attribute in content["judge"]["at_chance"]:
+            sentence = f"The judge reads {attribute} at chance level: {text}. No figure of this page can be believed."
+            found.append(_finding("error", sentence))
+        elif accuracy["value"] < LOW_ACCURACY:
+            found.append(_finding("warning", f"The judge often errs about {attribute}: {text}."))
+    unmeasured = [name for name in content["target"]["attributes"] if name not in content["judge"]["held_out"]]
+    if unmeasured:
+        text = f"Nobody measured how well the judge reads {', '.join(unmeasured)}: nothing could be corrected."
+        found.append(_finding("warning", text))
+    counts = {arm: one[content["part"]]["total_variation"]["n"] for arm, one in content["distance_to_target"].items()}
+    few = ", ".join(f"{arm} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
+    if few:
+        found.append(_finding("warning", f"Fewer than {FEW_IMAGES} images, so that intervals are wide: {few}."))
+    for name, values in content["settings_that_differ"].items():
+        found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
+    return found + _copies(content)
+
+
+def _copies(content: Mapping[str, Any]) -> list[Finding]:
+    memory: Mapping[str, Any] = content["memorisation"]
+    base, found = edges_of((memory.get("held_out") or {}).get("copies")), []
+    for arm, one in memory.items():
+        edges = edges_of(one["copies"])
+        if arm != "held_out" and base and edges and edges[0] > base[1]:
+            text = (
+                f"{arm} gives back training images: a share of {figure_text(one['copies'], 3)} are copies, of other "
+                f"real images {figure_text(memory['held_out']['copies'], 3)}."
+            )
+            found.append(_finding("error", text))
+    return found
+
+
+def _signed(value: float) -> str:
+    return f"+{number(value, 2)}" if value > 0 else number(value, 2)
+
+
+def _finding(level: str, text: str) -> Finding:
+    return {"level": level, "text": text}
+
+
+def of_arms(content: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The verdict of every arm but ``before``."""
+    return {arm: alignment_verdict(content, arm) for arm in arms if arm != "before"}

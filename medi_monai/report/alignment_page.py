@@ -1,0 +1,413 @@
+"""The evaluation of an alignment as one page: do subgroups meet the target, what did it cost, and who says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from medi_monai.report.evaluation_page import Closest, _add_closest
+from medi_monai.report.grids import labeled_grid
+from medi_monai.report.page import Page
+from medi_monai.report.plots import OTHERS, _legend, _plain
+from medi_monai.report.words import (
+    add_encoder,
+    add_settings,
+    edges_of,
+    figure_text,
+    known,
+    number,
+    share_table,
+    short,
+)
+
+__all__ = ["Pairs", "curve_plot", "proportion_bars", "write_alignment_page"]
+
+#: ``stayed`` and ``changed`` to a title and its pairs of the same noise, ``(H, W, 3)`` uint8 each
+Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
+
+FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
+READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
+MOST_PROMPTS, MOST_PARTS, PICTURE = 40, 24, 64
+#: fewer matched images call for a warning
+FEW_MATCHED = 50
+
+
+def write_alignment_page(content: Mapping[str, Any], pairs: Pairs, closest: Closest, path: str | os.PathLike) -> Path:
+    """Write the page.
+
+    Args:
+        content: of ``metrics.json``, also after a way through JSON.
+        pairs: pictures of the same noise before and after, by what became of their subgroup.
+        closest: the closest training images of each arm and of held-out real images.
+        path: of the page.
+
+    Returns:
+        ``path``.
+    """
+    name = " and ".join(content["target"]["attributes"])
+    wanted = ", ".join(f"{value} {100 * share:.3g} %" for value, share in content["target"]["target"].items())
+    lead = f"Do generated images have the shares of {name} that were asked for, and what did it cost? Target: {wanted}."
+    page = Page("Subgroups before and after alignment", lead)
+    _add_answer(page, content)
+    _add_readings(page, content)
+    _add_curves(page, content)
+    _add_pairs(page, content, pairs)
+    _add_quality(page, content)
+    _add_named(page, content)
+    _add_prompts(page, content)
+    _add_memory(page, content, closest)
+    _add_classifiers(page, content)
+    page.section("What the images were read with, and settings")
+    add_encoder(page, content["encoder"])
+    add_settings(page, content["settings"])
+    add_settings(page, content["digests"], "What was compared, by digest")
+    return page.write(path)
+
+
+def _add_answer(page: Page, content: Mapping[str, Any]) -> None:
+    page.section("The answer")
+    # whether anything can be believed comes before what is said
+    for one in content["warnings"]:
+        if one["level"] == "error":
+            page.notice(one["text"], "error")
+    after = content["verdict"]["after"]
+    for place, one in enumerate(after["findings"]):
+        page.notice(f"Verdict: {after['answer']}. {one['text']}" if place == 0 else one["text"], one["level"])
+    page.text(_shares_in_words(content))
+    for arm, verdict in content["verdict"].items():
+        if arm != "after":
+            page.notice(f"{arm}, for comparison: {verdict['answer']}. {verdict['findings'][0]['text']}")
+    for one in content["warnings"]:
+        if one["level"] != "error":
+            page.notice(one["text"], one["level"])
+    for part, target in content["target"]["parts"].items():
+        if len(target) <= MOST_PARTS:
+            page.figure(
+                proportion_bars(content, part),
+                f"Shares of {part} with 95 % intervals; the black line is the target. Left as the judge reads the "
+                "images, right behind its own mistakes.",
+            )
+
+
+def _shares_in_words(content: Mapping[str, Any]) -> str:
+    sentences = []
+    for part, target in content["target"]["parts"].items():
+        behind = [content["distance_to_target"][arm][part].get("corrected") or {} for arm in ("before", "after")]
+        usable = all(one.get("proportions") and not one.get("undefined") for one in behind)
+        before, after = (
+            one["proportions"] if usable else content["proportions"][arm][part]
+            for arm, one in zip(("before", "after"), behind)
+        )
+        words = [
+            f"{value} {_percent(before[value])} before, {_percent(after[value])} after, {100 * share:.3g} % wanted"
+            for value, share in target.items()
+        ]
+        if len(target) <= MOST_PARTS:
+            sentences.append(f"{part}, {'corrected' if usable else 'as read'}: {'; '.join(words)}.")
+    return "\n".join(sentences)
+
+
+def _percent(one: Mapping[str, Any]) -> str:
+    value, edges = known(one["value"]), edges_of(one)
+    if value is None:
+        return figure_text(one)
+    return f"{100 * value:.1f} %" + (f" ({100 * edges[0]:.1f} to {100 * edges[1]:.1f})" if edges else "")
+
+
+def proportion_bars(content: Mapping[str, Any], part: str) -> Figure:
+    """Shares by value and arm, as read and corrected, with intervals, beside the target."""
+    target, arms = content["target"]["parts"][part], list(content["proportions"])
+    colors = _colors(arms)
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    corrected = {arm: one[part].get("corrected", {}).get("proportions", {})
+                 for arm, one in content["distance_to_target"].items()}  # fmt: skip
+    read = {arm: one[part] for arm, one in content["proportions"].items()}
+    width = 0.8 / len(arms)
+    for axes, shares, title in zip(panels, (read, corrected), ("as the judge reads", "corrected for its mistakes")):
+        for nth, arm in enumerate(arms):
+            for place, value in enumerate(target):
+                left = place - 0.4 + (nth + 0.5) * width
+                _bar(axes, left, 0.9 * width, shares[arm].get(value), colors[arm])
+        for place, share in enumerate(target.values()):
+            axes.plot([place - 0.44, place + 0.44], [share, share], color="#111", lw=2)
+        axes.set_xticks(range(len(target)), [short(value, 18) for value in target], parse_math=False)
+        axes.set_title(title, fontsize=10)
+        _plain(axes, "y")
+    panels[0].set(ylabel=f"share of images, {short(part, 24)}", ylim=(0, 1))
+    line = Line2D([], [], color="#111", lw=2)
+    _legend(figure, arms, {arm: (colors[arm], "s") for arm in arms}, {arm: arm for arm in arms}, [(line, "target")])
+    return figure
+
+
+def _bar(axes: Any, place: float, width: float, one: Mapping[str, Any] | None, color: str) -> None:
+    value = known((one or {}).get("value"))
+    if value is None:
+        axes.text(place, 0.02, "–", ha="center", fontsize=9, color="#777")
+        return
+    axes.bar(place, value, width, color=color, alpha=0.85)
+    interval = edges_of(one)
+    if interval:
+        axes.plot([place, place], interval, color="#222", lw=1.3)
+
+
+def _colors(arms: Sequence[str]) -> dict[str, str]:
+    others = [arm for arm in arms if arm not in FIXED_COLORS]
+    return {arm: FIXED_COLORS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)][0] for arm in arms}
+
+
+def _add_readings(page: Page, content: Mapping[str, Any]) -> None:
+    page.section(
+        "What is read in the images",
+        "The judge had no say in the tuning. Corrected: the shares behind the mistakes that it makes on held-out "
+        "real images, which it is taken to make on generated ones as well. In brackets: the 95 % interval (Wilson's, "
+        "or of a bootstrap over images, and for corrected figures over the held-out images too).",
+    )
+    for part, target in content["target"]["parts"].items():
+        rows: dict[str, dict[str, Any]] = {"target": {value: number(share, 3) for value, share in target.items()}}
+        trained = content["training"].get(part)
+        if trained:
+            rows["real images in training"] = {value: figure_text(one, 3) for value, one in trained.items()}
+        for arm, read in content["proportions"].items():
+            rows[arm] = {value: figure_text(one, 3) for value, one in read[part].items()}
+            rows[arm]["images"] = next(iter(read[part].values()))["n"]
+            behind = content["distance_to_target"][arm][part].get("corrected") or {}
+            rows[f"{arm}, corrected"] = {
+                **{value: figure_text(one, 3) for value, one in (behind.get("proportions") or {}).items()},
+                "images": rows[arm]["images"],
+            }
+            if behind.get("undefined"):
+                page.notice(f"{arm}, {part}: not corrected, for {behind['undefined']}.", "warning")
+        page.table(share_table(rows, "images"), f"Shares of {part}")
+        _add_distances(page, content, part)
+
+
+def _add_distances(page: Page, content: Mapping[str, Any], part: str) -> None:
+    rows = {}
+    for arm, distances in content["distance_to_target"].items():
+        one = distances[part]
+        row = {"total variation, judge": figure_text(one["total_variation"], 3)}
+        behind = one.get("corrected") or {}
+        row["total variation, judge, corrected"] = figure_text(behind.get("total_variation"), 3)
+        for name, read in content["readers"].items():
+            row[f"total variation, {name}"] = figure_text(read["distance_to_target"][arm][part]["total_variation"], 3)
+        row["Kullback–Leibler, judge"] = figure_text(one["kl"], 3)
+        row["Kullback–Leibler, judge, corrected"] = figure_text(behind.get("kl"), 3)
+        row["change of total variation, judge"] = figure_text(content["change"].get(arm, {}).get(part), 3)
+        rows[arm] = row
+    page.table(share_table(rows, "images"), f"Distance of {part} to the target, smaller is better")
+
+
+def _add_curves(page: Page, content: Mapping[str, Any]) -> None:
+    curve = content.get("curve")
+    if not curve or not curve["rows"]:
+        return
+    page.section("The tuning, as three classifiers saw it")
+    page.figure(
+        curve_plot(curve),
+        "Distance of the mean probabilities to the target, on the same prompts and noise at every look. The guide is "
+        "what the tuning minimizes, the validation classifier decides which weights are kept (dashed line), the "
+        "judge has no say. A guide that falls alone is being fooled.",
+    )
+
+
+def curve_plot(curve: Mapping[str, Any]) -> Figure:
+    """Distances to the target over the updates, of every classifier that looked, with the kept update marked.
+
+    Args:
+        curve: ``rows`` with ``step`` and by reader ``distance``, and ``kept_step``.
+    """
+    names = [name for name in curve["rows"][0] if name != "step"]
+    strangers = [name for name in names if name not in READERS]
+    styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(row["step"], row[name]["distance"]) for row in curve["rows"] if name in row]
+        color, marker = styles[name]
+        axes.plot(*zip(*points), color=color, marker=marker, ms=6, lw=1.8, mec="white", mew=0.6)
+    axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
+    axes.set(xlabel="update", ylabel="distance to the target (total variation)")
+    axes.set_ylim(bottom=0)
+    _plain(axes, "y")
+    kept = Line2D([], [], color="#444", lw=1.2, ls="--")
+    _legend(figure, names, styles, {name: name for name in names}, [(kept, f"kept: update {curve['kept_step']:,}")])
+    return figure
+
+
+def _add_pairs(page: Page, content: Mapping[str, Any], pairs: Pairs) -> None:
+    page.section("The same noise, before and after")
+    for kind in ("stayed", "changed"):
+        shown = pairs.get(kind) or {}
+        if not shown:
+            page.text(f"No pair of the same noise {kind}.")
+            continue
+        heading = "kept their subgroup" if kind == "stayed" else "changed it"
+        page.text(f"Pairs that {heading}, as the judge reads them; above each other: same noise, same prompt.")
+        page.figures([(_side_by_side(of_way), way) for way, of_way in shown.items()])
+    rows = {}
+    for arm, one in content["consistency"].items():
+        rows[arm] = {
+            "all": figure_text(one["all"], 3),
+            "stayed": figure_text(one["stayed"], 3),
+            "pairs that stayed": one["num_stayed"],
+            "changed": figure_text(one["changed"], 3),
+            "pairs that changed": one["num_changed"],
+            "other noise": number((one["unrelated"] or {}).get("value"), 3),
+        }
+    page.table(share_table(rows, "images"), "Cosine of CLIP image features with the image before, on the same noise")
+    scores = {
+        arm: {
+            "CLIP score": figure_text(one, 3),
+            "change on the same noise": figure_text(content["consistency"].get(arm, {}).get("score_change"), 3),
+        }
+        for arm, one in content["clip_score"].items()
+    }
+    if any(one["n"] for one in content["clip_score"].values()):
+        page.table(share_table(scores, "images"), "CLIP score: cosine of image and prompt")
+    else:
+        page.text("No CLIP model was given: there is neither a cosine nor a CLIP score.")
+
+
+def _side_by_side(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    cells = {(row, ""): [pair[place] for pair in pairs] for place, row in enumerate(("before", "after"))}
+    return labeled_grid(cells, ["before", "after"], [""], "", (1, len(pairs)), PICTURE)
+
+
+def _add_quality(page: Page, content: Mapping[str, Any]) -> None:
+    page.section(
+        "Quality, in all and within subgroups",
+        "All: real images in the shares of the target, against all images of an arm. Within a subgroup: real ones of "
+        "it, against generated ones that the judge reads as it. Real images are halved by patient; every arm, and "
+        "the floor (real images of other patients), is compared with the same half at the same number of images. "
+        "Ratio: Fréchet distance by that before, with an interval of replicates paired by the real images.",
+    )
+    for group, one in content["fidelity"].items():
+        title = "all images" if group == "all" else group
+        counts = ", ".join(f"{name} {count:,}" for name, count in one["counts"].items())
+        if not one["matched"]:
+            page.notice(f"{title}: too few images for a distance ({counts}).", "warning")
+            continue
+        if one["matched"] < FEW_MATCHED:
+            page.notice(f"{title}: only {one['matched']:,} images could be matched; the figures say little.", "warning")
+        rows: dict[str, dict[str, Any]] = {"floor (real images)": _distances(one["floor"])}
+        for arm, figures in one["arms"].items():
+            rows[arm] = {
+                **_distances(figures),
+                "ratio to before": figure_text(figures["ratio"]),
+                "n": figures["frechet_distance"]["n"],
+            }
+        single = "; the real ones are of a single patient, halved by image" if one["one_patient"] else ""
+        page.table(share_table(rows, "images"), f"{title}: {one['matched']:,} matched images of {counts}{single}")
+    rows = {}
+    for group, by_name in content["diversity"].items():
+        for name, one in by_name.items():
+            label = "real images" if name == "reference" else name
+            rows[f"{group}, {label}"] = {
+                "images": one["features"]["n"],
+                "1 − MS-SSIM": figure_text(one["ms_ssim"], 3),
+                "times before": figure_text(one["ms_ssim"]["ratio"]),
+                "feature distance": figure_text(one["features"]),
+                "feature distance, times before": figure_text(one["features"]["ratio"]),
+            }
+    page.table(share_table(rows, "subgroup"), "Diversity: how unlike each other two images of a subgroup are")
+
+
+def _distances(figures: Mapping[str, Any]) -> dict[str, str]:
+    names = {"frechet_distance": "Fréchet distance", "kernel_distance": "kernel distance"}
+    shares = {name: name for name in ("precision", "recall", "density", "coverage")}
+    return {title: figure_text(figures[name]) for name, title in {**names, **shares}.items()}
+
+
+def _add_named(page: Page, content: Mapping[str, Any]) -> None:
+    if not content["named_prompts"]:
+        return
+    page.section(
+        "Prompts that name the attribute",
+        "The share of images that the judge reads as the prompt asks for, and the ratio to before over pairs of the "
+        "same noise. The judge's own mistakes are in every row.",
+    )
+    for name, by_arm in content["named_prompts"].items():
+        rows = {
+            arm: {
+                "read as asked": figure_text(one["share"], 3),
+                **{f"asked for {value}": figure_text(part, 3) for value, part in one["by_value"].items()},
+                "ratio to before": figure_text(one["ratio"], 3),
+                "images": one["share"]["n"],
+                "prompts that name none": one["left_out"],
+            }
+            for arm, one in by_arm.items()
+        }
+        page.table(share_table(rows, "images"), f"{name} read as asked")
+
+
+def _add_prompts(page: Page, content: Mapping[str, Any]) -> None:
+    page.section("Prompt by prompt")
+    part = content["part"]
+    given = content["by_prompt"][part]
+    means = {
+        arm: {
+            "mean total variation": figure_text(one, 3),
+            "by chance alone": number(one["by_chance"], 3),
+            "prompts": one["n"],
+        }
+        for arm, one in given["mean"].items()
+    }
+    page.table(
+        share_table(means, "images"),
+        f"Mean over the prompts with {given['least_images']} images or more in the arm, before and after; by chance "
+        "alone: what as many draws from the target itself are apart from it",
+    )
+    prompts = sorted(given["prompts"], key=lambda row: -max(one["n"] for one in row["arms"].values()))
+    rows = []
+    for row in prompts:
+        found: dict[str, Any] = {"prompt": short(row["prompt"], 70)}
+        for arm, one in row["arms"].items():
+            shares = ", ".join(f"{value} {number(share['value'], 2)}" for value, share in one["proportions"].items())
+            found[f"{arm}: images"] = f"{one['n']:,} (few)" if one["few"] else f"{one['n']:,}"
+            found[f"{arm}: shares"] = shares if one["n"] and len(one["proportions"]) <= 4 else "–"
+            found[f"{arm}: distance"] = figure_text(one["total_variation"], 2)
+        rows.append(found)
+    page.table(pd.DataFrame(rows), f"Shares of {part} and total variation from the target by prompt", MOST_PROMPTS)
+
+
+def _add_memory(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
+    page.section("Do training images come back?")
+    rows = {}
+    for name, one in content["memorisation"].items():
+        rows["held-out real images" if name == "held_out" else name] = {
+            "copies of training images": figure_text(one["copies"], 3),
+            "distance to training, times held-out": number(one["ratio"]),
+            "highest correlation": number(one["correlation"], 3),
+        }
+    page.table(share_table(rows, "images"))
+    page.text(
+        "A copy is an image that correlates by more than 0.9 with a training image, turned or mirrored. Heads of one "
+        "kind resemble each other: read the share beside that of held-out real images."
+    )
+    arms = dict.fromkeys(content["proportions"])
+    _add_closest(page, {"arms": arms}, closest)
+
+
+def _add_classifiers(page: Page, content: Mapping[str, Any]) -> None:
+    page.section("Who read the images")
+    rows = {}
+    for name, read in {"judge": content["judge"], **content["readers"]}.items():
+        for attribute in content["target"]["attributes"]:
+            one = read["held_out"].get(attribute) or {}
+            row = {"balanced accuracy": figure_text(one.get("balanced_accuracy"), 3), "chance": one.get("chance")}
+            row |= {f"recall, {value}": figure_text(part, 3) for value, part in (one.get("recall") or {}).items()}
+            rows[f"{name}, {attribute}"] = {
+                **row,
+                "held-out images": one.get("n"),
+                "patients": one.get("num_patients"),
+            }
+    page.table(share_table(rows, "classifier"), "Accuracy on real images of patients who were not in training")
+    page.text("The judge is none of the others, by the digest of its weights.")

@@ -1,0 +1,200 @@
+"""Two processes as torchrun starts them: they are spawned once, and take all tests of one after another."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+WORLD, STEPS, STOP = 2, 6, 3
+TINY = {
+    "max_steps": STEPS,
+    "warmup_steps": 2,
+    "batch_size": 4,
+    "channels": [8],
+    "attention_levels": [False],
+    "num_res_blocks": 1,
+    "num_head_channels": 8,
+    "norm_num_groups": 4,
+    "image_size": 16,
+    "val_interval": 50,
+    "checkpoint_every": 50,
+    "sample_every": 50,
+    "num_validation": 4,
+    "log_every": 1,
+    "reading": "memory",
+    "amp": False,
+}
+
+
+def train(root, name, cohort, rank, stop=None, **more):
+    """The bundle's own training by its command, in this process."""
+    import monai.bundle
+    from ignite.engine import Events
+
+    from medi_monai.engines import DiffusionTrainer
+    from medi_monai.utils.errors import RunStopped, user_error_in
+
+    built, prepare = [], DiffusionTrainer.__init__
+
+    def remember(self, **kwargs):
+        prepare(self, **kwargs)
+        built.append(self)
+        # one process alone is asked to stop
+        if stop is not None and rank == 1:
+            self.add_event_handler(Events.ITERATION_STARTED(once=stop), lambda _: signal.raise_signal(signal.SIGTERM))
+
+    DiffusionTrainer.__init__ = remember
+    files = [str(root / "bundle" / "configs" / each) for each in ("train.json", "multi_gpu_train.json")]
+    try:
+        monai.bundle.run("training", config_file=files, bundle_root=str(root / "bundle"), cohort_dir=cohort,
+                         ckpt_dir=str(root / name), output_dir=str(root / name / "out"), **TINY, **more)  # fmt: skip
+        error = None
+    except RuntimeError as wrapped:
+        error = user_error_in(wrapped)
+        if not isinstance(error, RunStopped):
+            raise
+    finally:
+        DiffusionTrainer.__init__ = prepare
+    network = built[0].network
+    # without the wrapper of the network
+    state = {key.removeprefix("module."): value.clone() for key, value in network.state_dict().items()}
+    return {"state": state, "step": built[0].state.iteration, "error": str(error), "wrapper": type(network).__name__}
+
+
+def mean_gradient(rank):
+    from medi_monai.engines import join_processes, shared_gradient
+
+    assert join_processes() == (rank, WORLD)
+    torch.manual_seed(rank)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    shared = shared_gradient(network)
+    begun = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(rank))
+    shared(inputs).square().mean().backward()
+    return {"begun": begun, "inputs": inputs, "gradient": {n: p.grad.clone() for n, p in network.named_parameters()}}
+
+
+def first_then_others(rank, root):
+    from medi_monai.engines.distributed import main_process_first
+
+    made = root / "made"
+    with main_process_first():
+        found = made.is_file()
+        if rank == 0:
+            made.write_text("by the first")
+    return found
+
+
+def process(rank, root, cohort, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port), OMP_NUM_THREADS="1", MEDI_CACHE=str(root / "cache"))  # fmt: skip
+    torch.set_num_threads(1)
+    root = Path(root)
+    try:
+        from medi_monai.engines import leave_processes
+        from medi_monai.engines.distributed import is_main_process
+
+        found = {"gradient": mean_gradient(rank), "main": is_main_process(), "found": first_then_others(rank, root)}
+        for name, options in (("whole", {}), ("parts", {"stop": STOP}), ("parts", {"resume": True})):
+            found[name, bool(options.get("resume"))] = train(root, name, cohort, rank, **options)
+        leave_processes()
+    except BaseException:
+        found = {"failed": traceback.format_exc()}
+    torch.save(found, root / f"found_{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, tiny_cohort):
+    root = tmp_path_factory.mktemp("processes")
+    ignored = shutil.ignore_patterns("models", "output")
+    shutil.copytree(ROOT / "bundles" / "pathology_medi_diffusion", root / "bundle", ignore=ignored)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(process, (root, str(tiny_cohort.root), port), WORLD)
+    results = [torch.load(root / f"found_{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    for one in results:
+        assert "failed" not in one, one["failed"]
+    return root, results
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_gradient_is_the_mean_over_the_processes(found):
+    _, (first, second) = found
+    assert same(first["gradient"]["begun"], second["gradient"]["begun"])
+    assert same(first["gradient"]["gradient"], second["gradient"]["gradient"])
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    network.load_state_dict(first["gradient"]["begun"])
+    inputs = torch.cat([one["gradient"]["inputs"] for one in (first, second)])
+    network(inputs).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(first["gradient"]["gradient"][name], parameter.grad, atol=1e-6), name
+
+
+def test_the_first_process_goes_first(found):
+    _, (first, second) = found
+    assert (first["found"], second["found"]) == (False, True) and (first["main"], second["main"]) == (True, False)
+
+
+def test_both_processes_end_with_the_same_weights(found):
+    root, (first, second) = found
+    one, two = first["whole", False], second["whole", False]
+    assert one["wrapper"] == "DistributedDataParallel" and one["step"] == two["step"] == STEPS
+    assert same(one["state"], two["state"])
+    begun = torch.load(root / "whole" / "model.pt", weights_only=True)
+    assert begun.keys() == one["state"].keys()
+
+
+def test_the_first_process_alone_writes(found):
+    root, _ = found
+    names = sorted(path.name for path in (root / "whole").iterdir())
+    assert names == [f"checkpoint_{STEPS:08d}.pt", "model.json", "model.pt", "out", "schema.json"]
+    events = list((root / "whole" / "out").glob("events.out.tfevents.*"))
+    assert len(events) == 1 and len(list((root / "whole" / "out" / "samples").iterdir())) == 1
+    summary = json.loads((root / "whole" / "out" / "summary.json").read_text())
+    assert summary["made"]["steps"] == STEPS
+    assert not list(root.rglob("earlier-*"))
+
+
+def test_an_interrupt_of_one_stops_both_and_they_go_on_to_the_same_weights(found):
+    root, results = found
+    for one in results:
+        stopped, resumed = one["parts", False], one["parts", True]
+        assert stopped["step"] == STOP and f"after step {STOP} of {STEPS}" in stopped["error"]
+        assert resumed["step"] == STEPS and same(resumed["state"], one["whole", False]["state"])
+        assert not same(stopped["state"], resumed["state"])
+    models = [torch.load(root / name / "model.pt", weights_only=True) for name in ("whole", "parts")]
+    assert same(*models)
+
+
+def test_alone_nothing_is_shared(monkeypatch):
+    from medi_monai.engines.distributed import is_main_process, join_processes, main_process_first, shared_gradient
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    network = torch.nn.Linear(2, 2)
+    assert join_processes() == (0, 1) and is_main_process() and shared_gradient(network) is network
+    with main_process_first():
+        assert not torch.distributed.is_initialized()
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    from medi_monai.engines.distributed import local_device
+    from medi_monai.utils.errors import InputError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert local_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="process 1 of this machine has no GPU: there are 1"):
+        local_device()
