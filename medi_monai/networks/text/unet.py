@@ -19,7 +19,7 @@ from medi_monai.utils.errors import InputError
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
 
 DIGEST = "text_digest"
-#: the projection of a caption's mean, in the place of MONAI's class embedding
+#: the projection of a caption's last state, in the place of MONAI's class embedding
 POOLED = "class_embedding."
 
 
@@ -31,9 +31,9 @@ class TextDiffusionUNet(DiffusionModelUNet):
 
     Args:
         text_encoder: turns codes into context; follows the network to its device.
-        pooled: add the mean of a caption's token states, projected, to the timestep embedding as well, so that every
-            residual block hears the caption: small networks obey it many times sooner. The projection begins at zero,
-            so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
+        pooled: add the state of a caption's last token, which sums it up, to the timestep embedding as well, projected,
+            so that every residual block hears the caption: small networks obey it sooner. The projection begins at
+            zero, so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
         kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
 
     Raises:
@@ -101,13 +101,14 @@ class TextDiffusionUNet(DiffusionModelUNet):
             raise InputError("give codes as `conditions` or states as `context`, not both")
         if context is None:
             codes = self._codes(len(image), conditions)
-            context, weights = self.text_encoder(codes).to(image.device), self.text_encoder.captions.mask(codes)
+            context, mask = self.text_encoder(codes).to(image.device), self.text_encoder.captions.mask(codes)
+            ends = mask.sum(1).to(image.device) - 1
         else:
-            weights = torch.ones(context.shape[:2])
+            ends = torch.full((len(context),), context.shape[1] - 1, device=context.device)
         labels = None
         if self.pooled:
-            shares = weights.to(context) / weights.to(context).sum(1, keepdim=True)
-            labels = (context * shares[:, :, None]).sum(1).to(image.dtype)
+            # its mean would hardly differ between captions that differ in a word
+            labels = context[torch.arange(len(context), device=context.device), ends].to(image.dtype)
         return super().forward(image, timesteps, context=context.to(image.dtype), class_labels=labels)
 
     def _codes(self, count: int, conditions: torch.Tensor | None) -> torch.Tensor:

@@ -184,3 +184,28 @@ def test_weights_of_other_networks_are_refused_and_nothing_is_copied(encoder, im
     assert torch.equal(before, network(image))
     with pytest.raises(InputError, match="no weights at"):
         load_pretrained_unet(network, tmp_path / "none.pt")
+
+
+def test_the_state_of_the_last_token_reaches_every_residual_block(encoder, image):
+    network = randomized(TextDiffusionUNet(encoder, pooled=True, **SIZES))
+    codes = encoder.tokenize(TEXTS)
+    states = encoder(codes)
+    # the tokenizer's own output says where a caption ends
+    lengths = [len(encoder.captions.tokenizer(text)["input_ids"]) for text in TEXTS]
+    ends = torch.stack([states[row, length - 1] for row, length in enumerate(lengths)])
+    theirs = DiffusionModelUNet(**CONDITIONED, num_class_embeds=1).eval()
+    theirs.class_embedding = copy.deepcopy(network.class_embedding)
+    theirs.load_state_dict({name: value for name, value in network.state_dict().items() if name != "text_digest"})
+    with torch.no_grad():
+        expected = theirs(image, TIMESTEPS, context=states, class_labels=ends)
+        assert torch.equal(network(image, TIMESTEPS, codes), expected)
+
+
+def test_weights_without_the_projection_begin_as_they_were(encoder, image, tmp_path):
+    plain = randomized(TextDiffusionUNet(encoder, **SIZES))
+    torch.save(plain.state_dict(), tmp_path / "model.pt")
+    network = TextDiffusionUNet(encoder, pooled=True, **SIZES).eval()
+    load_pretrained_unet(network, tmp_path / "model.pt")
+    codes = encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        assert torch.equal(network(image, TIMESTEPS, codes), plain(image, TIMESTEPS, codes))
