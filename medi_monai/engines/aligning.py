@@ -37,7 +37,7 @@ from medi_monai.engines.alignment_watch import SubgroupWatch
 from medi_monai.engines.hardening import Hardening, harden
 from medi_monai.engines.images import ImageGenerator
 from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
-from medi_monai.engines.trainer import _stop_after_step
+from medi_monai.engines.trainer import stop_after_step
 from medi_monai.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.tuning import TUNED, merge_adapter, save_adapter, tuned_parameters
@@ -333,7 +333,7 @@ def _show_terms(engine: Engine, writer: SummaryWriter) -> None:
 def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
     """Update until the end, the watch or Ctrl-C; a run that was resumed at its end has nothing left to do."""
     if trainer.state.iteration < max_steps and not watch.exhausted:
-        with _stop_after_step(trainer):
+        with stop_after_step(trainer):
             trainer.run(range(max_steps), max_epochs=1, epoch_length=max_steps)
     step = trainer.state.iteration
     if step < max_steps and not watch.exhausted:

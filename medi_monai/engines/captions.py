@@ -307,8 +307,10 @@ def load_readers(
 
 
 def _parts(reader: AttributeClassifier) -> list[dict[str, Any]]:
-    members = reader.members if isinstance(reader, ClassifierEnsemble) else [reader]
-    return [member.describe() for member in members if isinstance(member, AttributeClassifier)]
+    """The classifiers that an ensemble is made of; one by itself is its own part."""
+    if not isinstance(reader, ClassifierEnsemble):
+        return [reader.describe()]
+    return [part for member in reader.members if isinstance(member, AttributeClassifier) for part in _parts(member)]
 
 
 def _warn_at_chance(name: str, reader: AttributeClassifier, attribute: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.distributed import is_main_process
@@ -23,7 +23,7 @@ from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest, save_tensors, write_json
 
-__all__ = ["DiffusionTrainer", "train"]
+__all__ = ["DiffusionTrainer", "stop_after_step", "train"]
 
 
 class DiffusionTrainer(SupervisedTrainer):
@@ -146,7 +146,7 @@ def train(
         write_json(folder / "model.json", settings)
     start = time.perf_counter()
     first = trainer.state.iteration
-    with _stop_after_step(trainer):
+    with stop_after_step(trainer):
         trainer.run()
     seconds = time.perf_counter() - start
     if is_main_process():
@@ -179,7 +179,7 @@ def train(
 
 
 @contextmanager
-def _stop_after_step(trainer: DiffusionTrainer) -> Iterator[None]:
+def stop_after_step(trainer: Engine) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a training between two steps, so that its state can be saved; twice, at once."""
 
     requested = threading.Event()
@@ -190,7 +190,7 @@ def _stop_after_step(trainer: DiffusionTrainer) -> Iterator[None]:
 
     # interrupted at any other moment, Ignite would count a step that was not made
     @trainer.on(Events.ITERATION_COMPLETED)
-    def interrupt_after_step(engine: DiffusionTrainer) -> None:
+    def interrupt_after_step(engine: Engine) -> None:
         # all processes stop after the same step: one that went on would wait for the gradients of the others
         if idist.all_reduce(int(requested.is_set()), "MAX"):
             engine.interrupt()

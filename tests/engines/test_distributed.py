@@ -30,6 +30,8 @@ TINY = {
     "log_every": 1,
     "reading": "memory",
     "amp": False,
+    # the processes part at the end of all tests
+    "finalize": ["$@writer.close() if @writer else None"],
 }
 
 

@@ -13,6 +13,8 @@ from medi_monai.engines import build_schema
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.utils.files import file_digest
 
+pytestmark = pytest.mark.slow
+
 CENTERS, LABELS, SIDE = ("North", "South"), ("A", "B"), 16
 NETWORK = {"channels": [16, 32], "attention_levels": [False, True], "num_res_blocks": 1, "num_head_channels": 16}
 TRAINED = {

@@ -37,7 +37,7 @@ def predict(network, cross=True):
 
 
 def update(network, parameters, cross=True):
-    optimizer = torch.optim.SGD(parameters, 0.1)
+    optimizer = torch.optim.Adam(parameters, 0.05)
     for _ in range(3):
         optimizer.zero_grad()
         predict(network, cross).square().mean().backward()
@@ -76,7 +76,7 @@ def test_an_adapter_applied_to_the_untuned_network_is_the_merged_one(cross, tmp_
     network = copy.deepcopy(untuned)
     parameters = tuned_parameters(network, "lora", 2)
     # an adapter is zero at first
-    assert torch.equal(predict(network, cross), predict(untuned, cross))
+    assert torch.allclose(predict(network, cross), predict(untuned, cross), atol=1e-6)
     assert {parameter.requires_grad for parameter in parameters} == {True}
     assert sum(map(torch.numel, parameters)) < 0.3 * sum(map(torch.numel, untuned.parameters()))
     update(network, parameters, cross)

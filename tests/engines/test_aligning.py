@@ -1,0 +1,346 @@
+import json
+import signal
+
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.alignment import make_target
+from medi_monai.cohort import PatchDataset
+from medi_monai.diffusion import NoiseSchedule
+from medi_monai.engines import (
+    AlignmentLosses,
+    AlignmentSettings,
+    AnchorLoss,
+    AutocastInferer,
+    DiffusionPrepareBatch,
+    ImageGenerator,
+    align,
+)
+from medi_monai.engines.aligning import rate_factor
+from medi_monai.networks import MetadataDiffusionUNet
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.networks.spaces import PixelSpace
+from medi_monai.networks.tuning import apply_adapter
+from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import file_digest, load_tensors, save_tensors
+
+VALUES = ("dark", "bright")
+SCHEMA = MetadataSchema.from_table(pd.DataFrame({"kind": ["a", "b"]}), "kind", [])
+PLAN = pd.DataFrame({"kind": ["a", "b"], "count": [6, 2]})
+
+
+class Weighted(AttributeClassifier):
+    """Bright where the weighted mean of the pixels is above a threshold."""
+
+    def __init__(self, weight, threshold=0.0, gain=6.0):
+        super().__init__({"shade": VALUES}, None)
+        self.weight = torch.nn.Parameter(weight / weight.sum(), requires_grad=False)
+        self.threshold, self.gain = threshold, gain
+
+    def logits(self, images):
+        level = self.gain * ((images * self.weight).sum((1, 2, 3)) - self.threshold)
+        return torch.stack([-level, level], 1)
+
+
+def pixel(row, column):
+    weight = torch.zeros(3, 8, 8)
+    weight[:, row, column] = 1
+    return weight
+
+
+WHOLE, CORNER = torch.ones(3, 8, 8), pixel(1, 1)
+
+
+def network_of():
+    torch.manual_seed(0)
+    network = MetadataDiffusionUNet(
+        SCHEMA,
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(4, 8),
+        attention_levels=(False, True),
+        num_res_blocks=1,
+        num_head_channels=8,
+        norm_num_groups=4,
+    )
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+class Tuning:
+    """All that a tuning needs, with folders of its own."""
+
+    def __init__(self, root, name="one"):
+        self.source, self.folder, self.output = root / "original" / "model.pt", root / name / "m", root / name / "o"
+        self.untuned = network_of()
+        if not self.source.is_file():
+            self.source.parent.mkdir(parents=True)
+            save_tensors(self.source, self.untuned.state_dict())
+        self.network = network_of()
+
+    def run(self, resume=False, losses=None, folder=None, guide=None, readers=None, target=None, **given):
+        self.output.mkdir(parents=True, exist_ok=True)
+        options = {name: given.pop(name) for name in ("anchor", "writer", "features") if name in given}
+        settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
+                    "checkpoint_every": 4, "patience": 9, "learning_rate": 1e-2, "harden_guide": False}  # fmt: skip
+        space = PixelSpace(1)
+        generator = ImageGenerator(SCHEMA, NoiseSchedule("cosine", 100), "v", 8, "ddim", 2, batch_size=4, space=space)
+        return align(
+            self.network,
+            generator,
+            PLAN,
+            target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
+            guide or Weighted(WHOLE),
+            {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers,
+            losses or AlignmentLosses(),
+            AlignmentSettings(**{**settings, **given}),
+            SCHEMA,
+            {"objective": "v"},
+            self.output,
+            folder or self.folder,
+            self.source,
+            resume=resume,
+            **options,
+        )
+
+    @property
+    def record(self):
+        return json.loads((self.output / "alignment.json").read_text())
+
+
+class Stopping:
+    """An anchor that weighs nothing and is interrupted, or fails, at one update."""
+
+    def __init__(self, step=None, signal_number=None):
+        self.step, self.signal_number, self.steps = step, signal_number, []
+
+    def __call__(self, network, step):
+        self.steps.append(step)
+        if step == self.step and self.signal_number is None:
+            raise ZeroDivisionError
+        if step == self.step:
+            signal.raise_signal(self.signal_number)
+        return sum(0 * parameter.sum() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def same(one, two):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+def seconds_apart(record):
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("loss", ["matching", "transport"])
+def test_the_validation_distance_falls_and_all_is_written(loss, tmp_path):
+    tuning = Tuning(tmp_path)
+    original = file_digest(tuning.source)
+    with SummaryWriter(tmp_path / "one" / "o") as writer:
+        model = tuning.run(
+            losses=AlignmentLosses(loss, min_confidence=0.5), max_steps=16, learning_rate=2e-2, writer=writer
+        )
+    record = tuning.record
+    assert file_digest(tuning.source) == original == record["untuned_sha256"]
+    distances = {one["step"]: one["validation"]["distance"] for one in record["curve"]}
+    assert list(distances) == [0, 3, 6, 9, 12, 15, 16]
+    assert record["kept_step"] > 0 and distances[record["kept_step"]] <= min(distances.values()) + 0.005
+    assert min(distances.values()) < 0.6 * distances[0]
+    content = json.loads((tuning.folder / "model.json").read_text())
+    assert content["objective"] == "v" and content["aligned"]["settings"]["max_steps"] == 16
+    assert model == tuning.folder / "model.pt" and (tuning.folder / "schema.json").is_file()
+    state = load_tensors(model)
+    assert same(state, tuning.network.state_dict()) and state.keys() == tuning.untuned.state_dict().keys()
+    assert (tuning.output / "samples" / "before_and_after.png").stat().st_size > 1000
+    summary = json.loads((tuning.output / "summary.json").read_text())
+    assert summary["figures"]["distance_before"]["validation"] == distances[0]
+    assert summary["made"]["kept_update"] == record["kept_step"] and summary["made"]["updates"] == 16
+    assert not list(tmp_path.rglob(".*"))
+    tags = EventAccumulator(str(tuning.output)).Reload().Tags()
+    assert {"loss/subgroup", "distance/guide", "distance/validation", "train/learning_rate"} <= set(tags["scalars"])
+
+
+@pytest.mark.parametrize("tuned", ["all", "lora"])
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tuned, tmp_path, capsys):
+    if tuned == "lora":
+        pytest.importorskip("peft")
+    whole = Tuning(tmp_path, "whole")
+    whole.run(tuned=tuned, anchor=Stopping(), harden_guide=True)
+    stopped = Tuning(tmp_path, "parts")
+    with pytest.raises(RunStopped, match="after update 5 of 8.*--resume true"):
+        stopped.run(tuned=tuned, anchor=Stopping(5, signal.SIGTERM), harden_guide=True)
+    assert [path.name for path in stopped.folder.iterdir()] == ["checkpoint_00000005.pt"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed, anchor = Tuning(tmp_path, "parts"), Stopping()
+    resumed.run(resume=True, tuned=tuned, anchor=anchor, harden_guide=True)
+    assert anchor.steps == [6, 7, 8]
+    assert same(load_tensors(whole.folder / "model.pt"), load_tensors(resumed.folder / "model.pt"))
+    assert whole.record == resumed.record
+    states = [load_tensors(one.folder / "checkpoint_00000008.pt") for one in (whole, resumed)]
+    assert {"network", "optimizer", "scheduler", "watch"} <= states[0].keys() and same(*states)
+
+
+def test_a_run_that_broke_goes_on_from_its_checkpoint_and_ends_where_it_would_have(tmp_path, monkeypatch):
+    whole = Tuning(tmp_path, "whole")
+    readers = {"validation": Weighted(WHOLE, gain=-6.0)}
+    options = {"patience": 1, "val_interval": 3, "max_steps": 12, "readers": readers, "checkpoint_every": 1}
+    # the validation classifier sees it get worse at once
+    whole.run(anchor=Stopping(), **options)
+    assert whole.record["kept_step"] == 0 and whole.record["curve"][-1]["step"] == 3
+    assert same(load_tensors(whole.folder / "model.pt"), whole.untuned.state_dict())
+    broken = Tuning(tmp_path, "parts")
+    with pytest.raises(ZeroDivisionError):
+        broken.run(anchor=Stopping(3), **options)
+    assert not (broken.folder / "model.pt").exists() and not (broken.output / "alignment.json").exists()
+    anchor = Stopping()
+    resumed = Tuning(tmp_path, "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetadataSchema, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            resumed.run(resume=True, anchor=anchor, **options)
+    assert anchor.steps == [3]
+    # what was still to do, once more
+    again = Tuning(tmp_path, "parts")
+    again.run(resume=True, anchor=anchor, **options)
+    assert anchor.steps == [3]
+    assert again.record == whole.record
+    assert same(load_tensors(again.folder / "model.pt"), whole.untuned.state_dict())
+
+
+def test_a_fooled_guide_is_seen_and_the_early_weights_are_kept(tmp_path):
+    """Half of what the guide reads is one pixel: it asks for images far brighter than the others' target."""
+    tuning = Tuning(tmp_path)
+    guide = Weighted(WHOLE / WHOLE.sum() + CORNER / CORNER.sum(), 0.7, gain=4.0)
+    readers = {"validation": Weighted(WHOLE, 0.05, 40.0), "judge": Weighted(WHOLE, 0.055, 40.0)}
+    losses = AlignmentLosses(consistency_weight=0.0, pixel_weight=0.0)
+    target = make_target("uniform", {"shade": VALUES})
+    tuning.run(losses=losses, guide=guide, readers=readers, target=target, max_steps=24, learning_rate=6e-3,
+               val_interval=2, num_validation=16, patience=16, batch_size=8, pool_size=16)  # fmt: skip
+    curve, kept = tuning.record["curve"], tuning.record["kept_step"]
+    distances = {name: [one[name]["distance"] for one in curve] for name in ("guide", "validation", "judge")}
+    steps = [one["step"] for one in curve]
+    at = steps.index(kept)
+    assert kept < 20 and distances["guide"][-1] < distances["guide"][at], distances
+    for name in ("validation", "judge"):
+        assert distances[name][-1] > distances[name][at] + 0.15, distances
+    assert distances["validation"][at] <= min(distances["validation"]) + 0.005
+    assert same(load_tensors(tuning.folder / "model.pt"), tuning.network.state_dict())
+
+
+def test_a_lost_loss_leaves_the_weights_alone(tmp_path):
+    tuning = Tuning(tmp_path)
+
+    def anchor(network, step):
+        return network.conv_in.conv.weight.sum() * (float("nan") if step == 6 else 0.0)
+
+    with pytest.raises(RunStopped, match="at step 6.*checkpoint_00000004"):
+        tuning.run(anchor=anchor)
+    assert all(value.isfinite().all() for value in tuning.network.state_dict().values())
+    content = load_tensors(tuning.folder / "checkpoint_00000004.pt")["network"]
+    assert all(value.isfinite().all() for value in content.values())
+    assert not (tuning.folder / "model.pt").exists()
+
+
+def test_lora_leaves_an_adapter_that_makes_the_model(tmp_path):
+    pytest.importorskip("peft")
+    tuning = Tuning(tmp_path)
+    tuning.run(tuned="lora", rank=2, learning_rate=0.1, losses=AlignmentLosses(pixel_weight=0.0))
+    state = load_tensors(tuning.folder / "model.pt")
+    assert state.keys() == tuning.untuned.state_dict().keys()
+    applied = apply_adapter(network_of(), tuning.folder / "adapter.pt").state_dict()
+    assert all(torch.allclose(applied[name].float(), value.float(), atol=1e-6) for name, value in state.items())
+    changed = {name for name, value in tuning.untuned.state_dict().items() if not torch.equal(value, state[name])}
+    assert changed and all(".attn." in name or "attentions" in name for name in changed)
+
+
+def test_the_anchor_is_the_denoising_loss_of_a_batch(tiny_cohort, tiny_schema, tiny_network):
+    dataset = PatchDataset(tiny_cohort.split("train"), tiny_schema, 16)
+    prepare = DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v", 0.0, 0.0, 0.0, augment=False)
+    anchor = AnchorLoss(dataset, 5, prepare, AutocastInferer(False), seed=4)
+    places = anchor.sampler.batch(3)
+    batch = {"image": dataset.images[places], "conditions": dataset.conditions[places], "index": torch.tensor(places)}
+    noisy, target, _, arguments = prepare(batch, "cpu", step=3)
+    expected = (tiny_network(noisy, **arguments) - target).square().mean()
+    assert anchor(tiny_network, 3).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert anchor(tiny_network, 4).item() != anchor(tiny_network, 3).item()
+
+
+def test_the_original_is_refused_before_any_work(tmp_path):
+    tuning = Tuning(tmp_path)
+    before = {name: value.clone() for name, value in tuning.network.state_dict().items()}
+    (tmp_path / "link").symlink_to(tuning.source.parent)
+    for folder in (tuning.source.parent, tmp_path / "link", tuning.source.parent / ".." / "original"):
+        with pytest.raises(InputError, match="holds the model that is to be tuned"):
+            tuning.run(folder=folder)
+    with pytest.raises(InputError, match="last_steps = 3.*1 to 2"):
+        tuning.run(losses=AlignmentLosses(last_steps=3))
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        tuning.run(resume=True)
+    tuning.source = tuning.source.with_name("gone.pt")
+    with pytest.raises(InputError, match="no model at"):
+        tuning.run()
+    assert [path.name for path in (tmp_path / "original").iterdir()] == ["model.pt"]
+    assert not tuning.folder.exists() or not list(tuning.folder.iterdir())
+    assert same(before, dict(tuning.network.state_dict()))
+    assert all(parameter.requires_grad for parameter in tuning.network.parameters())
+
+
+def test_earlier_results_are_set_aside_and_other_settings_are_not_resumed(tmp_path):
+    Tuning(tmp_path).run(max_steps=2)
+    earlier = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("*.*") if path.is_file()}
+    Tuning(tmp_path).run(max_steps=3)
+    moved = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("earlier-1/**/*.*") if path.is_file()}
+    assert moved == earlier and {"model.pt", "schema.json", "alignment.json", "before_and_after.png"} <= moved.keys()
+    # no checkpoint was due; one by hand, of three updates
+    stopped = Tuning(tmp_path, "two")
+    with pytest.raises(RunStopped):
+        stopped.run(anchor=Stopping(2, signal.SIGINT))
+    for options, message in (
+        ({"learning_rate": 1.0}, "settings: .*learning_rate"),
+        ({"guide": Weighted(CORNER)}, "classifiers"),
+        ({"target": make_target("uniform", {"shade": VALUES})}, "target"),
+    ):
+        with pytest.raises(InputError, match=f"other settings.*{message}"):
+            Tuning(tmp_path, "two").run(resume=True, **options)
+
+
+def test_the_learning_rate():
+    factor = rate_factor(40)
+    rates = [factor(step) for step in range(40)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[-1] == pytest.approx(0.1)
+    assert all(one > two for one, two in zip(rates[3:], rates[4:]))
+    # half way of the fall
+    assert rates[21] == pytest.approx(0.55) and rate_factor(1)(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tuned": "loar"}, "did you mean 'lora'"),
+        ({"max_steps": 0}, "max_steps = 0.*whole number of 1"),
+        ({"learning_rate": 0}, "learning_rate = 0.*above 0"),
+        ({"learning_rate": "1e-4"}, "learning_rate = '1e-4'"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm = inf"),
+        ({"patience": True}, "patience = True"),
+        ({"rank": 2.0}, "rank = 2.0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"batch_size": 1}, "one image has no distribution"),
+        ({"pool_size": 16}, "pool_size = 16 is less than batch_size = 32"),
+        ({"harden_guide": "no"}, "harden_guide = 'no'"),
+    ],
+)
+def test_settings_that_cannot_be(wrong, message):
+    with pytest.raises(InputError, match=message):
+        AlignmentSettings(**wrong)

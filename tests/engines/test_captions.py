@@ -1,0 +1,224 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+from medi_monai.cohort import Cohort
+from medi_monai.engines import captions as engine
+from medi_monai.engines.captions import (
+    attribute_words,
+    captioned_cohort,
+    generated_cohort,
+    load_caption_schema,
+    load_readers,
+    named_prompts,
+    naming_cohort,
+    prompt_plan,
+    subgroup_target,
+    text_model_dir,
+)
+from medi_monai.networks.classifier import SubgroupClassifier, save_classifier
+from medi_monai.networks.text import CaptionSchema, load_text_encoder
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import file_digest
+
+TEMPLATES = {
+    "templates": ["brain of a {age} {sex}", "brain of a {age} patient"],
+    "words": {"sex": {"female": "woman", "male": "man"}, "age": {"young": "young", "old": "old"}},
+}
+#: caption, sex, age, rows
+ROWS = [
+    ("brain of a young man", "male", "young", 6),
+    ("brain of an old man", "male", "old", 4),
+    ("brain of a young woman", "female", "young", 2),
+    ("brain of a young patient", "male", "young", 2),
+    ("brain of an old patient", "female", "old", 2),
+]
+ATTRIBUTES = {"sex": ("female", "male"), "age": ("old", "young")}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    root = tmp_path_factory.mktemp("captioned")
+    rng, rows = np.random.default_rng(0), []
+    for caption, sex, age, count in ROWS:
+        for _ in range(count):
+            name = f"{len(rows)}.png"
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(root / name)
+            rows.append((name, f"p{len(rows)}", caption, sex, age, "train" if len(rows) < 14 else "val"))
+    table = pd.DataFrame(rows, columns=["image", "patient", "caption", "sex", "age", "split"], dtype="str")
+    return Cohort(table.assign(slide=table["patient"], x="0", y="0", mpp="1.0"), root)
+
+
+def plan_of(prompts, num_images, cohort, templates=TEMPLATES, attribute="sex"):
+    return prompt_plan(prompts, num_images, lambda: cohort, templates, attribute)
+
+
+def counts(plan):
+    return dict(plan[["caption", "count"]].itertuples(index=False, name=None))
+
+
+def test_neutral_prompts_leave_the_attribute_open(cohort):
+    # 8 of 12 rows of known shares: age as it occurs, and no sex
+    plan = plan_of("neutral", 16, cohort)
+    assert counts(plan) == {"brain of a young patient": 10, "brain of an old patient": 6}
+    with pytest.raises(InputError, match="all 2 templates name"):
+        plan_of("neutral", 16, cohort, attribute="sex|age")
+    with pytest.raises(InputError, match="templates"):
+        plan_of("neutral", 16, cohort, templates=None)
+
+
+def test_named_prompts_have_every_value_alike(cohort):
+    plan = plan_of("named", 8, cohort)
+    assert counts(plan) == {"brain of a young woman": 4, "brain of a young man": 2, "brain of an old man": 2}
+    # without templates, a value names itself
+    plain = plan_of("named", 6, captions_of("male", "female", "other"), None)
+    assert counts(plain) == {"female brain": 3, "male brain": 3}
+    assert plan_of("named", 3, cohort)["count"].sum() == 2
+    with pytest.raises(InputError, match="num_images = 1: there are 2 values"):
+        plan_of("named", 1, cohort)
+    with pytest.raises(InputError, match="no caption in training names 'female'"):
+        plan_of("named", 8, captions_of("male", "female", "other", only="male"), None)
+
+
+def captions_of(*words, only=None):
+    rows = [(f"{word} brain", word if word != "other" else "male") for word in words if only in (None, word)]
+    rows += [("a brain", "female")]
+    return Cohort(pd.DataFrame(rows, columns=["caption", "sex"], dtype="str"), "nowhere")
+
+
+def test_few_named_prompts_are_spread_over_the_captions():
+    table = pd.DataFrame({"caption": [f"man {place}" for place in range(9)] + ["woman"], "sex": "male"}, dtype="str")
+    plan = named_prompts(Cohort(table, "nowhere"), {"male": ("man",), "female": ("woman",)}, 6)
+    assert counts(plan) == {"man 2": 1, "man 5": 1, "man 8": 1, "woman": 3}
+
+
+def test_prompts_of_a_file_and_of_a_list_need_no_cohort(tmp_path):
+    def refused():
+        raise AssertionError("the cohort was asked for")
+
+    (tmp_path / "prompts.txt").write_text("# two\nbrain\nanother brain\n")
+    for prompts in (str(tmp_path / "prompts.txt"), ["brain", "another brain"]):
+        assert counts(prompt_plan(prompts, 5, refused, None, "sex")) == {"brain": 3, "another brain": 2}
+    for prompts, message in (([], "holds no prompt"), (str(tmp_path / "gone.txt"), "no file of prompts")):
+        with pytest.raises(InputError, match=message):
+            prompt_plan(prompts, 5, refused, None, "sex")
+
+
+def test_the_anchor_sees_captions_that_name_the_attribute(cohort, capsys):
+    assert set(naming_cohort(cohort, TEMPLATES, "sex").table["caption"]) == {row[0] for row in ROWS[:3]}
+    assert len(naming_cohort(cohort, TEMPLATES, "sex|age")) == len(naming_cohort(cohort, TEMPLATES, "sex")) == 12
+    assert capsys.readouterr().out == ""
+    silent = Cohort(cohort.table[12:].reset_index(drop=True), cohort.root)
+    assert len(naming_cohort(silent, TEMPLATES, "sex")) == 4
+    assert "no caption in training names 'sex'" in capsys.readouterr().out
+    assert attribute_words(cohort, TEMPLATES, "sex")["female"][0] == "woman"
+    with pytest.raises(InputError, match="race"):
+        attribute_words(cohort, TEMPLATES, "race")
+
+
+def test_sampled_images_are_labeled_by_what_was_asked_for(cohort, tmp_path):
+    captions = ["brain of an old woman", "brain of a young man", "brain of an old patient"]
+    for place in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{place}.png")
+    manifest = pd.DataFrame({"image": [f"{place}.png" for place in range(3)], "caption": captions})
+    manifest.to_csv(tmp_path / "manifest.csv", index=False)
+    made = generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
+    assert made.table[["image", "sex"]].values.tolist() == [["0.png", "female"], ["1.png", "male"]]
+    manifest.tail(1).to_csv(tmp_path / "manifest.csv", index=False)
+    with pytest.raises(InputError, match="--prompts named"):
+        generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
+
+
+def test_rows_of_a_split(cohort):
+    assert len(captioned_cohort(cohort)) == 14 and len(captioned_cohort(cohort, "val")) == 2
+    with pytest.raises(InputError, match="no image in the split .holdout."):
+        captioned_cohort(cohort, "holdout")
+    with pytest.raises(InputError, match="caption"):
+        captioned_cohort(Cohort(cohort.table.drop(columns="caption"), cohort.root))
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    root, found = tmp_path_factory.mktemp("classifiers"), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        classifier = SubgroupClassifier(ATTRIBUTES, 16, 8)
+        fine = {"n": 200, "chance": 0.5, "balanced_accuracy": {"value": 0.9, "ci95": [0.85, 0.94]}}
+        poor = {"n": 40, "chance": 0.5, "balanced_accuracy": {"value": 0.52, "ci95": [0.4, 0.63]}}
+        classifier.held_out = {"sex": fine, "age": poor if seed == 1 else fine}
+        save_classifier(root / str(seed), classifier)
+        found.append(str(root / str(seed)))
+    return found
+
+
+def test_three_different_classifiers(classifiers, capsys):
+    found = load_readers(*classifiers, "sex")
+    assert list(found) == ["guide", "validation", "judge"] and capsys.readouterr().out == ""
+    assert not any(parameter.requires_grad for reader in found.values() for parameter in reader.parameters())
+    assert list(load_readers(classifiers[0], None, None, "sex")) == ["guide"]
+    load_readers(*classifiers, "sex|age")
+    printed = capsys.readouterr().out
+    assert printed.count("warning") == 1 and "warning: the validation classifier" in printed
+    assert "0.52 (0.40 to 0.63)" in printed and "'age'" in printed
+
+
+def test_a_classifier_cannot_judge_itself(classifiers):
+    one, two, three = classifiers
+    for given, message in (
+        ((one, one, None), "the validation classifier is the guide"),
+        ((one, two, one), "the judge classifier is the guide"),
+        (([one, two], three, two), "the judge classifier is the guide, or a part of it"),
+        (([one, [two, three]], None, three), "the judge classifier is the guide, or a part of it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_readers(*given, "sex")
+    with pytest.raises(InputError, match="race"):
+        load_readers(one, two, three, "race")
+    with pytest.raises(InputError, match="no classifier in"):
+        load_readers(one, one + "_gone", None, "sex")
+
+
+def test_targets(classifiers, tmp_path):
+    guide = load_readers(classifiers[0], None, None, "sex")["guide"]
+    assert subgroup_target("uniform", guide, "sex").to_dict()["target"] == {"female": 0.5, "male": 0.5}
+    pd.DataFrame({"sex": ["male", "male", "female", "male"]}).to_csv(tmp_path / "t.csv", index=False)
+    assert subgroup_target("table", guide, "sex", tmp_path / "t.csv").probabilities == (0.25, 0.75)
+    joint = subgroup_target({"sex": {"female": 0.4, "male": 0.6}, "age": {"old": 0.5, "young": 0.5}}, guide, "sex|age")
+    assert joint.to_dict()["target"] == pytest.approx(
+        {"female|old": 0.2, "female|young": 0.2, "male|old": 0.3, "male|young": 0.3}
+    )
+    with pytest.raises(InputError, match="sums to 1.1"):
+        subgroup_target({"female": 0.5, "male": 0.6}, guide, "sex")
+
+
+def test_a_text_model_is_trained_once_and_then_found(cohort, tmp_path, monkeypatch, capsys):
+    calls, inner = [], engine.train_clip
+    monkeypatch.setattr(engine, "train_clip", lambda *args, **more: calls.append(1) or inner(*args, **more))
+    folder = tmp_path / "clip"
+    assert text_model_dir("owner/name", cohort, 16, folder, 0, 2) == "owner/name" and not folder.exists()
+    for _ in range(2):
+        assert text_model_dir(None, cohort, 16, folder, 0, 2) == str(folder)
+        digests = {path.name: file_digest(path) for path in folder.iterdir() if path.is_file()}
+    assert calls == [1] and "trained on 16 pairs" in capsys.readouterr().out and len(digests) > 3
+    schema = CaptionSchema(load_text_encoder(folder))
+    assert schema.encode(cohort.table).shape[0] == 16
+
+
+def test_a_schema_without_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDI_CACHE", str(tmp_path / "cache"))
+    schema = load_caption_schema(tmp_path / "models")
+    assert schema.encode({"caption": ["brain of a man"]}).shape == (1, 16)
+    # made once
+    made = list((tmp_path / "cache").iterdir())
+    assert load_caption_schema(tmp_path / "models").digest == schema.digest
+    assert list((tmp_path / "cache").iterdir()) == made and len(made) == 1
+    # beside a model, the one that lies there counts, and its absence is an error
+    schema.save(tmp_path / "models" / "schema.json")
+    assert load_caption_schema(tmp_path / "models", str(made[0])).digest == schema.digest
+    (tmp_path / "models" / "schema.json").rename(tmp_path / "models" / "model.pt")
+    with pytest.raises(InputError, match="no schema at"):
+        load_caption_schema(tmp_path / "models")
