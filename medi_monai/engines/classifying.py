@@ -53,6 +53,7 @@ __all__ = [
     "deal_patients",
     "evaluate_classifier",
     "is_at_chance",
+    "obeyed_images",
     "train_classifier",
 ]
 
@@ -170,7 +171,8 @@ def classify_run(
         output_dir: the run's folder; earlier results move to ``earlier-<n>``.
         image_size: side of the images of the cohort.
         settings: how.
-        generated: images that a model made for prompts or rows that name the attributes.
+        generated: images that a model made for prompts or rows that name the attributes; of these, see
+            :func:`obeyed_images`.
         train_splits: what it is trained on.
         held_out_splits: what it is measured on.
         num_folds: measure by cross-validation over the patients of ``train_splits`` instead.
@@ -186,7 +188,10 @@ def classify_run(
     if num_folds is None:
         _check_held_out(cohort, held_out_splits)
         held_out = _read(cohort.split(*held_out_splits), attributes, image_size)
-    made = None if generated is None else _read(generated, attributes, image_size)
+    made = None
+    if generated is not None:
+        asked = _read(generated, attributes, image_size)
+        made = obeyed_images(asked, train_classifier(training, attributes, None, settings, None, device))
     # the newest events are this run's: its writer is open already
     events = sorted(output.glob("events.out.tfevents.*"))[: -1 if writer else None]
     set_aside(output, [*(output / name for name in RESULTS), *events])
@@ -210,6 +215,32 @@ def classify_run(
         where=output / RECORD,
     )
     return classifier
+
+
+def obeyed_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
+    """Generated images that show what they were asked for, as a classifier of real images alone reads them.
+
+    A model obeys in a part of its images only. A guide that learns the others under the label that was asked for takes
+    one subgroup for the other, and the tuning goes the way of its mistakes.
+
+    Args:
+        generated: labeled by what was asked for.
+        reader: trained on real images.
+
+    Returns:
+        The images whose attributes are all read as asked; None where some value of an attribute has none left.
+    """
+    codes, read = label_codes(reader, generated.table), read_probabilities(reader, generated.images)
+    found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)
+    kept = (found == codes).all(1)
+    print(
+        f"{int(kept.sum()):,} of {len(kept):,} generated images show what they were asked for, and are used", flush=True
+    )
+    values = zip(reader.attributes.values(), codes[kept].T)
+    if not all(len(set(column.tolist())) == len(names) for names, column in values):
+        print("they do not show every value of the attributes: real images alone are used", flush=True)
+        return None
+    return LabeledImages(generated.images[kept], generated.table[kept.numpy()].reset_index(drop=True))
 
 
 def _new_network(vocabulary: Mapping[str, Sequence[str]], settings: ClassifierSettings) -> SubgroupClassifier:

@@ -22,7 +22,7 @@ from medi_monai.engines.classifier_batches import (
     images_at,
     label_codes,
 )
-from medi_monai.engines.classifying import classify_run, cross_validate_classifier, train_classifier
+from medi_monai.engines.classifying import classify_run, cross_validate_classifier, obeyed_images, train_classifier
 from medi_monai.engines.hardening import Hardening
 from medi_monai.networks.classifier import SubgroupClassifier, load_classifier
 from medi_monai.schema import MetadataSchema
@@ -159,6 +159,34 @@ class TestBatches:
         for place, weights in enumerate(batches.class_weights()):
             shares = weights * torch.bincount(codes[:, place], minlength=2)
             assert (shares / shares.sum()).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
+
+    def test_generated_images_that_disobey_are_left_out(self, trained, capsys):
+        generated = bars(80, 9)
+        wrong = np.zeros(80, bool)
+        wrong[::4] = True
+        flipped = generated.table["sex"].map({"female": "male", "male": "female"})
+        lied = LabeledImages(generated.images, generated.table.assign(sex=generated.table["sex"].mask(wrong, flipped)))
+        kept = obeyed_images(lied, trained[0])
+        read = read_probabilities(trained[0], generated.images)
+        right = {name: values.argmax(1).numpy() for name, values in read.items()}
+        values = trained[0].attributes
+        expected = [
+            row
+            for row in range(80)
+            if all(values[name][right[name][row]] == lied.table[name][row] for name in ("sex", "age"))
+        ]
+        assert kept.table["patient"].tolist() == lied.table["patient"][expected].tolist()
+        assert not set(np.flatnonzero(wrong)) & set(expected) and len(expected) > 50
+        assert f"{len(expected)} of 80 generated images show" in capsys.readouterr().out
+
+    def test_without_an_obedient_image_of_a_value_real_ones_are_used_alone(self, trained, capsys):
+        generated = bars(40, 9)
+        women = (generated.table["sex"] == "female").to_numpy()
+        lied = LabeledImages(
+            generated.images[~women], generated.table[~women].assign(sex="female").reset_index(drop=True)
+        )
+        assert obeyed_images(lied, trained[0]) is None
+        assert "real images alone are used" in capsys.readouterr().out
 
     def test_generated_images_have_their_share(self):
         generated = bars(50, 3)
