@@ -99,7 +99,7 @@ NAMES = {
     "optional path": "dataset_dir",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
     "split_scheme reading measure audited focus normalization attribute fit pad "
-    "loss divergence rollout tuned",
+    "subgroup_loss divergence rollout tuned",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 

@@ -86,7 +86,7 @@ def test_classifiers_differ_by_role_and_read_the_attribute(classifiers):
 @pytest.mark.parametrize("loss", ["transport", "matching"])
 def test_aligning_from_neutral_conditioning(bundle, classifiers, loss):
     before = file_digest(classifiers / "models" / "model.pt")
-    bundle.run_in_process("aligning", "align.json", **align(bundle, classifiers, loss, loss=loss))
+    bundle.run_in_process("aligning", "align.json", **align(bundle, classifiers, loss, subgroup_loss=loss))
     output = classifiers / loss / "output"
     # 60 patches in training, 20 of them of the second label
     assert (output / "plan.csv").read_text().splitlines() == ["tumor,count", "A,7", "B,3"]
