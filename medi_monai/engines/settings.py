@@ -77,7 +77,7 @@ NAMES = {
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
     "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
     "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
-    "anchor_batch_size image_channels",
+    "anchor_batch_size image_channels probe_replicates",
     "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate",
