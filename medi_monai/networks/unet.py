@@ -11,7 +11,7 @@ from medi_monai.networks.conditioner import MetadataConditioner
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 
-__all__ = ["MetadataDiffusionUNet"]
+__all__ = ["MetadataDiffusionUNet", "check_sides"]
 
 
 class MetadataDiffusionUNet(DiffusionModelUNet):
@@ -55,14 +55,19 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
         Raises:
             InputError: for images whose sides the levels of the network cannot halve.
         """
-        factor = 2 ** (len(self.block_out_channels) - 1)
-        if any(side % factor for side in image.shape[2:]):
-            raise InputError(
-                f"images of {tuple(image.shape[2:])} pixels do not fit the network: its {len(self.block_out_channels)} "
-                f"levels need sides divisible by {factor}. Change image_size, or the number of channels."
-            )
+        check_sides(image, len(self.block_out_channels))
         if timesteps is None:
             timesteps = torch.zeros(len(image), device=image.device)
         if conditions is None:
             conditions = self.schema.null_codes(len(image)).to(image.device)
         return super().forward(image, timesteps, context=context, class_labels=conditions)
+
+
+def check_sides(image: torch.Tensor, num_levels: int) -> None:
+    """Refuse images ``(N, C, H, W)`` whose sides a network of ``num_levels`` levels cannot halve, by an InputError."""
+    factor = 2 ** (num_levels - 1)
+    if any(side % factor for side in image.shape[2:]):
+        raise InputError(
+            f"images of {tuple(image.shape[2:])} pixels do not fit the network: its {num_levels} levels need sides "
+            f"divisible by {factor}. Change image_size, or the number of channels."
+        )

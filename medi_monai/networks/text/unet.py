@@ -14,6 +14,7 @@ from torch import nn
 
 from medi_monai.networks.encoders.pretrained import load_weights
 from medi_monai.networks.text.encoder import FrozenTextEncoder
+from medi_monai.networks.unet import check_sides
 from medi_monai.utils.errors import InputError
 
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
@@ -89,12 +90,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
         Raises:
             InputError: for images whose sides the levels of the network cannot halve, or both conditions and context.
         """
-        factor = 2 ** (len(self.block_out_channels) - 1)
-        if any(side % factor for side in image.shape[2:]):
-            raise InputError(
-                f"images of {tuple(image.shape[2:])} pixels do not fit the network: its {len(self.block_out_channels)} "
-                f"levels need sides divisible by {factor}. Change image_size, or the number of channels."
-            )
+        check_sides(image, len(self.block_out_channels))
         if timesteps is None:
             timesteps = torch.zeros(len(image), device=image.device)
         if context is not None and conditions is not None:
