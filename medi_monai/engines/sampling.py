@@ -145,6 +145,8 @@ def _recipe(generator: ImageGenerator, checkpoint: str) -> dict[str, Any]:
         "schedule": generator.schedule.name,
         "num_timesteps": generator.schedule.num_timesteps,
         "amp": getattr(generator.inferer, "amp", None),
+        # another autoencoder gives other images from the same latents
+        "space": generator.space.describe(),
     }
 
 

@@ -29,6 +29,9 @@ class Space(Protocol):
     def shape(self, image_size: int) -> tuple[int, int, int]:
         """``(C, h, w)`` of one image of ``image_size`` pixels a side."""
 
+    def describe(self) -> dict[str, Any]:
+        """All that decides it, as JSON."""
+
 
 class PixelSpace(nn.Module):
     """The pixels themselves.
