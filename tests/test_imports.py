@@ -77,6 +77,12 @@ def libraries_abroad(source, file):
     ]
 
 
+def private_names(source, file):
+    """What is imported of another module of ours though its name begins with an underscore."""
+    names = [name for name in all_imports(source, file) if name.startswith("medi_monai.")]
+    return [name for name in names if any(part.startswith("_") for part in name.split(".")) and "__" not in name]
+
+
 def optional_on_import(source, file):
     def executed_on_import(node):
         for child in ast.iter_child_nodes(node):
@@ -99,6 +105,7 @@ def test_imports_of_file(file):
     assert wrong_directions(source, file) == []
     assert libraries_abroad(source, file) == []
     assert optional_on_import(source, file) == []
+    assert private_names(source, file) == []
 
 
 def test_the_bare_package_imports_nothing_of_its_own():
@@ -140,6 +147,19 @@ def test_the_rule_of_directions_allows_what_points_down():
 )
 def test_the_rule_of_homes_finds_a_breach(file, source):
     assert len(libraries_abroad(source, file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from medi_monai.cohort.prepare import QUALITY_FILE, _claim", ["medi_monai.cohort.prepare._claim"]),
+        ("from .table import _check", ["medi_monai.cohort.table._check"]),
+        ("import medi_monai.wsi._level", ["medi_monai.wsi._level"]),
+        ("from medi_monai import __version__\nfrom torch.utils.data import _utils", []),
+    ],
+)
+def test_the_rule_of_private_names_finds_a_breach(source, found):
+    assert private_names(source, "cohort/x.py") == found
 
 
 def test_the_rule_of_optional_packages_finds_what_runs_on_import():

@@ -34,12 +34,14 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         The columns and ``count``, one row per combination, sorted.
 
     Raises:
-        InputError: for an unknown kind or column, a count below 1, or a plan without a row.
+        InputError: for an unknown kind or column, no column, a count below 1, or a plan without a row.
     """
     if kind not in PLANS:
         raise unknown_value("kind of plan", kind, PLANS, "A path of a table with a `count` column is a plan as well.")
     if images_per_combination < 1:
         raise InputError(f"images_per_combination = {images_per_combination}: it has to be 1 or more")
+    if not columns:
+        raise InputError(f"the plan {kind!r} is made of the values of columns: name one or more")
     require_columns(table, columns, "the training table")
     counts = table.groupby(list(columns)).size()
     present = {key if isinstance(key, tuple) else (key,): int(size) for key, size in counts.items()}
@@ -64,7 +66,7 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     Args:
         path: CSV, TSV or Parquet.
         columns: columns that the plan has to have besides ``count``; further ones belong to the combination. A cell
-            without a value asks for the *unknown* token; an attribute without a column is left to the model.
+            without a value asks for the *unknown* token; what has no column is left to the model.
 
     Raises:
         InputError: for a missing column, or a count that is not a whole number of 1 or more.
@@ -76,8 +78,10 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
             raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
     keys = [column for column in table.columns if column != "count"]
     table[keys] = table[keys].mask(table[keys].map(is_missing), "")
-    summed = table.assign(count=table["count"].astype(int)).groupby(keys, sort=False, as_index=False)["count"].sum()
-    return summed[[*keys, "count"]]
+    table = table.assign(count=table["count"].astype(int))
+    if not keys:
+        return pd.DataFrame({"count": [table["count"].sum()]})
+    return table.groupby(keys, sort=False, as_index=False)["count"].sum()[[*keys, "count"]]
 
 
 def expand_plan(plan: pd.DataFrame) -> pd.DataFrame:

@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.extraction import Cutting, SlideJob, cut_slide, is_cut, is_replaced, read_record, record_names
+from medi_monai.cohort.folder import REJECTED_FILE, claimed_folder, holds_cohort, write_rejected
 from medi_monai.cohort.scanning import PATCHES_PER_SCAN, ScanJob, read_scan, scan_patches
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.workers import map_processes, one_at_a_time
+from medi_monai.utils.files import json_digest, read_json, write_json, write_table
+from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.readers import BACKENDS
 
 __all__ = ["Preparation", "Share", "default_cohort_dir", "load_or_prepare", "prepare", "table_cohort"]
 
-SETTINGS_FILE, LOCK_FILE = "preparation.json", ".lock"
 #: one row per patch of the cohort, in its order: what was measured
 QUALITY_FILE = "quality.parquet"
 QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix", "fingerprint")
@@ -80,13 +80,9 @@ class Share:
 def default_cohort_dir(preparation: Preparation, bundle_root: str | os.PathLike) -> str:
     """``dataset_dir`` where it is a prepared cohort itself, else a folder of the bundle named by the settings."""
     root = preparation.source.root
-    if root is not None and _holds_cohort(root):
+    if root is not None and holds_cohort(root):
         return str(root)
     return str(Path(bundle_root) / "output" / "preparing" / preparation.name)
-
-
-def _holds_cohort(folder: str | os.PathLike) -> bool:
-    return any((Path(folder) / name).is_file() for name in ("cohort.csv", "cohort.parquet"))
 
 
 def load_or_prepare(
@@ -94,11 +90,12 @@ def load_or_prepare(
 ) -> Cohort:
     """The cohort in ``cohort_dir``; prepared on first use.
 
-    A cohort that is there is taken as it is: the settings of the preparation count for a new one alone.
+    A cohort that is there is taken as it is: the settings of the preparation count for a new one alone. Of several
+    processes that start without one, as those of ``torchrun``, one prepares and the others wait for it.
     """
-    if _holds_cohort(cohort_dir):
+    if holds_cohort(cohort_dir):
         return Cohort.read(cohort_dir)
-    return prepare(preparation, cohort_dir, on_error, num_workers)
+    return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
 
 
 def table_cohort(preparation: Preparation) -> Cohort:
@@ -119,6 +116,7 @@ def prepare(
     num_workers: int | None = None,
     backend: str = "auto",
     share: Share | None = None,
+    once: bool = False,
 ) -> Cohort:
     """Cut all images into patches; write ``patches/``, the cohort table, ``slides.csv`` and ``rejected.csv``.
 
@@ -133,6 +131,7 @@ def prepare(
         num_workers: processes; by default one per core.
         backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
         share: of the work, where several processes were started together; all get the whole cohort.
+        once: take the cohort that another process has prepared meanwhile, and look at no slide again.
 
     Raises:
         InputError: for anything wrong with settings or (with ``stop``) a row or an image; also where no patch is
@@ -147,10 +146,10 @@ def prepare(
         rows = _rows(preparation, on_error)
     if share.rank > 0:
         return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, share)
-    # two runs in one folder would spoil each other's slides: the second waits, and finds them done
-    with one_at_a_time(writable_dir(output_dir) / LOCK_FILE):
-        _claim(Path(output_dir), preparation)
-        return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, share)
+    with claimed_folder(output_dir, preparation.settings()) as root:
+        if once and holds_cohort(root):
+            return Cohort.read(root)
+        return _prepare(preparation, root, rows, on_error, num_workers, backend, share)
 
 
 def _prepare(
@@ -197,29 +196,6 @@ def _rows(preparation: Preparation, on_error: str, check_files: bool = True) -> 
         raise InputError(f"no row of {source.table_name} has both a value of {source.label!r} and a patient")
     split = assign_splits(rows[known], preparation.splits)
     return rows.assign(split=split.reindex(rows.index, fill_value=""))
-
-
-def _claim(root: Path, preparation: Preparation) -> None:
-    # settings are written before the first patch, so that no other preparation mixes its patches in
-    path, settings = root / SETTINGS_FILE, preparation.settings()
-    if path.is_file() and json_digest(read_json(path)) != json_digest(settings):
-        changed = _differences(read_json(path), settings)
-        raise InputError(f"{root} holds a cohort prepared with other settings ({changed}); choose another --output_dir")
-    if not path.is_file():
-        if {path.name for path in root.iterdir()} - {LOCK_FILE}:
-            (root / LOCK_FILE).unlink(missing_ok=True)
-            raise InputError(f"{root} is not empty and holds no cohort of ours; choose another --output_dir")
-        write_json(path, settings)
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> str:
-    found = []
-    for key in new:
-        if isinstance(new[key], dict) and isinstance(old.get(key), dict):
-            found.append(_differences(old[key], new[key], f"{prefix}{key}."))
-        elif json_digest(old.get(key)) != json_digest(new[key]):
-            found.append(f"{prefix}{key}: {old.get(key)} there, {new[key]} now")
-    return "; ".join(filter(None, found))
 
 
 class _Slides:
@@ -316,11 +292,9 @@ def _finish(
         parts.append(patches)
         records.append(record)
     reasons = rows["problem"].mask(rows["problem"] == "", rows["image"].map(problems)).fillna("")
-    rejected = rows.loc[reasons != "", ["image", "slide"]].assign(reason=reasons[reasons != ""])
-    stray = pd.DataFrame(preparation.source.files_without_row(rows), columns=["image", "reason"]).assign(slide="")
-    write_table(root / "rejected.csv", pd.concat([rejected, stray])[["image", "slide", "reason"]])
+    write_rejected(root, rows, reasons, preparation.source.files_without_row(rows))
     if not parts:
-        raise InputError(f"no image of {preparation.source.table_name} gave a patch; {root / 'rejected.csv'} says why")
+        raise InputError(f"no image of {preparation.source.table_name} gave a patch; {root / REJECTED_FILE} says why")
     table = pd.concat(parts, ignore_index=True)
     about = rows.loc[table["source_row"]].reset_index(drop=True)
     metadata = list(dict.fromkeys([preparation.source.label, *preparation.source.attributes]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medi_monai.cohort.prepare import SETTINGS_FILE
+from medi_monai.cohort.folder import SETTINGS_FILE
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json

@@ -13,7 +13,10 @@ import pandas as pd
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_table, write_table
 
-__all__ = ["PATCH_COLUMNS", "SPLITS", "Cohort", "require_columns"]
+__all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
+
+#: names of the table in the folder of a cohort; the first for short ones
+TABLE_FILES = ("cohort.csv", "cohort.parquet")
 
 #: columns of every cohort table besides label and attributes
 PATCH_COLUMNS = ("image", "slide", "patient", "x", "y", "mpp")
@@ -43,9 +46,9 @@ class Cohort:
         """Read ``cohort.csv`` or ``cohort.parquet``, or the one that lies in the folder ``path``."""
         path = Path(path)
         if path.is_dir():
-            found = [path / name for name in ("cohort.csv", "cohort.parquet") if (path / name).is_file()]
+            found = [path / name for name in TABLE_FILES if (path / name).is_file()]
             if not found:
-                raise InputError(f"there is no cohort.csv or cohort.parquet in {path}; run `preparing` first")
+                raise InputError(f"there is no {' or '.join(TABLE_FILES)} in {path}; run `preparing` first")
             path = found[0]
         table = read_table(path)
         require_columns(table, ("image", "slide", "patient", "split"), path)
@@ -62,7 +65,7 @@ class Cohort:
 
     def write(self) -> Path:
         """Write ``cohort.csv``, or ``cohort.parquet`` where it is long, into the root; returns its path."""
-        names = ["cohort.csv", "cohort.parquet"]
+        names = list(TABLE_FILES)
         if len(self.table) > MAX_CSV_ROWS:
             names.reverse()
         write_table(self.root / names[0], self.table)

@@ -2,7 +2,7 @@
 
 from medi_monai.engines.aligning import AlignmentSettings, AnchorLoss, align
 from medi_monai.engines.alignment_step import AlignmentLosses
-from medi_monai.engines.alternatives import resample_run, resampled_cohort
+from medi_monai.engines.alternatives import cohort_target, equal_steps, resample_run, resampled_cohort
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.captions import (
     attribute_words,
@@ -19,7 +19,13 @@ from medi_monai.engines.captions import (
     text_model_dir,
 )
 from medi_monai.engines.classifying import ClassifierSettings, classify_run
-from medi_monai.engines.distributed import join_processes, leave_processes, local_device, shared_gradient
+from medi_monai.engines.distributed import (
+    join_processes,
+    leave_processes,
+    local_device,
+    refuse_processes,
+    shared_gradient,
+)
 from medi_monai.engines.embedding import embed_images
 from medi_monai.engines.evaluation import evaluate_run
 from medi_monai.engines.experiment import experiment_run
@@ -73,8 +79,10 @@ __all__ = [
     "check_settings",
     "classify_run",
     "clip_features",
+    "cohort_target",
     "embed_images",
     "encoder_features",
+    "equal_steps",
     "evaluate_alignment_run",
     "evaluate_run",
     "experiment_run",
@@ -98,6 +106,7 @@ __all__ = [
     "prepare_run",
     "probe_run",
     "prompt_plan",
+    "refuse_processes",
     "attribute_words",
     "resample_run",
     "resampled_cohort",

@@ -34,6 +34,7 @@ from medi_monai.engines.alignment_step import (
     draw_images,
 )
 from medi_monai.engines.alignment_watch import SubgroupWatch
+from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.hardening import Hardening, harden
 from medi_monai.engines.images import ImageGenerator
 from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
@@ -186,8 +187,8 @@ def align(
         The path of ``model.pt``.
 
     Raises:
-        InputError: for a folder that holds the untuned model, settings that do not fit each other, or nothing to
-            resume from.
+        InputError: for several processes of ``torchrun``, a folder that holds the untuned model, settings that do not
+            fit each other, or nothing to resume from.
         RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
@@ -238,6 +239,7 @@ def rate_factor(max_steps: int) -> Callable[[int], float]:
 
 
 def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, source: Path) -> None:
+    refuse_processes("aligning")
     if not source.is_file():
         raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
     if source.resolve().parent == folder.resolve():

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from medi_monai.alignment import SEPARATOR, SubgroupTarget, make_target
+from medi_monai.alignment import SubgroupTarget, make_target
 from medi_monai.cohort import Cohort, StreamedPatchDataset
 from medi_monai.cohort.captions import (
     CaptionPreparation,
@@ -28,6 +28,7 @@ from medi_monai.engines.arms import read_arms
 from medi_monai.engines.classifier_accuracy import chance_warnings
 from medi_monai.engines.clip_training import train_clip
 from medi_monai.engines.distributed import main_process_first
+from medi_monai.engines.neutral import joint_attributes
 from medi_monai.engines.preparing import audit_run
 from medi_monai.engines.runs import finish_run
 from medi_monai.networks.classifier import AttributeClassifier, ClassifierEnsemble, load_classifier
@@ -176,15 +177,12 @@ def prompt_plan(
             without templates.
     """
     composed = None if templates is None else CaptionTemplates.from_setting(templates)
+    attributes = joint_attributes(attribute)
     if prompts == NAMED:
         cohort = training()
         return named_prompts(cohort, attribute_words(cohort, templates, attribute), num_images)
     table = training().table if prompts == NEUTRAL else None
-    return read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=_names(attribute))
-
-
-def _names(attribute: str) -> list[str]:
-    return attribute.split(SEPARATOR)
+    return read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=attributes)
 
 
 def attribute_words(cohort: Cohort, templates: Any, attribute: str) -> dict[str, tuple[str, ...]]:
@@ -230,7 +228,7 @@ def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images
 def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort:
     """The rows in training whose caption names the attribute (all of ``sex|age``); all rows where none does."""
     named = np.ones(len(cohort), bool)
-    for name in _names(attribute):
+    for name in joint_attributes(attribute):
         words = attribute_words(cohort, templates, name)
         named &= (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
     if not named.any():
@@ -293,7 +291,7 @@ def load_readers(
         if spec is None:
             continue
         reader = load_classifier(spec, device)
-        for one in _names(attribute):
+        for one in joint_attributes(attribute):
             reader.column(one)
         for other, earlier in found.items():
             if any(part in _parts(earlier) for part in _parts(reader)):
@@ -314,7 +312,7 @@ def _parts(reader: AttributeClassifier) -> list[dict[str, Any]]:
 
 
 def _warn_at_chance(name: str, reader: AttributeClassifier, attribute: str) -> None:
-    measured = {key: value for key, value in reader.held_out.items() if key in _names(attribute)}
+    measured = {key: value for key, value in reader.held_out.items() if key in joint_attributes(attribute)}
     for sentence in chance_warnings(measured):
         print(f"warning: the {name} classifier: {sentence}", flush=True)
 
@@ -331,4 +329,4 @@ def subgroup_target(
         table: path of a reference table, for ``table``.
     """
     rows = None if table is None else read_table(table)
-    return make_target(target, guide.attributes, rows, names=_names(attribute))
+    return make_target(target, guide.attributes, rows, names=joint_attributes(attribute))

@@ -20,6 +20,7 @@ __all__ = [
     "leave_processes",
     "local_device",
     "main_process_first",
+    "refuse_processes",
     "shared_gradient",
 ]
 
@@ -45,9 +46,29 @@ def local_device() -> torch.device:
     return torch.device("cuda", place)
 
 
+def refuse_processes(run: str) -> None:
+    """Stop a run that is for one process alone where ``torchrun`` started several.
+
+    Args:
+        run: the run id.
+
+    Raises:
+        InputError: for more than one process.
+    """
+    if _num_processes() > 1:
+        raise InputError(
+            f"{run} runs in one process, and torchrun started {_num_processes()}: each would do all of it, into the "
+            "same folders. Give the same command without torchrun"
+        )
+
+
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join_processes() -> tuple[int, int]:
     """Meet the processes that ``torchrun`` started, once; returns ``(rank, world size)``, ``(0, 1)`` without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+    if _num_processes() > 1 and not torch.distributed.is_initialized():
         idist.initialize("nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
     return idist.get_rank(), idist.get_world_size()
 

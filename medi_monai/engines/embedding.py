@@ -16,7 +16,7 @@ from monai.transforms import Compose, MapTransform, Randomizable
 from torch.utils.data import DataLoader
 
 from medi_monai.cohort import Cohort, Share, StreamedPatchDataset
-from medi_monai.cohort.prepare import SETTINGS_FILE as PREPARATION_FILE
+from medi_monai.cohort.folder import SETTINGS_FILE as PREPARATION_FILE
 from medi_monai.engines.preparing import started_together
 from medi_monai.engines.sampling import MANIFEST
 from medi_monai.engines.sampling import SETTINGS_FILE as SAMPLING_FILE

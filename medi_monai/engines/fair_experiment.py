@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from medi_monai.alignment import make_target
+from medi_monai.cohort import Cohort
+from medi_monai.engines.alternatives import cohort_target, gradient_images
+from medi_monai.engines.captions import captioned_cohort
 from medi_monai.engines.runs import finish_run
 from medi_monai.engines.stages import Stage, run_stage, seconds_of
 from medi_monai.utils.errors import InputError
@@ -15,7 +20,26 @@ from medi_monai.utils.files import read_json
 
 __all__ = ["fair_experiment_run"]
 
+#: the kind of a stage, which its options go by, and the stage
+KindAndStage: TypeAlias = tuple[str, Stage]
+
 ROLES = ("guide", "validation", "judge")
+TO_CHOOSE_FROM = "to choose from"
+#: of arms that are no sampling of neutral prompts
+FOLDERS = {"resampled": "resampled"}
+#: what an arm costs: the stages that it needs and ``before`` does not, and its own sampling
+STAGES_OF = {
+    "before": ("sampling neutral before",),
+    "after": (
+        "sampling named before",
+        "classifying guide",
+        "classifying validation",
+        "aligning",
+        "sampling neutral after",
+    ),
+    "retrained": ("retraining", "sampling neutral retrained"),
+    "resampled": ("sampling named before", "classifying guide", f"sampling neutral {TO_CHOOSE_FROM}", "resampling"),
+}
 
 
 def fair_experiment_run(
@@ -25,6 +49,8 @@ def fair_experiment_run(
     stage_options: Mapping[str, Mapping[str, Any]],
     reference_dir: str | None,
     num_images: int,
+    alternatives: bool = True,
+    resample_from: int = 1800,
 ) -> dict[str, Any]:
     """Prepare, train, read, align, sample before and after with the same noise, evaluate; the page is ``report.html``.
 
@@ -34,23 +60,35 @@ def fair_experiment_run(
         bundle_root: the bundle.
         output_dir: folder of everything.
         options: by the ids of the bundle's configs; each stage takes those that its config has.
-        stage_options: options of one kind of stage alone: ``training``, ``classifying``, ``sampling``, ``aligning``.
+        stage_options: options of one kind of stage alone: ``training``, ``classifying``, ``sampling``, ``aligning``,
+            ``retraining``, ``resampling``, ``evaluation``.
         reference_dir: ``dataset_dir`` of the real images that the target describes; None compares with the cohort.
         num_images: generated before and after, of neutral prompts and of those that name the attribute.
+        alternatives: whether two other ways to the target stand beside: ``retrained``, the model trained on with real
+            images resampled to it, and ``resampled``, images of the untuned model chosen by the guide.
+        resample_from: images that ``resampled`` is chosen from, drawn with noise of their own.
 
     Returns:
         The content of ``metrics.json``.
 
     Raises:
+        InputError: for a folder without the bundle, or a target that cannot be: of wrong shares before any stage, of
+            unknown values once the cohort is there.
         RunStopped: where a stage failed; its own message says why, and the same command goes on.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / "align.json").is_file():
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
-    start, seconds, before = time.perf_counter(), {}, ""
-    for kind, stage in _stages(output, options, reference_dir, num_images):
+    _check_shares(stage_options["aligning"], options["attribute"])
+    start, before = time.perf_counter(), ""
+    seconds: dict[str, float | None] = {}
+    for kind, stage in _stages(output, options, reference_dir, num_images, resample_from if alternatives else None):
+        if kind == "evaluation":
+            stage = _with_costs(stage, output, seconds, stage_options)
         before = run_stage(bundle, output, stage, options, {stage.run_id: stage_options.get(kind, {})}, before)
         seconds[stage.name] = seconds_of(output, stage)
+        if stage.name == "preparing":
+            _check_values(output / "cohort", stage_options["aligning"], options["attribute"])
     content: dict[str, Any] = read_json(output / "evaluation" / "metrics.json")
     finish_run(
         "experiment",
@@ -64,58 +102,133 @@ def fair_experiment_run(
     return content
 
 
-def _stages(
-    output: Path, options: Mapping[str, Any], reference_dir: str | None, num_images: int
-) -> list[tuple[str, Stage]]:
-    """The kind of each stage, which its options go by, and the stage."""
-    cohort, models, aligned = output / "cohort", output / "models", output / "models" / "aligned"
+def _check_shares(options: Mapping[str, Any], attribute: str) -> None:
+    # hours before `aligning` would; the values that are given are taken as they are, for those there are is not known
+    target, table = options["target"], options.get("target_table")
+    if isinstance(target, Mapping):
+        inner = target.get(attribute)
+        values = list(inner if isinstance(inner, Mapping) else target)
+        make_target(target, {attribute: values}, names=[attribute])
+    elif target != "table" or table is None:
+        make_target(target, {attribute: ("", " ")}, names=[attribute])
 
-    def stage(kind: str, name: str, run: tuple[str, str], result: Path, **own: Any) -> tuple[str, Stage]:
-        return kind, Stage(name, run[0], [run[1]], result, own)
 
-    def preparing(name: str, folder: Path, **own: Any) -> tuple[str, Stage]:
-        run = "preparing", "prepare.json"
-        return stage("preparing", name, run, folder / "summary.json", output_dir=folder, **own)
+def _check_values(cohort_dir: Path, options: Mapping[str, Any], attribute: str) -> None:
+    training = captioned_cohort(Cohort.read(cohort_dir))
+    cohort_target(options["target"], training, attribute, options.get("target_table"))
 
-    def sampling(prompts: str, when: str, ckpt_dir: Path) -> tuple[str, Stage]:
-        folder, run = output / f"{prompts} {when}", ("sampling", "inference.json")
-        own = {"cohort_dir": cohort, "ckpt_dir": ckpt_dir, "prompts": prompts, "num_images": num_images}
-        return stage("sampling", f"sampling {prompts} {when}", run, folder / "summary.json", output_dir=folder, **own)
 
-    def classifying(role: str) -> tuple[str, Stage]:
-        run, folder = ("training", "classify.json"), models / role
-        # the judge knows real images alone
-        own = {} if role == "judge" else {"generated": output / "named before"}
-        own |= {"cohort_dir": cohort, "output_dir": folder}
-        return stage("classifying", f"classifying {role}", run, folder / "summary.json", role=role, **own)
-
-    trained = {"cohort_dir": cohort, "ckpt_dir": models, "classifier_dir": models}
-    pairs = {
-        name: {when: str(output / f"{prompts} {when}") for when in ("before", "after")}
-        for name, prompts in (("arms", "neutral"), ("named", "named"))
+def _with_costs(
+    stage: Stage, output: Path, seconds: Mapping[str, float | None], stage_options: Mapping[str, Mapping[str, Any]]
+) -> Stage:
+    """The evaluation with what each arm cost, and without the arm that nothing could be chosen for."""
+    arms = dict(stage.options["arms"])
+    costs: dict[str, dict[str, Any]] = {
+        arm: {"stages": {name: seconds[name] for name in STAGES_OF[arm] if seconds.get(name) is not None}}
+        for arm in arms
     }
-    references = []
+    costs["after"] |= _passes_of(read_json(output / "aligning" / "alignment.json"))
+    if "retrained" in arms:
+        own = stage_options["retraining"]
+        costs["retrained"]["gradient_images"] = own["max_steps"] * own["batch_size"]
+    if "resampled" in arms:
+        why = read_json(output / FOLDERS["resampled"] / "summary.json")["figures"]["why_none"]
+        if why:
+            costs["resampled"]["left_out"] = why
+            del arms["resampled"]
+    return replace(stage, options={**stage.options, "arms": arms, "costs": costs})
+
+
+def _passes_of(record: Mapping[str, Any]) -> dict[str, int]:
+    sampling, settings = record["sampling"], record["settings"]
+    steps = record["losses"]["last_steps"] or sampling["num_steps"]
+    updates = {"gradient_images": record["curve"][-1]["step"], "gradient_images_allowed": settings["max_steps"]}
+    return {
+        name: gradient_images(count, settings["batch_size"], steps, sampling["guidance_scale"])
+        for name, count in updates.items()
+    }
+
+
+def _stages(
+    output: Path,
+    options: Mapping[str, Any],
+    reference_dir: str | None,
+    num_images: int,
+    resample_from: int | None,
+) -> list[KindAndStage]:
+    """The kind of each stage, which its options go by, and the stage; with None, without the alternatives."""
+    cohort, models, aligned = output / "cohort", output / "models", output / "models" / "aligned"
+    trained = {"cohort_dir": cohort, "ckpt_dir": models, "classifier_dir": models}
+    arms = ["before", "after", *(() if resample_from is None else ("retrained", "resampled"))]
+    references, others = [], []
     if reference_dir:
-        references = [preparing("preparing the reference", output / "reference", dataset_dir=reference_dir)]
+        references = [_preparing("preparing the reference", output / "reference", dataset_dir=reference_dir)]
+    if resample_from is not None:
+        others = _alternatives(output, num_images, resample_from, options["seed"])
     return [
-        preparing("preparing", cohort),
+        _preparing("preparing", cohort),
         *references,
-        stage(
+        _stage(
             "training", "training", ("training", "train.json"), models / "model.pt", cohort_dir=cohort, ckpt_dir=models,
             text_model_dir=models / "clip", output_dir=output / "training",
         ),
-        sampling("neutral", "before", models),
-        sampling("named", "before", models),
-        *map(classifying, ROLES),
-        stage(
+        _sampling(output, "neutral before", models, num_images),
+        _sampling(output, "named before", models, num_images),
+        *(_classifying(output, role) for role in ROLES),
+        _stage(
             "aligning", "aligning", ("aligning", "align.json"), aligned / "model.pt", aligned_dir=aligned,
             output_dir=output / "aligning", **trained,
         ),
-        sampling("neutral", "after", aligned),
-        sampling("named", "after", aligned),
-        stage(
+        _sampling(output, "neutral after", aligned, num_images),
+        _sampling(output, "named after", aligned, num_images),
+        *others,
+        _stage(
             "evaluation", "evaluation", ("evaluation", "evaluate.json"), output / "evaluation" / "metrics.json",
             output_dir=output / "evaluation", alignment=output / "aligning" / "alignment.json",
-            reference_dir=output / "reference" if reference_dir else cohort, **pairs, **trained,
+            reference_dir=output / "reference" if reference_dir else cohort,
+            arms={arm: str(output / FOLDERS.get(arm, f"neutral {arm}")) for arm in arms},
+            named={arm: str(output / f"named {arm}") for arm in ("before", "after")}, **trained,
         ),
     ]  # fmt: skip
+
+
+def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) -> list[KindAndStage]:
+    models, retrained, resampled = output / "models", output / "models" / "retrained", output / FOLDERS["resampled"]
+    chosen_from = f"neutral {TO_CHOOSE_FROM}"
+    return [
+        _stage(
+            "retraining", "retraining", ("training", "train.json"), retrained / "model.pt",
+            cohort_dir=output / "cohort", ckpt_dir=retrained, text_model_dir=models / "clip",
+            init_from=models / "model.pt", output_dir=output / "retraining",
+        ),
+        _sampling(output, "neutral retrained", retrained, num_images),
+        # with a seed of its own: an image of the noise of `before` would be the very image
+        _sampling(output, chosen_from, models, resample_from, seed=seed + 1),
+        _stage(
+            "resampling", "resampling", ("resampling", "resample.json"), resampled / "summary.json", ckpt_dir=models,
+            classifier_dir=models, sampling_dir=output / chosen_from, output_dir=resampled,
+        ),
+    ]  # fmt: skip
+
+
+def _stage(kind: str, name: str, run: tuple[str, str], result: Path, **own: Any) -> KindAndStage:
+    return kind, Stage(name, run[0], [run[1]], result, own)
+
+
+def _preparing(name: str, folder: Path, **own: Any) -> KindAndStage:
+    run = "preparing", "prepare.json"
+    return _stage("preparing", name, run, folder / "summary.json", output_dir=folder, **own)
+
+
+def _sampling(output: Path, name: str, ckpt_dir: Path, num_images: int, **more: Any) -> KindAndStage:
+    folder, run = output / name, ("sampling", "inference.json")
+    own = {"cohort_dir": output / "cohort", "ckpt_dir": ckpt_dir, "prompts": name.split()[0], "num_images": num_images}
+    return _stage("sampling", f"sampling {name}", run, folder / "summary.json", output_dir=folder, **own, **more)
+
+
+def _classifying(output: Path, role: str) -> KindAndStage:
+    run, folder = ("training", "classify.json"), output / "models" / role
+    # the judge knows real images alone
+    own = {} if role == "judge" else {"generated": output / "named before"}
+    own |= {"cohort_dir": output / "cohort", "output_dir": folder}
+    return _stage("classifying", f"classifying {role}", run, folder / "summary.json", role=role, **own)

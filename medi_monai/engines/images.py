@@ -73,6 +73,8 @@ class ImageGenerator:
     def draw(self, network: nn.Module, rows: pd.DataFrame) -> np.ndarray:
         """One batch of images.
 
+        A space that has weights, as an autoencoder's, moves to the device of the network.
+
         Args:
             network: in evaluation mode.
             rows: a combination and ``number`` per image, of :func:`medi_monai.cohort.expand_plan`; an attribute
@@ -81,11 +83,12 @@ class ImageGenerator:
         Returns:
             ``(N, H, W, 3)`` uint8.
         """
-        predict, noise = self.bind(network, rows), self.noise(rows)
-        denoise = denoiser(predict, self.schedule, self.objective, self.space.clip)
-        images = self.space.decode(
-            SOLVERS[self.solver](denoise, noise.to(next(network.parameters()).device), self.schedule, self.num_steps)
-        )
+        device = next(network.parameters()).device
+        if isinstance(self.space, nn.Module):
+            self.space.to(device)
+        denoise = denoiser(self.bind(network, rows), self.schedule, self.objective, self.space.clip)
+        noise = self.noise(rows).to(device)
+        images = self.space.decode(SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps))
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 

@@ -50,18 +50,19 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
 
     Args:
         schema: of the model.
-        attributes: to be left null, the label among them or not.
+        attributes: to be left null, the label among them or not; those that the model is not conditioned on do not
+            count, for all that it draws is neutral in them.
         settings: of the training (``model.json``): ``label_dropout``, ``attribute_dropout`` and ``joint_dropout``.
 
     Returns:
         In (0, 1]; a warning is printed where it is small.
 
     Raises:
-        InputError: for an attribute that the model does not know, or a null that it never saw in training.
+        InputError: for a null that the model never saw in training.
     """
-    for name in attributes:
-        if name not in schema.names:
-            raise unknown_value("attribute", name, schema.names, "The model to align has to be conditioned on it.")
+    attributes = [name for name in attributes if name in schema.names]
+    if not attributes:
+        return 1.0
     rates = {}
     for name in ("label_dropout", "attribute_dropout", "joint_dropout"):
         rate = settings.get(name)
@@ -93,9 +94,9 @@ def neutral_plan(
     Args:
         plan: ``neutral``: every combination of the other columns in training, as often as it occurs there; or the path
             of a table with these columns and ``count``.
-        training: returns the rows in training; called for the word alone.
+        training: returns the rows in training; called for the word, and for an attribute that the model does not know.
         schema: of the model.
-        attributes: the aligned ones.
+        attributes: the aligned ones; the model need not be conditioned on them.
         settings: of the training; see :func:`neutral_share`.
         num_images: of the word ``neutral``, of all conditions together.
 
@@ -106,6 +107,7 @@ def neutral_plan(
     Raises:
         InputError: as :func:`neutral_share`; for a column that lacks, or a plan that names an aligned attribute.
     """
+    _check_unconditioned(schema, attributes, training)
     neutral_share(schema, attributes, settings)
     label = schema.names[0]
     kept = [name for name in schema.names if name not in attributes]
@@ -121,6 +123,24 @@ def neutral_plan(
     if label not in made.columns:
         made.insert(0, label, pd.Series([None] * len(made), dtype=object))
     return made
+
+
+def _check_unconditioned(
+    schema: MetadataSchema, attributes: Sequence[str], training: Callable[[], pd.DataFrame]
+) -> None:
+    """A word on attributes that the model is not conditioned on: any column of the cohort may be one."""
+    unconditioned = [name for name in attributes if name not in schema.names]
+    for name in unconditioned:
+        columns = training().columns
+        if name not in columns:
+            raise unknown_value("attribute", name, columns, "It is a column of the cohort.")
+    if unconditioned:
+        print(
+            f"the model is not conditioned on {', '.join(unconditioned)}: its images are neutral in it, whatever is "
+            "asked for. The anchor cannot name it either and holds on to the shares of the training: lower "
+            "--anchor_weight where the target is not reached",
+            flush=True,
+        )
 
 
 def _occurring(table: pd.DataFrame, columns: Sequence[str], num_images: int) -> pd.DataFrame:

@@ -19,9 +19,10 @@ from torch import nn
 from medi_monai.cohort import expand_plan, make_plan, read_plan
 from medi_monai.cohort.plan import PLANS
 from medi_monai.engines.images import ImageGenerator, subpopulation_grid
+from medi_monai.engines.neutral import neutral_share
 from medi_monai.engines.runs import finish_run, set_aside
 from medi_monai.handlers import attach_bar
-from medi_monai.schema import Conditioning, is_missing
+from medi_monai.schema import Conditioning, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
 from medi_monai.wsi.readers import read_image
@@ -33,6 +34,8 @@ SETTINGS_FILE = "sampling.json"
 PAPERS = ("manifest.csv", "grid.png", "summary.json")
 #: what the manifest says of every image besides its identity
 MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
+#: column of the manifest: the name of an image's combination, also where the plan left columns to the model
+COMBINATION = "combination"
 #: images of a combination shown in grid.png
 MAX_GRID_IMAGES = 4
 
@@ -45,7 +48,7 @@ def resolve_plan(
     Args:
         plan: ``unseen``, ``balance``, ``observed`` or ``all``, made from the training table; or the path of a table.
         training_table: returns the rows in training; called for a name alone.
-        columns: label and attributes that make a combination.
+        columns: label and attributes that make a combination; a table has to have them, and may have others.
         images_per_combination: the count, but for ``balance``.
     """
     if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
@@ -65,6 +68,7 @@ def sample_plan(
     output_dir: str | os.PathLike,
     checkpoint: str | os.PathLike,
     settings: Mapping[str, Any],
+    trained_with: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
@@ -74,11 +78,13 @@ def sample_plan(
     Args:
         network: trained, in evaluation mode.
         generator: how to draw.
-        plan: combinations with ``count``.
+        plan: combinations with ``count``; what it has no column of is left to the model, the label where
+            ``trained_with`` says that the model knows it null.
         columns: label and attributes that make a combination.
         output_dir: the run's folder.
         checkpoint: the file of the weights; its SHA-256 goes into the manifest.
         settings: as resolved, for the summary.
+        trained_with: settings of the training (``model.json``) of a model of metadata.
 
     Returns:
         The manifest, one row per image.
@@ -86,7 +92,9 @@ def sample_plan(
     Raises:
         InputError: for a combination or a column that the model does not know; nothing is written then.
     """
-    _check_plan(plan, generator.schema, columns)
+    label = generator.schema.names[0]
+    plan = plan if label in plan.columns else plan.assign(**{label: None})
+    _check_plan(plan, generator.schema, columns, trained_with)
     rows = expand_plan(plan)
     keys = [column for column in rows.columns if column != "number"]
     names = [image_name(row, keys) for row in rows.to_dict("records")]
@@ -99,9 +107,11 @@ def sample_plan(
 
     manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
     manifest.insert(0, "image", names)
+    manifest.insert(1, COMBINATION, [Path(name).parent.name for name in names])
     write_table(root / "manifest.csv", manifest)
     title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
-    _write_grid(root, manifest, [columns[0], *(name for name in keys if name != columns[0])], title)
+    first = next(iter(columns), label)
+    _write_grid(root, manifest, [first, *(name for name in keys if name != first)], title)
     finish_run(
         "sampling",
         root,
@@ -117,16 +127,20 @@ def sample_plan(
     return manifest
 
 
-def _check_plan(plan: pd.DataFrame, schema: Conditioning, columns: Sequence[str]) -> None:
-    allowed = list(dict.fromkeys([*schema.names, *columns]))
+def _check_plan(
+    plan: pd.DataFrame, schema: Conditioning, columns: Sequence[str], trained_with: Mapping[str, Any] | None
+) -> None:
+    label, allowed = schema.names[0], list(dict.fromkeys([*schema.names, *columns]))
     for name in plan.columns:
         if name not in (*allowed, "count"):
             raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
+    free = [name for name in schema.names if name not in plan.columns or all(cell is None for cell in plan[name])]
+    if label in free and isinstance(schema, MetadataSchema):
+        neutral_share(schema, free, trained_with or {})
+    elif plan[label].map(is_missing).any():
+        raise InputError(f"a row of the plan has no {label!r}; it has to be given")
     schema.encode(plan, absent="null")
-    if plan[schema.names[0]].map(is_missing).any():
-        raise InputError(f"a row of the plan has no {schema.names[0]!r}; it has to be given")
     print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
-    free = [name for name in schema.names if name not in plan.columns]
     if free:
         print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
 
@@ -162,7 +176,8 @@ def _make_room(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> N
 
 
 def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str) -> None:
-    shown = manifest.groupby(list(columns), sort=False).head(MAX_GRID_IMAGES)
+    shown = manifest.groupby(list(columns), sort=False, dropna=False).head(MAX_GRID_IMAGES)
+    shown = shown.assign(**{name: shown[name].map(lambda cell: _word(_text(cell))) for name in columns})
     pixels = [read_image(root / name) for name in shown["image"]]
     with atomic_path(root / "grid.png") as path:
         Image.fromarray(subpopulation_grid(shown, pixels, columns, title)).save(path, format="png")
@@ -170,11 +185,15 @@ def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], titl
 
 def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
     """``images/<combination>/<number>.png``; a combination that file names cannot spell gets a digest behind it."""
-    values = [None if row[key] is None else str(row[key]) for key in keys]
+    values = [_text(row[key]) for key in keys]
     spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", _word(value)).lstrip(".") for value in values)[:120]
     if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):
         spelled = f"{spelled}_{json_digest(values)[:8]}"
     return f"images/{spelled}/{int(row['number']):05d}.png"
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _word(value: str | None) -> str:

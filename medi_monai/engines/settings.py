@@ -68,6 +68,11 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optional mapping": (lambda value: value is None or isinstance(value, dict), "a mapping, or null"),
     "table": (lambda value: isinstance(value, (str, Path, dict)), "a path or a name, or a mapping"),
     "path": (lambda value: isinstance(value, (str, Path)), "a path; one of digits alone needs ./ before it"),
+    "shares": (lambda value: isinstance(value, (str, dict)), "'uniform', 'table' or a mapping of values to shares"),
+    "optional shares": (
+        lambda value: value is None or isinstance(value, (str, dict)),
+        "'uniform', 'table' or a mapping of values to shares, or null",
+    ),
     "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
     "word": (lambda value: isinstance(value, str), "a word"),
 }
@@ -77,10 +82,11 @@ NAMES = {
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
     "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
     "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
-    "anchor_batch_size image_channels probe_replicates",
-    "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length",
+    "anchor_batch_size image_channels patch_size probe_replicates resample_from",
+    "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length "
+    "retrain_steps",
     "seed": "seed split_seed warmup_steps fold",
-    "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate",
+    "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
     "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight stays changes",
     "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
     "stain_jitter min_confidence tolerance",
@@ -88,15 +94,18 @@ NAMES = {
     "optional rate": "source_mpp",
     "rates": "cs ratios",
     "fractions": "correlations",
-    "names": "demographics baselines attributes continuous subpopulation_columns metadata_columns split_columns",
+    "names": "demographics baselines attributes continuous subpopulation_columns metadata_columns split_columns "
+    "plan_columns",
     "values": "holdout_values",
     "optional strings": "missing",
-    "optional mapping": "mapping",
+    "optional mapping": "mapping costs",
+    "shares": "target",
+    "optional shares": "resample_to",
     "mapping": "columns arms",
     "table": "table encoder",
     "counts": "channels reals_per_class nums_centers",
-    "path": "output_dir ckpt_dir cohort_dir plan",
-    "optional path": "dataset_dir",
+    "path": "output_dir ckpt_dir cohort_dir plan sampling_dir",
+    "optional path": "dataset_dir target_table resample_table",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
     "split_scheme reading measure audited focus normalization attribute fit pad "
     "subgroup_loss divergence rollout tuned",

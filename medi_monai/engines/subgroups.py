@@ -14,6 +14,7 @@ import torch
 from medi_monai.alignment import SubgroupTarget
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
+from medi_monai.engines.alternatives import chosen_of
 from medi_monai.engines.classifier_accuracy import is_at_chance
 from medi_monai.engines.evaluation import embed_all
 from medi_monai.engines.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings
@@ -71,6 +72,7 @@ def evaluate_alignment_run(
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     num_workers: int = 0,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
 
@@ -98,6 +100,8 @@ def evaluate_alignment_run(
         batch_size: of all networks.
         device: of all networks.
         num_workers: processes that read images for the encoder.
+        costs: of each arm, for the page: ``stages`` (name to seconds), ``gradient_images`` that went through the
+            network forward and back, ``gradient_images_allowed``, and ``left_out``, why it has no images; where known.
 
     Returns:
         The content of ``metrics.json``; nothing in the other processes of ``torchrun``, which embed and end.
@@ -127,6 +131,8 @@ def evaluate_alignment_run(
         **_of_pairs(inputs, looks),
         "named_prompts": _of_named(inputs, words or {}, image_size, batch_size, settings.seed),
         "curve": inputs.recorded and {"rows": inputs.recorded["curve"], "kept_step": inputs.recorded["kept_step"]},
+        "costs": {arm: dict(one) for arm, one in (costs or {}).items()},
+        "chosen": chosen_of(inputs.arms),
         "settings_that_differ": differing_settings(inputs.arms),
         "encoder": encoder.describe(),
         "settings": {

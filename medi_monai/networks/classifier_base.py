@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medi_monai.networks.encoders.base import _state_digest
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import tensors_digest
 
 __all__ = ["AttributeClassifier"]
 
@@ -114,5 +114,5 @@ class AttributeClassifier(nn.Module):
             "kind": type(self).__name__,
             "image_size": self.image_size,
             "attributes": {name: list(values) for name, values in self.attributes.items()},
-            "weights_sha256": _state_digest(dict(sorted(self.state_dict().items()))),
+            "weights_sha256": tensors_digest(self.state_dict()),
         }

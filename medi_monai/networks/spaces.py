@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from medi_monai.networks.encoders.base import _state_digest
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import tensors_digest
 
 __all__ = ["LatentSpace", "PixelSpace", "Space", "latent_scale"]
 
@@ -38,31 +39,57 @@ class PixelSpace(nn.Module):
 
     Args:
         channels: 3, or 1 for gray images: their mean, and repeated on the way back.
+        patch_size: squares of so many pixels a side become the channels of one place, so that the network works at a
+            smaller side and sees the whole of an image sooner; nothing is lost (``torch.nn.PixelUnshuffle``).
+
+    Raises:
+        InputError: for a number that cannot be.
     """
 
     clip: float | None = 1.0
 
-    def __init__(self, channels: int = 3) -> None:
+    def __init__(self, channels: int = 3, patch_size: int = 1) -> None:
         super().__init__()
         self.channels = _checked_channels(channels)
+        if patch_size < 1 or int(patch_size) != patch_size:
+            raise InputError(f"patch_size = {patch_size!r}: a whole number of pixels, at least 1, is needed")
+        self.patch_size = int(patch_size)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, channels, H, W)``."""
-        return _inside(images, self.channels)
+        """``(N, channels * patch_size**2, H / patch_size, W / patch_size)``."""
+        inside = _inside(images, self.channels)
+        for side in inside.shape[2:]:
+            self._check_side(side)
+        return pixel_unshuffle(inside, self.patch_size)
 
     def decode(self, values: torch.Tensor) -> torch.Tensor:
         """``(N, 3, H, W)``; within [-1, 1] where a sampler clips to :attr:`clip`."""
-        if values.ndim != 4 or values.shape[1] != self.channels:
-            raise InputError(f"values of shape {tuple(values.shape)}: (N, {self.channels}, H, W) is needed")
-        return values.expand(-1, 3, -1, -1)
+        wanted = self.channels * self.patch_size**2
+        if values.ndim != 4 or values.shape[1] != wanted:
+            raise InputError(f"values of shape {tuple(values.shape)}: (N, {wanted}, H, W) is needed")
+        return pixel_shuffle(values, self.patch_size).expand(-1, 3, -1, -1)
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
-        """``(channels, image_size, image_size)``."""
-        return self.channels, image_size, image_size
+        """``(channels * patch_size**2, image_size / patch_size, image_size / patch_size)``.
+
+        Raises:
+            InputError: for a size that is no multiple of ``patch_size``.
+        """
+        self._check_side(image_size)
+        side = image_size // self.patch_size
+        return self.channels * self.patch_size**2, side, side
 
     def describe(self) -> dict[str, Any]:
-        """Kind and channels."""
-        return {"space": "pixels", "channels": self.channels}
+        """Kind and channels, and the side of patches where there are some."""
+        patches = {"patch_size": self.patch_size} if self.patch_size > 1 else {}
+        return {"space": "pixels", "channels": self.channels, **patches}
+
+    def _check_side(self, side: int) -> None:
+        if side % self.patch_size:
+            raise InputError(
+                f"images of {side} pixels a side cannot be cut into patches of {self.patch_size}: choose an image_size "
+                "that is a multiple of patch_size, or patch_size 1"
+            )
 
 
 class LatentSpace(nn.Module):
@@ -139,7 +166,7 @@ class LatentSpace(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Kind, channels, range, scale, and the SHA-256 of the weights."""
-        weights = _state_digest(dict(sorted(self.autoencoder.state_dict().items())))
+        weights = tensors_digest(self.autoencoder.state_dict())
         return {
             "space": "latents",
             "channels": self.channels,

@@ -9,13 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from medi_monai.report.evaluation_page import Closest, _add_closest
+from medi_monai.report.alignment_plots import curve_plot, proportion_bars
+from medi_monai.report.alternatives_table import add_alternatives
+from medi_monai.report.evaluation_page import Closest, add_closest
 from medi_monai.report.grids import labeled_grid
 from medi_monai.report.page import Page
-from medi_monai.report.plots import OTHERS, _legend, _plain
 from medi_monai.report.words import (
     add_encoder,
     add_settings,
@@ -27,14 +26,14 @@ from medi_monai.report.words import (
     short,
 )
 
-__all__ = ["Pairs", "curve_plot", "proportion_bars", "write_alignment_page"]
+__all__ = ["Pairs", "write_alignment_page"]
 
 #: ``stayed`` and ``changed`` to a title and its pairs of the same noise, ``(H, W, 3)`` uint8 each
 Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 
-FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
-READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
 MOST_PROMPTS, MOST_PARTS, PICTURE = 40, 24, 64
+#: the arms that the page is about
+ARMS = ("before", "after")
 #: fewer matched images call for a warning
 FEW_MATCHED = 50
 
@@ -56,6 +55,7 @@ def write_alignment_page(content: Mapping[str, Any], pairs: Pairs, closest: Clos
     lead = f"Do generated images have the shares of {name} that were asked for, and what did it cost? Target: {wanted}."
     page = Page("Subgroups before and after alignment", lead)
     _add_answer(page, content)
+    add_alternatives(page, content)
     _add_readings(page, content)
     _add_curves(page, content)
     _add_pairs(page, content, pairs)
@@ -81,9 +81,6 @@ def _add_answer(page: Page, content: Mapping[str, Any]) -> None:
     for place, one in enumerate(after["findings"]):
         page.notice(f"Verdict: {after['answer']}. {one['text']}" if place == 0 else one["text"], one["level"])
     page.text(_shares_in_words(content))
-    for arm, verdict in content["verdict"].items():
-        if arm != "after":
-            page.notice(f"{arm}, for comparison: {verdict['answer']}. {verdict['findings'][0]['text']}")
     for one in content["warnings"]:
         if one["level"] != "error":
             page.notice(one["text"], one["level"])
@@ -119,48 +116,6 @@ def _percent(one: Mapping[str, Any]) -> str:
     if value is None:
         return figure_text(one)
     return f"{100 * value:.1f} %" + (f" ({100 * edges[0]:.1f} to {100 * edges[1]:.1f})" if edges else "")
-
-
-def proportion_bars(content: Mapping[str, Any], part: str) -> Figure:
-    """Shares by value and arm, as read and corrected, with intervals, beside the target."""
-    target, arms = content["target"]["parts"][part], list(content["proportions"])
-    colors = _colors(arms)
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    corrected = {arm: one[part].get("corrected", {}).get("proportions", {})
-                 for arm, one in content["distance_to_target"].items()}  # fmt: skip
-    read = {arm: one[part] for arm, one in content["proportions"].items()}
-    width = 0.8 / len(arms)
-    for axes, shares, title in zip(panels, (read, corrected), ("as the judge reads", "corrected for its mistakes")):
-        for nth, arm in enumerate(arms):
-            for place, value in enumerate(target):
-                left = place - 0.4 + (nth + 0.5) * width
-                _bar(axes, left, 0.9 * width, shares[arm].get(value), colors[arm])
-        for place, share in enumerate(target.values()):
-            axes.plot([place - 0.44, place + 0.44], [share, share], color="#111", lw=2)
-        axes.set_xticks(range(len(target)), [short(value, 18) for value in target], parse_math=False)
-        axes.set_title(title, fontsize=10)
-        _plain(axes, "y")
-    panels[0].set(ylabel=f"share of images, {short(part, 24)}", ylim=(0, 1))
-    line = Line2D([], [], color="#111", lw=2)
-    _legend(figure, arms, {arm: (colors[arm], "s") for arm in arms}, {arm: arm for arm in arms}, [(line, "target")])
-    return figure
-
-
-def _bar(axes: Any, place: float, width: float, one: Mapping[str, Any] | None, color: str) -> None:
-    value = known((one or {}).get("value"))
-    if value is None:
-        axes.text(place, 0.02, "–", ha="center", fontsize=9, color="#777")
-        return
-    axes.bar(place, value, width, color=color, alpha=0.85)
-    interval = edges_of(one)
-    if interval:
-        axes.plot([place, place], interval, color="#222", lw=1.3)
-
-
-def _colors(arms: Sequence[str]) -> dict[str, str]:
-    others = [arm for arm in arms if arm not in FIXED_COLORS]
-    return {arm: FIXED_COLORS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)][0] for arm in arms}
 
 
 def _add_readings(page: Page, content: Mapping[str, Any]) -> None:
@@ -218,30 +173,6 @@ def _add_curves(page: Page, content: Mapping[str, Any]) -> None:
     )
 
 
-def curve_plot(curve: Mapping[str, Any]) -> Figure:
-    """Distances to the target over the updates, of every classifier that looked, with the kept update marked.
-
-    Args:
-        curve: ``rows`` with ``step`` and by reader ``distance``, and ``kept_step``.
-    """
-    names = [name for name in curve["rows"][0] if name != "step"]
-    strangers = [name for name in names if name not in READERS]
-    styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
-    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name in names:
-        points = [(row["step"], row[name]["distance"]) for row in curve["rows"] if name in row]
-        color, marker = styles[name]
-        axes.plot(*zip(*points), color=color, marker=marker, ms=6, lw=1.8, mec="white", mew=0.6)
-    axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
-    axes.set(xlabel="update", ylabel="distance to the target (total variation)")
-    axes.set_ylim(bottom=0)
-    _plain(axes, "y")
-    kept = Line2D([], [], color="#444", lw=1.2, ls="--")
-    _legend(figure, names, styles, {name: name for name in names}, [(kept, f"kept: update {curve['kept_step']:,}")])
-    return figure
-
-
 def _add_pairs(page: Page, content: Mapping[str, Any], pairs: Pairs) -> None:
     page.section("The same noise, before and after")
     for kind in ("stayed", "changed"):
@@ -254,6 +185,8 @@ def _add_pairs(page: Page, content: Mapping[str, Any], pairs: Pairs) -> None:
         page.figures([(_side_by_side(of_way), way) for way, of_way in shown.items()])
     rows = {}
     for arm, one in content["consistency"].items():
+        if arm not in ARMS and not one["num_stayed"] + one["num_changed"]:
+            continue
         rows[arm] = {
             "all": figure_text(one["all"], 3),
             "stayed": figure_text(one["stayed"], 3),
@@ -370,6 +303,9 @@ def _add_prompts(page: Page, content: Mapping[str, Any]) -> None:
     for row in prompts:
         found: dict[str, Any] = {"prompt": short(row["prompt"], 70)}
         for arm, one in row["arms"].items():
+            if arm not in ARMS:
+                found[f"{arm}: distance"] = f"{figure_text(one['total_variation'], 2)}, {one['n']:,} images"
+                continue
             shares = ", ".join(f"{value} {number(share['value'], 2)}" for value, share in one["proportions"].items())
             found[f"{arm}: images"] = f"{one['n']:,} (few)" if one["few"] else f"{one['n']:,}"
             found[f"{arm}: shares"] = shares if one["n"] and len(one["proportions"]) <= 4 else "–"
@@ -393,7 +329,7 @@ def _add_memory(page: Page, content: Mapping[str, Any], closest: Closest) -> Non
         "kind resemble each other: read the share beside that of held-out real images."
     )
     arms = dict.fromkeys(content["proportions"])
-    _add_closest(page, {"arms": arms}, closest)
+    add_closest(page, {"arms": arms}, closest)
 
 
 def _add_classifiers(page: Page, content: Mapping[str, Any]) -> None:

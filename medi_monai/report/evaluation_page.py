@@ -28,7 +28,7 @@ from medi_monai.report.words import (
     span,
 )
 
-__all__ = ["Closest", "add_fidelity", "write_evaluation_page"]
+__all__ = ["Closest", "add_closest", "add_fidelity", "write_evaluation_page"]
 
 #: arm, and ``held_out``, to its closest pairs: generated and training image ``(H, W, 3)`` uint8, their correlation
 Closest: TypeAlias = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, float]]]
@@ -85,7 +85,7 @@ def add_fidelity(page: Page, content: Mapping[str, Any], closest: Closest) -> Pa
     _add_combinations(page, content, rows)
     _add_labels(page, content)
     _add_comparisons(page, content)
-    _add_closest(page, content, closest)
+    add_closest(page, content, closest)
     page.section("What the images were read with")
     add_encoder(page, content["encoder"])
     return page
@@ -359,7 +359,8 @@ def _add_comparisons(page: Page, content: Mapping[str, Any]) -> None:
         )
 
 
-def _add_closest(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
+def add_closest(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
+    """The section of each arm's images that are most like an image of training, beside it; none where there is none."""
     if not any(len(pairs) for pairs in closest.values()):
         return
     page.section(

@@ -19,12 +19,14 @@ from matplotlib.transforms import Affine2DBase, ScaledTranslation
 from medi_monai.report.words import edges_of, known, short
 
 __all__ = [
+    "arm_legend",
     "arm_styles",
     "combination_dots",
     "correlation_curves",
     "distance_distribution",
     "distance_heat_maps",
     "forest_plot",
+    "plain_axes",
     "sweep_curves",
 ]
 
@@ -81,7 +83,7 @@ def forest_plot(
         if mark is not None:
             axes.axvline(mark, color="#444", lw=1.2, ls=":")
         axes.set(xlabel=label)
-        _plain(axes, "x")
+        plain_axes(axes, "x")
     panels[0].set_yticks(range(len(order)), [short(titles[arm]) for arm in order], parse_math=False)
     panels[0].set_ylim(len(order) - 0.5, -0.5)
     return figure
@@ -125,10 +127,10 @@ def sweep_curves(
             curve = [(row["point"], row.get(name), row.get(f"{name}_range")) for row in rows]
             _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
         axes.set(xlabel=label, ylabel=title)
-        _plain(axes, "y")
+        plain_axes(axes, "y")
         _name_points(axes, sorted({point["point"] for point in points}), log)
         _line(axes, (lines or {}).get(name))
-    _legend(figure, arms, styles, titles)
+    arm_legend(figure, arms, styles, titles)
     return figure
 
 
@@ -180,9 +182,9 @@ def correlation_curves(correlation: Mapping[str, Any], titles: Mapping[str, str]
         _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
     axes.set(xlabel="correlation of class and center in training: 0 independent, 1 complete")
     axes.set(ylabel="balanced accuracy, correlation undone")
-    _plain(axes, "y")
+    plain_axes(axes, "y")
     _name_points(axes, correlation["levels"], False)
-    _legend(figure, arms, styles, titles)
+    arm_legend(figure, arms, styles, titles)
     return figure
 
 
@@ -212,7 +214,7 @@ def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Fig
     axes.set_ylim(len(order) - 0.5, -0.5)
     _distance_axis(axes, order[["floor", *arms]].to_numpy(float), label)
     extra = [(Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), "floor: real images")]
-    _legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    arm_legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
     return figure
 
 
@@ -232,7 +234,7 @@ def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -
     panels[0].set_ylabel("share of combinations up to this distance")
     panels[0].set_ylim(0, 1.02)
     extra = [(Line2D([], [], color=FLOOR_COLOR, lw=2), "floor: real images")]
-    _legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    arm_legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
     return figure
 
 
@@ -245,7 +247,7 @@ def _distance_axis(axes: Axes, values: np.ndarray, label: str) -> None:
     else:
         axes.set_xlim(left=0)
     axes.set_xlabel(label)
-    _plain(axes, "x")
+    plain_axes(axes, "x")
 
 
 def distance_heat_maps(
@@ -330,23 +332,25 @@ def _write_values(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color).set_in_layout(False)
 
 
-def _plain(axes: Axes, along: Literal["x", "y"]) -> None:
+def plain_axes(axes: Axes, along: Literal["x", "y"]) -> None:
+    """No frame above and to the right, and light lines that cross the axis ``along``."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=along, color="#e9ecef", lw=0.8)
     axes.set_axisbelow(True)
 
 
-def _legend(
+def arm_legend(
     figure: Figure,
     arms: Sequence[str],
     styles: Mapping[str, tuple[str, str]],
     titles: Mapping[str, str],
     extra: Sequence[tuple[Line2D, str]] = (),
 ) -> None:
+    """The names of the arms over the panels, in their colors and with their markers; ``extra`` lines come first."""
     handles = [Line2D([], [], color=styles[arm][0], marker=styles[arm][1], ms=7, lw=1.8) for arm in arms]
     # a name that begins with an underscore would be left out
     names = [short(titles[arm]).lstrip("_") or arm for arm in arms]
     handles, names = [*(line for line, _ in extra), *handles], [*(name for _, name in extra), *names]
-    legend = figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    legend = figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)), frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)

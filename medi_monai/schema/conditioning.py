@@ -16,7 +16,7 @@ class Conditioning(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns of the codes; the first has to be given in every row of a plan."""
+        """Columns of the codes; the first is the label, or the caption."""
 
     @property
     def digest(self) -> str:

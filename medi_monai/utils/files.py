@@ -29,6 +29,7 @@ __all__ = [
     "file_digest",
     "file_fingerprint",
     "json_digest",
+    "tensors_digest",
     "cache_dir",
     "writable_dir",
 ]
@@ -211,6 +212,16 @@ def json_digest(content: object) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 of names, types, shapes and bytes of tensors, in the order of names, on any device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        # bytes and not numbers: NumPy has no bfloat16
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def cache_dir() -> Path:

@@ -90,6 +90,8 @@ def test_mistakes_in_a_plan_are_named():
         make_plan(table, COLUMNS, "unseen", 0)
     with pytest.raises(InputError, match="'centre'.*did you mean 'center'"):
         make_plan(table, ["tumor", "centre"], "unseen")
+    with pytest.raises(InputError, match="'all' is made of the values of columns: name one or more"):
+        make_plan(table, [], "all")
 
 
 @pytest.mark.parametrize("kind", ["unseen", "balance"])
@@ -107,6 +109,13 @@ def test_duplicated_rows_of_a_plan_are_summed_and_na_and_01_kept(tmp_path):
         "note": ["", "", "", "other"],
         "count": [6, 3, 1, 1],
     }
+
+
+def test_a_plan_that_leaves_every_column_to_the_model_is_a_count(tmp_path):
+    (tmp_path / "plan.csv").write_text("count\n3\n 4 \n")
+    plan = read_plan(tmp_path / "plan.csv", [])
+    assert plan.to_dict("list") == {"count": [7]}
+    assert expand_plan(plan).to_dict("list") == {"number": list(range(7))}
 
 
 def test_a_plan_made_written_and_read_is_the_same(tmp_path):

@@ -297,6 +297,14 @@ def test_the_original_is_refused_before_any_work(tmp_path):
     assert all(parameter.requires_grad for parameter in tuning.network.parameters())
 
 
+def test_several_processes_are_refused_before_any_work(tmp_path, monkeypatch):
+    tuning = Tuning(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="aligning runs in one process, and torchrun started 2"):
+        tuning.run()
+    assert not tuning.folder.exists() or not list(tuning.folder.iterdir())
+
+
 def test_earlier_results_are_set_aside_and_other_settings_are_not_resumed(tmp_path):
     Tuning(tmp_path).run(max_steps=2)
     earlier = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("*.*") if path.is_file()}

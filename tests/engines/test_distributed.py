@@ -8,8 +8,10 @@ import socket
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 WORLD, STEPS, STOP = 2, 6, 3
@@ -94,6 +96,32 @@ def first_then_others(rank, root):
     return found
 
 
+def draw_pictures(folder):
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((16, 16), 5 * number, np.uint8)).save(folder / f"{number}.png")
+    rows = "".join(f"{number}.png,P{number},slice {number}\n" for number in range(40))
+    (folder / "t.csv").write_text("image,patient,caption\n" + rows)
+
+
+def prepared_together(root):
+    """Both begin without a cohort at the same moment; whether its files are still those that this process got."""
+    import ignite.distributed as idist
+
+    from medi_monai.cohort.captions import CaptionPreparation, CaptionTable, SquareFit, load_or_prepare_captions
+
+    def files():
+        names = ("cohort.csv", "quality.parquet", "rejected.csv")
+        return [(root / "captions" / name).stat().st_ino for name in names]
+
+    source = CaptionTable(root / "pictures", "t.csv", columns={"caption": "caption", "patient": "patient"})
+    idist.barrier()
+    cohort = load_or_prepare_captions(CaptionPreparation(source, SquareFit(16)), root / "captions", num_workers=1)
+    got = files()
+    idist.barrier()
+    return {"digest": cohort.digest, "rows": len(cohort), "kept": files() == got}
+
+
 def process(rank, root, cohort, port):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port), OMP_NUM_THREADS="1", MEDI_CACHE=str(root / "cache"))  # fmt: skip
@@ -104,6 +132,7 @@ def process(rank, root, cohort, port):
         from medi_monai.engines.distributed import is_main_process
 
         found = {"gradient": mean_gradient(rank), "main": is_main_process(), "found": first_then_others(rank, root)}
+        found["prepared"] = prepared_together(root)
         for name, options in (("whole", {}), ("parts", {"stop": STOP}), ("parts", {"resume": True})):
             found[name, bool(options.get("resume"))] = train(root, name, cohort, rank, **options)
         leave_processes()
@@ -116,6 +145,7 @@ def process(rank, root, cohort, port):
 def found(tmp_path_factory, tiny_cohort):
     root = tmp_path_factory.mktemp("processes")
     ignored = shutil.ignore_patterns("models", "output")
+    draw_pictures(root / "pictures")
     shutil.copytree(ROOT / "bundles" / "pathology_medi_diffusion", root / "bundle", ignore=ignored)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -146,6 +176,11 @@ def test_the_gradient_is_the_mean_over_the_processes(found):
 def test_the_first_process_goes_first(found):
     _, (first, second) = found
     assert (first["found"], second["found"]) == (False, True) and (first["main"], second["main"]) == (True, False)
+
+
+def test_a_cohort_that_both_lack_is_prepared_by_one(found):
+    _, (first, second) = found
+    assert first["prepared"] == second["prepared"] == {"digest": first["prepared"]["digest"], "rows": 40, "kept": True}
 
 
 def test_both_processes_end_with_the_same_weights(found):
@@ -187,6 +222,20 @@ def test_alone_nothing_is_shared(monkeypatch):
     assert join_processes() == (0, 1) and is_main_process() and shared_gradient(network) is network
     with main_process_first():
         assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("processes", [None, "1", "2"])
+def test_a_run_for_one_process_refuses_several(monkeypatch, processes):
+    from medi_monai.engines.distributed import refuse_processes
+    from medi_monai.utils.errors import InputError
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    if processes != "2":
+        return refuse_processes("aligning")
+    with pytest.raises(InputError, match="aligning runs in one process, and torchrun started 2: .* without torchrun"):
+        refuse_processes("aligning")
 
 
 def test_more_processes_than_gpus(monkeypatch):

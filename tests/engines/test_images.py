@@ -7,6 +7,7 @@ from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.images import identity_noise
+from medi_monai.networks.spaces import PixelSpace
 from medi_monai.utils.errors import InputError
 
 PLAN = pd.DataFrame(
@@ -80,6 +81,43 @@ def test_guidance_of_1_is_the_conditional_network_and_0_ignores_the_conditions(t
 def test_bad_settings_are_refused(tiny_schema, options, message):
     with pytest.raises(InputError, match=message):
         generator(tiny_schema, **options)
+
+
+class Traveling(PixelSpace):
+    """Pixels with a weight, that notes where it is sent."""
+
+    def __init__(self):
+        super().__init__(3)
+        self.gain, self.sent = torch.nn.Parameter(torch.ones(1)), []
+
+    def to(self, *args, **kwargs):
+        self.sent.append((*args, *kwargs.items()))
+        return super().to(*args, **kwargs)
+
+    def decode(self, values):
+        return super().decode(values * self.gain)
+
+
+class Plain:
+    """A space that is no module: nothing to move."""
+
+    clip = 1.0
+
+    def decode(self, values):
+        return values
+
+    def shape(self, image_size):
+        return 3, image_size, image_size
+
+
+def test_a_space_with_weights_follows_the_network_and_keeps_its_precision(tiny_schema, tiny_network):
+    rows = expand_plan(PLAN.head(1).assign(count=2))
+    expected = generator(tiny_schema).draw(tiny_network, rows)
+    space = Traveling().double()
+    found = generator(tiny_schema, space=space).draw(tiny_network, rows)
+    assert space.sent == [(torch.device("cpu"),)] and space.gain.dtype == torch.float64
+    assert np.array_equal(found, expected)
+    assert np.array_equal(generator(tiny_schema, space=Plain()).draw(tiny_network, rows), expected)
 
 
 def test_grids_have_a_cell_for_every_combination(tiny_schema, tiny_network, tiny_cohort):

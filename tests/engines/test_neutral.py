@@ -71,6 +71,8 @@ def test_a_null_that_was_never_trained_is_refused_and_a_rare_one_warned_of(schem
         plan_of(schema, "center", joint_dropout=None)
     with pytest.raises(InputError, match="unknown attribute 'centre': did you mean 'center'"):
         plan_of(schema, "centre")
+    with pytest.raises(InputError, match="unknown attribute 'centre'"):
+        plan_of(schema, "center", "centre")
 
 
 def test_a_neutral_plan_has_the_other_columns_as_often_as_the_training(schema):
@@ -80,6 +82,21 @@ def test_a_neutral_plan_has_the_other_columns_as_often_as_the_training(schema):
     assert dict(zip(zip(plan["tumor"], plan["sex"]), plan["count"])) == counts
     assert plan_of(schema, "center", "sex")[["tumor", "count"]].values.tolist() == [["A", 12], ["B", 6], ["C", 2]]
     assert plan_of(schema, "center", "sex", num_images=2)["tumor"].tolist() == ["A", "B"]
+
+
+def test_all_that_a_model_draws_is_neutral_in_what_it_is_not_conditioned_on(schema, capsys):
+    class_only = MetadataSchema.from_table(TABLE, "tumor")
+    assert neutral_share(class_only, ["center"], {}) == 1
+    plan = neutral_plan("neutral", lambda: TABLE, class_only, ["center"], {}, 20)
+    assert plan.values.tolist() == [["A", 12], ["B", 6], ["C", 2]]
+    said = capsys.readouterr().out
+    assert "not conditioned on center: its images are neutral" in said and "--anchor_weight" in said
+    # of the joint, what it is conditioned on has to be known null
+    assert neutral_share(class_only, ["tumor", "center"], RATES) == neutral_share(class_only, ["tumor"], RATES) < 1
+    with pytest.raises(InputError, match="never trained with tumor left out"):
+        neutral_share(class_only, ["tumor", "center"], {**RATES, "label_dropout": 0, "joint_dropout": 0})
+    plan_of(schema, "center")
+    assert capsys.readouterr().out == ""
 
 
 def test_an_aligned_label_is_null_in_the_codes(schema):

@@ -9,10 +9,12 @@ from PIL import Image
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines import ImageGenerator, resolve_plan, sample_plan
 from medi_monai.engines.sampling import image_name
+from medi_monai.schema.columns import NULL
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest, read_json, save_tensors
 
 COLUMNS = ["project_id", "center"]
+DROPOUT = {"label_dropout": 0.1, "attribute_dropout": 0.1, "joint_dropout": 0.1}
 PLAN = pd.DataFrame([("A", "South", 3), ("B", "NA", 2)], columns=[*COLUMNS, "count"])
 
 
@@ -20,10 +22,12 @@ PLAN = pd.DataFrame([("A", "South", 3), ("B", "NA", 2)], columns=[*COLUMNS, "cou
 def run(tiny_schema, tiny_network, tmp_path):
     save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
 
-    def sample(plan=PLAN, seed=0):
+    def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None):
         drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2, seed=seed)
         folder = tmp_path / "output"
-        return sample_plan(tiny_network, drawing, plan, COLUMNS, folder, tmp_path / "model.pt", {"seed": seed})
+        return sample_plan(
+            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with
+        )
 
     return sample
 
@@ -64,6 +68,41 @@ def test_images_of_other_settings_are_moved_aside(run, tmp_path):
 def test_an_unknown_center_is_named_before_anything_is_written(run, tmp_path):
     with pytest.raises(InputError, match="'Nort'.*did you mean 'North'"):
         run(pd.DataFrame([("A", "Nort", 1)], columns=PLAN.columns))
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("left", ["project_id", "project_id center"])
+def test_a_label_is_left_to_the_model_that_knows_it_null(run, tmp_path, left, capsys):
+    free = left.split()
+    plan = PLAN.drop(columns=free).assign(count=3).drop_duplicates()
+    manifest = run(plan, columns=[], trained_with=DROPOUT)
+    assert f"the plan does not say {', '.join(free)}: left to the model" in capsys.readouterr().out
+    assert manifest["project_id"].isna().all() and len(manifest) == plan["count"].sum()
+    # an empty cell of a table would be another thing, the unknown label
+    stored = pd.read_csv(tmp_path / "output" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert set(stored["project_id"]) == {""} and set(stored["combination"]) == set(manifest["combination"])
+    pixels = [np.asarray(Image.open(tmp_path / "output" / name)) for name in manifest["image"]]
+    again = run(plan.assign(project_id=None).head(1).assign(count=2), columns=[], trained_with=DROPOUT)
+    assert again["image"].tolist() == manifest["image"][:2].tolist()
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
+    assert not np.array_equal(pixels[0], pixels[1])
+
+
+def test_a_null_label_is_drawn_by_its_identity_and_null_codes(run, tiny_schema, tiny_network, tmp_path):
+    manifest = run(pd.DataFrame({"count": [2]}), columns=[], trained_with=DROPOUT)
+    drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
+    rows = pd.DataFrame({"project_id": pd.Series([None], dtype=object), "number": [1]})
+    assert (tiny_schema.encode(rows, absent="null") == NULL).all()
+    expected = drawing.draw(tiny_network, rows)[0]
+    assert np.abs(np.asarray(Image.open(tmp_path / "output" / manifest["image"][1])).astype(int) - expected).max() <= 1
+
+
+def test_a_null_label_that_was_never_trained_is_refused(run, tmp_path):
+    plan = pd.DataFrame({"center": ["South"], "count": [1]})
+    with pytest.raises(InputError, match="never trained with project_id left out"):
+        run(plan, trained_with={**DROPOUT, "label_dropout": 0.0})
+    with pytest.raises(InputError, match="do not say label_dropout"):
+        run(plan)
     assert not (tmp_path / "output").exists()
 
 

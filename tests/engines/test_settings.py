@@ -52,6 +52,14 @@ MODEL = {
         ("dataset_dir", [5, ["a"]]),
         ("patch_format", [None, True]),
         ("reading", [None, 1]),
+        ("target", [None, 0.5, ["female"]]),
+        ("resample_to", [0.5, ["female"], True]),
+        ("target_table", [5]),
+        ("costs", ["100", [100]]),
+        ("retrain_steps", [0, 1.5, "all"]),
+        ("retrain_learning_rate", [0, None]),
+        ("resample_from", [0, None]),
+        ("sampling_dir", [None, 5]),
     ],
 )
 def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, values):
@@ -79,6 +87,12 @@ def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, value
         ("dataset_dir", None),
         ("holdout_values", []),
         ("fold", 0),
+        ("target", "uniform"),
+        ("target", {"female": 0.5, "male": 0.5}),
+        ("resample_to", None),
+        ("resample_to", {"female": 0.5, "male": 0.5}),
+        ("retrain_steps", None),
+        ("costs", None),
     ],
 )
 def test_a_setting_of_its_kind_passes(name, value):

@@ -1,6 +1,5 @@
 import json
 import math
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,8 @@ from PIL import Image
 from medi_monai.alignment import make_target
 from medi_monai.cohort import Cohort
 from medi_monai.engines.fidelity import FidelitySettings
-from medi_monai.engines.subgroup_figures import Looked, change_of_distance, look, of_prompts, part_figures, parts_of
-from medi_monai.engines.subgroup_pairs import consistency, obedience, same_noise
-from medi_monai.engines.subgroup_quality import diversity, feature_spread, target_rows
-from medi_monai.engines.subgroup_verdict import alignment_verdict, curve_rises
+from medi_monai.engines.subgroup_figures import look, parts_of
+from medi_monai.engines.subgroup_quality import diversity
 from medi_monai.engines.subgroups import _dealt, evaluate_alignment_run
 from medi_monai.metrics.memorization import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier, SubgroupClassifier, load_classifier, save_classifier
@@ -202,116 +199,6 @@ def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
     assert "chance level" in page and "not corrected" in page
 
 
-def test_the_correction_undoes_known_mistakes():
-    (part,) = parts_of(make_target({"dark": 0.5, "bright": 0.5}, {"shade": VALUES}))
-    # of 600 images, 300 truly dark: 10 % of dark and 20 % of bright ones are misread
-    held_out = {"shade": {"values": ["bright", "dark"], "confusion": [[80, 20], [10, 90]]}}
-    made = part_figures(np.array([330, 270]), part, held_out)
-    assert made["total_variation"]["value"] == pytest.approx(0.05)
-    assert made["corrected"]["proportions"]["dark"]["value"] == pytest.approx(0.5)
-    assert made["corrected"]["total_variation"]["value"] == pytest.approx(0, abs=1e-9)
-
-
-def test_a_joint_target_has_marginals_and_joint_mistakes():
-    shares = {"dark|small": 0.1, "dark|large": 0.2, "bright|small": 0.3, "bright|large": 0.4}
-    parts = parts_of(make_target(shares, {"shade": VALUES, "size": ("small", "large")}))
-    assert [part.name for part in parts] == ["shade", "size", "shade|size"]
-    assert parts[0].target == pytest.approx([0.3, 0.7]) and parts[1].target == pytest.approx([0.4, 0.6])
-    assert parts[2].values == tuple(shares) and parts[2].target == pytest.approx(list(shares.values()))
-    codes = {"shade": np.array([0, 1, 1, -1]), "size": np.array([1, 0, 1, 1])}
-    assert parts[2].join(codes).tolist() == [1, 2, 3, -1]
-    held_out = {
-        "shade": {"values": list(VALUES), "confusion": [[45, 5], [10, 40]]},
-        "size": {"values": ["small", "large"], "confusion": [[70, 30], [20, 80]]},
-    }
-    truth = parts[2].target
-    read = np.zeros(4)
-    for i, j in np.ndindex(4, 4):
-        first, second = (held_out[name]["confusion"] for name in ("shade", "size"))
-        read[j] += truth[i] * first[i // 2][j // 2] / 50 * second[i % 2][j % 2] / 100
-    made = part_figures(np.round(10_000 * read).astype(int), parts[2], held_out)
-    found = [one["value"] for one in made["corrected"]["proportions"].values()]
-    assert found == pytest.approx(truth, abs=2e-3) and made["corrected"]["confusion_n"] == [50] * 4
-
-
-def test_the_change_of_distance_has_an_interval_of_the_right_width():
-    (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
-    made = change_of_distance(np.array([400, 100]), np.array([300, 200]), part)
-    error = math.sqrt(0.8 * 0.2 / 500 + 0.6 * 0.4 / 500)
-    assert made["value"] == pytest.approx(-0.2)
-    assert made["ci95"] == pytest.approx([-0.2 - 1.96 * error, -0.2 + 1.96 * error], abs=0.008)
-    assert change_of_distance(np.array([0, 0]), np.array([1, 2]), part) == {"value": None, "ci95": None, "n": 0}
-
-
-def test_prompts_with_few_images_are_named_and_left_out_of_the_mean():
-    (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
-    table = pd.DataFrame({"caption": ["many"] * 40 + ["few"] * 3})
-    codes = {"shade": np.array([0] * 30 + [1] * 10 + [0] * 3)}
-    made = of_prompts({"before": table}, {"before": codes}, [part], "caption")["shade"]
-    many, few = (row["arms"]["before"] for row in made["prompts"])
-    assert (many["n"], many["few"], few["n"], few["few"]) == (40, False, 3, True)
-    assert made["mean"]["before"]["value"] == pytest.approx(0.25) and made["mean"]["before"]["n"] == 1
-    # E |X/40 - 1/2| of a fair coin
-    expected = sum(math.comb(40, k) / 2**40 * abs(k / 40 - 0.5) for k in range(41))
-    assert made["mean"]["before"]["by_chance"] == pytest.approx(expected, rel=0.1)
-
-
-def test_the_same_noise_is_that_of_prompt_number_and_seed():
-    before = pd.DataFrame({"caption": ["a", "a", "b"], "number": ["0", "1", "0"], "seed": ["0", "0", "0"]})
-    after = pd.DataFrame({"caption": ["b", "a", "a"], "number": ["0", "1", "0"], "seed": ["0", "1", "0"]})
-    first, second = same_noise(before, after, "caption")
-    assert sorted(zip(first.tolist(), second.tolist())) == [(0, 2), (2, 0)]
-    assert len(same_noise(before.drop(columns="number"), after, "caption")[0]) == 0
-
-
-def test_consistency_by_hand():
-    def arm(codes, features):
-        return Looked({"judge": {"shade": np.array(codes)}}, np.array(features, np.float32))
-
-    before = arm([0, 0, 1], [[1, 0], [0, 1], [1, 0]])
-    after = arm([0, 1, 1], [[1, 0], [1, 0], [0.6, 0.8]])
-    rows = np.arange(3), np.arange(3)
-    made = consistency(before, after, rows, "judge", "shade")
-    assert (made["num_stayed"], made["num_changed"]) == (2, 1)
-    assert made["stayed"]["value"] == pytest.approx(0.8) and made["stayed"]["n"] == 2
-    half = 1.959964 * np.std([1, 0.6], ddof=1) / math.sqrt(2)
-    assert made["stayed"]["ci95"] == pytest.approx([0.8 - half, 0.8 + half])
-    assert made["changed"]["value"] == pytest.approx(0) and made["changed"]["ci95"] is None
-    others = [np.dot(before.features[i], after.features[j]) for i in range(3) for j in range(3) if i != j]
-    assert made["unrelated"]["value"] == pytest.approx(np.mean(others))
-
-
-def test_obedience_counts_pairs_and_leaves_out_prompts_that_name_none():
-    (part,) = parts_of(make_target("uniform", {"sex": ("female", "male")}))
-    captions = ["a woman", "a man", "a man", "somebody"]
-    table = pd.DataFrame({"caption": captions, "number": ["0", "0", "1", "0"]})
-    words = {"sex": {"female": "woman", "male": ["man", "gentleman"]}}
-    read = {"before": {"sex": np.array([0, 1, 1, 1])}, "after": {"sex": np.array([1, 1, 1, 0])}}
-    made = obedience({"before": table, "after": table}, read, [part], words, "caption")["sex"]
-    assert made["before"]["share"]["value"] == 1 and made["before"]["left_out"] == 1
-    assert made["after"]["share"]["value"] == pytest.approx(2 / 3) and made["after"]["by_value"]["female"]["value"] == 0
-    assert made["after"]["ratio"]["value"] == pytest.approx(2 / 3) and made["after"]["ratio"]["n"] == 3
-
-
-def test_real_rows_are_drawn_in_the_shares_of_the_target():
-    codes = np.array([0] * 90 + [1] * 12 + [-1] * 5)
-    rows = target_rows(codes, np.array([0.75, 0.25]), np.arange(len(codes)))
-    assert np.bincount(codes[rows]).tolist() == [36, 12] and len(set(rows.tolist())) == 48
-    assert (codes[target_rows(codes, np.array([1.0, 0.0]), np.arange(len(codes)))] == 0).sum() == 90
-    assert len(target_rows(np.zeros(5, int), np.array([0.5, 0.5]), np.arange(5))) == 0
-
-
-def test_the_spread_of_features_is_the_mean_over_pairs():
-    features = np.random.default_rng(0).normal(size=(40, 5))
-    made = feature_spread(features)
-    assert made["value"] == pytest.approx(np.mean([np.linalg.norm(a - b) for a, b in combinations(features, 2)]))
-    # by the jackknife
-    left = [np.mean([np.linalg.norm(a - b) for a, b in combinations(np.delete(features, i, 0), 2)]) for i in range(40)]
-    error = math.sqrt(39 / 40 * np.sum((np.array(left) - np.mean(left)) ** 2))
-    assert made["ci95"][1] - made["value"] == pytest.approx(1.96 * error, rel=0.1)
-    assert feature_spread(features[:1]) == {"value": None, "ci95": None, "n": 1}
-
-
 def test_a_collapsed_subgroup_is_less_diverse(data, tmp_path):
     root = sampled(tmp_path / "same", ["dark"] * 10, 1)
     pixels = Image.open(root / "images" / "000.png")
@@ -326,75 +213,6 @@ def test_a_collapsed_subgroup_is_less_diverse(data, tmp_path):
     assert made["dark"]["after"]["ms_ssim"]["value"] == pytest.approx(0, abs=1e-6)
     assert made["dark"]["after"]["features"]["value"] == 0 and made["dark"]["before"]["features"]["value"] > 1
     assert made["bright"]["after"]["ms_ssim"] | {"ratio": None} == {"value": None, "ci95": None, "n": 0, "ratio": None}
-
-
-def test_a_curve_that_rises_again_while_the_guide_falls():
-    def curve(judge, guide, kept):
-        rows = [{"step": 10 * n, "judge": {"distance": one}, "guide": {"distance": other}}
-                for n, (one, other) in enumerate(zip(judge, guide))]  # fmt: skip
-        return {"rows": rows, "kept_step": kept}
-
-    falling = [0.4, 0.2, 0.1, 0.02]
-    assert curve_rises(curve([0.39, 0.25, 0.19, 0.34], falling, 30), 0.05)["least"] == 0.19
-    assert curve_rises(curve([0.39, 0.25, 0.19, 0.34], falling, 20), 0.05) is None
-    assert curve_rises(curve([0.39, 0.25, 0.19, 0.21], falling, 30), 0.05) is None
-    assert curve_rises(curve([0.39, 0.25, 0.19, 0.34], falling[::-1], 30), 0.05) is None
-    assert curve_rises(None, 0.05) is None
-
-
-@pytest.mark.parametrize(
-    ("after", "by_guide", "answer"),
-    [
-        ((300, 300), (300, 300), "met"),
-        ((480, 120), (480, 120), "no effect"),
-        ((400, 200), (400, 200), "missed"),
-        ((540, 60), (320, 280), "fooled the guide"),
-        ((540, 60), (540, 60), "missed"),
-    ],
-)
-def test_the_answer(after, by_guide, answer):
-    assert alignment_verdict(verdict_content(after, by_guide))["answer"] == answer
-
-
-@pytest.mark.parametrize(
-    ("ratio", "lost"), [((1.3, [1.1, 1.5]), True), ((1.3, [0.9, 1.5]), False), ((0.8, None), False)]
-)
-def test_quality_lost_takes_the_place_of_met(ratio, lost):
-    content = verdict_content((300, 300), (300, 300))
-    content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": ratio[0], "ci95": ratio[1], "n": 99}
-    verdict = alignment_verdict(content)
-    assert verdict["answer"] == ("quality lost" if lost else "met") and verdict["quality_lost"] is lost
-    content = verdict_content((400, 200), (400, 200))
-    content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": ratio[0], "ci95": ratio[1], "n": 99}
-    assert alignment_verdict(content)["answer"] == "missed"
-
-
-def verdict_content(after, by_guide):
-    """600 images before of which 480 are dark; the target is even."""
-    (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
-
-    def read(counts):
-        counts = {"before": np.array([480, 120]), "after": np.array(counts)}
-        figures = {arm: {"shade": part_figures(one, part)} for arm, one in counts.items()}
-        return {
-            "distance_to_target": figures,
-            "change": {"after": {"shade": change_of_distance(counts["before"], counts["after"], part)}},
-        }
-
-    none = {"value": None, "ci95": None, "n": 0}
-    ratio = {"before": {"ratio": none}, "after": {"ratio": {"value": 0.9, "ci95": [0.8, 0.99], "n": 99}}}
-    measures = {arm: {"ms_ssim": one, "features": one} for arm, one in ratio.items()}
-    content = {
-        "part": "shade",
-        "settings": {"tolerance": 0.05},
-        "judge": {"at_chance": []},
-        **read(after),
-        "readers": {"guide": read(by_guide)},
-        "fidelity": {group: {"arms": dict(ratio)} for group in ("all", *VALUES)},
-        "diversity": dict.fromkeys(VALUES, measures),
-        "consistency": {"after": {"stayed": none, "changed": none, "unrelated": none}},
-    }
-    return json.loads(json.dumps(content, default=float))
 
 
 def test_the_order_of_rows_does_not_matter(data, tmp_path):
@@ -438,16 +256,6 @@ def test_a_small_further_arm_takes_no_images_from_the_answer(data, tmp_path):
     assert beside["matched"] == alone["matched"] == 18
     assert beside["arms"]["small"]["frechet_distance"]["n"] == beside["arms"]["small"]["ratio"]["n"] == 12
     assert beside["arms"]["tiny"]["frechet_distance"] == {"value": None, "ci95": None, "n": 4}
-
-
-def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
-    content = verdict_content((300, 300), (300, 300))
-    content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": 1.3, "ci95": [0.9, 1.5], "n": 20}
-    content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"] = {"value": 0.8, "ci95": [0.5, 1.1], "n": 20}
-    levels = {one["text"].split(",")[0]: one["level"] for one in alignment_verdict(content)["findings"]}
-    assert levels["Worse perhaps"] == levels["Less diverse perhaps"] == "warning"
-    content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"]["ci95"] = [0.7, 0.88]
-    assert alignment_verdict(content)["answer"] == "quality lost"
 
 
 class TwoAttributes(AttributeClassifier):

@@ -4,12 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 pytest.importorskip("transformers")
 
 from medi_monai.cohort.demo.brain_cohort import make_brain_cohort
+from medi_monai.networks.classifier import load_classifier, save_classifier
+from medi_monai.utils.files import load_tensors
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": [1, 1]}
@@ -17,6 +22,10 @@ SMALL |= {"num_head_channels": 8, "norm_num_groups": 4}
 CLASSIFIER = {"max_steps": 5, "batch_size": 16}
 ALIGN = {"max_steps": 2, "batch_size": 4, "pool_size": 4, "num_validation": 4, "val_interval": 1, "num_steps": 2}
 ALIGN |= {"anchor_batch_size": 2, "num_images": 8, "draws": 4}
+# at this rate a model stays what it began as
+RETRAIN = {"resample_to": "uniform", "learning_rate": 1e-9, "max_steps": 2, "batch_size": 4, "warmup_steps": 1}
+RETRAIN |= {"num_validation": 8}
+COSTS = {"after": {"stages": {"aligning": 12.0}}, "retrained": {"stages": {"retraining": 34.0}}}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,17 @@ def brains(tmp_path_factory, bundle):
     made.data = make_brain_cohort(folder / "data", num_patients=40, slices_per_patient=2, image_size=32)
     made.out = folder
     return made
+
+
+def guide_of_both(guide, folder, images):
+    """A guide of five steps may read all images alike: its threshold moves into the middle of these."""
+    reader = load_classifier(str(guide))
+    pixels = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(images.rglob("*.png"))]
+    with torch.no_grad():
+        logits = reader(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1)["sex"]
+        reader.head.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.3)
+    save_classifier(folder, reader)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +81,26 @@ def aligned(brains):
     after = {**sampling, "ckpt_dir": out / "aligned"}
     for kind in ("neutral", "named"):
         brains.run_in_process("sampling", "inference.json", **after, prompts=kind, output_dir=out / f"{kind} after")
+    brains.run_in_process(
+        "training", "train.json", **cohort, **SMALL, **RETRAIN, ckpt_dir=out / "models" / "retrained",
+        text_model_dir=out / "models" / "clip", init_from=out / "models" / "model.pt", output_dir=out / "retraining",
+    )  # fmt: skip
+    own = {**sampling, "ckpt_dir": out / "models" / "retrained", "output_dir": out / "neutral retrained"}
+    brains.run_in_process("sampling", "inference.json", **own)
+    drawn = {**sampling, "num_images": 30, "seed": 1, "output_dir": out / "to choose from"}
+    brains.run_in_process("sampling", "inference.json", **drawn)
+    brains.run_in_process(
+        "resampling", "resample.json", **models, sampling_dir=out / "to choose from", output_dir=out / "resampled",
+        guide=guide_of_both(out / "models" / "guide", out / "guide of both", out / "to choose from" / "images"),
+    )  # fmt: skip
     both = {
         name: {when: str(out / f"{kind} {when}") for when in ("before", "after")}
         for name, kind in (("arms", "neutral"), ("named", "named"))
     }
+    both["arms"] |= {"retrained": str(out / "neutral retrained"), "resampled": str(out / "resampled")}
     brains.run_in_process(
         "evaluation", "evaluate.json", **paths, **both, alignment=out / "aligning", output_dir=out / "evaluation",
-        min_images=4, num_replicates=10, num_halves=1, neighbors=2,
+        costs=COSTS, min_images=4, num_replicates=10, num_halves=1, neighbors=2,
     )  # fmt: skip
     return out
 
@@ -93,11 +126,57 @@ def test_before_and_after_have_the_same_prompts_and_the_original_stays(aligned):
 
 def test_the_page_and_its_figures(aligned):
     content = json.loads((aligned / "evaluation" / "metrics.json").read_text())
-    for when in ("before", "after"):
-        shares = content["proportions"][when]["sex"]
+    kept = len(pd.read_csv(aligned / "resampled" / "manifest.csv"))
+    for arm, count in {"before": 18, "after": 18, "retrained": 18, "resampled": kept}.items():
+        shares = content["proportions"][arm]["sex"]
         assert sum(one["value"] for one in shares.values()) == pytest.approx(1)
-        assert all(one["n"] == 18 for one in shares.values())
-    assert (aligned / "evaluation" / "report.html").stat().st_size > 20_000
+        assert all(one["n"] == count for one in shares.values())
+    # the same noise as before, and none of it
+    assert content["consistency"]["retrained"]["all"]["n"] == 18
+    assert content["consistency"]["resampled"]["all"] == {"value": None, "ci95": None, "n": 0}
+    assert content["chosen"] == {"resampled": {"images": kept, "of": 30}} and content["costs"] == COSTS
+    page = (aligned / "evaluation" / "report.html").read_text()
+    assert len(page) > 20_000 and f"{kept} of 30" in page and page.count("for comparison: ") == 2
+
+
+def test_a_model_is_trained_on_with_real_images_of_the_target(aligned, brains):
+    models = aligned / "models"
+    trained, other = (json.loads((folder / "model.json").read_text()) for folder in (models, models / "retrained"))
+    assert trained["resample_to"] is None and other["resample_to"] == {"female": 0.5, "male": 0.5}
+    assert other["init_from"] == str(models / "model.pt")
+    weights = [load_tensors(folder / "model.pt") for folder in (models, models / "retrained")]
+    for name, begun in weights[0].items():
+        torch.testing.assert_close(weights[1][name], begun, atol=1e-7, rtol=0)
+    # on another choice of images it would not be the same training
+    options = {"cohort_dir": aligned / "cohort", "image_size": 16, **SMALL, **RETRAIN, "init_from": models / "model.pt"}
+    options |= {"ckpt_dir": models / "retrained", "text_model_dir": models / "clip", "resume": True}
+    options |= {"output_dir": aligned / "retraining"}
+    for spec, told in ((None, "None now"), ({"female": 0.3, "male": 0.7}, "{'female': 0.3, 'male': 0.7} now")):
+        error = brains.error_in_process("training", "train.json", **{**options, "resample_to": spec})
+        assert "other settings (resample_to: {'female': 0.5, 'male': 0.5} in the checkpoint" in error and told in error
+    # shares count, not the words that they are given in
+    same = brains.error_in_process("training", "train.json", **{**options, "resample_to": {"male": 0.5, "female": 0.5}})
+    assert "is at step 2 already" in same
+    assert "did you mean 'female'" in brains.error_in_process(
+        "training", "train.json", **{**options, "resample_to": {"femal": 0.5, "male": 0.5}}
+    )
+
+
+def test_images_are_kept_in_the_shares_that_were_asked_for(aligned):
+    summary = json.loads((aligned / "resampled" / "summary.json").read_text())
+    read = summary["figures"]["read"]
+    assert summary["made"]["images"] == 2 * min(read.values()) > 0 and sum(read.values()) == 30
+    tables = [pd.read_csv(aligned / name / "manifest.csv") for name in ("resampled", "to choose from")]
+    assert set(tables[0]["image"]) < set(tables[1]["image"])
+
+
+def test_there_has_to_be_something_to_choose_from(aligned, brains):
+    models = aligned / "models"
+    given = {"ckpt_dir": models, "classifier_dir": models, "output_dir": aligned / "nothing"}
+    error = brains.error_in_process("resampling", "resample.json", **given, sampling_dir=aligned / "nowhere")
+    assert "--sampling_dir" in error
+    error = brains.error_in_process("resampling", "resample.json", **given, target={"female": 1.5, "male": -0.5})
+    assert "'male'" in error
 
 
 @pytest.mark.parametrize(

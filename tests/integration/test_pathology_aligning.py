@@ -106,24 +106,57 @@ def test_the_joint_of_label_and_center_leaves_both_null(bundle, classifiers):
     bundle.run_in_process("aligning", "align.json", **options)
     record = json.loads((classifiers / "joint" / "output" / "alignment.json").read_text())
     assert record["target"] == {"attributes": ["tumor", "center"], "target": target}
+    assert (classifiers / "joint" / "output" / "plan.csv").read_text().split() == ["count", "10"]
 
 
-def test_before_and_after_are_sampled_with_one_plan_and_compared(bundle, classifiers):
-    output, plan = classifiers / "transport" / "output", "plan.csv"
-    for name, models in (("before", classifiers / "models"), ("after", classifiers / "transport" / "models")):
+@pytest.mark.parametrize(
+    ("name", "columns", "attribute"), [("transport", ["tumor"], "center"), ("joint", [], "tumor|center")]
+)
+def test_before_and_after_are_sampled_with_one_plan_and_compared(bundle, classifiers, name, columns, attribute):
+    output = classifiers / name / "output"
+    for arm, models in (("before", classifiers / "models"), ("after", classifiers / name / "models")):
         bundle.run_in_process(
-            "sampling", "inference.json", plan=output / plan, subpopulation_columns=["tumor"], num_steps=2,
-            ckpt_dir=models, output_dir=output / name,
+            "sampling", "inference.json", plan=output / "plan.csv", plan_columns=columns, num_steps=2,
+            ckpt_dir=models, output_dir=output / arm,
         )  # fmt: skip
-    manifests = [pd.read_csv(output / name / "manifest.csv") for name in ("before", "after")]
-    assert manifests[0][["image", "tumor", "number"]].equals(manifests[1][["image", "tumor", "number"]])
+    manifests = [pd.read_csv(output / arm / "manifest.csv") for arm in ("before", "after")]
+    assert len(manifests[0]) == 10
+    shared = ["image", "combination", "tumor", "number"]
+    assert manifests[0][shared].equals(manifests[1][shared])
     bundle.run_in_process(
-        "evaluation", "evaluate_alignment.json", arms={name: str(output / name) for name in ("before", "after")},
+        "evaluation", "evaluate_alignment.json", arms={arm: str(output / arm) for arm in ("before", "after")},
         alignment=output, classifier_dir=classifiers, cohort_dir=classifiers / "cohort", label="tumor",
-        image_size=SIDE, min_images=4, num_halves=1, num_replicates=5, output_dir=output / "page",
+        attribute=attribute, image_size=SIDE, min_images=4, neighbors=3, num_halves=1, num_replicates=5,
+        output_dir=output / "page",
     )  # fmt: skip
     content = json.loads((output / "page" / "metrics.json").read_text())
     assert {"before", "after"} <= set(content["proportions"]) and (output / "page" / "report.html").is_file()
+    assert content["part"] == attribute and len(content["by_prompt"][attribute]["prompts"]) == (2 if columns else 1)
+
+
+def test_a_class_only_model_is_aligned_as_it_is(bundle, classifiers):
+    folder = classifiers / "class_only"
+    folder.mkdir()
+    schema = build_schema(Cohort.read(classifiers / "cohort").split("train").table, "tumor", [], [])
+    torch.manual_seed(0)
+    network = MetadataDiffusionUNet(
+        schema, spatial_dims=2, in_channels=3, out_channels=3, norm_num_groups=8, use_combined_linear=True, **NETWORK
+    )
+    torch.save(network.state_dict(), folder / "model.pt")
+    schema.save(folder / "schema.json")
+    settings = {**TRAINED, "arm": "cls", "attributes": [], "cohort_dir": str(classifiers / "cohort")}
+    (folder / "model.json").write_text(json.dumps(settings))
+    bundle.run_in_process("aligning", "align.json", **align(bundle, classifiers, "from_cls", ckpt_dir=folder))
+    output = classifiers / "from_cls" / "output"
+    assert (output / "plan.csv").read_text().splitlines() == ["tumor,count", "A,7", "B,3"]
+    assert [look["step"] for look in json.loads((output / "alignment.json").read_text())["curve"]] == [0, 1, 2]
+
+
+def test_several_processes_are_refused(bundle, classifiers, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = align(bundle, classifiers, "several")
+    assert "one process" in bundle.error_in_process("aligning", "align.json", **options)
+    assert not (classifiers / "several").exists()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,19 @@ def test_one_channel_is_the_mean_and_comes_back_gray():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_patches_are_the_pixels_of_a_square_side_by_side(channels):
+    space = PixelSpace(channels, patch_size=2)
+    seen = images() if channels == 3 else images().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    values = space.encode(seen)
+    assert values.shape[1:] == space.shape(16) == (4 * channels, 8, 8)
+    for row in range(2):
+        for column in range(2):
+            torch.testing.assert_close(values[:, row * 2 + column :: 4], seen[:, :channels, row::2, column::2])
+    torch.testing.assert_close(space.decode(values), seen)
+    assert space.describe() != PixelSpace(channels).describe() == PixelSpace(channels, 1).describe()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("low", [-1.0, 0.0])
 def test_latents_are_the_scaled_mean_of_monais_posterior(channels, low):
     network = autoencoder(channels)
@@ -117,6 +130,11 @@ def test_descriptions_tell_spaces_apart():
     ("make", "reason"),
     [
         (lambda: PixelSpace(2), "channels = 2"),
+        (lambda: PixelSpace(1, 0), "patch_size = 0"),
+        (lambda: PixelSpace(1, 1.5), "patch_size = 1.5"),
+        (lambda: PixelSpace(1, 3).shape(32), "32 pixels a side cannot be cut into patches of 3"),
+        (lambda: PixelSpace(1, 4).encode(images(side=18)), "18 pixels"),
+        (lambda: PixelSpace(1, 2).decode(torch.zeros(1, 1, 4, 4)), r"\(N, 4, H, W\)"),
         (lambda: LatentSpace(autoencoder(), scale=0.0), "scale = 0.0"),
         (lambda: LatentSpace(autoencoder(), scale=float("nan")), "scale = nan"),
         (lambda: LatentSpace(autoencoder(), low=1.0), "low = 1.0"),

@@ -4,7 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from medi_monai.report.alignment_page import curve_plot, proportion_bars, write_alignment_page
+from medi_monai.report.alignment_page import write_alignment_page
+from medi_monai.report.alignment_plots import curve_plot, proportion_bars
 
 VALUES = ("female", "male")
 
@@ -86,6 +87,29 @@ def content():
     }  # fmt: skip
 
 
+def with_arms(*arms):
+    """The content with further arms; those chosen among other images have no pairs."""
+    given = content()
+    for arm in arms:
+        for read in (given, *given["readers"].values()):
+            for part in ("proportions", "distance_to_target", "change"):
+                read[part][arm] = read[part]["after"]
+        for group in given["fidelity"].values():
+            group["arms"][arm] = group["arms"]["after"]
+        for by_name in given["diversity"].values():
+            by_name[arm] = by_name["after"]
+        for row in given["by_prompt"]["sex"]["prompts"]:
+            row["arms"][arm] = row["arms"]["after"]
+        for part in (given["by_prompt"]["sex"]["mean"], given["clip_score"], given["memorisation"]):
+            part[arm] = part["after"]
+        given["consistency"][arm] = given["consistency"]["after"]
+        given["verdict"][arm] = {"answer": "met", "findings": [{"level": "ok", "text": "Like the real ones."}]}
+    if "resampled" in arms:
+        none = dict.fromkeys(("all", "stayed", "changed", "unrelated"), NONE)
+        given["consistency"]["resampled"] = {**none, "num_stayed": 0, "num_changed": 0}
+    return given
+
+
 @pytest.fixture
 def page(tmp_path):
     def write(given, pairs=None):
@@ -132,13 +156,20 @@ def test_what_is_not_there_is_left_out(page):
     assert "as three classifiers saw it" not in text and "Prompts that name the attribute" not in text
 
 
-def test_other_arms_have_their_answers(page):
-    given = content()
-    for part in ("proportions", "distance_to_target"):
-        for read in (given, *given["readers"].values()):
-            read[part]["resampled"] = read[part]["after"]
-    given["verdict"]["resampled"] = {"answer": "met", "findings": [{"level": "ok", "text": "Like the real ones."}]}
-    assert "resampled, for comparison: met. Like the real ones." in visible(page(given))
+def test_other_arms_have_their_answers_and_no_pairs(page):
+    given = with_arms("resampled")
+    text = visible(page(given))
+    assert "resampled, for comparison: met. Like the real ones." in text and "Alternatives, for comparison" in text
+    # nothing is said of pairs that cannot be
+    assert "resampled" not in text.partition("on the same noise")[2].partition("CLIP score: cosine")[0]
+    assert "The first arms" not in text and "Alternatives" not in visible(page(content()))
+
+
+def test_the_distance_of_a_prompt_is_told_of_every_arm_and_its_shares_of_two(page):
+    html = page(with_arms("retrained", "resampled"))
+    heads = re.findall(r"<th[^>]*>([^<]*): (images|shares|distance)</th>", html)
+    assert heads.count(("before", "shares")) == heads.count(("after", "shares")) == 1
+    assert ("retrained", "shares") not in heads and ("retrained", "distance") in heads
 
 
 def test_bars_stand_at_the_shares_and_the_target_across(page):

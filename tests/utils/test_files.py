@@ -22,6 +22,7 @@ from medi_monai.utils.files import (
     read_json,
     read_table,
     save_tensors,
+    tensors_digest,
     writable_dir,
     write_json,
     write_table,
@@ -268,6 +269,17 @@ def test_json_digest_ignores_the_order_of_keys_only():
     assert json_digest({"b": [2, 1], "a": "é"}) == hashlib.sha256('{"a":"é","b":[2,1]}'.encode()).hexdigest()
     assert json_digest({"a": 1, "b": 2}) == json_digest({"b": 2, "a": 1})
     assert json_digest([1, 2]) != json_digest([2, 1])
+
+
+def test_tensors_digest_is_of_names_types_shapes_and_bytes_in_the_order_of_names():
+    state = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.tensor([True, False])}
+    digest = hashlib.sha256(b"a torch.bool (2,)\n" + bytes([1, 0]))
+    digest.update(b"b torch.float32 (3, 2)\n" + np.array([0, 3, 1, 4, 2, 5], "<f4").tobytes())
+    assert tensors_digest(state) == tensors_digest(dict(sorted(state.items()))) == digest.hexdigest()
+    others = [state | {"a": state["a"].float()}, state | {"b": state["b"].T}, {"c": state["a"], "b": state["b"]}]
+    assert len({digest.hexdigest(), *map(tensors_digest, others)}) == 4
+    half = torch.ones(3, dtype=torch.bfloat16)
+    assert tensors_digest({"x": half}) != tensors_digest({"x": half.half()})
 
 
 def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):

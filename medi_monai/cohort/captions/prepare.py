@@ -19,12 +19,12 @@ from medi_monai.cohort.captions.images import SquareFit, read_picture
 from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
-from medi_monai.cohort.prepare import LOCK_FILE, QUALITY_FILE, _claim, _holds_cohort
+from medi_monai.cohort.folder import REJECTED_FILE, claimed_folder, holds_cohort, write_rejected
+from medi_monai.cohort.prepare import QUALITY_FILE
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, writable_dir, write_table
+from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, write_table
 from medi_monai.utils.progress import progress
-from medi_monai.utils.workers import one_at_a_time
 
 __all__ = ["CaptionPreparation", "load_or_prepare_captions", "prepare_captions"]
 
@@ -80,8 +80,8 @@ def load_or_prepare_captions(
     Raises:
         InputError: as :func:`prepare_captions`, and where the cohort that is there has no captions.
     """
-    if not _holds_cohort(cohort_dir):
-        return prepare_captions(preparation, cohort_dir, on_error, num_workers)
+    if not holds_cohort(cohort_dir):
+        return prepare_captions(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     if "caption" not in cohort.table.columns:
         raise InputError(f"the cohort in {cohort_dir} has no column `caption`; choose another cohort_dir")
@@ -93,6 +93,7 @@ def prepare_captions(
     output_dir: str | os.PathLike,
     on_error: str = "stop",
     num_workers: int | None = None,
+    once: bool = False,
 ) -> Cohort:
     """Make all pictures squares; write ``patches/``, the cohort table, ``preparation.json`` and ``rejected.csv``.
 
@@ -105,6 +106,7 @@ def prepare_captions(
         on_error: ``stop`` at the first row or picture that cannot be used, or ``skip`` it; either way ``rejected.csv``
             is a list of what was left out.
         num_workers: threads; by default one per core.
+        once: take the cohort that another process has prepared meanwhile, and look at no picture again.
 
     Returns:
         The cohort: as of slides, with a column ``caption``; ``x`` and ``y`` are 0 and ``mpp`` is empty.
@@ -116,10 +118,9 @@ def prepare_captions(
     if on_error not in ("stop", "skip"):
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
     rows = _rows(preparation, on_error)
-    root = writable_dir(output_dir)
-    # two runs in one folder would spoil each other's pictures: the second waits, and finds them done
-    with one_at_a_time(root / LOCK_FILE):
-        _claim(root, preparation)  # type: ignore[arg-type]
+    with claimed_folder(output_dir, preparation.settings()) as root:
+        if once and holds_cohort(root):
+            return Cohort.read(root)
         good = rows[rows["problem"] == ""]
         measured = pd.DataFrame(_measured(preparation, root, good["image"].tolist(), on_error, num_workers))
         measured = measured.set_axis(good.index)
@@ -223,12 +224,10 @@ def _finish(preparation: CaptionPreparation, root: Path, rows: pd.DataFrame, mea
     problem = rows["problem"]
     if len(measured):
         problem = problem.mask(problem == "", measured["problem"].reindex(rows.index, fill_value=""))
-    rejected = rows.loc[problem != "", ["image", "slide"]].assign(reason=problem[problem != ""])
-    stray = pd.DataFrame(preparation.source.files_without_row(rows), columns=["image", "reason"]).assign(slide="")
-    write_table(root / "rejected.csv", pd.concat([rejected, stray])[["image", "slide", "reason"]])
+    write_rejected(root, rows, problem, preparation.source.files_without_row(rows))
     good = problem == ""
     if not good.any():
-        raise InputError(f"no row of {preparation.source.table_name} gave a picture; {root / 'rejected.csv'} says why")
+        raise InputError(f"no row of {preparation.source.table_name} gave a picture; {root / REJECTED_FILE} says why")
     measured, about = measured[good.loc[measured.index]], rows[good]
     cohort = pd.DataFrame({"image": measured["patch"], "slide": about["slide"], "patient": about["patient"]})
     cohort = cohort.assign(x="0", y="0", mpp="")

@@ -35,18 +35,18 @@ AGES = (20.0, 90.0)
 
 #: center and spread of each measure that depends on sex, and whether men have more (+1) or less (-1) of it
 SEX_MEASURES = {
-    "axis_ratio": (1.25, 0.034, 1),
-    "skull": (0.066, 0.008, -1),
-    "taper": (0.09, 0.030, 1),
-    "contrast": (0.29, 0.070, -1),
+    "axis_ratio": (1.25, 0.043, 1),
+    "skull": (0.066, 0.0095, -1),
+    "taper": (0.09, 0.036, 1),
+    "contrast": (0.36, 0.100, -1),
 }
 #: by how many spreads each sex is away from the center: in one measure on average, and in the mean of all (one spread)
-SEPARATION, MEAN_SPREAD = 1.0, 0.20
+SEPARATION, MEAN_SPREAD = 1.8, 0.20
 
 #: gray levels between 0 and 1 before the scanner; white and gray matter lie about MATTER
 AIR, BONE, FLUID, GROOVE, SCALP, MATTER, TUMOR = 0.02, 0.10, 0.08, 0.13, 0.75, 0.48, 0.98
 #: thickness of the cortex, and the geometric mean of half length and half width of a head; in half fields of view
-CORTEX, HEAD = 0.050, 0.73
+CORTEX, HEAD = 0.100, 0.73
 
 Array = np.ndarray
 

@@ -19,7 +19,7 @@ from medi_monai.utils.seeding import seed_from
 __all__ = ["brain_dataset", "brain_patient_table", "make_brain_cohort"]
 
 #: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
-VERSION = 1
+VERSION = 2
 #: lesions in the order in which patients of rising age get them: half of all patients have none
 LESION_CYCLE = ("absent", "left", "absent", "right")
 #: slices of a patient lie at equal distances between these levels (-1 to 1), each off by at most the jitter

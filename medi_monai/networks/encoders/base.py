@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import tensors_digest
 
 __all__ = ["INTERPOLATIONS", "Encoder"]
 
@@ -122,21 +122,12 @@ class Encoder(nn.Module):
 
     def weights_digest(self) -> str:
         """The SHA-256 of names, types, shapes and bytes of the state, in the order of names, on any device."""
-        state = dict(sorted(self.state_dict().items()))
+        state = self.state_dict()
         # hashing a billion weights takes seconds: done again only where a tensor was moved or changed
         key = [(name, value.data_ptr(), value._version) for name, value in state.items()]
         if self._digest is None or self._digest[0] != key:
-            self._digest = (key, _state_digest(state))
+            self._digest = (key, tensors_digest(state))
         return self._digest[1]
-
-
-def _state_digest(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        # bytes and not numbers: NumPy has no bfloat16
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _check(name: str, image_size: int | None, interpolation: str, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -30,7 +30,11 @@ SCRIPTS = (".pt", ".ts")
 TIMM = "timm:"
 
 
-def build_encoder(spec: str | os.PathLike | Mapping[str, Any] | Encoder, device: str | torch.device = "cpu") -> Encoder:
+def build_encoder(
+    spec: str | os.PathLike | Mapping[str, Any] | Encoder,
+    device: str | torch.device = "cpu",
+    more: Mapping[str, Callable[..., Encoder]] | None = None,
+) -> Encoder:
     """An encoder, on a device.
 
     Args:
@@ -38,18 +42,19 @@ def build_encoder(spec: str | os.PathLike | Mapping[str, Any] | Encoder, device:
             with a model of timm or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and further
             arguments of the encoder, such as ``{"name": "uni", "weights": "uni.bin"}``; or an encoder.
         device: where it is to run.
+        more: encoders that are known by name beside :data:`ENCODERS`, as the ``clip`` of a text-to-image model.
 
     Raises:
         InputError: for an unknown name, argument or device, and whatever the encoder says.
     """
-    target = _device(device)
+    target, known = _device(device), {**(more or {}), **ENCODERS}
     if isinstance(spec, Encoder):
         return spec.to(target)
     settings = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     if "name" not in settings:
-        raise InputError(f"an encoder needs a name; {settings} has none. Known: {', '.join(ENCODERS)}")
+        raise InputError(f"an encoder needs a name; {settings} has none. Known: {', '.join(known)}")
     name = os.fspath(settings.pop("name"))
-    builder = _builder(name)
+    builder = _builder(name, known)
     try:
         inspect.signature(builder).bind(**settings)
     except TypeError as error:
@@ -61,15 +66,15 @@ def build_encoder(spec: str | os.PathLike | Mapping[str, Any] | Encoder, device:
     return builder(**settings).to(target)
 
 
-def _builder(name: str) -> Callable[..., Encoder]:
-    if name in ENCODERS:
-        return ENCODERS[name]
+def _builder(name: str, known: Mapping[str, Callable[..., Encoder]]) -> Callable[..., Encoder]:
+    if name in known:
+        return known[name]
     if name.startswith(TIMM):
         return partial(TimmEncoder, name.removeprefix(TIMM))
     if Path(name).suffix in SCRIPTS:
         return partial(TorchScriptEncoder, Path(name))
     remedy = "Or give the path of a TorchScript file (.pt, .ts), or timm:<model>."
-    raise unknown_value("encoder", name, ENCODERS, remedy)
+    raise unknown_value("encoder", name, known, remedy)
 
 
 def _device(device: str | torch.device) -> torch.device:

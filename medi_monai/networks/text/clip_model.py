@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medi_monai.networks.encoders.base import Encoder, _state_digest
+from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.text.encoder import CaptionTokenizer
 from medi_monai.networks.text.loading import load_clip, load_processing, load_tokenizer
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import json_digest
+from medi_monai.utils.files import json_digest, tensors_digest
 
 __all__ = ["ClipImageEncoder", "ClipModel", "Processing"]
 
@@ -111,7 +111,7 @@ class ClipModel(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of weights, tokenizer and preprocessing."""
-        weights = _state_digest(dict(sorted(self.model.state_dict().items())))
+        weights = tensors_digest(self.model.state_dict())
         return json_digest([weights, self.captions.describe(), vars(self.processing)])
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:

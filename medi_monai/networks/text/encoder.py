@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medi_monai.networks.encoders.base import _state_digest
 from medi_monai.networks.text.loading import load_text_tower, load_tokenizer
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import json_digest
+from medi_monai.utils.files import json_digest, tensors_digest
 
 __all__ = ["CaptionTokenizer", "FrozenTextEncoder", "ON_LONG", "load_text_encoder"]
 
@@ -177,7 +176,7 @@ class FrozenTextEncoder(nn.Module):
             }
             self._digest = json_digest(
                 {
-                    "weights": _state_digest(dict(sorted(state.items()))),
+                    "weights": tensors_digest(state),
                     "tokenizer": self.captions.describe(),
                     "mask_padding": self.mask_padding,
                 }

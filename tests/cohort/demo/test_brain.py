@@ -97,13 +97,13 @@ def test_no_single_pixel_tells_the_sexes_apart(small, male):
     accuracies = np.maximum(right, 1 - right).max(axis=0)
     best = accuracies.argmax()
     assert threshold_accuracy(pixels[:, best], male) == pytest.approx(accuracies[best], abs=0.01)
-    assert accuracies.max() < 0.68
-    assert threshold_accuracy(small.mean(axis=(1, 2)), male) < 0.58
+    assert accuracies.max() < 0.74
+    assert threshold_accuracy(small.mean(axis=(1, 2)), male) < 0.60
 
 
 def test_the_sexes_overlap_in_each_measure_but_not_in_all_together(patients, male):
     measures = np.array([[getattr(brain, name) for name in SEX_MEASURES] for brain in patients])
-    assert all(0.80 < threshold_accuracy(column, male) < 0.92 for column in measures.T)
+    assert all(0.90 < threshold_accuracy(column, male) < 0.99 for column in measures.T)
     scaled = (measures - measures.mean(axis=0)) / measures.std(axis=0)
     assert LogisticRegression(C=100).fit(scaled[:600], male[:600]).score(scaled[600:], male[600:]) >= 0.995
 
@@ -111,7 +111,7 @@ def test_the_sexes_overlap_in_each_measure_but_not_in_all_together(patients, mal
 def test_sex_can_be_read_from_all_pixels_together(small, male):
     pixels = (small.reshape(len(small), -1) - small.mean()) / small.std()
     model = LogisticRegression(C=0.003, max_iter=300).fit(pixels[:800], male[:800])
-    assert 0.85 < model.score(pixels[800:], male[800:]) < 0.99
+    assert model.score(pixels[800:], male[800:]) > 0.95
 
 
 def test_the_head_has_the_axis_ratio_that_the_truth_says(patients, large):
@@ -169,7 +169,9 @@ def test_the_lesion_is_the_brightest_part_of_its_hemisphere(patients, large):
         blurred = np.where(inside, ndimage.gaussian_filter(pixels.astype(float), 1.0), 0)
         head = head_of(pixels)
         row, column = np.unravel_index(blurred.argmax(), blurred.shape)
-        if blurred.max() < 1.45 * np.median(pixels[inside]):
+        # of the brain alone: ventricles are dark
+        brain_level = np.median(pixels[inside & (pixels > 0.6 * np.median(pixels[inside]))])
+        if blurred.max() < 1.35 * brain_level:
             found = "absent"
         else:
             found = "left" if column > head.centroid[1] else "right"

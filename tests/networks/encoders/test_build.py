@@ -47,6 +47,18 @@ def test_what_cannot_be_built_is_said_in_one_error(spec, message):
         build_encoder(spec)
 
 
+def test_further_encoders_are_built_by_name_and_named_among_what_is_known():
+    own = ModuleEncoder(nn.Flatten(), "own", 4)
+    assert build_encoder("clip", more={"clip": lambda: own}) is own
+    assert isinstance(build_encoder("embedded", more={"clip": lambda: own}), EmbeddedEncoder)
+    for spec in ("clp", {"size": 3}):
+        with pytest.raises(InputError, match="Known: '?clip'?, '?embedded'?,") as caught:
+            build_encoder(spec, more={"clip": lambda: own})
+    assert "clip" not in ENCODERS and "clip" in str(caught.value)
+    with pytest.raises(InputError, match="unknown setting of the encoder 'clip' 'weights'"):
+        build_encoder({"name": "clip", "weights": "x"}, more={"clip": lambda: own})
+
+
 @pytest.mark.skipif(is_installed("timm"), reason="timm is installed")
 @pytest.mark.parametrize("spec", ["uni", "timm:resnet18", {"name": "virchow2", "weights": "virchow2.bin"}])
 def test_models_of_timm_reach_timm(spec):

@@ -1,4 +1,3 @@
-import itertools
 import json
 import tracemalloc
 
@@ -8,50 +7,13 @@ import pytest
 from scipy.stats.contingency import association as scipy_association
 
 from medi_monai.cohort.audit import LEVELS, audit_cohort, has_leakage
-from medi_monai.cohort.duplicates import PLAIN
 from medi_monai.utils.errors import InputError
 
 LABEL, ATTRIBUTES = "tumor", ["center", "race"]
 
 
-def clean_cohort(seed=0, patients=120, patches=4):
-    """Patients with one class, center, race and split; slides and patches of their own."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for patient in range(patients):
-        shared = {
-            "patient": f"p{patient:03d}",
-            "tumor": f"t{rng.integers(3)}",
-            "center": f"c{rng.integers(6)}",
-            "race": rng.choice(["a", "b", "", "Not Reported"]),
-            "split": rng.choice(["train", "val", "holdout", "excluded"], p=[0.6, 0.1, 0.2, 0.1]),
-            "mpp": "0.25",
-        }
-        for slide, patch in itertools.product(range(rng.integers(1, 3)), range(patches)):
-            name = f"s{patient:03d}-{slide}"
-            rows.append({"image": f"patches/{name}/{patch}.png", "slide": name, **shared})
-    return pd.DataFrame(rows)
-
-
 def named(audit, name):
     return [finding for finding in audit["findings"] if finding["name"] == name]
-
-
-@pytest.fixture(scope="module")
-def clean():
-    return clean_cohort()
-
-
-@pytest.fixture(scope="module")
-def audit(clean):
-    return audit_cohort(clean, LABEL, ATTRIBUTES)
-
-
-def test_a_clean_cohort_has_no_leakage(audit):
-    assert not has_leakage(audit)
-    leakage = audit["leakage"]
-    assert [leakage[name]["count"] for name in ("patients", "slides", "images")] == [0, 0, 0]
-    assert leakage["near_duplicates"] is None and len(named(audit, "near_duplicates_not_checked")) == 1
 
 
 def test_an_audit_is_json_and_its_findings_are_sorted(audit):
@@ -135,117 +97,11 @@ def test_a_class_without_metadata_is_a_warning(clean):
     assert finding["level"] == "warning" and "from 0% to 100%" in finding["text"]
 
 
-def leaking(clean, column):
-    """The cohort with two more rows in another split that share one value of a column with the first rows."""
-    first = clean[clean["split"] == "train"].iloc[[0, 9]]
-    fresh = {"image": ["new/0.png", "new/1.png"], "slide": ["new-0", "new-1"], "patient": ["new-0", "new-1"]}
-    fresh.pop(column)
-    return pd.concat([clean, first.assign(**fresh, split="holdout")], ignore_index=True), first[column].tolist()
-
-
-@pytest.mark.parametrize("column", ["patient", "slide", "image"])
-def test_what_crosses_the_split_is_leakage(clean, column):
-    table, names = leaking(clean, column)
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    section = found["leakage"][f"{column}s"]
-    assert has_leakage(found)
-    assert section["count"] == 2
-    assert section["examples"] == [{column: name, "splits": ["train", "holdout"]} for name in sorted(names)]
-    assert section["rows"] == table[column].isin(names).sum()
-    (finding,) = [finding for finding in found["findings"] if finding["level"] == "leakage"]
-    assert finding["name"] == f"{column}s_cross_split" and f"2 {column}s are in more than one of" in finding["text"]
-
-
-@pytest.mark.parametrize("column", ["patient", "slide", "image"])
-def test_what_is_excluded_leaks_nothing(clean, column):
-    table, _ = leaking(clean, column)
-    table.loc[len(clean) :, "split"] = "excluded"
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert not has_leakage(found) and not named(found, "images_repeated")
-
-
-def test_only_so_many_examples_are_named(clean):
-    table = clean.assign(split=np.where(np.arange(len(clean)) % 2, "train", "val"))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)["leakage"]["slides"]
-    assert found["count"] == clean["slide"].nunique() > 20 == len(found["examples"])
-
-
-def test_an_empty_patient_crosses_nothing_and_is_told(clean):
-    table = clean.assign(patient=np.where(np.arange(len(clean)) % 7 == 0, "", clean["patient"]))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert not has_leakage(found)
-    (finding,) = [one for one in named(found, "missing_values") if one["counts"]["column"] == "patient"]
-    assert finding["level"] == "warning" and "cannot be told" in finding["text"]
-
-
 def test_rows_without_a_split_are_told(clean):
     table = clean.assign(split=clean["split"].where(np.arange(len(clean)) % 5 > 0, ""))
     found = audit_cohort(table, LABEL, ATTRIBUTES)
     assert named(found, "rows_without_split")[0]["counts"] == {"rows": int((table["split"] == "").sum())}
     assert "" not in found["splits"] and found["splits"]["all"]["rows"] == len(table)
-
-
-def test_near_duplicates_that_cross_the_split_are_leakage(clean):
-    rng = np.random.default_rng(3)
-    hashes = rng.integers(2**10, 2**63, len(clean), dtype=np.uint64)
-    train, holdout, excluded = (np.flatnonzero(clean["split"] == name) for name in ("train", "holdout", "excluded"))
-    hashes[holdout[0]] = hashes[train[0]] ^ np.uint64(0b101)
-    hashes[holdout[1]] = hashes[train[8]] ^ np.uint64(0b1111)
-    hashes[train[1]] = hashes[train[0]]
-    hashes[excluded[0]] = hashes[train[20]]
-    hashes[train[30:35]] = PLAIN
-    hashes[holdout[5]] = PLAIN
-    found = audit_cohort(clean, LABEL, ATTRIBUTES, hashes=hashes)
-    section = found["leakage"]["near_duplicates"]
-    assert has_leakage(found)
-    assert (section["count"], section["rows"], section["plain_rows"]) == (1, 3, 6)
-    (example,) = section["examples"]
-    assert example["distance"] == 2
-    assert example["second"]["image"] == clean["image"][holdout[0]] and example["second"]["split"] == "holdout"
-    assert example["first"] == {**clean[["image", "slide", "patient"]].iloc[train[0]].to_dict(), "split": "train"}
-    assert audit_cohort(clean, LABEL, [], hashes=hashes, max_distance=4)["leakage"]["near_duplicates"]["count"] == 2
-    assert not named(found, "near_duplicates_not_checked")
-
-
-def test_copies_of_files_equal_those_of_a_loop(clean):
-    rng = np.random.default_rng(0)
-    slides = clean.drop_duplicates("slide").set_index("slide")
-    same = {name: f"f{number}" for name, number in zip(slides.index, rng.integers(0, len(slides), len(slides)))}
-    prints = ["" if slide.endswith("-1") else same[slide] for slide in clean["slide"]]
-    found = audit_cohort(clean, LABEL, [], fingerprints=prints)
-    crossing, conflicts, rows = set(), set(), 0
-    for name in set(prints) - {""}:
-        part = clean[np.array(prints) == name]
-        sides = part[part["split"] != "excluded"]
-        if sides["split"].nunique() > 1:
-            crossing.add(name)
-            rows += len(sides)
-        if part["patient"].nunique() > 1 or part[LABEL].nunique() > 1:
-            conflicts.add(name)
-    leak, conflict = found["leakage"]["files"], found["conflicts"]["identical_files"]
-    assert len(crossing) > 5 and (leak["count"], leak["rows"]) == (len(crossing), rows)
-    assert len(conflicts) > len(crossing) and conflict["count"] == len(conflicts)
-    (finding,) = named(found, "files_cross_split")
-    assert finding["level"] == "leakage" and f"{len(crossing)} files are" in finding["text"] and has_leakage(found)
-    (finding,) = named(found, "identical_files")
-    assert finding["level"] == "warning" and finding["counts"]["files"] == len(conflicts)
-    order = rng.permutation(len(clean))
-    assert audit_cohort(clean.iloc[order], LABEL, [], fingerprints=np.array(prints)[order]) == found
-
-
-def test_files_of_one_patient_and_label_may_have_several_names_and_excluded_ones_do_not_leak(clean):
-    slides = clean.drop_duplicates("slide")
-    patient = slides.loc[slides["slide"].str.endswith("-1"), "patient"].iloc[0]
-    same = audit_cohort(clean, LABEL, [], fingerprints=np.where(clean["patient"] == patient, "a", ""))
-    assert same["leakage"]["files"] == {"count": 0, "rows": 0, "examples": []}
-    assert same["conflicts"]["identical_files"]["count"] == 0
-    pair = [slides.loc[slides["split"] == split, "slide"].iloc[0] for split in ("excluded", "train")]
-    apart = audit_cohort(clean, LABEL, [], fingerprints=np.where(clean["slide"].isin(pair), "a", ""))
-    assert apart["leakage"]["files"]["count"] == 0 and not has_leakage(apart)
-    assert apart["conflicts"]["identical_files"]["of_several_patients"] == 1
-    assert audit_cohort(clean, LABEL, [])["leakage"]["files"] is None
-    with pytest.raises(InputError, match=f"2 fingerprints for {len(clean)} rows"):
-        audit_cohort(clean, LABEL, [], fingerprints=["a", "b"])
 
 
 def test_columns_of_too_many_values_are_named_with_their_numbers():
@@ -254,23 +110,6 @@ def test_columns_of_too_many_values_are_named_with_their_numbers():
     table = table.assign(patient=table["slide"], tumor="t" + table["slide"], center="c" + table["slide"])
     with pytest.raises(InputError, match="'tumor' has 100,000 values and 'center' 100,000, .*Is 'tumor' the label"):
         audit_cohort(table, "tumor", ["center"])
-
-
-def test_a_doubled_slide_is_one_example_of_near_duplicates(clean):
-    slides = clean.groupby("split")["slide"].first()
-    hashes = np.arange(1, len(clean) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    first, second = (np.flatnonzero(clean["slide"] == slides[name]) for name in ("train", "val"))
-    hashes[second] = hashes[first]
-    hashes[second[-2:]] ^= np.uint64(0b11)
-    section = audit_cohort(clean, LABEL, [], hashes=hashes)["leakage"]["near_duplicates"]
-    assert (section["count"], section["rows"], len(section["examples"])) == (4, 8, 1)
-    assert section["examples"][0]["distance"] == 0
-
-
-@pytest.mark.parametrize(("fewer", "kind"), [(1, np.uint64), (0, np.int64)])
-def test_hashes_that_do_not_fit_the_table_are_refused(clean, fewer, kind):
-    with pytest.raises(InputError, match="one per row"):
-        audit_cohort(clean, LABEL, [], hashes=np.zeros(len(clean) - fewer, kind))
 
 
 def test_a_value_of_one_class_alone_is_told(clean):

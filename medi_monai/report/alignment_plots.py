@@ -1,0 +1,83 @@
+"""Plots of an alignment: shares of subgroups beside their target, and the tuning as its classifiers saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from medi_monai.report.plots import OTHERS, arm_legend, plain_axes
+from medi_monai.report.words import edges_of, known, short
+
+__all__ = ["curve_plot", "proportion_bars"]
+
+FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
+READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
+
+
+def proportion_bars(content: Mapping[str, Any], part: str) -> Figure:
+    """Shares by value and arm, as read and corrected, with intervals, beside the target."""
+    target, arms = content["target"]["parts"][part], list(content["proportions"])
+    colors = _colors(arms)
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    corrected = {arm: one[part].get("corrected", {}).get("proportions", {})
+                 for arm, one in content["distance_to_target"].items()}  # fmt: skip
+    read = {arm: one[part] for arm, one in content["proportions"].items()}
+    width = 0.8 / len(arms)
+    for axes, shares, title in zip(panels, (read, corrected), ("as the judge reads", "corrected for its mistakes")):
+        for nth, arm in enumerate(arms):
+            for place, value in enumerate(target):
+                left = place - 0.4 + (nth + 0.5) * width
+                _bar(axes, left, 0.9 * width, shares[arm].get(value), colors[arm])
+        for place, share in enumerate(target.values()):
+            axes.plot([place - 0.44, place + 0.44], [share, share], color="#111", lw=2)
+        axes.set_xticks(range(len(target)), [short(value, 18) for value in target], parse_math=False)
+        axes.set_title(title, fontsize=10)
+        plain_axes(axes, "y")
+    panels[0].set(ylabel=f"share of images, {short(part, 24)}", ylim=(0, 1))
+    line = Line2D([], [], color="#111", lw=2)
+    arm_legend(figure, arms, {arm: (colors[arm], "s") for arm in arms}, {arm: arm for arm in arms}, [(line, "target")])
+    return figure
+
+
+def _bar(axes: Any, place: float, width: float, one: Mapping[str, Any] | None, color: str) -> None:
+    value = known((one or {}).get("value"))
+    if value is None:
+        axes.text(place, 0.02, "–", ha="center", fontsize=9, color="#777")
+        return
+    axes.bar(place, value, width, color=color, alpha=0.85)
+    interval = edges_of(one)
+    if interval:
+        axes.plot([place, place], interval, color="#222", lw=1.3)
+
+
+def _colors(arms: Sequence[str]) -> dict[str, str]:
+    others = [arm for arm in arms if arm not in FIXED_COLORS]
+    return {arm: FIXED_COLORS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)][0] for arm in arms}
+
+
+def curve_plot(curve: Mapping[str, Any]) -> Figure:
+    """Distances to the target over the updates, of every classifier that looked, with the kept update marked.
+
+    Args:
+        curve: ``rows`` with ``step`` and by reader ``distance``, and ``kept_step``.
+    """
+    names = [name for name in curve["rows"][0] if name != "step"]
+    strangers = [name for name in names if name not in READERS]
+    styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(row["step"], row[name]["distance"]) for row in curve["rows"] if name in row]
+        color, marker = styles[name]
+        axes.plot(*zip(*points), color=color, marker=marker, ms=6, lw=1.8, mec="white", mew=0.6)
+    axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
+    axes.set(xlabel="update", ylabel="distance to the target (total variation)")
+    axes.set_ylim(bottom=0)
+    plain_axes(axes, "y")
+    kept = Line2D([], [], color="#444", lw=1.2, ls="--")
+    arm_legend(figure, names, styles, {name: name for name in names}, [(kept, f"kept: update {curve['kept_step']:,}")])
+    return figure

@@ -1,0 +1,148 @@
+"""The stages of the experiment of a text-to-image bundle: what each is given, and what is refused before which."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from monai.bundle import ConfigParser
+
+pytest.importorskip("transformers")
+
+from medi_monai.engines import fair_experiment
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json, write_json
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "brain_mri_fair_text_diffusion"
+RECORD = {
+    "curve": [{"step": 0}, {"step": 40}],
+    "settings": {"max_steps": 60, "batch_size": 48},
+    "losses": {"last_steps": None},
+    "sampling": {"num_steps": 15, "guidance_scale": 1.0},
+}
+
+
+def settings(**changed):
+    """What the config hands over."""
+    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "experiment.json")))
+    parser.update(changed)
+    names = ("options", "stage_options", "reference_dataset", "num_images", "resample_from")
+    return dict(zip(names, map(parser.get_parsed_content, names)))
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Runs the experiment with stages that take a second each, or 10 to align, and leave little; returns them."""
+    started = []
+
+    def run_stage(bundle, output, stage, options, stage_options, before):
+        started.append((stage, stage_options[stage.run_id]))
+        known = read_json(bundle / "configs" / stage.configs[0])
+        assert {*stage.options, *stage_options[stage.run_id]} <= set(known), stage.name
+        if stage.name == "preparing":
+            table = pd.DataFrame({"sex": ["female", "male"], "split": "train", "caption": "a brain"})
+            table = table.assign(image=["a.png", "b.png"], slide="s", patient="p")
+            stage.options["output_dir"].mkdir(parents=True, exist_ok=True)
+            table.to_csv(stage.options["output_dir"] / "cohort.csv", index=False)
+        elif stage.run_id == "aligning":
+            write_json(stage.options["output_dir"] / "alignment.json", RECORD)
+        elif stage.run_id == "resampling":
+            write_json(stage.result, {"figures": {"why_none": run.why_none}})
+        elif stage.run_id == "evaluation":
+            write_json(stage.result, {"verdict": {}})
+        return before + "."
+
+    def run(alternatives=True, **changed):
+        started.clear()
+        given = settings(**changed)
+        args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
+        fair_experiment.fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["resample_from"])
+        return {stage.name: {**own, **stage.options} for stage, own in started}
+
+    run.why_none, run.started = None, started
+    monkeypatch.setattr(fair_experiment, "run_stage", run_stage)
+    monkeypatch.setattr(
+        fair_experiment, "seconds_of", lambda output, stage: 10.0 if stage.run_id == "aligning" else 1.0
+    )
+    return run
+
+
+def test_alternatives_begin_from_the_untuned_model_and_meet_in_the_evaluation(experiment, tmp_path):
+    stages = experiment()
+    names = list(stages)
+    assert names.index("sampling named after") < names.index("retraining") < names.index("evaluation")
+    retraining, models = stages["retraining"], tmp_path / "models"
+    assert retraining["init_from"] == models / "model.pt" and retraining["text_model_dir"] == models / "clip"
+    assert retraining["ckpt_dir"] == models / "retrained" != stages["training"]["ckpt_dir"]
+    assert retraining["resample_to"] == stages["aligning"]["target"] == stages["resampling"]["target"] == "uniform"
+    assert "resample_to" not in stages["training"]
+    # the same noise and prompts as before
+    before, other = stages["sampling neutral before"], stages["sampling neutral retrained"]
+    own = ("ckpt_dir", "output_dir")
+    assert {k: v for k, v in before.items() if k not in own} == {k: v for k, v in other.items() if k not in own}
+    # and another noise for what is chosen from
+    drawn = stages["sampling neutral to choose from"]
+    assert drawn["seed"] == 1 and "seed" not in before and drawn["num_images"] == 1800
+    assert drawn["output_dir"] == stages["resampling"]["sampling_dir"] and drawn["ckpt_dir"] == before["ckpt_dir"]
+    arms = stages["evaluation"]["arms"]
+    assert list(arms) == ["before", "after", "retrained", "resampled"]
+    assert arms["resampled"] == str(stages["resampling"]["output_dir"])
+    assert list(stages["evaluation"]["named"]) == ["before", "after"]
+
+
+def test_costs_are_those_of_the_stages_that_an_arm_needs(experiment):
+    costs = experiment(retrain_steps=100)["evaluation"]["costs"]
+    assert sum(costs["after"]["stages"].values()) == 14 and sum(costs["retrained"]["stages"].values()) == 2
+    assert costs["after"]["gradient_images"] == 40 * 48 * 15
+    assert costs["after"]["gradient_images_allowed"] == 60 * 48 * 15
+    assert costs["retrained"]["gradient_images"] == 100 * settings()["stage_options"]["retraining"]["batch_size"]
+    assert "gradient_images" not in costs["resampled"]
+    # every stage that is counted is one
+    assert {name for one in costs.values() for name in one["stages"]} <= {stage.name for stage, _ in experiment.started}
+
+
+@pytest.mark.parametrize(("changed", "images"), [({}, 15), ({"last_steps": 2}, 2), ({"num_steps": 10}, 10)])
+def test_the_retraining_sees_as_many_images_as_the_tuning_may(changed, images):
+    given = settings(batch_size=16, align_steps=60, align_batch_size=48, **changed)["stage_options"]
+    assert given["retraining"]["max_steps"] * 16 == 60 * 48 * images
+    assert given["retraining"]["learning_rate"] < given["training"]["learning_rate"]
+
+
+def test_without_alternatives_there_are_two_arms(experiment):
+    stages = experiment(alternatives=False)
+    assert not {"retraining", "resampling", "sampling neutral to choose from"} & set(stages)
+    assert list(stages["evaluation"]["arms"]) == list(stages["evaluation"]["costs"]) == ["before", "after"]
+
+
+def test_where_nothing_could_be_chosen_the_evaluation_goes_without(experiment):
+    experiment.why_none = "no image is read as 'female'"
+    evaluation = experiment()["evaluation"]
+    assert list(evaluation["arms"]) == ["before", "after", "retrained"]
+    assert evaluation["costs"]["resampled"]["left_out"] == experiment.why_none
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "stages"),
+    [
+        ({"female": 0.7, "male": 0.7}, "sums to 1.4", 0),
+        ({"sex": {"female": 50, "male": 50}}, "not percent", 0),
+        ({"female": -0.5, "male": 1.5}, "'female' the share -0.5", 0),
+        ("unifrom", "did you mean 'uniform'", 0),
+        ("table", "no reference table is given", 0),
+        # which values there are, the cohort knows
+        ({"femal": 0.5, "male": 0.5}, "did you mean 'female'", 1),
+        ({"male": 0.5, "other": 0.5}, "'other'", 1),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_early(experiment, target, message, stages):
+    with pytest.raises(InputError, match=message):
+        experiment(target=target)
+    assert len(experiment.started) == stages
+
+
+def test_every_option_of_the_experiment_is_checked_or_a_flag():
+    config = json.loads((BUNDLE / "configs" / "experiment.json").read_text())
+    for name in ("target", "target_table", "retrain_steps", "retrain_learning_rate", "resample_from"):
+        assert config["checked"][name] == f"@{name}" and name in config
+    for name in ("alternatives", "amp", "harden_guide"):
+        assert f"{name}=@{name}" in config["flags"]
