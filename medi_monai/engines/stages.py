@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -15,6 +13,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
+from medi_monai.engines.bundle_process import run_bundle
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
 
@@ -81,15 +80,14 @@ def run_stage(
     resumed = {"resume": True} if stage.run_id in ("training", "aligning") and _goes_on(stage, record, digest) else {}
     write_json(overlay, {**settings, **resumed})
     configs = [str(file) for file in (*files, overlay)]
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", stage.run_id]
-    command += ["--bundle_root", str(bundle), "--config_file", str(configs)]
-    print(f"\n{stage.name}\n$ {_shown(command)}", flush=True)
+    arguments = ["run", stage.run_id, "--bundle_root", str(bundle), "--config_file", str(configs)]
+    print(f"\n{stage.name}\n$ python -W ignore -m monai.bundle {_shown(arguments)}", flush=True)
     spent = _spent(known, digest)
     content = {"digest": "", "begun": digest, "source": source, "seconds": spent}
     write_json(record, content)
     began = time.perf_counter()
     try:
-        code = subprocess.run(command, check=False).returncode
+        code = run_bundle(arguments)
         if code or not stage.result.is_file():
             raise RunStopped(f"the stage {stage.name!r} ended with {code}; the same command goes on from there")
         content["digest"] = digest
@@ -156,5 +154,5 @@ def _goes_on(stage: Stage, record: Path, digest: str) -> bool:
     return begun and any(stage.result.parent.glob("checkpoint_*.pt"))
 
 
-def _shown(command: Sequence[str]) -> str:
-    return " ".join(f'"{part}"' if " " in part else part for part in ["python", *command[1:]])
+def _shown(arguments: Sequence[str]) -> str:
+    return " ".join(f'"{part}"' if " " in part else part for part in arguments)

@@ -45,14 +45,14 @@ def prepared(tmp_path, data, monkeypatch):
     }  # fmt: skip
     stage = experiment._stages(BUNDLE, output, options)[0]
 
-    def run(command, check):
-        started.append(command)
+    def run(arguments):
+        started.append(arguments)
         if not code.value:
             stage.result.parent.mkdir(parents=True, exist_ok=True)
             stage.result.write_text("{}")
-        return SimpleNamespace(returncode=code.value)
+        return code.value
 
-    monkeypatch.setattr(stages.subprocess, "run", run)
+    monkeypatch.setattr(stages, "run_bundle", run)
 
     def prepare(**changed):
         stages.run_stage(BUNDLE, output, stage, {**options, **changed}, {}, "")

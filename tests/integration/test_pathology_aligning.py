@@ -83,6 +83,21 @@ def test_classifiers_differ_by_role_and_read_the_attribute(classifiers):
         assert record["held_out"]["center"]["balanced_accuracy"]["value"] > 0.8
 
 
+@pytest.mark.parametrize(
+    ("options", "combinations"),
+    [({}, {"A_North", "A_South", "B_North", "B_South"}), ({"plan_columns": ["tumor"]}, {"A", "B"})],
+)
+def test_a_plan_is_made_of_its_columns_and_leaves_the_others_to_the_model(
+    bundle, made, tmp_path, options, combinations
+):
+    bundle.run_in_process(
+        "sampling", "inference.json", plan="all", images_per_combination=2, num_steps=2, ckpt_dir=made / "models",
+        output_dir=tmp_path, **options,
+    )  # fmt: skip
+    manifest = pd.read_csv(tmp_path / "manifest.csv")
+    assert manifest["combination"].value_counts().to_dict() == dict.fromkeys(combinations, 2)
+
+
 @pytest.mark.parametrize("loss", ["transport", "matching"])
 def test_aligning_from_neutral_conditioning(bundle, classifiers, loss):
     before = file_digest(classifiers / "models" / "model.pt")

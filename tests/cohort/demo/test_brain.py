@@ -171,11 +171,8 @@ def test_the_lesion_is_the_brightest_part_of_its_hemisphere(patients, large):
         row, column = np.unravel_index(blurred.argmax(), blurred.shape)
         # of the brain alone: ventricles are dark
         brain_level = np.median(pixels[inside & (pixels > 0.6 * np.median(pixels[inside]))])
-        if blurred.max() < 1.35 * brain_level:
-            found = "absent"
-        else:
-            found = "left" if column > head.centroid[1] else "right"
-        right += found == brain.lesion
+        side = "left" if column > head.centroid[1] else "right"
+        right += brain.lesion == (side if blurred.max() > 1.35 * brain_level else "absent")
     assert right / len(large) >= 0.97
 
 

@@ -1,0 +1,60 @@
+"""Runs in processes of their own: exit codes, what a user reads, and that nothing is shared between them."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+
+IMPORTS = ["$import os", "$import sys", "$from medi_monai.utils import errors", "$import multiprocessing"]
+SCRIPT = """
+import sys
+from medi_monai.engines.bundle_process import run_bundle
+for name in sys.argv[2:]:
+    code = run_bundle(["run", name, "--bundle_root", sys.argv[1], "--config_file", sys.argv[1] + "/run.json"])
+    print("code", name, code, "left", getattr(sys, "left_behind", "nothing"), flush=True)
+"""
+RUNS = {
+    "first": [
+        "$print('seen', os.getppid(), getattr(sys, 'left_behind', 'nothing'))",
+        "$setattr(sys, 'left_behind', 1)",
+    ],
+    "second": ["$print('seen', os.getppid(), getattr(sys, 'left_behind', 'nothing'))"],
+    "exit": ["$sys.exit(7)"],
+    "killed": ["$os._exit(9)"],
+    "method": ["$print('method', multiprocessing.get_start_method())"],
+    "mistake": ["$errors.report_user_errors()", "$exec('raise errors.InputError(\"too few\")')"],
+    "bug": ["$errors.report_user_errors()", "$1 / 0"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """All runs, one after the other; what was printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "run.json").write_text(json.dumps({"imports": IMPORTS, **RUNS}))
+    command = [sys.executable, "-c", SCRIPT, str(folder), *RUNS]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_exit_codes_are_those_of_the_runs(made):
+    lines = [line.split() for line in made.stdout.splitlines() if line.startswith("code ")]
+    codes = {name: int(code) for _, name, code, *_ in lines}
+    assert codes == {"first": 0, "second": 0, "exit": 7, "killed": 9, "method": 0, "mistake": 1, "bug": 1}
+    assert all(left == "nothing" for *_, left in lines)
+
+
+def test_runs_share_nothing_and_come_from_one_process_that_has_imported_monai(made):
+    (parent, left), (same, still) = (line.split()[1:] for line in made.stdout.splitlines() if line.startswith("seen "))
+    assert parent == same and left == still == "nothing"
+
+
+def test_a_mistake_is_one_line_and_any_other_error_has_its_traceback(made):
+    assert made.stderr.count("medi_monai: error: too few\n") == 1
+    assert made.stderr.count("ZeroDivisionError") >= 1
+    assert "InputError" not in made.stderr
+
+
+def test_workers_within_a_run_start_as_in_any_other(made):
+    assert f"method {multiprocessing.get_start_method()}\n" in made.stdout
