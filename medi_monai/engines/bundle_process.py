@@ -7,6 +7,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["run_bundle"]
 
@@ -22,7 +23,7 @@ def run_bundle(arguments: Sequence[str]) -> int:
     and nothing else.
     """
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
@@ -44,8 +45,8 @@ def _run(arguments: list[str]) -> None:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
     except Exception:
         # multiprocessing would print a traceback also where a run has set a hook for users' mistakes
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         sys.exit(130)
