@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,45 +12,50 @@ from torch import nn
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["MuonAdamW"]
+__all__ = ["MuonAdamW", "orthogonalized"]
 
 #: parts of MONAI's ``DiffusionModelUNet`` whose matrices are no map from features to features
 EDGES = ("conv_in", "out", "time_embed", "class_embedding")
+#: of the quintic iteration, and how often it is applied (K. Jordan 2024, "Muon")
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+#: root mean square of AdamW's updates (arXiv 2502.16982)
+ADAMW_RMS = 0.2
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the matrices and convolutions within a network, AdamW for all else; one learning rate for both.
 
-    Muon (K. Jordan 2024, ``torch.optim.Muon``) makes the momentum of a matrix orthogonal before it is applied, so that
-    what few images show is learned at the pace of what all of them show: rare subgroups appear after fewer steps. A
-    convolution counts as the matrix of its output channels by all else. Updates are scaled to the size of AdamW's
-    (arXiv 2502.16982), so that its learning rates serve.
+    Muon (K. Jordan 2024) makes the momentum of a matrix orthogonal before it is applied, so that what few images show
+    is learned at the pace of what all of them show: rare subgroups appear after fewer steps. A convolution counts as
+    the matrix of its output channels by all else. Updates are scaled to the size of AdamW's, so that its learning rates
+    serve. It does what ``torch.optim.Muon`` does, with all matrices of one shape at once.
 
     Args:
         network: whose parameters that require a gradient are optimized.
         lr: learning rate.
         weight_decay: decoupled, of both.
+        momentum: of Muon, in [0, 1).
         edges: names of children whose matrices are left to AdamW: inputs, outputs and embeddings.
 
     Raises:
-        InputError: for a PyTorch without Muon (before 2.9), or a network without such matrices.
+        InputError: for a network without such matrices.
     """
 
     def __init__(
-        self, network: nn.Module, lr: float = 1e-3, weight_decay: float = 0.0, edges: Sequence[str] = EDGES
+        self,
+        network: nn.Module,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        edges: Sequence[str] = EDGES,
     ) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise InputError(f"torch {torch.__version__} has no Muon; pip install 'torch>=2.9', or choose AdamW")
         named = [(name, one) for name, one in network.named_parameters() if one.requires_grad]
-        inner = [one for name, one in named if one.ndim >= 2 and name.split(".")[0] not in edges]
+        inner = {name for name, one in named if one.ndim >= 2 and name.split(".")[0] not in edges}
         if not inner:
             raise InputError("the network has no matrices within for Muon; choose AdamW")
-        others = [one for _, one in named if not any(one is other for other in inner)]
-        super().__init__([{"params": inner}, {"params": others}], {"lr": lr, "weight_decay": weight_decay})
-        # the same memory, seen as matrices
-        self._matrices = [nn.Parameter(one.detach().view(len(one), -1)) for one in inner]
-        self._muon = torch.optim.Muon(self._matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(others, lr, weight_decay=weight_decay, fused=True)
+        groups = [{"params": [one for name, one in named if (name in inner) == within]} for within in (True, False)]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._adamw = torch.optim.AdamW(groups[1]["params"], lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -57,25 +64,54 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for matrix, one in zip(self._matrices, self.param_groups[0]["params"]):
-            matrix.grad = None if one.grad is None else one.grad.view_as(matrix)
-        for group, optimizer in zip(self.param_groups, (self._muon, self._adamw)):
-            for name in ("lr", "weight_decay"):
-                optimizer.param_groups[0][name] = group[name]
-            optimizer.step()
+        matrices, others = self.param_groups
+        self._step_matrices(**matrices)
+        for name in ("lr", "weight_decay"):
+            self._adamw.param_groups[0][name] = others[name]
+        self._adamw.step()
         return loss
 
+    def _step_matrices(
+        self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **_: Any
+    ) -> None:
+        alike: dict[tuple, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
+        for one in params:
+            if one.grad is None:
+                continue
+            state = self.state[one]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(one.grad)
+            buffer = state["momentum_buffer"].lerp_(one.grad, 1 - momentum)
+            # Nesterov's
+            update = one.grad.lerp(buffer, momentum).flatten(1)
+            alike[tuple(update.shape)].append((one, update))
+        for shape, pairs in alike.items():
+            size = lr * ADAMW_RMS * math.sqrt(max(shape))
+            found = orthogonalized(torch.stack([update for _, update in pairs]))
+            for (one, _), update in zip(pairs, found):
+                one.mul_(1 - lr * weight_decay).add_(update.view_as(one), alpha=-size)
+
     def state_dict(self) -> dict[str, Any]:
-        """That of both, and the groups with their learning rates."""
-        return {
-            "groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
-            "muon": self._muon.state_dict(),
-            "adamw": self._adamw.state_dict(),
-        }
+        """As of any optimizer, with that of AdamW as ``adamw``."""
+        return {**super().state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        for group, known in zip(self.param_groups, state_dict["groups"]):
-            group.update(known)
-        self._muon.load_state_dict(state_dict["muon"])
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "adamw"})
         self._adamw.load_state_dict(state_dict["adamw"])
+
+
+def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
+    """Each of ``(K, A, B)`` matrices with singular values between about 0.5 and 1.5, in bfloat16.
+
+    Newton and Schulz's iteration with the coefficients of Muon; what is exactly singular stays so.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    found = (matrices.mT if tall else matrices).bfloat16()
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    first, second, third = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = found @ found.mT
+        odd = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
+        found = torch.baddbmm(found, odd, found, beta=first)
+    return found.mT if tall else found

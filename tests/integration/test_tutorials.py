@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,7 +6,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
+from medi_monai.cohort.demo.brain_cohort import make_brain_cohort
+
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ROOT / "tutorials"
 
 
 @pytest.fixture
@@ -62,3 +66,36 @@ def test_notebooks_are_stored_without_outputs():
     for path in TUTORIALS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         assert not any(cell.get("outputs") for cell in cells), f"{path.name} holds outputs: clear them"
+
+
+#: as little work as can be
+BRAINS = {
+    "prepare": {"image_size": 16},
+    "train": {
+        "image_size": 16, "channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": [1, 1],
+        "num_head_channels": 8, "norm_num_groups": 4, "text_steps": 3, "max_steps": 3, "batch_size": 4,
+        "warmup_steps": 1, "num_validation": 8,
+    },
+    "classify": {"image_size": 16, "max_steps": 5, "batch_size": 16},
+    "inference": {"num_steps": 2, "num_images": 18},
+    "align": {
+        "max_steps": 2, "batch_size": 4, "pool_size": 4, "num_validation": 4, "val_interval": 1, "num_steps": 2,
+        "anchor_batch_size": 2, "num_images": 8, "draws": 4,
+    },
+    "evaluate": {"min_images": 4, "num_replicates": 10, "num_halves": 1, "neighbors": 2},
+}  # fmt: skip
+
+
+def test_the_alignment_tutorial_tells_its_story(executed, tmp_path):
+    pytest.importorskip("transformers")
+    data = make_brain_cohort(tmp_path / "data", num_patients=40, slices_per_patient=2, image_size=32)
+    options = {**BRAINS, "prepare": {**BRAINS["prepare"], "dataset_dir": str(data)}}
+    brains = tmp_path / "brains"
+    shutil.copytree(ROOT / "bundles" / "brain_mri_fair_text_diffusion", brains)
+    settings = {"MEDI_BRAIN_BUNDLE": brains, "MEDI_TUTORIAL_OPTIONS": json.dumps(options)}
+    notebook = executed("04_align_subgroups.ipynb", MEDI_TUTORIAL_OUTPUT=tmp_path / "output", **settings)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert "FLAIR MR slice" in tables[0] and "judge" in tables[2] and "ci95" in tables[3]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert (tmp_path / "output" / "evaluation" / "report.html").stat().st_size > 10_000
