@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any
 
 __all__ = ["run_bundle"]
@@ -37,6 +41,7 @@ def run_bundle(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str]) -> None:
+    Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     # what loads data in a run starts its workers as in any other run
     multiprocessing.set_start_method(None, force=True)
     warnings.simplefilter("ignore")
@@ -50,3 +55,9 @@ def _run(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         sys.excepthook(*sys.exc_info())
         sys.exit(130)
+
+
+def _end_with(parent: Any) -> None:
+    # as by Ctrl-C, so that a training saves its state: nobody would wait for this run or stop it
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGINT)

@@ -78,7 +78,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for one in params:
             if one.grad is None:
                 continue
-            state = self.state[one]
+            state: dict[str, Any] = self.state[one]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(one.grad)
             buffer = state["momentum_buffer"].lerp_(one.grad, 1 - momentum)
@@ -87,9 +87,9 @@ class MuonAdamW(torch.optim.Optimizer):
             alike[tuple(update.shape)].append((one, update))
         for shape, pairs in alike.items():
             size = lr * ADAMW_RMS * math.sqrt(max(shape))
-            found = orthogonalized(torch.stack([update for _, update in pairs]))
-            for (one, _), update in zip(pairs, found):
-                one.mul_(1 - lr * weight_decay).add_(update.view_as(one), alpha=-size)
+            changes = orthogonalized(torch.stack([update for _, update in pairs]))
+            for (one, _), change in zip(pairs, changes):
+                one.mul_(1 - lr * weight_decay).add_(change.view_as(one), alpha=-size)
 
     def state_dict(self) -> dict[str, Any]:
         """As of any optimizer, with that of AdamW as ``adamw``."""

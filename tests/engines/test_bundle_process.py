@@ -2,8 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +61,30 @@ def test_a_mistake_is_one_line_and_any_other_error_has_its_traceback(made):
 
 def test_workers_within_a_run_start_as_in_any_other(made):
     assert f"method {multiprocessing.get_start_method()}\n" in made.stdout
+
+
+def test_a_run_ends_with_the_process_that_waits_for_it(tmp_path):
+    line = "$(open(os.environ['PLACE'], 'w').write(str(os.getpid())), __import__('time').sleep(120))"
+    (tmp_path / "run.json").write_text(json.dumps({"imports": IMPORTS, "long": [line]}))
+    place = tmp_path / "pid"
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), "long"]
+    with subprocess.Popen(command, env={**os.environ, "PLACE": str(place)}, stderr=subprocess.DEVNULL) as waiting:
+        until(lambda: place.is_file() and place.read_text())
+        waiting.kill()
+    until(lambda: not alive(int(place.read_text())))
+
+
+def until(condition, seconds=100):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        # one that has ended and was not yet waited for
+        return not Path("/proc").is_dir() or Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
