@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _step_matrices(
-        self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **_: Any
+        self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **other: Any
     ) -> None:
         alike: dict[tuple, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
         for one in params:
