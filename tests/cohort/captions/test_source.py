@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from medi_monai.cohort.captions import CaptionTable
@@ -227,3 +230,16 @@ def test_the_demo_is_made_on_first_use(tmp_path, monkeypatch):
         assert rows["caption"].str.contains("woman").sum() == 2 * women
         assert set(asked) == {balanced}
         asked.clear()
+
+
+def test_the_overlay_of_real_slices_reads_them(real_data):
+    path = Path(__file__).parents[3] / "configs" / "cohorts" / "brain_mr_lgg.yaml"
+    content = yaml.safe_load(path.read_text())
+    names = ("table", "attributes", "columns", "templates", "mapping")
+    rows = CaptionTable(real_data / "brain_mr_lgg", **{name: content[name] for name in names}).rows()
+    assert len(rows) == 240 and rows["patient"].nunique() == 80 and (rows["problem"] == "").all()
+    assert set(rows["site"]) == {"CS", "DU", "HT", "other"}
+    named = rows["caption"].str.contains("at site ")
+    assert 0.3 < named.mean() < 0.7
+    assert all(caption.endswith(site) for caption, site in zip(rows.loc[named, "caption"], rows.loc[named, "site"]))
+    assert rows["caption"].str.startswith("FLAIR MR slice of a glioma of grade I").all()
