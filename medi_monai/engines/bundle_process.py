@@ -60,4 +60,6 @@ def _run(arguments: list[str]) -> None:
 def _end_with(parent: Any) -> None:
     # as by Ctrl-C, so that a training saves its state: nobody would wait for this run or stop it
     wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGINT)
+    # what a shell has started in the background may not hear it
+    deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+    os.kill(os.getpid(), signal.SIGTERM if deaf else signal.SIGINT)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,12 +64,14 @@ def test_workers_within_a_run_start_as_in_any_other(made):
     assert f"method {multiprocessing.get_start_method()}\n" in made.stdout
 
 
-def test_a_run_ends_with_the_process_that_waits_for_it(tmp_path):
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler], ids=["background", "foreground"])
+def test_a_run_ends_with_the_process_that_waits_for_it(tmp_path, handler):
     line = "$(open(os.environ['PLACE'], 'w').write(str(os.getpid())), __import__('time').sleep(120))"
     (tmp_path / "run.json").write_text(json.dumps({"imports": IMPORTS, "long": [line]}))
     place = tmp_path / "pid"
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "long"]
-    with subprocess.Popen(command, env={**os.environ, "PLACE": str(place)}, stderr=subprocess.DEVNULL) as waiting:
+    settings = {"env": {**os.environ, "PLACE": str(place)}, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, handler), **settings) as waiting:
         until(lambda: place.is_file() and place.read_text())
         waiting.kill()
     until(lambda: not alive(int(place.read_text())))
