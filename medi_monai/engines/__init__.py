@@ -1,7 +1,7 @@
 """Ignite engines and what a bundle's run ids call: prepare, train, sample, evaluate, probe."""
 
-from medi_monai.engines.aligning import AlignmentSettings, AnchorLoss, align
-from medi_monai.engines.alignment_step import AlignmentLosses
+from medi_monai.engines.aligning import AlignmentSettings, align
+from medi_monai.engines.alignment_step import AlignmentLosses, AnchorLoss
 from medi_monai.engines.alternatives import cohort_target, equal_steps, resample_run, resampled_cohort
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.captions import (

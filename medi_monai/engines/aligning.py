@@ -15,24 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import IterationEvents, PrepareBatch
-from monai.inferers import Inferer
+from monai.engines import IterationEvents
 from PIL import Image
 from torch import nn
-from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
-from medi_monai.cohort import BalancedBatchSampler, PatchDataset
-from medi_monai.engines.alignment_step import (
-    AlignmentLosses,
-    AlignmentStep,
-    Augment,
-    Features,
-    ReferencePool,
-    check_numbers,
-    draw_images,
-)
+from medi_monai.engines.alignment_pool import Features, ReferencePool, draw_images
+from medi_monai.engines.alignment_step import AlignmentLosses, AlignmentStep, AnchorLoss, Augment, check_numbers
 from medi_monai.engines.alignment_watch import SubgroupWatch
 from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.hardening import Hardening, harden
@@ -48,7 +38,7 @@ from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, save_tensors, write_json
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["AlignmentSettings", "AnchorLoss", "align", "rate_factor"]
+__all__ = ["AlignmentSettings", "align", "rate_factor"]
 
 #: images of the picture of before and after
 SHOWN = 12
@@ -110,39 +100,6 @@ class AlignmentSettings:
             )
 
 
-class AnchorLoss:
-    """The denoising loss on real images, so that a tuned model still knows what they look like.
-
-    Args:
-        dataset: real images with conditions; those that name the attribute, so that the shares in the training data
-            do not pull the model back.
-        batch_size: of each update.
-        prepare_batch: of the training; what it drops or augments is its own affair.
-        inferer: how the network is run.
-        device: where to.
-        seed: of the choice of images.
-    """
-
-    def __init__(
-        self,
-        dataset: PatchDataset,
-        batch_size: int,
-        prepare_batch: PrepareBatch,
-        inferer: Inferer,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-    ) -> None:
-        self.dataset, self.prepare_batch, self.inferer, self.device = dataset, prepare_batch, inferer, device
-        groups = dataset.groups((), "none")
-        self.sampler = BalancedBatchSampler(groups, batch_size, num_steps=1, seed=seed)
-
-    def __call__(self, network: nn.Module, step: int) -> torch.Tensor:
-        """The mean squared error of one batch, a function of the seed and the step alone."""
-        batch = default_collate([self.dataset[place] for place in self.sampler.batch(step)])
-        inputs, targets, args, kwargs = self.prepare_batch(batch, self.device, step=step)
-        return nn.functional.mse_loss(self.inferer(inputs, network, *args, **kwargs), targets)
-
-
 def align(
     network: nn.Module,
     generator: ImageGenerator,
@@ -179,7 +136,7 @@ def align(
         ckpt_dir: gets ``model.pt``, ``adapter.pt`` where one was tuned, ``schema.json`` and ``model.json``.
         source: the file of the untuned weights, which stays as it is.
         features: differentiable, of ``(N, 3, H, W)`` images in [-1, 1]; of the CLIP consistency.
-        anchor: the denoising loss on real images.
+        anchor: the losses on real images.
         writer: TensorBoard.
         resume: go on from the newest checkpoint; otherwise what is in the folders is moved aside.
 
@@ -193,7 +150,9 @@ def align(
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
     _check(generator, losses, folder, Path(source))
-    record = _record(generator, prompts, target, {"guide": guide, **readers}, losses, settings, source)
+    classifiers = {"guide": guide, **readers}
+    real_images = 0 if anchor is None else anchor.sampler.batch_size
+    record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
     if isinstance(generator.space, nn.Module):
         generator.space.to(next(network.parameters()).device)
     untuned = deepcopy(network).eval().requires_grad_(False)
@@ -257,12 +216,14 @@ def _record(
     classifiers: Mapping[str, AttributeClassifier],
     losses: AlignmentLosses,
     settings: AlignmentSettings,
+    real_images: int,
     source: str | os.PathLike,
 ) -> dict[str, Any]:
     """What a result depends on: what a checkpoint is compared with, and ``alignment.json`` holds."""
     return {
         "losses": asdict(losses),
         "settings": asdict(settings),
+        "real_images": real_images,
         "target": target.to_dict(),
         "sampling": {
             "solver": generator.solver,

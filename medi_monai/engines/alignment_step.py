@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.engines import IterationEvents
+from monai.engines import IterationEvents, PrepareBatch
+from monai.inferers import Inferer
 from torch import nn
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch.utils.data import default_collate
 
 from medi_monai.alignment import (
     DIVERGENCES,
     ROLLOUTS,
     Rollout,
-    SubgroupTarget,
     batch_matching_loss,
     consistency_loss,
     consistency_weights,
@@ -27,32 +26,25 @@ from medi_monai.alignment import (
     transport_labels,
     transport_loss,
 )
-from medi_monai.cohort import expand_plan
-from medi_monai.diffusion import ddim
-from medi_monai.diffusion.objectives import denoiser
-from medi_monai.engines.images import ImageGenerator
+from medi_monai.cohort import BalancedBatchSampler, PatchDataset
+from medi_monai.engines.alignment_pool import ReferencePool, by_parts
 from medi_monai.engines.settings import KINDS
-from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.seeding import generator_from, seed_from
+from medi_monai.utils.seeding import generator_from
 
-__all__ = [
-    "LOSSES",
-    "AlignmentLosses",
-    "AlignmentStep",
-    "ReferencePool",
-    "SubgroupReader",
-    "check_numbers",
-    "draw_images",
-    "spread_rows",
-]
+__all__ = ["LOSSES", "SCOPES", "AlignmentLosses", "AlignmentStep", "AnchorLoss", "check_numbers"]
 
 #: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
 LOSSES = ("matching", "transport")
+#: ``prompt``: the images of each prompt, so that the attribute is not tied to what a prompt says; ``batch``: all images
+SCOPES = ("prompt", "batch")
+#: images of a prompt below which they are taken together with those of other such prompts
+FEW = 4
 
-Features = Callable[[torch.Tensor], torch.Tensor]
 #: what an update does to images before the guide sees them: ``(images, step) -> images``, differentiable
 Augment = Callable[[torch.Tensor, int], torch.Tensor]
+#: ``(network, untuned network, step, whether it is distilled)`` to the terms of :class:`AnchorLoss`
+Anchor = Callable[[nn.Module, nn.Module, int, bool], Mapping[str, torch.Tensor]]
 
 
 def check_numbers(settings: object, kinds: Mapping[str, str]) -> None:
@@ -78,6 +70,7 @@ class AlignmentLosses:
 
     Args:
         loss: one of :data:`LOSSES`.
+        scope: one of :data:`SCOPES`: what is brought to the target.
         divergence: of ``matching``, one of :data:`medi_monai.alignment.DIVERGENCES`.
         min_confidence: of ``transport``: pseudo-targets below it are left out.
         draws: of ``transport``: label sets that are drawn; None apportions the target to each batch.
@@ -85,6 +78,7 @@ class AlignmentLosses:
         consistency_weight: of 1 - cosine between CLIP features of tuned and untuned images.
         pixel_weight: of the term that sees color and form in the pixels.
         anchor_weight: of the denoising loss on real images.
+        distillation_weight: of the distance to the untuned model's predictions where the condition names the attribute.
         stays: weight of consistency of an image that keeps its subgroup.
         changes: weight of one that has to change it.
         rollout: one of :data:`medi_monai.alignment.ROLLOUTS`: the way of the gradient through the sampler.
@@ -95,6 +89,7 @@ class AlignmentLosses:
     """
 
     loss: str = "matching"
+    scope: str = "prompt"
     divergence: str = "kl"
     min_confidence: float = 0.8
     draws: int | None = 100
@@ -102,6 +97,7 @@ class AlignmentLosses:
     consistency_weight: float = 1.0
     pixel_weight: float = 1.0
     anchor_weight: float = 1.0
+    distillation_weight: float = 100.0
     stays: float = 1.0
     changes: float = 0.2
     rollout: str = "adjusted"
@@ -110,6 +106,7 @@ class AlignmentLosses:
     def __post_init__(self) -> None:
         for kind, value, known in (
             ("loss", self.loss, LOSSES),
+            ("scope", self.scope, SCOPES),
             ("divergence", self.divergence, DIVERGENCES),
             ("rollout", self.rollout, tuple(ROLLOUTS)),
         ):
@@ -120,160 +117,58 @@ class AlignmentLosses:
             {
                 # without it nothing is aligned
                 "rate": "subgroup_weight",
-                "weight": "consistency_weight pixel_weight anchor_weight stays changes",
+                "weight": "consistency_weight pixel_weight anchor_weight distillation_weight stays changes",
                 "fraction": "min_confidence",
                 "optional count": "draws last_steps",
             },
         )
 
 
-class SubgroupReader:
-    """Log-probabilities of a target's subgroups, ``(N, 3, H, W)`` images in [-1, 1] to ``(N, G)``.
+class AnchorLoss:
+    """Two losses on real images: what they look like, and what conditions that name the attribute mean.
 
-    Classifiers may have the values of an attribute in any order; what is read has that of the target.
-
-    Args:
-        name: of the classifier, for errors.
-        classifier: frozen.
-        target: whose subgroups are read.
-        batch_size: images read at once.
-
-    Raises:
-        InputError: for a classifier without an attribute of the target, or with other values.
-    """
-
-    def __init__(self, name: str, classifier: AttributeClassifier, target: SubgroupTarget, batch_size: int) -> None:
-        self.classifier, self.target, self.batch_size = classifier, target, batch_size
-        self._places: dict[str, list[int]] = {}
-        for place, attribute in enumerate(target.attributes):
-            wanted = list(dict.fromkeys(group[place] for group in target.groups))
-            known = classifier.column(attribute).values
-            if set(wanted) != set(known):
-                raise InputError(
-                    f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
-                    f"{wanted}: train all classifiers on the same values"
-                )
-            self._places[attribute] = [known.index(value) for value in wanted]
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return by_parts(self._read, images.split(self.batch_size))
-
-    def _read(self, images: torch.Tensor) -> torch.Tensor:
-        logits = self.classifier(images)
-        return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._places.items()})
-
-
-def by_parts(function: Features, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A function of each part, joined; where there are several, what lies within is computed again on the way back."""
-    if len(parts) == 1 or not torch.is_grad_enabled():
-        return torch.cat([function(part) for part in parts])
-    results: list[torch.Tensor] = [recomputed(function, part, use_reentrant=False) for part in parts]
-    return torch.cat(results)
-
-
-def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Rows to draw, each with a ``number`` of its own and so with its own noise.
+    The first is the denoising loss of the training. The second is the squared distance between the predictions of the
+    tuned and of the untuned network on the same noisy images and conditions, so that an image that is asked for by its
+    subgroup still is of it.
 
     Args:
-        prompts: a plan (with ``count``) or an expanded one.
-        count: of the rows; they have the shares of the plan, however many are taken, and begin anew at its end.
-
-    Raises:
-        InputError: for a plan without a row.
-    """
-    rows = expand_plan(prompts.reset_index(drop=True)) if "count" in prompts else prompts
-    rows = rows.drop(columns="number", errors="ignore").reset_index(drop=True)
-    if not len(rows):
-        raise InputError("there is no prompt to align: give a plan or a file with at least one")
-    group = rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup() if len(rows.columns) else rows.index * 0
-    group = pd.Series(group, index=rows.index)
-    within = (group.groupby(group).cumcount() + 0.5) / group.map(group.value_counts())
-    order = within.sort_values(kind="stable").index
-    chosen = rows.loc[[order[place % len(order)] for place in range(count)]]
-    return chosen.reset_index(drop=True).assign(number=range(count))
-
-
-class ReferencePool:
-    """Prompts with their noise, and what the untuned model makes of them; each is drawn once.
-
-    Args:
-        network: the untuned model, frozen.
-        generator: how images are drawn; its solver has to be ``ddim``.
-        prompts: a plan; see :func:`spread_rows`.
-        size: of the pool.
-        guide: reads the subgroups.
-        target: whose attributes are read.
-        features: of images, for the consistency.
-        seed: of noise and order.
-
-    Raises:
-        InputError: for a plan without a row, another solver, or a guide that does not fit the target.
+        dataset: real images with conditions; those that name the attribute, so that the shares in the training data
+            do not pull the model back.
+        batch_size: of each update.
+        prepare_batch: of the training; what it drops or augments is its own affair.
+        inferer: how the network is run.
+        device: where to.
+        seed: of the choice of images.
+        attributes: columns; images of each of their subgroups are drawn alike often.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        generator: ImageGenerator,
-        prompts: pd.DataFrame,
-        size: int,
-        guide: AttributeClassifier,
-        target: SubgroupTarget,
-        features: Features | None,
-        seed: int,
+        dataset: PatchDataset,
+        batch_size: int,
+        prepare_batch: PrepareBatch,
+        inferer: Inferer,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        attributes: Sequence[str] = (),
     ) -> None:
-        if generator.solver != "ddim":
-            raise InputError(f"solver = {generator.solver!r}: an alignment sends gradients through 'ddim' alone")
-        self.network, self.target, self.features, self.seed = network, target, features, seed
-        self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
-        self.generator = copy(generator)
-        self.generator.seed = seed_from("alignment", seed)
-        self.rows = spread_rows(prompts, size)
-        self._made: dict[int, dict[str, torch.Tensor]] = {}
+        self.dataset, self.prepare_batch, self.inferer, self.device = dataset, prepare_batch, inferer, device
+        groups = dataset.groups(attributes, "subpopulation")
+        self.sampler = BalancedBatchSampler(groups, batch_size, num_steps=1, seed=seed)
 
-    def places(self, step: int, count: int) -> list[int]:
-        """The rows of one update, counted from 1: all of the pool once, in another order every time."""
-        found = []
-        for place in range((step - 1) * count, step * count):
-            turn, within = divmod(place, len(self.rows))
-            found.append(int(self._order(turn)[within]))
-        return found
-
-    def _order(self, turn: int) -> torch.Tensor:
-        # first as they come, so that each update draws the references it needs
-        if turn == 0:
-            return torch.arange(len(self.rows))
-        return torch.randperm(len(self.rows), generator=generator_from("alignment order", self.seed, turn))
-
-    def reference(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
-        """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""
-        size = self.generator.batch_size
-        # always drawn in the same company, so that a resumed run has the same to the bit
-        for block in sorted({place // size for place in places if place not in self._made}):
-            rows = self.rows.iloc[block * size : (block + 1) * size]
-            made = self._draw(rows)
-            for row, place in enumerate(rows["number"].tolist()):
-                self._made[place] = {name: values[row] for name, values in made.items()}
-        parts = [self._made[place] for place in places]
-        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-
-    @torch.no_grad()
-    def _draw(self, rows: pd.DataFrame) -> dict[str, torch.Tensor]:
-        drawn = draw_images(self.network, self.generator, rows)
-        made = {"images": drawn, "probabilities": self.reader(drawn).exp()}
-        return made if self.features is None else {**made, "features": self.features(drawn)}
-
-
-@torch.no_grad()
-def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
-    """``(N, 3, H, W)`` images in [-1, 1] of the rows, by DDIM in batches, without rounding to uint8."""
-    device = next(network.parameters()).device
-    drawn = []
-    for part in generator.batches(rows):
-        predict = generator.bind(network, part)
-        denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
-        latents = ddim(denoise, generator.noise(part).to(device), generator.schedule, generator.num_steps)
-        drawn.append(generator.space.decode(latents))
-    return torch.cat(drawn)
+    def __call__(
+        self, network: nn.Module, untuned: nn.Module, step: int, distilled: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """``anchor`` and, unless it is not wanted, ``distillation`` of one batch, functions of seed and step alone."""
+        batch = default_collate([self.dataset[place] for place in self.sampler.batch(step)])
+        inputs, targets, args, kwargs = self.prepare_batch(batch, self.device, step=step)
+        predicted = self.inferer(inputs, network, *args, **kwargs)
+        terms = {"anchor": nn.functional.mse_loss(predicted, targets)}
+        if distilled:
+            with torch.no_grad():
+                before = self.inferer(inputs, untuned, *args, **kwargs)
+            terms["distillation"] = nn.functional.mse_loss(predicted.float(), before.float())
+        return terms
 
 
 class AlignmentStep:
@@ -285,10 +180,10 @@ class AlignmentStep:
     Args:
         network: in tuning, in evaluation mode.
         optimizer: of its parameters.
-        pool: prompts and references.
+        pool: neutral prompts and references.
         losses: what is minimized.
         batch_size: images in an update; those drawn at once are the generator's ``batch_size``.
-        anchor: returns the denoising loss of a step on real images; None leaves it out.
+        anchor: returns the losses of a step on real images; None leaves them out.
         augment: changes images before the guide sees them.
         max_grad_norm: the gradient's norm is clipped to it.
     """
@@ -300,7 +195,7 @@ class AlignmentStep:
         pool: ReferencePool,
         losses: AlignmentLosses,
         batch_size: int,
-        anchor: Callable[[nn.Module, int], torch.Tensor] | None = None,
+        anchor: Anchor | None = None,
         augment: Augment | None = None,
         max_grad_norm: float = 1.0,
     ) -> None:
@@ -331,15 +226,22 @@ class AlignmentStep:
         reference = self.pool.reference(places)
         rollouts = list(self._rollouts(places))
         images = by_parts(self.pool.generator.space.decode, [rollout.images for rollout in rollouts])
-        terms = self._terms(images, reference, step)
+        terms = self._terms(images, reference, places, step)
         torch.stack(list(terms.values())).sum().backward()
         for rollout in rollouts:
             if rollout.images.grad is not None:
                 rollout.send_back(rollout.images.grad)
-        if self.anchor is not None and self.losses.anchor_weight:
-            terms["anchor"] = self.losses.anchor_weight * self.anchor(self.network, step)
-            terms["anchor"].backward()
-        return {name: float(term.detach()) for name, term in terms.items()}
+        real = self._real_images(step)
+        if real:
+            torch.stack(list(real.values())).sum().backward()
+        return {name: float(term.detach()) for name, term in {**terms, **real}.items()}
+
+    def _real_images(self, step: int) -> dict[str, torch.Tensor]:
+        weights = {"anchor": self.losses.anchor_weight, "distillation": self.losses.distillation_weight}
+        if self.anchor is None or not any(weights.values()):
+            return {}
+        found = self.anchor(self.network, self.pool.network, step, weights["distillation"] > 0)
+        return {name: weights[name] * term for name, term in found.items() if weights[name]}
 
     def _rollouts(self, places: Sequence[int]) -> Iterator[Rollout]:
         generator, losses = self.pool.generator, self.losses
@@ -355,10 +257,12 @@ class AlignmentStep:
                 clip=generator.space.clip,
             )
 
-    def _terms(self, images: torch.Tensor, reference: Mapping[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+    def _terms(
+        self, images: torch.Tensor, reference: Mapping[str, torch.Tensor], places: Sequence[int], step: int
+    ) -> dict[str, torch.Tensor]:
         losses, pool = self.losses, self.pool
         seen = images if self.augment is None else self.augment(images, step)
-        subgroup, weights = self._subgroup(pool.reader(seen), reference["probabilities"], step)
+        subgroup, weights = self._subgroup(pool.reader(seen), reference["probabilities"], places, step)
         terms = {"subgroup": losses.subgroup_weight * subgroup}
         if losses.consistency_weight and pool.features is not None:
             features = by_parts(pool.features, images.split(pool.generator.batch_size))
@@ -368,15 +272,47 @@ class AlignmentStep:
             terms["pixels"] = losses.pixel_weight * form_and_color_loss(images, reference["images"], weights)
         return terms
 
-    def _subgroup(self, logs: torch.Tensor, reference: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _subgroup(
+        self, logs: torch.Tensor, reference: torch.Tensor, places: Sequence[int], step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss that aligns, and the weight of each image's consistency."""
+        drawing = generator_from("alignment transport", self.pool.seed, step)
+        loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
+        prompts = self.pool.prompts[list(places)]
+        for members in together(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
+            own, weights[members] = self._of_set(logs[members], reference[members], drawing)
+            loss = loss + own * (len(members) / len(logs))
+        return loss, weights
+
+    def _of_set(
+        self, logs: torch.Tensor, reference: torch.Tensor, drawing: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, share = self.losses, self.pool.target.tensor(logs)
         stays, changes = losses.stays, losses.changes
         if losses.loss == "matching":
             weights = consistency_weights(reference, share, stays=stays, changes=changes)
             return batch_matching_loss(logs, share, losses.divergence), weights
-        drawing = generator_from("alignment transport", self.pool.seed, step)
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
         labels, confident = found.labels, found.confident
         weights = consistency_weights(reference, None, labels, confident, stays, changes)
         return transport_loss(logs, labels, confident), weights
+
+
+def together(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
+    """The images that a target is met by together: those of a prompt, and those of all prompts with few of them.
+
+    Args:
+        prompts: ``(N,)`` integer prompt of every image.
+        few: a set has no fewer images, unless there are no more.
+
+    Returns:
+        Places, each in one set.
+    """
+    codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)[1:]
+    sets = [np.flatnonzero(codes == code) for code in np.flatnonzero(sizes >= few)]
+    rest = np.flatnonzero(sizes[codes] < few)
+    if len(rest) >= few or not sets:
+        return [*sets, rest] if len(rest) else sets
+    smallest = min(range(len(sets)), key=lambda place: len(sets[place]))
+    sets[smallest] = np.sort(np.concatenate([sets[smallest], rest]))
+    return sets

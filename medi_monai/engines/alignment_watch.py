@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
-from medi_monai.engines.alignment_step import ReferencePool, SubgroupReader, draw_images, spread_rows
+from medi_monai.engines.alignment_pool import ReferencePool, SubgroupReader, draw_images, spread_rows
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
@@ -32,7 +32,7 @@ class SubgroupWatch:
     Args:
         network: in tuning, in evaluation mode.
         pool: of the training; guide and target are its own.
-        prompts: a plan; see :func:`medi_monai.engines.alignment_step.spread_rows`.
+        prompts: a plan; see :func:`medi_monai.engines.alignment_pool.spread_rows`.
         num_images: drawn at each look, with the same prompts and noise every time.
         readers: further classifiers by name: ``validation`` decides, the guide in its absence; any other is only
             written down.

@@ -43,7 +43,9 @@ RESULTS = ("images", "manifest.csv", "summary.json")
 BATCH = 256
 
 
-def gradient_images(updates: int, batch_size: int, gradient_steps: int, guidance_scale: float = 1.0) -> int:
+def gradient_images(
+    updates: int, batch_size: int, gradient_steps: int, guidance_scale: float = 1.0, real_images: int = 0
+) -> int:
     """Images that the updates of an alignment send through the network, forward and back.
 
     Args:
@@ -51,12 +53,18 @@ def gradient_images(updates: int, batch_size: int, gradient_steps: int, guidance
         batch_size: images in an update.
         gradient_steps: sampling steps that the gradient goes through.
         guidance_scale: any but 1 takes the network twice a step.
+        real_images: of the anchor in an update.
     """
-    return updates * batch_size * gradient_steps * (1 if guidance_scale == 1 else 2)
+    return updates * (batch_size * gradient_steps * (1 if guidance_scale == 1 else 2) + real_images)
 
 
 def equal_steps(
-    align_steps: int, align_batch_size: int, gradient_steps: int, batch_size: int, guidance_scale: float = 1.0
+    align_steps: int,
+    align_batch_size: int,
+    gradient_steps: int,
+    batch_size: int,
+    guidance_scale: float = 1.0,
+    real_images: int = 0,
 ) -> int:
     """Steps of a training that send as many images through the network, forward and back, as an alignment's updates.
 
@@ -66,8 +74,10 @@ def equal_steps(
         gradient_steps: sampling steps that its gradient goes through.
         batch_size: of the training.
         guidance_scale: of the alignment.
+        real_images: of its anchor in an update.
     """
-    return max(1, round(gradient_images(align_steps, align_batch_size, gradient_steps, guidance_scale) / batch_size))
+    images = gradient_images(align_steps, align_batch_size, gradient_steps, guidance_scale, real_images)
+    return max(1, round(images / batch_size))
 
 
 def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.ndarray:

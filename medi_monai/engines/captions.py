@@ -225,15 +225,18 @@ def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images
     return pd.DataFrame(plan, columns=["caption", "count"])
 
 
-def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort:
-    """The rows in training whose caption names the attribute (all of ``sex|age``); all rows where none does."""
+def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | None:
+    """The rows in training whose caption names the attribute (all of ``sex|age``); None where none does."""
     named = np.ones(len(cohort), bool)
     for name in joint_attributes(attribute):
         words = attribute_words(cohort, templates, name)
         named &= (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
     if not named.any():
-        print(f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares")
-        return cohort
+        print(
+            f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares, and "
+            "there is nothing to distill"
+        )
+        return None
     return Cohort(cohort.table[named].reset_index(drop=True), cohort.root)
 
 

@@ -144,7 +144,7 @@ def _passes_of(record: Mapping[str, Any]) -> dict[str, int]:
     steps = record["losses"]["last_steps"] or sampling["num_steps"]
     updates = {"gradient_images": record["curve"][-1]["step"], "gradient_images_allowed": settings["max_steps"]}
     return {
-        name: gradient_images(count, settings["batch_size"], steps, sampling["guidance_scale"])
+        name: gradient_images(count, settings["batch_size"], steps, sampling["guidance_scale"], record["real_images"])
         for name, count in updates.items()
     }
 

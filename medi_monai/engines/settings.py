@@ -87,7 +87,8 @@ NAMES = {
     "retrain_steps classifier_folds",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
-    "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight stays changes",
+    "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight "
+    "distillation_weight stays changes",
     "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
     "stain_jitter min_confidence tolerance",
     "optional fraction": "val_fraction",
@@ -108,7 +109,7 @@ NAMES = {
     "optional path": "dataset_dir target_table resample_table",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
     "split_scheme reading measure audited focus normalization attribute fit pad "
-    "subgroup_loss divergence rollout tuned",
+    "scope subgroup_loss divergence rollout tuned",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 

@@ -1,9 +1,11 @@
 import json
 import signal
+from copy import deepcopy
+from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
+from small_alignment import PLAN, SCHEMA, VALUES, generator_of, network_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,21 +18,14 @@ from medi_monai.engines import (
     AnchorLoss,
     AutocastInferer,
     DiffusionPrepareBatch,
-    ImageGenerator,
     align,
 )
 from medi_monai.engines.aligning import rate_factor
-from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.networks.classifier import AttributeClassifier
-from medi_monai.networks.spaces import PixelSpace
 from medi_monai.networks.tuning import apply_adapter
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest, load_tensors, save_tensors
-
-VALUES = ("dark", "bright")
-SCHEMA = MetadataSchema.from_table(pd.DataFrame({"kind": ["a", "b"]}), "kind", [])
-PLAN = pd.DataFrame({"kind": ["a", "b"], "count": [6, 2]})
 
 
 class Weighted(AttributeClassifier):
@@ -55,25 +50,6 @@ def pixel(row, column):
 WHOLE, CORNER = torch.ones(3, 8, 8), pixel(1, 1)
 
 
-def network_of():
-    torch.manual_seed(0)
-    network = MetadataDiffusionUNet(
-        SCHEMA,
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        channels=(4, 8),
-        attention_levels=(False, True),
-        num_res_blocks=1,
-        num_head_channels=8,
-        norm_num_groups=4,
-    )
-    for parameter in network.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval()
-
-
 class Tuning:
     """All that a tuning needs, with folders of its own."""
 
@@ -90,11 +66,9 @@ class Tuning:
         options = {name: given.pop(name) for name in ("anchor", "writer", "features") if name in given}
         settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
                     "checkpoint_every": 4, "patience": 9, "learning_rate": 1e-2, "harden_guide": False}  # fmt: skip
-        space = PixelSpace(1)
-        generator = ImageGenerator(SCHEMA, NoiseSchedule("cosine", 100), "v", 8, "ddim", 2, batch_size=4, space=space)
         return align(
             self.network,
-            generator,
+            generator_of(4, 2, image_size=8),
             PLAN,
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
             guide or Weighted(WHOLE),
@@ -118,16 +92,18 @@ class Tuning:
 class Stopping:
     """An anchor that weighs nothing and is interrupted, or fails, at one update."""
 
+    sampler = SimpleNamespace(batch_size=0)
+
     def __init__(self, step=None, signal_number=None):
         self.step, self.signal_number, self.steps = step, signal_number, []
 
-    def __call__(self, network, step):
+    def __call__(self, network, untuned, step, distilled):
         self.steps.append(step)
         if step == self.step and self.signal_number is None:
             raise ZeroDivisionError
         if step == self.step:
             signal.raise_signal(self.signal_number)
-        return sum(0 * parameter.sum() for parameter in network.parameters() if parameter.requires_grad)
+        return {"anchor": sum(0 * parameter.sum() for parameter in network.parameters() if parameter.requires_grad)}
 
 
 def same(one, two):
@@ -242,11 +218,12 @@ def test_a_fooled_guide_is_seen_and_the_early_weights_are_kept(tmp_path):
 def test_a_lost_loss_leaves_the_weights_alone(tmp_path):
     tuning = Tuning(tmp_path)
 
-    def anchor(network, step):
-        return network.conv_in.conv.weight.sum() * (float("nan") if step == 6 else 0.0)
+    class Lost(Stopping):
+        def __call__(self, network, untuned, step, distilled):
+            return {"anchor": network.conv_in.conv.weight.sum() * (float("nan") if step == 6 else 0.0)}
 
     with pytest.raises(RunStopped, match="at step 6.*checkpoint_00000004"):
-        tuning.run(anchor=anchor)
+        tuning.run(anchor=Lost())
     assert all(value.isfinite().all() for value in tuning.network.state_dict().values())
     content = load_tensors(tuning.folder / "checkpoint_00000004.pt")["network"]
     assert all(value.isfinite().all() for value in content.values())
@@ -265,16 +242,27 @@ def test_lora_leaves_an_adapter_that_makes_the_model(tmp_path):
     assert changed and all(".attn." in name or "attentions" in name for name in changed)
 
 
-def test_the_anchor_is_the_denoising_loss_of_a_batch(tiny_cohort, tiny_schema, tiny_network):
+def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_cohort, tiny_schema, tiny_network):
     dataset = PatchDataset(tiny_cohort.split("train"), tiny_schema, 16)
     prepare = DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v", 0.0, 0.0, 0.0, augment=False)
     anchor = AnchorLoss(dataset, 5, prepare, AutocastInferer(False), seed=4)
     places = anchor.sampler.batch(3)
     batch = {"image": dataset.images[places], "conditions": dataset.conditions[places], "index": torch.tensor(places)}
     noisy, target, _, arguments = prepare(batch, "cpu", step=3)
-    expected = (tiny_network(noisy, **arguments) - target).square().mean()
-    assert anchor(tiny_network, 3).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert anchor(tiny_network, 4).item() != anchor(tiny_network, 3).item()
+    tuned = deepcopy(tiny_network)
+    with torch.no_grad():
+        tuned.conv_in.conv.weight.mul_(1.5)
+    now, before = tuned(noisy, **arguments), tiny_network(noisy, **arguments)
+    terms = anchor(tuned, tiny_network, 3)
+    assert terms["anchor"].item() == pytest.approx((now - target).square().mean().item(), rel=1e-5)
+    assert terms["distillation"].item() == pytest.approx((now - before).square().mean().item(), rel=1e-5)
+    assert anchor(tiny_network, tiny_network, 3)["distillation"] == 0
+    assert list(anchor(tuned, tiny_network, 3, distilled=False)) == ["anchor"]
+    assert anchor(tuned, tiny_network, 4)["anchor"] != terms["anchor"]
+    balanced = AnchorLoss(dataset, 3000, prepare, AutocastInferer(False), attributes=["center"])
+    shares = dataset.table["center"].iloc[balanced.sampler.batch(1)].value_counts(normalize=True)
+    assert (shares - 1 / 3).abs().max() < 0.04
+    assert dataset.table["center"].value_counts(normalize=True).min() < 0.27
 
 
 def test_the_original_is_refused_before_any_work(tmp_path):

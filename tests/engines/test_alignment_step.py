@@ -1,82 +1,22 @@
+import itertools
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.engines import IterationEvents
 from monai.networks.nets import AutoencoderKL
+from small_alignment import SCHEDULE, SCHEMA, Levels, features, generator_of, network_of, pool_of, step_of
 from torch.nn import functional
 
 from medi_monai.alignment import make_target
-from medi_monai.diffusion import NoiseSchedule, sampling_timesteps
-from medi_monai.engines import AlignmentLosses, ImageGenerator
-from medi_monai.engines.alignment_step import AlignmentStep, ReferencePool, SubgroupReader, draw_images, spread_rows
-from medi_monai.networks import MetadataDiffusionUNet
-from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.diffusion import sampling_timesteps
+from medi_monai.engines import AlignmentLosses
+from medi_monai.engines.alignment_step import together
 from medi_monai.networks.spaces import LatentSpace, PixelSpace
-from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
-
-SCHEMA = MetadataSchema.from_table(pd.DataFrame({"kind": ["a", "b"]}), "kind", [])
-PLAN = pd.DataFrame({"kind": ["a", "b"], "count": [6, 2]})
-TARGET = make_target({"dark": 0.3, "bright": 0.7}, {"shade": ("dark", "bright")})
-SCHEDULE = NoiseSchedule("cosine", 100)
-
-
-class Levels(AttributeClassifier):
-    """Reads the mean of an image and, as a second attribute, its power."""
-
-    def __init__(self, attributes=None, gain=6.0):
-        super().__init__(attributes or {"shade": ("dark", "bright"), "power": ("low", "high")}, None)
-        self.gain = torch.nn.Parameter(torch.tensor(gain), requires_grad=False)
-
-    def logits(self, images):
-        levels = {"shade": images.mean((1, 2, 3)), "power": images.square().mean((1, 2, 3)) - 0.4}
-        signs = {"dark": -1, "bright": 1, "low": -1, "high": 1}
-        parts = [signs[value] * levels[name] for name, values in self.attributes.items() for value in values]
-        return self.gain * torch.stack(parts, 1)
-
-
-def features(images):
-    return functional.avg_pool2d(images, 4).flatten(1) + 0.5
-
-
-def network_of(channels=1, seed=0):
-    torch.manual_seed(seed)
-    network = MetadataDiffusionUNet(
-        SCHEMA,
-        spatial_dims=2,
-        in_channels=channels,
-        out_channels=channels,
-        channels=(4, 8),
-        attention_levels=(False, True),
-        num_res_blocks=1,
-        num_head_channels=8,
-        norm_num_groups=4,
-    )
-    # the last layers start at zero, where nothing could be heard
-    for parameter in network.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval()
-
-
-def generator_of(batch_size=6, num_steps=3, space=None, guidance_scale=1.0):
-    return ImageGenerator(
-        SCHEMA, SCHEDULE, "v", 16, "ddim", num_steps, guidance_scale, batch_size, space=space or PixelSpace(1)
-    )
-
-
-def pool_of(generator, network=None, target=TARGET, guide=None, size=8, prompts=PLAN):
-    untuned = (network or network_of()).requires_grad_(False)
-    return ReferencePool(untuned, generator, prompts, size, guide or Levels(), target, features, seed=3)
-
-
-def step_of(pool, network, batch_size=6, losses=None, **options):
-    network.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.0)
-    return AlignmentStep(network, optimizer, pool, losses or AlignmentLosses(), batch_size, **options)
 
 
 def gradients(network):
@@ -126,7 +66,9 @@ def test_the_gradient_is_that_of_the_loss_by_hand(latent, guidance):
     channels = space.shape(16)[0]
     generator = generator_of(4, 3, space, guidance)
     pool, network = pool_of(generator, network_of(channels)), network_of(channels, seed=1)
-    losses = AlignmentLosses(rollout="truncated", pixel_weight=0.0, subgroup_weight=2.0, consistency_weight=0.5)
+    losses = AlignmentLosses(
+        scope="batch", rollout="truncated", pixel_weight=0.0, subgroup_weight=2.0, consistency_weight=0.5
+    )
     terms = step_of(pool, network, losses=losses).backward(2)
     found = gradients(network)
 
@@ -171,63 +113,6 @@ def test_what_is_drawn_at_once_does_not_count(rollout, loss):
         assert torch.allclose(found[4][1][name], gradient, atol=1e-6, rtol=1e-3), name
 
 
-def test_a_reference_is_of_the_same_prompt_and_noise():
-    network = network_of()
-    pool = pool_of(generator_of(3), network)
-    for step in (1, 2, 5):
-        places = pool.places(step, 4)
-        alone = [draw_images(network, pool.generator, pool.rows.iloc[[place]]) for place in places]
-        assert torch.allclose(pool.reference(places)["images"], torch.cat(alone), atol=1e-5)
-        # a network that was not tuned yet has nothing to be drawn back to
-        terms = step_of(pool, network_of(), batch_size=4).backward(step)
-        assert terms["consistency"] < 1e-6 and terms["pixels"] < 1e-6 < terms["subgroup"]
-    other = pool.reference([0])["images"] - pool.reference([1])["images"]
-    assert other.abs().max() > 0.1
-
-
-def test_the_pool_is_drawn_once_in_the_same_company(monkeypatch):
-    pool, drawn = pool_of(generator_of(3), size=8), []
-    inner = pool._draw
-    monkeypatch.setattr(pool, "_draw", lambda rows: drawn.append(rows["number"].tolist()) or inner(rows))
-    turns = [place for step in range(1, 5) for place in pool.places(step, 4)]
-    assert turns[:8] == list(range(8)) and sorted(turns[8:]) == list(range(8)) and turns[8:] != turns[:8]
-    for step in (1, 2, 3):
-        pool.reference(pool.places(step, 4))
-    assert drawn == [[0, 1, 2], [3, 4, 5], [6, 7]]
-    later = pool_of(generator_of(3), size=8)
-    places = pool.places(3, 4)
-    assert all(torch.equal(value, later.reference(places)[name]) for name, value in pool.reference(places).items())
-
-
-def test_rows_have_the_shares_of_the_plan_however_many():
-    for prompts in (PLAN, PLAN.loc[PLAN.index.repeat(PLAN["count"])].drop(columns="count")):
-        assert spread_rows(prompts, 4)["kind"].value_counts().to_dict() == {"a": 3, "b": 1}
-        rows = spread_rows(prompts, 16)
-        assert rows["kind"].value_counts().to_dict() == {"a": 12, "b": 4}
-        assert rows["number"].tolist() == list(range(16)) and list(rows) == ["kind", "number"]
-    unnamed = spread_rows(pd.DataFrame({"kind": [None], "count": [3]}), 5)
-    assert unnamed["kind"].isna().all() and len(unnamed) == 5
-    assert len(spread_rows(pd.DataFrame({"count": [3]}), 2)) == 2
-    with pytest.raises(InputError, match="no prompt"):
-        spread_rows(PLAN.head(0), 3)
-
-
-def test_values_in_another_order_are_read_alike():
-    images = torch.rand(5, 3, 16, 16) * 2 - 1
-    joint = {"shade": ("dark", "bright"), "power": ("low", "high")}
-    target = make_target("uniform", joint)
-    turned = Levels({"power": ("high", "low"), "shade": ("bright", "dark")})
-    one, two = (SubgroupReader("x", reader, target, size)(images) for reader, size in ((Levels(), 5), (turned, 2)))
-    assert torch.allclose(one, two) and one.shape == (5, 4)
-    bright = torch.sigmoid(12 * images.mean((1, 2, 3)))
-    low = torch.sigmoid(-12 * (images.square().mean((1, 2, 3)) - 0.4))
-    assert torch.allclose(one.exp()[:, 2], bright * low, atol=1e-6)
-    with pytest.raises(InputError, match="judge classifier knows.*'dim'"):
-        SubgroupReader("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
-    with pytest.raises(InputError, match="shade"):
-        SubgroupReader("judge", Levels({"power": ("low", "high")}), TARGET, 4)
-
-
 def test_the_joint_of_two_attributes_is_brought_to_its_target():
     shares = {"shade": {"dark": 0.2, "bright": 0.8}, "power": {"low": 0.7, "high": 0.3}}
     target = make_target(shares, Levels().attributes)
@@ -266,23 +151,68 @@ def test_memory_does_not_grow_with_the_steps(rollout):
     assert peak_bytes(10, 2, rollout) < 0.6 * few
 
 
-def test_an_anchor_adds_its_own_gradient():
+def test_an_anchor_adds_its_own_gradients():
     pool, seen = pool_of(generator_of()), []
 
-    def anchor(network, step):
-        seen.append(step)
-        return network.conv_in.conv.weight.square().sum()
+    def anchor(network, untuned, step, distilled):
+        seen.append((untuned is pool.network, step, distilled))
+        weight = network.conv_in.conv.weight
+        terms = {"anchor": weight.square().sum()}
+        return {**terms, "distillation": weight.sum()} if distilled else terms
 
     found = {}
-    for weight in (0.0, 3.0):
+    for weights in ((0.0, 0.0), (3.0, 0.0), (0.0, 2.0), (3.0, 2.0)):
         network = network_of(seed=1)
-        terms = step_of(pool, network, losses=AlignmentLosses(anchor_weight=weight), anchor=anchor).backward(7)
-        found[weight] = terms, gradients(network)
-    assert seen == [7] and "anchor" not in found[0.0][0]
+        losses = AlignmentLosses(anchor_weight=weights[0], distillation_weight=weights[1])
+        terms = step_of(pool, network, losses=losses, anchor=anchor).backward(7)
+        found[weights] = terms, gradients(network)["conv_in.conv.weight"]
+    assert seen == [(True, 7, False), (True, 7, True), (True, 7, True)]
     weight = network_of(seed=1).conv_in.conv.weight.detach()
-    assert found[3.0][0]["anchor"] == pytest.approx(3 * float(weight.square().sum()), rel=1e-5)
-    difference = found[3.0][1]["conv_in.conv.weight"] - found[0.0][1]["conv_in.conv.weight"]
-    assert torch.allclose(difference, 6 * weight, atol=1e-5)
+    for (real, distilled), (terms, gradient) in found.items():
+        assert torch.allclose(gradient - found[0.0, 0.0][1], real * 2 * weight + distilled, atol=1e-5)
+        assert terms.get("anchor", 0) == pytest.approx(real * float(weight.square().sum()), rel=1e-5)
+        assert terms.get("distillation", 0) == pytest.approx(distilled * float(weight.sum()), rel=1e-5)
+
+
+def test_the_target_is_met_within_each_prompt():
+    """Batch-wide the shares are as wanted, and all of one prompt are bright: only the scope of a prompt sees it."""
+    shades = {"a": -3.0, "b": 3.0}
+    prompts = pd.DataFrame({"kind": ["a", "b"], "count": [4, 4]})
+    target = make_target("uniform", {"shade": ("dark", "bright")})
+    pool = pool_of(generator_of(8), target=target, prompts=prompts)
+    logits = torch.tensor([shades[kind] for kind in pool.rows["kind"]])
+    logs = functional.logsigmoid(torch.stack([-logits, logits], 1)).requires_grad_()
+    found = {}
+    for loss, scope in itertools.product(("matching", "transport"), ("batch", "prompt")):
+        step = step_of(pool, network_of(), 8, AlignmentLosses(loss, scope, draws=None))
+        value, weights = step._subgroup(logs, logs.detach().exp(), range(8), 1)
+        found[loss, scope] = value.item(), (weights < 1).tolist()
+    assert found["matching", "batch"] == (pytest.approx(0, abs=1e-6), [False] * 8)
+    assert found["transport", "batch"] == (pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5), [False] * 8)
+    # two of each four have to change
+    p = 1 / (1 + math.exp(-3))
+    assert found["matching", "prompt"][0] == pytest.approx(-0.5 * math.log(4 * p * (1 - p)), rel=1e-5)
+    assert found["transport", "prompt"][0] == pytest.approx(-0.5 * math.log(p * (1 - p)), rel=1e-5)
+    for loss in ("matching", "transport"):
+        changed = pd.Series(found[loss, "prompt"][1]).groupby(pool.rows["kind"]).sum()
+        assert changed.to_dict() == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([0] * 5, [[0, 1, 2, 3, 4]]),
+        ([7, 3, 7, 3, 7, 3, 7, 3], [[1, 3, 5, 7], [0, 2, 4, 6]]),
+        # few of each: together
+        ([0, 1, 2, 3, 4], [[0, 1, 2, 3, 4]]),
+        ([0, 0, 0, 0, 1, 2, 1, 2], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        # too few even so: with the smallest set
+        ([0, 0, 0, 0, 0, 1, 1, 1, 1, 2], [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]),
+        ([0, 1], [[0, 1]]),
+    ],
+)
+def test_images_are_taken_together_by_prompt(prompts, expected):
+    assert [one.tolist() for one in together(np.array(prompts), 4)] == expected
 
 
 def test_no_confident_image_moves_nothing():
@@ -300,6 +230,8 @@ def test_no_confident_image_moves_nothing():
         ({"loss": "matchin"}, "did you mean 'matching'"),
         ({"divergence": "kll"}, "did you mean 'kl'"),
         ({"rollout": "direct"}, "unknown rollout"),
+        ({"scope": "promt"}, "did you mean 'prompt'"),
+        ({"distillation_weight": -1}, "distillation_weight = -1"),
         ({"subgroup_weight": 0}, "subgroup_weight = 0.*above 0"),
         ({"pixel_weight": -1}, "pixel_weight = -1"),
         ({"anchor_weight": math.nan}, "anchor_weight = nan"),
@@ -312,10 +244,3 @@ def test_no_confident_image_moves_nothing():
 def test_settings_of_the_losses_that_cannot_be(wrong, message):
     with pytest.raises(InputError, match=message):
         AlignmentLosses(**wrong)
-
-
-def test_another_solver_is_refused():
-    generator = generator_of()
-    generator.solver = "dpm_solver"
-    with pytest.raises(InputError, match="ddim"):
-        pool_of(generator)

@@ -1,24 +1,16 @@
-import pandas as pd
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from small_alignment import PLAN, VALUES, generator_of, network_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import make_target
-from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines import ImageGenerator
-from medi_monai.engines.alignment_step import ReferencePool, draw_images
+from medi_monai.engines.alignment_pool import ReferencePool, draw_images
 from medi_monai.engines.alignment_watch import SubgroupWatch, total_variation
-from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.networks.classifier import AttributeClassifier
-from medi_monai.networks.spaces import PixelSpace
-from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 
-VALUES = ("dark", "bright")
-SCHEMA = MetadataSchema.from_table(pd.DataFrame({"kind": ["a", "b"]}), "kind", [])
-PLAN = pd.DataFrame({"kind": ["a", "b"], "count": [6, 2]})
 TARGET = make_target({"dark": 0.25, "bright": 0.75}, {"shade": VALUES})
 
 
@@ -37,29 +29,9 @@ class Level(AttributeClassifier):
 
 
 @pytest.fixture
-def network():
-    torch.manual_seed(0)
-    network = MetadataDiffusionUNet(
-        SCHEMA,
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        channels=(4,),
-        attention_levels=(False,),
-        num_res_blocks=1,
-        num_head_channels=4,
-        norm_num_groups=4,
-    )
-    torch.nn.init.normal_(network.out[2].conv.weight, std=0.1)
-    return network.eval()
-
-
-@pytest.fixture
-def make(network):
+def make():
     def build(readers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8):
-        generator = ImageGenerator(
-            SCHEMA, NoiseSchedule("cosine", 100), "v", 8, "ddim", 2, batch_size=draw, space=PixelSpace(1)
-        )
+        network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
         pool = ReferencePool(network, generator, PLAN, 8, Level(), TARGET, None, seed=1)
         return SubgroupWatch(network, pool, PLAN, num_images, readers, every, patience, writer, tolerance)
 

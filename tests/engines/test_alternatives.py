@@ -103,6 +103,8 @@ def test_a_training_of_the_same_budget_sees_as_many_images(last_steps, scale, ex
     assert equal_steps(60, 48, last_steps, 16, scale) == expected
     seen = sum(48 if scale == 1 else 96 for _ in range(60) for _ in range(last_steps))
     assert gradient_images(60, 48, last_steps, scale) == seen == 16 * expected
+    assert gradient_images(60, 48, last_steps, scale, 32) == seen + 60 * 32
+    assert equal_steps(60, 48, last_steps, 16, scale, 32) == expected + 60 * 2
     assert equal_steps(1, 2, 1, 64) == 1
 
 

@@ -18,6 +18,7 @@ RECORD = {
     "curve": [{"step": 0}, {"step": 40}],
     "settings": {"max_steps": 60, "batch_size": 48},
     "losses": {"last_steps": None},
+    "real_images": 32,
     "sampling": {"num_steps": 15, "guidance_scale": 1.0},
 }
 
@@ -93,8 +94,8 @@ def test_alternatives_begin_from_the_untuned_model_and_meet_in_the_evaluation(ex
 def test_costs_are_those_of_the_stages_that_an_arm_needs(experiment):
     costs = experiment(retrain_steps=100)["evaluation"]["costs"]
     assert sum(costs["after"]["stages"].values()) == 14 and sum(costs["retrained"]["stages"].values()) == 2
-    assert costs["after"]["gradient_images"] == 40 * 48 * 15
-    assert costs["after"]["gradient_images_allowed"] == 60 * 48 * 15
+    assert costs["after"]["gradient_images"] == 40 * (48 * 15 + 32)
+    assert costs["after"]["gradient_images_allowed"] == 60 * (48 * 15 + 32)
     assert costs["retrained"]["gradient_images"] == 100 * settings()["stage_options"]["retraining"]["batch_size"]
     assert "gradient_images" not in costs["resampled"]
     # every stage that is counted is one
@@ -103,8 +104,10 @@ def test_costs_are_those_of_the_stages_that_an_arm_needs(experiment):
 
 @pytest.mark.parametrize(("changed", "images"), [({}, 15), ({"last_steps": 2}, 2), ({"num_steps": 10}, 10)])
 def test_the_retraining_sees_as_many_images_as_the_tuning_may(changed, images):
-    given = settings(batch_size=16, align_steps=60, align_batch_size=48, **changed)["stage_options"]
-    assert given["retraining"]["max_steps"] * 16 == 60 * 48 * images
+    given = settings(batch_size=16, align_steps=60, align_batch_size=48, anchor_batch_size=32, **changed)[
+        "stage_options"
+    ]
+    assert given["retraining"]["max_steps"] * 16 == 60 * (48 * images + 32)
     assert given["retraining"]["learning_rate"] < given["training"]["learning_rate"]
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from medi_monai.cohort import Cohort
-from medi_monai.engines.alignment_step import spread_rows
+from medi_monai.engines.alignment_pool import spread_rows
 from medi_monai.engines.neutral import (
     encoder_features,
     joint_attributes,

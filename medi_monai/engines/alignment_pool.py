@@ -1,0 +1,182 @@
+"""What an alignment draws from: prompts with their noise, and what the untuned model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from medi_monai.alignment import SubgroupTarget
+from medi_monai.cohort import expand_plan
+from medi_monai.diffusion import ddim
+from medi_monai.diffusion.objectives import denoiser
+from medi_monai.engines.images import ImageGenerator
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import generator_from, seed_from
+
+__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "draw_images", "spread_rows"]
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SubgroupReader:
+    """Log-probabilities of a target's subgroups, ``(N, 3, H, W)`` images in [-1, 1] to ``(N, G)``.
+
+    Classifiers may have the values of an attribute in any order; what is read has that of the target.
+
+    Args:
+        name: of the classifier, for errors.
+        classifier: frozen.
+        target: whose subgroups are read.
+        batch_size: images read at once.
+
+    Raises:
+        InputError: for a classifier without an attribute of the target, or with other values.
+    """
+
+    def __init__(self, name: str, classifier: AttributeClassifier, target: SubgroupTarget, batch_size: int) -> None:
+        self.classifier, self.target, self.batch_size = classifier, target, batch_size
+        self._places: dict[str, list[int]] = {}
+        for place, attribute in enumerate(target.attributes):
+            wanted = list(dict.fromkeys(group[place] for group in target.groups))
+            known = classifier.column(attribute).values
+            if set(wanted) != set(known):
+                raise InputError(
+                    f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
+                    f"{wanted}: train all classifiers on the same values"
+                )
+            self._places[attribute] = [known.index(value) for value in wanted]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return by_parts(self._read, images.split(self.batch_size))
+
+    def _read(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.classifier(images)
+        return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._places.items()})
+
+
+def by_parts(function: Features, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A function of each part, joined; where there are several, what lies within is computed again on the way back."""
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(part) for part in parts])
+    results: list[torch.Tensor] = [recomputed(function, part, use_reentrant=False) for part in parts]
+    return torch.cat(results)
+
+
+def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Rows to draw, each with a ``number`` of its own and so with its own noise.
+
+    Args:
+        prompts: a plan (with ``count``) or an expanded one.
+        count: of the rows; they have the shares of the plan, however many are taken, and begin anew at its end.
+
+    Raises:
+        InputError: for a plan without a row.
+    """
+    rows = expand_plan(prompts.reset_index(drop=True)) if "count" in prompts else prompts
+    rows = rows.drop(columns="number", errors="ignore").reset_index(drop=True)
+    if not len(rows):
+        raise InputError("there is no prompt to align: give a plan or a file with at least one")
+    group = pd.Series(_codes_of(rows), index=rows.index)
+    within = (group.groupby(group).cumcount() + 0.5) / group.map(group.value_counts())
+    order = within.sort_values(kind="stable").index
+    chosen = rows.loc[[order[place % len(order)] for place in range(count)]]
+    return chosen.reset_index(drop=True).assign(number=range(count))
+
+
+def _codes_of(rows: pd.DataFrame) -> np.ndarray:
+    """``(N,)`` integer prompt of every row, in the order in which they come."""
+    if not len(rows.columns):
+        return np.zeros(len(rows), int)
+    return rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup().to_numpy()
+
+
+class ReferencePool:
+    """Prompts with their noise, and what the untuned model makes of them; each is drawn once.
+
+    Args:
+        network: the untuned model, frozen.
+        generator: how images are drawn; its solver has to be ``ddim``.
+        prompts: a plan; see :func:`spread_rows`.
+        size: of the pool.
+        guide: reads the subgroups.
+        target: whose attributes are read.
+        features: of images, for the consistency.
+        seed: of noise and order.
+
+    Raises:
+        InputError: for a plan without a row, another solver, or a guide that does not fit the target.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        generator: ImageGenerator,
+        prompts: pd.DataFrame,
+        size: int,
+        guide: AttributeClassifier,
+        target: SubgroupTarget,
+        features: Features | None,
+        seed: int,
+    ) -> None:
+        if generator.solver != "ddim":
+            raise InputError(f"solver = {generator.solver!r}: an alignment sends gradients through 'ddim' alone")
+        self.network, self.target, self.features, self.seed = network, target, features, seed
+        self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
+        self.generator = copy(generator)
+        self.generator.seed = seed_from("alignment", seed)
+        self.rows = spread_rows(prompts, size)
+        #: ``(size,)`` integer prompt of every row
+        self.prompts = _codes_of(self.rows.drop(columns="number"))
+        self._made: dict[int, dict[str, torch.Tensor]] = {}
+
+    def places(self, step: int, count: int) -> list[int]:
+        """The rows of one update, counted from 1: all of the pool once, in another order every time."""
+        found = []
+        for place in range((step - 1) * count, step * count):
+            turn, within = divmod(place, len(self.rows))
+            found.append(int(self._order(turn)[within]))
+        return found
+
+    def _order(self, turn: int) -> torch.Tensor:
+        # first as they come, so that each update draws the references it needs
+        if turn == 0:
+            return torch.arange(len(self.rows))
+        return torch.randperm(len(self.rows), generator=generator_from("alignment order", self.seed, turn))
+
+    def reference(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""
+        size = self.generator.batch_size
+        # always drawn in the same company, so that a resumed run has the same to the bit
+        for block in sorted({place // size for place in places if place not in self._made}):
+            rows = self.rows.iloc[block * size : (block + 1) * size]
+            made = self._draw(rows)
+            for row, place in enumerate(rows["number"].tolist()):
+                self._made[place] = {name: values[row] for name, values in made.items()}
+        parts = [self._made[place] for place in places]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def _draw(self, rows: pd.DataFrame) -> dict[str, torch.Tensor]:
+        drawn = draw_images(self.network, self.generator, rows)
+        made = {"images": drawn, "probabilities": self.reader(drawn).exp()}
+        return made if self.features is None else {**made, "features": self.features(drawn)}
+
+
+@torch.no_grad()
+def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
+    """``(N, 3, H, W)`` images in [-1, 1] of the rows, by DDIM in batches, without rounding to uint8."""
+    device = next(network.parameters()).device
+    drawn = []
+    for part in generator.batches(rows):
+        predict = generator.bind(network, part)
+        denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
+        latents = ddim(denoise, generator.noise(part).to(device), generator.schedule, generator.num_steps)
+        drawn.append(generator.space.decode(latents))
+    return torch.cat(drawn)

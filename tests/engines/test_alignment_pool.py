@@ -1,0 +1,72 @@
+import pandas as pd
+import pytest
+import torch
+from small_alignment import PLAN, TARGET, Levels, generator_of, network_of, pool_of, step_of
+
+from medi_monai.alignment import make_target
+from medi_monai.engines.alignment_pool import SubgroupReader, draw_images, spread_rows
+from medi_monai.utils.errors import InputError
+
+
+def test_a_reference_is_of_the_same_prompt_and_noise():
+    network = network_of()
+    pool = pool_of(generator_of(3), network)
+    for step in (1, 2, 5):
+        places = pool.places(step, 4)
+        alone = [draw_images(network, pool.generator, pool.rows.iloc[[place]]) for place in places]
+        assert torch.allclose(pool.reference(places)["images"], torch.cat(alone), atol=1e-5)
+        # a network that was not tuned yet has nothing to be drawn back to
+        terms = step_of(pool, network_of(), batch_size=4).backward(step)
+        assert terms["consistency"] < 1e-6 and terms["pixels"] < 1e-6 < terms["subgroup"]
+    other = pool.reference([0])["images"] - pool.reference([1])["images"]
+    assert other.abs().max() > 0.1
+
+
+def test_the_pool_is_drawn_once_in_the_same_company(monkeypatch):
+    pool, drawn = pool_of(generator_of(3), size=8), []
+    inner = pool._draw
+    monkeypatch.setattr(pool, "_draw", lambda rows: drawn.append(rows["number"].tolist()) or inner(rows))
+    turns = [place for step in range(1, 5) for place in pool.places(step, 4)]
+    assert turns[:8] == list(range(8)) and sorted(turns[8:]) == list(range(8)) and turns[8:] != turns[:8]
+    for step in (1, 2, 3):
+        pool.reference(pool.places(step, 4))
+    assert drawn == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    later = pool_of(generator_of(3), size=8)
+    places = pool.places(3, 4)
+    assert all(torch.equal(value, later.reference(places)[name]) for name, value in pool.reference(places).items())
+
+
+def test_rows_have_the_shares_of_the_plan_however_many():
+    for prompts in (PLAN, PLAN.loc[PLAN.index.repeat(PLAN["count"])].drop(columns="count")):
+        assert spread_rows(prompts, 4)["kind"].value_counts().to_dict() == {"a": 3, "b": 1}
+        rows = spread_rows(prompts, 16)
+        assert rows["kind"].value_counts().to_dict() == {"a": 12, "b": 4}
+        assert rows["number"].tolist() == list(range(16)) and list(rows) == ["kind", "number"]
+    unnamed = spread_rows(pd.DataFrame({"kind": [None], "count": [3]}), 5)
+    assert unnamed["kind"].isna().all() and len(unnamed) == 5
+    assert len(spread_rows(pd.DataFrame({"count": [3]}), 2)) == 2
+    with pytest.raises(InputError, match="no prompt"):
+        spread_rows(PLAN.head(0), 3)
+
+
+def test_values_in_another_order_are_read_alike():
+    images = torch.rand(5, 3, 16, 16) * 2 - 1
+    joint = {"shade": ("dark", "bright"), "power": ("low", "high")}
+    target = make_target("uniform", joint)
+    turned = Levels({"power": ("high", "low"), "shade": ("bright", "dark")})
+    one, two = (SubgroupReader("x", reader, target, size)(images) for reader, size in ((Levels(), 5), (turned, 2)))
+    assert torch.allclose(one, two) and one.shape == (5, 4)
+    bright = torch.sigmoid(12 * images.mean((1, 2, 3)))
+    low = torch.sigmoid(-12 * (images.square().mean((1, 2, 3)) - 0.4))
+    assert torch.allclose(one.exp()[:, 2], bright * low, atol=1e-6)
+    with pytest.raises(InputError, match="judge classifier knows.*'dim'"):
+        SubgroupReader("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
+    with pytest.raises(InputError, match="shade"):
+        SubgroupReader("judge", Levels({"power": ("low", "high")}), TARGET, 4)
+
+
+def test_another_solver_is_refused():
+    generator = generator_of()
+    generator.solver = "dpm_solver"
+    with pytest.raises(InputError, match="ddim"):
+        pool_of(generator)
