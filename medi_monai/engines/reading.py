@@ -13,7 +13,7 @@ import torch
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.metrics import nearest_neighbors
-from medi_monai.metrics.memorization import symmetric_correlation, turned, wilson_interval
+from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned, wilson_interval
 from medi_monai.probing import LogisticProbe, Standardizer, codes_of, fit_path, readability, stable_order
 from medi_monai.probing.arms import group_weights, spread_rows
 from medi_monai.utils.errors import InputError
@@ -25,6 +25,8 @@ __all__ = ["CORRELATION_OF_A_COPY", "memorization", "read_columns"]
 MAX_TRAINING, MAX_READ = 40_000, 20_000
 #: images whose nearest neighbors in training are looked for, neighbors whose pixels are compared, pairs shown
 MAX_QUERIES, NEIGHBORS, SHOWN = 2000, 5, 12
+#: choices of training images that are compared with those of the validation, and images in each, at most
+CHOICES, MAX_CHOSEN = 8, 4000
 #: training images compared with at a time
 BLOCK = 16_384
 #: images whose pixels are compared at a time
@@ -154,6 +156,7 @@ def memorization(
     some = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
     scale = Standardizer().fit(np.asarray(real[np.sort(some)]))
     training = _Training(real, np.sort(train), scale, PatchReader(cohort, image_size))
+    chosen = _choices(cohort.table, order[split[order] == "val"], train, seed)
     sets = {"held_out": (real, cohort, held_out)} if len(held_out) else {}
     sets |= {arm: (features, images, stable_order(images.table)) for arm, (features, images) in arms.items()}
     figures: dict[str, Any] = {}
@@ -161,7 +164,9 @@ def memorization(
     for name, (features, images, rows) in sets.items():
         rng = np.random.default_rng(seed_from("memorization", seed, name))
         reader = PatchReader(images, image_size)
-        figures[name], pairs = _nearest(features, reader, rng.permutation(rows)[:MAX_QUERIES], training)
+        queries = rng.permutation(rows)[:MAX_QUERIES]
+        figures[name], pairs = _nearest(features, reader, queries, training)
+        figures[name]["nearer"] = None if name == "held_out" else _nearer(features[queries], real, chosen, scale)
         if pairs:
             closest[name] = pairs
         reader.close()
@@ -170,6 +175,29 @@ def memorization(
         figures[name]["ratio"] = figures[name]["distance"] / base if base else None
     training.reader.close()
     return figures, closest
+
+
+def _choices(table: pd.DataFrame, fresh: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The fresh rows, and choices of as many training rows, by patient; none where there are too few."""
+    fresh = np.random.default_rng(seed_from("memorization", seed, "fresh")).permutation(fresh)[:MAX_CHOSEN]
+    if len(fresh) < 2 or len(train) < len(fresh):
+        return []
+    patients = table["patient"].to_numpy(dtype=str)[train]
+    names, codes = np.unique(patients, return_inverse=True)
+    chosen = []
+    for number in range(CHOICES):
+        rank = np.random.default_rng(seed_from("memorization", seed, number)).permutation(len(names))
+        chosen.append(train[np.argsort(rank[codes], kind="stable")[: len(fresh)]])
+    return [fresh, *chosen]
+
+
+def _nearer(
+    features: np.ndarray, real: np.ndarray, chosen: Sequence[np.ndarray], scale: Standardizer
+) -> dict[str, Any] | None:
+    if not chosen:
+        return None
+    fresh, *training = (torch.as_tensor(scale.transform(np.asarray(real[np.sort(rows)]))) for rows in chosen)
+    return nearer_share(torch.as_tensor(scale.transform(np.asarray(features))), training, fresh)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medi_monai.metrics.memorization import gives_back
 from medi_monai.report.words import edges_of, figure_text, known, number, span
 
 __all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
@@ -236,10 +237,9 @@ def cautions(content: Mapping[str, Any]) -> list[Finding]:
 
 def _copies(content: Mapping[str, Any]) -> list[Finding]:
     memory: Mapping[str, Any] = content["memorisation"]
-    base, found = edges_of((memory.get("held_out") or {}).get("copies")), []
+    base, found = memory.get("held_out"), []
     for arm, one in memory.items():
-        edges = edges_of(one["copies"])
-        if arm != "held_out" and base and edges and edges[0] > base[1]:
+        if arm != "held_out" and gives_back(one, base):
             text = (
                 f"{arm} gives back training images: a share of {figure_text(one['copies'], 3)} are copies, of other "
                 f"real images {figure_text(memory['held_out']['copies'], 3)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medi_monai.metrics.memorization import gives_back
 from medi_monai.report.words import arm_title, number
 
 __all__ = ["verdict"]
@@ -138,7 +139,7 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
         found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
     held_out = fidelity["real"].get("memorisation")
     copies = fidelity["arms"].get(focus, {}).get("memorisation")
-    if held_out and copies and copies["copies"]["ci95"] and copies["copies"]["ci95"][0] > held_out["copies"]["ci95"][1]:
+    if copies and held_out and gives_back(copies, held_out):
         text = (
             f"The model repeats training images: {copies['copies']['value']:.1%} of the images of {focus} are copies, "
             f"of other real images {held_out['copies']['value']:.1%}."

@@ -320,13 +320,16 @@ def _add_memory(page: Page, content: Mapping[str, Any], closest: Closest) -> Non
     for name, one in content["memorisation"].items():
         rows["held-out real images" if name == "held_out" else name] = {
             "copies of training images": figure_text(one["copies"], 3),
+            "nearer to training than to validation": figure_text(one.get("nearer"), 3),
             "distance to training, times held-out": number(one["ratio"]),
             "highest correlation": number(one["correlation"], 3),
         }
     page.table(share_table(rows, "images"))
     page.text(
         "A copy is an image that correlates by more than 0.9 with a training image, turned or mirrored. Heads of one "
-        "kind resemble each other: read the share beside that of held-out real images."
+        "kind resemble each other, and smooth images resemble all: read the share beside that of held-out real images, "
+        "and whether an image is nearer to training images than to as many of the validation, which it is in one half "
+        "where nothing was memorized."
     )
     arms = dict.fromkeys(content["proportions"])
     add_closest(page, {"arms": arms}, closest)

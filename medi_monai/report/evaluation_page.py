@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medi_monai.metrics.memorization import gives_back
 from medi_monai.report.page import Page
 from medi_monai.report.plots import combination_dots, distance_distribution, distance_heat_maps
 from medi_monai.report.words import (
@@ -211,6 +212,7 @@ def _add_reading(page: Page, content: Mapping[str, Any]) -> None:
     for row, given in memory.items():
         given = given or {}
         rows[row]["copies of training images"] = figure_text(given.get("copies"), 3)
+        rows[row]["nearer to training than to validation"] = figure_text(given.get("nearer"), 3)
         rows[row]["distance to training, times held-out"] = number(given.get("ratio"))
         rows[row]["highest correlation"] = number(given.get("correlation"), 3)
     page.section("What is read in them, and whether training comes back")
@@ -225,19 +227,19 @@ def _add_reading(page: Page, content: Mapping[str, Any]) -> None:
         + (f" Chance: {listed(chances)}. " if chances else " ")
         + "A copy is an image that correlates by more than 0.9 with a training image, turned or mirrored; held-out "
         "real images (first row) show how often that happens by chance. The distance is that to the nearest training "
-        "image, the middle one of all, as a multiple of the same of held-out images: well below 1 points to memory."
+        "image, the middle one of all, as a multiple of the same of held-out images. Smooth images correlate more with "
+        "any other; nearer to training images than to as many of the validation, more often than in one half, points "
+        "to memory."
     )
 
 
 def _add_copy_notices(page: Page, memory: Mapping[str, Mapping[str, Any] | None]) -> None:
-    base = (memory[SMALL_REAL] or {}).get("copies") or {}
+    base = memory[SMALL_REAL]
     for arm, given in memory.items():
-        copies = (given or {}).get("copies") or {}
-        most, least = edges_of(base), edges_of(copies)
-        if arm != SMALL_REAL and most and least and least[0] > most[1]:
+        if given and base and arm != SMALL_REAL and gives_back(given, base):
             page.notice(
-                f"{arm} gives back training images: a share of {figure_text(copies, 3)} are copies, against "
-                f"{figure_text(base, 3)} of held-out real images.",
+                f"{arm} gives back training images: a share of {figure_text(given['copies'], 3)} are copies, against "
+                f"{figure_text(base['copies'], 3)} of held-out real images.",
                 "warning",
             )
 

@@ -136,6 +136,9 @@ def test_planted_copies_are_found_among_others(pictures, monkeypatch):
     assert figures["honest"]["copies"]["value"] == figures["held_out"]["copies"]["value"] == 0
     assert figures["held_out"]["copies"]["n"] == 10 and figures["held_out"]["ratio"] == 1
     assert figures["copier"]["correlation"] > 0.999 > 0.5 > figures["honest"]["correlation"]
+    assert figures["held_out"]["nearer"] is None and figures["honest"]["nearer"]["n"] == 12
+    # as many training images as there are in the validation
+    assert all(len(one) == 4 for one in module._choices(real.table, np.arange(40, 44), np.arange(40), 0))
     pairs = [(image, training) for image, training, alike in closest["copier"] if alike > 0.9]
     # training images are shown as they were found: turned and mirrored
     assert all(np.ptp(image.astype(int) - training) == 0 for image, training in pairs)

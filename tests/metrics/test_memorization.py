@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from scipy.spatial.distance import cdist
 
-from medi_monai.metrics.memorization import symmetric_correlation, turned, wilson_interval
+from medi_monai.metrics.memorization import gives_back, nearer_share, symmetric_correlation, turned, wilson_interval
 from medi_monai.utils.errors import InputError
 
 
@@ -53,3 +55,36 @@ def test_the_interval_is_that_of_scipy(count, n):
 
 def test_no_trial_has_no_interval():
     assert wilson_interval(0, 0) is None
+
+
+def test_images_of_the_same_distribution_are_nearer_to_training_half_of_the_time():
+    draw = torch.Generator().manual_seed(0)
+
+    def rows(count, scale=1.0):
+        return scale * torch.randn(count, 8, generator=draw, dtype=torch.float64)
+
+    fresh, training = rows(200), [rows(200) for _ in range(6)]
+    # smooth ones lie in the middle, near to all: that is no memory
+    for generated in (rows(400), rows(400, 0.3)):
+        found = nearer_share(generated, training, fresh)
+        assert found["ci95"][0] < 0.5 < found["ci95"][1] and found["n"] == 400
+    copier = torch.cat([rows(300), training[0][:100] + 1e-3])
+    found = nearer_share(copier, training[:1], fresh)
+    distances = [cdist(copier.numpy(), other.numpy()).min(1) for other in (training[0], fresh)]
+    assert found["value"] == pytest.approx((distances[0] < distances[1]).mean()) and found["ci95"][0] > 0.5
+    # a tie tells nothing
+    assert nearer_share(fresh[:9], [fresh], fresh)["value"] == 0.5
+    with pytest.raises(InputError, match="not as many as 200"):
+        nearer_share(copier, [training[0][:9]], fresh)
+
+
+def test_memory_takes_copies_that_are_nearer_to_training():
+    def found(low, high, nearer=None):
+        copies = {"value": (low + high) / 2, "ci95": [low, high], "n": 100}
+        return {"copies": copies, "nearer": nearer and {"value": sum(nearer) / 2, "ci95": list(nearer), "n": 100}}
+
+    held_out = found(0.3, 0.37)
+    assert gives_back(found(0.4, 0.48), held_out) and gives_back(found(0.4, 0.48, (0.6, 0.7)), held_out)
+    assert not gives_back(found(0.4, 0.48, (0.46, 0.54)), held_out)
+    assert not gives_back(found(0.35, 0.45, (0.6, 0.7)), held_out)
+    assert not gives_back(None, held_out) and not gives_back(found(0.4, 0.5), None)

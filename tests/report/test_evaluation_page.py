@@ -41,7 +41,13 @@ def arm(level, pairs):
         "label_fidelity": figure(0.86868, 0.85, 0.88, by_value={pairs[0][0]: 0.7123}),
         "attribute_fidelity": {"center": figure(0.127, 0.113, 0.143)},
         "diversity": figure(0.4321, n=10),
-        "memorisation": {"distance": 3.0, "copies": figure(0.008, 0.004, 0.012), "correlation": 0.951, "ratio": 0.97},
+        "memorisation": {
+            "distance": 3.0,
+            "copies": figure(0.008, 0.004, 0.012),
+            "correlation": 0.951,
+            "ratio": 0.97,
+            "nearer": figure(0.512, 0.48, 0.545),
+        },
     }
 
 
@@ -112,7 +118,10 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     content = evaluation()
     assert 'class="notice' not in source_of(tmp_path, content)
     content["settings_that_differ"] = {"steps": {"cls": 50, "medi": 100}}
-    content["arms"]["medi"]["memorisation"]["copies"] = figure(0.2, 0.18, 0.22)
+    content["arms"]["medi"]["memorisation"] |= {
+        "copies": figure(0.2, 0.18, 0.22),
+        "nearer": figure(0.6, 0.55, 0.65),
+    }
     content["arms"]["medi"]["frechet_distance"]["mean"] = figure(1.0, 0.9, 1.1)
     text = text_of(tmp_path, content)
     assert "steps (cls: 50, medi: 100)" in text and "Below the floor: medi." in text
