@@ -1,6 +1,6 @@
 """Ignite engines and what a bundle's run ids call: prepare, train, sample, evaluate, probe."""
 
-from medi_monai.engines.aligning import AlignmentSettings, align
+from medi_monai.engines.aligning import AlignmentSettings, align, tuning_rate
 from medi_monai.engines.alignment_step import AlignmentLosses, AnchorLoss
 from medi_monai.engines.alternatives import cohort_target, equal_steps, resample_run, resampled_cohort
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
@@ -122,5 +122,6 @@ __all__ = [
     "trained_cohort_dir",
     "training_cohort",
     "training_grid",
+    "tuning_rate",
     "validation_cohort",
 ]

@@ -18,7 +18,7 @@ from medi_monai.diffusion.objectives import denoiser
 from medi_monai.engines.images import ImageGenerator
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.seeding import generator_from, seed_from
+from medi_monai.utils.seeding import seed_from
 
 __all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "draw_images", "spread_rows"]
 
@@ -109,6 +109,8 @@ class ReferencePool:
         target: whose attributes are read.
         features: of images, for the consistency.
         seed: of noise and order.
+        together: images of one prompt that follow each other, so that an update sees enough of a prompt to compare
+            them with the target; 1 leaves no trace of prompts in the order.
 
     Raises:
         InputError: for a plan without a row, another solver, or a guide that does not fit the target.
@@ -124,14 +126,17 @@ class ReferencePool:
         target: SubgroupTarget,
         features: Features | None,
         seed: int,
+        together: int = 1,
     ) -> None:
         if generator.solver != "ddim":
             raise InputError(f"solver = {generator.solver!r}: an alignment sends gradients through 'ddim' alone")
-        self.network, self.target, self.features, self.seed = network, target, features, seed
+        self.network, self.target, self.features, self.seed, self.together = network, target, features, seed, together
         self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
         self.generator = copy(generator)
         self.generator.seed = seed_from("alignment", seed)
-        self.rows = spread_rows(prompts, size)
+        rows = spread_rows(prompts, size).drop(columns="number")
+        # the first turn takes rows as they come, so that each update draws the references it needs
+        self.rows = rows.iloc[self._order(0, _codes_of(rows))].reset_index(drop=True).assign(number=range(size))
         #: ``(size,)`` integer prompt of every row
         self.prompts = _codes_of(self.rows.drop(columns="number"))
         self._made: dict[int, dict[str, torch.Tensor]] = {}
@@ -141,14 +146,18 @@ class ReferencePool:
         found = []
         for place in range((step - 1) * count, step * count):
             turn, within = divmod(place, len(self.rows))
-            found.append(int(self._order(turn)[within]))
+            found.append(within if turn == 0 else int(self._order(turn, self.prompts)[within]))
         return found
 
-    def _order(self, turn: int) -> torch.Tensor:
-        # first as they come, so that each update draws the references it needs
-        if turn == 0:
-            return torch.arange(len(self.rows))
-        return torch.randperm(len(self.rows), generator=generator_from("alignment order", self.seed, turn))
+    def _order(self, turn: int, prompts: np.ndarray) -> np.ndarray:
+        """All rows in a random order, up to ``together`` of one prompt after each other."""
+        rng = np.random.default_rng(seed_from("alignment order", self.seed, turn))
+        shuffled = rng.permutation(len(prompts))
+        if self.together == 1:
+            return shuffled
+        mine = [shuffled[prompts[shuffled] == code] for code in range(prompts.max() + 1)]
+        blocks = [rows[at : at + self.together] for rows in mine for at in range(0, len(rows), self.together)]
+        return np.concatenate([blocks[place] for place in rng.permutation(len(blocks))])
 
     def reference(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
         """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""

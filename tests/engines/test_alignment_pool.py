@@ -1,3 +1,5 @@
+import itertools
+
 import pandas as pd
 import pytest
 import torch
@@ -70,3 +72,27 @@ def test_another_solver_is_refused():
     generator.solver = "dpm_solver"
     with pytest.raises(InputError, match="ddim"):
         pool_of(generator)
+
+
+def test_images_of_a_prompt_follow_each_other():
+    prompts = pd.DataFrame({"kind": ["a", "b"], "count": [30, 10]})
+    pool = pool_of(generator_of(), prompts=prompts, size=40, together=8)
+    assert pool.rows["number"].tolist() == list(range(40))
+    for step in (1, 2):
+        places = pool.places(step, 40)
+        assert sorted(places) == list(range(40))
+        kinds = pool.rows["kind"].iloc[places]
+        runs = kinds.groupby((kinds != kinds.shift()).cumsum()).agg(["first", "size"])
+        # 30 of a are blocks of 8, 8, 8 and 6, 10 of b of 8 and 2
+        blocks = {"a": [6, 8, 8, 8], "b": [2, 8]}
+        assert all(sum(runs.loc[runs["first"] == kind, "size"]) == sum(sizes) for kind, sizes in blocks.items())
+        assert len(runs) <= 6 and all(size in _sums(blocks[kind]) for kind, size in runs.to_numpy())
+    assert pool.places(1, 40) != pool.places(2, 40)
+    mixed = pool_of(generator_of(), prompts=prompts, size=40)
+    kinds = mixed.rows["kind"]
+    assert (kinds != kinds.shift()).sum() > 8
+    assert pool.prompts.tolist() == pd.factorize(pool.rows["kind"])[0].tolist()
+
+
+def _sums(sizes):
+    return {sum(chosen) for count in range(1, len(sizes) + 1) for chosen in itertools.combinations(sizes, count)}

@@ -65,9 +65,9 @@ def generator_of(batch_size=6, num_steps=3, space=None, guidance_scale=1.0, imag
     )
 
 
-def pool_of(generator, network=None, target=TARGET, guide=None, size=8, prompts=PLAN):
+def pool_of(generator, network=None, target=TARGET, guide=None, size=8, prompts=PLAN, together=1):
     untuned = (network or network_of()).requires_grad_(False)
-    return ReferencePool(untuned, generator, prompts, size, guide or Levels(), target, features, seed=3)
+    return ReferencePool(untuned, generator, prompts, size, guide or Levels(), target, features, 3, together)
 
 
 def step_of(pool, network, batch_size=6, losses=None, **options):
