@@ -8,7 +8,7 @@ from medi_monai.alignment.consistency import (
 )
 from medi_monai.alignment.losses import DIVERGENCES, batch_matching_loss, transport_loss
 from medi_monai.alignment.rollout import ROLLOUTS, Rollout, adjusted_direct, step_coefficients, truncated
-from medi_monai.alignment.targets import SEPARATOR, SubgroupTarget, group_probabilities, make_target
+from medi_monai.alignment.targets import SEPARATOR, SubgroupTarget, check_shares, group_probabilities, make_target
 from medi_monai.alignment.transport import TransportLabels, apportion, transport_labels
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "adjusted_direct",
     "apportion",
     "batch_matching_loss",
+    "check_shares",
     "consistency_loss",
     "consistency_weights",
     "form_and_color_loss",

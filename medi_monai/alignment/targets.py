@@ -14,7 +14,7 @@ import torch
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["SEPARATOR", "SubgroupTarget", "group_probabilities", "make_target"]
+__all__ = ["SEPARATOR", "SubgroupTarget", "check_shares", "group_probabilities", "make_target"]
 
 #: joins the values of a joint subgroup: ``female|young``
 SEPARATOR = "|"
@@ -124,12 +124,47 @@ def make_target(
     return SubgroupTarget(chosen, groups, shares)
 
 
+def check_shares(spec: Any, has_table: bool = False) -> None:
+    """Refuse a target that cannot be whatever the values of its attributes are, before they are known.
+
+    Args:
+        spec: as for :func:`make_target`.
+        has_table: whether a reference table is given.
+
+    Raises:
+        InputError: for an unknown word, ``table`` without one, and shares that are negative or do not sum to 1.
+    """
+    if isinstance(spec, str):
+        _check_word(spec, has_table)
+    else:
+        parts = _mapping(spec).values()
+        by_attribute = all(isinstance(part, Mapping) and _sums_to_one(part) for part in parts)
+        for part in parts if by_attribute else [spec]:
+            _total(_flat(part), "target")
+
+
+def _sums_to_one(part: Mapping[Any, Any]) -> bool:
+    shares = _flat(part).values()
+    return all(isinstance(share, (int, float)) for share in shares) and abs(math.fsum(shares) - 1) <= TOLERANCE
+
+
+def _mapping(spec: Any) -> Mapping[Any, Any]:
+    if not isinstance(spec, Mapping) or not spec:
+        raise InputError(f"a target is 'uniform', 'table' or a mapping of values to shares, not {spec!r}")
+    return spec
+
+
+def _check_word(spec: str, has_table: bool) -> None:
+    if spec not in ("uniform", "table"):
+        raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
+    if spec == "table" and not has_table:
+        raise InputError("the target is to be that of a table, and no reference table is given")
+
+
 def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Sequence[str]]) -> bool:
     if isinstance(spec, str):
         return False
-    if not isinstance(spec, Mapping) or not spec:
-        raise InputError(f"a target is 'uniform', 'table' or a mapping of values to shares, not {spec!r}")
-    if not all(isinstance(share, Mapping) for share in spec.values()):
+    if not all(isinstance(share, Mapping) for share in _mapping(spec).values()):
         return False
     values = [str(value) for known in attributes.values() for value in known]
     for key in spec:
@@ -141,12 +176,9 @@ def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Seq
 def _named_shares(
     spec: str, names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame | None
 ) -> tuple[float, ...]:
-    if spec == "uniform":
+    _check_word(spec, table is not None)
+    if spec == "uniform" or table is None:
         return (1 / len(groups),) * len(groups)
-    if spec != "table":
-        raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
-    if table is None:
-        raise InputError("the target is to be that of a table, and no reference table is given")
     for name in names:
         if name not in table.columns:
             raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
@@ -201,19 +233,26 @@ def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...], what: str) -> tuple[float, ...]:
     names = [SEPARATOR.join(group) for group in groups]
-    for name, share in spec.items():
+    for name in spec:
         if name not in names:
             raise unknown_value(f"subgroup in the {what}", name, names)
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
-            raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
     lacking = [name for name in names if name not in spec]
+    total = _total(spec, what, bool(lacking))
     if lacking:
         raise InputError(f"the {what} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
+    return tuple(float(spec[name]) / total for name in names)
+
+
+def _total(spec: Mapping[str, Any], what: str, open_end: bool = False) -> float:
+    """The sum of shares, which are numbers; it has to be 1, unless some lack."""
+    for name, share in spec.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
+            raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
     total = math.fsum(spec.values())
-    if abs(total - 1) > TOLERANCE:
+    if abs(total - 1) > TOLERANCE and not open_end:
         hint = "give shares such as 0.5, not percent" if total > 1.5 else "shares have to sum to 1"
         raise InputError(f"the {what} sums to {total:.8g}, not to 1: {hint}")
-    return tuple(float(spec[name]) / total for name in names)
+    return total
 
 
 def _parts(per_attribute: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> list[torch.Tensor]:

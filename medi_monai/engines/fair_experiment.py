@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from medi_monai.alignment import make_target
+from medi_monai.alignment import check_shares
 from medi_monai.cohort import Cohort
 from medi_monai.engines.alternatives import cohort_target, gradient_images
 from medi_monai.engines.captions import captioned_cohort
@@ -79,7 +79,9 @@ def fair_experiment_run(
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / "align.json").is_file():
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
-    _check_shares(stage_options["aligning"], options["attribute"])
+    # hours before `aligning` would
+    aligning = stage_options["aligning"]
+    check_shares(aligning["target"], aligning.get("target_table") is not None)
     start, before = time.perf_counter(), ""
     seconds: dict[str, float | None] = {}
     for kind, stage in _stages(output, options, reference_dir, num_images, resample_from if alternatives else None):
@@ -100,17 +102,6 @@ def fair_experiment_run(
         where=output / "evaluation" / "report.html",
     )
     return content
-
-
-def _check_shares(options: Mapping[str, Any], attribute: str) -> None:
-    # hours before `aligning` would; the values that are given are taken as they are, for those there are is not known
-    target, table = options["target"], options.get("target_table")
-    if isinstance(target, Mapping):
-        inner = target.get(attribute)
-        values = list(inner if isinstance(inner, Mapping) else target)
-        make_target(target, {attribute: values}, names=[attribute])
-    elif target != "table" or table is None:
-        make_target(target, {attribute: ("", " ")}, names=[attribute])
 
 
 def _check_values(cohort_dir: Path, options: Mapping[str, Any], attribute: str) -> None:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medi_monai.alignment import group_probabilities, make_target
+from medi_monai.alignment import check_shares, group_probabilities, make_target
 from medi_monai.utils.errors import InputError
 
 ATTRIBUTES = {"sex": ("female", "male"), "age": ("young", "middle", "old")}
@@ -90,6 +90,33 @@ def test_whole_numbers_that_a_missing_cell_made_floats_are_values_still():
 def test_a_wrong_target_is_an_error_of_one_line(spec, message):
     with pytest.raises(InputError, match=message):
         make_target(spec, ATTRIBUTES, names=["sex"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"female": 0.7, "male": 0.7}, "sums to 1.4"),
+        ({"sex": {"female": 50, "male": 50}}, "sums to 100, .*not percent"),
+        ({"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.4}}, r"sums to 1\.9"),
+        ({"female": {"young": 0.5, "old": 0.4}, "male": {"young": 0.0, "old": 0.0}}, r"sums to 0\.9"),
+        ({"female": {"young": "half", "old": 0.5}}, "share 'half'"),
+        ({"female": -0.5, "male": 1.5}, "'female' the share -0.5"),
+        ("unifrom", "did you mean 'uniform'"),
+        ("table", "no reference table"),
+        ([0.5, 0.5], "a mapping of values"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused_before_values_are_known(spec, message):
+    with pytest.raises(InputError, match=message):
+        check_shares(spec)
+
+
+def test_shares_that_can_be_are_let_through():
+    nested = {"female": {"young": 0.5, "old": 0.25}, "male": {"young": 0.0, "old": 0.25}}
+    by_attribute = {"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.5}}
+    for spec in ("uniform", {"female": 0.5, "male": 0.5}, nested, by_attribute, {"female|young": 0.5, "male|old": 0.5}):
+        check_shares(spec)
+    check_shares("table", has_table=True)
 
 
 def test_an_attribute_that_the_classifier_does_not_have_is_named_with_the_nearest():
