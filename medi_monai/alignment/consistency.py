@@ -103,7 +103,8 @@ def consistency_weights(
         target: ``(G,)``; without labels, :func:`images_to_change` says which must change.
         labels: ``(N,)`` pseudo-targets of :func:`medi_monai.alignment.transport_labels`: an image changes where its
             own differs from what it was.
-        confident: ``(N,)``; pseudo-targets that are not confident change nothing.
+        confident: ``(N,)``; an image whose pseudo-target is not confident may change: held as one that stays, it
+            would be drawn back from the boundary, and the target be missed by as much.
         stays: weight of an image that keeps its subgroup.
         changes: weight of one that changes it.
 
@@ -118,7 +119,7 @@ def consistency_weights(
     if labels is not None:
         change = labels.to(reference_probabilities.device) != reference_probabilities.argmax(1)
         if confident is not None:
-            change = change & confident.to(change.device)
+            change = change | ~confident.to(change.device)
     elif target is not None:
         change = images_to_change(reference_probabilities, target)
     else:

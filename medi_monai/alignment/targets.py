@@ -124,11 +124,12 @@ def make_target(
     return SubgroupTarget(chosen, groups, shares)
 
 
-def check_shares(spec: Any, has_table: bool = False) -> None:
+def check_shares(spec: Any, names: Sequence[str], has_table: bool = False) -> None:
     """Refuse a target that cannot be whatever the values of its attributes are, before they are known.
 
     Args:
         spec: as for :func:`make_target`.
+        names: of the attributes.
         has_table: whether a reference table is given.
 
     Raises:
@@ -136,16 +137,11 @@ def check_shares(spec: Any, has_table: bool = False) -> None:
     """
     if isinstance(spec, str):
         _check_word(spec, has_table)
+    elif set(_mapping(spec)) <= set(names) and all(isinstance(part, Mapping) for part in spec.values()):
+        for name, part in spec.items():
+            _total(_flat(part), f"target of {name!r}")
     else:
-        parts = _mapping(spec).values()
-        by_attribute = all(isinstance(part, Mapping) and _sums_to_one(part) for part in parts)
-        for part in parts if by_attribute else [spec]:
-            _total(_flat(part), "target")
-
-
-def _sums_to_one(part: Mapping[Any, Any]) -> bool:
-    shares = _flat(part).values()
-    return all(isinstance(share, (int, float)) for share in shares) and abs(math.fsum(shares) - 1) <= TOLERANCE
+        _total(_flat(spec), "target")
 
 
 def _mapping(spec: Any) -> Mapping[Any, Any]:
@@ -177,8 +173,9 @@ def _named_shares(
     spec: str, names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame | None
 ) -> tuple[float, ...]:
     _check_word(spec, table is not None)
-    if spec == "uniform" or table is None:
+    if spec == "uniform":
         return (1 / len(groups),) * len(groups)
+    assert table is not None
     for name in names:
         if name not in table.columns:
             raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
@@ -243,10 +240,14 @@ def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...]
     return tuple(float(spec[name]) / total for name in names)
 
 
+#: beyond any percentage, so that no sum overflows
+MOST = 1e6
+
+
 def _total(spec: Mapping[str, Any], what: str, open_end: bool = False) -> float:
     """The sum of shares, which are numbers; it has to be 1, unless some lack."""
     for name, share in spec.items():
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MOST:
             raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
     total = math.fsum(spec.values())
     if abs(total - 1) > TOLERANCE and not open_end:

@@ -35,6 +35,7 @@ from medi_monai.engines.images import ImageGenerator, subpopulation_grid, traini
 from medi_monai.engines.neutral import (
     encoder_features,
     joint_attributes,
+    names_some,
     neutral_plan,
     rows_naming,
     sampled_subgroups,
@@ -93,6 +94,7 @@ __all__ = [
     "initialize_network",
     "join_processes",
     "joint_attributes",
+    "names_some",
     "leave_processes",
     "load_caption_schema",
     "load_network",

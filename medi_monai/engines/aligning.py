@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
 from medi_monai.engines.alignment_pool import Features, ReferencePool, draw_images
-from medi_monai.engines.alignment_step import AlignmentLosses, AlignmentStep, AnchorLoss, Augment, check_numbers
+from medi_monai.engines.alignment_step import FEW, AlignmentLosses, AlignmentStep, AnchorLoss, Augment, check_numbers
 from medi_monai.engines.alignment_watch import SubgroupWatch
 from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.hardening import Hardening, harden
@@ -40,8 +40,11 @@ from medi_monai.utils.seeding import generator_from
 
 __all__ = ["AlignmentSettings", "align", "rate_factor", "tuning_rate"]
 
-#: images of one prompt that follow each other where the target is that of each prompt
-TOGETHER = 16
+#: images of one prompt that follow each other where the target is that of each prompt: at least so many, and for each
+#: subgroup, for a share of few images cannot be told from the target
+TOGETHER, PER_SUBGROUP = 16, 6
+#: share of the pool in prompts with too few images to be met by themselves, above which a word is said
+MANY_PROMPTS = 0.25
 #: images of the picture of before and after
 SHOWN = 12
 #: part of the updates in which the learning rate rises, and what is left of it in the end
@@ -155,7 +158,8 @@ def align(
     folder, output = Path(ckpt_dir), Path(output_dir)
     _check(generator, losses, folder, Path(source))
     classifiers = {"guide": guide, **readers}
-    real_images = 0 if anchor is None else anchor.sampler.batch_size
+    weighs = losses.anchor_weight or losses.distillation_weight
+    real_images = anchor.sampler.batch_size if anchor is not None and weighs else 0
     record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
     if isinstance(generator.space, nn.Module):
         generator.space.to(next(network.parameters()).device)
@@ -163,15 +167,19 @@ def align(
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings.max_steps))
-    together = TOGETHER if losses.scope == "prompt" else 1
+    by_prompt = losses.scope == "prompt"
+    together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1
     pool = ReferencePool(
         untuned, generator, prompts, settings.pool_size, guide, target, features, settings.seed, together
     )
+    if by_prompt:
+        _warn_of_many_prompts(pool)
     augment = _hardened(settings.seed) if settings.harden_guide else None
     step = AlignmentStep(network, optimizer, pool, losses, settings.batch_size, anchor, augment, settings.max_grad_norm)
     watch = SubgroupWatch(
-        network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer
-    )
+        network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer,
+        by_prompt=by_prompt,
+    )  # fmt: skip
     parts = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
     checkpoint = TrainingCheckpoint(folder, parts, record, settings.checkpoint_every, keep=1)
     trainer = _trainer(step, schedule, watch, checkpoint, writer, settings)
@@ -253,6 +261,18 @@ def _record(
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
         "untuned_sha256": file_digest(source),
     }
+
+
+def _warn_of_many_prompts(pool: ReferencePool) -> None:
+    sizes = np.bincount(pool.prompts)
+    few = sizes[sizes < FEW].sum() / len(pool.prompts)
+    if few > MANY_PROMPTS and len(sizes) > 1:
+        print(
+            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {few:.0%} of them are of "
+            f"prompts with fewer than {FEW}: those are brought to the target together. Give a larger --pool_size, "
+            "fewer prompts, or --scope batch",
+            flush=True,
+        )
 
 
 def _hardened(seed: int) -> Augment:

@@ -20,7 +20,7 @@ from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "draw_images", "spread_rows"]
+__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "codes_of_prompts", "draw_images", "spread_rows"]
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -83,14 +83,14 @@ def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
     rows = rows.drop(columns="number", errors="ignore").reset_index(drop=True)
     if not len(rows):
         raise InputError("there is no prompt to align: give a plan or a file with at least one")
-    group = pd.Series(_codes_of(rows), index=rows.index)
+    group = pd.Series(codes_of_prompts(rows), index=rows.index)
     within = (group.groupby(group).cumcount() + 0.5) / group.map(group.value_counts())
     order = within.sort_values(kind="stable").index
     chosen = rows.loc[[order[place % len(order)] for place in range(count)]]
     return chosen.reset_index(drop=True).assign(number=range(count))
 
 
-def _codes_of(rows: pd.DataFrame) -> np.ndarray:
+def codes_of_prompts(rows: pd.DataFrame) -> np.ndarray:
     """``(N,)`` integer prompt of every row, in the order in which they come."""
     if not len(rows.columns):
         return np.zeros(len(rows), int)
@@ -136,18 +136,19 @@ class ReferencePool:
         self.generator.seed = seed_from("alignment", seed)
         rows = spread_rows(prompts, size).drop(columns="number")
         # the first turn takes rows as they come, so that each update draws the references it needs
-        self.rows = rows.iloc[self._order(0, _codes_of(rows))].reset_index(drop=True).assign(number=range(size))
+        self.rows = rows.iloc[self._order(0, codes_of_prompts(rows))].reset_index(drop=True).assign(number=range(size))
         #: ``(size,)`` integer prompt of every row
-        self.prompts = _codes_of(self.rows.drop(columns="number"))
+        self.prompts = codes_of_prompts(self.rows.drop(columns="number"))
         self._made: dict[int, dict[str, torch.Tensor]] = {}
 
     def places(self, step: int, count: int) -> list[int]:
-        """The rows of one update, counted from 1: all of the pool once, in another order every time."""
-        found = []
-        for place in range((step - 1) * count, step * count):
-            turn, within = divmod(place, len(self.rows))
-            found.append(within if turn == 0 else int(self._order(turn, self.prompts)[within]))
-        return found
+        """The rows of one update, counted from 1: all of the pool once, in another order every time.
+
+        A turn has whole updates: what is left of the pool waits for the next one, in which it may come first.
+        """
+        turn, update = divmod(step - 1, max(1, len(self.rows) // count))
+        order = range(len(self.rows)) if turn == 0 else self._order(turn, self.prompts).tolist()
+        return list(order[update * count : (update + 1) * count])
 
     def _order(self, turn: int, prompts: np.ndarray) -> np.ndarray:
         """All rows in a random order, up to ``together`` of one prompt after each other."""

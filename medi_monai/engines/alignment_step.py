@@ -32,7 +32,16 @@ from medi_monai.engines.settings import KINDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["LOSSES", "SCOPES", "AlignmentLosses", "AlignmentStep", "AnchorLoss", "check_numbers"]
+__all__ = [
+    "FEW",
+    "LOSSES",
+    "SCOPES",
+    "AlignmentLosses",
+    "AlignmentStep",
+    "AnchorLoss",
+    "check_numbers",
+    "sets_by_prompt",
+]
 
 #: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
 LOSSES = ("matching", "transport")
@@ -279,7 +288,7 @@ class AlignmentStep:
         drawing = generator_from("alignment transport", self.pool.seed, step)
         loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
         prompts = self.pool.prompts[list(places)]
-        for members in together(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
+        for members in sets_by_prompt(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
             own, weights[members] = self._of_set(logs[members], reference[members], drawing)
             loss = loss + own * (len(members) / len(logs))
         return loss, weights
@@ -298,8 +307,10 @@ class AlignmentStep:
         return transport_loss(logs, labels, confident), weights
 
 
-def together(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
+def sets_by_prompt(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
     """The images that a target is met by together: those of a prompt, and those of all prompts with few of them.
+
+    Where even these are few, they join the smallest of the other sets.
 
     Args:
         prompts: ``(N,)`` integer prompt of every image.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
@@ -13,7 +14,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment import SubgroupTarget
-from medi_monai.engines.alignment_pool import ReferencePool, SubgroupReader, draw_images, spread_rows
+from medi_monai.engines.alignment_pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.engines.alignment_step import sets_by_prompt
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
@@ -21,6 +23,8 @@ from medi_monai.utils.seeding import seed_from
 __all__ = ["SubgroupWatch", "total_variation"]
 
 GUIDE, VALIDATION = "guide", "validation"
+#: images of a prompt below which its distance is that of chance: such prompts are taken together
+FEW_OF_A_PROMPT = 16
 
 
 class SubgroupWatch:
@@ -40,6 +44,7 @@ class SubgroupWatch:
         patience: looks without a lesser distance after which the tuning ends.
         writer: TensorBoard.
         tolerance: distances within it of that of the kept weights count as no less: total variation, in [0, 1].
+        by_prompt: weights are kept by the mean distance of each prompt by itself, in place of that of all images.
 
     Raises:
         InputError: for a reader that does not fit the target, or has the name of the guide.
@@ -56,6 +61,7 @@ class SubgroupWatch:
         patience: int,
         writer: SummaryWriter | None,
         tolerance: float = 0.005,
+        by_prompt: bool = False,
     ) -> None:
         if GUIDE in readers:
             raise InputError(f"a reader called {GUIDE!r}: the guide is watched in any case; name others otherwise")
@@ -67,7 +73,10 @@ class SubgroupWatch:
         self.generator = copy(pool.generator)
         self.generator.seed = seed_from("alignment validation", pool.seed)
         self.rows = spread_rows(prompts, num_images)
-        #: one record per look: step, and by reader the proportions and the distance to the target
+        prompts_of = codes_of_prompts(self.rows.drop(columns="number"))
+        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(num_images)]
+        #: one record per look: step, and by reader the proportions, their distance to the target and the mean of the
+        #: distances of prompts
         self.curve: list[dict[str, Any]] = []
         self._best: dict[str, torch.Tensor] = {}
         self.best_step = 0
@@ -105,12 +114,18 @@ class SubgroupWatch:
         images = draw_images(self.network, self.generator, self.rows)
         record: dict[str, Any] = {"step": step}
         for name, reader in self.readers.items():
-            share = reader(images).exp().mean(0)
-            distance, proportions = total_variation(share, self.target), dict(zip(self.target.names, share.tolist()))
-            record[name] = {"proportions": proportions, "distance": distance}
+            read = reader(images).exp()
+            share = read.mean(0)
+            apart = [len(one) * total_variation(read[one].mean(0), self.target) for one in self.sets]
+            record[name] = {
+                "proportions": dict(zip(self.target.names, share.tolist())),
+                "distance": total_variation(share, self.target),
+                "distance_of_prompts": sum(apart) / len(images),
+            }
             self._show(name, record[name], step)
         decides = VALIDATION if VALIDATION in self.readers else GUIDE
-        if not self.curve or record[decides]["distance"] < self.kept[decides]["distance"] - self.tolerance:
+        found = record[decides]["distance_of_prompts"]
+        if not self.curve or found < self.kept[decides]["distance_of_prompts"] - self.tolerance:
             state = self.network.state_dict()
             self._best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
             self.best_step = step
@@ -120,6 +135,7 @@ class SubgroupWatch:
         if self.writer is None:
             return
         self.writer.add_scalar(f"distance/{name}", found["distance"], step)
+        self.writer.add_scalar(f"distance_of_prompts/{name}", found["distance_of_prompts"], step)
         for group, share in found["proportions"].items():
             self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
 

@@ -226,11 +226,12 @@ def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images
 
 
 def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | None:
-    """The rows in training whose caption names the attribute (all of ``sex|age``); None where none does."""
+    """The rows in training with a value of the attribute that the caption names (all of ``sex|age``); None without."""
     named = np.ones(len(cohort), bool)
     for name in joint_attributes(attribute):
         words = attribute_words(cohort, templates, name)
         named &= (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
+        named &= ~missing_cells(cohort.table[name])
     if not named.any():
         print(
             f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares, and "

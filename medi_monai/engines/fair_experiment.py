@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from medi_monai.alignment import check_shares
+from medi_monai.alignment import SEPARATOR, check_shares
 from medi_monai.cohort import Cohort
 from medi_monai.engines.alternatives import cohort_target, gradient_images
 from medi_monai.engines.captions import captioned_cohort
@@ -81,7 +81,7 @@ def fair_experiment_run(
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
     # hours before `aligning` would
     aligning = stage_options["aligning"]
-    check_shares(aligning["target"], aligning.get("target_table") is not None)
+    check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table") is not None)
     start, before = time.perf_counter(), ""
     seconds: dict[str, float | None] = {}
     for kind, stage in _stages(output, options, reference_dir, num_images, resample_from if alternatives else None):

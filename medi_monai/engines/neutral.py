@@ -22,6 +22,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = [
     "encoder_features",
     "joint_attributes",
+    "names_some",
     "neutral_plan",
     "neutral_share",
     "rows_naming",
@@ -138,7 +139,7 @@ def _check_unconditioned(
         print(
             f"the model is not conditioned on {', '.join(unconditioned)}: its images are neutral in it, whatever is "
             "asked for. The anchor cannot name it either and holds on to the shares of the training: lower "
-            "--anchor_weight where the target is not reached",
+            "--anchor_weight where the target is not reached; there is nothing to distill",
             flush=True,
         )
 
@@ -150,6 +151,11 @@ def _occurring(table: pd.DataFrame, columns: Sequence[str], num_images: int) -> 
     shares = torch.from_numpy(counts.to_numpy(np.float64) / counts.sum())
     made = counts.index.to_frame(index=False).assign(count=apportion(shares, num_images).numpy())
     return made[made["count"] > 0].reset_index(drop=True)
+
+
+def names_some(schema: MetadataSchema, attributes: Sequence[str]) -> bool:
+    """Whether the model is conditioned on one of the attributes, so that its meaning can be distilled."""
+    return any(name in schema.names for name in attributes)
 
 
 def rows_naming(cohort: Cohort, attributes: Sequence[str]) -> Cohort:

@@ -31,8 +31,9 @@ CHOICES, MAX_CHOSEN = 8, 4000
 BLOCK = 16_384
 #: images whose pixels are compared at a time
 QUERIES = 64
-#: two images that correlate more than this under some symmetry are one image
-CORRELATION_OF_A_COPY = 0.9
+#: two images that correlate more than this under some symmetry are one image, where real images of different patients
+#: seldom do; otherwise the limit is the correlation that this share of them stays below
+CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99
 
 
 def read_columns(
@@ -145,8 +146,10 @@ def memorization(
 
     Returns:
         Figures by arm and under ``held_out``: ``distance`` (median to the nearest training image), ``ratio`` to that of
-        held-out images, ``copies`` (share, with interval and count) and ``correlation`` (the highest; ``None`` where
-        all images are of one color); and by the same names, where there are any, the closest pairs as (generated,
+        held-out images, ``copies`` (share that correlates with a training image by more than ``limit``: 0.9, or what
+        99 % of held-out images stay below), ``correlation`` (the highest; ``None`` where all images are of one color)
+        and ``nearer`` (:func:`medi_monai.metrics.memorization.nearer_share` against the split ``val``; ``None`` without
+        one, and of held-out images); and by the same names, where there are any, the closest pairs as (generated,
         training, correlation), the training image turned and mirrored to match.
     """
     split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
@@ -161,11 +164,21 @@ def memorization(
     sets |= {arm: (features, images, stable_order(images.table)) for arm, (features, images) in arms.items()}
     figures: dict[str, Any] = {}
     closest: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = {}
+    limit = CORRELATION_OF_A_COPY
     for name, (features, images, rows) in sets.items():
         rng = np.random.default_rng(seed_from("memorization", seed, name))
         reader = PatchReader(images, image_size)
         queries = rng.permutation(rows)[:MAX_QUERIES]
-        figures[name], pairs = _nearest(features, reader, queries, training)
+        distances, alike, pairs = _nearest(features, reader, queries, training)
+        if name == "held_out":
+            limit = max(limit, float(np.quantile(alike, UNLIKE)))
+        count, copies = len(queries), int((alike > limit).sum())
+        figures[name] = {
+            "distance": float(np.median(distances)),
+            "copies": {"value": copies / count, "ci95": wilson_interval(copies, count), "n": count},
+            "limit": limit,
+            "correlation": float(alike.max()) if np.isfinite(alike).any() else None,
+        }
         figures[name]["nearer"] = None if name == "held_out" else _nearer(features[queries], real, chosen, scale)
         if pairs:
             closest[name] = pairs
@@ -210,7 +223,8 @@ class _Training:
 
 def _nearest(
     features: np.ndarray, reader: PatchReader, chosen: np.ndarray, training: _Training
-) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray, float]]]:
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
+    """Distances to the nearest training image, correlations with the most alike, and the closest pairs."""
     queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
     distances, found = _nearest_in_parts(queries, training)
     best, place, symmetry = np.full(len(chosen), -np.inf), found[:, 0].copy(), np.zeros(len(chosen), int)
@@ -225,16 +239,11 @@ def _nearest(
             place[part] = np.where(closer, others, place[part])
             symmetry[part] = np.where(closer, under, symmetry[part])
             best[part] = np.maximum(best[part], alike)
-    copies, known = int((best > CORRELATION_OF_A_COPY).sum()), np.isfinite(best)
-    figures = {
-        "distance": float(np.median(distances[:, 0])),
-        "copies": {"value": copies / len(chosen), "ci95": wilson_interval(copies, len(chosen)), "n": len(chosen)},
-        "correlation": float(best.max()) if known.any() else None,
-    }
+    known = np.isfinite(best)
     top = np.argsort(-best, kind="stable")[: min(SHOWN, int(known.sum()))]
     originals = training.reader.read(place[top].tolist())
     matching = [turned(image[None], under)[0] for image, under in zip(originals, symmetry[top].tolist())]
-    return figures, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
+    return distances[:, 0], best, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
 
 
 def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:

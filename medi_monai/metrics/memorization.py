@@ -85,18 +85,14 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
 
 
 def gives_back(found: Mapping[str, Any] | None, held_out: Mapping[str, Any] | None) -> bool:
-    """Whether images come too near to single training images: more often than real images of other patients do, and
-    nearer than to images that the model never saw, where that is known.
+    """Whether images are copies of training images more often than real images of other patients are.
 
     Args:
-        found: ``copies`` and, if known, ``nearer``: figures of generated images.
-        held_out: ``copies`` of real images.
+        found: ``copies``: a figure of generated images.
+        held_out: likewise of real images.
     """
     own, base = ((one or {}).get("copies") or {} for one in (found, held_out))
-    if not own.get("ci95") or not base.get("ci95") or own["ci95"][0] <= base["ci95"][1]:
-        return False
-    nearer = (found or {}).get("nearer")
-    return nearer is None or nearer["ci95"][0] > 0.5
+    return bool(own.get("ci95") and base.get("ci95") and own["ci95"][0] > base["ci95"][1])
 
 
 def wilson_interval(count: float, n: float) -> list[float] | None:

@@ -225,12 +225,16 @@ def _add_reading(page: Page, content: Mapping[str, Any]) -> None:
         "Read as asked: how often a classifier trained on real images alone finds in a generated image the value that "
         "was asked for; the first row is its accuracy on real images of patients it has not seen, the ceiling."
         + (f" Chance: {listed(chances)}. " if chances else " ")
-        + "A copy is an image that correlates by more than 0.9 with a training image, turned or mirrored; held-out "
-        "real images (first row) show how often that happens by chance. The distance is that to the nearest training "
-        "image, the middle one of all, as a multiple of the same of held-out images. Smooth images correlate more with "
-        "any other; nearer to training images than to as many of the validation, more often than in one half, points "
-        "to memory."
+        + f"A copy is an image that correlates by more than {_limit_of(memory)} with a training image, turned or "
+        "mirrored (0.9, or what 99 % of held-out real images stay below); held-out real images (first row) show how "
+        "often that happens by chance. The distance is that to the nearest training image, the middle one of all, as a "
+        "multiple of the same of held-out images. Nearer to training images than to as many of the validation is one "
+        "half of images where nothing was memorized."
     )
+
+
+def _limit_of(memory: Mapping[str, Mapping[str, Any] | None]) -> str:
+    return number(max((given.get("limit", 0.9) for given in memory.values() if given), default=0.9), 3)
 
 
 def _add_copy_notices(page: Page, memory: Mapping[str, Mapping[str, Any] | None]) -> None:

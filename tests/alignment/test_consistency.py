@@ -102,7 +102,7 @@ def test_weights_follow_pseudo_targets_or_the_excess():
     p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
     labels, confident = torch.tensor([0, 1, 1, 1]), torch.tensor([True, True, False, True])
     assert consistency_weights(p, labels=labels).tolist() == pytest.approx([1, 0.2, 0.2, 1])
-    assert consistency_weights(p, None, labels, confident, 2, 0).tolist() == [2, 0, 2, 2]
+    assert consistency_weights(p, None, labels, confident, 2, 0).tolist() == [2, 0, 0, 2]
     assert consistency_weights(p, torch.tensor([0.5, 0.5])).tolist() == pytest.approx([1, 1, 0.2, 1])
 
 

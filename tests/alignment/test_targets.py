@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pandas as pd
 import pytest
@@ -97,7 +98,10 @@ def test_a_wrong_target_is_an_error_of_one_line(spec, message):
     [
         ({"female": 0.7, "male": 0.7}, "sums to 1.4"),
         ({"sex": {"female": 50, "male": 50}}, "sums to 100, .*not percent"),
-        ({"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.4}}, r"sums to 1\.9"),
+        ({"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.4}}, r"'age' sums to 0\.9"),
+        ({"female": {"young": 0.5, "old": 0.5}, "male": {"young": 0.5, "old": 0.5}}, "target sums to 2"),
+        ({"female": {"young": math.inf, "old": -math.inf}}, "share inf"),
+        ({"female": 10**400, "male": 0.5}, "share 1000"),
         ({"female": {"young": 0.5, "old": 0.4}, "male": {"young": 0.0, "old": 0.0}}, r"sums to 0\.9"),
         ({"female": {"young": "half", "old": 0.5}}, "share 'half'"),
         ({"female": -0.5, "male": 1.5}, "'female' the share -0.5"),
@@ -108,15 +112,15 @@ def test_a_wrong_target_is_an_error_of_one_line(spec, message):
 )
 def test_shares_that_cannot_be_are_refused_before_values_are_known(spec, message):
     with pytest.raises(InputError, match=message):
-        check_shares(spec)
+        check_shares(spec, ["sex", "age"])
 
 
 def test_shares_that_can_be_are_let_through():
     nested = {"female": {"young": 0.5, "old": 0.25}, "male": {"young": 0.0, "old": 0.25}}
     by_attribute = {"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.5}}
     for spec in ("uniform", {"female": 0.5, "male": 0.5}, nested, by_attribute, {"female|young": 0.5, "male|old": 0.5}):
-        check_shares(spec)
-    check_shares("table", has_table=True)
+        check_shares(spec, ["sex", "age"])
+    check_shares("table", ["sex"], has_table=True)
 
 
 def test_an_attribute_that_the_classifier_does_not_have_is_named_with_the_nearest():

@@ -3,6 +3,7 @@ import signal
 from copy import deepcopy
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from small_alignment import PLAN, SCHEMA, VALUES, generator_of, network_of
@@ -61,7 +62,7 @@ class Tuning:
             save_tensors(self.source, self.untuned.state_dict())
         self.network = network_of()
 
-    def run(self, resume=False, losses=None, folder=None, guide=None, readers=None, target=None, **given):
+    def run(self, resume=False, losses=None, plan=PLAN, folder=None, guide=None, readers=None, target=None, **given):
         self.output.mkdir(parents=True, exist_ok=True)
         options = {name: given.pop(name) for name in ("anchor", "writer", "features") if name in given}
         settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
@@ -69,7 +70,7 @@ class Tuning:
         return align(
             self.network,
             generator_of(4, 2, image_size=8),
-            PLAN,
+            plan,
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
             guide or Weighted(WHOLE),
             {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers,
@@ -104,6 +105,21 @@ class Stopping:
         if step == self.step:
             signal.raise_signal(self.signal_number)
         return {"anchor": sum(0 * parameter.sum() for parameter in network.parameters() if parameter.requires_grad)}
+
+
+class Distilling(Stopping):
+    """As an anchor on real images that are noise, drawn anew at each update."""
+
+    sampler = SimpleNamespace(batch_size=3)
+
+    def __call__(self, network, untuned, step, distilled):
+        super().__call__(network, untuned, step, distilled)
+        images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+        inputs = images, torch.tensor([3, 40, 90]), SCHEMA.encode(pd.DataFrame({"kind": ["a", "b", "a"]}))
+        predicted = network(*inputs)
+        with torch.no_grad():
+            before = untuned(*inputs)
+        return {"anchor": predicted.square().mean(), "distillation": (predicted - before).square().mean()}
 
 
 def same(one, two):
@@ -153,13 +169,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tuned, tmp_path, caps
     if tuned == "lora":
         pytest.importorskip("peft")
     whole = Tuning(tmp_path, "whole")
-    whole.run(tuned=tuned, anchor=Stopping(), harden_guide=True)
+    whole.run(tuned=tuned, anchor=Distilling(), harden_guide=True)
+    assert whole.record["real_images"] == 3
     stopped = Tuning(tmp_path, "parts")
     with pytest.raises(RunStopped, match="after update 5 of 8.*--resume true"):
-        stopped.run(tuned=tuned, anchor=Stopping(5, signal.SIGTERM), harden_guide=True)
+        stopped.run(tuned=tuned, anchor=Distilling(5, signal.SIGTERM), harden_guide=True)
     assert [path.name for path in stopped.folder.iterdir()] == ["checkpoint_00000005.pt"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    resumed, anchor = Tuning(tmp_path, "parts"), Stopping()
+    resumed, anchor = Tuning(tmp_path, "parts"), Distilling()
     resumed.run(resume=True, tuned=tuned, anchor=anchor, harden_guide=True)
     assert anchor.steps == [6, 7, 8]
     assert same(load_tensors(whole.folder / "model.pt"), load_tensors(resumed.folder / "model.pt"))
@@ -263,6 +280,22 @@ def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_c
     shares = dataset.table["center"].iloc[balanced.sampler.batch(1)].value_counts(normalize=True)
     assert (shares - 1 / 3).abs().max() < 0.04
     assert dataset.table["center"].value_counts(normalize=True).min() < 0.27
+
+
+def test_real_images_that_weigh_nothing_do_not_count(tmp_path):
+    tuning = Tuning(tmp_path)
+    tuning.run(max_steps=1, anchor=Distilling(), losses=AlignmentLosses(anchor_weight=0, distillation_weight=0))
+    assert tuning.record["real_images"] == 0
+
+
+def test_a_word_on_more_prompts_than_can_be_met_one_by_one(tmp_path, capsys):
+    plan = pd.DataFrame({"kind": ["a", "b"], "count": [7, 1]})
+    Tuning(tmp_path, "few").run(max_steps=1, plan=plan)
+    assert "prompts share a pool" not in capsys.readouterr().out
+    Tuning(tmp_path, "many").run(max_steps=1, plan=PLAN, pool_size=4)
+    assert "2 prompts share a pool of 4 images, and 100% of them" in capsys.readouterr().out
+    Tuning(tmp_path, "all").run(max_steps=1, plan=PLAN, pool_size=4, losses=AlignmentLosses(scope="batch"))
+    assert "prompts share a pool" not in capsys.readouterr().out
 
 
 def test_the_original_is_refused_before_any_work(tmp_path):

@@ -14,7 +14,7 @@ from torch.nn import functional
 from medi_monai.alignment import make_target
 from medi_monai.diffusion import sampling_timesteps
 from medi_monai.engines import AlignmentLosses
-from medi_monai.engines.alignment_step import together
+from medi_monai.engines.alignment_step import sets_by_prompt
 from medi_monai.networks.spaces import LatentSpace, PixelSpace
 from medi_monai.utils.errors import InputError
 
@@ -212,7 +212,7 @@ def test_the_target_is_met_within_each_prompt():
     ],
 )
 def test_images_are_taken_together_by_prompt(prompts, expected):
-    assert [one.tolist() for one in together(np.array(prompts), 4)] == expected
+    assert [one.tolist() for one in sets_by_prompt(np.array(prompts), 4)] == expected
 
 
 def test_no_confident_image_moves_nothing():

@@ -30,10 +30,10 @@ class Level(AttributeClassifier):
 
 @pytest.fixture
 def make():
-    def build(readers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8):
+    def build(readers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
         network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
         pool = ReferencePool(network, generator, PLAN, 8, Level(), TARGET, None, seed=1)
-        return SubgroupWatch(network, pool, PLAN, num_images, readers, every, patience, writer, tolerance)
+        return SubgroupWatch(network, pool, PLAN, num_images, readers, every, patience, writer, tolerance, by_prompt)
 
     return build
 
@@ -70,6 +70,37 @@ def test_the_least_distance_of_the_validation_classifier_is_kept(make):
     assert watch.best_step == 2 and watch.kept is watch.curve[2]
     watch.restore()
     assert set(watch.network.conv_in.conv.bias.tolist()) == {2.0}
+
+
+def test_weights_are_kept_by_the_distance_within_prompts(make):
+    """Halves of the images of every look are bright: all of one prompt at first, half of each later."""
+
+    class ByPlace(Level):
+        places = slice(0, 0)
+
+        def logits(self, images):
+            bright = torch.full((len(images),), -30.0)
+            bright[self.places] = 30.0
+            return torch.stack([-bright, bright], 1)
+
+    for by_prompt, kept in ((False, 0), (True, 1)):
+        validation = ByPlace()
+        watch = make({"validation": validation}, num_images=128, draw=128, by_prompt=by_prompt)
+        kinds = watch.rows["kind"].to_numpy()
+        assert (kinds == "b").sum() == 32
+        # b alone is bright: three quarters too few
+        validation.places = torch.from_numpy(kinds == "b").nonzero()[:, 0]
+        watch.look(0)
+        spread = torch.cat([torch.from_numpy(kinds == kind).nonzero()[::4, 0] for kind in "ab"])
+        assert len(spread) == 32
+        validation.places = spread
+        watch.look(1)
+        first, second = watch.curve[0]["validation"], watch.curve[1]["validation"]
+        assert first["distance"] == second["distance"] == pytest.approx(0.5)
+        # b is met within a quarter, a not at all
+        expected = (96 * 0.75 + 32 * 0.25) / 128 if by_prompt else 0.5
+        assert first["distance_of_prompts"] == pytest.approx(expected)
+        assert second["distance_of_prompts"] == pytest.approx(0.5) and watch.best_step == kept
 
 
 def test_it_stops_when_patience_is_spent(make):

@@ -6,6 +6,7 @@ from PIL import Image
 from medi_monai.cohort import Cohort
 from medi_monai.engines import reading as module
 from medi_monai.engines.reading import memorization, read_columns
+from medi_monai.metrics.memorization import gives_back
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, CS, SIZE = ("A", "B"), ("n", "s", "w"), (0.1, 1.0), 12
@@ -149,6 +150,29 @@ def test_planted_copies_are_found_among_others(pictures, monkeypatch):
         axis=2,
     )
     assert figures["honest"]["distance"] == pytest.approx(np.median(distances.min(1)), rel=1e-5)
+
+
+def test_where_all_images_correlate_a_copy_is_more_alike_than_other_real_images(pictures):
+    """Heads of one form: nearly all correlate by more than 0.9 with some training image, and few copies are told."""
+    write, draw = pictures
+    form = 40 + 10 * np.arange(SIZE)[:, None, None] * np.ones((1, SIZE, 3))
+    heads = np.clip(form + draw(130).astype(float) / 10, 0, 255).astype(np.uint8)
+    splits = ["train"] * 80 + ["val"] * 30
+    patients = [f"P{number // 2}" for number in range(110)]
+    real = write("real", heads[:110], splits)
+    real = Cohort(real.table.assign(patient=patients), real.root)
+    copies = np.concatenate([heads[110:126], heads[[5, 9, 20, 40]]])
+    arms = {"honest": heads[110:], "copier": copies}
+    arms = {name: (means(images), write(name, images)) for name, images in arms.items()}
+    figures, _ = memorization(means(heads[:110]), real, arms, SIZE)
+    assert 0.9 < figures["held_out"]["limit"] == figures["copier"]["limit"] < 1
+    assert figures["held_out"]["copies"]["value"] <= 1 / 30 and figures["honest"]["copies"]["value"] <= 0.1
+    assert figures["copier"]["copies"]["value"] == pytest.approx(0.2, abs=0.051)
+    assert gives_back(figures["copier"], {"copies": {"value": 0, "ci95": [0, 0.07], "n": 50}})
+    assert figures["honest"]["nearer"]["ci95"][0] < 0.5 < figures["honest"]["nearer"]["ci95"][1]
+    # by patient: both images of one, or none, but for the last
+    chosen = module._choices(real.table, np.arange(80, 110), np.arange(80), 0)
+    assert all(len(one) == 30 and len({patients[row] for row in one}) == 15 for one in chosen)
 
 
 def _scaled(features, training):
