@@ -122,6 +122,8 @@ def test_before_and_after_have_the_same_prompts_and_the_original_stays(aligned):
     assert tables[0]["checkpoint"][0] != tables[1]["checkpoint"][0]
     record = json.loads((aligned / "aligning" / "alignment.json").read_text())
     assert record["untuned_sha256"] == tables[0]["checkpoint"][0]
+    # captions name sex: what they mean is distilled
+    assert record["losses"]["distillation_weight"] == 100 and record["real_images"] == ALIGN["anchor_batch_size"]
 
 
 def test_the_page_and_its_figures(aligned):

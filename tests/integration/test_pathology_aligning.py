@@ -107,6 +107,7 @@ def test_aligning_from_neutral_conditioning(bundle, classifiers, loss):
     assert (output / "plan.csv").read_text().splitlines() == ["tumor,count", "A,7", "B,3"]
     record = json.loads((output / "alignment.json").read_text())
     assert record["target"] == {"attributes": ["center"], "target": {"North": 0.5, "South": 0.5}}
+    assert record["losses"]["distillation_weight"] == 100
     assert [look["step"] for look in record["curve"]] == [0, 1, 2]
     assert all({"guide", "validation", "judge"} <= set(look) for look in record["curve"])
     assert file_digest(classifiers / "models" / "model.pt") == before
@@ -164,7 +165,10 @@ def test_a_class_only_model_is_aligned_as_it_is(bundle, classifiers):
     bundle.run_in_process("aligning", "align.json", **align(bundle, classifiers, "from_cls", ckpt_dir=folder))
     output = classifiers / "from_cls" / "output"
     assert (output / "plan.csv").read_text().splitlines() == ["tumor,count", "A,7", "B,3"]
-    assert [look["step"] for look in json.loads((output / "alignment.json").read_text())["curve"]] == [0, 1, 2]
+    record = json.loads((output / "alignment.json").read_text())
+    assert [look["step"] for look in record["curve"]] == [0, 1, 2]
+    # nothing that the model is conditioned on names a center
+    assert record["losses"]["distillation_weight"] == 0
 
 
 def test_several_processes_are_refused(bundle, classifiers, monkeypatch):
