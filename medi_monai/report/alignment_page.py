@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from medi_monai.report.alignment_plots import curve_plot, proportion_bars
+from medi_monai.report.alignment_plots import curve_plot, has_prompts, proportion_bars
 from medi_monai.report.alternatives_table import add_alternatives
 from medi_monai.report.evaluation_page import Closest, add_closest
 from medi_monai.report.grids import labeled_grid
@@ -169,7 +169,13 @@ def _add_curves(page: Page, content: Mapping[str, Any]) -> None:
         curve_plot(curve),
         "Distance of the mean probabilities to the target, on the same prompts and noise at every look. The guide is "
         "what the tuning minimizes, the validation classifier decides which weights are kept (dashed line), the "
-        "judge has no say. A guide that falls alone is being fooled.",
+        "judge has no say. A guide that falls alone is being fooled."
+        + (
+            " The target was that of each prompt by itself: on the right the mean of the distances of prompts, which "
+            "the kept weights are chosen by. It does not reach zero, for a prompt has few images in a look."
+            if has_prompts(curve)
+            else ""
+        ),
     )
 
 

@@ -59,25 +59,38 @@ def _colors(arms: Sequence[str]) -> dict[str, str]:
     return {arm: FIXED_COLORS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)][0] for arm in arms}
 
 
+def has_prompts(curve: Mapping[str, Any]) -> bool:
+    """Whether the curve tells the distance within prompts from that of all images."""
+    looks = [look for row in curve["rows"] for name, look in row.items() if name != "step"]
+    return all("distance_of_prompts" in look for look in looks) and any(
+        look["distance_of_prompts"] != look["distance"] for look in looks
+    )
+
+
 def curve_plot(curve: Mapping[str, Any]) -> Figure:
     """Distances to the target over the updates, of every classifier that looked, with the kept update marked.
 
     Args:
-        curve: ``rows`` with ``step`` and by reader ``distance``, and ``kept_step``.
+        curve: ``rows`` with ``step`` and by reader ``distance``, and ``kept_step``. Where the rows have
+            ``distance_of_prompts`` and it is another, a second plot shows it.
     """
     names = [name for name in curve["rows"][0] if name != "step"]
     strangers = [name for name in names if name not in READERS]
     styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
+    shown = {"distance": "all images"}
+    if has_prompts(curve):
+        shown["distance_of_prompts"] = "mean of prompts"
     figure = Figure(figsize=(8.5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name in names:
-        points = [(row["step"], row[name]["distance"]) for row in curve["rows"] if name in row]
-        color, marker = styles[name]
-        axes.plot(*zip(*points), color=color, marker=marker, ms=6, lw=1.8, mec="white", mew=0.6)
-    axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
-    axes.set(xlabel="update", ylabel="distance to the target (total variation)")
-    axes.set_ylim(bottom=0)
-    plain_axes(axes, "y")
+    for axes, (key, title) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown.items()):
+        for name in names:
+            points = [(row["step"], row[name][key]) for row in curve["rows"] if name in row]
+            color, marker = styles[name]
+            axes.plot(*zip(*points), color=color, marker=marker, ms=6, lw=1.8, mec="white", mew=0.6)
+        axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
+        axes.set(xlabel="update", title=title if len(shown) > 1 else "")
+        axes.set_ylim(bottom=0)
+        plain_axes(axes, "y")
+    figure.axes[0].set_ylabel("distance to the target (total variation)")
     kept = Line2D([], [], color="#444", lw=1.2, ls="--")
     arm_legend(figure, names, styles, {name: name for name in names}, [(kept, f"kept: update {curve['kept_step']:,}")])
     return figure

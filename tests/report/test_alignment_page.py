@@ -188,3 +188,17 @@ def test_curves_are_those_of_the_record_with_the_kept_update():
     guide, _, judge, kept = axes.lines
     assert list(guide.get_xdata()) == [0, 10, 20] and list(judge.get_ydata()) == pytest.approx([0.4, 0.3, 0.2])
     assert list(kept.get_xdata()) == [10, 10]
+
+
+def test_the_distance_within_prompts_has_a_plot_of_its_own():
+    curve = content()["curve"]
+    for row in curve["rows"]:
+        for look in row.values():
+            if isinstance(look, dict):
+                look["distance_of_prompts"] = look["distance"]
+    assert len(curve_plot(curve).axes) == 1
+    curve["rows"][2]["judge"]["distance_of_prompts"] = 0.35
+    left, right = curve_plot(curve).axes
+    assert list(left.lines[2].get_ydata()) == pytest.approx([0.4, 0.3, 0.2])
+    assert list(right.lines[2].get_ydata()) == pytest.approx([0.4, 0.3, 0.35])
+    assert list(right.lines[3].get_xdata()) == [10, 10]
