@@ -65,7 +65,9 @@ def form_and_color_loss(
     return _weighted(color + form, weights)
 
 
-def images_to_change(reference_probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def images_to_change(
+    reference_probabilities: torch.Tensor, target: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """The fewest images of a batch that have to change their subgroup for the batch to meet its target.
 
     From every subgroup with more images than the target gives it, the excess, and of those the ones that the
@@ -74,12 +76,13 @@ def images_to_change(reference_probabilities: torch.Tensor, target: torch.Tensor
     Args:
         reference_probabilities: ``(N, G)`` of the untuned model's images.
         target: ``(G,)`` shares.
+        generator: on the CPU; as for :func:`medi_monai.alignment.apportion`.
 
     Returns:
         ``(N,)`` boolean, on the device of the probabilities.
     """
     sure, groups = reference_probabilities.detach().max(1)
-    wanted = apportion(target.detach().cpu(), len(groups))
+    wanted = apportion(target.detach().cpu(), len(groups), generator)
     change = torch.zeros(len(groups), dtype=torch.bool, device=groups.device)
     for group, count in enumerate(wanted.tolist()):
         members = (groups == group).nonzero()[:, 0]
@@ -95,6 +98,7 @@ def consistency_weights(
     confident: torch.Tensor | None = None,
     stays: float = 1.0,
     changes: float = 0.2,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Strong consistency where the subgroup need not change, weak where it must.
 
@@ -107,6 +111,7 @@ def consistency_weights(
             would be drawn back from the boundary, and the target be missed by as much.
         stays: weight of an image that keeps its subgroup.
         changes: weight of one that changes it.
+        generator: as for :func:`images_to_change`.
 
     Returns:
         ``(N,)`` weights, without gradient.
@@ -121,7 +126,7 @@ def consistency_weights(
         if confident is not None:
             change = change | ~confident.to(change.device)
     elif target is not None:
-        change = images_to_change(reference_probabilities, target)
+        change = images_to_change(reference_probabilities, target, generator)
     else:
         raise InputError("weights of consistency need pseudo-targets or a target, and neither is given")
     weights = reference_probabilities.new_full(change.shape, stays).detach()

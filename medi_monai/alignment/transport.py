@@ -48,7 +48,7 @@ def transport_labels(
         target: ``(G,)`` shares that sum to 1.
         draws: batches of labels that are drawn; ``None`` apportions the target to the batch instead, once, where every
             label is as sure as any.
-        generator: on the CPU.
+        generator: on the CPU; of the draws, or of the remainders of ``None``.
         min_confidence: in [0, 1]; images below are not confident.
     """
     if probabilities.ndim != 2 or probabilities.shape[1:] != target.shape or not len(probabilities):
@@ -71,12 +71,16 @@ def transport_labels(
     return TransportLabels(distribution, best, confidence, confidence >= min_confidence - 1e-12)
 
 
-def apportion(target: torch.Tensor, count: int) -> torch.Tensor:
-    """``(G,)`` whole numbers that sum to ``count`` and are nearest to ``count · target`` (largest remainders)."""
+def apportion(target: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """``(G,)`` whole numbers that sum to ``count`` and are nearest to ``count · target`` (largest remainders).
+
+    Of equal remainders the first come first; with a generator chance decides, so that over many sets none is favored.
+    """
     quotas = target.double() * count
     # a share of 0.7 of 10 is 7, whatever its binary form
     whole = (quotas + 1e-9).floor()
-    order = (quotas - whole).argsort(descending=True, stable=True)
+    mixed = torch.arange(len(quotas)) if generator is None else torch.randperm(len(quotas), generator=generator)
+    order = mixed[(quotas - whole)[mixed].round(decimals=9).argsort(descending=True, stable=True)]
     whole[order[: count - int(whole.sum())]] += 1
     return whole.long()
 
@@ -85,7 +89,7 @@ def _drawn_counts(
     count: int, target: torch.Tensor, draws: int | None, generator: torch.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if draws is None:
-        return apportion(target, count).numpy()[None], np.ones(1)
+        return apportion(target, count, generator).numpy()[None], np.ones(1)
     drawn = torch.multinomial(target, draws * count, replacement=True, generator=generator).view(draws, count)
     counts = torch.nn.functional.one_hot(drawn, len(target)).sum(1).numpy()
     return np.unique(counts, axis=0, return_counts=True)

@@ -299,7 +299,7 @@ class AlignmentStep:
         losses, share = self.losses, self.pool.target.tensor(logs)
         stays, changes = losses.stays, losses.changes
         if losses.loss == "matching":
-            weights = consistency_weights(reference, share, stays=stays, changes=changes)
+            weights = consistency_weights(reference, share, stays=stays, changes=changes, generator=drawing)
             return batch_matching_loss(logs, share, losses.divergence), weights
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
         labels, confident = found.labels, found.confident

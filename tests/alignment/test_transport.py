@@ -74,6 +74,18 @@ def test_apportioned_counts_sum_and_are_within_one_of_the_quota(count):
     assert apportion(torch.tensor([0.7, 0.2, 0.1]), 10).tolist() == [7, 2, 1]
 
 
+def test_chance_favors_no_subgroup():
+    drawing = torch.Generator().manual_seed(0)
+    uniform, unequal = torch.full((6,), 1 / 6), torch.tensor([0.45, 0.35, 0.2])
+    counts = torch.stack([apportion(uniform, 16, drawing) for _ in range(600)]).double()
+    assert (counts.sum(1) == 16).all() and set(counts.unique().tolist()) == {2.0, 3.0}
+    assert (counts.mean(0) - 16 / 6).abs().max() < 0.08
+    assert apportion(uniform, 16).tolist() == [3, 3, 3, 3, 2, 2]
+    # where remainders differ there is nothing to draw
+    assert all(apportion(unequal, 10, drawing).sum() == 10 for _ in range(9))
+    assert {tuple(apportion(unequal, 4, drawing).tolist()) for _ in range(20)} == {(2, 1, 1)}
+
+
 def test_wrong_arguments_are_errors():
     p = predictions(4, 2)
     with pytest.raises(InputError, match="do not match"):
