@@ -28,6 +28,7 @@ REQUIRED = [
     "scikit-image>=0.26",
     "scipy",
     "tensorboard",
+    "threadpoolctl",
     "tifffile",
     "torchmetrics",
     "tqdm",
