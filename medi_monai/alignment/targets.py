@@ -124,19 +124,19 @@ def make_target(
     return SubgroupTarget(chosen, groups, shares)
 
 
-def check_shares(spec: Any, names: Sequence[str], has_table: bool = False) -> None:
+def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
     """Refuse a target that cannot be whatever the values of its attributes are, before they are known.
 
     Args:
         spec: as for :func:`make_target`.
         names: of the attributes.
-        has_table: whether a reference table is given.
+        table: the reference table or its path, which is not looked into.
 
     Raises:
         InputError: for an unknown word, ``table`` without one, and shares that are negative or do not sum to 1.
     """
     if isinstance(spec, str):
-        _check_word(spec, has_table)
+        _check_word(spec, table)
     elif set(_mapping(spec)) <= set(names) and all(isinstance(part, Mapping) for part in spec.values()):
         for name, part in spec.items():
             _total(_flat(part), f"target of {name!r}")
@@ -150,10 +150,10 @@ def _mapping(spec: Any) -> Mapping[Any, Any]:
     return spec
 
 
-def _check_word(spec: str, has_table: bool) -> None:
+def _check_word(spec: str, table: Any) -> None:
     if spec not in ("uniform", "table"):
         raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
-    if spec == "table" and not has_table:
+    if spec == "table" and table is None:
         raise InputError("the target is to be that of a table, and no reference table is given")
 
 
@@ -172,10 +172,12 @@ def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Seq
 def _named_shares(
     spec: str, names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame | None
 ) -> tuple[float, ...]:
-    _check_word(spec, table is not None)
-    if spec == "uniform":
-        return (1 / len(groups),) * len(groups)
-    assert table is not None
+    _check_word(spec, table)
+    return (1 / len(groups),) * len(groups) if table is None or spec == "uniform" else _counted(names, groups, table)
+
+
+def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame) -> tuple[float, ...]:
+    """The share of each group among the rows of a table that have all attributes."""
     for name in names:
         if name not in table.columns:
             raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")

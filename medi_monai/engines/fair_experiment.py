@@ -81,7 +81,7 @@ def fair_experiment_run(
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
     # hours before `aligning` would
     aligning = stage_options["aligning"]
-    check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table") is not None)
+    check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
     start, before = time.perf_counter(), ""
     seconds: dict[str, float | None] = {}
     for kind, stage in _stages(output, options, reference_dir, num_images, resample_from if alternatives else None):

@@ -120,7 +120,7 @@ def test_shares_that_can_be_are_let_through():
     by_attribute = {"sex": {"female": 0.5, "male": 0.5}, "age": {"young": 0.5, "old": 0.5}}
     for spec in ("uniform", {"female": 0.5, "male": 0.5}, nested, by_attribute, {"female|young": 0.5, "male|old": 0.5}):
         check_shares(spec, ["sex", "age"])
-    check_shares("table", ["sex"], has_table=True)
+    check_shares("table", ["sex"], table="shares.csv")
 
 
 def test_an_attribute_that_the_classifier_does_not_have_is_named_with_the_nearest():
