@@ -10,21 +10,32 @@ import sys
 import warnings
 from collections.abc import Sequence
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
-__all__ = ["run_bundle"]
+import torch
+from threadpoolctl import threadpool_limits
+
+__all__ = ["start_bundle"]
 
 #: what each run needs; imported once, by the process that all runs are forked from
 PRELOADED = ["monai.bundle", "medi_monai.engines", "medi_monai.handlers", "ignite.engine", "tensorboard.summary"]
 
 
-def run_bundle(arguments: Sequence[str]) -> int:
-    """``python -W ignore -m monai.bundle`` with these arguments; returns its exit code.
+def start_bundle(
+    arguments: Sequence[str], threads: int | None = None, log: str | os.PathLike | None = None
+) -> BaseProcess:
+    """``python -W ignore -m monai.bundle`` with these arguments; the process, whose exit code is the run's.
 
     A run neither sees the memory of this process nor leaves anything in it. Importing MONAI takes some seconds, which
     an experiment of many runs pays once: where the system can fork, runs begin as copies of a process that has done so
     and nothing else.
+
+    Args:
+        arguments: of the command line.
+        threads: that the run computes with, as by ``OMP_NUM_THREADS``; as many as this process where None.
+        log: file that all it prints is added to; None prints where this process does.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -32,19 +43,20 @@ def run_bundle(arguments: Sequence[str]) -> int:
         context.set_forkserver_preload(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    process = context.Process(target=_run, args=(list(arguments),))
+    process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log)))
     process.start()
-    process.join()
-    code = process.exitcode
-    process.close()
-    return 1 if code is None else code
+    return process
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
     Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     # what loads data in a run starts its workers as in any other run
     multiprocessing.set_start_method(None, force=True)
     warnings.simplefilter("ignore")
+    if log is not None:
+        _print_into(log)
+    if threads is not None:
+        _compute_with(threads)
     sys.argv = ["monai.bundle", *arguments]
     try:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
@@ -55,6 +67,21 @@ def _run(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         sys.excepthook(*sys.exc_info())
         sys.exit(130)
+
+
+def _print_into(log: str) -> None:
+    # the descriptors, so that processes that the run starts print there too
+    with open(log, "ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _compute_with(threads: int) -> None:
+    # of what the run starts, of torch, and of BLAS and OpenMP libraries that are loaded
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def _end_with(parent: Any) -> None:

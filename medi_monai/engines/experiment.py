@@ -19,7 +19,8 @@ from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.arms import read_arms
 from medi_monai.engines.fidelity import FidelitySettings
 from medi_monai.engines.runs import finish_run
-from medi_monai.engines.stages import Stage, run_stage, seconds_of
+from medi_monai.engines.schedule import Schedule
+from medi_monai.engines.stages import Stage
 from medi_monai.engines.verdict import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.probing import BASELINES
@@ -42,6 +43,7 @@ def experiment_run(
     output_dir: str | os.PathLike,
     options: Mapping[str, Any],
     stage_options: Mapping[str, Mapping[str, Any]],
+    stages_at_once: int | None = None,
 ) -> dict[str, Any]:
     """Prepare, train and sample both arms on one budget, evaluate, probe, and write ``report.html``.
 
@@ -53,6 +55,7 @@ def experiment_run(
         output_dir: folder of everything.
         options: by the ids of the bundle's configs; each stage takes those that its config has.
         stage_options: options of one stage alone, by run id: what bears one name in several of them.
+        stages_at_once: beside each other, where they do not need each other; None takes two on a CPU.
 
     Returns:
         The content of ``experiment.json``.
@@ -66,10 +69,10 @@ def experiment_run(
     if not (bundle / "configs" / "train.json").is_file():
         raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
     _check_late_options(options, stage_options)
-    start, seconds, before = time.perf_counter(), {}, ""
-    for stage in _stages(bundle, output, options):
-        before = run_stage(bundle, output, stage, options, stage_options, before)
-        seconds[stage.name] = seconds_of(output, stage)
+    start = time.perf_counter()
+    schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
+    schedule.run(_stages(output))
+    seconds = schedule.seconds
     cohort = Cohort.read(output / "cohort")
     fidelity, probe = read_json(output / "evaluation" / "metrics.json"), read_json(output / "probing" / "probe.json")
     columns = [fidelity["label"], *fidelity["attributes"]]
@@ -114,7 +117,7 @@ def experiment_run(
     return content
 
 
-def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[Stage]:
+def _stages(output: Path) -> list[Stage]:
     cohort = output / "cohort"
     # its last file: the table itself is CSV or, of a large cohort, Parquet
     prepared = cohort / "summary.json"
@@ -123,19 +126,21 @@ def _stages(bundle: Path, output: Path, options: Mapping[str, Any]) -> list[Stag
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         own = {**models, "output_dir": output / arm / "training"}
         model = output / "models" / arm / "model.pt"
-        stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own))
+        stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own, ["preparing"]))
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         own = {**models, "output_dir": output / arm / "sampling"}
         done = output / arm / "sampling" / "summary.json"
-        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own))
+        needs = ["preparing", f"training {arm}"]
+        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own, needs))
     arms = {arm: str(output / arm / "sampling") for arm in ARMS}
     for run_id, config, result in (
         ("evaluation", "evaluate.json", "metrics.json"),
         ("probing", "probe.json", "probe.json"),
     ):
         measured: dict[str, Any] = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
-        stages.append(Stage(run_id, run_id, [config], output / run_id / result, measured))
+        needs = ["preparing", *(f"sampling {arm}" for arm in ARMS)]
+        stages.append(Stage(run_id, run_id, [config], output / run_id / result, measured, needs))
     return stages
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from medi_monai.alignment import SEPARATOR, check_shares
 from medi_monai.cohort import Cohort
 from medi_monai.engines.alternatives import cohort_target, gradient_images
 from medi_monai.engines.captions import captioned_cohort
 from medi_monai.engines.runs import finish_run
-from medi_monai.engines.stages import Stage, run_stage, seconds_of
+from medi_monai.engines.schedule import Schedule
+from medi_monai.engines.stages import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
 
 __all__ = ["fair_experiment_run"]
-
-#: the kind of a stage, which its options go by, and the stage
-KindAndStage: TypeAlias = tuple[str, Stage]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
@@ -51,6 +49,7 @@ def fair_experiment_run(
     num_images: int,
     alternatives: bool = True,
     resample_from: int = 1800,
+    stages_at_once: int | None = None,
 ) -> dict[str, Any]:
     """Prepare, train, read, align, sample before and after with the same noise, evaluate; the page is ``report.html``.
 
@@ -67,6 +66,7 @@ def fair_experiment_run(
         alternatives: whether two other ways to the target stand beside: ``retrained``, the model trained on with real
             images resampled to it, and ``resampled``, images of the untuned model chosen by the guide.
         resample_from: images that ``resampled`` is chosen from, drawn with noise of their own.
+        stages_at_once: beside each other, where they do not need each other; None takes two on a CPU.
 
     Returns:
         The content of ``metrics.json``.
@@ -82,20 +82,19 @@ def fair_experiment_run(
     # hours before `aligning` would
     aligning = stage_options["aligning"]
     check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
-    start, before = time.perf_counter(), ""
-    seconds: dict[str, float | None] = {}
-    for kind, stage in _stages(output, options, reference_dir, num_images, resample_from if alternatives else None):
-        if kind == "evaluation":
-            stage = _with_costs(stage, output, seconds, stage_options)
-        before = run_stage(bundle, output, stage, options, {stage.run_id: stage_options.get(kind, {})}, before)
-        seconds[stage.name] = seconds_of(output, stage)
-        if stage.name == "preparing":
-            _check_values(output / "cohort", stage_options["aligning"], options["attribute"])
+    start = time.perf_counter()
+    schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
+    schedule.run(_preparation(output, reference_dir))
+    _check_values(output / "cohort", aligning, options["attribute"])
+    stages = _stages(output, num_images, resample_from if alternatives else None, options["seed"])
+    schedule.run(stages)
+    evaluation = _evaluation(output, stages, alternatives, bool(reference_dir))
+    schedule.run([_with_costs(evaluation, output, schedule.seconds, stage_options)])
     content: dict[str, Any] = read_json(output / "evaluation" / "metrics.json")
     finish_run(
         "experiment",
         output,
-        made={"stages": seconds},
+        made={"stages": schedule.seconds},
         figures={"verdict": content["verdict"], "seconds": round(time.perf_counter() - start, 1)},
         settings={**options, **{f"{kind}: {k}": v for kind, own in stage_options.items() for k, v in own.items()}},
         digests={},
@@ -140,86 +139,98 @@ def _passes_of(record: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _stages(
-    output: Path,
-    options: Mapping[str, Any],
-    reference_dir: str | None,
-    num_images: int,
-    resample_from: int | None,
-) -> list[KindAndStage]:
-    """The kind of each stage, which its options go by, and the stage; with None, without the alternatives."""
-    cohort, models, aligned = output / "cohort", output / "models", output / "models" / "aligned"
-    trained = {"cohort_dir": cohort, "ckpt_dir": models, "classifier_dir": models}
-    arms = ["before", "after", *(() if resample_from is None else ("retrained", "resampled"))]
-    references, others = [], []
+def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
+    stages: dict[str, tuple[str, dict[str, Any]]] = {"preparing": ("cohort", {})}
     if reference_dir:
-        references = [_preparing("preparing the reference", output / "reference", dataset_dir=reference_dir)]
-    if resample_from is not None:
-        others = _alternatives(output, num_images, resample_from, options["seed"])
+        stages["preparing the reference"] = ("reference", {"dataset_dir": reference_dir})
     return [
-        _preparing("preparing", cohort),
-        *references,
-        _stage(
-            "training", "training", ("training", "train.json"), models / "model.pt", cohort_dir=cohort, ckpt_dir=models,
-            text_model_dir=models / "clip", output_dir=output / "training",
+        Stage(
+            name,
+            "preparing",
+            ["prepare.json"],
+            output / folder / "summary.json",
+            {"output_dir": output / folder, **own},
+        )
+        for name, (folder, own) in stages.items()
+    ]
+
+
+def _stages(output: Path, num_images: int, resample_from: int | None, seed: int) -> list[Stage]:
+    """From the training to the last images, first those that most others wait for; with None, no alternatives."""
+    models, aligned = output / "models", output / "models" / "aligned"
+    before, after = ("training",), ("aligning",)
+    others = [] if resample_from is None else _alternatives(output, num_images, resample_from, seed)
+    return [
+        Stage(
+            "training", "training", ["train.json"], models / "model.pt", {
+                "cohort_dir": output / "cohort", "ckpt_dir": models, "text_model_dir": models / "clip",
+                "output_dir": output / "training",
+            }, ("preparing",),
         ),
-        _sampling(output, "neutral before", models, num_images),
-        _sampling(output, "named before", models, num_images),
+        _sampling(output, "named before", models, num_images, before),
         *(_classifying(output, role) for role in ROLES),
-        _stage(
-            "aligning", "aligning", ("aligning", "align.json"), aligned / "model.pt", aligned_dir=aligned,
-            output_dir=output / "aligning", **trained,
+        Stage(
+            "aligning", "aligning", ["align.json"], aligned / "model.pt", {
+                "cohort_dir": output / "cohort", "ckpt_dir": models, "classifier_dir": models, "aligned_dir": aligned,
+                "output_dir": output / "aligning",
+            }, ("training", *(f"classifying {role}" for role in ROLES)),
         ),
-        _sampling(output, "neutral after", aligned, num_images),
-        _sampling(output, "named after", aligned, num_images),
         *others,
-        _stage(
-            "evaluation", "evaluation", ("evaluation", "evaluate.json"), output / "evaluation" / "metrics.json",
-            output_dir=output / "evaluation", alignment=output / "aligning" / "alignment.json",
-            reference_dir=output / "reference" if reference_dir else cohort,
-            arms={arm: str(output / FOLDERS.get(arm, f"neutral {arm}")) for arm in arms},
-            named={arm: str(output / f"named {arm}") for arm in ("before", "after")}, **trained,
-        ),
+        _sampling(output, "neutral before", models, num_images, before),
+        _sampling(output, "neutral after", aligned, num_images, after),
+        _sampling(output, "named after", aligned, num_images, after),
     ]  # fmt: skip
 
 
-def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) -> list[KindAndStage]:
+def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) -> list[Stage]:
     models, retrained, resampled = output / "models", output / "models" / "retrained", output / FOLDERS["resampled"]
     chosen_from = f"neutral {TO_CHOOSE_FROM}"
     return [
-        _stage(
-            "retraining", "retraining", ("training", "train.json"), retrained / "model.pt",
-            cohort_dir=output / "cohort", ckpt_dir=retrained, text_model_dir=models / "clip",
-            init_from=models / "model.pt", output_dir=output / "retraining",
+        Stage(
+            "retraining", "training", ["train.json"], retrained / "model.pt", {
+                "cohort_dir": output / "cohort", "ckpt_dir": retrained, "text_model_dir": models / "clip",
+                "init_from": models / "model.pt", "output_dir": output / "retraining",
+            }, ("training",), "retraining",
         ),
-        _sampling(output, "neutral retrained", retrained, num_images),
         # with a seed of its own: an image of the noise of `before` would be the very image
-        _sampling(output, chosen_from, models, resample_from, seed=seed + 1),
-        _stage(
-            "resampling", "resampling", ("resampling", "resample.json"), resampled / "summary.json", ckpt_dir=models,
-            classifier_dir=models, sampling_dir=output / chosen_from, output_dir=resampled,
+        _sampling(output, chosen_from, models, resample_from, ("training",), seed=seed + 1),
+        Stage(
+            "resampling", "resampling", ["resample.json"], resampled / "summary.json", {
+                "ckpt_dir": models, "classifier_dir": models, "sampling_dir": output / chosen_from,
+                "output_dir": resampled,
+            }, ("classifying guide", f"sampling {chosen_from}"),
         ),
+        _sampling(output, "neutral retrained", retrained, num_images, ("retraining",)),
     ]  # fmt: skip
 
 
-def _stage(kind: str, name: str, run: tuple[str, str], result: Path, **own: Any) -> KindAndStage:
-    return kind, Stage(name, run[0], [run[1]], result, own)
+def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, reference: bool) -> Stage:
+    arms = ["before", "after", *(("retrained", "resampled") if alternatives else ())]
+    preparing = ("preparing", "preparing the reference") if reference else ("preparing",)
+    return Stage(
+        "evaluation", "evaluation", ["evaluate.json"], output / "evaluation" / "metrics.json", {
+            "cohort_dir": output / "cohort", "ckpt_dir": output / "models", "classifier_dir": output / "models",
+            "output_dir": output / "evaluation", "alignment": output / "aligning" / "alignment.json",
+            "reference_dir": output / "reference" if reference else output / "cohort",
+            "arms": {arm: str(output / FOLDERS.get(arm, f"neutral {arm}")) for arm in arms},
+            "named": {arm: str(output / f"named {arm}") for arm in ("before", "after")},
+        }, (*preparing, *(stage.name for stage in stages)),
+    )  # fmt: skip
 
 
-def _preparing(name: str, folder: Path, **own: Any) -> KindAndStage:
-    run = "preparing", "prepare.json"
-    return _stage("preparing", name, run, folder / "summary.json", output_dir=folder, **own)
-
-
-def _sampling(output: Path, name: str, ckpt_dir: Path, num_images: int, **more: Any) -> KindAndStage:
-    folder, run = output / name, ("sampling", "inference.json")
+def _sampling(output: Path, name: str, ckpt_dir: Path, num_images: int, needs: Sequence[str], **more: Any) -> Stage:
+    folder = output / name
     own = {"cohort_dir": output / "cohort", "ckpt_dir": ckpt_dir, "prompts": name.split()[0], "num_images": num_images}
-    return _stage("sampling", f"sampling {name}", run, folder / "summary.json", output_dir=folder, **own, **more)
+    own |= {"output_dir": folder, **more}
+    return Stage(f"sampling {name}", "sampling", ["inference.json"], folder / "summary.json", own, needs)
 
 
-def _classifying(output: Path, role: str) -> KindAndStage:
-    run, folder = ("training", "classify.json"), output / "models" / role
+def _classifying(output: Path, role: str) -> Stage:
+    name, folder = f"classifying {role}", output / "models" / role
+    own: dict[str, Any] = {"cohort_dir": output / "cohort", "output_dir": folder, "role": role}
+    needs = ["training"]
     # the judge knows real images alone
-    own = {} if role == "judge" else {"generated": output / "named before"}
-    own |= {"cohort_dir": output / "cohort", "output_dir": folder}
-    return _stage("classifying", f"classifying {role}", run, folder / "summary.json", role=role, **own)
+    if role != "judge":
+        own["generated"] = output / "named before"
+        needs.append("sampling named before")
+    return Stage(name, "training", ["classify.json"], folder / "summary.json", own, needs, "classifying")

@@ -84,7 +84,7 @@ NAMES = {
     "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
     "anchor_batch_size image_channels patch_size probe_replicates resample_from",
     "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length "
-    "retrain_steps classifier_folds",
+    "retrain_steps classifier_folds stages_at_once",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
     "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight "

@@ -13,104 +13,155 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
-from medi_monai.engines.bundle_process import run_bundle
+from medi_monai.engines.bundle_process import start_bundle
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
 
-__all__ = ["Stage", "run_stage", "seconds_of"]
+__all__ = ["Stage", "StageRun"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run: its name, run id, config files, what it leaves, and the options that are its own."""
+    """One run of the bundle.
+
+    Attributes:
+        name: of the stage.
+        run_id: of the bundle.
+        configs: names of its config files.
+        result: the last file that it leaves.
+        options: that are its own.
+        needs: names of the stages whose results it reads.
+        kind: what its options go by that others of its kind have too; the run id where empty.
+    """
 
     name: str
     run_id: str
     configs: Sequence[str]
     result: Path
     options: Mapping[str, Any]
+    needs: Sequence[str] = ()
+    kind: str = ""
 
 
-def run_stage(
-    bundle: Path,
-    output: Path,
-    stage: Stage,
-    options: Mapping[str, Any],
-    stage_options: Mapping[str, Mapping[str, Any]],
-    before: str,
-) -> str:
-    """Run a stage unless it is done.
+class StageRun:
+    """A stage with all that it is run with.
 
     Args:
         bundle: folder of the bundle.
         output: folder of the experiment.
         stage: what to run.
         options: by the ids of the bundle's configs; the stage takes those that its config has.
-        stage_options: options of one run id alone.
-        before: the digest of the stages before it.
+        stage_options: options of stages of one kind alone.
+        before: the digests of the stages that it needs.
 
-    Returns:
-        The digest of all that it was run with.
-
-    Raises:
-        InputError: where the images behind it are others by now.
-        RunStopped: where it failed.
+    Attributes:
+        digest: of all that it is run with.
+        log: where it prints; None prints to the terminal.
+        ended: whether :meth:`end` was called.
     """
-    files = [bundle / "configs" / name for name in stage.configs]
-    known = ConfigParser.load_config_files([str(file) for file in files])
-    # what the overlay of an arm says stays as it is
-    fixed = ConfigParser.load_config_files([str(file) for file in files[1:]]) if files[1:] else {}
-    given = {name: value for name, value in options.items() if name in known and name not in fixed}
-    own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
-    settings = {**given, **stage_options.get(stage.run_id, {}), **own}
-    digest = json_digest({"settings": settings, "before": before})
-    record = _record(output, stage)
-    known = read_json(record) if record.is_file() else {}
-    done = stage.result.is_file() and known.get("digest") == digest
-    source = _source(files, settings, known) if stage.run_id == "preparing" else None
-    if done and known.get("source") not in (None, source):
-        raise InputError(
-            f"the table or the images in {settings['dataset_dir']} are others than those that {output} was made from; "
-            "choose another --output_dir"
-        )
-    if done:
-        print(f"{stage.name}: done already, {stage.result}", flush=True)
-        return digest
-    overlay = record.with_suffix(".options.json")
-    resumed = {"resume": True} if stage.run_id in ("training", "aligning") and _goes_on(stage, record, digest) else {}
-    write_json(overlay, {**settings, **resumed})
-    configs = [str(file) for file in (*files, overlay)]
-    arguments = ["run", stage.run_id, "--bundle_root", str(bundle), "--config_file", str(configs)]
-    print(f"\n{stage.name}\n$ python -W ignore -m monai.bundle {_shown(arguments)}", flush=True)
-    spent = _spent(known, digest)
-    content = {"digest": "", "begun": digest, "source": source, "seconds": spent}
-    write_json(record, content)
-    began = time.perf_counter()
-    try:
-        code = run_bundle(arguments)
-        if code or not stage.result.is_file():
-            raise RunStopped(f"the stage {stage.name!r} ended with {code}; the same command goes on from there")
-        content["digest"] = digest
-    finally:
-        content["seconds"] = round(spent + time.perf_counter() - began, 1)
-        write_json(record, content)
-    return digest
 
+    def __init__(
+        self,
+        bundle: Path,
+        output: Path,
+        stage: Stage,
+        options: Mapping[str, Any],
+        stage_options: Mapping[str, Mapping[str, Any]],
+        before: Sequence[str] = (),
+    ) -> None:
+        self.stage = stage
+        self.log: Path | None = None
+        self.ended = False
+        self._bundle, self._output = bundle, output
+        self._files = [bundle / "configs" / name for name in stage.configs]
+        known = ConfigParser.load_config_files([str(file) for file in self._files])
+        # what the overlay of an arm says stays as it is
+        fixed = ConfigParser.load_config_files([str(file) for file in self._files[1:]]) if self._files[1:] else {}
+        given = {name: value for name, value in options.items() if name in known and name not in fixed}
+        own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
+        self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
+        self.digest = json_digest({"settings": self._settings, "before": list(before)})
+        self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
+        self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
+        self._source: str | None = None
 
-def seconds_of(output: Path, stage: Stage) -> float | None:
-    """How long the run took that made a stage's result; it may have been an earlier one."""
-    seconds: float | None = read_json(_record(output, stage)).get("seconds")
-    return seconds
+    @property
+    def seconds(self) -> float | None:
+        """That it took so far; None where it never ran."""
+        return self._known.get("seconds")
 
+    @property
+    def sentinel(self) -> int:
+        """Ready to be read once the process has ended."""
+        return self._process.sentinel
 
-def _record(output: Path, stage: Stage) -> Path:
-    return output / "stages" / f"{stage.name.replace(' ', '_')}.json"
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
 
+    def done(self) -> bool:
+        """Whether the result is there and was made with these options.
 
-def _spent(known: Mapping[str, Any], digest: str) -> float:
-    # an interrupted run with these very options counts as a part of this one
-    interrupted = known.get("begun") == digest and not known.get("digest")
-    return known.get("seconds") or 0.0 if interrupted else 0.0
+        Raises:
+            InputError: where the images behind it are others by now.
+        """
+        done = self.stage.result.is_file() and self._known.get("digest") == self.digest
+        if self.stage.run_id == "preparing":
+            self._source = _source(self._files, self._settings, self._known)
+            if done and self._known.get("source") not in (None, self._source):
+                raise InputError(
+                    f"the table or the images in {self._settings['dataset_dir']} are others than those that "
+                    f"{self._output} was made from; choose another --output_dir"
+                )
+        return done
+
+    def start(self, threads: int | None = None, to_log: bool = False) -> None:
+        """Start the process, once :meth:`done` has said no."""
+        overlay = self._record.with_suffix(".options.json")
+        resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._goes_on() else {}
+        write_json(overlay, {**self._settings, **resumed})
+        configs = [str(file) for file in (*self._files, overlay)]
+        arguments = ["run", self.stage.run_id, "--bundle_root", str(self._bundle), "--config_file", str(configs)]
+        # an interrupted run with these very options counts as a part of this one
+        goes_on = self._known.get("begun") == self.digest and not self._known.get("digest")
+        self._spent: float = (self.seconds or 0.0) if goes_on else 0.0
+        self._known = {"digest": "", "begun": self.digest, "source": self._source, "seconds": self._spent}
+        write_json(self._record, self._known)
+        if to_log:
+            self.log = self._record.with_suffix(".log")
+            self.log.write_text("")
+        command = f"python -W ignore -m monai.bundle {_shown(arguments)}"
+        self._say(f"\n{self.stage.name}\n$ {command if threads is None else f'OMP_NUM_THREADS={threads} {command}'}")
+        self._began = time.perf_counter()
+        self._process = start_bundle(arguments, threads, self.log)
+
+    def end(self) -> None:
+        """Wait for the process, and note how long it took and whether the stage is done.
+
+        Raises:
+            RunStopped: where it failed.
+        """
+        self._process.join()
+        code, self.ended = self._process.exitcode, True
+        self._known["seconds"] = round(self._spent + time.perf_counter() - self._began, 1)
+        if code == 0 and self.stage.result.is_file():
+            self._known["digest"] = self.digest
+        write_json(self._record, self._known)
+        if not self._known["digest"]:
+            raise RunStopped(f"the stage {self.stage.name!r} ended with {code}; the same command goes on from there")
+        self._say(f"{self.stage.name}: took {self.seconds:.0f} s")
+
+    def _say(self, text: str) -> None:
+        if self.log is not None:
+            with open(self.log, "a", encoding="utf-8") as file:
+                print(text, file=file)
+        else:
+            print(text, flush=True)
+
+    def _goes_on(self) -> bool:
+        # of a training that was begun with these very options
+        begun = self._known.get("begun") == self.digest
+        return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
 
 
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
@@ -146,12 +197,6 @@ def _fingerprint(path: Path) -> str:
     except OSError:
         # `preparing` says what is wrong with it
         return ""
-
-
-def _goes_on(stage: Stage, record: Path, digest: str) -> bool:
-    # of a training that was begun with these very options
-    begun = record.is_file() and read_json(record).get("begun") == digest
-    return begun and any(stage.result.parent.glob("checkpoint_*.pt"))
 
 
 def _shown(arguments: Sequence[str]) -> str:

@@ -11,13 +11,22 @@ from pathlib import Path
 
 import pytest
 
-IMPORTS = ["$import os", "$import sys", "$from medi_monai.utils import errors", "$import multiprocessing"]
+IMPORTS = [
+    "$import os",
+    "$import sys",
+    "$from medi_monai.utils import errors",
+    "$import multiprocessing",
+    "$import torch",
+]
+IMPORTS.append("$from threadpoolctl import threadpool_info as pools")
 SCRIPT = """
 import sys
-from medi_monai.engines.bundle_process import run_bundle
+from medi_monai.engines.bundle_process import start_bundle
 for name in sys.argv[2:]:
-    code = run_bundle(["run", name, "--bundle_root", sys.argv[1], "--config_file", sys.argv[1] + "/run.json"])
-    print("code", name, code, "left", getattr(sys, "left_behind", "nothing"), flush=True)
+    arguments = ["run", name, "--bundle_root", sys.argv[1], "--config_file", sys.argv[1] + "/run.json"]
+    process = start_bundle(arguments, *((1, sys.argv[1] + "/log") if name == "apart" else ()))
+    process.join()
+    print("code", name, process.exitcode, "left", getattr(sys, "left_behind", "nothing"), flush=True)
 """
 RUNS = {
     "first": [
@@ -25,6 +34,11 @@ RUNS = {
         "$setattr(sys, 'left_behind', 1)",
     ],
     "second": ["$print('seen', os.getppid(), getattr(sys, 'left_behind', 'nothing'))"],
+    "apart": [
+        "$print('threads', torch.get_num_threads(), os.environ['OMP_NUM_THREADS'])",
+        "$print('of libraries', {library['num_threads'] for library in pools()})",
+        "$os.system('echo by another process')",
+    ],
     "exit": ["$sys.exit(7)"],
     "killed": ["$os._exit(9)"],
     "method": ["$print('method', multiprocessing.get_start_method())"],
@@ -39,13 +53,15 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "run.json").write_text(json.dumps({"imports": IMPORTS, **RUNS}))
     command = [sys.executable, "-c", SCRIPT, str(folder), *RUNS]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    made.log = (folder / "log").read_text()
+    return made
 
 
 def test_exit_codes_are_those_of_the_runs(made):
     lines = [line.split() for line in made.stdout.splitlines() if line.startswith("code ")]
     codes = {name: int(code) for _, name, code, *_ in lines}
-    assert codes == {"first": 0, "second": 0, "exit": 7, "killed": 9, "method": 0, "mistake": 1, "bug": 1}
+    assert codes == {"first": 0, "second": 0, "apart": 0, "exit": 7, "killed": 9, "method": 0, "mistake": 1, "bug": 1}
     assert all(left == "nothing" for *_, left in lines)
 
 
@@ -58,6 +74,11 @@ def test_a_mistake_is_one_line_and_any_other_error_has_its_traceback(made):
     assert made.stderr.count("medi_monai: error: too few\n") == 1
     assert made.stderr.count("ZeroDivisionError") >= 1
     assert "InputError" not in made.stderr
+
+
+def test_a_run_computes_with_the_threads_and_prints_into_the_log_that_it_is_given(made):
+    assert "threads 1 1\n" in made.log and "of libraries {1}\n" in made.log and "by another process\n" in made.log
+    assert "threads" not in made.stdout and "another" not in made.stdout
 
 
 def test_workers_within_a_run_start_as_in_any_other(made):

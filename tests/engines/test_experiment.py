@@ -43,19 +43,22 @@ def prepared(tmp_path, data, monkeypatch):
         "dataset_dir": str(data), "table": "tiles.csv", "columns": TILES, "unit": "tiles", "label": "project_id",
         "metadata_columns": ["center"],
     }  # fmt: skip
-    stage = experiment._stages(BUNDLE, output, options)[0]
+    stage = experiment._stages(output)[0]
 
-    def run(arguments):
+    def start(arguments, threads, log):
         started.append(arguments)
         if not code.value:
             stage.result.parent.mkdir(parents=True, exist_ok=True)
             stage.result.write_text("{}")
-        return code.value
+        return SimpleNamespace(join=lambda: None, exitcode=code.value)
 
-    monkeypatch.setattr(stages, "run_bundle", run)
+    monkeypatch.setattr(stages, "start_bundle", start)
 
     def prepare(**changed):
-        stages.run_stage(BUNDLE, output, stage, {**options, **changed}, {}, "")
+        run = stages.StageRun(BUNDLE, output, stage, {**options, **changed}, {})
+        if not run.done():
+            run.start()
+            run.end()
         return len(started)
 
     prepare.code, prepare.record = code, output / "stages" / "preparing.json"
