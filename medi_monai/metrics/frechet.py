@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
-from threadpoolctl import ThreadpoolController
 
 from medi_monai.metrics.moments import Features, Moments, as_features, feature_shape
+from medi_monai.metrics.threads import threads_for
 from medi_monai.utils.errors import InputError
 
 __all__ = ["frechet_distance", "frechet_distance_of_moments"]
 
 #: share of the distance that rounding may take from it before the slower of both ways is gone
 TOLERANCE = 1e-7
-#: dimensions up to which one thread is faster than several
-SMALL = 256
 
 
 def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
@@ -46,7 +41,7 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
     one, two = (moments.covariance.cpu().numpy() for moments in (first, second))
     apart = (first.mean.cpu() - second.mean.cpu()).square().sum()
     total = float(apart) + float(np.trace(one) + np.trace(two))
-    with _threads_for(first.dim):
+    with threads_for(first.dim):
         trace, error = _trace_by_eigenvalues(one, two)
         if not 2 * error <= TOLERANCE * (total - 2 * trace):
             trace = float(np.linalg.svd(_root(one).T @ _root(two), compute_uv=False).sum())
@@ -72,16 +67,6 @@ def frechet_distance(first: Features, second: Features) -> float:
     cross = torch.linalg.svdvals(one @ two.T).sum()
     apart = (rows.mean(0) - others.mean(0)).square().sum()
     return max(float(apart + one.square().sum() + two.square().sum() - 2 * cross), 0.0)
-
-
-def _threads_for(dim: int) -> AbstractContextManager[Any]:
-    # BLAS threads wait for each other longer than small matrices take
-    return _controller().limit(limits=1, user_api="blas") if dim <= SMALL else nullcontext()
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _trace_by_eigenvalues(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:

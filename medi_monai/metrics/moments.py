@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from medi_monai.metrics.threads import threads_for
 from medi_monai.utils.errors import InputError
 
 __all__ = ["Features", "Moments", "as_features", "check_features", "feature_blocks", "feature_shape"]
@@ -54,10 +55,7 @@ class Moments:
         if dim != self.dim:
             raise InputError(f"features of {dim} dimensions meet moments of {self.dim}: use one encoder for both")
         for block in feature_blocks(features):
-            rows = block.to(self.mean)
-            mean = rows.mean(0)
-            centered = rows - mean
-            self._add(len(rows), mean, _product_with_itself(centered))
+            self._add(len(block), *_mean_and_scatter(block.to(self.mean)))
         return self
 
     def merge(self, other: Moments) -> Moments:
@@ -138,12 +136,17 @@ def feature_blocks(features: Features, rows: int = BLOCK) -> Iterator[torch.Tens
         yield _double(features[start : start + rows])
 
 
-def _product_with_itself(rows: torch.Tensor) -> torch.Tensor:
+def _mean_and_scatter(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if rows.device.type != "cpu":
-        return rows.T @ rows
-    # numpy sees that the result is symmetric and computes half of it
+        mean = rows.mean(0)
+        centered = rows - mean
+        return mean, centered.T @ centered
     array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
+    middle = array.mean(0)
+    array = array - middle
+    with threads_for(array.shape[1]):
+        # numpy sees that the result is symmetric and computes half of it
+        return torch.from_numpy(middle), torch.from_numpy(array.T @ array)
 
 
 def _num_spoiled(block: Features) -> int:
