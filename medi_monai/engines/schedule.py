@@ -98,6 +98,8 @@ class Schedule:
                 shown.show()
         if failure is not None:
             raise failure
+        # in the order of the stages, not in that in which they ended
+        self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
 
     def _ready(self, waiting: Sequence[Stage]) -> Stage | None:
         return next((stage for stage in waiting if all(name in self._digests for name in stage.needs)), None)
