@@ -21,3 +21,8 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set MEDI_REAL_DATA to its folder")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Files of real runs come first: the longest, begun last, would keep one of two workers waiting."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
