@@ -44,9 +44,11 @@ def read_arms(arms: Mapping[str, str | os.PathLike], columns: Sequence[str]) -> 
             raise InputError(f"an arm cannot be called {name!r}, as {', '.join(TAKEN)} have a meaning: rename it")
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
+            # what a run has left that found nothing, as `resampling` may
+            made = " (a run ended there without images: leave the arm out)" if (root / "summary.json").is_file() else ""
             raise InputError(
-                f"there is no manifest.csv in {root} for the arm {name!r}: run `sampling` into that folder first, or "
-                "give the folders of the arms with --arms"
+                f"there is no manifest.csv in {root} for the arm {name!r}{made}: run `sampling` into that folder "
+                "first, or give the folders of the arms with --arms"
             )
         table = read_table(root / "manifest.csv")
         require_columns(table, ["image", *columns], root / "manifest.csv")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["start_bundle"]
+__all__ = ["interrupt", "start_bundle"]
 
 #: what each run needs; imported once, by the process that all runs are forked from
 PRELOADED = ["monai.bundle", "medi_monai.engines", "medi_monai.handlers", "ignite.engine", "tensorboard.summary"]
@@ -42,14 +42,24 @@ def start_bundle(
     if "forkserver" in methods:
         context.set_forkserver_preload(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if stream is not None:
+            stream.flush()
     process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log)))
     process.start()
     return process
 
 
+def interrupt(process: BaseProcess) -> None:
+    """As by Ctrl-C, which reaches the process that waits and not the run itself: a training saves its state."""
+    if process.pid is not None and process.is_alive():
+        os.kill(process.pid, _stop_signal())
+
+
 def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
     Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    if hasattr(os, "setpgrp"):
+        # a second Ctrl-C ends a run at once: it has to hear of each once, from who waits for it
+        os.setpgrp()
     # what loads data in a run starts its workers as in any other run
     multiprocessing.set_start_method(None, force=True)
     warnings.simplefilter("ignore")
@@ -70,11 +80,11 @@ def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
 
 
 def _print_into(log: str) -> None:
-    # the descriptors, so that processes that the run starts print there too
-    with open(log, "ab") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+    file = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    # the descriptors too, for processes that the run starts and for what holds the streams of before
+    for descriptor in (1, 2):
+        os.dup2(file.fileno(), descriptor)
+    sys.stdout = sys.stderr = file
 
 
 def _compute_with(threads: int) -> None:
@@ -85,8 +95,12 @@ def _compute_with(threads: int) -> None:
 
 
 def _end_with(parent: Any) -> None:
-    # as by Ctrl-C, so that a training saves its state: nobody would wait for this run or stop it
+    # as by Ctrl-C: nobody would wait for this run or stop it
     wait([parent.sentinel])
-    # what a shell has started in the background may not hear it
+    os.kill(os.getpid(), _stop_signal())
+
+
+def _stop_signal() -> signal.Signals:
+    # what a shell has started in the background may not hear Ctrl-C
     deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
-    os.kill(os.getpid(), signal.SIGTERM if deaf else signal.SIGINT)
+    return signal.SIGTERM if deaf else signal.SIGINT

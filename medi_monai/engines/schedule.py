@@ -58,6 +58,7 @@ class Schedule:
         on_cpu = str(options.get("device", "cpu")) == "cpu"
         self._at_once = at_once or (min(2, self._threads) if on_cpu else 1)
         self._digests: dict[str, str] = {}
+        self._shown = _Shown()
 
     def run(self, stages: Sequence[Stage]) -> None:
         """Run those that are not done; earlier ones first where more could begin than may run at once.
@@ -66,7 +67,7 @@ class Schedule:
             InputError: where the images behind a stage are others by now.
             RunStopped: where a stage failed; what runs beside it is waited for.
         """
-        waiting, shown = list(stages), _Shown()
+        waiting = list(stages)
         running: list[StageRun] = []
         failure: Exception | None = None
         try:
@@ -76,11 +77,13 @@ class Schedule:
                     try:
                         if (run := self._start(stage, stages)) is not None:
                             running.append(run)
-                            shown.add(run)
+                            self._shown.add(run)
                     except (InputError, RunStopped) as error:
                         failure = error
                 if running:
                     wait([run.sentinel for run in running], LOOK if self._at_once > 1 else None)
+                elif waiting and failure is None:
+                    raise ValueError(f"the stage {waiting[0].name!r} needs one that is not there: {waiting[0].needs}")
                 for run in [run for run in running if not run.is_alive()]:
                     running.remove(run)
                     try:
@@ -88,18 +91,29 @@ class Schedule:
                     except RunStopped as error:
                         failure = failure or error
                         if running:
-                            print(f"\n{error}; {running[0].stage.name!r} is finished first", flush=True)
-                shown.show()
+                            self._shown.note(f"{error}; {running[0].stage.name!r} is finished first")
+                self._shown.show()
         finally:
-            # interrupted, and so are they
-            for run in running:
-                with suppress(RunStopped):
-                    self._end(run)
-                shown.show()
+            if running:
+                self._stop(running)
         if failure is not None:
             raise failure
         # in the order of the stages, not in that in which they ended
         self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
+
+    def _stop(self, running: Sequence[StageRun]) -> None:
+        for run in running:
+            run.interrupt()
+        try:
+            for run in running:
+                with suppress(RunStopped):
+                    self._end(run)
+        except KeyboardInterrupt:
+            for run in running:
+                run.interrupt()
+            raise
+        finally:
+            self._shown.show()
 
     def _ready(self, waiting: Sequence[Stage]) -> Stage | None:
         return next((stage for stage in waiting if all(name in self._digests for name in stage.needs)), None)
@@ -108,16 +122,20 @@ class Schedule:
         before = [self._digests[name] for name in stage.needs]
         run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
         if run.done():
-            print(f"{stage.name}: done already, {stage.result}", flush=True)
+            self._shown.note(f"{stage.name}: done already, {stage.result}")
             self._digests[stage.name], self.seconds[stage.name] = run.digest, run.seconds
             return None
         beside = self._at_once > 1
         threads = self._threads if _alone(stage, stages) else max(1, self._threads // self._at_once)
         run.start(threads if beside else None, to_log=beside)
+        if run.log is not None and self._shown.busy:
+            self._shown.note(f"{stage.name}: begun beside it, prints into {run.log} and here afterwards")
         return run
 
     def _end(self, run: StageRun) -> None:
         run.end()
+        if not self._shown.shows(run):
+            self._shown.note(f"{run.stage.name}: done beside it after {run.seconds:.0f} s")
         self._digests[run.stage.name], self.seconds[run.stage.name] = run.digest, run.seconds
 
 
@@ -127,10 +145,24 @@ class _Shown:
     def __init__(self) -> None:
         self._runs: deque[StageRun] = deque()
         self._place, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+        self._within_line = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is shown."""
+        return bool(self._runs)
+
+    def shows(self, run: StageRun) -> bool:
+        """Whether the run needs no word of its own: it is what is shown, or prints here itself."""
+        return run.log is None or (self.busy and self._runs[0] is run)
 
     def add(self, run: StageRun) -> None:
         if run.log is not None:
             self._runs.append(run)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._print(("\n" if self._within_line else "") + text + "\n")
 
     def show(self) -> None:
         while self._runs:
@@ -139,13 +171,21 @@ class _Shown:
                 file.seek(self._place)
                 new = file.read()
             self._place += len(new)
-            sys.stdout.write(self._decoder.decode(new, final=run.ended))
-            sys.stdout.flush()
+            self._print(self._decoder.decode(new, final=run.ended))
             if not run.ended:
                 return
             self._runs.popleft()
             self._place = 0
             self._decoder.reset()
+
+    def _print(self, text: str) -> None:
+        # what nobody reads, as in a pipe that is closed, is in the logs
+        if text and sys.stdout is not None:
+            with suppress(OSError, ValueError):
+                coding = sys.stdout.encoding or "utf-8"
+                sys.stdout.write(text.encode(coding, "replace").decode(coding))
+                sys.stdout.flush()
+            self._within_line = not text.endswith("\n")
 
 
 def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:

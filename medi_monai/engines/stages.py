@@ -13,7 +13,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
-from medi_monai.engines.bundle_process import start_bundle
+from medi_monai.engines.bundle_process import interrupt, start_bundle
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
 
@@ -132,8 +132,13 @@ class StageRun:
             self.log.write_text("")
         command = f"python -W ignore -m monai.bundle {_shown(arguments)}"
         self._say(f"\n{self.stage.name}\n$ {command if threads is None else f'OMP_NUM_THREADS={threads} {command}'}")
-        self._began = time.perf_counter()
         self._process = start_bundle(arguments, threads, self.log)
+        # the first of all runs has to wait until MONAI is imported
+        self._began = time.perf_counter()
+
+    def interrupt(self) -> None:
+        """Stop the process as by Ctrl-C."""
+        interrupt(self._process)
 
     def end(self) -> None:
         """Wait for the process, and note how long it took and whether the stage is done.

@@ -84,6 +84,8 @@ def gather(
     table = read_table(target_table) if isinstance(target_table, (str, os.PathLike)) else target_table
     wanted = _target(target, judge, recorded, attributes, table)
     sampled, with_names = _arms(arms, prompt), _arms(named, prompt) if named else {}
+    for some in (sampled, with_names):
+        _check_weights(some, recorded)
     real = known_rows(cohort if reference is None else reference, wanted.attributes)
     for name in wanted.attributes:
         if (known_codes(real.table, judge.column(name).values, name) < 0).all():
@@ -172,6 +174,27 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Cohor
         if twice and "number" in keys:
             raise InputError(f"{twice} rows of {found[name].root / 'manifest.csv'} repeat a prompt with its number")
     return found
+
+
+def _check_weights(arms: Mapping[str, Cohort], recorded: Mapping[str, Any] | None) -> None:
+    # arms that are swapped would turn a gain into a loss
+    untuned = (recorded or {}).get("untuned_sha256")
+    for name, images in arms.items():
+        path = images.root / "sampling.json"
+        if untuned is None or name not in NEEDED or not path.is_file():
+            continue
+        used = read_json(path).get("checkpoint")
+        if name == "before" and used not in (None, untuned):
+            raise InputError(
+                f"the images of 'before' in {images.root} are not of the model that was tuned: their checkpoint is "
+                f"{used[:12]}, the tuning began with {untuned[:12]}. Are the arms swapped, or is --alignment "
+                "that of another one?"
+            )
+        if name == "after" and used == untuned and (recorded or {}).get("kept_step"):
+            raise InputError(
+                f"the images of 'after' in {images.root} are of the untuned model ({untuned[:12]}): give "
+                "--ckpt_dir with the tuned weights to `sampling`, and look whether the arms are swapped"
+            )
 
 
 def known_codes(table: pd.DataFrame, values: Sequence[str], name: str) -> np.ndarray:

@@ -202,8 +202,9 @@ def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
         low = ratio["value"] < LEAST_OBEDIENCE
         lost = low and edges is not None and edges[1] < 1
         text = (
-            f"Prompts that name {name} are read as asked in {figure_text(by_arm['before']['share'], 3)} before and "
-            f"{figure_text(by_arm[arm]['share'], 3)} in {arm}: {figure_text(ratio, 3)} of what it was."
+            f"Prompts that name {name} are read as asked in {figure_text(by_arm['before']['share'], 3)} of images "
+            f"before, and in {figure_text(by_arm[arm]['share'], 3)} of those of {arm}: {figure_text(ratio, 3)} of "
+            "what it was."
         )
         found.append(_finding("error" if lost else "warning" if low else "ok", text))
     return found
@@ -230,6 +231,13 @@ def cautions(content: Mapping[str, Any]) -> list[Finding]:
     few = ", ".join(f"{arm} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
         found.append(_finding("warning", f"Fewer than {FEW_IMAGES} images, so that intervals are wide: {few}."))
+    if (content.get("curve") or {}).get("kept_step") == 0:
+        text = "No update came nearer to the target: the tuning kept the weights as they were (update 0 of the curves)."
+        found.append(_finding("warning", text))
+    pairs = content["consistency"].get("after")
+    if pairs and pairs["stayed"]["n"] + pairs["changed"]["n"] == 0:
+        text = "No image of after has the prompt, number and seed of one before: consistency could not be measured."
+        found.append(_finding("warning", text))
     for name, values in content["settings_that_differ"].items():
         found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
     return found + _copies(content)

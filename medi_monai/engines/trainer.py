@@ -129,12 +129,15 @@ def train(
             raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
         step = checkpoint.resume(trainer)
         trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
-        if step >= trainer.state.epoch_length:
+        if step > trainer.state.epoch_length:
             raise InputError(
                 f"the training in {folder} is at step {step} already; give a larger --max_steps, with its --decay_steps"
             )
         if is_main_process():
-            print(f"resuming from {checkpoint.newest} at step {step}", flush=True)
+            # one that was stopped between its last step and its last file
+            end = "; nothing is left to train: give a larger --max_steps, with its --decay_steps, to go on"
+            end = end if step == trainer.state.epoch_length else ""
+            print(f"resuming from {checkpoint.newest} at step {step}{end}", flush=True)
     elif is_main_process():
         # the newest events are this run's: its writer is open already
         events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
@@ -146,11 +149,12 @@ def train(
         write_json(folder / "model.json", settings)
     start = time.perf_counter()
     first = trainer.state.iteration
-    with stop_after_step(trainer):
-        trainer.run()
+    if first < trainer.state.epoch_length:
+        with stop_after_step(trainer):
+            trainer.run()
+        if is_main_process():
+            checkpoint.save(trainer)
     seconds = time.perf_counter() - start
-    if is_main_process():
-        checkpoint.save(trainer)
     if trainer.state.iteration < trainer.state.epoch_length:
         raise RunStopped(
             f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; its state is saved in "
@@ -166,7 +170,7 @@ def train(
         output_dir,
         made={"model": str(model), "schema": str(folder / "schema.json"), "steps": trainer.state.iteration},
         figures={
-            "train_loss": float(trainer.state.output["loss"]),
+            "train_loss": float(trainer.state.output["loss"]) if steps else None,
             "validation_loss": trainer.state.metrics.get("validation_loss"),
             "seconds": round(seconds, 2),
             "seconds_per_step": round(seconds / max(steps, 1), 4),

@@ -260,7 +260,8 @@ def load_classifier(
     path = Path(spec)
     if path.suffix == ".json" and path.name != RECORD:
         return _off_the_shelf(read_json(path), path.parent).to(device)
-    return _from_folder(path if path.is_dir() else path.parent).to(device)
+    # the record or the weights are given, or their folder, which may not be there
+    return _from_folder(path.parent if path.suffix else path).to(device)
 
 
 def _from_folder(folder: Path) -> SubgroupClassifier:

@@ -307,7 +307,7 @@ def _add_prompts(page: Page, content: Mapping[str, Any]) -> None:
     prompts = sorted(given["prompts"], key=lambda row: -max(one["n"] for one in row["arms"].values()))
     rows = []
     for row in prompts:
-        found: dict[str, Any] = {"prompt": short(row["prompt"], 70)}
+        found: dict[str, Any] = {"prompt": short(row["prompt"], 120)}
         for arm, one in row["arms"].items():
             if arm not in ARMS:
                 found[f"{arm}: distance"] = f"{figure_text(one['total_variation'], 2)}, {one['n']:,} images"

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from medi_monai.report.plots import OTHERS, arm_legend, plain_axes
 from medi_monai.report.words import edges_of, known, short
@@ -89,6 +90,7 @@ def curve_plot(curve: Mapping[str, Any]) -> Figure:
         axes.axvline(curve["kept_step"], color="#444", lw=1.2, ls="--")
         axes.set(xlabel="update", title=title if len(shown) > 1 else "")
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain_axes(axes, "y")
     figure.axes[0].set_ylabel("distance to the target (total variation)")
     kept = Line2D([], [], color="#444", lw=1.2, ls="--")

@@ -69,9 +69,9 @@ def four_threads():
 def test_what_needs_nothing_of_each_other_runs_beside_and_all_is_shown_in_order(
     run, stage, tmp_path, capsys, four_threads
 ):
-    # the first can end only while the second runs, and the third only after both
-    first = stage("first", "begin", wait_for=str(tmp_path / "output" / "second.pid"))
-    second = stage("second", "begin", wait_for=str(tmp_path / "output" / "first.txt"))
+    # the first can end only after the second, which waits for the first to begin
+    first = stage("first", "begin", wait_for=str(tmp_path / "output" / "second.txt"))
+    second = stage("second", "begin", wait_for=str(tmp_path / "output" / "first.pid"))
     stages = [stage("begin"), first, second, stage("last", "first", "second")]
     seconds = run(stages)
     assert list(seconds) == ["begin", "first", "second", "last"]
@@ -81,6 +81,7 @@ def test_what_needs_nothing_of_each_other_runs_beside_and_all_is_shown_in_order(
     assert [one.result.read_text() for one in stages] == ["4", "2", "2", "4"]
     assert re.findall(r"^\$ OMP_NUM_THREADS=(\d) python", shown, re.M) == ["4", "2", "2", "4"]
     assert re.findall(r"^(\w+): took \d+ s$", shown, re.M) == ["begin", "first", "second", "last"]
+    assert re.findall(r"^second: (begun|done) beside it", shown, re.M) == ["begun", "done"]
     run(stages)
     assert capsys.readouterr().out.count("done already") == 4
 
@@ -121,33 +122,69 @@ def test_by_default_two_run_at_once_on_a_cpu(tmp_path, four_threads, device, at_
     assert Schedule(tmp_path, tmp_path, {"device": device}, {})._at_once == at_once
 
 
-def test_an_interrupt_reaches_all_and_the_time_of_each_is_noted(stage, tmp_path):
-    stages = [stage(name, seconds=60.0) for name in "ab"]
-    shown = [(one.name, str(one.result)) for one in stages]
-    script = f"""
-import os
+SCRIPT = """
+import json, sys
 from pathlib import Path
 from medi_monai.engines.schedule import Schedule
 from medi_monai.engines.stages import Stage
 from medi_monai.utils.errors import report_user_errors
 report_user_errors()
-stages = [
-    Stage(name, "work", ["work.json"], Path(result), {{"result": result, "seconds": 60.0}}) for name, result in {shown}
-]
-Schedule(Path({str(tmp_path / "bundle")!r}), Path({str(tmp_path / "output")!r}), {{}}, {{}}, 2).run(stages)
+bundle, output, stages = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+stages = [Stage(name, "work", ["work.json"], Path(own["result"]), own, needs) for name, own, needs in stages]
+Schedule(bundle, output, {}, {}, 2).run(stages)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    stop = threading.Timer(100, process.kill)
-    stop.start()
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts a process of its own that runs stages."""
+    started = []
+
+    def begin(stages, **options):
+        given = json.dumps([(one.name, one.options, one.needs) for one in stages])
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "bundle"), str(tmp_path / "output"), given]
+        options = {"start_new_session": True, "stderr": subprocess.PIPE, "text": True, **options}
+        started.append(subprocess.Popen(command, **options))
+        stop = threading.Timer(100, started[0].kill)
+        stop.daemon = True
+        stop.start()
+        return started[0]
+
+    yield begin
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["to the group", "to the parent alone"])
+def test_an_interrupt_stops_all_and_the_time_of_each_is_noted(begin, stage, tmp_path, send):
+    stages = [stage(name, seconds=60.0) for name in "ab"]
+    process = begin(stages)
     while not all(one.result.with_suffix(".pid").is_file() for one in stages) and process.poll() is None:
         time.sleep(0.1)
     begun = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid, signal.SIGINT)
     assert "interrupted" in process.communicate()[1] and process.returncode == -signal.SIGINT
-    stop.cancel()
     assert time.monotonic() - begun < 30
     for one in stages:
         record = read_json(tmp_path / "output" / "stages" / f"{one.name}.json")
         assert record["digest"] == "" and record["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("place", "coding"), [("/dev/full", "utf-8"), (os.devnull, "latin-1")], ids=["nowhere to print", "another encoding"]
+)
+def test_what_cannot_be_printed_does_not_stop_the_stages(begin, stage, tmp_path, place, coding):
+    stages = [stage("a"), stage("b"), stage("c", "a", "b")]
+    with open(place, "w") as file:
+        process = begin(stages, stdout=file, env={**os.environ, "PYTHONIOENCODING": coding})
+    # Python says with 120 that it could not print the last of it
+    error = process.communicate()[1]
+    assert process.returncode in (0, 120), error
+    assert all(read_json(tmp_path / "output" / "stages" / f"{one.name}.json")["digest"] for one in stages)
+    assert "made Zoë" in (tmp_path / "output" / "stages" / "c.log").read_text(encoding="utf-8")
+
+
+def test_a_stage_that_needs_what_is_not_there_is_a_mistake_of_ours(run, stage):
+    with pytest.raises(ValueError, match="'b' needs one that is not there"):
+        run([stage("a"), stage("b", "x")])

@@ -17,6 +17,7 @@ from medi_monai.metrics.memorization import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier, SubgroupClassifier, load_classifier, save_classifier
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import write_json
 
 SIZE, VALUES = 16, ("dark", "bright")
 SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, k=3)
@@ -169,6 +170,34 @@ def test_input_errors(data, tmp_path):
     with pytest.raises(InputError, match="there is no target"):
         evaluate_alignment_run(arms, None, Brightness(), cohort, build_encoder("embedded"), SIZE, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_arms_that_are_swapped_are_refused(data, tmp_path):
+    folders = {name: sampled(tmp_path / name, ["dark", "bright"] * 15, 1) for name in ("untuned", "tuned")}
+    for name, folder in folders.items():
+        write_json(folder / "sampling.json", {"checkpoint": name})
+    rows = [{"step": step, "guide": {"distance": 0.1}} for step in (0, 10)]
+    record = {"curve": rows, "kept_step": 10, "untuned_sha256": "untuned", "target": {}}
+
+    def evaluated(before, after, kept):
+        write_json(tmp_path / "alignment.json", {**record, "kept_step": kept})
+        arms = {"before": folders[before], "after": folders[after]}
+        return run(data, tmp_path, arms=arms, alignment=tmp_path / "alignment.json")
+
+    with pytest.raises(InputError, match="'before' .* are not of the model that was tuned.* swapped"):
+        evaluated("tuned", "untuned", 10)
+    with pytest.raises(InputError, match="'after' .* are of the untuned model"):
+        evaluated("untuned", "untuned", 10)
+    # weights that no update made better are those of before
+    content = evaluated("untuned", "untuned", 0)
+    assert any("kept the weights as they were" in one["text"] for one in content["warnings"])
+
+
+def test_arms_without_pairs_are_pointed_out(data, tmp_path):
+    numbers = [str(1000 + number) for number in range(60)]
+    other = sampled(tmp_path / "other", ["bright"] * 30 + ["dark"] * 30, 1, number=numbers)
+    content = run(data, tmp_path, arms={**data[1], "after": other})
+    assert any("consistency could not be measured" in one["text"] for one in content["warnings"])
 
 
 def test_a_member_of_the_guides_ensemble_is_no_judge(data, tmp_path):

@@ -150,10 +150,22 @@ def test_resuming_without_a_checkpoint_is_refused(make):
         make("none", 4).run(resume=True)
 
 
-def test_resuming_a_finished_training_is_refused(make):
+def test_a_training_that_ended_before_its_last_file_is_finished(make, capsys):
     make("done", 4).run()
-    with pytest.raises(InputError, match="at step 4 already"):
-        make("done", 4).run(resume=True)
+    folder = make("done", 4).folder
+    whole = load_tensors(folder / "model.pt")
+    for name in ("model.pt", "output/summary.json"):
+        (folder / name).unlink()
+    make("done", 4).run(resume=True)
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert equal(load_tensors(folder / "model.pt"), whole)
+    assert read_json(folder / "output" / "summary.json")["figures"]["train_loss"] is None
+
+
+def test_resuming_beyond_the_last_step_is_refused(make):
+    make("long", 4).run()
+    with pytest.raises(InputError, match="at step 4 already; give a larger --max_steps"):
+        make("long", 2).run(resume=True)
 
 
 def test_a_training_runs_outside_the_main_thread(make):

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from medi_monai.cohort.demo.brain_cohort import make_brain_cohort
 from medi_monai.networks.classifier import load_classifier, save_classifier
-from medi_monai.utils.files import load_tensors
+from medi_monai.utils.files import load_tensors, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": [1, 1]}
@@ -157,8 +157,8 @@ def test_a_model_is_trained_on_with_real_images_of_the_target(aligned, brains):
         error = brains.error_in_process("training", "train.json", **{**options, "resample_to": spec})
         assert "other settings (resample_to: {'female': 0.5, 'male': 0.5} in the checkpoint" in error and told in error
     # shares count, not the words that they are given in
-    same = brains.error_in_process("training", "train.json", **{**options, "resample_to": {"male": 0.5, "female": 0.5}})
-    assert "is at step 2 already" in same
+    printed = brains.must_run("training", "train.json", **{**options, "resample_to": {"male": 0.5, "female": 0.5}})
+    assert "at step 2; nothing is left to train" in printed
     assert "did you mean 'female'" in brains.error_in_process(
         "training", "train.json", **{**options, "resample_to": {"femal": 0.5, "male": 0.5}}
     )
@@ -199,6 +199,20 @@ def test_mistakes_are_said_before_any_work(aligned, brains, options, message):
         given["prompts"], message = str(path), "no prompt"
     assert message in brains.error_in_process("aligning", "align.json", **given)
     assert not (aligned / "other" / "model.pt").exists()
+
+
+def test_captions_that_were_read_need_no_overlay_to_sample(brains, aligned, tmp_path):
+    # as of a table whose captions are a column: what is read from where travels with the weights
+    shutil.copytree(aligned / "models", tmp_path / "models")
+    content = read_json(tmp_path / "models" / "model.json")
+    assert content["columns"] == {"image": "{image}", "patient": "patient"}
+    columns = {**content["columns"], "caption": "report"}
+    write_json(tmp_path / "models" / "model.json", {**content, "templates": None, "columns": columns})
+    given = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out", "num_images": 2, "num_steps": 2}
+    brains.run_in_process("sampling", "inference.json", **given, prompts=["FLAIR MR slice of the brain"])
+    assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 2
+    error = brains.error_in_process("sampling", "inference.json", **given)
+    assert "give --prompts" in error
 
 
 def test_a_text_model_that_is_not_there(brains, aligned):

@@ -59,7 +59,10 @@ def read_prompts(
         _check_whole("num_images", num_images)
     if isinstance(prompts, str) and prompts == NEUTRAL:
         if table is None or templates is None:
-            raise InputError("neutral prompts are made by templates from a training table; give both, or a file")
+            raise InputError(
+                "neutral prompts are made by templates from a training table, and captions that were read have none: "
+                "give --prompts, a file with a prompt on each line or a list"
+            )
         return make_prompts(table, templates, attributes, num_images)
     where = f"{prompts}" if isinstance(prompts, (str, os.PathLike)) else "the list of prompts"
     if isinstance(prompts, (str, os.PathLike)) and Path(prompts).suffix.lower() in TABLES:
@@ -67,7 +70,12 @@ def read_prompts(
     else:
         lines = _lines(Path(prompts)) if isinstance(prompts, (str, os.PathLike)) else list(prompts)
         plan = pd.DataFrame({"caption": _checked(lines, where)}, dtype="str")
-    if "count" not in plan:
+    if "count" in plan:
+        if num_images not in (None, plan["count"].sum()):
+            print(
+                f"{where} says how many images of each prompt: {plan['count'].sum():,}, not {num_images:,}", flush=True
+            )
+    else:
         plan["count"] = count if num_images is None else _shares(np.ones(len(plan)), num_images, where)
     return plan.groupby("caption", sort=False, as_index=False)["count"].sum()
 

@@ -76,8 +76,8 @@ class CaptionTokenizer:
         if self.on_long == "error":
             raise InputError(
                 f"{count} of {total} captions are too long, such as {shown!r}: {length} tokens with start and end, and "
-                f"at most {self.max_length} fit. Shorten them, raise max_length where the text model allows it, or cut "
-                "them with on_long 'truncate'"
+                f"at most {self.max_length} fit. Shorten them; a training also takes a larger --max_length, where the "
+                "text model allows it, and cuts them with --on_long truncate"
             )
         print(f"{count} of {total} captions were cut to {self.max_length} tokens, such as {shown!r}", flush=True)
 

@@ -63,6 +63,8 @@ def _learn(texts: list[str], num_merges: int, transformers: Any) -> tuple[list[s
         vocab_size=2 * len(alphabet) + num_merges,
         initial_alphabet=alphabet,
         end_of_word_suffix=WORD_END,
+        # numbered first: the trainer numbers ends of words as a hash map has them, and ties between merges go by number
+        special_tokens=[sign + WORD_END for sign in alphabet],
         show_progress=False,
     )
     blank.train_from_iterator(texts, trainer)

@@ -20,10 +20,12 @@ def test_a_text_file(tmp_path):
     assert as_list(read_prompts(str(path), count=3)) == [("MR slice of a brain", 6), ("CT slice", 3)]
 
 
-def test_a_table(tmp_path):
+def test_a_table(tmp_path, capsys):
     path = tmp_path / "prompts.csv"
     path.write_text('caption,count\n"a brain, MR",2\na,1\n"a brain, MR",3\n')
+    assert as_list(read_prompts(path, num_images=6)) == [("a brain, MR", 5), ("a", 1)] and not capsys.readouterr().out
     assert as_list(read_prompts(path, num_images=100)) == [("a brain, MR", 5), ("a", 1)]
+    assert "how many images of each prompt: 6, not 100" in capsys.readouterr().out
     path.write_text("caption\nx\ny\nz\n")
     assert as_list(read_prompts(path, num_images=8)) == [("x", 3), ("y", 3), ("z", 2)]
     assert expand_plan(read_prompts(path, 2))["number"].tolist() == [0, 1, 0, 1, 0, 1]
@@ -61,7 +63,7 @@ def test_broken_prompts_are_errors(tmp_path):
         (([],), "holds no prompt"),
         ((["a"], 0), "count = 0"),
         ((["a", "b"], 1, 1), "2 prompts"),
-        (("neutral",), "give both"),
+        (("neutral",), "give --prompts"),
     ):
         with pytest.raises(InputError, match=message):
             read_prompts(*arguments)

@@ -32,6 +32,15 @@ def test_neither_order_nor_counts_of_the_captions_matter(tokenizer):
     assert other.get_vocab() == tokenizer.get_vocab() and other.model_max_length == tokenizer.model_max_length
 
 
+def test_the_same_captions_give_the_same_merges_each_time():
+    # letters that are as frequent as each other, so that ties decide
+    captions = [
+        f"{''.join(sorted('qwertyuiopasdfghjklzxcvbnm', key=lambda c: (ord(c) * k) % 31))} {k}" for k in range(9)
+    ]
+    first, *others = (make_tokenizer(captions).get_vocab() for _ in range(6))
+    assert all(other == first for other in others)
+
+
 def test_lengths_leave_room_or_are_as_asked_for(tokenizer):
     # the longest caption has 10 tokens: 15, and up to a multiple of 8
     assert tokenizer.model_max_length == 16
