@@ -168,9 +168,10 @@ def _check_separator(path: Path, table: pd.DataFrame) -> None:
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """``torch.save`` of tensors, numbers, strings and containers of them, atomically."""
-    with atomic_path(target) as path:
-        torch.save(dict(content), path)
+    """``torch.save`` of tensors, numbers, strings and containers of them, atomically; equal tensors are equal files."""
+    # given a path, torch writes its name into the file
+    with atomic_path(target) as path, open(path, "wb") as file:
+        torch.save(dict(content), file)
 
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:

@@ -271,6 +271,12 @@ def test_json_digest_ignores_the_order_of_keys_only():
     assert json_digest([1, 2]) != json_digest([2, 1])
 
 
+def test_equal_tensors_are_equal_files(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        save_tensors(tmp_path / name, {"x": torch.arange(5.0), "y": torch.ones(2, 3).T})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
 def test_tensors_digest_is_of_names_types_shapes_and_bytes_in_the_order_of_names():
     state = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.tensor([True, False])}
     digest = hashlib.sha256(b"a torch.bool (2,)\n" + bytes([1, 0]))
