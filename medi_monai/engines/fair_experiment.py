@@ -72,13 +72,18 @@ def fair_experiment_run(
         The content of ``metrics.json``.
 
     Raises:
-        InputError: for a folder without the bundle, or a target that cannot be: of wrong shares before any stage, of
-            unknown values once the cohort is there.
+        InputError: for a folder without the bundle, no templates, or a target that cannot be: of wrong shares before
+            any stage, of unknown values once the cohort is there.
         RunStopped: where a stage failed; its own message says why, and the same command goes on.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / "align.json").is_file():
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
+    if options["templates"] is None:
+        raise InputError(
+            "the experiment samples prompts that leave the attribute open, which `templates` make, and there are none: "
+            "compose captions by templates, or give the runs one by one, with --prompts"
+        )
     # hours before `aligning` would
     aligning = stage_options["aligning"]
     check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))

@@ -151,6 +151,18 @@ def test_a_target_that_cannot_be_is_refused_early(experiment, target, message, s
     assert len(experiment.started) == stages
 
 
+def test_captions_that_are_read_have_no_neutral_prompts(experiment):
+    with pytest.raises(InputError, match="which `templates` make"):
+        experiment(templates=None)
+    assert not experiment.started
+
+
+def test_own_images_are_not_compared_with_the_demo():
+    assert settings()["reference_dataset"] == "demo_balanced"
+    assert settings(dataset_dir="mine")["reference_dataset"] is None
+    assert settings(dataset_dir="mine", reference_dataset="theirs")["reference_dataset"] == "theirs"
+
+
 def test_every_option_of_the_experiment_is_checked_or_a_flag():
     config = json.loads((BUNDLE / "configs" / "experiment.json").read_text())
     for name in ("target", "target_table", "retrain_steps", "retrain_learning_rate", "resample_from"):
