@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
-from medi_monai.cohort.duplicates import PLAIN, hash_images, near_duplicates
+from medi_monai.cohort.duplicates import PLAIN, hash_images, mean_distance, near_duplicates
 from medi_monai.utils.errors import InputError
 
 SIZE = 96
@@ -207,3 +207,17 @@ def test_a_distance_out_of_range_is_refused(most):
 def test_hashes_and_groups_of_unequal_length_are_refused():
     with pytest.raises(InputError, match="one length"):
         near_duplicates(np.zeros(2, np.uint64), np.zeros(1, int))
+
+
+def test_the_distance_between_patients_is_half_of_the_bits_unless_images_are_alike():
+    rng = np.random.default_rng(0)
+    tissue = rng.integers(0, 2**64, 600, np.uint64)
+    patients = np.arange(600) // 3
+    # half of the bits are those of all
+    brains = (tissue & np.uint64(0xFFFFFFFF)) | (np.uint64(0xABCDEF12) << np.uint64(32))
+    assert mean_distance(tissue, patients) == pytest.approx(32, abs=0.2)
+    assert mean_distance(brains, patients) == pytest.approx(16, abs=0.2)
+    # copies under other names are no reason not to look for them
+    assert mean_distance(np.concatenate([tissue, tissue]), np.arange(1200)) == pytest.approx(32, abs=0.2)
+    assert np.isnan(mean_distance(np.full(9, 5, np.uint64), np.arange(9)))
+    assert np.isnan(mean_distance(tissue, np.zeros(600, int))) and np.isnan(mean_distance(tissue, np.full(600, -1)))

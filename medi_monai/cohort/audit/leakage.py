@@ -11,7 +11,7 @@ from medi_monai.cohort.duplicates import near_duplicates
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 
-__all__ = ["conflict_section", "crossing", "crossing_images", "crossing_near_duplicates"]
+__all__ = ["checked_hashes", "conflict_section", "crossing", "crossing_images", "crossing_near_duplicates"]
 
 
 def crossing(rows: CodedRows, column: str) -> dict:
@@ -49,6 +49,16 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
     }
 
 
+def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
+    """The hashes, once there is one for each of so many rows."""
+    hashes = np.asarray(hashes)
+    if hashes.shape != (count,) or hashes.dtype != np.uint64:
+        raise InputError(
+            f"hashes have to be ({count},) uint64, one per row of the table, not {hashes.shape} {hashes.dtype}"
+        )
+    return hashes
+
+
 def crossing_near_duplicates(
     table: pd.DataFrame, columns: dict[str, str], splits: np.ndarray, hashes: np.ndarray, rows: CodedRows, bits: int
 ) -> dict:
@@ -62,11 +72,6 @@ def crossing_near_duplicates(
         rows: for the names of the splits.
         bits: that may differ.
     """
-    hashes = np.asarray(hashes)
-    if hashes.shape != (len(table),) or hashes.dtype != np.uint64:
-        raise InputError(
-            f"hashes have to be ({len(table)},) uint64, one per row of the table, not {hashes.shape} {hashes.dtype}"
-        )
     groups = np.where(np.isin(splits, rows.sides), splits, MISSING)
     found = near_duplicates(hashes, groups, bits)
     return {

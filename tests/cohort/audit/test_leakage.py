@@ -65,6 +65,13 @@ def test_an_empty_patient_crosses_nothing_and_is_told(clean):
     assert finding["level"] == "warning" and "cannot be told" in finding["text"]
 
 
+def test_near_duplicates_are_not_looked_for_among_images_of_one_position(clean):
+    hashes = np.random.default_rng(0).integers(1, 2**30, len(clean), np.uint64)
+    audit = audit_cohort(clean, LABEL, [], hashes=hashes)
+    assert audit["leakage"]["near_duplicates"] is None and 14 < audit["bits_apart"] < 16
+    assert "15 differ between patients" in named(audit, "near_duplicates_not_checked")[0]["text"]
+
+
 def test_near_duplicates_that_cross_the_split_are_leakage(clean):
     rng = np.random.default_rng(3)
     hashes = rng.integers(2**10, 2**63, len(clean), dtype=np.uint64)
