@@ -130,6 +130,7 @@ def _add_stages(page: Page, costs: Mapping[str, Any]) -> None:
     if rows:
         page.table(
             share_table(rows, "stage"),
-            "Seconds by stage, with the start of its process. The training of the model and of the judge is common to "
+            "Seconds by stage; some ran beside another one and were slower for it, so that they sum to more than the "
+            "experiment took. The training of the model and of the judge is common to "
             "all arms and not counted",
         )
