@@ -25,8 +25,8 @@ LOOK = 0.2
 class Schedule:
     """Runs stages, each as soon as those that it needs are done.
 
-    In small networks two threads do less than twice what one does, so that two stages with a thread each are done sooner
-    than one after the other with two. What a stage computes with does not depend on which others happen to run:
+    In small networks two threads do less than twice what one does, so that two stages with a thread each are done
+    sooner than one after the other with two. What a stage computes with does not depend on which others happen to run:
     a stage that every other has to wait for, or waits for, has all threads, and any other its share, so that the same
     command has the same result. What runs beside each other prints into ``stages/NAME.log``, which is shown here one
     after the other.
