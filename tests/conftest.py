@@ -24,5 +24,8 @@ def real_data():
 
 
 def pytest_collection_modifyitems(items):
-    """Files of real runs come first: the longest, begun last, would keep one of two workers waiting."""
+    """Files of real runs come first: the longest, begun last, would keep one of two workers waiting.
+
+    pytest-xdist would put files of few tests, as these are, at the end; ``--no-loadscope-reorder`` keeps it from that.
+    """
     items.sort(key=lambda item: "integration" not in item.path.parts)

@@ -119,8 +119,9 @@ def test_before_and_after_have_the_same_prompts_and_the_original_stays(aligned):
     for column in ("caption", "number", "seed"):
         assert tables[0][column].tolist() == tables[1][column].tolist()
     assert not tables[0]["caption"].str.contains(r"\b(?:man|woman)\b").any()
-    assert tables[0]["checkpoint"][0] != tables[1]["checkpoint"][0]
-    record = json.loads((aligned / "aligning" / "alignment.json").read_text())
+    # so short a tuning may keep the weights as they were, and equal weights are equal files
+    record = read_json(aligned / "aligning" / "alignment.json")
+    assert (tables[0]["checkpoint"][0] != tables[1]["checkpoint"][0]) == (record["kept_step"] > 0)
     assert record["untuned_sha256"] == tables[0]["checkpoint"][0]
     # captions name sex: what they mean is distilled
     assert record["losses"]["distillation_weight"] == 100 and record["real_images"] == ALIGN["anchor_batch_size"]
