@@ -380,12 +380,7 @@ def _save(
     save_tensors(model, network.state_dict())
     write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
     before, after = watch.curve[0], watch.kept
-    moved = ", ".join(
-        f"{name} {before[name]['distance']:.2f} to {after[name]['distance']:.2f}" for name in watch.readers
-    )
-    print(f"weights of update {watch.best_step} of {watch.curve[-1]['step']} are kept; distance to the target: {moved}")
-    if watch.best_step == 0:
-        print("NONE of the updates came nearer to the target: the model is as it was", flush=True)
+    print(watch.outcome(), flush=True)
     finish_run(
         "aligning",
         output,

@@ -106,6 +106,18 @@ class SubgroupWatch:
         """The record of the kept weights."""
         return next(record for record in self.curve if record["step"] == self.best_step)
 
+    def outcome(self) -> str:
+        """Which weights are kept, and the distance to the target before and with them as each reader saw it."""
+        moved = ", ".join(
+            f"{name} {self.curve[0][name]['distance']:.2f} to {self.kept[name]['distance']:.2f}"
+            for name in self.readers
+        )
+        words = (
+            f"weights of update {self.best_step} of {self.curve[-1]['step']} are kept; distance to the target: {moved}"
+        )
+        nothing = "; NONE of the updates came nearer to the target, and the model is as it was"
+        return words + (nothing if self.best_step == 0 else "")
+
     @torch.no_grad()
     def look(self, step: int) -> None:
         """Read the images of the weights as they are after a step, once; keep the weights if they serve better."""

@@ -68,6 +68,10 @@ def test_the_least_distance_of_the_validation_classifier_is_kept(make):
     assert watch.curve[2]["validation"]["proportions"] == pytest.approx({"dark": 0.375, "bright": 0.625})
     # equally near later: the earlier stays
     assert watch.best_step == 2 and watch.kept is watch.curve[2]
+    assert watch.outcome().startswith("weights of update 2 of ") and "NONE" not in watch.outcome()
+    watch.best_step = 0
+    assert "NONE of the updates" in watch.outcome()
+    watch.best_step = 2
     watch.restore()
     assert set(watch.network.conv_in.conv.bias.tolist()) == {2.0}
 

@@ -50,7 +50,15 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
 
 
 def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
-    """The hashes, once there is one for each of so many rows."""
+    """The hashes as an array.
+
+    Args:
+        hashes: ``(N,)`` uint64 of :func:`medi_monai.cohort.hash_images`.
+        count: rows of the table.
+
+    Raises:
+        InputError: for another type, or unless there is one for each row.
+    """
     hashes = np.asarray(hashes)
     if hashes.shape != (count,) or hashes.dtype != np.uint64:
         raise InputError(
@@ -68,7 +76,7 @@ def crossing_near_duplicates(
         table: the cohort.
         columns: role to column, for what is said of the examples.
         splits: ``(N,)`` codes.
-        hashes: ``(N,)`` uint64.
+        hashes: ``(N,)`` uint64 of :func:`checked_hashes`.
         rows: for the names of the splits.
         bits: that may differ.
     """
