@@ -13,11 +13,11 @@ import pandas as pd
 from medi_monai.cohort.table import TABLE_FILES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.workers import one_at_a_time
+from medi_monai.utils.workers import LOCK_FILES, one_at_a_time
 
 __all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "write_rejected"]
 
-SETTINGS_FILE, LOCK_FILE = "preparation.json", ".lock"
+SETTINGS_FILE = "preparation.json"
 #: rows and files that gave nothing, and why
 REJECTED_FILE = "rejected.csv"
 
@@ -39,7 +39,7 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
         InputError: for a folder with a cohort of other settings or with anything else, or one that cannot be written.
     """
     root = writable_dir(folder)
-    with one_at_a_time(root / LOCK_FILE):
+    with one_at_a_time(root):
         _claim(root, settings)
         yield root
 
@@ -65,8 +65,9 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
         changed = _differences(read_json(path), settings)
         raise InputError(f"{root} holds a cohort prepared with other settings ({changed}); choose another --output_dir")
     if not path.is_file():
-        if {path.name for path in root.iterdir()} - {LOCK_FILE}:
-            (root / LOCK_FILE).unlink(missing_ok=True)
+        if {path.name for path in root.iterdir()} - set(LOCK_FILES):
+            for name in LOCK_FILES:
+                (root / name).unlink(missing_ok=True)
             raise InputError(f"{root} is not empty and holds no cohort of ours; choose another --output_dir")
         write_json(path, settings)
 

@@ -20,6 +20,7 @@ from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import load_tensors, read_json, writable_dir, write_json
 from medi_monai.utils.seeding import generator_from
+from medi_monai.utils.workers import claim_folders, let_go
 
 __all__ = [
     "MODEL_FILES",
@@ -43,13 +44,15 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-py
 def begin_run(*folders: str | os.PathLike, seed: int = 0) -> None:
     """Make the folders of a run, show that they can be written, and seed the network's first weights.
 
-    All else is seeded by name.
+    All else is seeded by name. Until :func:`finish_run`, or the end of this process, no other run works in them.
 
     Raises:
-        InputError: for a folder that cannot be written.
+        InputError: for a folder that cannot be written, or that another run works in.
     """
-    for folder in folders:
-        writable_dir(folder)
+    made = [writable_dir(folder) for folder in folders]
+    # of the processes that torchrun starts, the first one writes
+    if os.environ.get("RANK", "0") == "0":
+        claim_folders(made)
     torch.manual_seed(seed)
 
 
@@ -98,6 +101,7 @@ def finish_run(
         "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
     }
     write_json(Path(output_dir) / "summary.json", content)
+    let_go()
     print(f"{run}: done, the results are in {where}", flush=True)
 
 

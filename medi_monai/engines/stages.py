@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -153,7 +154,7 @@ class StageRun:
             self._known["digest"] = self.digest
         write_json(self._record, self._known)
         if not self._known["digest"]:
-            raise RunStopped(f"the stage {self.stage.name!r} ended with {code}; the same command goes on from there")
+            raise RunStopped(f"the stage {self.stage.name!r} {_end_of(code)}; the same command goes on from there")
         self._say(f"{self.stage.name}: took {self.seconds:.0f} s")
 
     def _say(self, text: str) -> None:
@@ -167,6 +168,13 @@ class StageRun:
         # of a training that was begun with these very options
         begun = self._known.get("begun") == self.digest
         return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
+
+
+def _end_of(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with {code}"
+    killed = " (as the system does where memory runs out)" if -code == getattr(signal, "SIGKILL", None) else ""
+    return f"was ended by {signal.Signals(-code).name}{killed}"
 
 
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:

@@ -83,7 +83,7 @@ class FeatureStore:
                 f"{folder}: each has to be 1 or more"
             )
         (folder / DONE_DIR).mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder / ".lock"):
+        with one_at_a_time(folder):
             if (folder / STORE_FILE).is_file():
                 store = cls(folder)
                 store._check(fingerprint, len(table), dim)

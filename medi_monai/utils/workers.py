@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import torch
 
@@ -22,14 +22,18 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from medi_monai.utils.errors import RunStopped
+from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.progress import progress
 
-__all__ = ["map_processes", "one_at_a_time", "torch_threads"]
+__all__ = ["LOCK_FILES", "claim_folders", "let_go", "map_processes", "one_at_a_time", "torch_threads"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+#: of a folder: held while a part of the work is done that other runs may do as well, and by a run from first to last
+LOCK_FILES = PART_LOCK, RUN_LOCK = ".lock", ".run.lock"
+#: locks of this process's run
+_claims = ExitStack()
 #: whether this process, a worker, is to begin no other job
 _ended = threading.Event()
 
@@ -101,25 +105,57 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(path: str | os.PathLike) -> Iterator[None]:
-    """Go on once no other process holds the lock ``path``, a file that is made and stays.
+def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
+    """Go on once no other process holds the lock of a folder, a file ``.lock`` in it that is made and stays.
 
     The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
     """
     with ExitStack() as held:
         with suppress(OSError):
-            file = held.enter_context(open(path, "a"))
-            if fcntl is not None:
-                _lock(file.fileno(), Path(path).parent)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(open(Path(folder) / PART_LOCK, "a"))
+            try:
+                _lock(file)
+            except BlockingIOError:
+                print(f"another process works in {folder}: waiting for its end", flush=True)
+                _lock(file, wait=True)
         yield
 
 
-def _lock(file: int, folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"another process works in {folder}: waiting for its end", flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
+def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
+    """Keep the runs of other processes out of these folders until :func:`let_go`, or the end of this process.
+
+    What this process had claimed before, as for a run that failed, is let go. On a file system without locks, nothing
+    is kept out.
+
+    Args:
+        folders: that are there.
+
+    Raises:
+        InputError: where the run of another process works in one of them.
+    """
+    let_go()
+    for folder in {Path(folder).resolve() for folder in folders}:
+        with suppress(OSError):
+            file = _claims.enter_context(open(folder / RUN_LOCK, "a"))
+            try:
+                _lock(file)
+            except BlockingIOError:
+                let_go()
+                raise InputError(
+                    f"another run works in {folder}: wait for its end, or choose another folder. (A notebook holds the "
+                    "folders of a run that failed until its next run begins, or its kernel ends.)"
+                ) from None
+
+
+def let_go() -> None:
+    """Let other processes into the folders that this one has claimed."""
+    _claims.close()
+
+
+def _lock(file: IO, wait: bool = False) -> None:
+    if fcntl is not None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _follow_parent() -> None:

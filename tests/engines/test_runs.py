@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +11,7 @@ from medi_monai.cohort.demo import demo_schema
 from medi_monai.engines import (
     begin_run,
     build_schema,
+    finish_run,
     load_network,
     load_schema,
     load_settings,
@@ -24,6 +29,23 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write into"):
         begin_run(tmp_path / "file" / "folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_two_runs_do_not_work_in_one_folder_and_of_one_run_the_first_process_claims_it(tmp_path, monkeypatch):
+    command = [sys.executable, "-c", "import sys, medi_monai.engines as e; e.begin_run(sys.argv[1])", tmp_path]
+
+    def another_begins():
+        return subprocess.run(command, capture_output=True, text=True)
+
+    begin_run(tmp_path)
+    refused = another_begins()
+    assert refused.returncode == 1 and f"another run works in {tmp_path}" in refused.stderr
+    with monkeypatch.context() as one_of_several:
+        one_of_several.setenv("RANK", "1")
+        assert another_begins().returncode == 0
+    finish_run("sampling", tmp_path, {}, {}, {}, {}, tmp_path)
+    assert another_begins().returncode == 0
 
 
 def test_nothing_that_exists_is_lost(tmp_path):

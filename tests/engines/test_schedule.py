@@ -28,14 +28,15 @@ CONFIG = {
     "slept": "$time.sleep(@seconds)",
     "work": [
         "$@noted", "$@waited", "$@slept", "$print('made Zoë', torch.get_num_threads())",
-        "$Path(@result).write_text(str(torch.get_num_threads())) if not @code else os._exit(@code)",
+        "$Path(@result).write_text(str(torch.get_num_threads())) if not @code else @ended",
     ],
+    "ended": "$os._exit(@code) if @code > 0 else os.kill(os.getpid(), -@code)",
 }  # fmt: skip
 
 
 @pytest.fixture
 def stage(tmp_path):
-    """A stage that waits for a file or for seconds, writes its threads into its result, or exits with a code."""
+    """A stage that waits for a file or for seconds, writes its threads into its result, or ends with a code."""
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     (tmp_path / "bundle" / "configs" / "work.json").write_text(json.dumps(CONFIG))
 
@@ -110,6 +111,19 @@ def test_after_a_failure_nothing_begins_and_what_runs_is_finished(run, stage, tm
     stages[1] = stage("bad")
     run(stages)
     assert capsys.readouterr().out.count("done already") == 1 and stages[2].result.is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (signal.SIGKILL, r"was ended by SIGKILL \(as the system does where memory runs out\); the same command"),
+        (signal.SIGABRT, "was ended by SIGABRT; the same command goes on"),
+    ],
+)
+def test_a_stage_that_was_killed_says_by_what(run, stage, sent, words):
+    with pytest.raises(RunStopped, match=f"the stage 'bad' {words}"):
+        run([stage("bad", code=-int(sent))])
 
 
 def test_one_at_once_prints_as_it_goes_with_all_threads(run, stage, tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medi_monai.utils.errors import RunStopped
-from medi_monai.utils.workers import map_processes, one_at_a_time, torch_threads
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.workers import claim_folders, let_go, map_processes, one_at_a_time, torch_threads
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
@@ -109,12 +109,11 @@ with one_at_a_time(sys.argv[1]):
 
 @posix
 def test_a_lock_is_waited_for_and_ends_with_its_process_however_that_ends(tmp_path, capfd):
-    lock = tmp_path / "folder" / ".lock"
-    lock.parent.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
+    folder = tmp_path / "made" / "here"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    waiting = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
-    assert waiting.stdout.readline().decode() == f"another process works in {lock.parent}: waiting for its end\n"
+    waiting = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
+    assert waiting.stdout.readline().decode() == f"another process works in {folder}: waiting for its end\n"
     holder.kill()
     assert waiting.stdout.readline() == b"held\n"
     waiting.kill()
@@ -122,9 +121,56 @@ def test_a_lock_is_waited_for_and_ends_with_its_process_however_that_ends(tmp_pa
         process.wait(30)
         process.stdout.close()
     for _ in range(2):
-        with one_at_a_time(lock):
-            assert lock.is_file()
+        with one_at_a_time(folder):
+            assert (folder / ".lock").is_file()
     assert capfd.readouterr().out == ""
+
+
+CLAIM = """
+import sys, time
+from medi_monai.utils.workers import claim_folders
+claim_folders(sys.argv[1:])
+print("claimed", flush=True)
+time.sleep(600)
+"""
+
+
+@posix
+def test_a_claimed_folder_is_refused_until_its_process_has_ended_however_that_ends(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.mkdir()
+    theirs.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", CLAIM, theirs], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"claimed\n"
+    with pytest.raises(InputError, match=f"another run works in {theirs}: wait for its end"):
+        claim_folders([mine, theirs])
+    # the one that could be had is not kept
+    other = subprocess.run([sys.executable, "-c", CLAIM.replace("600", "0"), mine], capture_output=True)
+    assert other.stdout == b"claimed\n"
+    holder.kill()
+    holder.wait(30)
+    holder.stdout.close()
+    claim_folders([mine, theirs])
+    let_go()
+
+
+@posix
+def test_what_a_process_claims_anew_it_had_and_what_it_lets_go_others_may_have(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+
+    def others_may(folder):
+        command = [sys.executable, "-c", CLAIM.replace("600", "0"), folder]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    claim_folders([first, first])
+    claim_folders([first, second])
+    assert not others_may(first)
+    claim_folders([second])
+    assert others_may(first) and not others_may(second)
+    let_go()
+    assert others_may(second)
 
 
 @pytest.mark.parametrize("case", ["no locks on this system", "no locks on this file system"])
@@ -138,7 +184,8 @@ def test_without_locks_the_work_goes_on(tmp_path, monkeypatch, case):
             raise OSError("no locks available")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-    with one_at_a_time(tmp_path / ".lock"):
+    claim_folders([tmp_path])
+    with one_at_a_time(tmp_path):
         done = True
     assert done
 
