@@ -137,7 +137,7 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
     let_go()
     for folder in {Path(folder).resolve() for folder in folders}:
         with suppress(OSError):
-            file = _claims.enter_context(open(folder / RUN_LOCK, "a"))
+            file = _claims.enter_context(open(folder / RUN_LOCK, "a"))  # noqa: SIM115
             try:
                 _lock(file)
             except BlockingIOError:
