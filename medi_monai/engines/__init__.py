@@ -5,16 +5,12 @@ from medi_monai.engines.alignment_step import AlignmentLosses, AnchorLoss
 from medi_monai.engines.alternatives import cohort_target, equal_steps, resample_run, resampled_cohort
 from medi_monai.engines.batches import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.captions import (
-    attribute_words,
     captioned_cohort,
     clip_features,
-    generated_cohort,
     initialize_network,
     load_caption_schema,
     load_readers,
-    naming_cohort,
     prepare_captions_run,
-    prompt_plan,
     subgroup_target,
     text_model_dir,
 )
@@ -43,6 +39,7 @@ from medi_monai.engines.neutral import (
 from medi_monai.engines.preparing import audit_run, audited_cohort, prepare_run
 from medi_monai.engines.probe_settings import ProbeSettings
 from medi_monai.engines.probing import probe_run
+from medi_monai.engines.prompts import caption_words, generated_cohort, naming_cohort, prompt_plan
 from medi_monai.engines.runs import (
     begin_run,
     build_schema,
@@ -75,6 +72,7 @@ __all__ = [
     "audited_cohort",
     "begin_run",
     "build_schema",
+    "caption_words",
     "captioned_cohort",
     "check_model",
     "check_settings",
@@ -109,7 +107,6 @@ __all__ = [
     "probe_run",
     "prompt_plan",
     "refuse_processes",
-    "attribute_words",
     "resample_run",
     "resampled_cohort",
     "resolve_plan",

@@ -1,30 +1,20 @@
-"""What the runs of a text-to-image bundle share: its cohort, its text model, its classifiers, its prompts."""
+"""What the runs of a text-to-image bundle share: its cohort, its text model, its classifiers, its target."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from medi_monai.alignment import SubgroupTarget, make_target
 from medi_monai.cohort import Cohort, StreamedPatchDataset
-from medi_monai.cohort.captions import (
-    CaptionPreparation,
-    CaptionTemplates,
-    named_subgroups,
-    prepare_captions,
-    read_prompts,
-)
-from medi_monai.cohort.captions.prompts import NEUTRAL
+from medi_monai.cohort.captions import CaptionPreparation, prepare_captions
 from medi_monai.cohort.table import require_columns
-from medi_monai.engines.arms import read_arms
 from medi_monai.engines.classifier_accuracy import chance_warnings
 from medi_monai.engines.clip_training import train_clip
 from medi_monai.engines.distributed import main_process_first
@@ -34,29 +24,21 @@ from medi_monai.engines.runs import finish_run
 from medi_monai.networks.classifier import AttributeClassifier, ClassifierEnsemble, load_classifier
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
-from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import cache_dir, json_digest, read_table
 
 __all__ = [
-    "attribute_words",
     "captioned_cohort",
     "clip_features",
-    "generated_cohort",
     "initialize_network",
     "load_caption_schema",
     "load_readers",
-    "named_prompts",
-    "naming_cohort",
     "prepare_captions_run",
-    "prompt_plan",
     "subgroup_target",
     "text_model_dir",
 ]
 
 CONFIG = "config.json"
-#: prompts of the training captions that name the attribute
-NAMED = "named"
 
 
 def prepare_captions_run(
@@ -71,14 +53,15 @@ def prepare_captions_run(
     Args:
         preparation: source, size and splits.
         output_dir: the cohort's folder.
-        attribute: the sensitive one; the audit looks at its shares.
+        attribute: the sensitive one, or several as ``sex|age``; the audit looks at the shares of the first.
         on_error: ``stop`` or ``skip``.
         num_workers: threads that read.
     """
     start = time.perf_counter()
     cohort = prepare_captions(preparation, output_dir, on_error, num_workers)
-    others = [name for name in preparation.source.metadata if name != attribute]
-    audit_run(cohort, attribute, others, output_dir)
+    first, *more = joint_attributes(attribute)
+    others = [name for name in dict.fromkeys([*more, *preparation.source.metadata]) if name != first]
+    audit_run(cohort, first, others, output_dir)
     counts = cohort.table["split"].value_counts()
     finish_run(
         "preparing",
@@ -149,116 +132,6 @@ def _untrained() -> Path:
                 torch.default_generator.manual_seed(0)
                 save_clip(small_clip(tokenizer, 32), tokenizer, folder)
     return folder
-
-
-def prompt_plan(
-    prompts: str | Sequence[str],
-    num_images: int,
-    training: Callable[[], Cohort],
-    templates: Any,
-    attribute: str,
-) -> pd.DataFrame:
-    """The prompts to sample.
-
-    Args:
-        prompts: a file or a list, as for :func:`medi_monai.cohort.captions.read_prompts`; ``neutral``, made by the
-            templates that do not name the attribute; or ``named``, the captions in training that do (of one
-            attribute).
-        num_images: of all prompts together.
-        training: returns the rows in training; called for a word alone.
-        templates: of the captions; None where captions were read, not composed.
-        attribute: the sensitive one, or several as ``sex|age``.
-
-    Returns:
-        ``caption`` and ``count``.
-
-    Raises:
-        InputError: as :func:`medi_monai.cohort.captions.read_prompts` and :func:`named_prompts`; also for ``neutral``
-            without templates.
-    """
-    composed = None if templates is None else CaptionTemplates.from_setting(templates)
-    attributes = joint_attributes(attribute)
-    if prompts == NAMED:
-        cohort = training()
-        return named_prompts(cohort, attribute_words(cohort, templates, attribute), num_images)
-    table = training().table if prompts == NEUTRAL else None
-    return read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=attributes)
-
-
-def attribute_words(cohort: Cohort, templates: Any, attribute: str) -> dict[str, tuple[str, ...]]:
-    """Value of the attribute to the words that name it in captions: those of the templates, and the value itself."""
-    require_columns(cohort.table, [attribute], cohort.root)
-    column = cohort.table[attribute]
-    values = sorted(set(column[~missing_cells(column)]))
-    if templates is None:
-        return {value: (value,) for value in values}
-    return CaptionTemplates.from_setting(templates).names_of(attribute, values)
-
-
-def named_prompts(cohort: Cohort, words: Mapping[str, Sequence[str]], num_images: int) -> pd.DataFrame:
-    """Prompts of the training captions that name a value of the attribute, with the same count for each value.
-
-    Args:
-        cohort: rows in training.
-        words: value to the words that name it.
-        num_images: of all prompts together.
-
-    Returns:
-        ``caption`` and ``count``.
-
-    Raises:
-        InputError: where a value is named by no caption, or there are more values than images.
-    """
-    share = num_images // len(words)
-    if share < 1:
-        raise InputError(f"num_images = {num_images}: there are {len(words)} values to name, {', '.join(words)}")
-    captions = cohort.table["caption"].drop_duplicates().sort_values()
-    named = named_subgroups(captions, words)
-    plan = []
-    for value in words:
-        chosen = captions[named == value].tolist()
-        if not chosen:
-            raise InputError(f"no caption in training names {value!r} (by {list(words[value])}): nothing to ask for")
-        # where there are fewer images than captions, those that get one are spread over all
-        ends = [place * share // len(chosen) for place in range(len(chosen) + 1)]
-        plan += [(caption, end - start) for caption, start, end in zip(chosen, ends, ends[1:]) if end > start]
-    return pd.DataFrame(plan, columns=["caption", "count"])
-
-
-def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | None:
-    """The rows in training with a value of the attribute that the caption names (all of ``sex|age``); None without."""
-    named = np.ones(len(cohort), bool)
-    for name in joint_attributes(attribute):
-        words = attribute_words(cohort, templates, name)
-        named &= (named_subgroups(cohort.table["caption"], words) != "").to_numpy()
-        named &= ~missing_cells(cohort.table[name])
-    if not named.any():
-        print(
-            f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares, and "
-            "there is nothing to distill"
-        )
-        return None
-    return Cohort(cohort.table[named].reset_index(drop=True), cohort.root)
-
-
-def generated_cohort(folder: str | os.PathLike, cohort: Cohort, templates: Any, attribute: str) -> Cohort:
-    """Images sampled for prompts that name the attribute, labeled by what was asked for.
-
-    Args:
-        folder: the ``output_dir`` of a sampling.
-        cohort: rows in training.
-        templates: of the captions.
-        attribute: the sensitive one.
-
-    Raises:
-        InputError: where no prompt names it.
-    """
-    made = read_arms({"generated": folder}, ["caption"])["generated"]
-    named = named_subgroups(made.table["caption"], attribute_words(cohort, templates, attribute))
-    table = made.table.assign(**{attribute: named})[(named != "").to_numpy()]
-    if table.empty:
-        raise InputError(f"no prompt of the images in {folder} names {attribute!r}; sample with --prompts named")
-    return Cohort(table.reset_index(drop=True), made.root)
 
 
 def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) -> nn.Module:

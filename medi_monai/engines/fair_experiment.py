@@ -11,13 +11,16 @@ from typing import Any
 
 from medi_monai.alignment import SEPARATOR, check_shares
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.captions import read_prompts
+from medi_monai.cohort.captions.prompts import NEUTRAL
 from medi_monai.engines.alternatives import cohort_target, gradient_images
 from medi_monai.engines.captions import captioned_cohort
+from medi_monai.engines.prompts import NAMED, composes_captions, prompt_plan
 from medi_monai.engines.runs import finish_run
 from medi_monai.engines.schedule import Schedule
 from medi_monai.engines.stages import Stage
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json
+from medi_monai.utils.files import atomic_path, file_digest, read_json
 
 __all__ = ["fair_experiment_run"]
 
@@ -72,28 +75,31 @@ def fair_experiment_run(
         The content of ``metrics.json``.
 
     Raises:
-        InputError: for a folder without the bundle, no templates, or a target that cannot be: of wrong shares before
-            any stage, of unknown values once the cohort is there.
+        InputError: for a folder without the bundle, no templates and no prompts, or a target that cannot be: of wrong
+            shares before any stage, of unknown values once the cohort is there, as prompts that are not neutral.
         RunStopped: where a stage failed; its own message says why, and the same command goes on.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / "align.json").is_file():
         raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
-    if options["templates"] is None:
+    if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
         raise InputError(
             "the experiment samples prompts that leave the attribute open, which `templates` make, and there are none: "
-            "compose captions by templates, or give the runs one by one, with --prompts"
+            "give --prompts, a file with a prompt on each line or a list, or compose captions by templates"
         )
+    options = {**options, "prompts": _kept_prompts(options["prompts"], output)}
     # hours before `aligning` would
     aligning = stage_options["aligning"]
     check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
     start = time.perf_counter()
     schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
     schedule.run(_preparation(output, reference_dir))
-    _check_values(output / "cohort", aligning, options["attribute"])
-    stages = _stages(output, num_images, resample_from if alternatives else None, options["seed"])
+    training = captioned_cohort(Cohort.read(output / "cohort"))
+    cohort_target(aligning["target"], training, options["attribute"], aligning.get("target_table"))
+    named = _check_prompts(training, options, num_images)
+    stages = _stages(output, num_images, resample_from if alternatives else None, options["seed"], named)
     schedule.run(stages)
-    evaluation = _evaluation(output, stages, alternatives, bool(reference_dir))
+    evaluation = _evaluation(output, stages, alternatives, named, bool(reference_dir))
     schedule.run([_with_costs(evaluation, output, schedule.seconds, stage_options)])
     content: dict[str, Any] = read_json(output / "evaluation" / "metrics.json")
     finish_run(
@@ -108,9 +114,32 @@ def fair_experiment_run(
     return content
 
 
-def _check_values(cohort_dir: Path, options: Mapping[str, Any], attribute: str) -> None:
-    training = captioned_cohort(Cohort.read(cohort_dir))
-    cohort_target(options["target"], training, attribute, options.get("target_table"))
+def _kept_prompts(prompts: Any, output: Path) -> Any:
+    """A file of prompts as a copy that is named by its content: with other prompts, stages have other options."""
+    if not isinstance(prompts, str) or prompts == NEUTRAL:
+        return prompts
+    # says what is wrong with it
+    read_prompts(prompts)
+    copy = output / f"prompts-{file_digest(prompts)[:8]}{Path(prompts).suffix}"
+    with atomic_path(copy) as path:
+        path.write_bytes(Path(prompts).read_bytes())
+    return str(copy)
+
+
+def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int) -> bool:
+    """Refuse prompts that are not neutral, hours before `aligning` would; whether captions name all subgroups."""
+    wanted = num_images, lambda: training, options["templates"], options["attribute"]
+    prompt_plan(options["prompts"], *wanted, neutral=True)
+    try:
+        prompt_plan(NAMED, *wanted)
+    except InputError as error:
+        print(
+            f"warning: {error}. The experiment goes without images of prompts that name the subgroup, which would "
+            "help the classifiers, and show whether the tuned model still obeys",
+            flush=True,
+        )
+        return False
+    return True
 
 
 def _with_costs(
@@ -160,7 +189,7 @@ def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
     ]
 
 
-def _stages(output: Path, num_images: int, resample_from: int | None, seed: int) -> list[Stage]:
+def _stages(output: Path, num_images: int, resample_from: int | None, seed: int, named: bool) -> list[Stage]:
     """From the training to the last images, first those that most others wait for; with None, no alternatives."""
     models, aligned = output / "models", output / "models" / "aligned"
     before, after = ("training",), ("aligning",)
@@ -172,8 +201,8 @@ def _stages(output: Path, num_images: int, resample_from: int | None, seed: int)
                 "output_dir": output / "training",
             }, ("preparing",),
         ),
-        _sampling(output, "named before", models, num_images, before),
-        *(_classifying(output, role) for role in ROLES),
+        *([_sampling(output, "named before", models, num_images, before)] if named else []),
+        *(_classifying(output, role, named) for role in ROLES),
         Stage(
             "aligning", "aligning", ["align.json"], aligned / "model.pt", {
                 "cohort_dir": output / "cohort", "ckpt_dir": models, "classifier_dir": models, "aligned_dir": aligned,
@@ -183,7 +212,7 @@ def _stages(output: Path, num_images: int, resample_from: int | None, seed: int)
         *others,
         _sampling(output, "neutral before", models, num_images, before),
         _sampling(output, "neutral after", aligned, num_images, after),
-        _sampling(output, "named after", aligned, num_images, after),
+        *([_sampling(output, "named after", aligned, num_images, after)] if named else []),
     ]  # fmt: skip
 
 
@@ -209,7 +238,7 @@ def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) 
     ]  # fmt: skip
 
 
-def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, reference: bool) -> Stage:
+def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, named: bool, reference: bool) -> Stage:
     arms = ["before", "after", *(("retrained", "resampled") if alternatives else ())]
     preparing = ("preparing", "preparing the reference") if reference else ("preparing",)
     return Stage(
@@ -218,24 +247,25 @@ def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, refer
             "output_dir": output / "evaluation", "alignment": output / "aligning" / "alignment.json",
             "reference_dir": output / "reference" if reference else output / "cohort",
             "arms": {arm: str(output / FOLDERS.get(arm, f"neutral {arm}")) for arm in arms},
-            "named": {arm: str(output / f"named {arm}") for arm in ("before", "after")},
+            "named": {arm: str(output / f"named {arm}") for arm in ("before", "after")} if named else None,
         }, (*preparing, *(stage.name for stage in stages)),
     )  # fmt: skip
 
 
 def _sampling(output: Path, name: str, ckpt_dir: Path, num_images: int, needs: Sequence[str], **more: Any) -> Stage:
     folder = output / name
-    own = {"cohort_dir": output / "cohort", "ckpt_dir": ckpt_dir, "prompts": name.split()[0], "num_images": num_images}
-    own |= {"output_dir": folder, **more}
-    return Stage(f"sampling {name}", "sampling", ["inference.json"], folder / "summary.json", own, needs)
+    own = {"cohort_dir": output / "cohort", "ckpt_dir": ckpt_dir, "num_images": num_images, "output_dir": folder}
+    if name.split()[0] == NAMED:
+        own["prompts"] = NAMED
+    return Stage(f"sampling {name}", "sampling", ["inference.json"], folder / "summary.json", {**own, **more}, needs)
 
 
-def _classifying(output: Path, role: str) -> Stage:
+def _classifying(output: Path, role: str, named: bool) -> Stage:
     name, folder = f"classifying {role}", output / "models" / role
     own: dict[str, Any] = {"cohort_dir": output / "cohort", "output_dir": folder, "role": role}
     needs = ["training"]
     # the judge knows real images alone
-    if role != "judge":
+    if named and role != "judge":
         own["generated"] = output / "named before"
         needs.append("sampling named before")
     return Stage(name, "training", ["classify.json"], folder / "summary.json", own, needs, "classifying")

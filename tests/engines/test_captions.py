@@ -9,14 +9,9 @@ pytest.importorskip("transformers")
 from medi_monai.cohort import Cohort
 from medi_monai.engines import captions as engine
 from medi_monai.engines.captions import (
-    attribute_words,
     captioned_cohort,
-    generated_cohort,
     load_caption_schema,
     load_readers,
-    named_prompts,
-    naming_cohort,
-    prompt_plan,
     subgroup_target,
     text_model_dir,
 )
@@ -25,10 +20,6 @@ from medi_monai.networks.text import CaptionSchema, load_text_encoder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest
 
-TEMPLATES = {
-    "templates": ["brain of a {age} {sex}", "brain of a {age} patient"],
-    "words": {"sex": {"female": "woman", "male": "man"}, "age": {"young": "young", "old": "old"}},
-}
 #: caption, sex, age, rows
 ROWS = [
     ("brain of a young man", "male", "young", 6),
@@ -51,86 +42,6 @@ def cohort(tmp_path_factory):
             rows.append((name, f"p{len(rows)}", caption, sex, age, "train" if len(rows) < 14 else "val"))
     table = pd.DataFrame(rows, columns=["image", "patient", "caption", "sex", "age", "split"], dtype="str")
     return Cohort(table.assign(slide=table["patient"], x="0", y="0", mpp="1.0"), root)
-
-
-def plan_of(prompts, num_images, cohort, templates=TEMPLATES, attribute="sex"):
-    return prompt_plan(prompts, num_images, lambda: cohort, templates, attribute)
-
-
-def counts(plan):
-    return dict(plan[["caption", "count"]].itertuples(index=False, name=None))
-
-
-def test_neutral_prompts_leave_the_attribute_open(cohort):
-    # 8 of 12 rows of known shares: age as it occurs, and no sex
-    plan = plan_of("neutral", 16, cohort)
-    assert counts(plan) == {"brain of a young patient": 10, "brain of an old patient": 6}
-    with pytest.raises(InputError, match="all 2 templates name"):
-        plan_of("neutral", 16, cohort, attribute="sex|age")
-    with pytest.raises(InputError, match="templates"):
-        plan_of("neutral", 16, cohort, templates=None)
-
-
-def test_named_prompts_have_every_value_alike(cohort):
-    plan = plan_of("named", 8, cohort)
-    assert counts(plan) == {"brain of a young woman": 4, "brain of a young man": 2, "brain of an old man": 2}
-    # without templates, a value names itself
-    plain = plan_of("named", 6, captions_of("male", "female", "other"), None)
-    assert counts(plain) == {"female brain": 3, "male brain": 3}
-    assert plan_of("named", 3, cohort)["count"].sum() == 2
-    with pytest.raises(InputError, match="num_images = 1: there are 2 values"):
-        plan_of("named", 1, cohort)
-    with pytest.raises(InputError, match="no caption in training names 'female'"):
-        plan_of("named", 8, captions_of("male", "female", "other", only="male"), None)
-
-
-def captions_of(*words, only=None):
-    rows = [(f"{word} brain", word if word != "other" else "male") for word in words if only in (None, word)]
-    rows += [("a brain", "female")]
-    return Cohort(pd.DataFrame(rows, columns=["caption", "sex"], dtype="str"), "nowhere")
-
-
-def test_few_named_prompts_are_spread_over_the_captions():
-    table = pd.DataFrame({"caption": [f"man {place}" for place in range(9)] + ["woman"], "sex": "male"}, dtype="str")
-    plan = named_prompts(Cohort(table, "nowhere"), {"male": ("man",), "female": ("woman",)}, 6)
-    assert counts(plan) == {"man 2": 1, "man 5": 1, "man 8": 1, "woman": 3}
-
-
-def test_prompts_of_a_file_and_of_a_list_need_no_cohort(tmp_path):
-    def refused():
-        raise AssertionError("the cohort was asked for")
-
-    (tmp_path / "prompts.txt").write_text("# two\nbrain\nanother brain\n")
-    for prompts in (str(tmp_path / "prompts.txt"), ["brain", "another brain"]):
-        assert counts(prompt_plan(prompts, 5, refused, None, "sex")) == {"brain": 3, "another brain": 2}
-    for prompts, message in (([], "holds no prompt"), (str(tmp_path / "gone.txt"), "no file of prompts")):
-        with pytest.raises(InputError, match=message):
-            prompt_plan(prompts, 5, refused, None, "sex")
-
-
-def test_the_anchor_sees_captions_that_name_the_attribute(cohort, capsys):
-    assert set(naming_cohort(cohort, TEMPLATES, "sex").table["caption"]) == {row[0] for row in ROWS[:3]}
-    assert len(naming_cohort(cohort, TEMPLATES, "sex|age")) == len(naming_cohort(cohort, TEMPLATES, "sex")) == 12
-    assert capsys.readouterr().out == ""
-    silent = Cohort(cohort.table[12:].reset_index(drop=True), cohort.root)
-    assert naming_cohort(silent, TEMPLATES, "sex") is None
-    assert "no caption in training names 'sex'" in capsys.readouterr().out
-    assert attribute_words(cohort, TEMPLATES, "sex")["female"][0] == "woman"
-    with pytest.raises(InputError, match="race"):
-        attribute_words(cohort, TEMPLATES, "race")
-
-
-def test_sampled_images_are_labeled_by_what_was_asked_for(cohort, tmp_path):
-    captions = ["brain of an old woman", "brain of a young man", "brain of an old patient"]
-    for place in range(3):
-        Image.new("RGB", (16, 16)).save(tmp_path / f"{place}.png")
-    manifest = pd.DataFrame({"image": [f"{place}.png" for place in range(3)], "caption": captions})
-    manifest.to_csv(tmp_path / "manifest.csv", index=False)
-    made = generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
-    assert made.table[["image", "sex"]].values.tolist() == [["0.png", "female"], ["1.png", "male"]]
-    manifest.tail(1).to_csv(tmp_path / "manifest.csv", index=False)
-    with pytest.raises(InputError, match="--prompts named"):
-        generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
 
 
 def test_rows_of_a_split(cohort):

@@ -38,23 +38,23 @@ def experiment(tmp_path, monkeypatch):
 
     class Schedule:
         def __init__(self, bundle, output, options, stage_options, at_once):
-            self.bundle, self.stage_options, self.seconds = bundle, stage_options, {}
+            self.bundle, self.options, self.stage_options, self.seconds = bundle, options, stage_options, {}
 
         def run(self, stages):
             for stage in stages:
                 # what it needs was there before, or is in the list before it
                 assert {*stage.needs} <= set(self.seconds), stage.name
                 own = self.stage_options[stage.kind or stage.run_id]
-                started.append((stage, own))
                 known = read_json(self.bundle / "configs" / stage.configs[0])
                 assert {*stage.options, *own} <= set(known), stage.name
+                started.append((stage, {**{k: v for k, v in self.options.items() if k in known}, **own}))
                 leave(stage)
                 self.seconds[stage.name] = 10.0 if stage.run_id == "aligning" else 1.0
 
     def leave(stage):
         if stage.name == "preparing":
-            table = pd.DataFrame({"sex": ["female", "male"], "split": "train", "caption": "a brain"})
-            table = table.assign(image=["a.png", "b.png"], slide="s", patient="p")
+            table = pd.DataFrame({"sex": ["female", "male"], "split": "train", "caption": run.captions})
+            table = table.assign(image=["a.png", "b.png"], slide="s", patient="p", age="50", lesion="left")
             stage.options["output_dir"].mkdir(parents=True, exist_ok=True)
             table.to_csv(stage.options["output_dir"] / "cohort.csv", index=False)
         elif stage.run_id == "aligning":
@@ -71,7 +71,7 @@ def experiment(tmp_path, monkeypatch):
         fair_experiment.fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["resample_from"])
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
-    run.why_none, run.started = None, started
+    run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]
     monkeypatch.setattr(fair_experiment, "Schedule", Schedule)
     return run
 
@@ -91,7 +91,7 @@ def test_alternatives_begin_from_the_untuned_model_and_meet_in_the_evaluation(ex
     assert {k: v for k, v in before.items() if k not in own} == {k: v for k, v in other.items() if k not in own}
     # and another noise for what is chosen from
     drawn = stages["sampling neutral to choose from"]
-    assert drawn["seed"] == 1 and "seed" not in before and drawn["num_images"] == 1800
+    assert drawn["seed"] == 1 and before["seed"] == 0 and drawn["num_images"] == 1800
     assert drawn["output_dir"] == stages["resampling"]["sampling_dir"] and drawn["ckpt_dir"] == before["ckpt_dir"]
     arms = stages["evaluation"]["arms"]
     assert list(arms) == ["before", "after", "retrained", "resampled"]
@@ -152,9 +152,48 @@ def test_a_target_that_cannot_be_is_refused_early(experiment, target, message, s
 
 
 def test_captions_that_are_read_have_no_neutral_prompts(experiment):
-    with pytest.raises(InputError, match="which `templates` make"):
-        experiment(templates=None)
+    for templates in (None, {"words": {"sex": {"male": "man"}}}):
+        with pytest.raises(InputError, match="which `templates` make.*give --prompts"):
+            experiment(templates=templates)
     assert not experiment.started
+
+
+def test_own_prompts_are_kept_under_the_name_of_their_content(experiment, tmp_path):
+    given = tmp_path / "mine.txt"
+    given.write_text("a brain\n")
+    stages = experiment(templates=None, prompts=str(given))
+    kept = {stages[name]["prompts"] for name in ("aligning", "sampling neutral before", "sampling neutral after")}
+    assert len(kept) == 1 and Path(*kept).read_text() == "a brain\n" and Path(*kept).parent == tmp_path
+    given.write_text("another brain\n")
+    assert experiment(templates=None, prompts=str(given))["aligning"]["prompts"] not in kept
+    assert experiment(prompts=["a brain"])["aligning"]["prompts"] == ["a brain"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message", "stages"),
+    [
+        ("gone.txt", "no file of prompts at gone.txt", 0),
+        (["brain of a man"], "all 1 prompts name sex", 2),
+        ([], "holds no prompt", 2),
+    ],
+)
+def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, stages):
+    with pytest.raises(InputError, match=message):
+        experiment(prompts=prompts)
+    assert len(experiment.started) == stages
+
+
+def test_where_captions_do_not_name_the_subgroup_the_experiment_goes_without_such_images(experiment, capsys):
+    experiment.captions = ["a brain of a woman", "a brain"]
+    stages = experiment()
+    assert "warning: no caption in training names 'male'" in capsys.readouterr().out
+    assert not any("named" in name for name in stages)
+    assert stages["evaluation"]["named"] is None and "generated" not in stages["classifying guide"]
+    experiment.captions = ["a brain of a woman", "a brain of a man"]
+    stages = experiment()
+    assert "warning" not in capsys.readouterr().out
+    assert stages["sampling named before"]["prompts"] == "named"
+    assert stages["classifying guide"]["generated"] == stages["sampling named before"]["output_dir"]
 
 
 def test_own_images_are_not_compared_with_the_demo():

@@ -45,7 +45,7 @@ class CaptionTable:
             of another), ``slide`` (the image's path by default), ``caption``, ``split`` (for a table that comes
             split) name a column; ``image`` is a pattern of columns in braces, ``{image}`` by default.
         templates: captions are composed by these instead of read: :class:`CaptionTemplates`, a list of templates, or
-            ``{templates: …, words: …, seed: …}``.
+            ``{templates: …, words: …, seed: …}``. With words alone captions are read, and these name values in them.
         mapping: what becomes of columns on their way to attributes and templates, as
             :mod:`medi_monai.cohort.tables.mapping` describes it.
         missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
@@ -73,7 +73,7 @@ class CaptionTable:
         if self.templates is not None:
             object.__setattr__(self, "templates", CaptionTemplates.from_setting(self.templates))
         has_captions = self.is_roco or bool(self.columns.get("caption"))
-        if has_captions == (self.templates is not None):
+        if has_captions == self.composes:
             given = "both are given" if has_captions else "neither is"
             raise InputError(
                 f"captions come from a column (columns: {{caption: …}}, or ROCO's) or from `templates`, and {given}"
@@ -85,6 +85,11 @@ class CaptionTable:
                 raise InputError(f"the attribute {name!r} has the name of a column of every cohort; rename it")
         if not self.is_roco:
             self._image_table(Path("."))
+
+    @property
+    def composes(self) -> bool:
+        """Whether captions are composed, and not read."""
+        return self.templates is not None and self.templates.composes
 
     @property
     def is_roco(self) -> bool:
@@ -146,7 +151,7 @@ class CaptionTable:
             InputError: as :meth:`medi_monai.cohort.ImageTable.rows`, and for a column that a template names and the
                 table lacks, or a split of another name.
         """
-        if self.templates is not None:
+        if self.templates is not None and not self.is_roco:
             self._check_templates()
         found = []
         for source, part in self._sources():
@@ -229,7 +234,7 @@ class CaptionTable:
         if self.columns.get("patient", "patient") is None:
             rows["patient"] = rows["image"]
         rows["split"] = _split_names(rows[_SPLIT], self.table_name) if _SPLIT in rows else ""
-        if self.templates is not None:
+        if self.composes:
             rows["caption"], problem = self.templates.fill(rows, "image", self.missing or ())
             rows["problem"] = rows["problem"].mask(rows["problem"] == "", problem)
         return rows

@@ -10,6 +10,7 @@
       age: {bins: [40, 60], words: [young, middle-aged, old]}
 
 ``{age:.0f}`` is the number itself, ``{age}`` the word for its range. A template that names no sex is neutral in it.
+Where captions are read and not composed, words alone say what names a value in them.
 """
 
 from __future__ import annotations
@@ -135,13 +136,14 @@ class CaptionTemplates:
     """Templates, and the words for values in them.
 
     Args:
-        templates: texts, or ``{text: …, weight: …}``; of those whose columns a row has, one is drawn.
+        templates: texts, or ``{text: …, weight: …}``; of those whose columns a row has, one is drawn. None where
+            captions are read and there are but words.
         words: for the values of a column, as :meth:`medi_monai.cohort.captions.words.WordRule.from_setting` reads
             them. A field with the format of a number, as ``{age:.0f}``, is the number all the same.
         seed: of the draws; each depends on it and on the row's name alone, never on other rows.
 
     Raises:
-        InputError: for no template, a broken one, or words that contradict themselves.
+        InputError: for neither templates nor words, a broken template, or words that contradict themselves.
     """
 
     templates: Sequence[Any]
@@ -149,14 +151,14 @@ class CaptionTemplates:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.templates, (str, Mapping)) or not self.templates:
+        if isinstance(self.templates, (str, Mapping)) or not (self.templates or self.words):
             raise InputError(f"templates = {self.templates!r}: give a list of one or more")
         object.__setattr__(self, "templates", tuple(Template.from_setting(item) for item in self.templates))
         object.__setattr__(self, "words", parse_words(self.words))
 
     @classmethod
     def from_setting(cls, setting: Any) -> CaptionTemplates:
-        """From a list of templates, or ``{templates: …, words: …, seed: …}``."""
+        """From a list of templates, or ``{templates: …, words: …, seed: …}``, where words may stand alone."""
         if isinstance(setting, cls):
             return setting
         if not isinstance(setting, Mapping):
@@ -165,6 +167,11 @@ class CaptionTemplates:
             if key not in ("templates", "words", "seed"):
                 raise unknown_value("key of `templates`", key, ("templates", "words", "seed"))
         return cls(**{"templates": (), **setting})
+
+    @property
+    def composes(self) -> bool:
+        """Whether there is a template, and not only words."""
+        return bool(self.templates)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -209,11 +216,12 @@ class CaptionTemplates:
         rule: WordRule | None = self.words.get(attribute)
         if rule is not None and rule.ranges:
             return {word: (word,) for word in rule.ranges}
-        words = dict(rule.words) if rule is not None else {}
+        rule = rule or WordRule(attribute)
+        named = dict.fromkeys(rule.words)
         for value in clean_cells(pd.Series(list(values), dtype="str")).unique():
             if value and pd.isna(pd.to_numeric(value, errors="coerce")):
-                words.setdefault(str(value), str(value))
-        return {value: tuple(dict.fromkeys((word, value))) for value, word in words.items()}
+                named[str(value)] = None
+        return {value: rule.names(value) for value in named}
 
     def notes(self, table: pd.DataFrame) -> list[str]:
         """Words that no value of a table needs, a line each."""

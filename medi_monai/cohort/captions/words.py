@@ -37,6 +37,7 @@ class WordRule:
     Args:
         column: its name.
         words: a word for each value; other values stand for themselves.
+        synonyms: further words for a value, which captions that are read may have.
         edges: of the ranges of a number, increasing; a range is closed below and open above.
         ranges: the words for the ranges, one more than there are edges.
     """
@@ -45,10 +46,13 @@ class WordRule:
     words: Mapping[str, str] = field(default_factory=dict)
     edges: tuple[float, ...] = ()
     ranges: tuple[str, ...] = ()
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_setting(cls, column: str, content: Any) -> WordRule:
         """From ``{male: man, female: woman}`` or ``{bins: [40, 60], words: [young, middle-aged, old]}``.
+
+        A list, ``{male: [man, gentleman]}``, composes by its first word; the others name the value as well.
 
         Raises:
             InputError: for anything else, edges that do not increase, or words that are not one for each range.
@@ -59,8 +63,10 @@ class WordRule:
                 f"{where} = {content!r}: give a word for each value, as {{male: man, female: woman}}, or for each "
                 "range, as {bins: [40, 60], words: [young, middle-aged, old]}"
             )
-        if not set(content) & {"bins"}:
-            return cls(column, {_text(value, where): _word(word, where) for value, word in content.items()})
+        if "bins" not in content:
+            words = {_text(value, where): _words(given, where) for value, given in content.items()}
+            first = {value: given[0] for value, given in words.items()}
+            return cls(column, first, synonyms={value: given[1:] for value, given in words.items() if given[1:]})
         for key in content:
             if key not in BIN_KEYS:
                 raise unknown_value(f"key in {where}", key, BIN_KEYS)
@@ -68,7 +74,13 @@ class WordRule:
 
     def settings(self) -> dict:
         """The rule as a config has it."""
-        return {"bins": list(self.edges), "words": list(self.ranges)} if self.ranges else dict(self.words)
+        if self.ranges:
+            return {"bins": list(self.edges), "words": list(self.ranges)}
+        return {**self.words, **{value: [self.words[value], *others] for value, others in self.synonyms.items()}}
+
+    def names(self, value: str) -> tuple[str, ...]:
+        """The words that name a value in a caption, the value itself among them."""
+        return tuple(dict.fromkeys([self.words.get(value, value), *self.synonyms.get(value, ()), value]))
 
     def apply(self, values: pd.Series) -> tuple[pd.Series, pd.Series]:
         """The words of clean values, and what is wrong with a value, else empty; missing values stay empty."""
@@ -114,6 +126,14 @@ def _word(value: Any, where: str) -> str:
     if not word:
         raise InputError(f"{where}: a word is empty; a template without {{column}} says nothing of it")
     return word
+
+
+def _words(given: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)):
+        return (_word(given, where),)
+    if not given:
+        raise InputError(f"{where}: a list of words is empty")
+    return tuple(_word(word, where) for word in given)
 
 
 def _edges(bins: Any, where: str) -> tuple[float, ...]:

@@ -67,6 +67,18 @@ def test_mapped_columns_fill_templates(folder):
     assert rows["years"].tolist() == ["0-49", "0-49", "50-99", ""]
 
 
+def test_captions_that_are_read_may_come_with_words(folder, capsys):
+    pd.DataFrame(TABLE).assign(text="a man").to_csv(folder / "slices.csv", index=False)
+    words = {"words": {"sex": {"male": ["man", "gentleman"], "femal": "woman"}}}
+    source = CaptionTable(folder, attributes=("sex",), columns={"caption": "text"}, templates=words)
+    rows = source.rows()
+    assert set(rows["caption"]) == {"a man"} and "sex" in rows and source.metadata == ("sex",)
+    assert "'femal' (is 'female' meant?)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="column in `words` 'sexx'.*did you mean 'sex'"):
+        wrong = {"words": {"sexx": {"male": "man"}}}
+        CaptionTable(folder, columns={"caption": "text"}, templates=wrong).rows()
+
+
 def test_roles(folder):
     columns = {"caption": "text", "patient": None, "slide": "patient", "image": "slices/{name}.png"}
     table = pd.DataFrame(TABLE).assign(name=["b_1", "a_1", "a_2", "c_1"])
@@ -120,6 +132,7 @@ def test_a_split_of_the_table_keeps_patients_on_one_side(folder, capsys):
     [
         ({}, "neither is"),
         ({"templates": ["a"], "columns": {"caption": "text"}}, "both are given"),
+        ({"templates": {"words": {"sex": {"male": "man"}}}}, "neither is"),
         ({"templates": ["a"], "columns": {"imgae": "x"}}, "did you mean 'image'"),
         ({"templates": ["a"], "attributes": "sex"}, "lists of strings"),
         ({"templates": ["a"], "attributes": ["caption"]}, "rename it"),

@@ -152,6 +152,15 @@ def test_words_that_name_the_values_of_an_attribute():
     assert templates.names_of("slice", ["1", "2"]) == {}
 
 
+def test_words_stand_alone_where_captions_are_read():
+    words = CaptionTemplates.from_setting({"words": {"sex": {"male": ["man", "gentleman"]}}})
+    assert not words.composes and words.columns == () and CaptionTemplates(["a {sex}"]).composes
+    assert words.names_of("sex", ["female"]) == {"male": ("man", "gentleman", "male"), "female": ("female",)}
+    assert CaptionTemplates.from_setting(words.settings()) == words
+    with pytest.raises(InputError, match="give a list of one or more"):
+        CaptionTemplates([])
+
+
 def test_words_that_no_value_needs_are_noted():
     notes = CaptionTemplates(["a {sex}"], {"sex": {"mael": "man", "female": "woman"}}).notes(table(20))
     assert len(notes) == 1 and "'mael' (is 'male' meant?)" in notes[0]

@@ -38,6 +38,14 @@ def test_words_of_values_leave_others_as_they_are():
     assert rule.apply(pd.Series(["2", "3", "4", ""]))[0].tolist() == ["low-grade", "high-grade", "4", ""]
 
 
+def test_of_several_words_the_first_composes_and_all_name():
+    content = {"male": ["man", "gentleman"], "female": "woman"}
+    rule = WordRule.from_setting("sex", content)
+    assert rule.apply(pd.Series(["male", "female"]))[0].tolist() == ["man", "woman"]
+    assert rule.names("male") == ("man", "gentleman", "male") and rule.names("other") == ("other",)
+    assert rule.settings() == content and WordRule.from_setting("sex", rule.settings()) == rule
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -47,6 +55,8 @@ def test_words_of_values_leave_others_as_they_are():
         ({"bins": [], "words": ["a"]}, "list of edges"),
         ({"bins": [40], "word": ["a", "b"]}, "did you mean 'words'"),
         ({"male": ""}, "is empty"),
+        ({"male": []}, "list of words is empty"),
+        ({"male": ["man", ""]}, "is empty"),
         ({"male": False}, "put it in quotes"),
         ({}, "a word for each value"),
         ("man", "a word for each value"),
