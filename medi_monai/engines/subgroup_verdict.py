@@ -48,6 +48,9 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
     answer, finding = _of_target(content, arm, name)
     quality = [*_of_fidelity(content, arm), *_of_diversity(content, arm), *_of_pairs(content, arm)]
     quality += _of_obedience(content, arm)
+    if content["judge"]["at_chance"]:
+        # what rests on who cannot read is not in order
+        quality = [{**one, "level": "note"} if one["level"] == "ok" else one for one in quality]
     lost = any(one["level"] == "error" for one in quality)
     if lost and answer == "met":
         answer = "quality lost"
@@ -183,10 +186,11 @@ def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
         return []
     low = stayed["value"] < LEAST_CONSISTENCY
     lost = low and edges is not None and edges[1] < LEAST_CONSISTENCY
+    moved = f"{figure_text(one['changed'], 3)} ({one['changed']['n']:,} pairs)"
+    changed = f"those that changed it {moved}" if one["changed"]["n"] else "none changed it"
     text = (
         f"Images of the same noise that kept their subgroup have a cosine of {figure_text(stayed, 3)} "
-        f"({stayed['n']:,} pairs), those that changed it {figure_text(one['changed'], 3)} ({one['changed']['n']:,} "
-        f"pairs); images of other noise {number(one['unrelated']['value'], 3)}."
+        f"({stayed['n']:,} pairs), {changed}; images of other noise {number(one['unrelated']['value'], 3)}."
     )
     return [_finding("error" if lost else "warning" if low else "ok", text)]
 
@@ -206,7 +210,11 @@ def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
             f"before, and in {figure_text(by_arm[arm]['share'], 3)} of those of {arm}: {figure_text(ratio, 3)} of "
             "what it was."
         )
-        found.append(_finding("error" if lost else "warning" if low else "ok", text))
+        chance, before = 1 / max(len(by_arm["before"]["by_value"]), 1), edges_of(by_arm["before"]["share"])
+        blind = before is not None and before[0] <= chance
+        if blind:
+            text += f" The untuned model does not obey beyond chance ({chance:.2f}), so that this says little."
+        found.append(_finding("error" if lost else "warning" if low or blind else "ok", text))
     return found
 
 

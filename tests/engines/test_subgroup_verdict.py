@@ -87,3 +87,37 @@ def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     assert levels["Worse perhaps"] == levels["Less diverse perhaps"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"]["ci95"] = [0.7, 0.88]
     assert alignment_verdict(content)["answer"] == "quality lost"
+
+
+def of(value, low, high, n=200):
+    return {"value": value, "ci95": [low, high], "n": n}
+
+
+def test_obedience_that_was_chance_before_is_pointed_out():
+    content = verdict_content((300, 300), (300, 300))
+
+    def finding(share):
+        before = {"share": share, "by_value": dict.fromkeys(VALUES, share), "ratio": of(1, 1, 1)}
+        content["named_prompts"] = {"shade": {"before": before, "after": before}}
+        return next(one for one in alignment_verdict(content)["findings"] if "name shade" in one["text"])
+
+    assert finding(of(0.98, 0.95, 0.99))["level"] == "ok"
+    blind = finding(of(0.52, 0.45, 0.59))
+    assert blind["level"] == "warning" and "does not obey beyond chance (0.50)" in blind["text"]
+
+
+def test_pairs_that_all_kept_their_subgroup():
+    content = verdict_content((300, 300), (300, 300))
+    pairs = {"stayed": of(0.99, 0.98, 0.995), "changed": {"value": None, "ci95": None, "n": 0}}
+    content["consistency"]["after"] = {**pairs, "unrelated": of(0.1, 0.1, 0.1)}
+    texts = " ".join(one["text"] for one in alignment_verdict(content)["findings"])
+    assert "(200 pairs), none changed it; images of other noise" in texts
+
+
+def test_what_a_judge_at_chance_level_reads_is_never_in_order():
+    content = verdict_content((300, 300), (300, 300))
+    assert [one["level"] for one in alignment_verdict(content)["findings"]] == ["ok"] * 3
+    content["judge"]["at_chance"] = ["shade"]
+    verdict = alignment_verdict(content)
+    assert verdict["answer"] == "undecided"
+    assert [one["level"] for one in verdict["findings"]] == ["error", "note", "note"]
