@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from medi_monai.report.alignment_plots import curve_plot, has_prompts, proportion_bars
+from medi_monai.report.alignment_plots import corrected_distance, curve_plot, has_prompts, proportion_bars
 from medi_monai.report.alternatives_table import add_alternatives
 from medi_monai.report.evaluation_page import Closest, add_closest
 from medi_monai.report.grids import labeled_grid
@@ -89,7 +89,7 @@ def _add_answer(page: Page, content: Mapping[str, Any]) -> None:
             page.figure(
                 proportion_bars(content, part),
                 f"Shares of {part} with 95 % intervals; the black line is the target. Left as the judge reads the "
-                "images, right behind its own mistakes.",
+                "images; right, where they are known, behind its own mistakes.",
             )
 
 
@@ -134,12 +134,13 @@ def _add_readings(page: Page, content: Mapping[str, Any]) -> None:
             rows[arm] = {value: figure_text(one, 3) for value, one in read[part].items()}
             rows[arm]["images"] = next(iter(read[part].values()))["n"]
             behind = content["distance_to_target"][arm][part].get("corrected") or {}
+            if behind.get("undefined"):
+                page.notice(f"{arm}, {part}: not corrected, for {behind['undefined']}.", "warning")
+                continue
             rows[f"{arm}, corrected"] = {
                 **{value: figure_text(one, 3) for value, one in (behind.get("proportions") or {}).items()},
                 "images": rows[arm]["images"],
             }
-            if behind.get("undefined"):
-                page.notice(f"{arm}, {part}: not corrected, for {behind['undefined']}.", "warning")
         page.table(share_table(rows, "images"), f"Shares of {part}")
         _add_distances(page, content, part)
 
@@ -149,7 +150,7 @@ def _add_distances(page: Page, content: Mapping[str, Any], part: str) -> None:
     for arm, distances in content["distance_to_target"].items():
         one = distances[part]
         row = {"total variation, judge": figure_text(one["total_variation"], 3)}
-        behind = one.get("corrected") or {}
+        behind = corrected_distance(one)
         row["total variation, judge, corrected"] = figure_text(behind.get("total_variation"), 3)
         for name, read in content["readers"].items():
             row[f"total variation, {name}"] = figure_text(read["distance_to_target"][arm][part]["total_variation"], 3)

@@ -12,23 +12,30 @@ from matplotlib.ticker import MaxNLocator
 from medi_monai.report.plots import OTHERS, arm_legend, plain_axes
 from medi_monai.report.words import edges_of, known, short
 
-__all__ = ["curve_plot", "proportion_bars"]
+__all__ = ["corrected_distance", "curve_plot", "proportion_bars"]
 
 FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
 READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
 
 
+def corrected_distance(distance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What lies behind the judge's mistakes; empty where it could not be corrected."""
+    corrected: Mapping[str, Any] = distance.get("corrected") or {}
+    return {} if corrected.get("undefined") else corrected
+
+
 def proportion_bars(content: Mapping[str, Any], part: str) -> Figure:
-    """Shares by value and arm, as read and corrected, with intervals, beside the target."""
+    """Shares by value and arm, as read and, where that is known, corrected, with intervals, beside the target."""
     target, arms = content["target"]["parts"][part], list(content["proportions"])
     colors = _colors(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    corrected = {arm: one[part].get("corrected", {}).get("proportions", {})
-                 for arm, one in content["distance_to_target"].items()}  # fmt: skip
-    read = {arm: one[part] for arm, one in content["proportions"].items()}
+    distances = content["distance_to_target"]
+    corrected = {arm: corrected_distance(one[part]).get("proportions", {}) for arm, one in distances.items()}
+    shown = {"as the judge reads": {arm: one[part] for arm, one in content["proportions"].items()}}
+    shown |= {"corrected for its mistakes": corrected} if any(corrected.values()) else {}
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     width = 0.8 / len(arms)
-    for axes, shares, title in zip(panels, (read, corrected), ("as the judge reads", "corrected for its mistakes")):
+    for axes, (title, shares) in zip(panels, shown.items()):
         for nth, arm in enumerate(arms):
             for place, value in enumerate(target):
                 left = place - 0.4 + (nth + 0.5) * width

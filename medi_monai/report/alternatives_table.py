@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medi_monai.report.alignment_plots import corrected_distance
 from medi_monai.report.page import Page
 from medi_monai.report.words import DASH, figure_text, known, number, share_table
 
@@ -71,7 +72,7 @@ def _column(content: Mapping[str, Any], arm: str) -> dict[str, str]:
     return {
         "answer": content["verdict"].get(arm, {}).get("answer", DASH),
         "distance to the target, judge": figure_text(distance["total_variation"], 3),
-        "the same, corrected": figure_text((distance.get("corrected") or {}).get("total_variation"), 3),
+        "the same, corrected": figure_text(corrected_distance(distance).get("total_variation"), 3),
         "cosine with the image before, subgroup kept": figure_text(pairs.get("stayed"), 3),
         "the same, subgroup changed": figure_text(pairs.get("changed"), 3),
         "Fréchet distance to real images of the target": figure_text(all_images["frechet_distance"]),

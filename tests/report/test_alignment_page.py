@@ -153,6 +153,10 @@ def test_what_is_not_there_is_left_out(page):
                                       "num_stayed": 0, "num_changed": 0}}  # fmt: skip
     text = visible(page(given, {"stayed": {}, "changed": {}}))
     assert "No CLIP model was given" in text and "not corrected, for no reason" in text
+    assert "after, corrected" not in text
+    for one in given["distance_to_target"].values():
+        one["sex"]["corrected"] = given["distance_to_target"]["after"]["sex"]["corrected"]
+    assert len(proportion_bars(given, "sex").axes) == 1
     assert "as three classifiers saw it" not in text and "Prompts that name the attribute" not in text
 
 
