@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -99,13 +100,14 @@ def make_target(
             Every subgroup has to be given, 0 where none is wanted.
         attributes: the classifier's attributes, with their values in its order.
         table: reference, one row per image or patient, with a column per attribute; rows with a missing cell are left
-            out.
+            out. With a column ``count`` or ``share``, a row stands for so many.
         names: the attributes to align; left out, those that ``spec`` names, or all.
 
     Raises:
         InputError: for shares that are negative or do not sum to 1, for an attribute or a value that the classifier
-            does not have, and for a subgroup without a share.
+            does not have, for a subgroup without a share, and for a table that ``spec`` does not ask for.
     """
+    _check_unused(spec, table)
     by_attribute = _is_by_attribute(spec, attributes)
     chosen = tuple(names if names is not None else spec if by_attribute else attributes)
     for name in chosen:
@@ -133,8 +135,10 @@ def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
         table: the reference table or its path, which is not looked into.
 
     Raises:
-        InputError: for an unknown word, ``table`` without one, and shares that are negative or do not sum to 1.
+        InputError: for an unknown word, ``table`` without one, one that is not asked for, and shares that are
+            negative or do not sum to 1.
     """
+    _check_unused(spec, table)
     if isinstance(spec, str):
         _check_word(spec, table)
     elif set(_mapping(spec)) <= set(names) and all(isinstance(part, Mapping) for part in spec.values()):
@@ -142,6 +146,11 @@ def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
             _total(_flat(part), f"target of {name!r}")
     else:
         _total(_flat(spec), "target")
+
+
+def _check_unused(spec: Any, table: Any) -> None:
+    if table is not None and spec != "table":
+        raise InputError(f"a reference table is given, and the target is {spec!r}: it has to be 'table' to follow it")
 
 
 def _mapping(spec: Any) -> Mapping[Any, Any]:
@@ -154,7 +163,9 @@ def _check_word(spec: str, table: Any) -> None:
     if spec not in ("uniform", "table"):
         raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
     if spec == "table" and table is None:
-        raise InputError("the target is to be that of a table, and no reference table is given")
+        raise InputError(
+            "the target is to be that of a table, and no reference table is given: its path is target_table"
+        )
 
 
 def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Sequence[str]]) -> bool:
@@ -190,10 +201,25 @@ def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table:
     known = (codes >= 0).all(axis=1)
     if not known.any():
         raise InputError(f"none of the {len(table)} rows of the reference table has {' and '.join(names)}")
-    counts = codes[known].value_counts()
-    shares = {tuple(key): count / int(known.sum()) for key, count in counts.items()}
+    weights = _weights(table)[known]
+    if not weights.sum() > 0:
+        raise InputError(f"the rows of the reference table with {' and '.join(names)} count nothing")
+    sums = weights.groupby([codes.loc[known, name] for name in names]).sum() / weights.sum()
+    shares = {key if isinstance(key, tuple) else (key,): share for key, share in sums.items()}
     places = itertools.product(*(range(int(size)) for size in _sizes(groups)))
     return tuple(float(shares.get(place, 0.0)) for place in places)
+
+
+def _weights(table: pd.DataFrame) -> pd.Series:
+    """What each row counts: one, or what ``count`` or ``share`` says."""
+    name = next((name for name in ("count", "share") if name in table.columns), None)
+    if name is None:
+        return pd.Series(1.0, index=table.index)
+    weights = pd.to_numeric(table[name], errors="coerce")
+    wrong = ~(weights >= 0) | np.isinf(weights)
+    if wrong.any():
+        raise InputError(f"{name} = {table.loc[wrong, name].iloc[0]!r} in the reference table: it has to be 0 or more")
+    return weights
 
 
 def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:

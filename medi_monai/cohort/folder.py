@@ -15,7 +15,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
 from medi_monai.utils.workers import LOCK_FILES, one_at_a_time
 
-__all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "write_rejected"]
+__all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
 
 SETTINGS_FILE = "preparation.json"
 #: rows and files that gave nothing, and why
@@ -57,6 +57,11 @@ def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Se
     rejected = rows.loc[wrong, ["image", "slide"]].assign(reason=problem[wrong])
     others = pd.DataFrame(stray, columns=["image", "reason"]).assign(slide="")
     write_table(root / REJECTED_FILE, pd.concat([rejected, others])[["image", "slide", "reason"]])
+
+
+def read_rejected(folder: str | os.PathLike) -> pd.DataFrame:
+    """What :func:`write_rejected` wrote: image, slide and reason, as strings."""
+    return pd.read_csv(Path(folder) / REJECTED_FILE, dtype=str, keep_default_na=False)
 
 
 def _claim(root: Path, settings: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ from medi_monai.engines.runs import (
     validation_cohort,
 )
 from medi_monai.engines.sampling import resolve_plan, sample_plan
-from medi_monai.engines.settings import check_model, check_settings, flags
+from medi_monai.engines.settings import check_model, check_settings, check_trained, flags
 from medi_monai.engines.subgroups import evaluate_alignment_run
 from medi_monai.engines.trainer import DiffusionTrainer, train
 
@@ -76,6 +76,7 @@ __all__ = [
     "captioned_cohort",
     "check_model",
     "check_settings",
+    "check_trained",
     "classify_run",
     "clip_features",
     "cohort_target",

@@ -27,7 +27,7 @@ from medi_monai.engines.alignment_watch import SubgroupWatch
 from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.hardening import Hardening, harden
 from medi_monai.engines.images import ImageGenerator
-from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
+from medi_monai.engines.runs import MODEL_FILES, finish_run, save_settings, set_aside
 from medi_monai.engines.trainer import stop_after_step
 from medi_monai.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
 from medi_monai.networks.classifier import AttributeClassifier
@@ -376,7 +376,7 @@ def _save(
         merge_adapter(network)
     model = folder / "model.pt"
     schema.save(folder / "schema.json")
-    write_json(folder / "model.json", {**model_settings, "aligned": record})
+    save_settings(folder, {**model_settings, "aligned": record})
     save_tensors(model, network.state_dict())
     write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
     before, after = watch.curve[0], watch.kept

@@ -28,7 +28,7 @@ from medi_monai.alignment import (
 )
 from medi_monai.cohort import BalancedBatchSampler, PatchDataset
 from medi_monai.engines.alignment_pool import ReferencePool, by_parts
-from medi_monai.engines.settings import KINDS
+from medi_monai.engines.settings import CHOICES, KINDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
 
@@ -44,9 +44,9 @@ __all__ = [
 ]
 
 #: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
-LOSSES = ("matching", "transport")
+LOSSES = CHOICES["subgroup_loss"]
 #: ``prompt``: the images of each prompt, so that the attribute is not tied to what a prompt says; ``batch``: all images
-SCOPES = ("prompt", "batch")
+SCOPES = CHOICES["scope"]
 #: images of a prompt below which they are taken together with those of other such prompts
 FEW = 4
 

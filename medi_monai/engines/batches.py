@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.engines import PrepareBatch
 from monai.inferers import SimpleInferer
+from torch import nn
 
 from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
 from medi_monai.networks.conditioner import drop_to_null
@@ -85,6 +86,9 @@ class DiffusionPrepareBatch(PrepareBatch):
             conditions = self.dropout(conditions, generator)
             if self.augment:
                 images = random_symmetry(images, generator)
+        if isinstance(self.space, nn.Module):
+            # an autoencoder follows its images
+            self.space.to(images.device)
         images = self.space.encode(images)
         timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
         noise = torch.randn(images.shape, generator=generator).to(images.device)

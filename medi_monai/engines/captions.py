@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from medi_monai.alignment import SubgroupTarget, make_target
 from medi_monai.cohort import Cohort, StreamedPatchDataset
 from medi_monai.cohort.captions import CaptionPreparation, prepare_captions
+from medi_monai.cohort.folder import REJECTED_FILE, read_rejected
 from medi_monai.cohort.table import require_columns
 from medi_monai.engines.classifier_accuracy import chance_warnings
 from medi_monai.engines.clip_training import train_clip
@@ -24,8 +26,9 @@ from medi_monai.engines.runs import finish_run
 from medi_monai.networks.classifier import AttributeClassifier, ClassifierEnsemble, load_classifier
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
+from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import cache_dir, json_digest, read_table
+from medi_monai.utils.files import cache_dir, json_digest, read_json, read_table, write_json
 
 __all__ = [
     "captioned_cohort",
@@ -39,12 +42,16 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
+#: what a small CLIP was trained on
+PAIRS = "pairs.json"
+#: values that are named
+SHOWN = 8
 
 
 def prepare_captions_run(
     preparation: CaptionPreparation,
     output_dir: str | os.PathLike,
-    attribute: str,
+    attribute: str | None,
     on_error: str = "stop",
     num_workers: int | None = None,
 ) -> Cohort:
@@ -53,15 +60,22 @@ def prepare_captions_run(
     Args:
         preparation: source, size and splits.
         output_dir: the cohort's folder.
-        attribute: the sensitive one, or several as ``sex|age``; the audit looks at the shares of the first.
+        attribute: the sensitive one, or several as ``sex|age``; the audit looks at the shares of the first. Without
+            one there is no audit.
         on_error: ``stop`` or ``skip``.
         num_workers: threads that read.
     """
     start = time.perf_counter()
     cohort = prepare_captions(preparation, output_dir, on_error, num_workers)
-    first, *more = joint_attributes(attribute)
-    others = [name for name in dict.fromkeys([*more, *preparation.source.metadata]) if name != first]
-    audit_run(cohort, first, others, output_dir)
+    if attribute is not None:
+        first, *more = joint_attributes(attribute)
+        others = [name for name in dict.fromkeys([*more, *preparation.source.metadata]) if name != first]
+        audit_run(cohort, first, others, output_dir)
+        for name in (first, *more):
+            print(f"preparing: {name}: {_shares(cohort.table[name])}", flush=True)
+    left_out = len(read_rejected(output_dir))
+    if left_out:
+        print(f"preparing: {left_out:,} rows or files are left out; {REJECTED_FILE} says why", flush=True)
     counts = cohort.table["split"].value_counts()
     finish_run(
         "preparing",
@@ -73,6 +87,15 @@ def prepare_captions_run(
         where=output_dir,
     )
     return cohort
+
+
+def _shares(column: pd.Series) -> str:
+    """The values with their shares, those that lack last."""
+    lacking = missing_cells(column)
+    counts = column[~lacking].value_counts()
+    shown = [f"{value} {count / len(column):.1%}" for value, count in counts.head(SHOWN).items()]
+    shown += [f"{len(counts) - SHOWN} further values"] if len(counts) > SHOWN else []
+    return ", ".join([*shown, *([f"missing {lacking.mean():.1%}"] if lacking.any() else [])])
 
 
 def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
@@ -89,7 +112,13 @@ def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
 
 
 def text_model_dir(
-    text_model: str | None, cohort: Cohort, image_size: int, folder: str | os.PathLike, seed: int, max_steps: int
+    text_model: str | None,
+    cohort: Cohort,
+    image_size: int,
+    folder: str | os.PathLike,
+    seed: int,
+    max_steps: int,
+    on_long: str = "error",
 ) -> str:
     """The text model that was given; without one, the folder of a small CLIP, trained on the cohort on first use.
 
@@ -100,14 +129,26 @@ def text_model_dir(
         folder: of the embedded model.
         seed: of its training.
         max_steps: of its training.
+        on_long: captions of more tokens than CLIP has are an ``error``, or are cut (``truncate``).
+
+    Raises:
+        InputError: for a folder with a model that was trained on other captions.
     """
     if text_model is not None:
         return text_model
+    captions = cohort.table["caption"].tolist()
+    pairs = {"captions": json_digest(captions), "image_size": image_size}
     with main_process_first():
         if not (Path(folder) / CONFIG).is_file():
             images = StreamedPatchDataset(cohort, None, image_size)
-            train_clip(images, cohort.table["caption"].tolist(), folder, max_steps=max_steps, seed=seed)
+            train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long)
+            write_json(Path(folder) / PAIRS, pairs)
             print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
+        elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
+            raise InputError(
+                f"the small CLIP in {folder} was trained on other captions or images of another size: give another "
+                f"--text_model_dir, or --text_model {folder} to take it all the same"
+            )
     return str(folder)
 
 

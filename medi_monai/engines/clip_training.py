@@ -66,6 +66,7 @@ def train_clip(
     weight_decay: float = 0.05,
     augment: bool = False,
     max_length: int | None = None,
+    on_long: str = "error",
     **sizes: Any,
 ) -> ClipModel:
     """Make a tokenizer and a small CLIP, train it on pairs, save it in the ordinary layout and load it from there.
@@ -83,7 +84,8 @@ def train_clip(
         device: where to train.
         weight_decay: of AdamW.
         augment: random flips and right-angle rotations; not where captions speak of sides.
-        max_length: tokens of a caption; by default with room to spare.
+        max_length: tokens of a caption; by default with room to spare, up to the 77 of CLIP.
+        on_long: captions of more tokens are an ``error``, or are cut (``truncate``).
         sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
 
     Raises:
@@ -94,7 +96,8 @@ def train_clip(
     target, pixels = check_free(folder), _pixels(images, len(captions))
     tokenizer = make_tokenizer(captions, max_length)
     places, different = pd.factorize(pd.Series(list(captions), dtype=object))
-    codes = CaptionTokenizer(tokenizer, tokenizer.model_max_length)(list(different))[torch.from_numpy(places)]
+    encode = CaptionTokenizer(tokenizer, tokenizer.model_max_length, on_long=on_long)
+    codes = encode(list(different))[torch.from_numpy(places)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from("clip", seed))
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)

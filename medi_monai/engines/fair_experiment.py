@@ -19,6 +19,7 @@ from medi_monai.engines.prompts import NAMED, composes_captions, prompt_plan
 from medi_monai.engines.runs import finish_run
 from medi_monai.engines.schedule import Schedule
 from medi_monai.engines.stages import Stage
+from medi_monai.networks import build_encoder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json
 
@@ -87,7 +88,10 @@ def fair_experiment_run(
             "the experiment samples prompts that leave the attribute open, which `templates` make, and there are none: "
             "give --prompts, a file with a prompt on each line or a list, or compose captions by templates"
         )
+    _check_late_options(options, stage_options)
     options = {**options, "prompts": _kept_prompts(options["prompts"], output)}
+    if options["attribute"] is None:
+        raise InputError("the experiment aligns an attribute: name it by --attribute")
     # hours before `aligning` would
     aligning = stage_options["aligning"]
     check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
@@ -112,6 +116,16 @@ def fair_experiment_run(
         where=output / "evaluation" / "report.html",
     )
     return content
+
+
+def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
+    # what the last stages would refuse is said before hours of training
+    last, steps = stage_options["aligning"]["last_steps"], options["num_steps"]
+    if last is not None and last > steps:
+        raise InputError(f"last_steps = {last}: the gradient goes through 1 to {steps} (num_steps) steps")
+    encoder = stage_options["evaluation"]["encoder"]
+    if (encoder.get("name") if isinstance(encoder, Mapping) else encoder) != "clip":
+        build_encoder(encoder)
 
 
 def _kept_prompts(prompts: Any, output: Path) -> Any:

@@ -24,6 +24,7 @@ from medi_monai.cohort import (
     table_cohort,
 )
 from medi_monai.cohort.audit import PROPERTIES
+from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE
 from medi_monai.engines.runs import finish_run
 from medi_monai.report import write_audit_page, write_quality_page
@@ -78,7 +79,7 @@ def prepare_run(
     root, table, source = cohort.root, cohort.table, preparation.source
     audit = _audit(cohort, source.label, source.attributes, root, continuous, preparation.splits.columns)
     write_quality_page(root, root / "quality.html")
-    rejected = pd.read_csv(root / "rejected.csv", dtype=str, keep_default_na=False)
+    rejected = read_rejected(root)
     if len(rejected):
         print(f"preparing: {len(rejected)} rows or files were left out; {root / 'rejected.csv'} says why", flush=True)
     path = next(root / name for name in ("cohort.csv", "cohort.parquet") if (root / name).is_file())

@@ -32,7 +32,7 @@ def prompt_plan(
     num_images: int,
     training: Callable[[], Cohort],
     templates: Any,
-    attribute: str,
+    attribute: str | None,
     neutral: bool = False,
 ) -> pd.DataFrame:
     """The prompts to sample.
@@ -43,7 +43,7 @@ def prompt_plan(
         num_images: of all prompts together.
         training: returns the rows in training; called where they are needed.
         templates: of the captions; None, or words alone, where captions were read, not composed.
-        attribute: the sensitive one, or several as ``sex|age``.
+        attribute: the sensitive one, or several as ``sex|age``; None where there is none.
         neutral: whether prompts that name the attribute are left out.
 
     Returns:
@@ -54,14 +54,16 @@ def prompt_plan(
             without templates, and where all prompts name the attribute and neutral ones are needed.
     """
     composed = CaptionTemplates.from_setting(templates) if composes_captions(templates) else None
-    attributes = joint_attributes(attribute)
+    attributes = joint_attributes(attribute) if attribute is not None else []
+    if attribute is None and (prompts == NAMED or neutral):
+        raise InputError("prompts that name an attribute, or do not, need an --attribute; the cohort has none")
     if prompts == NAMED:
         cohort = training()
-        plan = named_prompts(cohort, caption_words(cohort, templates, attribute), num_images)
+        plan = named_prompts(cohort, caption_words(cohort, templates, attribute or ""), num_images)
     else:
         table = training().table if prompts == NEUTRAL else None
         plan = read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=attributes)
-    return neutral_prompts(plan, caption_words(training(), templates, attribute)) if neutral else plan
+    return neutral_prompts(plan, caption_words(training(), templates, attribute or "")) if neutral else plan
 
 
 def composes_captions(templates: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import nn
 from medi_monai import __version__
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import demo_schema
+from medi_monai.cohort.folder import holds_cohort
+from medi_monai.engines.settings import is_command_line
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import load_tensors, read_json, writable_dir, write_json
@@ -30,6 +33,7 @@ __all__ = [
     "load_network",
     "load_schema",
     "load_settings",
+    "save_settings",
     "set_aside",
     "trained_cohort_dir",
     "training_cohort",
@@ -38,22 +42,41 @@ __all__ = [
 
 #: what a training leaves beside its checkpoints: averaged weights, how they were trained, and the vocabulary
 MODEL_FILES = ("model.pt", "model.json", "schema.json")
+#: in ``model.json``, the cohort as seen from the model
+FROM_HERE = "cohort_from_here"
+SUMMARY = "summary.json"
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
-def begin_run(*folders: str | os.PathLike, seed: int = 0) -> None:
+def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None) -> None:
     """Make the folders of a run, show that they can be written, and seed the network's first weights.
 
-    All else is seeded by name. Until :func:`finish_run`, or the end of this process, no other run works in them.
+    All else is seeded by name. A run of the command line keeps others out of its folders until :func:`finish_run` or
+    the end of its process.
+
+    Args:
+        folders: of the run, that of its summary first.
+        seed: of the weights.
+        run: what its summary will be called.
 
     Raises:
-        InputError: for a folder that cannot be written, or that another run works in.
+        InputError: for a folder that cannot be written, that another run works in, or that holds the results of a run
+            of another kind.
     """
+    if run is not None:
+        _check_kind(Path(folders[0]), run)
     made = [writable_dir(folder) for folder in folders]
     # of the processes that torchrun starts, the first one writes
-    if os.environ.get("RANK", "0") == "0":
+    if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
         claim_folders(made)
     torch.manual_seed(seed)
+
+
+def _check_kind(folder: Path, run: str) -> None:
+    path = folder / SUMMARY
+    other = read_json(path).get("run", run) if path.is_file() else run
+    if other != run:
+        raise InputError(f"{folder} holds the results of a run of another kind, {other!r}: choose another folder")
 
 
 def build_schema(
@@ -100,7 +123,7 @@ def finish_run(
         "digests": dict(digests),
         "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
     }
-    write_json(Path(output_dir) / "summary.json", content)
+    write_json(Path(output_dir) / SUMMARY, content)
     let_go()
     print(f"{run}: done, the results are in {where}", flush=True)
 
@@ -164,14 +187,34 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold the settings of a training")
+    # a folder that was moved as a whole, model and cohort
+    beside = Path(ckpt_dir) / content.get(FROM_HERE, ".")
+    if not holds_cohort(content.get("cohort_dir") or "") and FROM_HERE in content and holds_cohort(beside):
+        content["cohort_dir"] = str(beside.resolve())
     return {**defaults, **content}
+
+
+def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Write ``model.json``: how a model was trained, and where its cohort lies as seen from there."""
+    place = {}
+    if settings.get("cohort_dir"):
+        place[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
+    write_json(Path(ckpt_dir) / "model.json", {**settings, **place})
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], default: str | os.PathLike) -> str:
     """The cohort that a model was trained on, where it still is: its training table says what was unseen."""
     recorded = settings.get("cohort_dir")
-    there = recorded and any((Path(recorded) / name).is_file() for name in ("cohort.csv", "cohort.parquet"))
-    return str(recorded if there else default)
+    if not recorded:
+        return str(default)
+    if not holds_cohort(recorded):
+        print(
+            f"warning: the cohort that the model was trained on is not in {recorded} any more, and {default} takes its "
+            "place; --cohort_dir says where it is",
+            flush=True,
+        )
+        return str(default)
+    return str(recorded)
 
 
 def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
+from medi_monai.alignment import DIVERGENCES, ROLLOUTS
+from medi_monai.diffusion import OBJECTIVES, SCHEDULES, SOLVERS
+from medi_monai.networks.tuning import TUNED
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import json_digest
 
-__all__ = ["check_settings", "check_model", "check_overrides", "flags"]
+__all__ = ["check_model", "check_overrides", "check_settings", "check_trained", "flags", "is_command_line"]
 
 #: ids that MONAI's command line takes besides those of the config files
 COMMAND_LINE = "config_file bundle_root args_file meta_file logging_file tracking run_id init_id final_id workflow_type"
@@ -75,6 +80,32 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
     "word": (lambda value: isinstance(value, str), "a word"),
+    "optional word": (lambda value: value is None or isinstance(value, str), "a word, or null"),
+    "prompts": (
+        lambda value: isinstance(value, (str, Path, list, tuple)),
+        "'neutral', 'named', a file with a prompt on each line, or a list of prompts",
+    ),
+    "source": (
+        lambda value: not isinstance(value, (int, float)),
+        "a path or a name; one of digits alone needs ./ before it",
+    ),
+    "switches": (
+        lambda value: isinstance(value, (list, tuple)) and all(isinstance(one, bool) for one in value),
+        'a list of True and False, one a level, as "[False, True, True]"',
+    ),
+}
+#: settings that are one of a few words
+CHOICES: dict[str, tuple[str, ...]] = {
+    "objective": OBJECTIVES,
+    "schedule": SCHEDULES,
+    "solver": tuple(SOLVERS),
+    "divergence": DIVERGENCES,
+    "rollout": tuple(ROLLOUTS),
+    "scope": ("prompt", "batch"),
+    "subgroup_loss": ("matching", "transport"),
+    "tuned": TUNED,
+    "role": ("guide", "validation", "judge"),
+    "on_error": ("stop", "skip"),
 }
 NAMES = {
     "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
@@ -82,7 +113,7 @@ NAMES = {
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
     "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
     "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
-    "anchor_batch_size image_channels patch_size probe_replicates resample_from",
+    "anchor_batch_size image_channels patch_size probe_replicates resample_from width depth",
     "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length "
     "retrain_steps classifier_folds stages_at_once",
     "seed": "seed split_seed warmup_steps fold",
@@ -105,11 +136,15 @@ NAMES = {
     "mapping": "columns arms",
     "table": "table encoder",
     "counts": "channels reals_per_class nums_centers",
-    "path": "output_dir ckpt_dir cohort_dir plan sampling_dir",
+    "path": "output_dir ckpt_dir cohort_dir plan sampling_dir aligned_dir classifier_dir reference_dir text_model_dir",
     "optional path": "dataset_dir target_table resample_table",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme reading measure audited focus normalization attribute fit pad "
+    "split_scheme reading measure audited focus normalization fit pad on_long role "
     "scope subgroup_loss divergence rollout tuned",
+    "optional word": "attribute",
+    "prompts": "prompts",
+    "source": "guide validation_classifier judge init_from text_model clip_model alignment generated",
+    "switches": "attention_levels",
 }
 KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 
@@ -128,8 +163,12 @@ def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
     check_overrides(sys.argv)
     for name, value in settings.items():
         test, words = KINDS[KIND_OF[name]]
+        if isinstance(value, str) and value == "null":
+            raise InputError(f"{name} = 'null': nothing is written '$None' on the command line, and null in a file")
         if not test(value):
             raise InputError(f"{name} = {value!r}: it has to be {words}")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise unknown_value(name, value, CHOICES[name])
     for name in ("attributes", "metadata_columns"):
         _check_named_once(name, settings.get(name, ()), settings.get("label"))
     if settings.get("decay_steps", math.inf) < settings.get("max_steps", 0):
@@ -181,6 +220,26 @@ def check_model(
         raise InputError(f"image_size = {image_size}: a network of {len(channels)} levels needs a multiple of {factor}")
 
 
+def check_trained(ckpt_dir: str | os.PathLike, trained: Mapping[str, Any], **settings: Any) -> None:
+    """Refuse settings that are others than those of the training: a model would draw something else in silence.
+
+    Args:
+        ckpt_dir: where the model lies; where there is none, nothing is compared.
+        trained: its ``model.json``.
+        settings: that decide what its weights mean.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
+    if not (Path(ckpt_dir) / "model.json").is_file():
+        return
+    for name, value in settings.items():
+        if name in trained and json_digest(trained[name]) != json_digest(value):
+            raise InputError(
+                f"{name} = {value!r}: the model in {ckpt_dir} was trained with {trained[name]!r}; leave the option out"
+            )
+
+
 def flags(**values: Any) -> dict[str, bool]:
     """Settings that are on or off: the command line hands over ``true`` as a string, and ``"false"`` would be true.
 
@@ -194,13 +253,18 @@ def flags(**values: Any) -> dict[str, bool]:
     return {name: known[str(value).lower()] for name, value in values.items()}
 
 
+def is_command_line(arguments: Sequence[str]) -> bool:
+    """Whether these are the arguments of ``python -m monai.bundle``, whose process ends with its run."""
+    return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
+
+
 def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse an option of ``python -m monai.bundle`` that no config file has; MONAI would add it and go on.
 
     Args:
         arguments: ``sys.argv``; of another program, nothing is checked.
     """
-    if Path(arguments[0]).parts[-2:] != ("bundle", "__main__.py"):
+    if not is_command_line(arguments):
         return
     given = [part for argument in arguments[1:] for part in argument.split("=", 1)]
     if "--config_file" not in given:

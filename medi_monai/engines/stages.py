@@ -81,7 +81,8 @@ class StageRun:
         given = {name: value for name, value in options.items() if name in known and name not in fixed}
         own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
         self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
-        self.digest = json_digest({"settings": self._settings, "before": list(before)})
+        # wherever the experiment lies
+        self.digest = json_digest({"settings": _seen_from(output, self._settings), "before": list(before)})
         self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
         self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
         self._source: str | None = None
@@ -168,6 +169,16 @@ class StageRun:
         # of a training that was begun with these very options
         begun = self._known.get("begun") == self.digest
         return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
+
+
+def _seen_from(output: Path, value: Any) -> Any:
+    """Settings with paths below the folder of the experiment as seen from there."""
+    if isinstance(value, Mapping):
+        return {name: _seen_from(output, one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_seen_from(output, one) for one in value]
+    inside = isinstance(value, str) and Path(value).is_relative_to(output)
+    return f"output:{Path(value).relative_to(output)}" if inside else value
 
 
 def _end_of(code: int | None) -> str:

@@ -17,11 +17,11 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.distributed import is_main_process
-from medi_monai.engines.runs import MODEL_FILES, finish_run, set_aside
+from medi_monai.engines.runs import MODEL_FILES, finish_run, save_settings, set_aside
 from medi_monai.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import file_digest, save_tensors, write_json
+from medi_monai.utils.files import file_digest, save_tensors
 
 __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
 
@@ -146,7 +146,7 @@ def train(
     if is_main_process():
         # beside the checkpoints from the first, so that none of them is ever without its vocabulary
         schema.save(folder / "schema.json")
-        write_json(folder / "model.json", settings)
+        save_settings(folder, settings)
     start = time.perf_counter()
     first = trainer.state.iteration
     if first < trainer.state.epoch_length:

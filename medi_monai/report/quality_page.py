@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medi_monai.cohort.extraction import THUMBNAIL, record_folder
+from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
 from medi_monai.report.page import Page
 from medi_monai.utils.files import read_table
@@ -43,7 +44,7 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
         ``path``.
     """
     root = Path(root)
-    rejected = pd.read_csv(root / "rejected.csv", dtype=str, keep_default_na=False)
+    rejected = read_rejected(root)
     quality = pd.read_parquet(root / QUALITY_FILE)
     page = Page("Quality of the cohort", f"{len(quality):,} patches were cut or taken; this page shows from where.")
     _add_rejected(page, root, rejected)

@@ -125,8 +125,7 @@ def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
 def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
     """Keep the runs of other processes out of these folders until :func:`let_go`, or the end of this process.
 
-    What this process had claimed before, as for a run that failed, is let go. On a file system without locks, nothing
-    is kept out.
+    What this process had claimed before is let go. On a file system without locks, nothing is kept out.
 
     Args:
         folders: that are there.
@@ -142,10 +141,7 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
                 _lock(file)
             except BlockingIOError:
                 let_go()
-                raise InputError(
-                    f"another run works in {folder}: wait for its end, or choose another folder. (A notebook holds the "
-                    "folders of a run that failed until its next run begins, or its kernel ends.)"
-                ) from None
+                raise InputError(f"another run works in {folder}: wait for its end, or choose another folder") from None
 
 
 def let_go() -> None:

@@ -117,6 +117,20 @@ def test_a_text_model_is_trained_once_and_then_found(cohort, tmp_path, monkeypat
     assert calls == [1] and "trained on 16 pairs" in capsys.readouterr().out and len(digests) > 3
     schema = CaptionSchema(load_text_encoder(folder))
     assert schema.encode(cohort.table).shape[0] == 16
+    other = Cohort(cohort.table.assign(caption="another brain"), cohort.root)
+    with pytest.raises(InputError, match=f"trained on other captions.*--text_model {folder} to take it"):
+        text_model_dir(None, other, 16, folder, 0, 2)
+    assert text_model_dir(str(folder), other, 16, folder, 0, 2) == str(folder)
+
+
+def test_captions_longer_than_clip_allows(cohort, tmp_path, capsys):
+    table = cohort.table.assign(caption=[f"brain {place} " + "with a finding " * 60 for place in range(16)])
+    long = Cohort(table, cohort.root)
+    with pytest.raises(InputError, match="77"):
+        text_model_dir(None, long, 16, tmp_path / "clip", 0, 2)
+    assert not (tmp_path / "clip").exists()
+    text_model_dir(None, long, 16, tmp_path / "clip", 0, 2, "truncate")
+    assert load_text_encoder(tmp_path / "clip", on_long="truncate").captions.max_length == 77
 
 
 def test_a_schema_without_a_model(tmp_path, monkeypatch):

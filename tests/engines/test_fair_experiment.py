@@ -183,6 +183,21 @@ def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, 
     assert len(experiment.started) == stages
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"last_steps": 99}, "last_steps = 99: the gradient goes through 1 to 15"),
+        ({"encoder": "unknwon"}, "unknown encoder 'unknwon'"),
+        ({"encoder": {"name": "embedded", "wieghts": "x"}}, "wieghts"),
+        ({"attribute": None}, "name it by --attribute"),
+    ],
+)
+def test_what_a_late_stage_would_refuse_is_said_before_the_first(experiment, changed, message):
+    with pytest.raises(InputError, match=message):
+        experiment(**changed)
+    assert not experiment.started
+
+
 def test_where_captions_do_not_name_the_subgroup_the_experiment_goes_without_such_images(experiment, capsys):
     experiment.captions = ["a brain of a woman", "a brain"]
     stages = experiment()

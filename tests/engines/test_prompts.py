@@ -166,3 +166,13 @@ def test_own_prompts_that_name_the_attribute_are_no_neutral_ones(cohort, capsys)
     with pytest.raises(InputError, match="all 1 prompts name sex.*neutral ones are needed"):
         prompt_plan(given[:1], 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert len(prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex")) == 4
+
+
+def test_without_an_attribute_prompts_are_given(cohort):
+    def refused():
+        raise AssertionError("the cohort was asked for")
+
+    assert counts(prompt_plan(["brain"], 3, refused, None, None)) == {"brain": 3}
+    for more in ({"prompts": "named"}, {"prompts": ["brain"], "neutral": True}):
+        with pytest.raises(InputError, match="need an --attribute"):
+            prompt_plan(num_images=3, training=refused, templates=None, attribute=None, **more)

@@ -19,7 +19,7 @@ from medi_monai.engines import (
     training_cohort,
     validation_cohort,
 )
-from medi_monai.engines.runs import set_aside
+from medi_monai.engines.runs import save_settings, set_aside
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import save_tensors, write_json
@@ -33,11 +33,17 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 def test_two_runs_do_not_work_in_one_folder_and_of_one_run_the_first_process_claims_it(tmp_path, monkeypatch):
-    command = [sys.executable, "-c", "import sys, medi_monai.engines as e; e.begin_run(sys.argv[1])", tmp_path]
+    line = "bundle/__main__.py"
+    code = f"import sys, medi_monai.engines as e; sys.argv[0] = {line!r}; e.begin_run(sys.argv[1])"
+    command = [sys.executable, "-c", code, tmp_path]
 
     def another_begins():
         return subprocess.run(command, capture_output=True, text=True)
 
+    # a notebook keeps nobody out: it would until its end, also where its run failed
+    begin_run(tmp_path)
+    assert another_begins().returncode == 0
+    monkeypatch.setattr(sys, "argv", [line])
     begin_run(tmp_path)
     refused = another_begins()
     assert refused.returncode == 1 and f"another run works in {tmp_path}" in refused.stderr
@@ -46,6 +52,14 @@ def test_two_runs_do_not_work_in_one_folder_and_of_one_run_the_first_process_cla
         assert another_begins().returncode == 0
     finish_run("sampling", tmp_path, {}, {}, {}, {}, tmp_path)
     assert another_begins().returncode == 0
+
+
+def test_a_folder_with_results_of_another_kind_is_refused(tmp_path):
+    finish_run("preparing", tmp_path, {}, {}, {}, {}, tmp_path)
+    begin_run(tmp_path, run="preparing")
+    with pytest.raises(InputError, match="holds the results of a run of another kind, 'preparing'"):
+        begin_run(tmp_path, run="sampling")
+    begin_run(tmp_path / "new", tmp_path, run="sampling")
 
 
 def test_nothing_that_exists_is_lost(tmp_path):
@@ -114,6 +128,23 @@ def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(InputError, match="no schema"):
         load_schema(tmp_path)
+
+
+def test_model_and_cohort_may_be_moved_together(tmp_path, capsys):
+    cohort, models = tmp_path / "before" / "cohort", tmp_path / "before" / "models"
+    cohort.mkdir(parents=True)
+    models.mkdir()
+    (cohort / "cohort.csv").touch()
+    save_settings(models, {"cohort_dir": str(cohort), "objective": "v"})
+    assert load_settings(models, {})["cohort_dir"] == str(cohort)
+    (tmp_path / "before").rename(tmp_path / "after")
+    found = load_settings(tmp_path / "after" / "models", {})
+    assert found["cohort_dir"] == str(tmp_path / "after" / "cohort") and found["objective"] == "v"
+    (tmp_path / "after" / "cohort" / "cohort.csv").unlink()
+    assert capsys.readouterr().out == ""
+    found = load_settings(tmp_path / "after" / "models", {})
+    assert trained_cohort_dir(found, "default") == "default"
+    assert f"is not in {cohort} any more, and default takes its place" in capsys.readouterr().out
 
 
 def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):

@@ -202,3 +202,21 @@ def test_what_cannot_be_printed_does_not_stop_the_stages(begin, stage, tmp_path,
 def test_a_stage_that_needs_what_is_not_there_is_a_mistake_of_ours(run, stage):
     with pytest.raises(ValueError, match="'b' needs one that is not there"):
         run([stage("a"), stage("b", "x")])
+
+
+def test_an_experiment_that_was_moved_is_not_done_again(stage, tmp_path, capsys):
+    def run_in(output):
+        output.mkdir(exist_ok=True)
+        result = output / "made.txt"
+        own = {"result": str(result), "wait_for": str(tmp_path / "bundle" / "configs" / "work.json")}
+        Schedule(tmp_path / "bundle", output, {}, {}, 1).run([Stage("made", "work", ["work.json"], result, own)])
+
+    stage("bundle")
+    run_in(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    capsys.readouterr()
+    run_in(tmp_path / "there")
+    assert "made: done already" in capsys.readouterr().out
+    # beside it is not below it
+    run_in(tmp_path / "there too")
+    assert (tmp_path / "there too" / "made.txt").is_file()

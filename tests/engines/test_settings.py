@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medi_monai.engines import check_model, check_settings, flags
+from medi_monai.engines import check_model, check_settings, check_trained, flags
 from medi_monai.engines.settings import KIND_OF
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
@@ -60,12 +60,45 @@ MODEL = {
         ("retrain_learning_rate", [0, None]),
         ("resample_from", [0, None]),
         ("sampling_dir", [None, 5]),
+        ("prompts", [5, True, {"a brain": 1}]),
+        ("guide", [5, False]),
+        ("attention_levels", ["foo", [0, 1]]),
+        ("width", ["x", 0]),
+        ("tolerance", [float("nan"), -1]),
     ],
 )
 def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, values):
     for value in values:
         with pytest.raises(InputError, match=f"^{name} = .*it has to be"):
             check_settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("objective", "foo", "unknown objective 'foo'"),
+        ("solver", "dimm", "did you mean 'ddim'"),
+        ("divergence", "lk", "unknown divergence 'lk'"),
+        ("subgroup_loss", "match", "did you mean 'matching'"),
+        ("role", "juge", "did you mean 'judge'"),
+        ("draws", "null", "'\\$None' on the command line"),
+    ],
+)
+def test_a_word_that_is_none_of_a_few_is_refused_before_work(name, value, message):
+    with pytest.raises(InputError, match=message):
+        check_settings(**{name: value})
+
+
+def test_settings_of_another_training_are_refused(tmp_path):
+    trained = {"objective": "v", "space": {"space": "pixels", "channels": 1}}
+    # without a model there is nothing to compare with
+    check_trained(tmp_path, trained, objective="epsilon")
+    (tmp_path / "model.json").write_text("{}")
+    check_trained(tmp_path, trained, objective="v", space={"channels": 1, "space": "pixels"}, pooled=True)
+    with pytest.raises(InputError, match="objective = 'epsilon': the model in .* was trained with 'v'"):
+        check_trained(tmp_path, trained, objective="epsilon")
+    with pytest.raises(InputError, match="space = .*latents"):
+        check_trained(tmp_path, trained, space={"space": "latents", "channels": 1})
 
 
 @pytest.mark.parametrize(
@@ -93,6 +126,10 @@ def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, value
         ("resample_to", {"female": 0.5, "male": 0.5}),
         ("retrain_steps", None),
         ("costs", None),
+        ("attribute", None),
+        ("prompts", ["a brain"]),
+        ("guide", ["a", "b"]),
+        ("attention_levels", [False, True]),
     ],
 )
 def test_a_setting_of_its_kind_passes(name, value):

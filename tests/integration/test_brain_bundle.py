@@ -189,6 +189,9 @@ def test_there_has_to_be_something_to_choose_from(aligned, brains):
         ({"target": {"femal": 0.5, "male": 0.5}}, "did you mean 'female'"),
         ({"prompts": ["a slice of a man"]}, "neutral"),
         ({"subgroup_loss": "transprot"}, "did you mean 'transport'"),
+        ({"objective": "epsilon"}, "was trained with 'v'"),
+        ({"image_size": 32}, "was trained with 16"),
+        ({"guide": 5}, "guide = 5"),
     ],
 )
 def test_mistakes_are_said_before_any_work(aligned, brains, options, message):

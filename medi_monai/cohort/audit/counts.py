@@ -108,14 +108,15 @@ def combination_section(rows: CodedRows, columns: Sequence[str]) -> dict | None:
     section: dict = {"columns": keys, "train": {"combinations": len(train)}}
     for split in (name for name in rows.splits if name != "train"):
         part = rows.part(split)
-        counts = part.groupby(keys)["rows"].sum()
-        seen = counts.index.isin(train)
+        counts = part.groupby(keys, as_index=False)["rows"].sum()
+        # of one column too, a group is a tuple
+        seen = pd.MultiIndex.from_frame(counts[keys]).isin(train)
         section[split] = {
             "combinations": len(counts),
             "seen_in_train": int(seen.sum()),
             "unseen_in_train": int((~seen).sum()),
-            "rows_seen": int(counts[seen].sum()),
-            "rows_unseen": int(counts[~seen].sum()),
+            "rows_seen": int(counts.loc[seen, "rows"].sum()),
+            "rows_unseen": int(counts.loc[~seen, "rows"].sum()),
             "values_unseen_in_train": {name: _unseen(rows, split, name) for name in keys},
         }
     return section

@@ -43,11 +43,25 @@ class CaptionPreparation:
         source: table and pictures.
         square: size, and how pictures become squares.
         splits: which patients are held out, where the table does not come split.
+
+    Raises:
+        InputError: for an attribute to split by that is not carried along.
     """
 
     source: CaptionTable
     square: SquareFit
     splits: PatientSplit = field(default_factory=PatientSplit)
+
+    def __post_init__(self) -> None:
+        for name in self.splits.columns or ():
+            if name not in self.source.metadata:
+                raise unknown_value(
+                    "attribute",
+                    name,
+                    self.source.metadata,
+                    "It has to be one of the columns that are carried along, `attributes`"
+                    + ("; ROCO has none: attribute: null" if self.source.is_roco else ""),
+                )
 
     def settings(self) -> dict:
         """The settings as JSON; two preparations with equal settings give equal cohorts."""

@@ -256,7 +256,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             raise InputError(f"{path} is not a readable file of weights ({error})") from error
     state: Any = load_tensors(path)
     while isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
-        inner = [state[key] for key in ("state_dict", "model") if key in state]
+        inner = [state[key] for key in ("average", "state_dict", "model") if key in state]
         if not inner:
             raise InputError(f"{path} holds no weights")
         state = inner[0]

@@ -20,6 +20,7 @@ __all__ = ["check_free", "make_tokenizer", "save_clip", "small_clip"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
+MOST_TOKENS = 77
 PURPOSE = "for a small CLIP"
 
 
@@ -29,7 +30,7 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
     Args:
         captions: to learn from; their order does not count.
         max_length: tokens of a caption with start and end; by default room for half as many more as the longest has,
-            a multiple of 8.
+            a multiple of 8, and at most the 77 of CLIP.
         num_merges: at most.
 
     Returns:
@@ -49,7 +50,7 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
     longest = max(len(row) for row in tokenizer(texts)["input_ids"])
     if max_length is not None and longest > max_length:
         raise InputError(f"max_length = {max_length}: the longest caption has {longest} tokens with start and end")
-    tokenizer.model_max_length = max_length or -(-3 * longest // 16) * 8
+    tokenizer.model_max_length = max_length or min(-(-3 * longest // 16) * 8, MOST_TOKENS)
     return tokenizer
 
 

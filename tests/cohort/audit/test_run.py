@@ -160,6 +160,17 @@ def test_what_training_lacks_equals_a_loop(clean, audit):
         assert section[split]["rows_unseen"] == sum(row not in trained for row in rows)
 
 
+def test_of_one_column_too_it_is_known_what_training_has(clean):
+    table = clean.assign(split=np.where(clean["tumor"] == "t2", "holdout", clean["split"]))
+    section = audit_cohort(table, LABEL, [])["combinations"]
+    assert section["columns"] == [LABEL]
+    for split in ("val", "holdout"):
+        rows = table.loc[table["split"] == split, LABEL]
+        seen = rows.isin(table.loc[table["split"] == "train", LABEL])
+        assert (section[split]["rows_seen"], section[split]["rows_unseen"]) == (int(seen.sum()), int((~seen).sum()))
+    assert section["val"]["unseen_in_train"] == 0 and section["holdout"]["unseen_in_train"] == 1
+
+
 def test_a_class_that_training_never_sees_is_a_warning(clean):
     table = clean.assign(split=np.where(clean["tumor"] == "t2", "holdout", "train"))
     found = audit_cohort(table, LABEL, ATTRIBUTES)
