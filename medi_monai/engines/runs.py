@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from medi_monai import __version__
-from medi_monai.cohort import Cohort
+from medi_monai.cohort import Cohort, default_cohort_dir
 from medi_monai.cohort.demo import demo_schema
 from medi_monai.cohort.folder import holds_cohort
 from medi_monai.engines.settings import is_command_line
@@ -202,19 +202,25 @@ def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> N
     write_json(Path(ckpt_dir) / "model.json", {**settings, **place})
 
 
-def trained_cohort_dir(settings: Mapping[str, Any], default: str | os.PathLike) -> str:
-    """The cohort that a model was trained on, where it still is: its training table says what was unseen."""
+def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_root: str | os.PathLike) -> str:
+    """The cohort that a model was trained on, where it still is: its training table says what was unseen.
+
+    Args:
+        settings: of the training, as :func:`load_settings` gives them.
+        preparation: of the cohort that takes its place; its data set is looked at only then.
+        bundle_root: as for :func:`medi_monai.cohort.default_cohort_dir`.
+    """
     recorded = settings.get("cohort_dir")
-    if not recorded:
-        return str(default)
-    if not holds_cohort(recorded):
+    if recorded and holds_cohort(recorded):
+        return str(recorded)
+    default = default_cohort_dir(preparation, bundle_root)
+    if recorded:
         print(
             f"warning: the cohort that the model was trained on is not in {recorded} any more, and {default} takes its "
             "place; --cohort_dir says where it is",
             flush=True,
         )
-        return str(default)
-    return str(recorded)
+    return default
 
 
 def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -130,6 +131,13 @@ def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
         load_schema(tmp_path)
 
 
+def own_cohort(folder):
+    """A preparation whose data set is a prepared cohort itself."""
+    folder.mkdir()
+    (folder / "cohort.csv").touch()
+    return SimpleNamespace(source=SimpleNamespace(root=folder))
+
+
 def test_model_and_cohort_may_be_moved_together(tmp_path, capsys):
     cohort, models = tmp_path / "before" / "cohort", tmp_path / "before" / "models"
     cohort.mkdir(parents=True)
@@ -143,18 +151,20 @@ def test_model_and_cohort_may_be_moved_together(tmp_path, capsys):
     (tmp_path / "after" / "cohort" / "cohort.csv").unlink()
     assert capsys.readouterr().out == ""
     found = load_settings(tmp_path / "after" / "models", {})
-    assert trained_cohort_dir(found, "default") == "default"
-    assert f"is not in {cohort} any more, and default takes its place" in capsys.readouterr().out
+    assert trained_cohort_dir(found, own_cohort(tmp_path / "own"), "bundle") == str(tmp_path / "own")
+    assert f"is not in {cohort} any more, and {tmp_path / 'own'} takes its place" in capsys.readouterr().out
 
 
 def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
     recorded = {"cohort_dir": str(tiny_cohort.root)}
-    assert trained_cohort_dir(recorded, tmp_path) == str(tiny_cohort.root)
-    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "gone")}, tmp_path) == str(tmp_path)
-    assert trained_cohort_dir({}, tmp_path) == str(tmp_path)
+    # where it is, no other data set is looked at
+    assert trained_cohort_dir(recorded, None, "bundle") == str(tiny_cohort.root)
+    preparation = own_cohort(tmp_path / "own")
+    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "gone")}, preparation, "bundle") == str(tmp_path / "own")
+    assert trained_cohort_dir({}, preparation, "bundle") == str(tmp_path / "own")
     (tmp_path / "long").mkdir()
     (tmp_path / "long" / "cohort.parquet").touch()
-    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "long")}, tmp_path) == str(tmp_path / "long")
+    assert trained_cohort_dir({"cohort_dir": str(tmp_path / "long")}, None, "bundle") == str(tmp_path / "long")
 
 
 def test_the_settings_of_a_training_go_before_the_defaults_and_lie_beside_the_weights(tmp_path):

@@ -20,6 +20,8 @@ from medi_monai.utils.errors import InputError
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
 
 DIGEST = "text_digest"
+#: of averaged weights, as a training's checkpoint holds them
+COUNTER = "n_averaged"
 #: the projection of a caption's last state, in the place of MONAI's class embedding
 POOLED = "class_embedding."
 
@@ -137,7 +139,8 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
 
     Args:
         network: a :class:`TextDiffusionUNet`, or any network made of MONAI's.
-        path: a file of weights (safetensors, or a state dictionary of PyTorch), or the folder of a download.
+        path: a file of weights (safetensors, or a state dictionary of PyTorch), a training's checkpoint, whose
+            averaged weights count, or the folder of a download.
 
     Returns:
         ``layout`` (``medi_monai``, ``monai`` or ``monai-generative``), ``tensors`` and ``parameters`` that were loaded.
@@ -145,7 +148,7 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
     Raises:
         InputError: for weights that do not fit in name or shape; the network is then as it was.
     """
-    state = {name.removeprefix("module."): value for name, value in load_weights(path).items()}
+    state = {name.removeprefix("module."): value for name, value in load_weights(path).items() if name != COUNTER}
     own = network.state_dict()
     expected = own.keys() - {DIGEST} - _added(own, state)
     if state.keys() - {DIGEST} == expected:

@@ -6,8 +6,10 @@ from monai.networks.nets import DiffusionModelUNet
 
 pytest.importorskip("transformers")
 
+from medi_monai.handlers import WeightAverage
 from medi_monai.networks.text import TextDiffusionUNet, load_pretrained_unet, load_text_encoder
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import save_tensors
 
 SIZES = {
     "spatial_dims": 2,
@@ -135,6 +137,17 @@ def as_generative(state):
         if name != "text_digest"
     }
     return {old: state[name] for name, old in names.items()}
+
+
+def test_a_checkpoint_of_a_training_gives_its_averaged_weights(encoder, image, tmp_path):
+    trained, other = (randomized(TextDiffusionUNet(encoder, **SIZES)) for _ in range(2))
+    average = WeightAverage(trained, 0.1).state_dict()
+    content = {"network": other.state_dict(), "average": average, "step": 5, "settings": {"seed": 0}}
+    save_tensors(tmp_path / "checkpoint_00000005.pt", content)
+    fresh = TextDiffusionUNet(encoder, **SIZES).eval()
+    load_pretrained_unet(fresh, tmp_path / "checkpoint_00000005.pt")
+    with torch.no_grad():
+        assert torch.equal(fresh(image, TIMESTEPS), trained.eval()(image, TIMESTEPS))
 
 
 @pytest.mark.parametrize("layout", ["medi_monai", "monai", "monai-generative"])
