@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from medi_monai.alignment import DIVERGENCES, ROLLOUTS
+from medi_monai.alignment import DIVERGENCES, ROLLOUTS, SEPARATOR, check_shares
 from medi_monai.diffusion import OBJECTIVES, SCHEDULES, SOLVERS
 from medi_monai.networks.tuning import TUNED
 from medi_monai.utils.errors import InputError, unknown_value
@@ -130,7 +130,7 @@ NAMES = {
     "plan_columns",
     "values": "holdout_values",
     "optional strings": "missing",
-    "optional mapping": "mapping costs",
+    "optional mapping": "mapping costs named",
     "shares": "target",
     "optional shares": "resample_to",
     "mapping": "columns arms",
@@ -157,8 +157,8 @@ def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
         settings: by the ids of the bundle's configs; see :data:`NAMES`.
 
     Raises:
-        InputError: naming the first setting that is wrong, what was given, and what it has to be; also for a column
-            that is named twice, or is the label and an attribute.
+        InputError: naming the first setting that is wrong, what was given, and what it has to be; also for a target
+            that cannot be, and a column that is named twice, or is the label and an attribute.
     """
     check_overrides(sys.argv)
     for name, value in settings.items():
@@ -169,6 +169,8 @@ def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
             raise InputError(f"{name} = {value!r}: it has to be {words}")
         if name in CHOICES and value not in CHOICES[name]:
             raise unknown_value(name, value, CHOICES[name])
+    if settings.get("target") is not None and settings.get("attribute"):
+        check_shares(settings["target"], settings["attribute"].split(SEPARATOR), settings.get("target_table"))
     for name in ("attributes", "metadata_columns"):
         _check_named_once(name, settings.get(name, ()), settings.get("label"))
     if settings.get("decay_steps", math.inf) < settings.get("max_steps", 0):

@@ -132,6 +132,10 @@ def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:
     if alignment is None:
         return None
     path = Path(alignment) / "alignment.json" if Path(alignment).is_dir() else Path(alignment)
+    if not path.is_file():
+        raise InputError(
+            f"there is no record of `aligning` at {path}: give its folder by --alignment, or '$None' with a --target"
+        )
     content = read_json(path)
     if not isinstance(content, dict) or not {"curve", "kept_step", "target"} <= set(content):
         raise InputError(f"{path} is no record of `aligning`: it needs curve, kept_step and target")
@@ -150,6 +154,8 @@ def _target(
         return make_target(dict(zip(target.names, target.probabilities)), judge.attributes, names=target.attributes)
     if target is not None:
         return make_target(target, judge.attributes, table, attributes)
+    if table is not None:
+        raise InputError("a reference table is given by target_table, and target is not 'table'")
     if recorded is None:
         raise InputError("there is no target: give --target, or --alignment with the record of the tuning")
     own = recorded["target"]

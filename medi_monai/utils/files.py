@@ -181,7 +181,9 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint at {path}") from None
     except Exception as error:
-        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from error
+        # torch goes on with advice to its developers
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason[:200]})") from error
     return content
 
 

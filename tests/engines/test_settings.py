@@ -89,6 +89,20 @@ def test_a_word_that_is_none_of_a_few_is_refused_before_work(name, value, messag
         check_settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("target", "table", "message"),
+    [
+        ({"female": 0.7, "male": 0.7}, None, "sums to 1.4"),
+        ("table", None, "no reference table is given"),
+        ("uniform", "table.csv", "it has to be 'table' to follow it"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_before_work(target, table, message):
+    with pytest.raises(InputError, match=message):
+        check_settings(target=target, attribute="sex|age", target_table=table)
+    check_settings(target="table", attribute="sex", target_table="table.csv")
+
+
 def test_settings_of_another_training_are_refused(tmp_path):
     trained = {"objective": "v", "space": {"space": "pixels", "channels": 1}}
     # without a model there is nothing to compare with

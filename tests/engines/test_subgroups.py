@@ -169,6 +169,14 @@ def test_input_errors(data, tmp_path):
         run(data, tmp_path, tolerance=5)
     with pytest.raises(InputError, match="there is no target"):
         evaluate_alignment_run(arms, None, Brightness(), cohort, build_encoder("embedded"), SIZE, tmp_path / "out")
+    with pytest.raises(InputError, match="no record of `aligning` at .*gone.*--alignment"):
+        run(data, tmp_path, alignment=tmp_path / "gone")
+    pd.DataFrame({"shade": ["dark", "bright"]}).to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(InputError, match="target is not 'table'"):
+        evaluate_alignment_run(
+            arms, None, Brightness(), cohort, build_encoder("embedded"), SIZE, tmp_path / "out",
+            target_table=tmp_path / "table.csv",
+        )  # fmt: skip
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
