@@ -89,12 +89,7 @@ def fair_experiment_run(
             "give --prompts, a file with a prompt on each line or a list, or compose captions by templates"
         )
     _check_late_options(options, stage_options)
-    options = {**options, "prompts": _kept_prompts(options["prompts"], output)}
-    if options["attribute"] is None:
-        raise InputError("the experiment aligns an attribute: name it by --attribute")
-    # hours before `aligning` would
-    aligning = stage_options["aligning"]
-    check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
+    options, aligning = {**options, "prompts": _kept_prompts(options["prompts"], output)}, stage_options["aligning"]
     start = time.perf_counter()
     schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
     schedule.run(_preparation(output, reference_dir))
@@ -119,8 +114,12 @@ def fair_experiment_run(
 
 
 def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
-    # what the last stages would refuse is said before hours of training
-    last, steps = stage_options["aligning"]["last_steps"], options["num_steps"]
+    # what later stages would refuse is said before hours of training
+    if options["attribute"] is None:
+        raise InputError("the experiment aligns an attribute: name it by --attribute")
+    aligning = stage_options["aligning"]
+    check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
+    last, steps = aligning["last_steps"], options["num_steps"]
     if last is not None and last > steps:
         raise InputError(f"last_steps = {last}: the gradient goes through 1 to {steps} (num_steps) steps")
     encoder = stage_options["evaluation"]["encoder"]
@@ -143,7 +142,12 @@ def _kept_prompts(prompts: Any, output: Path) -> Any:
 def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int) -> bool:
     """Refuse prompts that are not neutral, hours before `aligning` would; whether captions name all subgroups."""
     wanted = num_images, lambda: training, options["templates"], options["attribute"]
-    prompt_plan(options["prompts"], *wanted, neutral=True)
+    given, neutral = (len(prompt_plan(options["prompts"], *wanted, neutral=only)) for only in (False, True))
+    if neutral < given:
+        raise InputError(
+            f"{given - neutral} of the {given} prompts name {options['attribute']}, and images of neutral ones are "
+            "compared: take them out"
+        )
     try:
         prompt_plan(NAMED, *wanted)
     except InputError as error:
