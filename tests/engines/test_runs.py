@@ -1,6 +1,5 @@
-import os
-import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pandas as pd
@@ -32,27 +31,33 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         begin_run(tmp_path / "file" / "folder")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 def test_two_runs_do_not_work_in_one_folder_and_of_one_run_the_first_process_claims_it(tmp_path, monkeypatch):
-    line = "bundle/__main__.py"
-    code = f"import sys, medi_monai.engines as e; sys.argv[0] = {line!r}; e.begin_run(sys.argv[1])"
-    command = [sys.executable, "-c", code, tmp_path]
+    fcntl = pytest.importorskip("fcntl")
+    lock = tmp_path / ".run.lock"
 
-    def another_begins():
-        return subprocess.run(command, capture_output=True, text=True)
+    def is_claimed():
+        # a lock belongs to the file as it was opened, so that this process is refused as another one is
+        with open(lock, "a") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        return True
 
     # a notebook keeps nobody out: it would until its end, also where its run failed
     begin_run(tmp_path)
-    assert another_begins().returncode == 0
-    monkeypatch.setattr(sys, "argv", [line])
-    begin_run(tmp_path)
-    refused = another_begins()
-    assert refused.returncode == 1 and f"another run works in {tmp_path}" in refused.stderr
+    assert not lock.exists()
+    monkeypatch.setattr(sys, "argv", ["bundle/__main__.py"])
     with monkeypatch.context() as one_of_several:
         one_of_several.setenv("RANK", "1")
-        assert another_begins().returncode == 0
+        begin_run(tmp_path)
+        assert not lock.exists()
+    begin_run(tmp_path)
+    assert is_claimed()
     finish_run("sampling", tmp_path, {}, {}, {}, {}, tmp_path)
-    assert another_begins().returncode == 0
+    assert not is_claimed()
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=f"another run works in {tmp_path}"):
+            begin_run(tmp_path)
 
 
 def test_a_folder_with_results_of_another_kind_is_refused(tmp_path):

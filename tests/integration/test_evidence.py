@@ -88,10 +88,6 @@ def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run
     assert message in bundle.error_in_process(run_id, config, **given)
 
 
-def test_a_misspelled_option_is_one_line(bundle, tmp_path):
-    assert "did you mean 'num_repeats'" in bundle.error("probing", "probe.json", num_repeat=3)
-
-
 def test_a_copied_sampling_folder_with_a_missing_image_is_refused(bundle, experiment, tmp_path):
     output, _ = experiment
     shutil.copytree(output / "medi" / "sampling", tmp_path / "medi")
