@@ -9,7 +9,9 @@ from pathlib import Path
 import monai.bundle
 import pytest
 
+from medi_monai.cohort.demo import demo_dataset
 from medi_monai.utils.errors import user_error_in
+from medi_monai.utils.workers import one_at_a_time
 
 ROOT = Path(__file__).parents[2]
 #: a training of seconds
@@ -65,11 +67,22 @@ class Bundle:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
+def demo_cache(tmp_path_factory):
+    """A cache with the demo slides, which the processes of pytest-xdist share: drawing them takes a minute."""
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demo cache"
+    with pytest.MonkeyPatch.context() as patch, one_at_a_time(cache):
+        patch.setenv("MEDI_CACHE", str(cache))
+        demo_dataset()
+    return cache
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory, demo_cache):
     folder = tmp_path_factory.mktemp("bundle")
     source = ROOT / "bundles" / "pathology_medi_diffusion"
     shutil.copytree(source, folder / "b", ignore=shutil.ignore_patterns("models", "output"))
-    return Bundle(folder / "b", folder / "cache")
+    return Bundle(folder / "b", demo_cache)
 
 
 @pytest.fixture(scope="session")
