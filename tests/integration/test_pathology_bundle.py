@@ -51,7 +51,7 @@ def test_preparing_cuts_the_demo_slides(bundle, prepared):
 
 def test_a_patch_is_what_openslide_reads_at_its_place(bundle, prepared):
     table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
-    (slides,) = bundle.root.parent.glob("cache/*/slides")
+    (slides,) = Path(bundle.environment["MEDI_CACHE"]).glob("demo_v*_seed0/slides")
     for row in table.sample(5, random_state=0).itertuples():
         with openslide.OpenSlide(str(slides / f"{row.slide}.tiff")) as slide:
             side = 32 * 1.0 / float(slide.properties["openslide.mpp-x"])
