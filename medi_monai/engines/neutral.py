@@ -34,12 +34,14 @@ NEUTRAL = "neutral"
 FEW = 0.01
 
 
-def joint_attributes(attribute: str) -> list[str]:
+def joint_attributes(attribute: str | None) -> list[str]:
     """The columns behind ``center``, or behind ``project_id|center`` where the joint of several is aligned.
 
     Raises:
-        InputError: for a name that is empty or given twice.
+        InputError: for none at all, or a name that is empty or given twice.
     """
+    if attribute is None:
+        raise InputError("there is no attribute, and one is needed here: name a column of the cohort by --attribute")
     names = [name.strip() for name in attribute.split(SEPARATOR)]
     if not all(names) or len(set(names)) != len(names):
         raise InputError(f"attribute = {attribute!r}: give a column, or several as 'project_id|center', each once")

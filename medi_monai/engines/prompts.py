@@ -51,19 +51,19 @@ def prompt_plan(
 
     Raises:
         InputError: as :func:`medi_monai.cohort.captions.read_prompts` and :func:`named_prompts`; also for ``neutral``
-            without templates, and where all prompts name the attribute and neutral ones are needed.
+            without templates, where all prompts name the attribute and neutral ones are needed, and for ``named`` or
+            ``neutral`` ones without an attribute.
     """
     composed = CaptionTemplates.from_setting(templates) if composes_captions(templates) else None
-    attributes = joint_attributes(attribute) if attribute is not None else []
-    if attribute is None and (prompts == NAMED or neutral):
-        raise InputError("prompts that name an attribute, or do not, need an --attribute; the cohort has none")
+    needed = prompts == NAMED or neutral
+    attributes = joint_attributes(attribute) if needed or attribute is not None else []
     if prompts == NAMED:
         cohort = training()
-        plan = named_prompts(cohort, caption_words(cohort, templates, attribute or ""), num_images)
+        plan = named_prompts(cohort, caption_words(cohort, templates, attribute), num_images)
     else:
         table = training().table if prompts == NEUTRAL else None
         plan = read_prompts(prompts, num_images=num_images, table=table, templates=composed, attributes=attributes)
-    return neutral_prompts(plan, caption_words(training(), templates, attribute or "")) if neutral else plan
+    return neutral_prompts(plan, caption_words(training(), templates, attribute)) if neutral else plan
 
 
 def composes_captions(templates: Any) -> bool:
@@ -71,13 +71,16 @@ def composes_captions(templates: Any) -> bool:
     return templates is not None and CaptionTemplates.from_setting(templates).composes
 
 
-def caption_words(cohort: Cohort, templates: Any, attribute: str) -> dict[str, dict[str, tuple[str, ...]]]:
+def caption_words(cohort: Cohort, templates: Any, attribute: str | None) -> dict[str, dict[str, tuple[str, ...]]]:
     """Of each attribute, its values and the words that name them in captions: those of the setting, and the value.
 
     Args:
         cohort: rows with the attributes.
         templates: templates with words, words alone, or None.
         attribute: the sensitive one, or several as ``sex|age``.
+
+    Raises:
+        InputError: without an attribute, or where the cohort lacks it.
     """
     names = joint_attributes(attribute)
     require_columns(cohort.table, names, cohort.root)

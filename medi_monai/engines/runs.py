@@ -74,7 +74,8 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None
 
 def _check_kind(folder: Path, run: str) -> None:
     path = folder / SUMMARY
-    other = read_json(path).get("run", run) if path.is_file() else run
+    found = read_json(path) if path.is_file() else {}
+    other = found.get("run", run) if isinstance(found, dict) else "unknown"
     if other != run:
         raise InputError(f"{folder} holds the results of a run of another kind, {other!r}: choose another folder")
 

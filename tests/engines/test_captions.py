@@ -1,10 +1,10 @@
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("transformers")
+
+from small_captions import write_captioned
 
 from medi_monai.cohort import Cohort
 from medi_monai.engines import captions as engine
@@ -20,28 +20,12 @@ from medi_monai.networks.text import CaptionSchema, load_text_encoder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest
 
-#: caption, sex, age, rows
-ROWS = [
-    ("brain of a young man", "male", "young", 6),
-    ("brain of an old man", "male", "old", 4),
-    ("brain of a young woman", "female", "young", 2),
-    ("brain of a young patient", "male", "young", 2),
-    ("brain of an old patient", "female", "old", 2),
-]
 ATTRIBUTES = {"sex": ("female", "male"), "age": ("old", "young")}
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    root = tmp_path_factory.mktemp("captioned")
-    rng, rows = np.random.default_rng(0), []
-    for caption, sex, age, count in ROWS:
-        for _ in range(count):
-            name = f"{len(rows)}.png"
-            Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(root / name)
-            rows.append((name, f"p{len(rows)}", caption, sex, age, "train" if len(rows) < 14 else "val"))
-    table = pd.DataFrame(rows, columns=["image", "patient", "caption", "sex", "age", "split"], dtype="str")
-    return Cohort(table.assign(slide=table["patient"], x="0", y="0", mpp="1.0"), root)
+    return write_captioned(tmp_path_factory.mktemp("captioned"))
 
 
 def test_rows_of_a_split(cohort):

@@ -1,7 +1,7 @@
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from small_captions import ROWS, write_captioned
 
 from medi_monai.cohort import Cohort
 from medi_monai.engines.prompts import caption_words, generated_cohort, named_prompts, naming_cohort, prompt_plan
@@ -11,27 +11,11 @@ TEMPLATES = {
     "templates": ["brain of a {age} {sex}", "brain of a {age} patient"],
     "words": {"sex": {"female": "woman", "male": "man"}, "age": {"young": "young", "old": "old"}},
 }
-#: caption, sex, age, rows
-ROWS = [
-    ("brain of a young man", "male", "young", 6),
-    ("brain of an old man", "male", "old", 4),
-    ("brain of a young woman", "female", "young", 2),
-    ("brain of a young patient", "male", "young", 2),
-    ("brain of an old patient", "female", "old", 2),
-]
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    root = tmp_path_factory.mktemp("captioned")
-    rng, rows = np.random.default_rng(0), []
-    for caption, sex, age, count in ROWS:
-        for _ in range(count):
-            name = f"{len(rows)}.png"
-            Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(root / name)
-            rows.append((name, f"p{len(rows)}", caption, sex, age, "train" if len(rows) < 14 else "val"))
-    table = pd.DataFrame(rows, columns=["image", "patient", "caption", "sex", "age", "split"], dtype="str")
-    return Cohort(table.assign(slide=table["patient"], x="0", y="0", mpp="1.0"), root)
+    return write_captioned(tmp_path_factory.mktemp("captioned"))
 
 
 def plan_of(prompts, num_images, cohort, templates=TEMPLATES, attribute="sex"):
@@ -174,5 +158,5 @@ def test_without_an_attribute_prompts_are_given(cohort):
 
     assert counts(prompt_plan(["brain"], 3, refused, None, None)) == {"brain": 3}
     for more in ({"prompts": "named"}, {"prompts": ["brain"], "neutral": True}):
-        with pytest.raises(InputError, match="need an --attribute"):
+        with pytest.raises(InputError, match="name a column of the cohort by --attribute"):
             prompt_plan(num_images=3, training=refused, templates=None, attribute=None, **more)
