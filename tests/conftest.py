@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["tiny_cohort"]
 torch.set_num_threads(1)
 
 # a shell starts what it runs in the background with Ctrl-C ignored, and tests send it

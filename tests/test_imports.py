@@ -17,17 +17,20 @@ LAYERS = (
     {"utils"},
     {"schema"},
     {"wsi", "diffusion", "metrics"},
-    {"cohort", "networks", "probing", "alignment"},
-    {"engines", "handlers", "report"},
+    {"cohort", "networks"},
+    {"report"},
+    {"engines"},
+    {"alignment"},
+    {"evaluation"},
+    {"runs"},
 )
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}
 PROGRAM = len(LAYERS)  # a file beside the packages, run with ``python -m``: imports any of them, imported by none
-SIBLINGS_ALLOWED = {"engines": {"handlers", "report"}}
 ARRAYS_ONLY = {"diffusion", "metrics"}
 HOMES = {
-    "ignite": ("engines/", "handlers/"),
-    "monai.engines": ("engines/", "handlers/"),
-    "monai.handlers": ("engines/", "handlers/"),
+    "ignite": ("engines/", "alignment/", "evaluation/", "runs/"),
+    "monai.engines": ("engines/", "alignment/"),
+    "monai.handlers": ("engines/",),
     "openslide": ("wsi/",),
     "cucim": ("wsi/",),
     "tifffile": ("wsi/", "cohort/demo/"),
@@ -62,7 +65,7 @@ def wrong_directions(source, file):
         other = rest.partition(".")[0]
         if root != "medi_monai" or other in (own, "__version__"):
             continue
-        down = HEIGHT.get(other, PROGRAM) < HEIGHT.get(own, PROGRAM) or other in SIBLINGS_ALLOWED.get(own, ())
+        down = HEIGHT.get(other, PROGRAM) < HEIGHT.get(own, PROGRAM)
         if not down or (own in ARRAYS_ONLY and other != "utils"):
             wrong.append(name)
     return wrong
@@ -121,7 +124,7 @@ def test_the_bare_package_imports_nothing_of_its_own():
         ("networks/x.py", "from medi_monai import cohort"),
         ("cohort/demo/x.py", "from ...networks import unet"),
         ("schema/x.py", "def f():\n    from medi_monai.engines import trainer"),
-        ("handlers/x.py", "from medi_monai.engines.trainer import x"),
+        ("engines/x.py", "from medi_monai.alignment.tuning import x"),
         ("engines/x.py", "from medi_monai.demo import main"),
     ],
 )

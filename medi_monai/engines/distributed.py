@@ -12,9 +12,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medi_monai.utils.errors import InputError
+from medi_monai.cohort import (
+    Share,
+)
+from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = [
+    "LONGEST_WAIT",
     "is_main_process",
     "join_processes",
     "leave_processes",
@@ -22,6 +26,7 @@ __all__ = [
     "main_process_first",
     "refuse_processes",
     "shared_gradient",
+    "started_together",
 ]
 
 #: the first process validates and draws samples while the others wait
@@ -102,3 +107,27 @@ def leave_processes() -> None:
     """Part from the other processes at the end of a run."""
     if torch.distributed.is_initialized():
         idist.finalize()
+
+
+#: a rank may cut slides for longer than the half hour after which a barrier gives up
+LONGEST_WAIT = timedelta(days=30)
+
+
+@contextmanager
+def started_together() -> Iterator[Share]:
+    """The share of this process of those that ``torchrun`` started; the whole where it did not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Share()
+        return
+    idist.initialize("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield Share(idist.get_rank(), idist.get_world_size(), _wait_for_all)
+    finally:
+        idist.finalize()
+
+
+def _wait_for_all() -> None:
+    try:
+        idist.barrier()
+    except RuntimeError as error:
+        raise RunStopped("another process of this run has ended; its own message says why") from error

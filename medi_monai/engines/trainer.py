@@ -17,11 +17,12 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.distributed import is_main_process
-from medi_monai.engines.runs import MODEL_FILES, finish_run, save_settings, set_aside
-from medi_monai.handlers import TrainingCheckpoint, WeightAverage
+from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
+from medi_monai.engines.model_dir import MODEL_FILES, save_settings
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest, save_tensors
+from medi_monai.utils.run_dir import finish_run, set_aside
 
 __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
 

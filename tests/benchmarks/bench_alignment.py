@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from medi_monai.engines import AlignmentLosses
+from medi_monai.alignment.step import AlignmentLosses
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from small_alignment import generator_of, network_of, pool_of, step_of

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
-from medi_monai.engines.evaluation import _compare_all, _distance_of_all, _streamed_moments
-from medi_monai.engines.fidelity import FidelitySettings, summarize
-from medi_monai.engines.reading import read_columns
+from medi_monai.evaluation.fidelity import FidelitySettings, summarize
+from medi_monai.evaluation.memorization import read_columns
+from medi_monai.evaluation.metadata import _compare_all, _distance_of_all, _streamed_moments
+from medi_monai.evaluation.probing import FeatureStore, ImageSet, ProbeProtocol, Setting
 from medi_monai.metrics import balanced_accuracy
-from medi_monai.probing import FeatureStore, ImageSet, ProbeProtocol, Setting
 
 CLASSES, CENTERS, BLOCK = 32, 185, 16_384
 COLUMNS = ["cancer_type", "center"]

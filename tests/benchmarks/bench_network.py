@@ -19,7 +19,7 @@ from monai.networks.nets import DiffusionModelUNet
 from medi_monai.cohort import expand_plan
 from medi_monai.cohort.demo import TUMORS, demo_schema
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines import ImageGenerator
+from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 

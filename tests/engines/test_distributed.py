@@ -42,7 +42,7 @@ def train(root, name, cohort, rank, stop=None, **more):
     import monai.bundle
     from ignite.engine import Events
 
-    from medi_monai.engines import DiffusionTrainer
+    from medi_monai.engines.trainer import DiffusionTrainer
     from medi_monai.utils.errors import RunStopped, user_error_in
 
     built, prepare = [], DiffusionTrainer.__init__
@@ -73,7 +73,7 @@ def train(root, name, cohort, rank, stop=None, **more):
 
 
 def mean_gradient(rank):
-    from medi_monai.engines import join_processes, shared_gradient
+    from medi_monai.engines.distributed import join_processes, shared_gradient
 
     assert join_processes() == (rank, WORLD)
     torch.manual_seed(rank)
@@ -128,8 +128,7 @@ def process(rank, root, cohort, port):
     torch.set_num_threads(1)
     root = Path(root)
     try:
-        from medi_monai.engines import leave_processes
-        from medi_monai.engines.distributed import is_main_process
+        from medi_monai.engines.distributed import is_main_process, leave_processes
 
         found = {"gradient": mean_gradient(rank), "main": is_main_process(), "found": first_then_others(rank, root)}
         found["prepared"] = prepared_together(root)

@@ -7,8 +7,9 @@ from ignite.engine import Events
 
 from medi_monai.cohort import BalancedBatchSampler, PatchDataset
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines import AutocastInferer, DiffusionPrepareBatch, DiffusionTrainer, train
-from medi_monai.handlers import FiniteLossGuard, TrainingCheckpoint, WeightAverage
+from medi_monai.engines.handlers import FiniteLossGuard, TrainingCheckpoint, WeightAverage
+from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.trainer import DiffusionTrainer, train
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped

@@ -4,11 +4,11 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from medi_monai.alignment import make_target
+from medi_monai.alignment.functional import make_target
+from medi_monai.alignment.pool import ReferencePool
+from medi_monai.alignment.step import AlignmentLosses, AlignmentStep
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines import AlignmentLosses, ImageGenerator
-from medi_monai.engines.alignment_pool import ReferencePool
-from medi_monai.engines.alignment_step import AlignmentStep
+from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.spaces import PixelSpace

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from medi_monai.cohort import Cohort
-from medi_monai.engines import build_schema
+from medi_monai.cohort.selection import build_schema
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.utils.files import file_digest
 

@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("transformers")
 
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines import DiffusionPrepareBatch, ImageGenerator
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.engines.prepare_batch import DiffusionPrepareBatch
 from medi_monai.networks.spaces import PixelSpace
 from medi_monai.networks.text import CaptionDropout, CaptionSchema, TextDiffusionUNet, drop_captions, load_text_encoder
 from medi_monai.schema import MetadataSchema

@@ -6,7 +6,7 @@ from monai.networks.nets import DiffusionModelUNet
 
 pytest.importorskip("transformers")
 
-from medi_monai.handlers import WeightAverage
+from medi_monai.engines.handlers import WeightAverage
 from medi_monai.networks.text import TextDiffusionUNet, load_pretrained_unet, load_text_encoder
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import save_tensors

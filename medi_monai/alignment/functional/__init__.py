@@ -1,0 +1,41 @@
+"""Bringing subgroups among generated images to a target: tensors and callables, never a network or a cohort."""
+
+from medi_monai.alignment.functional.consistency import (
+    consistency_loss,
+    consistency_weights,
+    form_and_color_loss,
+    images_to_change,
+)
+from medi_monai.alignment.functional.losses import DIVERGENCES, batch_matching_loss, transport_loss
+from medi_monai.alignment.functional.rollout import ROLLOUTS, Rollout, adjusted_direct, step_coefficients, truncated
+from medi_monai.alignment.functional.targets import (
+    SEPARATOR,
+    SubgroupTarget,
+    check_shares,
+    group_probabilities,
+    make_target,
+)
+from medi_monai.alignment.functional.transport import TransportLabels, apportion, transport_labels
+
+__all__ = [
+    "DIVERGENCES",
+    "ROLLOUTS",
+    "SEPARATOR",
+    "Rollout",
+    "SubgroupTarget",
+    "TransportLabels",
+    "adjusted_direct",
+    "apportion",
+    "batch_matching_loss",
+    "check_shares",
+    "consistency_loss",
+    "consistency_weights",
+    "form_and_color_loss",
+    "group_probabilities",
+    "images_to_change",
+    "make_target",
+    "step_coefficients",
+    "transport_labels",
+    "transport_loss",
+    "truncated",
+]

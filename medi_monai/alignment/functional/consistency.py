@@ -1,0 +1,156 @@
+"""What keeps tuned images as they were: distillation from the untuned model on the same noise and prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from medi_monai.alignment.functional.transport import apportion
+from medi_monai.utils.errors import InputError
+
+__all__ = ["consistency_loss", "consistency_weights", "form_and_color_loss", "images_to_change"]
+
+#: differences of pixels well below this, in images of [-1, 1], weigh as their squares
+SMOOTH = 0.02
+#: energy of gradients, per pixel, below which structure is noise
+STRUCTURE_FLOOR = 1e-4
+
+
+def consistency_loss(
+    features: torch.Tensor, reference_features: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``mean(w · (1 - cosine))`` of an encoder's features (the CLIP-consistency of arXiv 2406.14847).
+
+    Args:
+        features: ``(N, D)`` of the tuned model's images.
+        reference_features: ``(N, D)`` of the untuned model's on the same noise and prompt; no gradient.
+        weights: ``(N,)`` of :func:`consistency_weights`; left out, 1.
+
+    Returns:
+        A scalar in [0, 2 · max(w)].
+    """
+    _check("features", features, reference_features)
+    return _weighted(1 - functional.cosine_similarity(features, reference_features.detach(), dim=1), weights)
+
+
+def form_and_color_loss(
+    images: torch.Tensor, reference_images: torch.Tensor, weights: torch.Tensor | None = None, levels: int = 3
+) -> torch.Tensor:
+    """A distance in the pixels that sees color and form, for what an encoder or a gray-level term overlooks.
+
+    Color: the absolute difference of the low-pass images (means of 4 x 4 pixels), rounded near zero. Form: at each of
+    ``levels`` halved sizes and for every channel, with ``g`` the gradient images, ``|g - g'|² / (|g|² + |g'|²)``, which
+    is 0 for equal structure, 1 for unrelated and 2 for inverted. The sum of the two means. The term is ours.
+
+    Args:
+        images: ``(N, C, H, W)`` in [-1, 1].
+        reference_images: of the untuned model; no gradient.
+        weights: ``(N,)``; left out, 1.
+        levels: sizes that structure is compared at; fewer where an image is too small.
+
+    Returns:
+        A scalar, zero for equal images.
+    """
+    _check("images", images, reference_images)
+    reference = reference_images.detach()
+    difference = functional.avg_pool2d(images - reference, min(4, *images.shape[2:]))
+    color = ((difference.square() + SMOOTH**2).sqrt() - SMOOTH).mean((1, 2, 3))
+    form = torch.zeros_like(color)
+    for level in range(levels):
+        if level > 0:
+            images, reference = (functional.avg_pool2d(each, 2) for each in (images, reference))
+        form = form + _structure_distance(images, reference) / levels
+        if min(images.shape[2:]) < 4:
+            break
+    return _weighted(color + form, weights)
+
+
+def images_to_change(
+    reference_probabilities: torch.Tensor, target: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """The fewest images of a batch that have to change their subgroup for the batch to meet its target.
+
+    From every subgroup with more images than the target gives it, the excess, and of those the ones that the
+    classifier is least sure of.
+
+    Args:
+        reference_probabilities: ``(N, G)`` of the untuned model's images.
+        target: ``(G,)`` shares.
+        generator: on the CPU; as for :func:`medi_monai.alignment.functional.apportion`.
+
+    Returns:
+        ``(N,)`` boolean, on the device of the probabilities.
+    """
+    sure, groups = reference_probabilities.detach().max(1)
+    wanted = apportion(target.detach().cpu(), len(groups), generator)
+    change = torch.zeros(len(groups), dtype=torch.bool, device=groups.device)
+    for group, count in enumerate(wanted.tolist()):
+        members = (groups == group).nonzero()[:, 0]
+        least_sure = sure[members].argsort(stable=True)
+        change[members[least_sure[: max(0, len(members) - count)]]] = True
+    return change
+
+
+def consistency_weights(
+    reference_probabilities: torch.Tensor,
+    target: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    confident: torch.Tensor | None = None,
+    stays: float = 1.0,
+    changes: float = 0.2,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Strong consistency where the subgroup need not change, weak where it must.
+
+    Args:
+        reference_probabilities: ``(N, G)``, what the guide reads in the untuned model's images.
+        target: ``(G,)``; without labels, :func:`images_to_change` says which must change.
+        labels: ``(N,)`` pseudo-targets of :func:`transport_labels`: an image changes where its
+            own differs from what it was.
+        confident: ``(N,)``; an image whose pseudo-target is not confident may change: held as one that stays, it
+            would be drawn back from the boundary, and the target be missed by as much.
+        stays: weight of an image that keeps its subgroup.
+        changes: weight of one that changes it.
+        generator: as for :func:`images_to_change`.
+
+    Returns:
+        ``(N,)`` weights, without gradient.
+
+    Raises:
+        InputError: with neither labels nor target, or a negative weight.
+    """
+    if min(stays, changes) < 0:
+        raise InputError(f"stays = {stays} and changes = {changes} are weights: zero or more")
+    if labels is not None:
+        change = labels.to(reference_probabilities.device) != reference_probabilities.argmax(1)
+        if confident is not None:
+            change = change | ~confident.to(change.device)
+    elif target is not None:
+        change = images_to_change(reference_probabilities, target, generator)
+    else:
+        raise InputError("weights of consistency need pseudo-targets or a target, and neither is given")
+    weights = reference_probabilities.new_full(change.shape, stays).detach()
+    return weights.masked_fill(change, changes)
+
+
+def _structure_distance(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``(N,)``: each channel by itself, so that what is lost in one is not hidden by another."""
+    apart, energy = images.new_zeros(1), images.new_zeros(1)
+    for axis in (2, 3):
+        one, two = images.diff(dim=axis), reference.diff(dim=axis)
+        apart = apart + (one - two).square().mean((2, 3))
+        energy = energy + (one.square() + two.square()).mean((2, 3))
+    return (apart / (energy + STRUCTURE_FLOOR)).mean(1)
+
+
+def _weighted(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    if weights is None:
+        return distances.mean()
+    if weights.shape != distances.shape:
+        raise InputError(f"weights {tuple(weights.shape)} do not match {len(distances)} images")
+    return (distances * weights.to(distances).detach()).mean()
+
+
+def _check(what: str, one: torch.Tensor, two: torch.Tensor) -> None:
+    if one.shape != two.shape or not len(one):
+        raise InputError(f"{what} {tuple(one.shape)} do not match those of the untuned model, {tuple(two.shape)}")

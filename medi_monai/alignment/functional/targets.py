@@ -1,0 +1,362 @@
+"""The distribution that a subgroup should have among generated images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.schema import CategoricalColumn
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = [
+    "Part",
+    "SEPARATOR",
+    "SubgroupTarget",
+    "check_shares",
+    "group_probabilities",
+    "joint_attributes",
+    "make_target",
+    "parts_of",
+]
+
+#: joins the values of a joint subgroup: ``female|young``
+SEPARATOR = "|"
+#: how far a sum of shares may be from 1
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class SubgroupTarget:
+    """Shares of the subgroups of one attribute, or of the joint of several.
+
+    Args:
+        attributes: in a fixed order.
+        groups: every combination of their values, the last attribute running fastest: the order of all that is
+            ``(N, G)`` or ``(G,)``.
+        probabilities: one share per group; they sum to 1.
+    """
+
+    attributes: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Groups as text: ``female``, or ``female|young`` of a joint."""
+        return [SEPARATOR.join(group) for group in self.groups]
+
+    def tensor(self, like: torch.Tensor | None = None) -> torch.Tensor:
+        """``(G,)`` shares, float32 on the CPU or of the type and on the device of ``like``."""
+        if like is None:
+            return torch.tensor(self.probabilities, dtype=torch.float32)
+        return torch.tensor(self.probabilities, dtype=like.dtype, device=like.device)
+
+    def group_probabilities(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """``(N, G)`` joint probabilities from a classifier's ``(N, V)`` of each attribute; see the function."""
+        return group_probabilities(probabilities, self.attributes)
+
+    def log_probabilities(self, logits: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """``(N, G)`` log-probabilities from a classifier's logits ``(N, V)`` of each attribute.
+
+        Never by way of a probability, so that a sure classifier still has a gradient.
+        """
+        parts = [part.float().log_softmax(1) for part in _parts(logits, self.attributes)]
+        return _outer(parts, torch.add)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: attributes, and the share of each group."""
+        return {"attributes": list(self.attributes), "target": dict(zip(self.names, self.probabilities))}
+
+
+def group_probabilities(probabilities: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> torch.Tensor:
+    """Join what a classifier says of several attributes.
+
+    The heads of a classifier are taken as independent given the image: the probability of a combination is the product
+    of those of its values.
+
+    Args:
+        probabilities: per attribute ``(N, V)``, rows that sum to 1, values in the order of the classifier.
+        attributes: those to join; the last runs fastest.
+
+    Returns:
+        ``(N, G)``, G the product of the numbers of values.
+
+    Raises:
+        InputError: for an attribute that the classifier does not have.
+    """
+    return _outer(_parts(probabilities, attributes), torch.mul)
+
+
+def make_target(
+    spec: str | Mapping[Any, Any],
+    attributes: Mapping[str, Sequence[str]],
+    table: pd.DataFrame | None = None,
+    names: Sequence[str] | None = None,
+) -> SubgroupTarget:
+    """A target from what the user gives.
+
+    Args:
+        spec: ``uniform``; ``table``, the shares in ``table``; or a mapping to shares that sum to 1, in one of the forms
+            ``{female: 0.5, male: 0.5}``, of a joint ``{female|young: 0.25, …}`` or ``{female: {young: 0.25, …}, …}``,
+            and by attribute ``{sex: {female: 0.5, male: 0.5}, age: {…}}``, several of which are taken as independent.
+            Every subgroup has to be given, 0 where none is wanted.
+        attributes: the classifier's attributes, with their values in its order.
+        table: reference, one row per image or patient, with a column per attribute; rows with a missing cell are left
+            out. With a column ``count`` or ``share``, a row stands for so many.
+        names: the attributes to align; left out, those that ``spec`` names, or all.
+
+    Raises:
+        InputError: for shares that are negative or do not sum to 1, for an attribute or a value that the classifier
+            does not have, for a subgroup without a share, and for a table that ``spec`` does not ask for.
+    """
+    _check_unused(spec, table)
+    by_attribute = _is_by_attribute(spec, attributes)
+    chosen = tuple(names if names is not None else spec if by_attribute else attributes)
+    for name in chosen:
+        if name not in attributes:
+            raise unknown_value("attribute", name, attributes, "The classifier reads these alone.")
+    values = [tuple(map(str, attributes[name])) for name in chosen]
+    groups = tuple(itertools.product(*values))
+    if not 2 <= len(groups) == len(set(groups)) or len(set(chosen)) != len(chosen):
+        raise InputError(f"a target needs two subgroups or more, none of them twice, not {list(groups)}")
+    if isinstance(spec, str):
+        shares = _named_shares(spec, chosen, groups, table)
+    elif by_attribute:
+        shares = _independent_shares(spec, chosen, values)
+    else:
+        shares = _checked_shares(_flat(spec), groups, "target")
+    return SubgroupTarget(chosen, groups, shares)
+
+
+def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
+    """Refuse a target that cannot be whatever the values of its attributes are, before they are known.
+
+    Args:
+        spec: as for :func:`make_target`.
+        names: of the attributes.
+        table: the reference table or its path, which is not looked into.
+
+    Raises:
+        InputError: for an unknown word, ``table`` without one, one that is not asked for, and shares that are
+            negative or do not sum to 1.
+    """
+    _check_unused(spec, table)
+    if isinstance(spec, str):
+        _check_word(spec, table)
+    elif set(_mapping(spec)) <= set(names) and all(isinstance(part, Mapping) for part in spec.values()):
+        for name, part in spec.items():
+            _total(_flat(part), f"target of {name!r}")
+    else:
+        _total(_flat(spec), "target")
+
+
+def _check_unused(spec: Any, table: Any) -> None:
+    if table is not None and spec != "table":
+        raise InputError(f"a reference table is given, and the target is {spec!r}: it has to be 'table' to follow it")
+
+
+def _mapping(spec: Any) -> Mapping[Any, Any]:
+    if not isinstance(spec, Mapping) or not spec:
+        raise InputError(f"a target is 'uniform', 'table' or a mapping of values to shares, not {spec!r}")
+    return spec
+
+
+def _check_word(spec: str, table: Any) -> None:
+    if spec not in ("uniform", "table"):
+        raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
+    if spec == "table" and table is None:
+        raise InputError(
+            "the target is to be that of a table, and no reference table is given: its path is target_table"
+        )
+
+
+def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Sequence[str]]) -> bool:
+    if isinstance(spec, str):
+        return False
+    if not all(isinstance(share, Mapping) for share in _mapping(spec).values()):
+        return False
+    values = [str(value) for known in attributes.values() for value in known]
+    for key in spec:
+        if key not in attributes and str(key) not in values:
+            raise unknown_value("attribute", key, [*attributes, *values], "The classifier reads these alone.")
+    return all(key in attributes for key in spec)
+
+
+def _named_shares(
+    spec: str, names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame | None
+) -> tuple[float, ...]:
+    _check_word(spec, table)
+    return (1 / len(groups),) * len(groups) if table is None or spec == "uniform" else _counted(names, groups, table)
+
+
+def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame) -> tuple[float, ...]:
+    """The share of each group among the rows of a table that have all attributes."""
+    for name in names:
+        if name not in table.columns:
+            raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
+    codes = pd.DataFrame(
+        {
+            name: _codes(table[name], tuple(dict.fromkeys(group[place] for group in groups)))
+            for place, name in enumerate(names)
+        }
+    )
+    known = (codes >= 0).all(axis=1)
+    if not known.any():
+        raise InputError(f"none of the {len(table)} rows of the reference table has {' and '.join(names)}")
+    weights = _weights(table)[known]
+    if not weights.sum() > 0:
+        raise InputError(f"the rows of the reference table with {' and '.join(names)} count nothing")
+    sums = weights.groupby([codes.loc[known, name] for name in names]).sum() / weights.sum()
+    shares = {key if isinstance(key, tuple) else (key,): share for key, share in sums.items()}
+    places = itertools.product(*(range(int(size)) for size in _sizes(groups)))
+    return tuple(float(shares.get(place, 0.0)) for place in places)
+
+
+def _weights(table: pd.DataFrame) -> pd.Series:
+    """What each row counts: one, or what ``count`` or ``share`` says."""
+    name = next((name for name in ("count", "share") if name in table.columns), None)
+    if name is None:
+        return pd.Series(1.0, index=table.index)
+    weights = pd.to_numeric(table[name], errors="coerce")
+    wrong = ~(weights >= 0) | np.isinf(weights)
+    if wrong.any():
+        raise InputError(f"{name} = {table.loc[wrong, name].iloc[0]!r} in the reference table: it has to be 0 or more")
+    return weights
+
+
+def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:
+    return [len(set(values)) for values in zip(*groups)]
+
+
+def _codes(cells: pd.Series, values: tuple[str, ...]) -> pd.Series:
+    """Places in ``values``, -1 where missing; a reference table may have a row per image, and few different values."""
+    column = CategoricalColumn(str(cells.name), values)
+    return cells.map({value: int(column.encode(value)) for value in cells.dropna().unique()}).fillna(-1).astype(int)
+
+
+def _independent_shares(
+    spec: Mapping[Any, Mapping[Any, Any]], names: tuple[str, ...], values: list[tuple[str, ...]]
+) -> tuple[float, ...]:
+    if set(spec) != set(names):
+        raise InputError(f"the target gives shares of {list(spec)}, and the attributes to align are {list(names)}")
+    parts = [
+        _checked_shares(_flat(spec[name]), tuple((value,) for value in known), f"target of {name!r}")
+        for name, known in zip(names, values)
+    ]
+    return tuple(math.prod(shares) for shares in itertools.product(*parts))
+
+
+def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested mappings as one, keys joined."""
+    flat: dict[str, Any] = {}
+    for key, share in spec.items():
+        name = SEPARATOR.join(map(str, key)) if isinstance(key, tuple) else str(key)
+        inner = (
+            {f"{name}{SEPARATOR}{rest}": x for rest, x in _flat(share).items()} if isinstance(share, Mapping) else {}
+        )
+        flat.update(inner or {name: share})
+    return flat
+
+
+def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...], what: str) -> tuple[float, ...]:
+    names = [SEPARATOR.join(group) for group in groups]
+    for name in spec:
+        if name not in names:
+            raise unknown_value(f"subgroup in the {what}", name, names)
+    lacking = [name for name in names if name not in spec]
+    total = _total(spec, what, bool(lacking))
+    if lacking:
+        raise InputError(f"the {what} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
+    return tuple(float(spec[name]) / total for name in names)
+
+
+#: beyond any percentage, so that no sum overflows
+MOST = 1e6
+
+
+def _total(spec: Mapping[str, Any], what: str, open_end: bool = False) -> float:
+    """The sum of shares, which are numbers; it has to be 1, unless some lack."""
+    for name, share in spec.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MOST:
+            raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
+    total = math.fsum(spec.values())
+    if abs(total - 1) > TOLERANCE and not open_end:
+        hint = "give shares such as 0.5, not percent" if total > 1.5 else "shares have to sum to 1"
+        raise InputError(f"the {what} sums to {total:.8g}, not to 1: {hint}")
+    return total
+
+
+def _parts(per_attribute: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> list[torch.Tensor]:
+    for name in attributes:
+        if name not in per_attribute:
+            raise unknown_value("attribute", name, per_attribute, "The classifier reads these alone.")
+    return [per_attribute[name] for name in attributes]
+
+
+def _outer(parts: Sequence[torch.Tensor], join: Any) -> torch.Tensor:
+    joint = parts[0]
+    for part in parts[1:]:
+        joint = join(joint[:, :, None], part[:, None, :]).flatten(1)
+    return joint
+
+
+@dataclass(frozen=True)
+class Part:
+    """One attribute of a target, or the joint of all.
+
+    Args:
+        name: of the attribute; of a joint, the names joined.
+        vocabulary: attribute to its values, the last running fastest.
+        values: names of the subgroups.
+        target: ``(G,)`` shares.
+    """
+
+    name: str
+    vocabulary: Mapping[str, tuple[str, ...]]
+    values: tuple[str, ...]
+    target: np.ndarray
+
+    def join(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """``(N,)`` subgroup of codes by attribute; -1 where one of them is."""
+        parts = [np.asarray(codes[name]) for name in self.vocabulary]
+        joint = np.zeros(len(parts[0]), np.int64)
+        for part, values in zip(parts, self.vocabulary.values()):
+            joint = joint * len(values) + part
+        return np.where(np.any([part < 0 for part in parts], axis=0), -1, joint)
+
+
+def parts_of(target: SubgroupTarget) -> list[Part]:
+    """Every attribute of a target by itself and, of several, their joint, which comes last."""
+    vocabulary = {
+        name: tuple(dict.fromkeys(group[place] for group in target.groups))
+        for place, name in enumerate(target.attributes)
+    }
+    shares = np.array(target.probabilities).reshape([len(values) for values in vocabulary.values()])
+    found = []
+    for place, (name, values) in enumerate(vocabulary.items()):
+        others = tuple(axis for axis in range(shares.ndim) if axis != place)
+        found.append(Part(name, {name: values}, values, shares.sum(others)))
+    if len(found) > 1:
+        found.append(Part(SEPARATOR.join(vocabulary), vocabulary, tuple(target.names), shares.ravel()))
+    return found
+
+
+def joint_attributes(attribute: str | None) -> list[str]:
+    """The columns behind ``center``, or behind ``project_id|center`` where the joint of several is aligned.
+
+    Raises:
+        InputError: for none at all, or a name that is empty or given twice.
+    """
+    if attribute is None:
+        raise InputError("there is no attribute, and one is needed here: name a column of the cohort by --attribute")
+    names = [name.strip() for name in attribute.split(SEPARATOR)]
+    if not all(names) or len(set(names)) != len(names):
+        raise InputError(f"attribute = {attribute!r}: give a column, or several as 'project_id|center', each once")
+    return names

@@ -1,0 +1,192 @@
+"""What an alignment draws from: prompts with their noise, and what the untuned model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from medi_monai.alignment.functional import SubgroupTarget
+from medi_monai.cohort import expand_plan
+from medi_monai.diffusion import ddim
+from medi_monai.diffusion.objectives import denoiser
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "codes_of_prompts", "draw_images", "spread_rows"]
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SubgroupReader:
+    """Log-probabilities of a target's subgroups, ``(N, 3, H, W)`` images in [-1, 1] to ``(N, G)``.
+
+    Classifiers may have the values of an attribute in any order; what is read has that of the target.
+
+    Args:
+        name: of the classifier, for errors.
+        classifier: frozen.
+        target: whose subgroups are read.
+        batch_size: images read at once.
+
+    Raises:
+        InputError: for a classifier without an attribute of the target, or with other values.
+    """
+
+    def __init__(self, name: str, classifier: AttributeClassifier, target: SubgroupTarget, batch_size: int) -> None:
+        self.classifier, self.target, self.batch_size = classifier, target, batch_size
+        self._places: dict[str, list[int]] = {}
+        for place, attribute in enumerate(target.attributes):
+            wanted = list(dict.fromkeys(group[place] for group in target.groups))
+            known = classifier.column(attribute).values
+            if set(wanted) != set(known):
+                raise InputError(
+                    f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
+                    f"{wanted}: train all classifiers on the same values"
+                )
+            self._places[attribute] = [known.index(value) for value in wanted]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return by_parts(self._read, images.split(self.batch_size))
+
+    def _read(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.classifier(images)
+        return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._places.items()})
+
+
+def by_parts(function: Features, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A function of each part, joined; where there are several, what lies within is computed again on the way back."""
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(part) for part in parts])
+    results: list[torch.Tensor] = [recomputed(function, part, use_reentrant=False) for part in parts]
+    return torch.cat(results)
+
+
+def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Rows to draw, each with a ``number`` of its own and so with its own noise.
+
+    Args:
+        prompts: a plan (with ``count``) or an expanded one.
+        count: of the rows; they have the shares of the plan, however many are taken, and begin anew at its end.
+
+    Raises:
+        InputError: for a plan without a row.
+    """
+    rows = expand_plan(prompts.reset_index(drop=True)) if "count" in prompts else prompts
+    rows = rows.drop(columns="number", errors="ignore").reset_index(drop=True)
+    if not len(rows):
+        raise InputError("there is no prompt to align: give a plan or a file with at least one")
+    group = pd.Series(codes_of_prompts(rows), index=rows.index)
+    within = (group.groupby(group).cumcount() + 0.5) / group.map(group.value_counts())
+    order = within.sort_values(kind="stable").index
+    chosen = rows.loc[[order[place % len(order)] for place in range(count)]]
+    return chosen.reset_index(drop=True).assign(number=range(count))
+
+
+def codes_of_prompts(rows: pd.DataFrame) -> np.ndarray:
+    """``(N,)`` integer prompt of every row, in the order in which they come."""
+    if not len(rows.columns):
+        return np.zeros(len(rows), int)
+    return rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup().to_numpy()
+
+
+class ReferencePool:
+    """Prompts with their noise, and what the untuned model makes of them; each is drawn once.
+
+    Args:
+        network: the untuned model, frozen.
+        generator: how images are drawn; its solver has to be ``ddim``.
+        prompts: a plan; see :func:`spread_rows`.
+        size: of the pool.
+        guide: reads the subgroups.
+        target: whose attributes are read.
+        features: of images, for the consistency.
+        seed: of noise and order.
+        together: images of one prompt that follow each other, so that an update sees enough of a prompt to compare
+            them with the target; 1 leaves no trace of prompts in the order.
+
+    Raises:
+        InputError: for a plan without a row, another solver, or a guide that does not fit the target.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        generator: ImageGenerator,
+        prompts: pd.DataFrame,
+        size: int,
+        guide: AttributeClassifier,
+        target: SubgroupTarget,
+        features: Features | None,
+        seed: int,
+        together: int = 1,
+    ) -> None:
+        if generator.solver != "ddim":
+            raise InputError(f"solver = {generator.solver!r}: an alignment sends gradients through 'ddim' alone")
+        self.network, self.target, self.features, self.seed, self.together = network, target, features, seed, together
+        self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
+        self.generator = copy(generator)
+        self.generator.seed = seed_from("alignment", seed)
+        rows = spread_rows(prompts, size).drop(columns="number")
+        # the first turn takes rows as they come, so that each update draws the references it needs
+        self.rows = rows.iloc[self._order(0, codes_of_prompts(rows))].reset_index(drop=True).assign(number=range(size))
+        #: ``(size,)`` integer prompt of every row
+        self.prompts = codes_of_prompts(self.rows.drop(columns="number"))
+        self._made: dict[int, dict[str, torch.Tensor]] = {}
+
+    def places(self, step: int, count: int) -> list[int]:
+        """The rows of one update, counted from 1: all of the pool once, in another order every time.
+
+        A turn has whole updates: what is left of the pool waits for the next one, in which it may come first.
+        """
+        turn, update = divmod(step - 1, max(1, len(self.rows) // count))
+        order = range(len(self.rows)) if turn == 0 else self._order(turn, self.prompts).tolist()
+        return list(order[update * count : (update + 1) * count])
+
+    def _order(self, turn: int, prompts: np.ndarray) -> np.ndarray:
+        """All rows in a random order, up to ``together`` of one prompt after each other."""
+        rng = np.random.default_rng(seed_from("alignment order", self.seed, turn))
+        shuffled = rng.permutation(len(prompts))
+        if self.together == 1:
+            return shuffled
+        mine = [shuffled[prompts[shuffled] == code] for code in range(prompts.max() + 1)]
+        blocks = [rows[at : at + self.together] for rows in mine for at in range(0, len(rows), self.together)]
+        return np.concatenate([blocks[place] for place in rng.permutation(len(blocks))])
+
+    def reference(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""
+        size = self.generator.batch_size
+        # always drawn in the same company, so that a resumed run has the same to the bit
+        for block in sorted({place // size for place in places if place not in self._made}):
+            rows = self.rows.iloc[block * size : (block + 1) * size]
+            made = self._draw(rows)
+            for row, place in enumerate(rows["number"].tolist()):
+                self._made[place] = {name: values[row] for name, values in made.items()}
+        parts = [self._made[place] for place in places]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def _draw(self, rows: pd.DataFrame) -> dict[str, torch.Tensor]:
+        drawn = draw_images(self.network, self.generator, rows)
+        made = {"images": drawn, "probabilities": self.reader(drawn).exp()}
+        return made if self.features is None else {**made, "features": self.features(drawn)}
+
+
+@torch.no_grad()
+def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
+    """``(N, 3, H, W)`` images in [-1, 1] of the rows, by DDIM in batches, without rounding to uint8."""
+    device = next(network.parameters()).device
+    drawn = []
+    for part in generator.batches(rows):
+        predict = generator.bind(network, part)
+        denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
+        latents = ddim(denoise, generator.noise(part).to(device), generator.schedule, generator.num_steps)
+        drawn.append(generator.space.decode(latents))
+    return torch.cat(drawn)

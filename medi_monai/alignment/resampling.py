@@ -1,0 +1,248 @@
+"""What else could bring subgroups to a target: choosing among generated images, or training on chosen real ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.alignment.functional import SEPARATOR, SubgroupTarget, apportion, make_target
+from medi_monai.alignment.functional.targets import parts_of
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import known_codes
+from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.samples import read_arms
+from medi_monai.cohort.table import require_columns
+from medi_monai.engines.distributed import is_main_process
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.schema import CategoricalColumn
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import atomic_path, file_digest, read_json, read_table, write_table
+from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.seeding import seed_from
+
+__all__ = [
+    "chosen_of",
+    "cohort_target",
+    "equal_steps",
+    "gradient_images",
+    "largest_subset",
+    "resample_run",
+    "resampled_cohort",
+]
+
+RUN = "resampling"
+RESULTS = ("images", "manifest.csv", "summary.json")
+BATCH = 256
+
+
+def gradient_images(
+    updates: int, batch_size: int, gradient_steps: int, guidance_scale: float = 1.0, real_images: int = 0
+) -> int:
+    """Images that the updates of an alignment send through the network, forward and back.
+
+    Args:
+        updates: of the alignment.
+        batch_size: images in an update.
+        gradient_steps: sampling steps that the gradient goes through.
+        guidance_scale: any but 1 takes the network twice a step.
+        real_images: of the anchor in an update.
+    """
+    return updates * (batch_size * gradient_steps * (1 if guidance_scale == 1 else 2) + real_images)
+
+
+def equal_steps(
+    align_steps: int,
+    align_batch_size: int,
+    gradient_steps: int,
+    batch_size: int,
+    guidance_scale: float = 1.0,
+    real_images: int = 0,
+) -> int:
+    """Steps of a training that send as many images through the network, forward and back, as an alignment's updates.
+
+    Args:
+        align_steps: updates of the alignment.
+        align_batch_size: images in each.
+        gradient_steps: sampling steps that its gradient goes through.
+        batch_size: of the training.
+        guidance_scale: of the alignment.
+        real_images: of its anchor in an update.
+    """
+    images = gradient_images(align_steps, align_batch_size, gradient_steps, guidance_scale, real_images)
+    return max(1, round(images / batch_size))
+
+
+def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.ndarray:
+    """The largest choice of rows whose subgroups have the shares of the target, each row once.
+
+    Args:
+        groups: ``(N,)`` place of each row's subgroup in ``target.groups``; -1 where it is not known.
+        target: shares.
+        seed: of the choice among rows of one subgroup.
+
+    Returns:
+        Places, sorted.
+
+    Raises:
+        InputError: where a wanted subgroup has no row.
+    """
+    shares = np.asarray(target.probabilities)
+    counts = np.bincount(groups[groups >= 0], minlength=len(shares))
+    for name, share, count in zip(target.names, shares, counts):
+        if share > 0 and count == 0:
+            raise InputError(f"no image is read as {name!r}, of which the target wants a share of {share:g}")
+    size = int(np.floor(min(count / share for count, share in zip(counts, shares) if share > 0) + 1e-9))
+    wanted = apportion(target.tensor().double(), size).numpy()
+    rng = np.random.default_rng(seed_from("alternatives", seed))
+    chosen = [rng.permutation(np.flatnonzero(groups == place))[:count] for place, count in enumerate(wanted)]
+    return np.sort(np.concatenate(chosen))
+
+
+def resample_run(
+    sampling_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    reader: AttributeClassifier,
+    target: SubgroupTarget,
+    image_size: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Choose among generated images so that the classifier reads the target's shares; copy them with their manifest.
+
+    Nothing is tuned; the price is that all but a part of the images are thrown away.
+
+    Args:
+        sampling_dir: the ``output_dir`` of a sampling.
+        output_dir: gets ``images/``, ``manifest.csv`` and ``summary.json``.
+        reader: the guide of the alignment it is compared with.
+        target: shares.
+        image_size: side of the images.
+        seed: of the choice.
+
+    Returns:
+        The manifest of the images kept; without a row, and no images, where a wanted subgroup is read in none.
+
+    Raises:
+        InputError: for a folder without a sampling, or the sampling's own folder for the result.
+    """
+    start, output, source = time.perf_counter(), Path(output_dir), Path(sampling_dir)
+    if not (source / "manifest.csv").is_file():
+        raise InputError(
+            f"there is no manifest.csv in {source}: run `sampling` first, or give its folder, --sampling_dir"
+        )
+    if source.resolve() == output.resolve():
+        raise InputError(f"output_dir = {output} holds the images to choose from; give another folder for those kept")
+    made = read_arms({"resampled": source}, ["caption"])["resampled"]
+    groups = _read_groups(made, reader, target, image_size)
+    try:
+        rows, why = largest_subset(groups, target, seed), ""
+    except InputError as error:
+        rows, why = np.empty(0, np.int64), f"{error}; draw more images"
+        print(f"warning: nothing can be chosen: {why}", flush=True)
+    chosen = made.table.iloc[rows].reset_index(drop=True)
+    set_aside(output, [output / name for name in RESULTS])
+    _copy(chosen, made.root, output)
+    counts = np.bincount(groups[groups >= 0], minlength=len(target.names))
+    finish_run(
+        RUN,
+        output,
+        made={"images": len(chosen), "of": len(made)},
+        figures={
+            "kept": len(chosen) / len(made),
+            "read": dict(zip(target.names, counts.tolist())),
+            "why_none": why or None,
+            "seconds": round(time.perf_counter() - start, 2),
+        },
+        settings={"target": target.to_dict(), "seed": seed, "sampling_dir": str(sampling_dir)},
+        digests={"manifest": file_digest(made.root / "manifest.csv")},
+        where=output / "manifest.csv" if len(chosen) else output / "summary.json",
+    )
+    return chosen
+
+
+def _copy(chosen: pd.DataFrame, source: Path, output: Path) -> None:
+    for image in chosen["image"]:
+        with atomic_path(output / image) as path:
+            shutil.copyfile(source / image, path)
+    if len(chosen):
+        write_table(output / "manifest.csv", chosen)
+
+
+def chosen_of(arms: Mapping[str, Cohort]) -> dict[str, dict[str, int]]:
+    """``images`` kept and those they were chosen ``of``, for the arms that :func:`resample_run` made."""
+    found = {}
+    for name, arm in arms.items():
+        path = arm.root / "summary.json"
+        content = read_json(path) if path.is_file() else {}
+        if content.get("run") == RUN:
+            found[name] = {key: int(content["made"][key]) for key in ("images", "of")}
+    return found
+
+
+@torch.no_grad()
+def _read_groups(made: Cohort, reader: AttributeClassifier, target: SubgroupTarget, image_size: int) -> np.ndarray:
+    patches, found = PatchReader(made, image_size), []
+    device = next(reader.parameters()).device
+    for start in range(0, len(made), BATCH):
+        pixels = np.stack(patches.read(range(start, min(start + BATCH, len(made)))))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+        found.append(target.log_probabilities(reader(images)).argmax(1).cpu())
+    patches.close()
+    return torch.cat(found).numpy()
+
+
+def cohort_target(
+    spec: Any, cohort: Cohort, attribute: str, table: str | os.PathLike | None = None
+) -> SubgroupTarget | None:
+    """The shares wanted of the rows in training, of the values that occur among them; None where none are wanted.
+
+    Args:
+        spec: None, or as for :func:`medi_monai.alignment.functional.make_target`.
+        cohort: rows in training.
+        attribute: column, or several as ``sex|age`` for their joint.
+        table: path of a reference table, for ``table``.
+
+    Raises:
+        InputError: as :func:`medi_monai.alignment.functional.make_target`, and for a column that lacks.
+    """
+    if spec is None:
+        return None
+    names = attribute.split(SEPARATOR)
+    require_columns(cohort.table, names, cohort.root)
+    values = {name: CategoricalColumn.from_values(name, cohort.table[name].unique()).values for name in names}
+    return make_target(spec, values, None if table is None else read_table(table), names)
+
+
+def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> Cohort:
+    """Rows in training with the shares of the target: those of rare subgroups are repeated, as many rows as before.
+
+    Args:
+        cohort: rows in training, with the attributes of the target; rows without a value are left out.
+        target: shares.
+        seed: of the choice.
+
+    Raises:
+        InputError: where a wanted subgroup has no row.
+    """
+    table, joint = cohort.table, parts_of(target)[-1]
+    groups = joint.join({name: known_codes(table, values, name) for name, values in joint.vocabulary.items()})
+    wanted = apportion(target.tensor().double(), int((groups >= 0).sum())).numpy()
+    rng = np.random.default_rng(seed_from("alternatives", seed))
+    rows, words = [], []
+    for place, count in enumerate(wanted):
+        members = np.flatnonzero(groups == place)
+        if count and not len(members):
+            raise InputError(f"no image in training is of {target.names[place]!r}, of which the target wants a share")
+        if count:
+            rows.append(np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count])
+            words.append(f"{target.names[place]} {count:,} (of {len(members):,} different ones)")
+    if is_main_process():
+        print(f"training on images resampled to {'; '.join(words)}", flush=True)
+    return Cohort(table.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True), cohort.root)

@@ -1,0 +1,329 @@
+"""One update of subgroup-distribution-aligned tuning (arXiv 2406.14847)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.engines import IterationEvents, PrepareBatch
+from monai.inferers import Inferer
+from torch import nn
+from torch.utils.data import default_collate
+
+from medi_monai.alignment.functional import (
+    DIVERGENCES,
+    ROLLOUTS,
+    Rollout,
+    batch_matching_loss,
+    consistency_loss,
+    consistency_weights,
+    form_and_color_loss,
+    transport_labels,
+    transport_loss,
+)
+from medi_monai.alignment.pool import ReferencePool, by_parts
+from medi_monai.cohort import BalancedBatchSampler, PatchDataset
+from medi_monai.utils.checks import KINDS
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import generator_from
+
+__all__ = [
+    "FEW",
+    "LOSSES",
+    "SCOPES",
+    "AlignmentLosses",
+    "AlignmentStep",
+    "AnchorLoss",
+    "check_numbers",
+    "sets_by_prompt",
+]
+
+#: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
+LOSSES = ("matching", "transport")
+#: ``prompt``: the images of each prompt, so that the attribute is not tied to what a prompt says; ``batch``: all images
+SCOPES = ("prompt", "batch")
+#: images of a prompt below which they are taken together with those of other such prompts
+FEW = 4
+
+#: what an update does to images before the guide sees them: ``(images, step) -> images``, differentiable
+Augment = Callable[[torch.Tensor, int], torch.Tensor]
+#: ``(network, untuned network, step, whether it is distilled)`` to the terms of :class:`AnchorLoss`
+Anchor = Callable[[nn.Module, nn.Module, int, bool], Mapping[str, torch.Tensor]]
+
+
+def check_numbers(settings: object, kinds: Mapping[str, str]) -> None:
+    """Refuse a number that cannot be.
+
+    Args:
+        settings: has the numbers as attributes.
+        kinds: names of attributes, parted by blanks, for each of :data:`medi_monai.runs.settings.KINDS`.
+
+    Raises:
+        InputError: naming the first that is wrong.
+    """
+    for kind, names in kinds.items():
+        test, words = KINDS[kind]
+        for name in names.split():
+            if not test(getattr(settings, name)):
+                raise InputError(f"{name} = {getattr(settings, name)!r} of an alignment: it has to be {words}")
+
+
+@dataclass(frozen=True)
+class AlignmentLosses:
+    """What an update minimizes.
+
+    Args:
+        loss: one of :data:`LOSSES`.
+        scope: one of :data:`SCOPES`: what is brought to the target.
+        divergence: of ``matching``, one of :data:`medi_monai.alignment.functional.DIVERGENCES`.
+        min_confidence: of ``transport``: pseudo-targets below it are left out.
+        draws: of ``transport``: label sets that are drawn; None apportions the target to each batch.
+        subgroup_weight: of the loss above.
+        consistency_weight: of 1 - cosine between CLIP features of tuned and untuned images.
+        pixel_weight: of the term that sees color and form in the pixels.
+        anchor_weight: of the denoising loss on real images.
+        distillation_weight: of the distance to the untuned model's predictions where the condition names the attribute.
+        stays: weight of consistency of an image that keeps its subgroup.
+        changes: weight of one that has to change it.
+        rollout: one of :data:`medi_monai.alignment.functional.ROLLOUTS`: the way of the gradient through the sampler.
+        last_steps: sampling steps that it goes through; None is all.
+
+    Raises:
+        InputError: for a choice that is unknown, or a number out of its range.
+    """
+
+    loss: str = "matching"
+    scope: str = "prompt"
+    divergence: str = "kl"
+    min_confidence: float = 0.8
+    draws: int | None = 100
+    subgroup_weight: float = 1.0
+    consistency_weight: float = 1.0
+    pixel_weight: float = 1.0
+    anchor_weight: float = 1.0
+    distillation_weight: float = 100.0
+    stays: float = 1.0
+    changes: float = 0.2
+    rollout: str = "adjusted"
+    last_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (
+            ("loss", self.loss, LOSSES),
+            ("scope", self.scope, SCOPES),
+            ("divergence", self.divergence, DIVERGENCES),
+            ("rollout", self.rollout, tuple(ROLLOUTS)),
+        ):
+            if value not in known:
+                raise unknown_value(kind, value, known)
+        check_numbers(
+            self,
+            {
+                # without it nothing is aligned
+                "rate": "subgroup_weight",
+                "weight": "consistency_weight pixel_weight anchor_weight distillation_weight stays changes",
+                "fraction": "min_confidence",
+                "optional count": "draws last_steps",
+            },
+        )
+
+
+class AnchorLoss:
+    """Two losses on real images: what they look like, and what conditions that name the attribute mean.
+
+    The first is the denoising loss of the training. The second is the squared distance between the predictions of the
+    tuned and of the untuned network on the same noisy images and conditions, so that an image that is asked for by its
+    subgroup still is of it.
+
+    Args:
+        dataset: real images with conditions; those that name the attribute, so that the shares in the training data
+            do not pull the model back.
+        batch_size: of each update.
+        prepare_batch: of the training; what it drops or augments is its own affair.
+        inferer: how the network is run.
+        device: where to.
+        seed: of the choice of images.
+        attributes: columns; images of each of their subgroups are drawn alike often.
+    """
+
+    def __init__(
+        self,
+        dataset: PatchDataset,
+        batch_size: int,
+        prepare_batch: PrepareBatch,
+        inferer: Inferer,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        attributes: Sequence[str] = (),
+    ) -> None:
+        self.dataset, self.prepare_batch, self.inferer, self.device = dataset, prepare_batch, inferer, device
+        groups = dataset.groups(attributes, "subpopulation")
+        self.sampler = BalancedBatchSampler(groups, batch_size, num_steps=1, seed=seed)
+
+    def __call__(
+        self, network: nn.Module, untuned: nn.Module, step: int, distilled: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """``anchor`` and, unless it is not wanted, ``distillation`` of one batch, functions of seed and step alone."""
+        batch = default_collate([self.dataset[place] for place in self.sampler.batch(step)])
+        inputs, targets, args, kwargs = self.prepare_batch(batch, self.device, step=step)
+        predicted = self.inferer(inputs, network, *args, **kwargs)
+        terms = {"anchor": nn.functional.mse_loss(predicted, targets)}
+        if distilled:
+            with torch.no_grad():
+                before = self.inferer(inputs, untuned, *args, **kwargs)
+            terms["distillation"] = nn.functional.mse_loss(predicted.float(), before.float())
+        return terms
+
+
+class AlignmentStep:
+    """The process function of an Ignite engine: draws a batch, compares its subgroups with the target, updates.
+
+    The gradient is that of the loss over the whole batch, whatever is drawn at once: images, latents and what the guide
+    says of them are kept, all else is computed again by parts of the generator's ``batch_size`` on the way back.
+
+    Args:
+        network: in tuning, in evaluation mode.
+        optimizer: of its parameters.
+        pool: neutral prompts and references.
+        losses: what is minimized.
+        batch_size: images in an update; those drawn at once are the generator's ``batch_size``.
+        anchor: returns the losses of a step on real images; None leaves them out.
+        augment: changes images before the guide sees them.
+        max_grad_norm: the gradient's norm is clipped to it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        pool: ReferencePool,
+        losses: AlignmentLosses,
+        batch_size: int,
+        anchor: Anchor | None = None,
+        augment: Augment | None = None,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.network, self.optimizer, self.pool, self.losses = network, optimizer, pool, losses
+        self.batch_size, self.anchor, self.augment, self.max_grad_norm = batch_size, anchor, augment, max_grad_norm
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def __call__(self, engine: Engine, batch: Any) -> dict[str, Any]:
+        """One update; ``loss``, ``grad_norm``, ``terms`` and ``seconds``.
+
+        ``BACKWARD_COMPLETED`` is fired before the weights change, so that a lost loss does not spoil them.
+        """
+        start, step = time.perf_counter(), engine.state.iteration
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.backward(step)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        loss = torch.tensor(sum(terms.values()))
+        output: dict[str, Any] = {"loss": loss, "grad_norm": norm.detach(), "terms": terms, "seconds": 0.0}
+        engine.state.output = output  # type: ignore[assignment]
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.optimizer.step()
+        output["seconds"] = time.perf_counter() - start
+        return output
+
+    def backward(self, step: int) -> dict[str, float]:
+        """Add the gradient of one update to that of the parameters; returns the weighted terms of the loss."""
+        places = self.pool.places(step, self.batch_size)
+        reference = self.pool.reference(places)
+        rollouts = list(self._rollouts(places))
+        images = by_parts(self.pool.generator.space.decode, [rollout.images for rollout in rollouts])
+        terms = self._terms(images, reference, places, step)
+        torch.stack(list(terms.values())).sum().backward()
+        for rollout in rollouts:
+            if rollout.images.grad is not None:
+                rollout.send_back(rollout.images.grad)
+        real = self._real_images(step)
+        if real:
+            torch.stack(list(real.values())).sum().backward()
+        return {name: float(term.detach()) for name, term in {**terms, **real}.items()}
+
+    def _real_images(self, step: int) -> dict[str, torch.Tensor]:
+        weights = {"anchor": self.losses.anchor_weight, "distillation": self.losses.distillation_weight}
+        if self.anchor is None or not any(weights.values()):
+            return {}
+        found = self.anchor(self.network, self.pool.network, step, weights["distillation"] > 0)
+        return {name: weights[name] * term for name, term in found.items() if weights[name]}
+
+    def _rollouts(self, places: Sequence[int]) -> Iterator[Rollout]:
+        generator, losses = self.pool.generator, self.losses
+        device = next(self.network.parameters()).device
+        for rows in generator.batches(self.pool.rows.iloc[list(places)]):
+            yield ROLLOUTS[losses.rollout](
+                generator.bind(self.network, rows),
+                generator.noise(rows).to(device),
+                generator.schedule,
+                generator.objective,
+                generator.num_steps,
+                last_steps=losses.last_steps,
+                clip=generator.space.clip,
+            )
+
+    def _terms(
+        self, images: torch.Tensor, reference: Mapping[str, torch.Tensor], places: Sequence[int], step: int
+    ) -> dict[str, torch.Tensor]:
+        losses, pool = self.losses, self.pool
+        seen = images if self.augment is None else self.augment(images, step)
+        subgroup, weights = self._subgroup(pool.reader(seen), reference["probabilities"], places, step)
+        terms = {"subgroup": losses.subgroup_weight * subgroup}
+        if losses.consistency_weight and pool.features is not None:
+            features = by_parts(pool.features, images.split(pool.generator.batch_size))
+            distance = consistency_loss(features, reference["features"], weights)
+            terms["consistency"] = losses.consistency_weight * distance
+        if losses.pixel_weight:
+            terms["pixels"] = losses.pixel_weight * form_and_color_loss(images, reference["images"], weights)
+        return terms
+
+    def _subgroup(
+        self, logs: torch.Tensor, reference: torch.Tensor, places: Sequence[int], step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss that aligns, and the weight of each image's consistency."""
+        drawing = generator_from("alignment transport", self.pool.seed, step)
+        loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
+        prompts = self.pool.prompts[list(places)]
+        for members in sets_by_prompt(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
+            own, weights[members] = self._of_set(logs[members], reference[members], drawing)
+            loss = loss + own * (len(members) / len(logs))
+        return loss, weights
+
+    def _of_set(
+        self, logs: torch.Tensor, reference: torch.Tensor, drawing: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, share = self.losses, self.pool.target.tensor(logs)
+        stays, changes = losses.stays, losses.changes
+        if losses.loss == "matching":
+            weights = consistency_weights(reference, share, stays=stays, changes=changes, generator=drawing)
+            return batch_matching_loss(logs, share, losses.divergence), weights
+        found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
+        labels, confident = found.labels, found.confident
+        weights = consistency_weights(reference, None, labels, confident, stays, changes)
+        return transport_loss(logs, labels, confident), weights
+
+
+def sets_by_prompt(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
+    """The images that a target is met by together: those of a prompt, and those of all prompts with few of them.
+
+    Where even these are few, they join the smallest of the other sets.
+
+    Args:
+        prompts: ``(N,)`` integer prompt of every image.
+        few: a set has no fewer images, unless there are no more.
+
+    Returns:
+        Places, each in one set.
+    """
+    codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)[1:]
+    sets = [np.flatnonzero(codes == code) for code in np.flatnonzero(sizes >= few)]
+    rest = np.flatnonzero(sizes[codes] < few)
+    if len(rest) >= few or not sets:
+        return [*sets, rest] if len(rest) else sets
+    smallest = min(range(len(sets)), key=lambda place: len(sets[place]))
+    sets[smallest] = np.sort(np.concatenate([sets[smallest], rest]))
+    return sets

@@ -1,0 +1,398 @@
+"""The run ``aligning``: tune a trained model until the subgroups among its images meet a target."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from PIL import Image
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.alignment.functional import SubgroupTarget
+from medi_monai.alignment.pool import Features, ReferencePool, draw_images
+from medi_monai.alignment.step import FEW, AlignmentLosses, AlignmentStep, AnchorLoss, Augment, check_numbers
+from medi_monai.alignment.validation import SubgroupWatch
+from medi_monai.engines.classifiers.augment import Hardening, harden
+from medi_monai.engines.distributed import refuse_processes
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.engines.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
+from medi_monai.engines.model_dir import MODEL_FILES, save_settings
+from medi_monai.engines.trainer import stop_after_step
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.networks.tuning import TUNED, merge_adapter, save_adapter, tuned_parameters
+from medi_monai.report import labeled_grid
+from medi_monai.schema import Conditioning
+from medi_monai.utils.errors import InputError, RunStopped, unknown_value
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, save_tensors, write_json
+from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.seeding import generator_from
+
+__all__ = ["AlignmentSettings", "align", "rate_factor", "tuning_rate"]
+
+#: images of one prompt that follow each other where the target is that of each prompt: at least so many, and for each
+#: subgroup, for a share of few images cannot be told from the target
+TOGETHER, PER_SUBGROUP = 16, 6
+#: share of the pool in prompts with too few images to be met by themselves, above which a word is said
+MANY_PROMPTS = 0.25
+#: images of the picture of before and after
+SHOWN = 12
+#: part of the updates in which the learning rate rises, and what is left of it in the end
+WARMUP, LEFT = 0.1, 0.1
+ADAPTER = "adapter.pt"
+#: by what is tuned: the fewer the weights, the farther each has to go
+RATES = {"all": 2.5e-5, "cross_attention": 5e-4, "lora": 1e-3}
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """How a tuning runs.
+
+    Args:
+        max_steps: updates at most.
+        batch_size: images in an update, 2 or more; those drawn at once are the generator's.
+        learning_rate: highest, of AdamW; see :func:`rate_factor`.
+        max_grad_norm: the gradient's norm is clipped to it.
+        tuned: one of :data:`medi_monai.networks.tuning.TUNED`.
+        rank: of the adapter, with ``lora``.
+        pool_size: prompts with their noise that updates are drawn from; ``batch_size`` or more.
+        val_interval: updates between two looks of the validation classifier.
+        num_validation: images of a look.
+        patience: looks without improvement after which the tuning ends.
+        checkpoint_every: updates between two checkpoints.
+        harden_guide: whether images are augmented before the guide sees them.
+        seed: of all draws.
+
+    Raises:
+        InputError: for a choice that is unknown, or a number out of its range.
+    """
+
+    max_steps: int = 100
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    max_grad_norm: float = 1.0
+    tuned: str = "all"
+    rank: int = 8
+    pool_size: int = 512
+    val_interval: int = 10
+    num_validation: int = 128
+    patience: int = 3
+    checkpoint_every: int = 25
+    harden_guide: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tuned not in TUNED:
+            raise unknown_value("choice of `tuned`", self.tuned, TUNED)
+        counts = "max_steps batch_size rank pool_size val_interval num_validation patience checkpoint_every"
+        check_numbers(self, {"count": counts, "rate": "learning_rate max_grad_norm", "seed": "seed"})
+        if not isinstance(self.harden_guide, bool):
+            raise InputError(f"harden_guide = {self.harden_guide!r}: it has to be true or false")
+        if self.batch_size < 2:
+            raise InputError("batch_size = 1 of an alignment: one image has no distribution; give 2 or more")
+        if self.pool_size < self.batch_size:
+            raise InputError(
+                f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an image would come twice "
+                "in an update"
+            )
+
+
+def align(
+    network: nn.Module,
+    generator: ImageGenerator,
+    prompts: pd.DataFrame,
+    target: SubgroupTarget,
+    guide: AttributeClassifier,
+    readers: Mapping[str, AttributeClassifier],
+    losses: AlignmentLosses,
+    settings: AlignmentSettings,
+    schema: Conditioning,
+    model_settings: Mapping[str, Any],
+    output_dir: str | os.PathLike,
+    ckpt_dir: str | os.PathLike,
+    source: str | os.PathLike,
+    features: Features | None = None,
+    anchor: AnchorLoss | None = None,
+    writer: SummaryWriter | None = None,
+    resume: bool = False,
+) -> Path:
+    """Tune, keep the weights that the validation classifier finds nearest to the target, and save them.
+
+    Args:
+        network: trained; changed in place.
+        generator: how images are drawn, by DDIM.
+        prompts: neutral conditions: a plan with ``count``, or one row each.
+        target: the shares wanted.
+        guide: frozen, reads the subgroups for the loss.
+        readers: ``validation`` decides when to stop and what to keep; others, as ``judge``, are written down.
+        losses: what is minimized.
+        settings: how.
+        schema: of the network, saved beside the weights.
+        model_settings: of the training (``model.json``), kept and marked.
+        output_dir: gets ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
+        ckpt_dir: gets ``model.pt``, ``adapter.pt`` where one was tuned, ``schema.json`` and ``model.json``.
+        source: the file of the untuned weights, which stays as it is.
+        features: differentiable, of ``(N, 3, H, W)`` images in [-1, 1]; of the CLIP consistency.
+        anchor: the losses on real images.
+        writer: TensorBoard.
+        resume: go on from the newest checkpoint; otherwise what is in the folders is moved aside.
+
+    Returns:
+        The path of ``model.pt``.
+
+    Raises:
+        InputError: for several processes of ``torchrun``, a folder that holds the untuned model, settings that do not
+            fit each other, or nothing to resume from.
+        RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
+    """
+    folder, output = Path(ckpt_dir), Path(output_dir)
+    _check(generator, losses, folder, Path(source))
+    classifiers = {"guide": guide, **readers}
+    weighs = losses.anchor_weight or losses.distillation_weight
+    real_images = anchor.sampler.batch_size if anchor is not None and weighs else 0
+    record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
+    if isinstance(generator.space, nn.Module):
+        generator.space.to(next(network.parameters()).device)
+    untuned = deepcopy(network).eval().requires_grad_(False)
+    parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings.max_steps))
+    by_prompt = losses.scope == "prompt"
+    together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1
+    pool = ReferencePool(
+        untuned, generator, prompts, settings.pool_size, guide, target, features, settings.seed, together
+    )
+    if by_prompt:
+        _warn_of_many_prompts(pool)
+    augment = _hardened(settings.seed) if settings.harden_guide else None
+    step = AlignmentStep(network, optimizer, pool, losses, settings.batch_size, anchor, augment, settings.max_grad_norm)
+    watch = SubgroupWatch(
+        network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer,
+        by_prompt=by_prompt,
+    )  # fmt: skip
+    parts = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
+    checkpoint = TrainingCheckpoint(folder, parts, record, settings.checkpoint_every, keep=1)
+    trainer = _trainer(step, schedule, watch, checkpoint, writer, settings)
+    if resume:
+        _resume(trainer, checkpoint, settings.max_steps)
+    else:
+        _clear(output, folder, checkpoint, writer)
+    start = time.perf_counter()
+    _run(trainer, watch, checkpoint, settings.max_steps)
+    watch.restore()
+    _show(watch, untuned, output, writer)
+    seconds = round(time.perf_counter() - start, 2)
+    return _save(network, watch, schema, model_settings, settings, record, folder, output, seconds)
+
+
+def rate_factor(max_steps: int) -> Callable[[int], float]:
+    """The learning rate of each update, counted from 0, as a part of the highest.
+
+    It rises in a tenth of the updates and falls along a cosine to a tenth at the last: at a constant rate the tuning
+    ends by swinging around the target.
+    """
+    warm = max(1, round(WARMUP * max_steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        progress = min(1.0, (step + 1 - warm) / max(1, max_steps - warm))
+        return LEFT + (1 - LEFT) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def tuning_rate(tuned: str) -> float:
+    """A learning rate that suits what is tuned, as found on the demo cohort of brain MR.
+
+    Raises:
+        InputError: for an unknown choice.
+    """
+    if tuned not in RATES:
+        raise unknown_value("choice of `tuned`", tuned, RATES)
+    return RATES[tuned]
+
+
+def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, source: Path) -> None:
+    refuse_processes("aligning")
+    if not source.is_file():
+        raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
+    if source.resolve().parent == folder.resolve():
+        raise InputError(f"ckpt_dir = {folder} holds the model that is to be tuned; give another folder for the result")
+    if losses.last_steps is not None and losses.last_steps > generator.num_steps:
+        raise InputError(
+            f"last_steps = {losses.last_steps}: the gradient goes through 1 to {generator.num_steps} (num_steps) steps"
+        )
+
+
+def _record(
+    generator: ImageGenerator,
+    prompts: pd.DataFrame,
+    target: SubgroupTarget,
+    classifiers: Mapping[str, AttributeClassifier],
+    losses: AlignmentLosses,
+    settings: AlignmentSettings,
+    real_images: int,
+    source: str | os.PathLike,
+) -> dict[str, Any]:
+    """What a result depends on: what a checkpoint is compared with, and ``alignment.json`` holds."""
+    return {
+        "losses": asdict(losses),
+        "settings": asdict(settings),
+        "real_images": real_images,
+        "target": target.to_dict(),
+        "sampling": {
+            "solver": generator.solver,
+            "num_steps": generator.num_steps,
+            "guidance_scale": generator.guidance_scale,
+            "image_size": generator.image_size,
+        },
+        "classifiers": {name: json_digest(reader.describe()) for name, reader in classifiers.items()},
+        "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
+        "untuned_sha256": file_digest(source),
+    }
+
+
+def _warn_of_many_prompts(pool: ReferencePool) -> None:
+    sizes = np.bincount(pool.prompts)
+    few = sizes[sizes < FEW].sum() / len(pool.prompts)
+    if few > MANY_PROMPTS and len(sizes) > 1:
+        print(
+            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {few:.0%} of them are of "
+            f"prompts with fewer than {FEW}: those are brought to the target together. Give a larger --pool_size, "
+            "fewer prompts, or --scope batch",
+            flush=True,
+        )
+
+
+def _hardened(seed: int) -> Augment:
+    strengths = Hardening()
+
+    def augment(images: torch.Tensor, step: int) -> torch.Tensor:
+        return harden(images, strengths, generator_from("alignment harden", seed, step))
+
+    return augment
+
+
+def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint, writer: SummaryWriter | None) -> None:
+    # the newest events are this run's: its writer is open already
+    events = sorted(output.glob("events.out.tfevents.*"))[: None if writer is None else -1]
+    set_aside(output, [*(output / name for name in ("samples", "alignment.json", "summary.json")), *events])
+    set_aside(folder, [*checkpoint.paths(), *(folder / name for name in (*MODEL_FILES, ADAPTER))])
+
+
+def _resume(trainer: Engine, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
+    if checkpoint.newest is None:
+        raise InputError(f"there is no checkpoint to resume from in {checkpoint.ckpt_dir}; align without --resume true")
+    trainer.state.max_epochs, trainer.state.epoch_length = 1, max_steps
+    step = checkpoint.resume(trainer)
+    print(f"resuming from {checkpoint.newest} at update {step}", flush=True)
+
+
+def _trainer(
+    step: AlignmentStep,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    watch: SubgroupWatch,
+    checkpoint: TrainingCheckpoint,
+    writer: SummaryWriter | None,
+    settings: AlignmentSettings,
+) -> Engine:
+    trainer = Engine(step)
+    trainer.register_events(*IterationEvents)
+    FiniteLossGuard(checkpoint).attach(trainer)
+    if writer is not None:
+        ScalarHandler(writer, step.optimizer, settings.batch_size, every=1).attach(trainer)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, _show_terms, writer)
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def next_rate() -> None:
+        schedule.step()
+
+    # a checkpoint holds the rate of the next update, and what was seen after this one
+    watch.attach(trainer)
+    checkpoint.attach(trainer)
+    attach_bar(trainer, "aligning", settings.max_steps)
+    return trainer
+
+
+def _show_terms(engine: Engine, writer: SummaryWriter) -> None:
+    output: Any = engine.state.output
+    for name, value in output["terms"].items():
+        writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
+
+
+def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
+    """Update until the end, the watch or Ctrl-C; a run that was resumed at its end has nothing left to do."""
+    if trainer.state.iteration < max_steps and not watch.exhausted:
+        with stop_after_step(trainer):
+            trainer.run(range(max_steps), max_epochs=1, epoch_length=max_steps)
+    step = trainer.state.iteration
+    if step < max_steps and not watch.exhausted:
+        checkpoint.save(trainer)
+        raise RunStopped(
+            f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Go on with "
+            "the same command and --resume true."
+        )
+    watch.look(step)
+
+
+def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: SummaryWriter | None) -> None:
+    """A picture of the same prompts and noise before and after."""
+    cells = {}
+    for name, network in (("before", untuned), ("after", watch.network)):
+        images = draw_images(network, watch.generator, watch.rows.head(SHOWN))
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        cells[name, "same noise"] = list(pixels)
+    grid: np.ndarray = labeled_grid(cells, ["before", "after"], ["same noise"], "", (1, SHOWN), 64)
+    with atomic_path(output / "samples" / "before_and_after.png") as path:
+        Image.fromarray(grid).save(path, format="png")
+    if writer is not None:
+        writer.add_image("samples", grid, watch.best_step, dataformats="HWC")
+
+
+def _save(
+    network: nn.Module,
+    watch: SubgroupWatch,
+    schema: Conditioning,
+    model_settings: Mapping[str, Any],
+    settings: AlignmentSettings,
+    record: Mapping[str, Any],
+    folder: Path,
+    output: Path,
+    seconds: float,
+) -> Path:
+    if settings.tuned == "lora":
+        save_adapter(network, folder / ADAPTER, settings.rank)
+        merge_adapter(network)
+    model = folder / "model.pt"
+    schema.save(folder / "schema.json")
+    save_settings(folder, {**model_settings, "aligned": record})
+    save_tensors(model, network.state_dict())
+    write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
+    before, after = watch.curve[0], watch.kept
+    print(watch.outcome(), flush=True)
+    finish_run(
+        "aligning",
+        output,
+        made={"model": str(model), "updates": watch.curve[-1]["step"], "kept_update": watch.best_step},
+        figures={
+            "distance_before": {name: before[name]["distance"] for name in watch.readers},
+            "distance_after": {name: after[name]["distance"] for name in watch.readers},
+            "seconds": seconds,
+        },
+        settings=record,
+        digests={"model.pt": file_digest(model), "untuned": record["untuned_sha256"], "schema": schema.digest},
+        where=model,
+    )
+    return model

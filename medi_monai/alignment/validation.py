@@ -1,0 +1,170 @@
+"""How far tuned images are from the target as classifiers see it that do not guide, and when that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.alignment.functional import SubgroupTarget
+from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.step import sets_by_prompt
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["SubgroupWatch", "total_variation"]
+
+GUIDE, VALIDATION = "guide", "validation"
+#: images of a prompt below which its distance is that of chance: such prompts are taken together
+FEW_OF_A_PROMPT = 16
+
+
+class SubgroupWatch:
+    """Draws the same images again and again as the weights change, and keeps the weights that serve best.
+
+    A tuning that learns to fool its guide shows here: the guide's distance goes on falling while that of the others
+    rises. The weights kept are those at which the validation classifier finds the least distance; the judge has no say.
+
+    Args:
+        network: in tuning, in evaluation mode.
+        pool: of the training; guide and target are its own.
+        prompts: a plan; see :func:`medi_monai.alignment.pool.spread_rows`.
+        num_images: drawn at each look, with the same prompts and noise every time.
+        readers: further classifiers by name: ``validation`` decides, the guide in its absence; any other is only
+            written down.
+        every: updates between two looks.
+        patience: looks without a lesser distance after which the tuning ends.
+        writer: TensorBoard.
+        tolerance: distances within it of that of the kept weights count as no less: total variation, in [0, 1].
+        by_prompt: weights are kept by the mean distance of each prompt by itself, in place of that of all images.
+
+    Raises:
+        InputError: for a reader that does not fit the target, or has the name of the guide.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pool: ReferencePool,
+        prompts: pd.DataFrame,
+        num_images: int,
+        readers: Mapping[str, AttributeClassifier],
+        every: int,
+        patience: int,
+        writer: SummaryWriter | None,
+        tolerance: float = 0.005,
+        by_prompt: bool = False,
+    ) -> None:
+        if GUIDE in readers:
+            raise InputError(f"a reader called {GUIDE!r}: the guide is watched in any case; name others otherwise")
+        self.network, self.target, self.writer = network, pool.target, writer
+        self.every, self.patience, self.tolerance = every, patience, tolerance
+        size = pool.generator.batch_size
+        others = {name: SubgroupReader(name, reader, pool.target, size) for name, reader in readers.items()}
+        self.readers = {GUIDE: pool.reader, **others}
+        self.generator = copy(pool.generator)
+        self.generator.seed = seed_from("alignment validation", pool.seed)
+        self.rows = spread_rows(prompts, num_images)
+        prompts_of = codes_of_prompts(self.rows.drop(columns="number"))
+        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(num_images)]
+        #: one record per look: step, and by reader the proportions, their distance to the target and the mean of the
+        #: distances of prompts
+        self.curve: list[dict[str, Any]] = []
+        self._best: dict[str, torch.Tensor] = {}
+        self.best_step = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Look before the first update, then after every ``every``-th, and end the tuning where it no longer helps."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
+
+    def _begin(self, engine: Engine) -> None:
+        # a resumed tuning has looked before
+        if not self.curve:
+            self.look(engine.state.iteration)
+
+    def _go_on(self, engine: Engine) -> None:
+        self.look(engine.state.iteration)
+        if self.exhausted:
+            engine.terminate()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``patience`` looks in a row found no lesser distance."""
+        return sum(record["step"] > self.best_step for record in self.curve) >= self.patience
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The record of the kept weights."""
+        return next(record for record in self.curve if record["step"] == self.best_step)
+
+    def outcome(self) -> str:
+        """Which weights are kept, and the distance to the target before and with them as each reader saw it."""
+        moved = ", ".join(
+            f"{name} {self.curve[0][name]['distance']:.2f} to {self.kept[name]['distance']:.2f}"
+            for name in self.readers
+        )
+        words = (
+            f"weights of update {self.best_step} of {self.curve[-1]['step']} are kept; distance to the target: {moved}"
+        )
+        nothing = "; NONE of the updates came nearer to the target, and the model is as it was"
+        return words + (nothing if self.best_step == 0 else "")
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """Read the images of the weights as they are after a step, once; keep the weights if they serve better."""
+        if self.curve and self.curve[-1]["step"] == step:
+            return
+        images = draw_images(self.network, self.generator, self.rows)
+        record: dict[str, Any] = {"step": step}
+        for name, reader in self.readers.items():
+            read = reader(images).exp()
+            share = read.mean(0)
+            apart = [len(one) * total_variation(read[one].mean(0), self.target) for one in self.sets]
+            record[name] = {
+                "proportions": dict(zip(self.target.names, share.tolist())),
+                "distance": total_variation(share, self.target),
+                "distance_of_prompts": sum(apart) / len(images),
+            }
+            self._show(name, record[name], step)
+        decides = VALIDATION if VALIDATION in self.readers else GUIDE
+        found = record[decides]["distance_of_prompts"]
+        if not self.curve or found < self.kept[decides]["distance_of_prompts"] - self.tolerance:
+            state = self.network.state_dict()
+            self._best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+            self.best_step = step
+        self.curve.append(record)
+
+    def _show(self, name: str, found: Mapping[str, Any], step: int) -> None:
+        if self.writer is None:
+            return
+        self.writer.add_scalar(f"distance/{name}", found["distance"], step)
+        self.writer.add_scalar(f"distance_of_prompts/{name}", found["distance_of_prompts"], step)
+        for group, share in found["proportions"].items():
+            self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
+
+    def restore(self) -> None:
+        """Put the kept weights into the network."""
+        self.network.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve and the kept weights, for a checkpoint."""
+        return {"curve": self.curve, "best": self._best, "best_step": self.best_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.curve, self._best, self.best_step = list(state["curve"]), dict(state["best"]), int(state["best_step"])
+
+
+def total_variation(share: torch.Tensor, target: SubgroupTarget) -> float:
+    """``½ Σ |p - q|`` between ``(G,)`` proportions and the target, in [0, 1]."""
+    wanted = torch.tensor(target.probabilities, dtype=torch.float64)
+    return float((share.detach().cpu().double() - wanted).abs().sum() / 2)

@@ -1,0 +1,73 @@
+"""Rows of a table by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["codes_of", "group_weights", "known_codes", "spread_rows", "stable_order"]
+
+
+def group_weights(groups: np.ndarray) -> np.ndarray:
+    """``(N,)`` weights of mean 1 under which every group has the same sum.
+
+    Args:
+        groups: ``(N,)`` integer codes.
+    """
+    sizes = np.bincount(groups)
+    return len(groups) / (sizes[groups] * np.count_nonzero(sizes))
+
+
+def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` row numbers without repetition, spread as evenly over the groups as their sizes allow; all if fewer."""
+    order = rng.permutation(len(groups))
+    # the place of each row within its group, in random order: taking low places first fills groups evenly
+    place = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
+    turn = rng.permutation(int(groups.max(initial=0)) + 1)[groups[order]]
+    return np.sort(order[np.lexsort((turn, place))[:count]])
+
+
+def codes_of(
+    table: pd.DataFrame, columns: Sequence[str], names: Sequence[tuple] | None = None
+) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Integer codes ``(N,)`` of the combinations of ``columns`` in the rows of a table, and the combinations.
+
+    Args:
+        table: with the columns; a missing cell is the value ``""``.
+        columns: label and attributes.
+        names: combinations that come first; others follow in sorted order.
+    """
+    found: list[tuple[str, ...]] = list(names or ())
+    if not columns:
+        return np.zeros(len(table), np.int64), found or [()]
+    keys = table[list(columns)].astype(str).fillna("")
+    numbers = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
+    # one row of each combination: a million rows have few
+    first = np.unique(numbers, return_index=True)[1]
+    own = list(keys.iloc[first].itertuples(index=False, name=None))
+    found += sorted(set(own) - set(found))
+    place = {key: code for code, key in enumerate(found)}
+    return np.array([place[key] for key in own], np.int64)[numbers], found
+
+
+def stable_order(table: pd.DataFrame) -> np.ndarray:
+    """Row numbers in the order of the images' names, so that a draw does not depend on the order of the rows.
+
+    Patches that are read from one slide share its name, and go by ``y`` and ``x``.
+    """
+    if "image" not in table:
+        return np.arange(len(table))
+    order = np.argsort(table["image"].to_numpy(dtype=str), kind="stable")
+    if not {"x", "y"} <= set(table.columns) or not table["image"].duplicated().any():
+        return order
+    numbers = pd.factorize(table["image"])[0]
+    rank = np.empty(int(numbers.max()) + 1, np.int64)
+    rank[numbers[order][::-1]] = np.arange(len(order))[::-1]
+    return np.lexsort((*(pd.to_numeric(table[name], errors="coerce").to_numpy() for name in "xy"), rank[numbers]))
+
+
+def known_codes(table: pd.DataFrame, values: Sequence[str], name: str) -> np.ndarray:
+    """``(N,)`` places of the cells of a column among ``values``, -1 for what is not among them."""
+    return table[name].map({value: code for code, value in enumerate(values)}).fillna(-1).to_numpy(np.int64)

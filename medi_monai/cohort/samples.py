@@ -1,0 +1,131 @@
+"""The image sets that evaluation and probing compare: the real cohort, and what was sampled in each arm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import codes_of
+from medi_monai.cohort.table import require_columns
+from medi_monai.schema import missing_cells
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json, read_table
+
+__all__ = ["MANIFEST", "SETTINGS_FILE", "combination_codes", "known_rows", "read_arms", "settings_that_differ"]
+
+#: what may differ between arms without making the comparison unfair
+OWN = ("checkpoint", "schema")
+
+
+def read_arms(
+    arms: Mapping[str, str | os.PathLike], columns: Sequence[str], reserved: Sequence[str] = ()
+) -> dict[str, Cohort]:
+    """The manifests of sampling runs, as tables of images.
+
+    Args:
+        arms: name to the ``output_dir`` of its sampling.
+        columns: label and attributes that the manifest has to have.
+        reserved: names that mean something else.
+
+    Raises:
+        InputError: for no arm, a name that means something else, a folder without a manifest, an image that is missing
+            or there twice, a missing column, or a combination that is not given as a whole.
+    """
+    if not arms:
+        raise InputError("there is no arm to compare: give --arms as a mapping of names to folders of `sampling`")
+    found = {}
+    for name, folder in arms.items():
+        if name in reserved:
+            raise InputError(f"an arm cannot be called {name!r}, as {', '.join(reserved)} have a meaning: rename it")
+        root = Path(folder)
+        if not (root / "manifest.csv").is_file():
+            # what a run has left that found nothing, as `resampling` may
+            made = " (a run ended there without images: leave the arm out)" if (root / "summary.json").is_file() else ""
+            raise InputError(
+                f"there is no manifest.csv in {root} for the arm {name!r}{made}: run `sampling` into that folder "
+                "first, or give the folders of the arms with --arms"
+            )
+        table = read_table(root / "manifest.csv")
+        require_columns(table, ["image", *columns], root / "manifest.csv")
+        empty = [column for column in columns if missing_cells(table[column]).any()]
+        if empty:
+            raise InputError(
+                f"{root / 'manifest.csv'} leaves {empty[0]!r} open in some rows: sample a plan that names it"
+            )
+        lacking = [image for image in table["image"] if not (root / image).is_file()]
+        if lacking:
+            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are not there, the first {lacking[0]}")
+        repeated = int(table["image"].duplicated().sum())
+        if repeated:
+            raise InputError(
+                f"{repeated} rows of {root / 'manifest.csv'} repeat an image: each counts as one, so list it once"
+            )
+        found[name] = Cohort(table, root)
+    return found
+
+
+def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
+    """The real images of a split whose label, attributes and patient are known; of others nothing can be compared.
+
+    Raises:
+        InputError: for a column that is missing or named twice, no such image, or patients in several splits.
+    """
+    repeated = [column for place, column in enumerate(columns) if column in columns[:place]]
+    if repeated:
+        raise InputError(f"{repeated[0]!r} is named twice: label and attributes are different columns")
+    table = cohort.table
+    require_columns(table, [*columns, "patient", "split", "image"], cohort.root)
+    kept = (table["split"] != "excluded").to_numpy(dtype=bool)
+    known = kept & ~np.any([missing_cells(table[column]) for column in [*columns, "patient"]], axis=0)
+    if not known.any():
+        raise InputError(f"no image of the cohort in {cohort.root} has a value in all of {list(columns)} and a patient")
+    _check_patients(table[known])
+    left_out = int((kept & ~known).sum())
+    if left_out:
+        print(f"{left_out:,} images without a value in {list(columns)} or a patient are left out", flush=True)
+    return Cohort(table[known].reset_index(drop=True), cohort.root)
+
+
+def _check_patients(table: pd.DataFrame) -> None:
+    # a generative model that trained on a patient has seen what it is then compared with
+    splits_of = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(["size", "first", "last"])
+    shared = splits_of[splits_of["size"] > 1]
+    if len(shared):
+        one = shared.iloc[0]
+        raise InputError(
+            f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {one['first']!r} and "
+            f"{one['last']!r}: what is measured there is memory. Split the cohort by patient."
+        )
+
+
+def settings_that_differ(arms: Mapping[str, Cohort]) -> dict[str, dict[str, Any]]:
+    """Sampling settings, and counts of images per label, that are not the same in all arms."""
+    recipes = {}
+    for name, arm in arms.items():
+        path = arm.root / "sampling.json"
+        recipe = read_json(path) if path.is_file() else {}
+        recipes[name] = {key: value for key, value in recipe.items() if key not in OWN}
+        recipes[name]["images"] = len(arm)
+    keys = sorted({key for recipe in recipes.values() for key in recipe})
+    values = {key: {name: recipe.get(key) for name, recipe in recipes.items()} for key in keys}
+    return {key: by_arm for key, by_arm in values.items() if len({repr(value) for value in by_arm.values()}) > 1}
+
+
+def combination_codes(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> tuple[list[np.ndarray], list[tuple]]:
+    """Codes of the combinations in several tables under one list of them, sorted."""
+    together = pd.concat([table[list(columns)].astype(str) for table in tables], ignore_index=True)
+    codes, names = codes_of(together, columns)
+    return np.split(codes, np.cumsum([len(table) for table in tables])[:-1]), names
+
+
+SETTINGS_FILE = "sampling.json"
+
+
+#: what the manifest says of every image besides its identity
+MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")

@@ -1,0 +1,61 @@
+"""Which rows of a cohort a run works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from medi_monai.cohort import Cohort
+from medi_monai.schema import CategoricalColumn, MetadataSchema
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import generator_from
+
+__all__ = ["build_schema", "training_cohort", "validation_cohort"]
+
+
+def build_schema(
+    table: pd.DataFrame, label: str, attributes: Sequence[str], continuous: Sequence[str]
+) -> MetadataSchema:
+    """:meth:`MetadataSchema.from_table`, with a word on attributes that look like numbers and are taken for names."""
+    schema = MetadataSchema.from_table(table, label, attributes, continuous)
+    for column in schema.attributes:
+        values = column.values if isinstance(column, CategoricalColumn) else ()
+        if len(values) > 8 and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
+            print(
+                f"{column.name!r} has {len(values)} values, all of them numbers, and is taken for categories; if it is "
+                "a quantity, name it in `continuous`",
+                flush=True,
+            )
+    return schema
+
+
+def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:
+    """The patches in training, after a look at whether every label has enough of them.
+
+    Raises:
+        InputError: if a label has fewer than ``min_patches_per_label`` patches.
+    """
+    rows = cohort.split("train")
+    if label not in rows.table.columns:
+        raise unknown_value("label", label, rows.table.columns, "It is a column of the cohort table.")
+    counts = rows.table[label].value_counts()
+    rare = counts[counts < min_patches_per_label]
+    if len(rare):
+        named = ", ".join(f"{name!r} ({count})" for name, count in rare.items())
+        raise InputError(
+            f"labels with fewer than {min_patches_per_label} patches in training: {named}. Class-balanced sampling "
+            "would repeat them without end: remove or merge them, or allow it with --min_patches_per_label 1"
+        )
+    return rows
+
+
+def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: int) -> Cohort:
+    """A fixed choice of validation patches: of other patients where the split has them, else of those in training."""
+    rows = cohort.split("val")
+    if len(rows) == 0:
+        print("the split has no validation patients: the validation loss is taken on training patches", flush=True)
+        rows = training
+    chosen = torch.randperm(len(rows), generator=generator_from("validation", seed))[:num_patches].sort().values
+    return Cohort(rows.table.iloc[chosen.tolist()].reset_index(drop=True), rows.root)

@@ -1,0 +1,1 @@
+"""Classifiers of attributes: batches, augmentation, training, accuracy."""

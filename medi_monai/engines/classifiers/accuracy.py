@@ -1,0 +1,223 @@
+"""What a classifier of attributes does on images of other patients: confusions and accuracies, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.engines.classifiers.batches import Labeled, images_at, label_codes
+from medi_monai.metrics import GroupConfusion, PatientSampler, accuracy, balanced_accuracy, calibration_error, figure
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = [
+    "accuracies",
+    "chance_warnings",
+    "deal_patients",
+    "evaluate_classifier",
+    "is_at_chance",
+    "patients_of",
+    "read_probabilities",
+]
+
+
+def evaluate_classifier(
+    classifier: AttributeClassifier,
+    held_out: Labeled,
+    num_replicates: int = 1000,
+    seed: int = 0,
+    batch_size: int = 256,
+    attributes: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """How well each attribute is read in images of patients who were not in training.
+
+    Args:
+        classifier: any; it is put into evaluation mode.
+        held_out: images with the attributes.
+        num_replicates: of the bootstrap over patients.
+        seed: of it.
+        batch_size: of the reading.
+        attributes: some of those of the classifier; by default all.
+
+    Returns:
+        As :func:`accuracies`.
+
+    Raises:
+        InputError: for an attribute that the classifier or the table does not have, or a value it does not know.
+    """
+    codes = label_codes(classifier, held_out.table, attributes)
+    vocabulary = {name: classifier.attributes[name] for name in (attributes or classifier.attributes)}
+    read = read_probabilities(classifier, held_out.images, batch_size)
+    patients = patients_of(held_out.table)
+    return accuracies(read, codes, vocabulary, patients, seed, num_replicates)
+
+
+@torch.no_grad()
+def read_probabilities(
+    classifier: AttributeClassifier, images: torch.Tensor, batch_size: int = 256
+) -> dict[str, torch.Tensor]:
+    """Probabilities ``(N, G)`` of every attribute, on the CPU.
+
+    Args:
+        classifier: on any device.
+        images: ``(N, 3, H, W)`` uint8, or floats in [-1, 1].
+        batch_size: images at a time.
+    """
+    device = next((tensor.device for tensor in classifier.state_dict().values()), torch.device("cpu"))
+    parts = []
+    was_training = classifier.training
+    classifier.eval()
+    for part in images.split(batch_size):
+        if part.dtype == torch.uint8:
+            # at the size of the training, by the same way
+            part = part if classifier.image_size is None else images_at(part, classifier.image_size)
+            part = part.to(device).float() / 127.5 - 1
+        parts.append({name: logs.exp().cpu() for name, logs in classifier.log_probabilities(part.to(device)).items()})
+    classifier.train(was_training)
+    empty = {name: torch.zeros(0, len(values)) for name, values in classifier.attributes.items()}
+    return {name: torch.cat([none, *(part[name] for part in parts)]) for name, none in empty.items()}
+
+
+def accuracies(
+    probabilities: Mapping[str, torch.Tensor],
+    codes: torch.Tensor,
+    attributes: Mapping[str, Sequence[str]],
+    patients: np.ndarray,
+    seed: int = 0,
+    num_replicates: int = 1000,
+) -> dict[str, Any]:
+    """Confusion and accuracies of every attribute, with intervals by a bootstrap over patients within each value.
+
+    Args:
+        probabilities: ``(N, G)`` of every attribute.
+        codes: ``(N, A)`` of what is true, -1 where unknown; such rows do not count.
+        attributes: name to values.
+        patients: ``(N,)``.
+        seed: of the bootstrap.
+        num_replicates: of it.
+
+    Returns:
+        By attribute: ``values``, ``chance`` (1/G), ``confusion`` (counts, true by predicted value), ``n`` images and
+        ``num_patients``, the figures ``accuracy`` and ``balanced_accuracy``, ``recall`` by value, and
+        ``calibration_error``. Figures are ``{"value", "ci95", "n"}``.
+    """
+    found = {}
+    for place, (name, values) in enumerate(attributes.items()):
+        known = (codes[:, place] >= 0).numpy()
+        scores, target = probabilities[name][known], codes[known, place]
+        found[name] = _accuracies(scores, target, list(values), patients[known], seed_from("classifier", seed, name),
+                                  num_replicates)  # fmt: skip
+    return found
+
+
+def _accuracies(
+    scores: torch.Tensor, target: torch.Tensor, values: list[str], patients: np.ndarray, seed: int, num_replicates: int
+) -> dict[str, Any]:
+    size, n = len(values), len(target)
+    patient, names = pd.factorize(patients, sort=True)
+    counts, units = _confusions(scores.argmax(1), target, patient, size)
+    replicates = np.zeros((0, size, size))
+    if n:
+        sampler, rng = PatientSampler(units[:, 0], units[:, 1]), np.random.default_rng(seed)
+        replicates = np.stack([counts[sampler.draw(rng)].sum(0) for _ in range(num_replicates)])
+    confusion = counts.sum(0)
+    error = calibration_error(scores, target)
+    recalls = [_share(confusion, place) for place in range(size)]
+    return {
+        "values": values,
+        "chance": 1 / size,
+        "n": n,
+        "num_patients": len(names),
+        "confusion": confusion.astype(int).tolist(),
+        "accuracy": figure(float(accuracy(confusion)), accuracy(replicates), n),
+        "balanced_accuracy": figure(float(balanced_accuracy(confusion)), balanced_accuracy(replicates), n),
+        "recall": {
+            value: figure(recalls[place], _shares(replicates, place), int(confusion[place].sum()))
+            for place, value in enumerate(values)
+        },
+        "calibration_error": {"value": error["value"] if n else None, "n": n},
+    }
+
+
+def _confusions(
+    predicted: torch.Tensor, target: torch.Tensor, patient: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # (U, G, G) confusions of each patient within each true value, and the (U, 2) patient and value
+    units, unit_of = np.unique(np.stack([patient, target.numpy()], 1), axis=0, return_inverse=True)
+    metric = GroupConfusion(max(len(units), 1), size)
+    metric.update(predicted, target, torch.from_numpy(unit_of.reshape(-1)))
+    return metric.compute().numpy(), units
+
+
+def _shares(confusions: np.ndarray, place: int) -> np.ndarray:
+    total = confusions[:, place].sum(-1).astype(float)
+    return np.divide(confusions[:, place, place], total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def _share(confusion: np.ndarray, place: int) -> float:
+    return float(_shares(confusion[None], place)[0])
+
+
+def is_at_chance(result: Mapping[str, Any]) -> bool:
+    """Whether an attribute cannot be told to be read at all: the interval of its balanced accuracy reaches chance.
+
+    Also where there is no figure.
+
+    Args:
+        result: of one attribute, as :func:`accuracies` gives it.
+    """
+    interval = result["balanced_accuracy"]["ci95"]
+    return interval is None or interval[0] <= result["chance"]
+
+
+def chance_warnings(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for every attribute of a classifier that :func:`is_at_chance`."""
+    sentences = []
+    for name, result in results.items():
+        if not is_at_chance(result):
+            continue
+        found = result["balanced_accuracy"]
+        what = "has no held-out image"
+        if found["value"] is not None and found["ci95"] is not None:
+            low, high = found["ci95"]
+            what = f"has a balanced accuracy of {found['value']:.2f} ({low:.2f} to {high:.2f}) on {result['n']} images"
+        sentences.append(
+            f"the classifier {what} for {name!r}, where chance is {result['chance']:.2f}: it can hardly be read from "
+            "these images. Align or judge another attribute, or train with more images."
+        )
+    return sentences
+
+
+def patients_of(table: pd.DataFrame) -> np.ndarray:
+    """``(N,)`` patient of every row; a row without one is a patient of its own."""
+    own = np.array([f"row {place}" for place in range(len(table))], dtype=object)
+    if "patient" not in table.columns:
+        return own
+    given = table["patient"].astype(object).to_numpy()
+    return np.where(pd.isna(given) | (given == ""), own, given)
+
+
+def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int, seed: int = 0) -> np.ndarray:
+    """``(N,)`` part of every row, from 0: patients dealt out so that the attributes are alike in all parts.
+
+    For the folds of a cross-validation, and for classifiers that should see different patients. The order of the rows
+    does not count.
+
+    Raises:
+        InputError: for fewer than two parts, or more parts than patients.
+    """
+    patients = pd.Series(patients_of(table), name="patient")
+    cells = table[list(attributes)].astype("str").fillna("").set_axis(patients)
+    # a patient whose rows differ has the first of the values
+    units = cells.groupby(level=0).min() if attributes else cells[~cells.index.duplicated()]
+    if not 2 <= num_parts <= len(units):
+        raise InputError(f"{num_parts} parts of {len(units)} patients: give 2 or more, and no more than patients")
+    units = units.assign(order=[seed_from("parts", seed, str(name)) for name in units.index])
+    units = units.sort_values([*attributes, "order"])
+    part = pd.Series(np.arange(len(units)) % num_parts, units.index)
+    return patients.map(part).to_numpy()

@@ -1,0 +1,263 @@
+"""What a classifier is trained on: images with a table, batches balanced by value, a loss that skips gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.engines import PrepareBatch
+from torch import nn
+from torch.nn import functional
+
+from medi_monai.cohort import BalancedBatchSampler
+from medi_monai.engines.classifiers.augment import Hardening, harden
+from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import generator_from, seed_from
+
+__all__ = [
+    "ClassifierBatches",
+    "ClassifierPrepareBatch",
+    "ClassifierSettings",
+    "Labeled",
+    "LabeledImages",
+    "MaskedCrossEntropy",
+    "images_at",
+    "label_codes",
+]
+
+#: images resized at a time
+BLOCK = 1024
+
+
+class Labeled(Protocol):
+    """Images with a table: :class:`LabeledImages`, or a :class:`medi_monai.cohort.PatchDataset`."""
+
+    images: torch.Tensor
+    table: pd.DataFrame
+
+
+@dataclass
+class LabeledImages:
+    """Images and what is known of them.
+
+    Args:
+        images: ``(N, 3, H, H)`` uint8.
+        table: one row per image with the attributes; an empty cell is unknown. Without a column ``patient``, every
+            image is of a patient of its own.
+
+    Raises:
+        InputError: for images of another type or shape, or not a row for each.
+    """
+
+    images: torch.Tensor
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise InputError(f"labeled images are (N, 3, H, H) uint8, not {shape} {self.images.dtype}")
+        if len(self.table) != shape[0]:
+            raise InputError(f"{shape[0]} images do not match {len(self.table)} rows: give a row per image")
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How a classifier is built and trained.
+
+    Args:
+        image_size, width, depth, residual: as for :class:`medi_monai.networks.classifier.SubgroupClassifier`.
+        max_steps: updates.
+        batch_size: images in one, split evenly over the attributes; of each, all values alike. So the probabilities
+            are those of even prior odds, whatever the skew of the training images.
+        learning_rate: highest, after a twentieth of the steps; it falls to zero along a cosine.
+        weight_decay: of AdamW.
+        label_smoothing: in [0, 1).
+        generated_share: part of a batch that is generated, where there are such images; in [0, 1).
+        hardening: augmentation.
+        seed: of weights, batches and augmentation.
+        val_interval: steps between two looks at held-out images, for TensorBoard.
+
+    Raises:
+        InputError: for a number out of its range.
+    """
+
+    image_size: int = 32
+    width: int = 16
+    depth: int = 1
+    residual: bool = False
+    max_steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.05
+    generated_share: float = 0.25
+    hardening: Hardening = field(default_factory=Hardening)
+    seed: int = 0
+    val_interval: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "val_interval"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)} of a classifier: it has to be 1 or more")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise InputError(
+                f"learning_rate = {self.learning_rate} has to be above 0, weight_decay = {self.weight_decay} 0 or more"
+            )
+        for name in ("label_smoothing", "generated_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)} of a classifier: it lies in [0, 1)")
+
+
+def label_codes(
+    classifier: AttributeClassifier, table: pd.DataFrame, attributes: Sequence[str] | None = None
+) -> torch.Tensor:
+    """``(N, A)`` codes of the attributes of a classifier in the rows of a table; -1 where the cell holds no data.
+
+    Args:
+        classifier: knows the values.
+        table: has a column for each attribute.
+        attributes: some of those of the classifier; by default all.
+
+    Raises:
+        InputError: for a column that the table lacks, or a value that the classifier does not have.
+    """
+    columns = [classifier.column(name) for name in (classifier.columns if attributes is None else attributes)]
+    codes = torch.empty(len(table), len(columns), dtype=torch.int64)
+    for place, column in enumerate(columns):
+        name = column.name
+        if name not in table.columns:
+            raise unknown_value("attribute", name, table.columns, "It has to be a column of the table.")
+        groups, values = pd.factorize(table[name])
+        # what factorize takes for missing is -1, which is the last of the list
+        known = np.array([*(column.encode(value) for value in values), -1])
+        codes[:, place] = torch.from_numpy(known[groups].astype(np.int64))
+    return codes
+
+
+def images_at(images: torch.Tensor, image_size: int) -> torch.Tensor:
+    """``(N, 3, image_size, image_size)`` uint8, resized with antialiasing where they have another size."""
+    if tuple(images.shape[2:]) == (image_size,) * 2:
+        return images
+    parts = [
+        functional.interpolate(part.float(), (image_size,) * 2, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+        for part in images.split(BLOCK)
+    ]
+    return torch.cat(parts).to(torch.uint8)
+
+
+class ClassifierBatches:
+    """Batches by ``(seed, step)``: a part of them for every source and attribute, in each all values alike.
+
+    Args:
+        sources: real images, and generated ones where there are some.
+        classifier: says which attributes and values there are.
+        settings: size of the images and of the batches, share of the generated ones, and seed.
+    """
+
+    def __init__(
+        self, sources: Sequence[Labeled], classifier: AttributeClassifier, settings: ClassifierSettings
+    ) -> None:
+        self.num_steps, self.sizes = settings.max_steps, [len(values) for values in classifier.attributes.values()]
+        self.images = torch.cat([images_at(one.images, settings.image_size) for one in sources])
+        self.codes = torch.cat([label_codes(classifier, one.table) for one in sources])
+        #: images of a row that a step holds on average
+        self.expected = torch.zeros(len(self.codes), dtype=torch.float64)
+        self._parts: list[tuple[torch.Tensor, BalancedBatchSampler]] = []
+        share = settings.generated_share if len(sources) > 1 else 0.0
+        counts = [settings.batch_size - round(share * settings.batch_size), round(share * settings.batch_size)]
+        start = 0
+        for number, source in enumerate(sources):
+            rows = torch.arange(start, start + len(source.table))
+            self._add(rows, counts[number], (settings.seed, number), list(classifier.columns))
+            start += len(rows)
+
+    def _add(self, rows: torch.Tensor, count: int, seed: tuple[int, int], names: list[str]) -> None:
+        known = {place: rows[self.codes[rows, place] >= 0] for place in range(len(names))}
+        used = [place for place, members in known.items() if len(members)]
+        for number, place in enumerate(used):
+            size = (count + number) // len(used)
+            if size < 1:
+                raise InputError(f"a batch with {count} images of one kind is too small for {len(used)} attributes")
+            groups = self.codes[known[place], place]
+            there, group, members = groups.unique(return_inverse=True, return_counts=True)
+            if len(there) < 2:
+                # what gives such a set of images away would be taken for the value
+                kind = "generated" if seed[1] else "training"
+                raise InputError(
+                    f"all of the {len(groups)} {kind} images of known {names[place]!r} are of one value: "
+                    "give images of two or more, or leave the attribute out"
+                )
+            self.expected[known[place]] += size / (len(there) * members[group])
+            named = seed_from("classifier", *seed, names[place])
+            self._parts.append((known[place], BalancedBatchSampler(groups.numpy(), size, self.num_steps, named)))
+
+    def class_weights(self) -> list[torch.Tensor]:
+        """``(G,)`` of each attribute: even out what the parts balanced for other attributes hold of its values."""
+        weights = []
+        for place, size in enumerate(self.sizes):
+            known = self.codes[:, place] >= 0
+            drawn = torch.zeros(size, dtype=torch.float64)
+            drawn.index_add_(0, self.codes[known, place], self.expected[known])
+            weights.append(torch.where(drawn > 0, drawn.sum() / (size * drawn), torch.ones(())).float())
+        return weights
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for step in range(1, self.num_steps + 1):
+            rows = torch.cat([rows[sampler.batch(step)] for rows, sampler in self._parts])
+            yield {"image": self.images[rows], "targets": self.codes[rows]}
+
+
+class ClassifierPrepareBatch(PrepareBatch):
+    """Augmented float images and codes of one batch; the draws depend on ``(seed, step)`` alone.
+
+    Args:
+        hardening: augmentation.
+        seed: of its draws.
+    """
+
+    def __init__(self, hardening: Hardening, seed: int = 0) -> None:
+        self.hardening, self.seed = hardening, seed
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        step: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
+        """Images ``(N, 3, H, H)`` in [-1, 1] and codes ``(N, A)``."""
+        images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
+        images = harden(images, self.hardening, generator_from("hardening", self.seed, step))
+        return images, batchdata["targets"].to(images.device), (), {}
+
+
+class MaskedCrossEntropy(nn.Module):
+    """Mean over the attributes of the cross-entropy of the rows in which each is known.
+
+    Args:
+        weights: ``(G,)`` of each attribute.
+        label_smoothing: in [0, 1).
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor], label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(one, requires_grad=False) for one in weights])
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Mapping[str, torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
+        """The loss of logits ``(N, G)`` by attribute and codes ``(N, A)``, -1 where unknown."""
+        losses = [
+            functional.cross_entropy(scores, target, weight, ignore_index=-1, label_smoothing=self.label_smoothing)
+            for scores, target, weight in zip(logits.values(), codes.unbind(1), self.weights)
+            if (target >= 0).any()
+        ]
+        return torch.stack(losses).mean()

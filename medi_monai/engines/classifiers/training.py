@@ -1,0 +1,369 @@
+"""Train the classifiers of an alignment: guide, validation classifier and judge differ in settings and seed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.cohort import Cohort, PatchDataset
+from medi_monai.engines.classifiers.accuracy import (
+    accuracies,
+    chance_warnings,
+    deal_patients,
+    evaluate_classifier,
+    is_at_chance,
+    patients_of,
+    read_probabilities,
+)
+from medi_monai.engines.classifiers.batches import (
+    ClassifierBatches,
+    ClassifierPrepareBatch,
+    ClassifierSettings,
+    Labeled,
+    LabeledImages,
+    MaskedCrossEntropy,
+    label_codes,
+)
+from medi_monai.engines.handlers import ProgressHandler, ScalarHandler, WeightAverage
+from medi_monai.engines.trainer import DiffusionTrainer
+from medi_monai.networks.classifier import RECORD, WEIGHTS, SubgroupClassifier, save_classifier
+from medi_monai.schema import CategoricalColumn, MetadataSchema
+from medi_monai.utils.errors import InputError, RunStopped, unknown_value
+from medi_monai.utils.files import file_digest, write_table
+from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.seeding import seed_from
+
+__all__ = [
+    "ClassifierSettings",
+    "LabeledImages",
+    "chance_warnings",
+    "classify_run",
+    "cross_validate_classifier",
+    "deal_patients",
+    "evaluate_classifier",
+    "is_at_chance",
+    "obeyed_images",
+    "train_classifier",
+]
+
+RESULTS = (WEIGHTS, RECORD, "confusion.csv", "summary.json")
+#: more values than this, all of them numbers, are a quantity
+MAX_NUMBERS = 12
+
+Attributes = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def train_classifier(
+    training: Labeled,
+    attributes: Attributes,
+    held_out: Labeled | None = None,
+    settings: ClassifierSettings | None = None,
+    generated: Labeled | None = None,
+    device: str | torch.device = "cpu",
+    writer: SummaryWriter | None = None,
+) -> SubgroupClassifier:
+    """Train one classifier for all of the attributes; the steps are fixed, nothing is chosen on held-out images.
+
+    Args:
+        training: images with their table.
+        attributes: columns to be read, or a mapping of them to their values.
+        held_out: images of other patients; what the classifier does on them becomes its ``held_out``.
+        settings: how.
+        generated: further images with the attributes that they were asked for, so that it knows such images as well.
+        device: where to.
+        writer: TensorBoard.
+
+    Returns:
+        The classifier with averaged weights, frozen.
+
+    Raises:
+        InputError: for an attribute that cannot be learned from the table, or patients held out and in training.
+        RunStopped: for a loss that is not finite.
+    """
+    settings = settings or ClassifierSettings()
+    vocabulary = _vocabulary(training.table, attributes)
+    if held_out is not None:
+        _check_apart(training.table, held_out.table)
+    network = _new_network(vocabulary, settings)
+    sources = [training] if generated is None else [training, generated]
+    average, trainer = _trainer(network, sources, settings, device, writer)
+    classifier = average.network
+    if not isinstance(classifier, SubgroupClassifier):
+        raise TypeError(f"the average of a classifier is a {type(classifier).__name__}")
+    if writer is not None and held_out is not None:
+        _watch(trainer, classifier, held_out, writer, settings.val_interval)
+    trainer.run()
+    if held_out is not None:
+        classifier.held_out = evaluate_classifier(classifier, held_out, seed=settings.seed)
+    return classifier.freeze()
+
+
+def cross_validate_classifier(
+    labeled: Labeled,
+    attributes: Attributes,
+    num_folds: int = 5,
+    settings: ClassifierSettings | None = None,
+    generated: Labeled | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """What classifiers do on images of patients that they did not see: every patient is left out once.
+
+    For small sets, of which a held-out part would be too small to say anything.
+
+    Args:
+        labeled: all images.
+        attributes: as for :func:`train_classifier`.
+        num_folds: trainings.
+        settings: of each.
+        generated: as for :func:`train_classifier`; in every training.
+        device: where to.
+
+    Returns:
+        As :func:`medi_monai.engines.classifiers.accuracy.accuracies`, of all folds together, with ``num_folds``.
+
+    Raises:
+        InputError: for fewer than two folds, more folds than patients, or a value that only one fold has.
+    """
+    settings = settings or ClassifierSettings()
+    vocabulary = _vocabulary(labeled.table, attributes)
+    fold = deal_patients(labeled.table, list(vocabulary), num_folds, settings.seed)
+    read = {name: torch.zeros(len(fold), len(values)) for name, values in vocabulary.items()}
+    for number in range(num_folds):
+        own = torch.from_numpy(fold != number)
+        others = LabeledImages(labeled.images[own], labeled.table[own.numpy()].reset_index(drop=True))
+        one = train_classifier(others, vocabulary, None, settings, generated, device)
+        for name, probabilities in read_probabilities(one, labeled.images[~own]).items():
+            read[name][~own] = probabilities
+    codes = label_codes(_new_network(vocabulary, settings), labeled.table)
+    found = accuracies(read, codes, vocabulary, patients_of(labeled.table), settings.seed)
+    return {name: {**result, "num_folds": num_folds} for name, result in found.items()}
+
+
+def classify_run(
+    cohort: Cohort,
+    attributes: Attributes,
+    output_dir: str | os.PathLike,
+    image_size: int,
+    settings: ClassifierSettings | None = None,
+    generated: Cohort | None = None,
+    train_splits: Sequence[str] = ("train",),
+    held_out_splits: Sequence[str] = ("val", "holdout"),
+    num_folds: int | None = None,
+    device: str | torch.device = "cpu",
+    writer: SummaryWriter | None = None,
+) -> SubgroupClassifier:
+    """Train on a cohort; write ``classifier.pt``, ``classifier.json``, ``confusion.csv`` and ``summary.json``.
+
+    Args:
+        cohort: images with their split.
+        attributes: as for :func:`train_classifier`.
+        output_dir: the run's folder; earlier results move to ``earlier-<n>``.
+        image_size: side of the images of the cohort.
+        settings: how.
+        generated: images that a model made for prompts or rows that name the attributes; of these, see
+            :func:`obeyed_images`.
+        train_splits: what it is trained on.
+        held_out_splits: what it is measured on.
+        num_folds: measure by cross-validation over the patients of ``train_splits`` instead.
+        device: where to.
+        writer: TensorBoard, into ``output_dir``.
+
+    Raises:
+        InputError: where no image is left to measure it on, and as :func:`train_classifier`.
+    """
+    settings, output, start = settings or ClassifierSettings(), Path(output_dir), time.perf_counter()
+    training = _read(cohort.split(*train_splits), attributes, image_size)
+    held_out = None
+    if num_folds is None:
+        _check_held_out(cohort, held_out_splits)
+        held_out = _read(cohort.split(*held_out_splits), attributes, image_size)
+    made = None
+    if generated is not None:
+        asked = _read(generated, attributes, image_size)
+        made = obeyed_images(asked, train_classifier(training, attributes, None, settings, None, device))
+    # the newest events are this run's: its writer is open already
+    events = sorted(output.glob("events.out.tfevents.*"))[: -1 if writer else None]
+    set_aside(output, [*(output / name for name in RESULTS), *events])
+    classifier = train_classifier(training, attributes, held_out, settings, made, device, writer)
+    if num_folds is not None:
+        measured = cross_validate_classifier(training, classifier.attributes, num_folds, settings, made, device)
+        classifier.held_out = measured
+    described = {**asdict(settings), "train_splits": list(train_splits), "num_folds": num_folds}
+    digests = {"cohort": cohort.digest, **({} if generated is None else {"generated": generated.digest})}
+    save_classifier(output, classifier, described, digests)
+    write_table(output / "confusion.csv", _confusion_table(classifier.held_out))
+    for sentence in chance_warnings(classifier.held_out):
+        print(f"warning: {sentence}", flush=True)
+    finish_run(
+        "classifying",
+        output,
+        made={"classifier": str(output / WEIGHTS), "images": len(training.table), "steps": settings.max_steps},
+        figures={"seconds": round(time.perf_counter() - start, 2), "held_out": classifier.held_out},
+        settings=described,
+        digests={**digests, WEIGHTS: file_digest(output / WEIGHTS)},
+        where=output / RECORD,
+    )
+    return classifier
+
+
+def obeyed_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
+    """Generated images that show what they were asked for, as a classifier of real images alone reads them.
+
+    A model obeys in a part of its images only. A guide that learns the others under the label that was asked for takes
+    one subgroup for the other, and the tuning goes the way of its mistakes.
+
+    Args:
+        generated: labeled by what was asked for.
+        reader: trained on real images.
+
+    Returns:
+        The images whose attributes are all read as asked; None where some value of an attribute has none left.
+    """
+    codes, read = label_codes(reader, generated.table), read_probabilities(reader, generated.images)
+    found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)
+    kept = (found == codes).all(1)
+    print(
+        f"{int(kept.sum()):,} of {len(kept):,} generated images show what they were asked for, and are used", flush=True
+    )
+    values = zip(reader.attributes.values(), codes[kept].T)
+    if not all(len(set(column.tolist())) == len(names) for names, column in values):
+        print("they do not show every value of the attributes: real images alone are used", flush=True)
+        return None
+    return LabeledImages(generated.images[kept], generated.table[kept.numpy()].reset_index(drop=True))
+
+
+def _new_network(vocabulary: Mapping[str, Sequence[str]], settings: ClassifierSettings) -> SubgroupClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from("classifier", settings.seed))
+        return SubgroupClassifier(vocabulary, settings.image_size, settings.width, settings.depth, settings.residual)
+
+
+def _trainer(
+    network: SubgroupClassifier,
+    sources: Sequence[Labeled],
+    settings: ClassifierSettings,
+    device: str | torch.device,
+    writer: SummaryWriter | None,
+) -> tuple[WeightAverage, DiffusionTrainer]:
+    # the trainer of the diffusion models serves: its step is one clipped update, whatever network and loss
+    network.to(device)
+    batches = ClassifierBatches(sources, network, settings)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    warmup = max(1, settings.max_steps // 20)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / settings.max_steps))
+    )
+    average = WeightAverage(network)
+    scalars = [ScalarHandler(writer, optimizer, settings.batch_size)] if writer else []
+    trainer = DiffusionTrainer(
+        device=torch.device(device),
+        max_steps=settings.max_steps,
+        train_data_loader=batches,
+        network=network,
+        optimizer=optimizer,
+        loss_function=MaskedCrossEntropy(batches.class_weights(), settings.label_smoothing).to(device),
+        prepare_batch=ClassifierPrepareBatch(settings.hardening, settings.seed),
+        average=average,
+        train_handlers=[ProgressHandler("training the classifier", settings.batch_size), *scalars],
+    )
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, _stop_where_lost)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: scheduler.step())
+    return average, trainer
+
+
+def _stop_where_lost(engine: Engine) -> None:
+    loss, norm = (float(engine.state.output[name]) for name in ("loss", "grad_norm"))  # type: ignore[index]
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise RunStopped(
+            f"the loss of the classifier is {loss} and its gradient norm {norm} at step {engine.state.iteration}: "
+            "train anew with a lower learning_rate"
+        )
+
+
+def _watch(
+    trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: SummaryWriter, every: int
+) -> None:
+    # for the eye alone: a point estimate on held-out images now and then
+    def look(engine: Engine) -> None:
+        for name, result in evaluate_classifier(classifier, held_out, num_replicates=1).items():
+            value = result["balanced_accuracy"]["value"]
+            if value is not None:
+                writer.add_scalar(f"held_out/balanced_accuracy_{name}", value, engine.state.iteration)
+
+    last = trainer.state.epoch_length
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(event_filter=lambda _, step: step % every == 0 or step == last), look
+    )
+
+
+def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[str, ...]]:
+    if isinstance(attributes, str) or not attributes:
+        raise InputError(f"attributes = {attributes!r}: give a list of columns for the classifier to read")
+    vocabulary = {}
+    for name in attributes:
+        if name not in table.columns:
+            raise unknown_value("attribute", name, table.columns, "It has to be a column of the table.")
+        if isinstance(attributes, Mapping):
+            vocabulary[name] = tuple(map(str, attributes[name]))
+            continue
+        values = CategoricalColumn.from_values(name, table[name].unique()).values
+        if len(values) > MAX_NUMBERS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
+            raise InputError(
+                f"the attribute {name!r} has {len(values)} values, all of them numbers: a classifier reads groups. "
+                "Make a column of groups, such as 'under 45' and 'from 45 on'"
+            )
+        if len(values) < 2:
+            raise InputError(
+                f"the attribute {name!r} has the values {list(values)} among {len(table)} images in training: a "
+                "classifier needs two or more"
+            )
+        vocabulary[name] = values
+    return vocabulary
+
+
+def _check_apart(training: pd.DataFrame, held_out: pd.DataFrame) -> None:
+    if "patient" not in training.columns or "patient" not in held_out.columns:
+        return
+    both = sorted(set(training["patient"].dropna()) & set(held_out["patient"].dropna()) - {""})
+    if both:
+        raise InputError(
+            f"{len(both)} patients are held out and in training, such as {both[0]!r}: what a classifier does on them "
+            "says nothing. Split by patient."
+        )
+
+
+def _check_held_out(cohort: Cohort, splits: Sequence[str]) -> None:
+    if len(cohort.split(*splits)) == 0:
+        raise InputError(
+            f"the cohort in {cohort.root} has no image in {list(splits)}, so nobody would know how well the classifier "
+            "reads. Split with a val_fraction, or measure by cross-validation with --num_folds 5"
+        )
+
+
+def _read(cohort: Cohort, attributes: Attributes, image_size: int) -> PatchDataset:
+    names = list(attributes)
+    for name in names:
+        if name not in cohort.table.columns:
+            raise unknown_value("attribute", name, cohort.table.columns, "It has to be a column of the cohort.")
+    return PatchDataset(cohort, MetadataSchema.from_table(cohort.table, names[0], names[1:]), image_size)
+
+
+def _confusion_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    rows = [
+        (name, value, predicted, count, count / total if (total := sum(counts)) else None)
+        for name, result in results.items()
+        for value, counts in zip(result["values"], result["confusion"])
+        for predicted, count in zip(result["values"], counts)
+    ]
+    return pd.DataFrame(rows, columns=["attribute", "value", "predicted", "count", "share"])

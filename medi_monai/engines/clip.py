@@ -1,0 +1,196 @@
+"""Training a small CLIP on pairs of images and captions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from ignite.engine import Engine
+from torch.nn import functional
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.engines.handlers import ProgressHandler, ScalarHandler
+from medi_monai.engines.prepare_batch import random_symmetry
+from medi_monai.networks.text import ClipModel, make_tokenizer, save_clip, small_clip
+from medi_monai.networks.text.encoder import CaptionTokenizer
+from medi_monai.networks.text.small import check_free
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.seeding import generator_from, seed_from
+
+__all__ = ["contrastive_loss", "train_clip"]
+
+#: CLIP's bound of the logarithm of its scale, a factor of 100
+MAX_LOG_SCALE = 4.6052
+#: folder of TensorBoard's events within that of the model
+LOGS = "events"
+
+
+def contrastive_loss(
+    image_features: torch.Tensor, text_features: torch.Tensor, scale: torch.Tensor, captions: torch.Tensor
+) -> torch.Tensor:
+    """The symmetric cross-entropy of CLIP (arXiv 2103.00020), in which equal captions are no negatives of each other.
+
+    An image's target is shared alike among all texts of the batch that equal its own, and so for the texts.
+
+    Args:
+        image_features: ``(N, D)`` of length 1.
+        text_features: ``(N, D)`` of length 1.
+        scale: what their cosines are multiplied by.
+        captions: ``(N,)`` or ``(N, L)`` codes; captions are equal where their codes are.
+    """
+    rows = captions.reshape(len(captions), -1)
+    equal = (rows[:, None] == rows[None]).all(2).float()
+    target = equal / equal.sum(1, keepdim=True)
+    logits = scale * image_features @ text_features.T
+    # `target` is symmetric: a row's counts are those of its column
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def train_clip(
+    images: Any,
+    captions: Sequence[str],
+    folder: str | os.PathLike,
+    max_steps: int = 600,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    weight_decay: float = 0.05,
+    augment: bool = False,
+    max_length: int | None = None,
+    on_long: str = "error",
+    **sizes: Any,
+) -> ClipModel:
+    """Make a tokenizer and a small CLIP, train it on pairs, save it in the ordinary layout and load it from there.
+
+    Everything depends on the pairs and the seed. It takes a minute and is not resumed: the folder appears at the end.
+
+    Args:
+        images: ``(N, 3, S, S)`` uint8, or a dataset of such images (tensors, or mappings with ``image``).
+        captions: one for each image.
+        folder: new, or empty; gets the model, and the curves in ``events``.
+        max_steps: updates.
+        batch_size: pairs in an update.
+        learning_rate: peak, behind a short warmup and before a cosine decay.
+        seed: of weights, order and augmentation.
+        device: where to train.
+        weight_decay: of AdamW.
+        augment: random flips and right-angle rotations; not where captions speak of sides.
+        max_length: tokens of a caption; by default with room to spare, up to the 77 of CLIP.
+        on_long: captions of more tokens are an ``error``, or are cut (``truncate``).
+        sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
+
+    Raises:
+        InputError: for images that do not fit the captions, or settings that cannot be.
+        RunStopped: where the loss is lost.
+    """
+    _check(max_steps=max_steps, batch_size=batch_size)
+    target, pixels = check_free(folder), _pixels(images, len(captions))
+    tokenizer = make_tokenizer(captions, max_length)
+    places, different = pd.factorize(pd.Series(list(captions), dtype=object))
+    encode = CaptionTokenizer(tokenizer, tokenizer.model_max_length, on_long=on_long)
+    codes = encode(list(different))[torch.from_numpy(places)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from("clip", seed))
+        model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
+    logs = target.parent / f".{target.name}-{LOGS}"
+    try:
+        _run(model, pixels, codes, logs, max_steps, batch_size, learning_rate, weight_decay, augment, seed)
+        save_clip(model.cpu(), tokenizer, target)
+        logs.rename(target / LOGS)
+    finally:
+        shutil.rmtree(logs, ignore_errors=True)
+    return ClipModel(target).to(device)
+
+
+def _run(
+    model: Any,
+    pixels: torch.Tensor,
+    codes: torch.Tensor,
+    logs: Path,
+    max_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    augment: bool,
+    seed: int,
+) -> None:
+    device = next(model.parameters()).device
+    end = model.config.text_config.eos_token_id
+    # where the caption ends, its state is read; what pads it lies behind
+    length = int((codes == end).long().argmax(1).max()) + 1
+    optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    warmup = max(1, min(50, max_steps // 10))
+    schedule = LambdaLR(optimizer, lambda step: _rate(step, warmup, max_steps))
+
+    def update(engine: Engine, rows: torch.Tensor) -> dict[str, Any]:
+        start = time.perf_counter()
+        chosen = pixels[rows].to(device).float() / 127.5 - 1
+        if augment:
+            chosen = random_symmetry(chosen, generator_from("clip", "augment", seed, engine.state.iteration))
+        words = codes[rows, :length].to(device)
+        output = model(input_ids=words, pixel_values=chosen)
+        scale = model.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
+        loss = contrastive_loss(output.image_embeds, output.text_embeds, scale, words)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise RunStopped(f"the CLIP's loss is lost at step {engine.state.iteration}: lower learning_rate")
+        optimizer.step()
+        schedule.step()
+        return {"loss": loss.detach(), "grad_norm": norm.detach(), "seconds": time.perf_counter() - start}
+
+    model.train()
+    engine = Engine(update)
+    ProgressHandler("training CLIP", batch_size).attach(engine)
+    with SummaryWriter(str(logs)) as writer:
+        ScalarHandler(writer, optimizer, batch_size).attach(engine)
+        engine.run(_batches(len(pixels), batch_size, seed), max_epochs=1, epoch_length=max_steps)
+    model.eval()
+
+
+def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Rows of one batch after the other, each epoch in an order of its own, without the rest."""
+    size, epoch = min(batch_size, count), 0
+    while True:
+        order = torch.randperm(count, generator=generator_from("clip", "order", seed, epoch))
+        yield from order[: count // size * size].split(size)
+        epoch += 1
+
+
+def _rate(step: int, warmup: int, max_steps: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, max_steps - warmup)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+
+def _pixels(images: Any, count: int) -> torch.Tensor:
+    if not isinstance(images, torch.Tensor):
+        items = (images[place] for place in range(len(images)))
+        images = torch.stack([torch.as_tensor(item["image"] if isinstance(item, dict) else item) for item in items])
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise InputError(
+            f"images of shape {tuple(images.shape)} and type {images.dtype}: uint8 (N, 3, S, S) in [0, 255] is needed"
+        )
+    if len(images) != count:
+        raise InputError(f"{len(images)} images and {count} captions: one for each is needed")
+    if count < 2:
+        raise InputError(f"{count} pairs: a contrast needs two or more")
+    return images
+
+
+def _check(**settings: int) -> None:
+    for name, value in settings.items():
+        least = 2 if name == "batch_size" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} = {value!r}: a whole number of {least} or more is needed")

@@ -1,0 +1,214 @@
+"""What users see of a training: a bar, scalars, sample grids, and a clear end when the loss is lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines import Evaluator, IterationEvents
+from PIL import Image
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from medi_monai.engines.handlers.checkpoints import TrainingCheckpoint
+from medi_monai.utils.errors import RunStopped
+from medi_monai.utils.files import atomic_path
+from medi_monai.utils.progress import bar_settings
+
+__all__ = [
+    "attach_bar",
+    "ProgressHandler",
+    "ScalarHandler",
+    "ValidationLossHandler",
+    "SampleGridHandler",
+    "FiniteLossGuard",
+]
+
+
+def _output(engine: Engine) -> dict:
+    return cast(dict, engine.state.output)
+
+
+def attach_bar(engine: Engine, task: str, total: int) -> None:
+    """Show how many of ``total`` iterations are done: each on a terminal, one line in twenty in a log file."""
+    step = 1 if sys.stderr.isatty() else max(1, total // 20)
+
+    def drawn(_: Engine, iteration: int) -> bool:
+        return iteration == total or iteration % step == 0
+
+    bar = ProgressBar(desc=task, persist=True, **bar_settings())
+    bar.attach(engine, event_name=Events.ITERATION_COMPLETED(event_filter=drawn))
+
+
+class ProgressHandler:
+    """A bar with the smoothed loss and the speed, over the steps of a trainer.
+
+    Args:
+        task: what is being done.
+        num_images: images in a step, for the speed.
+    """
+
+    #: one of several processes is enough
+    shows = True
+
+    def __init__(self, task: str = "training", num_images: int = 1) -> None:
+        self.task, self.num_images = task, num_images
+        self._loss: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow every step; a terminal sees each, a log file one line in fifty."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._smooth)
+        bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
+        event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
+        bar.attach(engine, event_name=event, output_transform=self._figures)
+
+    def _smooth(self, engine: Engine) -> None:
+        loss = float(_output(engine)["loss"])
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+
+    def _figures(self, output: dict) -> dict:
+        return {"loss": self._loss, "images/s": round(self.num_images / max(output["seconds"], 1e-9))}
+
+
+class ScalarHandler:
+    """Loss, learning rate, gradient norm and speed for TensorBoard, averaged over ``every`` steps.
+
+    Args:
+        writer: TensorBoard.
+        optimizer: for its learning rate.
+        num_images: images in a step.
+        every: steps between two points.
+    """
+
+    #: one of several processes is enough
+    shows = True
+
+    def __init__(self, writer: SummaryWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
+        self.writer, self.optimizer, self.num_images, self.every = writer, optimizer, num_images, every
+        self._losses: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
+        self._since = time.perf_counter()
+
+    def attach(self, engine: Engine) -> None:
+        """Collect on every step."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+
+    def _start(self, engine: Engine) -> None:
+        self._since = time.perf_counter()
+
+    def _collect(self, engine: Engine) -> None:
+        self._losses.append(_output(engine)["loss"])
+        self._norms.append(_output(engine)["grad_norm"])
+        step = engine.state.iteration
+        if step % self.every:
+            return
+        now = time.perf_counter()
+        self.writer.add_scalar("train/loss", torch.stack(self._losses).mean().item(), step)
+        self.writer.add_scalar("train/gradient_norm", torch.stack(self._norms).mean().item(), step)
+        self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], step)
+        self.writer.add_scalar(
+            "train/images_per_second", len(self._losses) * self.num_images / (now - self._since), step
+        )
+        self._losses, self._norms, self._since = [], [], now
+
+
+class ValidationLossHandler:
+    """The loss of the averaged weights on a fixed set of patches, noise and timesteps.
+
+    Of several processes, each validates: the metric is their common one.
+
+    Args:
+        evaluator: engine with the metric ``validation_loss``.
+        writer: TensorBoard; None in other processes than the first.
+        every: steps between two validations; one is made at the end as well.
+    """
+
+    def __init__(self, evaluator: Evaluator, writer: SummaryWriter | None, every: int) -> None:
+        self.evaluator, self.writer, self.every = evaluator, writer, every
+
+    def attach(self, engine: Engine) -> None:
+        """Validate on every ``every``-th step and at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._validate)
+        engine.add_event_handler(Events.COMPLETED, self._validate)
+
+    def _validate(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        if engine.state.metrics.get("validation_step") == step:
+            return
+        self.evaluator.run()
+        loss = self.evaluator.state.metrics["validation_loss"]
+        engine.state.metrics.update(validation_loss=loss, validation_step=step)
+        if self.writer is not None:
+            self.writer.add_scalar("validation/loss", loss, step)
+
+
+class SampleGridHandler:
+    """A grid of samples by class and subpopulation, into TensorBoard and ``samples/step_<n>.png``.
+
+    Args:
+        draw: returns the grid as ``(H, W, 3)`` uint8.
+        writer: TensorBoard.
+        folder: for the PNG files.
+        every: steps between grids; one is drawn at the end as well.
+    """
+
+    #: one of several processes is enough
+    shows = True
+
+    def __init__(
+        self, draw: Callable[[], np.ndarray], writer: SummaryWriter, folder: str | os.PathLike, every: int
+    ) -> None:
+        self.draw, self.writer, self.folder, self.every = draw, writer, Path(folder), every
+        self._last: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Draw on every ``every``-th step and at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._show)
+        engine.add_event_handler(Events.COMPLETED, self._show)
+
+    def _show(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        if self._last == step:
+            return
+        self._last = step
+        grid = self.draw()
+        self.writer.add_image("samples", grid, step, dataformats="HWC")
+        target = self.folder / f"step_{step:08d}.png"
+        with atomic_path(target) as path:
+            Image.fromarray(grid).save(path, format="png")
+
+
+class FiniteLossGuard:
+    """Stops a training whose loss or gradient is not finite, before the step that would spoil the weights.
+
+    Args:
+        checkpoint: names the last good state.
+    """
+
+    def __init__(self, checkpoint: TrainingCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def attach(self, engine: Engine) -> None:
+        """Look after every backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look)
+
+    def _look(self, engine: Engine) -> None:
+        loss, norm = float(_output(engine)["loss"]), float(_output(engine)["grad_norm"])
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        good = self.checkpoint.newest
+        raise RunStopped(
+            f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were left "
+            f"as before this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Train "
+            "anew with a lower learning_rate or max_grad_norm."
+        )

@@ -1,0 +1,1 @@
+"""Measures sets of images: fidelity, memorization, subgroups, linear probes."""

@@ -1,0 +1,226 @@
+"""Embed the images of a cohort, or of a sampling manifest: every image once, alone or as one of many processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine
+from monai.transforms import Compose, MapTransform, Randomizable
+from torch.utils.data import DataLoader
+
+from medi_monai.cohort import Cohort, Share, StreamedPatchDataset
+from medi_monai.cohort.folder import SETTINGS_FILE as PREPARATION_FILE
+from medi_monai.cohort.samples import MANIFEST
+from medi_monai.cohort.samples import SETTINGS_FILE as SAMPLING_FILE
+from medi_monai.engines.distributed import started_together
+from medi_monai.engines.handlers import attach_bar
+from medi_monai.evaluation.probing import FeatureStore
+from medi_monai.networks.encoders import Encoder
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import json_digest, read_json
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["PIXEL_COLUMNS", "embed_all", "embed_images"]
+
+#: columns of a table that decide the pixels of its rows, where it has them
+PIXEL_COLUMNS = ("image", "x", "y", "mpp", "source_mpp", *MANIFEST)
+#: columns that tell one image of a cohort from another
+IDENTITY = ("image", "x", "y")
+#: rows in a block, rounded up to whole batches: what an interruption loses at most, for each process
+BLOCK_SIZE = 256
+
+
+def embed_images(
+    cohort: Cohort,
+    encoder: Encoder,
+    features_dir: str | os.PathLike,
+    image_size: int,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    transform: Callable[[Any], Any] | None = None,
+    num_workers: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    share: Share | None = None,
+) -> FeatureStore:
+    """The features of all images of a cohort, in the order of its rows.
+
+    The store's folder is named by the encoder and by a digest of all that decides the features: encoder, images in
+    their order, settings of the preparation or the sampling beside them, ``image_size`` and ``recipe``. What is there
+    is not embedded again, and a complete store is opened without reading an image. Features of the same batches are
+    the same to the bit, however often the run was interrupted and however many processes took part.
+
+    Args:
+        cohort: the images; for a sampling manifest, its table and the folder of the sampling run.
+        encoder: moved to ``device``.
+        features_dir: folder of all stores.
+        image_size: side of the images in pixels, before the encoder's own resize.
+        batch_size: images that the encoder sees at once.
+        device: of the encoder.
+        transform: of one image, ``(3, H, W)`` uint8 to the same; or one of MONAI's dictionary transforms of the key
+            ``image``, such as :func:`medi_monai.wsi.transforms.patch_transforms`. What it draws depends on ``recipe``
+            and the image alone.
+        num_workers: processes that read ahead; with 0, images are read between the batches.
+        recipe: JSON that says what else decides the pixels; required with a ``transform``, of which it is the
+            description.
+        share: the part of this process; by default that of ``torchrun``. Where several cohorts are embedded in turn,
+            give the one of :func:`medi_monai.runs.preparing.started_together` around them all.
+
+    Raises:
+        InputError: for an image that cannot be read or has another size, features that are not finite, a transform
+            without recipe, or numbers below 1. Blocks done before stay.
+        RunStopped: where another process ended early, or the memory of the device is full.
+    """
+    if transform is not None and not recipe:
+        raise InputError("a transform changes what is embedded: say which one in `recipe`, as a mapping of JSON values")
+    if batch_size < 1 or num_workers < 0:
+        raise InputError(f"batch_size {batch_size} has to be 1 or more, and num_workers {num_workers} 0 or more")
+    if len(cohort) == 0:
+        raise InputError(f"the cohort in {cohort.root} has no image to embed")
+    fingerprint = _fingerprint(cohort, encoder, image_size, recipe)
+    folder = Path(features_dir) / f"{encoder.name}_{json_digest(fingerprint)[:8]}"
+    block_size = -(-BLOCK_SIZE // batch_size) * batch_size
+    with started_together() if share is None else nullcontext(share) as part:
+        if part.rank == 0:
+            FeatureStore.create_or_open(folder, cohort.table, fingerprint, encoder.dim, block_size)
+        part.wait()
+        store = FeatureStore.open(folder)
+        blocks = store.missing_blocks(part.rank, part.world_size)
+        if blocks:
+            changed = None if transform is None else _SeededTransform(transform, cohort, recipe or {})
+            dataset = StreamedPatchDataset(cohort, None, image_size, changed)
+            _fill(store, blocks, dataset, encoder.to(device), torch.device(device), batch_size, num_workers)
+        part.wait()
+    if not store.complete:
+        raise RunStopped(f"blocks of {folder} are still missing: another process ended early; its message says why")
+    return store
+
+
+def _fingerprint(cohort: Cohort, encoder: Encoder, image_size: int, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    table = cohort.table[[name for name in PIXEL_COLUMNS if name in cohort.table.columns]].astype(str)
+    hashes = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    # two folders may name their images alike
+    beside = {name: read_json(cohort.root / name) for name in (PREPARATION_FILE, SAMPLING_FILE) if _is(cohort, name)}
+    return {
+        "encoder": encoder.describe(),
+        "images": hashlib.sha256(hashes.tobytes()).hexdigest(),
+        "columns": list(table.columns),
+        "source": json_digest(beside) if beside else None,
+        "image_size": image_size,
+        "recipe": None if recipe is None else dict(recipe),
+    }
+
+
+def _is(cohort: Cohort, name: str) -> bool:
+    return (cohort.root / name).is_file()
+
+
+def _fill(
+    store: FeatureStore,
+    blocks: list[int],
+    dataset: StreamedPatchDataset,
+    encoder: Encoder,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+) -> None:
+    batches = [(block, list(rows)) for block in blocks for rows in _chunks(store.rows(block), batch_size)]
+    pending: dict[int, list[torch.Tensor]] = {}
+
+    def embed(engine: Engine, batch: dict[str, torch.Tensor]) -> None:
+        block = batches[engine.state.iteration - 1][0]
+        try:
+            found = encoder(batch["image"].to(device, non_blocking=True)).cpu()
+        except torch.OutOfMemoryError as error:
+            raise RunStopped(
+                f"the memory of {device} is full at {batch_size} images of {encoder.name}; the same command with a "
+                "smaller --batch_size goes on"
+            ) from error
+        parts = pending.setdefault(block, [])
+        parts.append(found)
+        if sum(map(len, parts)) == len(store.rows(block)):
+            store.write(block, torch.cat(pending.pop(block)))
+
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[rows for _, rows in batches],
+        num_workers=num_workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        # forking breaks threads of torch
+        multiprocessing_context="spawn" if num_workers else None,
+    )
+    engine = Engine(embed)
+    attach_bar(engine, f"embedding with {encoder.name}", len(batches))
+    try:
+        engine.run(loader, max_epochs=1, epoch_length=len(batches))
+    except InputError as error:
+        raise _of_worker(error) from error
+
+
+def _chunks(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    for item in items:
+        image = item["image"]
+        if image.dtype != torch.uint8 or image.shape != items[0]["image"].shape:
+            raise InputError(
+                f"row {item['index']} is {image.dtype} of the shape {tuple(image.shape)} behind the transform; images "
+                f"of a batch are uint8 and all alike, as {tuple(items[0]['image'].shape)}"
+            )
+    return {"image": torch.stack([item["image"] for item in items])}
+
+
+def _of_worker(error: InputError) -> InputError:
+    # a worker process hands over its whole traceback as the message
+    return InputError(str(error).rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2].strip())
+
+
+class _SeededTransform:
+    # a class, so that it may go to worker processes
+
+    def __init__(self, transform: Callable[[Any], Any], cohort: Cohort, recipe: Mapping[str, Any]) -> None:
+        self.transform, self.recipe = transform, dict(recipe)
+        self.of_items = isinstance(transform, (Compose, MapTransform))
+        identity = cohort.table[[name for name in IDENTITY if name in cohort.table.columns]]
+        self.rows = pd.util.hash_pandas_object(identity.astype(str), index=False).to_numpy()
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=seed_from("embedding", self.recipe, int(self.rows[item["index"]])))
+        image = self.transform(dict(item))["image"] if self.of_items else self.transform(item["image"])
+        return {"image": torch.as_tensor(image), "index": item["index"]}
+
+
+def embed_all(
+    cohort: Cohort,
+    arms: Mapping[str, Cohort],
+    encoder: Encoder,
+    image_size: int,
+    batch_size: int = 256,
+    device: str = "cpu",
+    num_workers: int = 0,
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Features of the real images (``real``) and of each arm, embedded once into ``features`` beside the images.
+
+    Returns:
+        ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
+        alone goes on.
+    """
+    with started_together() as share:
+        features = {}
+        for name, images in {"real": cohort, **arms}.items():
+            folder = images.root / "features"
+            features[name] = embed_images(
+                images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, share=share
+            ).features
+    return features, share.rank == 0

@@ -1,0 +1,260 @@
+"""What independent classifiers read in generated images, and whether images of the training come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import group_weights, spread_rows
+from medi_monai.cohort.reading import PatchReader
+from medi_monai.evaluation.probing import LogisticProbe, Standardizer, codes_of, fit_path, readability, stable_order
+from medi_monai.metrics import nearest_neighbors
+from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned, wilson_interval
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["CORRELATION_OF_A_COPY", "memorization", "read_columns"]
+
+#: real images that a classifier is trained on and validated with, and generated ones that it reads, at most
+MAX_TRAINING, MAX_READ = 40_000, 20_000
+#: images whose nearest neighbors in training are looked for, neighbors whose pixels are compared, pairs shown
+MAX_QUERIES, NEIGHBORS, SHOWN = 2000, 5, 12
+#: choices of training images that are compared with those of the validation, and images in each, at most
+CHOICES, MAX_CHOSEN = 8, 4000
+#: training images compared with at a time
+BLOCK = 16_384
+#: images whose pixels are compared at a time
+QUERIES = 64
+#: two images that correlate more than this under some symmetry are one image, where real images of different patients
+#: seldom do; otherwise the limit is the correlation that this share of them stays below
+CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99
+
+
+def read_columns(
+    real: np.ndarray,
+    table: pd.DataFrame,
+    arms: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
+    columns: Sequence[str],
+    cs: Sequence[float],
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """How often a classifier of real images reads in a generated one what was asked for.
+
+    For each column a linear probe is trained on real images of all splits, held-out combinations too, every combination
+    weighing alike: it is no part of what is evaluated. Its accuracy on real images of other patients is the ceiling.
+
+    Args:
+        real: ``(N, D)`` features.
+        table: of the same images.
+        arms: features and manifest of each arm.
+        columns: label and attributes.
+        cs: values of C to choose from.
+        seed: of all draws.
+
+    Returns:
+        Arm to column to ``value`` (share read as asked, combinations weighing alike), ``ci95`` (Wilson), ``n``,
+        ``left_out`` (images asked for a value that the classifier never saw), ``by_value``; under the arm ``real`` the
+        ceiling (balanced accuracy) with its chance. A column that cannot be read is not there.
+    """
+    groups, order = codes_of(table, columns)[0], stable_order(table)
+    rows = order[spread_rows(groups[order], MAX_TRAINING, np.random.default_rng(seed_from("reading", seed)))]
+    features, groups, table = np.asarray(real[rows]), groups[rows], table.iloc[rows]
+    patients = codes_of(table, ["patient"])[0]
+    found: dict[str, dict[str, Any]] = {"real": {}, **{arm: {} for arm in arms}}
+    for column in columns:
+        codes, names = codes_of(table, [column])
+        if len(names) < 2:
+            continue
+        found["real"][column] = readability(features, codes, patients, cs, seed)
+        held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
+        read = np.unique(codes[~held])
+        if len(read) < 2 or not np.isin(codes[held], read).any():
+            continue
+        scale = Standardizer().fit(features[~held])
+        known, other = (scale.transform(features[part]) for part in (~held, held))
+        weights = group_weights(groups[~held])
+        probe, _ = fit_path(known, codes[~held], len(names), cs, other, codes[held], weights)
+        for arm, (generated, manifest) in arms.items():
+            found[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
+    return found
+
+
+def _read(
+    probe: LogisticProbe,
+    scale: Standardizer,
+    generated: np.ndarray,
+    manifest: pd.DataFrame,
+    columns: Sequence[str],
+    column: str,
+    names: Sequence[tuple[str, ...]],
+    readable: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """What a probe reads in the images of one arm, those left out that were asked for what it never saw."""
+    asked, known = codes_of(manifest, [column], names)
+    combination, order = codes_of(manifest, columns)[0], stable_order(manifest)
+    usable = order[np.isin(asked[order], readable)]
+    result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
+    if not len(usable):
+        return result
+    rng = np.random.default_rng(seed_from("read", seed))
+    chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
+    read = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
+    right = pd.Series((read == asked[chosen]).astype(float))
+    by_combination = right.groupby(combination[chosen])
+    share = float(by_combination.mean().mean())
+    # of unequal combinations, images of small ones weigh more
+    effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
+    by_value = right.groupby(asked[chosen]).mean()
+    return {
+        **result,
+        "value": share,
+        "ci95": wilson_interval(share * effective, effective),
+        "n": len(right),
+        "by_value": {known[code][0]: float(value) for code, value in by_value.items()},
+    }
+
+
+def _thirds(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (rng.permutation(int(patients.max()) + 1) % 3)[patients]
+
+
+def memorization(
+    real: np.ndarray,
+    cohort: Cohort,
+    arms: Mapping[str, tuple[np.ndarray, Cohort]],
+    image_size: int,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, list[tuple[np.ndarray, np.ndarray, float]]]]:
+    """How near generated images come to single training images, against real images that the model never saw.
+
+    Nearest neighbors are found by features; the pixels of the nearest few are then compared under the eight symmetries
+    of the square. Images of other patients show how often that finds a copy where there is none.
+
+    Args:
+        real: ``(N, D)`` features of the cohort.
+        cohort: with ``split``.
+        arms: features and images of each arm.
+        image_size: side in pixels.
+        seed: of the choice where there are many.
+
+    Returns:
+        Figures by arm and under ``held_out``: ``distance`` (median to the nearest training image), ``ratio`` to that of
+        held-out images, ``copies`` (share that correlates with a training image by more than ``limit``: 0.9, or what
+        99 % of held-out images stay below), ``correlation`` (the highest; ``None`` where all images are of one color)
+        and ``nearer`` (:func:`medi_monai.metrics.memorization.nearer_share` against the split ``val``; ``None`` without
+        one, and of held-out images); and by the same names, where there are any, the closest pairs as (generated,
+        training, correlation), the training image turned and mirrored to match.
+    """
+    split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
+    train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
+    if not len(train):
+        raise InputError("no image of the cohort is in the split 'train': there is nothing that could be memorized")
+    some = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
+    scale = Standardizer().fit(np.asarray(real[np.sort(some)]))
+    training = _Training(real, np.sort(train), scale, PatchReader(cohort, image_size))
+    chosen = _choices(cohort.table, order[split[order] == "val"], train, seed)
+    sets = {"held_out": (real, cohort, held_out)} if len(held_out) else {}
+    sets |= {arm: (features, images, stable_order(images.table)) for arm, (features, images) in arms.items()}
+    figures: dict[str, Any] = {}
+    closest: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = {}
+    limit = CORRELATION_OF_A_COPY
+    for name, (features, images, rows) in sets.items():
+        rng = np.random.default_rng(seed_from("memorization", seed, name))
+        reader = PatchReader(images, image_size)
+        queries = rng.permutation(rows)[:MAX_QUERIES]
+        distances, alike, pairs = _nearest(features, reader, queries, training)
+        if name == "held_out":
+            limit = max(limit, float(np.quantile(alike, UNLIKE)))
+        count, copies = len(queries), int((alike > limit).sum())
+        figures[name] = {
+            "distance": float(np.median(distances)),
+            "copies": {"value": copies / count, "ci95": wilson_interval(copies, count), "n": count},
+            "limit": limit,
+            "correlation": float(alike.max()) if np.isfinite(alike).any() else None,
+        }
+        figures[name]["nearer"] = None if name == "held_out" else _nearer(features[queries], real, chosen, scale)
+        if pairs:
+            closest[name] = pairs
+        reader.close()
+    for name in figures:
+        base = figures.get("held_out", {}).get("distance")
+        figures[name]["ratio"] = figures[name]["distance"] / base if base else None
+    training.reader.close()
+    return figures, closest
+
+
+def _choices(table: pd.DataFrame, fresh: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The fresh rows, and choices of as many training rows, by patient; none where there are too few."""
+    fresh = np.random.default_rng(seed_from("memorization", seed, "fresh")).permutation(fresh)[:MAX_CHOSEN]
+    if len(fresh) < 2 or len(train) < len(fresh):
+        return []
+    patients = table["patient"].to_numpy(dtype=str)[train]
+    names, codes = np.unique(patients, return_inverse=True)
+    chosen = []
+    for number in range(CHOICES):
+        rank = np.random.default_rng(seed_from("memorization", seed, number)).permutation(len(names))
+        chosen.append(train[np.argsort(rank[codes], kind="stable")[: len(fresh)]])
+    return [fresh, *chosen]
+
+
+def _nearer(
+    features: np.ndarray, real: np.ndarray, chosen: Sequence[np.ndarray], scale: Standardizer
+) -> dict[str, Any] | None:
+    if not chosen:
+        return None
+    fresh, *training = (torch.as_tensor(scale.transform(np.asarray(real[np.sort(rows)]))) for rows in chosen)
+    return nearer_share(torch.as_tensor(scale.transform(np.asarray(features))), training, fresh)
+
+
+@dataclass(frozen=True)
+class _Training:
+    features: np.ndarray
+    rows: np.ndarray
+    scale: Standardizer
+    reader: PatchReader
+
+
+def _nearest(
+    features: np.ndarray, reader: PatchReader, chosen: np.ndarray, training: _Training
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
+    """Distances to the nearest training image, correlations with the most alike, and the closest pairs."""
+    queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
+    distances, found = _nearest_in_parts(queries, training)
+    best, place, symmetry = np.full(len(chosen), -np.inf), found[:, 0].copy(), np.zeros(len(chosen), int)
+    # pixels in double precision are large: few at a time
+    for start in range(0, len(chosen), QUERIES):
+        part = slice(start, start + QUERIES)
+        pixels = np.stack(reader.read(chosen[part].tolist()))
+        for others in found[part].T:
+            alike, under = symmetric_correlation(pixels, np.stack(training.reader.read(others.tolist())))
+            alike = np.nan_to_num(alike, nan=-np.inf)
+            closer = alike > best[part]
+            place[part] = np.where(closer, others, place[part])
+            symmetry[part] = np.where(closer, under, symmetry[part])
+            best[part] = np.maximum(best[part], alike)
+    known = np.isfinite(best)
+    top = np.argsort(-best, kind="stable")[: min(SHOWN, int(known.sum()))]
+    originals = training.reader.read(place[top].tolist())
+    matching = [turned(image[None], under)[0] for image, under in zip(originals, symmetry[top].tolist())]
+    return distances[:, 0], best, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
+
+
+def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:
+    # rows are read in blocks, so that memory does not grow with the cohort
+    best, place = torch.empty(len(queries), 0, dtype=torch.float64), torch.empty(len(queries), 0, dtype=torch.long)
+    for start in range(0, len(training.rows), BLOCK):
+        part = training.rows[start : start + BLOCK]
+        references = torch.as_tensor(training.scale.transform(np.asarray(training.features[part])))
+        distances, found = nearest_neighbors(queries, references, min(NEIGHBORS, len(part)))
+        best = torch.cat([best, distances], 1)
+        place = torch.cat([place, torch.from_numpy(part)[found]], 1)
+        order = best.argsort(dim=1, stable=True)[:, :NEIGHBORS]
+        best, place = best.gather(1, order), place.gather(1, order)
+    return best.numpy(), place.numpy()

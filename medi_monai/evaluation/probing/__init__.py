@@ -1,0 +1,28 @@
+"""What can be read from features of images: stores, linear probes, arms of a comparison, shortcuts."""
+
+from medi_monai.cohort.groups import codes_of, stable_order
+from medi_monai.evaluation.probing.arms import BASELINES, Arm, ImageSet, arm_named
+from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
+from medi_monai.evaluation.probing.protocol import Outcome, ProbeProtocol, Setting
+from medi_monai.evaluation.probing.shortcut import balanced_robustness, correlated_rows, find_squares, readability
+from medi_monai.evaluation.probing.store import FeatureStore
+
+__all__ = [
+    "BASELINES",
+    "Arm",
+    "FeatureStore",
+    "ImageSet",
+    "LogisticProbe",
+    "Outcome",
+    "ProbeProtocol",
+    "Setting",
+    "Standardizer",
+    "arm_named",
+    "balanced_robustness",
+    "codes_of",
+    "correlated_rows",
+    "find_squares",
+    "fit_path",
+    "readability",
+    "stable_order",
+]

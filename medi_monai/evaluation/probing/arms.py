@@ -1,0 +1,145 @@
+"""The arms of a comparison: what a linear probe is trained on besides, or instead of, the real images as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.evaluation.probing.blocks import release
+from medi_monai.evaluation.probing.store import FeatureStore
+from medi_monai.utils.errors import InputError
+
+__all__ = [
+    "AUGMENTED",
+    "Arm",
+    "BASELINES",
+    "ImageSet",
+    "NORMALIZED",
+    "RESERVED_NAMES",
+    "arm_named",
+    "gathered",
+    "oversampled_counts",
+]
+
+AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalised"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm does with the real training images.
+
+    Args:
+        added: the image set that is added to them; of synthetic ones a number, of stain-augmented copies all.
+        view: the image set that stands for the real images, in training and in testing.
+        weighting: ``class``: every class weighs alike; ``group``: every combination does; empty: every image does.
+        oversampled: images of every combination are repeated until it is as large as the largest.
+    """
+
+    added: str = ""
+    view: str = "real"
+    weighting: str = ""
+    oversampled: bool = False
+
+
+#: what reviewers ask for; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
+BASELINES = {
+    "real": Arm(),
+    "class_reweighted": Arm(weighting="class"),
+    "reweighted": Arm(weighting="group"),
+    "oversampled": Arm(oversampled=True),
+    AUGMENTED: Arm(added=AUGMENTED),
+    NORMALIZED: Arm(view=NORMALIZED),
+}
+
+#: what figures of real images, and arms without synthetic ones, go by
+RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
+
+
+def arm_named(name: str) -> Arm:
+    """A baseline, or *real + name* for a synthetic image set."""
+    return BASELINES.get(name, Arm(added=name))
+
+
+class ImageSet:
+    """Features of images and what is known of each; a set on disk goes to other processes by its folder alone.
+
+    Args:
+        features: ``(N, D)``, or the folder of a :class:`FeatureStore`.
+        table: one row per image with label and attributes.
+
+    Raises:
+        InputError: where there are not as many rows as features.
+    """
+
+    def __init__(self, features: np.ndarray | Path, table: pd.DataFrame) -> None:
+        self.folder = features if isinstance(features, Path) else None
+        self._features = FeatureStore.open(features).features if isinstance(features, Path) else features
+        self.table = table
+        if len(self.features) != len(table):
+            raise InputError(f"{len(self.features)} features do not belong to the {len(table)} rows of a table")
+
+    @property
+    def features(self) -> np.ndarray:
+        """``(N, D)``."""
+        return self._features
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "table": self.table, "_features": None if self.folder else self._features}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self.folder is not None:
+            self._features = FeatureStore.open(self.folder).features
+
+
+def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``(N,)`` how often each row occurs where every group is as large as the largest: once, and some again.
+
+    A row that counts k times in a fit is k copies of it; to make the copies could take hundreds of times the memory.
+
+    Args:
+        groups: ``(N,)`` integer codes.
+        rng: source of the draw.
+    """
+    sizes = np.bincount(groups)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+    counts = np.ones(len(groups), np.int64)
+    for rows in members:
+        if len(rows):
+            counts[rows] += np.bincount(rng.integers(len(rows), size=sizes.max() - len(rows)), minlength=len(rows))
+    return counts
+
+
+def gathered(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], folder: str | None = None, name: str = "features"
+) -> np.ndarray:
+    """Rows of several arrays one below the other, float32; in a file of ``folder`` where they are too large to hold.
+
+    Args:
+        parts: arrays ``(N, D)`` with the row numbers to take from each.
+        folder: for a file that is deleted with it.
+        name: of the file.
+    """
+    count, dim = sum(len(rows) for _, rows in parts), parts[0][0].shape[1]
+    if folder is None:
+        result = np.empty((count, dim), np.float32)
+    else:
+        result = np.lib.format.open_memmap(f"{folder}/{name}.npy", mode="w+", dtype=np.float32, shape=(count, dim))
+    start = 0
+    for features, rows in parts:
+        if features.shape[1] != dim:
+            raise InputError(f"features of {features.shape[1]} and of {dim} dimensions: use one encoder for all")
+        for block in range(0, len(rows), 8192):
+            some = rows[block : block + 8192]
+            result[start : start + len(some)] = np.asarray(features[some])
+            start += len(some)
+            release(features)
+            release(result)
+    return result

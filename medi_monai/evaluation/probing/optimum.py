@@ -1,0 +1,276 @@
+"""The optimum of a softmax regression: the data of a fit in coordinates that suit Newton's method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medi_monai.evaluation.probing.blocks import (
+    Features,
+    checked_features,
+    checked_labels,
+    checked_weights,
+    parts_of,
+    row_blocks,
+)
+from medi_monai.utils.errors import InputError
+
+__all__ = ["Problem", "Solution"]
+
+#: features of up to so many bytes are kept on the CPU in double precision; larger ones are read again in every pass
+KEPT_BYTES = 2 * 2**30
+#: rows that the principal axes are estimated from; they set the speed of a fit, not its result
+SAMPLE_ROWS = 65_536
+#: most products with the Hessian in one Newton step
+MAX_PRODUCTS = 500
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the search ended, and how."""
+
+    parameters: torch.Tensor
+    converged: bool
+    iterations: int
+    gradient_norm: float
+
+
+class Problem:
+    """The data of a fit, in coordinates that suit the solver; C comes with :meth:`solve`.
+
+    Parameters ``(K, R + 1)`` are coefficients along the principal axes of the centered features, and intercepts. A
+    rotation leaves the penalty as it is, centering goes into the intercepts, and along these axes the Hessian is nearly
+    diagonal. K counts the classes that have rows. Two classes have two opposite vectors of half the length here: the
+    penalty doubles, and the optimum is that of the single vector.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        labels: np.ndarray | torch.Tensor,
+        num_classes: int,
+        weights: np.ndarray | torch.Tensor | None,
+        device: torch.device,
+    ) -> None:
+        self.features, self.device, self.num_classes = checked_features(features), device, num_classes
+        count = len(features)
+        self.dim = features.shape[1]
+        targets = checked_labels(labels, count, num_classes)
+        weight = checked_weights(weights, count)
+        self.classes = targets[weight > 0].unique()
+        if len(self.classes) < 2:
+            raise InputError(
+                f"a probe needs rows of two classes or more, and all rows of positive weight are of {len(self.classes)}"
+            )
+        # a class whose rows all weigh nothing is as good as absent, and its rows count for nothing under any label
+        place = torch.searchsorted(self.classes, targets).clamp(max=len(self.classes) - 1)
+        self.labels, self.weights = place[:, None].to(device), weight[:, None].to(device)
+        self.classes = self.classes.to(device)
+        keep = count * self.dim * 8 <= _kept_bytes(device)
+        self.mean, self.axes, self.variances = _principal_axes(self.features, weight.to(device), reduce=keep)
+        self.rotated = self._rotated() if keep else None
+        # features that are read again and again are multiplied with the Hessian in single precision: that is twice as
+        # fast, and bends the way to the optimum, which gradients in double precision define
+        self.dtype = torch.float64 if keep else torch.float32
+        shape = (count, len(self.classes))
+        self.scores = torch.empty(shape, dtype=self.dtype, device=device)
+        self.shares = torch.empty_like(self.scores)
+        self.penalty = torch.full((self.axes.shape[1] + 1,), 1.0 if shape[1] > 2 else 2.0, dtype=torch.float64)
+        self.penalty[-1] = 0
+        self.penalty = self.penalty.to(device)
+
+    def parameters_of(self, num_classes: int, coefficients: torch.Tensor, intercepts: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`coefficients_of`, for a start from a fitted probe."""
+        expected = (1 if self.num_classes == 2 else self.num_classes, self.dim)
+        if num_classes != self.num_classes or tuple(coefficients.shape) != expected:
+            raise InputError(
+                f"a probe of {num_classes} classes and {tuple(coefficients.shape)} coefficients cannot be "
+                f"the start of one of {self.num_classes} classes and {expected}"
+            )
+        weights, intercepts = coefficients.to(self.device), intercepts.to(self.device)
+        if self.num_classes == 2:
+            weights, intercepts = torch.cat([-weights, weights]) / 2, torch.cat([-intercepts, intercepts]) / 2
+        weights, intercepts = weights[self.classes], intercepts[self.classes].nan_to_num(neginf=0.0)
+        start = torch.cat([weights @ self.axes, (intercepts + weights @ self.mean)[:, None]], 1)
+        return start - start.mean(0)
+
+    def coefficients_of(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficients ``(K, D)`` and intercepts ``(K,)`` of all classes, on the CPU; K = 1 for two classes."""
+        weights = parameters[:, :-1] @ self.axes.T
+        intercepts = parameters[:, -1] - weights @ self.mean
+        if self.num_classes == 2:
+            return (weights[1:] - weights[:1]).cpu(), (intercepts[1:] - intercepts[:1]).cpu()
+        coefficients = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
+        biases = torch.full((self.num_classes,), -torch.inf, dtype=torch.float64)
+        coefficients[self.classes.cpu()], biases[self.classes.cpu()] = weights.cpu(), intercepts.cpu()
+        return coefficients, biases
+
+    def solve(self, c: float, start: torch.Tensor | None, max_iter: int, tolerance: float) -> Solution:
+        """Newton's method with preconditioned conjugate gradients (Nocedal and Wright 2006, algorithm 7.1)."""
+        shape = (len(self.classes), len(self.penalty))
+        parameters = torch.zeros(shape, dtype=torch.float64, device=self.device) if start is None else start
+        # below this norm a gradient is rounding error
+        spread = float(self.variances.sum().sqrt()) + 1
+        floor = torch.finfo(torch.float64).eps * c * float(self.weights.sum()) * spread
+        norm, first = math.inf, math.inf
+        for iteration in range(max_iter + 1):
+            gradient = self._gradient(parameters, c)
+            norm = float(gradient.norm())
+            first = norm if iteration == 0 else first
+            if norm <= max(tolerance * max(1.0, float(parameters[:, :-1].norm())), floor):
+                return Solution(parameters, True, iteration, norm)
+            if start is not None and not norm <= 100 * first:
+                # a start at which every row is certain has no curvature to go by
+                return self.solve(c, None, max_iter, tolerance)
+            if iteration == max_iter or not math.isfinite(norm):
+                break
+            accuracy = max(min(0.1, math.sqrt(norm / first)), 0.0 if self.dtype == torch.float64 else 1e-3)
+            direction, change = self._newton_direction(gradient, c, accuracy)
+            parameters = parameters + direction * self._step(parameters, gradient, direction, change, c)
+        return Solution(parameters, False, iteration, norm)
+
+    def _gradient(self, parameters: torch.Tensor, c: float) -> torch.Tensor:
+        weights, intercepts = self._on_features(parameters)
+        total, bias = torch.zeros_like(weights), torch.zeros_like(intercepts)
+        for part, block in self._rows(torch.float64):
+            scores = torch.addmm(intercepts, block, weights.T)
+            shares = scores.softmax(1)
+            self.scores[part], self.shares[part] = scores, shares
+            labels = self.labels[part]
+            residuals = shares.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float64))
+            residuals *= self.weights[part]
+            total += residuals.T @ block
+            bias += residuals.sum(0)
+        return self._on_axes(total, bias) * c + parameters * self.penalty
+
+    def _newton_direction(self, gradient: torch.Tensor, c: float, accuracy: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """A step ``(K, R + 1)``, and the change of scores ``(N, K)`` that it makes."""
+        parts = [(self.weights[part] * shares * (1 - shares)).sum(0) for part, shares in parts_of(self.shares)]
+        spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
+        diagonal = c * torch.outer(torch.stack(parts).sum(0), spectrum) + self.penalty
+        # intercepts have no penalty, and no curvature either where every row is certain
+        diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
+        direction, change = torch.zeros_like(gradient), torch.zeros_like(self.scores)
+        residual = -gradient
+        scaled = _centered(residual / diagonal)
+        search, power = scaled, (residual * scaled).sum()
+        wanted = accuracy**2 * power
+        for _ in range(MAX_PRODUCTS):
+            product, moved = self._hessian_product(search, c)
+            bend = (search * product).sum()
+            if not bend > 0:
+                break
+            length = power / bend
+            direction += length * search
+            change.add_(moved, alpha=float(length))
+            residual = residual - length * product
+            scaled = _centered(residual / diagonal)
+            previous, power = power, (residual * scaled).sum()
+            if power <= wanted:
+                break
+            search = scaled + power / previous * search
+        return direction, change
+
+    def _hessian_product(self, vectors: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, intercepts = self._on_features(vectors)
+        total, bias = torch.zeros_like(weights), torch.zeros_like(intercepts)
+        weights, intercepts = weights.to(self.dtype), intercepts.to(self.dtype)
+        changes = torch.empty_like(self.scores)
+        for part, block in self._rows(self.dtype):
+            change = torch.addmm(intercepts, block, weights.T)
+            shares = self.shares[part]
+            changes[part] = change
+            weighted = shares * change
+            # P (V - <P, V>), the Hessian of the cross-entropy
+            bent = weighted.sub_(shares * weighted.sum(1, keepdim=True)).mul_(self.weights[part])
+            total += bent.T @ block
+            bias += bent.sum(0)
+        return self._on_axes(total, bias) * c + vectors * self.penalty, changes
+
+    def _step(
+        self, parameters: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor, change: torch.Tensor, c: float
+    ) -> float:
+        """A step length at which the slope is half of what it was, or less; scores are linear in it."""
+        # while no score moves by more than 0.2, the curvature changes by less than half, so the full step qualifies
+        if float(change.abs().max()) <= 0.2:
+            return 1.0
+        before = float((gradient * direction).sum())
+        linear = float((parameters * direction * self.penalty).sum())
+        square = float((direction.square() * self.penalty).sum())
+        length, low, high = 1.0, 0.0, math.inf
+        for _ in range(50):
+            slope = linear + length * square + c * self._slope(change, length)
+            if abs(slope) <= 0.5 * abs(before):
+                break
+            low, high = (length, high) if slope < 0 else (low, length)
+            length = 2 * length if high == math.inf else (low + high) / 2
+        return length
+
+    def _slope(self, change: torch.Tensor, length: float) -> float:
+        slope = 0.0
+        for part, _ in parts_of(self.shares):
+            moved, labels = change[part], self.labels[part]
+            shares = (self.scores[part] + length * moved).softmax(1)
+            rows = (shares * moved).sum(1, keepdim=True) - moved.gather(1, labels)
+            slope += float((rows * self.weights[part]).sum())
+        return slope
+
+    def _rotated(self) -> torch.Tensor:
+        shape = (len(self.features), self.axes.shape[1])
+        rotated = torch.empty(shape, dtype=torch.float64, device=self.device)
+        for part, block in row_blocks(self.features, torch.float64, self.device):
+            torch.matmul(block - self.mean, self.axes, out=rotated[part])
+        return rotated
+
+    def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        if self.rotated is None:
+            return row_blocks(self.features, dtype, self.device)
+        return parts_of(self.rotated)
+
+    def _on_features(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, intercepts = parameters[:, :-1], parameters[:, -1]
+        if self.rotated is not None:
+            return weights, intercepts
+        weights = weights @ self.axes.T
+        return weights, intercepts - weights @ self.mean
+
+    def _on_axes(self, weights: torch.Tensor, intercepts: torch.Tensor) -> torch.Tensor:
+        if self.rotated is None:
+            weights = (weights - torch.outer(intercepts, self.mean)) @ self.axes
+        return torch.cat([weights, intercepts[:, None]], 1)
+
+
+def _centered(steps: torch.Tensor) -> torch.Tensor:
+    # the same vector added to all classes moves no probability; the Hessian is far from diagonal along it
+    return steps - steps.mean(0)
+
+
+def _principal_axes(
+    features: Features, weights: torch.Tensor, reduce: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean ``(D,)``, axes ``(D, R)`` and variances ``(R,)`` of the features, estimated from rows at equal distances.
+
+    R is D, or with ``reduce`` the number of rows where that is smaller: the optimum lies in the span of centered rows.
+    """
+    step = -(-len(features) // SAMPLE_ROWS)
+    features, weights = features[::step], weights[::step]
+    sample = torch.empty(tuple(features.shape), dtype=torch.float64, device=weights.device)
+    for part, block in row_blocks(features, torch.float64, weights.device):
+        sample[part] = block
+    total = weights.sum().clamp(min=1e-300)
+    mean = weights @ sample / total
+    sample -= mean
+    span = torch.linalg.qr(sample.T).Q if reduce and len(features) < features.shape[1] else None
+    if span is not None:
+        sample = sample @ span
+    sample *= weights[:, None].sqrt()
+    variances, axes = torch.linalg.eigh(sample.T @ sample / total)
+    return mean, axes if span is None else span @ axes, variances.clamp(min=0)
+
+
+def _kept_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else KEPT_BYTES

@@ -1,0 +1,182 @@
+"""Linear probes: logistic regression on frozen features to its optimum, whatever their number."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.evaluation.probing.blocks import Features, Standardizer, checked_features, checked_labels, row_blocks
+from medi_monai.evaluation.probing.optimum import Problem
+from medi_monai.utils.errors import InputError
+
+__all__ = ["LogisticProbe", "Standardizer", "fit_path"]
+
+
+class LogisticProbe:
+    r"""Softmax regression with scikit-learn's objective, at its optimum.
+
+    It minimizes :math:`C \sum_i w_i \ell_i + \frac{1}{2} \lVert W \rVert^2`, where :math:`\ell_i` is the cross-entropy
+    of row i; intercepts are not penalized. Two classes have one weight vector, as in scikit-learn.
+
+    A class of which no training row exists has coefficients 0, an intercept of minus infinity and so the probability 0;
+    scikit-learn leaves it out.
+
+    Args:
+        c: inverse strength of the regularizer, above 0.
+        max_iter: most Newton steps.
+        tolerance: largest gradient norm at the end, over the norm of the coefficients (or 1 where they are smaller).
+            The penalty makes the objective 1-strongly convex, so with the intercepts at their optimum this bounds the
+            relative error of the coefficients.
+        device: where to compute.
+
+    Attributes:
+        coefficients: ``(K, D)`` float64 on the CPU; K is the number of classes, or 1 for two.
+        intercepts: ``(K,)``.
+        num_classes: as given to :meth:`fit`, 0 before.
+        converged: whether the gradient norm got below the tolerance; a warning says so where not.
+        iterations: Newton steps taken.
+        gradient_norm: of the objective, at the end.
+    """
+
+    def __init__(
+        self, c: float = 1.0, max_iter: int = 200, tolerance: float = 1e-7, device: str | torch.device = "cpu"
+    ) -> None:
+        if not (isinstance(c, (int, float, np.integer, np.floating)) and 0 < c < math.inf):
+            raise InputError(f"C of the probe is a number above 0, not {c!r}; small values regularize strongly")
+        self.c, self.max_iter, self.tolerance, self.device = float(c), max_iter, tolerance, torch.device(device)
+        self.coefficients = torch.empty(0, 0, dtype=torch.float64)
+        self.intercepts = torch.empty(0, dtype=torch.float64)
+        self.num_classes = 0
+        self.converged = False
+        self.iterations = 0
+        self.gradient_norm = math.nan
+
+    def fit(
+        self,
+        features: Features,
+        labels: np.ndarray | torch.Tensor,
+        num_classes: int,
+        weights: np.ndarray | torch.Tensor | None = None,
+        initial: LogisticProbe | None = None,
+    ) -> LogisticProbe:
+        """Find the optimum.
+
+        Args:
+            features: ``(N, D)``; arrays and memory maps of any float type.
+            labels: ``(N,)`` integers in [0, ``num_classes``).
+            num_classes: classes that exist, two or more.
+            weights: ``(N,)``, 0 or more; 1 by default.
+            initial: a fitted probe to start from; it changes the time, not the result.
+
+        Raises:
+            InputError: for shapes that do not fit, values that are not finite, labels or weights outside their range,
+                or fewer than two classes in the rows of positive weight.
+        """
+        return self._fit(Problem(features, labels, num_classes, weights, self.device), initial)
+
+    def _fit(self, problem: Problem, initial: LogisticProbe | None) -> LogisticProbe:
+        start = None
+        if initial is not None:
+            start = problem.parameters_of(initial.num_classes, initial.coefficients, initial.intercepts)
+        found = problem.solve(self.c, start, self.max_iter, self.tolerance)
+        self.coefficients, self.intercepts = problem.coefficients_of(found.parameters)
+        self.num_classes, self.iterations = problem.num_classes, found.iterations
+        self.converged, self.gradient_norm = found.converged, found.gradient_norm
+        if not self.converged:
+            warnings.warn(
+                f"the linear probe did not converge: after {self.iterations} steps of at most {self.max_iter} the "
+                f"gradient norm is {self.gradient_norm:.1e} (C = {self.c:g}); standardize the features, or lower C",
+                stacklevel=3,
+            )
+        return self
+
+    def probabilities(self, features: Features) -> torch.Tensor:
+        """``(N, num_classes)`` float64 on the CPU, of any number of rows.
+
+        Raises:
+            InputError: for another number of features, or values that are not finite.
+        """
+        return self._log_probabilities(features).exp_()
+
+    def predictions(self, features: Features) -> torch.Tensor:
+        """``(N,)`` most probable classes; of equals the first."""
+        return self._log_probabilities(features).argmax(1)
+
+    def _log_probabilities(self, features: Features) -> torch.Tensor:
+        if not self.num_classes:
+            raise InputError("the linear probe has no coefficients yet: fit it first")
+        features = checked_features(features)
+        dim = self.coefficients.shape[1]
+        if features.shape[1] != dim:
+            raise InputError(f"features of {features.shape[1]} dimensions meet a probe of {dim}: use one encoder")
+        weights, intercepts = self.coefficients.to(self.device), self.intercepts.to(self.device)
+        result = torch.empty(len(features), self.num_classes, dtype=torch.float64)
+        for part, block in row_blocks(features, torch.float64, self.device):
+            scores = torch.addmm(intercepts, block, weights.T)
+            if self.num_classes == 2:
+                scores = torch.cat([torch.zeros_like(scores), scores], 1)
+            result[part] = scores.log_softmax(1)
+        return result
+
+
+def fit_path(
+    features: Features,
+    labels: np.ndarray | torch.Tensor,
+    num_classes: int,
+    cs: Sequence[float],
+    validation_features: Features,
+    validation_labels: np.ndarray | torch.Tensor,
+    weights: np.ndarray | torch.Tensor | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[LogisticProbe, pd.DataFrame]:
+    """Choose the regularizer on validation data alone.
+
+    Probes are fitted from strong to weak regularization, each from the one before. The one with the lowest
+    class-balanced log-loss wins (the mean over classes of the mean negative log-probability); of equals, the stronger.
+    Validation rows of a class without a training row say nothing about C and are left out.
+
+    Args:
+        features: ``(N, D)`` of training.
+        labels: ``(N,)`` integers in [0, ``num_classes``).
+        num_classes: classes that exist, two or more.
+        cs: values of C to try, one or more.
+        validation_features: ``(M, D)``.
+        validation_labels: ``(M,)``.
+        weights: ``(N,)`` of training rows.
+        device: where to compute.
+
+    Returns:
+        The probe, and a table of a row per C, ascending: ``c``, ``loss``, ``n`` (validation rows counted),
+        ``iterations``, ``converged``.
+
+    Raises:
+        InputError: as :meth:`LogisticProbe.fit`, or for validation data without a row of the training's classes.
+    """
+    if len(cs) == 0:
+        raise InputError("there is no value of C to choose from: give one or more")
+    probes = [LogisticProbe(c, device=device) for c in sorted(set(cs))]
+    problem = Problem(features, labels, num_classes, weights, torch.device(device))
+    validation_features = checked_features(validation_features)
+    targets = checked_labels(validation_labels, len(validation_features), num_classes)
+    counted = torch.isin(targets, problem.classes.cpu())
+    if not counted.any():
+        raise InputError("validation data holds no row of a class that is in the training data: C cannot be chosen")
+    best, lowest, previous, table = probes[0], math.inf, None, []
+    for probe in probes:
+        previous = probe._fit(problem, previous)
+        losses = -probe._log_probabilities(validation_features)[counted]
+        loss = _class_mean(losses.gather(1, targets[counted, None])[:, 0], targets[counted])
+        if loss < lowest:
+            best, lowest = probe, loss
+        table.append((probe.c, loss, int(counted.sum()), probe.iterations, probe.converged))
+    return best, pd.DataFrame(table, columns=["c", "loss", "n", "iterations", "converged"])
+
+
+def _class_mean(values: torch.Tensor, targets: torch.Tensor) -> float:
+    _, places, counts = targets.unique(return_inverse=True, return_counts=True)
+    return float((torch.zeros(len(counts), dtype=torch.float64).index_add_(0, places, values) / counts).mean())

@@ -1,0 +1,290 @@
+"""One repeat of a linear probe: draw patients, train every arm on them, test on unseen combinations."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
+from medi_monai.evaluation.probing.arms import AUGMENTED, Arm, ImageSet, arm_named, gathered, oversampled_counts
+from medi_monai.evaluation.probing.blocks import release
+from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
+from medi_monai.metrics.resampling import draw_patients
+from medi_monai.schema import missing_cells
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["Outcome", "ProbeProtocol", "Setting"]
+
+#: training features of up to so many bytes are held in memory, larger ones in a temporary file
+HELD_BYTES = 2 * 2**30
+#: test rows that are scored at a time
+BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied between runs of the protocol.
+
+    Args:
+        ratio: synthetic images per real one; each class gets the same number.
+        real_per_class: real training images of each class, at most; all by default.
+        centers: values of the first attribute that training images come from; all by default.
+        real_rows: rows of the real table to train on instead of the resampled training split; synthetic images are
+            then of their classes alone.
+        val_rows: rows to choose the regularizer on; those of the split, or of other patients of ``real_rows``, by
+            default.
+        test_rows: rows of the real table to test on instead of the holdout.
+    """
+
+    ratio: float = 1.0
+    real_per_class: int | None = None
+    centers: tuple[str, ...] | None = None
+    real_rows: np.ndarray | None = field(default=None, repr=False)
+    val_rows: np.ndarray | None = field(default=None, repr=False)
+    test_rows: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm came to: ``(N, C)`` probabilities of the test rows, and how they were arrived at."""
+
+    arm: str
+    probabilities: torch.Tensor
+    c: float
+    num_real: int
+    num_added: int
+    converged: bool
+
+
+class ProbeProtocol:
+    """Linear probes on frozen features, the regularizer chosen on in-domain validation alone.
+
+    Within a repeat all arms see the same real rows: a bootstrap of the training patients within each combination. Of
+    synthetic sets the same number of images per class is added, as many as ``ratio`` asks for and the smallest set has,
+    spread evenly over the combinations.
+
+    Args:
+        views: image sets of the real rows, ``real`` and any that stands for it; all have the same rows in one order.
+        synthetic: image sets by arm.
+        augmented: features of stain-augmented copies of the real rows, one array per copy.
+        label: column of the class.
+        attributes: columns that make a combination with the label; the first is the center.
+        cs: values of C to choose from.
+        seed: of all draws.
+        device: where to fit.
+
+    Raises:
+        InputError: for sets that do not fit together, an empty split, a patient without a name, or patients on both
+            sides.
+
+    Attributes:
+        train: row numbers of the training split, like ``val`` and ``test`` in the order of the names of the images:
+            draws do not depend on the order of the rows.
+        test: those of the holdout whose class has training images; ``num_untrained`` others cannot be read by any arm.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, ImageSet],
+        synthetic: Mapping[str, ImageSet],
+        augmented: Sequence[ImageSet],
+        label: str,
+        attributes: Sequence[str],
+        cs: Sequence[float],
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.views, self.synthetic, self.augmented = dict(views), dict(synthetic), list(augmented)
+        self.label, self.attributes, self.cs = label, tuple(attributes), tuple(cs)
+        self.seed, self.device = seed, device
+        table = self.table = views["real"].table
+        for name, images in [*self.views.items(), *((AUGMENTED, copy) for copy in self.augmented)]:
+            if len(images) != len(table):
+                raise InputError(f"the set {name!r} has {len(images)} rows and the real one {len(table)}")
+        self.labels, names = codes_of(table, [label])
+        self.classes = [name[0] for name in names]
+        self.groups, self.group_names = codes_of(table, [label, *attributes])
+        if missing_cells(table["patient"]).any():
+            raise InputError(f"{int(missing_cells(table['patient']).sum())} images have no patient to resample by")
+        self.patients = codes_of(table, ["patient"])[0]
+        split, order = table["split"].to_numpy(dtype=str), stable_order(table)
+        self.train, self.val, test = (order[split[order] == name] for name in ("train", "val", "holdout"))
+        self.test = test[np.isin(self.labels[test], self.labels[self.train])]
+        self.num_untrained = len(test) - len(self.test)
+        self._check_splits()
+        self.orders = {name: stable_order(images.table) for name, images in self.synthetic.items()}
+        self.added: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for name, images in self.synthetic.items():
+            labels, found = codes_of(images.table, [label], names)
+            if len(found) > len(names):
+                raise unknown_value(f"class of the arm {name!r}", found[-1][0], self.classes)
+            self.added[name] = labels, codes_of(images.table, [c for c in attributes if c in images.table])[0]
+
+    def _check_splits(self) -> None:
+        splits = {"train": self.train, "val": self.val, "holdout": self.test}
+        if len(self.train) and self.num_untrained and not len(self.test):
+            raise InputError("no image of the split 'holdout' is of a class that the training has images of")
+        for name in ("train", "holdout"):
+            if not len(splits[name]):
+                raise InputError(f"no image of the cohort is in the split {name!r}: a probe needs both")
+        for one, other in itertools.combinations(splits, 2):
+            shared = np.intersect1d(self.patients[splits[one]], self.patients[splits[other]])
+            if len(shared):
+                raise InputError(
+                    f"{len(shared)} patients are in the splits {one!r} and {other!r}: what a probe scores there is "
+                    "memory. Split the cohort by patient."
+                )
+        if len(np.unique(self.labels[self.train])) < 2:
+            raise InputError("the training split holds one class alone: there is nothing to tell apart")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name that this protocol has the images for."""
+        arm = arm_named(name)
+        known = [*self.synthetic, *([AUGMENTED] if self.augmented else [])]
+        if (arm.added and arm.added not in known) or arm.view not in self.views:
+            raise unknown_value("arm", name, ["real", "class_reweighted", "reweighted", "oversampled", *known])
+        return arm
+
+    def run(self, names: Sequence[str], repeat: int, setting: Setting | None = None) -> Iterator[Outcome]:
+        """Train and test the named arms on the draw of one repeat."""
+        setting = setting or Setting()
+        arms = {name: self.arm(name) for name in names}
+        rows, val = self._draw(repeat, setting)
+        classes = np.unique(self.labels[rows])
+        per_class = self._images_per_class(len(rows), classes, arms, setting)
+        for name, arm in arms.items():
+            yield self._outcome(name, arm, rows, val, repeat, per_class, setting)
+
+    def _draw(self, repeat: int, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed_from("probe draw", self.seed, repeat))
+        if setting.real_rows is not None:
+            if setting.val_rows is not None:
+                return setting.real_rows, setting.val_rows
+            return self._without_validation(setting.real_rows, rng)
+        rows, val = self._of_centers(self.train, setting), self._of_centers(self.val, setting)
+        if not np.isin(self.labels[val], self.labels[rows]).any():
+            rows, val = self._without_validation(rows, rng)
+        rows = rows[draw_patients(self.patients[rows], rng, self.groups[rows])]
+        if setting.real_per_class is not None:
+            order = rng.permutation(rows)
+            parts = [order[self.labels[order] == code][: setting.real_per_class] for code in range(len(self.classes))]
+            rows = np.concatenate(parts)
+        return rows, val
+
+    def _of_centers(self, rows: np.ndarray, setting: Setting) -> np.ndarray:
+        if setting.centers is None:
+            return rows
+        return rows[self.table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()[rows]]
+
+    def _without_validation(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # where there are no validation patients, training lends some: one of every combination that has three, and of
+        # every class that has two and lent none; where no class has two, a fifth of the images, of the domain as well
+        chosen = np.isin(self.patients[rows], self._lent_patients(rows, rng))
+        if not chosen.any():
+            chosen[spread_rows(self.groups[rows], max(1, len(rows) // 5), rng)] = True
+        return rows[~chosen], rows[chosen]
+
+    def _lent_patients(self, rows: np.ndarray, rng: np.random.Generator) -> list[int]:
+        pairs = np.unique(np.stack([self.patients[rows], self.groups[rows], self.labels[rows]], axis=1), axis=0)
+        members = pd.DataFrame(pairs, columns=["patient", "group", "label"])
+        classes_of = members.groupby("patient")["label"].unique()
+        left = members.drop_duplicates(["patient", "label"])["label"].value_counts().to_dict()
+        lent: set[int] = set()
+        for column, least in (("group", 3), ("label", 2)):
+            for _, patients in members.groupby(column)["patient"]:
+                names = patients.unique()
+                if len(names) < least or lent.intersection(names.tolist()):
+                    continue
+                # a patient of several classes may be the last of one of them
+                free = [name for name in names.tolist() if all(left[label] > 1 for label in classes_of[name])]
+                if free:
+                    chosen = int(rng.choice(free))
+                    lent.add(chosen)
+                    for label in classes_of[chosen]:
+                        left[label] -= 1
+        return sorted(lent)
+
+    def _images_per_class(self, num_real: int, classes: np.ndarray, arms: Mapping[str, Arm], setting: Setting) -> int:
+        # every synthetic arm gets what the smallest has, whether that arm is run or not
+        if not any(arm.added in self.added for arm in arms.values()):
+            return 0
+        sizes = [round(setting.ratio * num_real / len(classes))]
+        for name, (labels, _) in self.added.items():
+            usable = labels[self._allowed(name, setting)]
+            sizes.append(int(np.bincount(usable, minlength=len(self.classes))[classes].min()))
+        return min(sizes)
+
+    def _allowed(self, name: str, setting: Setting) -> np.ndarray:
+        table = self.synthetic[name].table
+        if setting.centers is None or self.attributes[0] not in table:
+            return np.ones(len(table), bool)
+        return table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()
+
+    def _outcome(
+        self, name: str, arm: Arm, rows: np.ndarray, val: np.ndarray, repeat: int, per_class: int, setting: Setting
+    ) -> Outcome:
+        rng = np.random.default_rng(seed_from("probe arm", self.seed, repeat, name))
+        view = self.views[arm.view].features
+        parts, labels = [(view, rows)], [self.labels[rows]]
+        if arm.added == AUGMENTED:
+            for copy in self.augmented:
+                parts.append((copy.features, rows))
+                labels.append(self.labels[rows])
+        elif arm.added:
+            chosen = self._synthetic_rows(arm.added, np.unique(self.labels[rows]), per_class, setting, rng)
+            parts.append((self.synthetic[arm.added].features, chosen))
+            labels.append(self.added[arm.added][0][chosen])
+        targets, weights, num_real = np.concatenate(labels), None, len(rows)
+        if arm.oversampled:
+            weights = oversampled_counts(self.groups[rows], rng)
+            num_real = int(weights.sum())
+        elif arm.weighting:
+            weights = group_weights(self.labels[rows] if arm.weighting == "class" else self.groups[rows])
+        test = self.test if setting.test_rows is None else setting.test_rows
+        probe, probabilities = self._fit(parts, targets, weights, view, val, test)
+        return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
+
+    def _synthetic_rows(
+        self, name: str, classes: np.ndarray, per_class: int, setting: Setting, rng: np.random.Generator
+    ) -> np.ndarray:
+        labels, groups = self.added[name]
+        order = self.orders[name]
+        order, chosen = order[self._allowed(name, setting)[order]], []
+        for code in classes:
+            rows = order[labels[order] == code]
+            chosen.append(rows[spread_rows(groups[rows], per_class, rng)])
+        return np.concatenate(chosen)
+
+    def _fit(
+        self,
+        parts: Sequence[tuple[np.ndarray, np.ndarray]],
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        view: np.ndarray,
+        val: np.ndarray,
+        test: np.ndarray,
+    ) -> tuple[LogisticProbe, torch.Tensor]:
+        large = (len(targets) + len(val)) * view.shape[1] * 4 > HELD_BYTES
+        with tempfile.TemporaryDirectory() as folder:
+            training = gathered(parts, folder if large else None, "training")
+            scale = Standardizer().fit(training)
+            scale.transform(training, out=training)
+            known = gathered([(view, val)], folder if large else None, "validation")
+            scale.transform(known, out=known)
+            probe, _ = fit_path(
+                training, targets, len(self.classes), self.cs, known, self.labels[val], weights, self.device
+            )
+            del training, known
+        blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]
+        found = []
+        for rows in blocks:
+            found.append(probe.probabilities(scale.transform(np.asarray(view[rows]))))
+            release(view)
+        return probe, torch.cat(found)

@@ -1,0 +1,367 @@
+"""The run ``probing``: what a linear probe makes of unseen combinations, arm by arm, over resampled patients."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import spread_rows
+from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
+from medi_monai.engines.distributed import started_together
+from medi_monai.evaluation.embedding import embed_images
+from medi_monai.evaluation.probing import (
+    BASELINES,
+    ImageSet,
+    ProbeProtocol,
+    Setting,
+    balanced_robustness,
+    codes_of,
+    correlated_rows,
+    find_squares,
+    readability,
+    stable_order,
+)
+from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
+from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
+from medi_monai.evaluation.probing.settings import ProbeSettings
+from medi_monai.evaluation.probing.shortcut import Square
+from medi_monai.evaluation.probing.tables import long_table, summarize_all
+from medi_monai.metrics import balanced_accuracy
+from medi_monai.networks.encoders import Encoder
+from medi_monai.report import write_probe_page
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import json_digest, read_json, write_json, write_table
+from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.workers import map_processes
+from medi_monai.wsi.transforms import patch_transforms
+
+__all__ = ["probe_run"]
+
+RESULTS = ("probe.json", "probe.csv", "report.html", "summary.json")
+#: of what a draw is: draws of another version are made again
+DRAWS_VERSION = 3
+#: real images whose center and class are read, at most
+MAX_READ = 20_000
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One draw, with all arms on it."""
+
+    key: str
+    sweep: str
+    point: Any
+    repeat: int
+    setting: Setting
+    arms: tuple[str, ...]
+    square: Square | None = None
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class _Context:
+    protocol: ProbeProtocol
+    units: TestUnits
+    settings: ProbeSettings
+
+
+def probe_run(
+    cohort: Cohort,
+    arms: Mapping[str, str | os.PathLike],
+    label: str,
+    attributes: Sequence[str],
+    demographics: Sequence[str],
+    baselines: Sequence[str],
+    encoder: Encoder,
+    image_size: int,
+    output_dir: str | os.PathLike,
+    settings: ProbeSettings | None = None,
+    batch_size: int = 256,
+    device: str = "cpu",
+    num_workers: int | None = None,
+    focus: str = "medi",
+) -> dict[str, Any]:
+    """Compare arms of training and write ``probe.json``, ``probe.csv`` and ``report.html``.
+
+    Every draw is written as it is done, so that an interrupted run goes on.
+
+    Args:
+        cohort: real images with ``train``, ``val`` and ``holdout``.
+        arms: name to the ``output_dir`` of its sampling; *real + name* is an arm. None where baselines alone are asked
+            for.
+        label: column of the class.
+        attributes: columns that make a combination with the label; the first is the center.
+        demographics: columns whose groups are compared (equal opportunity, equalized odds).
+        baselines: of :data:`medi_monai.evaluation.probing.BASELINES`, besides ``real``.
+        encoder: of the features.
+        image_size: side in pixels.
+        output_dir: earlier results move to ``earlier-<n>``.
+        settings: how arms are compared.
+        batch_size: of the encoder.
+        device: of encoder and probes.
+        num_workers: processes that fit; by default one per core on the CPU.
+        focus: the arm that is tested against each other one; the last where there is none of that name.
+
+    Returns:
+        The content of ``probe.json``; nothing in the other processes of ``torchrun``.
+    """
+    settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
+    if not attributes:
+        raise InputError("there is no attribute: give the center, whose shortcut is looked for, and others if you like")
+    baselines = ["real", *(name for name in baselines if name != "real")]
+    for name in baselines:
+        if name not in BASELINES:
+            raise unknown_value("baseline", name, BASELINES)
+    real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES) if arms else {}
+    names = [*baselines, *sampled]
+    if len(names) < 2:
+        raise InputError("there is nothing to compare: give --arms or --baselines")
+    if focus not in names:
+        print(f"there is no arm {focus!r}: {names[-1]!r} is compared with each other arm", flush=True)
+        focus = names[-1]
+    protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
+    if protocol is None:
+        return {}
+    test = real.table.iloc[protocol.test]
+    for name in sorted(set(demographics) - set(real.table.columns)):
+        print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
+    demographics = [name for name in demographics if name in real.table.columns]
+    context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
+    digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
+    records = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
+    content = summarize_all(records, names, focus, protocol, context.units, settings)
+    content |= {
+        "label": label,
+        "attributes": list(attributes),
+        "demographics": demographics,
+        "encoder": encoder.describe(),
+        "settings": {**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
+        "settings_that_differ": settings_that_differ(sampled),
+        "digests": {"cohort": cohort.digest, "draws": digest},
+        "shortcut": {**_shortcut(protocol, label, attributes[0], settings), **content["shortcut"]},
+    }
+    set_aside(output, [output / name for name in RESULTS])
+    write_json(output / "probe.json", content)
+    write_table(output / "probe.csv", long_table(content))
+    write_probe_page(content, output / "report.html")
+    finish_run(
+        "probing",
+        output,
+        made={"arms": names, "repeats": settings.num_repeats},
+        figures={name: one["balanced_accuracy"] for name, one in content["arms"].items()},
+        settings=content["settings"],
+        digests=content["digests"],
+        where=output / "report.html",
+    )
+    return content
+
+
+def _protocol(
+    real: Cohort,
+    sampled: Mapping[str, Cohort],
+    label: str,
+    attributes: Sequence[str],
+    baselines: Sequence[str],
+    encoder: Encoder,
+    image_size: int,
+    settings: ProbeSettings,
+    batch_size: int,
+    device: str,
+) -> ProbeProtocol | None:
+    # None in all processes of torchrun but the first: they take part in embedding alone
+    with started_together() as share:
+
+        def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
+            folder = images.root / "features"
+            store = embed_images(images, encoder, folder, image_size, batch_size, device, transform, 0, recipe, share)
+            return ImageSet(store.folder, images.table)
+
+        views, augmented = {"real": embedded(real)}, []
+        synthetic = {name: embedded(images) for name, images in sampled.items()}
+        if NORMALIZED in baselines:
+            transform = patch_transforms(geometry=False, normalize=settings.normalization)
+            views[NORMALIZED] = embedded(real, transform, {"normalized": settings.normalization})
+        for copy in range(settings.num_augmented if AUGMENTED in baselines else 0):
+            transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
+            recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
+            augmented.append(embedded(real, transform, recipe))
+    if share.rank > 0:
+        return None
+    return ProbeProtocol(views, synthetic, augmented, label, attributes, settings.cs, settings.seed, device)
+
+
+def _identity(
+    real: Cohort,
+    sampled: Mapping[str, Cohort],
+    names: Sequence[str],
+    encoder: Encoder,
+    settings: ProbeSettings,
+    columns: Sequence[str],
+    demographics: Sequence[str],
+) -> dict[str, Any]:
+    tables = {name: images.digest for name, images in sampled.items()}
+    paths = {name: images.root / "sampling.json" for name, images in sampled.items()}
+    recipes = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    shown = {**vars(settings), "arms": list(names), "columns": list(columns), "demographics": list(demographics)}
+    return {
+        "version": DRAWS_VERSION,
+        "real": real.digest,
+        "arms": tables,
+        "recipes": recipes,
+        "encoder": encoder.describe(),
+        **shown,
+    }
+
+
+def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> list[_Job]:
+    settings, protocol = context.settings, context.protocol
+    base = Setting(settings.ratio, settings.real_per_class)
+    jobs = [_Job(f"main_{r}", "main", None, r, base, tuple(names)) for r in range(settings.num_repeats)]
+    few = tuple(name for name in ("real", "reweighted") if name in names)
+    for r in range(settings.sweep_repeats):
+        for ratio in settings.ratios if synthetic else ():
+            setting = Setting(ratio, settings.real_per_class)
+            jobs.append(_Job(f"ratio_{ratio:g}_{r}", "ratio", ratio, r, setting, tuple(synthetic)))
+        for count in settings.reals_per_class:
+            setting = Setting(settings.ratio, count)
+            jobs.append(_Job(f"real_{count}_{r}", "real_per_class", count, r, setting, (*few, *synthetic)))
+        jobs += _center_jobs(protocol, settings, r, (*few, *synthetic))
+    return jobs + _correlation_jobs(protocol, settings, (*few, *synthetic))
+
+
+def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[_Job]:
+    table = protocol.table.iloc[protocol.train]
+    centers = sorted(table[protocol.attributes[0]].astype(str).unique())
+    num_classes = table[protocol.label].nunique()
+    order = np.random.default_rng(seed_from("centers", settings.seed, repeat)).permutation(len(centers))
+    jobs = []
+    for count in [*(n for n in settings.nums_centers if n < len(centers)), len(centers)]:
+        chosen = tuple(sorted(centers[place] for place in order[:count]))
+        present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
+        if present.nunique() == num_classes:
+            setting = Setting(settings.ratio, settings.real_per_class, chosen)
+            jobs.append(_Job(f"centers_{count}_{repeat}", "num_centers", count, repeat, setting, arms))
+    return jobs
+
+
+def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tuple[str, ...]) -> list[_Job]:
+    centers, names = codes_of(protocol.table, [protocol.attributes[0]])
+    # in the order of the names of the images: draws do not depend on the order of the rows
+    order = stable_order(protocol.table)
+    labels = np.full(len(order), -1)
+    for rows in (protocol.train, protocol.val, protocol.test):
+        labels[rows] = protocol.labels[rows]
+    known = np.isin(order, protocol.train)
+    squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
+    jobs = []
+    for place, square in enumerate(squares):
+        for r in range(settings.sweep_repeats):
+            for level in settings.correlations:
+                # levels of one draw share their test images, and what they can of the others
+                rng = np.random.default_rng(seed_from("correlation", settings.seed, place, r))
+                train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
+                chosen = tuple(names[code][0] for code in square.centers)
+                setting = Setting(settings.ratio, None, chosen, train, val, test)
+                jobs.append(_Job(f"square{place}_{level:g}_{r}", "correlation", level, r, setting, arms, square))
+    return jobs
+
+
+def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int | None) -> list[dict[str, Any]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lacking = [job for job in jobs if not (folder / f"{job.key}.json").is_file()]
+    workers = num_workers if torch.device(context.protocol.device).type == "cpu" else 1
+    lacking = [replace(job, folder=str(folder)) for job in lacking]
+    if workers == 1 or len(lacking) < 4:
+        for job in lacking:
+            _run_job(job, context)
+    else:
+        with tempfile.TemporaryDirectory() as shared:
+            # tables of a million rows are read once by a process, not sent along with every draw
+            path = Path(shared) / "context.pkl"
+            path.write_bytes(pickle.dumps(context))
+            for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):
+                pass
+    return [read_json(folder / f"{job.key}.json") for job in jobs]
+
+
+@lru_cache(maxsize=1)
+def _context(path: Path) -> _Context:
+    return pickle.loads(path.read_bytes())
+
+
+def _run_elsewhere(path: Path, job: _Job) -> str:
+    torch.set_num_threads(1)
+    return _run_job(job, _context(path))
+
+
+def _run_job(job: _Job, context: _Context) -> str:
+    protocol, settings = context.protocol, context.settings
+    rows = protocol.test if job.setting.test_rows is None else job.setting.test_rows
+    seed = seed_from("test patients", settings.seed, job.repeat)
+    num_replicates = settings.num_replicates if job.sweep == "main" else 1
+    scorer = None
+    if job.square is None:
+        targets = protocol.labels[rows]
+        scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
+    found = {}
+    for outcome in protocol.run(job.arms, job.repeat, job.setting):
+        scored = _simple(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
+        if job.sweep != "main":
+            scored = {"figures": scored["figures"]}
+        found[outcome.arm] = {
+            **scored,
+            "c": outcome.c,
+            "num_real": outcome.num_real,
+            "num_added": outcome.num_added,
+            "converged": outcome.converged,
+        }
+    extra: dict[str, Any] = {}
+    if job.square is not None:
+        known = np.isin(protocol.patients[rows], protocol.patients[protocol.train])
+        extra = {"num_test": len(rows), "num_test_known": int(known.sum()), "square": job.key.split("_")[0]}
+    record = {"sweep": job.sweep, "point": job.point, "repeat": job.repeat, "arms": found, **extra}
+    write_json(Path(job.folder) / f"{job.key}.json", _without_nan(record))
+    return job.key
+
+
+def _simple(outcome: Any, protocol: ProbeProtocol, rows: np.ndarray) -> dict[str, Any]:
+    num = len(protocol.classes)
+    confusion = np.zeros((num, num))
+    np.add.at(confusion, (protocol.labels[rows], outcome.probabilities.argmax(1).numpy()), 1)
+    return {"figures": {"balanced_accuracy": float(balanced_accuracy(confusion))}}
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    if isinstance(content, (float, np.floating)):
+        return float(content) if np.isfinite(content) else None
+    return content
+
+
+def _shortcut(protocol: ProbeProtocol, label: str, center: str, settings: ProbeSettings) -> dict[str, Any]:
+    order = stable_order(protocol.table)
+    rng = np.random.default_rng(seed_from("shortcut", settings.seed))
+    rows = order[spread_rows(protocol.groups[order], MAX_READ, rng)]
+    features = np.asarray(protocol.views["real"].features[rows])
+    table, patients = protocol.table.iloc[rows], protocol.patients[rows]
+    found = {}
+    for name, column in (("label_readability", label), ("center_readability", center)):
+        found[name] = readability(features, codes_of(table, [column])[0], patients, settings.cs, settings.seed)
+    slides = codes_of(table, ["slide"])[0] if "slide" in table else None
+    centers = codes_of(table, [center])[0]
+    found["robustness_index"] = balanced_robustness(features, protocol.labels[rows], centers, slides, settings.seed)
+    return found

@@ -1,0 +1,263 @@
+"""Score a probe on the test images: counts by patient and group, from which every figure and its interval follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from torchmetrics.classification import MulticlassCalibrationError
+
+from medi_monai.evaluation.probing import codes_of
+from medi_monai.metrics import (
+    GroupConfusion,
+    auroc,
+    balanced_accuracy,
+    equal_opportunity_gap,
+    equalized_odds_gap,
+    matthews_correlation,
+    worst_group_accuracy,
+)
+from medi_monai.metrics.groups import BELOW_ONE
+from medi_monai.schema import missing_cells
+
+__all__ = ["FIGURES", "Scorer", "TestUnits"]
+
+#: figures that counts give, and so have an interval over patients
+COUNTED = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
+FIGURES = (*COUNTED, "auroc", "calibration_error")
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class TestUnits:
+    """The test images by patient, combination of attributes and demographics: a unit is alike in all of them.
+
+    Args:
+        code: ``(N,)`` unit of every test image.
+        table: one row per unit: ``patient``, attributes, demographics.
+        attributes: the first is the center.
+        demographics: columns whose groups are compared.
+    """
+
+    __test__ = False
+
+    code: np.ndarray
+    table: pd.DataFrame
+    attributes: tuple[str, ...]
+    demographics: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, attributes: Sequence[str], demographics: Sequence[str]) -> TestUnits:
+        """The units of test rows."""
+        columns = list(dict.fromkeys(["patient", *attributes, *demographics]))
+        code, names = codes_of(rows, columns)
+        table = pd.DataFrame(names, columns=columns, dtype="str")
+        return cls(code, table, tuple(attributes), tuple(demographics))
+
+    def grouped(self, columns: Sequence[str]) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+        """Group ``(U,)`` of every unit, -1 where a value is missing, and the groups."""
+        keys = self.table[list(columns)]
+        known = np.ones(len(keys), bool)
+        for column in columns:
+            known &= ~missing_cells(keys[column]).to_numpy(dtype=bool)
+        code = np.full(len(keys), -1)
+        code[known], names = codes_of(keys[known], columns)
+        return code, names
+
+
+class Scorer:
+    """An Ignite evaluator over the probabilities of test images.
+
+    Args:
+        targets: ``(N,)`` class codes.
+        units: of the same images.
+        classes: names of the classes.
+        min_count: images that a group needs to be the worst, or to be compared with others.
+        num_replicates: bootstrap samples of the test patients.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        targets: np.ndarray,
+        units: TestUnits,
+        classes: Sequence[str],
+        min_count: int = 10,
+        num_replicates: int = 100,
+        seed: int = 0,
+    ) -> None:
+        self.targets, self.units, self.classes = torch.from_numpy(targets), units, list(classes)
+        self.min_count = min_count
+        self.by_group, groups = units.grouped(units.attributes)
+        self.by_center, self.centers = units.grouped(units.attributes[:1])
+        #: a group is a class within a combination of attributes
+        self.groups = [(label, *group) for group in groups for label in self.classes]
+        self.by_demographic = {name: units.grouped([name]) for name in units.demographics}
+        rng = np.random.default_rng(seed)
+        patients = np.unique(units.table["patient"], return_inverse=True)[1]
+        num = int(patients.max()) + 1
+        drawn = rng.multinomial(num, np.full(num, 1 / num), size=num_replicates)
+        #: (B, U) how often each unit is in each bootstrap sample of the patients
+        self.drawn = drawn[:, patients].astype(float)
+        self.once = np.ones((1, len(patients)))
+        #: (G, C) groups that may be the worst
+        self.large = self._sizes(targets) >= min_count
+        self.evaluator = self._evaluator()
+
+    def _sizes(self, targets: np.ndarray) -> np.ndarray:
+        counts = np.zeros((len(self.units.table), len(self.classes)))
+        np.add.at(counts, (self.units.code, targets), 1)
+        return _summed(counts, self.by_group, self.once)[0]
+
+    def _evaluator(self) -> Engine:
+        self.confusion = GroupConfusion(len(self.units.table), len(self.classes))
+        self.calibration = MulticlassCalibrationError(len(self.classes), n_bins=15)
+        evaluator = Engine(lambda engine, batch: batch)
+
+        @evaluator.on(Events.STARTED)
+        def _reset() -> None:
+            self.confusion.reset()
+            self.calibration.reset()
+
+        @evaluator.on(Events.ITERATION_COMPLETED)
+        def _update(engine: Engine) -> None:
+            batch: Any = engine.state.output
+            probabilities, targets, units = batch
+            self.confusion.update(probabilities.argmax(1), targets, units)
+            self.calibration.update(probabilities.clamp(max=BELOW_ONE), targets)
+
+        return evaluator
+
+    def score(self, probabilities: torch.Tensor) -> dict[str, Any]:
+        """All figures of one arm in one repeat.
+
+        Args:
+            probabilities: ``(N, C)`` of the test images.
+
+        Returns:
+            ``figures`` by name; ``replicates`` over patients of those that counts give; ``worst_group``,
+            ``per_center``, ``per_class``, ``demographics``; ``gain``: what each patient adds to the balanced accuracy.
+        """
+        units = torch.from_numpy(self.units.code)
+        pieces = range(0, len(units), BATCH)
+        batches = [tuple(x[at : at + BATCH] for x in (probabilities, self.targets, units)) for at in pieces]
+        self.evaluator.run(batches, max_epochs=1, epoch_length=len(batches))
+        confusion = self.confusion.compute().numpy().astype(float)
+        return {
+            "figures": {
+                **{name: values[0] for name, values in self._figures(confusion, self.once).items()},
+                "auroc": auroc(probabilities, self.targets)["value"],
+                "calibration_error": float(self.calibration.compute()),
+            },
+            "replicates": self._figures(confusion, self.drawn),
+            "worst_group": self._worst_group(confusion),
+            "per_center": self._per_center(confusion),
+            "per_class": self._per_class(confusion.sum(0)),
+            "demographics": self._demographics(confusion),
+            "gain": self._gain(confusion),
+        }
+
+    def _figures(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float]]:
+        # of every sample: weights (B, U) by units with confusions (U, C, C). Groups need the right and all targets of a
+        # class alone, which keeps many samples of many groups small
+        num_classes = confusion.shape[-1]
+        overall = (weights @ confusion.reshape(len(confusion), -1)).reshape(-1, num_classes, num_classes)
+        groups, centers = (
+            [_summed(counts, code, weights) for counts in _right_and_all(confusion)]
+            for code in (self.by_group, self.by_center)
+        )
+        return {
+            "balanced_accuracy": balanced_accuracy(overall).tolist(),
+            "worst_group_accuracy": self._worst_of_samples(*groups),
+            "group_mean_accuracy": [_mean_over_groups(*one) for one in zip(*centers)],
+            "mcc": matthews_correlation(overall).tolist(),
+        }
+
+    def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float]:
+        # (B, G, C) each. The groups are those of the test as it is: left out of the samples that hold few of it, a
+        # small one would seem to be worst less often than it is
+        rates = np.divide(right, targets, out=np.full(right.shape, np.inf), where=(targets > 0) & self.large)
+        worst = rates.reshape(len(rates), -1).min(1, initial=np.inf)
+        return np.where(np.isfinite(worst), worst, np.nan).tolist()
+
+    def _worst(self, right: np.ndarray, targets: np.ndarray) -> dict:
+        # (G, C) each
+        return worst_group_accuracy(np.stack([right.ravel(), targets.ravel()], axis=1), self.groups, self.min_count)
+
+    def _worst_group(self, confusion: np.ndarray) -> dict:
+        found = self._worst(*(_summed(one, self.by_group, self.once)[0] for one in _right_and_all(confusion)))
+        return {**found, "group": None if found["group"] is None else list(found["group"])}
+
+    def _per_center(self, confusion: np.ndarray) -> dict[str, dict]:
+        right, targets = (_summed(one, self.by_center, self.once)[0] for one in _right_and_all(confusion))
+        return {
+            name[0]: {
+                "value": float(_recalls(right[place], targets[place]).mean()) if targets[place].any() else None,
+                "n": int(targets[place].sum()),
+                "num_classes": int((targets[place] > 0).sum()),
+            }
+            for place, name in enumerate(self.centers)
+        }
+
+    def _per_class(self, confusion: np.ndarray) -> dict[str, dict]:
+        totals, right = confusion.sum(1), np.diagonal(confusion)
+        return {
+            name: {"value": float(right[code] / totals[code]) if totals[code] else None, "n": int(totals[code])}
+            for code, name in enumerate(self.classes)
+        }
+
+    def _demographics(self, confusion: np.ndarray) -> dict[str, dict]:
+        found = {}
+        for column, (code, names) in self.by_demographic.items():
+            flat = _summed(confusion.reshape(len(confusion), -1), code, self.once)[0]
+            counts = flat.reshape(-1, *confusion.shape[1:])
+            found[column] = {
+                "equal_opportunity": _undefined(equal_opportunity_gap(counts, self.min_count)["value"]),
+                "equalized_odds": _undefined(equalized_odds_gap(counts, self.min_count)["value"]),
+                "groups": {name[0]: int(counts[place].sum()) for place, name in enumerate(names)},
+            }
+        return found
+
+    def _gain(self, confusion: np.ndarray) -> dict[str, float]:
+        # balanced accuracy is a sum over patients: what they add to the recall of each class, mean of classes
+        totals = confusion.sum((0, 2))
+        present = totals > 0
+        right = np.diagonal(confusion, axis1=1, axis2=2)[:, present] / totals[present]
+        by_unit = pd.Series(right.mean(1), index=self.units.table["patient"])
+        return {str(name): float(value) for name, value in by_unit.groupby(level=0).sum().items()}
+
+
+def _right_and_all(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # (U, C) each: what is predicted right of a class, and all of its targets
+    return np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2)
+
+
+def _summed(counts: np.ndarray, group: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    # (B, G, K): counts (U, K) of the units of each group, weighted by (B, U)
+    result = np.zeros((len(weights), int(group.max(initial=-1)) + 1, counts.shape[1]))
+    order = np.argsort(group, kind="stable")
+    ends = np.searchsorted(group[order], np.arange(result.shape[1] + 1))
+    for place, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
+        units = order[start:end]
+        result[:, place] = weights[:, units] @ counts[units]
+    return result
+
+
+def _recalls(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return right[targets > 0] / targets[targets > 0]
+
+
+def _mean_over_groups(right: np.ndarray, targets: np.ndarray) -> float:
+    # (G, C) each; a group of one class says nothing of a classifier that reads the class from the group
+    values = [_recalls(*one).mean() for one in zip(right, targets) if np.count_nonzero(one[1]) > 1]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _undefined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

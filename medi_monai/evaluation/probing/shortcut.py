@@ -1,0 +1,300 @@
+"""How much of a shortcut the features hold, and what an arm makes of it as the shortcut grows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medi_monai.cohort.groups import group_weights
+from medi_monai.evaluation.probing.probe import Standardizer, fit_path
+from medi_monai.metrics.groups import balanced_accuracy
+from medi_monai.metrics.neighbors import robustness_index
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["Square", "balanced_robustness", "correlated_rows", "find_squares", "readability"]
+
+#: values of k among which PathoROB's index takes the one that classifies best
+NEIGHBORS = (5, 11, 21, 41)
+#: images that a cell needs to be in a balanced pair
+MIN_OF_CELL = 5
+
+
+def readability(
+    features: np.ndarray,
+    codes: np.ndarray,
+    patients: np.ndarray,
+    cs: Sequence[float],
+    seed: int = 0,
+) -> dict:
+    """How well a column can be read from features: balanced accuracy of a linear probe on other patients.
+
+    Patients are dealt into three parts; each is read by a probe trained on one of the others, with the regularizer
+    chosen on the third. A perfect reading of the center is the shortcut at its full strength.
+
+    Args:
+        features: ``(N, D)``.
+        codes: ``(N,)`` integer values of the column.
+        patients: ``(N,)``.
+        cs: values of C to choose from.
+        seed: of the deal.
+
+    Returns:
+        ``value`` (``None`` where it cannot be measured), ``chance`` (1 / values read), ``n`` images and ``num_values``.
+    """
+    part = _dealt(codes, patients, seed)
+    num = int(codes.max()) + 1
+    confusion = np.zeros((num, num))
+    for fold in range(3):
+        train, val, test = (np.flatnonzero(part == (fold + turn) % 3) for turn in range(3))
+        if len(np.unique(codes[train])) < 2 or not np.isin(codes[val], codes[train]).any() or not len(test):
+            continue
+        scale = Standardizer().fit(np.asarray(features[train]))
+        known, seen, other = (scale.transform(np.asarray(features[rows])) for rows in (train, val, test))
+        probe, _ = fit_path(known, codes[train], num, cs, seen, codes[val], group_weights(codes[train]))
+        # a value whose patients are all on one side cannot be learned, and is not counted
+        counted = np.isin(codes[test], codes[train])
+        np.add.at(confusion, (codes[test][counted], probe.predictions(other).numpy()[counted]), 1)
+    read = int((confusion.sum(1) > 0).sum())
+    value = float(balanced_accuracy(confusion)) if read > 1 else None
+    return {
+        "value": value,
+        "chance": 1 / read if read > 1 else None,
+        "n": int(confusion.sum()),
+        "num_values": read,
+    }
+
+
+def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
+    # parts 0, 1, 2 of patients; those of one value go to different parts as far as they can
+    rng = np.random.default_rng(seed_from("readability", seed))
+    names, first = np.unique(patients, return_index=True)
+    order = rng.permutation(len(names))
+    order = order[np.argsort(codes[first[order]], kind="stable")]
+    part = np.empty(len(names), np.int64)
+    part[order] = np.arange(len(names)) % 3
+    return part[np.searchsorted(names, patients)]
+
+
+@dataclass(frozen=True)
+class Square:
+    """Two classes that both occur at two centers, with images of three kinds of patients in all four cells.
+
+    Args:
+        labels: two class codes.
+        centers: two center codes.
+        train: row numbers by cell, ``(label, center)`` as places 0 and 1.
+        val: row numbers by cell, of other patients, or of the same where a cell has one for training alone.
+        test: row numbers by cell, of patients that are in no cell's ``train`` or ``val``.
+    """
+
+    labels: tuple[int, int]
+    centers: tuple[int, int]
+    train: dict[tuple[int, int], np.ndarray]
+    val: dict[tuple[int, int], np.ndarray]
+    test: dict[tuple[int, int], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Training images that every cell can give."""
+        return min(len(rows) for rows in self.train.values())
+
+
+def find_squares(
+    labels: np.ndarray,
+    centers: np.ndarray,
+    patients: np.ndarray,
+    known: np.ndarray,
+    max_squares: int = 4,
+    min_images: int = 16,
+    seed: int = 0,
+) -> list[Square]:
+    """Pairs of classes and centers whose correlation can be set to any value, the largest first.
+
+    The patients of every cell are halved; those in ``known``, whom a generative model has seen, go to the training half
+    first, so that tests hold as few of them as can be. A patient of several cells is on one side in all of them. A
+    fifth of the patients of each training half, one at least, is for validation.
+
+    Args:
+        labels: ``(N,)`` class codes; rows of negative ones are left out.
+        centers: ``(N,)`` center codes.
+        patients: ``(N,)`` integer codes.
+        known: ``(N,)`` whether an image belongs to the training split.
+        max_squares: at most so many, which share no cell.
+        min_images: every cell needs so many for training, and for the test.
+        seed: of the halving.
+    """
+    parts = _parts_of_cells(labels, centers, patients, known, seed)
+    cells = {
+        cell: part for cell, part in parts.items() if len(part[1]) and min(len(part[0]), len(part[2])) >= min_images
+    }
+    found = []
+    centers_of: dict[int, list[int]] = {}
+    for label, center in sorted(cells):
+        centers_of.setdefault(label, []).append(center)
+    for two_labels in itertools.combinations(sorted(centers_of), 2):
+        shared = sorted(set(centers_of[two_labels[0]]) & set(centers_of[two_labels[1]]))
+        least = {center: min(len(cells[label, center][0]) for label in two_labels) for center in shared}
+        found += [(-min(least[c] for c in two), two_labels, two) for two in itertools.combinations(shared, 2)]
+    chosen: list[Square] = []
+    taken: set[tuple[int, int]] = set()
+    for _, two_labels, two_centers in sorted(found):
+        places = {(i, j): (two_labels[i], two_centers[j]) for i in (0, 1) for j in (0, 1)}
+        if not taken & set(places.values()) and len(chosen) < max_squares:
+            three = [{place: cells[cell][part] for place, cell in places.items()} for part in range(3)]
+            chosen.append(Square(two_labels, two_centers, *three))
+            taken |= set(places.values())
+    return chosen
+
+
+def _parts_of_cells(
+    labels: np.ndarray, centers: np.ndarray, patients: np.ndarray, known: np.ndarray, seed: int
+) -> dict[tuple[int, int], list[np.ndarray]]:
+    # rows of training, validation and test by cell
+    order = np.lexsort((centers, labels))
+    order = order[labels[order] >= 0]
+    if not len(order):
+        return {}
+    change = np.flatnonzero((np.diff(labels[order]) != 0) | (np.diff(centers[order]) != 0)) + 1
+    cells = {(int(labels[rows[0]]), int(centers[rows[0]])): rows for rows in np.split(order, change)}
+    part = np.full(int(patients.max()) + 1, -1)
+    for cell, rows in cells.items():
+        _deal(part, rows, patients, known, np.random.default_rng(seed_from("square", seed, *cell)))
+    found = {}
+    for cell, rows in cells.items():
+        three = [rows[part[patients[rows]] == number] for number in range(3)]
+        if len(three[0]) > 1 and not len(three[1]):
+            # one patient for training: a fifth of the images shows what it is like to read others of the domain
+            lent = np.random.default_rng(seed_from("square images", seed, *cell)).permutation(len(three[0]))
+            cut = max(1, len(lent) // 5)
+            three[:2] = [three[0][np.sort(lent[cut:])], three[0][np.sort(lent[:cut])]]
+        found[cell] = three
+    return found
+
+
+def _deal(
+    part: np.ndarray, rows: np.ndarray, patients: np.ndarray, known: np.ndarray, rng: np.random.Generator
+) -> None:
+    # to training (0), validation (1) and test (2); patients of an earlier cell stay where they are
+    names, first = np.unique(patients[rows], return_index=True)
+    order = rng.permutation(len(names))
+    order = order[np.argsort(~known[rows[first[order]]], kind="stable")]
+    half = (len(names) + 1) // 2 if len(names) > 1 else 0
+    num_val = max(1, half // 5) if half > 1 else 0
+    wanted = np.array([half - num_val, num_val, len(names) - half])
+    wanted -= np.bincount(part[names][part[names] >= 0], minlength=3)
+    for name in names[order]:
+        if part[name] < 0:
+            place = next((number for number in range(3) if wanted[number] > 0), 2)
+            part[name] = place
+            wanted[place] -= 1
+
+
+def correlated_rows(
+    square: Square, correlation: float, per_cell: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training and validation rows in which class and center are correlated as asked, and balanced test rows.
+
+    Every class and every center has ``2 * per_cell`` training images at any correlation; Cramér's V of the two columns
+    is the correlation, up to rounding. With the same ``rng``, draws of two correlations share what they can, and their
+    test rows are the same.
+
+    Args:
+        square: the cells.
+        correlation: 0, independent, to 1, where the center gives the class away.
+        per_cell: training images of each cell at correlation 0; a cell that has fewer than it needs repeats some.
+        rng: source of the draw.
+
+    Returns:
+        Row numbers of training, of validation, and of test, as many of each cell in the latter.
+    """
+    if not 0 <= correlation <= 1:
+        raise InputError(f"a correlation of {correlation}: 0 to 1 is allowed")
+    least = min(len(rows) for rows in square.test.values())
+    test = [rng.choice(rows, least, replace=False) for rows in square.test.values()]
+    train = _correlated(square.train, correlation, per_cell, rng)
+    val = _correlated(square.val, correlation, max(1, min(map(len, square.val.values())) // 2), rng)
+    return train, val, np.concatenate(test)
+
+
+def _correlated(
+    cells: dict[tuple[int, int], np.ndarray], correlation: float, per_cell: int, rng: np.random.Generator
+) -> np.ndarray:
+    with_center = round(per_cell * (1 + correlation))
+    counts = {True: with_center, False: 2 * per_cell - with_center}
+    parts = []
+    for (label, center), rows in cells.items():
+        wanted, order = counts[label == center], rng.permutation(rows)
+        parts.append(np.resize(order, wanted) if wanted else order[:0])
+    return np.concatenate(parts)
+
+
+def balanced_robustness(
+    features: np.ndarray,
+    labels: np.ndarray,
+    centers: np.ndarray,
+    slides: np.ndarray | None = None,
+    seed: int = 0,
+    max_images: int = 2000,
+    max_pairs: int = 64,
+) -> dict:
+    """PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
+
+    In each pair every cell gives as many images as the smallest has; ``k`` is the one of :data:`NEIGHBORS` at which
+    nearest neighbors tell the classes apart best.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` class codes.
+        centers: ``(N,)`` center codes.
+        slides: ``(N,)``; images of one slide are then no neighbors of each other.
+        seed: of the draw.
+        max_images: of one pair.
+        max_pairs: a random choice where there are more.
+
+    Returns:
+        ``value``: over all pairs together; ``k``, ``num_pairs``, ``n`` images. ``None`` where there is no pair.
+    """
+    rng = np.random.default_rng(seed_from("robustness", seed))
+    pairs = _balanced_pairs(labels, centers, rng, max_images, max_pairs)
+    best: dict = {"value": None, "k": None, "num_pairs": len(pairs), "n": sum(map(len, pairs))}
+    highest = -1.0
+    for k in NEIGHBORS:
+        usable = [rows for rows in pairs if len(rows) > 2 * k]
+        if not usable:
+            continue
+        found = [
+            robustness_index(
+                np.asarray(features[rows]), labels[rows], centers[rows], k, None if slides is None else slides[rows]
+            )
+            for rows in usable
+        ]
+        good = sum(one["same_class_other_center"] for one in found)
+        bad = sum(one["other_class_same_center"] for one in found)
+        right = sum(one["same_class"] for one in found) / max(1, sum(one["neighbors"] for one in found))
+        if right > highest and good + bad:
+            highest, best = right, {**best, "value": good / (good + bad), "k": k}
+    return best
+
+
+def _balanced_pairs(
+    labels: np.ndarray, centers: np.ndarray, rng: np.random.Generator, max_images: int, max_pairs: int
+) -> list[np.ndarray]:
+    order = np.lexsort((centers, labels))
+    change = np.flatnonzero((np.diff(labels[order]) != 0) | (np.diff(centers[order]) != 0)) + 1
+    parts = [rows for rows in np.split(order, change) if len(rows) >= MIN_OF_CELL]
+    cells = {(int(labels[rows[0]]), int(centers[rows[0]])): rows for rows in parts}
+    found = []
+    for one, other in itertools.combinations(sorted({key[0] for key in cells}), 2):
+        shared = sorted(center for label, center in cells if label == one and (other, center) in cells)
+        found += [(one, other, *two) for two in itertools.combinations(shared, 2)]
+    pairs = []
+    for place in np.sort(rng.permutation(len(found))[:max_pairs]):
+        one, other, first, second = found[place]
+        members = [cells[label, center] for label in (one, other) for center in (first, second)]
+        least = min(min(map(len, members)), max(MIN_OF_CELL, max_images // 4))
+        pairs.append(np.sort(np.concatenate([rng.choice(rows, least, replace=False) for rows in members])))
+    return pairs

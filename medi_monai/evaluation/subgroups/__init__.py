@@ -1,0 +1,1 @@
+"""What an aligned model draws, subgroup by subgroup."""

@@ -1,0 +1,1 @@
+"""Runs the stages of an experiment, each a process of its own."""

@@ -1,0 +1,112 @@
+"""A run of a bundle in a process of its own, without importing everything anew."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+__all__ = ["interrupt", "start_bundle"]
+
+#: what each run needs; imported once, by the process that all runs are forked from
+PRELOADED = [
+    "monai.bundle",
+    "medi_monai.engines",
+    "medi_monai.engines.handlers",
+    "ignite.engine",
+    "tensorboard.summary",
+]
+
+
+def start_bundle(
+    arguments: Sequence[str], threads: int | None = None, log: str | os.PathLike | None = None
+) -> BaseProcess:
+    """``python -W ignore -m monai.bundle`` with these arguments; the process, whose exit code is the run's.
+
+    A run neither sees the memory of this process nor leaves anything in it. Importing MONAI takes some seconds, which
+    an experiment of many runs pays once: where the system can fork, runs begin as copies of a process that has done so
+    and nothing else.
+
+    Args:
+        arguments: of the command line.
+        threads: that the run computes with, as by ``OMP_NUM_THREADS``; as many as this process where None.
+        log: file that all it prints is added to; None prints where this process does.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(PRELOADED)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log)))
+    process.start()
+    return process
+
+
+def interrupt(process: BaseProcess) -> None:
+    """As by Ctrl-C, which reaches the process that waits and not the run itself: a training saves its state."""
+    if process.pid is not None and process.is_alive():
+        os.kill(process.pid, _stop_signal())
+
+
+def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
+    Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    if hasattr(os, "setpgrp"):
+        # a second Ctrl-C ends a run at once: it has to hear of each once, from who waits for it
+        os.setpgrp()
+    # what loads data in a run starts its workers as in any other run
+    multiprocessing.set_start_method(None, force=True)
+    warnings.simplefilter("ignore")
+    if log is not None:
+        _print_into(log)
+    if threads is not None:
+        _compute_with(threads)
+    sys.argv = ["monai.bundle", *arguments]
+    try:
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    except Exception:
+        # multiprocessing would print a traceback also where a run has set a hook for users' mistakes
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(130)
+
+
+def _print_into(log: str) -> None:
+    file = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    # the descriptors too, for processes that the run starts and for what holds the streams of before
+    for descriptor in (1, 2):
+        os.dup2(file.fileno(), descriptor)
+    sys.stdout = sys.stderr = file
+
+
+def _compute_with(threads: int) -> None:
+    # of what the run starts, of torch, and of BLAS and OpenMP libraries that are loaded
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def _end_with(parent: Any) -> None:
+    # as by Ctrl-C: nobody would wait for this run or stop it
+    wait([parent.sentinel])
+    os.kill(os.getpid(), _stop_signal())
+
+
+def _stop_signal() -> signal.Signals:
+    # what a shell has started in the background may not hear Ctrl-C
+    deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+    return signal.SIGTERM if deaf else signal.SIGINT

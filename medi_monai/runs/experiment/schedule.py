@@ -1,0 +1,197 @@
+"""Stages of an experiment beside each other: what does not need each other runs at the same time."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medi_monai.runs.experiment.stages import Stage, StageRun
+from medi_monai.utils.errors import InputError, RunStopped
+
+__all__ = ["Schedule"]
+
+#: between two looks at what runs beside each other have printed, in seconds
+LOOK = 0.2
+
+
+class Schedule:
+    """Runs stages, each as soon as those that it needs are done.
+
+    In small networks two threads do less than twice what one does, so that two stages with a thread each are done
+    sooner than one after the other with two. What a stage computes with does not depend on which others happen to run:
+    a stage that every other has to wait for, or waits for, has all threads, and any other its share, so that the same
+    command has the same result. What runs beside each other prints into ``stages/NAME.log``, which is shown here one
+    after the other.
+
+    Args:
+        bundle: folder of the bundle.
+        output: folder of the experiment.
+        options: by the ids of the bundle's configs; each stage takes those that its config has.
+        stage_options: options of one kind of stage alone.
+        at_once: stages beside each other; two by default, one where ``options["device"]`` is no CPU or there is but
+            one thread.
+
+    Attributes:
+        seconds: how long each stage took, by name; those that were done before, when they ran.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        output: Path,
+        options: Mapping[str, Any],
+        stage_options: Mapping[str, Mapping[str, Any]],
+        at_once: int | None = None,
+    ) -> None:
+        self.bundle, self.output = bundle, output
+        self.options, self.stage_options = options, stage_options
+        self.seconds: dict[str, float | None] = {}
+        self._threads = torch.get_num_threads()
+        on_cpu = str(options.get("device", "cpu")) == "cpu"
+        self._at_once = at_once or (min(2, self._threads) if on_cpu else 1)
+        self._digests: dict[str, str] = {}
+        self._shown = _Shown()
+
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Run those that are not done; earlier ones first where more could begin than may run at once.
+
+        Raises:
+            InputError: where the images behind a stage are others by now.
+            RunStopped: where a stage failed; what runs beside it is waited for.
+        """
+        waiting = list(stages)
+        running: list[StageRun] = []
+        failure: Exception | None = None
+        try:
+            while running or (waiting and failure is None):
+                while failure is None and len(running) < self._at_once and (stage := self._ready(waiting)):
+                    waiting.remove(stage)
+                    try:
+                        if (run := self._start(stage, stages)) is not None:
+                            running.append(run)
+                            self._shown.add(run)
+                    except (InputError, RunStopped) as error:
+                        failure = error
+                if running:
+                    wait([run.sentinel for run in running], LOOK if self._at_once > 1 else None)
+                elif waiting and failure is None:
+                    raise ValueError(f"the stage {waiting[0].name!r} needs one that is not there: {waiting[0].needs}")
+                for run in [run for run in running if not run.is_alive()]:
+                    running.remove(run)
+                    try:
+                        self._end(run)
+                    except RunStopped as error:
+                        failure = failure or error
+                        if running:
+                            self._shown.note(f"{error}; {running[0].stage.name!r} is finished first")
+                self._shown.show()
+        finally:
+            if running:
+                self._stop(running)
+        if failure is not None:
+            raise failure
+        # in the order of the stages, not in that in which they ended
+        self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
+
+    def _stop(self, running: Sequence[StageRun]) -> None:
+        for run in running:
+            run.interrupt()
+        try:
+            for run in running:
+                with suppress(RunStopped):
+                    self._end(run)
+        except KeyboardInterrupt:
+            for run in running:
+                run.interrupt()
+            raise
+        finally:
+            self._shown.show()
+
+    def _ready(self, waiting: Sequence[Stage]) -> Stage | None:
+        return next((stage for stage in waiting if all(name in self._digests for name in stage.needs)), None)
+
+    def _start(self, stage: Stage, stages: Sequence[Stage]) -> StageRun | None:
+        before = [self._digests[name] for name in stage.needs]
+        run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
+        if run.done():
+            self._shown.note(f"{stage.name}: done already, {stage.result}")
+            self._digests[stage.name], self.seconds[stage.name] = run.digest, run.seconds
+            return None
+        beside = self._at_once > 1
+        threads = self._threads if _alone(stage, stages) else max(1, self._threads // self._at_once)
+        run.start(threads if beside else None, to_log=beside)
+        if run.log is not None and self._shown.busy:
+            self._shown.note(f"{stage.name}: begun beside it, prints into {run.log} and here afterwards")
+        return run
+
+    def _end(self, run: StageRun) -> None:
+        run.end()
+        if not self._shown.shows(run):
+            self._shown.note(f"{run.stage.name}: done beside it after {run.seconds:.0f} s")
+        self._digests[run.stage.name], self.seconds[run.stage.name] = run.digest, run.seconds
+
+
+class _Shown:
+    """Prints what runs beside each other have printed into their logs, one run after the other."""
+
+    def __init__(self) -> None:
+        self._runs: deque[StageRun] = deque()
+        self._place, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+        self._within_line = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is shown."""
+        return bool(self._runs)
+
+    def shows(self, run: StageRun) -> bool:
+        """Whether the run needs no word of its own: it is what is shown, or prints here itself."""
+        return run.log is None or (self.busy and self._runs[0] is run)
+
+    def add(self, run: StageRun) -> None:
+        if run.log is not None:
+            self._runs.append(run)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._print(("\n" if self._within_line else "") + text + "\n")
+
+    def show(self) -> None:
+        while self._runs:
+            run = self._runs[0]
+            with open(run.log or "", "rb") as file:
+                file.seek(self._place)
+                new = file.read()
+            self._place += len(new)
+            self._print(self._decoder.decode(new, final=run.ended))
+            if not run.ended:
+                return
+            self._runs.popleft()
+            self._place = 0
+            self._decoder.reset()
+
+    def _print(self, text: str) -> None:
+        # what nobody reads, as in a pipe that is closed, is in the logs
+        if text and sys.stdout is not None:
+            with suppress(OSError, ValueError):
+                coding = sys.stdout.encoding or "utf-8"
+                sys.stdout.write(text.encode(coding, "replace").decode(coding))
+                sys.stdout.flush()
+            self._within_line = not text.endswith("\n")
+
+
+def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether each of the others needs this stage, or is needed by it."""
+    needs = {one.name: set(one.needs) for one in stages}
+    for _ in stages:
+        needs = {name: own.union(*(needs.get(one, set()) for one in own)) for name, own in needs.items()}
+    others = set(needs) - {stage.name}
+    return all(name in needs[stage.name] or stage.name in needs[name] for name in others)

@@ -1,0 +1,227 @@
+"""Stages of an experiment: each is a run of the bundle in a process of its own, and done once."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from medi_monai.cohort.source import DEMO_BALANCED
+from medi_monai.runs.experiment.process import interrupt, start_bundle
+from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
+
+__all__ = ["Stage", "StageRun"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the bundle.
+
+    Attributes:
+        name: of the stage.
+        run_id: of the bundle.
+        configs: names of its config files.
+        result: the last file that it leaves.
+        options: that are its own.
+        needs: names of the stages whose results it reads.
+        kind: what its options go by that others of its kind have too; the run id where empty.
+    """
+
+    name: str
+    run_id: str
+    configs: Sequence[str]
+    result: Path
+    options: Mapping[str, Any]
+    needs: Sequence[str] = ()
+    kind: str = ""
+
+
+class StageRun:
+    """A stage with all that it is run with.
+
+    Args:
+        bundle: folder of the bundle.
+        output: folder of the experiment.
+        stage: what to run.
+        options: by the ids of the bundle's configs; the stage takes those that its config has.
+        stage_options: options of stages of one kind alone.
+        before: the digests of the stages that it needs.
+
+    Attributes:
+        digest: of all that it is run with.
+        log: where it prints; None prints to the terminal.
+        ended: whether :meth:`end` was called.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        output: Path,
+        stage: Stage,
+        options: Mapping[str, Any],
+        stage_options: Mapping[str, Mapping[str, Any]],
+        before: Sequence[str] = (),
+    ) -> None:
+        self.stage = stage
+        self.log: Path | None = None
+        self.ended = False
+        self._bundle, self._output = bundle, output
+        self._files = [bundle / "configs" / name for name in stage.configs]
+        known = ConfigParser.load_config_files([str(file) for file in self._files])
+        # what the overlay of an arm says stays as it is
+        fixed = ConfigParser.load_config_files([str(file) for file in self._files[1:]]) if self._files[1:] else {}
+        given = {name: value for name, value in options.items() if name in known and name not in fixed}
+        own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
+        self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
+        # wherever the experiment lies
+        self.digest = json_digest({"settings": _seen_from(output, self._settings), "before": list(before)})
+        self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
+        self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
+        self._source: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """That it took so far; None where it never ran."""
+        return self._known.get("seconds")
+
+    @property
+    def sentinel(self) -> int:
+        """Ready to be read once the process has ended."""
+        return self._process.sentinel
+
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
+
+    def done(self) -> bool:
+        """Whether the result is there and was made with these options.
+
+        Raises:
+            InputError: where the images behind it are others by now.
+        """
+        done = self.stage.result.is_file() and self._known.get("digest") == self.digest
+        if self.stage.run_id == "preparing":
+            self._source = _source(self._files, self._settings, self._known)
+            if done and self._known.get("source") not in (None, self._source):
+                raise InputError(
+                    f"the table or the images in {self._settings['dataset_dir']} are others than those that "
+                    f"{self._output} was made from; choose another --output_dir"
+                )
+        return done
+
+    def start(self, threads: int | None = None, to_log: bool = False) -> None:
+        """Start the process, once :meth:`done` has said no."""
+        overlay = self._record.with_suffix(".options.json")
+        resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._goes_on() else {}
+        write_json(overlay, {**self._settings, **resumed})
+        configs = [str(file) for file in (*self._files, overlay)]
+        arguments = ["run", self.stage.run_id, "--bundle_root", str(self._bundle), "--config_file", str(configs)]
+        # an interrupted run with these very options counts as a part of this one
+        goes_on = self._known.get("begun") == self.digest and not self._known.get("digest")
+        self._spent: float = (self.seconds or 0.0) if goes_on else 0.0
+        self._known = {"digest": "", "begun": self.digest, "source": self._source, "seconds": self._spent}
+        write_json(self._record, self._known)
+        if to_log:
+            self.log = self._record.with_suffix(".log")
+            self.log.write_text("")
+        command = f"python -W ignore -m monai.bundle {_shown(arguments)}"
+        self._say(f"\n{self.stage.name}\n$ {command if threads is None else f'OMP_NUM_THREADS={threads} {command}'}")
+        self._process = start_bundle(arguments, threads, self.log)
+        # the first of all runs has to wait until MONAI is imported
+        self._began = time.perf_counter()
+
+    def interrupt(self) -> None:
+        """Stop the process as by Ctrl-C."""
+        interrupt(self._process)
+
+    def end(self) -> None:
+        """Wait for the process, and note how long it took and whether the stage is done.
+
+        Raises:
+            RunStopped: where it failed.
+        """
+        self._process.join()
+        code, self.ended = self._process.exitcode, True
+        self._known["seconds"] = round(self._spent + time.perf_counter() - self._began, 1)
+        if code == 0 and self.stage.result.is_file():
+            self._known["digest"] = self.digest
+        write_json(self._record, self._known)
+        if not self._known["digest"]:
+            raise RunStopped(f"the stage {self.stage.name!r} {_end_of(code)}; the same command goes on from there")
+        self._say(f"{self.stage.name}: took {self.seconds:.0f} s")
+
+    def _say(self, text: str) -> None:
+        if self.log is not None:
+            with open(self.log, "a", encoding="utf-8") as file:
+                print(text, file=file)
+        else:
+            print(text, flush=True)
+
+    def _goes_on(self) -> bool:
+        # of a training that was begun with these very options
+        begun = self._known.get("begun") == self.digest
+        return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
+
+
+def _seen_from(output: Path, value: Any) -> Any:
+    """Settings with paths below the folder of the experiment as seen from there."""
+    if isinstance(value, Mapping):
+        return {name: _seen_from(output, one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_seen_from(output, one) for one in value]
+    inside = isinstance(value, str) and Path(value).is_relative_to(output)
+    return f"output:{Path(value).relative_to(output)}" if inside else value
+
+
+def _end_of(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with {code}"
+    killed = " (as the system does where memory runs out)" if -code == getattr(signal, "SIGKILL", None) else ""
+    return f"was ended by {signal.Signals(-code).name}{killed}"
+
+
+def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+    """A digest of the table and of all images that it names; ``None`` for the demo cohorts, which are made by us.
+
+    Slides and tiles count by their fingerprints, patches, of which there may be a million, by their sizes.
+    """
+    root = settings["dataset_dir"]
+    if root in (None, DEMO_BALANCED):
+        return None
+    if known.get("digest") and not Path(root).is_dir():
+        print(f"preparing: {root} is not here, and is taken to be as it was", flush=True)
+        return known.get("source")
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+    parser.update(dict(settings))
+    preparation: Any = parser.get_parsed_content("preparation")
+    with redirect_stdout(StringIO()):
+        rows = preparation.source.rows()
+    images = rows.loc[rows["problem"] == "", "image"]
+    print(f"preparing: looking at {len(images):,} files in {root}", flush=True)
+    look = _size if getattr(preparation.source, "unit", "patches") == "patches" else _fingerprint
+    found = [look(Path(root) / image) for image in images]
+    return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": found})
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        return file_fingerprint(path)
+    except OSError:
+        # `preparing` says what is wrong with it
+        return ""
+
+
+def _shown(arguments: Sequence[str]) -> str:
+    return " ".join(f'"{part}"' if " " in part else part for part in arguments)

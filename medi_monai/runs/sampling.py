@@ -1,0 +1,227 @@
+"""Sample a plan: images with an identity, a manifest, a grid; safe to interrupt and repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ignite.engine import Engine
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import nn
+
+from medi_monai.alignment.neutral import neutral_share
+from medi_monai.cohort import expand_plan, make_plan, read_plan
+from medi_monai.cohort.plan import PLANS
+from medi_monai.cohort.samples import MANIFEST, SETTINGS_FILE
+from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
+from medi_monai.engines.handlers import attach_bar
+from medi_monai.schema import Conditioning, MetadataSchema, is_missing
+from medi_monai.utils.errors import InputError, nearest, unknown_value
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
+from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.wsi.readers import read_image
+
+__all__ = ["image_name", "resolve_plan", "sample_plan"]
+
+#: what belongs to one plan; images are shared by the plans of a folder
+PAPERS = ("manifest.csv", "grid.png", "summary.json")
+#: column of the manifest: the name of an image's combination, also where the plan left columns to the model
+COMBINATION = "combination"
+#: images of a combination shown in grid.png
+MAX_GRID_IMAGES = 4
+
+
+def resolve_plan(
+    plan: str, training_table: Callable[[], pd.DataFrame], columns: Sequence[str], images_per_combination: int
+) -> pd.DataFrame:
+    """A plan by name or by path.
+
+    Args:
+        plan: ``unseen``, ``balance``, ``observed`` or ``all``, made from the training table; or the path of a table.
+        training_table: returns the rows in training; called for a name alone.
+        columns: label and attributes that make a combination; a table has to have them, and may have others.
+        images_per_combination: the count, but for ``balance``.
+    """
+    if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
+        return read_plan(plan, columns)
+    if plan not in PLANS:
+        close = nearest(plan, PLANS)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown plan {plan!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
+    return make_plan(training_table(), columns, plan, images_per_combination)
+
+
+def sample_plan(
+    network: nn.Module,
+    generator: ImageGenerator,
+    plan: pd.DataFrame,
+    columns: Sequence[str],
+    output_dir: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    settings: Mapping[str, Any],
+    trained_with: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
+
+    An image depends on the seed, its combination and its number, and on nothing else in the plan. Interrupted, the
+    same call goes on with the images that lack; images of other settings are moved aside, never overwritten.
+
+    Args:
+        network: trained, in evaluation mode.
+        generator: how to draw.
+        plan: combinations with ``count``; what it has no column of is left to the model, the label where
+            ``trained_with`` says that the model knows it null.
+        columns: label and attributes that make a combination.
+        output_dir: the run's folder.
+        checkpoint: the file of the weights; its SHA-256 goes into the manifest.
+        settings: as resolved, for the summary.
+        trained_with: settings of the training (``model.json``) of a model of metadata.
+
+    Returns:
+        The manifest, one row per image.
+
+    Raises:
+        InputError: for a combination or a column that the model does not know; nothing is written then.
+    """
+    label = generator.schema.names[0]
+    plan = plan if label in plan.columns else plan.assign(**{label: None})
+    _check_plan(plan, generator.schema, columns, trained_with)
+    rows = expand_plan(plan)
+    keys = [column for column in rows.columns if column != "number"]
+    names = [image_name(row, keys) for row in rows.to_dict("records")]
+    root, recipe = Path(output_dir), _recipe(generator, file_digest(checkpoint))
+    _make_room(root, recipe, names)
+    lacking = rows[[not (root / name).is_file() for name in names]]
+    start = time.perf_counter()
+    _draw_all(network, generator, lacking, keys, root, recipe)
+    seconds = time.perf_counter() - start
+
+    manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
+    manifest.insert(0, "image", names)
+    manifest.insert(1, COMBINATION, [Path(name).parent.name for name in names])
+    write_table(root / "manifest.csv", manifest)
+    title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
+    first = next(iter(columns), label)
+    _write_grid(root, manifest, [first, *(name for name in keys if name != first)], title)
+    finish_run(
+        "sampling",
+        root,
+        made={"images": len(manifest), "drawn_now": len(lacking), "combinations": len(plan)},
+        figures={
+            "seconds": round(seconds, 2),
+            "images_per_second": round(len(lacking) / seconds, 2) if len(lacking) else None,
+        },
+        settings=settings,
+        digests={"model.pt": recipe["checkpoint"], "schema": generator.schema.digest},
+        where=root / "grid.png",
+    )
+    return manifest
+
+
+def _check_plan(
+    plan: pd.DataFrame, schema: Conditioning, columns: Sequence[str], trained_with: Mapping[str, Any] | None
+) -> None:
+    label, allowed = schema.names[0], list(dict.fromkeys([*schema.names, *columns]))
+    for name in plan.columns:
+        if name not in (*allowed, "count"):
+            raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
+    free = [name for name in schema.names if name not in plan.columns or all(cell is None for cell in plan[name])]
+    if label in free and isinstance(schema, MetadataSchema):
+        neutral_share(schema, free, trained_with or {})
+    elif plan[label].map(is_missing).any():
+        raise InputError(f"a row of the plan has no {label!r}; it has to be given")
+    schema.encode(plan, absent="null")
+    print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
+    if free:
+        print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
+
+
+def _recipe(generator: ImageGenerator, checkpoint: str) -> dict[str, Any]:
+    """All that decides the pixels of an image besides its identity."""
+    return {
+        "checkpoint": checkpoint,
+        "schema": generator.schema.digest,
+        "seed": generator.seed,
+        "guidance_scale": generator.guidance_scale,
+        "num_steps": generator.num_steps,
+        "solver": generator.solver,
+        "image_size": generator.image_size,
+        "objective": generator.objective,
+        "schedule": generator.schedule.name,
+        "num_timesteps": generator.schedule.num_timesteps,
+        "amp": getattr(generator.inferer, "amp", None),
+        # another autoencoder gives other images from the same latents
+        "space": generator.space.describe(),
+    }
+
+
+def _make_room(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:
+    stored = root / SETTINGS_FILE
+    if stored.is_file() and json_digest(read_json(stored)) != json_digest(recipe):
+        # the settings go last: killed between two of them, the next call still sees that they differ
+        set_aside(root, [root / name for name in ("images", *PAPERS, SETTINGS_FILE)])
+    write_json(stored, recipe)
+    manifest = root / "manifest.csv"
+    if manifest.is_file() and sorted(read_table(manifest)["image"]) != sorted(names):
+        set_aside(root, [root / name for name in PAPERS])
+
+
+def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str) -> None:
+    shown = manifest.groupby(list(columns), sort=False, dropna=False).head(MAX_GRID_IMAGES)
+    shown = shown.assign(**{name: shown[name].map(lambda cell: _word(_text(cell))) for name in columns})
+    pixels = [read_image(root / name) for name in shown["image"]]
+    with atomic_path(root / "grid.png") as path:
+        Image.fromarray(subpopulation_grid(shown, pixels, columns, title)).save(path, format="png")
+
+
+def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """``images/<combination>/<number>.png``; a combination that file names cannot spell gets a digest behind it."""
+    values = [_text(row[key]) for key in keys]
+    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", _word(value)).lstrip(".") for value in values)[:120]
+    if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):
+        spelled = f"{spelled}_{json_digest(values)[:8]}"
+    return f"images/{spelled}/{int(row['number']):05d}.png"
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _word(value: str | None) -> str:
+    return "any" if value is None else value or "unknown"
+
+
+def _draw_all(
+    network: nn.Module,
+    generator: ImageGenerator,
+    rows: pd.DataFrame,
+    keys: Sequence[str],
+    root: Path,
+    recipe: Mapping[str, Any],
+) -> None:
+    if rows.empty:
+        return
+
+    def draw(engine: Engine, batch: pd.DataFrame) -> None:
+        for row, pixels in zip(batch.to_dict("records"), generator.draw(network, batch)):
+            with atomic_path(root / image_name(row, keys)) as path:
+                Image.fromarray(pixels).save(path, format="png", pnginfo=_png_text(row, recipe))
+
+    engine = Engine(draw)
+    batches = list(generator.batches(rows))
+    attach_bar(engine, "sampling", len(batches))
+    engine.run(batches, max_epochs=1, epoch_length=len(batches))
+
+
+def _png_text(row: Mapping[str, Any], recipe: Mapping[str, Any]) -> PngInfo:
+    text = PngInfo()
+    text.add_text("Comment", "Synthetic image made by a generative model (medi_monai); not of a patient")
+    text.add_itxt("medi_monai", json.dumps({**row, **recipe}, ensure_ascii=False, default=str))
+    return text

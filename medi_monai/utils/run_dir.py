@@ -1,0 +1,120 @@
+"""The folder of a run: claimed, with a summary at the end; results of earlier runs are moved aside."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medi_monai import __version__
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json, writable_dir, write_json
+from medi_monai.utils.workers import claim_folders, let_go
+
+__all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
+
+
+def is_command_line(arguments: Sequence[str]) -> bool:
+    """Whether these are the arguments of ``python -m monai.bundle``, whose process ends with its run."""
+    return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
+
+
+SUMMARY = "summary.json"
+
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
+
+
+def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None) -> None:
+    """Make the folders of a run, show that they can be written, and seed the network's first weights.
+
+    All else is seeded by name. A run of the command line keeps others out of its folders until :func:`finish_run` or
+    the end of its process.
+
+    Args:
+        folders: of the run, that of its summary first.
+        seed: of the weights.
+        run: what its summary will be called.
+
+    Raises:
+        InputError: for a folder that cannot be written, that another run works in, or that holds the results of a run
+            of another kind.
+    """
+    if run is not None:
+        _check_kind(Path(folders[0]), run)
+    made = [writable_dir(folder) for folder in folders]
+    # of the processes that torchrun starts, the first one writes
+    if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
+        claim_folders(made)
+    torch.manual_seed(seed)
+
+
+def _check_kind(folder: Path, run: str) -> None:
+    path = folder / SUMMARY
+    found = read_json(path) if path.is_file() else {}
+    other = found.get("run", run) if isinstance(found, dict) else "unknown"
+    if other != run:
+        raise InputError(f"{folder} holds the results of a run of another kind, {other!r}: choose another folder")
+
+
+def finish_run(
+    run: str,
+    output_dir: str | os.PathLike,
+    made: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    digests: Mapping[str, str],
+    where: str | os.PathLike,
+) -> None:
+    """Write ``summary.json`` and print the one line that says where the results are.
+
+    Args:
+        run: the run id.
+        output_dir: the run's folder.
+        made: files and counts.
+        figures: what was measured; undefined is ``None``.
+        settings: as resolved.
+        digests: SHA-256 of models, schemas and tables.
+        where: the path to print.
+    """
+    content = {
+        "run": run,
+        "made": dict(made),
+        "figures": dict(figures),
+        "settings": dict(settings),
+        "digests": dict(digests),
+        "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
+    }
+    write_json(Path(output_dir) / SUMMARY, content)
+    let_go()
+    print(f"{run}: done, the results are in {where}", flush=True)
+
+
+def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
+    """Move what an earlier run left into ``earlier-<n>`` beside it, so that nothing existing is lost."""
+    existing = [path for path in paths if path.exists()]
+    if not existing:
+        return
+    number = 1
+    while (target := Path(folder) / f"earlier-{number}").exists():
+        number += 1
+    target.mkdir()
+    for path in existing:
+        path.rename(target / path.name)
+    print(f"results of an earlier run were moved to {target}", flush=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,272 @@
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from medi_monai.evaluation.probing import ImageSet, ProbeProtocol, Setting
+from medi_monai.evaluation.probing import protocol as module
+from medi_monai.utils.errors import InputError
+
+LABELS, CENTERS, DIM, CS = ("A", "B", "C"), ("n", "s", "w"), 6, (0.01, 1.0)
+
+
+def real_table(patients=5, images=4, val=True, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label in LABELS:
+        for center in CENTERS:
+            held_out = (label, center) in {("A", "s"), ("B", "w")}
+            for patient in range(patients):
+                split = "holdout" if held_out else "val" if val and patient == 0 else "train"
+                name = f"{label}{center}{patient}"
+                rows += [(f"{name}_{n}", name, label, center, split) for n in range(images + rng.integers(0, 3))]
+    return pd.DataFrame(rows, columns=["image", "patient", "label", "center", "split"])
+
+
+def features_of(table, seed=0):
+    rng = np.random.default_rng(seed)
+    base = {key: rng.standard_normal(DIM) for key in (*LABELS, *CENTERS)}
+    centers = table["center"] if "center" in table else ["n"] * len(table)
+    mean = np.array([base[one] + base[two] for one, two in zip(table["label"], centers)])
+    return (mean + rng.standard_normal(mean.shape)).astype(np.float32)
+
+
+def synthetic_set(per_cell, seed, columns=("label", "center")):
+    rows = [(f"{label}{center}{n}", label, center) for label in LABELS for center in CENTERS for n in range(per_cell)]
+    table = pd.DataFrame(rows, columns=["image", "label", "center"])[["image", *columns]]
+    return ImageSet(features_of(table, seed), table)
+
+
+def make(table=None, sets=None, views=None, augmented=(), **kwargs):
+    table = real_table() if table is None else table
+    real = {"real": ImageSet(features_of(table), table)} | (views or {})
+    sets = {"cls": synthetic_set(9, 1), "medi": synthetic_set(7, 2)} if sets is None else sets
+    return ProbeProtocol(real, sets, augmented, "label", ["center"], CS, **kwargs)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What every arm was fitted on: rows by array, targets, weights, validation and test rows."""
+    seen = []
+    original = ProbeProtocol._fit
+
+    def record(self, parts, targets, weights, view, val, test):
+        seen.append({"parts": parts, "targets": targets, "weights": weights, "view": view, "val": val, "test": test})
+        return original(self, parts, targets, weights, view, val, test)
+
+    monkeypatch.setattr(ProbeProtocol, "_fit", record)
+    return seen
+
+
+def oracle(one, labels):
+    train = np.concatenate([features[rows] for features, rows in one["parts"]])
+    scaler = StandardScaler().fit(train.astype(float))
+    best = None
+    for c in CS:
+        with warnings.catch_warnings():
+            # at this tolerance its line search ends in rounding errors, and it says so
+            warnings.simplefilter("ignore")
+            model = LogisticRegression(C=c, tol=1e-10, max_iter=5000, solver="newton-cg")
+            model.fit(scaler.transform(train), one["targets"], sample_weight=one["weights"])
+        known = labels[one["val"]]
+        balanced = 1 / np.bincount(known)[known]
+        found = model.predict_proba(scaler.transform(one["view"][one["val"]]))
+        loss = log_loss(known, found, sample_weight=balanced, labels=model.classes_)
+        best = (loss, c, model) if best is None or loss < best[0] else best
+    return best[1], best[2].predict_proba(scaler.transform(one["view"][one["test"]]))
+
+
+def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
+    table = real_table()
+    copy = ImageSet(features_of(table, 5), table)
+    protocol = make(table, augmented=[copy], views={"stain_normalised": ImageSet(features_of(table, 6), table)})
+    names = ["real", "class_reweighted", "reweighted", "oversampled", "stain_augmented", "stain_normalised", "medi"]
+    outcomes = list(protocol.run(names, 0))
+    assert [outcome.arm for outcome in outcomes] == names
+    for outcome, one in zip(outcomes, fits):
+        c, probabilities = oracle(one, protocol.labels)
+        assert outcome.c == c and outcome.converged
+        np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
+        right = outcome.probabilities.argmax(1).numpy() == protocol.labels[protocol.test]
+        assert right.mean() == (probabilities.argmax(1) == protocol.labels[protocol.test]).mean()
+
+
+def test_all_arms_share_real_rows_and_no_patient_is_on_two_sides(fits):
+    protocol = make()
+    outcomes = list(protocol.run(["real", "reweighted", "cls", "medi"], 3))
+    first = fits[0]["parts"][0][1]
+    assert all(np.array_equal(one["parts"][0][1], first) for one in fits)
+    patient, split = protocol.table["patient"].to_numpy(), protocol.table["split"].to_numpy()
+    assert set(split[first]) == {"train"} and set(split[fits[0]["test"]]) == {"holdout"}
+    assert not set(patient[first]) & set(patient[fits[0]["val"]])
+    assert not set(patient[first]) & set(patient[fits[0]["test"]])
+    # a bootstrap within combinations: all are there, each with as many patients as there are, some twice
+    assert set(protocol.groups[first]) == set(protocol.groups[protocol.train])
+    assert len(set(patient[first])) < len(set(patient[protocol.train]))
+    assert {outcome.num_added for outcome in outcomes[2:]} == {outcomes[2].num_added} != {0}
+    other = list(protocol.run(["real"], 4)) and fits[-1]["parts"][0][1]
+    assert not np.array_equal(other, first)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.1, None), (1.0, 21), (50.0, 21)])
+def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_spread(fits, ratio, expected):
+    # classes of unequal size: the smallest class of the smallest set has 3 x 7 images
+    protocol = make(real_table(images=12))
+    list(protocol.run(["cls", "medi"], 0, Setting(ratio)))
+    num_real = len(fits[0]["parts"][0][1])
+    expected = expected or round(ratio * num_real / 3)
+    for name, one in zip(("cls", "medi"), fits):
+        rows = one["parts"][1][1]
+        assert len(np.unique(rows)) == len(rows)
+        table = protocol.synthetic[name].table.iloc[rows]
+        assert table["label"].value_counts().to_dict() == dict.fromkeys(LABELS, expected)
+        assert np.ptp(table.groupby(["label", "center"]).size()) <= 1
+        assert (np.array(LABELS)[one["targets"][num_real:]] == table["label"]).all()
+
+
+def test_alone_or_with_others_an_arm_is_the_same_and_so_in_any_order_of_rows():
+    table = real_table()
+    both = {one.arm: one for one in make(table).run(["real", "cls", "medi"], 1, Setting(1.0, 20))}
+    (alone,) = make(table).run(["medi"], 1, Setting(1.0, 20))
+    assert np.array_equal(alone.probabilities, both["medi"].probabilities)
+    features, shuffled = features_of(table), np.random.default_rng(3).permutation(len(table))
+    turned = table.iloc[shuffled].reset_index(drop=True)
+    sets = {}
+    for name, images in (("cls", synthetic_set(9, 1)), ("medi", synthetic_set(7, 2))):
+        order = np.random.default_rng(4).permutation(len(images))
+        sets[name] = ImageSet(images.features[order], images.table.iloc[order].reset_index(drop=True))
+    other = ProbeProtocol({"real": ImageSet(features[shuffled], turned)}, sets, (), "label", ["center"], CS)
+    (again,) = other.run(["medi"], 1, Setting(1.0, 20))
+    np.testing.assert_array_equal(again.probabilities, alone.probabilities)
+
+
+def test_real_images_per_class_and_centers(fits):
+    protocol = make()
+    list(protocol.run(["real"], 0, Setting(real_per_class=10)))
+    assert np.bincount(protocol.labels[fits[0]["parts"][0][1]]).tolist() == [10, 10, 10]
+    list(protocol.run(["real", "medi"], 0, Setting(centers=("n", "w"))))
+    center = protocol.table["center"].to_numpy()
+    for one in fits[1:]:
+        assert set(center[one["parts"][0][1]]) == set(center[one["val"]]) == {"n", "w"}
+    assert set(protocol.synthetic["medi"].table["center"].to_numpy()[fits[2]["parts"][1][1]]) == {"n", "w"}
+    assert np.array_equal(fits[1]["test"], protocol.test)
+
+
+def test_without_validation_patients_training_lends_some_and_no_class_is_lost(fits):
+    table = real_table(val=False)
+    protocol = make(table)
+    patient = table["patient"].to_numpy()
+    held = set()
+    for repeat in range(5):
+        list(protocol.run(["real"], repeat))
+        train, val = fits[-1]["parts"][0][1], fits[-1]["val"]
+        assert not set(patient[train]) & set(patient[val])
+        assert set(protocol.groups[val]) == set(protocol.groups[protocol.train]) == set(protocol.groups[train])
+        held.add(tuple(sorted(set(patient[val]))))
+    assert len(held) > 1
+    # one patient of class C alone: it stays, and the others are validated
+    few = table[(table["label"] != "C") | (table["patient"] == "Cn0")].reset_index(drop=True)
+    list(make(few).run(["real"], 0))
+    train, val = fits[-1]["parts"][0][1], fits[-1]["val"]
+    names = few["patient"].to_numpy()
+    assert not set(names[train]) & set(names[val]) and set(few["label"].to_numpy()[train]) == set(LABELS)
+    assert "C" not in set(few["label"].to_numpy()[val])
+
+
+def test_a_patient_of_several_classes_is_not_lent_where_a_class_would_be_lost(fits):
+    table = real_table(val=False)
+    # every patient of class C at n is also of class A
+    table["patient"] = table["patient"].str.replace("Cn", "An")
+    table = table[(table["label"] != "C") | (table["patient"].isin(["An0", "An1"]))].reset_index(drop=True)
+    for repeat in range(6):
+        list(make(table).run(["real"], repeat))
+        train, val = fits[-1]["parts"][0][1], fits[-1]["val"]
+        names = table["patient"].to_numpy()
+        assert set(table["label"].to_numpy()[train]) == set(LABELS) and len(val)
+        assert not set(names[train]) & set(names[val])
+
+
+def test_one_patient_of_every_class_leaves_images_for_validation(fits):
+    table = real_table(patients=1, images=20, val=False)
+    table = table[(table["split"] == "holdout") | (table["center"] == "n")].reset_index(drop=True)
+    list(make(table).run(["real"], 0))
+    train, val = fits[-1]["parts"][0][1], fits[-1]["val"]
+    assert not set(train) & set(val) and set(table["label"].to_numpy()[val]) == set(LABELS)
+
+
+def test_a_class_without_training_images_is_left_out_with_its_count():
+    table = real_table()
+    table.loc[table["label"] == "C", "split"] = "holdout"
+    protocol = make(table)
+    assert protocol.num_untrained == (table["label"] == "C").sum()
+    assert set(protocol.labels[protocol.test]) == {0, 1}
+    (outcome,) = protocol.run(["real"], 0)
+    assert outcome.probabilities.shape == (len(protocol.test), 3) and not outcome.probabilities[:, 2].any()
+
+
+def test_large_training_goes_through_a_file_to_the_same_probe(monkeypatch):
+    (held,) = make().run(["medi"], 0)
+    monkeypatch.setattr(module, "HELD_BYTES", 100)
+    monkeypatch.setattr(module, "BLOCK", 7)
+    (streamed,) = make().run(["medi"], 0)
+    np.testing.assert_allclose(streamed.probabilities, held.probabilities, atol=1e-12)
+
+
+def test_sets_that_have_no_image_of_a_class_add_none_and_say_so():
+    few = synthetic_set(5, 1)
+    kept = few.table["label"] != "A"
+    sets = {"few": ImageSet(few.features[kept.to_numpy()], few.table[kept].reset_index(drop=True))}
+    (outcome,) = make(sets=sets).run(["few"], 0)
+    assert outcome.num_added == 0
+    assert make(sets={"plain": synthetic_set(5, 1, ("label",))}).added["plain"][1].max() == 0
+
+
+def broken(change):
+    table = real_table()
+    if change == "leak":
+        table.loc[table["split"] == "holdout", "patient"] = "An1"
+    if change == "leak of validation":
+        table.loc[table["split"] == "holdout", "patient"] = "An0"
+    if change == "no holdout":
+        table["split"] = table["split"].replace("holdout", "train")
+    if change == "no training":
+        table = table[table["split"] == "holdout"].reset_index(drop=True)
+    if change == "no patient":
+        table.loc[3, "patient"] = None
+    if change == "one class":
+        table = table[table["label"] == "A"].reset_index(drop=True)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("leak", "1 patients are in the splits 'train' and 'holdout'"),
+        ("leak of validation", "in the splits 'val' and 'holdout'"),
+        ("no holdout", "no image of the cohort is in the split 'holdout'"),
+        ("no training", "no image of the cohort is in the split 'train'"),
+        ("no patient", "1 images have no patient"),
+        ("one class", "one class alone"),
+    ],
+)
+def test_cohorts_that_cannot_be_probed_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        make(broken(change))
+
+
+def test_sets_that_do_not_fit_are_refused():
+    table = real_table()
+    with pytest.raises(InputError, match="'stain_normalised' has 5 rows"):
+        make(table, views={"stain_normalised": ImageSet(np.ones((5, DIM)), table.head(5))})
+    other = synthetic_set(3, 0).table.replace("C", "Q")
+    with pytest.raises(InputError, match="class of the arm 'odd'"):
+        make(sets={"odd": ImageSet(np.ones((len(other), DIM)), other)})
+    with pytest.raises(InputError, match="arm"):
+        list(make().run(["absent"], 0))
+    wide = synthetic_set(3, 0)
+    with pytest.raises(InputError, match="use one encoder"):
+        list(make(sets={"wide": ImageSet(np.ones((len(wide), 2)), wide.table)}).run(["wide"], 0))

@@ -1,0 +1,161 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import medi_monai.evaluation.probing.run as module
+from medi_monai.cohort import Cohort
+from medi_monai.evaluation.probing.run import probe_run
+from medi_monai.evaluation.probing.settings import ProbeSettings
+from medi_monai.networks.encoders import build_encoder
+from medi_monai.utils.errors import InputError
+
+LABELS, CENTERS, SIZE = ("A", "B", "C"), ("n", "s", "w"), 16
+SETTINGS = ProbeSettings(
+    num_repeats=3,
+    num_replicates=10,
+    sweep_repeats=1,
+    ratios=(0.5,),
+    reals_per_class=(8,),
+    nums_centers=(2,),
+    correlations=(0.0, 1.0),
+    cs=(0.01, 1.0),
+    min_count=4,
+)
+
+
+def picture(rng, label, center):
+    pixels = rng.integers(0, 90, (SIZE, SIZE, 3)) + 40 * CENTERS.index(center)
+    pixels[::2] += 25 * LABELS.index(label)
+    return pixels.astype(np.uint8)
+
+
+def write(root, table, rng):
+    root.mkdir()
+    for row in table.itertuples():
+        Image.fromarray(picture(rng, row.project_id, row.center)).save(root / row.image)
+    return table
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("probing"), np.random.default_rng(0)
+    rows = []
+    for label in LABELS:
+        for center in CENTERS:
+            held_out = (label, center) in {("A", "n"), ("B", "s")}
+            for patient in range(6):
+                name = f"{label}{center}{patient}"
+                split = "holdout" if held_out else "val" if patient == 5 else "train"
+                sex = (None, "f", "m")[patient % 3]
+                rows += [(f"{name}_{n}.png", name, "0", "0", "1.0", label, center, split, sex) for n in range(10)]
+    columns = ["image", "patient", "x", "y", "mpp", "project_id", "center", "split", "sex"]
+    cohort = Cohort(write(root / "cohort", pd.DataFrame(rows, columns=columns), rng), root / "cohort")
+    arms = {}
+    for arm in ("cls", "medi"):
+        names = [(f"{x}{y}{n}.png", x, y) for x in LABELS for y in CENTERS for n in range(6)]
+        table = write(root / arm, pd.DataFrame(names, columns=["image", "project_id", "center"]), rng)
+        table.to_csv(root / arm / "manifest.csv", index=False)
+        arms[arm] = root / arm
+    return cohort, arms
+
+
+@pytest.fixture
+def run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "write_probe_page", lambda content, path: path.write_text("page"))
+    encoder = build_encoder("embedded")
+
+    def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
+        given = {"demographics": ["sex"], "settings": SETTINGS, "num_workers": 1, **kwargs}
+        attributes = given.pop("attributes", ["center"])
+        return probe_run(
+            cohort,
+            arms,
+            "project_id",
+            attributes,
+            given.pop("demographics"),
+            baselines,
+            encoder,
+            SIZE,
+            tmp_path / folder,
+            **given,
+        )
+
+    return go
+
+
+def test_the_content_is_written_and_holds_what_it_should(run, tmp_path):
+    content = run()
+    assert json.loads((tmp_path / "out" / "probe.json").read_text()) == json.loads(json.dumps(content, default=str))
+    assert list(content["arms"]) == ["real", "reweighted", "oversampled", "cls", "medi"]
+    assert content["settings"]["focus"] == "medi" and content["test"]["n"] == 120 and content["test"]["patients"] == 12
+    assert content["test"]["left_out"] == 0 and content["training"]["n"] == 350
+    assert {point["point"] for point in content["sweeps"]["num_centers"]} == {2, 3} or content["sweeps"]["num_centers"]
+    assert content["shortcut"]["correlation"]["levels"] == [0.0, 1.0]
+    assert content["shortcut"]["correlation"]["num_squares"] > 0
+    assert content["shortcut"]["center_readability"]["chance"] == 1 / 3
+    added = {arm: one["training"]["num_added"] for arm, one in content["arms"].items()}
+    assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
+    assert content["arms"]["real"]["demographics"]["sex"]["groups"] == {"f": 40, "m": 40}
+    table = pd.read_csv(tmp_path / "out" / "probe.csv")
+    real = table.query("arm == 'real' and figure == 'balanced_accuracy' and part == 'all'")
+    assert real["value"].item() == pytest.approx(content["arms"]["real"]["balanced_accuracy"]["value"])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
+    whole = run("whole")
+    done, original = [], module._run_job
+
+    def interrupted(job, context):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(job.key)
+        return original(job, context)
+
+    monkeypatch.setattr(module, "_run_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts")
+    (draws,) = (tmp_path / "parts" / "repeats").iterdir()
+    assert len(list(draws.iterdir())) == 4 and not (tmp_path / "parts" / "probe.json").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in draws.iterdir()}
+    monkeypatch.setattr(module, "_run_job", original)
+    again = run("parts", num_workers=2)
+    assert {name: (draws / name).stat().st_mtime_ns for name in before} == before
+    assert json.dumps(again, default=str) == json.dumps(whole, default=str)
+
+
+def test_one_arm_and_no_validation_will_do(run, data):
+    cohort = Cohort(data[0].table.assign(split=data[0].table["split"].replace("val", "train")), data[0].root)
+    few = ProbeSettings(**{**vars(SETTINGS), "sweep_repeats": 0, "num_repeats": 1})
+    content = run(cohort=cohort, arms={"only": data[1]["cls"]}, baselines=(), settings=few, demographics=["absent"])
+    assert list(content["arms"]) == ["real", "only"] and content["settings"]["focus"] == "only"
+    assert content["demographics"] == [] and content["sweeps"]["ratio"] == []
+    assert all(row["p_value"] is None and row["p_holm"] is None for row in content["comparisons"])
+    assert content["training"]["validation"] == 0
+
+
+def test_what_cannot_be_is_refused(run):
+    with pytest.raises(InputError, match="baseline"):
+        run(baselines=("reweigthed",))
+    with pytest.raises(InputError, match="no attribute"):
+        run(attributes=[])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_repeats": 0}, "num_repeats = 0"),
+        ({"min_count": 0}, "min_count = 0"),
+        ({"real_per_class": 0}, "real_per_class = 0"),
+        ({"cs": ()}, "no value of C"),
+        ({"cs": (0.0, 1.0)}, r"cs = \(0.0, 1.0\)"),
+        ({"ratio": -1.0}, "ratio = -1.0"),
+        ({"reals_per_class": (10, 0)}, r"reals_per_class = \(10, 0\)"),
+        ({"correlations": (0.0, 1.5)}, r"correlations = \[0.0, 1.5\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_embedded(change, named):
+    with pytest.raises(InputError, match=named):
+        ProbeSettings(**change)

@@ -1,0 +1,159 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats.contingency import association
+
+from medi_monai.evaluation.probing.shortcut import (
+    NEIGHBORS,
+    balanced_robustness,
+    correlated_rows,
+    find_squares,
+    readability,
+)
+from medi_monai.metrics import robustness_index
+from medi_monai.utils.errors import InputError
+
+
+def grid(labels=3, centers=4, patients=6, images=10, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [
+        (label, center, (label * centers + center) * patients + patient)
+        for label in range(labels)
+        for center in range(centers)
+        for patient in range(patients)
+        for _ in range(images + rng.integers(0, 8))
+    ]
+    return tuple(np.array(rows).T)
+
+
+def readable(column, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.eye(int(column.max()) + 1)[column] * 3 + noise * rng.standard_normal((len(column), column.max() + 1))
+
+
+def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at_chance():
+    labels, centers, patients = grid()
+    found = readability(readable(centers, 0.1), centers, patients, [0.1, 1.0])
+    assert found == {"value": 1.0, "chance": 0.25, "n": len(centers), "num_values": 4}
+    noise = np.random.default_rng(0).standard_normal((len(centers), 5))
+    assert abs(readability(noise, centers, patients, [0.01, 1.0])["value"] - 0.25) < 0.08
+    # what gives a patient away gives nothing of the center of another patient
+    marks = np.random.default_rng(1).standard_normal((patients.max() + 1, 30))[patients]
+    assert readability(marks, centers, patients, [0.01, 1.0])["value"] < 0.5
+
+
+def test_a_value_with_one_patient_is_not_counted_and_one_value_has_no_figure():
+    labels, centers, patients = grid()
+    one = np.where(centers == 3, patients.max(), patients)
+    found = readability(readable(centers, 0.1), centers, one, [1.0])
+    assert found["num_values"] == 3 and found["chance"] == 1 / 3 and found["n"] == (centers < 3).sum()
+    for codes, people in ((np.zeros(50, int), np.arange(50)), (np.arange(50) % 2, np.zeros(50, int))):
+        none = readability(np.ones((50, 2)), codes, people, [1.0])
+        assert none["value"] is None and none["chance"] is None and none["n"] == 0
+
+
+def test_squares_share_no_cell_and_their_parts_no_patient():
+    labels, centers, patients = grid()
+    known = patients % 6 < 2
+    squares = find_squares(labels, centers, patients, known)
+    assert len(squares) == 3 - 1  # three labels: pairs of labels share one, pairs of centers two
+    cells = [(one.labels[i], one.centers[j]) for one in squares for i in (0, 1) for j in (0, 1)]
+    assert len(set(cells)) == len(cells)
+    for square in squares:
+        parts = [np.concatenate(list(part.values())) for part in (square.train, square.val, square.test)]
+        people = [set(patients[part]) for part in parts]
+        assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
+        assert sum(map(len, people)) == 4 * 6 and [len(one) for one in people] == [8, 4, 12]
+        for (i, j), rows in square.train.items():
+            assert set(labels[rows]) == {square.labels[i]} and set(centers[rows]) == {square.centers[j]}
+        assert not known[parts[2]].any()
+        assert square.size == min(len(rows) for rows in square.train.values())
+    sizes = [square.size for square in squares]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_largest_square_is_that_of_brute_force_and_the_order_of_rows_does_not_matter():
+    labels, centers, patients = grid(seed=3)
+    order = np.lexsort((patients, centers, labels))
+    squares = find_squares(labels[order], centers[order], patients[order], np.zeros(len(order), bool), min_images=2)
+    again = np.random.default_rng(0).permutation(len(order))
+    other = find_squares(labels[again], centers[again], patients[again], np.zeros(len(order), bool), min_images=2)
+    for one, two in zip(squares, other):
+        assert (one.labels, one.centers) == (two.labels, two.centers)
+        assert set(patients[order][one.test[0, 0]]) == set(patients[again][two.test[0, 0]])
+
+
+def test_a_patient_of_two_classes_is_on_one_side():
+    labels, centers, patients = grid(labels=2, centers=2, patients=8)
+    patients = np.where(labels == 1, patients - 16, patients)  # the same patients have both classes
+    (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    people = [set(patients[np.concatenate(list(part.values()))]) for part in (square.train, square.val, square.test)]
+    assert not people[0] & people[2] and not people[0] & people[1] and not people[1] & people[2]
+
+
+def test_rows_of_no_split_and_small_cells_make_no_square():
+    labels, centers, patients = grid(labels=2, centers=2)
+    none = np.zeros(len(labels), bool)
+    assert find_squares(np.where(labels == 1, -1, labels), centers, patients, none) == []
+    assert find_squares(np.full(4, -1), np.zeros(4, int), np.arange(4), none[:4]) == []
+    assert find_squares(labels, centers, patients, none, min_images=1000) == []
+    single = np.where((labels == 1) & (centers == 1), 0, patients)
+    assert find_squares(labels, centers, single, none) == []
+
+
+def test_many_classes_and_centers_most_of_them_empty():
+    rng = np.random.default_rng(0)
+    cells = rng.choice(32 * 185, 600, replace=False)
+    code = np.repeat(cells, 100)
+    patients = np.unique(code * 10 + np.tile(np.arange(100) // 10, 600), return_inverse=True)[1]
+    squares = find_squares(code // 185, code % 185, patients, np.zeros(len(code), bool))
+    assert len(squares) == 4 and all(square.size == 40 for square in squares)
+    found = balanced_robustness(
+        rng.standard_normal((len(code), 3)), code // 185, code % 185, max_images=40, max_pairs=9
+    )
+    assert found["num_pairs"] == 9 and found["n"] == 9 * 40
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.25, 0.5, 0.8, 1.0])
+def test_class_and_center_are_correlated_as_asked_with_equal_margins(correlation):
+    labels, centers, patients = grid(labels=2, centers=2, patients=10)
+    (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    train, val, test = correlated_rows(square, correlation, 20, np.random.default_rng(0))
+    table = pd.crosstab(labels[train], centers[train]).to_numpy()
+    assert table.sum(0).tolist() == table.sum(1).tolist() == [40, 40]
+    assert association(table) == pytest.approx(correlation, abs=1e-9)
+    assert len(np.unique(train)) == len(train)
+    held = pd.crosstab(labels[val], centers[val]).to_numpy()
+    assert association(held) == pytest.approx(correlation, abs=0.1) and np.ptp(held.sum(0)) == np.ptp(held.sum(1)) == 0
+    assert np.ptp(pd.crosstab(labels[test], centers[test]).to_numpy()) == 0 and len(np.unique(test)) == len(test)
+    assert not set(patients[train]) & set(patients[test]) and not set(patients[train]) & set(patients[val])
+
+
+def test_levels_of_one_draw_share_their_test_and_a_small_cell_repeats_images():
+    labels, centers, patients = grid(labels=2, centers=2)
+    (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    low, high = (correlated_rows(square, level, 10, np.random.default_rng(5)) for level in (0.0, 0.9))
+    assert np.array_equal(low[2], high[2]) and len(np.intersect1d(low[0], high[0])) == 22
+    many = correlated_rows(square, 1.0, 200, np.random.default_rng(0))[0]
+    assert np.bincount(labels[many]).tolist() == [400, 400] and len(np.unique(many)) < 800
+    with pytest.raises(InputError, match="0 to 1"):
+        correlated_rows(square, 1.1, 10, np.random.default_rng(0))
+
+
+def test_the_robustness_index_of_one_balanced_pair_is_that_of_its_rows():
+    labels, centers, patients = grid(labels=2, centers=2, images=30)
+    least = min(np.bincount(labels * 2 + centers))
+    rows = np.concatenate([np.flatnonzero(labels * 2 + centers == cell)[:least] for cell in range(4)])
+    features = readable(labels, 1.0) + readable(centers, 2.0, seed=1)
+    found = balanced_robustness(features[rows], labels[rows], centers[rows])
+    by_k = {k: robustness_index(features[rows], labels[rows], centers[rows], k) for k in NEIGHBORS}
+    best = max(by_k, key=lambda k: by_k[k]["same_class"] / by_k[k]["neighbors"])
+    assert found == {"value": by_k[best]["value"], "k": best, "num_pairs": 1, "n": len(rows)}
+
+
+def test_features_of_the_class_are_robust_and_those_of_the_center_are_not():
+    labels, centers, _ = grid()
+    assert balanced_robustness(readable(labels, 0.2), labels, centers)["value"] == 1
+    assert balanced_robustness(readable(centers, 0.2), labels, centers)["value"] == 0
+    none = balanced_robustness(np.ones((40, 2)), np.zeros(40, int), np.arange(40) % 2)
+    assert none == {"value": None, "k": None, "num_pairs": 0, "n": 0}

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import medi_monai.evaluation.metadata as module
+from medi_monai.cohort import Cohort
+from medi_monai.evaluation.fidelity import FidelitySettings
+from medi_monai.evaluation.metadata import evaluate_run
+from medi_monai.networks.encoders import build_encoder
+from medi_monai.utils.errors import InputError
+
+LABELS, CENTERS, SIZE = ("A", "B"), ("n", "s", "w"), 16
+SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, k=3)
+
+
+def picture(rng, label, center):
+    pixels = rng.integers(0, 90, (SIZE, SIZE, 3)) + 40 * CENTERS.index(center)
+    pixels[::2] += 50 * LABELS.index(label)
+    return pixels.astype(np.uint8)
+
+
+def write(root, table, rng, shown=None):
+    root.mkdir()
+    for row in table.itertuples():
+        Image.fromarray(picture(rng, row.project_id, shown or row.center)).save(root / row.image)
+    return table
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("evaluation"), np.random.default_rng(0)
+    rows = [
+        (f"{x}{y}{p}_{n}.png", f"{x}{y}{p}", "0", "0", "1.0", x, y, "holdout" if (x, y) == ("A", "n") else "train")
+        for x in LABELS
+        for y in CENTERS
+        for p in range(4)
+        for n in range(6)
+    ]
+    columns = ["image", "patient", "x", "y", "mpp", "project_id", "center", "split"]
+    cohort = Cohort(write(root / "cohort", pd.DataFrame(rows, columns=columns), rng), root / "cohort")
+    arms = {}
+    for arm, shown in (("good", None), ("bad", "s")):
+        # few images of one combination
+        names = [(f"{x}{y}{n}.png", x, y) for x in LABELS for y in CENTERS for n in range(5 if x + y == "Bw" else 12)]
+        table = write(root / arm, pd.DataFrame(names, columns=["image", "project_id", "center"]), rng, shown)
+        table.to_csv(root / arm / "manifest.csv", index=False)
+        arms[arm] = root / arm
+    return cohort, arms
+
+
+@pytest.fixture
+def run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "write_evaluation_page", lambda content, closest, path: path.write_text("page"))
+
+    def go(cohort=data[0], arms=data[1], settings=SETTINGS):
+        encoder = build_encoder("embedded")
+        return evaluate_run(
+            cohort, arms, "project_id", ["center"], encoder, SIZE, tmp_path / "out", settings, (0.01, 1.0)
+        )
+
+    return go
+
+
+def test_the_content_is_written_and_tells_a_good_arm_from_a_bad_one(run, tmp_path):
+    content = run()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(content, default=str))
+    good, bad = (content["arms"][arm]["frechet_distance"] for arm in ("good", "bad"))
+    assert good["mean"]["value"] < 2 * good["floor"]["value"] < bad["mean"]["value"]
+    assert good["mean"]["num_combinations"] == 5 and good["mean"]["n"] == 60
+    assert good["unseen"]["num_combinations"] == 1 and good["seen"]["num_combinations"] == 4
+    rows = {(row["project_id"], row["center"]): row for row in good["by_combination"]}
+    assert rows["B", "w"]["value"] is None and rows["B", "w"]["counts"] == {"real": 24, "good": 5, "bad": 5}
+    assert not rows["A", "n"]["seen"] and rows["B", "n"]["seen"] and rows["A", "s"]["n"] == 12
+    assert good["by_label"]["A"]["pooled"]["n"] == 36 and good["by_label"]["B"]["pooled"]["n"] == 24
+    assert content["arms"]["good"]["attribute_fidelity"]["center"]["value"] > 0.9
+    assert content["arms"]["bad"]["attribute_fidelity"]["center"]["value"] < 0.5
+    assert content["arms"]["good"]["memorisation"]["copies"]["value"] == 0
+    assert content["arms"]["good"]["diversity"]["n"] == content["real"]["diversity"]["n"] == 5
+    (all_of_them,) = [row for row in content["comparisons"] if row["combinations"] == "all"]
+    assert all_of_them["ratio_of_means"] < 0.6 and all_of_them["log_ratio"]["n"] == 5
+    table = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    mean = table.query("arm == 'good' and metric == 'frechet_distance' and part == 'mean'")["value"].item()
+    assert mean == pytest.approx(good["mean"]["value"])
+
+
+def test_the_order_of_rows_does_not_matter(run, data):
+    first = run()
+    shuffled = data[0].table.sample(frac=1, random_state=0).reset_index(drop=True)
+    again = run(cohort=Cohort(shuffled, data[0].root))
+    for arm in ("good", "bad"):
+        for name in ("frechet_distance", "precision", "label_fidelity", "memorisation", "diversity"):
+            one, two = (json.dumps(content["arms"][arm][name], default=str) for content in (first, again))
+            numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
+            assert numbers[0] == numbers[1]
+
+
+def test_nothing_to_compare_is_one_clear_error(run, data):
+    with pytest.raises(InputError, match="no combination of .* has 40 images"):
+        run(settings=FidelitySettings(min_images=40))
+    other = Cohort(data[0].table.assign(center="elsewhere"), data[0].root)
+    with pytest.raises(InputError, match="no combination of"):
+        run(cohort=other)

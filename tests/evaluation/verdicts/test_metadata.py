@@ -1,0 +1,169 @@
+"""The verdict says what the figures say: help, no effect, harm; and what a reader has to be warned of."""
+
+import copy
+
+import pytest
+
+from medi_monai.evaluation.verdicts.metadata import verdict
+
+
+def figure(value, low=None, high=None, n=100):
+    return {"value": value, "ci95": None if low is None else [low, high], "n": n}
+
+
+def compared(other, value, low, high, p):
+    return {
+        "figure": "balanced_accuracy",
+        "arms": ["medi", other],
+        "difference": figure(value, low, high),
+        "p_value": p,
+        "p_holm": p,
+    }
+
+
+def of_worst_group(row):
+    return {**row, "figure": "worst_group_accuracy"}
+
+
+def arm(balanced, worst):
+    return {
+        "balanced_accuracy": figure(balanced),
+        "worst_group_accuracy": {**figure(worst), "group": "a · x"},
+        "training": {"converged": 1.0, "c": 0.5},
+    }
+
+
+PROBE = {
+    "arms": {"real": arm(0.5, 0.1), "reweighted": arm(0.55, 0.2), "cls": arm(0.5, 0.1), "medi": arm(0.75, 0.4)},
+    "comparisons": [
+        compared("real", 0.25, 0.2, 0.3, 0.001),
+        compared("reweighted", 0.2, 0.1, 0.3, 0.002),
+        compared("cls", 0.25, 0.2, 0.3, 0.001),
+    ],
+    "shortcut": {
+        "center_readability": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
+        "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
+    },
+    "test": {"patients": 40, "what": "combinations that training never saw"},
+    "settings": {"cs": [0.1, 1.0, 10.0]},
+}
+DISTANCES = {"medi": 2.0, "cls": 8.0}
+FIDELITY = {
+    "arms": {
+        name: {
+            "frechet_distance": {
+                "mean": figure(value), "unseen": figure(value + 1), "seen": figure(value - 1), "floor": figure(1.0),
+            },
+            "memorisation": {"copies": {"value": 0.001, "ci95": [0.0, 0.003], "n": 1000}},
+        }
+        for name, value in DISTANCES.items()
+    },
+    "comparisons": [
+        {"arms": ["cls", "medi"], "combinations": "all", "ratio_of_means": 4.0, "log_ratio": {"p_value": 1e-5, "n": 32}}
+    ],
+    "real": {"memorisation": {"copies": {"value": 0.002, "ci95": [0.0, 0.005], "n": 1000}}},
+    "settings_that_differ": {},
+}  # fmt: skip
+
+
+def spoiled(content, *path, value):
+    content = copy.deepcopy(content)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return content
+
+
+def test_a_gain_over_both_is_help():
+    found = verdict(FIDELITY, PROBE)
+    assert found[0]["level"] == "ok" and found[0]["text"].startswith("Metadata help")
+    assert "+0.250" in found[0]["text"] and "p = 0.001" in found[0]["text"]
+    texts = " ".join(one["text"] for one in found)
+    assert "better than the best baseline without generated images, reweighted" in texts
+    assert "medi 2.00, cls 8.00" in texts and "medi 0.40 (a · x, 100 images)" in texts
+    assert not [one for one in found if one["level"] in ("warning", "error")]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "p"),
+    [
+        (0.25, -0.1, 0.5, 0.001),  # an interval that holds 0
+        (0.25, 0.2, 0.3, 0.06),  # a p value above 0.05
+        (0.005, 0.004, 0.006, 0.001),  # certain, and a trifle
+        (0.25, 0.2, 0.3, None),  # undefined
+    ],
+)
+def test_what_is_not_certain_or_does_not_matter_is_no_effect(value, low, high, p):
+    rows = [compared(name, value, low, high, p) for name in ("real", "cls", "reweighted")]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
+    assert found[0]["level"] == "note" and found[0]["text"].startswith("No effect")
+    assert any("cannot be told from" in one["text"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("p_real", "p_cls", "level", "words"),
+    [
+        (0.67, 0.3, "note", "no difference is certain"),
+        (0.67, 0.01, "note", "only the difference from cls is certain"),
+        (0.01, 0.01, "ok", "the differences are certain"),
+    ],
+)
+def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, level, words):
+    rows = [
+        of_worst_group(compared("real", 0.3, 0.1, 0.5, p_real)),
+        of_worst_group(compared("cls", 0.3, 0.1, 0.5, p_cls)),
+    ]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=[*PROBE["comparisons"], *rows]))
+    one = next(one for one in found if one["text"].startswith("Accuracy in the worst group"))
+    assert one["level"] == level and words in one["text"]
+
+
+def test_too_few_draws_for_any_claim_are_told():
+    for draws, told in ((5, True), (6, True), (7, False)):  # 3 comparisons: 3 * 2 / 2 ** 7 = 0.047
+        found = verdict(FIDELITY, spoiled(PROBE, "settings", "num_repeats", value=draws))
+        assert any("no effect could be claimed" in one["text"] for one in found) == told, draws
+
+
+def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
+    probe = spoiled(PROBE, "arms", "stain_normalised", value=arm(0.7, 0.2))
+    probe["comparisons"].append(compared("stain_normalised", -0.048, -0.1, 0.02, 0.14))
+    texts = " ".join(one["text"] for one in verdict(FIDELITY, probe))
+    assert "medi cannot be told from the best baseline without generated images, stain normalized." in texts
+    assert "medi less stain normalized: \u22120.048 in balanced accuracy (\u22120.100 to +0.020, p = 0.14)" in texts
+
+
+def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
+    rows = [compared("real", -0.2, -0.3, -0.1, 0.001), compared("cls", 0.2, 0.1, 0.3, 0.001)]
+    assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0]["text"].startswith("Metadata do harm")
+    rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
+    assert found[0]["level"] == "warning" and "over cls alone" in found[0]["text"]
+
+
+def test_copies_differing_settings_and_few_patients_are_told():
+    memory = {"copies": {"value": 0.2, "ci95": [0.15, 0.25], "n": 1000}}
+    fidelity = spoiled(FIDELITY, "arms", "medi", "memorisation", value=memory)
+    fidelity["settings_that_differ"] = {"num_steps": {"cls": 20, "medi": 50}}
+    probe = spoiled(PROBE, "test", "patients", value=4)
+    probe["arms"]["real"]["training"]["converged"] = 0.5
+    probe["arms"]["cls"]["training"]["c"] = 10.0
+    found = {one["text"]: one["level"] for one in verdict(fidelity, probe)}
+    for words, level in (
+        ("repeats training images: 20.0%", "error"),
+        ("num_steps is", "warning"),
+        ("4 patients alone", "warning"),
+        ("did not converge: real", "warning"),
+        ("end of the range of C by cls", "warning"),
+    ):
+        assert [one for text, one in found.items() if words in text] == [level], words
+
+
+def test_undefined_figures_are_said_to_be_so():
+    probe = spoiled(PROBE, "arms", "cls", "worst_group_accuracy", "value", value=None)
+    probe["shortcut"] = {"center_readability": {"value": None}, "correlation": {"arms": {}}}
+    fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", value=figure(None))
+    texts = [one["text"] for one in verdict(fidelity, probe)]
+    assert any("worst group is undefined" in text for text in texts)
+    assert any("Fréchet distance of medi: –" in text for text in texts)
+    assert not any("nan" in text.lower() for text in texts)

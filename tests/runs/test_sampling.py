@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from medi_monai.diffusion import NoiseSchedule
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.runs.sampling import image_name, resolve_plan, sample_plan
+from medi_monai.schema.columns import NULL
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import file_digest, read_json, save_tensors
+
+COLUMNS = ["project_id", "center"]
+DROPOUT = {"label_dropout": 0.1, "attribute_dropout": 0.1, "joint_dropout": 0.1}
+PLAN = pd.DataFrame([("A", "South", 3), ("B", "NA", 2)], columns=[*COLUMNS, "count"])
+
+
+@pytest.fixture
+def run(tiny_schema, tiny_network, tmp_path):
+    save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
+
+    def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None):
+        drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2, seed=seed)
+        folder = tmp_path / "output"
+        return sample_plan(
+            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with
+        )
+
+    return sample
+
+
+def test_every_image_is_in_the_manifest_and_says_that_it_is_synthetic(run, tmp_path):
+    manifest = run()
+    written = sorted(path.relative_to(tmp_path / "output").as_posix() for path in tmp_path.glob("output/images/*/*"))
+    assert sorted(manifest["image"]) == written and len(written) == 5
+    stored = pd.read_csv(tmp_path / "output" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert stored["center"].tolist() == ["South"] * 3 + ["NA"] * 2
+    assert set(stored["checkpoint"]) == {file_digest(tmp_path / "model.pt")}
+    with Image.open(tmp_path / "output" / written[0]) as image:
+        assert image.size == (16, 16)
+        assert "Synthetic" in image.text["Comment"] and json.loads(image.text["medi_monai"])["center"] == "South"
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["images"] == 5
+    assert (tmp_path / "output" / "grid.png").is_file()
+
+
+def test_a_repeated_run_draws_what_lacks_and_nothing_else(run, tmp_path):
+    manifest = run()
+    lost, kept = (tmp_path / "output" / name for name in manifest["image"][:2])
+    before, untouched = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    run()
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 1
+    assert lost.read_bytes() == before and kept.stat().st_mtime_ns == untouched
+
+
+def test_images_of_other_settings_are_moved_aside(run, tmp_path):
+    first = run(seed=0)["image"][0]
+    before = np.asarray(Image.open(tmp_path / "output" / first))
+    run(seed=1)
+    moved = np.asarray(Image.open(tmp_path / "output" / "earlier-1" / first))
+    assert np.array_equal(before, moved)
+    assert not np.array_equal(before, np.asarray(Image.open(tmp_path / "output" / first)))
+
+
+def test_an_unknown_center_is_named_before_anything_is_written(run, tmp_path):
+    with pytest.raises(InputError, match="'Nort'.*did you mean 'North'"):
+        run(pd.DataFrame([("A", "Nort", 1)], columns=PLAN.columns))
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("left", ["project_id", "project_id center"])
+def test_a_label_is_left_to_the_model_that_knows_it_null(run, tmp_path, left, capsys):
+    free = left.split()
+    plan = PLAN.drop(columns=free).assign(count=3).drop_duplicates()
+    manifest = run(plan, columns=[], trained_with=DROPOUT)
+    assert f"the plan does not say {', '.join(free)}: left to the model" in capsys.readouterr().out
+    assert manifest["project_id"].isna().all() and len(manifest) == plan["count"].sum()
+    # an empty cell of a table would be another thing, the unknown label
+    stored = pd.read_csv(tmp_path / "output" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert set(stored["project_id"]) == {""} and set(stored["combination"]) == set(manifest["combination"])
+    pixels = [np.asarray(Image.open(tmp_path / "output" / name)) for name in manifest["image"]]
+    again = run(plan.assign(project_id=None).head(1).assign(count=2), columns=[], trained_with=DROPOUT)
+    assert again["image"].tolist() == manifest["image"][:2].tolist()
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
+    assert not np.array_equal(pixels[0], pixels[1])
+
+
+def test_a_null_label_is_drawn_by_its_identity_and_null_codes(run, tiny_schema, tiny_network, tmp_path):
+    manifest = run(pd.DataFrame({"count": [2]}), columns=[], trained_with=DROPOUT)
+    drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
+    rows = pd.DataFrame({"project_id": pd.Series([None], dtype=object), "number": [1]})
+    assert (tiny_schema.encode(rows, absent="null") == NULL).all()
+    expected = drawing.draw(tiny_network, rows)[0]
+    assert np.abs(np.asarray(Image.open(tmp_path / "output" / manifest["image"][1])).astype(int) - expected).max() <= 1
+
+
+def test_a_null_label_that_was_never_trained_is_refused(run, tmp_path):
+    plan = pd.DataFrame({"center": ["South"], "count": [1]})
+    with pytest.raises(InputError, match="never trained with project_id left out"):
+        run(plan, trained_with={**DROPOUT, "label_dropout": 0.0})
+    with pytest.raises(InputError, match="do not say label_dropout"):
+        run(plan)
+    assert not (tmp_path / "output").exists()
+
+
+def test_file_names_are_safe_and_different_for_different_combinations():
+    values = ["a/b", "a b", "a-b", "a_b", "", "../x", "Ärzte", None, "unknown", "any", ".."]
+    names = [image_name({"center": value, "number": 0}, ["center"]) for value in values]
+    assert len(set(names)) == len(values)
+    assert all(name.count("/") == 2 and ".." not in name.split("/")[1] for name in names)
+    pairs = [("a_b", "c"), ("a", "b_c")]
+    assert len({image_name({"x": x, "y": y, "number": 0}, ["x", "y"]) for x, y in pairs}) == 2
+
+
+def test_plans_come_by_name_or_by_path(tiny_cohort, tmp_path):
+    def table():
+        return tiny_cohort.split("train").table
+
+    unseen = resolve_plan("unseen", table, COLUMNS, 4)
+    assert unseen.to_dict("records") == [{"project_id": "A", "center": "South", "count": 4}]
+    PLAN.to_csv(tmp_path / "plan.csv", index=False)
+    assert resolve_plan(str(tmp_path / "plan.csv"), table, COLUMNS, 4).equals(PLAN)
+    with pytest.raises(InputError, match="did you mean 'unseen'"):
+        resolve_plan("unsen", table, COLUMNS, 4)
+
+
+def test_a_class_only_model_is_sampled_from_the_same_plan_with_the_same_noise(tiny_cohort, tiny_network):
+    from medi_monai.engines.generator import identity_noise
+    from medi_monai.schema import MetadataSchema
+
+    schema = MetadataSchema.from_table(tiny_cohort.table, "project_id")
+    rows = pd.DataFrame({"project_id": ["A", "A"], "center": ["NA", "South"], "number": [0, 0]})
+    assert torch.equal(*schema.encode(rows)[:, 0].split(1))
+    noise = identity_noise(rows, 0, (3, 16, 16))
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_a_second_plan_shares_the_images_and_keeps_the_papers_of_the_first(run, tmp_path):
+    first = run()
+    run(PLAN.head(1).assign(count=4))
+    assert read_json(tmp_path / "output" / "summary.json")["made"] == {"images": 4, "drawn_now": 1, "combinations": 1}
+    kept = pd.read_csv(tmp_path / "output" / "earlier-1" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert kept["image"].tolist() == first["image"].tolist()
+
+
+def test_a_column_that_means_nothing_and_a_row_without_label_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match="column of the plan 'Center': did you mean 'center'"):
+        run(PLAN.rename(columns={"center": "Center"}))
+    with pytest.raises(InputError, match="no 'project_id'"):
+        run(pd.DataFrame([("", "South", 1)], columns=PLAN.columns))
+    assert not (tmp_path / "output").exists()
