@@ -18,10 +18,10 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["BALANCES", "READINGS", "PatchDataset", "StreamedPatchDataset", "BalancedBatchSampler", "patch_dataset"]
+__all__ = ["BALANCES", "PATCH_CACHES", "PatchDataset", "StreamedPatchDataset", "BalancedBatchSampler", "patch_dataset"]
 
 BALANCES = ("class", "subpopulation", "none")
-READINGS = ("auto", "memory", "disk")
+PATCH_CACHES = ("auto", "memory", "disk")
 MAX_MEMORY = 4 * 2**30
 #: patches in one task of reading a cohort into memory
 CHUNK = 64
@@ -168,7 +168,7 @@ class StreamedPatchDataset(_Patches):
 
 
 def patch_dataset(
-    cohort: Cohort, schema: Conditioning, image_size: int, reading: str = "auto", on_error: str = "stop"
+    cohort: Cohort, schema: Conditioning, image_size: int, patch_cache: str = "auto", on_error: str = "stop"
 ) -> PatchDataset | StreamedPatchDataset:
     """The patches of a cohort in memory, or read from files and slides as they are needed.
 
@@ -176,13 +176,13 @@ def patch_dataset(
         cohort: the patches.
         schema: encodes label and attributes.
         image_size: side in pixels.
-        reading: ``memory``, ``disk``, or ``auto``: memory up to 4 GB.
+        patch_cache: ``memory``, ``disk``, or ``auto``: memory up to 4 GB.
         on_error: of ``memory``, as for :class:`PatchDataset`; from the disk, an unreadable image ends the run.
     """
-    if reading not in READINGS:
-        raise unknown_value("choice of `reading`", reading, READINGS)
+    if patch_cache not in PATCH_CACHES:
+        raise unknown_value("choice of `patch_cache`", patch_cache, PATCH_CACHES)
     large = len(cohort) * image_size**2 * 3 > MAX_MEMORY
-    if reading == "disk" or (reading == "auto" and large):
+    if patch_cache == "disk" or (patch_cache == "auto" and large):
         return StreamedPatchDataset(cohort, schema, image_size)
     return PatchDataset(cohort, schema, image_size, on_error)
 

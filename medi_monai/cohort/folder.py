@@ -13,7 +13,7 @@ import pandas as pd
 from medi_monai.cohort.table import TABLE_FILES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.workers import LOCK_FILES, one_at_a_time
+from medi_monai.utils.workers import LOCK_FILES, folder_lock
 
 __all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
 
@@ -39,7 +39,7 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
         InputError: for a folder with a cohort of other settings or with anything else, or one that cannot be written.
     """
     root = writable_dir(folder)
-    with one_at_a_time(root):
+    with folder_lock(root):
         _claim(root, settings)
         yield root
 

@@ -32,7 +32,7 @@ from medi_monai.wsi.readers import read_image
 
 __all__ = ["audit_run", "audited_cohort", "prepare_run"]
 
-AUDITED = ("patches", "table")
+AUDIT_SOURCES = ("patches", "table")
 #: an attribute of numbers with more values than this is looked at in bins
 MAX_CATEGORIES = 20
 
@@ -100,7 +100,7 @@ def prepare_run(
 def audited_cohort(
     preparation: Preparation,
     cohort_dir: str | os.PathLike,
-    audited: str,
+    audit_source: str,
     on_error: str,
     num_workers: int | None,
     fail_on_leakage: bool = False,
@@ -110,15 +110,15 @@ def audited_cohort(
     Args:
         preparation: source and splits.
         cohort_dir: the prepared cohort; prepared on first use.
-        audited: ``patches`` of the cohort, or ``table``: the rows of the source with the split that they would have,
-            for which no image needs to be there.
+        audit_source: ``patches`` of the cohort, or ``table``: the rows of the source with the split that they would
+            have, for which no image needs to be there.
         on_error: as for :func:`medi_monai.cohort.prepare`.
         num_workers: as for :func:`medi_monai.cohort.prepare`.
         fail_on_leakage: as for :func:`audit_run`; then patches have to be measured.
     """
-    if audited not in AUDITED:
-        raise unknown_value("choice of `audited`", audited, AUDITED)
-    if audited == "table":
+    if audit_source not in AUDIT_SOURCES:
+        raise unknown_value("choice of `audit_source`", audit_source, AUDIT_SOURCES)
+    if audit_source == "table":
         print("auditing: of a table, only patients and slides are compared, and no patches", flush=True)
         return table_cohort(preparation)
     _check_measured(preparation, fail_on_leakage)

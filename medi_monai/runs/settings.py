@@ -46,9 +46,9 @@ NAMES = {
     "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
     "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
     "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
-    "anchor_batch_size image_channels patch_size probe_replicates resample_from width depth",
+    "anchor_batch_size image_channels patch_size probe_replicates num_candidates width depth",
     "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length "
-    "retrain_steps classifier_folds stages_at_once",
+    "retrain_steps classifier_folds max_parallel_stages",
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
     "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight "
@@ -72,7 +72,7 @@ NAMES = {
     "path": "output_dir ckpt_dir cohort_dir plan sampling_dir aligned_dir classifier_dir reference_dir text_model_dir",
     "optional path": "dataset_dir target_table resample_table",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme reading measure audited focus normalization fit pad on_long role "
+    "split_scheme patch_cache measure audit_source focus normalization fit pad on_long role "
     "scope subgroup_loss divergence rollout tuned",
     "optional word": "attribute",
     "prompts": "prompts",

@@ -15,7 +15,7 @@ import torch
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
-from medi_monai.utils.workers import claim_folders, let_go
+from medi_monai.utils.workers import claim_folders, release_locks
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
 
@@ -92,7 +92,7 @@ def finish_run(
         "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
     }
     write_json(Path(output_dir) / SUMMARY, content)
-    let_go()
+    release_locks()
     print(f"{run}: done, the results are in {where}", flush=True)
 
 

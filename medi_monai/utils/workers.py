@@ -25,7 +25,7 @@ except ImportError:  # not on Windows
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.progress import progress
 
-__all__ = ["LOCK_FILES", "claim_folders", "let_go", "map_processes", "one_at_a_time", "torch_threads"]
+__all__ = ["LOCK_FILES", "claim_folders", "release_locks", "map_processes", "folder_lock", "torch_threads"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -105,7 +105,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
+def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
     """Go on once no other process holds the lock of a folder, a file ``.lock`` in it that is made and stays.
 
     The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
@@ -123,7 +123,7 @@ def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
-    """Keep the runs of other processes out of these folders until :func:`let_go`, or the end of this process.
+    """Keep the runs of other processes out of these folders until :func:`release_locks`, or the end of this process.
 
     What this process had claimed before is let go. On a file system without locks, nothing is kept out.
 
@@ -133,18 +133,18 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
     Raises:
         InputError: where the run of another process works in one of them.
     """
-    let_go()
+    release_locks()
     for folder in {Path(folder).resolve() for folder in folders}:
         with suppress(OSError):
             file = _claims.enter_context(open(folder / RUN_LOCK, "a"))  # noqa: SIM115
             try:
                 _lock(file)
             except BlockingIOError:
-                let_go()
+                release_locks()
                 raise InputError(f"another run works in {folder}: wait for its end, or choose another folder") from None
 
 
-def let_go() -> None:
+def release_locks() -> None:
     """Let other processes into the folders that this one has claimed."""
     _claims.close()
 

@@ -30,7 +30,7 @@ TINY = {
     "sample_every": 50,
     "num_validation": 4,
     "log_every": 1,
-    "reading": "memory",
+    "patch_cache": "memory",
     "amp": False,
     # the processes part at the end of all tests
     "finalize": ["$@writer.close() if @writer else None"],

@@ -11,7 +11,7 @@ import pytest
 
 from medi_monai.cohort.demo import demo_dataset
 from medi_monai.utils.errors import user_error_in
-from medi_monai.utils.workers import one_at_a_time
+from medi_monai.utils.workers import folder_lock
 
 ROOT = Path(__file__).parents[2]
 #: a training of seconds
@@ -71,7 +71,7 @@ def demo_cache(tmp_path_factory):
     """A cache with the demo slides, which the processes of pytest-xdist share: drawing them takes a minute."""
     own = tmp_path_factory.getbasetemp()
     cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demo cache"
-    with pytest.MonkeyPatch.context() as patch, one_at_a_time(cache):
+    with pytest.MonkeyPatch.context() as patch, folder_lock(cache):
         patch.setenv("MEDI_CACHE", str(cache))
         demo_dataset()
     return cache

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 SMALL = {
-    "stages_at_once": 2,
+    "max_parallel_stages": 2,
     "max_patches_per_slide": 12, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
     "attention_levels": "[False, True]", "num_res_blocks": 1, "val_interval": 2, "checkpoint_every": 2,
     "sample_every": 4, "num_validation": 16, "images_per_combination": 16, "num_steps": 3, "num_halves": 2,

@@ -270,14 +270,14 @@ def test_training_is_the_same_to_the_last_bit_however_patches_are_read(bundle, s
     bundle.run_in_process("preparing", "prepare.json", slides / "overlay.yaml", dataset_dir=slides, **options)
     assert not list(regions.rglob("*.png"))
     weights = {}
-    for name, cohort, reading in (
+    for name, cohort, patch_cache in (
         ("files", done[0], "memory"),
         ("memory", regions, "memory"),
         ("disk", regions, "disk"),
     ):
         folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / name / "output", "cohort_dir": cohort}
         files = ("train.json", slides / "overlay.yaml", SMOKE)
-        bundle.run_in_process("training", *files, dataset_dir=slides, reading=reading, **folders)
+        bundle.run_in_process("training", *files, dataset_dir=slides, patch_cache=patch_cache, **folders)
         weights[name] = torch.load(tmp_path / name / "model.pt", weights_only=True)
     for name in ("memory", "disk"):
         assert weights[name].keys() == weights["files"].keys()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.workers import claim_folders, let_go, map_processes, one_at_a_time, torch_threads
+from medi_monai.utils.workers import claim_folders, folder_lock, map_processes, release_locks, torch_threads
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 
@@ -101,8 +101,8 @@ def test_no_signal_leaves_a_worker_behind_and_ctrl_c_does_not_wait_for_long_jobs
 
 HOLD = """
 import sys, time
-from medi_monai.utils.workers import one_at_a_time
-with one_at_a_time(sys.argv[1]):
+from medi_monai.utils.workers import folder_lock
+with folder_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -122,7 +122,7 @@ def test_a_lock_is_waited_for_and_ends_with_its_process_however_that_ends(tmp_pa
         process.wait(30)
         process.stdout.close()
     for _ in range(2):
-        with one_at_a_time(folder):
+        with folder_lock(folder):
             assert (folder / ".lock").is_file()
     assert capfd.readouterr().out == ""
 
@@ -152,7 +152,7 @@ def test_a_claimed_folder_is_refused_until_its_process_has_ended_however_that_en
     holder.wait(30)
     holder.stdout.close()
     claim_folders([mine, theirs])
-    let_go()
+    release_locks()
 
 
 def test_what_a_process_claims_anew_it_had_and_what_it_lets_go_others_may_have(tmp_path):
@@ -173,7 +173,7 @@ def test_what_a_process_claims_anew_it_had_and_what_it_lets_go_others_may_have(t
     assert not others_may(first)
     claim_folders([second])
     assert others_may(first) and not others_may(second)
-    let_go()
+    release_locks()
     assert others_may(second)
 
 
@@ -189,7 +189,7 @@ def test_without_locks_the_work_goes_on(tmp_path, monkeypatch, case):
 
         monkeypatch.setattr(fcntl, "flock", refuse)
     claim_folders([tmp_path])
-    with one_at_a_time(tmp_path):
+    with folder_lock(tmp_path):
         done = True
     assert done
 

@@ -14,7 +14,7 @@ import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json, write_table
-from medi_monai.utils.workers import one_at_a_time
+from medi_monai.utils.workers import folder_lock
 
 __all__ = ["FeatureStore"]
 
@@ -83,7 +83,7 @@ class FeatureStore:
                 f"{folder}: each has to be 1 or more"
             )
         (folder / DONE_DIR).mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder):
+        with folder_lock(folder):
             if (folder / STORE_FILE).is_file():
                 store = cls(folder)
                 store._check(fingerprint, len(table), dim)

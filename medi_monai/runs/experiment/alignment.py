@@ -52,8 +52,8 @@ def fair_experiment_run(
     reference_dir: str | None,
     num_images: int,
     alternatives: bool = True,
-    resample_from: int = 1800,
-    stages_at_once: int | None = None,
+    num_candidates: int = 1800,
+    max_parallel_stages: int | None = None,
 ) -> dict[str, Any]:
     """Prepare, train, read, align, sample before and after with the same noise, evaluate; the page is ``report.html``.
 
@@ -69,8 +69,8 @@ def fair_experiment_run(
         num_images: generated before and after, of neutral prompts and of those that name the attribute.
         alternatives: whether two other ways to the target stand beside: ``retrained``, the model trained on with real
             images resampled to it, and ``resampled``, images of the untuned model chosen by the guide.
-        resample_from: images that ``resampled`` is chosen from, drawn with noise of their own.
-        stages_at_once: beside each other, where they do not need each other; None takes two on a CPU.
+        num_candidates: images that ``resampled`` is chosen from, drawn with noise of their own.
+        max_parallel_stages: beside each other, where they do not need each other; None takes two on a CPU.
 
     Returns:
         The content of ``metrics.json``.
@@ -91,12 +91,12 @@ def fair_experiment_run(
     _check_late_options(options, stage_options)
     options, aligning = {**options, "prompts": _kept_prompts(options["prompts"], output)}, stage_options["aligning"]
     start = time.perf_counter()
-    schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
+    schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages)
     schedule.run(_preparation(output, reference_dir))
     training = captioned_cohort(Cohort.read(output / "cohort"))
     cohort_target(aligning["target"], training, options["attribute"], aligning.get("target_table"))
     named = _check_prompts(training, options, num_images)
-    stages = _stages(output, num_images, resample_from if alternatives else None, options["seed"], named)
+    stages = _stages(output, num_images, num_candidates if alternatives else None, options["seed"], named)
     schedule.run(stages)
     evaluation = _evaluation(output, stages, alternatives, named, bool(reference_dir))
     schedule.run([_with_costs(evaluation, output, schedule.seconds, stage_options)])
@@ -207,11 +207,11 @@ def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
     ]
 
 
-def _stages(output: Path, num_images: int, resample_from: int | None, seed: int, named: bool) -> list[Stage]:
+def _stages(output: Path, num_images: int, num_candidates: int | None, seed: int, named: bool) -> list[Stage]:
     """From the training to the last images, first those that most others wait for; with None, no alternatives."""
     models, aligned = output / "models", output / "models" / "aligned"
     before, after = ("training",), ("aligning",)
-    others = [] if resample_from is None else _alternatives(output, num_images, resample_from, seed)
+    others = [] if num_candidates is None else _alternatives(output, num_images, num_candidates, seed)
     return [
         Stage(
             "training", "training", ["train.json"], models / "model.pt", {
@@ -234,7 +234,7 @@ def _stages(output: Path, num_images: int, resample_from: int | None, seed: int,
     ]  # fmt: skip
 
 
-def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) -> list[Stage]:
+def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int) -> list[Stage]:
     models, retrained, resampled = output / "models", output / "models" / "retrained", output / FOLDERS["resampled"]
     chosen_from = f"neutral {TO_CHOOSE_FROM}"
     return [
@@ -245,7 +245,7 @@ def _alternatives(output: Path, num_images: int, resample_from: int, seed: int) 
             }, ("training",), "retraining",
         ),
         # with a seed of its own: an image of the noise of `before` would be the very image
-        _sampling(output, chosen_from, models, resample_from, ("training",), seed=seed + 1),
+        _sampling(output, chosen_from, models, num_candidates, ("training",), seed=seed + 1),
         Stage(
             "resampling", "resampling", ["resample.json"], resampled / "summary.json", {
                 "ckpt_dir": models, "classifier_dir": models, "sampling_dir": output / chosen_from,

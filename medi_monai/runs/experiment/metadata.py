@@ -44,7 +44,7 @@ def experiment_run(
     output_dir: str | os.PathLike,
     options: Mapping[str, Any],
     stage_options: Mapping[str, Mapping[str, Any]],
-    stages_at_once: int | None = None,
+    max_parallel_stages: int | None = None,
 ) -> dict[str, Any]:
     """Prepare, train and sample both arms on one budget, evaluate, probe, and write ``report.html``.
 
@@ -56,7 +56,7 @@ def experiment_run(
         output_dir: folder of everything.
         options: by the ids of the bundle's configs; each stage takes those that its config has.
         stage_options: options of one stage alone, by run id: what bears one name in several of them.
-        stages_at_once: beside each other, where they do not need each other; None takes two on a CPU.
+        max_parallel_stages: beside each other, where they do not need each other; None takes two on a CPU.
 
     Returns:
         The content of ``experiment.json``.
@@ -71,7 +71,7 @@ def experiment_run(
         raise InputError(f"there is no bundle in {bundle}; start in the repository, or give --bundle_root")
     _check_late_options(options, stage_options)
     start = time.perf_counter()
-    schedule = Schedule(bundle, output, options, stage_options, stages_at_once)
+    schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages)
     schedule.run(_stages(output))
     seconds = schedule.seconds
     cohort = Cohort.read(output / "cohort")

@@ -27,7 +27,7 @@ def settings(**changed):
     """What the config hands over."""
     parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "experiment.json")))
     parser.update(changed)
-    names = ("options", "stage_options", "reference_dataset", "num_images", "resample_from")
+    names = ("options", "stage_options", "reference_dataset", "num_images", "num_candidates")
     return dict(zip(names, map(parser.get_parsed_content, names)))
 
 
@@ -68,7 +68,7 @@ def experiment(tmp_path, monkeypatch):
         started.clear()
         given = settings(**changed)
         args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
-        fair_experiment.fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["resample_from"])
+        fair_experiment.fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
     run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]
@@ -220,7 +220,7 @@ def test_own_images_are_not_compared_with_the_demo():
 
 def test_every_option_of_the_experiment_is_checked_or_a_flag():
     config = json.loads((BUNDLE / "configs" / "experiment.json").read_text())
-    for name in ("target", "target_table", "retrain_steps", "retrain_learning_rate", "resample_from"):
+    for name in ("target", "target_table", "retrain_steps", "retrain_learning_rate", "num_candidates"):
         assert config["checked"][name] == f"@{name}" and name in config
     for name in ("alternatives", "amp", "harden_guide"):
         assert f"{name}=@{name}" in config["flags"]
