@@ -5,7 +5,7 @@ from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset, Stream
 from medi_monai.cohort.duplicates import hash_images, near_duplicates
 from medi_monai.cohort.extraction import Cutting
 from medi_monai.cohort.plan import expand_plan, make_plan, read_plan
-from medi_monai.cohort.prepare import Preparation, Share, default_cohort_dir, load_or_prepare, prepare, table_cohort
+from medi_monai.cohort.prepare import Preparation, Shard, default_cohort_dir, load_or_prepare, prepare, table_cohort
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits
 from medi_monai.cohort.table import Cohort
@@ -17,7 +17,7 @@ __all__ = [
     "ImageTable",
     "PatchDataset",
     "Preparation",
-    "Share",
+    "Shard",
     "SplitScheme",
     "StreamedPatchDataset",
     "assign_splits",

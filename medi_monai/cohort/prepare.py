@@ -23,7 +23,7 @@ from medi_monai.utils.files import json_digest, read_json, write_json, write_tab
 from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.readers import BACKENDS
 
-__all__ = ["Preparation", "Share", "default_cohort_dir", "load_or_prepare", "prepare", "table_cohort"]
+__all__ = ["Preparation", "Shard", "default_cohort_dir", "load_or_prepare", "prepare", "table_cohort"]
 
 #: one row per patch of the cohort, in its order: what was measured
 QUALITY_FILE = "quality.parquet"
@@ -63,7 +63,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The part of the work that this process has, of several that were started together.
 
     Args:
@@ -115,7 +115,7 @@ def prepare(
     on_error: str = "stop",
     num_workers: int | None = None,
     backend: str = "auto",
-    share: Share | None = None,
+    shard: Shard | None = None,
     once: bool = False,
 ) -> Cohort:
     """Cut all images into patches; write ``patches/``, the cohort table, ``slides.csv`` and ``rejected.csv``.
@@ -130,7 +130,7 @@ def prepare(
             is a list of what was left out.
         num_workers: processes; by default one per core.
         backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
-        share: of the work, where several processes were started together; all get the whole cohort.
+        shard: of the work, where several processes were started together; all get the whole cohort.
         once: take the cohort that another process has prepared meanwhile, and look at no slide again.
 
     Raises:
@@ -141,15 +141,15 @@ def prepare(
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
     if backend not in BACKENDS:
         raise unknown_value("back end", backend, BACKENDS)
-    share = share or Share()
-    with nullcontext() if share.rank == 0 else redirect_stdout(StringIO()):
+    shard = shard or Shard()
+    with nullcontext() if shard.rank == 0 else redirect_stdout(StringIO()):
         rows = _rows(preparation, on_error)
-    if share.rank > 0:
-        return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, share)
+    if shard.rank > 0:
+        return _prepare(preparation, Path(output_dir), rows, on_error, num_workers, backend, shard)
     with claimed_folder(output_dir, preparation.settings()) as root:
         if once and holds_cohort(root):
             return Cohort.read(root)
-        return _prepare(preparation, root, rows, on_error, num_workers, backend, share)
+        return _prepare(preparation, root, rows, on_error, num_workers, backend, shard)
 
 
 def _prepare(
@@ -159,24 +159,24 @@ def _prepare(
     on_error: str,
     num_workers: int | None,
     backend: str,
-    share: Share,
+    shard: Shard,
 ) -> Cohort:
-    share.wait()
+    shard.wait()
     work = _Patches if preparation.source.unit == "patches" else _Slides
     stage = work(preparation, root, rows[rows["problem"] == ""], backend)
     problems: dict[str, str] = {}
-    for image, problem in stage.run(share, num_workers):
+    for image, problem in stage.run(shard, num_workers):
         if on_error == "stop":
             raise InputError(f"{problem.rstrip('.')}. To go on without such images: --on_error skip")
         problems[image] = problem
-    write_json(root / "patches" / f"problems-{share.rank}.json", problems)
-    share.wait()
-    if share.rank == 0:
+    write_json(root / "patches" / f"problems-{shard.rank}.json", problems)
+    shard.wait()
+    if shard.rank == 0:
         found: dict[str, str] = {}
-        for rank in range(share.world_size):
+        for rank in range(shard.world_size):
             found |= read_json(root / "patches" / f"problems-{rank}.json")
         _finish(preparation, root, rows, stage, found)
-    share.wait()
+    shard.wait()
     return Cohort.read(root)
 
 
@@ -210,9 +210,9 @@ class _Slides:
             for image, mpp in zip(rows["image"], rows["mpp"])
         ]
 
-    def run(self, share: Share, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the share's part; yields each image that cannot be used, and why."""
-        mine = self._jobs[share.rank :: share.world_size]
+    def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """Do this process's part; yields each image that cannot be used, and why."""
+        mine = self._jobs[shard.rank :: shard.world_size]
         replaced = [job.image for job in mine if is_cut(job) and is_replaced(job)]
         if replaced:
             print(
@@ -261,9 +261,9 @@ class _Patches:
             for part in parts
         ]
 
-    def run(self, share: Share, num_workers: int | None) -> Iterator[tuple[str, str]]:
+    def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
         """As of slides."""
-        jobs = self._jobs[share.rank :: share.world_size]
+        jobs = self._jobs[shard.rank :: shard.world_size]
         # files that could not be read may have been mended
         pending = [job for job in jobs if not job.record.is_file() or (read_scan(job)["problem"] != "").any()]
         unit = f"{PATCHES_PER_SCAN} patches"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medi_monai.cohort import (
-    Share,
+    Shard,
 )
 from medi_monai.utils.errors import InputError, RunStopped
 
@@ -114,14 +114,14 @@ LONGEST_WAIT = timedelta(days=30)
 
 
 @contextmanager
-def started_together() -> Iterator[Share]:
-    """The share of this process of those that ``torchrun`` started; the whole where it did not."""
+def started_together() -> Iterator[Shard]:
+    """The shard of this process of those that ``torchrun`` started; the whole where it did not."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Share()
+        yield Shard()
         return
     idist.initialize("gloo", timeout=LONGEST_WAIT)
     try:
-        yield Share(idist.get_rank(), idist.get_world_size(), _wait_for_all)
+        yield Shard(idist.get_rank(), idist.get_world_size(), _wait_for_all)
     finally:
         idist.finalize()
 

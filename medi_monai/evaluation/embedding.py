@@ -16,7 +16,7 @@ from ignite.engine import Engine
 from monai.transforms import Compose, MapTransform, Randomizable
 from torch.utils.data import DataLoader
 
-from medi_monai.cohort import Cohort, Share, StreamedPatchDataset
+from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
 from medi_monai.cohort.folder import SETTINGS_FILE as PREPARATION_FILE
 from medi_monai.cohort.samples import MANIFEST
 from medi_monai.cohort.samples import SETTINGS_FILE as SAMPLING_FILE
@@ -48,7 +48,7 @@ def embed_images(
     transform: Callable[[Any], Any] | None = None,
     num_workers: int = 0,
     recipe: Mapping[str, Any] | None = None,
-    share: Share | None = None,
+    shard: Shard | None = None,
 ) -> FeatureStore:
     """The features of all images of a cohort, in the order of its rows.
 
@@ -70,7 +70,7 @@ def embed_images(
         num_workers: processes that read ahead; with 0, images are read between the batches.
         recipe: JSON that says what else decides the pixels; required with a ``transform``, of which it is the
             description.
-        share: the part of this process; by default that of ``torchrun``. Where several cohorts are embedded in turn,
+        shard: the part of this process; by default that of ``torchrun``. Where several cohorts are embedded in turn,
             give the one of :func:`medi_monai.runs.preparing.started_together` around them all.
 
     Raises:
@@ -87,7 +87,7 @@ def embed_images(
     fingerprint = _fingerprint(cohort, encoder, image_size, recipe)
     folder = Path(features_dir) / f"{encoder.name}_{json_digest(fingerprint)[:8]}"
     block_size = -(-BLOCK_SIZE // batch_size) * batch_size
-    with started_together() if share is None else nullcontext(share) as part:
+    with started_together() if shard is None else nullcontext(shard) as part:
         if part.rank == 0:
             FeatureStore.create_or_open(folder, cohort.table, fingerprint, encoder.dim, block_size)
         part.wait()
@@ -216,11 +216,11 @@ def embed_all(
         ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
         alone goes on.
     """
-    with started_together() as share:
+    with started_together() as shard:
         features = {}
         for name, images in {"real": cohort, **arms}.items():
             folder = images.root / "features"
             features[name] = embed_images(
-                images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, share=share
+                images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, shard=shard
             ).features
-    return features, share.rank == 0
+    return features, shard.rank == 0

@@ -13,7 +13,7 @@ import torch
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import group_weights, spread_rows
 from medi_monai.cohort.reading import PatchReader
-from medi_monai.evaluation.probing import LogisticProbe, Standardizer, codes_of, fit_path, readability, stable_order
+from medi_monai.evaluation.probing import LogisticProbe, Standardizer, codes_of, fit_path, probe_accuracy, stable_order
 from medi_monai.metrics import nearest_neighbors
 from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned, wilson_interval
 from medi_monai.utils.errors import InputError
@@ -41,7 +41,7 @@ def read_columns(
     table: pd.DataFrame,
     arms: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
     columns: Sequence[str],
-    cs: Sequence[float],
+    c_values: Sequence[float],
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """How often a classifier of real images reads in a generated one what was asked for.
@@ -54,7 +54,7 @@ def read_columns(
         table: of the same images.
         arms: features and manifest of each arm.
         columns: label and attributes.
-        cs: values of C to choose from.
+        c_values: values of C to choose from.
         seed: of all draws.
 
     Returns:
@@ -71,7 +71,7 @@ def read_columns(
         codes, names = codes_of(table, [column])
         if len(names) < 2:
             continue
-        found["real"][column] = readability(features, codes, patients, cs, seed)
+        found["real"][column] = probe_accuracy(features, codes, patients, c_values, seed)
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
         read = np.unique(codes[~held])
         if len(read) < 2 or not np.isin(codes[held], read).any():
@@ -79,7 +79,7 @@ def read_columns(
         scale = Standardizer().fit(features[~held])
         known, other = (scale.transform(features[part]) for part in (~held, held))
         weights = group_weights(groups[~held])
-        probe, _ = fit_path(known, codes[~held], len(names), cs, other, codes[held], weights)
+        probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
         for arm, (generated, manifest) in arms.items():
             found[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
     return found

@@ -60,7 +60,7 @@ def evaluate_run(
     image_size: int,
     output_dir: str | os.PathLike,
     settings: FidelitySettings | None = None,
-    cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
+    c_values: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
     batch_size: int = 256,
     device: str = "cpu",
     num_workers: int = 0,
@@ -76,7 +76,7 @@ def evaluate_run(
         image_size: side in pixels.
         output_dir: earlier results move to ``earlier-<n>``.
         settings: how sets are compared.
-        cs: values of C for the classifiers that read generated images.
+        c_values: values of C for the classifiers that read generated images.
         batch_size: of the encoder.
         device: of the encoder.
         num_workers: processes that read images.
@@ -100,7 +100,7 @@ def evaluate_run(
             f"arm (the largest set has {largest}): sample more with --images_per_combination, or lower --min_images"
         )
     manifests = {arm: (features[arm], images.table) for arm, images in sampled.items()}
-    read = read_columns(features["real"], real.table, manifests, columns, cs, settings.seed)
+    read = read_columns(features["real"], real.table, manifests, columns, c_values, settings.seed)
     with_images = {arm: (features[arm], images) for arm, images in sampled.items()}
     memory, closest = memorization(features["real"], real, with_images, image_size, settings.seed)
     matched = {tuple(one["name"]) for one in results if one["matched"]}
@@ -109,7 +109,7 @@ def evaluate_run(
         "label": label,
         "attributes": list(attributes),
         "encoder": encoder.describe(),
-        "settings": {**vars(settings), "image_size": image_size, "cs": list(cs), "arms": dict(arms)},
+        "settings": {**vars(settings), "image_size": image_size, "c_values": list(c_values), "arms": dict(arms)},
         "settings_that_differ": settings_that_differ(sampled),
         "digests": {
             "cohort": cohort.digest,

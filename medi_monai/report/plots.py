@@ -39,7 +39,7 @@ STYLES = {
     "reweighted": ("#7fa38c", "^"),
     "oversampled": ("#b79a86", "<"),
     "stain_augmented": ("#a58bb3", ">"),
-    "stain_normalised": ("#86a0b5", "p"),
+    "stain_normalized": ("#86a0b5", "p"),
 }
 #: of arms with other names, in their order
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))

@@ -265,7 +265,7 @@ def _add_correlation(page: Page, content: Mapping[str, Any], titles: Mapping[str
 def _add_shortcut(page: Page, content: Mapping[str, Any]) -> None:
     shortcut, center = content["shortcut"], (content["attributes"] or ["center"])[0]
     rows = {}
-    for name, title in (("label_readability", content["label"]), ("center_readability", center)):
+    for name, title in (("label_probe_accuracy", content["label"]), ("center_probe_accuracy", center)):
         one = shortcut.get(name) or {}
         rows[title] = {
             "balanced accuracy": figure_text(one, 3),

@@ -91,7 +91,7 @@ def arm_title(name: str, added: Iterable[str] = ()) -> str:
     """How an arm is called on a page; one that adds generated images to real ones says so."""
     if name in added:
         return f"real + {name}"
-    return name.replace("normalised", "normalized").replace("_", " ").strip() or name
+    return name.replace("_", " ").strip() or name
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

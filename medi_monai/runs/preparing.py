@@ -48,7 +48,7 @@ def prepare_run(
 ) -> Cohort:
     """:func:`medi_monai.cohort.prepare` with its audit, both pages and a summary.
 
-    Started by ``torchrun``, every process cuts a share of the slides, on one machine or on many that see the same
+    Started by ``torchrun``, every process cuts a shard of the slides, on one machine or on many that see the same
     folders, and the first one writes the tables.
 
     Args:
@@ -65,11 +65,11 @@ def prepare_run(
             refused, and patches would not be compared.
     """
     _check_measured(preparation, fail_on_leakage)
-    with started_together() as share:
+    with started_together() as shard:
         if num_workers is None:
             num_workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        cohort = prepare(preparation, output_dir, on_error, num_workers, backend, share)
-        if share.rank > 0:
+        cohort = prepare(preparation, output_dir, on_error, num_workers, backend, shard)
+        if shard.rank > 0:
             return cohort
     root, table, source = cohort.root, cohort.table, preparation.source
     audit = _audit(cohort, source.label, source.attributes, root, continuous, preparation.splits.columns)

@@ -57,8 +57,8 @@ NAMES = {
     "stain_jitter min_confidence tolerance",
     "optional fraction": "val_fraction",
     "optional rate": "source_mpp",
-    "rates": "cs ratios",
-    "fractions": "correlations",
+    "rates": "c_values sweep_ratios",
+    "fractions": "sweep_correlations",
     "names": "demographics baselines attributes continuous subpopulation_columns metadata_columns split_columns "
     "plan_columns",
     "values": "holdout_values",
@@ -68,7 +68,7 @@ NAMES = {
     "optional shares": "resample_to",
     "mapping": "columns arms",
     "table": "table encoder",
-    "counts": "channels reals_per_class nums_centers",
+    "counts": "channels sweep_real_per_class sweep_num_centers",
     "path": "output_dir ckpt_dir cohort_dir plan sampling_dir aligned_dir classifier_dir reference_dir text_model_dir",
     "optional path": "dataset_dir target_table resample_table",
     "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medi_monai.cohort import (
     Cohort,
-    Share,
+    Shard,
     SplitScheme,
     default_cohort_dir,
     load_or_prepare,
@@ -88,8 +88,8 @@ def test_several_processes_share_the_work(data, prepared, tmp_path, in_process, 
     barrier, done = threading.Barrier(2), []
 
     def work(rank):
-        share = Share(rank, 2, lambda: barrier.wait(60))
-        done.append(prepare(preparation(data), tmp_path, "skip", share=share))
+        shard = Shard(rank, 2, lambda: barrier.wait(60))
+        done.append(prepare(preparation(data), tmp_path, "skip", shard=shard))
 
     ranks = [threading.Thread(target=work, args=(rank,)) for rank in (1, 0)]
     for rank in ranks:

@@ -5,7 +5,7 @@ import torch
 from monai.transforms import Compose
 from PIL import Image
 
-from medi_monai.cohort import Cohort, Share, StreamedPatchDataset
+from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
 from medi_monai.evaluation.embedding import embed_images
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.networks.encoders import Encoder
@@ -143,8 +143,8 @@ def test_two_processes_leave_what_one_leaves(cohort, tmp_path):
     whole = embed_images(cohort, Means(), tmp_path / "one", SIZE)
     encoders = [Means(), Means()]
     with pytest.raises(RunStopped, match="another process ended early"):
-        embed_images(cohort, encoders[0], tmp_path / "two", SIZE, share=Share(0, 2))
-    store = embed_images(cohort, encoders[1], tmp_path / "two", SIZE, share=Share(1, 2))
+        embed_images(cohort, encoders[0], tmp_path / "two", SIZE, shard=Shard(0, 2))
+    store = embed_images(cohort, encoders[1], tmp_path / "two", SIZE, shard=Shard(1, 2))
     assert [encoder.seen for encoder in encoders] == [COUNT - BLOCK, BLOCK]
     assert (store.folder / "features.npy").read_bytes() == (whole.folder / "features.npy").read_bytes()
 
@@ -153,13 +153,13 @@ def test_the_first_process_makes_the_store_that_the_others_wait_for(cohort, tmp_
     waits = []
 
     def wait():
-        # what the first process does until both wait: it makes the store, and embeds its share
+        # what the first process does until both wait: it makes the store, and embeds its shard
         waits.append(len(list(tmp_path.iterdir())))
         if len(waits) == 1:
             with pytest.raises(RunStopped):
-                embed_images(cohort, Means(), tmp_path, SIZE, share=Share(0, 2))
+                embed_images(cohort, Means(), tmp_path, SIZE, shard=Shard(0, 2))
 
-    assert embed_images(cohort, Means(), tmp_path, SIZE, share=Share(1, 2, wait)).complete
+    assert embed_images(cohort, Means(), tmp_path, SIZE, shard=Shard(1, 2, wait)).complete
     assert waits == [0, 1]
 
 

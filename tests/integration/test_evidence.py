@@ -10,9 +10,9 @@ SMALL = {
     "max_patches_per_slide": 12, "max_steps": 4, "warmup_steps": 2, "batch_size": 8, "channels": "[16, 32]",
     "attention_levels": "[False, True]", "num_res_blocks": 1, "val_interval": 2, "checkpoint_every": 2,
     "sample_every": 4, "num_validation": 16, "images_per_combination": 16, "num_steps": 3, "num_halves": 2,
-    "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "ratios": "[0.5]", "reals_per_class": "[25]",
-    "nums_centers": "[4]", "correlations": "[0, 1]", "cs": "[0.1]", "num_augmented": 1, "min_images": 8,
-    "baselines": "['reweighted', 'stain_augmented', 'stain_normalised']", "amp": False,
+    "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "sweep_ratios": "[0.5]", "sweep_real_per_class": "[25]",
+    "sweep_num_centers": "[4]", "sweep_correlations": "[0, 1]", "c_values": "[0.1]", "num_augmented": 1,
+    "min_images": 8, "baselines": "['reweighted', 'stain_augmented', 'stain_normalized']", "amp": False,
 }  # fmt: skip
 STAGES = ["preparing", "training cls", "training medi", "sampling cls", "sampling medi", "evaluation", "probing"]
 
@@ -49,7 +49,7 @@ def test_the_tables_have_what_they_promise(experiment):
         # a network that has hardly been trained is worse than other patients
         assert arm["frechet_distance"]["mean"]["value"] > 2 * arm["frechet_distance"]["floor"]["value"]
     probe = json.loads((output / "probing" / "probe.json").read_text())
-    assert list(probe["arms"]) == ["real", "reweighted", "stain_augmented", "stain_normalised", "cls", "medi"]
+    assert list(probe["arms"]) == ["real", "reweighted", "stain_augmented", "stain_normalized", "cls", "medi"]
     for arm in probe["arms"].values():
         for name in ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc"):
             assert set(arm[name]) >= {"value", "ci95", "n"}
@@ -75,8 +75,8 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
         ("evaluation", "evaluate.json", {"encoder": "embeded"}, "did you mean 'embedded'"),
         ("evaluation", "evaluate.json", {"arms": {}}, "no arm to compare"),
         ("probing", "probe.json", {"baselines": ["reweigted"]}, "did you mean 'reweighted'"),
-        ("probing", "probe.json", {"cs": [0]}, "cs = "),
-        ("experiment", "experiment.json", {"correlations": [2]}, "numbers from 0 to 1"),
+        ("probing", "probe.json", {"c_values": [0]}, "c_values = "),
+        ("experiment", "experiment.json", {"sweep_correlations": [2]}, "numbers from 0 to 1"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run_id, config, options, message):

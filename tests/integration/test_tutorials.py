@@ -57,7 +57,7 @@ def test_the_shortcut_tutorial_tells_its_story(bundle, executed, tmp_path):
     notebook = executed("03_is_there_a_shortcut.ipynb", MEDI_TUTORIAL_OUTPUT=tmp_path / "output", **settings)
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     tables = " ".join(output.get("data", {}).get("text/plain", "") for output in shown)
-    for words in ("center", "same class, another center", "stain_normalised", "worst_group_accuracy"):
+    for words in ("center", "same class, another center", "stain_normalized", "worst_group_accuracy"):
         assert words in tables
     assert (tmp_path / "output" / "probing" / "report.html").stat().st_size > 10_000
 

@@ -9,7 +9,7 @@ from medi_monai.report import write_probe_page
 from medi_monai.report.plots import STYLES, arm_styles, forest_plot, sweep_curves
 
 FIGURES = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc", "calibration_error")
-ARMS = ("real", "stain_normalised", "cls", "medi")
+ARMS = ("real", "stain_normalized", "cls", "medi")
 
 
 def figure(value, low=None, high=None, n=3517, **more):
@@ -55,8 +55,8 @@ def probing(names=ARMS, centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=
         ],
         "sweeps": {"ratio": points, "real_per_class": points, "num_centers": []},
         "shortcut": {
-            "label_readability": readable,
-            "center_readability": {**readable, "value": 0.998},
+            "label_probe_accuracy": readable,
+            "center_probe_accuracy": {**readable, "value": 0.998},
             "robustness_index": {"value": 0.014, "k": 5, "num_pairs": 64, "n": 29228},
             "correlation": {
                 "levels": [0.0, 0.5, 1.0],

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medi_monai.cohort import Cohort, Cutting, ImageTable, Preparation, Share, SplitScheme
+from medi_monai.cohort import Cohort, Cutting, ImageTable, Preparation, Shard, SplitScheme
 from medi_monai.cohort.demo import CENTERS, TUMORS
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.demo.histology import draw_stains, scan
@@ -237,17 +237,17 @@ def test_rows_left_out_are_counted_and_named(data, tmp_path):
 def test_alone_a_process_has_all_the_work(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    with started_together() as share:
-        assert (share.rank, share.world_size) == (0, 1)
-        share.wait()
+    with started_together() as shard:
+        assert (shard.rank, shard.world_size) == (0, 1)
+        shard.wait()
 
 
 @pytest.mark.parametrize("local, expected", [("1", 12), ("4", 3), ("16", 1)])
 def test_cores_are_dealt_among_the_processes_of_a_machine(data, tmp_path, monkeypatch, local, expected):
     given = {}
 
-    def stop_here(preparation, output_dir, on_error, num_workers, backend, share):
-        given.update(num_workers=num_workers, share=share)
+    def stop_here(preparation, output_dir, on_error, num_workers, backend, shard):
+        given.update(num_workers=num_workers, shard=shard)
         return "the cohort"
 
     monkeypatch.setattr("medi_monai.runs.preparing.prepare", stop_here)
@@ -261,7 +261,7 @@ def test_cores_are_dealt_among_the_processes_of_a_machine(data, tmp_path, monkey
     # another rank than the first is done with its slides
     assert prepare_run(preparation(data), tmp_path) == "the cohort"
     assert given["num_workers"] == expected and not list(tmp_path.iterdir())
-    assert dataclasses.replace(given["share"], wait=None) == Share(1, 2, None)
+    assert dataclasses.replace(given["shard"], wait=None) == Shard(1, 2, None)
 
 
 def test_where_another_process_has_ended_the_rest_say_so(monkeypatch):
@@ -272,5 +272,5 @@ def test_where_another_process_has_ended_the_rest_say_so(monkeypatch):
     for name in ("initialize", "finalize"):
         monkeypatch.setattr(f"ignite.distributed.{name}", lambda *arguments, **options: None)
     monkeypatch.setattr("ignite.distributed.barrier", broken)
-    with started_together() as share, pytest.raises(RunStopped, match="another process of this run has ended"):
-        share.wait()
+    with started_together() as shard, pytest.raises(RunStopped, match="another process of this run has ended"):
+        shard.wait()

@@ -4,7 +4,7 @@ from medi_monai.cohort.groups import codes_of, stable_order
 from medi_monai.evaluation.probing.arms import BASELINES, Arm, ImageSet, arm_named
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
 from medi_monai.evaluation.probing.protocol import Outcome, ProbeProtocol, Setting
-from medi_monai.evaluation.probing.shortcut import balanced_robustness, correlated_rows, find_squares, readability
+from medi_monai.evaluation.probing.shortcut import balanced_robustness, correlated_rows, find_squares, probe_accuracy
 from medi_monai.evaluation.probing.store import FeatureStore
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "correlated_rows",
     "find_squares",
     "fit_path",
-    "readability",
+    "probe_accuracy",
     "stable_order",
 ]

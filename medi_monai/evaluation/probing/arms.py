@@ -25,7 +25,7 @@ __all__ = [
     "oversampled_counts",
 ]
 
-AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalised"
+AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
 
 
 @dataclass(frozen=True)

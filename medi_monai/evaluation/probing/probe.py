@@ -128,7 +128,7 @@ def fit_path(
     features: Features,
     labels: np.ndarray | torch.Tensor,
     num_classes: int,
-    cs: Sequence[float],
+    c_values: Sequence[float],
     validation_features: Features,
     validation_labels: np.ndarray | torch.Tensor,
     weights: np.ndarray | torch.Tensor | None = None,
@@ -144,7 +144,7 @@ def fit_path(
         features: ``(N, D)`` of training.
         labels: ``(N,)`` integers in [0, ``num_classes``).
         num_classes: classes that exist, two or more.
-        cs: values of C to try, one or more.
+        c_values: values of C to try, one or more.
         validation_features: ``(M, D)``.
         validation_labels: ``(M,)``.
         weights: ``(N,)`` of training rows.
@@ -157,9 +157,9 @@ def fit_path(
     Raises:
         InputError: as :meth:`LogisticProbe.fit`, or for validation data without a row of the training's classes.
     """
-    if len(cs) == 0:
+    if len(c_values) == 0:
         raise InputError("there is no value of C to choose from: give one or more")
-    probes = [LogisticProbe(c, device=device) for c in sorted(set(cs))]
+    probes = [LogisticProbe(c, device=device) for c in sorted(set(c_values))]
     problem = Problem(features, labels, num_classes, weights, torch.device(device))
     validation_features = checked_features(validation_features)
     targets = checked_labels(validation_labels, len(validation_features), num_classes)

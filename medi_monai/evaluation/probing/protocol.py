@@ -76,7 +76,7 @@ class ProbeProtocol:
         augmented: features of stain-augmented copies of the real rows, one array per copy.
         label: column of the class.
         attributes: columns that make a combination with the label; the first is the center.
-        cs: values of C to choose from.
+        c_values: values of C to choose from.
         seed: of all draws.
         device: where to fit.
 
@@ -97,12 +97,12 @@ class ProbeProtocol:
         augmented: Sequence[ImageSet],
         label: str,
         attributes: Sequence[str],
-        cs: Sequence[float],
+        c_values: Sequence[float],
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.views, self.synthetic, self.augmented = dict(views), dict(synthetic), list(augmented)
-        self.label, self.attributes, self.cs = label, tuple(attributes), tuple(cs)
+        self.label, self.attributes, self.c_values = label, tuple(attributes), tuple(c_values)
         self.seed, self.device = seed, device
         table = self.table = views["real"].table
         for name, images in [*self.views.items(), *((AUGMENTED, copy) for copy in self.augmented)]:
@@ -279,7 +279,7 @@ class ProbeProtocol:
             known = gathered([(view, val)], folder if large else None, "validation")
             scale.transform(known, out=known)
             probe, _ = fit_path(
-                training, targets, len(self.classes), self.cs, known, self.labels[val], weights, self.device
+                training, targets, len(self.classes), self.c_values, known, self.labels[val], weights, self.device
             )
             del training, known
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]

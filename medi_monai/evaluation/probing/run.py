@@ -28,7 +28,7 @@ from medi_monai.evaluation.probing import (
     codes_of,
     correlated_rows,
     find_squares,
-    readability,
+    probe_accuracy,
     stable_order,
 )
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
@@ -180,11 +180,11 @@ def _protocol(
     device: str,
 ) -> ProbeProtocol | None:
     # None in all processes of torchrun but the first: they take part in embedding alone
-    with started_together() as share:
+    with started_together() as shard:
 
         def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
             folder = images.root / "features"
-            store = embed_images(images, encoder, folder, image_size, batch_size, device, transform, 0, recipe, share)
+            store = embed_images(images, encoder, folder, image_size, batch_size, device, transform, 0, recipe, shard)
             return ImageSet(store.folder, images.table)
 
         views, augmented = {"real": embedded(real)}, []
@@ -196,9 +196,9 @@ def _protocol(
             transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
             recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
             augmented.append(embedded(real, transform, recipe))
-    if share.rank > 0:
+    if shard.rank > 0:
         return None
-    return ProbeProtocol(views, synthetic, augmented, label, attributes, settings.cs, settings.seed, device)
+    return ProbeProtocol(views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, device)
 
 
 def _identity(
@@ -230,10 +230,10 @@ def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> 
     jobs = [_Job(f"main_{r}", "main", None, r, base, tuple(names)) for r in range(settings.num_repeats)]
     few = tuple(name for name in ("real", "reweighted") if name in names)
     for r in range(settings.sweep_repeats):
-        for ratio in settings.ratios if synthetic else ():
+        for ratio in settings.sweep_ratios if synthetic else ():
             setting = Setting(ratio, settings.real_per_class)
             jobs.append(_Job(f"ratio_{ratio:g}_{r}", "ratio", ratio, r, setting, tuple(synthetic)))
-        for count in settings.reals_per_class:
+        for count in settings.sweep_real_per_class:
             setting = Setting(settings.ratio, count)
             jobs.append(_Job(f"real_{count}_{r}", "real_per_class", count, r, setting, (*few, *synthetic)))
         jobs += _center_jobs(protocol, settings, r, (*few, *synthetic))
@@ -246,7 +246,7 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
     num_classes = table[protocol.label].nunique()
     order = np.random.default_rng(seed_from("centers", settings.seed, repeat)).permutation(len(centers))
     jobs = []
-    for count in [*(n for n in settings.nums_centers if n < len(centers)), len(centers)]:
+    for count in [*(n for n in settings.sweep_num_centers if n < len(centers)), len(centers)]:
         chosen = tuple(sorted(centers[place] for place in order[:count]))
         present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
         if present.nunique() == num_classes:
@@ -267,7 +267,7 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
     jobs = []
     for place, square in enumerate(squares):
         for r in range(settings.sweep_repeats):
-            for level in settings.correlations:
+            for level in settings.sweep_correlations:
                 # levels of one draw share their test images, and what they can of the others
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, place, r))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
@@ -359,8 +359,8 @@ def _shortcut(protocol: ProbeProtocol, label: str, center: str, settings: ProbeS
     features = np.asarray(protocol.views["real"].features[rows])
     table, patients = protocol.table.iloc[rows], protocol.patients[rows]
     found = {}
-    for name, column in (("label_readability", label), ("center_readability", center)):
-        found[name] = readability(features, codes_of(table, [column])[0], patients, settings.cs, settings.seed)
+    for name, column in (("label_probe_accuracy", label), ("center_probe_accuracy", center)):
+        found[name] = probe_accuracy(features, codes_of(table, [column])[0], patients, settings.c_values, settings.seed)
     slides = codes_of(table, ["slide"])[0] if "slide" in table else None
     centers = codes_of(table, [center])[0]
     found["robustness_index"] = balanced_robustness(features, protocol.labels[rows], centers, slides, settings.seed)

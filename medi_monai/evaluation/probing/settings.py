@@ -22,11 +22,11 @@ class ProbeSettings:
         ratio: synthetic images per real one.
         real_per_class: real training images per class, at most; all by default.
         sweep_repeats: repeats of each point of a sweep.
-        ratios: sweep over the ratio.
-        reals_per_class: sweep over the number of real images.
-        nums_centers: sweep over the number of centers in training.
-        correlations: sweep over the correlation of class and center.
-        cs: values of C to choose from.
+        sweep_ratios: sweep over the ratio.
+        sweep_real_per_class: sweep over the number of real images.
+        sweep_num_centers: sweep over the number of centers in training.
+        sweep_correlations: sweep over the correlation of class and center.
+        c_values: values of C to choose from.
         min_count: images that a group needs to be the worst.
         num_augmented: stain-augmented copies of every training image.
         stain_jitter: their strength, see :class:`medi_monai.wsi.transforms.RandStainJitterd`.
@@ -39,11 +39,11 @@ class ProbeSettings:
     ratio: float = 0.5
     real_per_class: int | None = None
     sweep_repeats: int = 3
-    ratios: Sequence[float] = (0.125, 0.25, 0.5)
-    reals_per_class: Sequence[int] = (25, 100, 400, 1600)
-    nums_centers: Sequence[int] = (2, 4, 6)
-    correlations: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    sweep_ratios: Sequence[float] = (0.125, 0.25, 0.5)
+    sweep_real_per_class: Sequence[int] = (25, 100, 400, 1600)
+    sweep_num_centers: Sequence[int] = (2, 4, 6)
+    sweep_correlations: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    c_values: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
     min_count: int = 10
     num_augmented: int = 2
     stain_jitter: float = 0.2
@@ -55,11 +55,18 @@ class ProbeSettings:
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise InputError(f"{name} = {getattr(self, name)}: give {lowest} or more")
-        for name in ("ratio", "real_per_class", "cs", "ratios", "reals_per_class", "nums_centers"):
+        for name in (
+            "ratio",
+            "real_per_class",
+            "c_values",
+            "sweep_ratios",
+            "sweep_real_per_class",
+            "sweep_num_centers",
+        ):
             values = np.atleast_1d([] if getattr(self, name) is None else getattr(self, name))
             if not ((values > 0) & (values < np.inf)).all():
                 raise InputError(f"{name} = {getattr(self, name)}: what is given there has to be above 0")
-        if len(self.cs) == 0:
-            raise InputError("there is no value of C to choose from: give one or more as cs")
-        if not all(0 <= level <= 1 for level in self.correlations):
-            raise InputError(f"correlations = {list(self.correlations)}: 0 to 1 is allowed")
+        if len(self.c_values) == 0:
+            raise InputError("there is no value of C to choose from: give one or more as c_values")
+        if not all(0 <= level <= 1 for level in self.sweep_correlations):
+            raise InputError(f"sweep_correlations = {list(self.sweep_correlations)}: 0 to 1 is allowed")

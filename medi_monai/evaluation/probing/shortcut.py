@@ -15,7 +15,7 @@ from medi_monai.metrics.neighbors import robustness_index
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Square", "balanced_robustness", "correlated_rows", "find_squares", "readability"]
+__all__ = ["Square", "balanced_robustness", "correlated_rows", "find_squares", "probe_accuracy"]
 
 #: values of k among which PathoROB's index takes the one that classifies best
 NEIGHBORS = (5, 11, 21, 41)
@@ -23,11 +23,11 @@ NEIGHBORS = (5, 11, 21, 41)
 MIN_OF_CELL = 5
 
 
-def readability(
+def probe_accuracy(
     features: np.ndarray,
     codes: np.ndarray,
     patients: np.ndarray,
-    cs: Sequence[float],
+    c_values: Sequence[float],
     seed: int = 0,
 ) -> dict:
     """How well a column can be read from features: balanced accuracy of a linear probe on other patients.
@@ -39,7 +39,7 @@ def readability(
         features: ``(N, D)``.
         codes: ``(N,)`` integer values of the column.
         patients: ``(N,)``.
-        cs: values of C to choose from.
+        c_values: values of C to choose from.
         seed: of the deal.
 
     Returns:
@@ -54,7 +54,7 @@ def readability(
             continue
         scale = Standardizer().fit(np.asarray(features[train]))
         known, seen, other = (scale.transform(np.asarray(features[rows])) for rows in (train, val, test))
-        probe, _ = fit_path(known, codes[train], num, cs, seen, codes[val], group_weights(codes[train]))
+        probe, _ = fit_path(known, codes[train], num, c_values, seen, codes[val], group_weights(codes[train]))
         # a value whose patients are all on one side cannot be learned, and is not counted
         counted = np.isin(codes[test], codes[train])
         np.add.at(confusion, (codes[test][counted], probe.predictions(other).numpy()[counted]), 1)

@@ -115,7 +115,7 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
 def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
     shortcut, found = probe["shortcut"], []
     name = next(iter(probe.get("attributes") or ["center"]))
-    center = shortcut.get("center_readability") or {}
+    center = shortcut.get("center_probe_accuracy") or {}
     if center.get("value") is not None:
         found.append(
             _finding(
@@ -159,10 +159,10 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
         found.append(
             _finding("warning", f"The test images are of {patients} patients alone: intervals are wide for a reason.")
         )
-    strongest, weakest = min(probe["settings"]["cs"]), max(probe["settings"]["cs"])
+    strongest, weakest = min(probe["settings"]["c_values"]), max(probe["settings"]["c_values"])
     edge = [name for name, one in probe["arms"].items() if one["training"]["c"] in (strongest, weakest)]
     if edge and strongest < weakest:
-        text = f"The regularizer was always chosen at an end of the range of C by {', '.join(edge)}: widen --cs."
+        text = f"The regularizer was always chosen at an end of the range of C by {', '.join(edge)}: widen --c_values."
         found.append(_finding("warning", text))
     short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
     if short:

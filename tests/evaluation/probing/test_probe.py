@@ -226,15 +226,15 @@ def test_a_fit_that_stops_early_says_so():
 
 def test_the_path_takes_the_lowest_balanced_loss_on_validation():
     features, labels = make_data(rows=400, dim=30, noise=0.3, shares=[0.7, 0.1, 0.1, 0.1])
-    cs = [10.0, 0.001, 0.1, 1.0, 0.01]
-    best, table = fit_path(features[:150], labels[:150], 4, cs, features[150:], labels[150:])
-    assert list(table["c"]) == sorted(cs) and table["converged"].all() and (table["n"] == 250).all()
+    c_values = [10.0, 0.001, 0.1, 1.0, 0.01]
+    best, table = fit_path(features[:150], labels[:150], 4, c_values, features[150:], labels[150:])
+    assert list(table["c"]) == sorted(c_values) and table["converged"].all() and (table["n"] == 250).all()
     weights = 1 / np.bincount(labels[150:])[labels[150:]]
     models = [oracle(features[:150], labels[:150], c) for c in table["c"]]
     losses = [log_loss(labels[150:], m.predict_proba(features[150:]), sample_weight=weights) for m in models]
     np.testing.assert_allclose(table["loss"], losses, rtol=1e-4)
     assert best.c == table["c"][int(np.argmin(losses))]
-    assert 0 < int(np.argmin(losses)) < len(cs) - 1, "the choice lies inside, or this test shows little"
+    assert 0 < int(np.argmin(losses)) < len(c_values) - 1, "the choice lies inside, or this test shows little"
     assert_same_model(best, models[int(np.argmin(losses))], features[:150], labels[:150])
 
 
@@ -251,13 +251,13 @@ def test_validation_of_a_class_that_training_lacks_is_left_out():
     train = (np.arange(600) < 300) & (labels != 3)
     known = (np.arange(600) >= 300) & (labels != 3)
     all_rows = np.arange(600) >= 300
-    cs = [0.01, 1.0]
-    _, table = fit_path(features[train], labels[train], 4, cs, features[all_rows], labels[all_rows])
-    _, expected = fit_path(features[train], labels[train], 4, cs, features[known], labels[known])
+    c_values = [0.01, 1.0]
+    _, table = fit_path(features[train], labels[train], 4, c_values, features[all_rows], labels[all_rows])
+    _, expected = fit_path(features[train], labels[train], 4, c_values, features[known], labels[known])
     np.testing.assert_allclose(table["loss"], expected["loss"], rtol=1e-9)
     assert table["n"].tolist() == [known.sum()] * 2
     with pytest.raises(InputError, match="C cannot be chosen"):
-        fit_path(features[train], labels[train], 4, cs, features[labels == 3], labels[labels == 3])
+        fit_path(features[train], labels[train], 4, c_values, features[labels == 3], labels[labels == 3])
 
 
 def test_the_scale_is_that_of_scikit_learn(monkeypatch, tmp_path):

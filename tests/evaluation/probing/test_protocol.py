@@ -83,8 +83,8 @@ def oracle(one, labels):
 def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     table = real_table()
     copy = ImageSet(features_of(table, 5), table)
-    protocol = make(table, augmented=[copy], views={"stain_normalised": ImageSet(features_of(table, 6), table)})
-    names = ["real", "class_reweighted", "reweighted", "oversampled", "stain_augmented", "stain_normalised", "medi"]
+    protocol = make(table, augmented=[copy], views={"stain_normalized": ImageSet(features_of(table, 6), table)})
+    names = ["real", "class_reweighted", "reweighted", "oversampled", "stain_augmented", "stain_normalized", "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
     for outcome, one in zip(outcomes, fits):
@@ -260,8 +260,8 @@ def test_cohorts_that_cannot_be_probed_are_refused(change, message):
 
 def test_sets_that_do_not_fit_are_refused():
     table = real_table()
-    with pytest.raises(InputError, match="'stain_normalised' has 5 rows"):
-        make(table, views={"stain_normalised": ImageSet(np.ones((5, DIM)), table.head(5))})
+    with pytest.raises(InputError, match="'stain_normalized' has 5 rows"):
+        make(table, views={"stain_normalized": ImageSet(np.ones((5, DIM)), table.head(5))})
     other = synthetic_set(3, 0).table.replace("C", "Q")
     with pytest.raises(InputError, match="class of the arm 'odd'"):
         make(sets={"odd": ImageSet(np.ones((len(other), DIM)), other)})

@@ -17,11 +17,11 @@ SETTINGS = ProbeSettings(
     num_repeats=3,
     num_replicates=10,
     sweep_repeats=1,
-    ratios=(0.5,),
-    reals_per_class=(8,),
-    nums_centers=(2,),
-    correlations=(0.0, 1.0),
-    cs=(0.01, 1.0),
+    sweep_ratios=(0.5,),
+    sweep_real_per_class=(8,),
+    sweep_num_centers=(2,),
+    sweep_correlations=(0.0, 1.0),
+    c_values=(0.01, 1.0),
     min_count=4,
 )
 
@@ -95,7 +95,7 @@ def test_the_content_is_written_and_holds_what_it_should(run, tmp_path):
     assert {point["point"] for point in content["sweeps"]["num_centers"]} == {2, 3} or content["sweeps"]["num_centers"]
     assert content["shortcut"]["correlation"]["levels"] == [0.0, 1.0]
     assert content["shortcut"]["correlation"]["num_squares"] > 0
-    assert content["shortcut"]["center_readability"]["chance"] == 1 / 3
+    assert content["shortcut"]["center_probe_accuracy"]["chance"] == 1 / 3
     added = {arm: one["training"]["num_added"] for arm, one in content["arms"].items()}
     assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
     assert content["arms"]["real"]["demographics"]["sex"]["groups"] == {"f": 40, "m": 40}
@@ -149,11 +149,11 @@ def test_what_cannot_be_is_refused(run):
         ({"num_repeats": 0}, "num_repeats = 0"),
         ({"min_count": 0}, "min_count = 0"),
         ({"real_per_class": 0}, "real_per_class = 0"),
-        ({"cs": ()}, "no value of C"),
-        ({"cs": (0.0, 1.0)}, r"cs = \(0.0, 1.0\)"),
+        ({"c_values": ()}, "no value of C"),
+        ({"c_values": (0.0, 1.0)}, r"c_values = \(0.0, 1.0\)"),
         ({"ratio": -1.0}, "ratio = -1.0"),
-        ({"reals_per_class": (10, 0)}, r"reals_per_class = \(10, 0\)"),
-        ({"correlations": (0.0, 1.5)}, r"correlations = \[0.0, 1.5\]"),
+        ({"sweep_real_per_class": (10, 0)}, r"sweep_real_per_class = \(10, 0\)"),
+        ({"sweep_correlations": (0.0, 1.5)}, r"sweep_correlations = \[0.0, 1.5\]"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_embedded(change, named):

@@ -41,11 +41,11 @@ PROBE = {
         compared("cls", 0.25, 0.2, 0.3, 0.001),
     ],
     "shortcut": {
-        "center_readability": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
+        "center_probe_accuracy": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
         "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
     },
     "test": {"patients": 40, "what": "combinations that training never saw"},
-    "settings": {"cs": [0.1, 1.0, 10.0]},
+    "settings": {"c_values": [0.1, 1.0, 10.0]},
 }
 DISTANCES = {"medi": 2.0, "cls": 8.0}
 FIDELITY = {
@@ -126,8 +126,8 @@ def test_too_few_draws_for_any_claim_are_told():
 
 
 def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
-    probe = spoiled(PROBE, "arms", "stain_normalised", value=arm(0.7, 0.2))
-    probe["comparisons"].append(compared("stain_normalised", -0.048, -0.1, 0.02, 0.14))
+    probe = spoiled(PROBE, "arms", "stain_normalized", value=arm(0.7, 0.2))
+    probe["comparisons"].append(compared("stain_normalized", -0.048, -0.1, 0.02, 0.14))
     texts = " ".join(one["text"] for one in verdict(FIDELITY, probe))
     assert "medi cannot be told from the best baseline without generated images, stain normalized." in texts
     assert "medi less stain normalized: \u22120.048 in balanced accuracy (\u22120.100 to +0.020, p = 0.14)" in texts
@@ -161,7 +161,7 @@ def test_copies_differing_settings_and_few_patients_are_told():
 
 def test_undefined_figures_are_said_to_be_so():
     probe = spoiled(PROBE, "arms", "cls", "worst_group_accuracy", "value", value=None)
-    probe["shortcut"] = {"center_readability": {"value": None}, "correlation": {"arms": {}}}
+    probe["shortcut"] = {"center_probe_accuracy": {"value": None}, "correlation": {"arms": {}}}
     fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", value=figure(None))
     texts = [one["text"] for one in verdict(fidelity, probe)]
     assert any("worst group is undefined" in text for text in texts)
