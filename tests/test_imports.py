@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 LAYERS = (
     {"utils"},
-    {"schema"},
+    {"schema", "results"},
     {"wsi", "diffusion", "metrics"},
     {"cohort", "networks"},
     {"report"},

@@ -1,0 +1,38 @@
+"""One sentence about results, with how grave it is and the figures that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medi_monai.utils.errors import unknown_value
+
+__all__ = ["LEVELS", "Finding"]
+
+#: worst first: ``leakage`` and ``error`` void figures, a ``warning`` wants a look, a ``note`` is good to know
+LEVELS = ("leakage", "error", "warning", "note", "ok")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an audit, an evaluation or a probing found.
+
+    Args:
+        level: one of :data:`LEVELS`.
+        text: a sentence or several.
+        figures: numbers that the text rests on, and names that they belong to, as JSON.
+        name: of the kind of finding, for programs; empty where none asks for it.
+
+    Raises:
+        InputError: for an unknown level.
+    """
+
+    level: str
+    text: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise unknown_value("level of a finding", self.level, LEVELS)
