@@ -14,6 +14,7 @@ __all__ = [
     "add_encoder",
     "add_settings",
     "arm_title",
+    "differing_settings",
     "edges_of",
     "figure_text",
     "known",
@@ -30,6 +31,22 @@ DASH = "–"
 #: a space at which no line breaks: a figure and its interval stay together
 FIXED = "\u00a0"
 LONGEST_NAME, LONGEST_SETTING = 34, 240
+#: names of arms on pages
+ARM_TITLES = {
+    "real": "Real",
+    "medi": "MeDi",
+    "cls": "Class-only (CLS)",
+    "class_reweighted": "Class-reweighted",
+    "reweighted": "Group-reweighted",
+    "oversampled": "Group-oversampled",
+    "stain_augmented": "Stain-augmented",
+    "stain_normalized": "Stain-normalized",
+    "before": "Before alignment",
+    "after": "After alignment",
+    "retrained": "Retrained",
+    "resampled": "Resampled",
+    "held_out": "Held-out real images",
+}
 
 
 def known(value: Any) -> float | None:
@@ -88,10 +105,9 @@ def short(name: object, length: int = LONGEST_NAME) -> str:
 
 
 def arm_title(name: str, added: Iterable[str] = ()) -> str:
-    """How an arm is called on a page; one that adds generated images to real ones says so."""
-    if name in added:
-        return f"real + {name}"
-    return name.replace("_", " ").strip() or name
+    """Full name of an arm on a page; with ``added``, the arms that add generated images to real ones."""
+    title = ARM_TITLES.get(name, name)
+    return f"Real + {title}" if name in added else title
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
@@ -112,14 +128,18 @@ def settings_notice(page: Page, differing: Mapping[str, Mapping[str, Any]]) -> N
     """A warning that names what was not the same in all arms."""
     if not differing:
         return
-    parts = [
-        f"{name} ({', '.join(f'{arm}: {short(value, 60)}' for arm, value in values.items())})"
+    page.notice(differing_settings(differing), "warning")
+
+
+def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence that lists the sampling settings in which arms differ, with the value of each arm."""
+    settings = [
+        f"{name} ({', '.join(f'{arm_title(arm)}: {short(value, 60)}' for arm, value in values.items())})"
         for name, values in differing.items()
     ]
-    page.notice(
-        f"The images of the arms were not made alike: {'; '.join(parts)}. A difference between arms may come from that "
-        "and not from the method.",
-        "warning",
+    return (
+        f"The arms were sampled with different settings: {'; '.join(settings)}. Differences between arms may be due to "
+        "these settings rather than the method."
     )
 
 

@@ -47,7 +47,7 @@ def test_the_cohort_tutorial_tells_its_story(bundle, executed, tmp_path):
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
     assert "equal from files and from slides: True" in printed
-    assert "values of site occur in one project_id alone" in printed
+    assert "values of site occur in only one project_id" in printed
     for page in ("quality.html", "audit.html"):
         assert (tmp_path / "output" / page).stat().st_size > 10_000
 

@@ -191,7 +191,7 @@ def test_the_page_of_the_demo(tmp_path):
     audit = audit_cohort(table, "project_id", ["center", "tissue_source_site"], split=None)
     text = page_of(tmp_path, audit, title="The demo")
     assert "<h1>The demo</h1>" in text
-    assert "32 of 32 values of tissue_source_site occur in one project_id alone" in text
+    assert "32 of 32 values of tissue_source_site occur in only one project_id" in text
 
 
 def test_the_page_of_tcga(tmp_path, real_data):

@@ -124,7 +124,7 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     }
     content["arms"]["medi"]["frechet_distance"]["mean"] = figure(1.0, 0.9, 1.1)
     text = text_of(tmp_path, content)
-    assert "steps (cls: 50, medi: 100)" in text and "Below the floor: medi." in text
+    assert "steps (Class-only (CLS): 50, MeDi: 100)" in text and "Below the floor: medi." in text
     assert "medi gives back training images: a share of 0.200 (0.180 to 0.220)" in text
     assert "cls gives back" not in text
 

@@ -105,15 +105,15 @@ def row_of(text, name, nth=0):
 
 def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     text = text_of(tmp_path, json.loads(json.dumps(probing())))
-    assert row_of(text, "real + medi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
-    assert row_of(text, "stain normalized")[0] == "0.600 (0.500 to 0.700)"
+    assert row_of(text, "Real + MeDi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
+    assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
     # differences: of balanced accuracy with p over patients, of the worst group without
-    assert row_of(text, "real + cls", 1) == ["0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
-    assert row_of(text, "real + cls", 2) == ["0.120 (0.070 to 0.400)", "0.002", "0.006"]
+    assert row_of(text, "Real + Class-only (CLS)", 1) == ["0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
+    assert row_of(text, "Real + Class-only (CLS)", 2) == ["0.120 (0.070 to 0.400)", "0.002", "0.006"]
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
-    assert "What real + medi adds" in text and "bc7e5d" in text
+    assert "What Real + MeDi adds" in text and "bc7e5d" in text
     # two forests, two sweeps, the correlation
     assert text.count("<img") == 5 and "More or fewer centers" not in text
 
@@ -127,14 +127,14 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     content["arms"]["cls"]["training"]["converged"] = 0.5
     content["sweeps"]["ratio"][-1]["num_added"] = 700.0
     text = text_of(tmp_path, content)
-    assert "no p value can be below 0.25" in text and "images (cls: 10, medi: 20)" in text
+    assert "no p value can be below 0.25" in text and "images (Class-only (CLS): 10, MeDi: 20)" in text
     assert "did not reach their optimum: cls" in text
-    assert "asks for: real + medi has 700 for 1,000 real ones where the ratio is 2." in text
+    assert "asks for: Real + MeDi has 700 for 1,000 real ones where the ratio is 2." in text
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
     text = text_of(tmp_path, undefined(probing()))
-    assert row_of(text, "real")[0] == "– (n = 3,517)" and row_of(text, "real", 1)[0] == "– (n = 12)"
+    assert row_of(text, "Real")[0] == "– (n = 3,517)" and row_of(text, "Real", 1)[0] == "– (n = 12)"
     shown = re.sub(r'src="data:[^"]*"', "", text.partition("<main>")[2])
     assert not re.search(r"\b(nan|NaN|None|inf)\b", shown)
 
@@ -145,7 +145,7 @@ def test_one_arm_no_sweep_no_square_and_no_demographics(tmp_path):
     content["shortcut"]["correlation"] = {"levels": [], "arms": {}, "num_squares": 0}
     content["demographics"] = []
     text = text_of(tmp_path, content)
-    assert "the correlation cannot be varied" in text and text.count("<img") == 1 and "real + other" in text
+    assert "the correlation cannot be varied" in text and text.count("<img") == 1 and "Real + other" in text
     assert "adds" not in text and "Gaps between groups" not in text
 
 
@@ -161,7 +161,7 @@ def test_many_centers_are_cut_and_counted(tmp_path):
 
 def test_names_are_escaped(tmp_path):
     source = source_of(tmp_path, probing(names=("real", "<b>_$x$"), centers=["<script>"]))
-    assert "<script>" not in source and "<b>" not in source.replace('"><b>', "") and "real + &lt;b&gt;_$x$" in source
+    assert "<script>" not in source and "<b>" not in source.replace('"><b>', "") and "Real + &lt;b&gt;_$x$" in source
 
 
 @pytest.mark.parametrize("arms", [["real", "cls", "medi"], ["medi", "new"], ["new", "medi", "cls", "oversampled"]])
@@ -172,7 +172,7 @@ def test_an_arm_keeps_its_color_whatever_else_is_shown(arms):
 
 def test_a_forest_has_points_and_intervals_where_they_belong():
     arms = {"real": {"mcc": figure(0.3, 0.2, 0.5)}, "medi": {"mcc": figure(None)}}
-    axes = forest_plot(arms, {"mcc": "MCC"}, {"real": "real", "medi": "real + medi"}).axes[0]
+    axes = forest_plot(arms, {"mcc": "MCC"}, {"real": "real", "medi": "Real + MeDi"}).axes[0]
     interval, point = axes.lines
     assert list(interval.get_xdata()) == [0.2, 0.5] and list(point.get_xdata()) == [0.3]
     assert to_hex(point.get_color()) == STYLES["real"][0]

@@ -1,4 +1,4 @@
-"""What an audit found, in plain sentences."""
+"""Findings of an audit, in plain words."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def has_leakage(audit: dict) -> bool:
 
 def find(audit: dict) -> list[dict]:
     """The findings of an audit, worst first, each with ``level``, ``name``, ``text`` and ``counts``."""
-    parts = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
-    found = [finding for part in parts for finding in part(audit)]
-    return sorted(found, key=lambda finding: LEVELS.index(finding["level"]))
+    checks = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
+    findings = [finding for check in checks for finding in check(audit)]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding["level"]))
 
 
 def _finding(level: str, name: str, text: str, **counts: Any) -> dict:
@@ -37,38 +37,43 @@ def _finding(level: str, name: str, text: str, **counts: Any) -> dict:
 
 def _leaks(audit: dict) -> Iterator[dict]:
     if audit["leakage"] is None:
-        yield _finding("note", "no_split", "The table has no split, so nothing was looked for across one.")
+        yield _finding("note", "no_split", "The table has no split, so leakage was not checked.")
         return
     sides = _listed([name for name in audit["splits"] if name not in ("all", "excluded")])
-    for name, one in (("patient", "patient"), ("slide", "slide"), ("image", "image")):
+    for name in ("patient", "slide", "image"):
         leak = audit["leakage"].get(f"{name}s")
         if leak and leak["count"]:
             text = (
-                f"{_count(leak['count'], one)} {_are(leak['count'])} in more than one of {sides}, for example "
-                f"{leak['examples'][0][name]!r}. All rows of {_a(one)} have to be on one side."
+                f"{_count(leak['count'], name)} {_are(leak['count'])} in more than one of {sides}, for example "
+                f"{leak['examples'][0][name]!r}. All rows of {_a(name)} must be in the same split."
             )
             yield _finding("leakage", f"{name}s_cross_split", text, **{f"{name}s": leak["count"], "rows": leak["rows"]})
     files = audit["leakage"].get("files")
     if files and files["count"]:
         text = (
-            f"{_count(files['count'], 'file')} {_are(files['count'])}, byte for byte, in more than one of {sides} "
-            f"under several names, for example as {_files(files)}."
+            f"{_count(files['count'], 'byte-identical file')} {_are(files['count'])} in more than one of {sides} under "
+            f"different names, for example {_files(files)}."
         )
         yield _finding("leakage", "files_cross_split", text, files=files["count"], rows=files["rows"])
     yield from _near_duplicates(audit, sides)
     unknown = audit["missing"]["split"]["rows"]
     if unknown:
-        yield _finding("warning", "rows_without_split", f"{_count(unknown, 'row')} without a split.", rows=unknown)
+        yield _finding(
+            "warning",
+            "rows_without_split",
+            f"{_count(unknown, 'row')} {'has' if unknown == 1 else 'have'} no split.",
+            rows=unknown,
+        )
 
 
 def _near_duplicates(audit: dict, sides: str) -> Iterator[dict]:
     leak, apart = audit["leakage"].get("near_duplicates"), audit.get("bits_apart")
     if leak is None:
-        text = "Near-duplicate patches were not looked for."
+        text = "Near-duplicate patches were not checked."
         if apart is not None:
             text += (
-                f" Of the 64 bits of their hashes {apart:.0f} differ between patients, and 32 by chance: images of "
-                "one anatomy in one position, of which copies cannot be told so."
+                f" Image hashes of different patients differ in only {apart:.0f} of 64 bits on average (32 expected by "
+                "chance), so the images are too similar for near-duplicates to be identified."
             )
         yield _finding("note", "near_duplicates_not_checked", text)
         return
@@ -76,35 +81,40 @@ def _near_duplicates(audit: dict, sides: str) -> Iterator[dict]:
         example = leak["examples"][0]
         ends = " and ".join(repr(example[end].get("image", example[end]["slide"])) for end in ("first", "second"))
         text = (
-            f"{_count(leak['rows'], 'patch', 'patches')} {_are(leak['rows'])} nearly the same as a patch in another of "
-            f"{sides} ({_count(leak['count'], 'pair')} that differ in at most {leak['max_distance']} of 64 bits), for "
-            f"example {ends}."
+            f"{_count(leak['rows'], 'patch', 'patches')} {_are(leak['rows'])} nearly identical to a patch in another "
+            f"split ({_count(leak['count'], 'pair')} across {sides}, with hashes that differ in at most "
+            f"{leak['max_distance']} of 64 bits), for example {ends}."
         )
         yield _finding("leakage", "near_duplicates_cross_split", text, pairs=leak["count"], rows=leak["rows"])
     if leak["plain_rows"]:
-        text = f"{_count(leak['plain_rows'], 'patch', 'patches')} of glass alone, too plain to be compared with others."
+        text = (
+            f"{_count(leak['plain_rows'], 'patch', 'patches')} without tissue could not be checked for near-duplicates."
+        )
         yield _finding("note", "plain_patches", text, rows=leak["plain_rows"])
 
 
 def _conflicts(audit: dict) -> Iterator[dict]:
     repeated = ((audit["leakage"] or {}).get("images") or {}).get("repeated", {"count": 0})
     if repeated["count"]:
-        text = f"{_count(repeated['count'], 'image')} listed more than once, for example {repeated['examples'][0]!r}."
+        text = (
+            f"{_count(repeated['count'], 'image')} {_are(repeated['count'])} listed more than once, for example "
+            f"{repeated['examples'][0]!r}."
+        )
         yield _finding("warning", "images_repeated", text, images=repeated["count"])
     shared = audit["conflicts"]["slides_of_several_patients"]
     if shared["count"]:
         text = (
             f"{_count(shared['count'], 'slide')} {_are(shared['count'])} listed under more than one patient, for "
-            f"example {shared['examples'][0]!r}: two slides of one name, or a wrong patient."
+            f"example {shared['examples'][0]!r}: two slides share a name, or a patient is wrong."
         )
         yield _finding("warning", "slides_of_several_patients", text, slides=shared["count"])
     files = audit["conflicts"].get("identical_files")
     if files and files["count"]:
         counts = {name: files[f"of_several_{name}"] for name in ("patients", "labels")}
         text = (
-            f"{_count(files['count'], 'file')} {_are(files['count'])} listed, byte for byte, under several slides that "
-            f"do not belong together: {counts['patients']:,} of several patients, {counts['labels']:,} of several "
-            f"values of {audit['label']}, for example {_files(files)}."
+            f"{_count(files['count'], 'byte-identical file')} {_are(files['count'])} listed under more than one slide: "
+            f"{counts['patients']:,} with more than one patient, {counts['labels']:,} with more than one value of "
+            f"{audit['label']}; for example {_files(files)}."
         )
         yield _finding("warning", "identical_files", text, files=files["count"], **counts)
     for column, several in audit["conflicts"]["patients_with_several_values"].items():
@@ -123,10 +133,11 @@ def _shortcuts(audit: dict) -> Iterator[dict]:
         if single["values"] and section["num_classes"] > 1:
             decisive = single["share_of_patients"] >= DECISIVE_SHARE and single["with_several_patients"] > 0
             verbs = ("occurs", "it covers") if single["values"] == 1 else ("occur", "they cover")
+            values = "value" if single["of"] == 1 else "values"
             text = (
-                f"{single['values']:,} of {single['of']:,} values of {attribute} {verbs[0]} in one {label} alone; "
-                f"{verbs[1]} {_percent(single['share_of_patients'])} of the patients. "
-                + (f"Whoever knows {attribute} knows {label}." if decisive else "")
+                f"{single['values']:,} of {single['of']:,} {values} of {attribute} {verbs[0]} in only one {label}; "
+                f"{verbs[1]} {_percent(single['share_of_patients'])} of patients. "
+                + (f"{attribute} determines {label}." if decisive else "")
             )
             name = "attribute_decides_class" if decisive else "values_of_one_class"
             counts = {"attribute": attribute, "values": single["values"], "of": single["of"]}
@@ -134,9 +145,9 @@ def _shortcuts(audit: dict) -> Iterator[dict]:
         figures = section["association"].get(split) or section["association"]["all"]
         level = _strength(figures["cramers_v"])
         if level:
-            where = "In train" if split == "train" else "Over all patients"
-            bond = "strongly tied" if level == "warning" else "tied"
-            text = f"{where}, {attribute} and {label} are {bond}: {_rule(figures, attribute, label)}."
+            where = "In the training split" if split == "train" else "Over all patients"
+            strength = "strongly" if level == "warning" else "moderately"
+            text = f"{where}, {attribute} and {label} are {strength} associated: {_rule(figures, attribute, label)}."
             counts = {"cramers_v": figures["cramers_v"]["value"], "patients": figures["n"]}
             yield _finding(level, "shortcut", text, attribute=attribute, **counts)
 
@@ -149,13 +160,13 @@ def _strength(figure: dict) -> str | None:
 
 def _rule(figures: dict, known: str, guessed: str) -> str:
     rule, figure = figures["majority_rule"], figures["cramers_v"]
-    text = f"Cramér's V is {figure['value']:.2f} ({figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
+    text = f"Cramér's V {figure['value']:.2f} (95% CI {figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
     if rule["balanced_accuracy"] <= rule["chance"]:
         # ties among few patients count as wrong guesses: no evidence that the attribute is harmless
         return text
     return (
-        f"{text}; {guessed} guessed from {known} alone is right for {rule['accuracy']:.0%} of patients "
-        f"({rule['largest_class']:.0%} without it), and for {rule['balanced_accuracy']:.0%} averaged over {guessed} "
+        f"{text}. Guessing {guessed} from {known} alone is correct for {rule['accuracy']:.0%} of patients (most common "
+        f"{guessed}: {rule['largest_class']:.0%}), with a balanced accuracy of {rule['balanced_accuracy']:.0%} "
         f"(chance {_percent(rule['chance'])})"
     )
 
@@ -165,7 +176,7 @@ def _properties(audit: dict) -> Iterator[dict]:
         for target, figures in entry["targets"].items():
             if _strength(figures["cramers_v"]) == "warning":
                 name = entry["property"]
-                text = f"The {name} of the files differs with {target}: {_rule(figures, name, target)}."
+                text = f"The file property {name} is associated with {target}: {_rule(figures, name, target)}."
                 counts = {"property": name, "target": target, "cramers_v": figures["cramers_v"]["value"]}
                 yield _finding("warning", "property_differs", text, **counts)
 
@@ -183,11 +194,11 @@ def _missing(audit: dict) -> Iterator[dict]:
         if missing["patients"]:
             text += f" of {missing['patients']:,} of {_count(patients, 'patient')}"
         if shares:
-            text += f", from {_percent(min(shares))} to {_percent(max(shares))} of the patients of a class"
+            text += f"; by class, in {_percent(min(shares))} to {_percent(max(shares))} of patients"
         grave = share >= MISSING_SHARE or spread >= MISSING_SPREAD or column in ("patient", "slide", audit["label"])
         level = "warning" if grave else "note"
         if column == "patient":
-            text += ": whether they cross the split cannot be told"
+            text += "; leakage of these patients cannot be checked"
         yield _finding(level, "missing_values", f"{text}.", column=column, rows=missing["rows"])
 
 
@@ -197,15 +208,15 @@ def _holdouts(audit: dict) -> Iterator[dict]:
         held = section[split]
         columns = " × ".join(section["columns"])
         text = (
-            f"{split} holds {_count(held['combinations'], 'combination')} of {columns}: {held['unseen_in_train']:,} "
-            f"that train lacks ({_count(held['rows_unseen'], 'row')}) and {held['seen_in_train']:,} that it has "
-            f"({_count(held['rows_seen'], 'row')})."
+            f"The split {split} has {_count(held['combinations'], 'combination')} of {columns}: "
+            f"{held['unseen_in_train']:,} not in train ({_count(held['rows_unseen'], 'row')}) and "
+            f"{held['seen_in_train']:,} in train ({_count(held['rows_seen'], 'row')})."
         )
         counts = {name: held[f"{name}_in_train"] for name in ("seen", "unseen")}
         yield _finding("note", "combinations_of_split", text, split=split, **counts)
         for column, values in held["values_unseen_in_train"].items():
             if values:
-                text = f"{_count(len(values), 'value')} of {column} in {split} that train never sees: {_shown(values)}."
+                text = f"{_count(len(values), 'value')} of {column} in {split} but not in train: {_shown(values)}."
                 level = "warning" if column == audit["label"] else "note"
                 yield _finding(level, "values_unseen_in_train", text, split=split, column=column, values=len(values))
 
@@ -216,14 +227,14 @@ def _cells(audit: dict) -> Iterator[dict]:
         if rare or empty:
             text = (
                 f"Of {_count(section['num_cells'], 'combination')} of {audit['label']} and {attribute}, {empty:,} have "
-                f"no patient and {rare:,} fewer than {audit['settings']['min_patients']}."
+                f"no patients and {rare:,} have fewer than {audit['settings']['min_patients']}."
             )
             counts = {"empty": empty, "rare": rare, "of": section["num_cells"]}
             yield _finding("note", "sparse_cells", text, attribute=attribute, **counts)
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _percent(share: float) -> str:
@@ -242,8 +253,8 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _files(found: dict) -> str:
-    first = found["examples"][0]
+def _files(copies: dict) -> str:
+    first = copies["examples"][0]
     return _listed([repr(slide) for slide in first["slides"]])
 
 

@@ -79,10 +79,10 @@ def _tested_on(protocol: ProbeProtocol) -> str:
     tested = set(protocol.groups[protocol.test].tolist())
     unseen = len(tested - set(protocol.groups[protocol.train].tolist()))
     if unseen == len(tested):
-        return "combinations that training never saw"
+        return "combinations not in training"
     if unseen == 0:
-        return "other patients, of combinations that training holds"
-    return f"other patients; {unseen} of {len(tested)} combinations were never in training"
+        return "other patients, with combinations from training"
+    return f"other patients; {unseen} of {len(tested)} combinations are not in training"
 
 
 def _arm(draws: Sequence[Record], num_test: int) -> dict[str, Any]:

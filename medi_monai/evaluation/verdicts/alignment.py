@@ -1,4 +1,4 @@
-"""What the figures of an alignment say, in plain words."""
+"""Findings of an alignment, in plain words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medi_monai.metrics.memorization import gives_back
-from medi_monai.report.words import edges_of, figure_text, known, number, span
+from medi_monai.report.words import arm_title, differing_settings, edges_of, figure_text, known, number, span
 
 __all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
 
@@ -34,7 +34,7 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
     - ``no effect``: the interval of the change in the judge's distance reaches 0.
     - ``missed``: it changed, and is not within the tolerance.
     - ``undecided``: the judge reads an attribute at chance level, or there is no image.
-    - ``quality lost``: in place of ``met`` where a measure of quality is worse than allowed and its interval leaves out
+    - ``quality lost``: in place of ``met`` where a measure of quality is worse than allowed and its interval excludes
       what it was before.
 
     Args:
@@ -54,7 +54,7 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
     lost = any(one["level"] == "error" for one in quality)
     if lost and answer == "met":
         answer = "quality lost"
-        finding = _finding("error", f"The target is met at the price of quality. {finding['text']}")
+        finding = _finding("error", f"The target is met, but quality is lost. {finding['text']}")
     return {"answer": answer, "quality_lost": lost, "findings": [finding, *quality]}
 
 
@@ -67,34 +67,46 @@ def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Fi
     was = content["distance_to_target"]["before"][name]
     base = was["corrected"]["total_variation"] if used is corrected else was["total_variation"]
     if known(used["value"]) is None:
-        return "undecided", _finding("warning", f"Nothing can be said: no image of {arm} was read.")
+        return "undecided", _finding(
+            "warning", f"Undecided: no image of the arm {arm_title(arm)!r} could be classified."
+        )
     if content["judge"]["at_chance"]:
-        text = f"The judge cannot tell {' and '.join(content['judge']['at_chance'])}: what it counts says nothing."
+        text = f"Undecided: the judge classifies {' and '.join(content['judge']['at_chance'])} at chance level."
         return "undecided", _finding("error", text)
-    how = "corrected for the judge's own mistakes" if used is corrected else "as the judge reads it"
+    how = "corrected for misclassification" if used is corrected else "not corrected for misclassification"
     change = content["change"].get(arm, {}).get(name) or {}
     text = (
-        f"Distance of {name} to the target (total variation, {how}): before {figure_text(base, 3)}, {arm} "
-        f"{figure_text(used, 3)}; {raw['n']:,} images."
+        f"Distance of {name} to the target (total variation, {how}): {arm_title('before')} {figure_text(base, 3)}, "
+        f"{arm_title(arm)} {figure_text(used, 3)}; {raw['n']:,} images."
     )
     if used is corrected:
-        plain = f"{figure_text(was['total_variation'], 3)}, then {figure_text(raw, 3)}"
-        text += f" As it reads them, without correction: {plain}."
+        text += f" Without correction: {figure_text(was['total_variation'], 3)} and {figure_text(raw, 3)}."
     if used["value"] <= tolerance:
         edges = edges_of(used)
         sure = edges is not None and edges[1] <= tolerance
-        ending = "" if sure else f" The interval reaches beyond {number(tolerance, 2)}: more images would tell."
-        return "met", _finding("ok", f"The images are within {100 * tolerance:g} points of the target. {text}{ending}")
+        ending = (
+            ""
+            if sure
+            else f" The interval extends beyond {number(tolerance, 2)}; more images are needed to be certain."
+        )
+        return "met", _finding(
+            "ok", f"The target is met: shares are within {100 * tolerance:g} percentage points of it. {text}{ending}"
+        )
     fooled = _fooled(content, arm, name, change)
     if fooled:
-        return "fooled the guide", _finding("error", f"Away from what the guide sees: {fooled} {text}")
+        return "fooled the guide", _finding(
+            "error", f"The tuning exploits weaknesses of the guide classifier: {fooled} {text}"
+        )
     edges = edges_of(change)
     if edges is None or edges[0] <= 0 <= edges[1]:
         return "no effect", _finding(
-            "warning", f"No change that can be told from chance: the target is missed as it was before. {text}"
+            "warning", f"No effect: the distance to the target did not change significantly. {text}"
         )
-    nearer = "nearer to it" if known(change.get("value")) is not None and change["value"] < 0 else "farther from it"
-    start = f"Not within {100 * tolerance:g} points of the target, and {nearer} than before."
+    closer = known(change.get("value")) is not None and change["value"] < 0
+    start = (
+        f"The target is missed: shares are more than {100 * tolerance:g} percentage points from it, "
+        f"{'but closer' if closer else 'and farther away'} than before alignment."
+    )
     return "missed", _finding("warning", f"{start} {text}")
 
 
@@ -103,13 +115,14 @@ def _fooled(content: Mapping[str, Any], arm: str, name: str, change: Mapping[str
     edges, fell = edges_of(change), known(by_guide.get("value"))
     if fell is not None and fell < -TRIFLE and edges is not None and edges[0] > 0:
         return (
-            f"it sees the distance change by {_signed(fell)}, the judge by {_signed(change['value'])}{span(edges, 3)}."
+            f"by the guide's predictions the distance changes by {_signed(fell)}, by the judge's by "
+            f"{_signed(change['value'])}{span(edges, 3)}."
         )
     rise = curve_rises(content.get("curve"), content["settings"]["tolerance"]) if arm == "after" else None
     if rise:
         return (
-            f"by the curves, the judge's distance fell to {number(rise['least'], 2)} by update {rise['step']} and "
-            f"rose to {number(rise['kept'], 2)} by update {rise['kept_step']}, while the guide's went on falling."
+            f"during tuning, the judge's distance fell to {number(rise['least'], 2)} by update {rise['step']} and rose "
+            f"to {number(rise['kept'], 2)} by update {rise['kept_step']}, while the guide's distance kept falling."
         )
     return ""
 
@@ -142,15 +155,19 @@ def _of_fidelity(content: Mapping[str, Any], arm: str) -> list[Finding]:
         ratio = one["arms"][arm]["ratio"]
         if known(ratio["value"]) is None:
             continue
-        name = "all images against real ones of the target" if group == "all" else group
+        name = "all images" if group == "all" else group
         words.append(f"{name} {figure_text(ratio)}")
         limit = 1.0 if group == "all" else WORST_DISTANCE
         edges = edges_of(ratio)
         if ratio["value"] > limit:
             (worse if edges and edges[0] > 1 else unsure).append(name)
     if not words:
-        return [_finding("warning", "The Fréchet distance could not be compared: too few images.")]
-    return [_graded("Worse", worse, unsure, f"Fréchet distance, times what it was before: {'; '.join(words)}.")]
+        return [_finding("warning", "Fréchet distances could not be compared: too few images.")]
+    return [
+        _graded(
+            "Worse Fréchet distance", worse, unsure, f"Fréchet distance, ratio to before alignment: {'; '.join(words)}."
+        )
+    ]
 
 
 def _of_diversity(content: Mapping[str, Any], arm: str) -> list[Finding]:
@@ -168,14 +185,14 @@ def _of_diversity(content: Mapping[str, Any], arm: str) -> list[Finding]:
                 (less if edges is None or edges[1] < 1 else unsure).append(f"{group} ({title})")
     if not words:
         return [_finding("warning", "Diversity within subgroups could not be compared: too few images.")]
-    text = f"Diversity within subgroups, times what it was before: {'; '.join(words)}."
-    return [_graded("Less diverse", less, unsure, text)]
+    text = f"Diversity within subgroups, ratio to before alignment: {'; '.join(words)}."
+    return [_graded("Lower diversity", less, unsure, text)]
 
 
 def _graded(what: str, certain: Sequence[str], unsure: Sequence[str], text: str) -> Finding:
-    # beyond what is allowed: an error where the interval leaves out what it was before, else a warning
+    # beyond what is allowed: an error where the interval excludes what it was before, else a warning
     start = f"{what}: {', '.join(certain)}. " if certain else ""
-    start += f"{what} perhaps, too few images to tell: {', '.join(unsure)}. " if unsure else ""
+    start += f"{what}, not significant: {', '.join(unsure)}. " if unsure else ""
     return _finding("error" if certain else "warning" if unsure else "ok", start + text)
 
 
@@ -187,10 +204,11 @@ def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
     low = stayed["value"] < LEAST_CONSISTENCY
     lost = low and edges is not None and edges[1] < LEAST_CONSISTENCY
     moved = f"{figure_text(one['changed'], 3)} ({one['changed']['n']:,} pairs)"
-    changed = f"those that changed it {moved}" if one["changed"]["n"] else "none changed it"
+    changed = f"pairs that changed it {moved}" if one["changed"]["n"] else "no pair changed it"
     text = (
-        f"Images of the same noise that kept their subgroup have a cosine of {figure_text(stayed, 3)} "
-        f"({stayed['n']:,} pairs), {changed}; images of other noise {number(one['unrelated']['value'], 3)}."
+        "Cosine similarity of images from the same noise before and after: pairs that kept their subgroup "
+        f"{figure_text(stayed, 3)} ({stayed['n']:,} pairs), {changed}; images from different noise "
+        f"{number(one['unrelated']['value'], 3)}."
     )
     return [_finding("error" if lost else "warning" if low else "ok", text)]
 
@@ -206,20 +224,20 @@ def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
         low = ratio["value"] < LEAST_OBEDIENCE
         lost = low and edges is not None and edges[1] < 1
         text = (
-            f"Prompts that name {name} are read as asked in {figure_text(by_arm['before']['share'], 3)} of images "
-            f"before, and in {figure_text(by_arm[arm]['share'], 3)} of those of {arm}: {figure_text(ratio, 3)} of "
-            "what it was."
+            f"Prompts that name {name}, images predicted as requested: {arm_title('before')} "
+            f"{figure_text(by_arm['before']['share'], 3)}, {arm_title(arm)} {figure_text(by_arm[arm]['share'], 3)}; "
+            f"ratio {figure_text(ratio, 3)}."
         )
         chance, before = 1 / max(len(by_arm["before"]["by_value"]), 1), edges_of(by_arm["before"]["share"])
         blind = before is not None and before[0] <= chance
         if blind:
-            text += f" The untuned model does not obey beyond chance ({chance:.2f}), so that this says little."
+            text += f" Before alignment the model did not follow such prompts better than chance ({chance:.2f})."
         found.append(_finding("error" if lost else "warning" if low or blind else "ok", text))
     return found
 
 
 def cautions(content: Mapping[str, Any]) -> list[Finding]:
-    """What has to be known before any figure is believed."""
+    """What limits the conclusions."""
     found = [_finding("warning", sentence) for sentence in content["notes"]]
     for attribute, one in content["judge"]["held_out"].items():
         accuracy, chance = one["balanced_accuracy"], one["chance"]
@@ -227,27 +245,30 @@ def cautions(content: Mapping[str, Any]) -> list[Finding]:
             f"a balanced accuracy of {figure_text(accuracy, 3)} on {one['n']:,} held-out images (chance {chance:.2f})"
         )
         if attribute in content["judge"]["at_chance"]:
-            sentence = f"The judge reads {attribute} at chance level: {text}. No figure of this page can be believed."
+            sentence = f"Do not rely on these results: the judge classifies {attribute} at chance level, with {text}."
             found.append(_finding("error", sentence))
         elif accuracy["value"] < LOW_ACCURACY:
-            found.append(_finding("warning", f"The judge often errs about {attribute}: {text}."))
+            found.append(_finding("warning", f"The judge often misclassifies {attribute}: {text}."))
     unmeasured = [name for name in content["target"]["attributes"] if name not in content["judge"]["held_out"]]
     if unmeasured:
-        text = f"Nobody measured how well the judge reads {', '.join(unmeasured)}: nothing could be corrected."
+        text = (
+            f"The judge's accuracy for {', '.join(unmeasured)} was not measured: shares are not corrected for "
+            "misclassification."
+        )
         found.append(_finding("warning", text))
     counts = {arm: one[content["part"]]["total_variation"]["n"] for arm, one in content["distance_to_target"].items()}
-    few = ", ".join(f"{arm} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
+    few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
-        found.append(_finding("warning", f"Fewer than {FEW_IMAGES} images, so that intervals are wide: {few}."))
+        found.append(_finding("warning", f"Fewer than {FEW_IMAGES} images, so intervals are wide: {few}."))
     if (content.get("curve") or {}).get("kept_step") == 0:
-        text = "No update came nearer to the target: the tuning kept the weights as they were (update 0 of the curves)."
+        text = "No update reduced the distance to the target: the original weights were kept."
         found.append(_finding("warning", text))
     pairs = content["consistency"].get("after")
     if pairs and pairs["stayed"]["n"] + pairs["changed"]["n"] == 0:
-        text = "No image of after has the prompt, number and seed of one before: consistency could not be measured."
+        text = "Consistency could not be measured: no images before and after share prompt, number, and seed."
         found.append(_finding("warning", text))
-    for name, values in content["settings_that_differ"].items():
-        found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
+    if content["settings_that_differ"]:
+        found.append(_finding("warning", differing_settings(content["settings_that_differ"])))
     return found + _copies(content)
 
 
@@ -257,8 +278,8 @@ def _copies(content: Mapping[str, Any]) -> list[Finding]:
     for arm, one in memory.items():
         if arm != "held_out" and gives_back(one, base):
             text = (
-                f"{arm} gives back training images: a share of {figure_text(one['copies'], 3)} are copies, of other "
-                f"real images {figure_text(memory['held_out']['copies'], 3)}."
+                f"{arm_title(arm)} reproduces training images: share of copies {figure_text(one['copies'], 3)}, versus "
+                f"{figure_text(memory['held_out']['copies'], 3)} of held-out real images."
             )
             found.append(_finding("error", text))
     return found

@@ -1,4 +1,4 @@
-"""What the figures of an experiment say, in plain words; which may be *no effect*."""
+"""Findings of the metadata experiment, in plain words; *no effect* is one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medi_monai.metrics.memorization import gives_back
-from medi_monai.report.words import arm_title, number
+from medi_monai.report.words import arm_title, differing_settings, number
 
 __all__ = ["verdict"]
 
@@ -23,7 +23,7 @@ def verdict(
     """Sentences with a level each, the answer first.
 
     An effect on a classifier is claimed where the corrected p value is below 0.05, the 95 % interval of the difference
-    leaves out 0, and the difference is more than 0.01; all three, in one direction.
+    excludes 0, and the difference is more than 0.01; all three, in one direction.
 
     Args:
         fidelity: ``metrics.json`` of ``evaluation``.
@@ -45,25 +45,25 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
     baselines = {name: row for name, row in rows.items() if name not in wanted}
     best = max(baselines, key=lambda name: probe["arms"][name]["balanced_accuracy"]["value"] or 0.0, default=None)
     if not effects:
-        return [_finding("warning", "Nothing was compared: there is no arm beside the one in question.")]
+        return [_finding("warning", "No comparison: there is no other arm.")]
     if all(effect > 0 for effect in effects.values()):
-        level, answer = "ok", "Metadata help: a classifier gains by images whose generator knows them."
+        level, answer = "ok", "Metadata help: images generated with metadata improve the classifier."
     elif any(effect < 0 for effect in effects.values()):
-        level, answer = "error", "Metadata do harm here: a classifier loses by the generated images."
+        level, answer = "error", "Generated images reduce accuracy."
     elif any(effect > 0 for effect in effects.values()):
-        helped = ", ".join(name for name, effect in effects.items() if effect > 0)
-        level, answer = "warning", f"A mixed result: there is a gain over {helped} alone."
+        improved = " and ".join(arm_title(name) for name, effect in effects.items() if effect > 0)
+        level, answer = "warning", f"Mixed result: accuracy improves over {improved} only."
     else:
         level, answer = (
             "note",
-            "No effect: the generated images make no difference that this study can tell from chance.",
+            "No effect: any difference made by the generated images is too small or too uncertain to claim.",
         )
     found = [_finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.")]
     if best is not None:
         effect = _effect(baselines[best])
-        words = {1: "does better than", 0: "cannot be told from", -1: "does worse than"}[effect]
+        words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
         text = (
-            f"{focus} {words} the best baseline without generated images, {arm_title(best)}. "
+            f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(best)}. "
             f"{_difference(baselines[best], focus, best)}"
         )
         found.append(_finding({1: "ok", 0: "note", -1: "warning"}[effect], text))
@@ -74,16 +74,20 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
 def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str]) -> list[Finding]:
     values = {name: probe["arms"][name]["worst_group_accuracy"] for name in (focus, *others)}
     if any(one["value"] is None for one in values.values()):
-        return [_finding("note", "The worst group is undefined: no group has enough test images.")]
-    text = ", ".join(f"{name} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items())
+        return [_finding("note", "Worst-group accuracy is undefined: no group has enough test images.")]
+    text = ", ".join(
+        f"{arm_title(name)} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items()
+    )
     tested = {one["arms"][1]: one for one in probe["comparisons"] if one["figure"] == "worst_group_accuracy"}
     effects = [_effect(tested[name]) if name in tested else 0 for name in others]
     certain = [name for name, effect in zip(others, effects) if effect]
-    ending = f"only the difference from {' and '.join(certain)} is certain" if certain else "no difference is certain"
+    ending = "no difference is significant"
+    if certain:
+        ending = f"only the difference from {' and '.join(map(arm_title, certain))} is significant"
     if others and len(certain) == len(others):
-        ending = "the differences are certain" if len(others) > 1 else "the difference is certain"
+        ending = "the differences are significant" if len(others) > 1 else "the difference is significant"
     level = "warning" if any(effect < 0 for effect in effects) else "ok" if any(effects) and all(effects) else "note"
-    return [_finding(level, f"Accuracy in the worst group: {text}; {ending}.")]
+    return [_finding(level, f"Worst-group accuracy: {text}; {ending}.")]
 
 
 def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
@@ -93,7 +97,11 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
     mine = arms[focus]["frechet_distance"]
     if rival not in arms or mine["mean"]["value"] is None:
         return [
-            _finding("note", f"Fréchet distance of {focus}: {_number(mine['mean'])}, floor {_number(mine['floor'])}.")
+            _finding(
+                "note",
+                f"Fréchet distance to real images: {arm_title(focus)} {_number(mine['mean'])}; real images of other "
+                f"patients {_number(mine['floor'])}.",
+            )
         ]
     theirs = arms[rival]["frechet_distance"]
     pair = next(
@@ -101,12 +109,12 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
     )
     test = pair["log_ratio"]
     text = (
-        f"Fréchet distance to real images, mean over combinations: {focus} {_number(mine['mean'])}, {rival} "
+        f"Mean Fréchet distance to real images: {arm_title(focus)} {_number(mine['mean'])}, {arm_title(rival)} "
         f"{_number(theirs['mean'])}; real images of other patients {_number(mine['floor'])}."
     )
     if mine["unseen"]["value"] is not None:
-        text += f" On combinations never seen: {_number(mine['unseen'])} and {_number(theirs['unseen'])}."
-    text += f" Paired over {test['n']} combinations, {_p(test['p_value'])}."
+        text += f" For combinations not in training: {_number(mine['unseen'])} and {_number(theirs['unseen'])}."
+    text += f" Paired test over {test['n']} combinations: {_p(test['p_value'])}."
     certain = test["p_value"] is not None and test["p_value"] < ALPHA
     nearer = mine["mean"]["value"] < theirs["mean"]["value"]
     return [_finding("ok" if certain and nearer else "warning" if certain else "note", text)]
@@ -120,29 +128,32 @@ def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
         found.append(
             _finding(
                 "note",
-                f"The {name} can be read from the features of real images with a balanced accuracy of "
+                f"The {name} can be predicted from the features of real images with a balanced accuracy of "
                 f"{center['value']:.2f} (chance {center['chance']:.2f}).",
             )
         )
     drops = {arm: one["average_performance_drop"]["value"] for arm, one in shortcut["correlation"]["arms"].items()}
     if drops and all(value is not None for value in drops.values()):
-        text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)} %" for arm, value in drops.items())
+        text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)}%" for arm, value in drops.items())
         found.append(
-            _finding("note", f"As the {name} comes to give the class away, accuracy changes on average by: {text}.")
+            _finding(
+                "note",
+                f"Mean change in balanced accuracy as {name} and class become correlated in training: {text}.",
+            )
         )
     return found
 
 
 def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str) -> list[Finding]:
     found = []
-    for name, values in fidelity["settings_that_differ"].items():
-        found.append(_finding("warning", f"The arms were not sampled alike: {name} is {values}."))
+    if fidelity["settings_that_differ"]:
+        found.append(_finding("warning", differing_settings(fidelity["settings_that_differ"])))
     held_out = fidelity["real"].get("memorisation")
     copies = fidelity["arms"].get(focus, {}).get("memorisation")
     if copies and held_out and gives_back(copies, held_out):
         text = (
-            f"The model repeats training images: {copies['copies']['value']:.1%} of the images of {focus} are copies, "
-            f"of other real images {held_out['copies']['value']:.1%}."
+            f"{arm_title(focus)} reproduces training images: {copies['copies']['value']:.1%} of its images are copies, "
+            f"versus {held_out['copies']['value']:.1%} of held-out real images."
         )
         found.append(_finding("error", text))
     draws = probe["settings"].get("num_repeats")
@@ -150,23 +161,26 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
     # the test over draws exchanges signs: its least p value, corrected for the number of arms
     if draws and others and others * 2 / 2**draws >= ALPHA:
         text = (
-            f"With {draws} draws and {others} comparisons no corrected p value can be below {ALPHA}: no effect could "
-            "be claimed here, whatever the images are. Raise --num_repeats."
+            f"With {draws} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so no effect "
+            "can be claimed. Increase --num_repeats."
         )
         found.append(_finding("warning", text))
     patients = probe["test"]["patients"]
     if patients < 20:
         found.append(
-            _finding("warning", f"The test images are of {patients} patients alone: intervals are wide for a reason.")
+            _finding(
+                "warning", f"The test images come from only {patients} patients, so results may differ for others."
+            )
         )
     strongest, weakest = min(probe["settings"]["c_values"]), max(probe["settings"]["c_values"])
     edge = [name for name, one in probe["arms"].items() if one["training"]["c"] in (strongest, weakest)]
     if edge and strongest < weakest:
-        text = f"The regularizer was always chosen at an end of the range of C by {', '.join(edge)}: widen --c_values."
+        names = ", ".join(map(arm_title, edge))
+        text = f"The best C lies at the edge of its range for {names}: extend the range with --c_values."
         found.append(_finding("warning", text))
     short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
     if short:
-        found.append(_finding("warning", f"Some probes did not converge: {', '.join(short)}."))
+        found.append(_finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
     return found
 
 
@@ -179,11 +193,11 @@ def _effect(row: Mapping[str, Any]) -> int:
 
 
 def _difference(row: Mapping[str, Any], focus: str, other: str) -> str:
-    difference, pair = row["difference"], f"{focus} less {arm_title(other)}"
+    difference, pair = row["difference"], f"{arm_title(focus)} − {arm_title(other)}"
     if difference["value"] is None:
         return f"{pair}: undefined."
     low, high = (_signed(edge) for edge in difference["ci95"] or (None, None))
-    return f"{pair}: {_signed(difference['value'])} in balanced accuracy ({low} to {high}, {_p(row['p_holm'])})."
+    return f"{pair}: {_signed(difference['value'])} balanced accuracy (95% CI {low} to {high}, {_p(row['p_holm'])})."
 
 
 def _signed(value: float | None) -> str:
@@ -196,7 +210,7 @@ def _number(one: Mapping[str, Any]) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "p unknown" if value is None else f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+    return "p undefined" if value is None else f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
 
 
 def _finding(level: str, text: str) -> Finding:

@@ -62,14 +62,14 @@ def test_an_empty_patient_crosses_nothing_and_is_told(clean):
     found = audit_cohort(table, LABEL, ATTRIBUTES)
     assert not has_leakage(found)
     (finding,) = [one for one in named(found, "missing_values") if one["counts"]["column"] == "patient"]
-    assert finding["level"] == "warning" and "cannot be told" in finding["text"]
+    assert finding["level"] == "warning" and "cannot be checked" in finding["text"]
 
 
 def test_near_duplicates_are_not_looked_for_among_images_of_one_position(clean):
     hashes = np.random.default_rng(0).integers(1, 2**30, len(clean), np.uint64)
     audit = audit_cohort(clean, LABEL, [], hashes=hashes)
     assert audit["leakage"]["near_duplicates"] is None and 14 < audit["bits_apart"] < 16
-    assert "15 differ between patients" in named(audit, "near_duplicates_not_checked")[0]["text"]
+    assert "differ in only 15 of 64 bits" in named(audit, "near_duplicates_not_checked")[0]["text"]
 
 
 def test_near_duplicates_that_cross_the_split_are_leakage(clean):
@@ -113,7 +113,11 @@ def test_copies_of_files_equal_those_of_a_loop(clean):
     assert len(crossing) > 5 and (leak["count"], leak["rows"]) == (len(crossing), rows)
     assert len(conflicts) > len(crossing) and conflict["count"] == len(conflicts)
     (finding,) = named(found, "files_cross_split")
-    assert finding["level"] == "leakage" and f"{len(crossing)} files are" in finding["text"] and has_leakage(found)
+    assert (
+        finding["level"] == "leakage"
+        and f"{len(crossing)} byte-identical files are" in finding["text"]
+        and has_leakage(found)
+    )
     (finding,) = named(found, "identical_files")
     assert finding["level"] == "warning" and finding["counts"]["files"] == len(conflicts)
     order = rng.permutation(len(clean))

@@ -85,7 +85,7 @@ def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": 1.3, "ci95": [0.9, 1.5], "n": 20}
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"] = {"value": 0.8, "ci95": [0.5, 1.1], "n": 20}
     levels = {one["text"].split(",")[0]: one["level"] for one in alignment_verdict(content)["findings"]}
-    assert levels["Worse perhaps"] == levels["Less diverse perhaps"] == "warning"
+    assert levels["Worse Fréchet distance"] == levels["Lower diversity"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"]["ci95"] = [0.7, 0.88]
     assert alignment_verdict(content)["answer"] == "quality lost"
 
@@ -104,7 +104,7 @@ def test_obedience_that_was_chance_before_is_pointed_out():
 
     assert finding(of(0.98, 0.95, 0.99))["level"] == "ok"
     blind = finding(of(0.52, 0.45, 0.59))
-    assert blind["level"] == "warning" and "does not obey beyond chance (0.50)" in blind["text"]
+    assert blind["level"] == "warning" and "did not follow such prompts better than chance (0.50)" in blind["text"]
 
 
 def test_pairs_that_all_kept_their_subgroup():
@@ -112,7 +112,7 @@ def test_pairs_that_all_kept_their_subgroup():
     pairs = {"stayed": of(0.99, 0.98, 0.995), "changed": {"value": None, "ci95": None, "n": 0}}
     content["consistency"]["after"] = {**pairs, "unrelated": of(0.1, 0.1, 0.1)}
     texts = " ".join(one["text"] for one in alignment_verdict(content)["findings"])
-    assert "(200 pairs), none changed it; images of other noise" in texts
+    assert "(200 pairs), no pair changed it; images from different noise" in texts
 
 
 def test_what_a_judge_at_chance_level_reads_is_never_in_order():

@@ -44,7 +44,7 @@ PROBE = {
         "center_probe_accuracy": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
         "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
     },
-    "test": {"patients": 40, "what": "combinations that training never saw"},
+    "test": {"patients": 40, "what": "combinations not in training"},
     "settings": {"c_values": [0.1, 1.0, 10.0]},
 }
 DISTANCES = {"medi": 2.0, "cls": 8.0}
@@ -80,8 +80,8 @@ def test_a_gain_over_both_is_help():
     assert found[0]["level"] == "ok" and found[0]["text"].startswith("Metadata help")
     assert "+0.250" in found[0]["text"] and "p = 0.001" in found[0]["text"]
     texts = " ".join(one["text"] for one in found)
-    assert "better than the best baseline without generated images, reweighted" in texts
-    assert "medi 2.00, cls 8.00" in texts and "medi 0.40 (a · x, 100 images)" in texts
+    assert "MeDi is better than the best baseline without generated images, Group-reweighted" in texts
+    assert "MeDi 2.00, Class-only (CLS) 8.00" in texts and "MeDi 0.40 (a · x, 100 images)" in texts
     assert not [one for one in found if one["level"] in ("warning", "error")]
 
 
@@ -98,15 +98,15 @@ def test_what_is_not_certain_or_does_not_matter_is_no_effect(value, low, high, p
     rows = [compared(name, value, low, high, p) for name in ("real", "cls", "reweighted")]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
     assert found[0]["level"] == "note" and found[0]["text"].startswith("No effect")
-    assert any("cannot be told from" in one["text"] for one in found)
+    assert any("does not differ significantly from" in one["text"] for one in found)
 
 
 @pytest.mark.parametrize(
     ("p_real", "p_cls", "level", "words"),
     [
-        (0.67, 0.3, "note", "no difference is certain"),
-        (0.67, 0.01, "note", "only the difference from cls is certain"),
-        (0.01, 0.01, "ok", "the differences are certain"),
+        (0.67, 0.3, "note", "no difference is significant"),
+        (0.67, 0.01, "note", "only the difference from Class-only (CLS) is significant"),
+        (0.01, 0.01, "ok", "the differences are significant"),
     ],
 )
 def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, level, words):
@@ -115,30 +115,36 @@ def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, leve
         of_worst_group(compared("cls", 0.3, 0.1, 0.5, p_cls)),
     ]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=[*PROBE["comparisons"], *rows]))
-    one = next(one for one in found if one["text"].startswith("Accuracy in the worst group"))
+    one = next(one for one in found if one["text"].startswith("Worst-group accuracy"))
     assert one["level"] == level and words in one["text"]
 
 
 def test_too_few_draws_for_any_claim_are_told():
     for draws, told in ((5, True), (6, True), (7, False)):  # 3 comparisons: 3 * 2 / 2 ** 7 = 0.047
         found = verdict(FIDELITY, spoiled(PROBE, "settings", "num_repeats", value=draws))
-        assert any("no effect could be claimed" in one["text"] for one in found) == told, draws
+        assert any("no effect can be claimed" in one["text"] for one in found) == told, draws
 
 
 def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
     probe = spoiled(PROBE, "arms", "stain_normalized", value=arm(0.7, 0.2))
     probe["comparisons"].append(compared("stain_normalized", -0.048, -0.1, 0.02, 0.14))
     texts = " ".join(one["text"] for one in verdict(FIDELITY, probe))
-    assert "medi cannot be told from the best baseline without generated images, stain normalized." in texts
-    assert "medi less stain normalized: \u22120.048 in balanced accuracy (\u22120.100 to +0.020, p = 0.14)" in texts
+    assert (
+        "MeDi does not differ significantly from the best baseline without generated images, Stain-normalized." in texts
+    )
+    assert (
+        "MeDi \u2212 Stain-normalized: \u22120.048 balanced accuracy (95% CI \u22120.100 to +0.020, p = 0.14)" in texts
+    )
 
 
 def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
     rows = [compared("real", -0.2, -0.3, -0.1, 0.001), compared("cls", 0.2, 0.1, 0.3, 0.001)]
-    assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0]["text"].startswith("Metadata do harm")
+    assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0]["text"].startswith(
+        "Generated images reduce accuracy"
+    )
     rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert found[0]["level"] == "warning" and "over cls alone" in found[0]["text"]
+    assert found[0]["level"] == "warning" and "over Class-only (CLS) only" in found[0]["text"]
 
 
 def test_copies_differing_settings_and_few_patients_are_told():
@@ -150,11 +156,11 @@ def test_copies_differing_settings_and_few_patients_are_told():
     probe["arms"]["cls"]["training"]["c"] = 10.0
     found = {one["text"]: one["level"] for one in verdict(fidelity, probe)}
     for words, level in (
-        ("repeats training images: 20.0%", "error"),
-        ("num_steps is", "warning"),
-        ("4 patients alone", "warning"),
-        ("did not converge: real", "warning"),
-        ("end of the range of C by cls", "warning"),
+        ("MeDi reproduces training images: 20.0%", "error"),
+        ("num_steps (Class-only (CLS): 20, MeDi: 50)", "warning"),
+        ("only 4 patients", "warning"),
+        ("did not converge: Real", "warning"),
+        ("edge of its range for Class-only (CLS)", "warning"),
     ):
         assert [one for text, one in found.items() if words in text] == [level], words
 
@@ -164,6 +170,6 @@ def test_undefined_figures_are_said_to_be_so():
     probe["shortcut"] = {"center_probe_accuracy": {"value": None}, "correlation": {"arms": {}}}
     fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", value=figure(None))
     texts = [one["text"] for one in verdict(fidelity, probe)]
-    assert any("worst group is undefined" in text for text in texts)
-    assert any("Fréchet distance of medi: –" in text for text in texts)
+    assert any("Worst-group accuracy is undefined" in text for text in texts)
+    assert any("Fréchet distance to real images: MeDi –" in text for text in texts)
     assert not any("nan" in text.lower() for text in texts)
