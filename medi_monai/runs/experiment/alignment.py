@@ -1,11 +1,10 @@
-"""The run ``experiment`` of a text-to-image bundle: from captioned images to an aligned model and its page."""
+"""The experiment with alignment: from captioned images to an aligned model, beside two alternatives."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.captions import read_prompts
 from medi_monai.cohort.captions.prompts import NEUTRAL
 from medi_monai.networks import build_encoder
-from medi_monai.runs.experiment.schedule import Schedule
+from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.runs.text import captioned_cohort
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json
-from medi_monai.utils.run_dir import finish_run
 
-__all__ = ["fair_experiment_run"]
+__all__ = ["AlignmentExperiment", "fair_experiment_run"]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
@@ -55,62 +53,75 @@ def fair_experiment_run(
     num_candidates: int = 1800,
     max_parallel_stages: int | None = None,
 ) -> dict[str, Any]:
-    """Prepare, train, read, align, sample before and after with the same noise, evaluate; the page is ``report.html``.
-
-    Each stage is a run of the bundle in a process of its own, as in :func:`medi_monai.engines.experiment_run`.
+    """Prepare, train a model and classifiers, align, sample before and after with the same noise, evaluate.
 
     Args:
-        bundle_root: the bundle.
-        output_dir: folder of everything.
-        options: by the ids of the bundle's configs; each stage takes those that its config has.
-        stage_options: options of one kind of stage alone: ``training``, ``classifying``, ``sampling``, ``aligning``,
+        bundle_root: as for :func:`run_experiment`.
+        output_dir: as for :func:`run_experiment`.
+        options: as for :func:`run_experiment`.
+        stage_options: as for :func:`run_experiment`; of ``training``, ``classifying``, ``sampling``, ``aligning``,
             ``retraining``, ``resampling``, ``evaluation``.
         reference_dir: ``dataset_dir`` of the real images that the target describes; None compares with the cohort.
         num_images: generated before and after, of neutral prompts and of those that name the attribute.
         alternatives: whether two other ways to the target stand beside: ``retrained``, the model trained on with real
             images resampled to it, and ``resampled``, images of the untuned model chosen by the guide.
         num_candidates: images that ``resampled`` is chosen from, drawn with noise of their own.
-        max_parallel_stages: beside each other, where they do not need each other; None takes two on a CPU.
+        max_parallel_stages: as for :func:`run_experiment`.
 
     Returns:
         The content of ``metrics.json``.
 
     Raises:
-        InputError: for a folder without the bundle, no templates and no prompts, or a target that cannot be: of wrong
-            shares before any stage, of unknown values once the cohort is there, as prompts that are not neutral.
-        RunStopped: where a stage failed; its own message says why, and the same command goes on.
+        InputError: as :func:`run_experiment`; also for no templates and no prompts, and an impossible target: of wrong
+            shares before any stage, of unknown values once the cohort is prepared, as prompts that are not neutral.
+        RunStopped: as :func:`run_experiment`.
     """
-    bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
-    if not (bundle / "configs" / "align.json").is_file():
-        raise InputError(f"there is no text-to-image bundle in {bundle}; give --bundle_root")
-    if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
-        raise InputError(
-            "the experiment samples prompts that leave the attribute open, which `templates` make, and there are none: "
-            "give --prompts, a file with a prompt on each line or a list, or compose captions by templates"
-        )
-    _check_late_options(options, stage_options)
-    options, aligning = {**options, "prompts": _kept_prompts(options["prompts"], output)}, stage_options["aligning"]
-    start = time.perf_counter()
-    schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages)
-    schedule.run(_preparation(output, reference_dir))
-    training = captioned_cohort(Cohort.read(output / "cohort"))
-    cohort_target(aligning["target"], training, options["attribute"], aligning.get("target_table"))
-    named = _check_prompts(training, options, num_images)
-    stages = _stages(output, num_images, num_candidates if alternatives else None, options["seed"], named)
-    schedule.run(stages)
-    evaluation = _evaluation(output, stages, alternatives, named, bool(reference_dir))
-    schedule.run([_with_costs(evaluation, output, schedule.seconds, stage_options)])
-    content: dict[str, Any] = read_json(output / "evaluation" / "metrics.json")
-    finish_run(
-        "experiment",
-        output,
-        made={"stages": schedule.seconds},
-        figures={"verdict": content["verdict"], "seconds": round(time.perf_counter() - start, 1)},
-        settings={**options, **{f"{kind}: {k}": v for kind, own in stage_options.items() for k, v in own.items()}},
-        digests={},
-        where=output / "evaluation" / "report.html",
-    )
-    return content
+    experiment = AlignmentExperiment(reference_dir, num_images, num_candidates if alternatives else None)
+    return run_experiment(experiment, bundle_root, output_dir, options, stage_options, max_parallel_stages)
+
+
+@dataclass(frozen=True)
+class AlignmentExperiment:
+    """Stages and page of the experiment with alignment; see :class:`medi_monai.runs.experiment.run.Experiment`.
+
+    Args:
+        reference_dir: as for :func:`fair_experiment_run`.
+        num_images: as for :func:`fair_experiment_run`.
+        num_candidates: as for :func:`fair_experiment_run`; None for no alternatives.
+    """
+
+    reference_dir: str | None
+    num_images: int
+    num_candidates: int | None
+    config = "align.json"
+
+    def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
+        """Refuse what late stages would refuse; a file of prompts is copied into the folder."""
+        if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
+            raise InputError(
+                "the experiment samples prompts that leave the attribute open, which `templates` make, and there are "
+                "none: give --prompts, a file with a prompt on each line or a list, or compose captions by templates"
+            )
+        _check_late_options(options, stage_options)
+        return {**options, "prompts": _kept_prompts(options["prompts"], output)}
+
+    def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
+        """Preparing; then, with targets and prompts checked against the cohort, up to the images; the evaluation."""
+        output, options, aligning = run.output, run.options, run.stage_options["aligning"]
+        yield _preparation(output, self.reference_dir)
+        training = captioned_cohort(Cohort.read(output / "cohort"))
+        cohort_target(aligning["target"], training, options["attribute"], aligning.get("target_table"))
+        named = _check_prompts(training, options, self.num_images)
+        stages = _stages(output, self.num_images, self.num_candidates, options["seed"], named)
+        yield stages
+        evaluation = _evaluation(output, stages, self.num_candidates is not None, named, bool(self.reference_dir))
+        yield [_with_costs(evaluation, run)]
+
+    def finish(self, run: RunContext) -> Outcome:
+        """Results and page are those of the evaluation."""
+        folder = run.output / "evaluation"
+        content: dict[str, Any] = read_json(folder / "metrics.json")
+        return Outcome(content, {"verdict": content["verdict"]}, {}, folder / "report.html")
 
 
 def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -153,17 +164,16 @@ def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int
     except InputError as error:
         print(
             f"warning: {error}. The experiment goes without images of prompts that name the subgroup, which would "
-            "help the classifiers, and show whether the tuned model still obeys",
+            "help the classifiers, and show whether the tuned model still follows such prompts",
             flush=True,
         )
         return False
     return True
 
 
-def _with_costs(
-    stage: Stage, output: Path, seconds: Mapping[str, float | None], stage_options: Mapping[str, Mapping[str, Any]]
-) -> Stage:
+def _with_costs(stage: Stage, run: RunContext) -> Stage:
     """The evaluation with what each arm cost, and without the arm that nothing could be chosen for."""
+    output, seconds = run.output, run.seconds
     arms = dict(stage.options["arms"])
     costs: dict[str, dict[str, Any]] = {
         arm: {"stages": {name: seconds[name] for name in STAGES_OF[arm] if seconds.get(name) is not None}}
@@ -171,8 +181,8 @@ def _with_costs(
     }
     costs["after"] |= _passes_of(read_json(output / "aligning" / "alignment.json"))
     if "retrained" in arms:
-        own = stage_options["retraining"]
-        costs["retrained"]["gradient_images"] = own["max_steps"] * own["batch_size"]
+        retraining = run.stage_options["retraining"]
+        costs["retrained"]["gradient_images"] = retraining["max_steps"] * retraining["batch_size"]
     if "resampled" in arms:
         why = read_json(output / FOLDERS["resampled"] / "summary.json")["figures"]["why_none"]
         if why:

@@ -22,8 +22,7 @@ __all__ = ["interrupt", "start_bundle"]
 #: what each run needs; imported once, by the process that all runs are forked from
 PRELOADED = [
     "monai.bundle",
-    "medi_monai.engines",
-    "medi_monai.engines.handlers",
+    "medi_monai.runs",
     "ignite.engine",
     "tensorboard.summary",
 ]

@@ -1,4 +1,4 @@
-"""Stages of an experiment beside each other: what does not need each other runs at the same time."""
+"""Stages of an experiment in parallel: those that do not need each other run at the same time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = ["Schedule"]
 
-#: between two looks at what runs beside each other have printed, in seconds
-LOOK = 0.2
+#: seconds between two checks of what parallel stages have printed
+POLL = 0.2
 
 
 class Schedule:
@@ -28,7 +28,7 @@ class Schedule:
     In small networks two threads do less than twice what one does, so that two stages with a thread each are done
     sooner than one after the other with two. What a stage computes with does not depend on which others happen to run:
     a stage that every other has to wait for, or waits for, has all threads, and any other its share, so that the same
-    command has the same result. What runs beside each other prints into ``stages/NAME.log``, which is shown here one
+    command has the same result. Parallel stages print into ``stages/NAME.log``, and the logs are shown here one
     after the other.
 
     Args:
@@ -36,7 +36,7 @@ class Schedule:
         output: folder of the experiment.
         options: by the ids of the bundle's configs; each stage takes those that its config has.
         stage_options: options of one kind of stage alone.
-        at_once: stages beside each other; two by default, one where ``options["device"]`` is no CPU or there is but
+        max_parallel: stages at the same time; two by default, one where ``options["device"]`` is no CPU or there is but
             one thread.
 
     Attributes:
@@ -49,22 +49,22 @@ class Schedule:
         output: Path,
         options: Mapping[str, Any],
         stage_options: Mapping[str, Mapping[str, Any]],
-        at_once: int | None = None,
+        max_parallel: int | None = None,
     ) -> None:
         self.bundle, self.output = bundle, output
         self.options, self.stage_options = options, stage_options
         self.seconds: dict[str, float | None] = {}
         self._threads = torch.get_num_threads()
         on_cpu = str(options.get("device", "cpu")) == "cpu"
-        self._at_once = at_once or (min(2, self._threads) if on_cpu else 1)
+        self._max_parallel = max_parallel or (min(2, self._threads) if on_cpu else 1)
         self._digests: dict[str, str] = {}
         self._shown = _Shown()
 
     def run(self, stages: Sequence[Stage]) -> None:
-        """Run those that are not done; earlier ones first where more could begin than may run at once.
+        """Run those that are not done; earlier ones first where more could start than may run in parallel.
 
         Raises:
-            InputError: where the images behind a stage are others by now.
+            InputError: where the images that a stage was made from have changed.
             RunStopped: where a stage failed; what runs beside it is waited for.
         """
         waiting = list(stages)
@@ -72,7 +72,7 @@ class Schedule:
         failure: Exception | None = None
         try:
             while running or (waiting and failure is None):
-                while failure is None and len(running) < self._at_once and (stage := self._ready(waiting)):
+                while failure is None and len(running) < self._max_parallel and (stage := self._ready(waiting)):
                     waiting.remove(stage)
                     try:
                         if (run := self._start(stage, stages)) is not None:
@@ -81,9 +81,9 @@ class Schedule:
                     except (InputError, RunStopped) as error:
                         failure = error
                 if running:
-                    wait([run.sentinel for run in running], LOOK if self._at_once > 1 else None)
+                    wait([run.sentinel for run in running], POLL if self._max_parallel > 1 else None)
                 elif waiting and failure is None:
-                    raise ValueError(f"the stage {waiting[0].name!r} needs one that is not there: {waiting[0].needs}")
+                    raise ValueError(f"the stage {waiting[0].name!r} needs one that does not exist: {waiting[0].needs}")
                 for run in [run for run in running if not run.is_alive()]:
                     running.remove(run)
                     try:
@@ -125,26 +125,26 @@ class Schedule:
             self._shown.note(f"{stage.name}: done already, {stage.result}")
             self._digests[stage.name], self.seconds[stage.name] = run.digest, run.seconds
             return None
-        beside = self._at_once > 1
-        threads = self._threads if _alone(stage, stages) else max(1, self._threads // self._at_once)
-        run.start(threads if beside else None, to_log=beside)
+        parallel = self._max_parallel > 1
+        threads = self._threads if _alone(stage, stages) else max(1, self._threads // self._max_parallel)
+        run.start(threads if parallel else None, to_log=parallel)
         if run.log is not None and self._shown.busy:
-            self._shown.note(f"{stage.name}: begun beside it, prints into {run.log} and here afterwards")
+            self._shown.note(f"{stage.name}: started in parallel; its output is in {run.log}, and follows here")
         return run
 
     def _end(self, run: StageRun) -> None:
         run.end()
         if not self._shown.shows(run):
-            self._shown.note(f"{run.stage.name}: done beside it after {run.seconds:.0f} s")
+            self._shown.note(f"{run.stage.name}: finished in parallel after {run.seconds:.0f} s")
         self._digests[run.stage.name], self.seconds[run.stage.name] = run.digest, run.seconds
 
 
 class _Shown:
-    """Prints what runs beside each other have printed into their logs, one run after the other."""
+    """Prints the logs of parallel runs, one run after the other."""
 
     def __init__(self) -> None:
         self._runs: deque[StageRun] = deque()
-        self._place, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
         self._within_line = False
 
     @property
@@ -168,14 +168,14 @@ class _Shown:
         while self._runs:
             run = self._runs[0]
             with open(run.log or "", "rb") as file:
-                file.seek(self._place)
+                file.seek(self._offset)
                 new = file.read()
-            self._place += len(new)
+            self._offset += len(new)
             self._print(self._decoder.decode(new, final=run.ended))
             if not run.ended:
                 return
             self._runs.popleft()
-            self._place = 0
+            self._offset = 0
             self._decoder.reset()
 
     def _print(self, text: str) -> None:
@@ -190,8 +190,8 @@ class _Shown:
 
 def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:
     """Whether each of the others needs this stage, or is needed by it."""
-    needs = {one.name: set(one.needs) for one in stages}
+    needs = {other.name: set(other.needs) for other in stages}
     for _ in stages:
-        needs = {name: own.union(*(needs.get(one, set()) for one in own)) for name, own in needs.items()}
+        needs = {name: own.union(*(needs.get(needed, set()) for needed in own)) for name, own in needs.items()}
     others = set(needs) - {stage.name}
     return all(name in needs[stage.name] or stage.name in needs[name] for name in others)

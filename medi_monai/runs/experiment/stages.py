@@ -105,28 +105,28 @@ class StageRun:
         """Whether the result is there and was made with these options.
 
         Raises:
-            InputError: where the images behind it are others by now.
+            InputError: where the images that it was made from have changed.
         """
         done = self.stage.result.is_file() and self._known.get("digest") == self.digest
         if self.stage.run_id == "preparing":
             self._source = _source(self._files, self._settings, self._known)
             if done and self._known.get("source") not in (None, self._source):
                 raise InputError(
-                    f"the table or the images in {self._settings['dataset_dir']} are others than those that "
-                    f"{self._output} was made from; choose another --output_dir"
+                    f"the table or the images in {self._settings['dataset_dir']} have changed since {self._output} was "
+                    "created; choose another --output_dir"
                 )
         return done
 
     def start(self, threads: int | None = None, to_log: bool = False) -> None:
         """Start the process, once :meth:`done` has said no."""
         overlay = self._record.with_suffix(".options.json")
-        resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._goes_on() else {}
+        resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._can_resume() else {}
         write_json(overlay, {**self._settings, **resumed})
         configs = [str(file) for file in (*self._files, overlay)]
         arguments = ["run", self.stage.run_id, "--bundle_root", str(self._bundle), "--config_file", str(configs)]
         # an interrupted run with these very options counts as a part of this one
-        goes_on = self._known.get("begun") == self.digest and not self._known.get("digest")
-        self._spent: float = (self.seconds or 0.0) if goes_on else 0.0
+        resumes = self._known.get("begun") == self.digest and not self._known.get("digest")
+        self._spent: float = (self.seconds or 0.0) if resumes else 0.0
         self._known = {"digest": "", "begun": self.digest, "source": self._source, "seconds": self._spent}
         write_json(self._record, self._known)
         if to_log:
@@ -155,7 +155,7 @@ class StageRun:
             self._known["digest"] = self.digest
         write_json(self._record, self._known)
         if not self._known["digest"]:
-            raise RunStopped(f"the stage {self.stage.name!r} {_end_of(code)}; the same command goes on from there")
+            raise RunStopped(f"the stage {self.stage.name!r} {_end_of(code)}; the same command resumes there")
         self._say(f"{self.stage.name}: took {self.seconds:.0f} s")
 
     def _say(self, text: str) -> None:
@@ -165,8 +165,8 @@ class StageRun:
         else:
             print(text, flush=True)
 
-    def _goes_on(self) -> bool:
-        # of a training that was begun with these very options
+    def _can_resume(self) -> bool:
+        # a training that was begun with these very options
         begun = self._known.get("begun") == self.digest
         return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
 
@@ -174,9 +174,9 @@ class StageRun:
 def _seen_from(output: Path, value: Any) -> Any:
     """Settings with paths below the folder of the experiment as seen from there."""
     if isinstance(value, Mapping):
-        return {name: _seen_from(output, one) for name, one in value.items()}
+        return {name: _seen_from(output, option) for name, option in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_seen_from(output, one) for one in value]
+        return [_seen_from(output, item) for item in value]
     inside = isinstance(value, str) and Path(value).is_relative_to(output)
     return f"output:{Path(value).relative_to(output)}" if inside else value
 
@@ -197,7 +197,7 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
     if root in (None, DEMO_BALANCED):
         return None
     if known.get("digest") and not Path(root).is_dir():
-        print(f"preparing: {root} is not here, and is taken to be as it was", flush=True)
+        print(f"preparing: {root} is not available, and assumed unchanged", flush=True)
         return known.get("source")
     parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
     parser.update(dict(settings))
@@ -205,10 +205,10 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
     with redirect_stdout(StringIO()):
         rows = preparation.source.rows()
     images = rows.loc[rows["problem"] == "", "image"]
-    print(f"preparing: looking at {len(images):,} files in {root}", flush=True)
-    look = _size if getattr(preparation.source, "unit", "patches") == "patches" else _fingerprint
-    found = [look(Path(root) / image) for image in images]
-    return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": found})
+    print(f"preparing: checking {len(images):,} files in {root}", flush=True)
+    identify = _size if getattr(preparation.source, "unit", "patches") == "patches" else _fingerprint
+    files = [identify(Path(root) / image) for image in images]
+    return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": files})
 
 
 def _size(path: Path) -> int:
@@ -224,4 +224,4 @@ def _fingerprint(path: Path) -> str:
 
 
 def _shown(arguments: Sequence[str]) -> str:
-    return " ".join(f'"{part}"' if " " in part else part for part in arguments)
+    return " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)

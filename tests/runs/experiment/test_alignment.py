@@ -9,7 +9,8 @@ from monai.bundle import ConfigParser
 
 pytest.importorskip("transformers")
 
-import medi_monai.runs.experiment.alignment as fair_experiment
+import medi_monai.runs.experiment.run as runner
+from medi_monai.runs.experiment.alignment import fair_experiment_run
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, write_json
 
@@ -37,7 +38,7 @@ def experiment(tmp_path, monkeypatch):
     started = []
 
     class Schedule:
-        def __init__(self, bundle, output, options, stage_options, at_once):
+        def __init__(self, bundle, output, options, stage_options, max_parallel):
             self.bundle, self.options, self.stage_options, self.seconds = bundle, options, stage_options, {}
 
         def run(self, stages):
@@ -68,11 +69,11 @@ def experiment(tmp_path, monkeypatch):
         started.clear()
         given = settings(**changed)
         args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
-        fair_experiment.fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
+        fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
     run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]
-    monkeypatch.setattr(fair_experiment, "Schedule", Schedule)
+    monkeypatch.setattr(runner, "Schedule", Schedule)
     return run
 
 

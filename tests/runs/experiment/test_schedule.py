@@ -51,8 +51,8 @@ def stage(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    def run(stages, at_once=2, **options):
-        schedule = Schedule(tmp_path / "bundle", tmp_path / "output", options, {}, at_once)
+    def run(stages, max_parallel=2, **options):
+        schedule = Schedule(tmp_path / "bundle", tmp_path / "output", options, {}, max_parallel)
         schedule.run(stages)
         return schedule.seconds
 
@@ -82,7 +82,7 @@ def test_what_needs_nothing_of_each_other_runs_beside_and_all_is_shown_in_order(
     assert [one.result.read_text() for one in stages] == ["4", "2", "2", "4"]
     assert re.findall(r"^\$ OMP_NUM_THREADS=(\d) python", shown, re.M) == ["4", "2", "2", "4"]
     assert re.findall(r"^(\w+): took \d+ s$", shown, re.M) == ["begin", "first", "second", "last"]
-    assert re.findall(r"^second: (begun|done) beside it", shown, re.M) == ["begun", "done"]
+    assert re.findall(r"^second: (started|finished) in parallel", shown, re.M) == ["started", "finished"]
     run(stages)
     assert capsys.readouterr().out.count("done already") == 4
 
@@ -91,9 +91,9 @@ def test_other_options_make_what_needs_them_again_and_nothing_else(run, stage):
     def stages(seconds):
         return [stage("a", seconds=seconds), stage("b"), stage("c", "a"), stage("d", "b")]
 
-    run(stages(0.0), at_once=1)
-    made = {one.name: one.result.stat().st_mtime_ns for one in stages(0.0)}
-    run(stages(0.01), at_once=1)
+    run(stages(0.0), max_parallel=1)
+    made = {each.name: each.result.stat().st_mtime_ns for each in stages(0.0)}
+    run(stages(0.01), max_parallel=1)
     again = {one.name: one.result.stat().st_mtime_ns for one in stages(0.0)}
     assert {name for name in made if made[name] != again[name]} == {"a", "c"}
 
@@ -104,7 +104,7 @@ def test_after_a_failure_nothing_begins_and_what_runs_is_finished(run, stage, tm
         stage("bad", code=7),
         stage("next"),
     ]
-    with pytest.raises(RunStopped, match="the stage 'bad' ended with 7; the same command goes on"):
+    with pytest.raises(RunStopped, match="the stage 'bad' ended with 7; the same command resumes"):
         run(stages)
     assert "'long' is finished first" in capsys.readouterr().out
     assert stages[0].result.is_file() and not stages[2].result.exists()
@@ -118,7 +118,7 @@ def test_after_a_failure_nothing_begins_and_what_runs_is_finished(run, stage, tm
     ("sent", "words"),
     [
         (signal.SIGKILL, r"was ended by SIGKILL \(as the system does where memory runs out\); the same command"),
-        (signal.SIGABRT, "was ended by SIGABRT; the same command goes on"),
+        (signal.SIGABRT, "was ended by SIGABRT; the same command resumes"),
     ],
 )
 def test_a_stage_that_was_killed_says_by_what(run, stage, sent, words):
@@ -127,13 +127,13 @@ def test_a_stage_that_was_killed_says_by_what(run, stage, sent, words):
 
 
 def test_one_at_once_prints_as_it_goes_with_all_threads(run, stage, tmp_path):
-    run([stage("a"), stage("b")], at_once=1)
+    run([stage("a"), stage("b")], max_parallel=1)
     assert not list((tmp_path / "output" / "stages").glob("*.log"))
 
 
-@pytest.mark.parametrize(("device", "at_once"), [("cpu", 2), ("cuda:0", 1)])
-def test_by_default_two_run_at_once_on_a_cpu(tmp_path, four_threads, device, at_once):
-    assert Schedule(tmp_path, tmp_path, {"device": device}, {})._at_once == at_once
+@pytest.mark.parametrize(("device", "max_parallel"), [("cpu", 2), ("cuda:0", 1)])
+def test_by_default_two_run_at_once_on_a_cpu(tmp_path, four_threads, device, max_parallel):
+    assert Schedule(tmp_path, tmp_path, {"device": device}, {})._max_parallel == max_parallel
 
 
 SCRIPT = """
@@ -200,7 +200,7 @@ def test_what_cannot_be_printed_does_not_stop_the_stages(begin, stage, tmp_path,
 
 
 def test_a_stage_that_needs_what_is_not_there_is_a_mistake_of_ours(run, stage):
-    with pytest.raises(ValueError, match="'b' needs one that is not there"):
+    with pytest.raises(ValueError, match="'b' needs one that does not exist"):
         run([stage("a"), stage("b", "x")])
 
 

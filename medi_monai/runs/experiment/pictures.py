@@ -1,0 +1,101 @@
+"""What the report of the experiment with metadata shows besides figures: the cohort, samples, closest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.samples import read_arms
+from medi_monai.cohort.table import SPLITS
+from medi_monai.evaluation.probing.arms import RESERVED_NAMES
+from medi_monai.report import labeled_grid
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["closest_pairs", "describe_cohort", "sample_grid"]
+
+#: combinations in the grid of samples, and images of each
+MAX_ROWS, PER_CELL = 12, 8
+
+
+def describe_cohort(cohort: Cohort, columns: Sequence[str]) -> dict[str, Any]:
+    """Counts of a cohort by split, and how many combinations of label and attributes are in training or not.
+
+    Args:
+        cohort: with its split.
+        columns: the label, then the attributes.
+    """
+    table = cohort.table[cohort.table["split"] != "excluded"]
+    keys = table[list(columns)].astype(str).agg(" · ".join, axis=1)
+    seen = set(keys[table["split"] == "train"])
+    return {
+        "label": columns[0],
+        "attributes": list(columns[1:]),
+        "dir": "cohort",
+        "counts": {
+            str(split): {
+                "patches": len(rows),
+                "slides": int(rows["slide"].nunique()),
+                "patients": int(rows["patient"].nunique()),
+            }
+            for split in SPLITS
+            if len(rows := table[table["split"] == split])
+        },
+        "combinations": {"seen": len(seen), "unseen": len(set(keys) - seen)},
+    }
+
+
+def sample_grid(
+    cohort: Cohort, sampling_dirs: Mapping[str, Path], columns: Sequence[str], image_size: int
+) -> np.ndarray:
+    """Real images and those of each arm side by side, combinations never seen first.
+
+    Args:
+        cohort: with its split.
+        sampling_dirs: of each arm.
+        columns: the label, then the attributes.
+        image_size: side of the images.
+
+    Returns:
+        ``(H, W, 3)``, ``uint8``.
+    """
+    table = cohort.table[cohort.table["split"].isin(["train", "val", "holdout"])].reset_index(drop=True)
+    arms = read_arms(sampling_dirs, columns, RESERVED_NAMES)
+    sources = {"real": Cohort(table, cohort.root), **arms}
+    in_training = set(map(tuple, table.loc[table["split"] == "train", list(columns)].to_numpy()))
+    combinations = [set(map(tuple, images.table[list(columns)].to_numpy())) for images in sources.values()]
+    everywhere = set.intersection(*combinations)
+    shown = sorted(everywhere, key=lambda key: (key in in_training, seed_from("samples", list(key))))[:MAX_ROWS]
+    cells: dict[tuple[str, str], list[np.ndarray]] = {}
+    names = {key: " · ".join(key) + ("" if key in in_training else " (never seen)") for key in shown}
+    for arm, images in sources.items():
+        reader = PatchReader(images, image_size)
+        keys = pd.Series(list(map(tuple, images.table[list(columns)].to_numpy())))
+        for key in shown:
+            rows = np.flatnonzero(keys == key)
+            chosen = np.random.default_rng(seed_from("shown", arm, list(key))).permutation(rows)[:PER_CELL]
+            cells[names[key], arm] = reader.read(np.sort(chosen).tolist())
+        reader.close()
+    title = "Real images, and generated ones of the same combinations"
+    return labeled_grid(cells, sorted(names.values()), list(sources), title, (1, PER_CELL), 64)
+
+
+def closest_pairs(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]:
+    """Generated images with the training image that each is closest to, and the correlation, as evaluation stored them.
+
+    Args:
+        path: ``closest.npz``.
+    """
+    with np.load(path) as stored:
+        names = sorted({name.rpartition(" ")[0] for name in stored.files})
+        return {
+            name: list(
+                zip(stored[f"{name} images"], stored[f"{name} training"], stored[f"{name} correlation"].tolist())
+            )
+            for name in names
+        }
