@@ -88,8 +88,8 @@ class AlignmentLosses:
         pixel_weight: of the term that sees color and form in the pixels.
         anchor_weight: of the denoising loss on real images.
         distillation_weight: of the distance to the untuned model's predictions where the condition names the attribute.
-        stays: weight of consistency of an image that keeps its subgroup.
-        changes: weight of one that has to change it.
+        keep_weight: weight of consistency of an image that keeps its subgroup.
+        change_weight: weight of one that has to change it.
         rollout: one of :data:`medi_monai.alignment.functional.ROLLOUTS`: the way of the gradient through the sampler.
         last_steps: sampling steps that it goes through; None is all.
 
@@ -107,8 +107,8 @@ class AlignmentLosses:
     pixel_weight: float = 1.0
     anchor_weight: float = 1.0
     distillation_weight: float = 100.0
-    stays: float = 1.0
-    changes: float = 0.2
+    keep_weight: float = 1.0
+    change_weight: float = 0.2
     rollout: str = "adjusted"
     last_steps: int | None = None
 
@@ -126,7 +126,7 @@ class AlignmentLosses:
             {
                 # without it nothing is aligned
                 "rate": "subgroup_weight",
-                "weight": "consistency_weight pixel_weight anchor_weight distillation_weight stays changes",
+                "weight": "consistency_weight pixel_weight anchor_weight distillation_weight keep_weight change_weight",
                 "fraction": "min_confidence",
                 "optional count": "draws last_steps",
             },
@@ -297,13 +297,13 @@ class AlignmentStep:
         self, logs: torch.Tensor, reference: torch.Tensor, drawing: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, share = self.losses, self.pool.target.tensor(logs)
-        stays, changes = losses.stays, losses.changes
+        weighed = {"keep_weight": losses.keep_weight, "change_weight": losses.change_weight}
         if losses.loss == "matching":
-            weights = consistency_weights(reference, share, stays=stays, changes=changes, generator=drawing)
+            weights = consistency_weights(reference, share, **weighed, generator=drawing)
             return batch_matching_loss(logs, share, losses.divergence), weights
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
         labels, confident = found.labels, found.confident
-        weights = consistency_weights(reference, None, labels, confident, stays, changes)
+        weights = consistency_weights(reference, None, labels, confident, **weighed)
         return transport_loss(logs, labels, confident), weights
 
 

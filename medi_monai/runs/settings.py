@@ -52,7 +52,7 @@ NAMES = {
     "seed": "seed split_seed warmup_steps fold",
     "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
     "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight "
-    "distillation_weight stays changes",
+    "distillation_weight keep_weight change_weight",
     "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
     "stain_jitter min_confidence tolerance",
     "optional fraction": "val_fraction",

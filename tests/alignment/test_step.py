@@ -234,7 +234,7 @@ def test_no_confident_image_moves_nothing():
         ({"subgroup_weight": 0}, "subgroup_weight = 0.*above 0"),
         ({"pixel_weight": -1}, "pixel_weight = -1"),
         ({"anchor_weight": math.nan}, "anchor_weight = nan"),
-        ({"changes": "much"}, "changes = 'much'"),
+        ({"change_weight": "much"}, "change_weight = 'much'"),
         ({"min_confidence": 1.2}, "min_confidence = 1.2.*from 0 to 1"),
         ({"draws": 0}, "draws = 0"),
         ({"last_steps": 1.5}, "last_steps = 1.5.*or null"),

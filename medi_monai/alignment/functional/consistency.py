@@ -96,8 +96,8 @@ def consistency_weights(
     target: torch.Tensor | None = None,
     labels: torch.Tensor | None = None,
     confident: torch.Tensor | None = None,
-    stays: float = 1.0,
-    changes: float = 0.2,
+    keep_weight: float = 1.0,
+    change_weight: float = 0.2,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Strong consistency where the subgroup need not change, weak where it must.
@@ -109,8 +109,8 @@ def consistency_weights(
             own differs from what it was.
         confident: ``(N,)``; an image whose pseudo-target is not confident may change: held as one that stays, it
             would be drawn back from the boundary, and the target be missed by as much.
-        stays: weight of an image that keeps its subgroup.
-        changes: weight of one that changes it.
+        keep_weight: weight of an image that keeps its subgroup.
+        change_weight: weight of one that changes it.
         generator: as for :func:`images_to_change`.
 
     Returns:
@@ -119,8 +119,8 @@ def consistency_weights(
     Raises:
         InputError: with neither labels nor target, or a negative weight.
     """
-    if min(stays, changes) < 0:
-        raise InputError(f"stays = {stays} and changes = {changes} are weights: zero or more")
+    if min(keep_weight, change_weight) < 0:
+        raise InputError(f"keep_weight = {keep_weight} and change_weight = {change_weight} are weights: zero or more")
     if labels is not None:
         change = labels.to(reference_probabilities.device) != reference_probabilities.argmax(1)
         if confident is not None:
@@ -129,8 +129,8 @@ def consistency_weights(
         change = images_to_change(reference_probabilities, target, generator)
     else:
         raise InputError("weights of consistency need pseudo-targets or a target, and neither is given")
-    weights = reference_probabilities.new_full(change.shape, stays).detach()
-    return weights.masked_fill(change, changes)
+    weights = reference_probabilities.new_full(change.shape, keep_weight).detach()
+    return weights.masked_fill(change, change_weight)
 
 
 def _structure_distance(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

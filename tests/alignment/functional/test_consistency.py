@@ -111,7 +111,7 @@ def test_wrong_arguments_are_errors():
     with pytest.raises(InputError, match="neither"):
         consistency_weights(p)
     with pytest.raises(InputError, match="zero or more"):
-        consistency_weights(p, torch.tensor([0.5, 0.5]), changes=-1)
+        consistency_weights(p, torch.tensor([0.5, 0.5]), change_weight=-1)
     with pytest.raises(InputError, match="do not match"):
         consistency_loss(torch.ones(2, 3), torch.ones(2, 4))
     with pytest.raises(InputError, match="weights"):
