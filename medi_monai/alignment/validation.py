@@ -13,14 +13,14 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from medi_monai.alignment.functional import SubgroupTarget
 from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
 from medi_monai.alignment.step import sets_by_prompt
+from medi_monai.metrics.subgroups import total_variation
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["SubgroupWatch", "total_variation"]
+__all__ = ["SubgroupWatch"]
 
 GUIDE, VALIDATION = "guide", "validation"
 #: images of a prompt below which its distance is that of chance: such prompts are taken together
@@ -128,10 +128,10 @@ class SubgroupWatch:
         for name, reader in self.readers.items():
             read = reader(images).exp()
             share = read.mean(0)
-            apart = [len(one) * total_variation(read[one].mean(0), self.target) for one in self.sets]
+            apart = [len(one) * self._distance(read[one].mean(0)) for one in self.sets]
             record[name] = {
                 "proportions": dict(zip(self.target.names, share.tolist())),
-                "distance": total_variation(share, self.target),
+                "distance": self._distance(share),
                 "distance_of_prompts": sum(apart) / len(images),
             }
             self._show(name, record[name], step)
@@ -155,6 +155,9 @@ class SubgroupWatch:
         """Put the kept weights into the network."""
         self.network.load_state_dict(self._best)
 
+    def _distance(self, proportions: torch.Tensor) -> float:
+        return float(total_variation(proportions.cpu().numpy(), np.array(self.target.probabilities)))
+
     def state_dict(self) -> dict[str, Any]:
         """The curve and the kept weights, for a checkpoint."""
         return {"curve": self.curve, "best": self._best, "best_step": self.best_step}
@@ -162,9 +165,3 @@ class SubgroupWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.curve, self._best, self.best_step = list(state["curve"]), dict(state["best"]), int(state["best_step"])
-
-
-def total_variation(share: torch.Tensor, target: SubgroupTarget) -> float:
-    """``½ Σ |p - q|`` between ``(G,)`` proportions and the target, in [0, 1]."""
-    wanted = torch.tensor(target.probabilities, dtype=torch.float64)
-    return float((share.detach().cpu().double() - wanted).abs().sum() / 2)

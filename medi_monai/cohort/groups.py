@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["codes_of", "group_weights", "known_codes", "spread_rows", "stable_order"]
+__all__ = [
+    "codes_of",
+    "combination_codes",
+    "group_weights",
+    "known_codes",
+    "rows_by_group",
+    "spread_rows",
+    "stable_order",
+]
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
@@ -20,13 +28,27 @@ def group_weights(groups: np.ndarray) -> np.ndarray:
     return len(groups) / (sizes[groups] * np.count_nonzero(sizes))
 
 
+def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | None = None) -> list[np.ndarray]:
+    """Row numbers of every group.
+
+    Args:
+        groups: ``(N,)`` integer codes of 0 or more.
+        num_groups: groups that there are at least; by default those up to the largest code.
+        order: ``(N,)`` row numbers; rows of a group come in it, by default ascending.
+    """
+    order = np.arange(len(groups)) if order is None else order
+    order = order[np.argsort(groups[order], kind="stable")]
+    sizes = np.bincount(groups, minlength=num_groups)
+    return np.split(order, np.cumsum(sizes)[:-1])[: len(sizes)]
+
+
 def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` row numbers without repetition, spread as evenly over the groups as their sizes allow; all if fewer."""
     order = rng.permutation(len(groups))
-    # the place of each row within its group, in random order: taking low places first fills groups evenly
-    place = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
+    # the rank of each row within its group, in random order: taking low ranks first fills groups evenly
+    rank = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
     turn = rng.permutation(int(groups.max(initial=0)) + 1)[groups[order]]
-    return np.sort(order[np.lexsort((turn, place))[:count]])
+    return np.sort(order[np.lexsort((turn, rank))[:count]])
 
 
 def codes_of(
@@ -39,17 +61,26 @@ def codes_of(
         columns: label and attributes.
         names: combinations that come first; others follow in sorted order.
     """
-    found: list[tuple[str, ...]] = list(names or ())
+    combinations: list[tuple[str, ...]] = list(names or ())
     if not columns:
-        return np.zeros(len(table), np.int64), found or [()]
+        return np.zeros(len(table), np.int64), combinations or [()]
     keys = table[list(columns)].astype(str).fillna("")
     numbers = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
     # one row of each combination: a million rows have few
     first = np.unique(numbers, return_index=True)[1]
     own = list(keys.iloc[first].itertuples(index=False, name=None))
-    found += sorted(set(own) - set(found))
-    place = {key: code for code, key in enumerate(found)}
-    return np.array([place[key] for key in own], np.int64)[numbers], found
+    combinations += sorted(set(own) - set(combinations))
+    code_of = {key: code for code, key in enumerate(combinations)}
+    return np.array([code_of[key] for key in own], np.int64)[numbers], combinations
+
+
+def combination_codes(
+    tables: Sequence[pd.DataFrame], columns: Sequence[str]
+) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
+    """:func:`codes_of` of several tables under one list of combinations, sorted."""
+    together = pd.concat([table[list(columns)].astype(str) for table in tables], ignore_index=True)
+    codes, names = codes_of(together, columns)
+    return np.split(codes, np.cumsum([len(table) for table in tables])[:-1]), names
 
 
 def stable_order(table: pd.DataFrame) -> np.ndarray:
@@ -69,5 +100,5 @@ def stable_order(table: pd.DataFrame) -> np.ndarray:
 
 
 def known_codes(table: pd.DataFrame, values: Sequence[str], name: str) -> np.ndarray:
-    """``(N,)`` places of the cells of a column among ``values``, -1 for what is not among them."""
+    """``(N,)`` positions of the cells of a column among ``values``, -1 for what is not among them."""
     return table[name].map({value: code for code, value in enumerate(values)}).fillna(-1).to_numpy(np.int64)

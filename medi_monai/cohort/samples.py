@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import codes_of
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, read_table
 
-__all__ = ["MANIFEST", "SETTINGS_FILE", "combination_codes", "known_rows", "read_arms", "settings_that_differ"]
+__all__ = ["MANIFEST", "SETTINGS_FILE", "known_rows", "read_arms", "settings_that_differ"]
 
 #: what may differ between arms without making the comparison unfair
 OWN = ("checkpoint", "schema")
@@ -115,13 +114,6 @@ def settings_that_differ(arms: Mapping[str, Cohort]) -> dict[str, dict[str, Any]
     keys = sorted({key for recipe in recipes.values() for key in recipe})
     values = {key: {name: recipe.get(key) for name, recipe in recipes.items()} for key in keys}
     return {key: by_arm for key, by_arm in values.items() if len({repr(value) for value in by_arm.values()}) > 1}
-
-
-def combination_codes(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> tuple[list[np.ndarray], list[tuple]]:
-    """Codes of the combinations in several tables under one list of them, sorted."""
-    together = pd.concat([table[list(columns)].astype(str) for table in tables], ignore_index=True)
-    codes, names = codes_of(together, columns)
-    return np.split(codes, np.cumsum([len(table) for table in tables])[:-1]), names
 
 
 SETTINGS_FILE = "sampling.json"

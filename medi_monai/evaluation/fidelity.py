@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from medi_monai.metrics import draw_patients, frechet_distance, interval_around, kernel_distance, precision_recall
+from medi_monai.cohort.groups import rows_by_group
+from medi_monai.metrics import (
+    draw_patients,
+    frechet_distance,
+    interval_around,
+    kernel_distance,
+    normal_interval,
+    precision_recall,
+)
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
@@ -29,7 +37,6 @@ __all__ = [
 FLOOR = "floor"
 DISTANCES = ("frechet_distance", "kernel_distance")
 SHARES = ("precision", "recall", "density", "coverage")
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def _rows(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     # patients go to the half that has fewer images; a single one is halved by image
     names, codes = np.unique(patients, return_inverse=True)
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    members = rows_by_group(codes)
     if len(names) == 1:
         order = rng.permutation(len(patients))
         return order[: len(order) // 2], order[len(order) // 2 :]
@@ -218,12 +225,11 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
     value = float(np.mean([one["value"] for one in figures]))
     interval = None
     if "replicates" in figures[0]:
-        interval = interval_around(value, np.mean([one["replicates"] for one in figures], axis=0))
-        interval = interval and [max(0.0, edge) for edge in interval]
+        interval = interval_around(value, np.mean([one["replicates"] for one in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
         error = math.sqrt(sum(one["standard_error"] ** 2 for one in figures)) / len(figures)
         # two images of a set, or nearly all of one patient, have no standard error
-        interval = [value - Z95 * error, value + Z95 * error] if math.isfinite(error) else None
+        interval = normal_interval(value, error)
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
 
 

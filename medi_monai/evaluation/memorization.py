@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import group_weights, spread_rows
+from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
 from medi_monai.cohort.reading import PatchReader
-from medi_monai.evaluation.probing import LogisticProbe, Standardizer, codes_of, fit_path, probe_accuracy, stable_order
-from medi_monai.metrics import nearest_neighbors
-from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned, wilson_interval
+from medi_monai.evaluation.probing import LogisticProbe, Standardizer, fit_path, probe_accuracy
+from medi_monai.metrics import nearest_neighbors, wilson_interval
+from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 

@@ -13,8 +13,9 @@ import torch
 from ignite.engine import Engine
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import codes_of, combination_codes, rows_by_group, stable_order
 from medi_monai.cohort.reading import PatchReader
-from medi_monai.cohort.samples import combination_codes, known_rows, read_arms, settings_that_differ
+from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.evaluation.embedding import embed_all
 from medi_monai.evaluation.fidelity import (
@@ -29,7 +30,6 @@ from medi_monai.evaluation.fidelity import (
     summarize,
 )
 from medi_monai.evaluation.memorization import memorization, read_columns
-from medi_monai.evaluation.probing import codes_of, stable_order
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, frechet_distance_of_moments, ms_ssim_diversity, paired_test
 from medi_monai.networks.encoders import Encoder
@@ -149,7 +149,8 @@ def _compare_all(
     codes, names = combination_codes(tables, columns)
     in_training = set(codes[0][(real.table["split"] == "train").to_numpy()].tolist())
     patients = codes_of(real.table, ["patient"])[0]
-    members = [_rows_by_code(part, table, len(names)) for part, table in zip(codes, tables)]
+    # in the order of the names of the images: draws do not depend on the order of the rows
+    members = [rows_by_group(part, len(names), stable_order(table)) for part, table in zip(codes, tables)]
     results: list[dict[str, Any]] = []
     pooled: dict[str, dict[str, Any]] = {}
 
@@ -181,13 +182,6 @@ def _compare_all(
     with torch_threads(1 if small else torch.get_num_threads()):
         engine.run(range(len(names)), max_epochs=1, epoch_length=len(names))
     return results, pooled
-
-
-def _rows_by_code(codes: np.ndarray, table: pd.DataFrame, count: int) -> list[np.ndarray]:
-    # in the order of the names of the images: draws do not depend on the order of the rows
-    order = stable_order(table)
-    order = order[np.argsort(codes[order], kind="stable")]
-    return np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
 
 
 def _choice(rows: np.ndarray, name: Sequence[str], settings: FidelitySettings, times: int = 1) -> np.ndarray:
@@ -278,7 +272,7 @@ def _diversity(
     for name, images in {"real": real, **sampled}.items():
         codes, names = combination_codes([images.table], columns)
         reader, values = PatchReader(images, image_size), []
-        for key, rows in zip(names, _rows_by_code(codes[0], images.table, len(names))):
+        for key, rows in zip(names, rows_by_group(codes[0], len(names), stable_order(images.table))):
             if key not in matched:
                 continue
             rng = np.random.default_rng(seed_from("diversity", settings.seed, list(key)))

@@ -2,7 +2,11 @@
 
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
 from medi_monai.metrics.diversity import ms_ssim_diversity
-from medi_monai.metrics.frechet import frechet_distance, frechet_distance_of_moments
+from medi_monai.metrics.frechet import (
+    frechet_distance,
+    frechet_distance_of_moments,
+    frechet_distance_with_interval,
+)
 from medi_monai.metrics.groups import (
     GroupConfusion,
     accuracy,
@@ -24,8 +28,10 @@ from medi_monai.metrics.resampling import (
     figure,
     holm,
     interval_around,
+    normal_interval,
     paired_test,
     percentile_interval,
+    wilson_interval,
 )
 from medi_monai.metrics.stain import group_means, stain_regression
 
@@ -49,6 +55,7 @@ __all__ = [
     "figure",
     "frechet_distance",
     "frechet_distance_of_moments",
+    "frechet_distance_with_interval",
     "group_mean_accuracy",
     "group_means",
     "holm",
@@ -59,10 +66,12 @@ __all__ = [
     "ms_ssim_diversity",
     "mutual_information",
     "nearest_neighbors",
+    "normal_interval",
     "paired_test",
     "percentile_interval",
     "precision_recall",
     "robustness_index",
     "stain_regression",
+    "wilson_interval",
     "worst_group_accuracy",
 ]

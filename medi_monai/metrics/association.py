@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from medi_monai.metrics.resampling import interval_around
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
@@ -96,10 +97,9 @@ def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
     for size in _block_sizes(counts.shape[1]):
         replicates = rng.multinomial(n, counts[0] / n, size=size).astype(float)
         parts.append(_corrected_v_squared(replicates, place, table.shape))
-    drawn = np.concatenate(parts)
-    drawn = drawn[np.isfinite(drawn)]
-    shift = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() if len(drawn) else np.array([-1.0, 1.0])
-    interval = [_root(squared + shift[0]), _root(squared + shift[1])]
+    # too few replicates that are defined say nothing: from 0 to 1
+    edges = interval_around(squared, np.concatenate(parts)) or [0.0, 1.0]
+    interval = [_root(edge) for edge in edges]
     return {
         "cramers_v": {"value": _root(squared), "ci95": interval, "n": n},
         "cramers_v_uncorrected": uncorrected,

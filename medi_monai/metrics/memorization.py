@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from medi_monai.metrics.neighbors import nearest_neighbors
+from medi_monai.metrics.resampling import normal_interval
 from medi_monai.utils.errors import InputError
 
-__all__ = ["gives_back", "nearer_share", "symmetric_correlation", "turned", "wilson_interval"]
-
-
-Z95 = 1.959963984540054
+__all__ = ["nearer_share", "reproduces_training_images", "symmetric_correlation", "turned"]
 
 
 def turned(images: np.ndarray, symmetry: int) -> np.ndarray:
@@ -81,30 +79,15 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
         shares.append(float(((own < other).double() + (own == other).double() / 2).mean()))
     value, n = float(np.mean(shares)), len(generated)
     error = math.sqrt(value * (1 - value) / n + (float(np.var(shares, ddof=1)) if len(shares) > 1 else 0.0))
-    return {"value": value, "ci95": [max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)], "n": n}
+    return {"value": value, "ci95": normal_interval(value, error, 0.0, 1.0), "n": n}
 
 
-def gives_back(found: Mapping[str, Any] | None, held_out: Mapping[str, Any] | None) -> bool:
+def reproduces_training_images(generated: Mapping[str, Any] | None, held_out: Mapping[str, Any] | None) -> bool:
     """Whether images are copies of training images more often than real images of other patients are.
 
     Args:
-        found: ``copies``: a figure of generated images.
+        generated: ``copies``: a figure of generated images.
         held_out: likewise of real images.
     """
-    own, base = ((one or {}).get("copies") or {} for one in (found, held_out))
+    own, base = ((one or {}).get("copies") or {} for one in (generated, held_out))
     return bool(own.get("ci95") and base.get("ci95") and own["ci95"][0] > base["ci95"][1])
-
-
-def wilson_interval(count: float, n: float) -> list[float] | None:
-    """The 95 % interval of a share ``count / n`` (Wilson 1927); ``None`` for n of 0.
-
-    Of a weighted share, ``n`` is the effective number, ``(sum of weights)^2 / sum of squares`` (Kish 1965), and
-    ``count`` the share of it.
-    """
-    if n == 0:
-        return None
-    z = Z95
-    share, spread = count / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return [max(0.0, middle - half), min(1.0, middle + half)]

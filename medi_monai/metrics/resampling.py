@@ -13,16 +13,20 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
+    "Z95",
     "PatientSampler",
     "draw_patients",
     "figure",
     "holm",
     "interval_around",
+    "normal_interval",
     "paired_test",
     "percentile_interval",
+    "wilson_interval",
 ]
 
-
+#: the 97.5 % quantile of the standard normal distribution
+Z95 = float(stats.norm.ppf(0.975))
 #: signs held at a time: thousands of patients would make gigabytes
 SIGNS = 2**22
 
@@ -76,18 +80,59 @@ def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> list[flo
     return [float(q) for q in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
 
 
-def interval_around(value: float, replicates: np.ndarray, level: float = 0.95) -> list[float] | None:
+def interval_around(
+    value: float, replicates: np.ndarray, level: float = 0.95, lowest: float = -math.inf
+) -> list[float] | None:
     """:func:`percentile_interval` of replicates, shifted from their mean onto ``value``.
 
     For estimates that resampling biases: repeated images have less spread than new ones, which adds to a distance.
-    ``None`` also where the value is not finite.
+
+    Args:
+        value: the estimate.
+        replicates: of its bootstrap; those that are NaN are left out.
+        level: of the interval.
+        lowest: what the estimated quantity cannot be below, such as 0 for a distance; ends are raised to it.
+
+    Returns:
+        Both ends; ``None`` with fewer than two replicates, and for a value that is not finite.
     """
     known = np.asarray(replicates, float)
     known = known[np.isfinite(known)]
     interval = percentile_interval(known, level)
     if interval is None or not math.isfinite(value):
         return None
-    return [value + edge - float(known.mean()) for edge in interval]
+    return [max(lowest, value + edge - float(known.mean())) for edge in interval]
+
+
+def normal_interval(
+    value: float, standard_error: float, lowest: float = -math.inf, highest: float = math.inf
+) -> list[float] | None:
+    """The 95 % interval ``value ± 1.96 standard_error``, cut at what can be; ``None`` for an error that is not finite.
+
+    Args:
+        value: the estimate.
+        standard_error: of the estimate.
+        lowest: what the estimated quantity cannot be below.
+        highest: what it cannot be above.
+    """
+    if not math.isfinite(standard_error):
+        return None
+    return [max(lowest, value - Z95 * standard_error), min(highest, value + Z95 * standard_error)]
+
+
+def wilson_interval(count: float, n: float) -> list[float] | None:
+    """The 95 % interval of a share ``count / n`` (Wilson 1927); ``None`` for n of 0.
+
+    Of a weighted share, ``n`` is the effective number, ``(sum of weights)^2 / sum of squares`` (Kish 1965), and
+    ``count`` the share of it.
+    """
+    if n == 0:
+        return None
+    # scipy's binomtest(count, n).proportion_ci(method="wilson") gives the same for whole numbers, and takes no others
+    share, spread = count / n, Z95 * Z95 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def figure(value: float | None, replicates: np.ndarray | None = None, n: int | None = None) -> dict:
@@ -134,17 +179,26 @@ def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int 
 
 def _sign_flip_p_value(differences: np.ndarray, num_flips: int, seed: int) -> float:
     n = len(differences)
-    # sums that differ by rounding are as extreme as each other
-    edge = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     if 2**n <= num_flips:
-        signs = 1 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return int((np.abs(signs @ differences) >= edge).sum()) / 2**n
+        exact = stats.permutation_test(
+            (differences,), _extremity, permutation_type="samples", n_resamples=num_flips, alternative="greater"
+        )
+        return float(exact.pvalue)
+    # drawn here and not by scipy, whose draws take a generator of another kind of stream and gigabytes for thousands of
+    # patients: p values stay those of earlier versions
+    edge = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     rng, extreme, rows = np.random.default_rng(seed_from("sign flips", seed)), 0, max(1, SIGNS // n)
     for start in range(0, num_flips, rows):
         signs = rng.choice([-1.0, 1.0], (min(rows, num_flips - start), n))
         extreme += int((np.abs(signs @ differences) >= edge).sum())
     # the assignment at hand counts as well, so that no p value is 0 (Phipson & Smyth 2010)
     return (extreme + 1) / (num_flips + 1)
+
+
+def _extremity(differences: np.ndarray, axis: int) -> np.ndarray:
+    # scipy takes statistics for equal that differ by rounding of their own size: with the sum of the absolute values,
+    # which no sign changes, that is the rounding of the differences, also where they cancel
+    return np.abs(differences.sum(axis)) + np.abs(differences).sum(axis)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

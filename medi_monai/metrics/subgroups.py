@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from medi_monai.metrics.memorization import wilson_interval
-from medi_monai.metrics.resampling import figure, interval_around
+from medi_monai.metrics.resampling import figure, interval_around, wilson_interval
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medi_monai.metrics.memorization import gives_back
+from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.page import Page
 from medi_monai.report.plots import combination_dots, distance_distribution, distance_heat_maps
 from medi_monai.report.words import (
@@ -240,7 +240,7 @@ def _limit_of(memory: Mapping[str, Mapping[str, Any] | None]) -> str:
 def _add_copy_notices(page: Page, memory: Mapping[str, Mapping[str, Any] | None]) -> None:
     base = memory[SMALL_REAL]
     for arm, given in memory.items():
-        if given and base and arm != SMALL_REAL and gives_back(given, base):
+        if given and base and arm != SMALL_REAL and reproduces_training_images(given, base):
             page.notice(
                 f"{arm} gives back training images: a share of {figure_text(given['copies'], 3)} are copies, against "
                 f"{figure_text(base['copies'], 3)} of held-out real images.",

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.pool import ReferencePool, draw_images
-from medi_monai.alignment.validation import SubgroupWatch, total_variation
+from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 
@@ -177,12 +177,6 @@ def test_the_curves_are_in_tensorboard(make, tmp_path):
         found = [(event.step, event.value) for event in events.Scalars(f"distance/{name}")]
         assert found == [(r["step"], pytest.approx(r[name]["distance"])) for r in watch.curve]
     assert [event.value for event in events.Scalars("proportion_bright/validation")] == pytest.approx([0.0, 0.5])
-
-
-def test_total_variation():
-    target = make_target({"a": 0.2, "b": 0.3, "c": 0.5}, {"x": ("a", "b", "c")})
-    assert total_variation(torch.tensor([0.5, 0.3, 0.2]), target) == pytest.approx(0.3)
-    assert total_variation(torch.tensor([0.2, 0.3, 0.5]), target) == pytest.approx(0, abs=1e-7)
 
 
 def test_readers_that_do_not_fit(make):

@@ -1,9 +1,8 @@
-import numpy as np
 import pandas as pd
 import pytest
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.samples import combination_codes, known_rows, read_arms, settings_that_differ
+from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
 
@@ -79,12 +78,3 @@ def test_what_differs_between_arms_is_told(tmp_path):
     write_json(tmp_path / "b" / "sampling.json", {"checkpoint": "y", "steps": 50, "seed": 1})
     differ = settings_that_differ(arms)
     assert differ["steps"] == {"one": 20, "two": 50} and set(differ) == {"images", "steps"}
-
-
-def test_combinations_of_several_tables_have_one_list():
-    rng = np.random.default_rng(0)
-    tables = [pd.DataFrame({"a": rng.choice(list("xyz"), n), "b": rng.choice([1, 2], n)}) for n in (50, 1, 0)]
-    codes, names = combination_codes(tables, ["a", "b"])
-    assert names == sorted(names) and [len(part) for part in codes] == [50, 1, 0]
-    for part, table in zip(codes, tables):
-        assert [names[code] for code in part] == list(zip(table["a"], table["b"].astype(str)))

@@ -1,3 +1,5 @@
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from medi_monai.metrics import frechet
-from medi_monai.metrics.frechet import frechet_distance, frechet_distance_of_moments
+from medi_monai.metrics.frechet import frechet_distance, frechet_distance_of_moments, frechet_distance_with_interval
 from medi_monai.metrics.moments import Moments
 from medi_monai.utils.errors import InputError
 
@@ -176,3 +178,53 @@ def test_other_dimensions_and_values_that_are_not_finite_are_one_error():
 def test_features_too_large_for_a_square_are_no_0(dim):
     with pytest.raises(InputError, match="5 of 5 images .* beyond 1e.40"):
         frechet_distance(draw(5, dim) * 1e200, draw(5, dim, seed=1))
+
+
+def test_the_interval_holds_the_value_where_that_of_the_percentiles_lies_above():
+    real, generated = RNG.normal(size=(120, 24)), RNG.normal(0.2, 1, (120, 24))
+    distance = frechet_distance_with_interval(real, generated)
+    assert distance["value"] == frechet_distance(real, generated) and distance["n"] == 120
+    low, high = distance["ci95"]
+    assert low < distance["value"] < high
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 120, (40, 2, 120))
+    plain = [frechet_distance(real[first], generated[second]) for first, second in rows]
+    assert np.quantile(plain, 0.025) > distance["value"], "or this test shows little"
+    # as wide as that of the percentiles, at another place
+    assert high - low == pytest.approx(np.subtract(*np.quantile(plain, [0.975, 0.025])), rel=0.4)
+
+
+def test_the_interval_of_a_distance_holds_its_expectation_in_most_draws():
+    def sets(seed):
+        rng = np.random.default_rng(seed)
+        return rng.normal(size=(60, 3)), rng.normal(0.7, 1, (60, 3))
+
+    expected = np.mean([frechet_distance(*sets(seed)) for seed in range(1000, 1400)])
+    intervals = np.array([frechet_distance_with_interval(*sets(seed), num_replicates=60)["ci95"] for seed in range(80)])
+    held = (intervals[:, 0] <= expected) & (expected <= intervals[:, 1])
+    assert 0.85 <= held.mean() <= 1
+
+
+def test_patients_make_the_interval_wider_than_images():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(12), 10)
+    real, generated = rng.normal(size=(12, 4))[patients] + 0.1 * rng.normal(size=(120, 4)), rng.normal(size=(200, 4))
+    widths = [
+        np.subtract(*frechet_distance_with_interval(real, generated, given)["ci95"][::-1]) for given in (None, patients)
+    ]
+    assert widths[1] > 1.5 * widths[0]
+    # a single patient is taken by image
+    one = frechet_distance_with_interval(real, generated, np.zeros(120))
+    assert one == frechet_distance_with_interval(real, generated)
+    assert frechet_distance_with_interval(real, real.copy())["ci95"][0] == 0
+
+
+def test_an_interval_needs_replicates_and_a_patient_of_each_image():
+    with pytest.raises(InputError, match="two replicates"):
+        frechet_distance_with_interval(draw(5, 3), draw(5, 3), num_replicates=1)
+    with pytest.raises(InputError, match="4 patients do not match 5 images"):
+        frechet_distance_with_interval(draw(5, 3), draw(5, 3), np.arange(4))
+
+
+def test_the_example_of_the_documentation_runs():
+    assert doctest.testmod(frechet).attempted > 3 and doctest.testmod(frechet).failed == 0

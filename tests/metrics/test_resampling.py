@@ -15,8 +15,10 @@ from medi_monai.metrics.resampling import (
     figure,
     holm,
     interval_around,
+    normal_interval,
     paired_test,
     percentile_interval,
+    wilson_interval,
 )
 from medi_monai.utils.errors import InputError
 
@@ -219,3 +221,41 @@ def test_signs_in_parts_give_the_same_p_value_in_bounded_memory(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e6
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (300, 2000)])
+def test_the_interval_is_that_of_scipy(count, n):
+    expected = stats.binomtest(count, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(wilson_interval(count, n), [expected.low, expected.high], atol=1e-12)
+
+
+def test_no_trial_has_no_interval():
+    assert wilson_interval(0, 0) is None
+
+
+def closed_form(differences):
+    """The share of all assignments of signs whose sum is as far from 0 as that at hand."""
+    signs = np.array(list(itertools.product([1, -1], repeat=len(differences))))
+    scale = np.abs(differences).sum()
+    return (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12 * scale).sum() / len(signs)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_exact_p_value_is_that_of_all_signs_to_the_last_digit(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 15))
+    # steps of 0.1 and of a third are no binary numbers: sums that are equal differ by rounding
+    for differences in (rng.normal(size=n), rng.integers(-3, 4, n) * 0.1, np.round(rng.normal(size=n), 1) / 3):
+        assert paired_test(differences, np.zeros(n))["p_value"] == closed_form(differences)
+
+
+def test_normal_intervals_hold_95_percent_and_end_where_the_quantity_does():
+    low, high = normal_interval(1.0, 2.0)
+    assert stats.norm(1, 2).cdf([low, high]) == pytest.approx([0.025, 0.975])
+    assert normal_interval(0.1, 1.0, 0.0, 1.0) == [0.0, 1.0]
+    assert normal_interval(0.1, math.nan) is None
+
+
+def test_an_interval_around_a_distance_does_not_begin_below_zero():
+    replicates = np.arange(101)
+    assert interval_around(10, replicates, lowest=0.0) == pytest.approx([0, 10 + 97.5 - 50])

@@ -1,6 +1,5 @@
 """What can be read from features of images: stores, linear probes, arms of a comparison, shortcuts."""
 
-from medi_monai.cohort.groups import codes_of, stable_order
 from medi_monai.evaluation.probing.arms import BASELINES, Arm, ImageSet, arm_named
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
 from medi_monai.evaluation.probing.protocol import Outcome, ProbeProtocol, Setting
@@ -19,10 +18,8 @@ __all__ = [
     "Standardizer",
     "arm_named",
     "balanced_robustness",
-    "codes_of",
     "correlated_rows",
     "find_squares",
     "fit_path",
     "probe_accuracy",
-    "stable_order",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort.groups import rows_by_group
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.store import FeatureStore
 from medi_monai.utils.errors import InputError
@@ -109,9 +110,8 @@ def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarr
         rng: source of the draw.
     """
     sizes = np.bincount(groups)
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
     counts = np.ones(len(groups), np.int64)
-    for rows in members:
+    for rows in rows_by_group(groups):
         if len(rows):
             counts[rows] += np.bincount(rng.integers(len(rows), size=sizes.max() - len(rows)), minlength=len(rows))
     return counts

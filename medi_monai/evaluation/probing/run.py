@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import spread_rows
+from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
 from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import started_together
 from medi_monai.evaluation.embedding import embed_images
@@ -25,11 +25,9 @@ from medi_monai.evaluation.probing import (
     ProbeProtocol,
     Setting,
     balanced_robustness,
-    codes_of,
     correlated_rows,
     find_squares,
     probe_accuracy,
-    stable_order,
 )
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torchmetrics.classification import MulticlassCalibrationError
 
-from medi_monai.evaluation.probing import codes_of
+from medi_monai.cohort.groups import codes_of, rows_by_group
 from medi_monai.metrics import (
     GroupConfusion,
     auroc,
@@ -241,11 +241,10 @@ def _right_and_all(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _summed(counts: np.ndarray, group: np.ndarray, weights: np.ndarray) -> np.ndarray:
     # (B, G, K): counts (U, K) of the units of each group, weighted by (B, U)
     result = np.zeros((len(weights), int(group.max(initial=-1)) + 1, counts.shape[1]))
-    order = np.argsort(group, kind="stable")
-    ends = np.searchsorted(group[order], np.arange(result.shape[1] + 1))
-    for place, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
-        units = order[start:end]
-        result[:, place] = weights[:, units] @ counts[units]
+    known = np.flatnonzero(group >= 0)
+    for code, rows in enumerate(rows_by_group(group[known])):
+        units = known[rows]
+        result[:, code] = weights[:, units] @ counts[units]
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medi_monai.cohort.groups import group_weights
+from medi_monai.cohort.groups import group_weights, rows_by_group
 from medi_monai.evaluation.probing.probe import Standardizer, fit_path
 from medi_monai.metrics.groups import balanced_accuracy
 from medi_monai.metrics.neighbors import robustness_index
@@ -150,16 +150,21 @@ def find_squares(
     return chosen
 
 
+def _cells(labels: np.ndarray, centers: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    # rows of every class at every center, ascending; rows of negative labels are left out
+    num_centers = int(centers.max(initial=0)) + 1
+    known = np.flatnonzero(labels >= 0)
+    groups = rows_by_group(labels[known] * num_centers + centers[known])
+    return {divmod(code, num_centers): known[rows] for code, rows in enumerate(groups) if len(rows)}
+
+
 def _parts_of_cells(
     labels: np.ndarray, centers: np.ndarray, patients: np.ndarray, known: np.ndarray, seed: int
 ) -> dict[tuple[int, int], list[np.ndarray]]:
     # rows of training, validation and test by cell
-    order = np.lexsort((centers, labels))
-    order = order[labels[order] >= 0]
-    if not len(order):
+    cells = _cells(labels, centers)
+    if not cells:
         return {}
-    change = np.flatnonzero((np.diff(labels[order]) != 0) | (np.diff(centers[order]) != 0)) + 1
-    cells = {(int(labels[rows[0]]), int(centers[rows[0]])): rows for rows in np.split(order, change)}
     part = np.full(int(patients.max()) + 1, -1)
     for cell, rows in cells.items():
         _deal(part, rows, patients, known, np.random.default_rng(seed_from("square", seed, *cell)))
@@ -283,10 +288,7 @@ def balanced_robustness(
 def _balanced_pairs(
     labels: np.ndarray, centers: np.ndarray, rng: np.random.Generator, max_images: int, max_pairs: int
 ) -> list[np.ndarray]:
-    order = np.lexsort((centers, labels))
-    change = np.flatnonzero((np.diff(labels[order]) != 0) | (np.diff(centers[order]) != 0)) + 1
-    parts = [rows for rows in np.split(order, change) if len(rows) >= MIN_OF_CELL]
-    cells = {(int(labels[rows[0]]), int(centers[rows[0]])): rows for rows in parts}
+    cells = {cell: rows for cell, rows in _cells(labels, centers).items() if len(rows) >= MIN_OF_CELL}
     found = []
     for one, other in itertools.combinations(sorted({key[0] for key in cells}), 2):
         shared = sorted(center for label, center in cells if label == one and (other, center) in cells)

@@ -12,7 +12,7 @@ from medi_monai.alignment.functional.targets import Part
 from medi_monai.cohort.captions import named_subgroups
 from medi_monai.evaluation.subgroups.shares import NUM_REPLICATES, Looked, mean_figure
 from medi_monai.metrics import figure
-from medi_monai.metrics.memorization import wilson_interval
+from medi_monai.metrics.resampling import wilson_interval
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 

@@ -12,6 +12,7 @@ import torch
 
 from medi_monai.alignment.functional.targets import Part
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import codes_of, stable_order
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.evaluation.fidelity import (
     DISTANCES,
@@ -22,9 +23,7 @@ from medi_monai.evaluation.fidelity import (
     compare_combination,
     summarize,
 )
-from medi_monai.evaluation.probing import codes_of, stable_order
-from medi_monai.evaluation.subgroups.shares import Z95
-from medi_monai.metrics import figure, interval_around, ms_ssim_diversity
+from medi_monai.metrics import figure, interval_around, ms_ssim_diversity, normal_interval
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["ALL", "diversity", "feature_spread", "fidelity", "target_rows"]
@@ -262,7 +261,7 @@ def feature_spread(features: np.ndarray) -> dict[str, Any]:
 def _with_error(value: float | None, error: float | None, n: int) -> dict[str, Any]:
     made = figure(value, n=n)
     if made["value"] is not None and error is not None:
-        made["ci95"] = [max(0.0, made["value"] - Z95 * error), made["value"] + Z95 * error]
+        made["ci95"] = normal_interval(made["value"], error, lowest=0.0)
     return made
 
 

@@ -17,6 +17,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.engines.classifiers.accuracy import read_probabilities
 from medi_monai.metrics import figure, interval_around
+from medi_monai.metrics.resampling import Z95
 from medi_monai.metrics.subgroups import corrected_proportions, distance_to_target, proportions, total_variation
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.text import ClipModel
@@ -30,7 +31,6 @@ BLOCK = 256
 #: a prompt with fewer images is called one with few
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medi_monai.metrics.memorization import gives_back
+from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, edges_of, figure_text, known, number, span
 
 __all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
@@ -276,7 +276,7 @@ def _copies(content: Mapping[str, Any]) -> list[Finding]:
     memory: Mapping[str, Any] = content["memorisation"]
     base, found = memory.get("held_out"), []
     for arm, one in memory.items():
-        if arm != "held_out" and gives_back(one, base):
+        if arm != "held_out" and reproduces_training_images(one, base):
             text = (
                 f"{arm_title(arm)} reproduces training images: share of copies {figure_text(one['copies'], 3)}, versus "
                 f"{figure_text(memory['held_out']['copies'], 3)} of held-out real images."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medi_monai.metrics.memorization import gives_back
+from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, number
 
 __all__ = ["verdict"]
@@ -150,7 +150,7 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
         found.append(_finding("warning", differing_settings(fidelity["settings_that_differ"])))
     held_out = fidelity["real"].get("memorisation")
     copies = fidelity["arms"].get(focus, {}).get("memorisation")
-    if copies and held_out and gives_back(copies, held_out):
+    if copies and held_out and reproduces_training_images(copies, held_out):
         text = (
             f"{arm_title(focus)} reproduces training images: {copies['copies']['value']:.1%} of its images are copies, "
             f"versus {held_out['copies']['value']:.1%} of held-out real images."

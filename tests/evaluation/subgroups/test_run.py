@@ -14,7 +14,7 @@ from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.subgroups.quality import diversity
 from medi_monai.evaluation.subgroups.run import _dealt, evaluate_alignment_run
 from medi_monai.evaluation.subgroups.shares import look
-from medi_monai.metrics.memorization import wilson_interval
+from medi_monai.metrics.resampling import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier, SubgroupClassifier, load_classifier, save_classifier
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.utils.errors import InputError
