@@ -58,7 +58,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["medi_monai", "medi_monai.*"]),
-    package_data={"medi_monai": ["py.typed"], "medi_monai.results": ["schemas/*.json"]},
+    package_data={
+        "medi_monai": ["py.typed"],
+        "medi_monai.results": ["schemas/*.json"],
+        "medi_monai.report": ["templates/*"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["medi-monai-demo = medi_monai.demo:main"]},

@@ -54,12 +54,13 @@ HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' {{ page }} {% raw %} </s
 
 
 def test_all_text_is_escaped_wherever_it_stands():
-    page = Page(HOSTILE, HOSTILE).section(HOSTILE, HOSTILE).text(HOSTILE).notice(HOSTILE)
+    page = Page(HOSTILE, HOSTILE).answer([HOSTILE]).section(HOSTILE, HOSTILE).text(HOSTILE).notice(HOSTILE)
+    page.link(HOSTILE, "page.html").footnote(HOSTILE)
     frame = pd.DataFrame({HOSTILE: [HOSTILE]}, index=pd.Index([HOSTILE], name=HOSTILE))
     page.table(frame, HOSTILE).figure(np.zeros((4, 4), np.uint8), HOSTILE)
     found = Reader(page.html())
     assert {tag for tag, _ in found.tags} & {"script"} == set()
-    assert found.text.count(HOSTILE) == 13
+    assert found.text.count(HOSTILE) == 16
     assert found.pictures[0][2]["alt"] == HOSTILE
 
 
@@ -85,6 +86,28 @@ def test_it_reads_by_night_and_on_paper():
 
 def test_two_sections_need_no_links():
     assert Reader(Page("Title").section("A").section("B").html()).links == []
+
+
+def test_the_answer_comes_before_the_links_to_what_is_behind_it():
+    html = Page("Title").answer(["Yes.", "For two reasons."], "ok").section("A").section("B").section("C").html()
+    places = [html.index(text) for text in ("<p>Yes.</p><p>For two reasons.</p>", "<nav>", '<h2 id="s1">A')]
+    assert places == sorted(places) and 'class="answer ok"' in html
+
+
+def test_a_link_leads_to_a_file_beside_the_page():
+    html = Page("Title").link("The audit", "cohort/the audit.html").link("x", "javascript:alert(1)").html()
+    assert Reader(html).links == ["cohort/the%20audit.html", "javascript%3Aalert%281%29"]
+
+
+def test_a_folded_table_shows_its_caption():
+    found = Reader(Page("Title").table(pd.DataFrame({"a": [1]}), "Settings", folded=True).html())
+    assert "summary" in {tag for tag, _ in found.tags} and found.rows == [["a"], ["1"]]
+    assert "details" not in {tag for tag, _ in Reader(Page("Title").table(pd.DataFrame({"a": [1]})).html()).tags}
+
+
+def test_the_footer_names_the_code_and_the_data():
+    footer = Page("Title").footnote("cohort 44316a").html().partition("<footer>")[2]
+    assert footer.startswith("cohort 44316a · medi_monai ")
 
 
 def test_cells_read_as_people_write_them():
@@ -121,13 +144,11 @@ def test_equal_names_of_columns_are_no_hindrance():
     assert Reader(Page("Title").table(frame).html()).rows == [["a", "a"], ["1", "2"]]
 
 
-@pytest.mark.parametrize(
-    ("rows", "sentence"), [(3, ""), (4, ""), (1204, "The first 4 of 1,204 rows; not shown: 1,200.")]
-)
+@pytest.mark.parametrize(("rows", "sentence"), [(3, ""), (4, ""), (1204, "4 of 1,204 rows are shown.")])
 def test_a_long_table_says_how_much_is_not_shown(rows, sentence):
     found = Reader(Page("Title").table(pd.DataFrame({"a": range(rows)}), max_rows=4).html())
     assert len(found.rows) == 1 + min(rows, 4)
-    assert ("not shown" in found.text) == bool(sentence) and sentence in found.text
+    assert ("rows are shown" in found.text) == bool(sentence) and sentence in found.text
 
 
 def test_a_table_without_rows_has_its_header():
