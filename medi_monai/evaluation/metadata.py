@@ -34,8 +34,9 @@ from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, frechet_distance_of_moments, ms_ssim_diversity, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page
+from medi_monai.results import write_results
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import atomic_path, json_digest, write_json, write_table
+from medi_monai.utils.files import atomic_path, json_digest, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import torch_threads
@@ -120,7 +121,7 @@ def evaluate_run(
         "comparisons": _comparisons(results, list(sampled)),
     }
     content["real"]["attribute_fidelity"] = {name: read["real"].get(name) for name in attributes}
-    content["real"]["memorisation"] = memory.get("held_out")
+    content["real"]["memorization"] = memory.get("held_out")
     labels = sorted({one["name"][0] for one in results})
     moments = {name: _streamed_moments(rows) for name, rows in features.items()}
     for arm in sampled:
@@ -129,12 +130,11 @@ def evaluate_run(
             "label_fidelity": read[arm].get(label),
             "attribute_fidelity": {name: read[arm].get(name) for name in attributes},
             "diversity": diversity[arm],
-            "memorisation": memory[arm],
+            "memorization": memory[arm],
         }
         together = _distance_of_all(moments["real"], moments[arm])
         content["arms"][arm]["frechet_distance"]["all_images"] = together
-    _write(content, output, columns, real, sampled, closest, image_size)
-    return content
+    return _write(content, output, columns, real, sampled, closest)
 
 
 def _compare_all(
@@ -297,10 +297,9 @@ def _write(
     real: Cohort,
     sampled: Mapping[str, Cohort],
     closest: Mapping[str, list],
-    image_size: int,
-) -> None:
+) -> dict[str, Any]:
     set_aside(output, [output / name for name in RESULTS])
-    write_json(output / "metrics.json", content)
+    content = write_results(output / "metrics.json", content)
     write_table(output / "metrics.csv", _long_table(content, columns))
     with atomic_path(output / "closest.npz") as path:
         arrays: Any = _arrays(closest)
@@ -315,6 +314,7 @@ def _write(
         digests=content["digests"],
         where=output / "report.html",
     )
+    return content
 
 
 def _arrays(closest: Mapping[str, list]) -> dict[str, np.ndarray]:

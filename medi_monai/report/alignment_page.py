@@ -323,9 +323,9 @@ def _add_prompts(page: Page, content: Mapping[str, Any]) -> None:
 
 def _add_memory(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
     page.section("Do training images come back?")
-    limit = max((one.get("limit", 0.9) for one in content["memorisation"].values()), default=0.9)
+    limit = max((one.get("limit", 0.9) for one in content["memorization"].values()), default=0.9)
     rows = {}
-    for name, one in content["memorisation"].items():
+    for name, one in content["memorization"].items():
         rows["held-out real images" if name == "held_out" else name] = {
             "copies of training images": figure_text(one["copies"], 3),
             "nearer to training than to validation": figure_text(one.get("nearer"), 3),

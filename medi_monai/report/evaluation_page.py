@@ -207,8 +207,8 @@ def _add_reading(page: Page, content: Mapping[str, Any]) -> None:
         for arm, figures in content["arms"].items():
             given = figures["label_fidelity"] if name == label else figures["attribute_fidelity"].get(name)
             rows[arm][title] = figure_text(given, 3)
-    memory = {SMALL_REAL: real.get("memorisation")}
-    memory |= {arm: figures["memorisation"] for arm, figures in content["arms"].items()}
+    memory = {SMALL_REAL: real.get("memorization")}
+    memory |= {arm: figures["memorization"] for arm, figures in content["arms"].items()}
     for row, given in memory.items():
         given = given or {}
         rows[row]["copies of training images"] = figure_text(given.get("copies"), 3)

@@ -1,5 +1,6 @@
 import json
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.networks.encoders import build_encoder
+from medi_monai.results import read_results, read_schema
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, SIZE = ("A", "B"), ("n", "s", "w"), 16
@@ -66,7 +68,8 @@ def run(data, tmp_path, monkeypatch):
 
 def test_the_content_is_written_and_tells_a_good_arm_from_a_bad_one(run, tmp_path):
     content = run()
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(content, default=str))
+    assert read_results(tmp_path / "out" / "metrics.json") == content
+    jsonschema.validate(content, read_schema("metrics"))
     good, bad = (content["arms"][arm]["frechet_distance"] for arm in ("good", "bad"))
     assert good["mean"]["value"] < 2 * good["floor"]["value"] < bad["mean"]["value"]
     assert good["mean"]["num_combinations"] == 5 and good["mean"]["n"] == 60
@@ -77,7 +80,7 @@ def test_the_content_is_written_and_tells_a_good_arm_from_a_bad_one(run, tmp_pat
     assert good["by_label"]["A"]["pooled"]["n"] == 36 and good["by_label"]["B"]["pooled"]["n"] == 24
     assert content["arms"]["good"]["attribute_fidelity"]["center"]["value"] > 0.9
     assert content["arms"]["bad"]["attribute_fidelity"]["center"]["value"] < 0.5
-    assert content["arms"]["good"]["memorisation"]["copies"]["value"] == 0
+    assert content["arms"]["good"]["memorization"]["copies"]["value"] == 0
     assert content["arms"]["good"]["diversity"]["n"] == content["real"]["diversity"]["n"] == 5
     (all_of_them,) = [row for row in content["comparisons"] if row["combinations"] == "all"]
     assert all_of_them["ratio_of_means"] < 0.6 and all_of_them["log_ratio"]["n"] == 5
@@ -91,7 +94,7 @@ def test_the_order_of_rows_does_not_matter(run, data):
     shuffled = data[0].table.sample(frac=1, random_state=0).reset_index(drop=True)
     again = run(cohort=Cohort(shuffled, data[0].root))
     for arm in ("good", "bad"):
-        for name in ("frechet_distance", "precision", "label_fidelity", "memorisation", "diversity"):
+        for name in ("frechet_distance", "precision", "label_fidelity", "memorization", "diversity"):
             one, two = (json.dumps(content["arms"][arm][name], default=str) for content in (first, again))
             numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
             assert numbers[0] == numbers[1]

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("transformers")
 
 from medi_monai.cohort.demo.brain_cohort import make_brain_cohort
 from medi_monai.networks.classifier import load_classifier, save_classifier
+from medi_monai.results import read_results, read_schema
 from medi_monai.utils.files import load_tensors, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +130,8 @@ def test_before_and_after_have_the_same_prompts_and_the_original_stays(aligned):
 
 
 def test_the_page_and_its_figures(aligned):
-    content = json.loads((aligned / "evaluation" / "metrics.json").read_text())
+    content = read_results(aligned / "evaluation" / "metrics.json")
+    jsonschema.validate(content, read_schema("metrics"))
     kept = len(pd.read_csv(aligned / "resampled" / "manifest.csv"))
     for arm, count in {"before": 18, "after": 18, "retrained": 18, "resampled": kept}.items():
         shares = content["proportions"][arm]["sex"]

@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import jsonschema
 import pytest
+
+from medi_monai.results import read_results, read_schema
 
 SMALL = {
     "max_parallel_stages": 2,
@@ -36,6 +39,14 @@ def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
         assert (output / name).stat().st_size > 1000, name
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("metrics", "evaluation/metrics.json"), ("probe", "probing/probe.json"), ("experiment", "experiment.json")],
+)
+def test_results_files_keep_to_their_schemas(experiment, name, path):
+    jsonschema.validate(read_results(experiment[0] / path), read_schema(name))
+
+
 def test_the_tables_have_what_they_promise(experiment):
     output, _ = experiment
     metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
@@ -45,7 +56,7 @@ def test_the_tables_have_what_they_promise(experiment):
             assert set(arm["frechet_distance"][part]) >= {"value", "ci95", "n"}
         assert len(arm["frechet_distance"]["by_combination"]) == 32 and len(arm["frechet_distance"]["by_label"]) == 4
         assert {"kernel_distance", "precision", "recall", "density", "coverage"} < set(arm)
-        assert {"label_fidelity", "attribute_fidelity", "memorisation"} < set(arm)
+        assert {"label_fidelity", "attribute_fidelity", "memorization"} < set(arm)
         # a network that has hardly been trained is worse than other patients
         assert arm["frechet_distance"]["mean"]["value"] > 2 * arm["frechet_distance"]["floor"]["value"]
     probe = json.loads((output / "probing" / "probe.json").read_text())

@@ -74,7 +74,7 @@ def content():
         "clip_score": {"before": fig(0.31), "after": fig(0.3)},
         "fidelity": {"all": group, "female": {**group, "matched": 0}, "male": group},
         "diversity": {value: dict.fromkeys(("before", "after", "reference"), spread) for value in VALUES},
-        "memorisation": {"before": memory, "after": memory, "held_out": memory},
+        "memorization": {"before": memory, "after": memory, "held_out": memory},
         "named_prompts": {"sex": {arm: {"share": fig(0.9), "by_value": {value: fig(0.9) for value in VALUES},
                                         "left_out": 3, "ratio": fig(0.987, 0.97, 1.0)} for arm in ("before", "after")}},
         "curve": {"rows": rows, "kept_step": 10},
@@ -100,7 +100,7 @@ def with_arms(*arms):
             by_name[arm] = by_name["after"]
         for row in given["by_prompt"]["sex"]["prompts"]:
             row["arms"][arm] = row["arms"]["after"]
-        for part in (given["by_prompt"]["sex"]["mean"], given["clip_score"], given["memorisation"]):
+        for part in (given["by_prompt"]["sex"]["mean"], given["clip_score"], given["memorization"]):
             part[arm] = part["after"]
         given["consistency"][arm] = given["consistency"]["after"]
         given["verdict"][arm] = {"answer": "met", "findings": [{"level": "ok", "text": "Like the real ones."}]}

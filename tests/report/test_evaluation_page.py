@@ -41,7 +41,7 @@ def arm(level, pairs):
         "label_fidelity": figure(0.86868, 0.85, 0.88, by_value={pairs[0][0]: 0.7123}),
         "attribute_fidelity": {"center": figure(0.127, 0.113, 0.143)},
         "diversity": figure(0.4321, n=10),
-        "memorisation": {
+        "memorization": {
             "distance": 3.0,
             "copies": figure(0.008, 0.004, 0.012),
             "correlation": 0.951,
@@ -66,7 +66,7 @@ def evaluation(names=("cls", "medi"), pairs=None):
             "label_fidelity": ceiling,
             "attribute_fidelity": {"center": {**ceiling, "value": 0.998}},
             "diversity": figure(0.4111, n=10),
-            "memorisation": {"distance": 3.1, "copies": figure(0.007, 0.004, 0.012), "correlation": 0.944, "ratio": 1},
+            "memorization": {"distance": 3.1, "copies": figure(0.007, 0.004, 0.012), "correlation": 0.944, "ratio": 1},
         },
         "arms": {name: arm(12.0 + 20 * place, pairs) for place, name in enumerate(names)},
         "comparisons": [
@@ -118,7 +118,7 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     content = evaluation()
     assert 'class="notice' not in source_of(tmp_path, content)
     content["settings_that_differ"] = {"steps": {"cls": 50, "medi": 100}}
-    content["arms"]["medi"]["memorisation"] |= {
+    content["arms"]["medi"]["memorization"] |= {
         "copies": figure(0.2, 0.18, 0.22),
         "nearer": figure(0.6, 0.55, 0.65),
     }

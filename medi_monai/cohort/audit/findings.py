@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["LEVELS", "find", "has_leakage"]
+from medi_monai.results import LEVELS, Finding
 
-#: worst first: ``leakage`` voids figures, a ``warning`` wants a look, a ``note`` is good to know
-LEVELS = ("leakage", "warning", "note")
+__all__ = ["find", "has_leakage"]
 
 #: a corrected Cramér's V from which an attribute is a strong shortcut, and one that is worth a note where all of its
 #: interval lies above
@@ -24,18 +23,18 @@ def has_leakage(audit: dict) -> bool:
     return any(finding["level"] == "leakage" for finding in audit["findings"])
 
 
-def find(audit: dict) -> list[dict]:
-    """The findings of an audit, worst first, each with ``level``, ``name``, ``text`` and ``counts``."""
+def find(audit: dict) -> list[Finding]:
+    """The findings of an audit, worst first, each with its name and what was counted."""
     checks = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
     findings = [finding for check in checks for finding in check(audit)]
-    return sorted(findings, key=lambda finding: LEVELS.index(finding["level"]))
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _finding(level: str, name: str, text: str, **counts: Any) -> dict:
-    return {"level": level, "name": name, "text": text, "counts": counts}
+def _finding(level: str, name: str, text: str, **figures: Any) -> Finding:
+    return Finding(level, text, figures, name)
 
 
-def _leaks(audit: dict) -> Iterator[dict]:
+def _leaks(audit: dict) -> Iterator[Finding]:
     if audit["leakage"] is None:
         yield _finding("note", "no_split", "The table has no split, so leakage was not checked.")
         return
@@ -66,7 +65,7 @@ def _leaks(audit: dict) -> Iterator[dict]:
         )
 
 
-def _near_duplicates(audit: dict, sides: str) -> Iterator[dict]:
+def _near_duplicates(audit: dict, sides: str) -> Iterator[Finding]:
     leak, apart = audit["leakage"].get("near_duplicates"), audit.get("bits_apart")
     if leak is None:
         text = "Near-duplicate patches were not checked."
@@ -93,7 +92,7 @@ def _near_duplicates(audit: dict, sides: str) -> Iterator[dict]:
         yield _finding("note", "plain_patches", text, rows=leak["plain_rows"])
 
 
-def _conflicts(audit: dict) -> Iterator[dict]:
+def _conflicts(audit: dict) -> Iterator[Finding]:
     repeated = ((audit["leakage"] or {}).get("images") or {}).get("repeated", {"count": 0})
     if repeated["count"]:
         text = (
@@ -126,7 +125,7 @@ def _conflicts(audit: dict) -> Iterator[dict]:
             yield _finding("note", "patients_with_several_values", text, column=column, patients=several["count"])
 
 
-def _shortcuts(audit: dict) -> Iterator[dict]:
+def _shortcuts(audit: dict) -> Iterator[Finding]:
     label, split = audit["label"], "train" if "train" in audit["splits"] else "all"
     for attribute, section in audit["attributes"].items():
         single = section["classes_per_value"]["single_class"]
@@ -171,7 +170,7 @@ def _rule(figures: dict, known: str, guessed: str) -> str:
     )
 
 
-def _properties(audit: dict) -> Iterator[dict]:
+def _properties(audit: dict) -> Iterator[Finding]:
     for entry in audit["properties"]:
         for target, figures in entry["targets"].items():
             if _strength(figures["cramers_v"]) == "warning":
@@ -181,7 +180,7 @@ def _properties(audit: dict) -> Iterator[dict]:
                 yield _finding("warning", "property_differs", text, **counts)
 
 
-def _missing(audit: dict) -> Iterator[dict]:
+def _missing(audit: dict) -> Iterator[Finding]:
     patients = audit["splits"]["all"]["patients"]
     rows = audit["splits"]["all"]["rows"]
     for column, missing in audit["missing"].items():
@@ -202,7 +201,7 @@ def _missing(audit: dict) -> Iterator[dict]:
         yield _finding(level, "missing_values", f"{text}.", column=column, rows=missing["rows"])
 
 
-def _holdouts(audit: dict) -> Iterator[dict]:
+def _holdouts(audit: dict) -> Iterator[Finding]:
     section = audit["combinations"] or {}
     for split in (name for name in section if name not in ("columns", "train", "excluded")):
         held = section[split]
@@ -221,7 +220,7 @@ def _holdouts(audit: dict) -> Iterator[dict]:
                 yield _finding(level, "values_unseen_in_train", text, split=split, column=column, values=len(values))
 
 
-def _cells(audit: dict) -> Iterator[dict]:
+def _cells(audit: dict) -> Iterator[Finding]:
     for attribute, section in audit["attributes"].items():
         rare, empty = section["rare_cells"]["count"], section["empty_cells"]
         if rare or empty:

@@ -27,6 +27,7 @@ from medi_monai.cohort.audit.leakage import (
 from medi_monai.cohort.audit.rows import MISSING, CodedRows, code_column, code_numbers, code_split
 from medi_monai.cohort.duplicates import MAX_DISTANCE, mean_distance
 from medi_monai.cohort.table import require_columns
+from medi_monai.results import plain
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["PROPERTIES", "audit_cohort"]
@@ -135,7 +136,7 @@ def audit_cohort(
                 near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
         audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}
         audit["bits_apart"] = apart if apart is not None and math.isfinite(apart) else None
-    audit["findings"] = find(audit)
+    audit["findings"] = plain(find(audit))
     return audit
 
 

@@ -37,6 +37,7 @@ from medi_monai.evaluation.probing.tables import long_table, summarize_all
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
+from medi_monai.results import write_results
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
@@ -150,7 +151,7 @@ def probe_run(
         "shortcut": {**_shortcut(protocol, label, attributes[0], settings), **content["shortcut"]},
     }
     set_aside(output, [output / name for name in RESULTS])
-    write_json(output / "probe.json", content)
+    content = write_results(output / "probe.json", content)
     write_table(output / "probe.csv", long_table(content))
     write_probe_page(content, output / "report.html")
     finish_run(

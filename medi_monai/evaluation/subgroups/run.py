@@ -38,8 +38,9 @@ from medi_monai.metrics.subgroups import proportions
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import Pairs, write_alignment_page
+from medi_monai.results import plain, write_results
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import json_digest, write_json, write_table
+from medi_monai.utils.files import json_digest, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 
@@ -128,7 +129,7 @@ def evaluate_alignment_run(
     content: dict[str, Any] = {
         **_of_subgroups(inputs, looks, image_size, batch_size, settings.seed),
         **_of_quality(inputs, features, codes, settings, image_size),
-        "memorisation": memory,
+        "memorization": memory,
         **_of_pairs(inputs, looks),
         "named_prompts": _of_named(inputs, words or {}, image_size, batch_size, settings.seed),
         "curve": inputs.recorded and {"rows": inputs.recorded["curve"], "kept_step": inputs.recorded["kept_step"]},
@@ -146,11 +147,10 @@ def evaluate_alignment_run(
         },
         "digests": _digests(inputs),
     }
-    content["verdict"] = of_arms(content, list(inputs.arms))
-    content["warnings"] = cautions(content)
+    content["verdict"] = plain(of_arms(content, list(inputs.arms)))
+    content["warnings"] = plain(cautions(content))
     pairs = _pairs(inputs, codes, image_size, settings.seed)
-    _write(content, output, pairs, closest, inputs)
-    return content
+    return _write(content, output, pairs, closest, inputs)
 
 
 def _look(inputs: AlignmentInputs, image_size: int, batch_size: int) -> tuple[dict[str, Looked], dict[str, np.ndarray]]:
@@ -322,9 +322,9 @@ def _dealt(counts: np.ndarray, total: int) -> list[int]:
 
 def _write(
     content: dict[str, Any], output: Path, pairs: Pairs, closest: Mapping[str, list], inputs: AlignmentInputs
-) -> None:
+) -> dict[str, Any]:
     set_aside(output, [output / name for name in RESULTS])
-    write_json(output / "metrics.json", content)
+    content = write_results(output / "metrics.json", content)
     write_table(output / "metrics.csv", _long_table(content))
     write_alignment_page(content, pairs, closest, output / "report.html")
     counts = {arm: len(one) for arm, one in inputs.arms.items()}
@@ -342,6 +342,7 @@ def _write(
         digests=content["digests"],
         where=output / "report.html",
     )
+    return content
 
 
 def _long_table(content: Mapping[str, Any]) -> pd.DataFrame:

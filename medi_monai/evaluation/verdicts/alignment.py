@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, edges_of, figure_text, known, number, span
+from medi_monai.results import Figure, Finding
 
 __all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
 
@@ -18,11 +20,9 @@ FEW_IMAGES = 500
 LOW_ACCURACY = 0.75
 #: by how much a guide's distance has to fall before it counts as fallen
 TRIFLE = 0.02
-#: what a subgroup may lose: its Fréchet distance times this at most, and diversity and obedience times these at least
-WORST_DISTANCE, LEAST_DIVERSITY, LEAST_OBEDIENCE = 1.1, 0.9, 0.95
+#: what a subgroup may lose: Fréchet distance times this at most, diversity and prompt adherence times these at least
+WORST_DISTANCE, LEAST_DIVERSITY, LEAST_PROMPT_ADHERENCE = 1.1, 0.9, 0.95
 LEAST_CONSISTENCY = 0.9
-
-Finding = dict[str, str]
 
 
 def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[str, Any]:
@@ -47,14 +47,14 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
     name = content["part"]
     answer, finding = _of_target(content, arm, name)
     quality = [*_of_fidelity(content, arm), *_of_diversity(content, arm), *_of_pairs(content, arm)]
-    quality += _of_obedience(content, arm)
+    quality += _of_prompt_adherence(content, arm)
     if content["judge"]["at_chance"]:
         # what rests on who cannot read is not in order
-        quality = [{**one, "level": "note"} if one["level"] == "ok" else one for one in quality]
-    lost = any(one["level"] == "error" for one in quality)
+        quality = [replace(finding, level="note") if finding.level == "ok" else finding for finding in quality]
+    lost = any(finding.level == "error" for finding in quality)
     if lost and answer == "met":
         answer = "quality lost"
-        finding = _finding("error", f"The target is met, but quality is lost. {finding['text']}")
+        finding = Finding("error", f"The target is met, but quality is lost. {finding.text}", finding.figures)
     return {"answer": answer, "quality_lost": lost, "findings": [finding, *quality]}
 
 
@@ -67,12 +67,12 @@ def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Fi
     was = content["distance_to_target"]["before"][name]
     base = was["corrected"]["total_variation"] if used is corrected else was["total_variation"]
     if known(used["value"]) is None:
-        return "undecided", _finding(
+        return "undecided", Finding(
             "warning", f"Undecided: no image of the arm {arm_title(arm)!r} could be classified."
         )
     if content["judge"]["at_chance"]:
         text = f"Undecided: the judge classifies {' and '.join(content['judge']['at_chance'])} at chance level."
-        return "undecided", _finding("error", text)
+        return "undecided", Finding("error", text)
     how = "corrected for misclassification" if used is corrected else "not corrected for misclassification"
     change = content["change"].get(arm, {}).get(name) or {}
     text = (
@@ -81,6 +81,7 @@ def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Fi
     )
     if used is corrected:
         text += f" Without correction: {figure_text(was['total_variation'], 3)} and {figure_text(raw, 3)}."
+    figures = {"before": Figure.of(base), arm: Figure.of(used)}
     if used["value"] <= tolerance:
         edges = edges_of(used)
         sure = edges is not None and edges[1] <= tolerance
@@ -89,25 +90,27 @@ def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Fi
             if sure
             else f" The interval extends beyond {number(tolerance, 2)}; more images are needed to be certain."
         )
-        return "met", _finding(
-            "ok", f"The target is met: shares are within {100 * tolerance:g} percentage points of it. {text}{ending}"
+        return "met", Finding(
+            "ok",
+            f"The target is met: shares are within {100 * tolerance:g} percentage points of it. {text}{ending}",
+            figures,
         )
     fooled = _fooled(content, arm, name, change)
     if fooled:
-        return "fooled the guide", _finding(
-            "error", f"The tuning exploits weaknesses of the guide classifier: {fooled} {text}"
+        return "fooled the guide", Finding(
+            "error", f"The tuning exploits weaknesses of the guide classifier: {fooled} {text}", figures
         )
     edges = edges_of(change)
     if edges is None or edges[0] <= 0 <= edges[1]:
-        return "no effect", _finding(
-            "warning", f"No effect: the distance to the target did not change significantly. {text}"
+        return "no effect", Finding(
+            "warning", f"No effect: the distance to the target did not change significantly. {text}", figures
         )
     closer = known(change.get("value")) is not None and change["value"] < 0
     start = (
         f"The target is missed: shares are more than {100 * tolerance:g} percentage points from it, "
         f"{'but closer' if closer else 'and farther away'} than before alignment."
     )
-    return "missed", _finding("warning", f"{start} {text}")
+    return "missed", Finding("warning", f"{start} {text}", figures)
 
 
 def _fooled(content: Mapping[str, Any], arm: str, name: str, change: Mapping[str, Any]) -> str:
@@ -151,10 +154,12 @@ def _of_fidelity(content: Mapping[str, Any], arm: str) -> list[Finding]:
     worse: list[str] = []
     unsure: list[str] = []
     words = []
+    ratios: dict[str, Figure] = {}
     for group, one in content["fidelity"].items():
         ratio = one["arms"][arm]["ratio"]
         if known(ratio["value"]) is None:
             continue
+        ratios[group] = Figure.of(ratio)
         name = "all images" if group == "all" else group
         words.append(f"{name} {figure_text(ratio)}")
         limit = 1.0 if group == "all" else WORST_DISTANCE
@@ -162,38 +167,39 @@ def _of_fidelity(content: Mapping[str, Any], arm: str) -> list[Finding]:
         if ratio["value"] > limit:
             (worse if edges and edges[0] > 1 else unsure).append(name)
     if not words:
-        return [_finding("warning", "Fréchet distances could not be compared: too few images.")]
-    return [
-        _graded(
-            "Worse Fréchet distance", worse, unsure, f"Fréchet distance, ratio to before alignment: {'; '.join(words)}."
-        )
-    ]
+        return [Finding("warning", "Fréchet distances could not be compared: too few images.")]
+    text = f"Fréchet distance, ratio to before alignment: {'; '.join(words)}."
+    return [_graded("Worse Fréchet distance", worse, unsure, text, ratios)]
 
 
 def _of_diversity(content: Mapping[str, Any], arm: str) -> list[Finding]:
     less: list[str] = []
     unsure: list[str] = []
     words = []
+    ratios: dict[str, Figure] = {}
     for group, by_name in content["diversity"].items():
         for measure, title in (("ms_ssim", "structure"), ("features", "features")):
             ratio = by_name[arm][measure]["ratio"]
             if known(ratio["value"]) is None:
                 continue
             words.append(f"{group} {figure_text(ratio)} ({title})")
+            ratios[f"{group} ({title})"] = Figure.of(ratio)
             edges = edges_of(ratio)
             if ratio["value"] < LEAST_DIVERSITY:
                 (less if edges is None or edges[1] < 1 else unsure).append(f"{group} ({title})")
     if not words:
-        return [_finding("warning", "Diversity within subgroups could not be compared: too few images.")]
+        return [Finding("warning", "Diversity within subgroups could not be compared: too few images.")]
     text = f"Diversity within subgroups, ratio to before alignment: {'; '.join(words)}."
-    return [_graded("Lower diversity", less, unsure, text)]
+    return [_graded("Lower diversity", less, unsure, text, ratios)]
 
 
-def _graded(what: str, certain: Sequence[str], unsure: Sequence[str], text: str) -> Finding:
+def _graded(
+    what: str, certain: Sequence[str], unsure: Sequence[str], text: str, figures: Mapping[str, Figure]
+) -> Finding:
     # beyond what is allowed: an error where the interval excludes what it was before, else a warning
     start = f"{what}: {', '.join(certain)}. " if certain else ""
     start += f"{what}, not significant: {', '.join(unsure)}. " if unsure else ""
-    return _finding("error" if certain else "warning" if unsure else "ok", start + text)
+    return Finding("error" if certain else "warning" if unsure else "ok", start + text, figures)
 
 
 def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
@@ -210,10 +216,11 @@ def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
         f"{figure_text(stayed, 3)} ({stayed['n']:,} pairs), {changed}; images from different noise "
         f"{number(one['unrelated']['value'], 3)}."
     )
-    return [_finding("error" if lost else "warning" if low else "ok", text)]
+    figures = {name: Figure.of(one[name]) for name in ("stayed", "changed", "unrelated")}
+    return [Finding("error" if lost else "warning" if low else "ok", text, figures)]
 
 
-def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
+def _of_prompt_adherence(content: Mapping[str, Any], arm: str) -> list[Finding]:
     found = []
     for name, by_arm in (content.get("named_prompts") or {}).items():
         if arm not in by_arm:
@@ -221,7 +228,7 @@ def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
         ratio, edges = by_arm[arm]["ratio"], edges_of(by_arm[arm]["ratio"])
         if known(ratio["value"]) is None:
             continue
-        low = ratio["value"] < LEAST_OBEDIENCE
+        low = ratio["value"] < LEAST_PROMPT_ADHERENCE
         lost = low and edges is not None and edges[1] < 1
         text = (
             f"Prompts that name {name}, images predicted as requested: {arm_title('before')} "
@@ -232,13 +239,14 @@ def _of_obedience(content: Mapping[str, Any], arm: str) -> list[Finding]:
         blind = before is not None and before[0] <= chance
         if blind:
             text += f" Before alignment the model did not follow such prompts better than chance ({chance:.2f})."
-        found.append(_finding("error" if lost else "warning" if low or blind else "ok", text))
+        figures = {**{name: Figure.of(by_arm[name]["share"]) for name in ("before", arm)}, "ratio": Figure.of(ratio)}
+        found.append(Finding("error" if lost else "warning" if low or blind else "ok", text, figures))
     return found
 
 
 def cautions(content: Mapping[str, Any]) -> list[Finding]:
     """What limits the conclusions."""
-    found = [_finding("warning", sentence) for sentence in content["notes"]]
+    found = [Finding("warning", sentence) for sentence in content["notes"]]
     for attribute, one in content["judge"]["held_out"].items():
         accuracy, chance = one["balanced_accuracy"], one["chance"]
         text = (
@@ -246,34 +254,34 @@ def cautions(content: Mapping[str, Any]) -> list[Finding]:
         )
         if attribute in content["judge"]["at_chance"]:
             sentence = f"Do not rely on these results: the judge classifies {attribute} at chance level, with {text}."
-            found.append(_finding("error", sentence))
+            found.append(Finding("error", sentence))
         elif accuracy["value"] < LOW_ACCURACY:
-            found.append(_finding("warning", f"The judge often misclassifies {attribute}: {text}."))
+            found.append(Finding("warning", f"The judge often misclassifies {attribute}: {text}."))
     unmeasured = [name for name in content["target"]["attributes"] if name not in content["judge"]["held_out"]]
     if unmeasured:
         text = (
             f"The judge's accuracy for {', '.join(unmeasured)} was not measured: shares are not corrected for "
             "misclassification."
         )
-        found.append(_finding("warning", text))
+        found.append(Finding("warning", text))
     counts = {arm: one[content["part"]]["total_variation"]["n"] for arm, one in content["distance_to_target"].items()}
     few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
-        found.append(_finding("warning", f"Fewer than {FEW_IMAGES} images, so intervals are wide: {few}."))
+        found.append(Finding("warning", f"Fewer than {FEW_IMAGES} images, so intervals are wide: {few}."))
     if (content.get("curve") or {}).get("kept_step") == 0:
         text = "No update reduced the distance to the target: the original weights were kept."
-        found.append(_finding("warning", text))
+        found.append(Finding("warning", text))
     pairs = content["consistency"].get("after")
     if pairs and pairs["stayed"]["n"] + pairs["changed"]["n"] == 0:
         text = "Consistency could not be measured: no images before and after share prompt, number, and seed."
-        found.append(_finding("warning", text))
+        found.append(Finding("warning", text))
     if content["settings_that_differ"]:
-        found.append(_finding("warning", differing_settings(content["settings_that_differ"])))
+        found.append(Finding("warning", differing_settings(content["settings_that_differ"])))
     return found + _copies(content)
 
 
 def _copies(content: Mapping[str, Any]) -> list[Finding]:
-    memory: Mapping[str, Any] = content["memorisation"]
+    memory: Mapping[str, Any] = content["memorization"]
     base, found = memory.get("held_out"), []
     for arm, one in memory.items():
         if arm != "held_out" and reproduces_training_images(one, base):
@@ -281,16 +289,12 @@ def _copies(content: Mapping[str, Any]) -> list[Finding]:
                 f"{arm_title(arm)} reproduces training images: share of copies {figure_text(one['copies'], 3)}, versus "
                 f"{figure_text(memory['held_out']['copies'], 3)} of held-out real images."
             )
-            found.append(_finding("error", text))
+            found.append(Finding("error", text))
     return found
 
 
 def _signed(value: float) -> str:
     return f"+{number(value, 2)}" if value > 0 else number(value, 2)
-
-
-def _finding(level: str, text: str) -> Finding:
-    return {"level": level, "text": text}
 
 
 def of_arms(content: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str, Any]]:

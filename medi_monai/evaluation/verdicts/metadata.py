@@ -7,14 +7,13 @@ from typing import Any
 
 from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, number
+from medi_monai.results import Figure, Finding
 
 __all__ = ["verdict"]
 
 ALPHA = 0.05
 #: a difference in balanced accuracy that matters to nobody, whatever its p value
 TRIFLE = 0.01
-
-Finding = dict[str, str]
 
 
 def verdict(
@@ -45,7 +44,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
     baselines = {name: row for name, row in rows.items() if name not in wanted}
     best = max(baselines, key=lambda name: probe["arms"][name]["balanced_accuracy"]["value"] or 0.0, default=None)
     if not effects:
-        return [_finding("warning", "No comparison: there is no other arm.")]
+        return [Finding("warning", "No comparison: there is no other arm.")]
     if all(effect > 0 for effect in effects.values()):
         level, answer = "ok", "Metadata help: images generated with metadata improve the classifier."
     elif any(effect < 0 for effect in effects.values()):
@@ -58,7 +57,8 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
             "note",
             "No effect: any difference made by the generated images is too small or too uncertain to claim.",
         )
-    found = [_finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.")]
+    differences = {name: rows[name]["difference"] for name in wanted}
+    found = [Finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.", differences)]
     if best is not None:
         effect = _effect(baselines[best])
         words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
@@ -66,7 +66,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
             f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(best)}. "
             f"{_difference(baselines[best], focus, best)}"
         )
-        found.append(_finding({1: "ok", 0: "note", -1: "warning"}[effect], text))
+        found.append(Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {best: baselines[best]["difference"]}))
     found += _of_worst_group(probe, focus, wanted)
     return found
 
@@ -74,7 +74,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
 def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str]) -> list[Finding]:
     values = {name: probe["arms"][name]["worst_group_accuracy"] for name in (focus, *others)}
     if any(one["value"] is None for one in values.values()):
-        return [_finding("note", "Worst-group accuracy is undefined: no group has enough test images.")]
+        return [Finding("note", "Worst-group accuracy is undefined: no group has enough test images.")]
     text = ", ".join(
         f"{arm_title(name)} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items()
     )
@@ -87,7 +87,8 @@ def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str])
     if others and len(certain) == len(others):
         ending = "the differences are significant" if len(others) > 1 else "the difference is significant"
     level = "warning" if any(effect < 0 for effect in effects) else "ok" if any(effects) and all(effects) else "note"
-    return [_finding(level, f"Worst-group accuracy: {text}; {ending}.")]
+    figures = {name: Figure.of(one) for name, one in values.items()}
+    return [Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)]
 
 
 def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
@@ -97,10 +98,11 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
     mine = arms[focus]["frechet_distance"]
     if rival not in arms or mine["mean"]["value"] is None:
         return [
-            _finding(
+            Finding(
                 "note",
                 f"Fréchet distance to real images: {arm_title(focus)} {_number(mine['mean'])}; real images of other "
                 f"patients {_number(mine['floor'])}.",
+                {focus: mine["mean"], "floor": mine["floor"]},
             )
         ]
     theirs = arms[rival]["frechet_distance"]
@@ -117,7 +119,8 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
     text += f" Paired test over {test['n']} combinations: {_p(test['p_value'])}."
     certain = test["p_value"] is not None and test["p_value"] < ALPHA
     nearer = mine["mean"]["value"] < theirs["mean"]["value"]
-    return [_finding("ok" if certain and nearer else "warning" if certain else "note", text)]
+    figures = {focus: mine["mean"], rival: theirs["mean"], "floor": mine["floor"]}
+    return [Finding("ok" if certain and nearer else "warning" if certain else "note", text, figures)]
 
 
 def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
@@ -126,19 +129,21 @@ def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
     center = shortcut.get("center_probe_accuracy") or {}
     if center.get("value") is not None:
         found.append(
-            _finding(
+            Finding(
                 "note",
                 f"The {name} can be predicted from the features of real images with a balanced accuracy of "
                 f"{center['value']:.2f} (chance {center['chance']:.2f}).",
+                {name: center},
             )
         )
     drops = {arm: one["average_performance_drop"]["value"] for arm, one in shortcut["correlation"]["arms"].items()}
     if drops and all(value is not None for value in drops.values()):
         text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)}%" for arm, value in drops.items())
         found.append(
-            _finding(
+            Finding(
                 "note",
                 f"Mean change in balanced accuracy as {name} and class become correlated in training: {text}.",
+                drops,
             )
         )
     return found
@@ -147,15 +152,15 @@ def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
 def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str) -> list[Finding]:
     found = []
     if fidelity["settings_that_differ"]:
-        found.append(_finding("warning", differing_settings(fidelity["settings_that_differ"])))
-    held_out = fidelity["real"].get("memorisation")
-    copies = fidelity["arms"].get(focus, {}).get("memorisation")
+        found.append(Finding("warning", differing_settings(fidelity["settings_that_differ"])))
+    held_out = fidelity["real"].get("memorization")
+    copies = fidelity["arms"].get(focus, {}).get("memorization")
     if copies and held_out and reproduces_training_images(copies, held_out):
         text = (
             f"{arm_title(focus)} reproduces training images: {copies['copies']['value']:.1%} of its images are copies, "
             f"versus {held_out['copies']['value']:.1%} of held-out real images."
         )
-        found.append(_finding("error", text))
+        found.append(Finding("error", text, {focus: copies["copies"], "held_out": held_out["copies"]}))
     draws = probe["settings"].get("num_repeats")
     others = sum(one["figure"] == "balanced_accuracy" for one in probe["comparisons"])
     # the test over draws exchanges signs: its least p value, corrected for the number of arms
@@ -164,23 +169,21 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
             f"With {draws} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so no effect "
             "can be claimed. Increase --num_repeats."
         )
-        found.append(_finding("warning", text))
+        found.append(Finding("warning", text))
     patients = probe["test"]["patients"]
     if patients < 20:
         found.append(
-            _finding(
-                "warning", f"The test images come from only {patients} patients, so results may differ for others."
-            )
+            Finding("warning", f"The test images come from only {patients} patients, so results may differ for others.")
         )
     strongest, weakest = min(probe["settings"]["c_values"]), max(probe["settings"]["c_values"])
     edge = [name for name, one in probe["arms"].items() if one["training"]["c"] in (strongest, weakest)]
     if edge and strongest < weakest:
         names = ", ".join(map(arm_title, edge))
         text = f"The best C lies at the edge of its range for {names}: extend the range with --c_values."
-        found.append(_finding("warning", text))
+        found.append(Finding("warning", text))
     short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
     if short:
-        found.append(_finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
+        found.append(Finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
     return found
 
 
@@ -211,7 +214,3 @@ def _number(one: Mapping[str, Any]) -> str:
 
 def _p(value: float | None) -> str:
     return "p undefined" if value is None else f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
-
-
-def _finding(level: str, text: str) -> Finding:
-    return {"level": level, "text": text}

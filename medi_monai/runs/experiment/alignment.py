@@ -15,6 +15,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.captions import read_prompts
 from medi_monai.cohort.captions.prompts import NEUTRAL
 from medi_monai.networks import build_encoder
+from medi_monai.results import read_results
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.runs.text import captioned_cohort
@@ -120,7 +121,7 @@ class AlignmentExperiment:
     def finish(self, run: RunContext) -> Outcome:
         """Results and page are those of the evaluation."""
         folder = run.output / "evaluation"
-        content: dict[str, Any] = read_json(folder / "metrics.json")
+        content: dict[str, Any] = read_results(folder / "metrics.json")
         return Outcome(content, {"verdict": content["verdict"]}, {}, folder / "report.html")
 
 

@@ -16,11 +16,12 @@ from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.verdicts.metadata import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
+from medi_monai.results import read_results, write_results
 from medi_monai.runs.experiment.pictures import closest_pairs, describe_cohort, sample_grid
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
-from medi_monai.utils.files import atomic_path, read_json, write_json
+from medi_monai.utils.files import atomic_path, read_json
 from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["ARMS", "MetadataExperiment", "experiment_run", "metadata_stages"]
@@ -81,8 +82,8 @@ class MetadataExperiment:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""
         output = run.output
         cohort = Cohort.read(output / "cohort")
-        fidelity = read_json(output / "evaluation" / "metrics.json")
-        probe = read_json(output / "probing" / "probe.json")
+        fidelity = read_results(output / "evaluation" / "metrics.json")
+        probe = read_results(output / "probing" / "probe.json")
         columns = [fidelity["label"], *fidelity["attributes"]]
         sampling_dirs = {arm: output / arm / "sampling" for arm in ARMS}
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
@@ -105,7 +106,7 @@ class MetadataExperiment:
             "settings": run.settings,
             "seconds": dict(run.seconds),
         }
-        write_json(output / "experiment.json", content)
+        content = write_results(output / "experiment.json", content)
         shown = {
             "audit": read_json(output / "cohort" / "audit.json"),
             "samples": samples,

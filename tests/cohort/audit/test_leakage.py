@@ -61,7 +61,7 @@ def test_an_empty_patient_crosses_nothing_and_is_told(clean):
     table = clean.assign(patient=np.where(np.arange(len(clean)) % 7 == 0, "", clean["patient"]))
     found = audit_cohort(table, LABEL, ATTRIBUTES)
     assert not has_leakage(found)
-    (finding,) = [one for one in named(found, "missing_values") if one["counts"]["column"] == "patient"]
+    (finding,) = [one for one in named(found, "missing_values") if one["figures"]["column"] == "patient"]
     assert finding["level"] == "warning" and "cannot be checked" in finding["text"]
 
 
@@ -119,7 +119,7 @@ def test_copies_of_files_equal_those_of_a_loop(clean):
         and has_leakage(found)
     )
     (finding,) = named(found, "identical_files")
-    assert finding["level"] == "warning" and finding["counts"]["files"] == len(conflicts)
+    assert finding["level"] == "warning" and finding["figures"]["files"] == len(conflicts)
     order = rng.permutation(len(clean))
     assert audit_cohort(clean.iloc[order], LABEL, [], fingerprints=np.array(prints)[order]) == found
 

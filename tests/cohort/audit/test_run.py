@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association as scipy_association
 
-from medi_monai.cohort.audit import LEVELS, audit_cohort, has_leakage
+from medi_monai.cohort.audit import audit_cohort, has_leakage
+from medi_monai.results import LEVELS
 from medi_monai.utils.errors import InputError
 
 LABEL, ATTRIBUTES = "tumor", ["center", "race"]
@@ -21,7 +22,7 @@ def test_an_audit_is_json_and_its_findings_are_sorted(audit):
     levels = [LEVELS.index(finding["level"]) for finding in audit["findings"]]
     assert levels == sorted(levels)
     for finding in audit["findings"]:
-        assert set(finding) == {"level", "name", "text", "counts"}
+        assert set(finding) == {"level", "name", "text", "figures"}
         assert finding["text"].endswith(".") and "nan" not in finding["text"] and "None" not in finding["text"]
 
 
@@ -88,7 +89,7 @@ def test_missing_metadata_is_counted_by_class(clean, audit):
     assert found["by_class"] == pytest.approx(shares.to_dict())
     assert audit["missing"]["center"]["rows"] == 0
     (finding,) = named(audit, "missing_values")
-    assert finding["counts"] == {"column": "race", "rows": int(lacking.sum())}
+    assert finding["figures"] == {"column": "race", "rows": int(lacking.sum())}
 
 
 def test_a_class_without_metadata_is_a_warning(clean):
@@ -100,7 +101,7 @@ def test_a_class_without_metadata_is_a_warning(clean):
 def test_rows_without_a_split_are_told(clean):
     table = clean.assign(split=clean["split"].where(np.arange(len(clean)) % 5 > 0, ""))
     found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert named(found, "rows_without_split")[0]["counts"] == {"rows": int((table["split"] == "").sum())}
+    assert named(found, "rows_without_split")[0]["figures"] == {"rows": int((table["split"] == "").sum())}
     assert "" not in found["splits"] and found["splits"]["all"]["rows"] == len(table)
 
 
@@ -136,10 +137,10 @@ def test_a_shortcut_is_told_in_numbers_that_can_be_checked(clean):
     table = clean.assign(scanner=pd.Series(tied).groupby(clean["patient"]).transform("first"))
     found = audit_cohort(table, LABEL, ["scanner", "center"])
     (finding,) = named(found, "shortcut")
-    assert finding["level"] == "warning" and finding["counts"]["attribute"] == "scanner"
+    assert finding["level"] == "warning" and finding["figures"]["attribute"] == "scanner"
     figures = found["attributes"]["scanner"]["association"]["train"]
     assert f"{figures['majority_rule']['accuracy']:.0%} of patients" in finding["text"]
-    assert finding["counts"]["patients"] == table.loc[table["split"] == "train", "patient"].nunique()
+    assert finding["figures"]["patients"] == table.loc[table["split"] == "train", "patient"].nunique()
 
 
 def test_what_training_lacks_equals_a_loop(clean, audit):
@@ -175,7 +176,7 @@ def test_a_class_that_training_never_sees_is_a_warning(clean):
     table = clean.assign(split=np.where(clean["tumor"] == "t2", "holdout", "train"))
     found = audit_cohort(table, LABEL, ATTRIBUTES)
     assert found["combinations"]["holdout"]["values_unseen_in_train"]["tumor"] == ["t2"]
-    levels = {one["counts"]["column"]: one["level"] for one in named(found, "values_unseen_in_train")}
+    levels = {one["figures"]["column"]: one["level"] for one in named(found, "values_unseen_in_train")}
     assert levels["tumor"] == "warning"
 
 
@@ -193,7 +194,7 @@ def test_properties_of_files_that_differ_by_center_are_told(clean):
     assert set(sections) == {"mpp", "width", "height", "suffix"}
     assert sections["height"] == {"property": "height", "num_values": 1, "targets": {}}
     assert sections["width"]["num_values"] == 10 and sections["suffix"]["num_values"] == 2
-    told = {(one["counts"]["property"], one["counts"]["target"]) for one in named(found, "property_differs")}
+    told = {(one["figures"]["property"], one["figures"]["target"]) for one in named(found, "property_differs")}
     assert told == {("mpp", "center"), ("width", "center"), ("suffix", "center")}
     assert [entry["property"] for entry in audit_cohort(table, LABEL, [], properties=["mpp"])["properties"]] == ["mpp"]
 
@@ -306,7 +307,7 @@ def test_a_site_code_of_tcga_gives_the_class_away_and_a_center_does_not(tcga):
     codes, centers = (found["attributes"][name]["classes_per_value"] for name in ("site", "center"))
     assert (codes["max"], codes["single_class"]["values"], codes["single_class"]["of"]) == (1, 626, 626)
     assert centers["max"] == 23
-    assert [one["counts"]["attribute"] for one in named(found, "attribute_decides_class")] == ["site"]
+    assert [one["figures"]["attribute"] for one in named(found, "attribute_decides_class")] == ["site"]
     assert found["attributes"]["site"]["association"]["all"]["cramers_v_uncorrected"]["value"] == pytest.approx(1)
 
 

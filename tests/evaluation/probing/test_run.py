@@ -1,5 +1,6 @@
 import json
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.probing.settings import ProbeSettings
 from medi_monai.networks.encoders import build_encoder
+from medi_monai.results import read_results, read_schema
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, SIZE = ("A", "B", "C"), ("n", "s", "w"), 16
@@ -88,7 +90,8 @@ def run(data, tmp_path, monkeypatch):
 
 def test_the_content_is_written_and_holds_what_it_should(run, tmp_path):
     content = run()
-    assert json.loads((tmp_path / "out" / "probe.json").read_text()) == json.loads(json.dumps(content, default=str))
+    assert read_results(tmp_path / "out" / "probe.json") == content
+    jsonschema.validate(content, read_schema("probe"))
     assert list(content["arms"]) == ["real", "reweighted", "oversampled", "cls", "medi"]
     assert content["settings"]["focus"] == "medi" and content["test"]["n"] == 120 and content["test"]["patients"] == 12
     assert content["test"]["left_out"] == 0 and content["training"]["n"] == 350

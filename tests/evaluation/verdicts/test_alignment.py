@@ -84,7 +84,7 @@ def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     content = verdict_content((300, 300), (300, 300))
     content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": 1.3, "ci95": [0.9, 1.5], "n": 20}
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"] = {"value": 0.8, "ci95": [0.5, 1.1], "n": 20}
-    levels = {one["text"].split(",")[0]: one["level"] for one in alignment_verdict(content)["findings"]}
+    levels = {one.text.split(",")[0]: one.level for one in alignment_verdict(content)["findings"]}
     assert levels["Worse Fréchet distance"] == levels["Lower diversity"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"]["ci95"] = [0.7, 0.88]
     assert alignment_verdict(content)["answer"] == "quality lost"
@@ -94,31 +94,31 @@ def of(value, low, high, n=200):
     return {"value": value, "ci95": [low, high], "n": n}
 
 
-def test_obedience_that_was_chance_before_is_pointed_out():
+def test_prompt_adherence_that_was_chance_before_is_pointed_out():
     content = verdict_content((300, 300), (300, 300))
 
     def finding(share):
         before = {"share": share, "by_value": dict.fromkeys(VALUES, share), "ratio": of(1, 1, 1)}
         content["named_prompts"] = {"shade": {"before": before, "after": before}}
-        return next(one for one in alignment_verdict(content)["findings"] if "name shade" in one["text"])
+        return next(one for one in alignment_verdict(content)["findings"] if "name shade" in one.text)
 
-    assert finding(of(0.98, 0.95, 0.99))["level"] == "ok"
+    assert finding(of(0.98, 0.95, 0.99)).level == "ok"
     blind = finding(of(0.52, 0.45, 0.59))
-    assert blind["level"] == "warning" and "did not follow such prompts better than chance (0.50)" in blind["text"]
+    assert blind.level == "warning" and "did not follow such prompts better than chance (0.50)" in blind.text
 
 
 def test_pairs_that_all_kept_their_subgroup():
     content = verdict_content((300, 300), (300, 300))
     pairs = {"stayed": of(0.99, 0.98, 0.995), "changed": {"value": None, "ci95": None, "n": 0}}
     content["consistency"]["after"] = {**pairs, "unrelated": of(0.1, 0.1, 0.1)}
-    texts = " ".join(one["text"] for one in alignment_verdict(content)["findings"])
+    texts = " ".join(one.text for one in alignment_verdict(content)["findings"])
     assert "(200 pairs), no pair changed it; images from different noise" in texts
 
 
 def test_what_a_judge_at_chance_level_reads_is_never_in_order():
     content = verdict_content((300, 300), (300, 300))
-    assert [one["level"] for one in alignment_verdict(content)["findings"]] == ["ok"] * 3
+    assert [one.level for one in alignment_verdict(content)["findings"]] == ["ok"] * 3
     content["judge"]["at_chance"] = ["shade"]
     verdict = alignment_verdict(content)
     assert verdict["answer"] == "undecided"
-    assert [one["level"] for one in verdict["findings"]] == ["error", "note", "note"]
+    assert [one.level for one in verdict["findings"]] == ["error", "note", "note"]

@@ -54,14 +54,14 @@ FIDELITY = {
             "frechet_distance": {
                 "mean": figure(value), "unseen": figure(value + 1), "seen": figure(value - 1), "floor": figure(1.0),
             },
-            "memorisation": {"copies": {"value": 0.001, "ci95": [0.0, 0.003], "n": 1000}},
+            "memorization": {"copies": {"value": 0.001, "ci95": [0.0, 0.003], "n": 1000}},
         }
         for name, value in DISTANCES.items()
     },
     "comparisons": [
         {"arms": ["cls", "medi"], "combinations": "all", "ratio_of_means": 4.0, "log_ratio": {"p_value": 1e-5, "n": 32}}
     ],
-    "real": {"memorisation": {"copies": {"value": 0.002, "ci95": [0.0, 0.005], "n": 1000}}},
+    "real": {"memorization": {"copies": {"value": 0.002, "ci95": [0.0, 0.005], "n": 1000}}},
     "settings_that_differ": {},
 }  # fmt: skip
 
@@ -77,12 +77,12 @@ def spoiled(content, *path, value):
 
 def test_a_gain_over_both_is_help():
     found = verdict(FIDELITY, PROBE)
-    assert found[0]["level"] == "ok" and found[0]["text"].startswith("Metadata help")
-    assert "+0.250" in found[0]["text"] and "p = 0.001" in found[0]["text"]
-    texts = " ".join(one["text"] for one in found)
+    assert found[0].level == "ok" and found[0].text.startswith("Metadata help")
+    assert "+0.250" in found[0].text and "p = 0.001" in found[0].text
+    texts = " ".join(one.text for one in found)
     assert "MeDi is better than the best baseline without generated images, Group-reweighted" in texts
     assert "MeDi 2.00, Class-only (CLS) 8.00" in texts and "MeDi 0.40 (a · x, 100 images)" in texts
-    assert not [one for one in found if one["level"] in ("warning", "error")]
+    assert not [one for one in found if one.level in ("warning", "error")]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_gain_over_both_is_help():
 def test_what_is_not_certain_or_does_not_matter_is_no_effect(value, low, high, p):
     rows = [compared(name, value, low, high, p) for name in ("real", "cls", "reweighted")]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert found[0]["level"] == "note" and found[0]["text"].startswith("No effect")
-    assert any("does not differ significantly from" in one["text"] for one in found)
+    assert found[0].level == "note" and found[0].text.startswith("No effect")
+    assert any("does not differ significantly from" in one.text for one in found)
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, leve
         of_worst_group(compared("cls", 0.3, 0.1, 0.5, p_cls)),
     ]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=[*PROBE["comparisons"], *rows]))
-    one = next(one for one in found if one["text"].startswith("Worst-group accuracy"))
-    assert one["level"] == level and words in one["text"]
+    one = next(one for one in found if one.text.startswith("Worst-group accuracy"))
+    assert one.level == level and words in one.text
 
 
 def test_too_few_draws_for_any_claim_are_told():
     for draws, told in ((5, True), (6, True), (7, False)):  # 3 comparisons: 3 * 2 / 2 ** 7 = 0.047
         found = verdict(FIDELITY, spoiled(PROBE, "settings", "num_repeats", value=draws))
-        assert any("no effect can be claimed" in one["text"] for one in found) == told, draws
+        assert any("no effect can be claimed" in one.text for one in found) == told, draws
 
 
 def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
     probe = spoiled(PROBE, "arms", "stain_normalized", value=arm(0.7, 0.2))
     probe["comparisons"].append(compared("stain_normalized", -0.048, -0.1, 0.02, 0.14))
-    texts = " ".join(one["text"] for one in verdict(FIDELITY, probe))
+    texts = " ".join(one.text for one in verdict(FIDELITY, probe))
     assert (
         "MeDi does not differ significantly from the best baseline without generated images, Stain-normalized." in texts
     )
@@ -139,22 +139,22 @@ def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
 
 def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
     rows = [compared("real", -0.2, -0.3, -0.1, 0.001), compared("cls", 0.2, 0.1, 0.3, 0.001)]
-    assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0]["text"].startswith(
+    assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0].text.startswith(
         "Generated images reduce accuracy"
     )
     rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert found[0]["level"] == "warning" and "over Class-only (CLS) only" in found[0]["text"]
+    assert found[0].level == "warning" and "over Class-only (CLS) only" in found[0].text
 
 
 def test_copies_differing_settings_and_few_patients_are_told():
     memory = {"copies": {"value": 0.2, "ci95": [0.15, 0.25], "n": 1000}}
-    fidelity = spoiled(FIDELITY, "arms", "medi", "memorisation", value=memory)
+    fidelity = spoiled(FIDELITY, "arms", "medi", "memorization", value=memory)
     fidelity["settings_that_differ"] = {"num_steps": {"cls": 20, "medi": 50}}
     probe = spoiled(PROBE, "test", "patients", value=4)
     probe["arms"]["real"]["training"]["converged"] = 0.5
     probe["arms"]["cls"]["training"]["c"] = 10.0
-    found = {one["text"]: one["level"] for one in verdict(fidelity, probe)}
+    found = {one.text: one.level for one in verdict(fidelity, probe)}
     for words, level in (
         ("MeDi reproduces training images: 20.0%", "error"),
         ("num_steps (Class-only (CLS): 20, MeDi: 50)", "warning"),
@@ -169,7 +169,7 @@ def test_undefined_figures_are_said_to_be_so():
     probe = spoiled(PROBE, "arms", "cls", "worst_group_accuracy", "value", value=None)
     probe["shortcut"] = {"center_probe_accuracy": {"value": None}, "correlation": {"arms": {}}}
     fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", value=figure(None))
-    texts = [one["text"] for one in verdict(fidelity, probe)]
+    texts = [one.text for one in verdict(fidelity, probe)]
     assert any("Worst-group accuracy is undefined" in text for text in texts)
     assert any("Fréchet distance to real images: MeDi –" in text for text in texts)
     assert not any("nan" in text.lower() for text in texts)

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 pytest.importorskip("transformers")
 
 import medi_monai.runs.experiment.run as runner
+from medi_monai.results import write_results
 from medi_monai.runs.experiment.alignment import fair_experiment_run
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, write_json
@@ -63,7 +64,7 @@ def experiment(tmp_path, monkeypatch):
         elif stage.run_id == "resampling":
             write_json(stage.result, {"figures": {"why_none": run.why_none}})
         elif stage.run_id == "evaluation":
-            write_json(stage.result, {"verdict": {}})
+            write_results(stage.result, {"verdict": {}})
 
     def run(alternatives=True, **changed):
         started.clear()
