@@ -122,7 +122,7 @@ def test_copies_of_a_file_are_found_though_no_patch_of_theirs_is_compared(data, 
     sides = {name: (cohort.table["slide"] == name).sum() for name in ("s0", "twin")}
     example = {"slides": ["s0", "twin"], "patients": ["P0", "Ptwin"], "labels": ["A"], "splits": ["train", "holdout"]}
     assert audit["leakage"]["files"] == {"count": 1, "rows": sum(sides.values()), "examples": [example]}
-    assert "LEAKAGE: 1 file is, byte for byte, in more than one of train and holdout" in printed
+    assert "LEAKAGE: 1 byte-identical file is in more than one of train and holdout" in printed
     assert audit["leakage"]["near_duplicates"] is None
     named = [finding["name"] for finding in audit["findings"] if finding["level"] == "warning"]
     assert "identical_files" in named and "'s0' and 'twin'" in printed
