@@ -18,6 +18,7 @@ from medi_monai.cohort.table import require_columns
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.schema import MetadataSchema, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.pixels import to_gray_levels
 
 __all__ = ["encoder_features", "names_some", "neutral_plan", "neutral_share", "rows_naming", "sampled_subgroups"]
 
@@ -184,7 +185,7 @@ def encoder_features(
     def features(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
             # the scale of uint8, which encoders expect, without its steps
-            return encoder.encode(encoder.preprocess((images.float().clamp(-1, 1) + 1) * 127.5)).float()
+            return encoder.encode(encoder.preprocess(to_gray_levels(images.float()))).float()
 
     tried = torch.linspace(-0.9, 0.9, 3 * image_size**2, device=device).view(1, 3, image_size, image_size)
     total = features(tried.requires_grad_()).sum()

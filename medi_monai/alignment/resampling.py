@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medi_monai.alignment.functional import SEPARATOR, SubgroupTarget, apportion, make_target
+from medi_monai.alignment.functional import SEPARATOR, SubgroupTarget, apportion, make_target, subset_counts
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import known_codes
-from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.reading import image_blocks
 from medi_monai.cohort.samples import read_arms
 from medi_monai.cohort.table import require_columns
 from medi_monai.engines.distributed import is_main_process
@@ -25,6 +25,7 @@ from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json, read_table, write_table
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 
@@ -40,7 +41,6 @@ __all__ = [
 
 RUN = "resampling"
 RESULTS = ("images", "manifest.csv", "summary.json")
-BATCH = 256
 
 
 def gradient_images(
@@ -99,10 +99,11 @@ def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.
     for name, share, count in zip(target.names, shares, counts):
         if share > 0 and count == 0:
             raise InputError(f"no image is read as {name!r}, of which the target wants a share of {share:g}")
-    size = int(np.floor(min(count / share for count, share in zip(counts, shares) if share > 0) + 1e-9))
-    wanted = apportion(target.tensor().double(), size).numpy()
     rng = np.random.default_rng(seed_from("alternatives", seed))
-    chosen = [rng.permutation(np.flatnonzero(groups == place))[:count] for place, count in enumerate(wanted)]
+    chosen = [
+        rng.permutation(np.flatnonzero(groups == group))[:count]
+        for group, count in enumerate(subset_counts(counts, shares))
+    ]
     return np.sort(np.concatenate(chosen))
 
 
@@ -188,14 +189,12 @@ def chosen_of(arms: Mapping[str, Cohort]) -> dict[str, dict[str, int]]:
 
 @torch.no_grad()
 def _read_groups(made: Cohort, reader: AttributeClassifier, target: SubgroupTarget, image_size: int) -> np.ndarray:
-    patches, found = PatchReader(made, image_size), []
     device = next(reader.parameters()).device
-    for start in range(0, len(made), BATCH):
-        pixels = np.stack(patches.read(range(start, min(start + BATCH, len(made)))))
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
-        found.append(target.log_probabilities(reader(images)).argmax(1).cpu())
-    patches.close()
-    return torch.cat(found).numpy()
+    groups = [
+        target.log_probabilities(reader(from_uint8(pixels.to(device)))).argmax(1).cpu()
+        for pixels in image_blocks(made, image_size)
+    ]
+    return torch.cat(groups).numpy()
 
 
 def cohort_target(
@@ -233,16 +232,16 @@ def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> C
     """
     table, joint = cohort.table, parts_of(target)[-1]
     groups = joint.join({name: known_codes(table, values, name) for name, values in joint.vocabulary.items()})
-    wanted = apportion(target.tensor().double(), int((groups >= 0).sum())).numpy()
+    counts = apportion(torch.tensor(target.probabilities, dtype=torch.float64), int((groups >= 0).sum())).tolist()
     rng = np.random.default_rng(seed_from("alternatives", seed))
     rows, words = [], []
-    for place, count in enumerate(wanted):
-        members = np.flatnonzero(groups == place)
+    for group, (name, count) in enumerate(zip(target.names, counts)):
+        members = np.flatnonzero(groups == group)
         if count and not len(members):
-            raise InputError(f"no image in training is of {target.names[place]!r}, of which the target wants a share")
+            raise InputError(f"no image in training is of {name!r}, of which the target wants a share")
         if count:
             rows.append(np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count])
-            words.append(f"{target.names[place]} {count:,} (of {len(members):,} different ones)")
+            words.append(f"{name} {count:,} (of {len(members):,} different ones)")
     if is_main_process():
         print(f"training on images resampled to {'; '.join(words)}", flush=True)
     return Cohort(table.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True), cohort.root)

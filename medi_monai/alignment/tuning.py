@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
 from medi_monai.engines.model_dir import MODEL_FILES, save_settings
+from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.engines.trainer import stop_after_step
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.tuning import TUNED, merge_adapter, save_adapter, tuned_parameters
@@ -36,10 +36,11 @@ from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, save_tensors, write_json
+from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["AlignmentSettings", "align", "rate_factor", "tuning_rate"]
+__all__ = ["AlignmentSettings", "align", "tuning_rate", "tuning_schedule"]
 
 #: images of one prompt that follow each other where the target is that of each prompt: at least so many, and for each
 #: subgroup, for a share of few images cannot be told from the target
@@ -62,7 +63,7 @@ class AlignmentSettings:
     Args:
         max_steps: updates at most.
         batch_size: images in an update, 2 or more; those drawn at once are the generator's.
-        learning_rate: highest, of AdamW; see :func:`rate_factor`.
+        learning_rate: highest, of AdamW; see :func:`tuning_schedule`.
         max_grad_norm: the gradient's norm is clipped to it.
         tuned: one of :data:`medi_monai.networks.tuning.TUNED`.
         rank: of the adapter, with ``lora``.
@@ -167,7 +168,7 @@ def align(
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings.max_steps))
+    schedule = tuning_schedule(optimizer, settings.max_steps)
     by_prompt = losses.scope == "prompt"
     together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1
     pool = ReferencePool(
@@ -196,21 +197,14 @@ def align(
     return _save(network, watch, schema, model_settings, settings, record, folder, output, seconds)
 
 
-def rate_factor(max_steps: int) -> Callable[[int], float]:
-    """The learning rate of each update, counted from 0, as a part of the highest.
+def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupCosine:
+    """The learning rate rises in a tenth of the updates and falls along a cosine to a tenth at the last one.
 
-    It rises in a tenth of the updates and falls along a cosine to a tenth at the last: at a constant rate the tuning
-    ends by swinging around the target.
+    At a constant rate the tuning ends by swinging around the target.
     """
-    warm = max(1, round(WARMUP * max_steps))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        progress = min(1.0, (step + 1 - warm) / max(1, max_steps - warm))
-        return LEFT + (1 - LEFT) * (1 + math.cos(math.pi * progress)) / 2
-
-    return factor
+    warmup = max(1, round(WARMUP * max_steps))
+    # the last update of the warmup has the full rate and the last of all what is left
+    return WarmupCosine(optimizer, warmup, max_steps - 1, cosine_start=warmup - 1, end_factor=LEFT)
 
 
 def tuning_rate(tuned: str) -> float:
@@ -302,7 +296,7 @@ def _resume(trainer: Engine, checkpoint: TrainingCheckpoint, max_steps: int) -> 
 
 def _trainer(
     step: AlignmentStep,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
+    schedule: WarmupCosine,
     watch: SubgroupWatch,
     checkpoint: TrainingCheckpoint,
     writer: SummaryWriter | None,
@@ -352,8 +346,7 @@ def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: Summar
     cells = {}
     for name, network in (("before", untuned), ("after", watch.network)):
         images = draw_images(network, watch.generator, watch.rows.head(SHOWN))
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        cells[name, "same noise"] = list(pixels)
+        cells[name, "same noise"] = list(uint8_arrays(images))
     grid: np.ndarray = labeled_grid(cells, ["before", "after"], ["same noise"], "", (1, SHOWN), 64)
     with atomic_path(output / "samples" / "before_and_after.png") as path:
         Image.fromarray(grid).save(path, format="png")

@@ -126,29 +126,29 @@ class SubgroupWatch:
         images = draw_images(self.network, self.generator, self.rows)
         record: dict[str, Any] = {"step": step}
         for name, reader in self.readers.items():
-            read = reader(images).exp()
-            share = read.mean(0)
-            apart = [len(one) * self._distance(read[one].mean(0)) for one in self.sets]
+            probabilities = reader(images).exp()
+            shares = probabilities.mean(0)
+            distances = [len(members) * self._distance(probabilities[members].mean(0)) for members in self.sets]
             record[name] = {
-                "proportions": dict(zip(self.target.names, share.tolist())),
-                "distance": self._distance(share),
-                "distance_of_prompts": sum(apart) / len(images),
+                "proportions": dict(zip(self.target.names, shares.tolist())),
+                "distance": self._distance(shares),
+                "distance_of_prompts": sum(distances) / len(images),
             }
             self._show(name, record[name], step)
         decides = VALIDATION if VALIDATION in self.readers else GUIDE
-        found = record[decides]["distance_of_prompts"]
-        if not self.curve or found < self.kept[decides]["distance_of_prompts"] - self.tolerance:
+        distance = record[decides]["distance_of_prompts"]
+        if not self.curve or distance < self.kept[decides]["distance_of_prompts"] - self.tolerance:
             state = self.network.state_dict()
             self._best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
             self.best_step = step
         self.curve.append(record)
 
-    def _show(self, name: str, found: Mapping[str, Any], step: int) -> None:
+    def _show(self, name: str, seen: Mapping[str, Any], step: int) -> None:
         if self.writer is None:
             return
-        self.writer.add_scalar(f"distance/{name}", found["distance"], step)
-        self.writer.add_scalar(f"distance_of_prompts/{name}", found["distance_of_prompts"], step)
-        for group, share in found["proportions"].items():
+        self.writer.add_scalar(f"distance/{name}", seen["distance"], step)
+        self.writer.add_scalar(f"distance_of_prompts/{name}", seen["distance_of_prompts"], step)
+        for group, share in seen["proportions"].items():
             self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
 
     def restore(self) -> None:

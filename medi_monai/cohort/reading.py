@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medi_monai.cohort.folder import SETTINGS_FILE
 from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json
+from medi_monai.utils.pixels import stacked
 from medi_monai.wsi.readers import BACKENDS, SlideReader, open_slide, read_image
 
-__all__ = ["PatchReader"]
+__all__ = ["PatchReader", "image_blocks"]
+
+#: images of a block
+BLOCK = 256
 
 
 class PatchReader:
@@ -140,6 +145,28 @@ class PatchReader:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._begin()
+
+
+def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator[torch.Tensor]:
+    """All images of a cohort in the order of its rows, a block at a time, so that memory does not grow with them.
+
+    Args:
+        cohort: the images.
+        image_size: side in pixels.
+        size: images of a block; the last one may have fewer.
+
+    Yields:
+        ``(n, 3, image_size, image_size)`` uint8.
+
+    Raises:
+        InputError: as :class:`PatchReader`.
+    """
+    reader = PatchReader(cohort, image_size)
+    try:
+        for start in range(0, len(reader), size):
+            yield stacked(reader.read(range(start, min(start + size, len(reader)))))
+    finally:
+        reader.close()
 
 
 def _check_size(root: Path, image_size: int) -> None:

@@ -14,18 +14,19 @@ import torch
 from ignite.engine import Engine
 from torch.nn import functional
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler
 from medi_monai.engines.prepare_batch import random_symmetry
+from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.networks.text import ClipModel, make_tokenizer, save_clip, small_clip
 from medi_monai.networks.text.encoder import CaptionTokenizer
 from medi_monai.networks.text.small import check_free
 from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
 
-__all__ = ["contrastive_loss", "train_clip"]
+__all__ = ["ClipSchedule", "contrastive_loss", "train_clip"]
 
 #: CLIP's bound of the logarithm of its scale, a factor of 100
 MAX_LOG_SCALE = 4.6052
@@ -90,7 +91,7 @@ def train_clip(
 
     Raises:
         InputError: for images that do not fit the captions, or settings that cannot be.
-        RunStopped: where the loss is lost.
+        RunStopped: for a loss that is not finite.
     """
     _check(max_steps=max_steps, batch_size=batch_size)
     target, pixels = check_free(folder), _pixels(images, len(captions))
@@ -129,11 +130,11 @@ def _run(
     length = int((codes == end).long().argmax(1).max()) + 1
     optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     warmup = max(1, min(50, max_steps // 10))
-    schedule = LambdaLR(optimizer, lambda step: _rate(step, warmup, max_steps))
+    schedule = ClipSchedule(optimizer, warmup, max_steps)
 
     def update(engine: Engine, rows: torch.Tensor) -> dict[str, Any]:
         start = time.perf_counter()
-        chosen = pixels[rows].to(device).float() / 127.5 - 1
+        chosen = from_uint8(pixels[rows].to(device))
         if augment:
             chosen = random_symmetry(chosen, generator_from("clip", "augment", seed, engine.state.iteration))
         words = codes[rows, :length].to(device)
@@ -144,7 +145,7 @@ def _run(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not torch.isfinite(norm):
-            raise RunStopped(f"the CLIP's loss is lost at step {engine.state.iteration}: lower learning_rate")
+            raise RunStopped(f"the CLIP loss is not finite at step {engine.state.iteration}: lower learning_rate")
         optimizer.step()
         schedule.step()
         return {"loss": loss.detach(), "grad_norm": norm.detach(), "seconds": time.perf_counter() - start}
@@ -167,11 +168,12 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
         epoch += 1
 
 
-def _rate(step: int, warmup: int, max_steps: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, max_steps - warmup)
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+class ClipSchedule(WarmupCosine):
+    """Its cosine is of single precision: in double, 250 of 600 updates have another rate, and the weights differ."""
+
+    def cosine(self, step: int) -> float:
+        progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
 
 
 def _pixels(images: Any, count: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.seeding import generator_from
 
 __all__ = ["ImageGenerator", "identity_noise", "subpopulation_grid", "training_grid"]
@@ -89,8 +90,7 @@ class ImageGenerator:
         denoise = denoiser(self.bind(network, rows), self.schedule, self.objective, self.space.clip)
         noise = self.noise(rows).to(device)
         images = self.space.decode(SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps))
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return uint8_arrays(images)
 
     def noise(self, rows: pd.DataFrame) -> torch.Tensor:
         """The noise that the images of ``rows`` begin with, on the CPU; see :func:`identity_noise`."""

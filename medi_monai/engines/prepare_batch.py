@@ -14,6 +14,7 @@ from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
 from medi_monai.networks.conditioner import drop_to_null
 from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from
 
 __all__ = ["DiffusionPrepareBatch", "AutocastInferer", "random_symmetry"]
@@ -80,7 +81,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         """
         source: object = [step, self.rank] if step is not None else batchdata["index"].tolist()
         generator = generator_from("noise", self.seed, source)
-        images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
+        images = from_uint8(batchdata["image"].to(device, non_blocking=non_blocking))
         conditions = batchdata["conditions"]
         if step is not None:
             conditions = self.dropout(conditions, generator)

@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 from copy import deepcopy
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.step import AlignmentLosses, AnchorLoss
-from medi_monai.alignment.tuning import AlignmentSettings, align, rate_factor, tuning_rate
+from medi_monai.alignment.tuning import AlignmentSettings, align, tuning_rate, tuning_schedule
 from medi_monai.cohort import PatchDataset
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
@@ -339,13 +340,30 @@ def test_earlier_results_are_set_aside_and_other_settings_are_not_resumed(tmp_pa
             Tuning(tmp_path, "two").run(resume=True, **options)
 
 
+@pytest.mark.parametrize("max_steps", [1, 7, 40, 150])
+def test_the_learning_rate_is_that_of_the_formula_to_the_last_digit(max_steps):
+    warmup = max(1, round(0.1 * max_steps))
+
+    def expected(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.1 + 0.9 * (1 + math.cos(math.pi * (step + 1 - warmup) / max(1, max_steps - warmup))) / 2
+
+    assert learning_rates(max_steps) == pytest.approx([expected(step) for step in range(max_steps)], rel=1e-15)
+
+
+def learning_rates(max_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = tuning_schedule(optimizer, max_steps)
+    return [schedule.lr_lambda(step) for step in range(max_steps)]
+
+
 def test_the_learning_rate():
-    factor = rate_factor(40)
-    rates = [factor(step) for step in range(40)]
+    rates = learning_rates(40)
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[-1] == pytest.approx(0.1)
     assert all(one > two for one, two in zip(rates[3:], rates[4:]))
     # half way of the fall
-    assert rates[21] == pytest.approx(0.55) and rate_factor(1)(0) == 1.0
+    assert rates[21] == pytest.approx(0.55) and learning_rates(1) == [1.0]
     assert [tuning_rate(tuned) for tuned in TUNED] == [2.5e-5, 5e-4, 1e-3]
     with pytest.raises(InputError, match="did you mean 'lora'"):
         tuning_rate("loar")

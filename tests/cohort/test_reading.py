@@ -9,13 +9,14 @@ import numpy as np
 import openslide
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo import CENTERS, TUMORS
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.demo.histology import draw_stains, scan
-from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.reading import PatchReader, image_blocks
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import is_installed
 
@@ -109,6 +110,17 @@ def test_the_slide_used_last_is_kept(cohort, monkeypatch):
     opened.clear()
     reader.read(range(len(cohort)))
     assert sorted(opened) == sorted(set(cohort.table["image"]))
+
+
+@pytest.mark.parametrize("size", [1, 32, 80, 100])
+def test_blocks_hold_every_image_once_in_the_order_of_the_rows(cohort, size):
+    blocks = list(image_blocks(cohort, SIZE, size))
+    assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1) and 1 <= len(blocks[-1]) <= size
+    images = torch.cat(blocks)
+    assert images.shape == (80, 3, SIZE, SIZE) and images.dtype == torch.uint8
+    reader = PatchReader(cohort, SIZE)
+    for row, image in enumerate(images):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), reader.read([row])[0])
 
 
 def test_memory_stays_flat(cohort):

@@ -15,7 +15,7 @@ from medi_monai.alignment.functional.targets import (
     group_probabilities,
     make_target,
 )
-from medi_monai.alignment.functional.transport import TransportLabels, apportion, transport_labels
+from medi_monai.alignment.functional.transport import TransportLabels, apportion, subset_counts, transport_labels
 
 __all__ = [
     "DIVERGENCES",
@@ -35,6 +35,7 @@ __all__ = [
     "images_to_change",
     "make_target",
     "step_coefficients",
+    "subset_counts",
     "transport_labels",
     "transport_loss",
     "truncated",

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["TransportLabels", "apportion", "transport_labels"]
+__all__ = ["TransportLabels", "apportion", "subset_counts", "transport_labels"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,24 @@ def apportion(target: torch.Tensor, count: int, generator: torch.Generator | Non
     order = mixed[(quotas - whole)[mixed].round(decimals=9).argsort(descending=True, stable=True)]
     whole[order[: count - int(whole.sum())]] += 1
     return whole.long()
+
+
+def subset_counts(available: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """``(G,)`` rows of each subgroup in the largest set that has the shares of a target and no row twice.
+
+    Its size is that of the subgroup which runs out first; the counts are the largest remainders of :func:`apportion`,
+    which are nearest to the target and sum to the size: rounding down would leave out a row of almost every subgroup.
+
+    Args:
+        available: ``(G,)`` rows there are.
+        target: ``(G,)`` shares that sum to 1.
+
+    Returns:
+        Whole numbers, none above ``available``; all 0 where a subgroup that is wanted has no row.
+    """
+    wanted = target > 0
+    size = int(np.floor((available[wanted] / target[wanted]).min() + 1e-9))
+    return apportion(torch.from_numpy(target), size).numpy()
 
 
 def _drawn_counts(

@@ -13,6 +13,7 @@ from medi_monai.engines.classifiers.batches import Labeled, images_at, label_cod
 from medi_monai.metrics import GroupConfusion, PatientSampler, accuracy, balanced_accuracy, calibration_error, figure
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
@@ -76,7 +77,7 @@ def read_probabilities(
         if part.dtype == torch.uint8:
             # at the size of the training, by the same way
             part = part if classifier.image_size is None else images_at(part, classifier.image_size)
-            part = part.to(device).float() / 127.5 - 1
+            part = from_uint8(part.to(device))
         parts.append({name: logs.exp().cpu() for name, logs in classifier.log_probabilities(part.to(device)).items()})
     classifier.train(was_training)
     empty = {name: torch.zeros(0, len(values)) for name, values in classifier.attributes.items()}

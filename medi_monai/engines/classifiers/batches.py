@@ -17,6 +17,7 @@ from medi_monai.cohort import BalancedBatchSampler
 from medi_monai.engines.classifiers.augment import Hardening, harden
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
 
 __all__ = [
@@ -235,7 +236,7 @@ class ClassifierPrepareBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
         """Images ``(N, 3, H, H)`` in [-1, 1] and codes ``(N, A)``."""
-        images = batchdata["image"].to(device, non_blocking=non_blocking).float() / 127.5 - 1
+        images = from_uint8(batchdata["image"].to(device, non_blocking=non_blocking))
         images = harden(images, self.hardening, generator_from("hardening", self.seed, step))
         return images, batchdata["targets"].to(images.device), (), {}
 

@@ -36,6 +36,7 @@ from medi_monai.engines.classifiers.batches import (
     label_codes,
 )
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler, WeightAverage
+from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.engines.trainer import DiffusionTrainer
 from medi_monai.networks.classifier import RECORD, WEIGHTS, SubgroupClassifier, save_classifier
 from medi_monai.schema import CategoricalColumn, MetadataSchema
@@ -261,9 +262,7 @@ def _trainer(
     batches = ClassifierBatches(sources, network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = max(1, settings.max_steps // 20)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / settings.max_steps))
-    )
+    scheduler = WarmupCosine(optimizer, warmup, settings.max_steps, cosine_start=0)
     average = WeightAverage(network)
     scalars = [ScalarHandler(writer, optimizer, settings.batch_size)] if writer else []
     trainer = DiffusionTrainer(

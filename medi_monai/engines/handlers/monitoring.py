@@ -1,4 +1,4 @@
-"""What users see of a training: a bar, scalars, sample grids, and a clear end when the loss is lost."""
+"""What users see of a training: a bar, scalars, sample grids, and a clear end when the loss is not finite."""
 
 from __future__ import annotations
 

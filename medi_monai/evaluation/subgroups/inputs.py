@@ -16,7 +16,7 @@ from medi_monai.alignment.functional import SubgroupTarget, make_target
 from medi_monai.alignment.functional.targets import Part, parts_of
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import known_codes
-from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.reading import image_blocks
 from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
 from medi_monai.engines.classifiers.accuracy import accuracies, patients_of, read_probabilities
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
@@ -28,7 +28,6 @@ from medi_monai.utils.files import read_json, read_table
 __all__ = ["AlignmentInputs", "differing_settings", "gather", "measured"]
 
 NEEDED = ("before", "after")
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -217,11 +216,7 @@ def measured(
     lacking = [name for name in inputs.target.attributes if name not in held_out["judge"]]
     if not lacking:
         return held_out, []
-    source, blocks = PatchReader(real, image_size), []
-    for start in range(0, len(real), BLOCK):
-        pixels = np.stack(source.read(range(start, min(start + BLOCK, len(real)))))
-        blocks.append(read_probabilities(judge, torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), batch_size))
-    source.close()
+    blocks = [read_probabilities(judge, pixels, batch_size) for pixels in image_blocks(real, image_size)]
     values = {name: judge.column(name).values for name in lacking}
     codes = np.stack([known_codes(real.table, values[name], name) for name in lacking], axis=1)
     read = {name: torch.cat([block[name] for block in blocks]) for name in lacking}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medi_monai.alignment.functional import subset_counts
 from medi_monai.alignment.functional.targets import Part
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import codes_of, stable_order
@@ -50,14 +51,12 @@ def target_rows(codes: np.ndarray, shares: np.ndarray, order: np.ndarray, seed: 
     Returns:
         Sorted row numbers; none where a subgroup that is wanted has no row.
     """
-    counts = np.bincount(codes[codes >= 0], minlength=len(shares))
-    wanted = shares > 0
-    total = int((counts[wanted] / shares[wanted]).min() + 1e-9)
+    available = np.bincount(codes[codes >= 0], minlength=len(shares))
     chosen = []
-    for group, share in enumerate(shares):
+    for group, count in enumerate(subset_counts(available, shares)):
         rows = order[codes[order] == group]
         rng = np.random.default_rng(seed_from("target rows", seed, group))
-        chosen.append(rng.permutation(rows)[: int(share * total + 1e-9)])
+        chosen.append(rng.permutation(rows)[:count])
     return np.sort(np.concatenate(chosen))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from medi_monai.alignment.functional.targets import Part
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.reading import PatchReader
+from medi_monai.cohort.reading import image_blocks
 from medi_monai.engines.classifiers.accuracy import read_probabilities
 from medi_monai.metrics import figure, interval_around
 from medi_monai.metrics.resampling import Z95
@@ -22,12 +22,11 @@ from medi_monai.metrics.subgroups import corrected_proportions, distance_to_targ
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["Looked", "change_of_distance", "counts_of", "look", "mean_figure", "of_prompts", "part_figures"]
 
-#: images read at a time
-BLOCK = 256
 #: a prompt with fewer images is called one with few
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
@@ -74,10 +73,8 @@ def look(
     """
     places = {name: {part.name: _places(reader, part) for part in parts} for name, reader in readers.items()}
     codes: dict[str, dict[str, list[np.ndarray]]] = {name: {part.name: [] for part in parts} for name in readers}
-    features, source = [], PatchReader(images, image_size)
-    for start in range(0, len(images), BLOCK):
-        rows = range(start, min(start + BLOCK, len(images)))
-        pixels = torch.from_numpy(np.stack(source.read(rows))).permute(0, 3, 1, 2).contiguous()
+    features = []
+    for pixels in image_blocks(images, image_size):
         for name, reader in readers.items():
             read = read_probabilities(reader, pixels, batch_size)
             for part in parts:
@@ -86,8 +83,7 @@ def look(
         if clip is not None:
             device = next(clip.parameters()).device
             for block in pixels.split(batch_size):
-                features.append(clip.image_features(block.to(device).float() / 127.5 - 1).cpu())
-    source.close()
+                features.append(clip.image_features(from_uint8(block.to(device))).cpu())
     joined = {name: {part: np.concatenate(blocks) for part, blocks in one.items()} for name, one in codes.items()}
     if clip is None:
         return Looked(joined)

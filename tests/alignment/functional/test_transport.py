@@ -1,11 +1,12 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from medi_monai.alignment.functional import apportion, transport_labels
+from medi_monai.alignment.functional import apportion, subset_counts, transport_labels
 from medi_monai.utils.errors import InputError
 
 
@@ -93,3 +94,19 @@ def test_wrong_arguments_are_errors():
     for wrong in ({"draws": 0}, {"min_confidence": 1.5}):
         with pytest.raises(InputError, match="min_confidence = "):
             transport_labels(p, torch.tensor([0.5, 0.5]), **wrong)
+
+
+@pytest.mark.parametrize("target", [(0.5, 0.5), (0.7, 0.3), (0.1, 0.2, 0.7), (1.0, 0.0), (1 / 3, 1 / 3, 1 / 3)])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_largest_subset_is_the_one_that_trying_all_counts_finds(target, seed):
+    available = np.random.default_rng(seed).integers(0, 12, len(target))
+    counts = subset_counts(available, np.array(target))
+    exact = [Fraction(share).limit_denominator(100) for share in target]
+    size = max(n for n in range(60) if all(n * share <= rows for share, rows in zip(exact, available)))
+    tried = [
+        (sum(abs(count - size * share) for count, share in zip(some, exact)), some)
+        for some in itertools.product(*(range(rows + 1) for rows in available))
+        if sum(some) == size
+    ]
+    assert counts.sum() == size and (counts <= available).all()
+    assert sum(abs(int(count) - size * share) for count, share in zip(counts, exact)) == min(tried)[0]
