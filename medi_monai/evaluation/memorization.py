@@ -71,7 +71,7 @@ def read_columns(
         codes, names = codes_of(table, [column])
         if len(names) < 2:
             continue
-        found["real"][column] = probe_accuracy(features, codes, patients, c_values, seed)
+        found["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
         read = np.unique(codes[~held])
         if len(read) < 2 or not np.isin(codes[held], read).any():

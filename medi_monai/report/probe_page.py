@@ -37,6 +37,8 @@ FIGURES = {
 }
 #: those that have plots
 MAIN = ("balanced_accuracy", "worst_group_accuracy")
+#: those that have p values over test patients as well as over draws
+FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
 #: sweeps by their name: heading, axis, whether it is logarithmic, how to read it
 SWEEPS = {
     "ratio": ("More or fewer generated images", "generated images per real one", False,
@@ -189,7 +191,7 @@ def _add_differences(page: Page, content: Mapping[str, Any], titles: Mapping[str
 
 def _difference(one: Mapping[str, Any]) -> dict[str, Any]:
     row = {"difference": figure_text(one.get("difference"), 3)}
-    if "p_patients" in one:
+    if one.get("figure") in FIGURES_OF_COUNTS:
         row["p over patients"] = p_text(one["p_patients"])
     return row | {"p over draws": p_text(one.get("p_draws")), "p, corrected (Holm)": p_text(one.get("p_holm"))}
 
@@ -303,7 +305,9 @@ def _add_parts(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]
             continue
         rows: dict[str, dict[str, Any]] = {}
         for name, one in sorted(names.items(), key=lambda item: -(item[1].get("n") or 0)):
-            rows[name] = {"images": one.get("n")} | ({"classes": one["num_classes"]} if "num_classes" in one else {})
+            rows[name] = {"images": one.get("n")} | (
+                {} if one.get("num_classes") is None else {"classes": one["num_classes"]}
+            )
             for arm, figures in content["arms"].items():
                 rows[name][titles[arm]] = number((figures[part].get(name) or {}).get("value"), 3)
         page.section(f"By {heading}", text)
@@ -348,7 +352,7 @@ def _add_data(page: Page, content: Mapping[str, Any], titles: Mapping[str, str])
     page.table(share_table(trained, "training"), "Means over draws; at the optimum: the share of probes that got there")
     test, columns = content["test"], [content["label"], *content["attributes"]]
     frame = pd.DataFrame(
-        [[*(group.get(column) for column in columns), group["n"]] for group in test["groups"]],
+        [[*(group["values"].get(column) for column in columns), group["n"]] for group in test["groups"]],
         columns=[*columns, "images"],
     )
     caption = f"Test: {len(frame):,} combinations with {test['n']:,} images of {test['patients']:,} patients"

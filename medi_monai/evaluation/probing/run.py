@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import tempfile
@@ -22,6 +23,7 @@ from medi_monai.evaluation.embedding import embed_images
 from medi_monai.evaluation.probing import (
     BASELINES,
     ImageSet,
+    Outcome,
     ProbeProtocol,
     Setting,
     balanced_robustness,
@@ -30,14 +32,24 @@ from medi_monai.evaluation.probing import (
     probe_accuracy,
 )
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
+from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw, Training
+from medi_monai.evaluation.probing.results import CorrelationSweep, ProbeResults, Shortcut
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
 from medi_monai.evaluation.probing.settings import ProbeSettings
 from medi_monai.evaluation.probing.shortcut import Square
-from medi_monai.evaluation.probing.tables import long_table, summarize_all
+from medi_monai.evaluation.probing.tables import (
+    compare_arms,
+    correlation_sweep,
+    describe_test,
+    describe_training,
+    long_table,
+    summarize_arm,
+    sweep_points,
+)
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
-from medi_monai.results import write_results
+from medi_monai.results import plain, write_results
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
@@ -49,14 +61,16 @@ __all__ = ["probe_run"]
 
 RESULTS = ("probe.json", "probe.csv", "report.html", "summary.json")
 #: of what a draw is: draws of another version are made again
-DRAWS_VERSION = 3
-#: real images whose center and class are read, at most
-MAX_READ = 20_000
+DRAWS_VERSION = 4
+#: sweeps over settings, besides that over the correlation of class and center
+SWEEPS = ("ratio", "real_per_class", "num_centers")
+#: real images whose center and class are predicted, at most
+MAX_PREDICTED = 20_000
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One draw, with all arms on it."""
+    """A draw to be made, with all arms on it."""
 
     key: str
     sweep: str
@@ -138,27 +152,33 @@ def probe_run(
     demographics = [name for name in demographics if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
-    records = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
-    content = summarize_all(records, names, focus, protocol, context.units, settings)
-    content |= {
-        "label": label,
-        "attributes": list(attributes),
-        "demographics": demographics,
-        "encoder": encoder.describe(),
-        "settings": {**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
-        "settings_that_differ": settings_that_differ(sampled),
-        "digests": {"cohort": cohort.digest, "draws": digest},
-        "shortcut": {**_shortcut(protocol, label, attributes[0], settings), **content["shortcut"]},
-    }
+    draws = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
+    main = [draw for draw in draws if draw.sweep == "main"]
+    by_arm = {arm: [draw.arms[arm] for draw in main] for arm in names}
+    results = ProbeResults(
+        arms={arm: summarize_arm(of_arm, len(test)) for arm, of_arm in by_arm.items()},
+        comparisons=compare_arms(by_arm, focus),
+        sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS},
+        shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws)),
+        test=describe_test(protocol, context.units),
+        training=describe_training(protocol),
+        label=label,
+        attributes=tuple(attributes),
+        demographics=tuple(demographics),
+        encoder=encoder.describe(),
+        settings={**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
+        settings_that_differ=settings_that_differ(sampled),
+        digests={"cohort": cohort.digest, "draws": digest},
+    )
     set_aside(output, [output / name for name in RESULTS])
-    content = write_results(output / "probe.json", content)
-    write_table(output / "probe.csv", long_table(content))
+    content = write_results(output / "probe.json", results)
+    write_table(output / "probe.csv", long_table(results))
     write_probe_page(content, output / "report.html")
     finish_run(
         "probing",
         output,
         made={"arms": names, "repeats": settings.num_repeats},
-        figures={name: one["balanced_accuracy"] for name, one in content["arms"].items()},
+        figures={name: arm["balanced_accuracy"] for name, arm in content["arms"].items()},
         settings=content["settings"],
         digests=content["digests"],
         where=output / "report.html",
@@ -246,7 +266,7 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
     order = np.random.default_rng(seed_from("centers", settings.seed, repeat)).permutation(len(centers))
     jobs = []
     for count in [*(n for n in settings.sweep_num_centers if n < len(centers)), len(centers)]:
-        chosen = tuple(sorted(centers[place] for place in order[:count]))
+        chosen = tuple(sorted(centers[index] for index in order[:count]))
         present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
         if present.nunique() == num_classes:
             setting = Setting(settings.ratio, settings.real_per_class, chosen)
@@ -264,19 +284,19 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
     known = np.isin(order, protocol.train)
     squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
     jobs = []
-    for place, square in enumerate(squares):
+    for number, square in enumerate(squares):
         for r in range(settings.sweep_repeats):
             for level in settings.sweep_correlations:
                 # levels of one draw share their test images, and what they can of the others
-                rng = np.random.default_rng(seed_from("correlation", settings.seed, place, r))
+                rng = np.random.default_rng(seed_from("correlation", settings.seed, number, r))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
                 chosen = tuple(names[code][0] for code in square.centers)
                 setting = Setting(settings.ratio, None, chosen, train, val, test)
-                jobs.append(_Job(f"square{place}_{level:g}_{r}", "correlation", level, r, setting, arms, square))
+                jobs.append(_Job(f"square{number}_{level:g}_{r}", "correlation", level, r, setting, arms, square))
     return jobs
 
 
-def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int | None) -> list[dict[str, Any]]:
+def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int | None) -> list[Draw]:
     folder.mkdir(parents=True, exist_ok=True)
     lacking = [job for job in jobs if not (folder / f"{job.key}.json").is_file()]
     workers = num_workers if torch.device(context.protocol.device).type == "cpu" else 1
@@ -291,7 +311,7 @@ def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int
             path.write_bytes(pickle.dumps(context))
             for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):
                 pass
-    return [read_json(folder / f"{job.key}.json") for job in jobs]
+    return [Draw.of(read_json(folder / f"{job.key}.json")) for job in jobs]
 
 
 @lru_cache(maxsize=1)
@@ -313,54 +333,48 @@ def _run_job(job: _Job, context: _Context) -> str:
     if job.square is None:
         targets = protocol.labels[rows]
         scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
-    found = {}
+    arms = {}
     for outcome in protocol.run(job.arms, job.repeat, job.setting):
-        scored = _simple(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
-        if job.sweep != "main":
-            scored = {"figures": scored["figures"]}
-        found[outcome.arm] = {
-            **scored,
-            "c": outcome.c,
-            "num_real": outcome.num_real,
-            "num_added": outcome.num_added,
-            "converged": outcome.converged,
-        }
-    extra: dict[str, Any] = {}
+        scores = _two_classes(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
+        training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
+        arms[outcome.arm] = ArmDraw(scores if job.sweep == "main" else scores.figures_alone(), training)
+    draw = Draw(job.sweep, job.point, job.repeat, arms)
     if job.square is not None:
         known = np.isin(protocol.patients[rows], protocol.patients[protocol.train])
-        extra = {"num_test": len(rows), "num_test_known": int(known.sum()), "square": job.key.split("_")[0]}
-    record = {"sweep": job.sweep, "point": job.point, "repeat": job.repeat, "arms": found, **extra}
-    write_json(Path(job.folder) / f"{job.key}.json", _without_nan(record))
+        square = job.key.split("_")[0]
+        draw = replace(draw, square=square, num_test=len(rows), num_test_known=int(known.sum()))
+    write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
     return job.key
 
 
-def _simple(outcome: Any, protocol: ProbeProtocol, rows: np.ndarray) -> dict[str, Any]:
+def _two_classes(outcome: Outcome, protocol: ProbeProtocol, rows: np.ndarray) -> ArmScores:
     num = len(protocol.classes)
     confusion = np.zeros((num, num))
     np.add.at(confusion, (protocol.labels[rows], outcome.probabilities.argmax(1).numpy()), 1)
-    return {"figures": {"balanced_accuracy": float(balanced_accuracy(confusion))}}
+    return ArmScores.balanced_accuracy_alone(float(balanced_accuracy(confusion)))
 
 
 def _without_nan(content: Any) -> Any:
     if isinstance(content, dict):
-        return {str(key): _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
         return [_without_nan(value) for value in content]
-    if isinstance(content, (float, np.floating)):
-        return float(content) if np.isfinite(content) else None
-    return content
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _shortcut(protocol: ProbeProtocol, label: str, center: str, settings: ProbeSettings) -> dict[str, Any]:
+def _shortcut(
+    protocol: ProbeProtocol, label: str, center: str, settings: ProbeSettings, correlation: CorrelationSweep
+) -> Shortcut:
     order = stable_order(protocol.table)
     rng = np.random.default_rng(seed_from("shortcut", settings.seed))
-    rows = order[spread_rows(protocol.groups[order], MAX_READ, rng)]
+    rows = order[spread_rows(protocol.groups[order], MAX_PREDICTED, rng)]
     features = np.asarray(protocol.views["real"].features[rows])
     table, patients = protocol.table.iloc[rows], protocol.patients[rows]
-    found = {}
-    for name, column in (("label_probe_accuracy", label), ("center_probe_accuracy", center)):
-        found[name] = probe_accuracy(features, codes_of(table, [column])[0], patients, settings.c_values, settings.seed)
+    of_label, of_center = (
+        probe_accuracy(features, codes_of(table, [column])[0], patients, settings.c_values, settings.seed)
+        for column in (label, center)
+    )
     slides = codes_of(table, ["slide"])[0] if "slide" in table else None
     centers = codes_of(table, [center])[0]
-    found["robustness_index"] = balanced_robustness(features, protocol.labels[rows], centers, slides, settings.seed)
-    return found
+    robustness = balanced_robustness(features, protocol.labels[rows], centers, slides, settings.seed)
+    return Shortcut(of_label, of_center, robustness, correlation)

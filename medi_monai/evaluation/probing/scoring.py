@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from torchmetrics.classification import MulticlassCalibrationError
 
 from medi_monai.cohort.groups import codes_of, rows_by_group
+from medi_monai.evaluation.probing.draws import ArmScores, DemographicGaps, GroupAccuracy, WorstGroup
 from medi_monai.metrics import (
     GroupConfusion,
     auroc,
@@ -26,11 +27,9 @@ from medi_monai.metrics import (
 from medi_monai.metrics.groups import BELOW_ONE
 from medi_monai.schema import missing_cells
 
-__all__ = ["FIGURES", "Scorer", "TestUnits"]
+__all__ = ["Scorer", "TestUnits"]
 
-#: figures that counts give, and so have an interval over patients
-COUNTED = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
-FIGURES = (*COUNTED, "auroc", "calibration_error")
+#: test images that are counted at a time
 BATCH = 4096
 
 
@@ -134,36 +133,32 @@ class Scorer:
 
         return evaluator
 
-    def score(self, probabilities: torch.Tensor) -> dict[str, Any]:
-        """All figures of one arm in one repeat.
+    def score(self, probabilities: torch.Tensor) -> ArmScores:
+        """All figures of one arm in one draw.
 
         Args:
             probabilities: ``(N, C)`` of the test images.
-
-        Returns:
-            ``figures`` by name; ``replicates`` over patients of those that counts give; ``worst_group``,
-            ``per_center``, ``per_class``, ``demographics``; ``gain``: what each patient adds to the balanced accuracy.
         """
         units = torch.from_numpy(self.units.code)
-        pieces = range(0, len(units), BATCH)
-        batches = [tuple(x[at : at + BATCH] for x in (probabilities, self.targets, units)) for at in pieces]
+        starts = range(0, len(units), BATCH)
+        batches = [tuple(x[at : at + BATCH] for x in (probabilities, self.targets, units)) for at in starts]
         self.evaluator.run(batches, max_epochs=1, epoch_length=len(batches))
         confusion = self.confusion.compute().numpy().astype(float)
-        return {
-            "figures": {
-                **{name: values[0] for name, values in self._figures(confusion, self.once).items()},
+        return ArmScores(
+            figures={
+                **{name: values[0] for name, values in self._figures_of_counts(confusion, self.once).items()},
                 "auroc": auroc(probabilities, self.targets)["value"],
                 "calibration_error": float(self.calibration.compute()),
             },
-            "replicates": self._figures(confusion, self.drawn),
-            "worst_group": self._worst_group(confusion),
-            "per_center": self._per_center(confusion),
-            "per_class": self._per_class(confusion.sum(0)),
-            "demographics": self._demographics(confusion),
-            "gain": self._gain(confusion),
-        }
+            replicates=self._figures_of_counts(confusion, self.drawn),
+            worst_group=self._worst_group(confusion),
+            per_center=self._per_center(confusion),
+            per_class=self._per_class(confusion.sum(0)),
+            demographics=self._demographics(confusion),
+            gain=self._gain(confusion),
+        )
 
-    def _figures(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float]]:
+    def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
         # of every sample: weights (B, U) by units with confusions (U, C, C). Groups need the right and all targets of a
         # class alone, which keeps many samples of many groups small
         num_classes = confusion.shape[-1]
@@ -175,7 +170,7 @@ class Scorer:
         return {
             "balanced_accuracy": balanced_accuracy(overall).tolist(),
             "worst_group_accuracy": self._worst_of_samples(*groups),
-            "group_mean_accuracy": [_mean_over_groups(*one) for one in zip(*centers)],
+            "group_mean_accuracy": [_mean_over_groups(*counts) for counts in zip(*centers)],
             "mcc": matthews_correlation(overall).tolist(),
         }
 
@@ -186,43 +181,40 @@ class Scorer:
         worst = rates.reshape(len(rates), -1).min(1, initial=np.inf)
         return np.where(np.isfinite(worst), worst, np.nan).tolist()
 
-    def _worst(self, right: np.ndarray, targets: np.ndarray) -> dict:
-        # (G, C) each
-        return worst_group_accuracy(np.stack([right.ravel(), targets.ravel()], axis=1), self.groups, self.min_count)
+    def _worst_group(self, confusion: np.ndarray) -> WorstGroup:
+        right, targets = (_summed(counts, self.by_group, self.once)[0] for counts in _right_and_all(confusion))
+        counts = np.stack([right.ravel(), targets.ravel()], axis=1)
+        return WorstGroup(**worst_group_accuracy(counts, self.groups, self.min_count))
 
-    def _worst_group(self, confusion: np.ndarray) -> dict:
-        found = self._worst(*(_summed(one, self.by_group, self.once)[0] for one in _right_and_all(confusion)))
-        return {**found, "group": None if found["group"] is None else list(found["group"])}
-
-    def _per_center(self, confusion: np.ndarray) -> dict[str, dict]:
-        right, targets = (_summed(one, self.by_center, self.once)[0] for one in _right_and_all(confusion))
+    def _per_center(self, confusion: np.ndarray) -> dict[str, GroupAccuracy]:
+        right, targets = (_summed(counts, self.by_center, self.once)[0] for counts in _right_and_all(confusion))
         return {
-            name[0]: {
-                "value": float(_recalls(right[place], targets[place]).mean()) if targets[place].any() else None,
-                "n": int(targets[place].sum()),
-                "num_classes": int((targets[place] > 0).sum()),
-            }
-            for place, name in enumerate(self.centers)
+            name[0]: GroupAccuracy(
+                float(_recalls(right[code], targets[code]).mean()) if targets[code].any() else None,
+                int(targets[code].sum()),
+                int((targets[code] > 0).sum()),
+            )
+            for code, name in enumerate(self.centers)
         }
 
-    def _per_class(self, confusion: np.ndarray) -> dict[str, dict]:
+    def _per_class(self, confusion: np.ndarray) -> dict[str, GroupAccuracy]:
         totals, right = confusion.sum(1), np.diagonal(confusion)
         return {
-            name: {"value": float(right[code] / totals[code]) if totals[code] else None, "n": int(totals[code])}
+            name: GroupAccuracy(float(right[code] / totals[code]) if totals[code] else None, int(totals[code]))
             for code, name in enumerate(self.classes)
         }
 
-    def _demographics(self, confusion: np.ndarray) -> dict[str, dict]:
-        found = {}
-        for column, (code, names) in self.by_demographic.items():
-            flat = _summed(confusion.reshape(len(confusion), -1), code, self.once)[0]
+    def _demographics(self, confusion: np.ndarray) -> dict[str, DemographicGaps]:
+        by_column = {}
+        for column, (codes, names) in self.by_demographic.items():
+            flat = _summed(confusion.reshape(len(confusion), -1), codes, self.once)[0]
             counts = flat.reshape(-1, *confusion.shape[1:])
-            found[column] = {
-                "equal_opportunity": _undefined(equal_opportunity_gap(counts, self.min_count)["value"]),
-                "equalized_odds": _undefined(equalized_odds_gap(counts, self.min_count)["value"]),
-                "groups": {name[0]: int(counts[place].sum()) for place, name in enumerate(names)},
-            }
-        return found
+            by_column[column] = DemographicGaps(
+                _undefined(equal_opportunity_gap(counts, self.min_count)["value"]),
+                _undefined(equalized_odds_gap(counts, self.min_count)["value"]),
+                {name[0]: int(counts[code].sum()) for code, name in enumerate(names)},
+            )
+        return by_column
 
     def _gain(self, confusion: np.ndarray) -> dict[str, float]:
         # balanced accuracy is a sum over patients: what they add to the recall of each class, mean of classes
@@ -254,7 +246,7 @@ def _recalls(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _mean_over_groups(right: np.ndarray, targets: np.ndarray) -> float:
     # (G, C) each; a group of one class says nothing of a classifier that reads the class from the group
-    values = [_recalls(*one).mean() for one in zip(right, targets) if np.count_nonzero(one[1]) > 1]
+    values = [_recalls(*counts).mean() for counts in zip(right, targets) if np.count_nonzero(counts[1]) > 1]
     return float(np.mean(values)) if values else math.nan
 
 

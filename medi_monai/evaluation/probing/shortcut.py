@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medi_monai.cohort.groups import group_weights, rows_by_group
 from medi_monai.evaluation.probing.probe import Standardizer, fit_path
+from medi_monai.evaluation.probing.results import ProbeAccuracy, RobustnessIndex
 from medi_monai.metrics.groups import balanced_accuracy
 from medi_monai.metrics.neighbors import robustness_index
 from medi_monai.utils.errors import InputError
@@ -29,11 +30,11 @@ def probe_accuracy(
     patients: np.ndarray,
     c_values: Sequence[float],
     seed: int = 0,
-) -> dict:
-    """How well a column can be read from features: balanced accuracy of a linear probe on other patients.
+) -> ProbeAccuracy:
+    """How well a column can be predicted from features: balanced accuracy of a linear probe on other patients.
 
-    Patients are dealt into three parts; each is read by a probe trained on one of the others, with the regularizer
-    chosen on the third. A perfect reading of the center is the shortcut at its full strength.
+    Patients are dealt into three parts; each is predicted by a probe trained on one of the others, with the regularizer
+    chosen on the third. Perfect prediction of the center is the shortcut at its full strength.
 
     Args:
         features: ``(N, D)``.
@@ -41,9 +42,6 @@ def probe_accuracy(
         patients: ``(N,)``.
         c_values: values of C to choose from.
         seed: of the deal.
-
-    Returns:
-        ``value`` (``None`` where it cannot be measured), ``chance`` (1 / values read), ``n`` images and ``num_values``.
     """
     part = _dealt(codes, patients, seed)
     num = int(codes.max()) + 1
@@ -58,18 +56,15 @@ def probe_accuracy(
         # a value whose patients are all on one side cannot be learned, and is not counted
         counted = np.isin(codes[test], codes[train])
         np.add.at(confusion, (codes[test][counted], probe.predictions(other).numpy()[counted]), 1)
-    read = int((confusion.sum(1) > 0).sum())
-    value = float(balanced_accuracy(confusion)) if read > 1 else None
-    return {
-        "value": value,
-        "chance": 1 / read if read > 1 else None,
-        "n": int(confusion.sum()),
-        "num_values": read,
-    }
+    num_values, n = int((confusion.sum(1) > 0).sum()), int(confusion.sum())
+    if num_values < 2:
+        return ProbeAccuracy(None, None, n, num_values)
+    return ProbeAccuracy(float(balanced_accuracy(confusion)), 1 / num_values, n, num_values)
 
 
 def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
     # parts 0, 1, 2 of patients; those of one value go to different parts as far as they can
+    # the name decides the deal: another one would give other figures
     rng = np.random.default_rng(seed_from("readability", seed))
     names, first = np.unique(patients, return_index=True)
     order = rng.permutation(len(names))
@@ -245,7 +240,7 @@ def balanced_robustness(
     seed: int = 0,
     max_images: int = 2000,
     max_pairs: int = 64,
-) -> dict:
+) -> RobustnessIndex:
     """PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
 
     In each pair every cell gives as many images as the smallest has; ``k`` is the one of :data:`NEIGHBORS` at which
@@ -261,27 +256,29 @@ def balanced_robustness(
         max_pairs: a random choice where there are more.
 
     Returns:
-        ``value``: over all pairs together; ``k``, ``num_pairs``, ``n`` images. ``None`` where there is no pair.
+        The index over all pairs together.
     """
     rng = np.random.default_rng(seed_from("robustness", seed))
     pairs = _balanced_pairs(labels, centers, rng, max_images, max_pairs)
-    best: dict = {"value": None, "k": None, "num_pairs": len(pairs), "n": sum(map(len, pairs))}
+    best = RobustnessIndex(None, None, len(pairs), sum(map(len, pairs)))
     highest = -1.0
     for k in NEIGHBORS:
         usable = [rows for rows in pairs if len(rows) > 2 * k]
         if not usable:
             continue
-        found = [
+        of_pairs = [
             robustness_index(
                 np.asarray(features[rows]), labels[rows], centers[rows], k, None if slides is None else slides[rows]
             )
             for rows in usable
         ]
-        good = sum(one["same_class_other_center"] for one in found)
-        bad = sum(one["other_class_same_center"] for one in found)
-        right = sum(one["same_class"] for one in found) / max(1, sum(one["neighbors"] for one in found))
+        good, bad, same_class, neighbors = (
+            sum(counts[name] for counts in of_pairs)
+            for name in ("same_class_other_center", "other_class_same_center", "same_class", "neighbors")
+        )
+        right = same_class / max(1, neighbors)
         if right > highest and good + bad:
-            highest, best = right, {**best, "value": good / (good + bad), "k": k}
+            highest, best = right, replace(best, value=good / (good + bad), k=k)
     return best
 
 

@@ -2,138 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from medi_monai.evaluation.probing import ProbeProtocol
-from medi_monai.evaluation.probing.scoring import COUNTED, FIGURES, TestUnits
+from medi_monai.evaluation.probing.draws import (
+    FIGURES,
+    FIGURES_OF_COUNTS,
+    ArmDraw,
+    DemographicGaps,
+    Draw,
+    GroupAccuracy,
+    Training,
+)
+from medi_monai.evaluation.probing.protocol import ProbeProtocol
+from medi_monai.evaluation.probing.results import (
+    ArmResults,
+    Comparison,
+    CorrelationArm,
+    CorrelationPoint,
+    CorrelationSweep,
+    DemographicGapFigures,
+    ProbeResults,
+    RepeatedFigure,
+    SweepPoint,
+    TestGroup,
+    TestSet,
+    TrainingSet,
+    WorstGroupFigure,
+)
+from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.metrics import holm, paired_test, percentile_interval
+from medi_monai.results import Figure
 
-__all__ = ["long_table", "summarize_all"]
-
-Record = Mapping[str, Any]
-#: sweeps over settings, besides that over the correlation of class and center
-SWEEPS = ("ratio", "real_per_class", "num_centers")
-
-
-def summarize_all(
-    records: Sequence[Record],
-    arms: Sequence[str],
-    focus: str,
-    protocol: ProbeProtocol,
-    units: TestUnits,
-    settings: Any,
-) -> dict[str, Any]:
-    """The tables of ``probe.json``.
-
-    Args:
-        records: one per draw, as the run wrote them.
-        arms: in the order of the tables.
-        focus: the arm that is tested against each other one.
-        protocol: for what was trained and tested on.
-        units: of the test images.
-        settings: a :class:`medi_monai.engines.ProbeSettings`.
-
-    Returns:
-        ``arms``, ``comparisons``, ``sweeps``, ``shortcut.correlation`` and ``test``.
-    """
-    main = [record for record in records if record["sweep"] == "main"]
-    by_arm = {arm: [record["arms"][arm] for record in main] for arm in arms}
-    num_test = len(protocol.test)
-    groups = {
-        "n": num_test,
-        "patients": int(units.table["patient"].nunique()),
-        # of classes without training images
-        "left_out": protocol.num_untrained,
-        "groups": _test_groups(protocol),
-        "what": _tested_on(protocol),
-    }
-    return {
-        "arms": {arm: _arm(draws, num_test) for arm, draws in by_arm.items()},
-        "comparisons": _comparisons(by_arm, focus),
-        "sweeps": {sweep: _curves(records, sweep) for sweep in SWEEPS},
-        "shortcut": {"correlation": _correlation(records)},
-        "test": groups,
-        "training": {
-            "n": len(protocol.train),
-            "patients": int(len(np.unique(protocol.patients[protocol.train]))),
-            "validation": len(protocol.val),
-            "classes": protocol.classes,
-        },
-    }
+__all__ = [
+    "compare_arms",
+    "correlation_sweep",
+    "describe_test",
+    "describe_training",
+    "long_table",
+    "summarize_arm",
+    "sweep_points",
+]
 
 
-def _test_groups(protocol: ProbeProtocol) -> list[dict[str, Any]]:
+def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
+    """What was tested on."""
     codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
     columns, seen = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
-    return [
-        {**dict(zip(columns, protocol.group_names[code])), "n": int(count), "seen": code in seen}
+    groups = [
+        TestGroup(dict(zip(columns, protocol.group_names[code])), count, code in seen)
         for code, count in zip(codes.tolist(), counts.tolist())
     ]
+    patients = int(units.table["patient"].nunique())
+    return TestSet(len(protocol.test), patients, protocol.num_untrained, tuple(groups), _tested_on(groups))
 
 
-def _tested_on(protocol: ProbeProtocol) -> str:
-    tested = set(protocol.groups[protocol.test].tolist())
-    unseen = len(tested - set(protocol.groups[protocol.train].tolist()))
-    if unseen == len(tested):
-        return "combinations not in training"
+def _tested_on(groups: Sequence[TestGroup]) -> str:
+    unseen = sum(not group.seen for group in groups)
+    if unseen == len(groups):
+        return "combinations that training never saw"
     if unseen == 0:
-        return "other patients, with combinations from training"
-    return f"other patients; {unseen} of {len(tested)} combinations are not in training"
+        return "other patients, of combinations that training holds"
+    return f"other patients; {unseen} of {len(groups)} combinations were never in training"
 
 
-def _arm(draws: Sequence[Record], num_test: int) -> dict[str, Any]:
-    result: dict[str, Any] = {name: _figure(draws, name, num_test) for name in FIGURES}
-    worst = [draw["worst_group"] for draw in draws]
-    counts = {" · ".join(one["group"]): one["n"] for one in worst if one["group"]}
-    named = pd.Series([" · ".join(one["group"]) for one in worst if one["group"]], dtype="str")
-    group = named.mode().iloc[0] if len(named) else None
-    result["worst_group_accuracy"] |= {
-        "group": group,
-        "n": counts.get(group or "", 0),
-        "num_groups": worst[0]["num_groups"],
-        "num_too_small": worst[0]["num_too_small"],
+def describe_training(protocol: ProbeProtocol) -> TrainingSet:
+    """What was trained on."""
+    patients = len(np.unique(protocol.patients[protocol.train]))
+    return TrainingSet(len(protocol.train), patients, len(protocol.val), tuple(protocol.classes))
+
+
+def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
+    """Means of all figures of an arm over its draws, with intervals.
+
+    Args:
+        draws: of the arm.
+        num_test: test images.
+    """
+    figures = {name: _repeated_figure(draws, name, num_test) for name in FIGURES}
+    worst_group = _worst_group_figure(draws, figures.pop("worst_group_accuracy"))
+    scores = [draw.scores for draw in draws]
+    training = {
+        field.name: float(np.mean([getattr(draw.training, field.name) for draw in draws]))
+        for field in dataclasses.fields(Training)
     }
-    for part in ("per_center", "per_class"):
-        result[part] = {
-            name: {**one, "value": _mean([draw[part][name]["value"] for draw in draws])}
-            for name, one in draws[0][part].items()
-        }
-    result["demographics"] = {
-        column: {
-            gap: {
-                "value": _mean(values),
-                "ci95": percentile_interval(_floats(values)),
-                "n": sum(one["groups"].values()),
-            }
-            for gap in ("equal_opportunity", "equalized_odds")
-            for values in [[draw["demographics"][column][gap] for draw in draws]]
-        }
-        | {"groups": one["groups"]}
-        for column, one in draws[0]["demographics"].items()
-    }
-    result["training"] = {
-        name: float(np.mean([draw[name] for draw in draws])) for name in ("num_real", "num_added", "c", "converged")
-    }
-    return result
+    return ArmResults(
+        **figures,
+        worst_group_accuracy=worst_group,
+        per_center=_mean_by_group([one.per_center for one in scores]),
+        per_class=_mean_by_group([one.per_class for one in scores]),
+        demographics={
+            column: _mean_gaps([one.demographics[column] for one in scores]) for column in scores[0].demographics
+        },
+        training=Training(**training),
+    )
 
 
-def _figure(draws: Sequence[Record], name: str, num_test: int) -> dict[str, Any]:
-    values = _floats([draw["figures"][name] for draw in draws])
+def _repeated_figure(draws: Sequence[ArmDraw], name: str, num_test: int) -> RepeatedFigure:
+    values = _floats(draw.scores.figures[name] for draw in draws)
     # test patients within each draw of training patients: both are part of what another study would vary
-    spread = np.concatenate([_floats(draw["replicates"][name]) for draw in draws]) if name in COUNTED else values
+    of_patients = name in FIGURES_OF_COUNTS
+    spread = np.concatenate([_floats(draw.scores.replicates[name]) for draw in draws]) if of_patients else values
+    repeats = tuple(None if np.isnan(value) else float(value) for value in values)
+    return RepeatedFigure(_mean(values), _interval(spread), num_test, repeats)
+
+
+def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> WorstGroupFigure:
+    worst = [draw.scores.worst_group for draw in draws if draw.scores.worst_group is not None]
+    names = [" · ".join(one.group) for one in worst if one.group]
+    counts = {" · ".join(one.group): one.n for one in worst if one.group}
+    # of equals the first in the order of their names
+    group = pd.Series(names, dtype="str").mode().iloc[0] if names else None
+    first = worst[0]
+    return WorstGroupFigure(
+        figure.value,
+        figure.ci95,
+        counts.get(group or "", 0),
+        figure.repeats,
+        group,
+        first.num_groups,
+        first.num_too_small,
+    )
+
+
+def _mean_by_group(draws: Sequence[Mapping[str, GroupAccuracy]]) -> dict[str, GroupAccuracy]:
     return {
-        "value": _mean(values),
-        "ci95": percentile_interval(spread),
-        "n": num_test,
-        "repeats": [None if np.isnan(value) else float(value) for value in values],
+        name: dataclasses.replace(accuracy, value=_mean(_floats(draw[name].value for draw in draws)))
+        for name, accuracy in draws[0].items()
     }
 
 
-def _comparisons(by_arm: Mapping[str, Sequence[Record]], focus: str) -> list[dict[str, Any]]:
+def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
+    n = sum(draws[0].groups.values())
+    figures = {}
+    for gap in ("equal_opportunity", "equalized_odds"):
+        values = _floats(getattr(draw, gap) for draw in draws)
+        figures[gap] = Figure(_mean(values), _interval(values), n)
+    return DemographicGapFigures(**figures, groups=draws[0].groups)
+
+
+def compare_arms(by_arm: Mapping[str, Sequence[ArmDraw]], focus: str) -> tuple[Comparison, ...]:
     """The focus against every other arm, with p values corrected for their number (Holm), figure by figure.
 
     ``p_draws`` exchanges the arms draw by draw. ``p_patients`` exchanges them patient by patient for the balanced
@@ -141,36 +152,43 @@ def _comparisons(by_arm: Mapping[str, Sequence[Record]], focus: str) -> list[dic
     of bootstrap samples of the patients in which the difference is not on its side of zero. ``p_value`` is the larger:
     an effect has to hold for other patients and for other draws of the training. Area under the curve and calibration
     have ``p_draws`` alone, which says nothing of other patients.
+
+    Args:
+        by_arm: the same draws of every arm.
+        focus: the arm that is compared with each other one.
     """
     others = [arm for arm in by_arm if arm != focus]
-    found = []
+    comparisons = []
     for name in FIGURES:
-        rows = [_compared(by_arm[focus], by_arm[arm], name) | {"arms": [focus, arm]} for arm in others]
-        for row, p in zip(rows, holm([row["p_value"] for row in rows])):
-            found.append({**row, "p_holm": p})
-    return found
+        rows = [_compare((focus, arm), (by_arm[focus], by_arm[arm]), name) for arm in others]
+        corrected = holm([row.p_value for row in rows])
+        comparisons += [dataclasses.replace(row, p_holm=p_holm) for row, p_holm in zip(rows, corrected)]
+    return tuple(comparisons)
 
 
-def _compared(first: Sequence[Record], second: Sequence[Record], name: str) -> dict[str, Any]:
-    one, two = (_floats([draw["figures"][name] for draw in draws]) for draws in (first, second))
-    by_draw = paired_test(one.tolist(), two.tolist())
-    result: dict[str, Any] = {"figure": name, "difference": by_draw["difference"], "p_draws": by_draw["p_value"]}
-    result["p_value"] = by_draw["p_value"]
-    if name not in COUNTED:
-        return result
-    pairs = zip(first, second)
-    gaps = np.concatenate([_floats(a["replicates"][name]) - _floats(b["replicates"][name]) for a, b in pairs])
-    result["difference"] = {**by_draw["difference"], "ci95": percentile_interval(gaps)}
+def _compare(arms: tuple[str, str], draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]], name: str) -> Comparison:
+    first, second = (_floats(draw.scores.figures[name] for draw in of_arm) for of_arm in draws)
+    by_draw = paired_test(first.tolist(), second.tolist())
+    difference, p_draws = Figure.of(by_draw["difference"]), by_draw["p_value"]
+    if name not in FIGURES_OF_COUNTS:
+        return Comparison(name, arms, difference, p_draws, None, None, p_draws)
+    gaps = np.concatenate(
+        [_floats(one.scores.replicates[name]) - _floats(other.scores.replicates[name]) for one, other in zip(*draws)]
+    )
+    difference = dataclasses.replace(difference, ci95=_interval(gaps))
+    p_patients, num_patients = _bootstrap_p_value(gaps), None
     if name == "balanced_accuracy":
-        patients = sorted(first[0]["gain"])
-        gains = [np.array([[draw["gain"][patient] for patient in patients] for draw in arm]) for arm in (first, second)]
-        by_patient = paired_test(*(gain.mean(0).tolist() for gain in gains))
-        result |= {"p_patients": by_patient["p_value"], "num_patients": by_patient["n"]}
-    else:
-        result["p_patients"] = _bootstrap_p_value(gaps)
-    known = [p for p in (result["p_draws"], result["p_patients"]) if p is not None]
-    result["p_value"] = max(known) if len(known) == 2 else None
-    return result
+        first_gains, second_gains = _mean_gains(draws)
+        by_patient = paired_test(first_gains, second_gains)
+        p_patients, num_patients = by_patient["p_value"], by_patient["n"]
+    p_value = None if p_draws is None or p_patients is None else max(p_draws, p_patients)
+    return Comparison(name, arms, difference, p_draws, p_patients, num_patients, p_value)
+
+
+def _mean_gains(draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]]) -> list[list[float]]:
+    patients = sorted(draws[0][0].scores.gain)
+    gains = [np.array([[draw.scores.gain[patient] for patient in patients] for draw in of_arm]) for of_arm in draws]
+    return [gain.mean(0).tolist() for gain in gains]
 
 
 def _bootstrap_p_value(gaps: np.ndarray) -> float | None:
@@ -182,101 +200,116 @@ def _bootstrap_p_value(gaps: np.ndarray) -> float | None:
     return min(1.0, 2 * (tail + 1) / (len(known) + 1))
 
 
-def _curves(records: Sequence[Record], sweep: str) -> list[dict[str, Any]]:
-    """One row per point and arm of a sweep: balanced accuracy and worst-group accuracy, mean and range."""
+def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
+    """One row per point and arm of a sweep, points ascending."""
     rows = []
-    points = sorted({record["point"] for record in records if record["sweep"] == sweep})
-    for point in points:
-        draws = [record for record in records if record["sweep"] == sweep and record["point"] == point]
-        for arm in draws[0]["arms"]:
-            row: dict[str, Any] = {"point": point, "arm": arm, "n": len(draws)}
-            for name in ("balanced_accuracy", "worst_group_accuracy"):
-                values = _floats([draw["arms"][arm]["figures"].get(name) for draw in draws])
-                row[name] = _mean(values)
-                row[f"{name}_range"] = None if np.isnan(values).all() else [np.nanmin(values), np.nanmax(values)]
-            row["num_real"] = float(np.mean([draw["arms"][arm]["num_real"] for draw in draws]))
-            row["num_added"] = float(np.mean([draw["arms"][arm]["num_added"] for draw in draws]))
-            rows.append(row)
-    return rows
+    for point in sorted({draw.point for draw in draws if draw.sweep == sweep and draw.point is not None}):
+        at_point = [draw for draw in draws if draw.sweep == sweep and draw.point == point]
+        for arm in at_point[0].arms:
+            of_arm = [draw.arms[arm] for draw in at_point]
+            balanced, worst = (
+                _floats(draw.scores.figures.get(name) for draw in of_arm)
+                for name in ("balanced_accuracy", "worst_group_accuracy")
+            )
+            num_real, num_added = (
+                float(np.mean([getattr(draw.training, name) for draw in of_arm])) for name in ("num_real", "num_added")
+            )
+            rows.append(
+                SweepPoint(
+                    point,
+                    arm,
+                    len(of_arm),
+                    _mean(balanced),
+                    _range(balanced),
+                    _mean(worst),
+                    _range(worst),
+                    num_real,
+                    num_added,
+                )  # fmt: skip
+            )
+    return tuple(rows)
 
 
-def _correlation(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy as the center comes to give the class away, and PathoROB's average performance drop.
+def correlation_sweep(draws: Sequence[Draw]) -> CorrelationSweep:
+    """Accuracy as center and class become correlated, and PathoROB's average performance drop.
 
     The drop is the mean over correlations above the lowest of ``accuracy / accuracy at the lowest - 1`` (arXiv
     2507.17845), within each draw.
     """
-    draws = [record for record in records if record["sweep"] == "correlation"]
+    draws = [draw for draw in draws if draw.sweep == "correlation"]
     if not draws:
-        return {"levels": [], "arms": {}, "num_squares": 0}
-    levels = sorted({record["point"] for record in draws})
-    arms: dict[str, Any] = {}
-    for arm in draws[0]["arms"]:
-        table = pd.DataFrame(
-            {
-                "draw": [f"{record['square']} {record['repeat']}" for record in draws],
-                "level": [record["point"] for record in draws],
-                "value": _floats([record["arms"][arm]["figures"]["balanced_accuracy"] for record in draws]),
-            }
-        ).pivot(index="draw", columns="level", values="value")
-        drops = (table[levels[1:]].div(table[levels[0]], axis=0).mean(axis=1) - 1).to_numpy()
-        arms[arm] = {
-            "curve": [
-                {
-                    "level": level,
-                    "value": _mean(table[level]),
-                    "ci95": percentile_interval(table[level]),
-                    "n": len(table),
-                }
-                for level in levels
-            ],
-            "average_performance_drop": {"value": _mean(drops), "ci95": percentile_interval(drops), "n": len(drops)},
+        return CorrelationSweep()
+    levels = sorted({draw.point for draw in draws if draw.point is not None})
+    return CorrelationSweep(
+        tuple(levels),
+        {arm: _correlation_arm(draws, arm, levels) for arm in draws[0].arms},
+        len({draw.square for draw in draws}),
+        _sum_over_squares(draws, "num_test"),
+        _sum_over_squares(draws, "num_test_known"),
+    )
+
+
+def _correlation_arm(draws: Sequence[Draw], arm: str, levels: Sequence[float]) -> CorrelationArm:
+    table = pd.DataFrame(
+        {
+            "draw": [f"{draw.square} {draw.repeat}" for draw in draws],
+            "level": [draw.point for draw in draws],
+            "value": _floats(draw.arms[arm].scores.figures["balanced_accuracy"] for draw in draws),
         }
-    return {
-        "levels": levels,
-        "arms": arms,
-        "num_squares": len({record["square"] for record in draws}),
-        "num_test": _of_squares(draws, "num_test"),
-        "num_test_known": _of_squares(draws, "num_test_known"),
-    }
+    ).pivot(index="draw", columns="level", values="value")
+    drops = (table[levels[1:]].div(table[levels[0]], axis=0).mean(axis=1) - 1).to_numpy()
+    curve = [
+        CorrelationPoint(level, _mean(table[level].to_numpy()), _interval(table[level].to_numpy()), len(table))
+        for level in levels
+    ]
+    return CorrelationArm(tuple(curve), Figure(_mean(drops), _interval(drops), len(drops)))
 
 
-def _of_squares(draws: Sequence[Record], name: str) -> int:
+def _sum_over_squares(draws: Sequence[Draw], name: str) -> int:
     """Test images of all squares: the mean over the draws of each, summed."""
-    table = pd.DataFrame({"square": [record["square"] for record in draws], "n": [record[name] for record in draws]})
+    table = pd.DataFrame({"square": [draw.square for draw in draws], "n": [getattr(draw, name) for draw in draws]})
     return round(float(table.groupby("square")["n"].mean().sum()))
 
 
-def long_table(content: Mapping[str, Any]) -> pd.DataFrame:
+def long_table(results: ProbeResults) -> pd.DataFrame:
     """One row per arm and figure, center, class, or point of a sweep."""
     rows = []
-    for arm, figures in content["arms"].items():
-        for name in FIGURES:
-            rows.append(_row(arm, name, "all", "", figures[name]))
-        for part in ("per_center", "per_class"):
-            rows += [_row(arm, "balanced_accuracy", part, key, one) for key, one in figures[part].items()]
-        for column, gaps in figures["demographics"].items():
-            rows += [_row(arm, f"{gap}_gap", column, "", gaps[gap]) for gap in ("equal_opportunity", "equalized_odds")]
-    for sweep, points in content["sweeps"].items():
+    for arm, of_arm in results.arms.items():
+        rows += [_row(arm, name, "all", "", getattr(of_arm, name)) for name in FIGURES]
+        for name in ("per_center", "per_class"):
+            for key, group in getattr(of_arm, name).items():
+                rows.append(_row(arm, "balanced_accuracy", name, key, Figure(group.value, None, group.n)))
+        for column, gaps in of_arm.demographics.items():
+            rows.append(_row(arm, "equal_opportunity_gap", column, "", gaps.equal_opportunity))
+            rows.append(_row(arm, "equalized_odds_gap", column, "", gaps.equalized_odds))
+    for sweep, points in results.sweeps.items():
         for point in points:
-            one = {"value": point["balanced_accuracy"], "ci95": None, "n": point["n"]}
-            rows.append(_row(point["arm"], "balanced_accuracy", sweep, str(point["point"]), one))
+            figure = Figure(point.balanced_accuracy, None, point.n)
+            rows.append(_row(point.arm, "balanced_accuracy", sweep, str(point.point), figure))
     return pd.DataFrame(rows)
 
 
-def _row(arm: str, figure: str, part: str, key: str, one: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = one.get("ci95") or (None, None)
+def _row(arm: str, name: str, part: str, key: str, figure: Figure) -> dict[str, object]:
+    low, high = figure.ci95 or (None, None)
     return {
-        "arm": arm, "figure": figure, "part": part, "key": key, "value": one["value"], "low": low, "high": high,
-        "n": one["n"],
+        "arm": arm, "figure": name, "part": part, "key": key, "value": figure.value, "low": low, "high": high,
+        "n": figure.n,
     }  # fmt: skip
 
 
-def _floats(values: Sequence[float | None]) -> np.ndarray:
+def _floats(values: Iterable[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _mean(values: Any) -> float | None:
-    known = _floats(list(values))
-    known = known[np.isfinite(known)]
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
+
+
+def _interval(replicates: np.ndarray) -> tuple[float, float] | None:
+    interval = percentile_interval(replicates)
+    return None if interval is None else (interval[0], interval[1])
+
+
+def _range(values: np.ndarray) -> tuple[float, float] | None:
+    return None if np.isnan(values).all() else (float(np.nanmin(values)), float(np.nanmax(values)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef, recall_score, roc_auc_score
 
-from medi_monai.evaluation.probing.scoring import COUNTED, Scorer, TestUnits
+from medi_monai.evaluation.probing.draws import FIGURES_OF_COUNTS, DemographicGaps, GroupAccuracy
+from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
 
 CLASSES = ["A", "B", "C"]
 
@@ -29,7 +30,7 @@ def test_figures_are_those_of_scikit_learn():
     table, targets, probabilities = make()
     predicted = probabilities.argmax(1).numpy()
     found = scorer_of(table, targets).score(probabilities)
-    figures = found["figures"]
+    figures = found.figures
     assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted), abs=1e-12)
     assert figures["mcc"] == pytest.approx(matthews_corrcoef(targets, predicted), abs=1e-12)
     area = roc_auc_score(targets, probabilities.numpy(), multi_class="ovr")
@@ -38,13 +39,13 @@ def test_figures_are_those_of_scikit_learn():
         balanced_accuracy_score(targets[(c == table["center"])], predicted[c == table["center"]]) for c in range(4)
     ]
     assert figures["group_mean_accuracy"] == pytest.approx(np.mean(by_center), abs=1e-12)
-    assert [found["per_center"][str(c)]["value"] for c in range(4)] == pytest.approx(by_center, abs=1e-12)
+    assert [found.per_center[str(c)].value for c in range(4)] == pytest.approx(by_center, abs=1e-12)
     recalls = recall_score(targets, predicted, average=None)
-    assert [found["per_class"][name]["value"] for name in CLASSES] == pytest.approx(recalls, abs=1e-12)
+    assert [found.per_class[name].value for name in CLASSES] == pytest.approx(recalls, abs=1e-12)
     right = pd.Series(predicted == targets).groupby([table["center"], targets]).mean()
     assert figures["worst_group_accuracy"] == pytest.approx(right.min(), abs=1e-12)
     center, code = right.idxmin()
-    assert found["worst_group"]["group"] == [CLASSES[code], str(center)]
+    assert found.worst_group.group == (CLASSES[code], str(center))
     confidence = probabilities.max(1).values.numpy()
     bins = np.clip((confidence * 15).astype(int), 0, 14)
     gaps = [
@@ -56,15 +57,15 @@ def test_figures_are_those_of_scikit_learn():
 
 def test_gaps_between_demographic_groups_leave_missing_values_out():
     table, targets, probabilities = make()
-    found = scorer_of(table, targets).score(probabilities)["demographics"]["sex"]
+    found = scorer_of(table, targets).score(probabilities).demographics["sex"]
     right = probabilities.argmax(1).numpy() == targets
     recall = {sex: [right[(table["sex"] == sex) & (targets == c)].mean() for c in range(3)] for sex in "fm"}
-    assert found["equal_opportunity"] == pytest.approx(np.abs(np.subtract(*recall.values())).max(), abs=1e-12)
-    assert found["groups"] == {sex: int((table["sex"] == sex).sum()) for sex in "fm"}
+    assert found.equal_opportunity == pytest.approx(np.abs(np.subtract(*recall.values())).max(), abs=1e-12)
+    assert found.groups == {sex: int((table["sex"] == sex).sum()) for sex in "fm"}
     for missing in (None, np.nan, "unknown", "--"):
         none = scorer_of(table.assign(sex=missing), targets).score(probabilities)
-        assert none["demographics"]["sex"] == {"equal_opportunity": None, "equalized_odds": None, "groups": {}}
-        assert none["figures"] == scorer_of(table, targets).score(probabilities)["figures"]
+        assert none.demographics["sex"] == DemographicGaps(None, None, {})
+        assert none.figures == scorer_of(table, targets).score(probabilities).figures
 
 
 def test_replicates_draw_patients():
@@ -74,7 +75,7 @@ def test_replicates_draw_patients():
     sizes = pd.Series(targets).groupby([table["center"], targets]).size()
     known = sizes[sizes >= 33].index
     assert 3 < len(known) < 12
-    replicates = scorer.score(probabilities)["replicates"]
+    replicates = scorer.score(probabilities).replicates
     predicted, units = probabilities.argmax(1).numpy(), scorer.units
     for number in range(30):
         times = scorer.drawn[number][units.code]
@@ -92,20 +93,22 @@ def test_replicates_draw_patients():
 def test_patients_who_are_all_alike_give_an_interval_of_no_width():
     one = make(rows=60, patients=1)
     table = pd.concat([one[0].assign(patient=f"p{n}") for n in range(8)], ignore_index=True)
-    found = scorer_of(table, np.tile(one[1], 8)).score(one[2].repeat(8, 1))["replicates"]
-    assert {name: np.ptp(found[name]) for name in COUNTED} == pytest.approx(dict.fromkeys(COUNTED, 0), abs=1e-12)
+    found = scorer_of(table, np.tile(one[1], 8)).score(one[2].repeat(8, 1)).replicates
+    assert {name: np.ptp(found[name]) for name in FIGURES_OF_COUNTS} == pytest.approx(
+        dict.fromkeys(FIGURES_OF_COUNTS, 0), abs=1e-12
+    )
     # as many images of independent patients have one
-    assert np.ptp(scorer_of(*make()[:2]).score(make()[2])["replicates"]["balanced_accuracy"]) > 0.02
+    assert np.ptp(scorer_of(*make()[:2]).score(make()[2]).replicates["balanced_accuracy"]) > 0.02
 
 
 def test_the_gains_of_patients_sum_to_the_balanced_accuracy():
     table, targets, probabilities = make()
     scorer = scorer_of(table, targets, attributes=("center", "stain"))
     found = scorer.score(probabilities)
-    assert sum(found["gain"].values()) == pytest.approx(found["figures"]["balanced_accuracy"], abs=1e-12)
-    assert set(found["gain"]) == set(table["patient"])
+    assert sum(found.gain.values()) == pytest.approx(found.figures["balanced_accuracy"], abs=1e-12)
+    assert set(found.gain) == set(table["patient"])
     right = (probabilities.argmax(1).numpy() == targets) / (3 * np.bincount(targets)[targets])
-    assert found["gain"]["p3"] == pytest.approx(right[table["patient"] == "p3"].sum(), abs=1e-12)
+    assert found.gain["p3"] == pytest.approx(right[table["patient"] == "p3"].sum(), abs=1e-12)
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -113,24 +116,22 @@ def test_the_order_of_rows_does_not_matter():
     order = np.random.default_rng(1).permutation(len(targets))
     first = scorer_of(table, targets).score(probabilities)
     again = scorer_of(table.iloc[order], targets[order]).score(probabilities[order])
-    assert again["replicates"] == first["replicates"] and again["gain"] == first["gain"]
-    assert again["per_center"] == first["per_center"] and again["worst_group"] == first["worst_group"]
+    assert again.replicates == first.replicates and again.gain == first.gain
+    assert again.per_center == first.per_center and again.worst_group == first.worst_group
 
 
 def test_what_is_undefined_is_not_zero():
     table, targets, probabilities = make(rows=12, patients=12)
     targets = np.full(12, 1)
     found = scorer_of(table, targets).score(probabilities)
-    assert np.isnan(found["figures"]["worst_group_accuracy"]) and found["worst_group"]["group"] is None
-    assert found["worst_group"]["num_too_small"] == 4 and np.isnan(found["figures"]["group_mean_accuracy"])
-    assert np.isnan(found["figures"]["auroc"]) and np.isnan(found["figures"]["mcc"])
-    assert found["per_class"]["A"] == {"value": None, "n": 0} and found["per_class"]["B"]["n"] == 12
-    assert {one["num_classes"] for one in found["per_center"].values()} == {1}
+    assert np.isnan(found.figures["worst_group_accuracy"]) and found.worst_group.group is None
+    assert found.worst_group.num_too_small == 4 and np.isnan(found.figures["group_mean_accuracy"])
+    assert np.isnan(found.figures["auroc"]) and np.isnan(found.figures["mcc"])
+    assert found.per_class["A"] == GroupAccuracy(None, 0) and found.per_class["B"].n == 12
+    assert {center.num_classes for center in found.per_center.values()} == {1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert found["figures"]["balanced_accuracy"] == balanced_accuracy_score(
-            targets, probabilities.argmax(1).numpy()
-        )
+        assert found.figures["balanced_accuracy"] == balanced_accuracy_score(targets, probabilities.argmax(1).numpy())
 
 
 def test_many_classes_centers_and_patients_stay_small():
@@ -142,5 +143,5 @@ def test_many_classes_centers_and_patients_stay_small():
     scorer = Scorer(targets, units, [str(n) for n in range(32)], num_replicates=50)
     scores = torch.from_numpy(rng.random((20_000, 32)))
     found = scorer.score(scores / scores.sum(1, keepdim=True))
-    assert len(found["replicates"]["mcc"]) == 50 and found["worst_group"]["num_empty"] > 0
-    assert len(found["per_center"]) == 185
+    assert len(found.replicates["mcc"]) == 50 and found.worst_group.num_empty > 0
+    assert len(found.per_center) == 185

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association
 
+from medi_monai.evaluation.probing.results import ProbeAccuracy, RobustnessIndex
 from medi_monai.evaluation.probing.shortcut import (
     NEIGHBORS,
     balanced_robustness,
@@ -34,22 +35,22 @@ def readable(column, noise, seed=0):
 def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at_chance():
     labels, centers, patients = grid()
     found = probe_accuracy(readable(centers, 0.1), centers, patients, [0.1, 1.0])
-    assert found == {"value": 1.0, "chance": 0.25, "n": len(centers), "num_values": 4}
+    assert found == ProbeAccuracy(1.0, 0.25, len(centers), 4)
     noise = np.random.default_rng(0).standard_normal((len(centers), 5))
-    assert abs(probe_accuracy(noise, centers, patients, [0.01, 1.0])["value"] - 0.25) < 0.08
+    assert abs(probe_accuracy(noise, centers, patients, [0.01, 1.0]).value - 0.25) < 0.08
     # what gives a patient away gives nothing of the center of another patient
     marks = np.random.default_rng(1).standard_normal((patients.max() + 1, 30))[patients]
-    assert probe_accuracy(marks, centers, patients, [0.01, 1.0])["value"] < 0.5
+    assert probe_accuracy(marks, centers, patients, [0.01, 1.0]).value < 0.5
 
 
 def test_a_value_with_one_patient_is_not_counted_and_one_value_has_no_figure():
     labels, centers, patients = grid()
     one = np.where(centers == 3, patients.max(), patients)
     found = probe_accuracy(readable(centers, 0.1), centers, one, [1.0])
-    assert found["num_values"] == 3 and found["chance"] == 1 / 3 and found["n"] == (centers < 3).sum()
+    assert found.num_values == 3 and found.chance == 1 / 3 and found.n == (centers < 3).sum()
     for codes, people in ((np.zeros(50, int), np.arange(50)), (np.arange(50) % 2, np.zeros(50, int))):
         none = probe_accuracy(np.ones((50, 2)), codes, people, [1.0])
-        assert none["value"] is None and none["chance"] is None and none["n"] == 0
+        assert none.value is None and none.chance is None and none.n == 0
 
 
 def test_squares_share_no_cell_and_their_parts_no_patient():
@@ -111,7 +112,7 @@ def test_many_classes_and_centers_most_of_them_empty():
     found = balanced_robustness(
         rng.standard_normal((len(code), 3)), code // 185, code % 185, max_images=40, max_pairs=9
     )
-    assert found["num_pairs"] == 9 and found["n"] == 9 * 40
+    assert found.num_pairs == 9 and found.n == 9 * 40
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.25, 0.5, 0.8, 1.0])
@@ -148,12 +149,12 @@ def test_the_robustness_index_of_one_balanced_pair_is_that_of_its_rows():
     found = balanced_robustness(features[rows], labels[rows], centers[rows])
     by_k = {k: robustness_index(features[rows], labels[rows], centers[rows], k) for k in NEIGHBORS}
     best = max(by_k, key=lambda k: by_k[k]["same_class"] / by_k[k]["neighbors"])
-    assert found == {"value": by_k[best]["value"], "k": best, "num_pairs": 1, "n": len(rows)}
+    assert found == RobustnessIndex(by_k[best]["value"], best, 1, len(rows))
 
 
 def test_features_of_the_class_are_robust_and_those_of_the_center_are_not():
     labels, centers, _ = grid()
-    assert balanced_robustness(readable(labels, 0.2), labels, centers)["value"] == 1
-    assert balanced_robustness(readable(centers, 0.2), labels, centers)["value"] == 0
+    assert balanced_robustness(readable(labels, 0.2), labels, centers).value == 1
+    assert balanced_robustness(readable(centers, 0.2), labels, centers).value == 0
     none = balanced_robustness(np.ones((40, 2)), np.zeros(40, int), np.arange(40) % 2)
-    assert none == {"value": None, "k": None, "num_pairs": 0, "n": 0}
+    assert none == RobustnessIndex(None, None, 0, 0)

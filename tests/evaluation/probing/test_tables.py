@@ -1,10 +1,30 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
-import pandas as pd
 import pytest
 
-from medi_monai.evaluation.probing.scoring import COUNTED, FIGURES
-from medi_monai.evaluation.probing.tables import _arm, _comparisons, _correlation, _curves, long_table
+from medi_monai.evaluation.probing.draws import (
+    FIGURES,
+    FIGURES_OF_COUNTS,
+    ArmDraw,
+    ArmScores,
+    DemographicGaps,
+    Draw,
+    GroupAccuracy,
+    Training,
+    WorstGroup,
+)
+from medi_monai.evaluation.probing.results import CorrelationSweep
+from medi_monai.evaluation.probing.tables import (
+    compare_arms,
+    correlation_sweep,
+    long_table,
+    summarize_arm,
+    sweep_points,
+)
 from medi_monai.metrics import holm
+from medi_monai.results import Figure
 
 PATIENTS, DRAWS, REPLICATES = 30, 10, 40
 
@@ -14,139 +34,140 @@ def draws(effect=0.0, seed=0, noise=0.01, by_patient=0.002):
     rng = np.random.default_rng(seed)
     base = np.random.default_rng(99).random(PATIENTS) / PATIENTS
     own = rng.standard_normal(PATIENTS) * by_patient
-    found = []
+    made = []
     for _ in range(DRAWS):
         gain = base + own + effect / PATIENTS + rng.standard_normal(PATIENTS) * noise / PATIENTS
         value = float(gain.sum())
         spread = [value + float(rng.choice(own, PATIENTS).sum() - own.sum()) for _ in range(REPLICATES)]
-        found.append(
-            {
-                "figures": dict.fromkeys(FIGURES, value),
-                "replicates": dict.fromkeys(COUNTED, spread),
-                "gain": {f"p{n}": float(one) for n, one in enumerate(gain)},
-                "worst_group": {"group": ["A", "n"], "n": 12, "num_groups": 3, "num_too_small": 1},
-                "per_center": {"n": {"value": value, "n": 5, "num_classes": 2}},
-                "per_class": {"A": {"value": None, "n": 0}},
-                "demographics": {
-                    "sex": {"equal_opportunity": None, "equalized_odds": value, "groups": {"f": 3, "m": 4}}
-                },
-                "num_real": 10,
-                "num_added": 0,
-                "c": 1.0,
-                "converged": True,
-            }
+        scores = ArmScores(
+            figures=dict.fromkeys(FIGURES, value),
+            replicates=dict.fromkeys(FIGURES_OF_COUNTS, spread),
+            worst_group=WorstGroup(value, ("A", "n"), 12, 3, 1, 0),
+            per_center={"n": GroupAccuracy(value, 5, 2)},
+            per_class={"A": GroupAccuracy(None, 0)},
+            demographics={"sex": DemographicGaps(None, value, {"f": 3, "m": 4})},
+            gain={f"p{number}": float(part) for number, part in enumerate(gain)},
         )
-    return found
+        made.append(ArmDraw(scores, Training(10, 0, 1.0, True)))
+    return made
+
+
+def changed(draw, **scores):
+    return replace(draw, scores=replace(draw.scores, **scores))
 
 
 def test_null_arms_are_alike_and_a_planted_effect_is_found():
-    found = _comparisons({"medi": draws(0.3), "real": draws(seed=1), "cls": draws(0.3, seed=2)}, "medi")
-    rows = {(row["figure"], row["arms"][1]): row for row in found}
+    compared = compare_arms({"medi": draws(0.3), "real": draws(seed=1), "cls": draws(0.3, seed=2)}, "medi")
+    rows = {(row.figure, row.arms[1]): row for row in compared}
     assert set(rows) == {(figure, arm) for figure in FIGURES for arm in ("real", "cls")}
     effect, null = rows["balanced_accuracy", "real"], rows["balanced_accuracy", "cls"]
-    assert effect["p_value"] < 0.01 and effect["difference"]["value"] == pytest.approx(0.3, abs=0.05)
-    assert effect["difference"]["ci95"][0] > 0.2
-    assert effect["p_value"] == max(effect["p_draws"], effect["p_patients"]) and effect["num_patients"] == PATIENTS
-    assert null["p_value"] > 0.05 and null["difference"]["ci95"][0] < 0 < null["difference"]["ci95"][1]
-    assert rows["mcc", "cls"]["p_value"] > 0.05 and rows["mcc", "real"]["p_value"] < 0.01
+    assert effect.p_value < 0.01 and effect.difference.value == pytest.approx(0.3, abs=0.05)
+    assert effect.difference.ci95[0] > 0.2
+    assert effect.p_value == max(effect.p_draws, effect.p_patients) and effect.num_patients == PATIENTS
+    assert null.p_value > 0.05 and null.difference.ci95[0] < 0 < null.difference.ci95[1]
+    assert rows["mcc", "cls"].p_value > 0.05 and rows["mcc", "real"].p_value < 0.01
     for figure in FIGURES:
-        expected = holm([rows[figure, arm]["p_value"] for arm in ("real", "cls")])
-        assert [rows[figure, arm]["p_holm"] for arm in ("real", "cls")] == expected
-    assert "p_patients" not in rows["auroc", "real"]
+        expected = holm([rows[figure, arm].p_value for arm in ("real", "cls")])
+        assert [rows[figure, arm].p_holm for arm in ("real", "cls")] == expected
+    assert rows["auroc", "real"].p_patients is None and rows["auroc", "real"].p_value is not None
 
 
 def test_a_difference_that_a_few_patients_make_in_every_draw_is_no_effect():
     # draws agree to the last digit, for the same test patients are in all of them
-    first, second = draws(seed=1, noise=0.0, by_patient=0.0), draws(seed=1, noise=0.0, by_patient=0.0)
-    for draw in first:
-        draw["gain"] = {**draw["gain"], "p0": draw["gain"]["p0"] + 0.1}
-        draw["figures"] = {name: value + 0.1 for name, value in draw["figures"].items()}
-    row = _comparisons({"medi": first, "real": second}, "medi")[0]
-    assert row["p_draws"] < 0.01 and row["p_patients"] == 1.0 and row["p_value"] == 1.0
+    second = draws(seed=1, noise=0.0, by_patient=0.0)
+    first = [
+        changed(
+            draw,
+            gain={**draw.scores.gain, "p0": draw.scores.gain["p0"] + 0.1},
+            figures={name: value + 0.1 for name, value in draw.scores.figures.items()},
+        )
+        for draw in second
+    ]
+    row = compare_arms({"medi": first, "real": second}, "medi")[0]
+    assert row.p_draws < 0.01 and row.p_patients == 1.0 and row.p_value == 1.0
 
 
 def test_p_values_of_null_arms_are_uniform_enough():
-    p = [_comparisons({"a": draws(seed=2 * n), "b": draws(seed=2 * n + 1)}, "a")[0]["p_value"] for n in range(40)]
+    p = [compare_arms({"a": draws(seed=2 * n), "b": draws(seed=2 * n + 1)}, "a")[0].p_value for n in range(40)]
     assert np.mean(np.array(p) < 0.05) < 0.15 and np.mean(p) > 0.3
 
 
 def test_one_draw_and_one_arm_have_no_test():
-    row = _comparisons({"medi": draws()[:1], "real": draws(seed=1)[:1]}, "medi")[0]
-    assert row["p_value"] is None and row["p_holm"] is None and row["difference"]["value"] is not None
-    assert _comparisons({"medi": draws()}, "medi") == []
+    row = compare_arms({"medi": draws()[:1], "real": draws(seed=1)[:1]}, "medi")[0]
+    assert row.p_value is None and row.p_holm is None and row.difference.value is not None
+    assert compare_arms({"medi": draws()}, "medi") == ()
 
 
 def test_figures_have_intervals_over_patients_and_draws_and_what_is_missing_stays_so():
-    arm = draws()
-    arm[0]["figures"]["mcc"] = None
-    found = _arm(arm, 77)
-    values = [draw["figures"]["balanced_accuracy"] for draw in arm]
-    pooled = np.concatenate([draw["replicates"]["balanced_accuracy"] for draw in arm])
-    assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(values))
-    assert found["balanced_accuracy"]["ci95"] == pytest.approx(np.quantile(pooled, [0.025, 0.975]))
-    assert found["auroc"]["ci95"] == pytest.approx(np.quantile(values, [0.025, 0.975])) and found["auroc"]["n"] == 77
-    assert found["mcc"]["repeats"][0] is None and found["mcc"]["value"] == pytest.approx(np.mean(values[1:]))
-    assert found["per_class"]["A"] == {"value": None, "n": 0}
-    assert found["demographics"]["sex"]["equal_opportunity"] == {"value": None, "ci95": None, "n": 7}
-    table = long_table({"arms": {"real": found}, "sweeps": {}})
+    of_arm = draws()
+    of_arm[0] = changed(of_arm[0], figures={**of_arm[0].scores.figures, "mcc": None})
+    summary = summarize_arm(of_arm, 77)
+    values = [draw.scores.figures["balanced_accuracy"] for draw in of_arm]
+    pooled = np.concatenate([draw.scores.replicates["balanced_accuracy"] for draw in of_arm])
+    assert summary.balanced_accuracy.value == pytest.approx(np.mean(values))
+    assert summary.balanced_accuracy.ci95 == pytest.approx(np.quantile(pooled, [0.025, 0.975]))
+    assert summary.auroc.ci95 == pytest.approx(np.quantile(values, [0.025, 0.975])) and summary.auroc.n == 77
+    assert summary.mcc.repeats[0] is None and summary.mcc.value == pytest.approx(np.mean(values[1:]))
+    assert summary.per_class["A"] == GroupAccuracy(None, 0)
+    assert summary.demographics["sex"].equal_opportunity == Figure(None, None, 7)
+    table = long_table(SimpleNamespace(arms={"real": summary}, sweeps={}))
     assert len(table) == len(FIGURES) + 2 + 2 and table["value"].isna().sum() == 2
 
 
 def test_the_worst_group_is_named_with_its_own_count():
-    arm = draws()
-    for number, draw in enumerate(arm):
-        group = ["B", "s"] if number < 6 else ["A", "n"]
-        draw["worst_group"] = {**draw["worst_group"], "group": group, "n": 31 if number < 6 else 999}
-    assert _arm(arm, 1)["worst_group_accuracy"]["group"] == "B · s"
-    assert _arm(arm, 1)["worst_group_accuracy"]["n"] == 31
-    for draw in arm:
-        draw["worst_group"] = {**draw["worst_group"], "group": None, "n": 0}
-        draw["figures"]["worst_group_accuracy"] = None
-    none = _arm(arm, 1)["worst_group_accuracy"]
-    assert none["group"] is None and none["value"] is None and none["n"] == 0
-
-
-def test_curves_have_a_row_per_point_and_arm():
-    records = [
-        {
-            "sweep": "ratio",
-            "point": point,
-            "arms": {
-                "medi": {
-                    "figures": {"balanced_accuracy": value, "worst_group_accuracy": None},
-                    "num_real": 4,
-                    "num_added": 8,
-                }
-            },
-        }
-        for point, value in ((1.0, 0.5), (0.5, 0.2), (1.0, 0.7))
+    of_arm = [
+        changed(
+            draw,
+            worst_group=WorstGroup(0.1, ("B", "s") if number < 6 else ("A", "n"), 31 if number < 6 else 999, 3, 1, 0),
+        )
+        for number, draw in enumerate(draws())
     ]
-    rows = _curves(records, "ratio")
-    assert [row["point"] for row in rows] == [0.5, 1.0] and rows[1]["n"] == 2
-    assert rows[1]["balanced_accuracy"] == pytest.approx(0.6) and rows[1]["balanced_accuracy_range"] == [0.5, 0.7]
-    assert rows[1]["worst_group_accuracy"] is None and rows[1]["worst_group_accuracy_range"] is None
-    assert _curves(records, "num_centers") == []
+    worst = summarize_arm(of_arm, 1).worst_group_accuracy
+    assert worst.group == "B · s" and worst.n == 31
+    of_arm = [
+        changed(
+            draw,
+            worst_group=WorstGroup(None, None, 0, 0, 3, 0),
+            figures={**draw.scores.figures, "worst_group_accuracy": None},
+        )
+        for draw in of_arm
+    ]
+    none = summarize_arm(of_arm, 1).worst_group_accuracy
+    assert none.group is None and none.value is None and none.n == 0
+
+
+def test_sweeps_have_a_row_per_point_and_arm():
+    records = []
+    for point, value in ((1.0, 0.5), (0.5, 0.2), (1.0, 0.7)):
+        figures = {"balanced_accuracy": value, "worst_group_accuracy": None}
+        scores = replace(ArmScores.balanced_accuracy_alone(value), figures=figures)
+        records.append(Draw("ratio", point, 0, {"medi": ArmDraw(scores, Training(4, 8, 1.0, True))}))
+    rows = sweep_points(records, "ratio")
+    assert [row.point for row in rows] == [0.5, 1.0] and rows[1].n == 2
+    assert rows[1].balanced_accuracy == pytest.approx(0.6) and rows[1].balanced_accuracy_range == (0.5, 0.7)
+    assert rows[1].worst_group_accuracy is None and rows[1].worst_group_accuracy_range is None
+    assert sweep_points(records, "num_centers") == ()
 
 
 def test_the_average_drop_is_that_of_each_draw():
     rng = np.random.default_rng(0)
-    value = {(s, r, level): rng.random() for s in "xy" for r in range(3) for level in (0.0, 0.5, 1.0)}
+    values = {(s, r, level): rng.random() for s in "xy" for r in range(3) for level in (0.0, 0.5, 1.0)}
     records = [
-        {
-            "sweep": "correlation",
-            "point": level,
-            "repeat": r,
-            "square": s,
-            "num_test": 40,
-            "num_test_known": 10 + r,
-            "arms": {"medi": {"figures": {"balanced_accuracy": one}}},
-        }
-        for (s, r, level), one in value.items()
+        Draw(
+            "correlation",
+            level,
+            r,
+            {"medi": ArmDraw(ArmScores.balanced_accuracy_alone(value), Training(1, 1, 1.0, True))},
+            square=s,
+            num_test=40,
+            num_test_known=10 + r,
+        )
+        for (s, r, level), value in values.items()
     ]
-    found = _correlation(records)
-    drops = [np.mean([value[s, r, 0.5], value[s, r, 1.0]]) / value[s, r, 0.0] - 1 for s in "xy" for r in range(3)]
-    assert found["arms"]["medi"]["average_performance_drop"]["value"] == pytest.approx(np.mean(drops))
-    curve = pd.Series([point["value"] for point in found["arms"]["medi"]["curve"]], found["levels"])
-    assert curve[0.5] == pytest.approx(np.mean([value[s, r, 0.5] for s in "xy" for r in range(3)]))
-    assert (found["num_squares"], found["num_test"], found["num_test_known"]) == (2, 80, 22)
-    assert _correlation([]) == {"levels": [], "arms": {}, "num_squares": 0}
+    sweep = correlation_sweep(records)
+    drops = [np.mean([values[s, r, 0.5], values[s, r, 1.0]]) / values[s, r, 0.0] - 1 for s in "xy" for r in range(3)]
+    assert sweep.arms["medi"].average_performance_drop.value == pytest.approx(np.mean(drops))
+    curve = {point.level: point.value for point in sweep.arms["medi"].curve}
+    assert curve[0.5] == pytest.approx(np.mean([values[s, r, 0.5] for s in "xy" for r in range(3)]))
+    assert (sweep.num_squares, sweep.num_test, sweep.num_test_known) == (2, 80, 22)
+    assert correlation_sweep([]) == CorrelationSweep()

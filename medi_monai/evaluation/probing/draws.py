@@ -1,0 +1,175 @@
+"""What one draw of training patients gives, arm by arm; each is a file of its own below the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "FIGURES",
+    "FIGURES_OF_COUNTS",
+    "ArmDraw",
+    "ArmScores",
+    "DemographicGaps",
+    "Draw",
+    "GroupAccuracy",
+    "Training",
+    "WorstGroup",
+]
+
+#: figures that counts give, and so have an interval over patients
+FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
+FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy within a center or of a class.
+
+    Args:
+        value: balanced accuracy within a center, recall of a class; ``None`` without test images.
+        n: test images.
+        num_classes: that a center has test images of; ``None`` for a class.
+    """
+
+    value: float | None
+    n: int
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class WorstGroup:
+    """The group with the lowest accuracy.
+
+    Args:
+        value: its accuracy; NaN where no group has enough images.
+        group: class and attributes; ``None`` where no group has enough images.
+        n: its test images.
+        num_groups: groups that were compared.
+        num_too_small: groups with images, but too few of them.
+        num_empty: combinations without images.
+    """
+
+    value: float | None
+    group: tuple[str, ...] | None
+    n: int
+    num_groups: int
+    num_too_small: int
+    num_empty: int
+
+
+@dataclass(frozen=True)
+class DemographicGaps:
+    """Gaps between the groups of a demographic column in one draw.
+
+    Args:
+        equal_opportunity: largest gap in recall; ``None`` with fewer than two groups.
+        equalized_odds: the larger of that gap and that in the false positive rate.
+        groups: test images by group.
+    """
+
+    equal_opportunity: float | None
+    equalized_odds: float | None
+    groups: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """All figures of one arm in one draw.
+
+    Args:
+        figures: by the names of :data:`FIGURES`; undefined ones are NaN, in JSON ``None``.
+        replicates: over bootstrap samples of the test patients, by the names of :data:`FIGURES_OF_COUNTS`.
+        worst_group: which group has the lowest accuracy.
+        per_center: by center.
+        per_class: by class.
+        demographics: by column.
+        gain: what each patient adds to the balanced accuracy.
+    """
+
+    figures: Mapping[str, float | None]
+    replicates: Mapping[str, list[float | None]]
+    worst_group: WorstGroup | None
+    per_center: Mapping[str, GroupAccuracy]
+    per_class: Mapping[str, GroupAccuracy]
+    demographics: Mapping[str, DemographicGaps]
+    gain: Mapping[str, float]
+
+    @classmethod
+    def balanced_accuracy_alone(cls, value: float | None) -> ArmScores:
+        """The scores where nothing but the balanced accuracy was measured."""
+        return cls({"balanced_accuracy": value}, {}, None, {}, {}, {}, {})
+
+    def figures_alone(self) -> ArmScores:
+        """Without all that the points of a sweep do not need."""
+        return ArmScores(self.figures, {}, None, {}, {}, {}, {})
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a probe was trained with; in ``probe.json`` means over the draws.
+
+    Args:
+        num_real: real images.
+        num_added: images added to them.
+        c: inverse strength of the regularizer that was chosen.
+        converged: whether the probe reached its optimum; of several draws the share.
+    """
+
+    num_real: float
+    num_added: float
+    c: float
+    converged: float
+
+
+@dataclass(frozen=True)
+class ArmDraw:
+    """One arm in one draw: its scores, and what it was trained with."""
+
+    scores: ArmScores
+    training: Training
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of training patients with all arms on it.
+
+    Args:
+        sweep: ``main``, or the name of a sweep.
+        point: of the sweep.
+        repeat: number of the draw.
+        arms: by name.
+        square: which pair of classes and centers, in the sweep over their correlation.
+        num_test: test images, in that sweep.
+        num_test_known: those of patients that the generative model was trained on.
+    """
+
+    sweep: str
+    point: float | None
+    repeat: int
+    arms: Mapping[str, ArmDraw]
+    square: str | None = None
+    num_test: int | None = None
+    num_test_known: int | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Draw:
+        """The draw that was written as JSON."""
+        arms = {
+            name: ArmDraw(_scores(arm["scores"]), Training(**arm["training"])) for name, arm in content["arms"].items()
+        }
+        return cls(**{**content, "arms": arms})
+
+
+def _scores(content: Mapping[str, Any]) -> ArmScores:
+    worst = content["worst_group"]
+    return ArmScores(
+        content["figures"],
+        content["replicates"],
+        None if worst is None else WorstGroup(**{**worst, "group": worst["group"] and tuple(worst["group"])}),
+        {name: GroupAccuracy(**group) for name, group in content["per_center"].items()},
+        {name: GroupAccuracy(**group) for name, group in content["per_class"].items()},
+        {name: DemographicGaps(**gaps) for name, gaps in content["demographics"].items()},
+        content["gain"],
+    )

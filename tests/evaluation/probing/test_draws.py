@@ -1,0 +1,33 @@
+import json
+
+from medi_monai.evaluation.probing.draws import (
+    ArmDraw,
+    ArmScores,
+    DemographicGaps,
+    Draw,
+    GroupAccuracy,
+    Training,
+    WorstGroup,
+)
+from medi_monai.results import plain
+
+
+def test_a_draw_is_the_same_after_a_way_through_json():
+    scores = ArmScores(
+        {"balanced_accuracy": 0.5, "auroc": None},
+        {"balanced_accuracy": [0.4, None]},
+        WorstGroup(0.1, ("A", "n"), 12, 3, 1, 0),
+        {"n": GroupAccuracy(0.5, 5, 2)},
+        {"A": GroupAccuracy(None, 0)},
+        {"sex": DemographicGaps(None, 0.1, {"f": 3})},
+        {"p0": 0.25},
+    )
+    training = Training(10, 5, 0.1, True)
+    alone = ArmDraw(scores.figures_alone(), training)
+    assert alone.scores.figures == scores.figures and alone.scores.worst_group is None and not alone.scores.gain
+    draws = [
+        Draw("main", None, 2, {"real": ArmDraw(scores, training)}),
+        Draw("correlation", 0.5, 0, {"real": alone}, "square0", 40, 12),
+    ]
+    for draw in draws:
+        assert Draw.of(json.loads(json.dumps(plain(draw)))) == draw
