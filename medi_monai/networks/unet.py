@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -15,7 +15,7 @@ __all__ = ["MetadataDiffusionUNet", "check_sides"]
 
 
 class MetadataDiffusionUNet(DiffusionModelUNet):
-    """``DiffusionModelUNet`` whose every residual block hears ``z_final = z_t + z_cond`` (arXiv 2506.17140).
+    """``DiffusionModelUNet`` whose every residual block receives ``z_final = z_t + z_cond`` (arXiv 2506.17140).
 
     The conditioner takes the place of the class embedding of MONAI's network, which is added to the timestep
     embedding before the first block. A schema without attributes makes the class-only model (CLS).
@@ -23,13 +23,75 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
     Args:
         schema: label and attributes.
         conditioning: mode of :class:`MetadataConditioner`.
-        kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
+        spatial_dims: 2 for images.
+        in_channels, out_channels: of images or latents; alike, as the network predicts what it sees.
+        num_res_blocks: residual blocks of a level, or of each.
+        channels: of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        attention_levels: whether a level has attention, one a level.
+        norm_num_groups: of group normalization.
+        norm_eps: of it.
+        resblock_updown: residual blocks halve and double, in place of convolutions.
+        num_head_channels: channels of an attention head, or of each level's.
+        with_conditioning: attend to a ``context`` as well, which :meth:`forward` then needs.
+        transformer_num_layers: of the blocks that attend to it.
+        cross_attention_dim: width of the context.
+        upcast_attention: attention in float32 under autocast.
+        dropout_cattn: of cross-attention, in [0, 1).
+        include_fc: a linear layer behind self-attention.
+        use_combined_linear: one linear layer for query, key and value of self-attention.
+        use_flash_attention: memory-efficient attention of PyTorch.
+
+    Raises:
+        InputError: for settings that MONAI's network refuses.
     """
 
-    def __init__(self, schema: MetadataSchema, conditioning: str = "concat", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        schema: MetadataSchema,
+        conditioning: str = "concat",
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        num_res_blocks: Sequence[int] | int = (2, 2, 2, 2),
+        channels: Sequence[int] = (32, 64, 64, 64),
+        attention_levels: Sequence[bool] = (False, False, True, True),
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-6,
+        resblock_updown: bool = False,
+        num_head_channels: int | Sequence[int] = 8,
+        with_conditioning: bool = False,
+        transformer_num_layers: int = 1,
+        cross_attention_dim: int | None = None,
+        upcast_attention: bool = False,
+        dropout_cattn: float = 0.0,
+        include_fc: bool = True,
+        use_combined_linear: bool = False,
+        use_flash_attention: bool = False,
+    ) -> None:
         try:
-            # one class, so that the base network adds its class embedding; it is replaced below
-            super().__init__(**kwargs, num_class_embeds=1)
+            super().__init__(
+                spatial_dims=spatial_dims,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                num_res_blocks=num_res_blocks,
+                channels=channels,
+                attention_levels=attention_levels,
+                norm_num_groups=norm_num_groups,
+                norm_eps=norm_eps,
+                resblock_updown=resblock_updown,
+                num_head_channels=num_head_channels,
+                with_conditioning=with_conditioning,
+                transformer_num_layers=transformer_num_layers,
+                cross_attention_dim=cross_attention_dim,
+                # one class, so that the base network adds its class embedding; it is replaced below
+                num_class_embeds=1,
+                upcast_attention=upcast_attention,
+                dropout_cattn=dropout_cattn,
+                include_fc=include_fc,
+                use_combined_linear=use_combined_linear,
+                use_flash_attention=use_flash_attention,
+            )
         except ValueError as error:
             raise InputError(f"the network cannot be built from these settings: {error}") from error
         #: label and attributes that :meth:`forward` is conditioned on

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -182,3 +184,11 @@ def test_sides_that_the_levels_cannot_halve_are_refused():
 def test_widths_that_do_not_fit_are_refused_with_monais_reason():
     with pytest.raises(InputError, match="cannot be built.*num_groups"):
         make(channels=(15, 30))
+
+
+def test_its_arguments_and_defaults_are_monais():
+    own, theirs = (
+        dict(inspect.signature(network).parameters) for network in (MetadataDiffusionUNet, DiffusionModelUNet)
+    )
+    shown = {name: parameter.default for name, parameter in own.items() if name not in ("schema", "conditioning")}
+    assert shown == {name: parameter.default for name, parameter in theirs.items() if name != "num_class_embeds"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from copy import deepcopy
 from io import StringIO
@@ -35,26 +36,73 @@ class TextDiffusionUNet(DiffusionModelUNet):
     Args:
         text_encoder: turns codes into context; follows the network to its device.
         pooled: add the state of a caption's last token, which sums it up, to the timestep embedding as well, projected,
-            so that every residual block hears the caption: small networks obey it sooner. The projection begins at
-            zero, so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
-        kwargs: arguments of ``monai.networks.nets.DiffusionModelUNet`` (``spatial_dims``, ``channels``, …).
+            so that every residual block receives the caption: small networks follow it sooner. The projection begins
+            at zero, so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
+        spatial_dims: 2 for images.
+        in_channels, out_channels: of images or latents; alike, as the network predicts what it sees.
+        num_res_blocks: residual blocks of a level, or of each.
+        channels: of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        attention_levels: whether a level has attention to the caption, one a level.
+        norm_num_groups: of group normalization.
+        norm_eps: of it.
+        resblock_updown: residual blocks halve and double, in place of convolutions.
+        num_head_channels: channels of an attention head, or of each level's.
+        transformer_num_layers: of the blocks that attend to the caption.
+        upcast_attention: attention in float32 under autocast.
+        dropout_cattn: of cross-attention, in [0, 1).
+        include_fc: a linear layer behind self-attention.
+        use_combined_linear: one linear layer for query, key and value of self-attention.
+        use_flash_attention: memory-efficient attention of PyTorch.
 
     Raises:
-        InputError: for settings that MONAI's network refuses or that do not fit the text encoder.
+        InputError: for settings that MONAI's network refuses.
     """
 
-    def __init__(self, text_encoder: FrozenTextEncoder, pooled: bool = False, **kwargs: Any) -> None:
-        # one class, so that the base network adds its class embedding; it is replaced below
-        given = {
-            "with_conditioning": True,
-            "cross_attention_dim": text_encoder.dim,
-            "num_class_embeds": 1 if pooled else None,
-        }
-        for name, value in given.items():
-            if kwargs.get(name, value) != value:
-                raise InputError(f"{name} = {kwargs[name]!r}: with this text encoder it is {value!r}; leave it out")
+    def __init__(
+        self,
+        text_encoder: FrozenTextEncoder,
+        pooled: bool = False,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        num_res_blocks: Sequence[int] | int = (2, 2, 2, 2),
+        channels: Sequence[int] = (32, 64, 64, 64),
+        attention_levels: Sequence[bool] = (False, False, True, True),
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-6,
+        resblock_updown: bool = False,
+        num_head_channels: int | Sequence[int] = 8,
+        transformer_num_layers: int = 1,
+        upcast_attention: bool = False,
+        dropout_cattn: float = 0.0,
+        include_fc: bool = True,
+        use_combined_linear: bool = False,
+        use_flash_attention: bool = False,
+    ) -> None:
         try:
-            super().__init__(**{**kwargs, **given})
+            super().__init__(
+                spatial_dims=spatial_dims,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                num_res_blocks=num_res_blocks,
+                channels=channels,
+                attention_levels=attention_levels,
+                norm_num_groups=norm_num_groups,
+                norm_eps=norm_eps,
+                resblock_updown=resblock_updown,
+                num_head_channels=num_head_channels,
+                with_conditioning=True,
+                transformer_num_layers=transformer_num_layers,
+                cross_attention_dim=text_encoder.dim,
+                # one class, so that the base network adds its class embedding; it is replaced below
+                num_class_embeds=1 if pooled else None,
+                upcast_attention=upcast_attention,
+                dropout_cattn=dropout_cattn,
+                include_fc=include_fc,
+                use_combined_linear=use_combined_linear,
+                use_flash_attention=use_flash_attention,
+            )
         except ValueError as error:
             raise InputError(f"the network cannot be built from these settings: {error}") from error
         self.pooled = pooled
