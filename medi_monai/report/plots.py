@@ -120,7 +120,7 @@ def sweep_curves(
     styles = arm_styles(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    names = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "accuracy of the worst group"}
+    names = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
     for axes, (name, title) in zip(panels, names.items()):
         for arm in arms:
             rows = [point for point in points if point["arm"] == arm]
@@ -180,8 +180,8 @@ def correlation_curves(correlation: Mapping[str, Any], titles: Mapping[str, str]
     for arm in arms:
         curve = [(row["level"], row["value"], row["ci95"]) for row in correlation["arms"][arm]["curve"]]
         _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
-    axes.set(xlabel="correlation of class and center in training: 0 independent, 1 complete")
-    axes.set(ylabel="balanced accuracy, correlation undone")
+    axes.set(xlabel="correlation of class and center in training")
+    axes.set(ylabel="balanced accuracy on a balanced test")
     plain_axes(axes, "y")
     _name_points(axes, correlation["levels"], False)
     arm_legend(figure, arms, styles, titles)

@@ -69,7 +69,7 @@ def probing(names=ARMS, centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=
         "test": {
             "n": 3517,
             "patients": 32,
-            "what": "combinations that training never saw",
+            "what": "combinations not seen in training",
             "groups": [{"values": {"tumor": "T0", "center": name}, "n": 5, "seen": False} for name in centers],
         },
         "training": {"n": 8814, "patients": 74, "validation": 768, "classes": list(classes)},
@@ -109,28 +109,33 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert row_of(text, "Real + MeDi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
     assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
     # differences: of balanced accuracy with a p value over patients, of the worst group one that is undefined
-    assert row_of(text, "Real + Class-only (CLS)", 1) == ["0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
-    assert row_of(text, "Real + Class-only (CLS)", 2) == ["0.120 (0.070 to 0.400)", "–", "0.002", "0.006"]
+    pair = "MeDi − Class-only (CLS)"
+    assert row_of(text, pair) == ["+0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
+    assert row_of(text, pair, 1) == ["+0.120 (0.070 to 0.400)", "–", "0.002", "0.006"]
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
-    assert "What Real + MeDi adds" in text and "bc7e5d" in text
+    assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.006 (Holm)." in text
+    assert "Differences between MeDi and other arms" in text and "bc7e5d" in text
     # two forests, two sweeps, the correlation
-    assert text.count("<img") == 5 and "More or fewer centers" not in text
+    assert text.count("<img") == 5 and "Accuracy by number of centers" not in text
 
 
 def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     text = text_of(tmp_path, probing())
-    assert "510 of 1,000 test images of this sweep (51%)" in text
-    assert "2 test groups have fewer than 10 images" in text and "draws of the training patients: over" not in text
+    assert "510 of 1,000 test images here (51%) are of patients" in text
+    assert "2 test groups with fewer than 10 images" in text and "draws of training patients, no p value" not in text
     content = probing(repeats=3)
     content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
     content["arms"]["cls"]["training"]["converged"] = 0.5
     content["sweeps"]["ratio"][-1]["num_added"] = 700.0
     text = text_of(tmp_path, content)
-    assert "no p value can be below 0.25" in text and "images (Class-only (CLS): 10, MeDi: 20)" in text
-    assert "did not reach their optimum: cls" in text
-    assert "asks for: Real + MeDi has 700 for 1,000 real ones where the ratio is 2." in text
+    assert "no p value over draws can be below 0.25" in text and "images (Class-only (CLS): 10, MeDi: 20)" in text
+    assert "did not converge: Real + Class-only (CLS)" in text
+    assert (
+        "Too few generated images for the largest ratio: Real + MeDi has 700 for 1,000 real images at a ratio of 2."
+        in text
+    )
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
@@ -146,8 +151,8 @@ def test_one_arm_no_sweep_no_square_and_no_demographics(tmp_path):
     content["shortcut"]["correlation"] = {"levels": [], "arms": {}, "num_squares": 0}
     content["demographics"] = []
     text = text_of(tmp_path, content)
-    assert "the correlation cannot be varied" in text and text.count("<img") == 1 and "Real + other" in text
-    assert "adds" not in text and "Gaps between groups" not in text
+    assert "Not measured: no two classes" in text and text.count("<img") == 1 and "Real + other" in text
+    assert "Differences between" not in text and "Gaps between demographic groups" not in text
 
 
 def test_many_centers_are_cut_and_counted(tmp_path):

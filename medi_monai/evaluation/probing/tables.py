@@ -63,10 +63,10 @@ def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
 def _tested_on(groups: Sequence[TestGroup]) -> str:
     unseen = sum(not group.seen for group in groups)
     if unseen == len(groups):
-        return "combinations that training never saw"
+        return "combinations not seen in training"
     if unseen == 0:
-        return "other patients, of combinations that training holds"
-    return f"other patients; {unseen} of {len(groups)} combinations were never in training"
+        return "other patients, combinations seen in training"
+    return f"other patients; {unseen} of {len(groups)} combinations not seen in training"
 
 
 def describe_training(protocol: ProbeProtocol) -> TrainingSet:
