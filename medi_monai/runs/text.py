@@ -21,7 +21,7 @@ from medi_monai.cohort.table import require_columns
 from medi_monai.engines.classifiers.accuracy import chance_warnings
 from medi_monai.engines.clip import train_clip
 from medi_monai.engines.distributed import main_process_first
-from medi_monai.networks.classifier import AttributeClassifier, ClassifierEnsemble, load_classifier
+from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
 from medi_monai.runs.preparing import audit_run
@@ -201,32 +201,24 @@ def load_readers(
         device: where to.
 
     Raises:
-        InputError: for a classifier without the attribute, or where two of them are the same, also as a member of an
-            ensemble.
+        InputError: for a classifier without the attribute, or where two of them are the same.
     """
-    found: dict[str, AttributeClassifier] = {}
+    readers: dict[str, AttributeClassifier] = {}
     for name, spec in (("guide", guide), ("validation", validation), ("judge", judge)):
         if spec is None:
             continue
         reader = load_classifier(spec, device)
-        for one in joint_attributes(attribute):
-            reader.column(one)
-        for other, earlier in found.items():
-            if any(part in _parts(earlier) for part in _parts(reader)):
+        for column in joint_attributes(attribute):
+            reader.column(column)
+        for other, earlier in readers.items():
+            if earlier.describe() == reader.describe():
                 raise InputError(
-                    f"the {name} classifier is the {other}, or a part of it: what it says of the result would be "
-                    "worthless. Train another one, on other patients and with another seed"
+                    f"the {name} classifier is the same as the {other}: it cannot check it. Train another one, on "
+                    "other patients and with another seed"
                 )
-        found[name] = reader
+        readers[name] = reader
         _warn_at_chance(name, reader, attribute)
-    return found
-
-
-def _parts(reader: AttributeClassifier) -> list[dict[str, Any]]:
-    """The classifiers that an ensemble is made of; one by itself is its own part."""
-    if not isinstance(reader, ClassifierEnsemble):
-        return [reader.describe()]
-    return [part for member in reader.members if isinstance(member, AttributeClassifier) for part in _parts(member)]
+    return readers
 
 
 def _warn_at_chance(name: str, reader: AttributeClassifier, attribute: str) -> None:

@@ -187,7 +187,7 @@ def test_several_processes_are_refused(bundle, classifiers, monkeypatch):
         ({"attribute": "centre"}, "unknown attribute 'centre'"),
         ({"target": {"North": 0.7, "South": 0.7}}, "sums to 1.4, not to 1"),
         ({"encoder": "none"}, "unknown encoder 'none'"),
-        ({"judge": "guide"}, "worthless"),
+        ({"judge": "guide"}, "cannot check"),
     ],
 )
 def test_mistakes_end_in_one_line(bundle, classifiers, options, words):

@@ -1,13 +1,10 @@
 import json
-import math
 
 import pytest
 import torch
-from torch import nn
 
 from medi_monai.networks.classifier import (
-    ClassifierEnsemble,
-    OffTheShelfClassifier,
+    AttributeClassifier,
     SubgroupClassifier,
     load_classifier,
     save_classifier,
@@ -15,7 +12,6 @@ from medi_monai.networks.classifier import (
 from medi_monai.utils.errors import InputError
 
 ATTRIBUTES = {"sex": ["female", "male"], "lesion": ["left", "none", "right"]}
-FOLD = {"lesion": ["none", "right", "left"], "sex": ["male", "female"]}
 
 
 def small(attributes=ATTRIBUTES, seed=0, **options):
@@ -25,26 +21,6 @@ def small(attributes=ATTRIBUTES, seed=0, **options):
 
 def images(count=3, size=16, seed=1, dtype=torch.float32):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
-
-
-class Brightness(nn.Module):
-    """Log-odds of two values that are known by hand: ``scale`` times the mean of the input."""
-
-    def __init__(self, scale=1.0, kind="logits"):
-        super().__init__()
-        self.scale, self.kind = nn.Parameter(torch.tensor(float(scale))), kind
-
-    def forward(self, inputs):
-        odds = self.scale * inputs.mean((1, 2, 3))
-        both = torch.stack([torch.zeros_like(odds), odds], 1)
-        return {
-            "logits": both,
-            "odds": odds[:, None],
-            "by_name": {"sex": both},
-            "object": type("Output", (), {"logits": both})(),
-            "blind": both.detach(),
-            "nan": both / 0 * 0,
-        }[self.kind]
 
 
 class TestSubgroupClassifier:
@@ -151,103 +127,22 @@ class TestFiles:
         with pytest.raises(InputError, match="do not fit the classifier.*head"):
             load_classifier(tmp_path)
 
+    def test_a_classifier_of_ones_own_is_frozen_and_what_is_none_is_refused(self):
+        class Brightness(AttributeClassifier):
+            """Log-odds of two values that are known by hand."""
 
-class TestOffTheShelf:
-    @pytest.mark.parametrize("kind", ["logits", "odds", "by_name", "object"])
-    def test_normalizes_and_takes_every_kind_of_answer(self, kind):
-        wrapped = OffTheShelfClassifier(
-            Brightness(kind=kind), {"sex": ["f", "m"]}, 16, [0.5, 0.4, 0.3], [0.1, 0.2, 0.5]
-        )
-        pixels = images(5, 16)
-        scaled = (pixels.double() + 1) / 2
-        expected = sum(
-            (scaled[:, c].mean((1, 2)) - m) / s for c, (m, s) in enumerate([(0.5, 0.1), (0.4, 0.2), (0.3, 0.5)])
-        )
-        probability = 1 / (1 + torch.exp(-expected / 3))
-        assert torch.allclose(wrapped.log_probabilities(pixels)["sex"][:, 1].exp().double(), probability, atol=1e-5)
+            def __init__(self):
+                super().__init__({"sex": ["female", "male"]}, None)
+                self.scale = torch.nn.Parameter(torch.tensor(2.0))
 
-    def test_gray_modules_get_one_channel(self):
-        wrapped = OffTheShelfClassifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), ATTRIBUTES, 8, channels=1)
-        assert {name: tuple(v.shape) for name, v in wrapped(images(2, 8)).items()} == {"sex": (2, 2), "lesion": (2, 3)}
+            def logits(self, images):
+                odds = self.scale * images.mean((1, 2, 3))
+                return torch.stack([torch.zeros_like(odds), odds], 1)
 
-    @pytest.mark.parametrize(
-        ("module", "options", "message"),
-        [
-            (Brightness(), {"attributes": {"sex": ["a", "b", "c"]}}, r"gives \(2, 2\) for 2 images.*\(2, 3\)"),
-            (Brightness(kind="by_name"), {"attributes": {"age": ["a", "b"]}}, "attribute of the module 'age'"),
-            (Brightness(kind="blind"), {}, "passes no gradient to the images"),
-            (Brightness(kind="nan"), {}, "not finite"),
-            (nn.Linear(7, 2), {}, "Linear cannot read images of 16 x 16"),
-            (Brightness(), {"std": [0.5, 0.5]}, "one number for each of 3 channels"),
-            (Brightness(), {"channels": 2}, "channels = 2"),
-        ],
-    )
-    def test_modules_that_do_not_serve(self, module, options, message):
-        with pytest.raises(InputError, match=message):
-            OffTheShelfClassifier(module, **{"attributes": {"sex": ["f", "m"]}, "image_size": 16, **options})
-
-    def test_by_config_with_weights(self, tmp_path):
-        config = {
-            "_target_": "monai.networks.nets.EfficientNetBN",
-            "model_name": "efficientnet-b0",
-            "pretrained": False,
-            "num_classes": 2,
-            "weights": "sex.pt",
-            "attributes": {"sex": ["female", "male"]},
-            "image_size": 32,
-        }
-        from monai.networks.nets import EfficientNetBN
-
-        torch.manual_seed(0)
-        network = EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=2).eval()
-        torch.save({"state_dict": network.state_dict()}, tmp_path / "sex.pt")
-        (tmp_path / "sex.json").write_text(json.dumps(config))
-        for spec in (tmp_path / "sex.json", {**config, "weights": str(tmp_path / "sex.pt")}):
-            loaded = load_classifier(spec).train()
-            assert torch.equal(loaded(images(2, 32))["sex"], network(images(2, 32)))
-            assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-    @pytest.mark.parametrize(
-        ("config", "message"),
-        [
-            ({"attributes": ATTRIBUTES}, "has `_target_`"),
-            ({"_target_": "torch.nn.Flatten", "module": nn.Flatten(), "attributes": ATTRIBUTES}, "has `_target_`"),
-            ({"_target_": "torch.nn.Flatten"}, "needs `attributes`"),
-            ({"_target_": "torch.nn.Flattn", "attributes": ATTRIBUTES}, "'torch.nn.Flattn' cannot be made"),
-            ({"_target_": "torch.nn.Linear", "in_features": 3, "attributes": ATTRIBUTES}, "out_features"),
-            ({"_target_": "math.sqrt", "x": 4, "attributes": ATTRIBUTES}, "sqrt"),
-            ({"_target_": "torch.nn.Flatten", "weights": "nowhere.pt", "attributes": ATTRIBUTES}, "nowhere.pt"),
-        ],
-    )
-    def test_configs_that_cannot_be(self, config, message):
-        with pytest.raises(InputError, match=message):
-            load_classifier(config)
-
-
-class TestEnsemble:
-    def test_is_the_mean_of_the_probabilities(self):
-        members = [small(seed=1), small(FOLD, seed=2, image_size=24)]
-        ensemble = ClassifierEnsemble(members)
-        pixels = images(4, 20)
-        female = [members[0](pixels)["sex"].softmax(1)[:, 0], members[1](pixels)["sex"].softmax(1)[:, 1]]
-        found = ensemble.log_probabilities(pixels)
-        assert torch.allclose(found["sex"][:, 0].exp(), sum(female) / 2, atol=1e-6)
-        right = [members[0](pixels)["lesion"].softmax(1)[:, 2], members[1](pixels)["lesion"].softmax(1)[:, 1]]
-        assert torch.allclose(found["lesion"][:, 2].exp(), sum(right) / 2, atol=1e-6)
-        assert torch.allclose(ensemble(pixels)["sex"], found["sex"], atol=1e-6)
-
-    def test_stays_finite_where_members_are_sure(self):
-        members = [OffTheShelfClassifier(Brightness(sign * 1e4), {"sex": ["f", "m"]}, 16) for sign in (1, 1)]
-        found = ClassifierEnsemble(members).log_probabilities(torch.ones(1, 3, 16, 16))["sex"]
-        assert found[0].tolist() == pytest.approx([-1e4, 0], rel=1e-5) and math.isfinite(found.sum())
-
-    def test_keeps_what_all_read(self, tmp_path):
-        save_classifier(tmp_path / "one", small())
-        save_classifier(tmp_path / "two", small({"sex": ["female", "male"], "age": ["old", "young"]}))
-        ensemble = load_classifier([tmp_path / "one", tmp_path / "two"])
-        assert ensemble.attributes == {"sex": ("female", "male")}
-        assert len(ensemble.describe()["members"]) == 2
-        with pytest.raises(InputError, match="no attribute in common"):
-            ClassifierEnsemble([small(), small({"age": ["old", "young"]})])
-        with pytest.raises(InputError, match="one classifier or more"):
-            load_classifier([])
+        own = load_classifier(Brightness()).train()
+        assert not own.training and not own.scale.requires_grad
+        odds = own.log_probabilities(torch.full((1, 3, 9, 7), 0.25))["sex"]
+        assert (odds[0, 1] - odds[0, 0]).item() == pytest.approx(0.5)
+        for wrong in ({"_target_": "torch.nn.Flatten"}, ["one", "two"], 3):
+            with pytest.raises(InputError, match="the folder of its training"):
+                load_classifier(wrong)

@@ -64,10 +64,8 @@ def test_three_different_classifiers(classifiers, capsys):
 def test_a_classifier_cannot_judge_itself(classifiers):
     one, two, three = classifiers
     for given, message in (
-        ((one, one, None), "the validation classifier is the guide"),
-        ((one, two, one), "the judge classifier is the guide"),
-        (([one, two], three, two), "the judge classifier is the guide, or a part of it"),
-        (([one, [two, three]], None, three), "the judge classifier is the guide, or a part of it"),
+        ((one, one, None), "the validation classifier is the same as the guide"),
+        ((one, two, one), "the judge classifier is the same as the guide"),
     ):
         with pytest.raises(InputError, match=message):
             load_readers(*given, "sex")

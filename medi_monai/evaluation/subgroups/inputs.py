@@ -111,22 +111,14 @@ def _readers(classifiers: Mapping[str, Any], device: str | torch.device) -> dict
     if classifiers.get("judge") is None:
         raise InputError("there is no judge: give --judge, a classifier that neither guided nor validated")
     found = {name: load_classifier(spec, device) for name, spec in classifiers.items() if spec is not None}
-    own = _weights(found["judge"].describe())
+    own = found["judge"].describe()["weights_sha256"]
     for name, reader in found.items():
-        if name != "judge" and own & _weights(reader.describe()):
+        if name != "judge" and own == reader.describe()["weights_sha256"]:
             raise InputError(
-                f"the judge and the {name} classifier are the same ({min(own)[:12]}): whoever had a say in the tuning "
+                f"the judge and the {name} classifier are the same ({own[:12]}): whoever had a say in the tuning "
                 "cannot judge it. Train another one with other settings and another seed, on other patients"
             )
     return found
-
-
-def _weights(described: Mapping[str, Any]) -> set[str]:
-    # of an ensemble, its members count
-    members = described.get("members")
-    if members:
-        return {digest for member in members for digest in _weights(member)}
-    return {described["weights_sha256"]}
 
 
 def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:

@@ -16,7 +16,7 @@ from medi_monai.evaluation.subgroups.quality import diversity
 from medi_monai.evaluation.subgroups.run import _dealt, evaluate_alignment_run
 from medi_monai.evaluation.subgroups.shares import look
 from medi_monai.metrics.resampling import wilson_interval
-from medi_monai.networks.classifier import AttributeClassifier, SubgroupClassifier, load_classifier, save_classifier
+from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.results import read_results, read_schema
 from medi_monai.utils.errors import InputError
@@ -210,16 +210,6 @@ def test_arms_without_pairs_are_pointed_out(data, tmp_path):
     other = sampled(tmp_path / "other", ["bright"] * 30 + ["dark"] * 30, 1, number=numbers)
     content = run(data, tmp_path, arms={**data[1], "after": other})
     assert any("Consistency could not be measured" in one["text"] for one in content["warnings"])
-
-
-def test_a_member_of_the_guides_ensemble_is_no_judge(data, tmp_path):
-    torch.manual_seed(0)
-    members = []
-    for name in ("one", "two"):
-        save_classifier(tmp_path / name, SubgroupClassifier({"shade": VALUES}, 16, 8))
-        members.append(str(tmp_path / name))
-    with pytest.raises(InputError, match="the judge and the guide classifier are the same"):
-        run(data, tmp_path, judge=load_classifier(members[0]), guide=members)
 
 
 def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
