@@ -16,11 +16,9 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.optional import is_installed, quiet_stderr
 from medi_monai.wsi.color import from_optical_density, optical_density
 
-__all__ = ["BACKENDS", "BACKEND_TOLERANCE", "CpuPixels", "GpuPixels", "check_backend", "gpu_obstacle", "select_pixels"]
+__all__ = ["BACKENDS", "CpuPixels", "GpuPixels", "check_backend", "gpu_obstacle", "select_pixels"]
 
 BACKENDS = ("auto", "cpu", "gpu")
-#: levels by which CPU and GPU may differ: mean over a patch, and any one value
-BACKEND_TOLERANCE = (0.1, 2)
 _LN10 = math.log(10)
 _DENSITY = optical_density(np.arange(256, dtype=np.uint8))
 

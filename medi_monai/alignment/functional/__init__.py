@@ -12,7 +12,6 @@ from medi_monai.alignment.functional.targets import (
     SEPARATOR,
     SubgroupTarget,
     check_shares,
-    group_probabilities,
     make_target,
 )
 from medi_monai.alignment.functional.transport import TransportLabels, apportion, subset_counts, transport_labels
@@ -31,7 +30,6 @@ __all__ = [
     "consistency_loss",
     "consistency_weights",
     "form_and_color_loss",
-    "group_probabilities",
     "images_to_change",
     "make_target",
     "step_coefficients",

@@ -12,15 +12,12 @@ import torch
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from medi_monai.diffusion import NoiseSchedule, denoiser, sampling_timesteps
-from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.errors import InputError
 
-__all__ = ["ROLLOUTS", "SIZES", "Rollout", "adjusted_direct", "step_coefficients", "truncated"]
+__all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "step_coefficients", "truncated"]
 
 #: ``(x_t, timesteps) -> prediction``, conditions, guidance and autocast bound
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-#: the size that the coefficients of all steps are brought to in :func:`adjusted_direct`
-SIZES = ("geometric", "mean")
 
 
 class Rollout:
@@ -71,7 +68,6 @@ def truncated(
     last_steps: int | None = None,
     checkpoint: bool = True,
     clip: float | None = 1.0,
-    straight_through: bool = False,
 ) -> Rollout:
     """The true gradient through the last K steps of DDIM, none through those before (Clark et al. 2023, DRaFT-K).
 
@@ -86,12 +82,10 @@ def truncated(
         checkpoint: keep the latents alone and evaluate the network again on the way back: the activations are those of
             one step, at half as much work again.
         clip: the denoised image lies in [-clip, clip]; ``None`` for latents.
-        straight_through: where the denoised image was clipped, its gradient is that of the clamp, zero, and the pixel
-            (the black around a head) does not pull. Set, the clamp counts as the identity on the way back.
     """
     steps = _steps(schedule, num_steps, last_steps)
     first = num_steps - (num_steps if last_steps is None else last_steps)
-    denoise = _denoiser(predict, schedule, objective, clip, straight_through)
+    denoise = denoiser(predict, schedule, objective, clip)
     with torch.no_grad():
         sample = noise.detach()
         for now, later in steps[:first]:
@@ -115,14 +109,13 @@ def adjusted_direct(
     num_steps: int,
     last_steps: int | None = None,
     clip: float | None = 1.0,
-    size: str = "geometric",
 ) -> Rollout:
     """The adjusted direct gradient (Shen et al., arXiv 2311.07604, adjusted direct finetuning).
 
     The gradient through a long chain of steps explodes. Here latents count as constants where they enter the network,
     so that the image is a linear function of the predictions with the coefficients of :func:`step_coefficients`, and
-    those are replaced by numbers of one size: every step that has a gradient counts alike. The paper does so for
-    predictions of epsilon and makes the size 1; here it is for whatever the network predicts.
+    those are replaced by numbers of one size, their geometric mean: every step that has a gradient counts alike. The
+    paper does so for predictions of epsilon and makes the size 1; here it is for whatever the network predicts.
 
     Latents are stored, and the network is evaluated again step by step on the way back: activations are those of one
     step.
@@ -137,20 +130,15 @@ def adjusted_direct(
         num_steps: network evaluations, 1 to T.
         last_steps: K, the steps that have a gradient; left out, all.
         clip: the denoised image lies in [-clip, clip]; ``None`` for latents.
-        size: the mean of the K coefficients' sizes that takes their place. ``geometric`` is ours: with the epsilon
-            objective the first coefficient is the noise-to-signal ratio at T and decides the ``mean`` (1,350 against
-            0.5 at 15 steps of the cosine schedule). With the v objective the two are close (0.10 and 0.09).
     """
-    if size not in SIZES:
-        raise unknown_value("size of the coefficients", size, SIZES)
     steps = _steps(schedule, num_steps, last_steps)
     count = num_steps if last_steps is None else last_steps
     coefficients = step_coefficients(schedule, objective, num_steps)[num_steps - count :]
-    sizes = coefficients.abs()
-    common = sizes.mean() if size == "mean" else sizes.log().mean().exp()
+    # an arithmetic mean of epsilon's is decided by the first, the noise-to-signal ratio at T
+    common = coefficients.abs().log().mean().exp()
     weights = (common * coefficients.sign()).tolist()
 
-    denoise = _denoiser(predict, schedule, objective, clip, straight_through=False)
+    denoise = denoiser(predict, schedule, objective, clip)
     stored: list[tuple[torch.Tensor, int, float]] = []
     with torch.no_grad():
         sample = noise.detach()
@@ -196,27 +184,6 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
 
 
 _NOTHING_TO_TUNE = "the network's prediction depends on no parameter that requires a gradient: nothing can be tuned"
-
-
-class _StraightThrough(torch.autograd.Function):
-    """A clamp whose gradient is that of the identity."""
-
-    @staticmethod
-    def forward(ctx, image: torch.Tensor, clip: float) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        return image.clamp(-clip, clip)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[no-untyped-def]
-        return gradient, None
-
-
-def _denoiser(
-    predict: Predict, schedule: NoiseSchedule, objective: str, clip: float | None, straight_through: bool
-) -> Predict:
-    if clip is None or not straight_through:
-        return denoiser(predict, schedule, objective, clip)
-    free, bound = denoiser(predict, schedule, objective, None), clip
-    return lambda noisy, timesteps: _StraightThrough.apply(free(noisy, timesteps), bound)
 
 
 def _ddim_step(denoise: Predict, sample: torch.Tensor, now: int, later: int, schedule: NoiseSchedule) -> torch.Tensor:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ __all__ = [
     "SEPARATOR",
     "SubgroupTarget",
     "check_shares",
-    "group_probabilities",
     "joint_attributes",
     "make_target",
     "parts_of",
@@ -58,40 +58,24 @@ class SubgroupTarget:
             return torch.tensor(self.probabilities, dtype=torch.float32)
         return torch.tensor(self.probabilities, dtype=like.dtype, device=like.device)
 
-    def group_probabilities(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """``(N, G)`` joint probabilities from a classifier's ``(N, V)`` of each attribute; see the function."""
-        return group_probabilities(probabilities, self.attributes)
-
     def log_probabilities(self, logits: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """``(N, G)`` log-probabilities from a classifier's logits ``(N, V)`` of each attribute.
 
-        Never by way of a probability, so that a sure classifier still has a gradient.
+        The attributes are taken as independent given the image. Never by way of a probability, so that a sure
+        classifier still has a gradient.
+
+        Raises:
+            InputError: for an attribute that the classifier does not have.
         """
-        parts = [part.float().log_softmax(1) for part in _parts(logits, self.attributes)]
-        return _outer(parts, torch.add)
+        for name in self.attributes:
+            if name not in logits:
+                raise unknown_value("attribute", name, logits, "The classifier reads these alone.")
+        by_attribute = [logits[name].float().log_softmax(1) for name in self.attributes]
+        return reduce(lambda joint, own: (joint[:, :, None] + own[:, None, :]).flatten(1), by_attribute)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: attributes, and the share of each group."""
         return {"attributes": list(self.attributes), "target": dict(zip(self.names, self.probabilities))}
-
-
-def group_probabilities(probabilities: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> torch.Tensor:
-    """Join what a classifier says of several attributes.
-
-    The heads of a classifier are taken as independent given the image: the probability of a combination is the product
-    of those of its values.
-
-    Args:
-        probabilities: per attribute ``(N, V)``, rows that sum to 1, values in the order of the classifier.
-        attributes: those to join; the last runs fastest.
-
-    Returns:
-        ``(N, G)``, G the product of the numbers of values.
-
-    Raises:
-        InputError: for an attribute that the classifier does not have.
-    """
-    return _outer(_parts(probabilities, attributes), torch.mul)
 
 
 def make_target(
@@ -291,20 +275,6 @@ def _total(spec: Mapping[str, Any], what: str, open_end: bool = False) -> float:
         hint = "give shares such as 0.5, not percent" if total > 1.5 else "shares have to sum to 1"
         raise InputError(f"the {what} sums to {total:.8g}, not to 1: {hint}")
     return total
-
-
-def _parts(per_attribute: Mapping[str, torch.Tensor], attributes: Sequence[str]) -> list[torch.Tensor]:
-    for name in attributes:
-        if name not in per_attribute:
-            raise unknown_value("attribute", name, per_attribute, "The classifier reads these alone.")
-    return [per_attribute[name] for name in attributes]
-
-
-def _outer(parts: Sequence[torch.Tensor], join: Any) -> torch.Tensor:
-    joint = parts[0]
-    for part in parts[1:]:
-        joint = join(joint[:, :, None], part[:, None, :]).flatten(1)
-    return joint
 
 
 @dataclass(frozen=True)

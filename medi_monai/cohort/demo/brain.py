@@ -22,7 +22,6 @@ __all__ = [
     "Brain",
     "View",
     "brain_of",
-    "draw_brain",
     "draw_slice",
     "view_of",
 ]
@@ -108,28 +107,6 @@ class View:
     gain: float
     offset: float
     noise: float
-
-
-def draw_brain(
-    sex: str, age: float, lesion: str = "absent", seed: int = 0, image_size: int = 64, level: float = 0.0
-) -> Array:
-    """One slice of a patient, a function of the arguments alone.
-
-    Args:
-        sex: one of :data:`SEXES`.
-        age: years, within :data:`AGES`.
-        lesion: one of :data:`LESIONS`.
-        seed: another seed is another patient.
-        image_size: side in pixels, at least 16; the anatomy is the same at any size.
-        level: height of the slice, from -1 to 1.
-
-    Returns:
-        ``(image_size, image_size)`` uint8, forehead up.
-
-    Raises:
-        InputError: for a value that is not allowed.
-    """
-    return draw_slice(brain_of(sex, age, lesion, seed), view_of(seed, level), image_size)
 
 
 def brain_of(sex: str, age: float, lesion: str, seed: int) -> Brain:

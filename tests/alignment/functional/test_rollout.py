@@ -152,12 +152,11 @@ def test_coefficients_of_noise_add_up_to_the_ratio_of_noise_to_signal():
     assert total == pytest.approx(-math.sqrt((1 - alpha_bar) / alpha_bar), rel=1e-12)
 
 
-@pytest.mark.parametrize("size", ["geometric", "mean"])
-def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand(size):
+def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     # two steps, eps = w x: x1 = (a1/a0) x0 + (s1 - a1 s0/a0) w x0, and the loss is the image itself
     weight = torch.tensor(0.3, requires_grad=True)
     schedule, start = NoiseSchedule("linear", 10), torch.tensor([[0.7]])
-    made = adjusted_direct(lambda x, t: weight * x, start, schedule, "epsilon", 2, clip=None, size=size)
+    made = adjusted_direct(lambda x, t: weight * x, start, schedule, "epsilon", 2, clip=None)
     made.backward(made.images.sum())
 
     abar0, abar1 = schedule.alphas_cumprod[9].item(), schedule.alphas_cumprod[0].item()
@@ -165,7 +164,7 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand(size):
     x0 = 0.7
     x1 = math.sqrt(abar1) * (x0 / math.sqrt(abar0) + (r1 - r0) * 0.3 * x0)
     c0, c1 = r0 - r1, r1
-    common = (c0 + c1) / 2 if size == "mean" else math.sqrt(c0 * c1)
+    common = math.sqrt(c0 * c1)
     assert weight.grad.item() == pytest.approx(-common * (x0 + x1), rel=1e-5)
     # the image is what the coefficients say: x0 / a0 - c0 eps0 - c1 eps1
     assert made.images.item() == pytest.approx(x0 / math.sqrt(abar0) - c0 * 0.3 * x0 - c1 * 0.3 * x1, rel=1e-5)
@@ -207,26 +206,19 @@ def test_with_one_step_and_no_clamp_both_kinds_have_the_same_gradient(network, n
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
-def test_a_clipped_pixel_pulls_straight_through_alone(num_steps):
+def test_a_clipped_pixel_pulls_with_the_adjusted_gradient_alone(num_steps):
     bias = nn.Parameter(torch.full((2,), -9.0))  # eps of -9: the image is far beyond 1 in both pixels
-    found = {}
-    for name, kind, options in (
-        ("true", truncated, {}),
-        ("straight", truncated, {"straight_through": True}),
-        ("adjusted", adjusted_direct, {}),
-    ):
-        made = kind(lambda x, t: bias.expand_as(x), torch.zeros(3, 2), SCHEDULE, "epsilon", num_steps, **options)
+    pulls = {}
+    for name, kind in (("true", truncated), ("adjusted", adjusted_direct)):
+        made = kind(lambda x, t: bias.expand_as(x), torch.zeros(3, 2), SCHEDULE, "epsilon", num_steps)
         assert torch.equal(made.images, torch.ones(3, 2))
         made.backward(made.images[:, 0].sum())
-        found[name] = bias.grad.clone()
+        pulls[name] = bias.grad.clone()
         bias.grad = None
-    assert not found["true"].any()
-    for name in ("straight", "adjusted"):
-        assert found[name][0] < 0 and found[name][1] == 0
-    # straight through, the true chain is the sum of the coefficients
-    total = step_coefficients(SCHEDULE, "epsilon", num_steps).sum().item()
+    assert not pulls["true"].any() and pulls["adjusted"][0] < 0 and pulls["adjusted"][1] == 0
     if num_steps == 1:
-        assert found["straight"][0].item() == pytest.approx(3 * total, rel=1e-4)
+        total = step_coefficients(SCHEDULE, "epsilon", 1).sum().item()
+        assert pulls["adjusted"][0].item() == pytest.approx(3 * total, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ROLLOUTS)
@@ -294,11 +286,6 @@ def test_mistakes_are_errors(kind, network, noise):
     with pytest.raises(InputError, match="nothing can be tuned"):
         made = ROLLOUTS[kind](network.requires_grad_(False), noise, SCHEDULE, "v", 2)
         made.backward(made.images.sum())
-
-
-def test_an_unknown_size_is_an_error(network, noise):
-    with pytest.raises(InputError, match="did you mean 'mean'"):
-        adjusted_direct(network, noise, SCHEDULE, "v", 2, size="means")
 
 
 def peak_bytes(run):

@@ -14,13 +14,16 @@ from medi_monai.cohort.demo.brain import (
     SEXES,
     _scan,
     brain_of,
-    draw_brain,
     draw_slice,
     view_of,
 )
 from medi_monai.utils.errors import InputError
 
 NUM_PATIENTS = 1200
+
+
+def draw_brain(sex, age, lesion="absent", seed=0, image_size=64, level=0.0):
+    return draw_slice(brain_of(sex, age, lesion, seed), view_of(seed, level), image_size)
 
 
 def head_of(pixels):
