@@ -15,7 +15,6 @@ from medi_monai.metrics.groups import (
     calibration_error,
     equal_opportunity_gap,
     equalized_odds_gap,
-    group_mean_accuracy,
     matthews_correlation,
     worst_group_accuracy,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_of_moments",
     "frechet_distance_with_interval",
-    "group_mean_accuracy",
     "group_means",
     "holm",
     "interval_around",

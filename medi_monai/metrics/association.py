@@ -86,19 +86,19 @@ def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
     nothing = {"value": None, "ci95": None, "n": n}
     if min(rows, columns) < 2:
         return {"cramers_v": nothing, "cramers_v_uncorrected": {"value": None, "n": n}}
-    place = np.nonzero(table)
-    counts = table[place].astype(float)[None]
-    uncorrected = {"value": _root(_phi_squared(counts, place, table.shape)[0] / (min(rows, columns) - 1)), "n": n}
-    squared = _corrected_v_squared(counts, place, table.shape)[0]
+    cells = np.nonzero(table)
+    counts = table[cells].astype(float)[None]
+    uncorrected = {"value": _root(_phi_squared(counts, cells, table.shape)[0] / (min(rows, columns) - 1)), "n": n}
+    squared = _corrected_v_squared(counts, cells, table.shape)[0]
     if not np.isfinite(squared):
         return {"cramers_v": nothing, "cramers_v_uncorrected": uncorrected}
     rng = np.random.default_rng(seed_from("association", seed))
-    parts = []
+    by_block = []
     for size in _block_sizes(counts.shape[1]):
         replicates = rng.multinomial(n, counts[0] / n, size=size).astype(float)
-        parts.append(_corrected_v_squared(replicates, place, table.shape))
+        by_block.append(_corrected_v_squared(replicates, cells, table.shape))
     # too few replicates that are defined say nothing: from 0 to 1
-    edges = interval_around(squared, np.concatenate(parts)) or [0.0, 1.0]
+    edges = interval_around(squared, np.concatenate(by_block)) or [0.0, 1.0]
     interval = [_root(edge) for edge in edges]
     return {
         "cramers_v": {"value": _root(squared), "ci95": interval, "n": n},
@@ -193,26 +193,27 @@ def _without_empty(table: np.ndarray) -> np.ndarray:
     return table[table.sum(1) > 0][:, table.sum(0) > 0]
 
 
-def _phi_squared(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _phi_squared(counts: np.ndarray, cells: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
     # chi squared / n = sum of n_ij^2 / (n_i n_j) - 1; counts are (B, cells), one row per replicate
-    rows, columns = _margins(counts, place, shape)
-    expected = rows[:, place[0]] * columns[:, place[1]]
+    rows, columns = _margins(counts, cells, shape)
+    expected = rows[:, cells[0]] * columns[:, cells[1]]
     return np.divide(counts**2, expected, out=np.zeros_like(counts), where=expected > 0).sum(1) - 1
 
 
-def _corrected_v_squared(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _corrected_v_squared(counts: np.ndarray, cells: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
     n = counts[0].sum()
-    rows, columns = ((margin > 0).sum(1) - 1.0 for margin in _margins(counts, place, shape))
-    surplus = _phi_squared(counts, place, shape) - rows * columns / (n - 1)
+    rows, columns = ((margin > 0).sum(1) - 1.0 for margin in _margins(counts, cells, shape))
+    surplus = _phi_squared(counts, cells, shape) - rows * columns / (n - 1)
     most = np.minimum(rows - rows**2 / (n - 1), columns - columns**2 / (n - 1))
     return np.divide(surplus, most, out=np.full_like(surplus, np.nan), where=most > 1e-12)
 
 
-def _margins(counts: np.ndarray, place: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    cells = np.arange(counts.shape[1])
-    ones = np.ones(len(cells))
+def _margins(counts: np.ndarray, cells: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    numbers = np.arange(counts.shape[1])
+    ones = np.ones(len(numbers))
     return tuple(
-        (csr_matrix((ones, (codes, cells)), shape=(size, len(cells))) @ counts.T).T for codes, size in zip(place, shape)
+        (csr_matrix((ones, (codes, numbers)), shape=(size, len(numbers))) @ counts.T).T
+        for codes, size in zip(cells, shape)
     )
 
 

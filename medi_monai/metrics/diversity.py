@@ -77,14 +77,14 @@ def _draw_pairs(n: int, num_pairs: int, seed: int) -> np.ndarray:
 
 def _similarities(images: Features, pairs: np.ndarray, num_scales: int) -> np.ndarray:
     weights = tuple(weight / sum(WEIGHTS[:num_scales]) for weight in WEIGHTS[:num_scales])
-    found = [torch.zeros(0)]
+    by_batch = [torch.zeros(0)]
     for start in range(0, len(pairs), BATCH):
-        first, second = (torch.as_tensor(images[part]).float() / 255 for part in pairs[start : start + BATCH].T)
+        first, second = (torch.as_tensor(images[rows]).float() / 255 for rows in pairs[start : start + BATCH].T)
         similarity = multiscale_structural_similarity_index_measure(
             first, second, data_range=1.0, betas=weights, reduction="none"
         )
-        found.append(similarity.reshape(-1).cpu())
-    return torch.cat(found).double().numpy()
+        by_batch.append(similarity.reshape(-1).cpu())
+    return torch.cat(by_batch).double().numpy()
 
 
 def _standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float:

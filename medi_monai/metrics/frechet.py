@@ -41,13 +41,13 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
         InputError: for fewer than two images in either, or other dimensions.
     """
     _check_dims(first.dim, second.dim)
-    one, two = (moments.covariance.cpu().numpy() for moments in (first, second))
+    covariance, other_covariance = (moments.covariance.cpu().numpy() for moments in (first, second))
     apart = (first.mean.cpu() - second.mean.cpu()).square().sum()
-    total = float(apart) + float(np.trace(one) + np.trace(two))
+    total = float(apart) + float(np.trace(covariance) + np.trace(other_covariance))
     with threads_for(first.dim):
-        trace, error = _trace_by_eigenvalues(one, two)
+        trace, error = _trace_by_eigenvalues(covariance, other_covariance)
         if not 2 * error <= TOLERANCE * (total - 2 * trace):
-            trace = float(np.linalg.svd(_root(one).T @ _root(two), compute_uv=False).sum())
+            trace = float(np.linalg.svd(_root(covariance).T @ _root(other_covariance), compute_uv=False).sum())
     return max(total - 2 * trace, 0.0)
 
 
@@ -66,10 +66,10 @@ def frechet_distance(first: Features, second: Features) -> float:
         return frechet_distance_of_moments(Moments.of(first), Moments.of(second))
     rows = as_features(first)
     others = as_features(second).to(rows)
-    one, two = _centered(rows), _centered(others)
-    cross = torch.linalg.svdvals(one @ two.T).sum()
+    centered, other_centered = _centered(rows), _centered(others)
+    cross = torch.linalg.svdvals(centered @ other_centered.T).sum()
     apart = (rows.mean(0) - others.mean(0)).square().sum()
-    return max(float(apart + one.square().sum() + two.square().sum() - 2 * cross), 0.0)
+    return max(float(apart + centered.square().sum() + other_centered.square().sum() - 2 * cross), 0.0)
 
 
 def frechet_distance_with_interval(
@@ -130,14 +130,16 @@ def _sampler(patients: np.ndarray | None, count: int) -> PatientSampler:
     return PatientSampler(np.asarray(patients) if several else np.arange(count))
 
 
-def _trace_by_eigenvalues(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
+def _trace_by_eigenvalues(covariance: np.ndarray, other_covariance: np.ndarray) -> tuple[float, float]:
     # tr (S1 S2)^(1/2), and what rounding may have done to it
     try:
-        values = scipy.linalg.eigh(two, one, type=2, eigvals_only=True, driver="gv", check_finite=False)
+        values = scipy.linalg.eigh(
+            other_covariance, covariance, type=2, eigvals_only=True, driver="gv", check_finite=False
+        )
     except scipy.linalg.LinAlgError:  # S1 is singular
         return math.nan, math.nan
     values = values.clip(min=0)
-    noise = float(np.finfo(float).eps * np.linalg.norm(one) * np.linalg.norm(two))
+    noise = float(np.finfo(float).eps * np.linalg.norm(covariance) * np.linalg.norm(other_covariance))
     roots = np.sqrt(values)
     return float(roots.sum()), float((np.sqrt(values + noise) - roots).sum())
 

@@ -24,7 +24,6 @@ __all__ = [
     "calibration_error",
     "equal_opportunity_gap",
     "equalized_odds_gap",
-    "group_mean_accuracy",
     "matthews_correlation",
     "worst_group_accuracy",
 ]
@@ -68,8 +67,8 @@ class GroupConfusion(Metric):
         cells = torch.zeros_like(groups, dtype=torch.int64)
         for (kind, size), codes in zip(self.sizes.items(), (groups, targets, predicted)):
             if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < size:
-                found = f"{int(codes.min())} to {int(codes.max())}"
-                raise InputError(f"codes of the {kind} are 0 to {size - 1}, not {found}")
+                given = f"{int(codes.min())} to {int(codes.max())}"
+                raise InputError(f"codes of the {kind} are 0 to {size - 1}, not {given}")
             cells = cells * size + codes.to(torch.int64)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
@@ -101,31 +100,6 @@ def matthews_correlation(confusion: Counts) -> np.ndarray:
     return _ratio(covariance, np.sqrt(spreads[0]) * np.sqrt(spreads[1]))
 
 
-def group_mean_accuracy(confusions: Counts) -> dict:
-    """Mean of the balanced accuracies within groups, over the groups that hold more than one class.
-
-    A group of one class says nothing of a classifier that reads the class from the group.
-
-    Args:
-        confusions: ``(G, C, C)``.
-
-    Returns:
-        ``value`` (NaN where there is no such group), ``num_groups`` used, ``num_one_class`` and ``num_empty`` groups
-        left out, and ``n`` targets in the groups used.
-    """
-    counts = _counts(confusions, ndim=3)
-    targets = counts.sum(-1)
-    num_classes = (targets > 0).sum(-1)
-    used = num_classes > 1
-    return {
-        "value": float(balanced_accuracy(counts[used]).mean()) if used.any() else float("nan"),
-        "num_groups": int(used.sum()),
-        "num_one_class": int((num_classes == 1).sum()),
-        "num_empty": int((num_classes == 0).sum()),
-        "n": int(targets[used].sum()),
-    }
-
-
 def worst_group_accuracy(counts: Counts, names: Sequence, min_count: int = 1) -> dict:
     """The lowest accuracy among groups of at least ``min_count`` members; of equals the earlier group.
 
@@ -151,11 +125,11 @@ def worst_group_accuracy(counts: Counts, names: Sequence, min_count: int = 1) ->
         )
     right, members = array.T
     large = members >= _at_least_one(min_count)
-    place = int(np.argmin(np.where(large, _ratio(right, members), np.inf))) if large.any() else None
+    worst = int(np.argmin(np.where(large, _ratio(right, members), np.inf))) if large.any() else None
     return {
-        "value": float("nan") if place is None else float(right[place] / members[place]),
-        "group": None if place is None else names[place],
-        "n": 0 if place is None else int(members[place]),
+        "value": float("nan") if worst is None else float(right[worst] / members[worst]),
+        "group": None if worst is None else names[worst],
+        "n": 0 if worst is None else int(members[worst]),
         "num_groups": int(large.sum()),
         "num_too_small": int(((members > 0) & ~large).sum()),
         "num_empty": int((members == 0).sum()),
@@ -212,7 +186,7 @@ def auroc(probabilities: torch.Tensor | np.ndarray, targets: torch.Tensor | np.n
     scores, codes = _checked(probabilities, targets)
     present = torch.bincount(codes, minlength=scores.shape[1])
     known = torch.nonzero((present > 0) & (present < len(codes))).flatten().tolist()
-    areas = [float(binary_auroc(scores[:, place], (codes == place).long(), validate_args=False)) for place in known]
+    areas = [float(binary_auroc(scores[:, code], (codes == code).long(), validate_args=False)) for code in known]
     return {"value": float(np.mean(areas)) if areas else float("nan"), "num_classes": len(areas), "n": len(codes)}
 
 

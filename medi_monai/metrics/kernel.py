@@ -111,8 +111,8 @@ def _within(rows: torch.Tensor, degree: int, units: torch.Tensor) -> tuple[torch
     # the sum of the kernel matrix without its diagonal, what each unit's rows and columns have in it, and the sizes
     scaled, itself = rows.T / rows.shape[1], _kernel_of_itself(rows, degree)
     by_row, of_own = [], []
-    for part, own in zip(rows.split(BLOCK), units.split(BLOCK)):
-        block = (part @ scaled).add_(1).pow_(degree)
+    for block_of_rows, own in zip(rows.split(BLOCK), units.split(BLOCK)):
+        block = (block_of_rows @ scaled).add_(1).pow_(degree)
         by_row.append(block.sum(1))
         of_own.append(block.masked_fill_(own[:, None] != units, 0).sum(1))
     sizes = _by_unit(torch.ones_like(itself), units)
@@ -125,8 +125,8 @@ def _across(rows: torch.Tensor, columns: torch.Tensor, degree: int) -> tuple[tor
     # sums of the kernel matrix by row and by column
     scaled = columns.T / rows.shape[1]
     by_row, by_column = [], torch.zeros(len(columns)).to(rows)
-    for part in rows.split(BLOCK):
-        block = (part @ scaled).add_(1).pow_(degree)
+    for block_of_rows in rows.split(BLOCK):
+        block = (block_of_rows @ scaled).add_(1).pow_(degree)
         by_row.append(block.sum(1))
         by_column += block.sum(0)
     return torch.cat(by_row), by_column

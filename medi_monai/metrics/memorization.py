@@ -39,10 +39,10 @@ def symmetric_correlation(images: np.ndarray, others: np.ndarray) -> tuple[np.nd
     if images.shape != others.shape or images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise InputError(f"pairs of square images are needed, not {images.shape} and {others.shape}")
     first = _normalized(images)
-    found = np.stack([np.einsum("ni,ni->n", first, _normalized(turned(others, number))) for number in range(8)])
+    correlations = np.stack([np.einsum("ni,ni->n", first, _normalized(turned(others, number))) for number in range(8)])
     # NaN under one symmetry is NaN under all
-    best = found.argmax(0)
-    return np.minimum(found[best, np.arange(len(images))], 1.0), best
+    best = correlations.argmax(0)
+    return np.minimum(correlations[best, np.arange(len(images))], 1.0), best
 
 
 def _normalized(images: np.ndarray) -> np.ndarray:
@@ -70,13 +70,14 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
     Raises:
         InputError: for choices of another size than the fresh images.
     """
-    if not training or any(len(one) != len(fresh) for one in training):
-        raise InputError(f"{[len(one) for one in training]} training images are not as many as {len(fresh)} fresh ones")
-    other = nearest_neighbors(generated, fresh)[0][:, 0]
+    if not training or any(len(choice) != len(fresh) for choice in training):
+        sizes = [len(choice) for choice in training]
+        raise InputError(f"{sizes} training images are not as many as {len(fresh)} fresh ones")
+    to_fresh = nearest_neighbors(generated, fresh)[0][:, 0]
     shares = []
-    for one in training:
-        own = nearest_neighbors(generated, one)[0][:, 0]
-        shares.append(float(((own < other).double() + (own == other).double() / 2).mean()))
+    for choice in training:
+        to_training = nearest_neighbors(generated, choice)[0][:, 0]
+        shares.append(float(((to_training < to_fresh).double() + (to_training == to_fresh).double() / 2).mean()))
     value, n = float(np.mean(shares)), len(generated)
     error = math.sqrt(value * (1 - value) / n + (float(np.var(shares, ddof=1)) if len(shares) > 1 else 0.0))
     return {"value": value, "ci95": normal_interval(value, error, 0.0, 1.0), "n": n}

@@ -126,9 +126,9 @@ def robustness_index(
     label, center, slide = (_codes(column, len(rows)) for column in (labels, centers, units))
     if cosine:
         rows = torch.nn.functional.normalize(rows, eps=torch.finfo(rows.dtype).tiny)
-    distances, found = (part.cpu().numpy() for part in _search(rows, rows, k, slide))
-    pairs = np.isfinite(distances) & ((label >= 0) & (center >= 0))[:, None] & ((label >= 0) & (center >= 0))[found]
-    same_class, same_center = label[found] == label[:, None], center[found] == center[:, None]
+    distances, neighbors = (column_of_k.cpu().numpy() for column_of_k in _search(rows, rows, k, slide))
+    pairs = np.isfinite(distances) & ((label >= 0) & (center >= 0))[:, None] & ((label >= 0) & (center >= 0))[neighbors]
+    same_class, same_center = label[neighbors] == label[:, None], center[neighbors] == center[:, None]
     good, bad = int((pairs & same_class & ~same_center).sum()), int((pairs & ~same_class & same_center).sum())
     return {
         "value": good / (good + bad) if good + bad else float("nan"),
@@ -152,11 +152,11 @@ def _search(
     center = torch.stack([block.sum(0) for block in feature_blocks(references)]).sum(0) / count
     codes = None if apart is None else torch.as_tensor(apart).to(center.device)
     nothing = torch.empty(0, k, dtype=torch.float64, device=center.device)
-    found = [(nothing, nothing.long())]
+    by_block = [(nothing, nothing.long())]
     for start, rows in enumerate(feature_blocks(queries, BLOCK)):
         own = None if codes is None else codes[start * BLOCK : (start + 1) * BLOCK]
-        found.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, own))
-    squared, places = (torch.cat(part) for part in zip(*found))
+        by_block.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, own))
+    squared, places = (torch.cat(blocks) for blocks in zip(*by_block))
     return squared.sqrt(), places
 
 
@@ -169,14 +169,14 @@ def _nearest_of_block(
     own: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     best, offset = [], 0
-    for part in feature_blocks(references, REFERENCES):
-        squared = _squared_distances(rows, part - center)[0]
-        places = torch.arange(offset, offset + len(part), device=rows.device).expand_as(squared)
+    for block in feature_blocks(references, REFERENCES):
+        squared = _squared_distances(rows, block - center)[0]
+        places = torch.arange(offset, offset + len(block), device=rows.device).expand_as(squared)
         if codes is not None and own is not None:
-            squared[own[:, None] == codes[offset : offset + len(part)]] = torch.inf
+            squared[own[:, None] == codes[offset : offset + len(block)]] = torch.inf
         best.append(_first(squared, places, k, len(references)))
-        offset += len(part)
-    squared, places = (torch.cat(part, 1) for part in zip(*best))
+        offset += len(block)
+    squared, places = (torch.cat(block, 1) for block in zip(*best))
     return _first(squared, places, k, len(references))
 
 

@@ -163,10 +163,11 @@ def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int 
     Raises:
         InputError: for lists of unequal length.
     """
-    one, two = np.asarray(first, float), np.asarray(second, float)
-    if one.ndim != 1 or one.shape != two.shape:
-        raise InputError(f"paired figures are two lists of one length, not of the shapes {one.shape} and {two.shape}")
-    differences = one - two
+    first_figures, second_figures = np.asarray(first, float), np.asarray(second, float)
+    if first_figures.ndim != 1 or first_figures.shape != second_figures.shape:
+        shapes = f"{first_figures.shape} and {second_figures.shape}"
+        raise InputError(f"paired figures are two lists of one length, not of the shapes {shapes}")
+    differences = first_figures - second_figures
     differences = differences[np.isfinite(differences)]
     n = len(differences)
     if n < 2:
@@ -206,12 +207,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
     ``None`` and NaN are tests that could not be made: they become ``None`` and do not count.
     """
-    known = {place: float(value) for place, value in enumerate(p_values) if value is not None and not math.isnan(value)}
+    known = {index: float(value) for index, value in enumerate(p_values) if value is not None and not math.isnan(value)}
     adjusted: list[float | None] = [None] * len(p_values)
     worst = 0.0
-    for rank, place in enumerate(sorted(known, key=known.__getitem__)):
-        worst = max(worst, min(1.0, (len(known) - rank) * known[place]))
-        adjusted[place] = worst
+    for rank, index in enumerate(sorted(known, key=known.__getitem__)):
+        worst = max(worst, min(1.0, (len(known) - rank) * known[index]))
+        adjusted[index] = worst
     return adjusted
 
 

@@ -14,10 +14,10 @@ __all__ = ["group_means", "stain_regression"]
 
 def group_means(values: np.ndarray, groups: Sequence) -> dict:
     """Mean over the rows of each group, as ``{group: (D,) array}`` for ``(N, D)`` values and N groups."""
-    found: dict = {}
+    rows_of: dict = {}
     for group, row in zip(groups, values, strict=True):
-        found.setdefault(group, []).append(row)
-    return {group: np.mean(rows, axis=0) for group, rows in found.items()}
+        rows_of.setdefault(group, []).append(row)
+    return {group: np.mean(rows, axis=0) for group, rows in rows_of.items()}
 
 
 def stain_regression(real: np.ndarray, generated: np.ndarray, labels: Sequence[str]) -> dict[str, float | int | None]:

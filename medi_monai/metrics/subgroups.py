@@ -137,7 +137,7 @@ def corrected_proportions(
         if wanted is not None:
             on_target = _replicates(wanted @ rates, n, confusion, num_replicates, rng)
     made: dict[str, Any] = {
-        "proportions": [figure(float(share), replicates[:, place], n) for place, share in enumerate(shares)],
+        "proportions": [figure(float(share), replicates[:, group], n) for group, share in enumerate(shares)],
         "inside": inside,
         "undefined": undefined,
         "n": n,

@@ -15,7 +15,6 @@ from medi_monai.metrics.groups import (
     calibration_error,
     equal_opportunity_gap,
     equalized_odds_gap,
-    group_mean_accuracy,
     matthews_correlation,
     worst_group_accuracy,
 )
@@ -147,20 +146,6 @@ def test_what_is_undefined_is_nan():
 def test_correlation_of_millions_of_rows_does_not_overflow():
     large = np.array([[9, 1], [2, 8]]) * 10**8
     assert matthews_correlation(large) == pytest.approx(matthews_correlation(large // 10**8))
-
-
-def test_the_mean_over_groups_leaves_out_those_of_one_class():
-    expected = [sklearn_metrics.balanced_accuracy_score(TARGETS[own], PREDICTED[own]) for own in map(members, range(5))]
-    found = group_mean_accuracy(CONFUSIONS)
-    assert found.pop("value") == pytest.approx(np.mean(expected))
-    assert found == {"num_groups": 5, "num_one_class": 1, "num_empty": 1, "n": int((CODES < 5).sum())}
-
-
-def test_a_mean_over_no_groups_is_nan_with_its_counts():
-    found = group_mean_accuracy(CONFUSIONS[5:])
-    assert math.isnan(found.pop("value"))
-    assert found == {"num_groups": 0, "num_one_class": 1, "num_empty": 1, "n": 0}
-    assert math.isnan(group_mean_accuracy(np.zeros((0, 3, 3)))["value"])
 
 
 @pytest.mark.parametrize("min_count", [1, 30, 116])  # a group has 116 members
@@ -307,7 +292,7 @@ def test_counts_that_are_no_confusions_are_refused():
     for wrong in (np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3, 4))):
         with pytest.raises(InputError, match="confusions are"):
             balanced_accuracy(wrong)
-    for function in (group_mean_accuracy, equal_opportunity_gap, equalized_odds_gap):
+    for function in (equal_opportunity_gap, equalized_odds_gap):
         with pytest.raises(InputError, match="confusions are .groups, classes, classes."):
             function(CONFUSIONS[0])
     for wrong in (np.array([[1, -1], [0, 2]]), np.array([[1, np.nan], [0, 2]]), np.array([["a"]])):

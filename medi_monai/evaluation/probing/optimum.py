@@ -149,9 +149,9 @@ class Problem:
 
     def _newton_direction(self, gradient: torch.Tensor, c: float, accuracy: float) -> tuple[torch.Tensor, torch.Tensor]:
         """A step ``(K, R + 1)``, and the change of scores ``(N, K)`` that it makes."""
-        parts = [(self.weights[part] * shares * (1 - shares)).sum(0) for part, shares in parts_of(self.shares)]
+        curvatures = [(self.weights[part] * shares * (1 - shares)).sum(0) for part, shares in parts_of(self.shares)]
         spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
-        diagonal = c * torch.outer(torch.stack(parts).sum(0), spectrum) + self.penalty
+        diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
         # intercepts have no penalty, and no curvature either where every row is certain
         diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
         direction, change = torch.zeros_like(gradient), torch.zeros_like(self.scores)

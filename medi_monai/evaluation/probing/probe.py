@@ -83,10 +83,10 @@ class LogisticProbe:
         start = None
         if initial is not None:
             start = problem.parameters_of(initial.num_classes, initial.coefficients, initial.intercepts)
-        found = problem.solve(self.c, start, self.max_iter, self.tolerance)
-        self.coefficients, self.intercepts = problem.coefficients_of(found.parameters)
-        self.num_classes, self.iterations = problem.num_classes, found.iterations
-        self.converged, self.gradient_norm = found.converged, found.gradient_norm
+        solution = problem.solve(self.c, start, self.max_iter, self.tolerance)
+        self.coefficients, self.intercepts = problem.coefficients_of(solution.parameters)
+        self.num_classes, self.iterations = problem.num_classes, solution.iterations
+        self.converged, self.gradient_norm = solution.converged, solution.gradient_norm
         if not self.converged:
             warnings.warn(
                 f"the linear probe did not converge: after {self.iterations} steps of at most {self.max_iter} the "
@@ -178,5 +178,5 @@ def fit_path(
 
 
 def _class_mean(values: torch.Tensor, targets: torch.Tensor) -> float:
-    _, places, counts = targets.unique(return_inverse=True, return_counts=True)
-    return float((torch.zeros(len(counts), dtype=torch.float64).index_add_(0, places, values) / counts).mean())
+    _, codes, counts = targets.unique(return_inverse=True, return_counts=True)
+    return float((torch.zeros(len(counts), dtype=torch.float64).index_add_(0, codes, values) / counts).mean())

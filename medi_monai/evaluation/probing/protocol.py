@@ -283,8 +283,8 @@ class ProbeProtocol:
             )
             del training, known
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]
-        found = []
+        by_block = []
         for rows in blocks:
-            found.append(probe.probabilities(scale.transform(np.asarray(view[rows]))))
+            by_block.append(probe.probabilities(scale.transform(np.asarray(view[rows]))))
             release(view)
-        return probe, torch.cat(found)
+        return probe, torch.cat(by_block)

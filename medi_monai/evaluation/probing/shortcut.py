@@ -43,19 +43,19 @@ def probe_accuracy(
         c_values: values of C to choose from.
         seed: of the deal.
     """
-    part = _dealt(codes, patients, seed)
+    third = _dealt(codes, patients, seed)
     num = int(codes.max()) + 1
     confusion = np.zeros((num, num))
     for fold in range(3):
-        train, val, test = (np.flatnonzero(part == (fold + turn) % 3) for turn in range(3))
+        train, val, test = (np.flatnonzero(third == (fold + turn) % 3) for turn in range(3))
         if len(np.unique(codes[train])) < 2 or not np.isin(codes[val], codes[train]).any() or not len(test):
             continue
         scale = Standardizer().fit(np.asarray(features[train]))
-        known, seen, other = (scale.transform(np.asarray(features[rows])) for rows in (train, val, test))
+        known, seen, unseen = (scale.transform(np.asarray(features[rows])) for rows in (train, val, test))
         probe, _ = fit_path(known, codes[train], num, c_values, seen, codes[val], group_weights(codes[train]))
         # a value whose patients are all on one side cannot be learned, and is not counted
         counted = np.isin(codes[test], codes[train])
-        np.add.at(confusion, (codes[test][counted], probe.predictions(other).numpy()[counted]), 1)
+        np.add.at(confusion, (codes[test][counted], probe.predictions(unseen).numpy()[counted]), 1)
     num_values, n = int((confusion.sum(1) > 0).sum()), int(confusion.sum())
     if num_values < 2:
         return ProbeAccuracy(None, None, n, num_values)
@@ -69,9 +69,9 @@ def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
     names, first = np.unique(patients, return_index=True)
     order = rng.permutation(len(names))
     order = order[np.argsort(codes[first[order]], kind="stable")]
-    part = np.empty(len(names), np.int64)
-    part[order] = np.arange(len(names)) % 3
-    return part[np.searchsorted(names, patients)]
+    third = np.empty(len(names), np.int64)
+    third[order] = np.arange(len(names)) % 3
+    return third[np.searchsorted(names, patients)]
 
 
 @dataclass(frozen=True)
@@ -122,26 +122,24 @@ def find_squares(
         min_images: every cell needs so many for training, and for the test.
         seed: of the halving.
     """
-    parts = _parts_of_cells(labels, centers, patients, known, seed)
-    cells = {
-        cell: part for cell, part in parts.items() if len(part[1]) and min(len(part[0]), len(part[2])) >= min_images
-    }
-    found = []
+    rows_of = _parts_of_cells(labels, centers, patients, known, seed)
+    cells = {cell: use for cell, use in rows_of.items() if len(use[1]) and min(len(use[0]), len(use[2])) >= min_images}
+    candidates = []
     centers_of: dict[int, list[int]] = {}
     for label, center in sorted(cells):
         centers_of.setdefault(label, []).append(center)
     for two_labels in itertools.combinations(sorted(centers_of), 2):
         shared = sorted(set(centers_of[two_labels[0]]) & set(centers_of[two_labels[1]]))
         least = {center: min(len(cells[label, center][0]) for label in two_labels) for center in shared}
-        found += [(-min(least[c] for c in two), two_labels, two) for two in itertools.combinations(shared, 2)]
+        candidates += [(-min(least[c] for c in two), two_labels, two) for two in itertools.combinations(shared, 2)]
     chosen: list[Square] = []
     taken: set[tuple[int, int]] = set()
-    for _, two_labels, two_centers in sorted(found):
-        places = {(i, j): (two_labels[i], two_centers[j]) for i in (0, 1) for j in (0, 1)}
-        if not taken & set(places.values()) and len(chosen) < max_squares:
-            three = [{place: cells[cell][part] for place, cell in places.items()} for part in range(3)]
-            chosen.append(Square(two_labels, two_centers, *three))
-            taken |= set(places.values())
+    for _, two_labels, two_centers in sorted(candidates):
+        cells_of_square = {(i, j): (two_labels[i], two_centers[j]) for i in (0, 1) for j in (0, 1)}
+        if not taken & set(cells_of_square.values()) and len(chosen) < max_squares:
+            by_use = [{corner: cells[cell][use] for corner, cell in cells_of_square.items()} for use in range(3)]
+            chosen.append(Square(two_labels, two_centers, *by_use))
+            taken |= set(cells_of_square.values())
     return chosen
 
 
@@ -160,23 +158,23 @@ def _parts_of_cells(
     cells = _cells(labels, centers)
     if not cells:
         return {}
-    part = np.full(int(patients.max()) + 1, -1)
+    use_of = np.full(int(patients.max()) + 1, -1)
     for cell, rows in cells.items():
-        _deal(part, rows, patients, known, np.random.default_rng(seed_from("square", seed, *cell)))
-    found = {}
+        _deal(use_of, rows, patients, known, np.random.default_rng(seed_from("square", seed, *cell)))
+    rows_of = {}
     for cell, rows in cells.items():
-        three = [rows[part[patients[rows]] == number] for number in range(3)]
-        if len(three[0]) > 1 and not len(three[1]):
+        by_use = [rows[use_of[patients[rows]] == number] for number in range(3)]
+        if len(by_use[0]) > 1 and not len(by_use[1]):
             # one patient for training: a fifth of the images shows what it is like to read others of the domain
-            lent = np.random.default_rng(seed_from("square images", seed, *cell)).permutation(len(three[0]))
+            lent = np.random.default_rng(seed_from("square images", seed, *cell)).permutation(len(by_use[0]))
             cut = max(1, len(lent) // 5)
-            three[:2] = [three[0][np.sort(lent[cut:])], three[0][np.sort(lent[:cut])]]
-        found[cell] = three
-    return found
+            by_use[:2] = [by_use[0][np.sort(lent[cut:])], by_use[0][np.sort(lent[:cut])]]
+        rows_of[cell] = by_use
+    return rows_of
 
 
 def _deal(
-    part: np.ndarray, rows: np.ndarray, patients: np.ndarray, known: np.ndarray, rng: np.random.Generator
+    use_of: np.ndarray, rows: np.ndarray, patients: np.ndarray, known: np.ndarray, rng: np.random.Generator
 ) -> None:
     # to training (0), validation (1) and test (2); patients of an earlier cell stay where they are
     names, first = np.unique(patients[rows], return_index=True)
@@ -185,12 +183,12 @@ def _deal(
     half = (len(names) + 1) // 2 if len(names) > 1 else 0
     num_val = max(1, half // 5) if half > 1 else 0
     wanted = np.array([half - num_val, num_val, len(names) - half])
-    wanted -= np.bincount(part[names][part[names] >= 0], minlength=3)
+    wanted -= np.bincount(use_of[names][use_of[names] >= 0], minlength=3)
     for name in names[order]:
-        if part[name] < 0:
-            place = next((number for number in range(3) if wanted[number] > 0), 2)
-            part[name] = place
-            wanted[place] -= 1
+        if use_of[name] < 0:
+            use = next((number for number in range(3) if wanted[number] > 0), 2)
+            use_of[name] = use
+            wanted[use] -= 1
 
 
 def correlated_rows(
@@ -286,14 +284,15 @@ def _balanced_pairs(
     labels: np.ndarray, centers: np.ndarray, rng: np.random.Generator, max_images: int, max_pairs: int
 ) -> list[np.ndarray]:
     cells = {cell: rows for cell, rows in _cells(labels, centers).items() if len(rows) >= MIN_OF_CELL}
-    found = []
-    for one, other in itertools.combinations(sorted({key[0] for key in cells}), 2):
-        shared = sorted(center for label, center in cells if label == one and (other, center) in cells)
-        found += [(one, other, *two) for two in itertools.combinations(shared, 2)]
+    candidates = []
+    for two_labels in itertools.combinations(sorted({label for label, _ in cells}), 2):
+        shared = sorted(
+            center for label, center in cells if label == two_labels[0] and (two_labels[1], center) in cells
+        )
+        candidates += [(two_labels, two_centers) for two_centers in itertools.combinations(shared, 2)]
     pairs = []
-    for place in np.sort(rng.permutation(len(found))[:max_pairs]):
-        one, other, first, second = found[place]
-        members = [cells[label, center] for label in (one, other) for center in (first, second)]
+    for index in np.sort(rng.permutation(len(candidates))[:max_pairs]):
+        members = [cells[cell] for cell in itertools.product(*candidates[index])]
         least = min(min(map(len, members)), max(MIN_OF_CELL, max_images // 4))
         pairs.append(np.sort(np.concatenate([rng.choice(rows, least, replace=False) for rows in members])))
     return pairs
