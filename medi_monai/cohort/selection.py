@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.table import require_columns
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["build_schema", "training_cohort", "validation_cohort"]
+__all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_cohort"]
 
 
 def build_schema(
@@ -29,6 +30,19 @@ def build_schema(
                 flush=True,
             )
     return schema
+
+
+def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
+    """The captioned rows of a split.
+
+    Raises:
+        InputError: for a cohort without captions, or a split without rows.
+    """
+    require_columns(cohort.table, ["caption"], cohort.root)
+    rows = cohort.split(split)
+    if len(rows) == 0:
+        raise InputError(f"the cohort in {cohort.root} has no image in the split {split!r}")
+    return rows
 
 
 def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:

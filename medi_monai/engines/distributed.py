@@ -1,4 +1,4 @@
-"""Training by several processes of ``torchrun``: who this process is, and a network that shares its gradient."""
+"""Sessions of the processes that ``torchrun`` started: the share of each, and a network that shares its gradient."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medi_monai.cohort import (
-    Shard,
-)
+from medi_monai.cohort import Shard
 from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = [
@@ -26,11 +24,12 @@ __all__ = [
     "main_process_first",
     "refuse_processes",
     "shared_gradient",
-    "started_together",
+    "torchrun_session",
 ]
 
-#: the first process validates and draws samples while the others wait
-LONGEST_WAIT = timedelta(hours=2)
+#: a process may cut slides, or validate and draw samples, for days while the others wait; one that fails ends them all,
+#: by torchrun and by its closed connection, so that none waits for a process that has died
+LONGEST_WAIT = timedelta(days=30)
 
 
 def local_device() -> torch.device:
@@ -41,14 +40,14 @@ def local_device() -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    place = int(os.environ.get("LOCAL_RANK", "0"))
-    if place >= torch.cuda.device_count():
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if rank >= torch.cuda.device_count():
         raise InputError(
-            f"process {place} of this machine has no GPU: there are {torch.cuda.device_count()}. Start at most as many "
+            f"process {rank} of this machine has no GPU: there are {torch.cuda.device_count()}. Start at most as many "
             "with torchrun --nproc_per_node"
         )
-    torch.cuda.set_device(place)
-    return torch.device("cuda", place)
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
 
 
 def refuse_processes(run: str) -> None:
@@ -71,59 +70,39 @@ def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join_processes() -> tuple[int, int]:
-    """Meet the processes that ``torchrun`` started, once; returns ``(rank, world size)``, ``(0, 1)`` without it."""
-    if _num_processes() > 1 and not torch.distributed.is_initialized():
-        idist.initialize("nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
-    return idist.get_rank(), idist.get_world_size()
+def join_processes() -> Shard:
+    """Join the session of the processes that ``torchrun`` started, once; the whole work where it did not.
 
-
-def is_main_process() -> bool:
-    """Whether this process writes what the run leaves."""
-    return idist.get_rank() == 0
-
-
-@contextmanager
-def main_process_first() -> Iterator[None]:
-    """Let the first process go through a block before the others, which then find what it made."""
-    rank, _ = join_processes()
-    if rank > 0:
-        idist.barrier()
-    yield
-    if rank == 0:
-        idist.barrier()
-
-
-def shared_gradient(network: nn.Module) -> nn.Module:
-    """The network, wrapped so that its gradient is the mean over all processes; itself where there is one process."""
-    rank, world_size = join_processes()
-    if world_size == 1:
-        return network
-    device = next(network.parameters()).device
-    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    For a run that shares gradients and ends with :func:`leave_processes`.
+    """
+    return _join("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def leave_processes() -> None:
-    """Part from the other processes at the end of a run."""
+    """Leave the session at the end of a run."""
     if torch.distributed.is_initialized():
         idist.finalize()
 
 
-#: a rank may cut slides for longer than the half hour after which a barrier gives up
-LONGEST_WAIT = timedelta(days=30)
-
-
 @contextmanager
-def started_together() -> Iterator[Shard]:
-    """The shard of this process of those that ``torchrun`` started; the whole where it did not."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Shard()
-        return
-    idist.initialize("gloo", timeout=LONGEST_WAIT)
+def torchrun_session() -> Iterator[Shard]:
+    """The share of this process of the work that all of a session do; of one that was joined before, or of its own."""
+    joined = torch.distributed.is_initialized()
+    # more processes than GPUs may share such work, and none of it needs more than to wait for each other
+    shard = _join("gloo")
     try:
-        yield Shard(idist.get_rank(), idist.get_world_size(), _wait_for_all)
+        yield shard
     finally:
-        idist.finalize()
+        if not joined:
+            leave_processes()
+
+
+def _join(backend: str) -> Shard:
+    if _num_processes() == 1:
+        return Shard()
+    if not torch.distributed.is_initialized():
+        idist.initialize(backend, timeout=LONGEST_WAIT)
+    return Shard(idist.get_rank(), idist.get_world_size(), _wait_for_all)
 
 
 def _wait_for_all() -> None:
@@ -131,3 +110,27 @@ def _wait_for_all() -> None:
         idist.barrier()
     except RuntimeError as error:
         raise RunStopped("another process of this run has ended; its own message says why") from error
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the results of the run."""
+    return idist.get_rank() == 0
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Let the first process go through a block before the others, which then find what it made."""
+    shard = join_processes()
+    if not shard.is_main:
+        shard.wait()
+    yield
+    if shard.is_main:
+        shard.wait()
+
+
+def shared_gradient(network: nn.Module) -> nn.Module:
+    """The network, wrapped so that its gradient is the mean over all processes; itself where there is one process."""
+    if join_processes().world_size == 1:
+        return network
+    device = next(network.parameters()).device
+    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)

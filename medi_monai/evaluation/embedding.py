@@ -20,7 +20,7 @@ from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
 from medi_monai.cohort.folder import SETTINGS_FILE as PREPARATION_FILE
 from medi_monai.cohort.samples import MANIFEST
 from medi_monai.cohort.samples import SETTINGS_FILE as SAMPLING_FILE
-from medi_monai.engines.distributed import started_together
+from medi_monai.engines.distributed import torchrun_session
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.networks.encoders import Encoder
@@ -71,7 +71,7 @@ def embed_images(
         recipe: JSON that says what else decides the pixels; required with a ``transform``, of which it is the
             description.
         shard: the part of this process; by default that of ``torchrun``. Where several cohorts are embedded in turn,
-            give the one of :func:`medi_monai.runs.preparing.started_together` around them all.
+            give the one of :func:`medi_monai.engines.distributed.torchrun_session` around them all.
 
     Raises:
         InputError: for an image that cannot be read or has another size, features that are not finite, a transform
@@ -87,7 +87,7 @@ def embed_images(
     fingerprint = _fingerprint(cohort, encoder, image_size, recipe)
     folder = Path(features_dir) / f"{encoder.name}_{json_digest(fingerprint)[:8]}"
     block_size = -(-BLOCK_SIZE // batch_size) * batch_size
-    with started_together() if shard is None else nullcontext(shard) as part:
+    with torchrun_session() if shard is None else nullcontext(shard) as part:
         if part.rank == 0:
             FeatureStore.create_or_open(folder, cohort.table, fingerprint, encoder.dim, block_size)
         part.wait()
@@ -216,7 +216,7 @@ def embed_all(
         ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
         alone goes on.
     """
-    with started_together() as shard:
+    with torchrun_session() as shard:
         features = {}
         for name, images in {"real": cohort, **arms}.items():
             folder = images.root / "features"

@@ -4,9 +4,10 @@ from medi_monai.alignment.functional.targets import joint_attributes
 from medi_monai.alignment.neutral import encoder_features, names_some, neutral_plan, rows_naming, sampled_subgroups
 from medi_monai.alignment.prompts import caption_words, generated_cohort, naming_cohort, prompt_plan
 from medi_monai.alignment.resampling import cohort_target, equal_steps, resample_run, resampled_cohort
+from medi_monai.alignment.roles import load_readers, subgroup_target
 from medi_monai.alignment.step import AlignmentLosses, AnchorLoss
 from medi_monai.alignment.tuning import AlignmentSettings, align, tuning_rate
-from medi_monai.cohort.selection import build_schema, training_cohort, validation_cohort
+from medi_monai.cohort.selection import build_schema, captioned_cohort, training_cohort, validation_cohort
 from medi_monai.engines.classifiers.training import ClassifierSettings, classify_run
 from medi_monai.engines.distributed import (
     join_processes,
@@ -18,6 +19,7 @@ from medi_monai.engines.distributed import (
 from medi_monai.engines.generator import ImageGenerator, subpopulation_grid, training_grid
 from medi_monai.engines.model_dir import load_network, load_schema, load_settings, trained_cohort_dir
 from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
+from medi_monai.engines.text_model import clip_features, initialize_network, load_caption_schema, text_model_dir
 from medi_monai.engines.trainer import DiffusionTrainer, train
 from medi_monai.evaluation.embedding import embed_images
 from medi_monai.evaluation.fidelity import FidelitySettings
@@ -25,21 +27,12 @@ from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.probing.settings import ProbeSettings
 from medi_monai.evaluation.subgroups.run import evaluate_alignment_run
+from medi_monai.runs.auditing import audit_run, audited_cohort
 from medi_monai.runs.experiment.alignment import fair_experiment_run
 from medi_monai.runs.experiment.metadata import experiment_run
-from medi_monai.runs.preparing import audit_run, audited_cohort, prepare_run
+from medi_monai.runs.preparing import prepare_run
 from medi_monai.runs.sampling import resolve_plan, sample_plan
 from medi_monai.runs.settings import check_model, check_settings, check_trained, flags
-from medi_monai.runs.text import (
-    captioned_cohort,
-    clip_features,
-    initialize_network,
-    load_caption_schema,
-    load_readers,
-    prepare_captions_run,
-    subgroup_target,
-    text_model_dir,
-)
 from medi_monai.utils.run_dir import begin_run, finish_run
 
 __all__ = [
@@ -89,7 +82,6 @@ __all__ = [
     "names_some",
     "naming_cohort",
     "neutral_plan",
-    "prepare_captions_run",
     "prepare_run",
     "probe_run",
     "prompt_plan",

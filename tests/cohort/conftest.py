@@ -78,14 +78,14 @@ def _map_here(function, jobs, num_workers, task, unit):
 def in_process(monkeypatch):
     """Work in this process: a new one takes seconds to start."""
     # the function `prepare` hides the module of its name
-    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", _map_here)
+    monkeypatch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", _map_here)
 
 
 @pytest.fixture(scope="session")
 def prepared(data, tmp_path_factory):
     """The cohort of the data set; who changes its folder leaves it as it was."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", _map_here)
+        patch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", _map_here)
         return prepare(_preparation(data), tmp_path_factory.mktemp("cohort"), on_error="skip")
 
 

@@ -221,7 +221,7 @@ def cohorts(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         here = lambda function, jobs, *more: (function(job) for job in jobs)  # noqa: E731
-        patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", here)
+        patch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", here)
         for name in ("png", "jpeg", "none"):
             cutting = Cutting(PatchGrid(SIDE, 0.8, stride=24), name)
             splits = SplitScheme(["tumor"], fraction=0.0, val_fraction=0.0)

@@ -59,7 +59,7 @@ def test_a_slide_that_was_replaced_is_cut_again_and_no_other(
     Image.fromarray(tile(77, 3 * SIDE)).save(tmp_path / "data/tiles/04.png")
     capsys.readouterr()
     second = prepare(made, root, on_error="skip")
-    assert "1 of the images are other files than those that were cut" in capsys.readouterr().out
+    assert "1 of the images have changed since they were cut" in capsys.readouterr().out
     sizes = [cohort.table.groupby("slide").size()["tiles/04.png"] for cohort in (first, second)]
     assert sizes == [2, 3]
     changed = {path for path, time in files_in(root).items() if before.get(path) != time}
@@ -69,7 +69,7 @@ def test_a_slide_that_was_replaced_is_cut_again_and_no_other(
     write_json(record, {name: value for name, value in read_json(record).items() if name != "fingerprint"})
     Image.fromarray(tile(78)).save(tmp_path / "data/tiles/04.png")
     third = prepare(made, root, on_error="skip")
-    assert third.table.equals(second.table) and "other files" not in capsys.readouterr().out
+    assert third.table.equals(second.table) and "have changed" not in capsys.readouterr().out
 
 
 def test_a_mended_slide_is_read_by_the_next_call(data, tmp_path, in_process, tile, preparation, files_in):

@@ -78,7 +78,7 @@ def test_a_repeated_call_looks_at_patches_again_only_where_some_could_not_be_rea
     tree, tmp_path, in_process, monkeypatch
 ):
     shutil.copytree(tree, tmp_path / "data")
-    monkeypatch.setattr(sys.modules["medi_monai.cohort.prepare"], "PATCHES_PER_SCAN", 4)
+    monkeypatch.setattr(sys.modules["medi_monai.cohort.patches"], "PATCHES_PER_SCAN", 4)
     first = prepare(patch_tree(tmp_path / "data", 128, 1.0), tmp_path / "out", "skip")
     scans = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz")}
     assert len(scans) == 3 and len(first) == 11

@@ -75,7 +75,8 @@ def train(root, name, cohort, rank, stop=None, **more):
 def mean_gradient(rank):
     from medi_monai.engines.distributed import join_processes, shared_gradient
 
-    assert join_processes() == (rank, WORLD)
+    shard = join_processes()
+    assert (shard.rank, shard.world_size) == (rank, WORLD)
     torch.manual_seed(rank)
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     shared = shared_gradient(network)
@@ -108,7 +109,8 @@ def prepared_together(root):
     """Both begin without a cohort at the same moment; whether its files are still those that this process got."""
     import ignite.distributed as idist
 
-    from medi_monai.cohort.captions import CaptionPreparation, CaptionTable, SquareFit, load_or_prepare_captions
+    from medi_monai.cohort import load_or_prepare
+    from medi_monai.cohort.captions import CaptionPreparation, CaptionTable, SquareFit
 
     def files():
         names = ("cohort.csv", "quality.parquet", "rejected.csv")
@@ -116,7 +118,7 @@ def prepared_together(root):
 
     source = CaptionTable(root / "pictures", "t.csv", columns={"caption": "caption", "patient": "patient"})
     idist.barrier()
-    cohort = load_or_prepare_captions(CaptionPreparation(source, SquareFit(16)), root / "captions", num_workers=1)
+    cohort = load_or_prepare(CaptionPreparation(source, SquareFit(16)), root / "captions", num_workers=1)
     got = files()
     idist.barrier()
     return {"digest": cohort.digest, "rows": len(cohort), "kept": files() == got}
@@ -218,7 +220,7 @@ def test_alone_nothing_is_shared(monkeypatch):
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     network = torch.nn.Linear(2, 2)
-    assert join_processes() == (0, 1) and is_main_process() and shared_gradient(network) is network
+    assert join_processes().world_size == 1 and is_main_process() and shared_gradient(network) is network
     with main_process_first():
         assert not torch.distributed.is_initialized()
 

@@ -46,7 +46,7 @@ def test_preparing_cuts_the_demo_slides(bundle, prepared):
     assert not any("holdout" in splits for splits in by_combination[~held_out])
     assert table.groupby("patient")["split"].nunique().max() == 1
     summary = json.loads((prepared.parent / "summary.json").read_text())
-    assert summary["made"]["patches"] == len(table)
+    assert summary["made"]["images"] == len(table)
 
 
 def test_a_patch_is_what_openslide_reads_at_its_place(bundle, prepared):

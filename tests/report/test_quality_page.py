@@ -80,7 +80,7 @@ def root(tmp_path_factory):
     splits = SplitScheme(["tumor"], fraction=0.0, val_fraction=0.0)
     with pytest.MonkeyPatch.context() as patch:
         here = lambda function, jobs, *more: (function(job) for job in jobs)  # noqa: E731
-        patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", here)
+        patch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", here)
         return prepare(
             Preparation(source, Cutting(PatchGrid(32, 1.0)), splits), tmp_path_factory.mktemp("c"), "skip"
         ).root

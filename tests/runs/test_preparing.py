@@ -12,8 +12,9 @@ from medi_monai.cohort import Cohort, Cutting, ImageTable, Preparation, Shard, S
 from medi_monai.cohort.demo import CENTERS, TUMORS
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.demo.histology import draw_stains, scan
-from medi_monai.engines.distributed import started_together
-from medi_monai.runs.preparing import audit_run, audited_cohort, prepare_run
+from medi_monai.engines.distributed import torchrun_session
+from medi_monai.runs.auditing import audit_run, audited_cohort
+from medi_monai.runs.preparing import prepare_run
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest, read_json, read_table
 from medi_monai.wsi import PatchGrid
@@ -54,7 +55,7 @@ def run(made, root, **options):
     """The cohort and what was printed; done in this process, for a new one takes seconds to start."""
     here = lambda function, jobs, *more: (function(job) for job in jobs)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(sys.modules["medi_monai.cohort.prepare"], "map_processes", here)
+        patch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", here)
         for name in ("SHOWN_EACH", "SHOWN_EVENLY"):
             # pictures take most of the time, and have tests of their own
             patch.setattr(f"medi_monai.report.quality_page.{name}", 1)
@@ -84,15 +85,18 @@ def test_a_run_leaves_a_cohort_with_its_pages_and_a_summary_that_counts_it(data,
     table = read_table(root / "cohort.csv")
     summary = read_json(root / "summary.json")
     assert summary["run"] == "preparing"
-    expected = {"patches": len(table), "slides": 9, "patients": 8, "rejected": 0}
+    expected = {"images": len(table), "slides": 9, "patients": 8, "rejected": 0}
     assert {name: summary["made"][name] for name in expected} == expected
-    assert summary["figures"] == {
-        f"patches_{name}": int((table["split"] == name).sum()) for name in ("train", "holdout")
+    seconds = summary["figures"].pop("seconds")
+    assert seconds > 0 and summary["figures"] == {
+        f"images_{name}": int((table["split"] == name).sum()) for name in ("train", "holdout")
     }
     assert summary["digests"] == {"cohort.csv": file_digest(root / "cohort.csv")}
     assert summary["settings"] == preparation(data).settings()
     assert summary["made"]["findings"] == read_json(root / "audit.json")["findings"]
-    assert f"preparing: done, the results are in {root / 'cohort.csv'}, pages quality.html and audit.html" in printed
+    assert f"preparing: done, the results are in {root / 'cohort.csv'}, with audit.html and quality.html" in printed
+    share = (table["center"] == "x").mean()
+    assert f"x {share:.1%}" in next(line for line in printed.splitlines() if line.startswith("preparing: center: "))
     assert "LEAKAGE" not in printed and "left out" not in printed and len(cohort) == len(table)
 
 
@@ -137,7 +141,7 @@ def test_leakage_is_not_refused_where_patches_would_not_be_compared(data, tmp_pa
         lambda: prepare_run(made, tmp_path / "new", fail_on_leakage=True),
         lambda: audited_cohort(made, tmp_path / "new", "patches", "skip", 1, fail_on_leakage=True),
     ):
-        with pytest.raises(InputError, match="fail_on_leakage is set, but with --measure .*choose --measure always"):
+        with pytest.raises(InputError, match="fail_on_leakage is set, .*choose --measure always"):
             start()
     assert not (tmp_path / "new").exists()
     assert len(audited_cohort(made, tmp_path / "new", "table", "skip", 1, fail_on_leakage=True)) == 9
@@ -237,7 +241,7 @@ def test_rows_left_out_are_counted_and_named(data, tmp_path):
 def test_alone_a_process_has_all_the_work(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    with started_together() as shard:
+    with torchrun_session() as shard:
         assert (shard.rank, shard.world_size) == (0, 1)
         shard.wait()
 
@@ -272,5 +276,5 @@ def test_where_another_process_has_ended_the_rest_say_so(monkeypatch):
     for name in ("initialize", "finalize"):
         monkeypatch.setattr(f"ignite.distributed.{name}", lambda *arguments, **options: None)
     monkeypatch.setattr("ignite.distributed.barrier", broken)
-    with started_together() as shard, pytest.raises(RunStopped, match="another process of this run has ended"):
+    with torchrun_session() as shard, pytest.raises(RunStopped, match="another process of this run has ended"):
         shard.wait()

@@ -1,7 +1,7 @@
 """Captioned cohorts: tables of whole pictures with captions, how captions are composed, and prompts to sample."""
 
 from medi_monai.cohort.captions.images import SquareFit, read_picture
-from medi_monai.cohort.captions.prepare import CaptionPreparation, load_or_prepare_captions, prepare_captions
+from medi_monai.cohort.captions.prepare import CaptionPreparation
 from medi_monai.cohort.captions.prompts import make_prompts, named_subgroups, neutral_prompts, read_prompts
 from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
@@ -14,12 +14,10 @@ __all__ = [
     "CaptionTemplates",
     "PatientSplit",
     "SquareFit",
-    "load_or_prepare_captions",
     "make_prompts",
     "named_subgroups",
     "names_attribute",
     "neutral_prompts",
-    "prepare_captions",
     "read_picture",
     "read_prompts",
 ]

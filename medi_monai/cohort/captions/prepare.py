@@ -1,4 +1,4 @@
-"""From pictures and captions to a cohort: squares of one size, splits by patient, the table; safe to repeat."""
+"""Preparation of captioned pictures: squares of one size, splits by patient."""
 
 from __future__ import annotations
 
@@ -19,20 +19,17 @@ from medi_monai.cohort.captions.images import SquareFit, read_picture
 from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
-from medi_monai.cohort.folder import REJECTED_FILE, claimed_folder, holds_cohort, write_rejected
-from medi_monai.cohort.prepare import QUALITY_FILE
-from medi_monai.cohort.table import Cohort
+from medi_monai.cohort.prepare import AuditColumns, PreparedImages, Shard, Work
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, write_table
+from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest
 from medi_monai.utils.progress import progress
 
-__all__ = ["CaptionPreparation", "load_or_prepare_captions", "prepare_captions"]
+__all__ = ["CaptionPreparation"]
 
 #: what is known of a picture besides its pixels; all of it is written to the file of quality
 MEASURES = ("width", "height", "hash", "suffix", "fingerprint")
 #: pictures in one task
 CHUNK = 64
-CONTINUE = "To go on without such {}: --on_error skip"
 
 
 @dataclass(frozen=True)
@@ -77,126 +74,122 @@ class CaptionPreparation:
         return False
 
     @property
+    def columns(self) -> list[str]:
+        """Metadata of the cohort table: the columns that are carried along, then the caption."""
+        return [*self.source.metadata, "caption"]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that a cohort which was prepared otherwise needs as well."""
+        return ("caption",)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether pixels are compared: always."""
+        return True
+
+    @property
+    def has_quality_page(self) -> bool:
+        """Whether tissue, sharpness and background are measured: never."""
+        return False
+
+    @property
+    def audit_columns(self) -> AuditColumns | None:
+        """What the audit compares: the first of the columns to split by, with the others; without one, no audit."""
+        if not self.splits.columns:
+            return None
+        label, *others = self.splits.columns
+        attributes = [name for name in dict.fromkeys([*others, *self.source.metadata]) if name != label]
+        return AuditColumns(label, attributes)
+
+    @property
     def name(self) -> str:
         """A folder name that no two preparations share: data set, picture size and the digest of all settings."""
         digest = json_digest(self.settings())[:8]
         return f"{self.source.folder.resolve().name}_{self.square.image_size}px_{digest}"
 
+    def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the source with a column ``split``: its own, or by patient.
 
-def load_or_prepare_captions(
-    preparation: CaptionPreparation,
-    cohort_dir: str | os.PathLike,
-    on_error: str = "stop",
-    num_workers: int | None = None,
-) -> Cohort:
-    """The cohort in ``cohort_dir``, prepared on first use; as :func:`medi_monai.cohort.load_or_prepare`.
+        Raises:
+            InputError: where no row has a patient.
+        """
+        if self.source.comes_split:
+            return rows
+        # splits do not depend on which files can be read today
+        known = rows["patient"] != ""
+        if not known.any():
+            raise InputError(f"no row of {self.source.table_name} has a patient")
+        split = self.splits.assign(rows[known], self.source.attributes)
+        return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
-    Raises:
-        InputError: as :func:`prepare_captions`, and where the cohort that is there has no captions.
-    """
-    if not holds_cohort(cohort_dir):
-        return prepare_captions(preparation, cohort_dir, on_error, num_workers, once=True)
-    cohort = Cohort.read(cohort_dir)
-    if "caption" not in cohort.table.columns:
-        raise InputError(f"the cohort in {cohort_dir} has no column `caption`; choose another cohort_dir")
-    return cohort
-
-
-def prepare_captions(
-    preparation: CaptionPreparation,
-    output_dir: str | os.PathLike,
-    on_error: str = "stop",
-    num_workers: int | None = None,
-    once: bool = False,
-) -> Cohort:
-    """Make all pictures squares; write ``patches/``, the cohort table, ``preparation.json`` and ``rejected.csv``.
-
-    Pictures that are done are not read again when the same call is made again, but for those whose file is another by
-    now. The table is written last.
-
-    Args:
-        preparation: source, size and splits.
-        output_dir: the cohort's folder.
-        on_error: ``stop`` at the first row or picture that cannot be used, or ``skip`` it; either way ``rejected.csv``
-            is a list of what was left out.
-        num_workers: threads; by default one per core.
-        once: take the cohort that another process has prepared meanwhile, and look at no picture again.
-
-    Returns:
-        The cohort: as of slides, with a column ``caption``; ``x`` and ``y`` are 0 and ``mpp`` is empty.
-
-    Raises:
-        InputError: for anything wrong with settings or (with ``stop``) a row or a picture; also where no picture is
-            left, or ``output_dir`` holds a cohort prepared otherwise.
-    """
-    if on_error not in ("stop", "skip"):
-        raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
-    rows = _rows(preparation, on_error)
-    with claimed_folder(output_dir, preparation.settings()) as root:
-        if once and holds_cohort(root):
-            return Cohort.read(root)
-        good = rows[rows["problem"] == ""]
-        measured = pd.DataFrame(_measured(preparation, root, good["image"].tolist(), on_error, num_workers))
-        measured = measured.set_axis(good.index)
-        _finish(preparation, root, rows, measured)
-    return Cohort.read(root)
+    def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
+        """The work on the rows that can be used."""
+        return _Pictures(self, root, rows)
 
 
-def _rows(preparation: CaptionPreparation, on_error: str) -> pd.DataFrame:
-    source = preparation.source
-    rows = source.rows()
-    wrong = rows["problem"] != ""
-    if wrong.any() and on_error == "stop":
-        first = rows.loc[wrong].iloc[0]
-        alike = int((rows["problem"] == first["problem"]).sum())
-        others = f"; {alike} rows have this problem" if alike > 1 else ""
-        more = f", {int(wrong.sum())} have any" if alike < wrong.sum() else ""
-        raise InputError(
-            f"{source.table_name}, row {first['row'] + 1} ({first['image']}): {first['problem'].rstrip('.')}"
-            f"{others}{more}. {CONTINUE.format('rows')}"
-        )
-    if source.comes_split:
-        return rows
-    # splits do not depend on which files can be read today
-    known = rows["patient"] != ""
-    if not known.any():
-        raise InputError(f"no row of {source.table_name} has a patient")
-    split = preparation.splits.assign(rows[known], source.attributes)
-    return rows.assign(split=split.reindex(rows.index, fill_value=""))
+class _Pictures:
+    """Rows that are pictures: each is made a square, and one whose file has changed is made again."""
 
+    def __init__(self, preparation: CaptionPreparation, root: Path, rows: pd.DataFrame) -> None:
+        self._root, self._rows = root, rows
+        self._folder, self._square = preparation.source.folder.resolve(), preparation.square
+        self._num_workers: int | None = None
+        self._measures: dict[str, dict[str, Any]] = {}
 
-def _measured(
-    preparation: CaptionPreparation, root: Path, images: list[str], on_error: str, num_workers: int | None
-) -> Iterator[dict[str, Any]]:
-    folder, square = preparation.source.folder.resolve(), preparation.square
-    # decoding and arithmetic leave the interpreter free, and processes take seconds to start
-    pool = ThreadPoolExecutor(max(1, num_workers or os.cpu_count() or 1))
-    parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    try:
-        found = chain.from_iterable(pool.map(lambda part: _make_all(root, folder, part, square), parts))
-        for measures in progress(found, len(images), "preparing pictures", "picture"):
-            if measures["problem"] and on_error == "stop":
-                raise InputError(f"{measures['problem'].rstrip('.')}. {CONTINUE.format('images')}")
-            yield measures
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """Do the shard's share; yields each picture that cannot be used, and why."""
+        self._num_workers = num_workers
+        yield from self._measure(self._rows["image"].tolist()[shard.rank :: shard.world_size])
+
+    def collect(self, problems: dict[str, str]) -> PreparedImages:
+        """All squares, with those of other processes, which are read once more."""
+        images = self._rows["image"]
+        problems |= self._measure([image for image in images if image not in self._measures and image not in problems])
+        rows = self._rows[~images.isin(problems)]
+        measured = pd.DataFrame([self._measures[image] for image in rows["image"]])
+        if measured.empty:
+            return PreparedImages(measured, [], measured)
+        _remove_others(self._root, set(measured["patch"]))
+        table = pd.DataFrame({"image": measured["patch"], "x": "0", "y": "0", "mpp": ""})
+        quality = measured[list(MEASURES)].astype({"width": np.int64, "height": np.int64, "hash": np.uint64})
+        return PreparedImages(table, rows.index, quality)
+
+    def _measure(self, images: list[str]) -> Iterator[tuple[str, str]]:
+        if not images:
+            return
+        # decoding and arithmetic leave the interpreter free, and processes take seconds to start
+        pool = ThreadPoolExecutor(max(1, self._num_workers or os.cpu_count() or 1))
+        chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+        try:
+            made = chain.from_iterable(
+                pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square), chunks)
+            )
+            # results come first: zip would leave the last step of the progress bar undone
+            for measures, image in zip(progress(made, len(images), "preparing pictures", "picture"), images):
+                if measures["problem"]:
+                    yield image, measures["problem"]
+                else:
+                    self._measures[image] = measures
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _make_all(root: Path, folder: Path, images: list[str], square: SquareFit) -> list[dict[str, Any]]:
     """Of some pictures, the path of each square from the root, its measures, or its problem."""
-    found, patches = [], []
+    rows, patches = [], []
     for image in images:
-        result: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
+        empty: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
         try:
             patch, measures = _make(root, folder, image, square)
-            found.append(result | measures)
+            rows.append(empty | measures)
             patches.append(patch if patch.ndim == 3 else np.repeat(patch[..., None], 3, axis=2))
         except InputError as error:
-            found.append(result | {"problem": str(error) if image in str(error) else f"{image}: {error}"})
+            rows.append(empty | {"problem": str(error) if image in str(error) else f"{image}: {error}"})
     if patches:
         hashes = iter(hash_images(np.stack(patches)) if square.image_size >= SIDE else [PLAIN] * len(patches))
-        found = [row if row["problem"] else row | {"hash": next(hashes)} for row in found]
-    return found
+        rows = [row if row["problem"] else row | {"hash": next(hashes)} for row in rows]
+    return rows
 
 
 def _make(root: Path, folder: Path, image: str, square: SquareFit) -> tuple[np.ndarray, dict[str, Any]]:
@@ -228,29 +221,10 @@ def _fingerprint(path: Path) -> str:
 
 
 def _target(image: str, fingerprint: str) -> str:
-    # a picture whose file is another by now has another name, and folders stay small
+    # a picture whose file has changed has another name, and folders stay small
     digest = json_digest([image, fingerprint])
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
     return f"patches/{digest[:2]}/{spelled}_{digest[:8]}.png"
-
-
-def _finish(preparation: CaptionPreparation, root: Path, rows: pd.DataFrame, measured: pd.DataFrame) -> None:
-    problem = rows["problem"]
-    if len(measured):
-        problem = problem.mask(problem == "", measured["problem"].reindex(rows.index, fill_value=""))
-    write_rejected(root, rows, problem, preparation.source.files_without_row(rows))
-    good = problem == ""
-    if not good.any():
-        raise InputError(f"no row of {preparation.source.table_name} gave a picture; {root / REJECTED_FILE} says why")
-    measured, about = measured[good.loc[measured.index]], rows[good]
-    cohort = pd.DataFrame({"image": measured["patch"], "slide": about["slide"], "patient": about["patient"]})
-    cohort = cohort.assign(x="0", y="0", mpp="")
-    metadata = [*preparation.source.metadata, "caption", "split"]
-    cohort[metadata] = about[metadata]
-    quality = measured[list(MEASURES)].astype({"width": np.int64, "height": np.int64, "hash": np.uint64})
-    write_table(root / QUALITY_FILE, quality)
-    _remove_others(root, set(measured["patch"]))
-    Cohort(cohort.astype(str).reset_index(drop=True), root).write()
 
 
 def _remove_others(root: Path, patches: set[str]) -> None:

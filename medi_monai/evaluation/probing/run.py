@@ -18,7 +18,7 @@ import torch
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
 from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
-from medi_monai.engines.distributed import started_together
+from medi_monai.engines.distributed import torchrun_session
 from medi_monai.evaluation.embedding import embed_images
 from medi_monai.evaluation.probing import (
     BASELINES,
@@ -199,7 +199,7 @@ def _protocol(
     device: str,
 ) -> ProbeProtocol | None:
     # None in all processes of torchrun but the first: they take part in embedding alone
-    with started_together() as shard:
+    with torchrun_session() as shard:
 
         def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
             folder = images.root / "features"

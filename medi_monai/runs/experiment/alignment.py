@@ -14,11 +14,11 @@ from medi_monai.alignment.resampling import cohort_target, gradient_images
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.captions import read_prompts
 from medi_monai.cohort.captions.prompts import NEUTRAL
+from medi_monai.cohort.selection import captioned_cohort
 from medi_monai.networks import build_encoder
 from medi_monai.results import read_results
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
-from medi_monai.runs.text import captioned_cohort
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json
 

@@ -6,14 +6,12 @@ import pytest
 from PIL import Image
 from skimage.measure import block_reduce
 
-from medi_monai.cohort import Cohort, PatchDataset, audit_cohort, default_cohort_dir
+from medi_monai.cohort import Cohort, PatchDataset, audit_cohort, default_cohort_dir, load_or_prepare, prepare
 from medi_monai.cohort.captions import (
     CaptionPreparation,
     CaptionTable,
     PatientSplit,
     SquareFit,
-    load_or_prepare_captions,
-    prepare_captions,
 )
 from medi_monai.cohort.prepare import QUALITY_FILE
 from medi_monai.cohort.reading import PatchReader
@@ -55,7 +53,7 @@ def files(folder):
 
 
 def test_a_cohort_as_any_other(folder, tmp_path):
-    cohort = prepare_captions(preparation(folder), tmp_path / "out", num_workers=2)
+    cohort = prepare(preparation(folder), tmp_path / "out", num_workers=2)
     table = cohort.table
     columns = ["image", "slide", "patient", "x", "y", "mpp", "sex", "age", "modality", "caption", "split"]
     assert table.columns.tolist() == columns
@@ -73,7 +71,7 @@ def test_a_cohort_as_any_other(folder, tmp_path):
 
 
 def test_pixels_are_those_of_the_pictures(folder, tmp_path):
-    cohort = prepare_captions(preparation(folder), tmp_path / "out")
+    cohort = prepare(preparation(folder), tmp_path / "out")
     reader = PatchReader(cohort, 32)
     for patch, slide, patient in zip(reader.read(range(len(cohort))), cohort.table["slide"], cohort.table["patient"]):
         original = np.asarray(Image.open(folder / slide))
@@ -91,7 +89,7 @@ def test_pixels_are_those_of_the_pictures(folder, tmp_path):
 
 
 def test_the_data_set_and_the_audit_take_the_cohort_unchanged(folder, tmp_path):
-    cohort = prepare_captions(preparation(folder), tmp_path / "out")
+    cohort = prepare(preparation(folder), tmp_path / "out")
     schema = MetadataSchema.from_table(cohort.table, "sex")
     dataset = PatchDataset(cohort, schema, 32)
     assert dataset[0]["image"].shape == (3, 32, 32) and len(dataset) == len(cohort)
@@ -105,21 +103,21 @@ def test_the_data_set_and_the_audit_take_the_cohort_unchanged(folder, tmp_path):
 
 def test_the_same_call_again_does_nothing(folder, tmp_path):
     out = tmp_path / "out"
-    first = prepare_captions(preparation(folder), out)
+    first = prepare(preparation(folder), out)
     before, quality = files(out), pd.read_parquet(out / QUALITY_FILE)
-    again = prepare_captions(preparation(folder), out)
+    again = prepare(preparation(folder), out)
     assert files(out) == before and again.digest == first.digest
     pd.testing.assert_frame_equal(pd.read_parquet(out / QUALITY_FILE), quality)
 
 
 def test_what_lacks_is_made_and_what_was_replaced_is_made_again(folder, tmp_path):
     out = tmp_path / "out"
-    first = prepare_captions(preparation(folder), out)
+    first = prepare(preparation(folder), out)
     (out / "cohort.csv").unlink()
     (out / first.table["image"][7]).unlink()
     before = files(out)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / first.table["slide"][9])
-    second = prepare_captions(preparation(folder), out)
+    second = prepare(preparation(folder), out)
     after = files(out)
     changed = first.table["image"] != second.table["image"]
     assert changed.tolist() == [number == 9 for number in range(len(first))]
@@ -130,11 +128,11 @@ def test_what_lacks_is_made_and_what_was_replaced_is_made_again(folder, tmp_path
 
 
 def test_other_settings_into_the_same_folder_are_an_error(folder, tmp_path):
-    prepare_captions(preparation(folder), tmp_path / "out")
+    prepare(preparation(folder), tmp_path / "out")
     with pytest.raises(InputError, match="other settings .*square.image_size: 32 there, 16 now"):
-        prepare_captions(preparation(folder, 16), tmp_path / "out")
+        prepare(preparation(folder, 16), tmp_path / "out")
     with pytest.raises(InputError, match="holds no cohort of ours"):
-        prepare_captions(preparation(folder), folder)
+        prepare(preparation(folder), folder)
 
 
 def test_names_and_loading(folder, tmp_path):
@@ -142,12 +140,12 @@ def test_names_and_loading(folder, tmp_path):
     assert plan.name.startswith("data_32px_") and plan.name != preparation(folder, 16).name
     where = default_cohort_dir(plan, tmp_path)
     assert where == str(tmp_path / "output" / "preparing" / plan.name)
-    cohort = load_or_prepare_captions(plan, where)
+    cohort = load_or_prepare(plan, where)
     assert default_cohort_dir(preparation(where), tmp_path) == where
-    assert load_or_prepare_captions(preparation(folder, 16), where).digest == cohort.digest
+    assert load_or_prepare(preparation(folder, 16), where).digest == cohort.digest
     cohort.table.drop(columns="caption").to_csv(tmp_path / "cohort.csv", index=False)
-    with pytest.raises(InputError, match="no column `caption`"):
-        load_or_prepare_captions(plan, tmp_path)
+    with pytest.raises(InputError, match="no column .caption|unknown column .caption"):
+        load_or_prepare(plan, tmp_path)
 
 
 def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
@@ -155,8 +153,8 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
     (folder / "slices/p4_0.png").unlink()
     Image.new("L", (8, 8)).save(folder / "slices/stray.png")
     with pytest.raises(InputError, match=r"row 9 \(slices/p4_0.png\): there is no such file. To go on"):
-        prepare_captions(preparation(folder), tmp_path / "out")
-    cohort = prepare_captions(preparation(folder), tmp_path / "out", on_error="skip")
+        prepare(preparation(folder), tmp_path / "out")
+    cohort = prepare(preparation(folder), tmp_path / "out", on_error="skip")
     rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
     assert sorted(rejected.index) == ["slices/p3_0.png", "slices/p4_0.png", "slices/stray.png"]
     assert "cannot read the image" in rejected["slices/p3_0.png"]
@@ -164,20 +162,20 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
     # what can be read does not change who is held out
     Image.new("L", (64, 64)).save(folder / "slices/p3_0.png")
     Image.new("L", (64, 64)).save(folder / "slices/p4_0.png")
-    whole = prepare_captions(preparation(folder), tmp_path / "whole").table.set_index("slide")["split"]
+    whole = prepare(preparation(folder), tmp_path / "whole").table.set_index("slide")["split"]
     assert (cohort.table.set_index("slide")["split"] == whole[cohort.table["slide"]]).all()
     (folder / "slices/p3_0.png").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot read the image .* --on_error skip"):
-        prepare_captions(preparation(folder), tmp_path / "other")
+        prepare(preparation(folder), tmp_path / "other")
     with pytest.raises(InputError, match="did you mean 'skip'"):
-        prepare_captions(preparation(folder), tmp_path / "other", on_error="skipp")
+        prepare(preparation(folder), tmp_path / "other", on_error="skipp")
 
 
 def test_nothing_left_is_an_error(folder, tmp_path):
     for path in (folder / "slices").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="gave a picture"):
-        prepare_captions(preparation(folder), tmp_path / "out", on_error="skip")
+    with pytest.raises(InputError, match="no image of .* can be used; .*rejected.csv says why"):
+        prepare(preparation(folder), tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out" / "cohort.csv").exists()
 
 
@@ -185,7 +183,7 @@ def test_a_table_that_comes_split(folder, tmp_path):
     table = pd.read_csv(folder / "slices.csv", dtype=str)
     table["part"] = np.where(table["patient"].isin(["P1", "P2"]), "test", "train")
     table.to_csv(folder / "slices.csv", index=False)
-    cohort = prepare_captions(preparation(folder, columns={"split": "part"}), tmp_path / "out")
+    cohort = prepare(preparation(folder, columns={"split": "part"}), tmp_path / "out")
     assert set(cohort.table["patient"][cohort.table["split"] == "holdout"]) == {"P1", "P2"}
     assert set(cohort.table["split"]) == {"train", "holdout"}
 
@@ -203,7 +201,7 @@ def test_real_brain_slices(real_data, tmp_path):
     }
     source = CaptionTable(root, attributes=("sex", "race", "grade", "age"), templates=templates)
     plan = CaptionPreparation(source, SquareFit(32), PatientSplit(["sex", "grade"]))
-    cohort = prepare_captions(plan, tmp_path / "out")
+    cohort = prepare(plan, tmp_path / "out")
     given = pd.read_csv(root / "slices.csv", dtype=str, keep_default_na=False).set_index("image")
     table = cohort.table.set_index("slide")
     assert sorted(table.index) == sorted(given.index) and len(table) == 240

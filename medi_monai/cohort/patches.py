@@ -1,0 +1,208 @@
+"""Preparations of slides, tiles and patches: how their rows become patches of a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.extraction import Cutting, SlideJob, cut_slide, is_cut, is_replaced, read_record, record_names
+from medi_monai.cohort.prepare import AuditColumns, PreparedImages, Shard, Work
+from medi_monai.cohort.scanning import PATCHES_PER_SCAN, ScanJob, read_scan, scan_patches
+from medi_monai.cohort.source import ImageTable
+from medi_monai.cohort.splits import SplitScheme, assign_splits
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import json_digest
+from medi_monai.utils.workers import map_processes
+
+__all__ = ["Preparation"]
+
+#: columns of the file of quality, where they were measured
+QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix", "fingerprint")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that decides what a prepared cohort is.
+
+    Args:
+        source: table and images.
+        cutting: how slides become patches; of patches that are taken as they are, size and resolution.
+        splits: what is held out.
+    """
+
+    source: ImageTable
+    cutting: Cutting
+    splits: SplitScheme
+
+    def settings(self) -> dict:
+        """The settings as JSON; two preparations with equal settings give equal cohorts."""
+        return {**asdict(self), "source": self.source.settings()}
+
+    @property
+    def reads_on_the_fly(self) -> bool:
+        """Whether patches stay in the images that they come from."""
+        return self.cutting.patch_format == "none" or self.source.unit == "patches"
+
+    @property
+    def name(self) -> str:
+        """A folder name that no two preparations share: data set, patch size and the digest of all settings."""
+        digest = json_digest(self.settings())[:8]
+        return f"{self.source.folder.resolve().name}_{self.cutting.grid.image_size}px_{digest}"
+
+    @property
+    def columns(self) -> list[str]:
+        """Metadata of the cohort table: the label, then the attributes."""
+        return list(dict.fromkeys([self.source.label, *self.source.attributes]))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that a cohort which was prepared otherwise needs as well: the runs say which they read."""
+        return ()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether pixels are compared; patches that are taken as they are are read in any case."""
+        return self.cutting.measures or self.source.unit == "patches"
+
+    @property
+    def has_quality_page(self) -> bool:
+        """Whether tissue, sharpness and background are measured."""
+        return True
+
+    @property
+    def audit_columns(self) -> AuditColumns:
+        """What the audit compares."""
+        return AuditColumns(self.source.label, self.source.attributes, self.splits.columns)
+
+    def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the source with a column ``split``, empty without a label or a patient.
+
+        Raises:
+            InputError: where no row has both.
+        """
+        # splits do not depend on which files can be read today
+        known = (rows[self.source.label] != "") & (rows["patient"] != "")
+        if not known.any():
+            raise InputError(
+                f"no row of {self.source.table_name} has both a value of {self.source.label!r} and a patient"
+            )
+        split = assign_splits(rows[known], self.splits)
+        return rows.assign(split=split.reindex(rows.index, fill_value=""))
+
+    def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
+        """The work on the rows that can be used."""
+        return _Patches(self, root, rows) if self.source.unit == "patches" else _Slides(self, root, rows, backend)
+
+
+class _Slides:
+    """Rows that are slides or tiles: each is cut."""
+
+    def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame, backend: str) -> None:
+        self._preparation, self._root, self._rows = preparation, root, rows
+        folder = str(preparation.source.folder.resolve())
+        self._jobs = [
+            SlideJob(str(root), folder, image, mpp, preparation.cutting, backend)
+            for image, mpp in zip(rows["image"], rows["mpp"])
+        ]
+
+    def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """Do this process's part; yields each image that cannot be used, and why."""
+        mine = self._jobs[shard.rank :: shard.world_size]
+        replaced = [job.image for job in mine if is_cut(job) and is_replaced(job)]
+        if replaced:
+            print(
+                f"preparing: {len(replaced)} of the images have changed since they were cut, and are cut again, for "
+                f"example {replaced[0]}",
+                flush=True,
+            )
+        again = set(replaced)
+        jobs = [job for job in mine if job.image in again or not is_cut(job)]
+        with closing(map_processes(cut_slide, jobs, num_workers, "cutting patches", "slide")) as results:
+            # results come first: zip would leave the last step of the progress bar undone
+            for problem, job in zip(results, jobs):
+                if problem is not None and not problem.startswith("no tissue"):
+                    yield job.image, problem
+
+    def collect(self, problems: dict[str, str]) -> PreparedImages:
+        """The patches of all slides, and what is known of each slide; those without tissue are added to problems."""
+        patches_of_slides, records = [], []
+        for job, row in zip(self._jobs, self._rows.index):
+            if job.image in problems:
+                continue
+            record, measures = read_record(self._root, job.image)
+            if record["problem"]:
+                problems[job.image] = record["problem"]
+                continue
+            patches = pd.DataFrame(measures).assign(
+                **{name: record[name] for name in ("width", "height", "source_mpp")}
+            )
+            patches["suffix"] = Path(job.image).suffix
+            patches["fingerprint"] = record.get("fingerprint", "")
+            if self._preparation.cutting.patch_format == "none":
+                patches["image"] = str(Path(job.folder) / job.image)
+            else:
+                patches["image"] = record_names(self._root, job.image, measures, self._preparation.cutting.patch_format)
+            patches_of_slides.append(patches.assign(source_row=row))
+            records.append(record)
+        if not records:
+            return _prepared(self._preparation, pd.DataFrame())
+        slides = pd.DataFrame(records).drop(columns=["problem", "fingerprint"], errors="ignore")
+        patches = pd.concat(patches_of_slides, ignore_index=True)
+        return _prepared(self._preparation, patches, _with_quality(slides, patches_of_slides))
+
+
+class _Patches:
+    """Rows that are patches: each file is looked at once, and stays where it is."""
+
+    def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame) -> None:
+        self._preparation, self._rows = preparation, rows
+        self._folder = str(preparation.source.folder.resolve())
+        blocks = [rows.iloc[start : start + PATCHES_PER_SCAN] for start in range(0, len(rows), PATCHES_PER_SCAN)]
+        self._jobs = [
+            ScanJob(str(root), self._folder, tuple(block["image"]), tuple(block["mpp"]), preparation.cutting)
+            for block in blocks
+        ]
+
+    def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
+        """As of slides."""
+        jobs = self._jobs[shard.rank :: shard.world_size]
+        # files that could not be read may have been mended
+        pending = [job for job in jobs if not job.record.is_file() or (read_scan(job)["problem"] != "").any()]
+        unit = f"{PATCHES_PER_SCAN} patches"
+        with closing(map_processes(scan_patches, pending, num_workers, "reading patches", unit)) as results:
+            for _ in results:
+                pass
+        for job in jobs:
+            problems = zip(job.images, read_scan(job)["problem"].tolist())
+            yield from ((image, problem) for image, problem in problems if problem)
+
+    def collect(self, problems: dict[str, str]) -> PreparedImages:
+        """The patches of all files."""
+        scans = [pd.DataFrame(read_scan(job)) for job in self._jobs]
+        patches = pd.concat(scans, ignore_index=True) if scans else pd.DataFrame({"problem": []})
+        patches = patches.assign(source_row=self._rows.index, image=self._folder + "/" + self._rows["image"].to_numpy())
+        patches = patches[patches["problem"] == ""].drop(columns="problem")
+        suffix = patches["image"].str.extract(r"(\.\w+)$", expand=False) if len(patches) else ""
+        return _prepared(self._preparation, patches.assign(suffix=suffix))
+
+
+def _prepared(preparation: Preparation, patches: pd.DataFrame, slides: pd.DataFrame | None = None) -> PreparedImages:
+    if patches.empty:
+        return PreparedImages(patches, [], patches)
+    columns = ["image", "x", "y", *(["source_mpp"] if preparation.reads_on_the_fly else [])]
+    quality = patches[[name for name in QUALITY if name in patches]]
+    table = patches[columns].assign(mpp=preparation.cutting.grid.mpp)
+    return PreparedImages(table, patches["source_row"].tolist(), quality, slides)
+
+
+def _with_quality(slides: pd.DataFrame, patches_of_slides: list[pd.DataFrame]) -> pd.DataFrame:
+    # medians over a slide's patches, where they were read
+    for name in ("sharpness", "background"):
+        if all(name in patches for patches in patches_of_slides):
+            slides[name] = [round(float(np.median(patches[name])), 4) for patches in patches_of_slides]
+    return slides

@@ -1,0 +1,101 @@
+"""The text side of a text-to-image model: its text model, its schema, the beginning of its network, CLIP features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medi_monai.cohort import Cohort, StreamedPatchDataset
+from medi_monai.engines.clip import train_clip
+from medi_monai.engines.distributed import main_process_first
+from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
+from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import cache_dir, json_digest, read_json, write_json
+
+__all__ = ["clip_features", "initialize_network", "load_caption_schema", "text_model_dir"]
+
+CONFIG = "config.json"
+#: what a small CLIP was trained on
+PAIRS = "pairs.json"
+
+
+def text_model_dir(
+    text_model: str | None,
+    cohort: Cohort,
+    image_size: int,
+    folder: str | os.PathLike,
+    seed: int,
+    max_steps: int,
+    on_long: str = "error",
+) -> str:
+    """The text model that was given; without one, the folder of a small CLIP, trained on the cohort on first use.
+
+    Args:
+        text_model: id on a hub or a folder of transformers; None is the embedded one.
+        cohort: rows in training, with captions.
+        image_size: side of its images.
+        folder: of the embedded model.
+        seed: of its training.
+        max_steps: of its training.
+        on_long: captions of more tokens than CLIP has are an ``error``, or are cut (``truncate``).
+
+    Raises:
+        InputError: for a folder with a model that was trained on other captions.
+    """
+    if text_model is not None:
+        return text_model
+    captions = cohort.table["caption"].tolist()
+    pairs = {"captions": json_digest(captions), "image_size": image_size}
+    with main_process_first():
+        if not (Path(folder) / CONFIG).is_file():
+            images = StreamedPatchDataset(cohort, None, image_size)
+            train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long)
+            write_json(Path(folder) / PAIRS, pairs)
+            print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
+        elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
+            raise InputError(
+                f"the small CLIP in {folder} was trained on other captions or images of another size: give another "
+                f"--text_model_dir, or --text_model {folder} to take it all the same"
+            )
+    return str(folder)
+
+
+def load_caption_schema(ckpt_dir: str | os.PathLike, text_model: str | None = None) -> CaptionSchema:
+    """The schema beside a model; where there is no model yet, one of a small untrained CLIP.
+
+    So that the network of a bundle can be built, and its shapes looked at, before anything was trained.
+    """
+    path = Path(ckpt_dir) / "schema.json"
+    if path.is_file() or (Path(ckpt_dir) / "model.pt").is_file():
+        return CaptionSchema.load(path, text_model)
+    return CaptionSchema(load_text_encoder(text_model or _untrained()))
+
+
+def _untrained() -> Path:
+    captions = ["FLAIR MR slice of the brain of a woman", "FLAIR MR slice of the brain of a man"]
+    folder = cache_dir() / f"untrained_clip_{json_digest(captions)[:8]}"
+    with main_process_first():
+        if not (folder / CONFIG).is_file():
+            tokenizer = make_tokenizer(captions, 16)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)
+                save_clip(small_clip(tokenizer, 32), tokenizer, folder)
+    return folder
+
+
+def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) -> nn.Module:
+    """Start from a checkpoint of ours, of MONAI or of monai-generative; from scratch with None."""
+    if init_from is not None:
+        loaded = load_pretrained_unet(network, init_from)
+        print(f"the network starts from {init_from}: {loaded}", flush=True)
+    return network
+
+
+def clip_features(model: str, device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Image features of a CLIP, differentiable with respect to ``(N, 3, H, W)`` images in [-1, 1]."""
+    return ClipModel(model).to(device).image_features

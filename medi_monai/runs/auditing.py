@@ -1,0 +1,171 @@
+"""The run ``auditing``: what a cohort with a split holds, what leaks across it, and what gives its classes away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort import Cohort, audit_cohort, has_leakage, load_or_prepare, table_cohort
+from medi_monai.cohort.audit import PROPERTIES
+from medi_monai.cohort.prepare import QUALITY_FILE, AnyPreparation, AuditColumns
+from medi_monai.report import write_audit_page
+from medi_monai.schema import missing_cells
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import write_json
+from medi_monai.utils.run_dir import finish_run
+from medi_monai.wsi.readers import read_image
+
+__all__ = ["audit_run", "audited_cohort", "check_measured", "refuse_leakage", "write_audit"]
+
+AUDIT_SOURCES = ("patches", "table")
+#: an attribute of numbers with more values than this is compared in bins
+MAX_CATEGORIES = 20
+
+
+def audited_cohort(
+    preparation: AnyPreparation,
+    cohort_dir: str | os.PathLike,
+    audit_source: str,
+    on_error: str,
+    num_workers: int | None,
+    fail_on_leakage: bool = False,
+) -> Cohort:
+    """The cohort that the run ``auditing`` audits.
+
+    Args:
+        preparation: source and splits.
+        cohort_dir: the prepared cohort; prepared on first use.
+        audit_source: ``patches`` of the cohort, or ``table``: the rows of the source with the split that they would
+            have, for which no image needs to be there.
+        on_error: as for :func:`medi_monai.cohort.prepare`.
+        num_workers: as for :func:`medi_monai.cohort.prepare`.
+        fail_on_leakage: as for :func:`audit_run`; then patches have to be measured.
+    """
+    if audit_source not in AUDIT_SOURCES:
+        raise unknown_value("choice of `audit_source`", audit_source, AUDIT_SOURCES)
+    if audit_source == "table":
+        print("auditing: of a table, only patients and slides are compared, and no patches", flush=True)
+        return table_cohort(preparation)
+    check_measured(preparation, fail_on_leakage)
+    return load_or_prepare(preparation, cohort_dir, on_error, num_workers)
+
+
+def audit_run(
+    cohort: Cohort,
+    label: str,
+    attributes: Sequence[str],
+    output_dir: str | os.PathLike,
+    continuous: Sequence[str] = (),
+    fail_on_leakage: bool = False,
+    combinations: Sequence[str] | None = None,
+) -> dict:
+    """Audit any cohort with a split: write ``audit.json``, ``audit.html`` and ``summary.json``.
+
+    Args:
+        cohort: its table; perceptual hashes are used where the folder of the cohort holds them.
+        label: column of the class.
+        attributes: columns of metadata.
+        output_dir: where to write.
+        continuous: attributes that hold numbers.
+        fail_on_leakage: end with an error where patients, slides, files or near-duplicate patches cross the split.
+        combinations: columns whose combinations are compared between splits; by default label and attributes.
+    """
+    output = Path(output_dir)
+    audit = write_audit(cohort, AuditColumns(label, attributes, combinations), output, continuous)
+    finish_run(
+        "auditing",
+        output,
+        made={"findings": audit["findings"]},
+        figures={"patches": len(cohort)},
+        settings={"label": label, "attributes": list(attributes), "cohort_dir": str(cohort.root)},
+        digests={"cohort": cohort.digest},
+        where=output / "audit.html",
+    )
+    refuse_leakage(audit, output, fail_on_leakage)
+    return audit
+
+
+def check_measured(preparation: AnyPreparation, fail_on_leakage: bool) -> None:
+    """Raise an :class:`InputError` where leakage is to be refused, and near-duplicates would not be known."""
+    if fail_on_leakage and not preparation.is_measured:
+        raise InputError(
+            "fail_on_leakage is set, but with these --measure and --patch_format patches are not read, and "
+            "near-duplicates not looked for; choose --measure always"
+        )
+
+
+def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous: Sequence[str] = ()) -> dict[str, Any]:
+    """Write ``audit.json`` and ``audit.html``, and print what leaks.
+
+    Args:
+        cohort: its table; perceptual hashes are used where the folder of the cohort holds them.
+        columns: what is compared.
+        folder: where to write.
+        continuous: attributes that hold numbers.
+
+    Returns:
+        The content of ``audit.json``.
+    """
+    table, quality = _with_unique_images(cohort.table), _read_quality(cohort)
+    label, combinations = columns.label, columns.combinations
+    attributes = [name for name in columns.attributes if name != label]
+    numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
+    # properties of the files that patches come from: a size or a scanner may give a center away
+    files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
+    hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
+    if combinations is not None:
+        combinations = [name for name in combinations if name in (label, *attributes)]
+    fingerprints = quality["fingerprint"].fillna("").tolist() if "fingerprint" in quality else None
+    audit = audit_cohort(
+        table.assign(**files),
+        label,
+        attributes,
+        continuous=numeric,
+        combinations=combinations,
+        hashes=hashes,
+        fingerprints=fingerprints,
+    )
+    write_json(folder / "audit.json", audit)
+    has_files = "source_mpp" not in cohort.table.columns
+    write_audit_page(audit, folder / "audit.html", (lambda name: read_image(cohort.root / name)) if has_files else None)
+    for finding in audit["findings"]:
+        if finding["level"] == "leakage":
+            print(f"LEAKAGE: {finding['text']}", flush=True)
+    return audit
+
+
+def _with_unique_images(table: pd.DataFrame) -> pd.DataFrame:
+    # many patches are read from one image, and none of them is listed twice for that
+    if "source_mpp" not in table or not table["image"].duplicated().any():
+        return table
+    unique = table.assign(image=table["image"] + " at " + table["x"] + ", " + table["y"])
+    if "suffix" not in table:
+        unique["suffix"] = table["image"].str.extract(r"(\.[^./]*)$", expand=False).fillna("")
+    return unique
+
+
+def _is_quantity(column: pd.Series) -> bool:
+    values = pd.Series(column.unique())
+    values = values[~missing_cells(values)]
+    return len(values) > MAX_CATEGORIES and pd.to_numeric(values, errors="coerce").notna().all()
+
+
+def _read_quality(cohort: Cohort) -> pd.DataFrame:
+    # nothing is known of a cohort that was made elsewhere, or of rows that were chosen since
+    path = cohort.root / QUALITY_FILE
+    quality = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    return quality if len(quality) == len(cohort) else pd.DataFrame()
+
+
+def refuse_leakage(audit: dict, folder: Path, refuse: bool) -> None:
+    """Raise an :class:`InputError` where patients, slides, files or near-duplicate patches cross the split."""
+    if refuse and has_leakage(audit):
+        raise InputError(
+            f"the split leaks, and fail_on_leakage is set; {folder / 'audit.html'} names what crosses it. Choose "
+            "another split, or correct the patients in the table."
+        )
