@@ -1,13 +1,15 @@
-"""Embed the images of a cohort, or of a sampling manifest: every image once, alone or as one of many processes."""
+"""Embed the images of a cohort, or of a sampling manifest, once, and group them into the sets that are compared."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
 from medi_monai.cohort.folder import SETTINGS_FILE as PREPARATION_FILE
+from medi_monai.cohort.groups import codes_of, rows_by_group, stable_order
 from medi_monai.cohort.samples import MANIFEST
 from medi_monai.cohort.samples import SETTINGS_FILE as SAMPLING_FILE
 from medi_monai.engines.distributed import torchrun_session
@@ -28,8 +31,10 @@ from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["PIXEL_COLUMNS", "embed_all", "embed_images"]
+__all__ = ["PIXEL_COLUMNS", "GroupName", "ImageSets", "draw_name", "embed_all", "embed_images"]
 
+#: a combination of label and attributes by its values, or a subgroup by its name
+GroupName: TypeAlias = str | tuple[str, ...]
 #: columns of a table that decide the pixels of its rows, where it has them
 PIXEL_COLUMNS = ("image", "x", "y", "mpp", "source_mpp", *MANIFEST)
 #: columns that tell one image of a cohort from another
@@ -224,3 +229,66 @@ def embed_all(
                 images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, shard=shard
             ).features
     return features, shard.rank == 0
+
+
+def draw_name(name: GroupName) -> str | list[str]:
+    """The name of a group as random draws are seeded by it."""
+    return name if isinstance(name, str) else list(name)
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Real images and those of each arm in the same groups: combinations of label and attributes, or subgroups.
+
+    Args:
+        images: by name, the real ones among them.
+        features: ``(N, D)`` of the same.
+        names: of the groups.
+        rows: by name, the row numbers of every group, in an order that does not depend on that of the table.
+        real: the name of the real images.
+    """
+
+    images: Mapping[str, Cohort]
+    features: Mapping[str, np.ndarray]
+    names: Sequence[GroupName]
+    rows: Mapping[str, Sequence[np.ndarray]]
+    real: str = "real"
+
+    @classmethod
+    def of(
+        cls,
+        images: Mapping[str, Cohort],
+        features: Mapping[str, np.ndarray],
+        names: Sequence[GroupName],
+        codes: Mapping[str, np.ndarray],
+        real: str = "real",
+    ) -> ImageSets:
+        """Sets by the group of every image.
+
+        Args:
+            images: as of the class.
+            features: likewise.
+            names: likewise.
+            codes: by name, ``(N,)`` number of the group of every image, -1 for none.
+            real: as of the class.
+        """
+        rows = {}
+        for name, cohort in images.items():
+            order = stable_order(cohort.table)
+            order = order[codes[name][order] >= 0]
+            rows[name] = [order[ranks] for ranks in rows_by_group(codes[name][order], len(names))]
+        return cls(images, features, names, rows, real)
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the generated images."""
+        return [name for name in self.images if name != self.real]
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """``(N,)`` codes of the patients of the real images."""
+        return codes_of(self.images[self.real].table, ["patient"])[0]
+
+    def counts(self, group: int) -> dict[str, int]:
+        """Images of a group by name."""
+        return {name: len(rows[group]) for name, rows in self.rows.items()}

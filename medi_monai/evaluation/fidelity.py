@@ -1,4 +1,4 @@
-"""How near the images of each arm come to real ones, combination by combination, at matched counts."""
+"""Distances of generated to real images, group by group, at matched counts, beside those of real to real images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from medi_monai.cohort.groups import rows_by_group
+from medi_monai.evaluation.embedding import GroupName, ImageSets, draw_name
 from medi_monai.metrics import (
+    Moments,
     draw_patients,
+    figure,
     frechet_distance,
+    frechet_distance_of_moments,
     interval_around,
     kernel_distance,
     normal_interval,
@@ -25,9 +29,11 @@ __all__ = [
     "DISTANCES",
     "FLOOR",
     "SHARES",
-    "Combination",
     "FidelitySettings",
-    "compare_combination",
+    "ImageGroup",
+    "compare_group",
+    "compare_sets",
+    "distance_of_all",
     "of_combinations",
     "pooled_distances",
     "summarize",
@@ -44,8 +50,8 @@ class FidelitySettings:
     """How sets of images are compared.
 
     Args:
-        max_images: of a combination, at most.
-        min_images: a combination with fewer on either side has no figure.
+        max_images: of a group, at most.
+        min_images: a group with fewer on either side has no figure.
         num_halves: random halves of the real patients that figures are averaged over.
         num_replicates: bootstrap samples behind an interval.
         k: neighbors of precision, recall, density and coverage.
@@ -69,11 +75,11 @@ class FidelitySettings:
 
 
 @dataclass(frozen=True)
-class Combination:
-    """The images of one combination.
+class ImageGroup:
+    """The images of one group: of a combination of label and attributes, or of a subgroup.
 
     Args:
-        name: label and attribute values.
+        name: label and attribute values, or that of the subgroup.
         seen: whether the generative models had images of it in training.
         real: features of real images.
         patients: of the same images.
@@ -87,8 +93,46 @@ class Combination:
     generated: Mapping[str, np.ndarray]
 
 
-def compare_combination(images: Combination, settings: FidelitySettings) -> dict[str, Any]:
-    """All distances of one combination.
+def compare_sets(
+    sets: ImageSets, group: int, settings: FidelitySettings, arms: Sequence[str] | None = None, seen: bool = True
+) -> dict[str, Any]:
+    """All distances of one group of several sets, as of :func:`compare_group`; ``counts`` are those of all images.
+
+    Args:
+        sets: real images and those of each arm.
+        group: its number.
+        settings: see :class:`FidelitySettings`.
+        arms: those that are compared, at one number of images; by default all.
+        seen: whether the generative models had images of it in training.
+    """
+    name = sets.names[group]
+    values = (name,) if isinstance(name, str) else name
+    chosen = {arm: _choose(sets.rows[arm][group], name, settings) for arm in (sets.arms if arms is None else arms)}
+    real = _choose(sets.rows[sets.real][group], name, settings, 4)
+    if not len(real) or not any(map(len, chosen.values())):
+        result = _no_figures(values, seen)
+    else:
+        generated = {arm: np.asarray(sets.features[arm][rows]) for arm, rows in chosen.items()}
+        features = np.asarray(sets.features[sets.real][real])
+        result = compare_group(ImageGroup(values, seen, features, sets.patients[real], generated), settings)
+    return {**result, "counts": sets.counts(group)}
+
+
+def _no_figures(name: tuple[str, ...], seen: bool) -> dict[str, Any]:
+    return {"name": name, "seen": seen, "matched": 0, "arms": {}, "one_patient": False, "drawn": []}
+
+
+def _choose(rows: np.ndarray, name: GroupName, settings: FidelitySettings, times: int = 1) -> np.ndarray:
+    # memory stays bounded however many images a group has
+    most = settings.max_images * times
+    if len(rows) <= most:
+        return rows
+    rng = np.random.default_rng(seed_from("choice", settings.seed, draw_name(name), len(rows)))
+    return rows[np.sort(rng.choice(len(rows), most, replace=False))]
+
+
+def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, Any]:
+    """All distances of one group.
 
     The real images are halved by patient. The images of each arm are compared with one half, and the other half with it
     as well: that is the floor, what images of the same hospital and class, but of other patients, are apart. Every
@@ -109,9 +153,9 @@ def compare_combination(images: Combination, settings: FidelitySettings) -> dict
     sizes = [len(half) for pair in halves for half in pair] + [len(rows) for rows in images.generated.values()]
     matched = min([settings.max_images, *sizes])
     counts = {"real": len(images.real), **{arm: len(rows) for arm, rows in images.generated.items()}}
-    result: dict[str, Any] = {"name": images.name, "seen": images.seen, "counts": counts, "matched": matched}
     if matched < settings.min_images:
-        return {**result, "matched": 0, "arms": {}, "one_patient": False, "drawn": []}
+        return {**_no_figures(images.name, images.seen), "counts": counts}
+    result: dict[str, Any] = {"name": images.name, "seen": images.seen, "counts": counts, "matched": matched}
     drawn = []
     for first, second in halves:
         sets = {"reference": (images.real, rng.choice(first, matched, replace=False))}
@@ -170,7 +214,7 @@ def _figures(
 
 
 def _replicates(
-    images: Combination,
+    images: ImageGroup,
     halves: Sequence[tuple[np.ndarray, np.ndarray]],
     matched: int,
     num_replicates: int,
@@ -196,7 +240,7 @@ def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     As the paper has it for a class; here the combinations weigh alike on both sides.
 
     Args:
-        results: of :func:`compare_combination`.
+        results: of :func:`compare_group`.
     """
     usable = [one for one in results if one["matched"]]
     if not usable:
@@ -242,3 +286,9 @@ def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str]
         row["floor"] = summarize([one], FLOOR, metric)["value"]
         rows.append({**row, "counts": one["counts"], "one_patient": one["one_patient"]})
     return rows
+
+
+def distance_of_all(real: Moments, generated: Moments) -> dict[str, Any]:
+    """Fréchet distance of all images together, whatever their mixture, as papers print it."""
+    value = frechet_distance_of_moments(real, generated) if min(real.count, generated.count) > 1 else None
+    return figure(value, n=generated.count)

@@ -19,6 +19,7 @@ __all__ = [
     "figure",
     "holm",
     "interval_around",
+    "mean_figure",
     "normal_interval",
     "paired_test",
     "percentile_interval",
@@ -141,6 +142,15 @@ def figure(value: float | None, replicates: np.ndarray | None = None, n: int | N
         return {"value": None, "ci95": None, "n": n}
     interval = None if replicates is None else percentile_interval(replicates)
     return {"value": float(value), "ci95": interval, "n": n}
+
+
+def mean_figure(values: np.ndarray | None) -> dict:
+    """The mean of ``(N,)`` values as a figure with its 95 % interval by the normal law; undefined for no value."""
+    if values is None or not len(values):
+        return figure(None, n=0)
+    value, n = float(np.mean(values)), len(values)
+    half = Z95 * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    return {"value": value, "ci95": None if half is None else [value - half, value + half], "n": n}
 
 
 def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int = 20000, seed: int = 0) -> dict:

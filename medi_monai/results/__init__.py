@@ -1,7 +1,17 @@
 """What runs found: figures, findings and results files, with one writer and one reader of them."""
 
 from medi_monai.results.figure import Figure
-from medi_monai.results.files import FORMAT, plain, read_results, read_schema, write_results
+from medi_monai.results.files import FORMAT, plain, read_results, read_schema, write_results, write_run
 from medi_monai.results.finding import LEVELS, Finding
 
-__all__ = ["FORMAT", "LEVELS", "Figure", "Finding", "plain", "read_results", "read_schema", "write_results"]
+__all__ = [
+    "FORMAT",
+    "LEVELS",
+    "Figure",
+    "Finding",
+    "plain",
+    "read_results",
+    "read_schema",
+    "write_results",
+    "write_run",
+]

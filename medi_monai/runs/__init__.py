@@ -21,12 +21,12 @@ from medi_monai.engines.model_dir import load_network, load_schema, load_setting
 from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.engines.text_model import clip_features, initialize_network, load_caption_schema, text_model_dir
 from medi_monai.engines.trainer import DiffusionTrainer, train
+from medi_monai.evaluation.alignment.run import evaluate_alignment_run
 from medi_monai.evaluation.embedding import embed_images
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.probing.settings import ProbeSettings
-from medi_monai.evaluation.subgroups.run import evaluate_alignment_run
 from medi_monai.runs.auditing import audit_run, audited_cohort
 from medi_monai.runs.experiment.alignment import fair_experiment_run
 from medi_monai.runs.experiment.metadata import experiment_run

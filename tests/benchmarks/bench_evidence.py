@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
-from medi_monai.evaluation.fidelity import FidelitySettings, summarize
-from medi_monai.evaluation.memorization import read_columns
-from medi_monai.evaluation.metadata import _compare_all, _distance_of_all, _streamed_moments
+from medi_monai.evaluation.fidelity import FidelitySettings, distance_of_all, summarize
+from medi_monai.evaluation.label_fidelity import read_columns
+from medi_monai.evaluation.metadata import combination_sets, compare_combinations
 from medi_monai.evaluation.probing import FeatureStore, ImageSet, ProbeProtocol, Setting
-from medi_monai.metrics import balanced_accuracy
+from medi_monai.metrics import Moments, balanced_accuracy
 
 CLASSES, CENTERS, BLOCK = 32, 185, 16_384
 COLUMNS = ["cancer_type", "center"]
@@ -102,13 +102,13 @@ def evaluate(folder: Path, tables: dict[str, pd.DataFrame], stores: dict[str, Fe
     arms = {name: cohorts[name] for name in ("cls", "medi")}
     with stage("Fréchet and kernel distance, precision and recall by combination"):
         settings = FidelitySettings(num_halves=2, num_replicates=10)
-        results, _ = _compare_all(cohorts["real"], arms, features, COLUMNS, settings)
+        results, _ = compare_combinations(combination_sets(cohorts["real"], arms, features, COLUMNS), settings)
     usable = [one for one in results if one["matched"]]
     print(f"  {len(results)} combinations, {len(usable)} with enough images;", end=" ")
     print({arm: round(summarize(results, arm, "frechet_distance")["value"], 2) for arm in ("floor", "cls", "medi")})
     with stage("Fréchet distance of all images, streamed"):
-        moments = {name: _streamed_moments(rows) for name, rows in features.items()}
-        print(" ", {arm: round(_distance_of_all(moments["real"], moments[arm])["value"], 3) for arm in arms})
+        moments = {name: Moments.of(rows) for name, rows in features.items()}
+        print(" ", {arm: round(distance_of_all(moments["real"], moments[arm])["value"], 3) for arm in arms})
     with stage("label and center read in generated images"):
         manifests = {arm: (features[arm], tables[arm]) for arm in arms}
         read = read_columns(features["real"], tables["real"], manifests, COLUMNS, (0.001, 0.01))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +8,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
-from medi_monai.evaluation.embedding import embed_images
+from medi_monai.evaluation.embedding import ImageSets, embed_images
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.networks.encoders import Encoder
 from medi_monai.utils.errors import InputError, RunStopped
@@ -239,3 +241,18 @@ def test_numbers_that_cannot_be_are_refused(cohort, tmp_path, change, message):
         embed_images(cohort, Means(), tmp_path, SIZE, **change)
     with pytest.raises(InputError, match="no image to embed"):
         embed_images(Cohort(cohort.table.head(0), cohort.root), Means(), tmp_path, SIZE)
+
+
+def test_sets_hold_the_rows_of_every_group_in_the_order_of_names():
+    tables = {
+        "real": pd.DataFrame({"image": ["c", "a", "b", "d"], "patient": ["q", "p", "p", "q"]}),
+        "arm": pd.DataFrame({"image": ["z", "y"]}),
+    }
+    images = {name: Cohort(table, Path()) for name, table in tables.items()}
+    features = {name: np.zeros((len(table), 2)) for name, table in tables.items()}
+    codes = {"real": np.array([1, 0, 1, -1]), "arm": np.array([1, 1])}
+    sets = ImageSets.of(images, features, ["dark", "bright", "none"], codes)
+    assert [rows.tolist() for rows in sets.rows["real"]] == [[1], [2, 0], []]
+    assert [rows.tolist() for rows in sets.rows["arm"]] == [[], [1, 0], []]
+    assert sets.arms == ["arm"] and sets.counts(1) == {"real": 2, "arm": 2}
+    assert sets.patients.tolist() == [1, 0, 0, 1]

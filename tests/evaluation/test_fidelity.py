@@ -3,9 +3,9 @@ import pytest
 
 from medi_monai.evaluation.fidelity import (
     FLOOR,
-    Combination,
     FidelitySettings,
-    compare_combination,
+    ImageGroup,
+    compare_group,
     of_combinations,
     pooled_distances,
     summarize,
@@ -21,13 +21,13 @@ def make(name=("A", "n"), real=240, patients=40, sizes=(100, 100), shifts=(0.0, 
     generated = {
         arm: rng.standard_normal((size, DIM)) + shift for arm, size, shift in zip(("good", "bad"), sizes, shifts)
     }
-    return Combination(name, seen, rng.standard_normal((real, DIM)), np.arange(real) % patients, generated)
+    return ImageGroup(name, seen, rng.standard_normal((real, DIM)), np.arange(real) % patients, generated)
 
 
 def test_the_floor_is_that_of_a_perfect_generator_and_a_shifted_one_is_far_above():
     floors, good, bad = [], [], []
     for seed in range(12):
-        found = compare_combination(make(seed=seed), SETTINGS)["arms"]
+        found = compare_group(make(seed=seed), SETTINGS)["arms"]
         one, two, three = (found[name]["frechet_distance"]["value"] for name in (FLOOR, "good", "bad"))
         floors.append(one), good.append(two), bad.append(three)
         assert found["good"]["precision"]["value"] > found["bad"]["precision"]["value"]
@@ -38,7 +38,7 @@ def test_the_floor_is_that_of_a_perfect_generator_and_a_shifted_one_is_far_above
 
 def test_every_figure_is_between_sets_of_the_matched_size_and_halves_share_no_patient():
     images = make(sizes=(70, 300))
-    found = compare_combination(images, SETTINGS)
+    found = compare_group(images, SETTINGS)
     assert found["matched"] == 70 and found["counts"] == {"real": 240, "good": 70, "bad": 300}
     for sets in found["drawn"]:
         assert {name: len(np.unique(rows)) for name, (_, rows) in sets.items()} == dict.fromkeys(sets, 70)
@@ -53,19 +53,19 @@ def test_every_figure_is_between_sets_of_the_matched_size_and_halves_share_no_pa
 
 def test_too_few_images_have_counts_and_no_figure():
     for images in (make(sizes=(100, 10)), make(sizes=(100, 0)), make(real=20)):
-        found = compare_combination(images, SETTINGS)
+        found = compare_group(images, SETTINGS)
         assert found["matched"] == 0 and found["arms"] == {}
         (row,) = of_combinations([found], ["label", "center"], "good", "frechet_distance")
         assert row["value"] is None and row["floor"] is None and row["n"] == 0
         assert row["counts"]["bad"] == len(images.generated["bad"]) and row["label"] == "A" and row["center"] == "n"
     assert summarize([], "good", "precision") == {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
-    assert pooled_distances([compare_combination(make(sizes=(100, 0)), SETTINGS)]) == {}
+    assert pooled_distances([compare_group(make(sizes=(100, 0)), SETTINGS)]) == {}
 
 
 def test_a_single_patient_is_halved_by_image_and_told():
-    found = compare_combination(make(patients=1), SETTINGS)
+    found = compare_group(make(patients=1), SETTINGS)
     assert found["matched"] == 100 and found["one_patient"]
-    assert not compare_combination(make(), SETTINGS)["one_patient"]
+    assert not compare_group(make(), SETTINGS)["one_patient"]
     for sets in found["drawn"]:
         assert not set(sets["reference"][1]) & set(sets[FLOOR][1])
 
@@ -73,13 +73,13 @@ def test_a_single_patient_is_halved_by_image_and_told():
 def test_a_huge_patient_has_a_half_for_itself():
     images = make()
     patients = np.where(np.arange(240) < 150, 999, images.patients)
-    found = compare_combination(Combination(("A", "n"), True, images.real, patients, images.generated), SETTINGS)
+    found = compare_group(ImageGroup(("A", "n"), True, images.real, patients, images.generated), SETTINGS)
     assert found["matched"] == 90
 
 
 def test_means_and_intervals_over_combinations():
-    results = [compare_combination(make(("A", str(n)), seed=n), SETTINGS) for n in range(3)]
-    results.append(compare_combination(make(("A", "x"), sizes=(3, 3)), SETTINGS))
+    results = [compare_group(make(("A", str(n)), seed=n), SETTINGS) for n in range(3)]
+    results.append(compare_group(make(("A", "x"), sizes=(3, 3)), SETTINGS))
     found = summarize(results, "bad", "frechet_distance")
     values = [one["arms"]["bad"]["frechet_distance"]["value"] for one in results[:3]]
     assert found["value"] == pytest.approx(np.mean(values)) and found["num_combinations"] == 3 and found["n"] == 300
@@ -92,7 +92,7 @@ def test_means_and_intervals_over_combinations():
 
 
 def test_combinations_taken_together_weigh_alike():
-    results = [compare_combination(make(("A", str(n)), seed=n), SETTINGS) for n in range(2)]
+    results = [compare_group(make(("A", str(n)), seed=n), SETTINGS) for n in range(2)]
     found = pooled_distances(results)
     values = []
     for half in range(3):
@@ -104,10 +104,10 @@ def test_combinations_taken_together_weigh_alike():
 
 
 def test_the_same_seed_gives_the_same_and_sets_may_be_tiny():
-    first, again = (compare_combination(make(), SETTINGS) for _ in range(2))
+    first, again = (compare_group(make(), SETTINGS) for _ in range(2))
     assert first["arms"] == again["arms"]
     tiny = FidelitySettings(min_images=2, k=1, num_replicates=3, num_halves=1)
-    found = compare_combination(make(real=4, patients=4, sizes=(2, 2)), tiny)
+    found = compare_group(make(real=4, patients=4, sizes=(2, 2)), tiny)
     assert found["matched"] == 2 and summarize([found], "good", "kernel_distance")["ci95"] is None
 
 
@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_are_refused(change):
 
 def test_the_error_of_a_kernel_distance_takes_the_patients_of_real_images_for_units():
     images = make(real=240, patients=12)
-    found = compare_combination(images, SETTINGS)
+    found = compare_group(images, SETTINGS)
     for name, whose in (("bad", None), (FLOOR, "real")):
         errors = []
         for sets in found["drawn"]:

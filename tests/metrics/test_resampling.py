@@ -15,6 +15,7 @@ from medi_monai.metrics.resampling import (
     figure,
     holm,
     interval_around,
+    mean_figure,
     normal_interval,
     paired_test,
     percentile_interval,
@@ -259,3 +260,13 @@ def test_normal_intervals_hold_95_percent_and_end_where_the_quantity_does():
 def test_an_interval_around_a_distance_does_not_begin_below_zero():
     replicates = np.arange(101)
     assert interval_around(10, replicates, lowest=0.0) == pytest.approx([0, 10 + 97.5 - 50])
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law():
+    values = np.random.default_rng(3).normal(2, 1, 50)
+    made = mean_figure(values)
+    low, high = stats.norm.interval(0.95, loc=values.mean(), scale=stats.sem(values))
+    assert made["value"] == pytest.approx(values.mean()) and made["n"] == 50
+    assert made["ci95"] == pytest.approx([low, high])
+    assert mean_figure(values[:1]) == {"value": values[0], "ci95": None, "n": 1}
+    assert mean_figure(None) == mean_figure(values[:0]) == {"value": None, "ci95": None, "n": 0}

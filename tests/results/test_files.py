@@ -4,9 +4,10 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 
-from medi_monai.results import FORMAT, Figure, Finding, plain, read_results, read_schema, write_results
+from medi_monai.results import FORMAT, Figure, Finding, plain, read_results, read_schema, write_results, write_run
 from medi_monai.results.files import SCHEMAS
 from medi_monai.utils.errors import InputError
 
@@ -48,3 +49,28 @@ def test_schemas_are_schemas(name):
 def test_an_unknown_schema_is_an_input_error():
     with pytest.raises(InputError, match="metrics"):
         read_schema("metric")
+
+
+def test_a_run_leaves_its_files_and_moves_those_of_an_earlier_one(tmp_path, capsys):
+    def write(value):
+        return write_run(
+            "evaluation",
+            tmp_path,
+            "metrics",
+            {"settings": {"k": 1}, "digests": {}, "value": value},
+            {"metrics.csv": pd.DataFrame({"value": [value]}), "pairs.npz": {"a": np.full(2, value)}},
+            lambda content, path: path.write_text(f"value {content['value']}"),
+            {"images": 3},
+            lambda content: {"value": content["value"]},
+        )
+
+    write(1)
+    content = write(2)
+    assert content == read_results(tmp_path / "metrics.json") and content["value"] == 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["figures"] == {"value": 2} and summary["made"] == {"images": 3} and summary["settings"] == {"k": 1}
+    for folder, value in ((tmp_path, 2), (tmp_path / "earlier-1", 1)):
+        assert pd.read_csv(folder / "metrics.csv")["value"].tolist() == [value]
+        assert np.load(folder / "pairs.npz")["a"].tolist() == [value, value]
+        assert (folder / "report.html").read_text() == f"value {value}"
+    assert capsys.readouterr().out.splitlines()[-1].endswith("report.html")

@@ -49,17 +49,15 @@ from medi_monai.evaluation.probing.tables import (
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
-from medi_monai.results import plain, write_results
+from medi_monai.results import plain, write_run
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import json_digest, read_json, write_json, write_table
-from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.files import json_digest, read_json, write_json
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
 
-RESULTS = ("probe.json", "probe.csv", "report.html", "summary.json")
 #: of what a draw is: draws of another version are made again
 DRAWS_VERSION = 4
 #: sweeps over settings, besides that over the correlation of class and center
@@ -170,20 +168,16 @@ def probe_run(
         settings_that_differ=settings_that_differ(sampled),
         digests={"cohort": cohort.digest, "draws": digest},
     )
-    set_aside(output, [output / name for name in RESULTS])
-    content = write_results(output / "probe.json", results)
-    write_table(output / "probe.csv", long_table(results))
-    write_probe_page(content, output / "report.html")
-    finish_run(
+    return write_run(
         "probing",
         output,
-        made={"arms": names, "repeats": settings.num_repeats},
-        figures={name: arm["balanced_accuracy"] for name, arm in content["arms"].items()},
-        settings=content["settings"],
-        digests=content["digests"],
-        where=output / "report.html",
+        "probe",
+        results,
+        {"probe.csv": long_table(results)},
+        write_probe_page,
+        {"arms": names, "repeats": settings.num_repeats},
+        lambda content: {name: arm["balanced_accuracy"] for name, arm in content["arms"].items()},
     )
-    return content
 
 
 def _protocol(

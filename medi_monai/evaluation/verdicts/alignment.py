@@ -9,8 +9,9 @@ from typing import Any
 from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, edges_of, figure_text, known, number, span
 from medi_monai.results import Figure, Finding
+from medi_monai.results.metrics import AlignmentVerdict
 
-__all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises"]
+__all__ = ["ANSWERS", "alignment_verdict", "cautions", "curve_rises", "verdict_by_arm"]
 
 ANSWERS = ("met", "missed", "no effect", "fooled the guide", "quality lost", "undecided")
 
@@ -25,7 +26,7 @@ WORST_DISTANCE, LEAST_DIVERSITY, LEAST_PROMPT_ADHERENCE = 1.1, 0.9, 0.95
 LEAST_CONSISTENCY = 0.9
 
 
-def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[str, Any]:
+def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> AlignmentVerdict:
     """The answer for one arm, the findings that it rests on, the answer first.
 
     - ``met``: the distance to the target, behind the judge's mistakes where they are known, is within the tolerance.
@@ -42,7 +43,7 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
         arm: whose.
 
     Returns:
-        ``answer``, ``quality_lost`` and ``findings``, sentences with a level each.
+        The verdict, its findings with the answer first.
     """
     name = content["part"]
     answer, finding = _of_target(content, arm, name)
@@ -55,7 +56,7 @@ def alignment_verdict(content: Mapping[str, Any], arm: str = "after") -> dict[st
     if lost and answer == "met":
         answer = "quality lost"
         finding = Finding("error", f"The target is met, but quality is lost. {finding.text}", finding.figures)
-    return {"answer": answer, "quality_lost": lost, "findings": [finding, *quality]}
+    return AlignmentVerdict(answer, lost, [finding, *quality])
 
 
 def _of_target(content: Mapping[str, Any], arm: str, name: str) -> tuple[str, Finding]:
@@ -297,6 +298,6 @@ def _signed(value: float) -> str:
     return f"+{number(value, 2)}" if value > 0 else number(value, 2)
 
 
-def of_arms(content: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+def verdict_by_arm(content: Mapping[str, Any], arms: Sequence[str]) -> dict[str, AlignmentVerdict]:
     """The verdict of every arm but ``before``."""
     return {arm: alignment_verdict(content, arm) for arm in arms if arm != "before"}

@@ -5,7 +5,7 @@ import pytest
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
-from medi_monai.evaluation.subgroups.shares import change_of_distance, part_figures
+from medi_monai.evaluation.alignment.shares import change_of_distance, shares_of_part
 from medi_monai.evaluation.verdicts.alignment import alignment_verdict, curve_rises
 
 VALUES = ("dark", "bright")
@@ -17,7 +17,7 @@ def verdict_content(after, by_guide):
 
     def read(counts):
         counts = {"before": np.array([480, 120]), "after": np.array(counts)}
-        figures = {arm: {"shade": part_figures(one, part)} for arm, one in counts.items()}
+        figures = {arm: {"shade": shares_of_part(one, part)} for arm, one in counts.items()}
         return {
             "distance_to_target": figures,
             "change": {"after": {"shade": change_of_distance(counts["before"], counts["after"], part)}},
@@ -64,7 +64,7 @@ def test_a_curve_that_rises_again_while_the_guide_falls():
     ],
 )
 def test_the_answer(after, by_guide, answer):
-    assert alignment_verdict(verdict_content(after, by_guide))["answer"] == answer
+    assert alignment_verdict(verdict_content(after, by_guide)).answer == answer
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,20 @@ def test_quality_lost_takes_the_place_of_met(ratio, lost):
     content = verdict_content((300, 300), (300, 300))
     content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": ratio[0], "ci95": ratio[1], "n": 99}
     verdict = alignment_verdict(content)
-    assert verdict["answer"] == ("quality lost" if lost else "met") and verdict["quality_lost"] is lost
+    assert verdict.answer == ("quality lost" if lost else "met") and verdict.quality_lost is lost
     content = verdict_content((400, 200), (400, 200))
     content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": ratio[0], "ci95": ratio[1], "n": 99}
-    assert alignment_verdict(content)["answer"] == "missed"
+    assert alignment_verdict(content).answer == "missed"
 
 
 def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     content = verdict_content((300, 300), (300, 300))
     content["fidelity"]["bright"]["arms"]["after"]["ratio"] = {"value": 1.3, "ci95": [0.9, 1.5], "n": 20}
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"] = {"value": 0.8, "ci95": [0.5, 1.1], "n": 20}
-    levels = {one.text.split(",")[0]: one.level for one in alignment_verdict(content)["findings"]}
+    levels = {one.text.split(",")[0]: one.level for one in alignment_verdict(content).findings}
     assert levels["Worse Fréchet distance"] == levels["Lower diversity"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"]["ratio"]["ci95"] = [0.7, 0.88]
-    assert alignment_verdict(content)["answer"] == "quality lost"
+    assert alignment_verdict(content).answer == "quality lost"
 
 
 def of(value, low, high, n=200):
@@ -100,7 +100,7 @@ def test_prompt_adherence_that_was_chance_before_is_pointed_out():
     def finding(share):
         before = {"share": share, "by_value": dict.fromkeys(VALUES, share), "ratio": of(1, 1, 1)}
         content["named_prompts"] = {"shade": {"before": before, "after": before}}
-        return next(one for one in alignment_verdict(content)["findings"] if "name shade" in one.text)
+        return next(one for one in alignment_verdict(content).findings if "name shade" in one.text)
 
     assert finding(of(0.98, 0.95, 0.99)).level == "ok"
     blind = finding(of(0.52, 0.45, 0.59))
@@ -111,14 +111,14 @@ def test_pairs_that_all_kept_their_subgroup():
     content = verdict_content((300, 300), (300, 300))
     pairs = {"stayed": of(0.99, 0.98, 0.995), "changed": {"value": None, "ci95": None, "n": 0}}
     content["consistency"]["after"] = {**pairs, "unrelated": of(0.1, 0.1, 0.1)}
-    texts = " ".join(one.text for one in alignment_verdict(content)["findings"])
+    texts = " ".join(one.text for one in alignment_verdict(content).findings)
     assert "(200 pairs), no pair changed it; images from different noise" in texts
 
 
 def test_what_a_judge_at_chance_level_reads_is_never_in_order():
     content = verdict_content((300, 300), (300, 300))
-    assert [one.level for one in alignment_verdict(content)["findings"]] == ["ok"] * 3
+    assert [one.level for one in alignment_verdict(content).findings] == ["ok"] * 3
     content["judge"]["at_chance"] = ["shade"]
     verdict = alignment_verdict(content)
-    assert verdict["answer"] == "undecided"
-    assert [one.level for one in verdict["findings"]] == ["error", "note", "note"]
+    assert verdict.answer == "undecided"
+    assert [one.level for one in verdict.findings] == ["error", "note", "note"]

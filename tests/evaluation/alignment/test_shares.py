@@ -6,7 +6,12 @@ import pytest
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
-from medi_monai.evaluation.subgroups.shares import change_of_distance, of_prompts, part_figures
+from medi_monai.evaluation.alignment.shares import (
+    change_of_distance,
+    prompt_adherence,
+    shares_by_prompt,
+    shares_of_part,
+)
 
 VALUES = ("dark", "bright")
 
@@ -15,7 +20,7 @@ def test_the_correction_undoes_known_mistakes():
     (part,) = parts_of(make_target({"dark": 0.5, "bright": 0.5}, {"shade": VALUES}))
     # of 600 images, 300 truly dark: 10 % of dark and 20 % of bright ones are misread
     held_out = {"shade": {"values": ["bright", "dark"], "confusion": [[80, 20], [10, 90]]}}
-    made = part_figures(np.array([330, 270]), part, held_out)
+    made = shares_of_part(np.array([330, 270]), part, held_out)
     assert made["total_variation"]["value"] == pytest.approx(0.05)
     assert made["corrected"]["proportions"]["dark"]["value"] == pytest.approx(0.5)
     assert made["corrected"]["total_variation"]["value"] == pytest.approx(0, abs=1e-9)
@@ -38,7 +43,7 @@ def test_a_joint_target_has_marginals_and_joint_mistakes():
     for i, j in np.ndindex(4, 4):
         first, second = (held_out[name]["confusion"] for name in ("shade", "size"))
         read[j] += truth[i] * first[i // 2][j // 2] / 50 * second[i % 2][j % 2] / 100
-    made = part_figures(np.round(10_000 * read).astype(int), parts[2], held_out)
+    made = shares_of_part(np.round(10_000 * read).astype(int), parts[2], held_out)
     found = [one["value"] for one in made["corrected"]["proportions"].values()]
     assert found == pytest.approx(truth, abs=2e-3) and made["corrected"]["confusion_n"] == [50] * 4
 
@@ -56,10 +61,22 @@ def test_prompts_with_few_images_are_named_and_left_out_of_the_mean():
     (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
     table = pd.DataFrame({"caption": ["many"] * 40 + ["few"] * 3})
     codes = {"shade": np.array([0] * 30 + [1] * 10 + [0] * 3)}
-    made = of_prompts({"before": table}, {"before": codes}, [part], "caption")["shade"]
+    made = shares_by_prompt({"before": table}, {"before": codes}, [part], "caption")["shade"]
     many, few = (row["arms"]["before"] for row in made["prompts"])
     assert (many["n"], many["few"], few["n"], few["few"]) == (40, False, 3, True)
     assert made["mean"]["before"]["value"] == pytest.approx(0.25) and made["mean"]["before"]["n"] == 1
     # E |X/40 - 1/2| of a fair coin
     expected = sum(math.comb(40, k) / 2**40 * abs(k / 40 - 0.5) for k in range(41))
     assert made["mean"]["before"]["by_chance"] == pytest.approx(expected, rel=0.1)
+
+
+def test_prompt_adherence_counts_pairs_and_leaves_out_prompts_that_name_none():
+    (part,) = parts_of(make_target("uniform", {"sex": ("female", "male")}))
+    captions = ["a woman", "a man", "a man", "somebody"]
+    table = pd.DataFrame({"caption": captions, "number": ["0", "0", "1", "0"]})
+    words = {"sex": {"female": "woman", "male": ["man", "gentleman"]}}
+    read = {"before": {"sex": np.array([0, 1, 1, 1])}, "after": {"sex": np.array([1, 1, 1, 0])}}
+    made = prompt_adherence({"before": table, "after": table}, read, [part], words, "caption")["sex"]
+    assert made["before"]["share"]["value"] == 1 and made["before"]["left_out"] == 1
+    assert made["after"]["share"]["value"] == pytest.approx(2 / 3) and made["after"]["by_value"]["female"]["value"] == 0
+    assert made["after"]["ratio"]["value"] == pytest.approx(2 / 3) and made["after"]["ratio"]["n"] == 3

@@ -4,10 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.functional.targets import parts_of
-from medi_monai.evaluation.subgroups.pairs import consistency, obedience, same_noise
-from medi_monai.evaluation.subgroups.shares import Looked
+from medi_monai.evaluation.alignment.predictions import ArmPredictions, _dealt, consistency, same_noise
 
 
 def test_the_same_noise_is_that_of_prompt_number_and_seed():
@@ -20,7 +17,7 @@ def test_the_same_noise_is_that_of_prompt_number_and_seed():
 
 def test_consistency_by_hand():
     def arm(codes, features):
-        return Looked({"judge": {"shade": np.array(codes)}}, np.array(features, np.float32))
+        return ArmPredictions({"judge": {"shade": np.array(codes)}}, np.array(features, np.float32))
 
     before = arm([0, 0, 1], [[1, 0], [0, 1], [1, 0]])
     after = arm([0, 1, 1], [[1, 0], [1, 0], [0.6, 0.8]])
@@ -35,13 +32,7 @@ def test_consistency_by_hand():
     assert made["unrelated"]["value"] == pytest.approx(np.mean(others))
 
 
-def test_obedience_counts_pairs_and_leaves_out_prompts_that_name_none():
-    (part,) = parts_of(make_target("uniform", {"sex": ("female", "male")}))
-    captions = ["a woman", "a man", "a man", "somebody"]
-    table = pd.DataFrame({"caption": captions, "number": ["0", "0", "1", "0"]})
-    words = {"sex": {"female": "woman", "male": ["man", "gentleman"]}}
-    read = {"before": {"sex": np.array([0, 1, 1, 1])}, "after": {"sex": np.array([1, 1, 1, 0])}}
-    made = obedience({"before": table, "after": table}, read, [part], words, "caption")["sex"]
-    assert made["before"]["share"]["value"] == 1 and made["before"]["left_out"] == 1
-    assert made["after"]["share"]["value"] == pytest.approx(2 / 3) and made["after"]["by_value"]["female"]["value"] == 0
-    assert made["after"]["ratio"]["value"] == pytest.approx(2 / 3) and made["after"]["ratio"]["n"] == 3
+def test_pictures_are_dealt_evenly():
+    assert _dealt(np.array([96, 1]), 12) == [11, 1] and _dealt(np.array([50, 50]), 12) == [6, 6]
+    assert _dealt(np.array([2, 3]), 12) == [2, 3] and _dealt(np.array([9] * 12), 12) == [1] * 12
+    assert _dealt(np.array([], int), 12) == []

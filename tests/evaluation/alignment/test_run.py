@@ -11,10 +11,11 @@ from PIL import Image
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.cohort import Cohort
+from medi_monai.evaluation.alignment.predictions import predict_arm
+from medi_monai.evaluation.alignment.quality import subgroup_diversity
+from medi_monai.evaluation.alignment.run import evaluate_alignment_run
+from medi_monai.evaluation.embedding import ImageSets
 from medi_monai.evaluation.fidelity import FidelitySettings
-from medi_monai.evaluation.subgroups.quality import diversity
-from medi_monai.evaluation.subgroups.run import _dealt, evaluate_alignment_run
-from medi_monai.evaluation.subgroups.shares import look
 from medi_monai.metrics.resampling import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.encoders import build_encoder
@@ -240,7 +241,7 @@ def test_a_collapsed_subgroup_is_less_diverse(data, tmp_path):
     (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
     codes = {"before": np.array([1] * 12 + [0] * 48), "after": np.zeros(10, int)}
     features = {"before": np.random.default_rng(0).normal(size=(60, 4)), "after": np.ones((10, 4))}
-    made = diversity(features, images, codes, part, SIZE)
+    made = subgroup_diversity(ImageSets.of(images, features, part.values, codes, "before"), SIZE)
     assert made["dark"]["after"]["ms_ssim"]["value"] == pytest.approx(0, abs=1e-6)
     assert made["dark"]["after"]["features"]["value"] == 0 and made["dark"]["before"]["features"]["value"] > 1
     assert made["bright"]["after"]["ms_ssim"] | {"ratio": None} == {"value": None, "ci95": None, "n": 0, "ratio": None}
@@ -267,7 +268,7 @@ def test_clip_sees_the_images_and_their_prompts(data):
     folder = save_clip(small_clip(tokenizer, 16, 8, 32, 1, 2, 16), tokenizer, data[2] / "clip")
     clip = ClipModel(folder)
     (part,) = parts_of(make_target("uniform", {"shade": VALUES}))
-    made = look(cohort, {"judge": Brightness()}, [part], SIZE, clip, "caption", batch_size=7)
+    made = predict_arm(cohort, {"judge": Brightness()}, [part], SIZE, clip, "caption", batch_size=7)
     row = 17
     pixels = np.asarray(Image.open(cohort.root / cohort.table["image"][row]))
     image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -320,9 +321,3 @@ def test_two_attributes_go_by_their_joint(data, tmp_path):
     )
     assert content["training"]["side"]["left"]["n"] == 40
     assert set(content["by_prompt"]) == {"shade", "side", "shade|side"}
-
-
-def test_pictures_are_dealt_evenly():
-    assert _dealt(np.array([96, 1]), 12) == [11, 1] and _dealt(np.array([50, 50]), 12) == [6, 6]
-    assert _dealt(np.array([2, 3]), 12) == [2, 3] and _dealt(np.array([9] * 12), 12) == [1] * 12
-    assert _dealt(np.array([], int), 12) == []

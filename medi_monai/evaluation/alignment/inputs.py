@@ -23,7 +23,7 @@ from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import read_json, read_table
+from medi_monai.utils.files import json_digest, read_json, read_table
 
 __all__ = ["AlignmentInputs", "differing_settings", "gather", "measured"]
 
@@ -62,6 +62,18 @@ class AlignmentInputs:
     def joint(self) -> Part:
         """The part that the verdict goes by: the joint of several attributes, or the only one."""
         return self.parts[-1]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the images and models that are compared."""
+        return {
+            "cohort": self.cohort.digest,
+            "reference": self.real.digest,
+            **{f"classifier.{name}": json_digest(reader.describe()) for name, reader in self.readers.items()},
+            **({} if self.clip is None else {"clip": self.clip.digest}),
+            **{arm: images.digest for arm, images in self.arms.items()},
+            **{f"named.{arm}": images.digest for arm, images in self.named.items()},
+        }
 
 
 def gather(

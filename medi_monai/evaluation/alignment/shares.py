@@ -1,111 +1,66 @@
-"""What classifiers read in generated images, beside a target: proportions and distances, overall and by prompt."""
+"""Shares of subgroups among generated images, beside a target: overall, by prompt, and as prompts request them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from medi_monai.alignment.functional.targets import Part
-from medi_monai.cohort import Cohort
-from medi_monai.cohort.reading import image_blocks
-from medi_monai.engines.classifiers.accuracy import read_probabilities
-from medi_monai.metrics import figure, interval_around
-from medi_monai.metrics.resampling import Z95
+from medi_monai.cohort.captions import named_subgroups
+from medi_monai.evaluation.alignment.predictions import ArmPredictions, same_noise
+from medi_monai.metrics import figure, interval_around, mean_figure, wilson_interval
 from medi_monai.metrics.subgroups import corrected_proportions, distance_to_target, proportions, total_variation
-from medi_monai.networks.classifier import AttributeClassifier
-from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Looked", "change_of_distance", "counts_of", "look", "mean_figure", "of_prompts", "part_figures"]
+__all__ = [
+    "change_of_distance",
+    "counts_of",
+    "prompt_adherence",
+    "shares_by_arm",
+    "shares_by_prompt",
+    "shares_of_part",
+]
 
 #: a prompt with fewer images is called one with few
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What was seen in the images of one arm, in the order of its rows.
-
-    Args:
-        codes: reader to part to the ``(N,)`` subgroup read.
-        features: ``(N, D)`` CLIP features of length 1, or None.
-        scores: ``(N,)`` cosine with the caption, or None.
-    """
-
-    codes: Mapping[str, Mapping[str, np.ndarray]]
-    features: np.ndarray | None = None
-    scores: np.ndarray | None = None
-
-
-@torch.no_grad()
-def look(
-    images: Cohort,
-    readers: Mapping[str, AttributeClassifier],
+def shares_by_arm(
+    predictions: Mapping[str, ArmPredictions],
     parts: Sequence[Part],
-    image_size: int,
-    clip: ClipModel | None = None,
-    prompt: str | None = None,
-    batch_size: int = 256,
-) -> Looked:
-    """Read all images once: what every classifier finds and, with a CLIP model, its features.
+    reader: str,
+    held_out: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """``proportions`` and ``distance_to_target`` by arm and part, and ``change`` of the distance since ``before``.
 
     Args:
-        images: of an arm.
-        readers: classifiers by name.
+        predictions: by arm.
         parts: of the target.
-        image_size: side in pixels.
-        clip: of features and scores.
-        prompt: column of the captions; None leaves the scores out.
-        batch_size: of the reading.
-
-    Raises:
-        InputError: for a classifier without an attribute, or with other values.
+        reader: the classifier.
+        held_out: as for :func:`shares_of_part`.
+        seed: of the bootstraps.
     """
-    places = {name: {part.name: _places(reader, part) for part in parts} for name, reader in readers.items()}
-    codes: dict[str, dict[str, list[np.ndarray]]] = {name: {part.name: [] for part in parts} for name in readers}
-    features = []
-    for pixels in image_blocks(images, image_size):
-        for name, reader in readers.items():
-            read = read_probabilities(reader, pixels, batch_size)
-            for part in parts:
-                found = {of: read[of][:, order].argmax(1).numpy() for of, order in places[name][part.name].items()}
-                codes[name][part.name].append(part.join(found))
-        if clip is not None:
-            device = next(clip.parameters()).device
-            for block in pixels.split(batch_size):
-                features.append(clip.image_features(from_uint8(block.to(device))).cpu())
-    joined = {name: {part: np.concatenate(blocks) for part, blocks in one.items()} for name, one in codes.items()}
-    if clip is None:
-        return Looked(joined)
-    together = torch.cat(features)
-    scores = None
-    if prompt is not None:
-        scores = (together * clip.text_features(images.table[prompt].tolist()).cpu()).sum(1).numpy()
-    return Looked(joined, together.numpy(), scores)
-
-
-def _places(reader: AttributeClassifier, part: Part) -> dict[str, list[int]]:
-    # classifiers may have the values of an attribute in another order
-    found = {}
-    for name, values in part.vocabulary.items():
-        known = reader.column(name).values
-        if set(known) != set(values):
-            raise InputError(
-                f"a classifier reads {name!r} as {list(known)}, and the judge as {list(values)}: all of them need the "
-                "same values"
-            )
-        found[name] = [known.index(value) for value in values]
-    return found
+    counts = {
+        arm: {part.name: counts_of(own.codes[reader][part.name], part) for part in parts}
+        for arm, own in predictions.items()
+    }
+    shares: dict[str, Any] = {"proportions": {}, "distance_to_target": {}, "change": {}}
+    for arm, own in counts.items():
+        figures = {part.name: shares_of_part(own[part.name], part, held_out, seed) for part in parts}
+        shares["proportions"][arm] = {name: of_part.pop("proportions") for name, of_part in figures.items()}
+        shares["distance_to_target"][arm] = figures
+        if arm != "before":
+            shares["change"][arm] = {
+                part.name: change_of_distance(counts["before"][part.name], own[part.name], part, seed) for part in parts
+            }
+    return shares
 
 
 def counts_of(codes: np.ndarray, part: Part) -> np.ndarray:
@@ -113,7 +68,7 @@ def counts_of(codes: np.ndarray, part: Part) -> np.ndarray:
     return np.bincount(codes[codes >= 0], minlength=len(part.values))
 
 
-def part_figures(
+def shares_of_part(
     counts: np.ndarray, part: Part, held_out: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Proportions by value, and the distances to the target.
@@ -121,20 +76,20 @@ def part_figures(
     Args:
         counts: ``(G,)`` as read.
         part: of the target.
-        held_out: accuracies of the reader by attribute; adds the same figures behind its mistakes as ``corrected``.
+        held_out: accuracies of the classifier by attribute; adds ``corrected``, the same figures without its mistakes.
         seed: of the bootstraps.
     """
-    found: dict[str, Any] = {
+    shares: dict[str, Any] = {
         "proportions": dict(zip(part.values, proportions(counts))),
         **distance_to_target(counts, part.target, NUM_REPLICATES, seed),
     }
     if held_out is None:
-        return found
+        return shares
     confusion, n = _confusion(held_out, part), int(counts.sum())
     if confusion is None:
         nothing = figure(None, n=n)
         return {
-            **found,
+            **shares,
             "corrected": {
                 "proportions": dict.fromkeys(part.values, nothing),
                 "total_variation": nothing,
@@ -143,7 +98,7 @@ def part_figures(
             },
         }
     made = corrected_proportions(counts, confusion, part.target, NUM_REPLICATES, seed)
-    return {**found, "corrected": {**made, "proportions": dict(zip(part.values, made["proportions"]))}}
+    return {**shares, "corrected": {**made, "proportions": dict(zip(part.values, made["proportions"]))}}
 
 
 def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
@@ -192,7 +147,7 @@ def change_of_distance(before: np.ndarray, after: np.ndarray, part: Part, seed: 
     return {"value": value, "ci95": interval_around(value, drawn[1] - drawn[0]), "n": n}
 
 
-def of_prompts(
+def shares_by_prompt(
     tables: Mapping[str, pd.DataFrame], codes: Mapping[str, Mapping[str, np.ndarray]], parts: Sequence[Part],
     prompt: str, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
@@ -220,7 +175,7 @@ def of_prompts(
             for arm, of_prompt in held.items():
                 counts = of_prompt.get(name, np.zeros(len(part.values), np.int64))
                 n = int(counts.sum())
-                by_arm[arm] = {"n": n, "few": n < FEW_OF_A_PROMPT, **part_figures(counts, part, seed=seed)}
+                by_arm[arm] = {"n": n, "few": n < FEW_OF_A_PROMPT, **shares_of_part(counts, part, seed=seed)}
             rows.append({"prompt": name, "arms": by_arm})
         enough = {}
         for arm in tables:
@@ -252,10 +207,78 @@ def _mean_over_prompts(rows: Sequence[Mapping[str, Any]], part: Part, seed: int)
     return {**made, "by_chance": float(np.mean([expected[row["n"]] for row in rows]))}
 
 
-def mean_figure(values: np.ndarray | None) -> dict[str, Any]:
-    """The mean with its 95 % interval by the normal law; undefined for no value."""
-    if values is None or not len(values):
-        return figure(None, n=0)
-    value, n = float(np.mean(values)), len(values)
-    half = Z95 * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    return {"value": value, "ci95": None if half is None else [value - half, value + half], "n": n}
+def prompt_adherence(
+    tables: Mapping[str, pd.DataFrame],
+    codes: Mapping[str, Mapping[str, np.ndarray]],
+    parts: Sequence[Part],
+    words: Mapping[str, Mapping[str, str | Sequence[str]]],
+    prompt: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How often a prompt that names a value of an attribute gets it, as predicted, in each arm and against ``before``.
+
+    Args:
+        tables: manifests of named prompts by arm, ``before`` among them.
+        codes: arm to part to the subgroups read.
+        parts: of the target; joints are left out.
+        words: of each attribute, the words that name each value; by default the values themselves.
+        prompt: column.
+        seed: of the bootstrap.
+
+    Returns:
+        By attribute and arm ``share`` (Wilson interval), ``by_value``, ``left_out`` (images whose prompt names none)
+        and ``ratio`` to ``before`` over pairs of the same noise, with a bootstrap of the pairs.
+
+    Raises:
+        InputError: where no prompt names any value.
+    """
+    adherence: dict[str, Any] = {}
+    for part in parts:
+        if len(part.vocabulary) > 1:
+            continue
+        asked = {arm: _asked(table, part, words.get(part.name), prompt) for arm, table in tables.items()}
+        if all((one < 0).all() for one in asked.values()):
+            continue
+        right = {arm: codes[arm][part.name] == one for arm, one in asked.items()}
+        adherence[part.name] = {}
+        for arm, one in asked.items():
+            known = one >= 0
+            by_value = {value: _share(right[arm][one == code]) for code, value in enumerate(part.values)}
+            made = {"share": _share(right[arm][known]), "by_value": by_value, "left_out": int((~known).sum())}
+            first, second = same_noise(tables["before"], tables[arm], prompt)
+            usable = (asked["before"][first] >= 0) & (one[second] >= 0)
+            pair = right["before"][first[usable]], right[arm][second[usable]]
+            adherence[part.name][arm] = {**made, "ratio": _ratio_of_pairs(*pair, seed)}
+    if not adherence:
+        first = next(iter(tables.values()))[prompt].iloc[0]
+        raise InputError(
+            f"no prompt of the named ones names a value of {[part.name for part in parts]}, the first is {first!r}: "
+            "give prompts that do, or with --words the words that name each value, as {'sex': {'male': 'man'}}"
+        )
+    return adherence
+
+
+def _asked(table: pd.DataFrame, part: Part, words: Mapping[str, Any] | None, prompt: str) -> np.ndarray:
+    if part.name in table.columns:
+        named = table[part.name]
+    else:
+        named = named_subgroups(table[prompt], words or {value: value for value in part.values})
+    return named.map({value: code for code, value in enumerate(part.values)}).fillna(-1).to_numpy(np.int64)
+
+
+def _share(right: np.ndarray) -> dict[str, Any]:
+    n = len(right)
+    return {"value": float(right.mean()) if n else None, "ci95": wilson_interval(int(right.sum()), n), "n": n}
+
+
+def _ratio_of_pairs(before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, Any]:
+    n = len(before)
+    if not before.sum():
+        return figure(None, n=n)
+    table = np.bincount(2 * before.astype(int) + after.astype(int), minlength=4)
+    # the name seeds the draws: with another one, figures would be others
+    rng = np.random.default_rng(seed_from("obedience", seed))
+    drawn = rng.multinomial(n, table / n, NUM_REPLICATES).astype(float)
+    base = drawn[:, 2] + drawn[:, 3]
+    replicates = np.divide(drawn[:, 1] + drawn[:, 3], base, out=np.full(len(base), np.nan), where=base > 0)
+    return figure(float(after.sum() / before.sum()), replicates, n)

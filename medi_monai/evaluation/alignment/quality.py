@@ -1,0 +1,170 @@
+"""Whether a tuning costs quality: distances to real images of the target and of each subgroup, and diversity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from medi_monai.alignment.functional import subset_counts
+from medi_monai.alignment.functional.targets import Part
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import stable_order
+from medi_monai.evaluation.diversity import DiversitySettings, diversity, ratio_of_diversity
+from medi_monai.evaluation.embedding import ImageSets
+from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings, compare_sets, summarize
+from medi_monai.metrics import figure, interval_around
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["ALL", "REFERENCE", "subgroup_diversity", "subgroup_fidelity", "subgroup_sets", "target_rows"]
+
+#: the arms that the answer is about
+ANSWER = ("before", "after")
+#: the name of all images together, and that of the real images
+ALL, REFERENCE = "all", "reference"
+#: images of a subgroup whose structure is compared, pairs of them, images between whose features distances are taken
+NUM_IMAGES, NUM_PAIRS, NUM_SPREAD = 200, 400, 500
+
+
+def target_rows(codes: np.ndarray, shares: np.ndarray, order: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Rows drawn without repetition so that subgroups have the shares of the target, as many as there can be.
+
+    Args:
+        codes: ``(N,)`` subgroup of every row, -1 for unknown.
+        shares: ``(G,)`` that sum to 1.
+        order: ``(N,)`` rows in an order that does not depend on that of the table.
+        seed: of the choice.
+
+    Returns:
+        Sorted row numbers; none where a subgroup that is wanted has no row.
+    """
+    available = np.bincount(codes[codes >= 0], minlength=len(shares))
+    chosen = []
+    for group, count in enumerate(subset_counts(available, shares)):
+        rows = order[codes[order] == group]
+        rng = np.random.default_rng(seed_from("target rows", seed, group))
+        chosen.append(rng.permutation(rows)[:count])
+    return np.sort(np.concatenate(chosen))
+
+
+def subgroup_sets(
+    images: Mapping[str, Cohort],
+    features: Mapping[str, np.ndarray],
+    codes: Mapping[str, np.ndarray],
+    joint: Part,
+    seed: int = 0,
+) -> ImageSets:
+    """Arms and real images by subgroup, before them all together: real ones in the shares of the target.
+
+    Args:
+        images: of the arms by name, and of ``reference``, the real images.
+        features: of the same.
+        codes: subgroups of the same: of generated images as predicted, of real ones as known.
+        joint: of the target.
+        seed: of the choice of real images.
+    """
+    sets = ImageSets.of(images, features, joint.values, codes, REFERENCE)
+    everything = {name: stable_order(cohort.table) for name, cohort in images.items()}
+    order = everything[REFERENCE]
+    everything[REFERENCE] = order[np.isin(order, target_rows(codes[REFERENCE], joint.target, order, seed))]
+    rows = {name: [everything[name], *sets.rows[name]] for name in images}
+    return replace(sets, names=(ALL, *joint.values), rows=rows)
+
+
+def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, Any]:
+    """Distances of every arm to real images, of all in the shares of the target, and within each subgroup.
+
+    Args:
+        sets: of :func:`subgroup_sets`.
+        settings: see :class:`FidelitySettings`. An arm with fewer than ``min_images`` of a subgroup has no figure of it
+            and takes none from the others; a further arm with fewer than ``before`` and ``after`` can be matched at is
+            compared beside ``before`` alone, at its own count.
+
+    Returns:
+        By ``all`` and subgroup: ``matched`` images of ``before`` and ``after``, ``counts``, ``floor`` (figures of real
+        against real images) and ``arms``: name to figures, with ``ratio``, that of the Fréchet distance to that of
+        ``before``, whose interval is of replicates paired by the real images.
+    """
+    return {str(name): _summary(sets, group, settings) for group, name in enumerate(sets.names)}
+
+
+def _compared_apart(sets: ImageSets, group: int, settings: FidelitySettings) -> dict[str, Mapping[str, Any]]:
+    # the result that each arm has its figures of; a small arm does not take images from the answer
+    counts = {arm: min(count, settings.max_images) for arm, count in sets.counts(group).items()}
+    usable = [arm for arm in sets.arms if counts[arm] >= settings.min_images]
+    main = [arm for arm in usable if arm in ANSWER]
+    result = compare_sets(sets, group, settings, main)
+    large = [arm for arm in usable if arm in main or counts[arm] >= result["matched"]]
+    if len(large) > len(main):
+        result = compare_sets(sets, group, settings, large)
+    results: dict[str, Mapping[str, Any]] = dict.fromkeys((*ANSWER, *large), result)
+    for arm in usable:
+        if arm not in large:
+            base = ["before"] if "before" in usable else []
+            results[arm] = compare_sets(sets, group, settings, [*base, arm])
+    return results
+
+
+def _summary(sets: ImageSets, group: int, settings: FidelitySettings) -> dict[str, Any]:
+    results, counts = _compared_apart(sets, group, settings), sets.counts(group)
+    metrics, main = (*DISTANCES, *SHARES), results["before"]
+    by_arm: dict[str, Any] = {}
+    for arm in sets.arms:
+        result = results.get(arm, main)
+        by_arm[arm] = {metric: _figure(result, arm, metric, counts[arm]) for metric in metrics}
+        by_arm[arm]["ratio"] = _ratio(result, arm, counts[arm])
+    return {
+        "matched": main["matched"],
+        "counts": counts,
+        "one_patient": main["one_patient"],
+        FLOOR: {metric: _figure(main, FLOOR, metric, counts[REFERENCE]) for metric in metrics},
+        "arms": by_arm,
+    }
+
+
+def _figure(result: Mapping[str, Any], arm: str, metric: str, count: int) -> dict[str, Any]:
+    summary = summarize([result], arm, metric)
+    return {"value": summary["value"], "ci95": summary["ci95"], "n": summary["n"] if arm in result["arms"] else count}
+
+
+def _ratio(result: Mapping[str, Any], arm: str, count: int, base: str = "before") -> dict[str, Any]:
+    if not {arm, base} <= set(result["arms"]):
+        return figure(None, n=count)
+    one, two = (result["arms"][name]["frechet_distance"] for name in (arm, base))
+    if arm == base or min(one["value"], two["value"]) <= 0:
+        return figure(None, n=result["matched"])
+    value = math.log(one["value"] / two["value"])
+    replicates = np.log(np.maximum(one["replicates"], 1e-12)) - np.log(np.maximum(two["replicates"], 1e-12))
+    interval = interval_around(value, replicates)
+    return {
+        "value": math.exp(value),
+        "ci95": interval and [math.exp(edge) for edge in interval],
+        "n": result["matched"],
+    }
+
+
+def subgroup_diversity(sets: ImageSets, image_size: int, min_images: int = 8, seed: int = 0) -> dict[str, Any]:
+    """How unlike each other the images of a subgroup are, by structure and by features, in each arm and in real images.
+
+    Args:
+        sets: of :func:`subgroup_sets`.
+        image_size: side in pixels.
+        min_images: of fewer there is no figure.
+        seed: of the choice.
+
+    Returns:
+        By subgroup and name ``ms_ssim`` (1 less the mean structural similarity) and ``features`` (mean distance of two
+        images) as figures, each with its ``ratio`` to ``before``.
+    """
+    settings = DiversitySettings(NUM_IMAGES, NUM_PAIRS, NUM_SPREAD, min_images, seed)
+    groups: Sequence[int] = [group for group, name in enumerate(sets.names) if name != ALL]
+    measured = diversity(sets, groups, image_size, settings)
+    for by_name in measured.values():
+        base = by_name["before"]
+        for measures in by_name.values():
+            for measure, value in measures.items():
+                value["ratio"] = ratio_of_diversity(value, base[measure])
+    return {str(sets.names[group]): by_name for group, by_name in measured.items()}

@@ -1,0 +1,302 @@
+"""The run ``evaluation`` of an alignment: subgroups among generated images before and after, beside a target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from medi_monai.alignment.functional import SubgroupTarget
+from medi_monai.alignment.resampling import chosen_of
+from medi_monai.cohort import Cohort
+from medi_monai.engines.classifiers.accuracy import is_at_chance
+from medi_monai.evaluation.alignment.inputs import AlignmentInputs, differing_settings, gather, measured
+from medi_monai.evaluation.alignment.predictions import (
+    ArmPredictions,
+    consistency,
+    known_subgroups,
+    pair_pictures,
+    predict_arm,
+    same_noise,
+)
+from medi_monai.evaluation.alignment.quality import (
+    REFERENCE,
+    subgroup_diversity,
+    subgroup_fidelity,
+    subgroup_sets,
+)
+from medi_monai.evaluation.alignment.shares import counts_of, prompt_adherence, shares_by_arm, shares_by_prompt
+from medi_monai.evaluation.embedding import embed_all
+from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings
+from medi_monai.evaluation.memorization import memorization
+from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
+from medi_monai.metrics import mean_figure
+from medi_monai.metrics.subgroups import proportions
+from medi_monai.networks.encoders import Encoder
+from medi_monai.networks.text import ClipModel
+from medi_monai.report.alignment_page import write_alignment_page
+from medi_monai.results import plain, write_run
+from medi_monai.results.metrics import AlignmentMetrics
+from medi_monai.utils.errors import InputError
+
+__all__ = ["evaluate_alignment_run"]
+
+
+def evaluate_alignment_run(
+    arms: Mapping[str, str | os.PathLike],
+    target: str | Mapping[Any, Any] | SubgroupTarget | None,
+    judge: Any,
+    cohort: Cohort,
+    encoder: Encoder,
+    image_size: int,
+    output_dir: str | os.PathLike,
+    reference: Cohort | None = None,
+    guide: Any = None,
+    validation: Any = None,
+    attributes: Sequence[str] | None = None,
+    target_table: pd.DataFrame | str | os.PathLike | None = None,
+    clip: ClipModel | str | os.PathLike | None = None,
+    alignment: str | os.PathLike | None = None,
+    named: Mapping[str, str | os.PathLike] | None = None,
+    words: Mapping[str, Mapping[str, str | Sequence[str]]] | None = None,
+    prompt: str = "caption",
+    settings: FidelitySettings | None = None,
+    tolerance: float = 0.05,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    num_workers: int = 0,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
+
+    Args:
+        arms: ``before``, ``after`` and further ones by name to the ``output_dir`` of their sampling.
+        target: as for :func:`medi_monai.alignment.functional.make_target`; None takes that of ``alignment``.
+        judge: a classifier that neither guided nor validated, as for
+            :func:`medi_monai.networks.classifier.load_classifier`.
+        cohort: real images with their split; those of ``train`` are what the model saw.
+        encoder: of the features.
+        image_size: side in pixels.
+        output_dir: earlier results move to ``earlier-<n>``.
+        reference: real images with the attributes to compare with; by default the cohort.
+        guide: classifier that guided; what it says stands beside.
+        validation: classifier that decided when to stop.
+        attributes: to align, where ``target`` does not say.
+        target_table: for the target ``table``; also as a path.
+        clip: model of consistency and CLIP score; None leaves them out.
+        alignment: ``alignment.json`` of the tuning, or its folder.
+        named: a second set of arms, of prompts that name the attribute.
+        words: of each attribute, the words that name each value in these prompts; by default the values themselves.
+        prompt: column of the manifests that holds the prompt.
+        settings: how sets of images are compared.
+        tolerance: a total variation up to it is within the target.
+        batch_size: of all networks.
+        device: of all networks.
+        num_workers: processes that read images for the encoder.
+        costs: of each arm, for the page: ``stages`` (name to seconds), ``gradient_images`` that went through the
+            network forward and back, ``gradient_images_allowed``, and ``left_out``, why it has no images; where known.
+
+    Returns:
+        The content of ``metrics.json``; nothing in the other processes of ``torchrun``, which embed and end.
+
+    Raises:
+        InputError: for arms that are not there or have no prompt in common, a judge that lacks an attribute or is the
+            guide, a target that is none, and columns that lack.
+    """
+    settings = settings or FidelitySettings()
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
+    classifiers = {"judge": judge, "guide": guide, "validation": validation}
+    inputs = gather(
+        arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, device
+    )
+    images = {**inputs.arms, REFERENCE: inputs.real}
+    features, first = embed_all(cohort, images, encoder, image_size, batch_size, str(device), num_workers)
+    if not first:
+        return {}
+    predictions = _predictions(inputs, image_size, batch_size)
+    # of generated images as the judge predicts, of real ones as they are known
+    codes = {arm: own.codes["judge"][inputs.joint.name] for arm, own in predictions.items()}
+    sets = subgroup_sets(
+        images, features, {**codes, REFERENCE: known_subgroups(inputs.real.table, inputs.joint)}, inputs.joint,
+        settings.seed,
+    )  # fmt: skip
+    generated = {arm: (features[arm], own) for arm, own in inputs.arms.items()}
+    memory, closest = memorization(features["real"], cohort, generated, image_size, settings.seed)
+    metrics = AlignmentMetrics(
+        **_shares(inputs, predictions, image_size, batch_size, settings.seed),
+        fidelity=subgroup_fidelity(sets, settings),
+        diversity=subgroup_diversity(sets, image_size, settings.min_images, settings.seed),
+        memorization=memory,
+        consistency=_consistency(inputs, predictions),
+        clip_score={arm: mean_figure(own.scores) for arm, own in predictions.items()},
+        named_prompts=_named(inputs, words or {}, image_size, batch_size, settings.seed),
+        curve=inputs.recorded and {"rows": inputs.recorded["curve"], "kept_step": inputs.recorded["kept_step"]},
+        costs=costs or {},
+        chosen=chosen_of(inputs.arms),
+        settings_that_differ=differing_settings(inputs.arms),
+        encoder=encoder.describe(),
+        settings={
+            **vars(settings), "tolerance": tolerance, "image_size": image_size, "prompt": prompt, "arms": arms,
+            "named": named or {},
+        },
+        digests=inputs.digests,
+        verdict={},
+        warnings=[],
+    )  # fmt: skip
+    content = plain(metrics)
+    metrics = replace(metrics, verdict=verdict_by_arm(content, list(inputs.arms)), warnings=cautions(content))
+    pairs = pair_pictures(inputs.arms, codes, inputs.joint, prompt, image_size, settings.seed)
+    counts = {arm: len(own) for arm, own in inputs.arms.items()}
+    return write_run(
+        "evaluation",
+        output_dir,
+        "metrics",
+        metrics,
+        {"metrics.csv": _long_table(content)},
+        lambda written, path: write_alignment_page(written, pairs, closest, path),
+        {"arms": list(inputs.arms), "real_images": len(inputs.real), **counts},
+        _summary_figures,
+    )
+
+
+def _predictions(inputs: AlignmentInputs, image_size: int, batch_size: int) -> dict[str, ArmPredictions]:
+    scored = inputs.prompt if inputs.clip is not None else None
+    return {
+        arm: predict_arm(images, inputs.readers, inputs.parts, image_size, inputs.clip, scored, batch_size)
+        for arm, images in inputs.arms.items()
+    }
+
+
+def _shares(
+    inputs: AlignmentInputs, predictions: Mapping[str, ArmPredictions], image_size: int, batch_size: int, seed: int
+) -> dict[str, Any]:
+    held_out, notes = measured(inputs, image_size, batch_size, seed)
+    unknown = int((known_subgroups(inputs.real.table, inputs.joint) < 0).sum())
+    if unknown:
+        notes.append(f"{unknown:,} real images have a value that the judge does not read; they are left out.")
+    of_judge = {name: held_out["judge"][name] for name in inputs.target.attributes}
+    tables = {arm: images.table for arm, images in inputs.arms.items()}
+    codes = {arm: own.codes["judge"] for arm, own in predictions.items()}
+    return {
+        "part": inputs.joint.name,
+        "target": {
+            **inputs.target.to_dict(),
+            "parts": {part.name: dict(zip(part.values, part.target.tolist())) for part in inputs.parts},
+        },
+        "judge": {
+            "held_out": of_judge,
+            "at_chance": [name for name, accuracy in of_judge.items() if is_at_chance(accuracy)],
+        },
+        "training": _training_shares(inputs),
+        **shares_by_arm(predictions, inputs.parts, "judge", held_out["judge"], seed),
+        "readers": {
+            name: {**shares_by_arm(predictions, inputs.parts, name, None, seed), "held_out": held_out[name]}
+            for name in inputs.readers
+            if name != "judge"
+        },
+        "by_prompt": shares_by_prompt(tables, codes, inputs.parts, inputs.prompt, seed),
+        "notes": [*notes, *_other_target(inputs)],
+    }
+
+
+def _other_target(inputs: AlignmentInputs) -> list[str]:
+    aimed = (inputs.recorded or {}).get("target", {}).get("target")
+    own = dict(zip(inputs.target.names, inputs.target.probabilities))
+    if aimed is None or (set(aimed) == set(own) and all(abs(aimed[name] - own[name]) < 1e-6 for name in own)):
+        return []
+    return [f"The tuning aimed at another target than this page measures: {aimed}."]
+
+
+def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
+    """Proportions among the real images in training, where their table says."""
+    table = inputs.cohort.split("train").table
+    return {
+        part.name: dict(zip(part.values, proportions(counts_of(known_subgroups(table, part), part))))
+        for part in inputs.parts
+        if set(part.vocabulary) <= set(table.columns)
+    }
+
+
+def _consistency(inputs: AlignmentInputs, predictions: Mapping[str, ArmPredictions]) -> dict[str, Any]:
+    before = inputs.arms["before"].table
+    by_arm = {}
+    for arm, own in predictions.items():
+        if arm != "before":
+            rows = same_noise(before, inputs.arms[arm].table, inputs.prompt)
+            by_arm[arm] = consistency(predictions["before"], own, rows, "judge", inputs.joint.name)
+    return by_arm
+
+
+def _named(
+    inputs: AlignmentInputs,
+    words: Mapping[str, Mapping[str, str | Sequence[str]]],
+    image_size: int,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    if not inputs.named:
+        return {}
+    judge = {"judge": inputs.readers["judge"]}
+    codes = {
+        arm: predict_arm(images, judge, inputs.parts, image_size, batch_size=batch_size).codes["judge"]
+        for arm, images in inputs.named.items()
+    }
+    tables = {arm: images.table for arm, images in inputs.named.items()}
+    return prompt_adherence(tables, codes, inputs.parts, words, inputs.prompt, seed)
+
+
+def _summary_figures(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "answer": {arm: verdict["answer"] for arm, verdict in content["verdict"].items()},
+        "distance_to_target": {
+            arm: by_part[content["part"]]["total_variation"] for arm, by_part in content["distance_to_target"].items()
+        },
+    }
+
+
+def _long_table(content: Mapping[str, Any]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+
+    def add(arm: str, metric: str, group: str, one: Mapping[str, Any], reader: str = "", prompt: str = "") -> None:
+        low, high = one["ci95"] or (None, None)
+        row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
+        rows.append({**row, "value": one["value"], "low": low, "high": high, "n": one["n"]})
+
+    for reader, read in {"judge": content, **content["readers"]}.items():
+        for arm, by_part in read["distance_to_target"].items():
+            for part, one in by_part.items():
+                for value, share in read["proportions"][arm][part].items():
+                    add(arm, f"proportion of {part}", value, share, reader)
+                for metric in ("total_variation", "kl"):
+                    add(arm, metric, part, one[metric], reader)
+                    if "corrected" in one:
+                        add(arm, f"corrected {metric}", part, one["corrected"][metric], reader)
+                for value, share in one.get("corrected", {}).get("proportions", {}).items():
+                    add(arm, f"corrected proportion of {part}", value, share, reader)
+    for part, given in content["by_prompt"].items():
+        for row in given["prompts"]:
+            for arm, one in row["arms"].items():
+                add(arm, "total_variation", part, one["total_variation"], "judge", row["prompt"])
+    for group, one in content["fidelity"].items():
+        for arm, figures in {FLOOR: one[FLOOR], **one["arms"]}.items():
+            for metric in (*DISTANCES, *SHARES, "ratio"):
+                if metric in figures:
+                    add(arm, "frechet_distance_ratio" if metric == "ratio" else metric, group, figures[metric])
+    for group, by_name in content["diversity"].items():
+        for name, measures in by_name.items():
+            for measure, one in measures.items():
+                add(name, f"diversity_{measure}", group, one)
+    for arm, one in content["consistency"].items():
+        for group in ("all", "stayed", "changed", "unrelated"):
+            add(arm, "consistency", group, one[group])
+    for arm, one in content["clip_score"].items():
+        add(arm, "clip_score", "all", one)
+    for name, by_arm in content["named_prompts"].items():
+        for arm, one in by_arm.items():
+            add(arm, "prompt adherence", name, one["share"], "judge")
+    return pd.DataFrame(rows)

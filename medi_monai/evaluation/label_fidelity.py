@@ -1,0 +1,108 @@
+"""Whether generated images show what was requested: what classifiers trained on real images predict in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
+from medi_monai.evaluation.probing import LogisticProbe, Standardizer, fit_path, probe_accuracy
+from medi_monai.metrics import wilson_interval
+from medi_monai.utils.seeding import seed_from
+
+__all__ = ["read_columns"]
+
+#: real images that a classifier is trained on and validated with, and generated ones that it reads, at most
+MAX_TRAINING, MAX_READ = 40_000, 20_000
+
+
+def read_columns(
+    real: np.ndarray,
+    table: pd.DataFrame,
+    arms: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
+    columns: Sequence[str],
+    c_values: Sequence[float],
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """How often a classifier of real images reads in a generated one what was asked for.
+
+    For each column a linear probe is trained on real images of all splits, held-out combinations too, every combination
+    weighing alike: it is no part of what is evaluated. Its accuracy on real images of other patients is the ceiling.
+
+    Args:
+        real: ``(N, D)`` features.
+        table: of the same images.
+        arms: features and manifest of each arm.
+        columns: label and attributes.
+        c_values: values of C to choose from.
+        seed: of all draws.
+
+    Returns:
+        Arm to column to ``value`` (share read as asked, combinations weighing alike), ``ci95`` (Wilson), ``n``,
+        ``left_out`` (images asked for a value that the classifier never saw), ``by_value``; under the arm ``real`` the
+        ceiling (balanced accuracy) with its chance. A column that cannot be read is not there.
+    """
+    groups, order = codes_of(table, columns)[0], stable_order(table)
+    rows = order[spread_rows(groups[order], MAX_TRAINING, np.random.default_rng(seed_from("reading", seed)))]
+    features, groups, table = np.asarray(real[rows]), groups[rows], table.iloc[rows]
+    patients = codes_of(table, ["patient"])[0]
+    found: dict[str, dict[str, Any]] = {"real": {}, **{arm: {} for arm in arms}}
+    for column in columns:
+        codes, names = codes_of(table, [column])
+        if len(names) < 2:
+            continue
+        found["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
+        held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
+        read = np.unique(codes[~held])
+        if len(read) < 2 or not np.isin(codes[held], read).any():
+            continue
+        scale = Standardizer().fit(features[~held])
+        known, other = (scale.transform(features[part]) for part in (~held, held))
+        weights = group_weights(groups[~held])
+        probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
+        for arm, (generated, manifest) in arms.items():
+            found[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
+    return found
+
+
+def _read(
+    probe: LogisticProbe,
+    scale: Standardizer,
+    generated: np.ndarray,
+    manifest: pd.DataFrame,
+    columns: Sequence[str],
+    column: str,
+    names: Sequence[tuple[str, ...]],
+    readable: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """What a probe reads in the images of one arm, those left out that were asked for what it never saw."""
+    asked, known = codes_of(manifest, [column], names)
+    combination, order = codes_of(manifest, columns)[0], stable_order(manifest)
+    usable = order[np.isin(asked[order], readable)]
+    result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
+    if not len(usable):
+        return result
+    rng = np.random.default_rng(seed_from("read", seed))
+    chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
+    read = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
+    right = pd.Series((read == asked[chosen]).astype(float))
+    by_combination = right.groupby(combination[chosen])
+    share = float(by_combination.mean().mean())
+    # of unequal combinations, images of small ones weigh more
+    effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
+    by_value = right.groupby(asked[chosen]).mean()
+    return {
+        **result,
+        "value": share,
+        "ci95": wilson_interval(share * effective, effective),
+        "n": len(right),
+        "by_value": {known[code][0]: float(value) for code, value in by_value.items()},
+    }
+
+
+def _thirds(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (rng.permutation(int(patients.max()) + 1) % 3)[patients]
