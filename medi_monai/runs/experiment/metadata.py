@@ -17,7 +17,8 @@ from medi_monai.evaluation.verdicts.metadata import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
 from medi_monai.results import read_results, write_results
-from medi_monai.runs.experiment.pictures import closest_pairs, describe_cohort, sample_grid
+from medi_monai.runs.experiment.pictures import closest_pairs, sample_grid
+from medi_monai.runs.experiment.results import ExperimentResults, summarize_cohort
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
@@ -89,32 +90,32 @@ class MetadataExperiment:
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
         with atomic_path(output / "samples.png") as path:
             Image.fromarray(samples).save(path, format="png")
-        content: dict[str, Any] = {
-            "question": (
+        results = ExperimentResults(
+            question=(
                 "Does a classifier that is trained on real and generated images hold up on "
                 f"{probe['test']['what']}, and does it help that the generator knows {' and '.join(columns[1:])}?"
             ),
-            "cohort": describe_cohort(cohort, columns),
-            "verdict": verdict(fidelity, probe),
-            "fidelity": fidelity,
-            "probe": probe,
-            "links": {
+            cohort=summarize_cohort(cohort, columns, "cohort"),
+            verdict=verdict(fidelity, probe),
+            fidelity=fidelity,
+            probe=probe,
+            links={
                 "audit": "cohort/audit.html",
                 "evaluation": "evaluation/report.html",
                 "probing": "probing/report.html",
             },
-            "settings": run.settings,
-            "seconds": dict(run.seconds),
-        }
-        content = write_results(output / "experiment.json", content)
+            settings=run.settings,
+            seconds=run.seconds,
+        )
+        content = write_results(output / "experiment.json", results)
         shown = {
             "audit": read_json(output / "cohort" / "audit.json"),
             "samples": samples,
             "closest": closest_pairs(output / "evaluation" / "closest.npz"),
         }
         write_experiment_page({**content, **shown}, output / "report.html")
-        for finding in content["verdict"]:
-            print(f"{finding['level'].upper()}: {finding['text']}", flush=True)
+        for finding in results.verdict:
+            print(f"{finding.level.upper()}: {finding.text}", flush=True)
         figures = {
             "frechet_distance": {arm: scores["frechet_distance"]["mean"] for arm, scores in fidelity["arms"].items()},
             "balanced_accuracy": {arm: scores["balanced_accuracy"] for arm, scores in probe["arms"].items()},

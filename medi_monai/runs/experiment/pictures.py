@@ -1,10 +1,9 @@
-"""What the report of the experiment with metadata shows besides figures: the cohort, samples, closest pairs."""
+"""Pictures in the report of the experiment with metadata: samples side by side, and closest pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,42 +11,14 @@ import pandas as pd
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.cohort.samples import read_arms
-from medi_monai.cohort.table import SPLITS
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.report import labeled_grid
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["closest_pairs", "describe_cohort", "sample_grid"]
+__all__ = ["closest_pairs", "sample_grid"]
 
 #: combinations in the grid of samples, and images of each
 MAX_ROWS, PER_CELL = 12, 8
-
-
-def describe_cohort(cohort: Cohort, columns: Sequence[str]) -> dict[str, Any]:
-    """Counts of a cohort by split, and how many combinations of label and attributes are in training or not.
-
-    Args:
-        cohort: with its split.
-        columns: the label, then the attributes.
-    """
-    table = cohort.table[cohort.table["split"] != "excluded"]
-    keys = table[list(columns)].astype(str).agg(" · ".join, axis=1)
-    seen = set(keys[table["split"] == "train"])
-    return {
-        "label": columns[0],
-        "attributes": list(columns[1:]),
-        "dir": "cohort",
-        "counts": {
-            str(split): {
-                "patches": len(rows),
-                "slides": int(rows["slide"].nunique()),
-                "patients": int(rows["patient"].nunique()),
-            }
-            for split in SPLITS
-            if len(rows := table[table["split"] == split])
-        },
-        "combinations": {"seen": len(seen), "unseen": len(set(keys) - seen)},
-    }
 
 
 def sample_grid(
