@@ -54,7 +54,7 @@ __all__ = [
     "deal_patients",
     "evaluate_classifier",
     "is_at_chance",
-    "obeyed_images",
+    "prompt_consistent_images",
     "train_classifier",
 ]
 
@@ -173,7 +173,7 @@ def classify_run(
         image_size: side of the images of the cohort.
         settings: how.
         generated: images that a model made for prompts or rows that name the attributes; of these, see
-            :func:`obeyed_images`.
+            :func:`prompt_consistent_images`.
         train_splits: what it is trained on.
         held_out_splits: what it is measured on.
         num_folds: measure by cross-validation over the patients of ``train_splits`` instead.
@@ -192,7 +192,7 @@ def classify_run(
     made = None
     if generated is not None:
         asked = _read(generated, attributes, image_size)
-        made = obeyed_images(asked, train_classifier(training, attributes, None, settings, None, device))
+        made = prompt_consistent_images(asked, train_classifier(training, attributes, None, settings, None, device))
     # the newest events are this run's: its writer is open already
     events = sorted(output.glob("events.out.tfevents.*"))[: -1 if writer else None]
     set_aside(output, [*(output / name for name in RESULTS), *events])
@@ -218,18 +218,18 @@ def classify_run(
     return classifier
 
 
-def obeyed_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
-    """Generated images that show what they were asked for, as a classifier of real images alone reads them.
+def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
+    """Generated images that show what their prompt requests, as a classifier of real images alone predicts.
 
-    A model obeys in a part of its images only. A guide that learns the others under the label that was asked for takes
+    A model follows the prompt in a part of its images only. A guide that learns the others under the label that was requested takes
     one subgroup for the other, and the tuning goes the way of its mistakes.
 
     Args:
-        generated: labeled by what was asked for.
+        generated: labeled by what was requested.
         reader: trained on real images.
 
     Returns:
-        The images whose attributes are all read as asked; None where some value of an attribute has none left.
+        The images whose attributes are all predicted as requested; None where some value of an attribute has none left.
     """
     codes, read = label_codes(reader, generated.table), read_probabilities(reader, generated.images)
     found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)

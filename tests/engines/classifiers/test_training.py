@@ -26,7 +26,7 @@ from medi_monai.engines.classifiers.batches import (
 from medi_monai.engines.classifiers.training import (
     classify_run,
     cross_validate_classifier,
-    obeyed_images,
+    prompt_consistent_images,
     train_classifier,
 )
 from medi_monai.networks.classifier import SubgroupClassifier, load_classifier
@@ -165,13 +165,13 @@ class TestBatches:
             shares = weights * torch.bincount(codes[:, place], minlength=2)
             assert (shares / shares.sum()).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
 
-    def test_generated_images_that_disobey_are_left_out(self, trained, capsys):
+    def test_generated_images_that_contradict_their_prompt_are_left_out(self, trained, capsys):
         generated = bars(80, 9)
         wrong = np.zeros(80, bool)
         wrong[::4] = True
         flipped = generated.table["sex"].map({"female": "male", "male": "female"})
         lied = LabeledImages(generated.images, generated.table.assign(sex=generated.table["sex"].mask(wrong, flipped)))
-        kept = obeyed_images(lied, trained[0])
+        kept = prompt_consistent_images(lied, trained[0])
         read = read_probabilities(trained[0], generated.images)
         right = {name: values.argmax(1).numpy() for name, values in read.items()}
         values = trained[0].attributes
@@ -184,13 +184,13 @@ class TestBatches:
         assert not set(np.flatnonzero(wrong)) & set(expected) and len(expected) > 50
         assert f"{len(expected)} of 80 generated images show" in capsys.readouterr().out
 
-    def test_without_an_obedient_image_of_a_value_real_ones_are_used_alone(self, trained, capsys):
+    def test_without_a_prompt_consistent_image_of_a_value_real_ones_are_used_alone(self, trained, capsys):
         generated = bars(40, 9)
         women = (generated.table["sex"] == "female").to_numpy()
         lied = LabeledImages(
             generated.images[~women], generated.table[~women].assign(sex="female").reset_index(drop=True)
         )
-        assert obeyed_images(lied, trained[0]) is None
+        assert prompt_consistent_images(lied, trained[0]) is None
         assert "real images alone are used" in capsys.readouterr().out
 
     def test_generated_images_have_their_share(self):
