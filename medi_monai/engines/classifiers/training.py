@@ -221,8 +221,8 @@ def classify_run(
 def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
     """Generated images that show what their prompt requests, as a classifier of real images alone predicts.
 
-    A model follows the prompt in a part of its images only. A guide that learns the others under the label that was requested takes
-    one subgroup for the other, and the tuning goes the way of its mistakes.
+    A model follows the prompt in a part of its images only. A guide that learns the others under the label that was
+    requested takes one subgroup for the other, and the tuning goes the way of its mistakes.
 
     Args:
         generated: labeled by what was requested.
