@@ -28,7 +28,7 @@ def contingency_table(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     labels, values = np.asarray(labels), np.asarray(values)
     if labels.shape != values.shape or labels.ndim != 1:
-        raise InputError(f"labels {labels.shape} and values {values.shape} have to be of one length")
+        raise InputError(f"labels {labels.shape} and values {values.shape} must have the same length")
     rows, columns = (int(codes.max(initial=-1)) + 1 for codes in (labels, values))
     known = (labels >= 0) & (values >= 0)
     cells = labels[known].astype(np.int64) * columns + values[known]

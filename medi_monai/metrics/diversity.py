@@ -47,7 +47,7 @@ def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) ->
     if tuple(images.shape[1:2]) != (3,) or images.ndim != 4 or str(images.dtype) not in ("uint8", "torch.uint8"):
         raise InputError(f"images are uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     if num_pairs < 1:
-        raise InputError(f"{num_pairs} pairs cannot be compared: give 1 or more")
+        raise InputError(f"num_pairs = {num_pairs}: give 1 or more")
     side = min(images.shape[2:])
     num_scales = sum(side >= shortest for shortest in SHORTEST_SIDE)
     if not num_scales:

@@ -202,7 +202,7 @@ def calibration_error(
     """
     scores, codes = _checked(probabilities, targets)
     if num_bins < 1:
-        raise InputError(f"{num_bins} bins are too few: give 1 or more")
+        raise InputError(f"num_bins = {num_bins}: give 1 or more")
     if not len(codes):
         return {"value": float("nan"), "n": 0}
     error = multiclass_calibration_error(
@@ -232,12 +232,12 @@ def _checked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scores, codes = torch.as_tensor(probabilities).double(), torch.as_tensor(targets).long()
     if scores.ndim != 2 or codes.shape != scores.shape[:1]:
-        raise InputError(f"probabilities {tuple(scores.shape)} are no (rows, classes) of targets {tuple(codes.shape)}")
+        raise InputError(f"probabilities {tuple(scores.shape)} do not match targets {tuple(codes.shape)}")
     if not len(codes):
         return scores, codes
     # negated, for NaN compares false
     if not (scores.min() >= 0 and scores.max() <= 1):
-        raise InputError("probabilities are 0 to 1: there are others, or NaN")
+        raise InputError("probabilities must be between 0 and 1, without NaN")
     if codes.min() < 0 or codes.max() >= scores.shape[1]:
         raise InputError(f"targets are 0 to {scores.shape[1] - 1}, not {int(codes.min())} to {int(codes.max())}")
     return scores, codes.to(scores.device)

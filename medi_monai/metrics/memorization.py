@@ -72,7 +72,9 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
     """
     if not training or any(len(choice) != len(fresh) for choice in training):
         sizes = [len(choice) for choice in training]
-        raise InputError(f"{sizes} training images are not as many as {len(fresh)} fresh ones")
+        raise InputError(
+            f"each choice of training images must have {len(fresh)} images, as the fresh ones, not {sizes}"
+        )
     to_fresh = nearest_neighbors(generated, fresh)[0][:, 0]
     shares = []
     for choice in training:

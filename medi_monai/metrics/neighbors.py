@@ -38,7 +38,9 @@ def nearest_neighbors(
         InputError: for other dimensions, values that are not finite, or fewer than ``k`` references.
     """
     if exclude_self and len(queries) != len(references):
-        raise InputError(f"{len(queries)} queries are not the {len(references)} references themselves")
+        raise InputError(
+            f"exclude_self needs the references as queries, not {len(queries)} queries and {len(references)} references"
+        )
     return _search(queries, references, k, np.arange(len(references)) if exclude_self else None)
 
 

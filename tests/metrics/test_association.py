@@ -54,7 +54,7 @@ def test_missing_codes_are_left_out():
 
 
 def test_codes_of_unequal_length_are_refused():
-    with pytest.raises(InputError, match="one length"):
+    with pytest.raises(InputError, match="same length"):
         contingency_table(np.zeros(3, int), np.zeros(4, int))
 
 

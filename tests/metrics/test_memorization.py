@@ -63,7 +63,7 @@ def test_images_of_the_same_distribution_are_nearer_to_training_half_of_the_time
     assert found["value"] == pytest.approx((distances[0] < distances[1]).mean()) and found["ci95"][0] > 0.5
     # a tie tells nothing
     assert nearer_share(fresh[:9], [fresh], fresh)["value"] == 0.5
-    with pytest.raises(InputError, match="not as many as 200"):
+    with pytest.raises(InputError, match="must have 200 images"):
         nearer_share(copier, [training[0][:9]], fresh)
 
 

@@ -81,7 +81,7 @@ class ImageSet:
         self._features = FeatureStore.open(features).features if isinstance(features, Path) else features
         self.table = table
         if len(self.features) != len(table):
-            raise InputError(f"{len(self.features)} features do not belong to the {len(table)} rows of a table")
+            raise InputError(f"{len(self.features)} features do not match the {len(table)} rows of the table")
 
     @property
     def features(self) -> np.ndarray:

@@ -67,7 +67,9 @@ class Standardizer:
             out: where to put them, such as a memory map; a new float64 tensor by default.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise InputError(f"features of the shape {tuple(features.shape)} meet a scale of {len(self.mean)} features")
+            raise InputError(
+                f"features of shape {tuple(features.shape)} do not fit a standardizer of {len(self.mean)} features"
+            )
         if out is None:
             out = torch.empty(tuple(features.shape), dtype=torch.float64)
         for part, block in row_blocks(features, torch.float64):
@@ -126,22 +128,22 @@ def checked_features(features: Features) -> Features:
     """Features that are ``(N, D)``, one row or more, and finite, or an :class:`InputError`."""
     count, dim = check_features(features)
     if not count:
-        raise InputError(f"a probe needs features of one image or more, not of the shape {(count, dim)}")
+        raise InputError(f"a probe needs at least one image, not features of shape {(count, dim)}")
     return features.detach() if isinstance(features, torch.Tensor) else features
 
 
 def checked_labels(labels: np.ndarray | torch.Tensor, count: int, num_classes: int) -> torch.Tensor:
     """Integers ``(count,)`` in [0, ``num_classes``), or an :class:`InputError`."""
     if num_classes < 2:
-        raise InputError(f"a probe tells two classes or more apart, not {num_classes}")
+        raise InputError(f"a probe needs at least two classes, not {num_classes}")
     array = np.array(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
     if array.shape != (count,):
-        raise InputError(f"{count} rows of features meet labels of the shape {array.shape}: each row needs one")
+        raise InputError(f"{count} rows of features need one label each, not labels of shape {array.shape}")
     if array.dtype.kind not in "iu":
-        raise InputError(f"labels of a probe are integers, not {array.dtype}")
+        raise InputError(f"labels must be integers, not {array.dtype}")
     if array.min() < 0 or array.max() >= num_classes:
         raise InputError(
-            f"labels run from {array.min()} to {array.max()}, but those of {num_classes} classes run from 0 to "
+            f"labels range from {array.min()} to {array.max()}; with {num_classes} classes they must be 0 to "
             f"{num_classes - 1}"
         )
     return torch.from_numpy(array.astype(np.int64))
@@ -153,8 +155,8 @@ def checked_weights(weights: np.ndarray | torch.Tensor | None, count: int) -> to
         return torch.ones(count, dtype=torch.float64)
     array = np.array(weights.cpu() if isinstance(weights, torch.Tensor) else weights, np.float64)
     if array.shape != (count,):
-        raise InputError(f"{count} rows of features meet weights of the shape {array.shape}: each row needs one")
+        raise InputError(f"{count} rows of features need one weight each, not weights of shape {array.shape}")
     bad = int((~((array >= 0) & (array < np.inf))).sum())
     if bad:
-        raise InputError(f"{bad} of {count} weights are negative or not finite; a row that is not to count weighs 0")
+        raise InputError(f"{bad} of {count} weights are negative or not finite; use 0 to ignore a row")
     return torch.from_numpy(array)

@@ -64,7 +64,7 @@ class Problem:
         self.classes = targets[weight > 0].unique()
         if len(self.classes) < 2:
             raise InputError(
-                f"a probe needs rows of two classes or more, and all rows of positive weight are of {len(self.classes)}"
+                f"a probe needs at least two classes, but the rows with positive weight have {len(self.classes)}"
             )
         # a class whose rows all weigh nothing is as good as absent, and its rows count for nothing under any label
         place = torch.searchsorted(self.classes, targets).clamp(max=len(self.classes) - 1)

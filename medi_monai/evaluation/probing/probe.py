@@ -47,7 +47,7 @@ class LogisticProbe:
         self, c: float = 1.0, max_iter: int = 200, tolerance: float = 1e-7, device: str | torch.device = "cpu"
     ) -> None:
         if not (isinstance(c, (int, float, np.integer, np.floating)) and 0 < c < math.inf):
-            raise InputError(f"C of the probe is a number above 0, not {c!r}; small values regularize strongly")
+            raise InputError(f"C must be a number above 0, not {c!r}; small values regularize strongly")
         self.c, self.max_iter, self.tolerance, self.device = float(c), max_iter, tolerance, torch.device(device)
         self.coefficients = torch.empty(0, 0, dtype=torch.float64)
         self.intercepts = torch.empty(0, dtype=torch.float64)
@@ -109,11 +109,11 @@ class LogisticProbe:
 
     def _log_probabilities(self, features: Features) -> torch.Tensor:
         if not self.num_classes:
-            raise InputError("the linear probe has no coefficients yet: fit it first")
+            raise InputError("the probe is not fitted: call fit first")
         features = checked_features(features)
         dim = self.coefficients.shape[1]
         if features.shape[1] != dim:
-            raise InputError(f"features of {features.shape[1]} dimensions meet a probe of {dim}: use one encoder")
+            raise InputError(f"features have {features.shape[1]} dimensions, the probe has {dim}: use one encoder")
         weights, intercepts = self.coefficients.to(self.device), self.intercepts.to(self.device)
         result = torch.empty(len(features), self.num_classes, dtype=torch.float64)
         for part, block in row_blocks(features, torch.float64, self.device):
@@ -158,14 +158,14 @@ def fit_path(
         InputError: as :meth:`LogisticProbe.fit`, or for validation data without a row of the training's classes.
     """
     if len(c_values) == 0:
-        raise InputError("there is no value of C to choose from: give one or more")
+        raise InputError("no value of C is given: give at least one")
     probes = [LogisticProbe(c, device=device) for c in sorted(set(c_values))]
     problem = Problem(features, labels, num_classes, weights, torch.device(device))
     validation_features = checked_features(validation_features)
     targets = checked_labels(validation_labels, len(validation_features), num_classes)
     counted = torch.isin(targets, problem.classes.cpu())
     if not counted.any():
-        raise InputError("validation data holds no row of a class that is in the training data: C cannot be chosen")
+        raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
     best, lowest, previous, table = probes[0], math.inf, None, []
     for probe in probes:
         previous = probe._fit(problem, previous)

@@ -107,12 +107,13 @@ class ProbeProtocol:
         table = self.table = views["real"].table
         for name, images in [*self.views.items(), *((AUGMENTED, copy) for copy in self.augmented)]:
             if len(images) != len(table):
-                raise InputError(f"the set {name!r} has {len(images)} rows and the real one {len(table)}")
+                raise InputError(f"the image set {name!r} has {len(images)} rows, the real images have {len(table)}")
         self.labels, names = codes_of(table, [label])
         self.classes = [name[0] for name in names]
         self.groups, self.group_names = codes_of(table, [label, *attributes])
-        if missing_cells(table["patient"]).any():
-            raise InputError(f"{int(missing_cells(table['patient']).sum())} images have no patient to resample by")
+        num_missing = int(missing_cells(table["patient"]).sum())
+        if num_missing:
+            raise InputError(f"{num_missing} images have no patient: complete the column or leave them out")
         self.patients = codes_of(table, ["patient"])[0]
         split, order = table["split"].to_numpy(dtype=str), stable_order(table)
         self.train, self.val, test = (order[split[order] == name] for name in ("train", "val", "holdout"))
@@ -130,19 +131,19 @@ class ProbeProtocol:
     def _check_splits(self) -> None:
         splits = {"train": self.train, "val": self.val, "holdout": self.test}
         if len(self.train) and self.num_untrained and not len(self.test):
-            raise InputError("no image of the split 'holdout' is of a class that the training has images of")
+            raise InputError("no image of the split 'holdout' is of a class with training images: check the split")
         for name in ("train", "holdout"):
             if not len(splits[name]):
-                raise InputError(f"no image of the cohort is in the split {name!r}: a probe needs both")
+                raise InputError(f"the split {name!r} has no images: a probe needs training and held-out images")
         for one, other in itertools.combinations(splits, 2):
             shared = np.intersect1d(self.patients[splits[one]], self.patients[splits[other]])
             if len(shared):
                 raise InputError(
-                    f"{len(shared)} patients are in the splits {one!r} and {other!r}: what a probe scores there is "
-                    "memory. Split the cohort by patient."
+                    f"{len(shared)} patients are in the splits {one!r} and {other!r}: results would be too "
+                    "good. Split the cohort by patient."
                 )
         if len(np.unique(self.labels[self.train])) < 2:
-            raise InputError("the training split holds one class alone: there is nothing to tell apart")
+            raise InputError("the training split has a single class: a probe needs at least two")
 
     def arm(self, name: str) -> Arm:
         """The arm of a name that this protocol has the images for."""

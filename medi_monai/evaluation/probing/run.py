@@ -129,7 +129,7 @@ def probe_run(
     """
     settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
     if not attributes:
-        raise InputError("there is no attribute: give the center, whose shortcut is looked for, and others if you like")
+        raise InputError("no attribute is given: name the column of the center, and others if needed")
     baselines = ["real", *(name for name in baselines if name != "real")]
     for name in baselines:
         if name not in BASELINES:
@@ -137,9 +137,9 @@ def probe_run(
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES) if arms else {}
     names = [*baselines, *sampled]
     if len(names) < 2:
-        raise InputError("there is nothing to compare: give --arms or --baselines")
+        raise InputError("nothing to compare: give --arms or --baselines")
     if focus not in names:
-        print(f"there is no arm {focus!r}: {names[-1]!r} is compared with each other arm", flush=True)
+        print(f"there is no arm {focus!r}: comparing {names[-1]!r} with the other arms", flush=True)
         focus = names[-1]
     protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
     if protocol is None:

@@ -54,7 +54,7 @@ class ProbeSettings:
         least = {"num_repeats": 1, "num_replicates": 1, "min_count": 1, "num_augmented": 1, "sweep_repeats": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
-                raise InputError(f"{name} = {getattr(self, name)}: give {lowest} or more")
+                raise InputError(f"{name} = {getattr(self, name)}: must be {lowest} or more")
         for name in (
             "ratio",
             "real_per_class",
@@ -65,8 +65,8 @@ class ProbeSettings:
         ):
             values = np.atleast_1d([] if getattr(self, name) is None else getattr(self, name))
             if not ((values > 0) & (values < np.inf)).all():
-                raise InputError(f"{name} = {getattr(self, name)}: what is given there has to be above 0")
+                raise InputError(f"{name} = {getattr(self, name)}: must be above 0")
         if len(self.c_values) == 0:
-            raise InputError("there is no value of C to choose from: give one or more as c_values")
+            raise InputError("c_values is empty: give at least one value of C")
         if not all(0 <= level <= 1 for level in self.sweep_correlations):
-            raise InputError(f"sweep_correlations = {list(self.sweep_correlations)}: 0 to 1 is allowed")
+            raise InputError(f"sweep_correlations = {list(self.sweep_correlations)}: must be between 0 and 1")

@@ -210,7 +210,7 @@ def correlated_rows(
         Row numbers of training, of validation, and of test, as many of each cell in the latter.
     """
     if not 0 <= correlation <= 1:
-        raise InputError(f"a correlation of {correlation}: 0 to 1 is allowed")
+        raise InputError(f"correlation = {correlation}: must be between 0 and 1")
     least = min(len(rows) for rows in square.test.values())
     test = [rng.choice(rows, least, replace=False) for rows in square.test.values()]
     train = _correlated(square.train, correlation, per_cell, rng)

@@ -39,7 +39,7 @@ class FeatureStore:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         if not (self.folder / STORE_FILE).is_file():
-            raise InputError(f"there are no features in {self.folder}: it has no {STORE_FILE}; embed the images first")
+            raise InputError(f"no features in {self.folder} ({STORE_FILE} is missing): embed the images first")
         stored = read_json(self.folder / STORE_FILE)
         try:
             self.fingerprint: dict[str, Any] = stored["fingerprint"]
@@ -48,7 +48,7 @@ class FeatureStore:
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"the features in {self.folder} are damaged ({error}); delete the folder") from error
         if self._array.shape != (self.count, self.dim) or self._array.dtype != np.float32:
-            raise InputError(f"{self.folder / FEATURES_FILE} is not what {STORE_FILE} says; delete the folder")
+            raise InputError(f"{self.folder / FEATURES_FILE} does not match {STORE_FILE}; delete the folder")
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> FeatureStore:
@@ -106,8 +106,8 @@ class FeatureStore:
         if json_digest(made) != json_digest(asked):
             other = [key for key in {**made, **asked} if json_digest(made.get(key)) != json_digest(asked.get(key))]
             raise InputError(
-                f"{self.folder} holds features of something else ({', '.join(map(str, other))} differ); choose another "
-                "folder, or delete this one to embed again"
+                f"{self.folder} holds other features ({', '.join(map(str, other))} differ); choose another "
+                "folder, or delete this one"
             )
 
     @property
@@ -118,7 +118,7 @@ class FeatureStore:
     def rows(self, block: int) -> range:
         """The numbers of the rows in a block."""
         if not 0 <= block < self.num_blocks:
-            raise InputError(f"block {block} is none of the {self.num_blocks} blocks of {self.folder}")
+            raise InputError(f"there is no block {block}: {self.folder} has {self.num_blocks} blocks")
         return range(block * self.block_size, min((block + 1) * self.block_size, self.count))
 
     def missing_blocks(self, rank: int = 0, world_size: int = 1) -> list[int]:
@@ -148,7 +148,7 @@ class FeatureStore:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(features, dtype=np.float32)
         if values.shape != (len(rows), self.dim):
-            raise InputError(f"block {block} takes features {(len(rows), self.dim)}, not {values.shape}")
+            raise InputError(f"block {block} needs features of shape {(len(rows), self.dim)}, not {values.shape}")
         self._check_finite(rows, values)
         try:
             with open(self.folder / FEATURES_FILE, "r+b") as file:
@@ -183,8 +183,8 @@ class FeatureStore:
         missing = len(self.missing_blocks())
         if missing:
             raise InputError(
-                f"{missing} of {self.num_blocks} blocks of features in {self.folder} are not there yet; embed the "
-                "images again, which goes on with them"
+                f"{missing} of {self.num_blocks} blocks of features in {self.folder} are missing; run the "
+                "embedding again to resume"
             )
         return self._array
 

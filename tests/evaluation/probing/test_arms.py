@@ -37,7 +37,7 @@ def test_an_image_set_on_disk_is_sent_by_its_folder(tmp_path):
     assert len(sent) < 10_000 and np.array_equal(pickle.loads(sent).features, images.features)
     held = ImageSet(np.eye(5), table)
     assert np.array_equal(pickle.loads(pickle.dumps(held)).features, np.eye(5)) and len(held) == 5
-    with pytest.raises(InputError, match="5 features do not belong to the 4 rows"):
+    with pytest.raises(InputError, match="5 features do not match the 4 rows"):
         ImageSet(np.eye(5), table.head(4))
 
 

@@ -284,20 +284,20 @@ BAD = np.where(np.arange(7200).reshape(600, 12) == 30, np.nan, 1.0)
         ({"features": BAD * np.inf}, "600 of 600 images"),
         ({"features": np.ones(600)}, r"of the shape \(600,\)"),
         ({"features": np.ones((600, 0))}, r"of the shape \(600, 0\)"),
-        ({"features": np.ones((0, 12))}, r"not of the shape \(0, 12\)"),
+        ({"features": np.ones((0, 12))}, r"not features of shape \(0, 12\)"),
         ({"features": [[1.0]] * 600}, "real numbers in an array or a tensor"),
         ({"features": np.full((600, 2), "a")}, "real numbers in an array or a tensor"),
         ({"features": np.full((600, 2), 1e300)}, "600 of 600 images have features that are not finite"),
-        ({"labels": np.zeros(599, int)}, r"600 rows of features meet labels of the shape \(599,\)"),
-        ({"labels": np.zeros(600)}, "integers, not float64"),
-        ({"labels": np.arange(600) % 5}, "labels run from 0 to 4, but those of 4 classes run from 0 to 3"),
-        ({"labels": np.arange(600) % 4 - 1}, "labels run from -1"),
-        ({"labels": np.full(600, 2)}, "rows of two classes or more"),
-        ({"weights": np.arange(600) % 4 == 1}, "all rows of positive weight are of 1"),
+        ({"labels": np.zeros(599, int)}, r"600 rows .* not labels of shape \(599,\)"),
+        ({"labels": np.zeros(600)}, "must be integers, not float64"),
+        ({"labels": np.arange(600) % 5}, "labels range from 0 to 4; with 4 classes they must be 0 to 3"),
+        ({"labels": np.arange(600) % 4 - 1}, "labels range from -1"),
+        ({"labels": np.full(600, 2)}, "needs at least two classes"),
+        ({"weights": np.arange(600) % 4 == 1}, "rows with positive weight have 1"),
         ({"weights": np.arange(600) - 1.0}, "1 of 600 weights are negative"),
         ({"weights": np.full(600, np.nan)}, "600 of 600 weights"),
-        ({"weights": np.ones(3)}, r"weights of the shape \(3,\)"),
-        ({"num_classes": 1}, "two classes or more apart, not 1"),
+        ({"weights": np.ones(3)}, r"weights of shape \(3,\)"),
+        ({"num_classes": 1}, "at least two classes, not 1"),
         ({"initial": LogisticProbe()}, "cannot be the start"),
     ],
 )
@@ -316,14 +316,14 @@ def test_a_strength_that_is_none(c):
 
 def test_mistakes_after_the_fit():
     features, labels = make_data()
-    with pytest.raises(InputError, match="fit it first"):
+    with pytest.raises(InputError, match="call fit first"):
         LogisticProbe().probabilities(features)
     probe = LogisticProbe().fit(features, labels, 4)
-    with pytest.raises(InputError, match="7 dimensions meet a probe of 12"):
+    with pytest.raises(InputError, match="7 dimensions, the probe has 12"):
         probe.predictions(features[:, :7])
     with pytest.raises(InputError, match="not finite"):
         probe.probabilities(BAD)
-    with pytest.raises(InputError, match="one or more"):
+    with pytest.raises(InputError, match="at least one"):
         fit_path(features, labels, 4, [], features, labels)
-    with pytest.raises(InputError, match="meet a scale of 12"):
+    with pytest.raises(InputError, match="do not fit a standardizer of 12"):
         Standardizer().fit(features).transform(features[:, :7])

@@ -247,10 +247,10 @@ def broken(change):
     [
         ("leak", "1 patients are in the splits 'train' and 'holdout'"),
         ("leak of validation", "in the splits 'val' and 'holdout'"),
-        ("no holdout", "no image of the cohort is in the split 'holdout'"),
-        ("no training", "no image of the cohort is in the split 'train'"),
+        ("no holdout", "the split 'holdout' has no images"),
+        ("no training", "the split 'train' has no images"),
         ("no patient", "1 images have no patient"),
-        ("one class", "one class alone"),
+        ("one class", "a single class"),
     ],
 )
 def test_cohorts_that_cannot_be_probed_are_refused(change, message):

@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused(run):
         ({"num_repeats": 0}, "num_repeats = 0"),
         ({"min_count": 0}, "min_count = 0"),
         ({"real_per_class": 0}, "real_per_class = 0"),
-        ({"c_values": ()}, "no value of C"),
+        ({"c_values": ()}, "c_values is empty"),
         ({"c_values": (0.0, 1.0)}, r"c_values = \(0.0, 1.0\)"),
         ({"ratio": -1.0}, "ratio = -1.0"),
         ({"sweep_real_per_class": (10, 0)}, r"sweep_real_per_class = \(10, 0\)"),

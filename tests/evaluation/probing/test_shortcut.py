@@ -137,7 +137,7 @@ def test_levels_of_one_draw_share_their_test_and_a_small_cell_repeats_images():
     assert np.array_equal(low[2], high[2]) and len(np.intersect1d(low[0], high[0])) == 22
     many = correlated_rows(square, 1.0, 200, np.random.default_rng(0))[0]
     assert np.bincount(labels[many]).tolist() == [400, 400] and len(np.unique(many)) < 800
-    with pytest.raises(InputError, match="0 to 1"):
+    with pytest.raises(InputError, match="between 0 and 1"):
         correlated_rows(square, 1.1, 10, np.random.default_rng(0))
 
 
