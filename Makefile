@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SETUP := setup.py constraints.txt
+SETUP := setup.py constraints.txt constraints-cucim.txt
 
 .PHONY: demo test lint clean
 
@@ -29,7 +29,7 @@ $(VENV)/.installed: $(SETUP) | $(BIN)/python
 
 # cuCIM brings 1.7 GB of CUDA libraries on Linux x86-64, and nothing elsewhere: both back ends of slides are tested
 $(VENV)/.test: $(SETUP) | $(BIN)/python
-	$(PIP) -e ".[test,cucim,text]"
+	$(PIP) -c constraints-cucim.txt -e ".[test,cucim,text]"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.lint: $(SETUP) | $(BIN)/python

@@ -1,4 +1,4 @@
-"""Install medi_monai: ``pip install -c constraints.txt .``"""
+"""Install medi_monai: ``pip install -c constraints.txt .``; tests/test_install.py resolves it for every platform."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "medi_monai" / "__init__.py").read_text()).group(1)
 
 REQUIRED = [
-    "torch>=2.4",
+    "torch>=2.5",
     "monai>=1.5.1",
     "pytorch-ignite>=0.5",
     "einops",  # attention blocks of MONAI
@@ -21,9 +21,10 @@ REQUIRED = [
     "numpy>=2",
     "openslide-bin",
     "openslide-python>=1.4",
-    "pandas>=2.2",
+    "pandas>=3",  # splits differ under pandas 2
     "pillow",
     "pyarrow",
+    "pydantic>=2.7",
     "pyyaml",
     "scikit-image>=0.26",
     "scipy",
@@ -36,14 +37,23 @@ REQUIRED = [
 EXTRAS = {
     # for CUDA 12 install cucim-cu12 and cupy-cuda12x instead; on the CPU either will do
     "cucim": [
-        "cucim-cu13; platform_system == 'Linux' and platform_machine == 'x86_64' and python_version >= '3.11'",
-        "cupy-cuda13x; platform_system == 'Linux' and platform_machine == 'x86_64' and python_version >= '3.11'",
+        "cucim-cu13; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "cupy-cuda13x; platform_system == 'Linux' and platform_machine == 'x86_64'",
     ],
-    "generative": ["monai-generative"],
     "encoders": ["timm", "torch-fidelity"],
-    "text": ["transformers>=4.50", "peft"],
-    "mlflow": ["mlflow"],
-    "test": ["pytest", "pytest-xdist", "scikit-learn", "diffusers", "nbclient", "nbformat", "ipykernel"],
+    "text": ["transformers>=5", "peft"],
+    "mlflow": ["mlflow>=3.16"],
+    "test": [
+        "pytest",
+        "pytest-xdist",
+        "scikit-learn",
+        "diffusers",
+        "nbclient",
+        "nbformat",
+        "ipykernel",
+        "packaging",
+        "uv",
+    ],
     "lint": ["ruff", "mypy"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
@@ -56,13 +66,9 @@ setup(
     long_description_content_type="text/markdown",
     author="The medi_monai authors",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["medi_monai", "medi_monai.*"]),
-    package_data={
-        "medi_monai": ["py.typed"],
-        "medi_monai.results": ["schemas/*.json"],
-        "medi_monai.report": ["templates/*"],
-    },
+    package_data={"medi_monai": ["py.typed", "**/*.json", "**/*.j2", "**/*.html", "**/*.css"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["medi-monai-demo = medi_monai.demo:main"]},
@@ -71,9 +77,10 @@ setup(
         "Intended Audience :: Healthcare Industry",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
         "Operating System :: OS Independent",

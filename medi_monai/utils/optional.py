@@ -18,7 +18,6 @@ __all__ = ["EXTRAS", "is_installed", "quiet_stderr", "require"]
 EXTRAS = {
     "cucim": "cucim",
     "cupy": "cucim",
-    "generative": "generative",
     "timm": "encoders",
     "torch_fidelity": "encoders",
     "transformers": "text",
