@@ -1,17 +1,15 @@
 """Pictures and pages for people."""
 
 from medi_monai.report.audit_page import write_audit_page
-from medi_monai.report.evaluation_page import add_fidelity, write_evaluation_page
+from medi_monai.report.evaluation_page import write_evaluation_page
 from medi_monai.report.experiment_page import write_experiment_page
 from medi_monai.report.grids import labeled_grid
 from medi_monai.report.page import Page
-from medi_monai.report.probe_page import add_probes, write_probe_page
+from medi_monai.report.probe_page import write_probe_page
 from medi_monai.report.quality_page import write_quality_page
 
 __all__ = [
     "Page",
-    "add_fidelity",
-    "add_probes",
     "labeled_grid",
     "write_audit_page",
     "write_evaluation_page",

@@ -1,4 +1,4 @@
-"""The evaluation of an alignment as one page: do subgroups meet the target, what did it cost, and who says so."""
+"""The page of the evaluation of an alignment: shares of subgroups beside the target, and what happened to quality."""
 
 from __future__ import annotations
 
@@ -11,169 +11,197 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.report.alignment_plots import corrected_distance, curve_plot, has_prompts, proportion_bars
-from medi_monai.report.alternatives_table import add_alternatives
-from medi_monai.report.evaluation_page import Closest, add_closest
+from medi_monai.report.alternatives_table import add_alternatives, stages_of
 from medi_monai.report.grids import labeled_grid
 from medi_monai.report.page import Page
-from medi_monai.report.words import (
-    add_encoder,
-    add_settings,
-    edges_of,
-    figure_text,
-    known,
-    number,
-    share_table,
-    short,
+from medi_monai.report.sections import (
+    DISTANCES,
+    QUALITY,
+    Closest,
+    add_classifiers,
+    add_findings,
+    add_memorization,
+    add_provenance,
+    add_run_time,
+    distance_row,
 )
+from medi_monai.report.words import arm_title, figure_text, number, percent_text, share_table, short
 
-__all__ = ["Pairs", "write_alignment_page"]
+__all__ = ["ANSWERS", "Pairs", "write_alignment_page"]
 
 #: ``stayed`` and ``changed`` to a title and its pairs of the same noise, ``(H, W, 3)`` uint8 each
 Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 
-MOST_PROMPTS, MOST_PARTS, PICTURE = 40, 24, 64
+MOST_PROMPTS, MOST_SUBGROUPS, PICTURE = 40, 24, 64
+#: values whose shares the answer spells out
+FEW_VALUES = 4
 #: the arms that the page is about
 ARMS = ("before", "after")
 #: fewer matched images call for a warning
 FEW_MATCHED = 50
+#: verdicts as sentences
+ANSWERS = {
+    "met": "The target is met.",
+    "missed": "The target is missed.",
+    "no effect": "Alignment had no significant effect.",
+    "fooled the guide": "The target is missed: the tuning exploited weaknesses of the guide classifier.",
+    "quality lost": "The target is met, but image quality is lost.",
+    "undecided": "The result is undecided.",
+}
 
 
 def write_alignment_page(content: Mapping[str, Any], pairs: Pairs, closest: Closest, path: str | os.PathLike) -> Path:
     """Write the page.
 
     Args:
-        content: of ``metrics.json``, also after a way through JSON.
-        pairs: pictures of the same noise before and after, by what became of their subgroup.
+        content: of ``metrics.json``.
+        pairs: pictures of the same noise before and after, by whether their predicted subgroup changed.
         closest: the closest training images of each arm and of held-out real images.
         path: of the page.
 
     Returns:
         ``path``.
     """
-    name = " and ".join(content["target"]["attributes"])
-    wanted = ", ".join(f"{value} {100 * share:.3g} %" for value, share in content["target"]["target"].items())
-    lead = f"Do generated images have the shares of {name} that were asked for, and what did it cost? Target: {wanted}."
-    page = Page("Subgroups before and after alignment", lead)
+    names = " and ".join(content["target"]["attributes"])
+    target = ", ".join(f"{value} {100 * share:.3g}%" for value, share in content["target"]["target"].items())
+    page = Page(
+        f"Alignment of {names}",
+        f"Shares of {names} in generated images before and after alignment. Target: {target}. Images are classified by "
+        "the judge, a classifier that was not used for the tuning.",
+    )
     _add_answer(page, content)
+    add_findings(page, [*content["verdict"]["after"]["findings"], *_warnings(content, errors=False)])
     add_alternatives(page, content)
-    _add_readings(page, content)
+    _add_shares(page, content)
     _add_curves(page, content)
     _add_pairs(page, content, pairs)
-    _add_quality(page, content)
-    _add_named(page, content)
+    _add_fidelity(page, content)
+    _add_prompt_adherence(page, content)
     _add_prompts(page, content)
-    _add_memory(page, content, closest)
+    add_memorization(page, content["memorization"], closest)
     _add_classifiers(page, content)
-    page.section("What the images were read with, and settings")
-    add_encoder(page, content["encoder"])
-    add_settings(page, content["settings"])
-    add_settings(page, content["digests"], "What was compared, by digest")
+    add_run_time(page, stages_of(content.get("costs") or {}), RUN_TIME)
+    add_provenance(page, content["settings"], content["digests"], content["encoder"])
     return page.write(path)
 
 
+RUN_TIME = (
+    "Stages that ran at the same time slowed each other down, so the total can exceed the run time of the experiment. "
+    "Training of the model and of the judge is shared by all arms and not included."
+)
+
+
+def _warnings(content: Mapping[str, Any], errors: bool) -> list[Mapping[str, Any]]:
+    return [warning for warning in content["warnings"] if (warning["level"] == "error") is errors]
+
+
 def _add_answer(page: Page, content: Mapping[str, Any]) -> None:
-    page.section("The answer")
-    # whether anything can be believed comes before what is said
-    for one in content["warnings"]:
-        if one["level"] == "error":
-            page.notice(one["text"], "error")
-    after = content["verdict"]["after"]
-    for place, one in enumerate(after["findings"]):
-        page.notice(f"Verdict: {after['answer']}. {one['text']}" if place == 0 else one["text"], one["level"])
-    page.text(_shares_in_words(content))
-    for one in content["warnings"]:
-        if one["level"] != "error":
-            page.notice(one["text"], one["level"])
-    for part, target in content["target"]["parts"].items():
-        if len(target) <= MOST_PARTS:
+    # whether the results can be relied on comes before the results
+    for warning in _warnings(content, errors=True):
+        page.notice(warning["text"], "error")
+    verdict = content["verdict"]["after"]
+    levels = [finding["level"] for finding in verdict["findings"]]
+    quality = "No loss of image quality, diversity, or prompt adherence was found."
+    if verdict["quality_lost"]:
+        quality = "Image quality, diversity, or prompt adherence is significantly worse: see Findings."
+    elif "warning" in levels[1:]:
+        quality = "Image quality, diversity, or prompt adherence may be worse, but not significantly: see Findings."
+    page.answer([ANSWERS[verdict["answer"]], _shares_sentence(content), quality], levels[0])
+    for attribute, target in content["target"]["parts"].items():
+        if len(target) <= MOST_SUBGROUPS:
             page.figure(
-                proportion_bars(content, part),
-                f"Shares of {part} with 95 % intervals; the black line is the target. Left as the judge reads the "
-                "images; right, where they are known, behind its own mistakes.",
+                proportion_bars(content, attribute),
+                f"Shares of {attribute} with 95% confidence intervals; black lines mark the target.",
             )
 
 
-def _shares_in_words(content: Mapping[str, Any]) -> str:
+def _shares_sentence(content: Mapping[str, Any]) -> str:
     sentences = []
-    for part, target in content["target"]["parts"].items():
-        behind = [content["distance_to_target"][arm][part].get("corrected") or {} for arm in ("before", "after")]
-        usable = all(one.get("proportions") and not one.get("undefined") for one in behind)
+    for attribute, target in content["target"]["parts"].items():
+        corrected = [content["distance_to_target"][arm][attribute].get("corrected") or {} for arm in ARMS]
+        usable = all(shares.get("proportions") and not shares.get("undefined") for shares in corrected)
         before, after = (
-            one["proportions"] if usable else content["proportions"][arm][part]
-            for arm, one in zip(("before", "after"), behind)
+            shares["proportions"] if usable else content["proportions"][arm][attribute]
+            for arm, shares in zip(ARMS, corrected)
         )
-        words = [
-            f"{value} {_percent(before[value])} before, {_percent(after[value])} after, {100 * share:.3g} % wanted"
-            for value, share in target.items()
+        if len(target) <= FEW_VALUES:
+            shares = "; ".join(
+                f"{value} {percent_text(before[value])} before and {percent_text(after[value])} after alignment "
+                f"(target {100 * share:.3g}%)"
+                for value, share in target.items()
+            )
+            note = "corrected for misclassification" if usable else "not corrected for misclassification"
+            sentences.append(f"Shares, {note}: {shares}.")
+            continue
+        distances = [content["distance_to_target"][arm][attribute] for arm in ARMS]
+        chosen = [
+            corrected_distance(row).get("total_variation") if usable else row["total_variation"] for row in distances
         ]
-        if len(target) <= MOST_PARTS:
-            sentences.append(f"{part}, {'corrected' if usable else 'as read'}: {'; '.join(words)}.")
-    return "\n".join(sentences)
+        sentences.append(
+            f"Distance of {attribute} to the target (total variation): {figure_text(chosen[0], 3)} before and "
+            f"{figure_text(chosen[1], 3)} after alignment."
+        )
+    return " ".join(sentences)
 
 
-def _percent(one: Mapping[str, Any]) -> str:
-    value, edges = known(one["value"]), edges_of(one)
-    if value is None:
-        return figure_text(one)
-    return f"{100 * value:.1f} %" + (f" ({100 * edges[0]:.1f} to {100 * edges[1]:.1f})" if edges else "")
-
-
-def _add_readings(page: Page, content: Mapping[str, Any]) -> None:
+def _add_shares(page: Page, content: Mapping[str, Any]) -> None:
     page.section(
-        "What is read in the images",
-        "The judge had no say in the tuning. Corrected: the shares behind the mistakes that it makes on held-out "
-        "real images, which it is taken to make on generated ones as well. In brackets: the 95 % interval (Wilson's, "
-        "or of a bootstrap over images, and for corrected figures over the held-out images too).",
+        "Predicted shares and distance to the target",
+        "Corrected shares take the judge's error rates on held-out real images into account, assuming that they also "
+        "apply to generated images. In brackets: 95% confidence intervals.",
     )
-    for part, target in content["target"]["parts"].items():
-        rows: dict[str, dict[str, Any]] = {"target": {value: number(share, 3) for value, share in target.items()}}
-        trained = content["training"].get(part)
+    for attribute, target in content["target"]["parts"].items():
+        rows: dict[str, dict[str, Any]] = {"Target": {value: f"{100 * share:.3g}%" for value, share in target.items()}}
+        trained = content["training"].get(attribute)
         if trained:
-            rows["real images in training"] = {value: figure_text(one, 3) for value, one in trained.items()}
-        for arm, read in content["proportions"].items():
-            rows[arm] = {value: figure_text(one, 3) for value, one in read[part].items()}
-            rows[arm]["images"] = next(iter(read[part].values()))["n"]
-            behind = content["distance_to_target"][arm][part].get("corrected") or {}
-            if behind.get("undefined"):
-                page.notice(f"{arm}, {part}: not corrected, for {behind['undefined']}.", "warning")
+            rows["Real training images"] = {value: percent_text(figure) for value, figure in trained.items()}
+        for arm, proportions in content["proportions"].items():
+            title, shares = arm_title(arm), proportions[attribute]
+            num_images = next(iter(shares.values()))["n"]
+            rows[title] = {**{value: percent_text(figure) for value, figure in shares.items()}, "images": num_images}
+            corrected = content["distance_to_target"][arm][attribute].get("corrected") or {}
+            if corrected.get("undefined"):
+                page.notice(f"{title}, {attribute}: not corrected, because {corrected['undefined']}.", "warning")
                 continue
-            rows[f"{arm}, corrected"] = {
-                **{value: figure_text(one, 3) for value, one in (behind.get("proportions") or {}).items()},
-                "images": rows[arm]["images"],
-            }
-        page.table(share_table(rows, "images"), f"Shares of {part}")
-        _add_distances(page, content, part)
+            behind = {value: percent_text(figure) for value, figure in (corrected.get("proportions") or {}).items()}
+            rows[f"{title}, corrected"] = {**behind, "images": num_images}
+        page.table(share_table(rows, "images"), f"Shares of {attribute}")
+        _add_distances_to_target(page, content, attribute)
 
 
-def _add_distances(page: Page, content: Mapping[str, Any], part: str) -> None:
+def _add_distances_to_target(page: Page, content: Mapping[str, Any], attribute: str) -> None:
     rows = {}
     for arm, distances in content["distance_to_target"].items():
-        one = distances[part]
-        row = {"total variation, judge": figure_text(one["total_variation"], 3)}
-        behind = corrected_distance(one)
-        row["total variation, judge, corrected"] = figure_text(behind.get("total_variation"), 3)
-        for name, read in content["readers"].items():
-            row[f"total variation, {name}"] = figure_text(read["distance_to_target"][arm][part]["total_variation"], 3)
-        row["Kullback–Leibler, judge"] = figure_text(one["kl"], 3)
-        row["Kullback–Leibler, judge, corrected"] = figure_text(behind.get("kl"), 3)
-        row["change of total variation, judge"] = figure_text(content["change"].get(arm, {}).get(part), 3)
-        rows[arm] = row
-    page.table(share_table(rows, "images"), f"Distance of {part} to the target, smaller is better")
+        distance = distances[attribute]
+        corrected = corrected_distance(distance)
+        row = {
+            "total variation, judge": figure_text(distance["total_variation"], 3),
+            "total variation, judge, corrected": figure_text(corrected.get("total_variation"), 3),
+        }
+        for name, reader in content["readers"].items():
+            row[f"total variation, {name}"] = figure_text(
+                reader["distance_to_target"][arm][attribute]["total_variation"], 3
+            )
+        row["KL divergence, judge"] = figure_text(distance["kl"], 3)
+        row["KL divergence, judge, corrected"] = figure_text(corrected.get("kl"), 3)
+        row["change in total variation, judge"] = figure_text(content["change"].get(arm, {}).get(attribute), 3)
+        rows[arm_title(arm)] = row
+    page.table(share_table(rows, "images"), f"Distance of {attribute} to the target (smaller is better)")
 
 
 def _add_curves(page: Page, content: Mapping[str, Any]) -> None:
     curve = content.get("curve")
     if not curve or not curve["rows"]:
         return
-    page.section("The tuning, as three classifiers saw it")
+    page.section("Distance to the target during tuning")
     page.figure(
         curve_plot(curve),
-        "Distance of the mean probabilities to the target, on the same prompts and noise at every look. The guide is "
-        "what the tuning minimizes, the validation classifier decides which weights are kept (dashed line), the "
-        "judge has no say. A guide that falls alone is being fooled."
+        "Distance of the mean predicted probabilities to the target, always for the same prompts and noise. The tuning "
+        "minimizes the guide's distance, the validation classifier selects the weights (dashed line), and the judge is "
+        "independent of both. If only the guide's distance falls, the tuning exploits weaknesses of the guide."
         + (
-            " The target was that of each prompt by itself: on the right the mean of the distances of prompts, which "
-            "the kept weights are chosen by. It does not reach zero, for a prompt has few images in a look."
+            " Right: mean of the distances of single prompts, which selects the weights here. It does not reach zero, "
+            "because each prompt has few images."
             if has_prompts(curve)
             else ""
         ),
@@ -181,179 +209,160 @@ def _add_curves(page: Page, content: Mapping[str, Any]) -> None:
 
 
 def _add_pairs(page: Page, content: Mapping[str, Any], pairs: Pairs) -> None:
-    page.section("The same noise, before and after")
-    for kind in ("stayed", "changed"):
+    page.section("Images from the same noise before and after alignment")
+    for kind, words in (("stayed", "kept"), ("changed", "changed")):
         shown = pairs.get(kind) or {}
         if not shown:
-            page.text(f"No pair of the same noise {kind}.")
+            page.text(f"No pair {words} its predicted subgroup.")
             continue
-        heading = "kept their subgroup" if kind == "stayed" else "changed it"
-        page.text(f"Pairs that {heading}, as the judge reads them; above each other: same noise, same prompt.")
-        page.figures([(_side_by_side(of_way), way) for way, of_way in shown.items()])
+        page.text(f"Pairs that {words} their predicted subgroup; each column has the same noise and prompt.")
+        page.figures([(_pair_grid(of_group), group) for group, of_group in shown.items()])
     rows = {}
-    for arm, one in content["consistency"].items():
-        if arm not in ARMS and not one["num_stayed"] + one["num_changed"]:
+    for arm, figures in content["consistency"].items():
+        if arm not in ARMS and not figures["num_stayed"] + figures["num_changed"]:
             continue
-        rows[arm] = {
-            "all": figure_text(one["all"], 3),
-            "stayed": figure_text(one["stayed"], 3),
-            "pairs that stayed": one["num_stayed"],
-            "changed": figure_text(one["changed"], 3),
-            "pairs that changed": one["num_changed"],
-            "other noise": number((one["unrelated"] or {}).get("value"), 3),
+        rows[arm_title(arm)] = {
+            "all pairs": figure_text(figures["all"], 3),
+            "subgroup kept": figure_text(figures["stayed"], 3),
+            "pairs, kept": figures["num_stayed"],
+            "subgroup changed": figure_text(figures["changed"], 3),
+            "pairs, changed": figures["num_changed"],
+            "different noise": number((figures["unrelated"] or {}).get("value"), 3),
         }
-    page.table(share_table(rows, "images"), "Cosine of CLIP image features with the image before, on the same noise")
-    scores = {
-        arm: {
-            "CLIP score": figure_text(one, 3),
-            "change on the same noise": figure_text(content["consistency"].get(arm, {}).get("score_change"), 3),
-        }
-        for arm, one in content["clip_score"].items()
-    }
-    if any(one["n"] for one in content["clip_score"].values()):
-        page.table(share_table(scores, "images"), "CLIP score: cosine of image and prompt")
-    else:
-        page.text("No CLIP model was given: there is neither a cosine nor a CLIP score.")
-
-
-def _side_by_side(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    cells = {(row, ""): [pair[place] for pair in pairs] for place, row in enumerate(("before", "after"))}
-    return labeled_grid(cells, ["before", "after"], [""], "", (1, len(pairs)), PICTURE)
-
-
-def _add_quality(page: Page, content: Mapping[str, Any]) -> None:
-    page.section(
-        "Quality, in all and within subgroups",
-        "All: real images in the shares of the target, against all images of an arm. Within a subgroup: real ones of "
-        "it, against generated ones that the judge reads as it. Real images are halved by patient; every arm, and "
-        "the floor (real images of other patients), is compared with the same half at the same number of images. "
-        "Ratio: Fréchet distance by that before, with an interval of replicates paired by the real images.",
+    page.table(
+        share_table(rows, "images"),
+        "Cosine similarity of CLIP image features to the image from the same noise before alignment",
     )
-    for group, one in content["fidelity"].items():
-        title = "all images" if group == "all" else group
-        counts = ", ".join(f"{name} {count:,}" for name, count in one["counts"].items())
-        if not one["matched"]:
-            page.notice(f"{title}: too few images for a distance ({counts}).", "warning")
+    if not any(figure["n"] for figure in content["clip_score"].values()):
+        page.text("CLIP similarity and CLIP score: not reported, because no CLIP model was given.")
+        return
+    scores = {
+        arm_title(arm): {
+            "CLIP score": figure_text(figure, 3),
+            "change for the same noise": figure_text(content["consistency"].get(arm, {}).get("score_change"), 3),
+        }
+        for arm, figure in content["clip_score"].items()
+    }
+    page.table(share_table(scores, "images"), "CLIP score: cosine similarity of image and prompt")
+
+
+def _pair_grid(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    cells = {(row, ""): [pair[nth] for pair in pairs] for nth, row in enumerate(ARMS)}
+    return labeled_grid(cells, list(ARMS), [""], "", (1, len(pairs)), PICTURE)
+
+
+def _add_fidelity(page: Page, content: Mapping[str, Any]) -> None:
+    page.section(
+        "Fidelity and diversity",
+        "All images are compared with real images in the proportions of the target; images predicted to be in a "
+        "subgroup with real images of that subgroup. Real images are split in halves by patient, and every arm is "
+        "compared with the same half using the same number of images. The first row compares real images of different "
+        "patients. Ratio: Fréchet distance relative to before alignment.",
+    )
+    for group, fidelity in content["fidelity"].items():
+        title = "All images" if group == "all" else group
+        counts = ", ".join(f"{arm_title(name)} {count:,}" for name, count in fidelity["counts"].items())
+        if not fidelity["matched"]:
+            page.notice(f"{title}: not reported, too few images ({counts}).", "warning")
             continue
-        if one["matched"] < FEW_MATCHED:
-            page.notice(f"{title}: only {one['matched']:,} images could be matched; the figures say little.", "warning")
-        rows: dict[str, dict[str, Any]] = {"floor (real images)": _distances(one["floor"])}
-        for arm, figures in one["arms"].items():
-            rows[arm] = {
-                **_distances(figures),
-                "ratio to before": figure_text(figures["ratio"]),
-                "n": figures["frechet_distance"]["n"],
-            }
-        single = "; the real ones are of a single patient, halved by image" if one["one_patient"] else ""
-        page.table(share_table(rows, "images"), f"{title}: {one['matched']:,} matched images of {counts}{single}")
+        if fidelity["matched"] < FEW_MATCHED:
+            page.notice(
+                f"{title}: only {fidelity['matched']:,} images could be matched, so results are rough.", "warning"
+            )
+        heads = {**DISTANCES, **QUALITY}
+        rows: dict[str, dict[str, Any]] = {"Real images of other patients": distance_row(fidelity["floor"], heads)}
+        for arm, figures in fidelity["arms"].items():
+            rows[arm_title(arm)] = {**distance_row(figures, heads), "ratio": figure_text(figures["ratio"])}
+        single = "; all real images are of one patient" if fidelity["one_patient"] else ""
+        page.table(
+            share_table(rows, "images"),
+            f"{title}: {fidelity['matched']:,} matched images (available: {counts}{single})",
+        )
     rows = {}
-    for group, by_name in content["diversity"].items():
-        for name, one in by_name.items():
-            label = "real images" if name == "reference" else name
-            rows[f"{group}, {label}"] = {
-                "images": one["features"]["n"],
-                "1 − MS-SSIM": figure_text(one["ms_ssim"], 3),
-                "times before": figure_text(one["ms_ssim"]["ratio"]),
-                "feature distance": figure_text(one["features"]),
-                "feature distance, times before": figure_text(one["features"]["ratio"]),
+    for group, by_arm in content["diversity"].items():
+        for arm, figures in by_arm.items():
+            rows[f"{group}, {'Real images' if arm == 'reference' else arm_title(arm)}"] = {
+                "images": figures["features"]["n"],
+                "1 − MS-SSIM": figure_text(figures["ms_ssim"], 3),
+                "1 − MS-SSIM, ratio": figure_text(figures["ms_ssim"]["ratio"]),
+                "feature distance": figure_text(figures["features"]),
+                "feature distance, ratio": figure_text(figures["features"]["ratio"]),
             }
-    page.table(share_table(rows, "subgroup"), "Diversity: how unlike each other two images of a subgroup are")
+    page.table(
+        share_table(rows, "subgroup"),
+        "Diversity: mean difference between two images of a subgroup (larger is more diverse), with the ratio to "
+        "before alignment",
+    )
 
 
-def _distances(figures: Mapping[str, Any]) -> dict[str, str]:
-    names = {"frechet_distance": "Fréchet distance", "kernel_distance": "kernel distance"}
-    shares = {name: name for name in ("precision", "recall", "density", "coverage")}
-    return {title: figure_text(figures[name]) for name, title in {**names, **shares}.items()}
-
-
-def _add_named(page: Page, content: Mapping[str, Any]) -> None:
+def _add_prompt_adherence(page: Page, content: Mapping[str, Any]) -> None:
     if not content["named_prompts"]:
         return
     page.section(
-        "Prompts that name the attribute",
-        "The share of images that the judge reads as the prompt asks for, and the ratio to before over pairs of the "
-        "same noise. The judge's own mistakes are in every row.",
+        "Prompt adherence",
+        "Images from prompts that name the attribute: share in which the judge predicts the requested value, not "
+        "corrected for misclassification. Ratio to before alignment, for pairs from the same noise.",
     )
-    for name, by_arm in content["named_prompts"].items():
+    for attribute, by_arm in content["named_prompts"].items():
         rows = {
-            arm: {
-                "read as asked": figure_text(one["share"], 3),
-                **{f"asked for {value}": figure_text(part, 3) for value, part in one["by_value"].items()},
-                "ratio to before": figure_text(one["ratio"], 3),
-                "images": one["share"]["n"],
-                "prompts that name none": one["left_out"],
+            arm_title(arm): {
+                "predicted as requested": percent_text(figures["share"]),
+                **{f"requested {value}": percent_text(share) for value, share in figures["by_value"].items()},
+                "ratio": figure_text(figures["ratio"], 3),
+                "images": figures["share"]["n"],
+                "excluded (no value named)": figures["left_out"],
             }
-            for arm, one in by_arm.items()
+            for arm, figures in by_arm.items()
         }
-        page.table(share_table(rows, "images"), f"{name} read as asked")
+        page.table(share_table(rows, "images"), f"Requested {attribute}")
 
 
 def _add_prompts(page: Page, content: Mapping[str, Any]) -> None:
-    page.section("Prompt by prompt")
-    part = content["part"]
-    given = content["by_prompt"][part]
+    page.section("Results by prompt")
+    attribute = content["part"]
+    by_prompt = content["by_prompt"][attribute]
     means = {
-        arm: {
-            "mean total variation": figure_text(one, 3),
-            "by chance alone": number(one["by_chance"], 3),
-            "prompts": one["n"],
+        arm_title(arm): {
+            "mean total variation": figure_text(figure, 3),
+            "expected by chance": number(figure["by_chance"], 3),
+            "prompts": figure["n"],
         }
-        for arm, one in given["mean"].items()
+        for arm, figure in by_prompt["mean"].items()
     }
     page.table(
         share_table(means, "images"),
-        f"Mean over the prompts with {given['least_images']} images or more in the arm, before and after; by chance "
-        "alone: what as many draws from the target itself are apart from it",
+        f"Mean distance to the target over prompts with at least {by_prompt['least_images']} images; expected by "
+        "chance: mean distance of equally many draws from the target",
     )
-    prompts = sorted(given["prompts"], key=lambda row: -max(one["n"] for one in row["arms"].values()))
+    prompts = sorted(by_prompt["prompts"], key=lambda row: -max(cell["n"] for cell in row["arms"].values()))
     rows = []
-    for row in prompts:
-        found: dict[str, Any] = {"prompt": short(row["prompt"], 120)}
-        for arm, one in row["arms"].items():
+    for prompt in prompts:
+        row: dict[str, Any] = {"prompt": short(prompt["prompt"], 120)}
+        for arm, cell in prompt["arms"].items():
+            title, distance = arm_title(arm), figure_text(cell["total_variation"], 2)
             if arm not in ARMS:
-                found[f"{arm}: distance"] = f"{figure_text(one['total_variation'], 2)}, {one['n']:,} images"
+                row[f"{title}: distance"] = f"{distance}, {cell['n']:,} images"
                 continue
-            shares = ", ".join(f"{value} {number(share['value'], 2)}" for value, share in one["proportions"].items())
-            found[f"{arm}: images"] = f"{one['n']:,} (few)" if one["few"] else f"{one['n']:,}"
-            found[f"{arm}: shares"] = shares if one["n"] and len(one["proportions"]) <= 4 else "–"
-            found[f"{arm}: distance"] = figure_text(one["total_variation"], 2)
-        rows.append(found)
-    page.table(pd.DataFrame(rows), f"Shares of {part} and total variation from the target by prompt", MOST_PROMPTS)
-
-
-def _add_memory(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
-    page.section("Do training images come back?")
-    limit = max((one.get("limit", 0.9) for one in content["memorization"].values()), default=0.9)
-    rows = {}
-    for name, one in content["memorization"].items():
-        rows["held-out real images" if name == "held_out" else name] = {
-            "copies of training images": figure_text(one["copies"], 3),
-            "nearer to training than to validation": figure_text(one.get("nearer"), 3),
-            "distance to training, times held-out": number(one["ratio"]),
-            "highest correlation": number(one["correlation"], 3),
-        }
-    page.table(share_table(rows, "images"))
-    page.text(
-        f"A copy is an image that correlates by more than {number(limit, 3)} with a training image, turned or "
-        "mirrored: 0.9, or what 99 % of held-out real images stay below, for heads of one kind resemble each other. "
-        "Nearer to training images than to as many of the validation is one half of images where nothing was memorized."
+            shares = ", ".join(f"{value} {percent_text(share, False)}" for value, share in cell["proportions"].items())
+            row[f"{title}: images"] = f"{cell['n']:,} (few)" if cell["few"] else f"{cell['n']:,}"
+            row[f"{title}: shares"] = shares if cell["n"] and len(cell["proportions"]) <= FEW_VALUES else "–"
+            row[f"{title}: distance"] = distance
+        rows.append(row)
+    page.table(
+        pd.DataFrame(rows),
+        f"Shares of {attribute} and distance to the target (total variation) by prompt",
+        MOST_PROMPTS,
     )
-    arms = dict.fromkeys(content["proportions"])
-    add_closest(page, {"arms": arms}, closest)
 
 
 def _add_classifiers(page: Page, content: Mapping[str, Any]) -> None:
-    page.section("Who read the images")
     rows = {}
-    for name, read in {"judge": content["judge"], **content["readers"]}.items():
+    for name, reader in {"judge": content["judge"], **content["readers"]}.items():
         for attribute in content["target"]["attributes"]:
-            one = read["held_out"].get(attribute) or {}
-            row = {"balanced accuracy": figure_text(one.get("balanced_accuracy"), 3), "chance": one.get("chance")}
-            row |= {f"recall, {value}": figure_text(part, 3) for value, part in (one.get("recall") or {}).items()}
-            rows[f"{name}, {attribute}"] = {
-                **row,
-                "held-out images": one.get("n"),
-                "patients": one.get("num_patients"),
-            }
-    page.table(share_table(rows, "classifier"), "Accuracy on real images of patients who were not in training")
-    page.text("The judge is none of the others, by the digest of its weights.")
+            rows[f"{name}, {attribute}"] = reader["held_out"].get(attribute) or {}
+    add_classifiers(
+        page,
+        rows,
+        "On real images of patients not used for training. The tuning follows the guide; the validation classifier "
+        "selects the weights; the judge measures the results and has different weights from both.",
+    )

@@ -1,4 +1,4 @@
-"""Plots of an alignment: shares of subgroups beside their target, and the tuning as its classifiers saw it."""
+"""Plots of an alignment: shares of subgroups with their target, and the distance to it during tuning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from medi_monai.report.plots import OTHERS, arm_legend, plain_axes
-from medi_monai.report.words import edges_of, known, short
+from medi_monai.report.words import arm_title, edges_of, known, short
 
 __all__ = ["corrected_distance", "curve_plot", "proportion_bars"]
 
@@ -19,47 +19,53 @@ READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": (
 
 
 def corrected_distance(distance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What lies behind the judge's mistakes; empty where it could not be corrected."""
+    """The distance corrected for misclassification; empty where it could not be corrected."""
     corrected: Mapping[str, Any] = distance.get("corrected") or {}
     return {} if corrected.get("undefined") else corrected
 
 
-def proportion_bars(content: Mapping[str, Any], part: str) -> Figure:
-    """Shares by value and arm, as read and, where that is known, corrected, with intervals, beside the target."""
-    target, arms = content["target"]["parts"][part], list(content["proportions"])
+def proportion_bars(content: Mapping[str, Any], attribute: str) -> Figure:
+    """Predicted shares by value and arm, and corrected ones where they are known, with intervals and the target."""
+    target, arms = content["target"]["parts"][attribute], list(content["proportions"])
     colors = _colors(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     distances = content["distance_to_target"]
-    corrected = {arm: corrected_distance(one[part]).get("proportions", {}) for arm, one in distances.items()}
-    shown = {"as the judge reads": {arm: one[part] for arm, one in content["proportions"].items()}}
-    shown |= {"corrected for its mistakes": corrected} if any(corrected.values()) else {}
+    corrected = {arm: corrected_distance(one[attribute]).get("proportions", {}) for arm, one in distances.items()}
+    shown = {"not corrected": {arm: one[attribute] for arm, one in content["proportions"].items()}}
+    shown |= {"corrected for misclassification": corrected} if any(corrected.values()) else {}
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     width = 0.8 / len(arms)
     for axes, (title, shares) in zip(panels, shown.items()):
         for nth, arm in enumerate(arms):
-            for place, value in enumerate(target):
-                left = place - 0.4 + (nth + 0.5) * width
-                _bar(axes, left, 0.9 * width, shares[arm].get(value), colors[arm])
-        for place, share in enumerate(target.values()):
-            axes.plot([place - 0.44, place + 0.44], [share, share], color="#111", lw=2)
+            for column, value in enumerate(target):
+                center = column - 0.4 + (nth + 0.5) * width
+                _bar(axes, center, 0.9 * width, shares[arm].get(value), colors[arm])
+        for column, share in enumerate(target.values()):
+            axes.plot([column - 0.44, column + 0.44], [share, share], color="#111", lw=2)
         axes.set_xticks(range(len(target)), [short(value, 18) for value in target], parse_math=False)
         axes.set_title(title, fontsize=10)
         plain_axes(axes, "y")
-    panels[0].set(ylabel=f"share of images, {short(part, 24)}", ylim=(0, 1))
+    panels[0].set(ylabel=f"share of images, {short(attribute, 24)}", ylim=(0, 1))
     line = Line2D([], [], color="#111", lw=2)
-    arm_legend(figure, arms, {arm: (colors[arm], "s") for arm in arms}, {arm: arm for arm in arms}, [(line, "target")])
+    arm_legend(
+        figure,
+        arms,
+        {arm: (colors[arm], "s") for arm in arms},
+        {arm: arm_title(arm) for arm in arms},
+        [(line, "Target")],
+    )
     return figure
 
 
-def _bar(axes: Any, place: float, width: float, one: Mapping[str, Any] | None, color: str) -> None:
-    value = known((one or {}).get("value"))
+def _bar(axes: Any, center: float, width: float, share: Mapping[str, Any] | None, color: str) -> None:
+    value = known((share or {}).get("value"))
     if value is None:
-        axes.text(place, 0.02, "–", ha="center", fontsize=9, color="#777")
+        axes.text(center, 0.02, "–", ha="center", fontsize=9, color="#777")
         return
-    axes.bar(place, value, width, color=color, alpha=0.85)
-    interval = edges_of(one)
+    axes.bar(center, value, width, color=color, alpha=0.85)
+    interval = edges_of(share)
     if interval:
-        axes.plot([place, place], interval, color="#222", lw=1.3)
+        axes.plot([center, center], interval, color="#222", lw=1.3)
 
 
 def _colors(arms: Sequence[str]) -> dict[str, str]:
@@ -87,7 +93,7 @@ def curve_plot(curve: Mapping[str, Any]) -> Figure:
     styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
     shown = {"distance": "all images"}
     if has_prompts(curve):
-        shown["distance_of_prompts"] = "mean of prompts"
+        shown["distance_of_prompts"] = "mean over prompts"
     figure = Figure(figsize=(8.5, 3.6), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown.items()):
         for name in names:
@@ -101,5 +107,7 @@ def curve_plot(curve: Mapping[str, Any]) -> Figure:
         plain_axes(axes, "y")
     figure.axes[0].set_ylabel("distance to the target (total variation)")
     kept = Line2D([], [], color="#444", lw=1.2, ls="--")
-    arm_legend(figure, names, styles, {name: name for name in names}, [(kept, f"kept: update {curve['kept_step']:,}")])
+    arm_legend(
+        figure, names, styles, {name: name for name in names}, [(kept, f"selected: update {curve['kept_step']:,}")]
+    )
     return figure

@@ -1,4 +1,4 @@
-"""Other ways to a target beside the tuning: what each reaches, what it keeps and what it costs."""
+"""Alternatives to the tuning: how close each comes to the target, what it preserves, and what it costs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ from typing import Any
 
 from medi_monai.report.alignment_plots import corrected_distance
 from medi_monai.report.page import Page
-from medi_monai.report.words import DASH, figure_text, known, number, share_table
+from medi_monai.report.words import DASH, arm_title, duration_text, figure_text, known, share_table
 
-__all__ = ["add_alternatives"]
+__all__ = ["add_alternatives", "stages_of"]
 
 OWN = ("before", "after")
 WORDS = {
-    "retrained": "Retrained: the untuned model, trained on with real images that were resampled to the target; those "
-    "of rare subgroups come more often.",
-    "resampled": "Resampled: of many images of the untuned model, the largest part in which the guide reads the shares "
-    "of the target. Nothing is tuned; in return, every image that is kept costs the drawing of several. They are of "
-    "other noise than those before: there are no pairs.",
+    "retrained": "Retrained: the original model, trained further on real images resampled to the target shares.",
+    "resampled": "Resampled: images of the original model, selected so that the guide predicts the target shares. "
+    "Several images are generated for each one kept. They come from different noise, so there are no pairs.",
 }
-BUDGET = (
-    "The budget: the retraining sends as many images forward and back through the network as the updates of the tuning "
-    "were allowed."
-)
-#: images forward and back of two arms that differ by less, as a part, are the same budget
+BUDGET = "Retraining uses as many forward and backward passes as the tuning was allowed."
+#: relative difference in forward and backward passes below which two arms have the same compute
 ROUNDING = 0.05
 
 
 def add_alternatives(page: Page, content: Mapping[str, Any]) -> None:
-    """Add a section with the answer for every further arm, and a table of all arms side by side; none without them.
+    """Add a section with the answer for every alternative and a table of all arms; none without alternatives.
 
     Args:
         page: to add to.
@@ -40,19 +35,20 @@ def add_alternatives(page: Page, content: Mapping[str, Any]) -> None:
     if not others and not left_out:
         return
     same = _same_budget(costs)
-    page.section("Alternatives with the same budget" if same else "Alternatives, for comparison")
+    page.section("Alternatives at equal compute" if same else "Alternatives")
     page.text("\n".join([*(WORDS[arm] for arm in [*others, *left_out] if arm in WORDS), *([BUDGET] if same else ())]))
     for arm in others:
         verdict = content["verdict"][arm]
-        page.notice(f"{arm}, for comparison: {verdict['answer']}. {verdict['findings'][0]['text']}")
+        page.notice(f"{arm_title(arm)}: {verdict['answer']}. {verdict['findings'][0]['text']}")
     for arm, why in left_out.items():
-        page.notice(f"{arm} is left out: {why}.", "warning")
+        page.notice(f"{arm_title(arm)}: not reported, because {why}.", "warning")
     columns = {arm: _column(content, arm) for arm in content["proportions"]}
-    rows = {name: {arm: cells[name] for arm, cells in columns.items()} for name in next(iter(columns.values()))}
+    rows = {
+        name: {arm_title(arm): cells[name] for arm, cells in columns.items()} for name in next(iter(columns.values()))
+    }
     if not costs:
-        rows = {name: cells for name, cells in rows.items() if name not in ("seconds", "images forward and back")}
-    page.table(share_table(rows, "all arms"), "What each reaches, what it keeps of before, and what it costs")
-    _add_stages(page, costs)
+        rows = {name: cells for name, cells in rows.items() if name not in ("run time", "forward and backward passes")}
+    page.table(share_table(rows, "all arms"), "Distance to the target, quality, and cost")
 
 
 def _same_budget(costs: Mapping[str, Any]) -> bool:
@@ -70,18 +66,18 @@ def _column(content: Mapping[str, Any], arm: str) -> dict[str, str]:
     if arm == "before":
         changes = [DASH] * 3
     return {
-        "answer": content["verdict"].get(arm, {}).get("answer", DASH),
-        "distance to the target, judge": figure_text(distance["total_variation"], 3),
-        "the same, corrected": figure_text(corrected_distance(distance).get("total_variation"), 3),
-        "cosine with the image before, subgroup kept": figure_text(pairs.get("stayed"), 3),
-        "the same, subgroup changed": figure_text(pairs.get("changed"), 3),
-        "Fréchet distance to real images of the target": figure_text(all_images["frechet_distance"]),
-        "the same, times before": changes[0],
-        "within subgroups, times before, the largest": changes[1],
-        "diversity within subgroups, times before, the least": changes[2],
+        "verdict": content["verdict"].get(arm, {}).get("answer", DASH),
+        "distance to the target": figure_text(distance["total_variation"], 3),
+        "distance to the target, corrected": figure_text(corrected_distance(distance).get("total_variation"), 3),
+        "similarity to the image before, subgroup kept": figure_text(pairs.get("stayed"), 3),
+        "similarity to the image before, subgroup changed": figure_text(pairs.get("changed"), 3),
+        "Fréchet distance": figure_text(all_images["frechet_distance"]),
+        "Fréchet distance, ratio to before": changes[0],
+        "Fréchet distance in subgroups, largest ratio": changes[1],
+        "diversity in subgroups, smallest ratio": changes[2],
         "images kept": _kept(content, arm),
-        "images forward and back": _passes(cost),
-        "seconds": number(sum(seconds)) if seconds else DASH,
+        "forward and backward passes": _passes(cost),
+        "run time": duration_text(sum(seconds)) if seconds else DASH,
     }
 
 
@@ -112,7 +108,7 @@ def _kept(content: Mapping[str, Any], arm: str) -> str:
     one = (content.get("chosen") or {}).get(arm)
     if not one:
         return "all"
-    return f"{one['images']:,} of {one['of']:,} ({100 * one['images'] / one['of']:.0f} %)"
+    return f"{one['images']:,} of {one['of']:,} ({100 * one['images'] / one['of']:.0f}%)"
 
 
 def _passes(cost: Mapping[str, Any]) -> str:
@@ -122,16 +118,15 @@ def _passes(cost: Mapping[str, Any]) -> str:
     return f"{spent:,}" + (f" of {allowed:,} allowed" if allowed and allowed != spent else "")
 
 
-def _add_stages(page: Page, costs: Mapping[str, Any]) -> None:
-    rows: dict[str, dict[str, Any]] = {}
-    for arm, one in costs.items():
-        for stage, seconds in (one.get("stages") or {}).items():
-            row = rows.setdefault(stage, {"seconds": number(seconds), "for": arm})
-            row["for"] += "" if row["for"] == arm else f", {arm}"
-    if rows:
-        page.table(
-            share_table(rows, "stage"),
-            "Seconds by stage; some ran beside another one and were slower for it, so that they sum to more than the "
-            "experiment took. The training of the model and of the judge is common to "
-            "all arms and not counted",
-        )
+def stages_of(costs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stages of all arms: name to ``seconds`` and the arms that need it.
+
+    Args:
+        costs: of ``metrics.json``.
+    """
+    stages: dict[str, dict[str, Any]] = {}
+    for arm, cost in costs.items():
+        for stage, seconds in (cost.get("stages") or {}).items():
+            row = stages.setdefault(stage, {"seconds": seconds, "needed for": arm_title(arm)})
+            row["needed for"] += "" if arm_title(arm) in row["needed for"] else f", {arm_title(arm)}"
+    return stages

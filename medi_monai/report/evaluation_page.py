@@ -1,55 +1,57 @@
-"""The run ``evaluation`` as one page: how near generated images come to real ones, and what is read in them."""
+"""The page of the run ``evaluation``: fidelity, label fidelity and memorization of generated images."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from PIL import Image
+from matplotlib.figure import Figure
 
 from medi_monai.metrics.memorization import reproduces_training_images
+from medi_monai.report.combinations import add_combinations, combination_table
 from medi_monai.report.page import Page
-from medi_monai.report.plots import combination_dots, distance_distribution, distance_heat_maps
+from medi_monai.report.plots import forest_plot
+from medi_monai.report.sections import (
+    DISTANCES,
+    QUALITY,
+    Closest,
+    add_findings,
+    add_memorization,
+    add_provenance,
+    distance_row,
+)
 from medi_monai.report.words import (
-    add_encoder,
-    add_settings,
+    arm_title,
+    differing_settings,
     edges_of,
     figure_text,
     known,
     listed,
     number,
     p_text,
-    settings_notice,
+    percent_text,
     share_table,
     span,
 )
 
-__all__ = ["Closest", "add_closest", "add_fidelity", "write_evaluation_page"]
+__all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "write_evaluation_page"]
 
-#: arm, and ``held_out``, to its closest pairs: generated and training image ``(H, W, 3)`` uint8, their correlation
-Closest: TypeAlias = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, float]]]
-
-#: combinations that the plot of dots shows; of more the page has their distribution and the worst of them
-MOST_DOTS, MOST_WORST = 60, 30
-#: rows, columns and panels of the heat maps
-MOST_SIDE, MOST_PANELS = 40, 7
-#: fewer combinations, or matched images in the middle one of them, call for a warning
+#: fewer combinations, or matched images in the median one of them, call for a warning
 FEW_COMBINATIONS, FEW_IMAGES = 8, 50
-MOST_PAIRS, THUMBNAIL, MOST_ROWS = 6, 88, 60
-REAL, SMALL_REAL = "floor (real images)", "real images"
-SHARES = ("precision", "recall", "density", "coverage")
+MOST_ROWS = 60
+FLOOR, REAL = "Real images of other patients", "Real images"
+SIGNIFICANT = 0.05
 
 
 def write_evaluation_page(content: Mapping[str, Any], closest: Closest, path: str | os.PathLike) -> Path:
     """Write the page of an evaluation.
 
     Args:
-        content: of ``metrics.json``, also after a way through JSON.
+        content: of ``metrics.json``.
         closest: the closest pairs of each arm and of held-out real images.
         path: of the page.
 
@@ -57,249 +59,220 @@ def write_evaluation_page(content: Mapping[str, Any], closest: Closest, path: st
         ``path``.
     """
     columns = [content["label"], *content["attributes"]]
-    lead = f"Generated images of {listed(content['arms'])} beside real ones, by combination of {' × '.join(columns)}."
+    lead = (
+        f"Generated images ({listed(map(arm_title, content['arms']))}) compared with real images, by combination of "
+        f"{' and '.join(columns)}."
+    )
     page = Page("Fidelity of generated images", lead)
-    add_fidelity(page, content, closest)
-    page.section("Settings of the evaluation")
-    add_settings(page, content["settings"])
-    add_settings(page, content.get("digests") or {}, "What was compared, by digest")
+    combinations = combination_table(content)
+    cautions = _cautions(content, combinations)
+    page.answer(fidelity_sentences(content), "warning" if any(_copying_arms(content)) else "note")
+    page.figure(fidelity_figure(content), _caption(content))
+    add_findings(page, cautions, "Cautions")
+    add_distances(page, content)
+    _add_label_fidelity(page, content)
+    memorization = {"held_out": content["real"].get("memorization")}
+    add_memorization(
+        page, memorization | {arm: figures["memorization"] for arm, figures in content["arms"].items()}, closest
+    )
+    _add_comparisons(page, content)
+    add_combinations(page, content, combinations)
+    _add_labels(page, content)
+    add_provenance(page, content["settings"], content.get("digests"), content["encoder"])
     return page.write(path)
 
 
-def add_fidelity(page: Page, content: Mapping[str, Any], closest: Closest) -> Page:
-    """Add the sections of an evaluation to a page; arguments as of :func:`write_evaluation_page`."""
-    page.section("How near generated images come to real ones")
-    settings_notice(page, content["settings_that_differ"])
-    rows = _combinations(content)
-    _add_cautions(page, content, rows)
-    page.text(
-        "The floor is the distance between real images of one combination and real images of the same combination "
-        "from other patients: a generator that does not know the very patients it is compared with cannot be expected "
-        "below it. Real images are halved by patient; every arm, and "
-        "the floor, is compared with the same half at the same number of images (n is matched), for distances fall as "
-        "n grows. Means weigh all combinations alike. Seen combinations were in training, unseen ones were not. "
-        "In brackets: the 95 % interval."
+def fidelity_sentences(content: Mapping[str, Any]) -> list[str]:
+    """Three sentences: on distances to real images, on label fidelity, and on memorization."""
+    arms, real, label = content["arms"], content["real"], content["label"]
+    means = {arm: figures["frechet_distance"]["mean"] for arm, figures in arms.items()}
+    distances = "; ".join(f"{arm_title(arm)} {figure_text(mean)}" for arm, mean in means.items())
+    floor = figure_text(real["floor"].get("frechet_distance"))
+    closest = _closest_arm(content, means)
+    start = f"{arm_title(closest)} images are closest to real images. " if closest else ""
+    requested = {arm: percent_text(figures["label_fidelity"], False) for arm, figures in arms.items()}
+    shares = listed(f"{share} of {arm_title(arm)} images" for arm, share in requested.items())
+    copying = _copying_arms(content)
+    measured = bool(real.get("memorization")) and all(figures["memorization"] for figures in arms.values())
+    memory = "No arm reproduces training images more often than held-out real images resemble them."
+    if copying:
+        memory = f"Training images are reproduced by {listed(map(arm_title, copying))}."
+    return [
+        f"{start}Mean Fréchet distance (smaller is better): {distances}; real images of other patients {floor}.",
+        f"A classifier trained on real images predicts the requested {label} in {shares}; its accuracy on real images "
+        f"is {percent_text(real['label_fidelity'], False)}.",
+        memory if measured else "Memorization: not reported.",
+    ]
+
+
+def _closest_arm(content: Mapping[str, Any], means: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The arm that is significantly closer to real images than each other arm."""
+    values = {arm: known(mean.get("value")) for arm, mean in means.items()}
+    if len(values) < 2 or None in values.values():
+        return None
+    best = min(values, key=lambda arm: values[arm] or 0.0)
+    p_values = [
+        known(row["log_ratio"].get("p_value"))
+        for row in content["comparisons"]
+        if row["combinations"] == "all" and best in row["arms"]
+    ]
+    certain = len(p_values) == len(values) - 1 and all(p is not None and p < SIGNIFICANT for p in p_values)
+    return best if certain else None
+
+
+def _copying_arms(content: Mapping[str, Any]) -> list[str]:
+    held_out = content["real"].get("memorization")
+    arms = {arm: figures["memorization"] for arm, figures in content["arms"].items()}
+    return [arm for arm, figures in arms.items() if figures and reproduces_training_images(figures, held_out)]
+
+
+def fidelity_figure(content: Mapping[str, Any]) -> Figure:
+    """Mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real images."""
+    rows = {
+        arm: {"distance": figures["frechet_distance"]["mean"], "label": figures["label_fidelity"]}
+        for arm, figures in content["arms"].items()
+    }
+    labels = {
+        "distance": "mean Fréchet distance (smaller is better)",
+        "label": f"share predicted as the requested {content['label']}",
+    }
+    floor = content["real"]["floor"].get("frechet_distance") or {}
+    marks = {"distance": floor.get("value"), "label": (content["real"]["label_fidelity"] or {}).get("value")}
+    return forest_plot(rows, labels, {arm: arm_title(arm) for arm in rows}, marks)
+
+
+def _caption(content: Mapping[str, Any]) -> str:
+    return (
+        "Points with 95% confidence intervals. Dotted lines: left, real images of other patients; right, accuracy of "
+        "the classifier on real images."
     )
-    _add_distances(page, content)
-    _add_shares(page, content)
-    _add_reading(page, content)
-    _add_combinations(page, content, rows)
-    _add_labels(page, content)
-    _add_comparisons(page, content)
-    add_closest(page, content, closest)
-    page.section("What the images were read with")
-    add_encoder(page, content["encoder"])
-    return page
 
 
-def _combinations(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per combination: its values, ``name``, ``seen``, ``n``, ``floor`` and the distance in each arm."""
-    columns, arms = [content["label"], *content["attributes"]], content["arms"]
-    parts = {arm: figures["frechet_distance"]["by_combination"] for arm, figures in arms.items()}
-    first: list[dict[str, Any]] = next(iter(parts.values()), [])
-    places = [f"value {place}" for place in range(len(columns))]
-    found = []
-    for nth, row in enumerate(first):
-        values = [str(row[column]) for column in columns]
-        found.append(
-            {**dict(zip(places, values)), "name": " · ".join(values), "seen": bool(row["seen"]), "n": row["n"] or 0}
-            | {
-                "one patient": bool(row.get("one_patient")),
-                "floor": known(row["floor"]),
-                **{arm: known(part[nth]["value"]) for arm, part in parts.items()},
-            }
-        )
-    frame = pd.DataFrame(found, columns=[*places, "name", "seen", "n", "one patient", "floor", *parts])
-    return frame.astype(dict.fromkeys(("floor", *parts), float))
-
-
-def _add_cautions(page: Page, content: Mapping[str, Any], rows: pd.DataFrame) -> None:
-    usable = rows[rows["n"] > 0]
-    least = content["settings"].get("min_images")
-    for part, chosen in (("", usable), ("unseen ", usable[~usable["seen"]])):
-        if chosen.empty:
-            page.notice(f"No {part}combination has enough images: this page has no figure of them.", "warning")
-        elif len(chosen) < FEW_COMBINATIONS:
-            page.notice(
-                f"Only {len(chosen)} {part}combination{'s' * (len(chosen) > 1)} could be compared: intervals over so "
-                "few say little.",
+def _cautions(content: Mapping[str, Any], combinations: pd.DataFrame) -> list[dict[str, str]]:
+    usable = combinations[combinations["n"] > 0]
+    texts: list[tuple[str, str]] = []
+    if content["settings_that_differ"]:
+        texts.append(("warning", differing_settings(content["settings_that_differ"])))
+    held_out = content["real"].get("memorization") or {}
+    for arm in _copying_arms(content):
+        copies = percent_text(content["arms"][arm]["memorization"]["copies"])
+        texts.append(
+            (
                 "warning",
+                f"{arm_title(arm)} reproduces training images: {copies} of its images are copies, versus "
+                f"{percent_text(held_out.get('copies'))} of held-out real images.",
+            )
+        )
+    for kind, chosen in (("", usable), (" not in training", usable[~usable["seen"]])):
+        if chosen.empty:
+            texts.append(("warning", f"No combination{kind} has enough images; such figures are not reported."))
+        elif len(chosen) < FEW_COMBINATIONS:
+            verb = "was" if len(chosen) == 1 else "were"
+            plural = "s" * (len(chosen) > 1)
+            texts.append(
+                ("warning", f"Only {len(chosen)} combination{plural}{kind} {verb} compared: intervals are rough.")
             )
     if len(usable) and usable["n"].median() < FEW_IMAGES:
-        page.notice(
-            f"Few images could be matched: {usable['n'].median():.0f} in the middle combination, {usable['n'].min():,} "
-            "at least. Distances are biased upward at such counts; compare arms with each other and with the floor, "
-            "not with figures of other studies.",
-            "warning",
+        texts.append(
+            (
+                "warning",
+                f"Few images could be matched: median {usable['n'].median():.0f} per combination, minimum "
+                f"{usable['n'].min():,}. Distances are biased upward at such counts, so compare arms with each other "
+                "and with real images, not with other studies.",
+            )
         )
-    if len(usable) < len(rows):
-        page.notice(
-            f"{len(rows) - len(usable):,} of {len(rows):,} combinations have fewer than {least} images in a half of "
-            "the real ones or in an arm: they have no figure, and no mean contains them."
+    return [{"level": level, "text": text} for level, text in [*texts, *_notes(content, combinations, usable)]]
+
+
+def _notes(content: Mapping[str, Any], combinations: pd.DataFrame, usable: pd.DataFrame) -> list[tuple[str, str]]:
+    texts = []
+    if len(usable) < len(combinations):
+        texts.append(
+            f"{len(combinations) - len(usable):,} of {len(combinations):,} combinations are excluded: they have fewer "
+            f"than {content['settings'].get('min_images')} images in each half of the real images or in an arm."
         )
     alone = int(usable["one patient"].sum())
     if alone:
-        page.notice(
-            f"The real images of {alone:,} of {len(usable):,} combinations are of a single patient and were halved by "
-            "image: there the floor is lower than it would be between patients."
+        texts.append(
+            f"In {alone:,} of {len(usable):,} combinations all real images come from one patient. Their halves share "
+            "the patient, so the distance between real images is underestimated."
         )
     below = []
     for arm, figures in content["arms"].items():
-        mean, floor = (edges_of(figures["frechet_distance"][part]) for part in ("mean", "floor"))
+        mean, floor = (edges_of(figures["frechet_distance"][name]) for name in ("mean", "floor"))
         if mean and floor and mean[1] < floor[0]:
-            below.append(arm)
+            below.append(arm_title(arm))
     if below:
-        page.notice(
-            f"Below the floor: {listed(below)}. The images are nearer to real ones than those of other patients are. A "
-            "model that learned from the patients it is compared with may come so near; so may one that copies them: "
-            "see the share of copies and the closest pairs."
+        texts.append(
+            f"Closer to real images than real images of other patients are: {listed(below)}. The model may have "
+            "learned from the patients it is compared with, or may copy them: see Memorization."
         )
+    return [("note", text) for text in texts]
 
 
-def _add_distances(page: Page, content: Mapping[str, Any]) -> None:
-    floor: dict[str, Any] = next(iter(content["arms"].values()), {})
-    rows: dict[str, dict[str, Any]] = {REAL: {}, **{arm: {} for arm in content["arms"]}}
-    for metric, title in (("frechet_distance", "Fréchet"), ("kernel_distance", "kernel")):
-        for part in ("mean", "seen", "unseen"):
-            name = f"{title} distance, {part}"
-            base = floor.get(metric, {}).get("floor" if part == "mean" else f"floor_{part}")
-            base = content["real"]["floor"].get(metric) if part == "mean" else base
-            rows[REAL][name] = figure_text(base)
-            for arm, figures in content["arms"].items():
-                rows[arm][name] = figure_text(figures[metric][part])
-        if metric == "frechet_distance":
-            for arm, figures in content["arms"].items():
-                value, least = (known((figures[metric][part] or {}).get("value")) for part in ("mean", "floor"))
-                rows[arm]["mean, times the floor"] = value / least if value is not None and least else None
-    mean = content["real"]["floor"]["frechet_distance"]
-    caption = (
-        f"Distances to real images, smaller is better; over {mean.get('num_combinations') or 0:,} combinations with "
-        f"{mean.get('n') or 0:,} matched images"
+def add_distances(page: Page, content: Mapping[str, Any]) -> None:
+    """The section on fidelity: distances to real images, and quality and diversity."""
+    page.section(
+        "Fidelity",
+        "Real images are split in halves by patient. Every arm, and the other half of the real images, is compared "
+        "with the same half using the same number of images, because distances decrease with the number of images. The "
+        "distance between real images of different patients is the best that a model can be expected to reach. Means "
+        "weight all combinations equally. In brackets: 95% confidence intervals.",
     )
-    page.table(share_table(rows, "images"), caption)
-
-
-def _add_shares(page: Page, content: Mapping[str, Any]) -> None:
-    rows: dict[str, dict[str, Any]] = {REAL: {}, **{arm: {} for arm in content["arms"]}}
-    for metric in SHARES:
-        rows[REAL][metric] = figure_text(content["real"]["floor"].get(metric), 3)
-        for arm, figures in content["arms"].items():
-            rows[arm][metric] = figure_text(figures[metric]["mean"], 3)
-    rows[REAL]["diversity"] = figure_text(content["real"]["diversity"], 3)
+    first: Mapping[str, Any] = next(iter(content["arms"].values()), {})
+    rows: dict[str, dict[str, Any]] = {FLOOR: {}, **{arm_title(arm): {} for arm in content["arms"]}}
+    kinds = {"mean": "all combinations", "seen": "in training", "unseen": "not in training"}
+    for metric, title in DISTANCES.items():
+        for kind, words in kinds.items():
+            head = f"{title}, {words}"
+            floor = first.get(metric, {}).get(f"floor_{kind}")
+            rows[FLOOR][head] = figure_text(content["real"]["floor"].get(metric) if kind == "mean" else floor)
+            for arm, figures in content["arms"].items():
+                rows[arm_title(arm)][head] = figure_text(figures[metric][kind])
     for arm, figures in content["arms"].items():
-        rows[arm]["diversity"] = figure_text(figures["diversity"], 3)
-    page.table(share_table(rows, "images"), "Quality and variety, larger is better")
+        value, floor = (known((figures["frechet_distance"][name] or {}).get("value")) for name in ("mean", "floor"))
+        rows[arm_title(arm)]["Fréchet distance, ratio to real"] = value / floor if value is not None and floor else None
+    mean = content["real"]["floor"]["frechet_distance"]
+    page.table(
+        share_table(rows, "images"),
+        f"Distances to real images (smaller is better): {mean.get('num_combinations') or 0:,} combinations, "
+        f"{mean.get('n') or 0:,} matched images",
+    )
+    quality: dict[str, dict[str, Any]] = {FLOOR: distance_row(content["real"]["floor"], QUALITY)}
+    quality[FLOOR]["diversity"] = figure_text(content["real"]["diversity"], 3)
+    for arm, figures in content["arms"].items():
+        means = {name: figures[name]["mean"] for name in QUALITY}
+        quality[arm_title(arm)] = {**distance_row(means, QUALITY), "diversity": figure_text(figures["diversity"], 3)}
+    page.table(share_table(quality, "images"), "Quality and diversity (larger is better)")
     page.text(
-        "Precision and density: how many generated images lie among real ones. Recall and coverage: how much of the "
-        "real ones is reached. Diversity: 1 less the structural similarity of images of one combination (MS-SSIM). The "
-        "first row is what real images of other patients reach."
+        "Precision and density: how many generated images lie among real images. Recall and coverage: how many real "
+        "images are covered by generated ones. Diversity: 1 − MS-SSIM (multi-scale structural similarity) of images of "
+        "the same combination."
     )
 
 
-def _add_reading(page: Page, content: Mapping[str, Any]) -> None:
+def _add_label_fidelity(page: Page, content: Mapping[str, Any]) -> None:
     label, real = content["label"], content["real"]
-    names = [label, *content["attributes"]]
-    ceilings = {label: real["label_fidelity"], **(real.get("attribute_fidelity") or {})}
-    rows: dict[str, dict[str, Any]] = {SMALL_REAL: {}, **{arm: {} for arm in content["arms"]}}
-    for name in names:
-        title = f"{name} read as asked"
-        rows[SMALL_REAL][title] = figure_text(ceilings.get(name), 3)
+    accuracies = {label: real["label_fidelity"], **(real.get("attribute_fidelity") or {})}
+    rows: dict[str, dict[str, Any]] = {REAL: {}, **{arm_title(arm): {} for arm in content["arms"]}}
+    for name in (label, *content["attributes"]):
+        head = f"{name} predicted as requested"
+        rows[REAL][head] = percent_text(accuracies.get(name))
         for arm, figures in content["arms"].items():
-            given = figures["label_fidelity"] if name == label else figures["attribute_fidelity"].get(name)
-            rows[arm][title] = figure_text(given, 3)
-    memory = {SMALL_REAL: real.get("memorization")}
-    memory |= {arm: figures["memorization"] for arm, figures in content["arms"].items()}
-    for row, given in memory.items():
-        given = given or {}
-        rows[row]["copies of training images"] = figure_text(given.get("copies"), 3)
-        rows[row]["nearer to training than to validation"] = figure_text(given.get("nearer"), 3)
-        rows[row]["distance to training, times held-out"] = number(given.get("ratio"))
-        rows[row]["highest correlation"] = number(given.get("correlation"), 3)
-    page.section("What is read in them, and whether training comes back")
-    _add_copy_notices(page, memory)
-    page.table(share_table(rows, "images"))
+            share = figures["label_fidelity"] if name == label else figures["attribute_fidelity"].get(name)
+            rows[arm_title(arm)][head] = percent_text(share)
     chances = [
-        f"{name} {number(given['chance'])}" for name, given in ceilings.items() if given and known(given.get("chance"))
+        f"{name} {number(100 * figure['chance'], 1)}%"
+        for name, figure in accuracies.items()
+        if figure and known(figure.get("chance")) is not None
     ]
-    page.text(
-        "Read as asked: how often a classifier trained on real images alone finds in a generated image the value that "
-        "was asked for; the first row is its accuracy on real images of patients it has not seen, the ceiling."
-        + (f" Chance: {listed(chances)}. " if chances else " ")
-        + f"A copy is an image that correlates by more than {_limit_of(memory)} with a training image, turned or "
-        "mirrored (0.9, or what 99 % of held-out real images stay below); held-out real images (first row) show how "
-        "often that happens by chance. The distance is that to the nearest training image, the middle one of all, as a "
-        "multiple of the same of held-out images. Nearer to training images than to as many of the validation is one "
-        "half of images where nothing was memorized."
+    page.section(
+        "Label fidelity",
+        "Share of generated images in which a classifier trained on real images predicts the requested value. The "
+        "first row is its accuracy on real images of patients not used to train it."
+        + (f" Chance: {listed(chances)}." if chances else ""),
     )
-
-
-def _limit_of(memory: Mapping[str, Mapping[str, Any] | None]) -> str:
-    return number(max((given.get("limit", 0.9) for given in memory.values() if given), default=0.9), 3)
-
-
-def _add_copy_notices(page: Page, memory: Mapping[str, Mapping[str, Any] | None]) -> None:
-    base = memory[SMALL_REAL]
-    for arm, given in memory.items():
-        if given and base and arm != SMALL_REAL and reproduces_training_images(given, base):
-            page.notice(
-                f"{arm} gives back training images: a share of {figure_text(given['copies'], 3)} are copies, against "
-                f"{figure_text(base['copies'], 3)} of held-out real images.",
-                "warning",
-            )
-
-
-def _add_combinations(page: Page, content: Mapping[str, Any], rows: pd.DataFrame) -> None:
-    arms = list(content["arms"])
-    usable = rows[rows["n"] > 0]
-    page.section("Combination by combination")
-    if usable.empty:
-        page.text("No combination has enough images for a figure.")
-        return
-    label = "Fréchet distance"
-    if len(usable) <= MOST_DOTS:
-        page.figure(
-            combination_dots(usable, arms, label),
-            "Each line is a combination, each point an arm; further left is better. The gray mark is the floor. "
-            "Shaded lines, named in red, are combinations that training never saw.",
-        )
-    else:
-        page.figure(
-            distance_distribution(usable, arms, label),
-            f"{len(usable):,} combinations: the height of a line is the share of combinations with at most this "
-            "distance. The further a line lies to the left, the better; gray is the floor.",
-        )
-    if not _add_heat_maps(page, content, rows):
-        worst = usable.assign(worst=usable[arms].max(axis=1)).nlargest(MOST_WORST, "worst", keep="first")
-        table = worst.set_index("name")[["seen", "n", "floor", *arms]].rename_axis("combination")
-        page.table(table.rename(columns={"n": "matched images"}),
-                   f"The {len(worst)} combinations with the largest distance in any arm; metrics.csv has all",
-                   MOST_WORST)  # fmt: skip
-
-
-def _add_heat_maps(page: Page, content: Mapping[str, Any], rows: pd.DataFrame) -> bool:
-    arms = list(content["arms"])
-    if not content["attributes"] or len(arms) + 1 > MOST_PANELS:
-        return False
-    names = (content["label"], content["attributes"][0])
-    index, columns = (sorted(rows[f"value {place}"].unique()) for place in (0, 1))
-    if len(index) > MOST_SIDE or len(columns) > MOST_SIDE:
-        return False
-    tables = {
-        title: rows.pivot_table(index="value 0", columns="value 1", values=arm, aggfunc="mean")
-        .reindex(index=index, columns=columns)
-        .rename_axis(index=names[0], columns=names[1])
-        for title, arm in ((REAL, "floor"), *((arm, arm) for arm in arms))
-    }
-    seen = rows.groupby(["value 0", "value 1"])["seen"].any()
-    several = f" A cell is the mean over its {listed(content['attributes'][1:])}." if content["attributes"][1:] else ""
-    page.text(
-        f"{names[0]} (rows) by {names[1]} (columns) on one color scale; darker is further from real images. A red "
-        "frame marks a combination that training never saw; a white cell has too few real or generated images, or none."
-        + several
-    )
-    for figure in distance_heat_maps(tables, set(seen[~seen].index), "Fréchet distance"):
-        page.figure(figure, f"Fréchet distance by {names[0]} and {names[1]}")
-    return True
+    page.table(share_table(rows, "images"))
 
 
 def _add_labels(page: Page, content: Mapping[str, Any]) -> None:
@@ -307,30 +280,29 @@ def _add_labels(page: Page, content: Mapping[str, Any]) -> None:
     labels = list(dict.fromkeys(name for figures in arms.values() for name in figures["frechet_distance"]["by_label"]))
     rows: dict[str, dict[str, Any]] = {}
     for name in labels:
-        parts = {arm: figures["frechet_distance"]["by_label"].get(name) or {} for arm, figures in arms.items()}
-        first = next(iter(parts.values()))
-        row: dict[str, Any] = {"pooled, floor": number((first.get("pooled_floor") or {}).get("value"))}
-        row |= {f"pooled, {arm}": _pooled(part.get("pooled")) for arm, part in parts.items()}
-        row["mean, floor"] = number(first.get("floor"))
-        row |= {f"mean, {arm}": figure_text(part) for arm, part in parts.items()}
+        by_arm = {arm: figures["frechet_distance"]["by_label"].get(name) or {} for arm, figures in arms.items()}
+        first = next(iter(by_arm.values()))
+        row: dict[str, Any] = {"pooled, real images": number((first.get("pooled_floor") or {}).get("value"))}
+        row |= {f"pooled, {arm_title(arm)}": _pooled(figures.get("pooled")) for arm, figures in by_arm.items()}
+        row["mean, real images"] = number(first.get("floor"))
+        row |= {f"mean, {arm_title(arm)}": figure_text(figures) for arm, figures in by_arm.items()}
         for arm, figures in arms.items():
             by_value = (figures["label_fidelity"] or {}).get("by_value") or {}
-            row[f"read as asked, {arm}"] = number(by_value.get(name), 3)
+            row[f"predicted as requested, {arm_title(arm)}"] = percent_text({"value": by_value.get(name)})
         rows[name] = {**row, "matched images": first.get("n")}
-    page.section(f"By {content['label']}")
+    page.section(f"Fidelity by {content['label']}")
     if rows:
         page.table(share_table(rows, content["label"]), f"Fréchet distance by {content['label']}", MOST_ROWS)
-    together = [f"{arm} {number(figures['frechet_distance']['all_images']['value'])}"
-                for arm, figures in arms.items() if figures["frechet_distance"].get("all_images")]  # fmt: skip
+    together = [
+        f"{arm_title(arm)} {number(figures['frechet_distance']['all_images']['value'])}"
+        for arm, figures in arms.items()
+        if figures["frechet_distance"].get("all_images")
+    ]
     page.text(
-        "Pooled: all combinations of a class taken together, as published figures per class are made; in brackets the "
-        "range over halves of the patients. Mean: the mean over its combinations, which does not forgive images of the "
-        "wrong combination, with its 95 % interval."
-        + (
-            f" All images of an arm against all real ones, not matched, as papers print it: {listed(together)}."
-            if together
-            else ""
-        )  # fmt: skip
+        "Pooled: all combinations of a class together, as in published results; in brackets, the range over halves of "
+        "the patients. Mean: over the combinations of the class, which also penalizes images of the wrong combination; "
+        "in brackets, the 95% confidence interval."
+        + (f" All generated images versus all real images, not matched: {listed(together)}." if together else "")
     )
 
 
@@ -340,53 +312,29 @@ def _pooled(figure: Mapping[str, Any] | None) -> str:
 
 
 def _add_comparisons(page: Page, content: Mapping[str, Any]) -> None:
+    kinds = {"all": "all", "seen": "in training", "unseen": "not in training"}
     rows = []
-    for one in content["comparisons"]:
-        test = one["log_ratio"]
-        gap = test.get("difference") or {}
-        ratio = known(gap.get("value"))
-        interval = [math.exp(edge) for edge in edges_of(gap) or ()]
+    for comparison in content["comparisons"]:
+        test = comparison["log_ratio"]
+        difference = test.get("difference") or {}
+        log_ratio = known(difference.get("value"))
+        interval = [math.exp(edge) for edge in edges_of(difference) or ()]
         rows.append(
             {
-                "arms": " / ".join(one["arms"]),
-                "combinations": f"{one['combinations']} ({test.get('n') or 0:,})",
-                "ratio of means": number(one["ratio_of_means"]),
-                "ratio in the same combination": number(None if ratio is None else math.exp(ratio)) + span(interval),
+                "arms": " / ".join(map(arm_title, comparison["arms"])),
+                "combinations": f"{kinds[comparison['combinations']]} ({test.get('n') or 0:,})",
+                "ratio of means": number(comparison["ratio_of_means"]),
+                "mean ratio within combinations": number(None if log_ratio is None else math.exp(log_ratio))
+                + span(interval),
                 "p": p_text(test.get("p_value")),
             }
         )
     if rows:
-        page.section("Arms against each other")
-        page.table(pd.DataFrame(rows), "Fréchet distance of the first arm as a multiple of that of the second")
-        page.text(
-            "Above 1, the second arm is nearer to real images. The ratio in the same combination is the geometric mean "
-            "over combinations with its 95 % interval; p is of a paired test that exchanges the arms combination by "
-            "combination. It speaks of these models, trained once each."
+        page.section(
+            "Comparison of arms",
+            "Ratio of the Fréchet distances of two arms; above 1, the second arm is closer to real images. The mean "
+            "ratio within combinations is the geometric mean, with its 95% confidence interval; p is from a paired "
+            "permutation test over combinations. Each model was trained once, so the test does not cover variation "
+            "between trainings.",
         )
-
-
-def add_closest(page: Page, content: Mapping[str, Any], closest: Closest) -> None:
-    """The section of each arm's images that are most like an image of training, beside it; none where there is none."""
-    if not any(len(pairs) for pairs in closest.values()):
-        return
-    page.section(
-        "The closest pairs",
-        "Left the image in question, right the training image that it is most like, turned or mirrored to match; "
-        "the correlation of their pixels is beneath. Pairs of held-out real images show how alike different images may "
-        "be.",
-    )
-    for arm in [*content["arms"], *(name for name in closest if name not in content["arms"])]:
-        pairs = list(closest.get(arm) or [])[:MOST_PAIRS]
-        if pairs:
-            page.text("Held-out real images" if arm == "held_out" else f"Generated by {arm}")
-            page.figures([(_beside(one, other), f"correlation {number(alike, 3)}") for one, other, alike in pairs])
-
-
-def _beside(left: np.ndarray, right: np.ndarray) -> Image.Image:
-    both = Image.new("RGB", (2 * THUMBNAIL + 4, THUMBNAIL), "white")
-    for place, side in enumerate((left, right)):
-        image = Image.fromarray(np.asarray(side)).convert("RGB")
-        # pixels of a small image stay what they are
-        way = Image.Resampling.NEAREST if image.width < THUMBNAIL else Image.Resampling.LANCZOS
-        both.paste(image.resize((THUMBNAIL, THUMBNAIL), way), (place * (THUMBNAIL + 4), 0))
-    return both
+        page.table(pd.DataFrame(rows), "Ratio of Fréchet distances")

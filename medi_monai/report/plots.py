@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Affine2DBase, ScaledTranslation
 
-from medi_monai.report.words import edges_of, known, short
+from medi_monai.report.words import arm_title, edges_of, known, short
 
 __all__ = [
     "arm_legend",
@@ -45,7 +45,8 @@ STYLES = {
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))
 FLOOR_COLOR, UNSEEN_COLOR = "#8a8f94", "#b02a37"
 ROW_INCHES = 0.24
-#: place, height and interval of each point
+FLOOR_TITLE = "Real images of other patients"
+#: position, height and interval of each point
 Curve: TypeAlias = Sequence[tuple[Any, Any, Any]]
 #: values whose ratio is larger go on a logarithmic axis
 WIDE_RANGE = 12
@@ -77,8 +78,8 @@ def forest_plot(
     figure = Figure(figsize=(10.5, 1.0 + 0.36 * len(order)), layout="constrained")
     panels = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
     for axes, (name, label) in zip(panels, figures.items()):
-        for place, arm in enumerate(order):
-            _point(axes, arms[arm].get(name), place, styles[arm])
+        for height, arm in enumerate(order):
+            _point(axes, arms[arm].get(name), height, styles[arm])
         mark = known((marks or {}).get(name))
         if mark is not None:
             axes.axvline(mark, color="#444", lw=1.2, ls=":")
@@ -89,15 +90,17 @@ def forest_plot(
     return figure
 
 
-def _point(axes: Axes, given: Mapping[str, Any] | None, place: float, style: tuple[str, str]) -> None:
+def _point(axes: Axes, given: Mapping[str, Any] | None, height: float, style: tuple[str, str]) -> None:
     value = known((given or {}).get("value"))
     if value is None:
-        axes.text(0.02, place, "undefined", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#777")
+        axes.text(
+            0.02, height, "undefined", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#777"
+        )
         return
     interval = edges_of(given)
     if interval:
-        axes.plot(interval, [place, place], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
-    axes.plot([value], [place], style[1], color=style[0], ms=7, mec="white", mew=0.6)
+        axes.plot(interval, [height, height], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
+    axes.plot([value], [height], style[1], color=style[0], ms=7, mec="white", mew=0.6)
 
 
 def sweep_curves(
@@ -158,7 +161,7 @@ def _curve(axes: Axes, curve: Curve, style: tuple[str, str], aside: float, scale
 
 
 def _asides(arms: Sequence[str]) -> dict[str, float]:
-    return {arm: 3.5 * (place - (len(arms) - 1) / 2) for place, arm in enumerate(arms)}
+    return {arm: 3.5 * (nth - (len(arms) - 1) / 2) for nth, arm in enumerate(arms)}
 
 
 def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
@@ -203,18 +206,20 @@ def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Fig
     if num_unseen:
         axes.axhspan(-0.5, num_unseen - 0.5, color=UNSEEN_COLOR, alpha=0.07, lw=0)
     axes.hlines(range(len(order)), 0, 1, transform=axes.get_yaxis_transform(), color="#e9ecef", lw=0.8, zorder=0)
-    places = np.arange(len(order))
-    axes.plot(order["floor"].astype(float), places, "|", color=FLOOR_COLOR, ms=11, mew=2.5)
+    heights = np.arange(len(order))
+    axes.plot(order["floor"].astype(float), heights, "|", color=FLOOR_COLOR, ms=11, mew=2.5)
     for arm in arms:
-        axes.plot(order[arm].astype(float), places, styles[arm][1], color=styles[arm][0], ms=6, mec="white", mew=0.5)
-    names = [short(name, 44) + ("" if seen else "  (unseen)") for name, seen in zip(order["name"], order["seen"])]
-    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+        axes.plot(order[arm].astype(float), heights, styles[arm][1], color=styles[arm][0], ms=6, mec="white", mew=0.5)
+    names = [
+        short(name, 44) + ("" if seen else "  (not in training)") for name, seen in zip(order["name"], order["seen"])
+    ]
+    axes.set_yticks(heights, names, fontsize=8, parse_math=False)
     for tick, seen in zip(axes.get_yticklabels(), order["seen"]):
         tick.set_color("#222" if seen else UNSEEN_COLOR)
     axes.set_ylim(len(order) - 0.5, -0.5)
     _distance_axis(axes, order[["floor", *arms]].to_numpy(float), label)
-    extra = [(Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), "floor: real images")]
-    arm_legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    extra = [(Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), FLOOR_TITLE)]
+    arm_legend(figure, arms, styles, {arm: arm_title(arm) for arm in arms}, extra)
     return figure
 
 
@@ -224,17 +229,17 @@ def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, seen in zip(panels, (True, False)):
-        part = rows[rows["seen"].astype(bool) == seen]
+        rows_of_panel = rows[rows["seen"].astype(bool) == seen]
         for arm, color in (("floor", FLOOR_COLOR), *((arm, styles[arm][0]) for arm in arms)):
-            values = np.sort(part[arm].astype(float).dropna())
+            values = np.sort(rows_of_panel[arm].astype(float).dropna())
             if len(values):
                 axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=color, lw=2)
-        axes.set_title(f"{'in' if seen else 'never in'} training ({len(part):,} combinations)", fontsize=10)
-        _distance_axis(axes, part[["floor", *arms]].to_numpy(float), label)
-    panels[0].set_ylabel("share of combinations up to this distance")
+        axes.set_title(f"{'in' if seen else 'not in'} training ({len(rows_of_panel):,} combinations)", fontsize=10)
+        _distance_axis(axes, rows_of_panel[["floor", *arms]].to_numpy(float), label)
+    panels[0].set_ylabel("share of combinations with at most this distance")
     panels[0].set_ylim(0, 1.02)
-    extra = [(Line2D([], [], color=FLOOR_COLOR, lw=2), "floor: real images")]
-    arm_legend(figure, arms, styles, {arm: arm for arm in arms}, extra)
+    extra = [(Line2D([], [], color=FLOOR_COLOR, lw=2), FLOOR_TITLE)]
+    arm_legend(figure, arms, styles, {arm: arm_title(arm) for arm in arms}, extra)
     return figure
 
 
@@ -243,7 +248,7 @@ def _distance_axis(axes: Axes, values: np.ndarray, label: str) -> None:
     if len(given) and given.max() > WIDE_RANGE * given.min():
         axes.set_xscale("log")
         _label_powers(axes.xaxis)
-        label += ", logarithmic"
+        label += " (log scale)"
     else:
         axes.set_xlim(left=0)
     axes.set_xlabel(label)
@@ -265,8 +270,8 @@ def distance_heat_maps(
     """
     norm = _shared_norm([table.to_numpy(float) for table in tables.values()])
     columns = next(iter(tables.values())).shape[1]
-    parts = [dict(tables)] if columns <= NARROW else [{title: table} for title, table in tables.items()]
-    return [_heat_maps(part, unseen, label, norm) for part in parts]
+    figures = [dict(tables)] if columns <= NARROW else [{title: table} for title, table in tables.items()]
+    return [_heat_maps(panels, unseen, label, norm) for panels in figures]
 
 
 def _heat_maps(
@@ -289,8 +294,8 @@ def _heat_maps(
             _write_values(axes, values, norm)
         for row, column in zip(*np.nonzero(np.isfinite(values))):
             if (table.index[row], table.columns[column]) in unseen:
-                place = (column - 0.45, row - 0.45)
-                axes.add_patch(Rectangle(place, 0.9, 0.9, fill=False, ec=UNSEEN_COLOR, lw=1.5))
+                corner = (column - 0.45, row - 0.45)
+                axes.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, ec=UNSEEN_COLOR, lw=1.5))
     bar = figure.colorbar(image, ax=list(panels[: len(tables)]), label=label, shrink=min(1, 4 / size[1]), aspect=16)
     if isinstance(norm, LogNorm):
         _label_powers(bar.ax.yaxis)

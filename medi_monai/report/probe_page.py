@@ -11,16 +11,14 @@ import pandas as pd
 
 from medi_monai.report.page import Page
 from medi_monai.report.plots import correlation_curves, forest_plot, sweep_curves
+from medi_monai.report.sections import add_encoder, add_settings, settings_notice
 from medi_monai.report.words import (
-    add_encoder,
-    add_settings,
     arm_title,
     figure_text,
     known,
     listed,
     number,
     p_text,
-    settings_notice,
     share_table,
 )
 

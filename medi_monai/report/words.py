@@ -1,4 +1,4 @@
-"""Figures, counts and names as people read them: what is undefined is a dash with its count."""
+"""Figures, counts and names as text; an undefined figure is a dash with its count."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.report.page import Page
-
 __all__ = [
-    "add_encoder",
-    "add_settings",
     "arm_title",
     "differing_settings",
+    "duration_text",
     "edges_of",
     "figure_text",
     "known",
     "listed",
     "number",
     "p_text",
-    "settings_notice",
+    "percent_text",
+    "setting_text",
     "share_table",
     "short",
     "span",
@@ -80,6 +78,16 @@ def figure_text(figure: Mapping[str, Any] | None, decimals: int | None = None) -
     return number(figure["value"], decimals) + span(figure.get("ci95"), decimals)
 
 
+def percent_text(figure: Mapping[str, Any] | None, interval: bool = True) -> str:
+    """A share as a percentage, with its interval where it has one."""
+    value = known((figure or {}).get("value"))
+    if value is None:
+        return figure_text(figure)
+    edges = edges_of(figure) if interval else None
+    low, high = (number(100 * edge, 1) for edge in edges or (0, 0))
+    return f"{number(100 * value, 1)}%" + (f" ({low}%{FIXED}to{FIXED}{high}%)" if edges else "")
+
+
 def edges_of(figure: Mapping[str, Any] | None, name: str = "ci95") -> tuple[float, float] | None:
     """Both ends of the interval of a figure, or ``None`` where it has none."""
     low, high = (known(edge) for edge in (figure or {}).get(name) or (None, None))
@@ -124,13 +132,6 @@ def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataF
     return pd.DataFrame([{**dict.fromkeys(columns), **row} for row in rows.values()], index=index, columns=columns)
 
 
-def settings_notice(page: Page, differing: Mapping[str, Mapping[str, Any]]) -> None:
-    """A warning that names what was not the same in all arms."""
-    if not differing:
-        return
-    page.notice(differing_settings(differing), "warning")
-
-
 def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence that lists the sampling settings in which arms differ, with the value of each arm."""
     settings = [
@@ -143,32 +144,8 @@ def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def add_encoder(page: Page, encoder: Mapping[str, Any]) -> None:
-    """A table of the encoder and what it does to an image first."""
-    rows = {str(name).replace("_", " "): {"value": _setting(value)} for name, value in encoder.items()}
-    page.table(
-        share_table(rows, "encoder"), "The encoder and its preprocessing, the same for real and generated images"
-    )
-
-
-def add_settings(page: Page, settings: Mapping[str, Any], caption: str = "", max_rows: int = 200) -> None:
-    """A table of settings, those within others by names with dots."""
-    rows = {name: {"value": _setting(value)} for name, value in _flat(settings)}
-    if rows:
-        page.table(share_table(rows, "setting"), caption, max_rows)
-
-
-def _flat(settings: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found += _flat(value, f"{start}{name}.")
-        else:
-            found.append((f"{start}{name}", value))
-    return found
-
-
-def _setting(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """The value of a setting on one line."""
     if value is None or (isinstance(value, (str, list, tuple, dict)) and not len(value)):
         return DASH
     if isinstance(value, bool):
@@ -176,5 +153,17 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return short(", ".join(_setting(one) for one in value), LONGEST_SETTING)
+        return short(", ".join(map(setting_text, value)), LONGEST_SETTING)
     return short(value, LONGEST_SETTING)
+
+
+def duration_text(seconds: Any) -> str:
+    """Seconds in the units that people use."""
+    given = known(seconds)
+    if given is None:
+        return DASH
+    if given < 60:
+        return f"{given:.1f} s"
+    minutes, rest = divmod(round(given), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -129,11 +129,11 @@ def visible(html):
 def test_the_page_says_all_of_it(page):
     html = page(content())
     text = visible(html)
-    assert "Verdict: missed. The target is missed: so much is known." in text and "below 500" in text
-    assert "sex, corrected: female 10.0 % before, 40.0 % after, 50 % wanted" in text
+    assert "The target is missed. Shares, corrected" in text and "so much is known." in text and "below 500" in text
+    assert "female 10.0% before and 40.0% after alignment (target 50%)" in text
     for shown in (
-        "0.970", "0.31", "0.987", "0.200 (0.180", "real images in training", "total variation, guide", "12 (few)",
-        "No pair of the same noise changed", "female: too few images for a distance", "c0ffee", "0.910 (0.880",
+        "0.970", "0.31", "0.987", "20.0% (18.0%", "Real training images", "total variation, guide", "12 (few)",
+        "No pair changed its predicted", "female: not reported, too few images", "c0ffee", "0.910 (0.880",
     ):  # fmt: skip
         assert shown in text, shown
     assert "axial &lt;FLAIR&gt; &amp; more" in html and "<FLAIR>" not in html
@@ -152,28 +152,28 @@ def test_what_is_not_there_is_left_out(page):
     given["consistency"] = {"after": {"all": NONE, "stayed": NONE, "changed": NONE, "unrelated": NONE,
                                       "num_stayed": 0, "num_changed": 0}}  # fmt: skip
     text = visible(page(given, {"stayed": {}, "changed": {}}))
-    assert "No CLIP model was given" in text and "not corrected, for no reason" in text
-    assert "after, corrected" not in text
+    assert "no CLIP model was given" in text and "not corrected, because no reason" in text
+    assert "After alignment, corrected" not in text
     for one in given["distance_to_target"].values():
         one["sex"]["corrected"] = given["distance_to_target"]["after"]["sex"]["corrected"]
     assert len(proportion_bars(given, "sex").axes) == 1
-    assert "as three classifiers saw it" not in text and "Prompts that name the attribute" not in text
+    assert "Distance to the target during tuning" not in text and "Prompt adherence" not in text
 
 
 def test_other_arms_have_their_answers_and_no_pairs(page):
     given = with_arms("resampled")
     text = visible(page(given))
-    assert "resampled, for comparison: met. Like the real ones." in text and "Alternatives, for comparison" in text
+    assert "Resampled: met. Like the real ones." in text and "Alternatives" in text
     # nothing is said of pairs that cannot be
-    assert "resampled" not in text.partition("on the same noise")[2].partition("CLIP score: cosine")[0]
+    assert "Resampled" not in text.partition("same noise before alignment")[2].partition("CLIP score: cosine")[0]
     assert "The first arms" not in text and "Alternatives" not in visible(page(content()))
 
 
 def test_the_distance_of_a_prompt_is_told_of_every_arm_and_its_shares_of_two(page):
     html = page(with_arms("retrained", "resampled"))
     heads = re.findall(r"<th[^>]*>([^<]*): (images|shares|distance)</th>", html)
-    assert heads.count(("before", "shares")) == heads.count(("after", "shares")) == 1
-    assert ("retrained", "shares") not in heads and ("retrained", "distance") in heads
+    assert heads.count(("Before alignment", "shares")) == heads.count(("After alignment", "shares")) == 1
+    assert ("Retrained", "shares") not in heads and ("Retrained", "distance") in heads
 
 
 def test_bars_stand_at_the_shares_and_the_target_across(page):

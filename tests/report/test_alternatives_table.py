@@ -2,7 +2,7 @@
 
 import pytest
 
-from medi_monai.report.alternatives_table import add_alternatives
+from medi_monai.report.alternatives_table import add_alternatives, stages_of
 from medi_monai.report.page import Page
 
 NONE = {"value": None, "ci95": None, "n": 0}
@@ -71,37 +71,37 @@ def table_of(given, nth=0):
 
 def test_every_cell_of_the_table():
     table = table_of(content())
-    assert list(table["answer"].items()) == [
-        ("before", "–"), ("after", "met"), ("retrained", "met"), ("resampled", "met"),
+    assert list(table["verdict"].items()) == [
+        ("Before alignment", "–"), ("After alignment", "met"), ("Retrained", "met"), ("Resampled", "met"),
     ]  # fmt: skip
-    assert table["distance to the target, judge"]["retrained"] == "0.200"
-    assert table["the same, corrected"]["after"] == "0.150"
-    cosine = table["cosine with the image before, subgroup kept"]
-    assert cosine == {"before": "–", "after": "0.970", "retrained": "0.970", "resampled": "– (n\u00a0=\u00a00)"}
-    assert table["Fréchet distance to real images of the target"]["before"] == "3.00"
-    assert table["the same, times before"]["resampled"] == "1.30"
+    assert table["distance to the target"]["Retrained"] == "0.200"
+    assert table["distance to the target, corrected"]["After alignment"] == "0.150"
+    cosine = table["similarity to the image before, subgroup kept"]
+    assert list(cosine.values()) == ["–", "0.970", "0.970", "– (n\u00a0=\u00a00)"]
+    assert table["Fréchet distance"]["Before alignment"] == "3.00"
+    assert table["Fréchet distance, ratio to before"]["Resampled"] == "1.30"
     # the subgroup without a figure is no extreme
-    assert table["within subgroups, times before, the largest"]["resampled"] == "1.35, male"
-    least = table["diversity within subgroups, times before, the least"]
-    assert least["after"] == "0.930, male, features" and least["retrained"] == "0.910, male, structure"
-    assert table["images kept"] == {**dict.fromkeys(cosine, "all"), "resampled": "612 of 1,800 (34 %)"}
-    assert table["images forward and back"]["after"] == "28,800 of 43,200 allowed"
-    assert table["images forward and back"]["retrained"] == "43,200" and least["before"] == "–"
+    assert table["Fréchet distance in subgroups, largest ratio"]["Resampled"] == "1.35, male"
+    least = table["diversity in subgroups, smallest ratio"]
+    assert least["After alignment"] == "0.930, male, features" and least["Retrained"] == "0.910, male, structure"
+    assert table["images kept"] == {**dict.fromkeys(cosine, "all"), "Resampled": "612 of 1,800 (34%)"}
+    assert table["forward and backward passes"]["After alignment"] == "28,800 of 43,200 allowed"
+    assert table["forward and backward passes"]["Retrained"] == "43,200" and least["Before alignment"] == "–"
     # a stage of which nobody knows the time counts as nothing
-    assert list(table["seconds"].values()) == ["20.0", "240", "201", "40.0"]
+    assert list(table["run time"].values()) == ["20.0 s", "4 min 0 s", "3 min 21 s", "40.0 s"]
 
 
 def test_stages_are_told_once_with_the_arms_that_need_them():
-    table = table_of(content(), 1)
-    assert table["classifying guide"] == {"seconds": "40.0", "for": "after, resampled"}
-    assert table["retraining"] == {"seconds": "180", "for": "retrained"}
+    stages = stages_of(content()["costs"])
+    assert stages["classifying guide"] == {"seconds": 40.0, "needed for": "After alignment, Resampled"}
+    assert stages["retraining"] == {"seconds": 180.0, "needed for": "Retrained"}
 
 
 @pytest.mark.parametrize(("spent", "same"), [(43200, True), (43210, True), (21600, False), (None, False)])
 def test_the_heading_speaks_of_one_budget_where_it_is_one(spent, same):
     given = content()
     given["costs"]["retrained"]["gradient_images"] = spent
-    assert (blocks(given)[0]["heading"] == "Alternatives with the same budget") is same
+    assert (blocks(given)[0]["heading"] == "Alternatives at equal compute") is same
 
 
 def test_without_costs_there_are_none_and_without_other_arms_there_is_nothing():
@@ -109,7 +109,7 @@ def test_without_costs_there_are_none_and_without_other_arms_there_is_nothing():
     given["costs"] = {}
     (table,) = [one for one in blocks(given) if one["kind"] == "table"]
     names = [row[0] for row in table["rows"]]
-    assert "seconds" not in names and "images forward and back" not in names and "images kept" in names
+    assert "run time" not in names and "forward and backward passes" not in names and "images kept" in names
     assert blocks(content(("before", "after"))) == []
 
 
@@ -118,5 +118,5 @@ def test_an_arm_without_images_is_told_with_its_reason():
     given["costs"]["resampled"]["left_out"] = "no image is read as 'female'"
     found = blocks(given)
     (notice,) = [one for one in found if one["kind"] == "notice" and one["level"] == "warning"]
-    assert notice["text"] == "resampled is left out: no image is read as 'female'."
-    assert "resampled" not in table_of(given)["seconds"]
+    assert notice["text"] == "Resampled: not reported, because no image is read as 'female'."
+    assert "Resampled" not in table_of(given)["run time"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from medi_monai.report import write_evaluation_page
-from medi_monai.report.evaluation_page import MOST_WORST, REAL
+from medi_monai.report.combinations import MOST_WORST
+from medi_monai.report.evaluation_page import FLOOR, REAL
 
 METRICS = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 
@@ -101,17 +102,19 @@ def row_of(text, name, nth=0):
 
 def test_figures_stand_in_the_row_of_their_arm_beside_the_floor(tmp_path):
     text = text_of(tmp_path, json.loads(json.dumps(evaluation())))
-    assert row_of(text, REAL)[:3] == ["2.50 (2.25 to 2.75)", "2.00", "3.50"]
-    assert row_of(text, "cls")[:3] == ["12.0 (10.8 to 13.2)", "9.60 (8.64 to 10.6)", "15.6 (14.0 to 17.2)"]
-    assert row_of(text, "medi")[0] == "32.0 (28.8 to 35.2)" and row_of(text, "medi")[-1] == "12.8"
-    assert row_of(text, "cls", 1)[-1] == "0.432" and row_of(text, REAL, 1)[-1] == "0.411"
-    assert row_of(text, "cls", 2) == ["0.869 (0.850 to 0.880)", "0.127 (0.113 to 0.143)", "0.008 (0.004 to 0.012)",
-                                      "0.512 (0.480 to 0.545)", "0.970", "0.951"]  # fmt: skip
-    assert row_of(text, "real images")[:2] == ["0.910", "0.998"] and "Chance: tumor 0.333, center 0.333" in text
+    assert row_of(text, FLOOR)[:3] == ["2.50 (2.25 to 2.75)", "2.00", "3.50"]
+    assert row_of(text, "Class-only (CLS)")[:3] == ["12.0 (10.8 to 13.2)", "9.60 (8.64 to 10.6)", "15.6 (14.0 to 17.2)"]
+    assert row_of(text, "MeDi")[0] == "32.0 (28.8 to 35.2)" and row_of(text, "MeDi")[-1] == "12.8"
+    assert row_of(text, "Class-only (CLS)", 1)[-1] == "0.432" and row_of(text, FLOOR, 1)[-1] == "0.411"
+    assert row_of(text, "Class-only (CLS)", 2) == ["86.9% (85.0% to 88.0%)", "12.7% (11.3% to 14.3%)"]
+    assert row_of(text, REAL) == ["91.0%", "99.8%"] and "Chance: tumor 33.3%, center 33.3%." in text
+    memorization = ["0.8% (0.4% to 1.2%)", "51.2% (48.0% to 54.5%)", "0.970", "0.951"]
+    assert row_of(text, "Class-only (CLS)", 3) == memorization
+    assert row_of(text, "Held-out real images") == ["0.7% (0.4% to 1.2%)", "–", "1.00", "0.944"]
     assert row_of(text, "T0")[:3] == ["0.770", "6.00 (1.23 to 4.56)", "16.0 (1.23 to 4.56)"]
-    assert "0.712" in row_of(text, "T0") and "cls 0.0345" in text
+    assert "71.2%" in row_of(text, "T0") and "Class-only (CLS) 0.0345" in text
     assert "<td>30.4 (22.4 to 41.2)</td><td>&lt; 0.001</td>" in text.replace("< 0.001", "&lt; 0.001")
-    assert "weights sha256" in text and "44316a" in text and text.count("<img") == 2
+    assert "weights sha256" in text and "44316a" in text and text.count("<img") == 3
 
 
 def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
@@ -124,12 +127,12 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     }
     content["arms"]["medi"]["frechet_distance"]["mean"] = figure(1.0, 0.9, 1.1)
     text = text_of(tmp_path, content)
-    assert "steps (Class-only (CLS): 50, MeDi: 100)" in text and "Below the floor: medi." in text
-    assert "medi gives back training images: a share of 0.200 (0.180 to 0.220)" in text
-    assert "cls gives back" not in text
+    assert "steps (Class-only (CLS): 50, MeDi: 100)" in text and "real images of other patients are: MeDi." in text
+    assert "MeDi reproduces training images: 20.0% (18.0% to 22.0%)" in text
+    assert "CLS) reproduces" not in text
 
 
-@pytest.mark.parametrize(("matched", "sentence"), [(20, "Few images could be matched: 20"), (64, None)])
+@pytest.mark.parametrize(("matched", "sentence"), [(20, "Few images could be matched: median 20"), (64, None)])
 def test_few_matched_images_call_for_a_warning(tmp_path, matched, sentence):
     content = evaluation()
     for figures in content["arms"].values():
@@ -145,11 +148,14 @@ def test_few_and_missing_combinations_are_told(tmp_path):
         figures["frechet_distance"]["by_combination"][0] |= {"n": 0, "value": None, "floor": None}
         figures["frechet_distance"]["by_combination"][3] |= {"n": 0, "value": None, "floor": None}
     text = text_of(tmp_path, content)
-    assert "Only 2 combinations could be compared" in text and "2 of 4 combinations have fewer than 16 images" in text
-    assert "No unseen combination has enough images" in text and "single patient" not in text
+    assert (
+        "Only 2 combinations were compared" in text
+        and "2 of 4 combinations are excluded: they have fewer than 16" in text
+    )
+    assert "No combination not in training has enough images" in text and "one patient" not in text
     for figures in content["arms"].values():
         figures["frechet_distance"]["by_combination"][1]["one_patient"] = True
-    assert "real images of 1 of 2 combinations are of a single patient" in text_of(tmp_path, content)
+    assert "In 1 of 2 combinations all real images come from one patient" in text_of(tmp_path, content)
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
@@ -158,7 +164,7 @@ def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
     for row in content["arms"]["another"]["frechet_distance"]["by_combination"]:
         row["n"] = 0
     text = text_of(tmp_path, content)
-    assert row_of(text, "another")[0] == "– (n = 640)" and "No combination has enough images for a figure." in text
+    assert row_of(text, "another")[0] == "– (n = 640)" and "Not reported: no combination has enough images." in text
     shown = re.sub(r'src="data:[^"]*"', "", text.partition("<main>")[2])
     assert not re.search(r"\b(nan|NaN|None|inf)\b", shown)
 
@@ -166,8 +172,8 @@ def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
 def test_many_combinations_become_a_distribution_and_the_worst(tmp_path):
     pairs = [(f"T{row:02d}", f"C{column:03d}") for row in range(32) for column in range(185) if (row + column) % 8 == 0]
     text = text_of(tmp_path, evaluation(pairs=pairs))
-    assert f"{len(pairs):,} combinations: the height of a line" in text
-    assert f"The {MOST_WORST} combinations with the largest distance" in text and text.count("<img") == 1
+    assert f"Share of the {len(pairs):,} combinations" in text
+    assert f"The {MOST_WORST} combinations with the largest distance" in text and text.count("<img") == 2
     shown = re.findall(r'<tr><th scope="row">(T\d\d · C\d\d\d)</th>', text)
     assert shown == [" · ".join(pair) for pair in pairs[::-1][:MOST_WORST]] and len(text) < 400_000
 
@@ -182,8 +188,8 @@ def test_closest_pairs_are_shown_for_arms_and_for_held_out_images(tmp_path):
     image = np.zeros((16, 16, 3), np.uint8)
     pairs = [(image, image, 0.9 - place / 10) for place in range(2)]
     text = text_of(tmp_path, evaluation(), {"held_out": pairs, "cls": pairs, "medi": []})
-    assert text.count("<img") == 2 + 4 and text.count("correlation 0.900") == 4
-    assert text.index("Generated by cls") < text.index("Held-out real images") and "Generated by medi" not in text
+    assert text.count("<img") == 3 + 4 and text.count("correlation 0.900") == 4
+    assert text.index("<p>Held-out real images") < text.rindex("<p>Class-only (CLS)") and "<p>MeDi</p>" not in text
 
 
 def test_a_second_attribute_is_in_the_names_and_averaged_in_the_map(tmp_path):
@@ -195,6 +201,4 @@ def test_a_second_attribute_is_in_the_names_and_averaged_in_the_map(tmp_path):
             figures[metric]["by_combination"] = [{**row, "race": race} for row in rows for race in ("a", "b")]
         figures["attribute_fidelity"]["race"] = None
     text = text_of(tmp_path, copy.deepcopy(content))
-    assert (
-        "A cell is the mean over its race." in text and "race read as asked" in text and "tumor × center × race" in text
-    )
+    assert "Each cell is the mean over race." in text and "race predicted as requested" in text

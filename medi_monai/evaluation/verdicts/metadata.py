@@ -58,7 +58,8 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
             "No effect: any difference made by the generated images is too small or too uncertain to claim.",
         )
     differences = {name: rows[name]["difference"] for name in wanted}
-    found = [Finding(level, f"{answer} {' '.join(sentences)} Tested on {probe['test']['what']}.", differences)]
+    compared = "; ".join(sentence.removesuffix(".") for sentence in sentences)
+    found = [Finding(level, f"{answer} {compared}. Tested on {probe['test']['what']}.", differences)]
     if best is not None:
         effect = _effect(baselines[best])
         words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]

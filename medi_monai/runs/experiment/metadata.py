@@ -92,8 +92,8 @@ class MetadataExperiment:
             Image.fromarray(samples).save(path, format="png")
         results = ExperimentResults(
             question=(
-                "Does a classifier that is trained on real and generated images hold up on "
-                f"{probe['test']['what']}, and does it help that the generator knows {' and '.join(columns[1:])}?"
+                f"Do generated images improve a classifier of {columns[0]}, tested on {probe['test']['what']}, and "
+                f"does it help to generate them with {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
             verdict=verdict(fidelity, probe),
