@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, each taken for a Gaussian."""
+"""Fréchet distance between two sets of features, each modeled as a Gaussian."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
 
     Returns:
         0 or more, in squared units of the features. It is biased upwards by a term that falls with the number of
-        images: compare sets of one size, and read it beside the distance of real images to real ones.
+        images: compare sets of one size, and report the distance between real images with it.
 
     Raises:
         InputError: for fewer than two images in either, or other dimensions.

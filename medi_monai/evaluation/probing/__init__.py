@@ -1,4 +1,4 @@
-"""What can be read from features of images: stores, linear probes, arms of a comparison, shortcuts."""
+"""Linear probing: stored features, probes, arms of a comparison, shortcut diagnostics."""
 
 from medi_monai.evaluation.probing.arms import BASELINES, Arm, ImageSet, arm_named
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path

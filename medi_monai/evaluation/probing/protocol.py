@@ -87,7 +87,7 @@ class ProbeProtocol:
     Attributes:
         train: row numbers of the training split, like ``val`` and ``test`` in the order of the names of the images:
             draws do not depend on the order of the rows.
-        test: those of the holdout whose class has training images; ``num_untrained`` others cannot be read by any arm.
+        test: those of the holdout whose class has training images; no arm can predict the ``num_untrained`` others.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class ProbeProtocol:
         self.orders = {name: stable_order(images.table) for name, images in self.synthetic.items()}
         self.added: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, images in self.synthetic.items():
-            labels, found = codes_of(images.table, [label], names)
-            if len(found) > len(names):
-                raise unknown_value(f"class of the arm {name!r}", found[-1][0], self.classes)
+            labels, all_names = codes_of(images.table, [label], names)
+            if len(all_names) > len(names):
+                raise unknown_value(f"class of the arm {name!r}", all_names[-1][0], self.classes)
             self.added[name] = labels, codes_of(images.table, [c for c in attributes if c in images.table])[0]
 
     def _check_splits(self) -> None:
@@ -135,11 +135,11 @@ class ProbeProtocol:
         for name in ("train", "holdout"):
             if not len(splits[name]):
                 raise InputError(f"the split {name!r} has no images: a probe needs training and held-out images")
-        for one, other in itertools.combinations(splits, 2):
-            shared = np.intersect1d(self.patients[splits[one]], self.patients[splits[other]])
+        for first, second in itertools.combinations(splits, 2):
+            shared = np.intersect1d(self.patients[splits[first]], self.patients[splits[second]])
             if len(shared):
                 raise InputError(
-                    f"{len(shared)} patients are in the splits {one!r} and {other!r}: results would be too "
+                    f"{len(shared)} patients are in the splits {first!r} and {second!r}: results would be too "
                     "good. Split the cohort by patient."
                 )
         if len(np.unique(self.labels[self.train])) < 2:

@@ -1,4 +1,4 @@
-"""The run ``probing``: what a linear probe makes of unseen combinations, arm by arm, over resampled patients."""
+"""The run ``probing``: accuracy of linear probes on unseen combinations, arm by arm, over resampled patients."""
 
 from __future__ import annotations
 

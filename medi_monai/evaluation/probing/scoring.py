@@ -245,7 +245,7 @@ def _recalls(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _mean_over_groups(right: np.ndarray, targets: np.ndarray) -> float:
-    # (G, C) each; a group of one class says nothing of a classifier that reads the class from the group
+    # (G, C) each; a group of one class says nothing of a classifier that predicts the class from the group
     values = [_recalls(*counts).mean() for counts in zip(right, targets) if np.count_nonzero(counts[1]) > 1]
     return float(np.mean(values)) if values else math.nan
 

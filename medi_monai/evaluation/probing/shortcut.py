@@ -1,4 +1,4 @@
-"""How much of a shortcut the features hold, and what an arm makes of it as the shortcut grows."""
+"""Shortcut diagnostics: what features tell of the center, and accuracy as center and class become correlated."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _parts_of_cells(
     for cell, rows in cells.items():
         by_use = [rows[use_of[patients[rows]] == number] for number in range(3)]
         if len(by_use[0]) > 1 and not len(by_use[1]):
-            # one patient for training: a fifth of the images shows what it is like to read others of the domain
+            # one patient for training: a fifth of the images stands for others of the domain
             lent = np.random.default_rng(seed_from("square images", seed, *cell)).permutation(len(by_use[0]))
             cut = max(1, len(lent) // 5)
             by_use[:2] = [by_use[0][np.sort(lent[cut:])], by_use[0][np.sort(lent[:cut])]]
