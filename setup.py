@@ -71,7 +71,11 @@ setup(
     package_data={"medi_monai": ["py.typed", "**/*.json", "**/*.j2", "**/*.html", "**/*.css"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["medi-monai-demo = medi_monai.demo:main"]},
+    entry_points={
+        "console_scripts": ["medi-monai-demo = medi_monai.demo:main"],
+        # called by `import torch`: see medi_monai/bundle_hook.py
+        "torch.backends": ["medi_monai = medi_monai.bundle_hook:install"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Healthcare Industry",

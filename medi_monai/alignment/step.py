@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from medi_monai.alignment.functional import (
-    DIVERGENCES,
     ROLLOUTS,
     Rollout,
     batch_matching_loss,
@@ -27,26 +25,17 @@ from medi_monai.alignment.functional import (
     transport_loss,
 )
 from medi_monai.alignment.pool import ReferencePool, by_parts
+from medi_monai.alignment.settings import AlignmentLosses
 from medi_monai.cohort import BalancedBatchSampler, PatchDataset
-from medi_monai.utils.checks import KINDS
-from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
 
 __all__ = [
     "FEW",
-    "LOSSES",
-    "SCOPES",
-    "AlignmentLosses",
     "AlignmentStep",
     "AnchorLoss",
-    "check_numbers",
     "sets_by_prompt",
 ]
 
-#: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
-LOSSES = ("matching", "transport")
-#: ``prompt``: the images of each prompt, so that the attribute is not tied to what a prompt says; ``batch``: all images
-SCOPES = ("prompt", "batch")
 #: images of a prompt below which they are taken together with those of other such prompts
 FEW = 4
 
@@ -54,83 +43,6 @@ FEW = 4
 Augment = Callable[[torch.Tensor, int], torch.Tensor]
 #: ``(network, untuned network, step, whether it is distilled)`` to the terms of :class:`AnchorLoss`
 Anchor = Callable[[nn.Module, nn.Module, int, bool], Mapping[str, torch.Tensor]]
-
-
-def check_numbers(settings: object, kinds: Mapping[str, str]) -> None:
-    """Refuse a number that cannot be.
-
-    Args:
-        settings: has the numbers as attributes.
-        kinds: names of attributes, parted by blanks, for each of :data:`medi_monai.runs.settings.KINDS`.
-
-    Raises:
-        InputError: naming the first that is wrong.
-    """
-    for kind, names in kinds.items():
-        test, words = KINDS[kind]
-        for name in names.split():
-            if not test(getattr(settings, name)):
-                raise InputError(f"{name} = {getattr(settings, name)!r} of an alignment: it has to be {words}")
-
-
-@dataclass(frozen=True)
-class AlignmentLosses:
-    """What an update minimizes.
-
-    Args:
-        loss: one of :data:`LOSSES`.
-        scope: one of :data:`SCOPES`: what is brought to the target.
-        divergence: of ``matching``, one of :data:`medi_monai.alignment.functional.DIVERGENCES`.
-        min_confidence: of ``transport``: pseudo-targets below it are left out.
-        draws: of ``transport``: label sets that are drawn; None apportions the target to each batch.
-        subgroup_weight: of the loss above.
-        consistency_weight: of 1 - cosine between CLIP features of tuned and untuned images.
-        pixel_weight: of the term that sees color and form in the pixels.
-        anchor_weight: of the denoising loss on real images.
-        distillation_weight: of the distance to the untuned model's predictions where the condition names the attribute.
-        keep_weight: weight of consistency of an image that keeps its subgroup.
-        change_weight: weight of one that has to change it.
-        rollout: one of :data:`medi_monai.alignment.functional.ROLLOUTS`: the way of the gradient through the sampler.
-        last_steps: sampling steps that it goes through; None is all.
-
-    Raises:
-        InputError: for a choice that is unknown, or a number out of its range.
-    """
-
-    loss: str = "matching"
-    scope: str = "prompt"
-    divergence: str = "kl"
-    min_confidence: float = 0.8
-    draws: int | None = 100
-    subgroup_weight: float = 1.0
-    consistency_weight: float = 1.0
-    pixel_weight: float = 1.0
-    anchor_weight: float = 1.0
-    distillation_weight: float = 100.0
-    keep_weight: float = 1.0
-    change_weight: float = 0.2
-    rollout: str = "adjusted"
-    last_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        for kind, value, known in (
-            ("loss", self.loss, LOSSES),
-            ("scope", self.scope, SCOPES),
-            ("divergence", self.divergence, DIVERGENCES),
-            ("rollout", self.rollout, tuple(ROLLOUTS)),
-        ):
-            if value not in known:
-                raise unknown_value(kind, value, known)
-        check_numbers(
-            self,
-            {
-                # without it nothing is aligned
-                "rate": "subgroup_weight",
-                "weight": "consistency_weight pixel_weight anchor_weight distillation_weight keep_weight change_weight",
-                "fraction": "min_confidence",
-                "optional count": "draws last_steps",
-            },
-        )
 
 
 class AnchorLoss:
@@ -298,7 +210,7 @@ class AlignmentStep:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, share = self.losses, self.pool.target.tensor(logs)
         weighed = {"keep_weight": losses.keep_weight, "change_weight": losses.change_weight}
-        if losses.loss == "matching":
+        if losses.subgroup_loss == "matching":
             weights = consistency_weights(reference, share, **weighed, generator=drawing)
             return batch_matching_loss(logs, share, losses.divergence), weights
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)

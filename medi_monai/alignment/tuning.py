@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import SubgroupTarget
 from medi_monai.alignment.pool import Features, ReferencePool, draw_images
-from medi_monai.alignment.step import FEW, AlignmentLosses, AlignmentStep, AnchorLoss, Augment, check_numbers
+from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
+from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss, Augment
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.engines.classifiers.augment import Hardening, harden
 from medi_monai.engines.distributed import refuse_processes
@@ -31,7 +31,7 @@ from medi_monai.engines.model_dir import MODEL_FILES, save_settings
 from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.engines.trainer import stop_after_step
 from medi_monai.networks.classifier import AttributeClassifier
-from medi_monai.networks.tuning import TUNED, merge_adapter, save_adapter, tuned_parameters
+from medi_monai.networks.tuning import merge_adapter, save_adapter, tuned_parameters
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
@@ -40,7 +40,7 @@ from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["AlignmentSettings", "align", "tuning_rate", "tuning_schedule"]
+__all__ = ["align", "tuning_rate", "tuning_schedule"]
 
 #: images of one prompt that follow each other where the target is that of each prompt: at least so many, and for each
 #: subgroup, for a share of few images cannot be told from the target
@@ -54,59 +54,6 @@ WARMUP, LEFT = 0.1, 0.1
 ADAPTER = "adapter.pt"
 #: by what is tuned: the fewer the weights, the farther each has to go
 RATES = {"all": 2.5e-5, "cross_attention": 5e-4, "lora": 1e-3}
-
-
-@dataclass(frozen=True)
-class AlignmentSettings:
-    """How a tuning runs.
-
-    Args:
-        max_steps: updates at most.
-        batch_size: images in an update, 2 or more; those drawn at once are the generator's.
-        learning_rate: highest, of AdamW; see :func:`tuning_schedule`.
-        max_grad_norm: the gradient's norm is clipped to it.
-        tuned: one of :data:`medi_monai.networks.tuning.TUNED`.
-        rank: of the adapter, with ``lora``.
-        pool_size: prompts with their noise that updates are drawn from; ``batch_size`` or more.
-        val_interval: updates between two looks of the validation classifier.
-        num_validation: images of a look.
-        patience: looks without improvement after which the tuning ends.
-        checkpoint_every: updates between two checkpoints.
-        harden_guide: whether images are augmented before the guide sees them.
-        seed: of all draws.
-
-    Raises:
-        InputError: for a choice that is unknown, or a number out of its range.
-    """
-
-    max_steps: int = 100
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    max_grad_norm: float = 1.0
-    tuned: str = "all"
-    rank: int = 8
-    pool_size: int = 512
-    val_interval: int = 10
-    num_validation: int = 128
-    patience: int = 3
-    checkpoint_every: int = 25
-    harden_guide: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.tuned not in TUNED:
-            raise unknown_value("choice of `tuned`", self.tuned, TUNED)
-        counts = "max_steps batch_size rank pool_size val_interval num_validation patience checkpoint_every"
-        check_numbers(self, {"count": counts, "rate": "learning_rate max_grad_norm", "seed": "seed"})
-        if not isinstance(self.harden_guide, bool):
-            raise InputError(f"harden_guide = {self.harden_guide!r}: it has to be true or false")
-        if self.batch_size < 2:
-            raise InputError("batch_size = 1 of an alignment: one image has no distribution; give 2 or more")
-        if self.pool_size < self.batch_size:
-            raise InputError(
-                f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an image would come twice "
-                "in an update"
-            )
 
 
 def align(
@@ -242,8 +189,8 @@ def _record(
 ) -> dict[str, Any]:
     """What a result depends on: what a checkpoint is compared with, and ``alignment.json`` holds."""
     return {
-        "losses": asdict(losses),
-        "settings": asdict(settings),
+        "losses": losses.model_dump(),
+        "settings": settings.model_dump(),
         "real_images": real_images,
         "target": target.to_dict(),
         "sampling": {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from medi_monai.cohort.groups import rows_by_group
 from medi_monai.evaluation.embedding import GroupName, ImageSets, draw_name
+from medi_monai.evaluation.settings import FidelitySettings
 from medi_monai.metrics import (
     Moments,
     draw_patients,
@@ -22,7 +23,6 @@ from medi_monai.metrics import (
     normal_interval,
     precision_recall,
 )
-from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
@@ -43,35 +43,6 @@ __all__ = [
 FLOOR = "floor"
 DISTANCES = ("frechet_distance", "kernel_distance")
 SHARES = ("precision", "recall", "density", "coverage")
-
-
-@dataclass(frozen=True)
-class FidelitySettings:
-    """How sets of images are compared.
-
-    Args:
-        max_images: of a group, at most.
-        min_images: a group with fewer on either side has no figure.
-        num_halves: random halves of the real patients that figures are averaged over.
-        num_replicates: bootstrap samples behind an interval.
-        k: neighbors of precision, recall, density and coverage.
-        seed: of all draws.
-    """
-
-    max_images: int = 512
-    min_images: int = 16
-    num_halves: int = 4
-    num_replicates: int = 100
-    k: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(asdict(self)[name] for name in ("max_images", "num_halves", "num_replicates", "k")) < 1:
-            raise InputError("max_images, num_halves, num_replicates and k have to be 1 or more")
-        if self.min_images <= self.k:
-            raise InputError(
-                f"min_images = {self.min_images} has to be more than k = {self.k}, the neighbors looked at"
-            )
 
 
 @dataclass(frozen=True)
@@ -164,7 +135,7 @@ def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, A
             sets[arm] = rows, rng.choice(len(rows), matched, replace=False)
         drawn.append(sets)
     names = [FLOOR, *images.generated]
-    arms = {name: _figures(drawn, name, images.patients, settings.k) for name in names}
+    arms = {name: _figures(drawn, name, images.patients, settings.neighbors) for name in names}
     for name, replicates in _replicates(images, halves, matched, settings.num_replicates, rng).items():
         arms[name]["frechet_distance"]["replicates"] = replicates
     return {**result, "arms": arms, "drawn": drawn, "one_patient": len(np.unique(images.patients)) == 1}

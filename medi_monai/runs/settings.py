@@ -1,166 +1,360 @@
-"""The settings of a run, checked by name before any work: the command line hands over whatever was typed."""
+"""The settings of runs, and the groups by the names that configs list under ``settings``."""
 
 from __future__ import annotations
 
-import ast
-import math
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from monai.bundle import ConfigParser
+from pydantic import AfterValidator
 
-from medi_monai.alignment.functional import DIVERGENCES, ROLLOUTS, SEPARATOR, check_shares
-from medi_monai.diffusion import OBJECTIVES, SCHEDULES, SOLVERS
-from medi_monai.networks.tuning import TUNED
-from medi_monai.utils.checks import KINDS
-from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.alignment.settings import (
+    AlignmentLosses,
+    AlignmentSettings,
+    BrainAlignmentLosses,
+    BrainAlignmentSettings,
+    PromptSettings,
+    ReaderSettings,
+    TargetSettings,
+)
+from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
+from medi_monai.engines.model_dir import load_settings
+from medi_monai.engines.settings import (
+    ClassificationSettings,
+    ConditionSettings,
+    NetworkSettings,
+    PathologyTrainingSettings,
+    PlanSettings,
+    SamplingSettings,
+    SeedSettings,
+    SpaceSettings,
+    TextNetworkSettings,
+    TextSettings,
+    TextTrainingSettings,
+    check_model,
+)
+from medi_monai.evaluation.settings import (
+    AlignmentEvaluationSettings,
+    ArmSettings,
+    BrainFidelitySettings,
+    ComparisonSettings,
+    EncoderSettings,
+    FidelitySettings,
+    FocusSettings,
+    PenaltySettings,
+    ProbeSettings,
+    ReferenceSettings,
+)
+from medi_monai.runs.auditing import AUDIT_SOURCES
+from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
-from medi_monai.utils.run_dir import is_command_line
+from medi_monai.utils.settings import (
+    Component,
+    Count,
+    Flag,
+    Number,
+    OneOf,
+    PathText,
+    Rate,
+    Settings,
+    Text,
+    Words,
+    is_recorded,
+    setting,
+)
+from medi_monai.wsi.readers import BACKENDS
 
-__all__ = ["check_model", "check_overrides", "check_settings", "check_trained", "flags"]
-
-#: ids that MONAI's command line takes besides those of the config files
-COMMAND_LINE = "config_file bundle_root args_file meta_file logging_file tracking run_id init_id final_id workflow_type"
+__all__ = ["GROUPS", "check_groups", "check_trained", "load_train_config", "stage_options"]
 
 
-#: settings that are one of a few words
-CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": OBJECTIVES,
-    "schedule": SCHEDULES,
-    "solver": tuple(SOLVERS),
-    "divergence": DIVERGENCES,
-    "rollout": tuple(ROLLOUTS),
-    "scope": ("prompt", "batch"),
-    "subgroup_loss": ("matching", "transport"),
-    "tuned": TUNED,
-    "role": ("guide", "validation", "judge"),
-    "on_error": ("stop", "skip"),
+def _is_device(value: Any) -> Any:
+    try:
+        torch.empty(1, device=value).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
+        raise InputError(f"device {str(value)!r} is not available: {known}") from error
+    return value
+
+
+Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or cuda:0 and so on")]
+
+
+class OutputSettings(Settings):
+    """Where a run writes."""
+
+    output_dir: PathText = setting(help="folder of the run's results")
+
+
+class DeviceSettings(Settings):
+    """Where a run computes."""
+
+    device: Device = setting(
+        help="device to compute on", expression="$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+    )
+
+
+class ModelSettings(Settings):
+    """Where the model lies."""
+
+    ckpt_dir: PathText = setting(help="folder of the model", expression="$@bundle_root + '/models'")
+
+
+class TunedModelSettings(Settings):
+    """Where the aligned model goes."""
+
+    aligned_dir: PathText = setting(help="folder of the aligned model", expression="$@bundle_root + '/models/aligned'")
+
+
+class CohortDirSettings(Settings):
+    """Where the prepared cohort lies."""
+
+    at_start = False
+
+    cohort_dir: PathText = setting(
+        help="folder of the prepared cohort", expression="$cohorts.default_cohort_dir(@preparation, @bundle_root)"
+    )
+
+
+class PreparingSettings(ReadingSettings, defaults={"on_error": "skip"}):
+    """How patches are cut."""
+
+    backend: OneOf("back end", BACKENDS) = setting("auto", "library that reads slides")
+    fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")
+
+
+class AuditSettings(ReadingSettings, defaults={"on_error": "skip"}):
+    """What is audited."""
+
+    audit_source: OneOf("choice of `audit_source`", AUDIT_SOURCES) = setting(
+        "patches", "patches: the prepared cohort; table: the table alone, before a slide is there"
+    )
+    fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")
+
+
+class SampledSettings(Settings):
+    """Which images are chosen from."""
+
+    sampling_dir: PathText = setting(
+        help="folder of the sampling to choose from", expression="$@bundle_root + '/output/sampling'"
+    )
+
+
+class AlignedAttributeSettings(Settings):
+    """Which attribute of a metadata-conditioned model is aligned."""
+
+    attribute: Text | None = setting("center", "the attribute that is aligned; several are joined as race|sex")
+
+
+class NeutralPlanSettings(Settings):
+    """Which images the tuning draws."""
+
+    plan: PathText = setting("neutral", "neutral, or a table of label and attributes without the aligned one")
+    num_images: Count = setting(256, "images of the plan")
+
+
+class TuningPromptSettings(PromptSettings, defaults={"num_images": 256}):
+    """The prompts of a tuning."""
+
+
+class SolverSettings(Settings):
+    """How a tuning draws images."""
+
+    num_steps: Count = setting(15, "sampling steps")
+    guidance_scale: Number = setting(1.0, "guidance scale; 1 is none")
+    amp: Flag = setting(True, "whether bfloat16 is used where it is fast")
+
+
+class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15, "amp": True}):
+    """How brain MR images are drawn."""
+
+
+class BrainEncoderSettings(EncoderSettings, defaults={"encoder": "clip"}):
+    """The frozen features that brain MR images are compared by."""
+
+
+class ClipSettings(Settings):
+    """The CLIP model whose features hold images to what they were."""
+
+    at_start = False
+
+    clip_model: Component = setting(
+        help="folder of the CLIP model", expression="$@text_model or @schema.text_encoder.source"
+    )
+
+
+class MeasuredTargetSettings(TargetSettings, defaults={"target": None}):
+    """The shares that an evaluation measures against; null: those of the aligning."""
+
+
+class FoldSettings(Settings):
+    """Cross-validation of the classifiers of captions."""
+
+    num_folds: Count | None = setting(None, "folds of a cross-validation, where few patients are held out")
+
+
+class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 96}):
+    """Which combinations the experiment draws."""
+
+
+class DemoSamplingSettings(SamplingSettings, defaults={"solver": "dpm", "num_steps": 15}):
+    """How the experiment draws images."""
+
+
+class ExperimentReadingSettings(ReadingSettings, defaults={"on_error": "skip"}):
+    """How the experiment reads the data set."""
+
+
+class ParallelSettings(Settings):
+    """How the stages of an experiment run."""
+
+    max_parallel_stages: Count | None = setting(None, "stages that run beside each other; null: 2 on a CPU, else 1")
+
+
+class ExperimentSettings(ParallelSettings):
+    """What the experiment of the metadata-conditioned model has of its own."""
+
+    sampling_batch_size: Count = setting(64, "images drawn at once")
+    sampling_amp: Flag = setting(False, "whether sampling uses bfloat16")
+
+
+class BrainExperimentSettings(ParallelSettings):
+    """What the experiment of the text-to-image model has of its own."""
+
+    reference_dataset: PathText | None = setting(
+        None,
+        "data set that has the target's shares; null: the cohort itself",
+        expression="$None if @dataset_dir else 'demo_balanced'",
+    )
+    num_images: Count = setting(600, "images before and after, of neutral prompts and of those that name the attribute")
+    alternatives: Flag = setting(True, "whether retraining and choosing are compared with")
+    num_candidates: Count = setting(1800, "images that the alternative `resampled` chooses from")
+    align_steps: Count = setting(40, "updates of the tuning")
+    align_batch_size: Count = setting(48, "images of an update")
+    align_learning_rate: Rate | None = setting(None, "highest learning rate of the tuning; null: as `tuned` needs it")
+    classifier_steps: Count = setting(600, "steps of a classifier")
+    classifier_batch_size: Count = setting(64, "images of a classifier's batch")
+    classifier_folds: Count | None = setting(None, "folds of the classifiers' cross-validation")
+    retrain_steps: Count | None = setting(None, "steps of the retraining; null: as many images as the tuning may see")
+    retrain_learning_rate: Rate = setting(0.0005, "highest learning rate of the retraining")
+
+
+#: what configs name under ``settings``
+GROUPS: dict[str, type[Settings]] = {
+    "aligned_attribute": AlignedAttributeSettings,
+    "alignment": AlignmentSettings,
+    "alignment_evaluation": AlignmentEvaluationSettings,
+    "arms": ArmSettings,
+    "audit": AuditSettings,
+    "brain_alignment": BrainAlignmentSettings,
+    "brain_encoder": BrainEncoderSettings,
+    "brain_experiment": BrainExperimentSettings,
+    "brain_fidelity": BrainFidelitySettings,
+    "brain_losses": BrainAlignmentLosses,
+    "brain_sampling": BrainSamplingSettings,
+    "captions": CaptionSettings,
+    "classification": ClassificationSettings,
+    "clip": ClipSettings,
+    "cohort": CohortSettings,
+    "cohort_dir": CohortDirSettings,
+    "comparison": ComparisonSettings,
+    "conditions": ConditionSettings,
+    "demo_plan": DemoPlanSettings,
+    "demo_sampling": DemoSamplingSettings,
+    "device": DeviceSettings,
+    "encoder": EncoderSettings,
+    "experiment": ExperimentSettings,
+    "experiment_reading": ExperimentReadingSettings,
+    "fidelity": FidelitySettings,
+    "focus": FocusSettings,
+    "folds": FoldSettings,
+    "losses": AlignmentLosses,
+    "measured_target": MeasuredTargetSettings,
+    "model": ModelSettings,
+    "network": NetworkSettings,
+    "neutral_plan": NeutralPlanSettings,
+    "output": OutputSettings,
+    "penalties": PenaltySettings,
+    "plan": PlanSettings,
+    "preparing": PreparingSettings,
+    "probe": ProbeSettings,
+    "prompts": PromptSettings,
+    "readers": ReaderSettings,
+    "reading": ReadingSettings,
+    "reference": ReferenceSettings,
+    "sampled": SampledSettings,
+    "sampling": SamplingSettings,
+    "seed": SeedSettings,
+    "solver": SolverSettings,
+    "space": SpaceSettings,
+    "target": TargetSettings,
+    "text": TextSettings,
+    "text_network": TextNetworkSettings,
+    "text_training": TextTrainingSettings,
+    "training": PathologyTrainingSettings,
+    "tuned_model": TunedModelSettings,
+    "tuning_prompts": TuningPromptSettings,
 }
-NAMES = {
-    "count": "max_steps batch_size accumulation_steps decay_steps log_every val_interval checkpoint_every sample_every "
-    "num_validation image_size min_patches_per_label images_per_combination num_steps num_timesteps norm_num_groups "
-    "num_head_channels num_folds encoder_batch_size sampling_batch_size max_images min_images num_halves "
-    "num_replicates neighbors num_repeats sweep_repeats min_count num_augmented text_steps num_images "
-    "classifier_steps classifier_batch_size align_steps align_batch_size draw_batch_size pool_size rank patience "
-    "anchor_batch_size image_channels patch_size probe_replicates num_candidates width depth",
-    "optional count": "num_workers max_patches_per_slide stride real_per_class last_steps draws max_length "
-    "retrain_steps classifier_folds max_parallel_stages",
-    "seed": "seed split_seed warmup_steps fold",
-    "rate": "learning_rate max_grad_norm ema_width mpp ratio align_learning_rate retrain_learning_rate",
-    "weight": "weight_decay guidance_scale subgroup_weight consistency_weight pixel_weight anchor_weight "
-    "distillation_weight keep_weight change_weight",
-    "fraction": "label_dropout attribute_dropout joint_dropout caption_dropout holdout_fraction min_tissue "
-    "stain_jitter min_confidence tolerance",
-    "optional fraction": "val_fraction",
-    "optional rate": "source_mpp",
-    "rates": "c_values sweep_ratios",
-    "fractions": "sweep_correlations",
-    "names": "demographics baselines attributes continuous subpopulation_columns metadata_columns split_columns "
-    "plan_columns",
-    "values": "holdout_values",
-    "optional strings": "missing",
-    "optional mapping": "mapping costs named",
-    "shares": "target",
-    "optional shares": "resample_to",
-    "mapping": "columns arms",
-    "table": "table encoder",
-    "counts": "channels sweep_real_per_class sweep_num_centers",
-    "path": "output_dir ckpt_dir cohort_dir plan sampling_dir aligned_dir classifier_dir reference_dir text_model_dir",
-    "optional path": "dataset_dir target_table resample_table",
-    "word": "arm label balance objective schedule conditioning solver on_error unit mpp_conflict patch_format backend "
-    "split_scheme patch_cache measure audit_source focus normalization fit pad on_long role "
-    "scope subgroup_loss divergence rollout tuned",
-    "optional word": "attribute",
-    "prompts": "prompts",
-    "source": "guide validation_classifier judge init_from text_model clip_model alignment generated",
-    "switches": "attention_levels",
-}
-KIND_OF = {name: kind for kind, names in NAMES.items() for name in names.split()}
 
 
-def check_settings(device: str | torch.device = "cpu", **settings: Any) -> None:
-    """Refuse settings of the wrong kind, options that no config knows, and a device that is not there.
+def check_groups(groups: Any) -> None:
+    """Refuse, before any work, settings that contradict those of another group.
 
     Args:
-        device: where to compute.
-        settings: by the ids of the bundle's configs; see :data:`NAMES`.
+        groups: what a config has under ``settings`` by the time it runs.
 
     Raises:
-        InputError: naming the first setting that is wrong, what was given, and what it has to be; also for a target
-            that cannot be, and a column that is named twice, or is the label and an attribute.
+        InputError: naming what contradicts what; also where the configs were not read by way of this package.
     """
-    check_overrides(sys.argv)
-    for name, value in settings.items():
-        test, words = KINDS[KIND_OF[name]]
-        if isinstance(value, str) and value == "null":
-            raise InputError(f"{name} = 'null': nothing is written '$None' on the command line, and null in a file")
-        if not test(value):
-            raise InputError(f"{name} = {value!r}: it has to be {words}")
-        if name in CHOICES and value not in CHOICES[name]:
-            raise unknown_value(name, value, CHOICES[name])
-    if settings.get("target") is not None and settings.get("attribute"):
-        check_shares(settings["target"], settings["attribute"].split(SEPARATOR), settings.get("target_table"))
-    for name in ("attributes", "metadata_columns"):
-        _check_named_once(name, settings.get(name, ()), settings.get("label"))
-    if settings.get("decay_steps", math.inf) < settings.get("max_steps", 0):
-        raise InputError(f"decay_steps = {settings['decay_steps']} is less than max_steps = {settings['max_steps']}")
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
-        raise InputError(f"device {str(device)!r} is not here: {known}") from error
+    if not isinstance(groups, Mapping):
+        raise InputError(
+            "the settings of this bundle were not read: medi_monai has to be installed (pip install), and "
+            "TORCH_DEVICE_BACKEND_AUTOLOAD must not be 0"
+        )
+    if all(isinstance(groups.get(name), Settings) for name in ("conditions", "cohort", "network")):
+        check_model(groups["conditions"], groups["cohort"], groups["network"])
+    attribute = next((values["attribute"] for group in groups.values() if "attribute" in (values := dict(group))), None)
+    for group in groups.values():
+        if isinstance(group, TargetSettings):
+            group.check_attribute(attribute)
 
 
-def _check_named_once(setting: str, names: Sequence[str], label: str | None) -> None:
-    twice = sorted({name for name in names if [label, *names].count(name) > 1})
-    if twice:
-        reason = "the label is no attribute of its own" if label in twice else "name each column once"
-        raise InputError(f"{setting} = {list(names)}: {', '.join(map(repr, twice))} is named twice; {reason}")
+def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, Any]:
+    """How the model in ``ckpt_dir`` was trained (``model.json``); where there is no model yet, as it would be.
 
-
-def check_model(
-    arm: str,
-    label: str,
-    attributes: Sequence[str],
-    subpopulation_columns: Sequence[str],
-    metadata_columns: Sequence[str],
-    image_size: int,
-    channels: Sequence[int],
-) -> None:
-    """Refuse settings that contradict each other before any patch is cut.
-
-    Raises:
-        InputError: for a class-only arm with attributes or another without, subpopulations that do not begin with the
-            label, an attribute that is not carried into the cohort, or an image size that the levels of the network
-            cannot halve.
+    Args:
+        ckpt_dir: folder of the model.
+        groups: names of the groups of settings whose defaults stand in for what is not recorded.
     """
-    if (arm == "cls") != (not attributes):
-        raise InputError(
-            f"arm {arm!r} with the attributes {list(attributes)}: `cls` has none, any other arm has some. The overlay "
-            "class_only.json has to come last in --config_file"
-        )
-    if list(subpopulation_columns[:1]) != [label]:
-        raise InputError(
-            f"subpopulation_columns = {list(subpopulation_columns)}: the label, {label!r}, has to be first"
-        )
-    for name in (*attributes, *subpopulation_columns[1:]):
-        if name not in metadata_columns:
-            raise unknown_value("attribute", name, metadata_columns, "Name it in `metadata_columns` as well.")
-    factor = 2 ** (len(channels) - 1)
-    if image_size % factor:
-        raise InputError(f"image_size = {image_size}: a network of {len(channels)} levels needs a multiple of {factor}")
+    defaults: dict[str, Any] = {"cohort_dir": None}
+    for group in groups:
+        for name, field in GROUPS[group].model_fields.items():
+            if is_recorded(field) or name in ("table", "columns"):
+                defaults[name] = field.get_default(call_default_factory=True)
+    return load_settings(ckpt_dir, defaults)
 
 
-def check_trained(ckpt_dir: str | os.PathLike, trained: Mapping[str, Any], **settings: Any) -> None:
-    """Refuse settings that are others than those of the training: a model would draw something else in silence.
+def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dict[str, Any]:
+    """The settings of an experiment that each of its stages takes where its config has them.
+
+    Args:
+        settings: what the config has under ``settings`` by the time it runs.
+        groups: names of those that stages take.
+        more: further ids with values.
+    """
+    options = {name: value for group in groups for name, value in dict(settings[group]).items()}
+    if "device" in options:
+        options["device"] = str(options["device"])
+    return {**options, **more}
+
+
+def check_trained(ckpt_dir: str | os.PathLike, train_config: Mapping[str, Any], **settings: Any) -> None:
+    """Refuse settings other than those of the training: a model would draw something else in silence.
 
     Args:
         ckpt_dir: where the model lies; where there is none, nothing is compared.
-        trained: its ``model.json``.
+        train_config: its ``model.json``.
         settings: that decide what its weights mean.
 
     Raises:
@@ -169,40 +363,8 @@ def check_trained(ckpt_dir: str | os.PathLike, trained: Mapping[str, Any], **set
     if not (Path(ckpt_dir) / "model.json").is_file():
         return
     for name, value in settings.items():
-        if name in trained and json_digest(trained[name]) != json_digest(value):
+        if name in train_config and json_digest(train_config[name]) != json_digest(value):
             raise InputError(
-                f"{name} = {value!r}: the model in {ckpt_dir} was trained with {trained[name]!r}; leave the option out"
+                f"{name} = {value!r}: the model in {ckpt_dir} was trained with {train_config[name]!r}; leave the "
+                "option out"
             )
-
-
-def flags(**values: Any) -> dict[str, bool]:
-    """Settings that are on or off: the command line hands over ``true`` as a string, and ``"false"`` would be true.
-
-    Raises:
-        InputError: for anything but true and false, in any case.
-    """
-    known = {"true": True, "false": False}
-    for name, value in values.items():
-        if str(value).lower() not in known:
-            raise InputError(f"{name} = {value!r}: it has to be true or false")
-    return {name: known[str(value).lower()] for name, value in values.items()}
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse an option of ``python -m monai.bundle`` that no config file has; MONAI would add it and go on.
-
-    Args:
-        arguments: ``sys.argv``; of another program, nothing is checked.
-    """
-    if not is_command_line(arguments):
-        return
-    given = [part for argument in arguments[1:] for part in argument.split("=", 1)]
-    if "--config_file" not in given:
-        return
-    value = given[given.index("--config_file") + 1]
-    files = ast.literal_eval(value) if value.startswith("[") else [value]
-    known = {*ConfigParser.load_config_files(list(files)), *COMMAND_LINE.split()}
-    for argument in arguments[1:]:
-        name = argument[2:].split("=")[0]
-        if argument.startswith("--") and name.replace("::", "#").split("#")[0].lstrip("+") not in known:
-            raise unknown_value("option --", name, sorted(known), "Options are the ids of the config files.")

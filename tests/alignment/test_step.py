@@ -12,7 +12,8 @@ from small_alignment import SCHEDULE, SCHEMA, Levels, features, generator_of, ne
 from torch.nn import functional
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.step import AlignmentLosses, sets_by_prompt
+from medi_monai.alignment.settings import AlignmentLosses
+from medi_monai.alignment.step import sets_by_prompt
 from medi_monai.diffusion import sampling_timesteps
 from medi_monai.networks.spaces import LatentSpace, PixelSpace
 from medi_monai.utils.errors import InputError
@@ -66,7 +67,13 @@ def test_the_gradient_is_that_of_the_loss_by_hand(latent, guidance):
     generator = generator_of(4, 3, space, guidance)
     pool, network = pool_of(generator, network_of(channels)), network_of(channels, seed=1)
     losses = AlignmentLosses(
-        scope="batch", rollout="truncated", pixel_weight=0.0, subgroup_weight=2.0, consistency_weight=0.5
+        subgroup_loss="matching",
+        min_confidence=0.8,
+        scope="batch",
+        rollout="truncated",
+        pixel_weight=0.0,
+        subgroup_weight=2.0,
+        consistency_weight=0.5,
     )
     terms = step_of(pool, network, losses=losses).backward(2)
     found = gradients(network)
@@ -99,7 +106,7 @@ def test_the_gradient_is_that_of_the_loss_by_hand(latent, guidance):
 @pytest.mark.parametrize("rollout", ["truncated", "adjusted"])
 @pytest.mark.parametrize("loss", ["matching", "transport"])
 def test_what_is_drawn_at_once_does_not_count(rollout, loss):
-    losses = AlignmentLosses(loss=loss, rollout=rollout, min_confidence=0.5, last_steps=2)
+    losses = AlignmentLosses(subgroup_loss=loss, rollout=rollout, min_confidence=0.5, last_steps=2)
     found = {}
     for size in (6, 4):
         network = network_of(seed=1)
@@ -117,7 +124,7 @@ def test_the_joint_of_two_attributes_is_brought_to_its_target():
     target = make_target(shares, Levels().attributes)
     network = network_of()
     pool = pool_of(generator_of(8), network_of(), target, size=16)
-    losses = AlignmentLosses(consistency_weight=0.0, pixel_weight=0.0)
+    losses = AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, consistency_weight=0.0, pixel_weight=0.0)
     step = step_of(pool, network, 16, losses)
     step.optimizer.param_groups[0]["lr"] = 1e-2
     engine = Engine(step)
@@ -133,7 +140,7 @@ def peak_bytes(num_steps, batch_size, rollout):
     """The most that PyTorch's allocator held during one update."""
     network = network_of()
     pool = pool_of(generator_of(batch_size, num_steps), network_of())
-    step = step_of(pool, network, 8, AlignmentLosses(rollout=rollout))
+    step = step_of(pool, network, 8, AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, rollout=rollout))
     pool.reference(range(8))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step.backward(1)
@@ -162,7 +169,9 @@ def test_an_anchor_adds_its_own_gradients():
     found = {}
     for weights in ((0.0, 0.0), (3.0, 0.0), (0.0, 2.0), (3.0, 2.0)):
         network = network_of(seed=1)
-        losses = AlignmentLosses(anchor_weight=weights[0], distillation_weight=weights[1])
+        losses = AlignmentLosses(
+            subgroup_loss="matching", min_confidence=0.8, anchor_weight=weights[0], distillation_weight=weights[1]
+        )
         terms = step_of(pool, network, losses=losses, anchor=anchor).backward(7)
         found[weights] = terms, gradients(network)["conv_in.conv.weight"]
     assert seen == [(True, 7, False), (True, 7, True), (True, 7, True)]
@@ -183,7 +192,7 @@ def test_the_target_is_met_within_each_prompt():
     logs = functional.logsigmoid(torch.stack([-logits, logits], 1)).requires_grad_()
     found = {}
     for loss, scope in itertools.product(("matching", "transport"), ("batch", "prompt")):
-        step = step_of(pool, network_of(), 8, AlignmentLosses(loss, scope, draws=None))
+        step = step_of(pool, network_of(), 8, AlignmentLosses(subgroup_loss=loss, scope=scope, draws=None))
         value, weights = step._subgroup(logs, logs.detach().exp(), range(8), 1)
         found[loss, scope] = value.item(), (weights < 1).tolist()
     assert found["matching", "batch"] == (pytest.approx(0, abs=1e-6), [False] * 8)
@@ -216,7 +225,7 @@ def test_images_are_taken_together_by_prompt(prompts, expected):
 
 def test_no_confident_image_moves_nothing():
     network = network_of()
-    losses = AlignmentLosses("transport", min_confidence=1.0, consistency_weight=0.0, pixel_weight=0.0)
+    losses = AlignmentLosses(subgroup_loss="transport", min_confidence=1.0, consistency_weight=0.0, pixel_weight=0.0)
     pool = pool_of(generator_of(), guide=Levels(gain=1e-9))
     step = step_of(pool, network, losses=losses)
     assert step.backward(1) == {"subgroup": 0.0}
@@ -226,9 +235,9 @@ def test_no_confident_image_moves_nothing():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"loss": "matchin"}, "did you mean 'matching'"),
+        ({"subgroup_loss": "matchin"}, "did you mean 'matching'"),
         ({"divergence": "kll"}, "did you mean 'kl'"),
-        ({"rollout": "direct"}, "unknown rollout"),
+        ({"rollout": "direct"}, "unknown choice of `rollout`"),
         ({"scope": "promt"}, "did you mean 'prompt'"),
         ({"distillation_weight": -1}, "distillation_weight = -1"),
         ({"subgroup_weight": 0}, "subgroup_weight = 0.*above 0"),

@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.step import AlignmentLosses, AnchorLoss
-from medi_monai.alignment.tuning import AlignmentSettings, align, tuning_rate, tuning_schedule
+from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
+from medi_monai.alignment.step import AnchorLoss
+from medi_monai.alignment.tuning import align, tuning_rate, tuning_schedule
 from medi_monai.cohort import PatchDataset
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
@@ -69,7 +70,7 @@ class Tuning:
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
             guide or Weighted(WHOLE),
             {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers,
-            losses or AlignmentLosses(),
+            losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
             AlignmentSettings(**{**settings, **given}),
             SCHEMA,
             {"objective": "v"},
@@ -137,7 +138,10 @@ def test_the_validation_distance_falls_and_all_is_written(loss, tmp_path):
     original = file_digest(tuning.source)
     with SummaryWriter(tmp_path / "one" / "o") as writer:
         model = tuning.run(
-            losses=AlignmentLosses(loss, min_confidence=0.5), max_steps=16, learning_rate=2e-2, writer=writer
+            losses=AlignmentLosses(subgroup_loss=loss, min_confidence=0.5),
+            max_steps=16,
+            learning_rate=2e-2,
+            writer=writer,
         )
     record = tuning.record
     assert file_digest(tuning.source) == original == record["untuned_sha256"]
@@ -212,7 +216,9 @@ def test_a_fooled_guide_is_seen_and_the_early_weights_are_kept(tmp_path):
     tuning = Tuning(tmp_path)
     guide = Weighted(WHOLE / WHOLE.sum() + CORNER / CORNER.sum(), 0.7, gain=4.0)
     readers = {"validation": Weighted(WHOLE, 0.05, 40.0), "judge": Weighted(WHOLE, 0.055, 40.0)}
-    losses = AlignmentLosses(scope="batch", consistency_weight=0.0, pixel_weight=0.0)
+    losses = AlignmentLosses(
+        subgroup_loss="matching", min_confidence=0.8, scope="batch", consistency_weight=0.0, pixel_weight=0.0
+    )
     target = make_target("uniform", {"shade": VALUES})
     tuning.run(losses=losses, guide=guide, readers=readers, target=target, max_steps=24, learning_rate=6e-3,
                val_interval=2, num_validation=16, patience=16, batch_size=8, pool_size=16)  # fmt: skip
@@ -245,7 +251,12 @@ def test_a_lost_loss_leaves_the_weights_alone(tmp_path):
 def test_lora_leaves_an_adapter_that_makes_the_model(tmp_path):
     pytest.importorskip("peft")
     tuning = Tuning(tmp_path)
-    tuning.run(tuned="lora", rank=2, learning_rate=0.1, losses=AlignmentLosses(pixel_weight=0.0))
+    tuning.run(
+        tuned="lora",
+        rank=2,
+        learning_rate=0.1,
+        losses=AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, pixel_weight=0.0),
+    )
     state = load_tensors(tuning.folder / "model.pt")
     assert state.keys() == tuning.untuned.state_dict().keys()
     applied = apply_adapter(network_of(), tuning.folder / "adapter.pt").state_dict()
@@ -279,7 +290,11 @@ def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_c
 
 def test_real_images_that_weigh_nothing_do_not_count(tmp_path):
     tuning = Tuning(tmp_path)
-    tuning.run(max_steps=1, anchor=Distilling(), losses=AlignmentLosses(anchor_weight=0, distillation_weight=0))
+    tuning.run(
+        max_steps=1,
+        anchor=Distilling(),
+        losses=AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, anchor_weight=0, distillation_weight=0),
+    )
     assert tuning.record["real_images"] == 0
 
 
@@ -289,7 +304,12 @@ def test_a_word_on_more_prompts_than_can_be_met_one_by_one(tmp_path, capsys):
     assert "prompts share a pool" not in capsys.readouterr().out
     Tuning(tmp_path, "many").run(max_steps=1, plan=PLAN, pool_size=4)
     assert "2 prompts share a pool of 4 images, and 100% of them" in capsys.readouterr().out
-    Tuning(tmp_path, "all").run(max_steps=1, plan=PLAN, pool_size=4, losses=AlignmentLosses(scope="batch"))
+    Tuning(tmp_path, "all").run(
+        max_steps=1,
+        plan=PLAN,
+        pool_size=4,
+        losses=AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, scope="batch"),
+    )
     assert "prompts share a pool" not in capsys.readouterr().out
 
 
@@ -301,7 +321,7 @@ def test_the_original_is_refused_before_any_work(tmp_path):
         with pytest.raises(InputError, match="holds the model that is to be tuned"):
             tuning.run(folder=folder)
     with pytest.raises(InputError, match="last_steps = 3.*1 to 2"):
-        tuning.run(losses=AlignmentLosses(last_steps=3))
+        tuning.run(losses=AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, last_steps=3))
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         tuning.run(resume=True)
     tuning.source = tuning.source.with_name("gone.pt")
@@ -381,7 +401,7 @@ def test_the_learning_rate():
         ({"rank": 2.0}, "rank = 2.0"),
         ({"seed": -1}, "seed = -1"),
         ({"batch_size": 1}, "one image has no distribution"),
-        ({"pool_size": 16}, "pool_size = 16 is less than batch_size = 32"),
+        ({"pool_size": 16}, "pool_size = 16 is less than batch_size = 48"),
         ({"harden_guide": "no"}, "harden_guide = 'no'"),
     ],
 )

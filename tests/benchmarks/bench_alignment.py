@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from medi_monai.alignment.step import AlignmentLosses
+from medi_monai.alignment.settings import AlignmentLosses
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from small_alignment import generator_of, network_of, pool_of, step_of
@@ -25,7 +25,9 @@ def peak_bytes(steps: int, rollout: str, widths: list[int], image_size: int, bat
     network = network_of(widths=tuple(widths))
     generator = generator_of(batch_size, steps, image_size=image_size)
     pool = pool_of(generator, network_of(widths=tuple(widths)), size=batch_size)
-    update = step_of(pool, network, batch_size, AlignmentLosses(rollout=rollout))
+    update = step_of(
+        pool, network, batch_size, AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, rollout=rollout)
+    )
     pool.reference(range(batch_size))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         update.backward(1)

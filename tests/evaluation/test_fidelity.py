@@ -106,7 +106,7 @@ def test_combinations_taken_together_weigh_alike():
 def test_the_same_seed_gives_the_same_and_sets_may_be_tiny():
     first, again = (compare_group(make(), SETTINGS) for _ in range(2))
     assert first["arms"] == again["arms"]
-    tiny = FidelitySettings(min_images=2, k=1, num_replicates=3, num_halves=1)
+    tiny = FidelitySettings(min_images=2, neighbors=1, num_replicates=3, num_halves=1)
     found = compare_group(make(real=4, patients=4, sizes=(2, 2)), tiny)
     assert found["matched"] == 2 and summarize([found], "good", "kernel_distance")["ci95"] is None
 

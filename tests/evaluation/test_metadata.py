@@ -15,7 +15,7 @@ from medi_monai.results import read_results, read_schema
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, SIZE = ("A", "B"), ("n", "s", "w"), 16
-SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, k=3)
+SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, neighbors=3)
 
 
 def picture(rng, label, center):

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.pool import ReferencePool
-from medi_monai.alignment.step import AlignmentLosses, AlignmentStep
+from medi_monai.alignment.settings import AlignmentLosses
+from medi_monai.alignment.step import AlignmentStep
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks import MetadataDiffusionUNet
@@ -73,4 +74,11 @@ def pool_of(generator, network=None, target=TARGET, guide=None, size=8, prompts=
 def step_of(pool, network, batch_size=6, losses=None, **options):
     network.requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.0)
-    return AlignmentStep(network, optimizer, pool, losses or AlignmentLosses(), batch_size, **options)
+    return AlignmentStep(
+        network,
+        optimizer,
+        pool,
+        losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
+        batch_size,
+        **options,
+    )

@@ -73,7 +73,7 @@ def aligned(brains):
     for role in ("guide", "validation", "judge"):
         given = {} if role == "judge" else {"generated": out / "named before"}
         brains.run_in_process(
-            "training", "classify.json", **cohort, **given, **CLASSIFIER,
+            "classifying", "classify.json", **cohort, **given, **CLASSIFIER,
             role=role, output_dir=out / "models" / role,
         )  # fmt: skip
     paths = {"classifier_dir": out / "models", "cohort_dir": out / "cohort", **models}

@@ -67,7 +67,7 @@ def classifiers(bundle, made):
     for role in ("guide", "validation", "judge"):
         options = {"role": role, "output_dir": made / role, "cohort_dir": made / "cohort", "image_size": SIDE}
         bundle.run_in_process(
-            "training", "classify.json", max_steps=30, batch_size=16, attribute="tumor|center", **options
+            "classifying", "classify.json", max_steps=30, batch_size=16, attribute="tumor|center", **options
         )
     return made
 

@@ -35,7 +35,6 @@ from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_N
 from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw, Training
 from medi_monai.evaluation.probing.results import CorrelationSweep, ProbeResults, Shortcut
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
-from medi_monai.evaluation.probing.settings import ProbeSettings
 from medi_monai.evaluation.probing.shortcut import Square
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
@@ -46,6 +45,7 @@ from medi_monai.evaluation.probing.tables import (
     summarize_arm,
     sweep_points,
 )
+from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
@@ -322,7 +322,7 @@ def _run_job(job: _Job, context: _Context) -> str:
     protocol, settings = context.protocol, context.settings
     rows = protocol.test if job.setting.test_rows is None else job.setting.test_rows
     seed = seed_from("test patients", settings.seed, job.repeat)
-    num_replicates = settings.num_replicates if job.sweep == "main" else 1
+    num_replicates = settings.probe_replicates if job.sweep == "main" else 1
     scorer = None
     if job.square is None:
         targets = protocol.labels[rows]

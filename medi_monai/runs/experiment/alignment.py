@@ -297,4 +297,4 @@ def _classifying(output: Path, role: str, named: bool) -> Stage:
     if named and role != "judge":
         own["generated"] = output / "named before"
         needs.append("sampling named before")
-    return Stage(name, "training", ["classify.json"], folder / "summary.json", own, needs, "classifying")
+    return Stage(name, "classifying", ["classify.json"], folder / "summary.json", own, needs)

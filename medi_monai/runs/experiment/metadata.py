@@ -70,7 +70,9 @@ class MetadataExperiment:
         solver = stage_options["sampling"]["solver"]
         if solver not in SOLVERS:
             raise unknown_value("solver", solver, SOLVERS)
-        FidelitySettings(max_images=options["max_images"], min_images=options["min_images"], k=options["neighbors"])
+        FidelitySettings(
+            max_images=options["max_images"], min_images=options["min_images"], neighbors=options["neighbors"]
+        )
         patch_transforms(geometry=False, normalize=options["normalization"])
         build_encoder(options["encoder"])
         return dict(options)

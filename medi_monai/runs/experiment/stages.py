@@ -14,7 +14,9 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
+from medi_monai.runs.config_files import read_config_file
 from medi_monai.runs.experiment.process import interrupt, start_bundle
+from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
 
@@ -75,9 +77,9 @@ class StageRun:
         self.ended = False
         self._bundle, self._output = bundle, output
         self._files = [bundle / "configs" / name for name in stage.configs]
-        known = ConfigParser.load_config_files([str(file) for file in self._files])
+        known = read_configs(self._files, bundle / "configs")
         # what the overlay of an arm says stays as it is
-        fixed = ConfigParser.load_config_files([str(file) for file in self._files[1:]]) if self._files[1:] else {}
+        fixed = {name for file in self._files[1:] for name in read_config_file(file)}
         given = {name: value for name, value in options.items() if name in known and name not in fixed}
         own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
         self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
@@ -199,8 +201,7 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
     if known.get("digest") and not Path(root).is_dir():
         print(f"preparing: {root} is not available, and assumed unchanged", flush=True)
         return known.get("source")
-    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
-    parser.update(dict(settings))
+    parser = ConfigParser(read_configs(files, files[0].parent, settings))
     preparation: Any = parser.get_parsed_content("preparation")
     with redirect_stdout(StringIO()):
         rows = preparation.source.rows()

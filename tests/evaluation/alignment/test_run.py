@@ -24,7 +24,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
 
 SIZE, VALUES = 16, ("dark", "bright")
-SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, k=3)
+SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, neighbors=3)
 PROMPTS = ("a plain picture", "a picture of noise")
 
 

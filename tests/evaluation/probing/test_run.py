@@ -9,7 +9,7 @@ from PIL import Image
 import medi_monai.evaluation.probing.run as module
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.run import probe_run
-from medi_monai.evaluation.probing.settings import ProbeSettings
+from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.results import read_results, read_schema
 from medi_monai.utils.errors import InputError
@@ -17,7 +17,7 @@ from medi_monai.utils.errors import InputError
 LABELS, CENTERS, SIZE = ("A", "B", "C"), ("n", "s", "w"), 16
 SETTINGS = ProbeSettings(
     num_repeats=3,
-    num_replicates=10,
+    probe_replicates=10,
     sweep_repeats=1,
     sweep_ratios=(0.5,),
     sweep_real_per_class=(8,),
@@ -153,11 +153,11 @@ def test_what_cannot_be_is_refused(run):
         ({"num_repeats": 0}, "num_repeats = 0"),
         ({"min_count": 0}, "min_count = 0"),
         ({"real_per_class": 0}, "real_per_class = 0"),
-        ({"c_values": ()}, "c_values is empty"),
+        ({"c_values": ()}, "c_values = .*it has to be"),
         ({"c_values": (0.0, 1.0)}, r"c_values = \(0.0, 1.0\)"),
         ({"ratio": -1.0}, "ratio = -1.0"),
         ({"sweep_real_per_class": (10, 0)}, r"sweep_real_per_class = \(10, 0\)"),
-        ({"sweep_correlations": (0.0, 1.5)}, r"sweep_correlations = \[0.0, 1.5\]"),
+        ({"sweep_correlations": (0.0, 1.5)}, r"sweep_correlations = \(0.0, 1.5\)"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_embedded(change, named):

@@ -1,6 +1,5 @@
 """The stages of the experiment of a text-to-image bundle: what each is given, and what is refused before which."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +11,9 @@ pytest.importorskip("transformers")
 import medi_monai.runs.experiment.run as runner
 from medi_monai.results import write_results
 from medi_monai.runs.experiment.alignment import fair_experiment_run
+from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json, write_json
+from medi_monai.utils.files import write_json
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "brain_mri_fair_text_diffusion"
 RECORD = {
@@ -27,8 +27,8 @@ RECORD = {
 
 def settings(**changed):
     """What the config hands over."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "experiment.json")))
-    parser.update(changed)
+    configs = BUNDLE / "configs"
+    parser = ConfigParser(read_configs([configs / "experiment.json"], configs, {"output_dir": "out", **changed}))
     names = ("options", "stage_options", "reference_dataset", "num_images", "num_candidates")
     return dict(zip(names, map(parser.get_parsed_content, names)))
 
@@ -46,8 +46,9 @@ def experiment(tmp_path, monkeypatch):
             for stage in stages:
                 # what it needs was there before, or is in the list before it
                 assert {*stage.needs} <= set(self.seconds), stage.name
-                own = self.stage_options[stage.kind or stage.run_id]
-                known = read_json(self.bundle / "configs" / stage.configs[0])
+                own = self.stage_options.get(stage.kind or stage.run_id, {})
+                configs = self.bundle / "configs"
+                known = read_configs([configs / name for name in stage.configs], configs)
                 assert {*stage.options, *own} <= set(known), stage.name
                 started.append((stage, {**{k: v for k, v in self.options.items() if k in known}, **own}))
                 leave(stage)
@@ -218,11 +219,3 @@ def test_own_images_are_not_compared_with_the_demo():
     assert settings()["reference_dataset"] == "demo_balanced"
     assert settings(dataset_dir="mine")["reference_dataset"] is None
     assert settings(dataset_dir="mine", reference_dataset="theirs")["reference_dataset"] == "theirs"
-
-
-def test_every_option_of_the_experiment_is_checked_or_a_flag():
-    config = json.loads((BUNDLE / "configs" / "experiment.json").read_text())
-    for name in ("target", "target_table", "retrain_steps", "retrain_learning_rate", "num_candidates"):
-        assert config["checked"][name] == f"@{name}" and name in config
-    for name in ("alternatives", "amp", "harden_guide"):
-        assert f"{name}=@{name}" in config["flags"]

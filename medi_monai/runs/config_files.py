@@ -1,0 +1,153 @@
+"""Config files and overlays, read with errors that a user can act on, and the text in them kept as it was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.utils.misc import CheckKeyDuplicatesYamlLoader, check_key_duplicates
+
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.settings import Verbatim
+
+__all__ = ["as_files", "is_syntax", "kept", "read_config_file"]
+
+SUFFIXES = (".json", ".yaml", ".yml")
+#: what MONAI's parser reads as its own
+SPECIAL = "#$@%"
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|\\|$)")
+
+
+def as_files(config_file: Any) -> list[Path]:
+    """The config files, from whatever form ``--config_file`` was given in: one, a list, or ``a.json,b.yaml``."""
+    if config_file is None:
+        return []
+    if isinstance(config_file, str) and not Path(config_file).is_file():
+        inner = config_file.strip()
+        if inner.startswith("[") and inner.endswith("]"):
+            inner = inner[1:-1]
+        config_file = [part.strip().strip("'\"") for part in inner.split(",")]
+    files = config_file if isinstance(config_file, (list, tuple)) else [config_file]
+    return [Path(file) for file in files if str(file)]
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The content of a JSON or YAML file of ids.
+
+    Raises:
+        InputError: for a file that is missing, of another kind, not UTF-8, empty, not a mapping, or does not parse.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no config file {path}; it is looked for from {Path.cwd()}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is no config file: its name has to end with {', '.join(SUFFIXES)}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    try:
+        # of a key that is there twice MONAI only warns
+        with warnings.catch_warnings(action="error", category=UserWarning):
+            if path.suffix.lower() == ".json":
+                content = json.loads(text, object_pairs_hook=check_key_duplicates) if text.strip() else None
+            else:
+                content = yaml.load(text, CheckKeyDuplicatesYamlLoader)
+    except json.JSONDecodeError as error:
+        hint = ", or a comma before a closing bracket" if "Expecting property name" in error.msg else ""
+        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}{hint}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        why = getattr(error, "problem", None) or " ".join(str(error).split())
+        tab = "; indent with spaces, not with tabs" if "\\t" in why else ""
+        raise InputError(f"{path}{where}: not YAML: {why}{tab}") from None
+    except (ValueError, UserWarning) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    if content is None:
+        raise InputError(f"{path} is empty: it has to hold ids with their values, as `max_steps: 200`")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} holds no mapping: it has to hold ids with their values, as `max_steps: 200`")
+    return content
+
+
+def is_syntax(value: Any, ids: Container[str], own: bool) -> bool:
+    """Whether a string means something to MONAI, and is not text.
+
+    Args:
+        value: of a setting.
+        ids: that the config has.
+        own: of the bundle's own config, where any expression may stand; in what a user gives, only ``$None``, an id
+            (``@label``), and an expression that begins with one (``$@bundle_root + '/models'``).
+    """
+    if not isinstance(value, str) or value[:1] not in ("$", "@", "%"):
+        return False
+    if own:
+        return True
+    if value == "$None":
+        return True
+    reference = re.match(r"\$?@(\w+)", value)
+    return bool(reference) and reference.group(1) in ids and (value[0] == "$" or value == reference.group(0))
+
+
+def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -> Any:
+    """A value whose text MONAI's parser will hand over as it was written.
+
+    Text with characters that the parser rewrites or runs becomes an expression of the same text.
+
+    Args:
+        name: the id.
+        value: checked.
+        how: its text is to be kept.
+        ids: that the config has.
+        own: of the bundle's own config.
+
+    Raises:
+        InputError: for a path that begins with an environment variable that is not set, or with another ``$``.
+    """
+    if isinstance(value, Mapping) and how.component and "_target_" in value:
+        return value
+    if isinstance(value, str) and not is_syntax(value, ids, own) and how.path:
+        value = _expanded(name, value)
+    if (how.path and not isinstance(value, str)) or _any(value, lambda text: is_syntax(text, ids, own)):
+        if isinstance(value, Mapping):
+            return {key: kept(name, item, how, ids, own) for key, item in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [kept(name, item, how, ids, own) for item in value]
+        return value
+    if not _any(value, lambda text: any(character in text for character in SPECIAL), keys=True):
+        return value
+    literal = ascii(value)
+    for character in SPECIAL:
+        literal = literal.replace(character, f"\\x{ord(character):02x}")
+    return "$" + literal
+
+
+def _expanded(name: str, value: str) -> str:
+    if not value.startswith("$"):
+        return value
+    variable = VARIABLE.match(value)
+    if not variable:
+        raise InputError(
+            f"{name} = {value!r}: only an environment variable may follow the $ at the start of a path, as $HOME/data; "
+            "of a folder whose name begins with $, write ./ before it"
+        )
+    known = os.environ.get(variable.group(1) or variable.group(2))
+    if known is None:
+        raise InputError(f"{name} = {value!r}: the environment variable {variable.group(0)} is not set")
+    return known + value[variable.end() :]
+
+
+def _any(value: Any, test: Any, keys: bool = False) -> bool:
+    if isinstance(value, Mapping):
+        return any(
+            _any(item, test, keys) or (keys and isinstance(key, str) and test(key)) for key, item in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        return any(_any(item, test, keys) for item in value)
+    return isinstance(value, str) and test(value)

@@ -1,0 +1,292 @@
+"""Typed settings: each is declared once, with its type, range, default and one line of help.
+
+A room declares its settings as pydantic models (``settings.py`` in ``cohort``, ``engines``, ``alignment``,
+``evaluation``, ``runs``). A config of a bundle names the groups that its run has under ``settings``; what a user gives
+is checked against them before any work, and the tables of options in the bundles' docs are made from them.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = [
+    "Component",
+    "Count",
+    "Counts",
+    "Flag",
+    "Flags",
+    "Fraction",
+    "Fractions",
+    "MappingOf",
+    "Number",
+    "OneOf",
+    "PathText",
+    "Paths",
+    "Rate",
+    "Rates",
+    "Seed",
+    "Settings",
+    "Text",
+    "Texts",
+    "Verbatim",
+    "Words",
+    "check_setting",
+    "config_default",
+    "is_optional",
+    "is_recorded",
+    "recorded",
+    "setting",
+    "verbatim",
+    "words_of",
+]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a value has to be, as an error and a table of options say it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Marks text of the user (paths, columns, values, templates, prompts), which arrives as it was written.
+
+    Args:
+        path: an environment variable at its start is resolved, as a shell would.
+        component: a mapping may be a component of MONAI (``_target_``) and is left to it.
+    """
+
+    path: bool = False
+    component: bool = False
+
+
+def _flag(value: Any) -> Any:
+    known = {"true": True, "false": False}
+    return known.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    # numpy's numbers, paths and tuples come from Python, never from a config
+    if isinstance(value, tuple):
+        return list(value)
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if hasattr(value, "__fspath__") else value
+
+
+def _named(value: Any) -> Any:
+    if not isinstance(value, (str, Mapping, list)):
+        raise ValueError
+    return value
+
+
+_NUMBER = {"strict": True, "allow_inf_nan": False}
+_LIST = BeforeValidator(_plain)
+
+Count = Annotated[int, _LIST, Field(strict=True, ge=1, lt=2**63), Words("a whole number of 1 or more")]
+Seed = Annotated[int, _LIST, Field(strict=True, ge=0, lt=2**63), Words("a whole number from 0 to 2**63 - 1")]
+Rate = Annotated[float, _LIST, Field(gt=0, **_NUMBER), Words("a number above 0")]
+Number = Annotated[float, _LIST, Field(ge=0, **_NUMBER), Words("a number of 0 or more")]
+Fraction = Annotated[float, _LIST, Field(ge=0, le=1, **_NUMBER), Words("a number from 0 to 1")]
+Flag = Annotated[bool, BeforeValidator(_flag), Field(strict=True), Words("true or false")]
+Text = Annotated[str, Field(strict=True), Verbatim(), Words("a word")]
+PathText = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(strict=True),
+    Verbatim(path=True),
+    Words("a path; one of digits alone needs ./ before it"),
+]
+Component = Annotated[
+    Any,
+    BeforeValidator(_as_text),
+    AfterValidator(_named),
+    Verbatim(path=True, component=True),
+    Words("a path or a name, or a mapping; a path of digits alone needs ./ before it"),
+]
+Counts = Annotated[list[Count], _LIST, Field(min_length=1), Words('a list of whole numbers, as "[32, 64]"')]
+Rates = Annotated[list[Rate], _LIST, Field(min_length=1), Words('a list of numbers above 0, as "[0.1, 1, 10]"')]
+Fractions = Annotated[
+    list[Fraction], _LIST, Field(min_length=1), Words('a list of numbers from 0 to 1, as "[0, 0.5, 1]"')
+]
+Flags = Annotated[
+    list[Flag], _LIST, Field(min_length=1), Words('a list of true and false, one for each level, as "[False, True]"')
+]
+Texts = Annotated[
+    list[Text], _LIST, Words("a list of strings, as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`")
+]
+Paths = Annotated[dict[str, Any], Field(strict=True), Verbatim(path=True), Words("a mapping of names to folders")]
+MappingOf = Annotated[dict[str, Any], Field(strict=True), Verbatim(), Words("a mapping")]
+
+
+def OneOf(kind: str, known: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
+    """The type of a choice; an error names the nearest of the known values.
+
+    Args:
+        kind: what it is called in the error.
+        known: the values, or a call that gives them.
+    """
+    values = tuple(known() if callable(known) else known)
+
+    def check(value: str) -> str:
+        if value not in values:
+            raise unknown_value(kind, value, values)
+        return value
+
+    return Annotated[str, Field(strict=True), AfterValidator(check), Words("one of " + ", ".join(values))]
+
+
+def setting(default: Any = PydanticUndefined, help: str = "", *, expression: str = "", recorded: bool = False) -> Any:
+    """Declare a setting of a :class:`Settings` group.
+
+    Args:
+        default: its value where nothing is given.
+        help: one line for the table of options.
+        expression: what a config holds in place of the default: a reference or an expression of MONAI.
+        recorded: whether the weights of a model depend on it: kept in its checkpoint and ``model.json``.
+    """
+    return Field(default, description=help, json_schema_extra={"expression": expression, "recorded": recorded})
+
+
+class Settings(BaseModel):
+    """A group of settings. A subclass may give other defaults: ``class Brain(Training, defaults={"max_steps": 5})``.
+
+    Raises:
+        InputError: naming the first setting that is wrong, what was given and what it has to be.
+    """
+
+    #: whether a run has the values before its work; those of other groups are checked where they were given
+    at_start: ClassVar[bool] = True
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _input_error(type(self), error, values) from None
+
+    def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        for name, value in (defaults or {}).items():
+            cls.model_fields[name].default = value
+        if defaults:
+            cls.model_rebuild(force=True)
+
+    def replaced(self, **values: Any) -> Settings:
+        """The same group with other values, checked like the first."""
+        return type(self)(**{**dict(self), **values})
+
+
+def _input_error(group: type[Settings], error: ValidationError, values: Mapping[str, Any]) -> InputError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return unknown_value("setting", name, group.model_fields)
+    return _wrong(name, values.get(name), group.model_fields[name])
+
+
+def _wrong(name: str, value: Any, field: FieldInfo) -> InputError:
+    if value == "null":
+        return InputError(f"{name} = 'null': it cannot be null; it has to be {words_of(field)}")
+    return InputError(f"{name} = {value!r}: it has to be {words_of(field)}")
+
+
+def _markers(annotation: Any, kind: type) -> list[Any]:
+    """Markers of one kind in an annotation, the outermost first."""
+    own = [marker for marker in getattr(annotation, "__metadata__", ()) if isinstance(marker, kind)]
+    return own + [marker for inner in typing.get_args(annotation) for marker in _markers(inner, kind)]
+
+
+def _field_markers(field: FieldInfo, kind: type) -> list[Any]:
+    own = [marker for marker in field.metadata if isinstance(marker, kind)]
+    return own + _markers(field.annotation, kind)
+
+
+def verbatim(field: FieldInfo) -> Verbatim | None:
+    """How text of the user is kept in this setting; None where it holds none."""
+    markers = _field_markers(field, Verbatim)
+    return markers[0] if markers else None
+
+
+def is_optional(field: FieldInfo) -> bool:
+    """Whether null is allowed."""
+    return type(None) in typing.get_args(field.annotation) or field.annotation is Any
+
+
+def words_of(field: FieldInfo) -> str:
+    """What a setting has to be, in words."""
+    own = [marker for marker in field.metadata if isinstance(marker, Words)]
+    if own:
+        return own[0].text
+    options = [option for option in typing.get_args(field.annotation) if option is not type(None)]
+    texts = [_markers(option, Words)[0].text for option in options or [field.annotation] if _markers(option, Words)]
+    return " or ".join(texts) + (", or null" if is_optional(field) else "")
+
+
+@cache
+def _adapter(group: type[Settings], name: str) -> TypeAdapter:
+    field = group.model_fields[name]
+    annotation = field.annotation
+    for marker in field.metadata:
+        annotation = Annotated[annotation, marker]
+    return TypeAdapter(annotation)
+
+
+def check_setting(group: type[Settings], name: str, value: Any) -> Any:
+    """One value by its declaration, normalized (``"true"`` to True, ``"null"`` to None).
+
+    Raises:
+        InputError: with what was given and what it has to be.
+    """
+    field = group.model_fields[name]
+    if isinstance(value, str) and value == "null" and is_optional(field):
+        return None
+    try:
+        return _adapter(group, name).validate_python(value)
+    except ValidationError as error:
+        cause = error.errors()[0].get("ctx", {}).get("error")
+        raise (cause if isinstance(cause, InputError) else _wrong(name, value, field)) from None
+
+
+def config_default(field: FieldInfo) -> Any:
+    """What a config holds where nothing is given: an expression of MONAI, or the default."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return extra.get("expression") or field.get_default(call_default_factory=True)
+
+
+def is_recorded(field: FieldInfo) -> bool:
+    """Whether the weights of a model depend on this setting."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("recorded"))
+
+
+def recorded(groups: Mapping[str, Settings], **more: Any) -> dict[str, Any]:
+    """The settings that the weights of a model depend on, for its checkpoint and ``model.json``."""
+    values = {
+        name: getattr(group, name)
+        for group in groups.values()
+        if isinstance(group, Settings)
+        for name, field in type(group).model_fields.items()
+        if is_recorded(field)
+    }
+    return {**values, **more}
