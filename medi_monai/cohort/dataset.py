@@ -100,12 +100,12 @@ class PatchDataset(_Patches):
         # files are read side by side; the regions of a slide are, by its reader
         with ThreadPoolExecutor(1 if reader.on_the_fly else 8) as pool:
             for bad in progress(pool.map(load, chunks), len(chunks), f"reading {len(reader)} patches", "batch"):
-                for place, error in bad:
+                for index, error in bad:
                     if on_error == "stop":
                         pool.shutdown(cancel_futures=True)
                         raise InputError(f"{error}. To go on without such images: --on_error skip")
-                    self.skipped[cohort.table["image"].iloc[place]] = str(error)
-                    good[place] = False
+                    self.skipped[cohort.table["image"].iloc[index]] = str(error)
+                    good[index] = False
         reader.close()
         if not good.any():
             raise InputError(f"none of the {len(reader)} images in {cohort.root} can be read")
@@ -225,8 +225,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         generator = generator_from("batch", self.seed, step)
         total = self.batch_size * self.world_size
         group = torch.randint(len(self._sizes), (total,), generator=generator)
-        place = (torch.rand(total, generator=generator, dtype=torch.float64) * self._sizes[group]).long()
-        drawn = self._members[self._starts[group] + place]
+        offset = (torch.rand(total, generator=generator, dtype=torch.float64) * self._sizes[group]).long()
+        drawn = self._members[self._starts[group] + offset]
         return drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:

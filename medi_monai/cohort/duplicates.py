@@ -91,8 +91,8 @@ def hash_images(images: np.ndarray) -> np.ndarray:
             f"patches to hash are (N, H, W, 3) uint8 with sides of at least {SIDE}, not {images.shape} {images.dtype}"
         )
     down, across = (_transform(size) for size in images.shape[1:3])
-    parts = [_hash_batch(images[start : start + BATCH], down, across) for start in range(0, len(images), BATCH)]
-    return np.concatenate([np.empty(0, np.uint64), *parts])
+    hashes = [_hash_batch(images[start : start + BATCH], down, across) for start in range(0, len(images), BATCH)]
+    return np.concatenate([np.empty(0, np.uint64), *hashes])
 
 
 def _transform(size: int) -> np.ndarray:
@@ -106,9 +106,9 @@ def _transform(size: int) -> np.ndarray:
 
 def _hash_batch(images: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
     gray = images.astype(np.float32) @ LUMA
-    found = (down @ gray @ across.T)[:, FREQUENCIES[0], FREQUENCIES[1]]
-    hashes = (found > 0).astype(np.uint64) @ BITS
-    spread = np.sqrt((found**2).sum(1)) / SIDE
+    coefficients = (down @ gray @ across.T)[:, FREQUENCIES[0], FREQUENCIES[1]]
+    hashes = (coefficients > 0).astype(np.uint64) @ BITS
+    spread = np.sqrt((coefficients**2).sum(1)) / SIDE
     return np.where(spread < PLAIN_SPREAD, PLAIN, hashes)
 
 
@@ -128,8 +128,8 @@ def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> fl
     places = np.flatnonzero((np.asarray(hashes) != PLAIN) & (np.asarray(patients) >= 0))
     if len(places) == 0:
         return float("nan")
-    one, two = places[np.random.default_rng(seed).integers(0, len(places), (2, PAIRS))]
-    apart = np.bitwise_count(hashes[one] ^ hashes[two])[patients[one] != patients[two]]
+    first, second = places[np.random.default_rng(seed).integers(0, len(places), (2, PAIRS))]
+    apart = np.bitwise_count(hashes[first] ^ hashes[second])[patients[first] != patients[second]]
     apart = apart[apart > LARGEST_DISTANCE]
     return float(apart.mean()) if len(apart) else float("nan")
 
@@ -218,7 +218,7 @@ class _Entries:
 
 def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     masks = _cheapest_masks(entries.hash, max_distance)
-    for place, mask in enumerate(masks):
+    for index, mask in enumerate(masks):
         order = np.argsort(entries.hash & mask, kind="stable")
         sorted_keys = entries.hash[order] & mask
         alike = np.arange(len(order))
@@ -233,7 +233,7 @@ def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarr
             distance = np.bitwise_count(differing)
             near = (distance <= max_distance) & (entries.group[first] != entries.group[second])
             # a pair that agrees in an earlier choice of bands was found there
-            near[near] = ~np.any([(differing[near] & mask) == 0 for mask in masks[:place]], axis=0) if place else True
+            near[near] = ~np.any([(differing[near] & mask) == 0 for mask in masks[:index]], axis=0) if index else True
             if near.any():
                 first, second = first[near], second[near]
                 yield np.minimum(first, second), np.maximum(first, second), distance[near].astype(int)

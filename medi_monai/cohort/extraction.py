@@ -126,22 +126,22 @@ def cut_slide(job: SlideJob) -> str | None:
         Why it gave no patch, or ``None``.
     """
     folder = record_folder(job.root, job.image)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        problem = _cut(job, part)
+        problem = _cut(job, unfinished)
         if problem is None or problem.startswith("no tissue"):
             shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
+            unfinished.rename(folder)
         return problem
     except InputError as error:
         # not recorded: a slide that is mended is read again by the next call
         return str(error) if job.image in str(error) else f"{job.image}: {error}"
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cut(job: SlideJob, part: Path) -> str | None:
+def _cut(job: SlideJob, folder: Path) -> str | None:
     cutting, grid = job.cutting, job.cutting.grid
     path = Path(job.folder) / job.image
     given = float(job.mpp) if job.mpp else None
@@ -150,7 +150,7 @@ def _cut(job: SlideJob, part: Path) -> str | None:
         plan = plan_patches(slide, grid)
         chosen = _choice(len(plan.corners), cutting, job.image)
         corners = plan.corners[chosen]
-        measures = _patches(slide, corners, plan.field, job, part)
+        measures = _patches(slide, corners, plan.field, job, folder)
         problem = None if len(corners) else f"no tissue: no patch of {job.image} has {grid.min_tissue:.0%} of it"
         record = {
             "image": job.image,
@@ -165,11 +165,11 @@ def _cut(job: SlideJob, part: Path) -> str | None:
             "problem": problem,
         }
         overview = draw_plan(plan, slide.dimensions, corners)
-    with atomic_path(part / THUMBNAIL) as path_of_overview:
+    with atomic_path(folder / THUMBNAIL) as path_of_overview:
         overview.save(path_of_overview, quality=80)
-    with atomic_path(part / MEASURES) as path_of_measures:
+    with atomic_path(folder / MEASURES) as path_of_measures:
         np.savez(path_of_measures, x=corners[:, 0], y=corners[:, 1], tissue=plan.tissue[chosen], **measures)
-    write_json(part / RECORD, record)
+    write_json(folder / RECORD, record)
     return problem
 
 
@@ -182,19 +182,19 @@ def _choice(count: int, cutting: Cutting, image: str) -> np.ndarray:
 
 
 def _patches(
-    slide: SlideReader, corners: np.ndarray, field: tuple[float, float], job: SlideJob, part: Path
+    slide: SlideReader, corners: np.ndarray, field: tuple[float, float], job: SlideJob, folder: Path
 ) -> dict[str, Any]:
     cutting, size = job.cutting, job.cutting.grid.image_size
     if cutting.patch_format == "none" and not cutting.measures:
         return {}
-    found: list[dict[str, np.ndarray]] = []
+    measures: list[dict[str, np.ndarray]] = []
     for start, patches in _chunks(slide.read_many(corners.tolist(), field, (size, size))):
         if cutting.measures:
-            found.append(measure_patches(np.stack(patches)))
+            measures.append(measure_patches(np.stack(patches)))
         if cutting.patch_format != "none":
             for number, (patch, (x, y)) in enumerate(zip(patches, corners[start:].tolist()), start):
-                _write(patch, part / patch_name(number, x, y, cutting.patch_format))
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+                _write(patch, folder / patch_name(number, x, y, cutting.patch_format))
+    return {name: np.concatenate([batch[name] for batch in measures]) for name in measures[0]} if measures else {}
 
 
 def measure_patches(patches: np.ndarray) -> dict[str, np.ndarray]:

@@ -78,10 +78,10 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    found = []
+    changes = []
     for key in new:
         if isinstance(new[key], dict) and isinstance(old.get(key), dict):
-            found.append(_differences(old[key], new[key], f"{prefix}{key}."))
+            changes.append(_differences(old[key], new[key], f"{prefix}{key}."))
         elif json_digest(old.get(key)) != json_digest(new[key]):
-            found.append(f"{prefix}{key}: {old.get(key)} there, {new[key]} now")
-    return "; ".join(filter(None, found))
+            changes.append(f"{prefix}{key}: was {old.get(key)}, is {new[key]} now")
+    return "; ".join(filter(None, changes))

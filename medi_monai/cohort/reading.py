@@ -87,7 +87,7 @@ class PatchReader:
             return self._on_the_fly(rows)
 
     def _on_the_fly(self, rows: Sequence[int]) -> list[np.ndarray]:
-        order = sorted(range(len(rows)), key=lambda place: (self._codes[rows[place]], rows[place]))
+        order = sorted(range(len(rows)), key=lambda index: (self._codes[rows[index]], rows[index]))
         patches: list[np.ndarray] = [np.empty(0)] * len(rows)
         start = 0
         while start < len(order):
@@ -95,9 +95,9 @@ class PatchReader:
             stop = start
             while stop < len(order) and self._codes[rows[order[stop]]] == image:
                 stop += 1
-            places = order[start:stop]
-            for place, patch in zip(places, self._regions(image, [rows[place] for place in places])):
-                patches[place] = patch
+            indices = order[start:stop]
+            for index, patch in zip(indices, self._regions(image, [rows[index] for index in indices])):
+                patches[index] = patch
             start = stop
         return patches
 

@@ -38,7 +38,7 @@ def read_arms(
     """
     if not arms:
         raise InputError("there is no arm to compare: give --arms as a mapping of names to folders of `sampling`")
-    found = {}
+    cohorts = {}
     for name, folder in arms.items():
         if name in reserved:
             raise InputError(f"an arm cannot be called {name!r}, as {', '.join(reserved)} have a meaning: rename it")
@@ -65,8 +65,8 @@ def read_arms(
             raise InputError(
                 f"{repeated} rows of {root / 'manifest.csv'} repeat an image: each counts as one, so list it once"
             )
-        found[name] = Cohort(table, root)
-    return found
+        cohorts[name] = Cohort(table, root)
+    return cohorts
 
 
 def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
@@ -75,7 +75,7 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
     Raises:
         InputError: for a column that is missing or named twice, no such image, or patients in several splits.
     """
-    repeated = [column for place, column in enumerate(columns) if column in columns[:place]]
+    repeated = [column for index, column in enumerate(columns) if column in columns[:index]]
     if repeated:
         raise InputError(f"{repeated[0]!r} is named twice: label and attributes are different columns")
     table = cohort.table
@@ -96,10 +96,10 @@ def _check_patients(table: pd.DataFrame) -> None:
     splits_of = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(["size", "first", "last"])
     shared = splits_of[splits_of["size"] > 1]
     if len(shared):
-        one = shared.iloc[0]
+        first = shared.iloc[0]
         raise InputError(
-            f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {one['first']!r} and "
-            f"{one['last']!r}: what is measured there is memory. Split the cohort by patient."
+            f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {first['first']!r} and "
+            f"{first['last']!r}: what is measured there is memory. Split the cohort by patient."
         )
 
 

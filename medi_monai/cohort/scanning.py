@@ -46,8 +46,8 @@ class ScanJob:
 
 def scan_patches(job: ScanJob) -> None:
     """Look at some patch files. A patch is the middle of its file, at the grid's size and resolution."""
-    found = [_look(job, image, mpp) for image, mpp in zip(job.images, job.mpp)]
-    columns: dict[str, Any] = {name: np.array([row[name] for row in found]) for name in found[0]}
+    rows = [_scan(job, image, mpp) for image, mpp in zip(job.images, job.mpp)]
+    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     with atomic_path(job.record) as path:
         np.savez(path, **columns)
 
@@ -58,7 +58,7 @@ def read_scan(job: ScanJob) -> dict[str, np.ndarray]:
         return {name: content[name] for name in content.files}
 
 
-def _look(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
+def _scan(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
     grid = job.cutting.grid
     size = (grid.image_size, grid.image_size)
     row: dict[str, object] = {

@@ -160,14 +160,14 @@ class ImageTable:
         if spec.layout == "tcga_ut":
             return list(spec.read(self._checked_folder(), {}).strays)
         named = set(rows["image"])
-        found: list[tuple[str, str]] = []
+        stray: list[tuple[str, str]] = []
         for top, depth in self._image_folders(rows):
             files, problems = walk_files(self.folder, top, self._suffixes, depth)
-            found += [(file, "no row of the table names this file") for file in files if file not in named]
-            found += [(path, reason) for path, reason in problems if path not in named]
+            stray += [(file, "no row of the table names this file") for file in files if file not in named]
+            stray += [(path, reason) for path, reason in problems if path not in named]
         # a slide in DICOM is a folder of files of which a row names one
         dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
-        return sorted(item for item in found if os.path.dirname(item[0]) not in dicom)
+        return sorted(item for item in stray if os.path.dirname(item[0]) not in dicom)
 
     @property
     def _pattern(self) -> str:
@@ -235,15 +235,15 @@ class ImageTable:
         problem = problem.mask(leaves & (problem == ""), "the path leaves the folder of the data set")
         if "*" in self._pattern:
             files = walk_files(self.folder, static_folder(self._pattern), self._suffixes)[0]
-            found, wrong = match_files(images, files)
-            images, problem = found, problem.mask(problem == "", wrong)
+            matched, wrong = match_files(images, files)
+            images, problem = matched, problem.mask(problem == "", wrong)
         return images, problem
 
 
-def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, found: pd.Series) -> Iterator[Problem]:
-    yield found & rows["image"].duplicated(keep=False), "several rows of the table name this image"
+def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: pd.Series) -> Iterator[Problem]:
+    yield named & rows["image"].duplicated(keep=False), "several rows of the table name this image"
     if check_files and TableSpec.from_setting(source.table).layout != "tcga_ut":
-        absent = absent_files(rows.loc[found, "image"], source.folder).reindex(rows.index, fill_value="")
+        absent = absent_files(rows.loc[named, "image"], source.folder).reindex(rows.index, fill_value="")
         yield absent != "", absent
     if source.unit == "slides":
         images = rows.loc[rows["slide"] != "", ["slide", "image"]].drop_duplicates()

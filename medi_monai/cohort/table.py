@@ -46,10 +46,10 @@ class Cohort:
         """Read ``cohort.csv`` or ``cohort.parquet``, or the one that lies in the folder ``path``."""
         path = Path(path)
         if path.is_dir():
-            found = [path / name for name in TABLE_FILES if (path / name).is_file()]
-            if not found:
+            tables = [path / name for name in TABLE_FILES if (path / name).is_file()]
+            if not tables:
                 raise InputError(f"there is no {' or '.join(TABLE_FILES)} in {path}; run `preparing` first")
-            path = found[0]
+            path = tables[0]
         table = read_table(path)
         require_columns(table, ("image", "slide", "patient", "split"), path)
         for value in sorted(set(table["split"])):

@@ -30,8 +30,8 @@ from medi_monai.wsi.readers import read_image
 
 __all__ = ["image_name", "resolve_plan", "sample_plan"]
 
-#: what belongs to one plan; images are shared by the plans of a folder
-PAPERS = ("manifest.csv", "grid.png", "summary.json")
+#: files of one plan; images are shared by the plans of a folder
+PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
 #: column of the manifest: the name of an image's combination, also where the plan left columns to the model
 COMBINATION = "combination"
 #: images of a combination shown in grid.png
@@ -71,7 +71,7 @@ def sample_plan(
     """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
     An image depends on the seed, its combination and its number, and on nothing else in the plan. Interrupted, the
-    same call goes on with the images that lack; images of other settings are moved aside, never overwritten.
+    same call draws the missing images; images of other settings are moved aside, never overwritten.
 
     Args:
         network: trained, in evaluation mode.
@@ -97,10 +97,10 @@ def sample_plan(
     keys = [column for column in rows.columns if column != "number"]
     names = [image_name(row, keys) for row in rows.to_dict("records")]
     root, recipe = Path(output_dir), _recipe(generator, file_digest(checkpoint))
-    _make_room(root, recipe, names)
-    lacking = rows[[not (root / name).is_file() for name in names]]
+    _set_aside_others(root, recipe, names)
+    missing = rows[[not (root / name).is_file() for name in names]]
     start = time.perf_counter()
-    _draw_all(network, generator, lacking, keys, root, recipe)
+    _draw_all(network, generator, missing, keys, root, recipe)
     seconds = time.perf_counter() - start
 
     manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
@@ -113,10 +113,10 @@ def sample_plan(
     finish_run(
         "sampling",
         root,
-        made={"images": len(manifest), "drawn_now": len(lacking), "combinations": len(plan)},
+        made={"images": len(manifest), "drawn_now": len(missing), "combinations": len(plan)},
         figures={
             "seconds": round(seconds, 2),
-            "images_per_second": round(len(lacking) / seconds, 2) if len(lacking) else None,
+            "images_per_second": round(len(missing) / seconds, 2) if len(missing) else None,
         },
         settings=settings,
         digests={"model.pt": recipe["checkpoint"], "schema": generator.schema.digest},
@@ -162,15 +162,15 @@ def _recipe(generator: ImageGenerator, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def _make_room(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:
+def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:
     stored = root / SETTINGS_FILE
     if stored.is_file() and json_digest(read_json(stored)) != json_digest(recipe):
         # the settings go last: killed between two of them, the next call still sees that they differ
-        set_aside(root, [root / name for name in ("images", *PAPERS, SETTINGS_FILE)])
+        set_aside(root, [root / name for name in ("images", *PLAN_FILES, SETTINGS_FILE)])
     write_json(stored, recipe)
     manifest = root / "manifest.csv"
     if manifest.is_file() and sorted(read_table(manifest)["image"]) != sorted(names):
-        set_aside(root, [root / name for name in PAPERS])
+        set_aside(root, [root / name for name in PLAN_FILES])
 
 
 def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str) -> None:

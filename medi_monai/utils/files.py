@@ -34,8 +34,8 @@ __all__ = [
     "writable_dir",
 ]
 
-#: bytes of each of the parts of a file that its fingerprint is made of
-PART = 64 * 1024
+#: bytes of each of the blocks of a file that its fingerprint is made of
+BLOCK = 64 * 1024
 
 
 @contextmanager
@@ -205,9 +205,9 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256()
-        for place in (0, (size - PART) // 2, size - PART):
-            file.seek(max(place, 0))
-            digest.update(file.read(PART))
+        for offset in (0, (size - BLOCK) // 2, size - BLOCK):
+            file.seek(max(offset, 0))
+            digest.update(file.read(BLOCK))
     return f"{size}-{digest.hexdigest()}"
 
 

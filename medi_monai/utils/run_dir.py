@@ -32,7 +32,7 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-py
 
 
 def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None) -> None:
-    """Make the folders of a run, show that they can be written, and seed the network's first weights.
+    """Make the folders of a run, check that they can be written, and seed the initial weights of the network.
 
     All else is seeded by name. A run of the command line keeps others out of its folders until :func:`finish_run` or
     the end of its process.
@@ -57,10 +57,10 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None
 
 def _check_kind(folder: Path, run: str) -> None:
     path = folder / SUMMARY
-    found = read_json(path) if path.is_file() else {}
-    other = found.get("run", run) if isinstance(found, dict) else "unknown"
+    summary = read_json(path) if path.is_file() else {}
+    other = summary.get("run", run) if isinstance(summary, dict) else "unknown"
     if other != run:
-        raise InputError(f"{folder} holds the results of a run of another kind, {other!r}: choose another folder")
+        raise InputError(f"{folder} holds the results of a {other!r} run: choose another folder")
 
 
 def finish_run(
@@ -97,7 +97,7 @@ def finish_run(
 
 
 def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
-    """Move what an earlier run left into ``earlier-<n>`` beside it, so that nothing existing is lost."""
+    """Move the results of an earlier run into ``earlier-<n>`` in the same folder, so that nothing is lost."""
     existing = [path for path in paths if path.exists()]
     if not existing:
         return
@@ -111,10 +111,10 @@ def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -30,8 +30,8 @@ __all__ = ["LOCK_FILES", "claim_folders", "release_locks", "map_processes", "fol
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: of a folder: held while a part of the work is done that other runs may do as well, and by a run from first to last
-LOCK_FILES = PART_LOCK, RUN_LOCK = ".lock", ".run.lock"
+#: of a folder: held during one step that other runs may do as well, and by a run from start to end
+LOCK_FILES = STEP_LOCK, RUN_LOCK = ".lock", ".run.lock"
 #: locks of this process's run
 _claims = ExitStack()
 #: whether this process, a worker, is to begin no other job
@@ -65,8 +65,8 @@ def map_processes(
         yield from progress(pool.map(partial(_run, function), jobs), len(jobs), task, unit)
     except BrokenProcessPool as error:
         raise RunStopped(
-            f"a process ended in the middle of {task}: the memory ran out, or a file crashed its decoder. The same "
-            "command goes on from what is done; with --num_workers 1 the memory lasts longer"
+            f"a process ended while {task}: out of memory, or a file crashed its decoder. The same command resumes; "
+            "--num_workers 1 needs less memory"
         ) from error
     except BaseException:
         for process in active_children():
@@ -106,32 +106,32 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
-    """Go on once no other process holds the lock of a folder, a file ``.lock`` in it that is made and stays.
+    """Hold the lock of a folder, a file ``.lock`` in it; waits while another process holds it.
 
     The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
     """
     with ExitStack() as held:
         with suppress(OSError):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            file = held.enter_context(open(Path(folder) / PART_LOCK, "a"))
+            file = held.enter_context(open(Path(folder) / STEP_LOCK, "a"))
             try:
                 _lock(file)
             except BlockingIOError:
-                print(f"another process works in {folder}: waiting for its end", flush=True)
+                print(f"another process is using {folder}: waiting for it to end", flush=True)
                 _lock(file, wait=True)
         yield
 
 
 def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
-    """Keep the runs of other processes out of these folders until :func:`release_locks`, or the end of this process.
+    """Keep runs of other processes out of these folders until :func:`release_locks`, or the end of this process.
 
-    What this process had claimed before is let go. On a file system without locks, nothing is kept out.
+    What this process had claimed before is released. On a file system without locks, nothing is kept out.
 
     Args:
-        folders: that are there.
+        folders: that exist.
 
     Raises:
-        InputError: where the run of another process works in one of them.
+        InputError: where a run of another process uses one of them.
     """
     release_locks()
     for folder in {Path(folder).resolve() for folder in folders}:
@@ -141,11 +141,13 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
                 _lock(file)
             except BlockingIOError:
                 release_locks()
-                raise InputError(f"another run works in {folder}: wait for its end, or choose another folder") from None
+                raise InputError(
+                    f"another run is using {folder}: wait until it ends, or choose another folder"
+                ) from None
 
 
 def release_locks() -> None:
-    """Let other processes into the folders that this one has claimed."""
+    """Release the folders that this process has claimed."""
     _claims.close()
 
 
