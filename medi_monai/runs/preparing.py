@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 
 import pandas as pd
@@ -52,7 +51,6 @@ def prepare_run(
         InputError: as :func:`medi_monai.cohort.prepare`, and for leakage where asked; also where leakage is to be
             refused, and patches would not be compared.
     """
-    start = time.perf_counter()
     check_measured(preparation, fail_on_leakage)
     with torchrun_session() as shard:
         if num_workers is None:
@@ -82,10 +80,7 @@ def prepare_run(
             "rejected": rejected,
             "findings": audit["findings"],
         },
-        figures={
-            **{f"images_{split}": int(count) for split, count in table["split"].value_counts().items()},
-            "seconds": round(time.perf_counter() - start, 2),
-        },
+        figures={f"images_{split}": int(count) for split, count in table["split"].value_counts().items()},
         settings=preparation.settings(),
         digests={path.name: file_digest(path)},
         where=f"{path}{', with ' + ' and '.join(pages) if pages else ''}",
