@@ -108,21 +108,21 @@ def feature_spread(features: np.ndarray) -> dict[str, Any]:
 
 
 def _with_error(value: float | None, error: float | None, n: int) -> dict[str, Any]:
-    made = figure(value, n=n)
-    if made["value"] is not None and error is not None:
-        made["ci95"] = normal_interval(made["value"], error, lowest=0.0)
-    return made
+    measured = figure(value, n=n)
+    if measured["value"] is not None and error is not None:
+        measured["ci95"] = normal_interval(measured["value"], error, lowest=0.0)
+    return measured
 
 
-def ratio_of_diversity(one: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def ratio_of_diversity(measured: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """The ratio of two figures of diversity, undefined where either is."""
     # by the delta method on a scale of logarithms; images of the two arms are taken as independent
-    n = min(one["n"] or 0, base["n"] or 0)
-    if not one["value"] or not base["value"]:
+    n = min(measured["n"] or 0, base["n"] or 0)
+    if not measured["value"] or not base["value"]:
         return figure(None, n=n)
-    ratio = one["value"] / base["value"]
-    if one is base or one["ci95"] is None or base["ci95"] is None:
+    ratio = measured["value"] / base["value"]
+    if measured is base or measured["ci95"] is None or base["ci95"] is None:
         return figure(ratio, n=n)
-    errors = [(given["ci95"][1] - given["value"]) / given["value"] for given in (one, base)]
+    errors = [(given["ci95"][1] - given["value"]) / given["value"] for given in (measured, base)]
     half = math.hypot(*errors)
     return {"value": ratio, "ci95": [ratio * math.exp(-half), ratio * math.exp(half)], "n": n}

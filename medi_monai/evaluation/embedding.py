@@ -142,14 +142,14 @@ def _fill(
     def embed(engine: Engine, batch: dict[str, torch.Tensor]) -> None:
         block = batches[engine.state.iteration - 1][0]
         try:
-            found = encoder(batch["image"].to(device, non_blocking=True)).cpu()
+            features = encoder(batch["image"].to(device, non_blocking=True)).cpu()
         except torch.OutOfMemoryError as error:
             raise RunStopped(
                 f"the memory of {device} is full at {batch_size} images of {encoder.name}; the same command with a "
                 "smaller --batch_size goes on"
             ) from error
         parts = pending.setdefault(block, [])
-        parts.append(found)
+        parts.append(features)
         if sum(map(len, parts)) == len(store.rows(block)):
             store.write(block, torch.cat(pending.pop(block)))
 

@@ -176,11 +176,11 @@ def _figures(
     return {
         "frechet_distance": {"value": float(np.mean([frechet_distance(real, other) for real, other in pairs]))},
         "kernel_distance": {
-            "value": float(np.mean([one.value for one in kernel])),
+            "value": float(np.mean([half.value for half in kernel])),
             # halves share images: their errors are not averaged away
-            "standard_error": float(np.mean([one.standard_error for one in kernel])),
+            "standard_error": float(np.mean([half.standard_error for half in kernel])),
         },
-        **{name: {"value": float(np.mean([one[name] for one in shares]))} for name in SHARES},
+        **{name: {"value": float(np.mean([half[name] for half in shares]))} for name in SHARES},
     }
 
 
@@ -192,17 +192,17 @@ def _replicates(
     rng: np.random.Generator,
 ) -> dict[str, list[float]]:
     # patients of either half and generated images are drawn anew, with repetition
-    found: dict[str, list[float]] = {name: [] for name in (FLOOR, *images.generated)}
+    replicates: dict[str, list[float]] = {name: [] for name in (FLOOR, *images.generated)}
     for number in range(num_replicates):
         first, second = (
             half[rng.choice(draw_patients(images.patients[half], rng), matched)]
             for half in halves[number % len(halves)]
         )
         reference = images.real[first]
-        found[FLOOR].append(frechet_distance(reference, images.real[second]))
+        replicates[FLOOR].append(frechet_distance(reference, images.real[second]))
         for arm, rows in images.generated.items():
-            found[arm].append(frechet_distance(reference, rows[rng.choice(len(rows), matched)]))
-    return found
+            replicates[arm].append(frechet_distance(reference, rows[rng.choice(len(rows), matched)]))
+    return replicates
 
 
 def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -213,36 +213,36 @@ def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     Args:
         results: of :func:`compare_group`.
     """
-    usable = [one for one in results if one["matched"]]
+    usable = [result for result in results if result["matched"]]
     if not usable:
         return {}
     halves = range(len(usable[0]["drawn"]))
-    found: dict[str, dict[str, Any]] = {}
+    pooled: dict[str, dict[str, Any]] = {}
     for arm in usable[0]["arms"]:
         values = []
         for half in halves:
-            sets = [one["drawn"][half] for one in usable]
-            real, other = (np.concatenate([_rows(one[name]) for one in sets]) for name in ("reference", arm))
+            sets = [result["drawn"][half] for result in usable]
+            real, other = (np.concatenate([_rows(drawn[name]) for drawn in sets]) for name in ("reference", arm))
             values.append(frechet_distance(real, other))
-        n = sum(one["matched"] for one in usable)
+        n = sum(result["matched"] for result in usable)
         interval = [min(values), max(values)] if len(values) > 1 else None
-        found[arm] = {"value": float(np.mean(values)), "ci95": None, "range_over_halves": interval, "n": n}
-    return found
+        pooled[arm] = {"value": float(np.mean(values)), "ci95": None, "range_over_halves": interval, "n": n}
+    return pooled
 
 
 def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[str, Any]:
     """Mean of a metric over combinations, with an interval where its replicates or its standard errors give one."""
-    usable = [one for one in results if one["matched"] and arm in one["arms"]]
-    figures = [one["arms"][arm][metric] for one in usable]
-    n = sum(one["matched"] for one in usable)
+    usable = [result for result in results if result["matched"] and arm in result["arms"]]
+    figures = [result["arms"][arm][metric] for result in usable]
+    n = sum(result["matched"] for result in usable)
     if not figures:
         return {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
-    value = float(np.mean([one["value"] for one in figures]))
+    value = float(np.mean([own["value"] for own in figures]))
     interval = None
     if "replicates" in figures[0]:
-        interval = interval_around(value, np.mean([one["replicates"] for one in figures], axis=0), lowest=0.0)
+        interval = interval_around(value, np.mean([own["replicates"] for own in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
-        error = math.sqrt(sum(one["standard_error"] ** 2 for one in figures)) / len(figures)
+        error = math.sqrt(sum(own["standard_error"] ** 2 for own in figures)) / len(figures)
         # two images of a set, or nearly all of one patient, have no standard error
         interval = normal_interval(value, error)
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
@@ -251,11 +251,11 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
 def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str) -> list[dict]:
     """One row per combination with the figure of an arm, the floor, and the images that there are of either."""
     rows = []
-    for one in results:
-        row: dict[str, Any] = {**dict(zip(columns, one["name"])), "seen": one["seen"]}
-        row |= summarize([one], arm, metric)
-        row["floor"] = summarize([one], FLOOR, metric)["value"]
-        rows.append({**row, "counts": one["counts"], "one_patient": one["one_patient"]})
+    for result in results:
+        row: dict[str, Any] = {**dict(zip(columns, result["name"])), "seen": result["seen"]}
+        row |= summarize([result], arm, metric)
+        row["floor"] = summarize([result], FLOOR, metric)["value"]
+        rows.append({**row, "counts": result["counts"], "one_patient": result["one_patient"]})
     return rows
 
 

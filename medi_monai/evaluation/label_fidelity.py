@@ -49,12 +49,12 @@ def read_columns(
     rows = order[spread_rows(groups[order], MAX_TRAINING, np.random.default_rng(seed_from("reading", seed)))]
     features, groups, table = np.asarray(real[rows]), groups[rows], table.iloc[rows]
     patients = codes_of(table, ["patient"])[0]
-    found: dict[str, dict[str, Any]] = {"real": {}, **{arm: {} for arm in arms}}
+    by_arm: dict[str, dict[str, Any]] = {"real": {}, **{arm: {} for arm in arms}}
     for column in columns:
         codes, names = codes_of(table, [column])
         if len(names) < 2:
             continue
-        found["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
+        by_arm["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
         read = np.unique(codes[~held])
         if len(read) < 2 or not np.isin(codes[held], read).any():
@@ -64,8 +64,8 @@ def read_columns(
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
         for arm, (generated, manifest) in arms.items():
-            found[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
-    return found
+            by_arm[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
+    return by_arm
 
 
 def _read(

@@ -140,35 +140,35 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
     """Distances to the nearest training image, correlations with the most alike, and the closest pairs."""
     queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
-    distances, found = _nearest_in_parts(queries, training)
-    best, place, symmetry = np.full(len(chosen), -np.inf), found[:, 0].copy(), np.zeros(len(chosen), int)
+    distances, neighbors = _nearest_in_parts(queries, training)
+    best, nearest, symmetry = np.full(len(chosen), -np.inf), neighbors[:, 0].copy(), np.zeros(len(chosen), int)
     # pixels in double precision are large: few at a time
     for start in range(0, len(chosen), QUERIES):
-        part = slice(start, start + QUERIES)
-        pixels = np.stack(reader.read(chosen[part].tolist()))
-        for others in found[part].T:
+        block = slice(start, start + QUERIES)
+        pixels = np.stack(reader.read(chosen[block].tolist()))
+        for others in neighbors[block].T:
             alike, under = symmetric_correlation(pixels, np.stack(training.reader.read(others.tolist())))
             alike = np.nan_to_num(alike, nan=-np.inf)
-            closer = alike > best[part]
-            place[part] = np.where(closer, others, place[part])
-            symmetry[part] = np.where(closer, under, symmetry[part])
-            best[part] = np.maximum(best[part], alike)
+            closer = alike > best[block]
+            nearest[block] = np.where(closer, others, nearest[block])
+            symmetry[block] = np.where(closer, under, symmetry[block])
+            best[block] = np.maximum(best[block], alike)
     known = np.isfinite(best)
     top = np.argsort(-best, kind="stable")[: min(SHOWN, int(known.sum()))]
-    originals = training.reader.read(place[top].tolist())
+    originals = training.reader.read(nearest[top].tolist())
     matching = [turned(image[None], under)[0] for image, under in zip(originals, symmetry[top].tolist())]
     return distances[:, 0], best, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
 
 
 def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:
     # rows are read in blocks, so that memory does not grow with the cohort
-    best, place = torch.empty(len(queries), 0, dtype=torch.float64), torch.empty(len(queries), 0, dtype=torch.long)
+    best, nearest = torch.empty(len(queries), 0, dtype=torch.float64), torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(training.rows), BLOCK):
-        part = training.rows[start : start + BLOCK]
-        references = torch.as_tensor(training.scale.transform(np.asarray(training.features[part])))
-        distances, found = nearest_neighbors(queries, references, min(NEIGHBORS, len(part)))
+        rows = training.rows[start : start + BLOCK]
+        references = torch.as_tensor(training.scale.transform(np.asarray(training.features[rows])))
+        distances, neighbors = nearest_neighbors(queries, references, min(NEIGHBORS, len(rows)))
         best = torch.cat([best, distances], 1)
-        place = torch.cat([place, torch.from_numpy(part)[found]], 1)
+        nearest = torch.cat([nearest, torch.from_numpy(rows)[neighbors]], 1)
         order = best.argsort(dim=1, stable=True)[:, :NEIGHBORS]
-        best, place = best.gather(1, order), place.gather(1, order)
-    return best.numpy(), place.numpy()
+        best, nearest = best.gather(1, order), nearest.gather(1, order)
+    return best.numpy(), nearest.numpy()

@@ -234,7 +234,9 @@ def _comparisons(results: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> l
     for index, first in enumerate(arms):
         for second in arms[index + 1 :]:
             for kind, usable in kinds.items():
-                values = [[one["arms"][arm]["frechet_distance"]["value"] for one in usable] for arm in (first, second)]
+                values = [
+                    [result["arms"][arm]["frechet_distance"]["value"] for result in usable] for arm in (first, second)
+                ]
                 test = paired_test(*np.log(np.maximum(values, 1e-12))) if usable else paired_test([], [])
                 means = [float(np.mean(of_arm)) if usable else None for of_arm in values]
                 ratio = means[0] / means[1] if means[0] is not None and means[1] else None

@@ -122,15 +122,15 @@ def gather(
 def _readers(classifiers: Mapping[str, Any], device: str | torch.device) -> dict[str, AttributeClassifier]:
     if classifiers.get("judge") is None:
         raise InputError("there is no judge: give --judge, a classifier that neither guided nor validated")
-    found = {name: load_classifier(spec, device) for name, spec in classifiers.items() if spec is not None}
-    own = found["judge"].describe()["weights_sha256"]
-    for name, reader in found.items():
+    readers = {name: load_classifier(spec, device) for name, spec in classifiers.items() if spec is not None}
+    own = readers["judge"].describe()["weights_sha256"]
+    for name, reader in readers.items():
         if name != "judge" and own == reader.describe()["weights_sha256"]:
             raise InputError(
                 f"the judge and the {name} classifier are the same ({own[:12]}): whoever had a say in the tuning "
                 "cannot judge it. Train another one with other settings and another seed, on other patients"
             )
-    return found
+    return readers
 
 
 def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:
@@ -171,20 +171,20 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Cohor
     for name in NEEDED:
         if name not in arms:
             raise InputError(f"there is no arm {name!r}, only {list(arms)}: an evaluation needs 'before' and 'after'")
-    found = read_arms(arms, [prompt], RESERVED_NAMES)
-    asked = {name: set(images.table[prompt]) for name, images in found.items()}
+    sampled = read_arms(arms, [prompt], RESERVED_NAMES)
+    asked = {name: set(images.table[prompt]) for name, images in sampled.items()}
     for name, prompts in asked.items():
         if not prompts & asked["before"]:
-            first = {one: sorted(asked[one])[0] for one in ("before", name)}
+            first = {arm: sorted(asked[arm])[0] for arm in ("before", name)}
             raise InputError(
                 f"the arms 'before' and {name!r} have no prompt in common ({first['before']!r}, {first[name]!r}, …): "
                 "sample both from one file of prompts"
             )
-        keys = [column for column in (prompt, "number", "seed") if column in found[name].table.columns]
-        twice = int(found[name].table.duplicated(keys).sum())
+        keys = [column for column in (prompt, "number", "seed") if column in sampled[name].table.columns]
+        twice = int(sampled[name].table.duplicated(keys).sum())
         if twice and "number" in keys:
-            raise InputError(f"{twice} rows of {found[name].root / 'manifest.csv'} repeat a prompt with its number")
-    return found
+            raise InputError(f"{twice} rows of {sampled[name].root / 'manifest.csv'} repeat a prompt with its number")
+    return sampled
 
 
 def _check_weights(arms: Mapping[str, Cohort], recorded: Mapping[str, Any] | None) -> None:
@@ -224,8 +224,7 @@ def measured(
     values = {name: judge.column(name).values for name in lacking}
     codes = np.stack([known_codes(real.table, values[name], name) for name in lacking], axis=1)
     read = {name: torch.cat([block[name] for block in blocks]) for name in lacking}
-    made = accuracies(read, torch.from_numpy(codes), values, patients_of(real.table), seed)
-    held_out["judge"] |= made
+    held_out["judge"] |= accuracies(read, torch.from_numpy(codes), values, patients_of(real.table), seed)
     sentence = (
         f"The judge came without held-out accuracies of {', '.join(lacking)}: it was measured on the {len(real):,} "
         "real images compared with, which it may have been trained on."

@@ -144,9 +144,10 @@ def consistency(
     if before.features is None or after.features is None:
         nothing = {"all": len(stays), "stayed": int(stays.sum()), "changed": int((~stays).sum())}
         return {**counts, **{name: figure(None, n=n) for name, n in nothing.items()}, "unrelated": figure(None, n=0)}
-    one, other = before.features[rows[0]].astype(float), after.features[rows[1]].astype(float)
-    cosine, n = (one * other).sum(1), len(stays)
-    unrelated = (one.sum(0) @ other.sum(0) - cosine.sum()) / (n * (n - 1)) if n > 1 else None
+    first_features = before.features[rows[0]].astype(float)
+    second_features = after.features[rows[1]].astype(float)
+    cosine, n = (first_features * second_features).sum(1), len(stays)
+    unrelated = (first_features.sum(0) @ second_features.sum(0) - cosine.sum()) / (n * (n - 1)) if n > 1 else None
     figures = {"all": cosine, "stayed": cosine[stays], "changed": cosine[~stays]}
     return {
         **counts,

@@ -133,11 +133,11 @@ def _figure(result: Mapping[str, Any], arm: str, metric: str, count: int) -> dic
 def _ratio(result: Mapping[str, Any], arm: str, count: int, base: str = "before") -> dict[str, Any]:
     if not {arm, base} <= set(result["arms"]):
         return figure(None, n=count)
-    one, two = (result["arms"][name]["frechet_distance"] for name in (arm, base))
-    if arm == base or min(one["value"], two["value"]) <= 0:
+    own, other = (result["arms"][name]["frechet_distance"] for name in (arm, base))
+    if arm == base or min(own["value"], other["value"]) <= 0:
         return figure(None, n=result["matched"])
-    value = math.log(one["value"] / two["value"])
-    replicates = np.log(np.maximum(one["replicates"], 1e-12)) - np.log(np.maximum(two["replicates"], 1e-12))
+    value = math.log(own["value"] / other["value"])
+    replicates = np.log(np.maximum(own["replicates"], 1e-12)) - np.log(np.maximum(other["replicates"], 1e-12))
     interval = interval_around(value, replicates)
     return {
         "value": math.exp(value),

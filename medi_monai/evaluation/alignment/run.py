@@ -262,41 +262,41 @@ def _summary_figures(content: Mapping[str, Any]) -> dict[str, Any]:
 def _long_table(content: Mapping[str, Any]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
 
-    def add(arm: str, metric: str, group: str, one: Mapping[str, Any], reader: str = "", prompt: str = "") -> None:
-        low, high = one["ci95"] or (None, None)
+    def add(arm: str, metric: str, group: str, figure: Mapping[str, Any], reader: str = "", prompt: str = "") -> None:
+        low, high = figure["ci95"] or (None, None)
         row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
-        rows.append({**row, "value": one["value"], "low": low, "high": high, "n": one["n"]})
+        rows.append({**row, "value": figure["value"], "low": low, "high": high, "n": figure["n"]})
 
     for reader, read in {"judge": content, **content["readers"]}.items():
         for arm, by_part in read["distance_to_target"].items():
-            for part, one in by_part.items():
+            for part, distances in by_part.items():
                 for value, share in read["proportions"][arm][part].items():
                     add(arm, f"proportion of {part}", value, share, reader)
                 for metric in ("total_variation", "kl"):
-                    add(arm, metric, part, one[metric], reader)
-                    if "corrected" in one:
-                        add(arm, f"corrected {metric}", part, one["corrected"][metric], reader)
-                for value, share in one.get("corrected", {}).get("proportions", {}).items():
+                    add(arm, metric, part, distances[metric], reader)
+                    if "corrected" in distances:
+                        add(arm, f"corrected {metric}", part, distances["corrected"][metric], reader)
+                for value, share in distances.get("corrected", {}).get("proportions", {}).items():
                     add(arm, f"corrected proportion of {part}", value, share, reader)
     for part, given in content["by_prompt"].items():
         for row in given["prompts"]:
-            for arm, one in row["arms"].items():
-                add(arm, "total_variation", part, one["total_variation"], "judge", row["prompt"])
-    for group, one in content["fidelity"].items():
-        for arm, figures in {FLOOR: one[FLOOR], **one["arms"]}.items():
+            for arm, shares in row["arms"].items():
+                add(arm, "total_variation", part, shares["total_variation"], "judge", row["prompt"])
+    for group, compared in content["fidelity"].items():
+        for arm, figures in {FLOOR: compared[FLOOR], **compared["arms"]}.items():
             for metric in (*DISTANCES, *SHARES, "ratio"):
                 if metric in figures:
                     add(arm, "frechet_distance_ratio" if metric == "ratio" else metric, group, figures[metric])
     for group, by_name in content["diversity"].items():
         for name, measures in by_name.items():
-            for measure, one in measures.items():
-                add(name, f"diversity_{measure}", group, one)
-    for arm, one in content["consistency"].items():
+            for measure, figure in measures.items():
+                add(name, f"diversity_{measure}", group, figure)
+    for arm, figures in content["consistency"].items():
         for group in ("all", "stayed", "changed", "unrelated"):
-            add(arm, "consistency", group, one[group])
-    for arm, one in content["clip_score"].items():
-        add(arm, "clip_score", "all", one)
+            add(arm, "consistency", group, figures[group])
+    for arm, figure in content["clip_score"].items():
+        add(arm, "clip_score", "all", figure)
     for name, by_arm in content["named_prompts"].items():
-        for arm, one in by_arm.items():
-            add(arm, "prompt adherence", name, one["share"], "judge")
+        for arm, adherence in by_arm.items():
+            add(arm, "prompt adherence", name, adherence["share"], "judge")
     return pd.DataFrame(rows)

@@ -97,19 +97,19 @@ def shares_of_part(
                 "undefined": "nobody measured the classifier on held-out images",
             },
         }
-    made = corrected_proportions(counts, confusion, part.target, NUM_REPLICATES, seed)
-    return {**shares, "corrected": {**made, "proportions": dict(zip(part.values, made["proportions"]))}}
+    corrected = corrected_proportions(counts, confusion, part.target, NUM_REPLICATES, seed)
+    return {**shares, "corrected": {**corrected, "proportions": dict(zip(part.values, corrected["proportions"]))}}
 
 
 def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
     # of a joint, heads are taken to err independently; its rows count as the rarer of their values
     tables = []
     for name, values in part.vocabulary.items():
-        one = held_out.get(name)
-        if not one:
+        accuracy = held_out.get(name)
+        if not accuracy:
             return None
-        order = [list(one["values"]).index(value) for value in values]
-        tables.append(np.asarray(one["confusion"], float)[np.ix_(order, order)])
+        order = [list(accuracy["values"]).index(value) for value in values]
+        tables.append(np.asarray(accuracy["confusion"], float)[np.ix_(order, order)])
     if len(tables) == 1:
         return tables[0].astype(np.int64)
     sizes = [table.sum(1) for table in tables]
@@ -117,7 +117,7 @@ def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
         np.divide(table, size[:, None], out=np.zeros_like(table), where=size[:, None] > 0)
         for table, size in zip(tables, sizes)
     ]
-    least = reduce(lambda one, other: np.minimum.outer(one, other).ravel(), sizes)
+    least = reduce(lambda smallest, size: np.minimum.outer(smallest, size).ravel(), sizes)
     joint: np.ndarray = reduce(np.kron, rates) * least[:, None]
     return joint
 
@@ -165,7 +165,7 @@ def shares_by_prompt(
         ``mean``: by arm the mean total variation over prompts with images enough in it, before and after, with what
         draws from the target itself would have at these counts as ``by_chance``.
     """
-    found: dict[str, Any] = {}
+    by_part: dict[str, Any] = {}
     for part in parts:
         rows: list[dict[str, Any]] = []
         names = list(dict.fromkeys(name for table in tables.values() for name in table[prompt]))
@@ -180,18 +180,18 @@ def shares_by_prompt(
         enough = {}
         for arm in tables:
             compared = {"before", "after", arm} & set(tables)
-            enough[arm] = [row["arms"][arm] for row in rows if not any(row["arms"][one]["few"] for one in compared)]
-        found[part.name] = {
+            enough[arm] = [row["arms"][arm] for row in rows if not any(row["arms"][other]["few"] for other in compared)]
+        by_part[part.name] = {
             "prompts": rows,
             "mean": {arm: _mean_over_prompts(of_arm, part, seed) for arm, of_arm in enough.items()},
             "least_images": FEW_OF_A_PROMPT,
         }
-    return found
+    return by_part
 
 
 def _by_prompt(prompts: pd.Series, codes: np.ndarray, part: Part) -> dict[str, np.ndarray]:
-    places, names = pd.factorize(prompts)
-    table = np.bincount(places * len(part.values) + codes, minlength=len(names) * len(part.values))
+    numbers, names = pd.factorize(prompts)
+    table = np.bincount(numbers * len(part.values) + codes, minlength=len(names) * len(part.values))
     return dict(zip(names, table.reshape(len(names), -1)))
 
 
@@ -203,8 +203,8 @@ def _mean_over_prompts(rows: Sequence[Mapping[str, Any]], part: Part, seed: int)
         n: float(total_variation(rng.multinomial(n, part.target, NUM_REPLICATES) / n, part.target).mean())
         for n in sorted({row["n"] for row in rows})
     }
-    made = mean_figure(np.array([row["total_variation"]["value"] for row in rows]))
-    return {**made, "by_chance": float(np.mean([expected[row["n"]] for row in rows]))}
+    mean = mean_figure(np.array([row["total_variation"]["value"] for row in rows]))
+    return {**mean, "by_chance": float(np.mean([expected[row["n"]] for row in rows]))}
 
 
 def prompt_adherence(
@@ -237,18 +237,18 @@ def prompt_adherence(
         if len(part.vocabulary) > 1:
             continue
         asked = {arm: _asked(table, part, words.get(part.name), prompt) for arm, table in tables.items()}
-        if all((one < 0).all() for one in asked.values()):
+        if all((codes_asked < 0).all() for codes_asked in asked.values()):
             continue
-        right = {arm: codes[arm][part.name] == one for arm, one in asked.items()}
+        right = {arm: codes[arm][part.name] == codes_asked for arm, codes_asked in asked.items()}
         adherence[part.name] = {}
-        for arm, one in asked.items():
-            known = one >= 0
-            by_value = {value: _share(right[arm][one == code]) for code, value in enumerate(part.values)}
-            made = {"share": _share(right[arm][known]), "by_value": by_value, "left_out": int((~known).sum())}
+        for arm, codes_asked in asked.items():
+            known = codes_asked >= 0
+            by_value = {value: _share(right[arm][codes_asked == code]) for code, value in enumerate(part.values)}
+            shares = {"share": _share(right[arm][known]), "by_value": by_value, "left_out": int((~known).sum())}
             first, second = same_noise(tables["before"], tables[arm], prompt)
-            usable = (asked["before"][first] >= 0) & (one[second] >= 0)
+            usable = (asked["before"][first] >= 0) & (codes_asked[second] >= 0)
             pair = right["before"][first[usable]], right[arm][second[usable]]
-            adherence[part.name][arm] = {**made, "ratio": _ratio_of_pairs(*pair, seed)}
+            adherence[part.name][arm] = {**shares, "ratio": _ratio_of_pairs(*pair, seed)}
     if not adherence:
         first = next(iter(tables.values()))[prompt].iloc[0]
         raise InputError(

@@ -156,8 +156,8 @@ def _of_fidelity(content: Mapping[str, Any], arm: str) -> list[Finding]:
     unsure: list[str] = []
     words = []
     ratios: dict[str, Figure] = {}
-    for group, one in content["fidelity"].items():
-        ratio = one["arms"][arm]["ratio"]
+    for group, compared in content["fidelity"].items():
+        ratio = compared["arms"][arm]["ratio"]
         if known(ratio["value"]) is None:
             continue
         ratios[group] = Figure.of(ratio)
@@ -204,25 +204,25 @@ def _graded(
 
 
 def _of_pairs(content: Mapping[str, Any], arm: str) -> list[Finding]:
-    one = content["consistency"].get(arm) or {}
-    stayed, edges = one.get("stayed") or {}, edges_of(one.get("stayed"))
+    pairs = content["consistency"].get(arm) or {}
+    stayed, edges = pairs.get("stayed") or {}, edges_of(pairs.get("stayed"))
     if known(stayed.get("value")) is None:
         return []
     low = stayed["value"] < LEAST_CONSISTENCY
     lost = low and edges is not None and edges[1] < LEAST_CONSISTENCY
-    moved = f"{figure_text(one['changed'], 3)} ({one['changed']['n']:,} pairs)"
-    changed = f"pairs that changed it {moved}" if one["changed"]["n"] else "no pair changed it"
+    moved = f"{figure_text(pairs['changed'], 3)} ({pairs['changed']['n']:,} pairs)"
+    changed = f"pairs that changed it {moved}" if pairs["changed"]["n"] else "no pair changed it"
     text = (
         "Cosine similarity of images from the same noise before and after: pairs that kept their subgroup "
         f"{figure_text(stayed, 3)} ({stayed['n']:,} pairs), {changed}; images from different noise "
-        f"{number(one['unrelated']['value'], 3)}."
+        f"{number(pairs['unrelated']['value'], 3)}."
     )
-    figures = {name: Figure.of(one[name]) for name in ("stayed", "changed", "unrelated")}
+    figures = {name: Figure.of(pairs[name]) for name in ("stayed", "changed", "unrelated")}
     return [Finding("error" if lost else "warning" if low else "ok", text, figures)]
 
 
 def _of_prompt_adherence(content: Mapping[str, Any], arm: str) -> list[Finding]:
-    found = []
+    findings = []
     for name, by_arm in (content.get("named_prompts") or {}).items():
         if arm not in by_arm:
             continue
@@ -241,57 +241,61 @@ def _of_prompt_adherence(content: Mapping[str, Any], arm: str) -> list[Finding]:
         if blind:
             text += f" Before alignment the model did not follow such prompts better than chance ({chance:.2f})."
         figures = {**{name: Figure.of(by_arm[name]["share"]) for name in ("before", arm)}, "ratio": Figure.of(ratio)}
-        found.append(Finding("error" if lost else "warning" if low or blind else "ok", text, figures))
-    return found
+        findings.append(Finding("error" if lost else "warning" if low or blind else "ok", text, figures))
+    return findings
 
 
 def cautions(content: Mapping[str, Any]) -> list[Finding]:
     """What limits the conclusions."""
-    found = [Finding("warning", sentence) for sentence in content["notes"]]
-    for attribute, one in content["judge"]["held_out"].items():
-        accuracy, chance = one["balanced_accuracy"], one["chance"]
+    findings = [Finding("warning", sentence) for sentence in content["notes"]]
+    for attribute, accuracies in content["judge"]["held_out"].items():
+        accuracy, chance = accuracies["balanced_accuracy"], accuracies["chance"]
         text = (
-            f"a balanced accuracy of {figure_text(accuracy, 3)} on {one['n']:,} held-out images (chance {chance:.2f})"
+            f"a balanced accuracy of {figure_text(accuracy, 3)} on {accuracies['n']:,} held-out images "
+            f"(chance {chance:.2f})"
         )
         if attribute in content["judge"]["at_chance"]:
             sentence = f"Do not rely on these results: the judge classifies {attribute} at chance level, with {text}."
-            found.append(Finding("error", sentence))
+            findings.append(Finding("error", sentence))
         elif accuracy["value"] < LOW_ACCURACY:
-            found.append(Finding("warning", f"The judge often misclassifies {attribute}: {text}."))
+            findings.append(Finding("warning", f"The judge often misclassifies {attribute}: {text}."))
     unmeasured = [name for name in content["target"]["attributes"] if name not in content["judge"]["held_out"]]
     if unmeasured:
         text = (
             f"The judge's accuracy for {', '.join(unmeasured)} was not measured: shares are not corrected for "
             "misclassification."
         )
-        found.append(Finding("warning", text))
-    counts = {arm: one[content["part"]]["total_variation"]["n"] for arm, one in content["distance_to_target"].items()}
+        findings.append(Finding("warning", text))
+    counts = {
+        arm: distances[content["part"]]["total_variation"]["n"]
+        for arm, distances in content["distance_to_target"].items()
+    }
     few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
-        found.append(Finding("warning", f"Fewer than {FEW_IMAGES} images, so intervals are wide: {few}."))
+        findings.append(Finding("warning", f"Fewer than {FEW_IMAGES} images, so intervals are wide: {few}."))
     if (content.get("curve") or {}).get("kept_step") == 0:
         text = "No update reduced the distance to the target: the original weights were kept."
-        found.append(Finding("warning", text))
+        findings.append(Finding("warning", text))
     pairs = content["consistency"].get("after")
     if pairs and pairs["stayed"]["n"] + pairs["changed"]["n"] == 0:
         text = "Consistency could not be measured: no images before and after share prompt, number, and seed."
-        found.append(Finding("warning", text))
+        findings.append(Finding("warning", text))
     if content["settings_that_differ"]:
-        found.append(Finding("warning", differing_settings(content["settings_that_differ"])))
-    return found + _copies(content)
+        findings.append(Finding("warning", differing_settings(content["settings_that_differ"])))
+    return findings + _copies(content)
 
 
 def _copies(content: Mapping[str, Any]) -> list[Finding]:
     memory: Mapping[str, Any] = content["memorization"]
-    base, found = memory.get("held_out"), []
-    for arm, one in memory.items():
-        if arm != "held_out" and reproduces_training_images(one, base):
+    base, findings = memory.get("held_out"), []
+    for arm, figures in memory.items():
+        if arm != "held_out" and reproduces_training_images(figures, base):
             text = (
-                f"{arm_title(arm)} reproduces training images: share of copies {figure_text(one['copies'], 3)}, versus "
-                f"{figure_text(memory['held_out']['copies'], 3)} of held-out real images."
+                f"{arm_title(arm)} reproduces training images: share of copies {figure_text(figures['copies'], 3)}, "
+                f"versus {figure_text(memory['held_out']['copies'], 3)} of held-out real images."
             )
-            found.append(Finding("error", text))
-    return found
+            findings.append(Finding("error", text))
+    return findings
 
 
 def _signed(value: float) -> str:

@@ -30,14 +30,14 @@ def verdict(
         focus: the arm that knows the metadata.
         rival: the arm that knows the class alone.
     """
-    found = _of_probe(probe, focus, rival)
-    found += _of_fidelity(fidelity, focus, rival)
-    found += _of_shortcut(probe)
-    return found + _warnings(fidelity, probe, focus)
+    findings = _of_probe(probe, focus, rival)
+    findings += _of_fidelity(fidelity, focus, rival)
+    findings += _of_shortcut(probe)
+    return findings + _warnings(fidelity, probe, focus)
 
 
 def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
-    rows = {one["arms"][1]: one for one in probe["comparisons"] if one["figure"] == "balanced_accuracy"}
+    rows = {row["arms"][1]: row for row in probe["comparisons"] if row["figure"] == "balanced_accuracy"}
     wanted = [name for name in ("real", rival) if name in rows]
     effects = {name: _effect(rows[name]) for name in wanted}
     sentences = [_difference(rows[name], focus, name) for name in wanted]
@@ -59,7 +59,7 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
         )
     differences = {name: rows[name]["difference"] for name in wanted}
     compared = "; ".join(sentence.removesuffix(".") for sentence in sentences)
-    found = [Finding(level, f"{answer} {compared}. Tested on {probe['test']['what']}.", differences)]
+    findings = [Finding(level, f"{answer} {compared}. Tested on {probe['test']['what']}.", differences)]
     if best is not None:
         effect = _effect(baselines[best])
         words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
@@ -67,19 +67,22 @@ def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]
             f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(best)}. "
             f"{_difference(baselines[best], focus, best)}"
         )
-        found.append(Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {best: baselines[best]["difference"]}))
-    found += _of_worst_group(probe, focus, wanted)
-    return found
+        findings.append(
+            Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {best: baselines[best]["difference"]})
+        )
+    findings += _of_worst_group(probe, focus, wanted)
+    return findings
 
 
 def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str]) -> list[Finding]:
     values = {name: probe["arms"][name]["worst_group_accuracy"] for name in (focus, *others)}
-    if any(one["value"] is None for one in values.values()):
+    if any(worst["value"] is None for worst in values.values()):
         return [Finding("note", "Worst-group accuracy is undefined: no group has enough test images.")]
     text = ", ".join(
-        f"{arm_title(name)} {one['value']:.2f} ({one['group']}, {one['n']} images)" for name, one in values.items()
+        f"{arm_title(name)} {worst['value']:.2f} ({worst['group']}, {worst['n']} images)"
+        for name, worst in values.items()
     )
-    tested = {one["arms"][1]: one for one in probe["comparisons"] if one["figure"] == "worst_group_accuracy"}
+    tested = {row["arms"][1]: row for row in probe["comparisons"] if row["figure"] == "worst_group_accuracy"}
     effects = [_effect(tested[name]) if name in tested else 0 for name in others]
     certain = [name for name, effect in zip(others, effects) if effect]
     ending = "no difference is significant"
@@ -88,7 +91,7 @@ def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str])
     if others and len(certain) == len(others):
         ending = "the differences are significant" if len(others) > 1 else "the difference is significant"
     level = "warning" if any(effect < 0 for effect in effects) else "ok" if any(effects) and all(effects) else "note"
-    figures = {name: Figure.of(one) for name, one in values.items()}
+    figures = {name: Figure.of(worst) for name, worst in values.items()}
     return [Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)]
 
 
@@ -108,7 +111,7 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
         ]
     theirs = arms[rival]["frechet_distance"]
     pair = next(
-        one for one in fidelity["comparisons"] if set(one["arms"]) == {focus, rival} and one["combinations"] == "all"
+        row for row in fidelity["comparisons"] if set(row["arms"]) == {focus, rival} and row["combinations"] == "all"
     )
     test = pair["log_ratio"]
     text = (
@@ -125,11 +128,11 @@ def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Fi
 
 
 def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
-    shortcut, found = probe["shortcut"], []
+    shortcut, findings = probe["shortcut"], []
     name = next(iter(probe.get("attributes") or ["center"]))
     center = shortcut.get("center_probe_accuracy") or {}
     if center.get("value") is not None:
-        found.append(
+        findings.append(
             Finding(
                 "note",
                 f"The {name} can be predicted from the features of real images with a balanced accuracy of "
@@ -137,23 +140,23 @@ def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
                 {name: center},
             )
         )
-    drops = {arm: one["average_performance_drop"]["value"] for arm, one in shortcut["correlation"]["arms"].items()}
+    drops = {arm: curve["average_performance_drop"]["value"] for arm, curve in shortcut["correlation"]["arms"].items()}
     if drops and all(value is not None for value in drops.values()):
         text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)}%" for arm, value in drops.items())
-        found.append(
+        findings.append(
             Finding(
                 "note",
                 f"Mean change in balanced accuracy as {name} and class become correlated in training: {text}.",
                 drops,
             )
         )
-    return found
+    return findings
 
 
 def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str) -> list[Finding]:
-    found = []
+    findings = []
     if fidelity["settings_that_differ"]:
-        found.append(Finding("warning", differing_settings(fidelity["settings_that_differ"])))
+        findings.append(Finding("warning", differing_settings(fidelity["settings_that_differ"])))
     held_out = fidelity["real"].get("memorization")
     copies = fidelity["arms"].get(focus, {}).get("memorization")
     if copies and held_out and reproduces_training_images(copies, held_out):
@@ -161,31 +164,31 @@ def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str)
             f"{arm_title(focus)} reproduces training images: {copies['copies']['value']:.1%} of its images are copies, "
             f"versus {held_out['copies']['value']:.1%} of held-out real images."
         )
-        found.append(Finding("error", text, {focus: copies["copies"], "held_out": held_out["copies"]}))
+        findings.append(Finding("error", text, {focus: copies["copies"], "held_out": held_out["copies"]}))
     draws = probe["settings"].get("num_repeats")
-    others = sum(one["figure"] == "balanced_accuracy" for one in probe["comparisons"])
+    others = sum(row["figure"] == "balanced_accuracy" for row in probe["comparisons"])
     # the test over draws exchanges signs: its least p value, corrected for the number of arms
     if draws and others and others * 2 / 2**draws >= ALPHA:
         text = (
             f"With {draws} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so no effect "
             "can be claimed. Increase --num_repeats."
         )
-        found.append(Finding("warning", text))
+        findings.append(Finding("warning", text))
     patients = probe["test"]["patients"]
     if patients < 20:
-        found.append(
+        findings.append(
             Finding("warning", f"The test images come from only {patients} patients, so results may differ for others.")
         )
     strongest, weakest = min(probe["settings"]["c_values"]), max(probe["settings"]["c_values"])
-    edge = [name for name, one in probe["arms"].items() if one["training"]["c"] in (strongest, weakest)]
+    edge = [name for name, figures in probe["arms"].items() if figures["training"]["c"] in (strongest, weakest)]
     if edge and strongest < weakest:
         names = ", ".join(map(arm_title, edge))
         text = f"The best C lies at the edge of its range for {names}: extend the range with --c_values."
-        found.append(Finding("warning", text))
-    short = [name for name, one in probe["arms"].items() if one["training"]["converged"] < 1]
+        findings.append(Finding("warning", text))
+    short = [name for name, figures in probe["arms"].items() if figures["training"]["converged"] < 1]
     if short:
-        found.append(Finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
-    return found
+        findings.append(Finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
+    return findings
 
 
 def _effect(row: Mapping[str, Any]) -> int:
@@ -209,8 +212,8 @@ def _signed(value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and float(text) else text
 
 
-def _number(one: Mapping[str, Any]) -> str:
-    return "–" if one["value"] is None else f"{one['value']:.2f}"
+def _number(figure: Mapping[str, Any]) -> str:
+    return "–" if figure["value"] is None else f"{figure['value']:.2f}"
 
 
 def _p(value: float | None) -> str:
