@@ -227,7 +227,7 @@ def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
     assert behind["total_variation"]["value"] is None and "no better than chance" in behind["undefined"]
     assert content["verdict"]["after"]["answer"] == "undecided"
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.index("chance level") < page.index("Verdict: undecided")
+    assert page.index("chance level") < page.index("The result is undecided")
     assert "chance level" in page and "not corrected" in page
 
 
