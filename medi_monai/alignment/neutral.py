@@ -49,7 +49,9 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
     for name in ("label_dropout", "attribute_dropout", "joint_dropout"):
         rate = settings.get(name)
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise InputError(f"the settings of the training (model.json) do not say {name}: is there a trained model?")
+            raise InputError(
+                f"the settings of the training (model.json) do not contain {name}: is there a trained model?"
+            )
         rates[name] = float(rate)
     own = [rates["label_dropout"], *([rates["attribute_dropout"]] * len(schema.attributes))]
     alone = math.prod(rate if name in attributes else 1 - rate for name, rate in zip(schema.names, own))
@@ -97,7 +99,7 @@ def neutral_plan(
         made = read_plan(plan, kept)
         named = [name for name in attributes if name in made.columns]
         if named:
-            raise InputError(f"the plan {plan} names {named[0]!r}, which is to be left to the model: drop the column")
+            raise InputError(f"the plan {plan} names {named[0]!r}, which has to be left to the model: drop the column")
     elif kept:
         made = _occurring(training(), kept, num_images)
     else:
@@ -118,9 +120,9 @@ def _check_unconditioned(
             raise unknown_value("attribute", name, columns, "It is a column of the cohort.")
     if unconditioned:
         print(
-            f"the model is not conditioned on {', '.join(unconditioned)}: its images are neutral in it, whatever is "
-            "asked for. The anchor cannot name it either and holds on to the shares of the training: lower "
-            "--anchor_weight where the target is not reached; there is nothing to distill",
+            f"the model is not conditioned on {', '.join(unconditioned)}: every prompt is "
+            "neutral in it. The anchor cannot name it either and keeps the shares of the training: lower "
+            "--anchor_weight if the target is not reached. There is nothing to distill",
             flush=True,
         )
 
@@ -191,6 +193,6 @@ def encoder_features(
     total = features(tried.requires_grad_()).sum()
     if not total.requires_grad or torch.autograd.grad(total, tried, allow_unused=True)[0] is None:
         raise InputError(
-            f"the encoder {encoder.name} passes no gradient to the images: it cannot keep them as they are"
+            f"the encoder {encoder.name} passes no gradient to the images, so it cannot serve the consistency term"
         )
     return features

@@ -129,7 +129,7 @@ class ReferencePool:
         together: int = 1,
     ) -> None:
         if generator.solver != "ddim":
-            raise InputError(f"solver = {generator.solver!r}: an alignment sends gradients through 'ddim' alone")
+            raise InputError(f"solver = {generator.solver!r}: alignment needs 'ddim', which gradients pass through")
         self.network, self.target, self.features, self.seed, self.together = network, target, features, seed, together
         self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
         self.generator = copy(generator)

@@ -123,7 +123,7 @@ def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame
         if not chosen:
             by = [list(words[name][value]) for name, value in zip(words, group)]
             raise InputError(
-                f"no caption in training names {_shown(group)} (by {' and '.join(map(str, by))}): nothing to ask for"
+                f"no caption in training names {_shown(group)} (by {' and '.join(map(str, by))}): nothing to prompt for"
             )
         # where there are fewer images than captions, those that get one are spread over all
         ends = [place * share // len(chosen) for place in range(len(chosen) + 1)]
@@ -139,7 +139,7 @@ def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | No
         named &= ~missing_cells(cohort.table[name])
     if not named.any():
         print(
-            f"no caption in training names {attribute!r}: the anchor keeps to all images, and so to their shares, and "
+            f"no caption in training names {attribute!r}: the anchor uses all images, and so keeps their shares, and "
             "there is nothing to distill"
         )
         return None

@@ -98,7 +98,7 @@ def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.
     counts = np.bincount(groups[groups >= 0], minlength=len(shares))
     for name, share, count in zip(target.names, shares, counts):
         if share > 0 and count == 0:
-            raise InputError(f"no image is read as {name!r}, of which the target wants a share of {share:g}")
+            raise InputError(f"no image is predicted as {name!r}, which has a share of {share:g} in the target")
     rng = np.random.default_rng(seed_from("alternatives", seed))
     chosen = [
         rng.permutation(np.flatnonzero(groups == group))[:count]
@@ -238,7 +238,7 @@ def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> C
     for group, (name, count) in enumerate(zip(target.names, counts)):
         members = np.flatnonzero(groups == group)
         if count and not len(members):
-            raise InputError(f"no image in training is of {name!r}, of which the target wants a share")
+            raise InputError(f"no training image is {name!r}, which has a share in the target")
         if count:
             rows.append(np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count])
             words.append(f"{name} {count:,} (of {len(members):,} different ones)")

@@ -173,7 +173,8 @@ def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, sou
         raise InputError(f"ckpt_dir = {folder} holds the model that is to be tuned; give another folder for the result")
     if losses.last_steps is not None and losses.last_steps > generator.num_steps:
         raise InputError(
-            f"last_steps = {losses.last_steps}: the gradient goes through 1 to {generator.num_steps} (num_steps) steps"
+            f"last_steps = {losses.last_steps}: the gradient can pass through 1 to {generator.num_steps} (num_steps)"
+            " steps"
         )
 
 
@@ -211,8 +212,8 @@ def _warn_of_many_prompts(pool: ReferencePool) -> None:
     if few > MANY_PROMPTS and len(sizes) > 1:
         print(
             f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {few:.0%} of them are of "
-            f"prompts with fewer than {FEW}: those are brought to the target together. Give a larger --pool_size, "
-            "fewer prompts, or --scope batch",
+            f"prompts with fewer than {FEW}: those prompts are matched to the target together. Give a larger "
+            "--pool_size, fewer prompts, or --scope batch",
             flush=True,
         )
 
@@ -282,7 +283,7 @@ def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max
     if step < max_steps and not watch.exhausted:
         checkpoint.save(trainer)
         raise RunStopped(
-            f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Go on with "
+            f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Resume with "
             "the same command and --resume true."
         )
     watch.look(step)

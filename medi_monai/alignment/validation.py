@@ -64,7 +64,7 @@ class SubgroupWatch:
         by_prompt: bool = False,
     ) -> None:
         if GUIDE in readers:
-            raise InputError(f"a reader called {GUIDE!r}: the guide is watched in any case; name others otherwise")
+            raise InputError(f"a reader called {GUIDE!r}: the guide is always included; choose another name")
         self.network, self.target, self.writer = network, pool.target, writer
         self.every, self.patience, self.tolerance = every, patience, tolerance
         size = pool.generator.batch_size
@@ -115,7 +115,7 @@ class SubgroupWatch:
         words = (
             f"weights of update {self.best_step} of {self.curve[-1]['step']} are kept; distance to the target: {moved}"
         )
-        nothing = "; NONE of the updates came nearer to the target, and the model is as it was"
+        nothing = "; no update came closer to the target, and the model is unchanged"
         return words + (nothing if self.best_step == 0 else "")
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
         if {path.name for path in root.iterdir()} - set(LOCK_FILES):
             for name in LOCK_FILES:
                 (root / name).unlink(missing_ok=True)
-            raise InputError(f"{root} is not empty and holds no cohort of ours; choose another --output_dir")
+            raise InputError(f"{root} is not empty and holds no cohort; choose another --output_dir")
         write_json(path, settings)
 
 

@@ -37,7 +37,7 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         InputError: for an unknown kind or column, no column, a count below 1, or a plan without a row.
     """
     if kind not in PLANS:
-        raise unknown_value("kind of plan", kind, PLANS, "A path of a table with a `count` column is a plan as well.")
+        raise unknown_value("kind of plan", kind, PLANS, "Or give the path of a table with a `count` column.")
     if images_per_combination < 1:
         raise InputError(f"images_per_combination = {images_per_combination}: it has to be 1 or more")
     if not columns:
@@ -56,7 +56,7 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         largest = max(present.values())
         plan = {key: largest - present.get(key, 0) for key in product if present.get(key, 0) < largest}
     if not plan:
-        raise InputError(f"the plan {kind!r} is empty: the training table lacks no combination of {list(columns)}")
+        raise InputError(f"the plan {kind!r} is empty: the training table has every combination of {list(columns)}")
     return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
 
 

@@ -54,17 +54,13 @@ def read_arms(
         require_columns(table, ["image", *columns], root / "manifest.csv")
         empty = [column for column in columns if missing_cells(table[column]).any()]
         if empty:
-            raise InputError(
-                f"{root / 'manifest.csv'} leaves {empty[0]!r} open in some rows: sample a plan that names it"
-            )
+            raise InputError(f"{root / 'manifest.csv'} has rows without {empty[0]!r}: sample a plan that names it")
         lacking = [image for image in table["image"] if not (root / image).is_file()]
         if lacking:
-            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are not there, the first {lacking[0]}")
+            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are missing, the first {lacking[0]}")
         repeated = int(table["image"].duplicated().sum())
         if repeated:
-            raise InputError(
-                f"{repeated} rows of {root / 'manifest.csv'} repeat an image: each counts as one, so list it once"
-            )
+            raise InputError(f"{repeated} rows of {root / 'manifest.csv'} repeat an image: list each image once")
         cohorts[name] = Cohort(table, root)
     return cohorts
 
@@ -99,7 +95,7 @@ def _check_patients(table: pd.DataFrame) -> None:
         first = shared.iloc[0]
         raise InputError(
             f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {first['first']!r} and "
-            f"{first['last']!r}: what is measured there is memory. Split the cohort by patient."
+            f"{first['last']!r}: results would be too optimistic. Split the cohort by patient."
         )
 
 

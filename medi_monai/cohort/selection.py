@@ -25,8 +25,8 @@ def build_schema(
         values = column.values if isinstance(column, CategoricalColumn) else ()
         if len(values) > 8 and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             print(
-                f"{column.name!r} has {len(values)} values, all of them numbers, and is taken for categories; if it is "
-                "a quantity, name it in `continuous`",
+                f"{column.name!r} has {len(values)} values, all of them numbers, and is treated as categorical; if it "
+                "is a quantity, name it in `continuous`",
                 flush=True,
             )
     return schema
@@ -60,7 +60,7 @@ def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) 
         named = ", ".join(f"{name!r} ({count})" for name, count in rare.items())
         raise InputError(
             f"labels with fewer than {min_patches_per_label} patches in training: {named}. Class-balanced sampling "
-            "would repeat them without end: remove or merge them, or allow it with --min_patches_per_label 1"
+            "would repeat them many times: remove or merge them, or allow it with --min_patches_per_label 1"
         )
     return rows
 
@@ -69,7 +69,7 @@ def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: 
     """A fixed choice of validation patches: of other patients where the split has them, else of those in training."""
     rows = cohort.split("val")
     if len(rows) == 0:
-        print("the split has no validation patients: the validation loss is taken on training patches", flush=True)
+        print("the split has no validation patients: the validation loss is computed on training patches", flush=True)
         rows = training
     chosen = torch.randperm(len(rows), generator=generator_from("validation", seed))[:num_patches].sort().values
     return Cohort(rows.table.iloc[chosen.tolist()].reset_index(drop=True), rows.root)

@@ -28,7 +28,7 @@ def guided(
         ``(x_t, timesteps) -> prediction``.
     """
     if scale < 0:
-        raise InputError(f"guidance_scale = {scale}: it has to be zero or more, and 1 is no guidance")
+        raise InputError(f"guidance_scale = {scale}: it has to be 0 or more; 1 is no guidance")
     if scale == 1:
         return lambda noisy, timesteps: network(noisy, timesteps, conditions)
 

@@ -187,7 +187,7 @@ def _pixels(images: Any, count: int) -> torch.Tensor:
     if len(images) != count:
         raise InputError(f"{len(images)} images and {count} captions: one for each is needed")
     if count < 2:
-        raise InputError(f"{count} pairs: a contrast needs two or more")
+        raise InputError(f"{count} pairs: contrastive training needs two or more")
     return images
 
 

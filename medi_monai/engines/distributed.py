@@ -61,8 +61,8 @@ def refuse_processes(run: str) -> None:
     """
     if _num_processes() > 1:
         raise InputError(
-            f"{run} runs in one process, and torchrun started {_num_processes()}: each would do all of it, into the "
-            "same folders. Give the same command without torchrun"
+            f"{run} runs in one process, and torchrun started {_num_processes()}: each would repeat the whole "
+            "run in the same folders. Start it without torchrun"
         )
 
 
@@ -109,7 +109,7 @@ def _wait_for_all() -> None:
     try:
         idist.barrier()
     except RuntimeError as error:
-        raise RunStopped("another process of this run has ended; its own message says why") from error
+        raise RunStopped("another process of this run has stopped; see its own message") from error
 
 
 def is_main_process() -> bool:

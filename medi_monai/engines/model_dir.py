@@ -65,11 +65,11 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
     path = Path(ckpt_dir) / "model.json"
     if not path.is_file():
         if (Path(ckpt_dir) / "model.pt").is_file():
-            raise InputError(f"there is no {path} beside the weights; it says how they were trained")
+            raise InputError(f"there is no {path} beside the weights, which records how they were trained")
         return dict(defaults)
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold the settings of a training")
+        raise InputError(f"{path} does not hold training settings")
     # a folder that was moved as a whole, model and cohort
     beside = Path(ckpt_dir) / content.get(FROM_HERE, ".")
     if not holds_cohort(content.get("cohort_dir") or "") and FROM_HERE in content and holds_cohort(beside):
@@ -99,8 +99,8 @@ def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_roo
     default = default_cohort_dir(preparation, bundle_root)
     if recorded:
         print(
-            f"warning: the cohort that the model was trained on is not in {recorded} any more, and {default} takes its "
-            "place; --cohort_dir says where it is",
+            f"warning: the cohort that the model was trained on is no longer in {recorded}; {default} is "
+            "used instead. Give its folder with --cohort_dir",
             flush=True,
         )
     return default

@@ -55,7 +55,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         rates = {"label_dropout": label_dropout, "attribute_dropout": attribute_dropout, "joint_dropout": joint_dropout}
         for name, value in rates.items():
             if not 0 <= value <= 1:
-                raise InputError(f"{name} = {value}: a probability lies in [0, 1]")
+                raise InputError(f"{name} = {value}: a probability has to lie in [0, 1]")
         self.schedule, self.objective = schedule, objective
         self.dropout = dropout or (
             lambda codes, generator: drop_to_null(codes, label_dropout, attribute_dropout, generator, joint_dropout)

@@ -55,7 +55,7 @@ class DiffusionTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         if max_epochs != 1:
-            raise InputError(f"max_epochs = {max_epochs}: a training is one epoch of max_steps steps")
+            raise InputError(f"max_epochs = {max_epochs}: training is a single epoch of max_steps steps")
         if max_grad_norm <= 0:
             raise InputError(f"max_grad_norm = {max_grad_norm}: it has to be above 0")
         if accumulation_steps < 1:
@@ -132,7 +132,7 @@ def train(
         trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
         if step > trainer.state.epoch_length:
             raise InputError(
-                f"the training in {folder} is at step {step} already; give a larger --max_steps, with its --decay_steps"
+                f"the training in {folder} is already at step {step}; give a larger --max_steps and --decay_steps"
             )
         if is_main_process():
             # one that was stopped between its last step and its last file
@@ -159,7 +159,7 @@ def train(
     if trainer.state.iteration < trainer.state.epoch_length:
         raise RunStopped(
             f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; its state is saved in "
-            f"{checkpoint.newest}. Go on with the same command and --resume true."
+            f"{checkpoint.newest}. Resume with the same command and --resume true."
         )
     model = folder / "model.pt"
     if not is_main_process():

@@ -88,7 +88,7 @@ class AttributeClassifier(nn.Module):
         if not isinstance(images, torch.Tensor) or not images.is_floating_point():
             given = getattr(images, "dtype", type(images).__name__)
             raise InputError(
-                f"the classifier takes float images in [-1, 1], not {given}; divide uint8 by 127.5, less 1"
+                f"the classifier takes float images in [-1, 1], not {given}; for uint8, divide by 127.5 and subtract 1"
             )
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(f"the classifier takes images (N, 3, H, W), not of the shape {tuple(images.shape)}")
@@ -101,7 +101,7 @@ class AttributeClassifier(nn.Module):
     def column(self, attribute: str) -> CategoricalColumn:
         """The vocabulary of one attribute, or an :class:`InputError` that names those there are."""
         if attribute not in self.columns:
-            remedy = "Train a classifier that reads it, or align another attribute."
+            remedy = "Train a classifier of it, or align another attribute."
             raise unknown_value("attribute of the classifier", attribute, self.columns, remedy)
         return self.columns[attribute]
 

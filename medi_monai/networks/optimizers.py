@@ -52,7 +52,7 @@ class MuonAdamW(torch.optim.Optimizer):
         named = [(name, one) for name, one in network.named_parameters() if one.requires_grad]
         inner = {name for name, one in named if one.ndim >= 2 and name.split(".")[0] not in edges}
         if not inner:
-            raise InputError("the network has no matrices within for Muon; choose AdamW")
+            raise InputError("the network has no hidden weight matrices for Muon; choose AdamW")
         groups = [{"params": [one for name, one in named if (name in inner) == within]} for within in (True, False)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._adamw = torch.optim.AdamW(groups[1]["params"], lr, weight_decay=weight_decay, fused=True)

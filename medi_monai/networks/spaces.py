@@ -204,7 +204,7 @@ def _method(autoencoder: nn.Module, *names: str) -> str:
     for name in names:
         if callable(getattr(autoencoder, name, None)):
             return name
-    raise InputError(f"{type(autoencoder).__name__} is no autoencoder: it has no method {' or '.join(names)}")
+    raise InputError(f"{type(autoencoder).__name__} is not an autoencoder: it has no method {' or '.join(names)}")
 
 
 def _mean(coded: Any) -> torch.Tensor:

@@ -54,7 +54,7 @@ def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None
     """Write the adapter of a network alone, before it is merged: its weights and its rank."""
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
     if not state:
-        raise InputError("the network has no adapter to save: it is merged already, or was never tuned with 'lora'")
+        raise InputError("the network has no adapter to save: it is already merged, or was never tuned with 'lora'")
     save_tensors(path, {"rank": rank, "state": state})
 
 
@@ -66,14 +66,14 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     """
     content = load_tensors(path)
     if set(content) != {"rank", "state"}:
-        raise InputError(f"{path} is no adapter; it holds {sorted(map(str, content))[:5]}")
+        raise InputError(f"{path} is not an adapter; it holds {sorted(map(str, content))[:5]}")
     _inject(network, int(content["rank"]))
     expected = {name: value.shape for name, value in network.state_dict().items() if "lora_" in name}
     state = content["state"]
     if expected != {name: value.shape for name, value in state.items()}:
         # an adapter that nothing was loaded into is zero
         merge_adapter(network)
-        raise InputError(f"the adapter in {path} is of another network: its layers differ in name or size")
+        raise InputError(f"the adapter in {path} belongs to another network: its layers differ in name or size")
     network.load_state_dict(state, strict=False)
     return merge_adapter(network)
 

@@ -37,7 +37,7 @@ class PatchGrid:
         if self.image_size < 8 or (self.stride is not None and self.stride < 1):
             raise InputError(f"image_size {self.image_size} has to be 8 or more, stride {self.stride} 1 or more")
         if not 0 < self.mpp < 100:
-            raise InputError(f"mpp = {self.mpp}: the microns per pixel of a patch lie between 0 and 100")
+            raise InputError(f"mpp = {self.mpp}: the microns per pixel of a patch have to lie between 0 and 100")
         if not 0 <= self.min_tissue <= 1:
             raise InputError(f"min_tissue = {self.min_tissue}: it is a fraction in [0, 1]")
 

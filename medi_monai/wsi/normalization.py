@@ -169,7 +169,7 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
         check_patch(image)
         parts.append(thinned(np.moveaxis(np.asarray(image), -3, 0), MAX_PIXELS))
     if not parts:
-        raise InputError("a target is fitted to at least one patch, and there was none")
+        raise InputError("a target is fitted to one patch or more, and none was given")
     return NORMALIZATIONS[method].fit(np.concatenate(parts, axis=1)[:, :, None])
 
 

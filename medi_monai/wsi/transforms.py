@@ -53,9 +53,7 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
             check_patch(result[key])
         counts = {_count(result[key]) for key in present}
         if len(counts) > 1:
-            raise InputError(
-                f"the items {present} hold {sorted(counts)} images: those of one call need the same number"
-            )
+            raise InputError(f"the items {present} hold {sorted(counts)} images: they all need the same number")
         if not counts:
             return result
         self.randomize(counts.pop())

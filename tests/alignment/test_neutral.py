@@ -61,7 +61,7 @@ def test_a_null_that_was_never_trained_is_refused_and_a_rare_one_warned_of(schem
     assert capsys.readouterr().out == ""
     plan_of(schema, "center", attribute_dropout=0.005)
     assert "warning: 0.43% of the training had center left out" in capsys.readouterr().out
-    with pytest.raises(InputError, match="do not say joint_dropout"):
+    with pytest.raises(InputError, match="do not contain joint_dropout"):
         plan_of(schema, "center", joint_dropout=None)
     with pytest.raises(InputError, match="unknown attribute 'centre': did you mean 'center'"):
         plan_of(schema, "centre")
@@ -84,7 +84,7 @@ def test_all_that_a_model_draws_is_neutral_in_what_it_is_not_conditioned_on(sche
     plan = neutral_plan("neutral", lambda: TABLE, class_only, ["center"], {}, 20)
     assert plan.values.tolist() == [["A", 12], ["B", 6], ["C", 2]]
     said = capsys.readouterr().out
-    assert "not conditioned on center: its images are neutral" in said and "--anchor_weight" in said
+    assert "not conditioned on center: every prompt is neutral" in said and "--anchor_weight" in said
     # of the joint, what it is conditioned on has to be known null
     assert neutral_share(class_only, ["tumor", "center"], RATES) == neutral_share(class_only, ["tumor"], RATES) < 1
     with pytest.raises(InputError, match="never trained with tumor left out"):

@@ -158,5 +158,5 @@ def test_without_an_attribute_prompts_are_given(cohort):
 
     assert counts(prompt_plan(["brain"], 3, refused, None, None)) == {"brain": 3}
     for more in ({"prompts": "named"}, {"prompts": ["brain"], "neutral": True}):
-        with pytest.raises(InputError, match="name a column of the cohort by --attribute"):
+        with pytest.raises(InputError, match="name a column of the cohort with --attribute"):
             prompt_plan(num_images=3, training=refused, templates=None, attribute=None, **more)

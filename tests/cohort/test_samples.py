@@ -28,7 +28,7 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path):
         read_arms({}, ["center"])
     with pytest.raises(InputError, match="no manifest.csv in .*absent"):
         read_arms({"x": tmp_path / "absent"}, ["center"])
-    with pytest.raises(InputError, match="leaves 'center' open"):
+    with pytest.raises(InputError, match="has rows without 'center'"):
         read_arms({"x": arm(tmp_path / "a", center=["n", "", "s"])}, ["center"])
     with pytest.raises(InputError, match="race"):
         read_arms({"x": arm(tmp_path / "b")}, ["race"])

@@ -75,7 +75,7 @@ def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
 @pytest.mark.parametrize(
     "image, mpp, says",
     [
-        ("empty.jpg", "0.5", "is empty: it has no byte"),
+        ("empty.jpg", "0.5", "is an empty file"),
         ("half.jpg", "0.5", "truncated"),
         ("text.jpg", "0.5", "cannot identify"),
         ("gone.jpg", "0.5", "there is no image"),

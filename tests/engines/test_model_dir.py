@@ -148,7 +148,7 @@ def test_model_and_cohort_may_be_moved_together(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     found = load_settings(tmp_path / "after" / "models", {})
     assert trained_cohort_dir(found, own_cohort(tmp_path / "own"), "bundle") == str(tmp_path / "own")
-    assert f"is not in {cohort} any more, and {tmp_path / 'own'} takes its place" in capsys.readouterr().out
+    assert f"is no longer in {cohort}; {tmp_path / 'own'} is used instead" in capsys.readouterr().out
 
 
 def test_sampling_looks_for_the_cohort_of_the_training(tiny_cohort, tmp_path):
@@ -168,7 +168,7 @@ def test_the_settings_of_a_training_go_before_the_defaults_and_lie_beside_the_we
     write_json(tmp_path / "model.json", {"objective": "epsilon"})
     assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}
     write_json(tmp_path / "model.json", [])
-    with pytest.raises(InputError, match="does not hold the settings"):
+    with pytest.raises(InputError, match="does not hold training settings"):
         load_settings(tmp_path, {})
     (tmp_path / "model.json").rename(tmp_path / "model.pt")
     with pytest.raises(InputError, match="no .*model.json beside the weights"):

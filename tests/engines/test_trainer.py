@@ -165,7 +165,7 @@ def test_a_training_that_ended_before_its_last_file_is_finished(make, capsys):
 
 def test_resuming_beyond_the_last_step_is_refused(make):
     make("long", 4).run()
-    with pytest.raises(InputError, match="at step 4 already; give a larger --max_steps"):
+    with pytest.raises(InputError, match="already at step 4; give a larger --max_steps"):
         make("long", 2).run(resume=True)
 
 

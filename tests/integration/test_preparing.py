@@ -61,7 +61,7 @@ WRONG = {
     "slides/truncated1.tiff": "truncated",
     "slides/truncated2.tiff": "truncated",
     "slides/word.tiff": "'20x' microns per pixel is no positive number",
-    "slides/zero.tiff": "is empty: it has no byte",
+    "slides/zero.tiff": "is an empty file",
 }
 
 

@@ -107,5 +107,5 @@ def test_frozen_parameters_stay():
 
 
 def test_a_network_without_matrices_is_refused():
-    with pytest.raises(InputError, match="no matrices within"):
+    with pytest.raises(InputError, match="no hidden weight matrices"):
         MuonAdamW(nn.ModuleDict({"conv_in": nn.Conv2d(1, 1, 3)}))

@@ -138,7 +138,7 @@ def test_descriptions_tell_spaces_apart():
         (lambda: LatentSpace(autoencoder(), scale=0.0), "scale = 0.0"),
         (lambda: LatentSpace(autoencoder(), scale=float("nan")), "scale = nan"),
         (lambda: LatentSpace(autoencoder(), low=1.0), "low = 1.0"),
-        (lambda: LatentSpace(nn.Linear(2, 2)), "Linear is no autoencoder"),
+        (lambda: LatentSpace(nn.Linear(2, 2)), "Linear is not an autoencoder"),
         (lambda: LatentSpace(autoencoder()).shape(17), "17"),
         (lambda: LatentSpace(Halves()).shape(17), "cannot take images of 17 pixels"),
         (lambda: PixelSpace(3).encode(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)), "uint8"),

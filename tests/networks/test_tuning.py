@@ -135,7 +135,7 @@ def test_what_cannot_be(tmp_path):
         tuned_parameters(torch.nn.Sequential(torch.nn.Linear(2, 2)), "lora", 2)
     pytest.importorskip("peft")
     save_tensors(tmp_path / "weights.pt", network_of().state_dict())
-    with pytest.raises(InputError, match="is no adapter"):
+    with pytest.raises(InputError, match="is not an adapter"):
         apply_adapter(network_of(), tmp_path / "weights.pt")
     wide = network_of(width=16)
     update(wide, tuned_parameters(wide, "lora", 2))
@@ -143,7 +143,7 @@ def test_what_cannot_be(tmp_path):
     assert load_tensors(tmp_path / "adapter.pt")["rank"] == 2
     network = network_of()
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(InputError, match="of another network"):
+    with pytest.raises(InputError, match="belongs to another network"):
         apply_adapter(network, tmp_path / "adapter.pt")
     after = network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], value) for name, value in after.items())

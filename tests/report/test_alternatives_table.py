@@ -115,8 +115,8 @@ def test_without_costs_there_are_none_and_without_other_arms_there_is_nothing():
 
 def test_an_arm_without_images_is_told_with_its_reason():
     given = content(("before", "after", "retrained"))
-    given["costs"]["resampled"]["left_out"] = "no image is read as 'female'"
+    given["costs"]["resampled"]["left_out"] = "no image is predicted as 'female'"
     found = blocks(given)
     (notice,) = [one for one in found if one["kind"] == "notice" and one["level"] == "warning"]
-    assert notice["text"] == "Resampled: not reported, because no image is read as 'female'."
+    assert notice["text"] == "Resampled: not reported, because no image is predicted as 'female'."
     assert "Resampled" not in table_of(given)["run time"]

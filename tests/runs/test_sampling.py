@@ -101,7 +101,7 @@ def test_a_null_label_that_was_never_trained_is_refused(run, tmp_path):
     plan = pd.DataFrame({"center": ["South"], "count": [1]})
     with pytest.raises(InputError, match="never trained with project_id left out"):
         run(plan, trained_with={**DROPOUT, "label_dropout": 0.0})
-    with pytest.raises(InputError, match="do not say label_dropout"):
+    with pytest.raises(InputError, match="do not contain label_dropout"):
         run(plan)
     assert not (tmp_path / "output").exists()
 

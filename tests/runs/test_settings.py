@@ -175,7 +175,7 @@ def test_every_setting_says_what_it_is():
     [
         ({"female": 0.7, "male": 0.7}, None, "sums to 1.4"),
         ("table", None, "no reference table is given"),
-        ("uniform", "table.csv", "it has to be 'table' to follow it"),
+        ("uniform", "table.csv", "set it to 'table'"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused_before_work(target, table, message):

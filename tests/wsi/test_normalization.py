@@ -201,7 +201,7 @@ def test_a_malformed_target_is_named(content, message):
 def test_mistakes_in_fitting_are_named(odd_patches, demo_patches, tmp_path):
     with pytest.raises(InputError, match="did you mean 'reinhard'"):
         fit_target(demo_patches[0], "reinhart")
-    with pytest.raises(InputError, match="at least one patch"):
+    with pytest.raises(InputError, match="one patch or more"):
         fit_target([])
     for method in NORMALIZATIONS:
         with pytest.raises(InputError, match="the target shows no"):

@@ -128,7 +128,7 @@ def consistency_weights(
     elif target is not None:
         change = images_to_change(reference_probabilities, target, generator)
     else:
-        raise InputError("weights of consistency need pseudo-targets or a target, and neither is given")
+        raise InputError("consistency weights need pseudo-targets or a target, and neither is given")
     weights = reference_probabilities.new_full(change.shape, keep_weight).detach()
     return weights.masked_fill(change, change_weight)
 

@@ -54,7 +54,7 @@ class Rollout:
         if self._send_back is None:
             raise InputError("a rollout goes backward once: draw the images again")
         if gradient.shape != self.images.shape:
-            raise InputError(f"a gradient of {tuple(gradient.shape)} is none of images {tuple(self.images.shape)}")
+            raise InputError(f"a gradient of {tuple(gradient.shape)} does not fit images of {tuple(self.images.shape)}")
         send_back, self._send_back = self._send_back, None
         send_back(gradient)
 
@@ -201,7 +201,7 @@ def _timesteps(sample: torch.Tensor, now: int) -> torch.Tensor:
 def _steps(schedule: NoiseSchedule, num_steps: int, last_steps: int | None) -> list[tuple[int, int]]:
     steps = sampling_timesteps(num_steps, schedule.num_timesteps).tolist()
     if last_steps is not None and not 1 <= last_steps <= num_steps:
-        raise InputError(f"last_steps = {last_steps}: the gradient goes through 1 to {num_steps} (num_steps) steps")
+        raise InputError(f"last_steps = {last_steps}: the gradient can pass through 1 to {num_steps} (num_steps) steps")
     return list(zip(steps[:-1], steps[1:]))
 
 

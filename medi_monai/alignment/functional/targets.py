@@ -69,7 +69,7 @@ class SubgroupTarget:
         """
         for name in self.attributes:
             if name not in logits:
-                raise unknown_value("attribute", name, logits, "The classifier reads these alone.")
+                raise unknown_value("attribute", name, logits, "The classifier predicts only these.")
         by_attribute = [logits[name].float().log_softmax(1) for name in self.attributes]
         return reduce(lambda joint, own: (joint[:, :, None] + own[:, None, :]).flatten(1), by_attribute)
 
@@ -105,11 +105,11 @@ def make_target(
     chosen = tuple(names if names is not None else spec if by_attribute else attributes)
     for name in chosen:
         if name not in attributes:
-            raise unknown_value("attribute", name, attributes, "The classifier reads these alone.")
+            raise unknown_value("attribute", name, attributes, "The classifier predicts only these.")
     values = [tuple(map(str, attributes[name])) for name in chosen]
     groups = tuple(itertools.product(*values))
     if not 2 <= len(groups) == len(set(groups)) or len(set(chosen)) != len(chosen):
-        raise InputError(f"a target needs two subgroups or more, none of them twice, not {list(groups)}")
+        raise InputError(f"a target needs two or more different subgroups, not {list(groups)}")
     if isinstance(spec, str):
         shares = _named_shares(spec, chosen, groups, table)
     elif by_attribute:
@@ -143,7 +143,9 @@ def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
 
 def _check_unused(spec: Any, table: Any) -> None:
     if table is not None and spec != "table":
-        raise InputError(f"a reference table is given, and the target is {spec!r}: it has to be 'table' to follow it")
+        raise InputError(
+            f"a reference table is given, but the target is {spec!r}: set it to 'table', or leave the table out"
+        )
 
 
 def _mapping(spec: Any) -> Mapping[Any, Any]:
@@ -156,9 +158,7 @@ def _check_word(spec: str, table: Any) -> None:
     if spec not in ("uniform", "table"):
         raise unknown_value("target", spec, ("uniform", "table"), "Or give a mapping of values to shares.")
     if spec == "table" and table is None:
-        raise InputError(
-            "the target is to be that of a table, and no reference table is given: its path is target_table"
-        )
+        raise InputError("the target is 'table', and no reference table is given: set its path, target_table")
 
 
 def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Sequence[str]]) -> bool:
@@ -169,7 +169,7 @@ def _is_by_attribute(spec: str | Mapping[Any, Any], attributes: Mapping[str, Seq
     values = [str(value) for known in attributes.values() for value in known]
     for key in spec:
         if key not in attributes and str(key) not in values:
-            raise unknown_value("attribute", key, [*attributes, *values], "The classifier reads these alone.")
+            raise unknown_value("attribute", key, [*attributes, *values], "The classifier predicts only these.")
     return all(key in attributes for key in spec)
 
 
@@ -196,7 +196,7 @@ def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table:
         raise InputError(f"none of the {len(table)} rows of the reference table has {' and '.join(names)}")
     weights = _weights(table)[known]
     if not weights.sum() > 0:
-        raise InputError(f"the rows of the reference table with {' and '.join(names)} count nothing")
+        raise InputError(f"the rows of the reference table with {' and '.join(names)} have a total weight of 0")
     sums = weights.groupby([codes.loc[known, name] for name in names]).sum() / weights.sum()
     shares = {key if isinstance(key, tuple) else (key,): share for key, share in sums.items()}
     places = itertools.product(*(range(int(size)) for size in _sizes(groups)))
@@ -325,7 +325,7 @@ def joint_attributes(attribute: str | None) -> list[str]:
         InputError: for none at all, or a name that is empty or given twice.
     """
     if attribute is None:
-        raise InputError("there is no attribute, and one is needed here: name a column of the cohort by --attribute")
+        raise InputError("an attribute is needed here: name a column of the cohort with --attribute")
     names = [name.strip() for name in attribute.split(SEPARATOR)]
     if not all(names) or len(set(names)) != len(names):
         raise InputError(f"attribute = {attribute!r}: give a column, or several as 'project_id|center', each once")

@@ -147,7 +147,7 @@ def _sex_scores(sign: int, rng: np.random.Generator) -> Array:
 def view_of(seed: int, level: float = 0.0) -> View:
     """How a slice of any patient is taken: pose and scanner, drawn from ``seed``."""
     if not -1 <= level <= 1:
-        raise InputError(f"the level of a slice lies between -1 and 1, not at {level}")
+        raise InputError(f"the level of a slice has to lie between -1 and 1, not at {level}")
     rng = np.random.default_rng(seed_from("demo brain view", seed))
     pose = rng.normal(size=3).clip(-2, 2)
     return View(

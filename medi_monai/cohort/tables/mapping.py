@@ -230,7 +230,7 @@ def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
 
 def _rule(name: str, content: Any) -> ColumnRule:
     if not isinstance(content, Mapping):
-        raise InputError(f"{content!r} is no rule; write {{column: gender}}, with further keys of {', '.join(KEYS)}")
+        raise InputError(f"{content!r} is not a rule; write {{column: gender}}, with further keys of {', '.join(KEYS)}")
     for key in content:
         if key not in KEYS:
             raise unknown_value("key", key, KEYS)
@@ -281,7 +281,7 @@ def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
-        raise InputError(f"{value!r} is no text: YAML reads yes, no, on, off and null so; put it in quotes")
+        raise InputError(f"{value!r} is not a string: YAML reads yes, no, on, off and null so; put it in quotes")
     return str(value)
 
 

@@ -188,8 +188,8 @@ def chance_warnings(results: Mapping[str, Any]) -> list[str]:
             low, high = found["ci95"]
             what = f"has a balanced accuracy of {found['value']:.2f} ({low:.2f} to {high:.2f}) on {result['n']} images"
         sentences.append(
-            f"the classifier {what} for {name!r}, where chance is {result['chance']:.2f}: it can hardly be read from "
-            "these images. Align or judge another attribute, or train with more images."
+            f"the classifier {what} for {name!r}, where chance is {result['chance']:.2f}: it cannot be "
+            "read reliably from these images. Align another attribute, or train with more images."
         )
     return sentences
 
@@ -217,7 +217,7 @@ def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int
     # a patient whose rows differ has the first of the values
     units = cells.groupby(level=0).min() if attributes else cells[~cells.index.duplicated()]
     if not 2 <= num_parts <= len(units):
-        raise InputError(f"{num_parts} parts of {len(units)} patients: give 2 or more, and no more than patients")
+        raise InputError(f"{num_parts} parts of {len(units)} patients: give 2 or more, and at most one per patient")
     units = units.assign(order=[seed_from("parts", seed, str(name)) for name in units.index])
     units = units.sort_values([*attributes, "order"])
     part = pd.Series(np.arange(len(units)) % num_parts, units.index)

@@ -67,7 +67,7 @@ class Hardening:
         for field in fields(self):
             value, high = getattr(self, field.name), bounds.get(field.name, 1.0)
             if not 0 <= value <= high:
-                raise InputError(f"{field.name} = {value!r} of the augmentation: it lies in [0, {high:g}]")
+                raise InputError(f"{field.name} = {value!r} of the augmentation: it has to lie in [0, {high:g}]")
 
     @classmethod
     def none(cls) -> Hardening:

@@ -111,7 +111,7 @@ class ClassifierSettings:
             )
         for name in ("label_smoothing", "generated_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)} of a classifier: it lies in [0, 1)")
+                raise InputError(f"{name} = {getattr(self, name)} of a classifier: it has to lie in [0, 1)")
 
 
 def label_codes(
@@ -183,14 +183,14 @@ class ClassifierBatches:
         for number, place in enumerate(used):
             size = (count + number) // len(used)
             if size < 1:
-                raise InputError(f"a batch with {count} images of one kind is too small for {len(used)} attributes")
+                raise InputError(f"a batch with {count} images of one source is too small for {len(used)} attributes")
             groups = self.codes[known[place], place]
             there, group, members = groups.unique(return_inverse=True, return_counts=True)
             if len(there) < 2:
                 # what gives such a set of images away would be taken for the value
                 kind = "generated" if seed[1] else "training"
                 raise InputError(
-                    f"all of the {len(groups)} {kind} images of known {names[place]!r} are of one value: "
+                    f"all of the {len(groups)} {kind} images with a known {names[place]!r} have the same value: "
                     "give images of two or more, or leave the attribute out"
                 )
             self.expected[known[place]] += size / (len(there) * members[group])

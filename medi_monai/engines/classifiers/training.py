@@ -234,12 +234,10 @@ def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> 
     codes, read = label_codes(reader, generated.table), read_probabilities(reader, generated.images)
     found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)
     kept = (found == codes).all(1)
-    print(
-        f"{int(kept.sum()):,} of {len(kept):,} generated images show what they were asked for, and are used", flush=True
-    )
+    print(f"{int(kept.sum()):,} of {len(kept):,} generated images are predicted as requested, and are used", flush=True)
     values = zip(reader.attributes.values(), codes[kept].T)
     if not all(len(set(column.tolist())) == len(names) for names, column in values):
-        print("they do not show every value of the attributes: real images alone are used", flush=True)
+        print("not every value of the attributes is among them: only real images are used", flush=True)
         return None
     return LabeledImages(generated.images[kept], generated.table[kept.numpy()].reset_index(drop=True))
 
@@ -308,7 +306,7 @@ def _watch(
 
 def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[str, ...]]:
     if isinstance(attributes, str) or not attributes:
-        raise InputError(f"attributes = {attributes!r}: give a list of columns for the classifier to read")
+        raise InputError(f"attributes = {attributes!r}: give a list of columns for the classifier to predict")
     vocabulary = {}
     for name in attributes:
         if name not in table.columns:
@@ -319,7 +317,7 @@ def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[
         values = CategoricalColumn.from_values(name, table[name].unique()).values
         if len(values) > MAX_NUMBERS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             raise InputError(
-                f"the attribute {name!r} has {len(values)} values, all of them numbers: a classifier reads groups. "
+                f"the attribute {name!r} has {len(values)} values, all of them numbers: a classifier predicts groups. "
                 "Make a column of groups, such as 'under 45' and 'from 45 on'"
             )
         if len(values) < 2:
@@ -337,16 +335,16 @@ def _check_apart(training: pd.DataFrame, held_out: pd.DataFrame) -> None:
     both = sorted(set(training["patient"].dropna()) & set(held_out["patient"].dropna()) - {""})
     if both:
         raise InputError(
-            f"{len(both)} patients are held out and in training, such as {both[0]!r}: what a classifier does on them "
-            "says nothing. Split by patient."
+            f"{len(both)} patients are both held out and in training, such as {both[0]!r}: accuracy on them is "
+            "too optimistic. Split by patient."
         )
 
 
 def _check_held_out(cohort: Cohort, splits: Sequence[str]) -> None:
     if len(cohort.split(*splits)) == 0:
         raise InputError(
-            f"the cohort in {cohort.root} has no image in {list(splits)}, so nobody would know how well the classifier "
-            "reads. Split with a val_fraction, or measure by cross-validation with --num_folds 5"
+            f"the cohort in {cohort.root} has no image in {list(splits)}, so its accuracy "
+            "cannot be measured. Split with a val_fraction, or cross-validate with --num_folds 5"
         )
 
 

@@ -81,7 +81,7 @@ class TrainingCheckpoint:
         content = load_tensors(path)
         lacking = {"step", "settings", *self.parts} - content.keys()
         if lacking:
-            raise InputError(f"{path} is not a checkpoint of a training: it lacks {sorted(lacking)}")
+            raise InputError(f"{path} is not a training checkpoint: it lacks {sorted(lacking)}")
         changed = [
             f"{name}: {content['settings'].get(name)} in the checkpoint, {value} now"
             for name, value in {**dict.fromkeys(content["settings"]), **self.settings}.items()
@@ -89,8 +89,8 @@ class TrainingCheckpoint:
         ]
         if changed:
             raise InputError(
-                f"{path} comes from a training with other settings ({'; '.join(changed)}). Resume with the same "
-                "settings (decay_steps follows max_steps unless it is given), or train anew with --resume false: "
+                f"{path} is from a training with other settings ({'; '.join(changed)}). Resume with the same "
+                "settings (decay_steps follows max_steps unless it is given), or start again with --resume false: "
                 "earlier checkpoints are then moved aside."
             )
         for name, part in self.parts.items():

@@ -58,7 +58,7 @@ def power_average_exponent(relative_width: float) -> float:
     ``sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))``, solved for gamma by bisection.
     """
     if not 0 < relative_width < 0.28:
-        raise InputError(f"ema_width = {relative_width}: it lies between 0 and 0.28 (of the training)")
+        raise InputError(f"ema_width = {relative_width}: it has to lie between 0 and 0.28 (of the training)")
     low, high = 0.0, 1e6
     for _ in range(200):
         middle = (low + high) / 2

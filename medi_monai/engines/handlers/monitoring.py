@@ -208,7 +208,7 @@ class FiniteLossGuard:
             return
         good = self.checkpoint.newest
         raise RunStopped(
-            f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were left "
-            f"as before this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Train "
+            f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were not "
+            f"changed by this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Train "
             "anew with a lower learning_rate or max_grad_norm."
         )

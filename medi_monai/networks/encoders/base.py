@@ -132,7 +132,9 @@ class Encoder(nn.Module):
 
 def _check(name: str, image_size: int | None, interpolation: str, mean: Sequence[float], std: Sequence[float]) -> None:
     if not NAME.fullmatch(name):
-        raise InputError(f"encoder name {name!r}: letters, digits, '.', '_' and '-', for folders are named by it")
+        raise InputError(
+            f"encoder name {name!r}: only letters, digits, '.', '_' and '-' are allowed, for folders are named after it"
+        )
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise InputError(f"image_size {image_size!r} of {name}: a number of pixels of 1 or more is needed")
     if interpolation not in INTERPOLATIONS:

@@ -270,8 +270,8 @@ def _load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: st
     if lacking or unknown or other:
         example = sorted([*lacking, *other, *unknown])[0]
         raise InputError(
-            f"{complaint}: of {len(expected)} tensors, {len(lacking)} lack and {len(other)} have another shape, and "
-            f"{len(unknown)} are none of its own (such as {example})"
+            f"{complaint}: of {len(expected)} tensors, {len(lacking)} are missing and {len(other)} have another "
+            f"shape, and {len(unknown)} are unknown (such as {example})"
         )
     network.load_state_dict(state)
 

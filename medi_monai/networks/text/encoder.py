@@ -206,8 +206,8 @@ class FrozenTextEncoder(nn.Module):
         """
         if codes.ndim != 2 or codes.shape[1] != self.max_length or codes.is_floating_point():
             raise InputError(
-                f"codes of shape {tuple(codes.shape)} and type {codes.dtype} are none of this text encoder: expected "
-                f"whole numbers (N, {self.max_length}), as `tokenize` gives them"
+                f"codes of shape {tuple(codes.shape)} and type {codes.dtype} do not belong to this text encoder: "
+                f"expected whole numbers (N, {self.max_length}), as `tokenize` gives them"
             )
         codes = codes.to(next(self.tower.parameters()).device, torch.int64)
         context = self._known(codes)
@@ -273,7 +273,7 @@ def _length(tokenizer: Any, num_positions: int | None, max_length: int | None) -
     limits = [value for value in (tokenizer.model_max_length, num_positions) if value is not None and value < 1 << 20]
     if max_length is None:
         if not limits:
-            raise InputError("neither tokenizer nor text model say how many tokens a caption may have: give max_length")
+            raise InputError("neither tokenizer nor text model states the most tokens of a caption: give max_length")
         return min(limits)
     least = tokenizer.num_special_tokens_to_add() + 1
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:

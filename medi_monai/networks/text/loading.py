@@ -139,8 +139,8 @@ def _weights(model: str | os.PathLike, loader: Any) -> tuple[nn.Module, list[str
     needed = [name for name in lacking if not re.search(r"(^|\.)(pooler|cls|lm_head)\.", name)]
     if needed:
         raise InputError(
-            f"the weights of {os.fspath(model)} are incomplete: {len(needed)} tensors lack, such as {needed[0]}. "
-            "Fetch them again, or give the model that belongs to its config.json"
+            f"the weights of {os.fspath(model)} are incomplete: {len(needed)} tensors are missing, such as {needed[0]}."
+            " Fetch them again, or give the model that belongs to its config.json"
         )
     return network, lacking
 

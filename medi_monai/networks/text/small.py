@@ -42,7 +42,7 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
     transformers = require("transformers", PURPOSE)
     texts = sorted({caption for caption in captions if caption.strip()})
     if not texts:
-        raise InputError("there is no caption to make a tokenizer of")
+        raise InputError("there is no caption to make a tokenizer from")
     alphabet, merges = _learn(texts, num_merges, transformers)
     words = [*alphabet, *(sign + WORD_END for sign in alphabet), *("".join(pair) for pair in merges), START, END]
     vocabulary = {word: place for place, word in enumerate(dict.fromkeys(words))}
@@ -156,7 +156,7 @@ def check_free(folder: str | os.PathLike) -> Path:
     """The folder, which is not there or is empty; otherwise an :class:`InputError`."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and is not empty; choose another folder, or move it away")
+        raise InputError(f"{folder} already exists and is not empty; choose another folder, or move it away")
     return folder
 
 

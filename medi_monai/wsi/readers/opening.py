@@ -83,7 +83,7 @@ def _check_file(path: Path) -> None:
     if not S_ISREG(found.st_mode):
         raise InputError(f"the image {path} is {'a folder' if S_ISDIR(found.st_mode) else 'no regular file'}")
     if found.st_size == 0:
-        raise InputError(f"the image {path} is empty: it has no byte")
+        raise InputError(f"the image {path} is an empty file")
 
 
 def _check_tiff(path: Path) -> None:

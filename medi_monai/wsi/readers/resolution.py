@@ -53,7 +53,7 @@ def resolution(
         return given, given
     raise InputError(
         f"{path} says {sum(in_file) / 2:g} microns per pixel and the table {given:g}: correct the one that is wrong, "
-        "or set `mpp_conflict` to 'file' or 'given' to say whose word counts"
+        "or set `mpp_conflict` to 'file' or 'given' to say which one counts"
     )
 
 

@@ -131,7 +131,7 @@ def test_other_settings_into_the_same_folder_are_an_error(folder, tmp_path):
     prepare(preparation(folder), tmp_path / "out")
     with pytest.raises(InputError, match="other settings .*square.image_size: was 32, is 16 now"):
         prepare(preparation(folder, 16), tmp_path / "out")
-    with pytest.raises(InputError, match="holds no cohort of ours"):
+    with pytest.raises(InputError, match="holds no cohort"):
         prepare(preparation(folder), folder)
 
 

@@ -154,7 +154,7 @@ def test_a_random_column_equals_a_loop_over_its_rows(sites):
         ({"center": {**LOOKUP, "unlisted": "drop"}}, "unknown choice of `unlisted` 'drop'"),
         ({"center": {**LOOKUP, "aliases": {"A": ["x"], "B": ["x"]}}}, "'x' is a spelling"),
         ({"site": {"barcode": "code"}}, "unknown part of a barcode 'code'"),
-        ({"site": ["column"]}, "is no rule"),
+        ({"site": ["column"]}, "is not a rule"),
         (["race"], "table of rules"),
     ],
 )

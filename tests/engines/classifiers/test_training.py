@@ -97,7 +97,7 @@ class TestTraining:
     def test_generated_images_of_one_value_would_give_it_away(self):
         generated = bars(60, 5)
         generated.table["sex"] = "male"
-        with pytest.raises(InputError, match="all of the 60 generated images of known 'sex' are of one value"):
+        with pytest.raises(InputError, match="all of the 60 generated images with a known 'sex' have the same value"):
             train_classifier(bars(40), ["sex"], None, QUICK, generated)
 
     def test_scalars_are_written(self, tmp_path):
@@ -135,7 +135,7 @@ class TestTraining:
             train_classifier(labeled, attributes, None, QUICK)
 
     def test_patients_in_both_parts(self):
-        with pytest.raises(InputError, match="10 patients are held out and in training, such as 'P0000'"):
+        with pytest.raises(InputError, match="10 patients are both held out and in training, such as 'P0000'"):
             train_classifier(bars(40), ["sex"], bars(20), QUICK)
 
     @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ class TestBatches:
         ]
         assert kept.table["patient"].tolist() == lied.table["patient"][expected].tolist()
         assert not set(np.flatnonzero(wrong)) & set(expected) and len(expected) > 50
-        assert f"{len(expected)} of 80 generated images show" in capsys.readouterr().out
+        assert f"{len(expected)} of 80 generated images are predicted as requested" in capsys.readouterr().out
 
     def test_without_a_prompt_consistent_image_of_a_value_real_ones_are_used_alone(self, trained, capsys):
         generated = bars(40, 9)
@@ -191,7 +191,7 @@ class TestBatches:
             generated.images[~women], generated.table[~women].assign(sex="female").reset_index(drop=True)
         )
         assert prompt_consistent_images(lied, trained[0]) is None
-        assert "real images alone are used" in capsys.readouterr().out
+        assert "only real images are used" in capsys.readouterr().out
 
     def test_generated_images_have_their_share(self):
         generated = bars(50, 3)

@@ -129,7 +129,7 @@ def test_without_alternatives_there_are_two_arms(experiment):
 
 
 def test_where_nothing_could_be_chosen_the_evaluation_goes_without(experiment):
-    experiment.why_none = "no image is read as 'female'"
+    experiment.why_none = "no image is predicted as 'female'"
     evaluation = experiment()["evaluation"]
     assert list(evaluation["arms"]) == ["before", "after", "retrained"]
     assert evaluation["costs"]["resampled"]["left_out"] == experiment.why_none
@@ -190,7 +190,7 @@ def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"last_steps": 99}, "last_steps = 99: the gradient goes through 1 to 15"),
+        ({"last_steps": 99}, "last_steps = 99: the gradient can pass through 1 to 15"),
         ({"encoder": "unknwon"}, "unknown encoder 'unknwon'"),
         ({"encoder": {"name": "embedded", "wieghts": "x"}}, "wieghts"),
         ({"attribute": None}, "name it by --attribute"),

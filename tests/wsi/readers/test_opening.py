@@ -104,7 +104,7 @@ def test_files_that_are_no_slides_are_one_line_each(tmp_path, pixels, read_apart
         for path in paths:
             assert is_one_line_about(found[path.name], path), (backend, path.name, found[path.name])
     assert "its content is PNG" in found["png.svs"] and "its content is JPEG" in found["jpeg.tif"]
-    assert all("has no byte" in found[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
+    assert all("is an empty file" in found[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
     assert all("is a folder" in found[name] for name in ("folder", "folder.svs", "folder.tiff", "folder.png"))
     assert "levels of symbolic links" in found["loop.svs"] and "no regular file" in found["pipe.svs"]
     with pytest.raises(InputError, match="there is no image"):
