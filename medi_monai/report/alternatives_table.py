@@ -39,7 +39,7 @@ def add_alternatives(page: Page, content: Mapping[str, Any]) -> None:
     page.text("\n".join([*(WORDS[arm] for arm in [*others, *left_out] if arm in WORDS), *([BUDGET] if same else ())]))
     for arm in others:
         verdict = content["verdict"][arm]
-        page.notice(f"{arm_title(arm)}: {verdict['answer']}. {verdict['findings'][0]['text']}")
+        page.notice(f"{arm_title(arm)}. {verdict['findings'][0]['text']}")
     for arm, why in left_out.items():
         page.notice(f"{arm_title(arm)}: not reported, because {why}.", "warning")
     columns = {arm: _column(content, arm) for arm in content["proportions"]}

@@ -1,4 +1,4 @@
-"""The audit of a cohort as one page: findings, heat maps of class by attribute, tables, near-duplicates."""
+"""The page of a cohort audit: findings, association of class and attributes, counts, leakage, missing metadata."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from medi_monai.report.page import Page
+from medi_monai.report.sections import add_findings, side_by_side
+from medi_monai.report.words import number
 from medi_monai.utils.errors import InputError
 
 __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
@@ -25,7 +26,6 @@ MOST_ROWS, MOST_COLUMNS = 40, 40
 CELL_INCHES = 0.27
 LABEL_LENGTH = 34
 THUMBNAIL = 160
-NOTICES = {"leakage": "error", "warning": "warning", "note": "note"}
 HELD_OUT = "#d1495b"
 
 
@@ -48,9 +48,10 @@ def write_audit_page(
         ``path``.
     """
     sizes = audit["splits"]["all"]
-    page = Page(title, f"{sizes['rows']:,} rows, {sizes['slides']:,} slides and {sizes['patients']:,} patients in "
+    page = Page(title, f"{sizes['rows']:,} rows, {sizes['slides']:,} slides, and {sizes['patients']:,} patients in "
                        f"{sizes['classes']:,} classes of {audit['label']}.")  # fmt: skip
-    _add_findings(page, audit)
+    _add_answer(page, audit)
+    add_findings(page, audit["findings"])
     page.section("Splits").table(pd.DataFrame(audit["splits"]).T.rename_axis("split"))
     _add_leakage(page, audit, thumbnails)
     if audit["attributes"]:
@@ -62,22 +63,56 @@ def write_audit_page(
     return page.write(path)
 
 
-def _add_findings(page: Page, audit: dict) -> None:
-    if audit["leakage"] is not None and not any(finding["level"] == "leakage" for finding in audit["findings"]):
-        checked = ["patient", "slide"]
-        checked += ["image"] if audit["leakage"]["images"] is not None else []
-        checked += ["file"] if audit["leakage"].get("files") is not None else []
-        checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
-        page.notice(f"No leakage: no {' and no '.join(checked)} lies on two sides of the split.", "ok")
-    for finding in audit["findings"]:
-        page.notice(finding["text"], NOTICES[finding["level"]])
+def _add_answer(page: Page, audit: dict) -> None:
+    leaks = [finding for finding in audit["findings"] if finding["level"] == "leakage"]
+    num_warnings = sum(finding["level"] == "warning" for finding in audit["findings"])
+    level = "error" if leaks else "note" if audit["leakage"] is None else "warning" if num_warnings else "ok"
+    sentences = [_leakage_sentence(audit, bool(leaks)), *_association_sentence(audit)]
+    sentences.append(f"Warnings: {num_warnings}." if num_warnings else "No warnings.")
+    page.answer(sentences, level)
+    if audit["attributes"]:
+        page.figure(
+            association_bars(audit),
+            f"Association of attributes with {audit['label']} among training patients (all patients where there is no "
+            "split), with 95% confidence intervals. Right: accuracy of guessing the class from the attribute alone.",
+        )
+
+
+def _leakage_sentence(audit: dict, leaks: bool) -> str:
+    if audit["leakage"] is None:
+        return "Leakage was not checked, because the table has no split."
+    if leaks:
+        return "Leakage: the same patients or images are in more than one split."
+    checked = ["patient", "slide"]
+    checked += ["image"] if audit["leakage"]["images"] is not None else []
+    checked += ["file"] if audit["leakage"].get("files") is not None else []
+    checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
+    return f"No leakage: no {', '.join(checked[:-1])} or {checked[-1]} is in more than one split."
+
+
+def _association_sentence(audit: dict) -> list[str]:
+    strengths = {name: _trained(audit, name)["cramers_v"]["value"] for name in audit["attributes"]}
+    known = {name: value for name, value in strengths.items() if value is not None}
+    if not known:
+        return []
+    strongest = max(known, key=lambda name: known[name])
+    return [
+        f"The attribute most strongly associated with {audit['label']} is {strongest} (Cramér's V "
+        f"{number(known[strongest], 2)}; 0 is no association, 1 is complete)."
+    ]
+
+
+def _trained(audit: dict, attribute: str) -> dict:
+    """Association in the training split, or over all patients where there is none."""
+    association = audit["attributes"][attribute]["association"]
+    return association.get("train" if "train" in audit["splits"] else "all") or association["all"]
 
 
 def _add_leakage(page: Page, audit: dict, thumbnails: Callable[[str], np.ndarray] | None) -> None:
     leaks = {name: leak for name, leak in (audit["leakage"] or {}).items() if leak and leak["count"]}
     if not leaks:
         return
-    page.section("Leakage", "What lies on more than one side of the split. What is excluded does not count.")
+    page.section("Leakage", "Patients, slides, or images in more than one split; excluded rows are ignored.")
     for name, leak in leaks.items():
         if name == "near_duplicates":
             _add_near_duplicates(page, leak, thumbnails)
@@ -90,12 +125,12 @@ def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.
     examples = leak["examples"]
     rows = []
     for pair in examples:
-        row: dict = {"bits that differ": pair["distance"]}
+        row: dict = {"differing bits": pair["distance"]}
         for name in ("first", "second"):
             row[name] = f"{pair[name]['split']}: {pair[name].get('image', pair[name]['slide'])}"
-            row[f"patient of the {name}"] = pair[name]["patient"]
+            row[f"{name} patient"] = pair[name]["patient"]
         rows.append(row)
-    caption = f"Pairs of near-duplicates: {leak['count']:,} ({leak['rows']:,} rows); one of each two slides is shown"
+    caption = f"Near-duplicate pairs: {leak['count']:,} ({leak['rows']:,} rows); one per pair of slides is shown"
     page.table(pd.DataFrame(rows), caption)
     pictures = []
     for pair in examples:
@@ -104,36 +139,26 @@ def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.
         shown = [side for side in sides if side is not None]
         if len(shown) == 2:
             names = "\n".join(f"{end['split']}: {end['image']}" for end in ends)
-            pictures.append((_beside(*shown), f"{names}\n{pair['distance']} of 64 bits differ"))
+            pictures.append((side_by_side(*shown, THUMBNAIL), f"{names}\n{pair['distance']} of 64 bits differ"))
     if pictures:
         page.figures(pictures)
 
 
-def _thumbnail(image: str, thumbnails: Callable[[str], np.ndarray]) -> Image.Image | None:
+def _thumbnail(image: str, thumbnails: Callable[[str], np.ndarray]) -> np.ndarray | None:
     try:
-        return Image.fromarray(thumbnails(image)).convert("RGB").resize((THUMBNAIL, THUMBNAIL))
+        return thumbnails(image)
     except (InputError, OSError):
         return None
-
-
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    both = Image.new("RGB", (2 * THUMBNAIL + 6, THUMBNAIL), "white")
-    both.paste(left, (0, 0))
-    both.paste(right, (THUMBNAIL + 6, 0))
-    return both
 
 
 def _add_association(page: Page, audit: dict) -> None:
     label = audit["label"]
     page.section(
-        f"How far attributes give {label} away",
-        f"Counted over patients, each once per class and value: patches of one patient are no independent evidence. "
-        f"Cramér's V is 0 where an attribute and {label} know nothing of each other and 1 where one decides the other; "
-        "it is corrected for the bias that few patients and many values bring, and the bar ends in its 95 % interval. "
-        "Balanced accuracy is that of a classifier which never sees an image: it answers the most common class among "
-        "the other patients with the same value. What is at or below chance is no help to it.",
+        f"Association of attributes with {label}",
+        "Counts are of patients, each once per class and value. Cramér's V is 0 for no association and 1 if one column "
+        "determines the other; it is corrected for bias from few patients and many values. Balanced accuracy: guessing "
+        "the class without an image, as the most common class among the other patients with the same value.",
     )
-    page.figure(association_bars(audit), "Association and the accuracy of guessing, over the training patients if any.")
     rows = []
     for name, section in audit["attributes"].items():
         for split, figures in section["association"].items():
@@ -143,15 +168,15 @@ def _add_association(page: Page, audit: dict) -> None:
     shares = {
         name: {
             "values": per["single_class"]["of"],
-            "in one class alone": per["single_class"]["values"],
+            "values in a single class": per["single_class"]["values"],
             "share of patients": per["single_class"]["share_of_patients"],
-            "classes of a value, mean": per["mean"],
-            "classes of a value, most": per["max"],
-            "that value": per["max_value"],
+            "classes per value, mean": per["mean"],
+            "classes per value, maximum": per["max"],
+            "value with the maximum": per["max_value"],
         }
         for name, per in values.items()
     }
-    page.table(pd.DataFrame(shares).T.rename_axis("attribute").infer_objects(), "In how many classes values occur")
+    page.table(pd.DataFrame(shares).T.rename_axis("attribute").infer_objects(), "Number of classes per value")
 
 
 def _figures_row(figures: dict) -> dict:
@@ -159,10 +184,10 @@ def _figures_row(figures: dict) -> dict:
     return {
         "patients": figures["n"],
         "Cramér's V": figures["cramers_v"]["value"],
-        "95 % interval": f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}" if interval else None,
+        "95% CI": f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}" if interval else None,
         "uncorrected": figures["cramers_v_uncorrected"]["value"],
-        "mutual information, normalized": figures["normalized_mutual_information"]["value"],
-        "uncertainty removed": figures["uncertainty_removed"]["value"],
+        "normalized mutual information": figures["normalized_mutual_information"]["value"],
+        "uncertainty coefficient": figures["uncertainty_removed"]["value"],
         "accuracy": rule["accuracy"],
         "largest class": rule["largest_class"],
         "balanced accuracy": rule["balanced_accuracy"],
@@ -173,28 +198,25 @@ def _figures_row(figures: dict) -> dict:
 def association_bars(audit: dict) -> Figure:
     """Bars of Cramér's V, normalized mutual information, and balanced accuracy of guessing, one group per attribute."""
     names = list(audit["attributes"])
-    split = "train" if "train" in audit["splits"] else "all"
-    figures = [audit["attributes"][name]["association"].get(split) for name in names]
-    figures = [given or audit["attributes"][name]["association"]["all"] for name, given in zip(names, figures)]
+    figures = [_trained(audit, name) for name in names]
     figure = Figure(figsize=(10, 1.1 + 0.55 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(names))
-    for place, given in enumerate(figures):
+    for height, given in enumerate(figures):
         value, interval = given["cramers_v"]["value"], given["cramers_v"]["ci95"]
         error = [[value - interval[0]], [interval[1] - value]] if interval else None
         error = None if error is None else np.clip(error, 0, None)
         shared = given["normalized_mutual_information"]["value"]
-        left.barh(place - 0.18, value or 0, 0.34, xerr=error, color="#2b6cb0", ecolor="#222", capsize=3)
-        left.barh(place + 0.18, shared or 0, 0.34, color="#9fc5e8")
+        left.barh(height - 0.18, value or 0, 0.34, xerr=error, color="#2b6cb0", ecolor="#222", capsize=3)
+        left.barh(height + 0.18, shared or 0, 0.34, color="#9fc5e8")
         if value is None:
-            left.text(0.01, place - 0.18, "undefined", va="center", fontsize=8)
+            left.text(0.01, height - 0.18, "undefined", va="center", fontsize=8)
         rule = given["majority_rule"]
         if rule["chance"] is not None:
-            right.barh(place, rule["balanced_accuracy"], 0.5, color="#2b6cb0")
-            right.plot([rule["chance"]] * 2, [place - 0.35, place + 0.35], color=HELD_OUT, lw=2)
+            right.barh(height, rule["balanced_accuracy"], 0.5, color="#2b6cb0")
+            right.plot([rule["chance"]] * 2, [height - 0.35, height + 0.35], color=HELD_OUT, lw=2)
     left.set(xlim=(0, 1), xlabel="Cramér's V (dark), normalized mutual information (light)")
-    right.set(xlim=(0, 1), xlabel="balanced accuracy of guessing; chance is the red line")
-    left.set_yticks(places, [_short(name) for name in names], parse_math=False)
+    right.set(xlim=(0, 1), xlabel="balanced accuracy of guessing (red line: chance)")
+    left.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
     left.invert_yaxis()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -205,26 +227,26 @@ def _add_attribute(page: Page, audit: dict, name: str, section: dict) -> None:
     label = audit["label"]
     page.section(f"{label} by {name}")
     if not section["num_values"] or not section["num_classes"]:
-        page.text(f"No row has a value of both {label} and {name}.")
+        page.text(f"Not reported: no row has values of both {label} and {name}.")
         return
     table = _patients(section["cells"], label, name, audit)
     shown = table.iloc[:MOST_ROWS, :MOST_COLUMNS]
     held = _held_out(section["cells"], label, name)
     sentences = [
-        "Patients of each combination, on a logarithmic color scale; a dot marks a combination without any."
-        + (" A red frame marks one that is held out and never in train." if held else "")
+        "Patients per combination (log color scale); a dot marks a combination without patients."
+        + (" Red frames mark held-out combinations that are not in train." if held else "")
     ]
     for kind, most, count in (("classes", MOST_ROWS, len(table)), ("values", MOST_COLUMNS, table.shape[1])):
         if count > most:
             sentences.append(f"Of {count:,} {kind}, the {most} with the most patients are shown.")
     if shown.shape != table.shape:
         left_out = 1 - shown.to_numpy().sum() / max(1, table.to_numpy().sum())
-        sentences.append(f"What is not shown holds {left_out:.0%} of the patients; audit.json has all counts.")
+        sentences.append(f"The values not shown contain {left_out:.0%} of patients; audit.json has all counts.")
     page.figure(count_heat_map(shown, held), " ".join(sentences))
     rare = section["rare_cells"]
     if rare["count"]:
         least = audit["settings"]["min_patients"]
-        caption = f"{rare['count']:,} combinations with fewer than {least} patients; the rarest"
+        caption = f"{rare['count']:,} combinations with fewer than {least} patients; the rarest are shown"
         page.table(pd.DataFrame(rare["examples"][:10]), caption)
 
 
@@ -310,7 +332,7 @@ def _add_combinations(page: Page, audit: dict) -> None:
     if section is None:
         return
     names = " × ".join(section["columns"])
-    page.section("What training has seen", f"Combinations of {names} in train: {section['train']['combinations']:,}.")
+    page.section("Combinations in training", f"Combinations of {names} in train: {section['train']['combinations']:,}.")
     rows = {
         split: {name.replace("_", " "): count for name, count in held.items() if isinstance(count, int)}
         for split, held in section.items()
@@ -319,7 +341,7 @@ def _add_combinations(page: Page, audit: dict) -> None:
     if rows:
         page.table(pd.DataFrame(rows).T.rename_axis("split"))
     unseen = [
-        {"split": split, "column": column, "values": len(values), "that train never sees": ", ".join(values[:20])}
+        {"split": split, "column": column, "values": len(values), "not in train": ", ".join(values[:20])}
         for split in rows
         for column, values in section[split]["values_unseen_in_train"].items()
         if values
@@ -332,15 +354,17 @@ def _add_metadata(page: Page, audit: dict) -> None:
     missing = {
         name: {
             **{unit: count for unit, count in found.items() if unit != "by_class"},
-            "least in a class": min(found["by_class"].values(), default=None),
-            "most in a class": max(found["by_class"].values(), default=None),
+            "lowest share in a class": min(found["by_class"].values(), default=None),
+            "highest share in a class": max(found["by_class"].values(), default=None),
         }
         for name, found in audit["missing"].items()
     }
     frame = pd.DataFrame(missing).T.rename_axis("column").infer_objects()
-    page.section("Missing metadata").table(frame, "Cells without a value; shares are of the patients of a class")
+    page.section("Missing metadata").table(
+        frame, "Rows, slides, and patients without a value, and share of patients by class"
+    )
     rows = [
-        {"property": entry["property"], "values": entry["num_values"], "gives away": target}
+        {"property": entry["property"], "values": entry["num_values"], "associated with": target}
         | {
             "Cramér's V": figures["cramers_v"]["value"],
             "balanced accuracy": figures["majority_rule"]["balanced_accuracy"],
@@ -352,7 +376,7 @@ def _add_metadata(page: Page, audit: dict) -> None:
     ]
     constant = [entry["property"] for entry in audit["properties"] if entry["num_values"] < 2]
     if audit["properties"]:
-        alike = f" The same in all files: {', '.join(constant)}." if constant else ""
-        page.section("Properties of the files", "Size, type and resolution that differ by class or attribute." + alike)
+        alike = f" Constant in all files: {', '.join(constant)}." if constant else ""
+        page.section("File properties", "Association of size, type, and resolution with class and attributes." + alike)
     if rows:
         page.table(pd.DataFrame(rows))

@@ -83,22 +83,25 @@ def write_evaluation_page(content: Mapping[str, Any], closest: Closest, path: st
 
 
 def fidelity_sentences(content: Mapping[str, Any]) -> list[str]:
-    """Three sentences: on distances to real images, on label fidelity, and on memorization."""
+    """A headline where arms are compared; then distances to real images, label fidelity, and memorization."""
     arms, real, label = content["arms"], content["real"], content["label"]
     means = {arm: figures["frechet_distance"]["mean"] for arm, figures in arms.items()}
     distances = "; ".join(f"{arm_title(arm)} {figure_text(mean)}" for arm, mean in means.items())
     floor = figure_text(real["floor"].get("frechet_distance"))
     closest = _closest_arm(content, means)
-    start = f"{arm_title(closest)} images are closest to real images. " if closest else ""
+    headline = "No arm is significantly closer to real images than every other arm." if len(arms) > 1 else ""
+    if closest:
+        headline = f"{arm_title(closest)} images are closest to real images."
     requested = {arm: percent_text(figures["label_fidelity"], False) for arm, figures in arms.items()}
-    shares = listed(f"{share} of {arm_title(arm)} images" for arm, share in requested.items())
+    shares = " and ".join(f"{share} of {arm_title(arm)} images" for arm, share in requested.items())
     copying = _copying_arms(content)
     measured = bool(real.get("memorization")) and all(figures["memorization"] for figures in arms.values())
     memory = "No arm reproduces training images more often than held-out real images resemble them."
     if copying:
         memory = f"Training images are reproduced by {listed(map(arm_title, copying))}."
     return [
-        f"{start}Mean Fréchet distance (smaller is better): {distances}; real images of other patients {floor}.",
+        *([headline] if headline else []),
+        f"Mean Fréchet distance (smaller is better): {distances}; real images of other patients {floor}.",
         f"A classifier trained on real images predicts the requested {label} in {shares}; its accuracy on real images "
         f"is {percent_text(real['label_fidelity'], False)}.",
         memory if measured else "Memorization: not reported.",

@@ -41,7 +41,7 @@ def write_experiment_page(content: Mapping[str, Any], path: str | os.PathLike) -
         page.figure(content["samples"], "Real and generated images of the same combinations, chosen at random.")
     if content.get("fidelity"):
         add_distances(page, content["fidelity"])
-        page.text(" ".join(fidelity_sentences(content["fidelity"])[1:]))
+        page.text(" ".join(fidelity_sentences(content["fidelity"])[-2:]))
         page.figure(fidelity_figure(content["fidelity"]), "Points with 95% confidence intervals; dotted: real images.")
     _add_link(page, links, "evaluation")
     if content.get("probe"):

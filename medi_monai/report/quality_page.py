@@ -1,4 +1,4 @@
-"""The quality page of a prepared cohort: what was cut from which slide, and what was left out and why."""
+"""The quality page of a prepared cohort: patches by slide, image quality, and excluded rows with reasons."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SHOWN_EACH, SHOWN_EVENLY = 8, 24
 SHOWN_EMPTY = 16
 SLIDE_SCORES = {
     "patches": "patches per slide",
-    "tissue": "tissue, share of the slide",
-    "sharpness": "sharpness, median of the slide",
-    "background": "background, median of the slide",
+    "tissue": "tissue fraction of the slide",
+    "sharpness": "median sharpness of the slide",
+    "background": "median background of the slide",
 }
 SHARES = ("tissue", "background")
-PATCH_SCORES = {"sharpness": "sharpness", "background": "background, share", "tissue": "tissue, share"}
+PATCH_SCORES = {"sharpness": "sharpness", "background": "background fraction", "tissue": "tissue fraction"}
 
 
 def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path:
@@ -46,7 +46,7 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
     root = Path(root)
     rejected = read_rejected(root)
     quality = pd.read_parquet(root / QUALITY_FILE)
-    page = Page("Quality of the cohort", f"{len(quality):,} patches were cut or taken; this page shows from where.")
+    page = Page("Cohort quality", f"Image quality of {len(quality):,} patches, and rows that were excluded.")
     _add_rejected(page, root, rejected)
     if (root / SLIDES_FILE).is_file():
         slides = _numbers(read_table(root / SLIDES_FILE))
@@ -57,39 +57,42 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
     if scores:
         page.section(
             "Patches",
-            "Sharpness is the variance of the Laplacian in gray levels squared: comparable within one resolution, and "
-            "low where the focus was lost or nothing is seen. Background is the share of pixels as bright as glass.",
+            "Sharpness is the variance of the Laplacian (gray levels squared), comparable at one resolution and low "
+            "for patches that are out of focus or empty. Background is the fraction of pixels as bright as glass.",
         ).figure(_histograms(quality, scores))
     return page.write(path)
 
 
 def _add_rejected(page: Page, root: Path, rejected: pd.DataFrame) -> None:
     if rejected.empty:
-        page.notice("Every row of the table gave patches, and every file has a row.", "ok")
+        page.answer(["No row or file was excluded."], "ok")
         return
-    page.notice(f"{len(rejected):,} rows or files were left out; the reasons are below and in rejected.csv.", "warning")
-    page.section("Left out").table(rejected.set_index("image"), max_rows=500)
+    page.answer(
+        [f"{len(rejected):,} rows or files were excluded.", "The reasons are below and in rejected.csv."], "warning"
+    )
+    page.section("Excluded rows and files").table(rejected.set_index("image"), max_rows=500)
     empty = rejected.loc[rejected["reason"].str.startswith("no tissue"), "image"].head(SHOWN_EMPTY)
     shown = [(record_folder(root, image) / THUMBNAIL, image) for image in empty]
     if shown:
         page.section(
-            "Without tissue", "Is there some, too pale or behind a pen mark? It is outlined in green if found."
+            "Slides without detected tissue",
+            "Detected tissue is outlined in green. Check for pale tissue or tissue covered by pen marks.",
         )
         page.figures([(Image.open(file), image) for file, image in shown if file.is_file()], width=260)
 
 
 def _add_scores(page: Page, slides: pd.DataFrame) -> None:
     scores = {name: words for name, words in SLIDE_SCORES.items() if name in slides}
-    page.section("Slides", f"{len(slides):,} slides gave {int(slides['patches'].sum()):,} patches.")
+    page.section("Slides", f"{int(slides['patches'].sum()):,} patches from {len(slides):,} slides.")
     page.figure(_histograms(slides, scores))
 
 
 def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
-    groups = [("Slides at even distances in the table", slides.iloc[_even(len(slides), SHOWN_EVENLY)])]
+    groups = [("Sample of slides", slides.iloc[_even(len(slides), SHOWN_EVENLY)])]
     if len(slides) > SHOWN_EVENLY:
-        groups.insert(0, ("The slides with the fewest patches", slides.nsmallest(SHOWN_EACH, "patches")))
+        groups.insert(0, ("Slides with the fewest patches", slides.nsmallest(SHOWN_EACH, "patches")))
         if "sharpness" in slides:
-            groups.insert(0, ("The blurriest slides", slides.nsmallest(SHOWN_EACH, "sharpness")))
+            groups.insert(0, ("Blurriest slides", slides.nsmallest(SHOWN_EACH, "sharpness")))
     for heading, chosen in groups:
         page.section(heading, "Tissue is outlined in green, patches in blue.")
         shown = [(record_folder(root, image) / THUMBNAIL, row) for image, row in chosen.set_index("image").iterrows()]
@@ -97,11 +100,11 @@ def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
 
 
 def _caption(row: pd.Series) -> str:
-    found = [Path(str(row.name)).name, f"{int(row['patches']):,} of {int(row['planned']):,} patches"]
-    found.append(f"{row['source_mpp']:.3g} µm per pixel, {int(row['width'])} × {int(row['height'])}")
+    lines = [Path(str(row.name)).name, f"{int(row['patches']):,} of {int(row['planned']):,} patches"]
+    lines.append(f"{row['source_mpp']:.3g} µm per pixel, {int(row['width'])} × {int(row['height'])}")
     if "sharpness" in row:
-        found.append(f"sharpness {row['sharpness']:.0f}, background {row['background']:.0%}")
-    return "\n".join(found)
+        lines.append(f"sharpness {row['sharpness']:.0f}, background {row['background']:.0%}")
+    return "\n".join(lines)
 
 
 def _numbers(slides: pd.DataFrame) -> pd.DataFrame:

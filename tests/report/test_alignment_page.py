@@ -163,7 +163,7 @@ def test_what_is_not_there_is_left_out(page):
 def test_other_arms_have_their_answers_and_no_pairs(page):
     given = with_arms("resampled")
     text = visible(page(given))
-    assert "Resampled: met. Like the real ones." in text and "Alternatives" in text
+    assert "Resampled. Like the real ones." in text and "Alternatives" in text
     # nothing is said of pairs that cannot be
     assert "Resampled" not in text.partition("same noise before alignment")[2].partition("CLIP score: cosine")[0]
     assert "The first arms" not in text and "Alternatives" not in visible(page(content()))

@@ -33,7 +33,7 @@ def test_every_finding_is_on_the_page_and_the_audit_may_come_from_json(tmp_path)
     audit = json.loads(json.dumps(audit_cohort(cohort(), "tumor", ["center"])))
     text = page_of(tmp_path, audit)
     assert audit["findings"] and all(finding["text"] in text for finding in audit["findings"])
-    assert "No leakage: no patient and no slide and no image lies on two sides of the split." in text
+    assert "No leakage: no patient, slide or image is in more than one split." in text
     assert text.count("<img") == 2
 
 
@@ -88,7 +88,7 @@ def test_a_large_table_is_cut_to_its_largest_values_and_says_so(tmp_path):
     text = page_of(tmp_path, audit)
     assert "Of 200 values, the 40 with the most patients are shown." in text
     counts = cohort(32, 200, 4000)["center"].value_counts()
-    assert f"What is not shown holds {1 - counts.head(40).sum() / 4000:.0%} of the patients" in text
+    assert f"The values not shown contain {1 - counts.head(40).sum() / 4000:.0%} of patients" in text
 
 
 def test_what_is_held_out_and_never_trained_is_framed(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_what_is_held_out_and_never_trained_is_framed(tmp_path, monkeypatch):
     unknown = table.head(3).assign(center=["", "unknown", "--"])
     text = page_of(tmp_path, audit_cohort(pd.concat([table, shared, unknown]), "tumor", ["center"]))
     ((counts, framed),) = drawn
-    assert framed == {("t0", "center 1")} and "A red frame marks one that is held out" in text
+    assert framed == {("t0", "center 1")} and "Red frames mark held-out combinations" in text
     patients = pd.concat([table, shared]).groupby(["tumor", "center"])["patient"].nunique()
     assert list(counts.columns) == list(table["center"].value_counts().index) and "" not in counts.columns
     assert counts.stack()[lambda cells: cells > 0].sort_index().to_dict() == patients.to_dict()
@@ -146,7 +146,7 @@ def test_near_duplicates_are_shown_side_by_side(tmp_path):
     asked = []
     text = page_of(tmp_path, audit, thumbnails=lambda name: asked.append(name) or np.full((9, 9, 3), 99, np.uint8))
     assert sorted(asked) == sorted(names) and text.count("<img") == 3
-    assert "1 of 64 bits differ" in text and "Pairs of near-duplicates: 1 (2 rows)" in text
+    assert "1 of 64 bits differ" in text and "Near-duplicate pairs: 1 (2 rows)" in text
     assert page_of(tmp_path, audit).count("<img") == 2
 
 
@@ -158,7 +158,7 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path, error):
     table = cohort()
     audit = audit_cohort(table, "tumor", ["center"], hashes=near_duplicates(table)[0])
     text = page_of(tmp_path, audit, thumbnails=fail)
-    assert text.count("<img") == 2 and "Pairs of near-duplicates: 1" in text
+    assert text.count("<img") == 2 and "Near-duplicate pairs: 1" in text
 
 
 def test_pages_of_poor_cohorts(tmp_path):
@@ -199,5 +199,5 @@ def test_the_page_of_tcga(tmp_path, real_data):
     slides["site"] = slides["case_submitter_id"].str.split("-").str[1]
     roles = {"patient": "case_submitter_id", "slide": "slide_submitter_id"}
     text = page_of(tmp_path, audit_cohort(slides, "project_id", ["site", "race"], split=None, **roles))
-    assert "8,726 rows, 8,726 slides and 7,168 patients in 32 classes of project_id." in text
+    assert "8,726 rows, 8,726 slides, and 7,168 patients in 32 classes of project_id." in text
     assert "Of 626 values, the 40 with the most patients are shown." in text

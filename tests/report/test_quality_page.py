@@ -40,7 +40,7 @@ class Seen(HTMLParser):
             self.rows[-1].append("")
         elif tag in ("h2",):
             self.headings.append("")
-        elif tag == "div" and attributes.get("class", "").startswith("notice"):
+        elif tag == "div" and attributes.get("class", "").startswith("answer"):
             self.notices.append("")
 
     def handle_data(self, data):
@@ -97,7 +97,7 @@ def test_every_row_left_out_is_named_with_its_reason(root):
     rejected = seen.table("image")
     assert "truncated" in rejected["slides/cut.tiff"][1] and "no tissue" in rejected["slides/glass.tiff"][1]
     assert "no row" in rejected["slides/stray.tiff"][1]
-    assert "3 rows or files were left out" in seen.notices[0]
+    assert "3 rows or files were excluded" in seen.notices[0]
 
 
 def test_slides_are_shown_with_tissue_and_patches_outlined_and_counted(root):
@@ -144,9 +144,9 @@ def test_of_many_slides_the_blurriest_the_emptiest_and_some_others_are_shown(tmp
     assert set(slides.nsmallest(8, "patches")["image"]) <= set(names[8:16])
     evenly = [int(name[1:4]) for name in names[16:]]
     assert len(evenly) == 24 and (evenly[0], evenly[-1]) == (0, 99) and set(np.diff(evenly)) == {4, 5}
-    assert seen.headings[:2] == ["Slides", "The blurriest slides"]
+    assert seen.headings[:2] == ["Slides", "Blurriest slides"]
     assert "background 25%" in [caption for caption, _ in seen.pictures if ".svs" in caption][0]
-    assert any("Every row of the table gave patches" in notice for notice in seen.notices)
+    assert any("No row or file was excluded" in notice for notice in seen.notices)
 
 
 def test_without_measures_the_page_does_without_them(tmp_path):

@@ -13,6 +13,7 @@ from medi_monai.cohort.reading import PatchReader
 from medi_monai.cohort.samples import read_arms
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.report import labeled_grid
+from medi_monai.report.words import arm_title
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["closest_pairs", "sample_grid"]
@@ -24,7 +25,7 @@ MAX_ROWS, PER_CELL = 12, 8
 def sample_grid(
     cohort: Cohort, sampling_dirs: Mapping[str, Path], columns: Sequence[str], image_size: int
 ) -> np.ndarray:
-    """Real images and those of each arm side by side, combinations never seen first.
+    """Real images and those of each arm side by side, combinations not in training first.
 
     Args:
         cohort: with its split.
@@ -43,7 +44,7 @@ def sample_grid(
     everywhere = set.intersection(*combinations)
     shown = sorted(everywhere, key=lambda key: (key in in_training, seed_from("samples", list(key))))[:MAX_ROWS]
     cells: dict[tuple[str, str], list[np.ndarray]] = {}
-    names = {key: " · ".join(key) + ("" if key in in_training else " (never seen)") for key in shown}
+    names = {key: " · ".join(key) + ("" if key in in_training else " (not in training)") for key in shown}
     for arm, images in sources.items():
         reader = PatchReader(images, image_size)
         keys = pd.Series(list(map(tuple, images.table[list(columns)].to_numpy())))
@@ -52,8 +53,9 @@ def sample_grid(
             chosen = np.random.default_rng(seed_from("shown", arm, list(key))).permutation(rows)[:PER_CELL]
             cells[names[key], arm] = reader.read(np.sort(chosen).tolist())
         reader.close()
-    title = "Real images, and generated ones of the same combinations"
-    return labeled_grid(cells, sorted(names.values()), list(sources), title, (1, PER_CELL), 64)
+    titles = {arm: arm_title(arm) for arm in sources}
+    titled = {(row, titles[arm]): images for (row, arm), images in cells.items()}
+    return labeled_grid(titled, sorted(names.values()), list(titles.values()), "", (1, PER_CELL), 64)
 
 
 def closest_pairs(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]:
