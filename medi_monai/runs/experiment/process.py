@@ -22,7 +22,20 @@ __all__ = ["interrupt", "start_bundle"]
 #: what each run needs; imported once, by the process that all runs are forked from
 PRELOADED = [
     "monai.bundle",
-    "medi_monai.runs",
+    "medi_monai.runs.preparing",
+    "medi_monai.runs.sampling",
+    "medi_monai.runs.settings",
+    "medi_monai.evaluation.alignment.run",
+    "medi_monai.evaluation.metadata",
+    "medi_monai.evaluation.probing.run",
+    "medi_monai.alignment.prompts",
+    "medi_monai.alignment.resampling",
+    "medi_monai.alignment.roles",
+    "medi_monai.alignment.tuning",
+    "medi_monai.cohort.selection",
+    "medi_monai.engines.classifiers.training",
+    "medi_monai.engines.text_model",
+    "medi_monai.engines.trainer",
     "ignite.engine",
     "tensorboard.summary",
 ]

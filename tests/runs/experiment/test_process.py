@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from medi_monai.runs.experiment.process import PRELOADED
 
 IMPORTS = [
     "$import os",
@@ -79,6 +82,20 @@ def test_a_mistake_is_one_line_and_any_other_error_has_its_traceback(made):
 def test_a_run_computes_with_the_threads_and_prints_into_the_log_that_it_is_given(made):
     assert "threads 1 1\n" in made.log and "of libraries {1}\n" in made.log and "by another process\n" in made.log
     assert "threads" not in made.stdout and "another" not in made.stdout
+
+
+def test_what_the_stages_of_an_experiment_import_is_preloaded():
+    bundles = Path(__file__).parents[3] / "bundles"
+    named = {
+        name
+        for file in bundles.glob("*/configs/*.json")
+        for name in re.findall(r"import (medi_monai[\w.]+)", file.read_text())
+        # the experiment itself and the audit of any table are no stages
+        if not name.startswith(("medi_monai.runs.experiment", "medi_monai.runs.auditing"))
+    }
+    code = f"import sys\nfor name in {PRELOADED}: __import__(name)\nprint(*sorted({named} - {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert len(named) > 10
 
 
 def test_workers_within_a_run_start_as_in_any_other(made):
