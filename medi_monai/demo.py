@@ -1,7 +1,7 @@
-"""The whole story on the demo cohort: ``python -m medi_monai.demo``, or ``make demo``.
+"""The demo experiment, end to end with report: ``python -m medi_monai.demo``, or ``make demo``.
 
 Runs the experiment of the bundle in its quick form: the cohort, MeDi and the class-only model CLS on one budget, their
-images, fidelity, linear probes and the verdict on one page; then regresses the stain of what both made.
+images, fidelity, linear probes, and a report; then compares the stain of their images with real ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image
 from medi_monai.cohort import Cohort
 from medi_monai.metrics import group_means, stain_regression
 from medi_monai.report import labeled_grid
+from medi_monai.report.words import arm_title
 from medi_monai.utils.errors import InputError, report_user_errors
 from medi_monai.utils.files import atomic_path, write_json
 from medi_monai.wsi.color import mean_optical_density
@@ -27,15 +28,14 @@ __all__ = ["main", "compare"]
 
 COLUMNS = ("project_id", "center")
 ARMS = ("cls", "medi")
-NAMES = {"cls": "the class-only model (cls)", "medi": "MeDi (medi)"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the experiment; a stage whose results are there is not run again. Other options go to the experiment."""
+    """Run the experiment, skipping stages that are done. Other options go to the experiment."""
     report_user_errors()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
-    parser.add_argument("--output_dir", default="demo_output", help="folder for everything the demo makes")
+    parser.add_argument("--output_dir", default="demo_output", help="folder for all results of the demo")
     options, others = parser.parse_known_args(arguments)
     bundle, output = Path(options.bundle_root).resolve(), Path(options.output_dir).resolve()
     if not (bundle / "configs" / "experiment.json").is_file():
@@ -45,20 +45,20 @@ def main(arguments: list[str] | None = None) -> None:
     code = subprocess.run(command, check=False).returncode
     if code:
         raise SystemExit(code)
-    # the page has the samples
+    # the report shows the samples
     figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output, per_cell=0)
     for arm, values in figures.items():
         shown = ", ".join(
             f"{name} = {'–' if values[name] is None else round(values[name], 3)}" for name in ("r", "slope")
         )
-        print(f"{arm}: stain of the held-out combinations: {shown}")
-    print(f"demo: done, the page is {output / 'report.html'}")
+        print(f"{arm_title(arm)}: stain of held-out combinations, generated versus real: {shown}")
+    print(f"demo: done, the report is {output / 'report.html'}")
 
 
 def compare(
     cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, split: str = "holdout", per_cell: int = 8
 ) -> dict:
-    """Put real, CLS and MeDi patches of the same combinations side by side, and regress their stain.
+    """Show real, CLS, and MeDi patches of the same combinations side by side, and compare their stain.
 
     Args:
         cohort_dir: a prepared cohort.
@@ -97,9 +97,10 @@ def compare(
     }
     if per_cell:
         seen = "held out of training" if split == "holdout" else "in training"
-        names = " and ".join(NAMES.get(arm, arm) for arm in sampling_dirs)
-        title = f"Combinations {seen}: real patches, and those of {names}"
-        page = labeled_grid(cells, [" · ".join(key) for key in shared], list(sources), title, (1, per_cell), 64)
+        titles = {arm: arm_title(arm) for arm in sources}
+        titled = {(row, titles[arm]): images for (row, arm), images in cells.items()}
+        rows, columns = [" · ".join(key) for key in shared], list(titles.values())
+        page = labeled_grid(titled, rows, columns, f"Combinations {seen}", (1, per_cell), 64)
         with atomic_path(output_dir / "comparison.png") as path:
             Image.fromarray(page).save(path, format="png")
     write_json(output_dir / "stain.json", {"arms": figures, "combinations": [list(key) for key in shared]})

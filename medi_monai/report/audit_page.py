@@ -68,7 +68,8 @@ def _add_answer(page: Page, audit: dict) -> None:
     num_warnings = sum(finding["level"] == "warning" for finding in audit["findings"])
     level = "error" if leaks else "note" if audit["leakage"] is None else "warning" if num_warnings else "ok"
     sentences = [_leakage_sentence(audit, bool(leaks)), *_association_sentence(audit)]
-    sentences.append(f"Warnings: {num_warnings}." if num_warnings else "No warnings.")
+    counted = "1 warning: see Findings." if num_warnings == 1 else f"{num_warnings} warnings: see Findings."
+    sentences.append(counted if num_warnings else "No warnings.")
     page.answer(sentences, level)
     if audit["attributes"]:
         page.figure(
@@ -87,7 +88,8 @@ def _leakage_sentence(audit: dict, leaks: bool) -> str:
     checked += ["image"] if audit["leakage"]["images"] is not None else []
     checked += ["file"] if audit["leakage"].get("files") is not None else []
     checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
-    return f"No leakage: no {', '.join(checked[:-1])} or {checked[-1]} is in more than one split."
+    comma = "," if len(checked) > 2 else ""
+    return f"No leakage: no {', '.join(checked[:-1])}{comma} or {checked[-1]} is in more than one split."
 
 
 def _association_sentence(audit: dict) -> list[str]:

@@ -33,7 +33,7 @@ def test_every_finding_is_on_the_page_and_the_audit_may_come_from_json(tmp_path)
     audit = json.loads(json.dumps(audit_cohort(cohort(), "tumor", ["center"])))
     text = page_of(tmp_path, audit)
     assert audit["findings"] and all(finding["text"] in text for finding in audit["findings"])
-    assert "No leakage: no patient, slide or image is in more than one split." in text
+    assert "No leakage: no patient, slide, or image is in more than one split." in text
     assert text.count("<img") == 2
 
 

@@ -191,7 +191,7 @@ def _missing(audit: dict) -> Iterator[Finding]:
         share = missing["rows"] / rows
         text = f"{column} is missing in {_count(missing['rows'], 'row')} ({_percent(share)})"
         if missing["patients"]:
-            text += f" of {missing['patients']:,} of {_count(patients, 'patient')}"
+            text += f", from {missing['patients']:,} of {_count(patients, 'patient')}"
         if shares:
             text += f"; by class, in {_percent(min(shares))} to {_percent(max(shares))} of patients"
         grave = share >= MISSING_SHARE or spread >= MISSING_SPREAD or column in ("patient", "slide", audit["label"])
