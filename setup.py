@@ -24,7 +24,7 @@ REQUIRED = [
     "pandas>=3",  # splits differ under pandas 2
     "pillow",
     "pyarrow",
-    "pydantic>=2.7",
+    "pydantic>=2.10",  # strict dictionaries
     "pyyaml",
     "scikit-image>=0.26",
     "scipy",
