@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from medi_monai.alignment.functional import DIVERGENCES, ROLLOUTS, SEPARATOR, check_shares
+from medi_monai.alignment.functional import ROLLOUTS, SEPARATOR, check_shares
 from medi_monai.networks.tuning import TUNED
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
@@ -87,7 +87,6 @@ class AlignmentLosses(Settings):
     scope: OneOf("choice of `scope`", SCOPES) = setting(
         "prompt", "what is brought to the target: each prompt, or a batch"
     )
-    divergence: OneOf("divergence", DIVERGENCES) = setting("kl", "divergence of `matching`")
     min_confidence: Fraction = setting(0.55, "of `transport`: pseudo-targets below it are left out")
     draws: Count | None = setting(100, "of `transport`: label sets drawn; null apportions the target to each batch")
     # without it nothing is aligned

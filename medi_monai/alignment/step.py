@@ -212,7 +212,7 @@ class AlignmentStep:
         weighed = {"keep_weight": losses.keep_weight, "change_weight": losses.change_weight}
         if losses.subgroup_loss == "matching":
             weights = consistency_weights(reference, share, **weighed, generator=drawing)
-            return batch_matching_loss(logs, share, losses.divergence), weights
+            return batch_matching_loss(logs, share), weights
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
         labels, confident = found.labels, found.confident
         weights = consistency_weights(reference, None, labels, confident, **weighed)

@@ -236,7 +236,6 @@ def test_no_confident_image_moves_nothing():
     ("wrong", "message"),
     [
         ({"subgroup_loss": "matchin"}, "did you mean 'matching'"),
-        ({"divergence": "kll"}, "did you mean 'kl'"),
         ({"rollout": "direct"}, "unknown choice of `rollout`"),
         ({"scope": "promt"}, "did you mean 'prompt'"),
         ({"distillation_weight": -1}, "distillation_weight = -1"),

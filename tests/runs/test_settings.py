@@ -83,7 +83,6 @@ def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, value
     [
         ("objective", "foo", "unknown objective 'foo'"),
         ("solver", "dimm", "did you mean 'ddim'"),
-        ("divergence", "lk", "unknown divergence 'lk'"),
         ("subgroup_loss", "match", "did you mean 'matching'"),
         ("role", "juge", "did you mean 'judge'"),
         ("seed", "null", "cannot be null"),

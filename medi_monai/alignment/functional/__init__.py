@@ -6,7 +6,7 @@ from medi_monai.alignment.functional.consistency import (
     form_and_color_loss,
     images_to_change,
 )
-from medi_monai.alignment.functional.losses import DIVERGENCES, batch_matching_loss, transport_loss
+from medi_monai.alignment.functional.losses import batch_matching_loss, transport_loss
 from medi_monai.alignment.functional.rollout import ROLLOUTS, Rollout, adjusted_direct, step_coefficients, truncated
 from medi_monai.alignment.functional.targets import (
     SEPARATOR,
@@ -17,7 +17,6 @@ from medi_monai.alignment.functional.targets import (
 from medi_monai.alignment.functional.transport import TransportLabels, apportion, subset_counts, transport_labels
 
 __all__ = [
-    "DIVERGENCES",
     "ROLLOUTS",
     "SEPARATOR",
     "Rollout",

@@ -6,33 +6,25 @@ import math
 
 import torch
 
-from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.errors import InputError
 
-__all__ = ["DIVERGENCES", "batch_matching_loss", "transport_loss"]
+__all__ = ["batch_matching_loss", "transport_loss"]
 
-#: between the target ``t`` and the batch mean ``m``: KL(t || m), KL(m || t), Jensen-Shannon, sum of squares
-DIVERGENCES = ("kl", "reverse_kl", "js", "l2")
-
-#: a share of 0 in the target, where its logarithm is needed
-TARGET_FLOOR = 1e-6
 #: in place of the logarithm of a probability of exactly 0
 LOWEST = -1e4
 
 
-def batch_matching_loss(log_probabilities: torch.Tensor, target: torch.Tensor, divergence: str = "kl") -> torch.Tensor:
-    """Batch probability matching: a divergence between the mean prediction of a batch and the target.
+def batch_matching_loss(log_probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Batch probability matching: KL(target || mean prediction of a batch).
 
     Han et al. (arXiv 2406.14847) match the classifier's probabilities over generated images to those expected in the
-    target data. The choice among divergences, and working on logarithms, are ours. The mean is blind to which image
-    changes, and a batch of undecided images has the mean of a batch of decided ones; :func:`transport_loss` tells them
-    apart.
+    target data. This divergence, which is steepest where a wanted subgroup is absent, and working on logarithms, are
+    ours. The mean is blind to which image changes, and a batch of undecided images has the mean of a batch of decided
+    ones; :func:`transport_loss` tells them apart.
 
     Args:
         log_probabilities: ``(N, G)`` log-softmax of the guide; a row may be sure (0 and very negative).
         target: ``(G,)`` shares that sum to 1.
-        divergence: ``kl`` is KL(target || mean), which is steepest where a wanted subgroup is absent; ``reverse_kl`` is
-            KL(mean || target), with shares of 0 in the target taken as 1e-6; ``js`` lies in [0, log 2]; ``l2`` is the
-            sum of squares, and has next to no gradient where the guide is sure.
 
     Returns:
         A scalar, zero where the mean is the target.
@@ -40,17 +32,7 @@ def batch_matching_loss(log_probabilities: torch.Tensor, target: torch.Tensor, d
     _check(log_probabilities, target)
     share = target.to(log_probabilities)
     log_mean = torch.nan_to_num(log_probabilities, neginf=LOWEST).logsumexp(0) - math.log(len(log_probabilities))
-    mean = log_mean.exp()
-    if divergence == "kl":
-        return (torch.xlogy(share, share) - share * log_mean).sum()
-    if divergence == "reverse_kl":
-        return (mean * (log_mean - share.clamp(min=TARGET_FLOOR).log())).sum()
-    if divergence == "js":
-        log_middle = torch.logaddexp(log_mean, share.log()) - math.log(2)
-        return 0.5 * (torch.xlogy(share, share) - share * log_middle + mean * (log_mean - log_middle)).sum()
-    if divergence == "l2":
-        return (mean - share).square().sum()
-    raise unknown_value("divergence", divergence, DIVERGENCES)
+    return (torch.xlogy(share, share) - share * log_mean).sum()
 
 
 def transport_loss(log_probabilities: torch.Tensor, labels: torch.Tensor, confident: torch.Tensor) -> torch.Tensor:
