@@ -141,7 +141,7 @@ def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.
         shown = [side for side in sides if side is not None]
         if len(shown) == 2:
             names = "\n".join(f"{end['split']}: {end['image']}" for end in ends)
-            pictures.append((side_by_side(*shown, THUMBNAIL), f"{names}\n{pair['distance']} of 64 bits differ"))
+            pictures.append((side_by_side(shown[0], shown[1], THUMBNAIL), f"{names}\n{pair['distance']} of 64 bits differ"))
     if pictures:
         page.figures(pictures)
 
