@@ -140,8 +140,9 @@ def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.
         sides = [_thumbnail(end["image"], thumbnails) for end in ends if "image" in end and thumbnails is not None]
         shown = [side for side in sides if side is not None]
         if len(shown) == 2:
+            bits = pair["distance"]
             names = "\n".join(f"{end['split']}: {end['image']}" for end in ends)
-            pictures.append((side_by_side(shown[0], shown[1], THUMBNAIL), f"{names}\n{pair['distance']} of 64 bits differ"))
+            pictures.append((side_by_side(shown[0], shown[1], THUMBNAIL), f"{names}\n{bits} of 64 bits differ"))
     if pictures:
         page.figures(pictures)
 
