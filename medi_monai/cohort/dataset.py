@@ -103,7 +103,7 @@ class PatchDataset(_Patches):
                 for index, error in bad:
                     if on_error == "stop":
                         pool.shutdown(cancel_futures=True)
-                        raise InputError(f"{error}. To go on without such images: --on_error skip")
+                        raise InputError(f"{error}. To skip such images: --on_error skip")
                     self.skipped[cohort.table["image"].iloc[index]] = str(error)
                     good[index] = False
         reader.close()

@@ -88,7 +88,7 @@ def hash_images(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or min(images.shape[1:3]) < SIDE:
         raise InputError(
-            f"patches to hash are (N, H, W, 3) uint8 with sides of at least {SIDE}, not {images.shape} {images.dtype}"
+            f"hashing needs (N, H, W, 3) uint8 patches with sides of at least {SIDE}, not {images.shape} {images.dtype}"
         )
     down, across = (_transform(size) for size in images.shape[1:3])
     hashes = [_hash_batch(images[start : start + BATCH], down, across) for start in range(0, len(images), BATCH)]
@@ -169,9 +169,9 @@ def near_duplicates(
     """
     hashes, groups = np.asarray(hashes, np.uint64), np.asarray(groups)
     if hashes.shape != groups.shape or hashes.ndim != 1:
-        raise InputError(f"hashes {hashes.shape} and groups {groups.shape} have to be of one length")
+        raise InputError(f"hashes {hashes.shape} and groups {groups.shape} must have the same length")
     if not 0 <= max_distance <= LARGEST_DISTANCE:
-        raise InputError(f"max_distance = {max_distance}: it lies between 0 and {LARGEST_DISTANCE} bits")
+        raise InputError(f"max_distance = {max_distance}: it must be between 0 and {LARGEST_DISTANCE} bits")
     rows = np.flatnonzero((groups >= 0) & (hashes != PLAIN))
     entries = _Entries.of(hashes, groups, rows)
     num_pairs, kept = 0, []

@@ -68,7 +68,7 @@ class Cutting:
         if self.measure not in MEASURE:
             raise unknown_value("choice of `measure`", self.measure, MEASURE)
         if self.max_patches_per_slide is not None and self.max_patches_per_slide < 1:
-            raise InputError(f"max_patches_per_slide = {self.max_patches_per_slide}: it has to be 1 or more, or null")
+            raise InputError(f"max_patches_per_slide = {self.max_patches_per_slide}: it must be 1 or more, or null")
 
     @property
     def measures(self) -> bool:

@@ -68,12 +68,14 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
     path = root / SETTINGS_FILE
     if path.is_file() and json_digest(read_json(path)) != json_digest(settings):
         changed = _differences(read_json(path), settings)
-        raise InputError(f"{root} holds a cohort prepared with other settings ({changed}); choose another --output_dir")
+        raise InputError(
+            f"{root} contains a cohort prepared with different settings ({changed}); choose another --output_dir"
+        )
     if not path.is_file():
         if {path.name for path in root.iterdir()} - set(LOCK_FILES):
             for name in LOCK_FILES:
                 (root / name).unlink(missing_ok=True)
-            raise InputError(f"{root} is not empty and holds no cohort; choose another --output_dir")
+            raise InputError(f"{root} is not empty and does not contain a cohort; choose another --output_dir")
         write_json(path, settings)
 
 

@@ -37,11 +37,11 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         InputError: for an unknown kind or column, no column, a count below 1, or a plan without a row.
     """
     if kind not in PLANS:
-        raise unknown_value("kind of plan", kind, PLANS, "Or give the path of a table with a `count` column.")
+        raise unknown_value("kind of plan", kind, PLANS, "The path of a table with a `count` column is also a plan.")
     if images_per_combination < 1:
-        raise InputError(f"images_per_combination = {images_per_combination}: it has to be 1 or more")
+        raise InputError(f"images_per_combination = {images_per_combination}: it must be 1 or more")
     if not columns:
-        raise InputError(f"the plan {kind!r} is made of the values of columns: name one or more")
+        raise InputError(f"the plan {kind!r} needs one or more columns")
     require_columns(table, columns, "the training table")
     counts = table.groupby(list(columns)).size()
     present = {key if isinstance(key, tuple) else (key,): int(size) for key, size in counts.items()}
@@ -56,7 +56,9 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
         largest = max(present.values())
         plan = {key: largest - present.get(key, 0) for key in product if present.get(key, 0) < largest}
     if not plan:
-        raise InputError(f"the plan {kind!r} is empty: the training table has every combination of {list(columns)}")
+        raise InputError(
+            f"the plan {kind!r} is empty: the training table contains every combination of {list(columns)}"
+        )
     return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
 
 
@@ -75,7 +77,7 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     require_columns(table, [*columns, "count"], path)
     for row, count in enumerate(table["count"], start=1):
         if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
-            raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
+            raise InputError(f"{path}, row {row}: count {count!r} must be a whole number of 1 or more")
     keys = [column for column in table.columns if column != "count"]
     table[keys] = table[keys].mask(table[keys].map(is_missing), "")
     table = table.assign(count=table["count"].astype(int))

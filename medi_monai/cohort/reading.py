@@ -48,7 +48,7 @@ class PatchReader:
         self, cohort: Cohort, image_size: int, backend: str = "auto", threads: int | None = None, max_open: int = 16
     ) -> None:
         if max_open < 1 or (threads is not None and threads < 1):
-            raise InputError(f"max_open {max_open} and threads {threads} have to be 1 or more")
+            raise InputError(f"max_open {max_open} and threads {threads} must be 1 or more")
         if backend not in BACKENDS:
             raise unknown_value("back end", backend, BACKENDS)
         table = cohort.table
@@ -175,4 +175,4 @@ def _check_size(root: Path, image_size: int) -> None:
         return
     planned = read_json(root / SETTINGS_FILE).get("cutting", {}).get("grid", {}).get("image_size", image_size)
     if planned != image_size:
-        raise InputError(f"the patches in {root} were planned with image_size {planned}, and not with {image_size}")
+        raise InputError(f"the patches in {root} were planned with image_size {planned}, not {image_size}")

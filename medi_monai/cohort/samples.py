@@ -37,27 +37,31 @@ def read_arms(
             or there twice, a missing column, or a combination that is not given as a whole.
     """
     if not arms:
-        raise InputError("there is no arm to compare: give --arms as a mapping of names to folders of `sampling`")
+        raise InputError("there are no arms to compare: set --arms to a mapping of names to `sampling` folders")
     cohorts = {}
     for name, folder in arms.items():
         if name in reserved:
-            raise InputError(f"an arm cannot be called {name!r}, as {', '.join(reserved)} have a meaning: rename it")
+            raise InputError(
+                f"an arm cannot be named {name!r}, because {', '.join(reserved)} are reserved names: rename it"
+            )
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
             # what a run has left that found nothing, as `resampling` may
-            made = " (a run ended there without images: leave the arm out)" if (root / "summary.json").is_file() else ""
+            made = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
             raise InputError(
-                f"there is no manifest.csv in {root} for the arm {name!r}{made}: run `sampling` into that folder "
-                "first, or give the folders of the arms with --arms"
+                f"{root} contains no manifest.csv for the arm {name!r}{made}: run `sampling` with that output "
+                "folder first, or set the folders with --arms"
             )
         table = read_table(root / "manifest.csv")
         require_columns(table, ["image", *columns], root / "manifest.csv")
         empty = [column for column in columns if missing_cells(table[column]).any()]
         if empty:
-            raise InputError(f"{root / 'manifest.csv'} has rows without {empty[0]!r}: sample a plan that names it")
+            raise InputError(
+                f"{root / 'manifest.csv'} does not specify {empty[0]!r} in some rows: sample a plan that names it"
+            )
         lacking = [image for image in table["image"] if not (root / image).is_file()]
         if lacking:
-            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are missing, the first {lacking[0]}")
+            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are missing, the first is {lacking[0]}")
         repeated = int(table["image"].duplicated().sum())
         if repeated:
             raise InputError(f"{repeated} rows of {root / 'manifest.csv'} repeat an image: list each image once")
@@ -73,7 +77,7 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
     """
     repeated = [column for index, column in enumerate(columns) if column in columns[:index]]
     if repeated:
-        raise InputError(f"{repeated[0]!r} is named twice: label and attributes are different columns")
+        raise InputError(f"{repeated[0]!r} is named twice: label and attributes must be different columns")
     table = cohort.table
     require_columns(table, [*columns, "patient", "split", "image"], cohort.root)
     kept = (table["split"] != "excluded").to_numpy(dtype=bool)
@@ -83,7 +87,7 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
     _check_patients(table[known])
     left_out = int((kept & ~known).sum())
     if left_out:
-        print(f"{left_out:,} images without a value in {list(columns)} or a patient are left out", flush=True)
+        print(f"{left_out:,} images without a patient or a value of {list(columns)} are excluded", flush=True)
     return Cohort(table[known].reset_index(drop=True), cohort.root)
 
 
@@ -95,7 +99,7 @@ def _check_patients(table: pd.DataFrame) -> None:
         first = shared.iloc[0]
         raise InputError(
             f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {first['first']!r} and "
-            f"{first['last']!r}: results would be too optimistic. Split the cohort by patient."
+            f"{first['last']!r}: results would measure memorization. Split the cohort by patient."
         )
 
 

@@ -77,7 +77,9 @@ def _scan(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
         with open_slide(Path(job.folder) / image, given, on_conflict=job.cutting.mpp_conflict) as file:
             (width, height), field = file.dimensions, file.field(size, grid.mpp)
             if grid.mpp / file.mpp < 0.99:
-                raise InputError(f"{image} has {file.mpp:g} microns per pixel and cannot be taken at {grid.mpp:g}")
+                raise InputError(
+                    f"{image} has {file.mpp:g} microns per pixel and cannot be used at a finer {grid.mpp:g}"
+                )
             if field[0] > width + 0.5 or field[1] > height + 0.5:
                 raise InputError(
                     f"{image} has {width} x {height} pixels of {file.mpp:g} microns, fewer than the {field[0]:.0f} x "

@@ -25,8 +25,8 @@ def build_schema(
         values = column.values if isinstance(column, CategoricalColumn) else ()
         if len(values) > 8 and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             print(
-                f"{column.name!r} has {len(values)} values, all of them numbers, and is treated as categorical; if it "
-                "is a quantity, name it in `continuous`",
+                f"{column.name!r} has {len(values)} values, all numbers, and is treated as categorical; if it is "
+                "a quantity, add it to `continuous`",
                 flush=True,
             )
     return schema
@@ -60,7 +60,7 @@ def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) 
         named = ", ".join(f"{name!r} ({count})" for name, count in rare.items())
         raise InputError(
             f"labels with fewer than {min_patches_per_label} patches in training: {named}. Class-balanced sampling "
-            "would repeat them many times: remove or merge them, or allow it with --min_patches_per_label 1"
+            "would repeat them endlessly: remove or merge them, or allow this with --min_patches_per_label 1"
         )
     return rows
 

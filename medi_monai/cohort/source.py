@@ -81,14 +81,14 @@ class ImageTable:
                 raise unknown_value("role in `columns`", role, ROLES)
         for name in (self.label, *self.attributes):
             if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split", "source_mpp"):
-                raise InputError(f"the label or attribute {name!r} has the name of a column of every cohort; rename it")
+                raise InputError(f"the label or attribute {name!r} has the name of a built-in column; rename it")
         if self.unit not in UNITS:
             raise unknown_value("unit of the table's rows", self.unit, UNITS)
         if isinstance(self.missing, str):
-            raise InputError(f"missing = {self.missing!r}: it has to be a list of strings")
+            raise InputError(f"missing = {self.missing!r}: it must be a list of strings")
         parse_mapping(self.mapping)
         if TableSpec.from_setting(self.table).layout == "tcga_ut" and self.unit != "patches":
-            raise InputError(f"unit = {self.unit!r}: the images of a tree of TCGA-UT are patches; set unit: patches")
+            raise InputError(f"unit = {self.unit!r}: TCGA-UT consists of patches; set unit: patches")
 
     @property
     def folder(self) -> Path:
@@ -230,9 +230,9 @@ class ImageTable:
         images = fill_pattern(self._pattern, table)
         problem = pd.Series("", index=images.index, dtype="str")
         for column in pattern_fields(self._pattern):
-            problem = problem.mask(missing_cells(table[column]), f"no {column}, which the image's path needs")
+            problem = problem.mask(missing_cells(table[column]), f"no {column}, which the path of the image requires")
         images, leaves = inside_paths(images, self.folder)
-        problem = problem.mask(leaves & (problem == ""), "the path leaves the folder of the data set")
+        problem = problem.mask(leaves & (problem == ""), "the path is outside the folder of the data set")
         if "*" in self._pattern:
             files = walk_files(self.folder, static_folder(self._pattern), self._suffixes)[0]
             matched, wrong = match_files(images, files)
@@ -251,7 +251,10 @@ def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: 
         yield several, "slide " + rows["slide"].map(repr) + " is the name of several images"
     right = {value: value == "" or _is_resolution(value) for value in rows["mpp"].unique()}
     if not all(right.values()):
-        yield ~rows["mpp"].map(right).astype(bool), rows["mpp"].map(repr) + " microns per pixel is no positive number"
+        yield (
+            ~rows["mpp"].map(right).astype(bool),
+            rows["mpp"].map(repr) + " microns per pixel is not a positive number",
+        )
     for column in dict.fromkeys((source.label, "patient", "slide")):
         yield rows[column] == "", f"no {column}"
 

@@ -48,7 +48,7 @@ class Cohort:
         if path.is_dir():
             tables = [path / name for name in TABLE_FILES if (path / name).is_file()]
             if not tables:
-                raise InputError(f"there is no {' or '.join(TABLE_FILES)} in {path}; run `preparing` first")
+                raise InputError(f"{path} contains no {' or '.join(TABLE_FILES)}; run `preparing` first")
             path = tables[0]
         table = read_table(path)
         require_columns(table, ("image", "slide", "patient", "split"), path)

@@ -73,7 +73,7 @@ class CategoricalColumn:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(map(str, self.values)))
         if len(set(self.values)) != len(self.values):
-            raise InputError(f"the vocabulary of {self.name!r} holds a value twice: {list(self.values)}")
+            raise InputError(f"the vocabulary of {self.name!r} contains a duplicate value: {list(self.values)}")
         object.__setattr__(self, "_codes", {value: code for code, value in enumerate(self.values)})
 
     @classmethod
@@ -97,7 +97,7 @@ class CategoricalColumn:
         if code in (NULL, UNKNOWN):
             return None if code == NULL else ""
         if code not in range(len(self.values)):
-            raise InputError(f"{code} is no code of {self.name!r}, which has {len(self.values)} values")
+            raise InputError(f"{code} is not a code of {self.name!r}, which has {len(self.values)} values")
         return self.values[int(code)]
 
     def to_dict(self) -> dict:
@@ -126,8 +126,8 @@ class ContinuousColumn:
         object.__setattr__(self, "high", float(self.high))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(
-                f"the continuous attribute {self.name!r} needs at least two different finite values in training, "
-                f"its range is [{self.low}, {self.high}]"
+                f"the continuous attribute {self.name!r} needs at least two different finite values in the "
+                f"training table; its range is [{self.low}, {self.high}]"
             )
 
     @classmethod
@@ -135,7 +135,7 @@ class ContinuousColumn:
         """The column whose range spans ``values``, missing ones left out."""
         numbers = [_number(name, value) for value in values if not is_missing(value)]
         if not numbers:
-            raise InputError(f"the continuous attribute {name!r} has no value in the training table")
+            raise InputError(f"the continuous attribute {name!r} has no values in the training table")
         return cls(name, min(numbers), max(numbers))
 
     def encode(self, value: object, null: bool = False) -> float:
@@ -147,8 +147,7 @@ class ContinuousColumn:
         number = _number(self.name, value)
         if not self.low <= number <= self.high:
             raise InputError(
-                f"{self.name} = {value} is outside what the model was trained on: [{self.low:g}, {self.high:g}] in the "
-                "training split"
+                f"{self.name} = {value} is outside the range of the training data, [{self.low:g}, {self.high:g}]"
             )
         return (number - self.low) / (self.high - self.low)
 
@@ -171,7 +170,7 @@ def _number(name: str, value: object) -> float:
     try:
         number = float(str(value))
     except ValueError:
-        raise InputError(f"{name} = {value!r} is not a number, and {name} is declared continuous") from None
+        raise InputError(f"{name} = {value!r} is not a number, but {name} is declared continuous") from None
     if not math.isfinite(number):
         raise InputError(f"{name} = {value!r} is not a finite number")
     return number

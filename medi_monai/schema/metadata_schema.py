@@ -34,9 +34,9 @@ class MetadataSchema:
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", tuple(self.attributes))
         if len(set(self.names)) != len(self.names):
-            raise InputError(f"a column is named twice among label and attributes: {list(self.names)}")
+            raise InputError(f"label and attributes must be different columns, not {list(self.names)}")
         if not self.label.values:
-            raise InputError(f"the label {self.label.name!r} has no value in the training table")
+            raise InputError(f"the label {self.label.name!r} has no values in the training table")
 
     @classmethod
     def from_table(
@@ -55,10 +55,10 @@ class MetadataSchema:
         """
         for name in (label, *attributes):
             if name not in table.columns:
-                raise unknown_value("column", name, table.columns, "Label and attributes are columns of the table.")
+                raise unknown_value("column", name, table.columns, "Label and attributes must be columns of the table.")
         for name in continuous:
             if name not in attributes:
-                raise unknown_value("continuous attribute", name, attributes, "Name it in `attributes` as well.")
+                raise unknown_value("continuous attribute", name, attributes, "Add it to `attributes` as well.")
         columns = tuple(
             (ContinuousColumn if name in continuous else CategoricalColumn).from_values(name, table[name].unique())
             for name in attributes
@@ -115,7 +115,9 @@ class MetadataSchema:
     def decode(self, codes: torch.Tensor) -> pd.DataFrame:
         """The table behind ``(N, 1 + k)`` codes: ``None`` where null, the empty string where unknown."""
         if codes.ndim != 2 or codes.shape[1] != len(self.columns):
-            raise InputError(f"codes of shape {tuple(codes.shape)} do not fit the {len(self.columns)} columns")
+            raise InputError(
+                f"codes of shape {tuple(codes.shape)} do not match the {len(self.columns)} columns of the schema"
+            )
         return pd.DataFrame(
             {
                 column.name: pd.Series([column.decode(code) for code in codes[:, place].tolist()], dtype=object)
@@ -140,12 +142,12 @@ class MetadataSchema:
         """The inverse of :meth:`to_dict`."""
         try:
             if content["format"] != 1:
-                raise InputError(f"this version reads schema format 1, not {content['format']}")
+                raise InputError(f"schema format 1 expected, not {content['format']}")
             label, *attributes = (_column_from(item) for item in (content["label"], *content["attributes"]))
         except (KeyError, TypeError) as error:
-            raise InputError(f"this is not a metadata schema: {error!r} is missing or malformed") from error
+            raise InputError(f"not a valid metadata schema: {error!r} is missing or malformed") from error
         if not isinstance(label, CategoricalColumn):
-            raise InputError(f"the label {label.name!r} has to be categorical")
+            raise InputError(f"the label {label.name!r} must be categorical")
         return cls(label, tuple(attributes))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -156,7 +158,9 @@ class MetadataSchema:
     def load(cls, path: str | os.PathLike) -> MetadataSchema:
         """Read ``schema.json``."""
         if not Path(path).is_file():
-            raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
+            raise InputError(
+                f"schema not found: {path}. Train a model first, or set ckpt_dir to the folder of a trained model."
+            )
         return cls.from_dict(read_json(path))
 
 

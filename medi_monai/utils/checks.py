@@ -36,19 +36,19 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optional fraction": (lambda value: value is None or _is_number(value, 0, 1), "a number from 0 to 1, or null"),
     "optional rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, or null"),
     "fraction": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
-    "names": (_are_names, "a list of column names, as \"['center', 'sex']\""),
-    "values": (_are_names, "a list of values, as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`"),
+    "names": (_are_names, "a list of column names, such as \"['center', 'sex']\""),
+    "values": (_are_names, "a list of values, such as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`"),
     "counts": (
         lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_whole, value)),
-        'a list of whole numbers, as "[32, 64]"',
+        'a list of whole numbers, such as "[32, 64]"',
     ),
     "rates": (
         lambda value: _are_numbers(value) and all(number > 0 for number in value),
-        'a list of numbers above 0, as "[0.1, 1, 10]"',
+        'a list of numbers above 0, such as "[0.1, 1, 10]"',
     ),
     "fractions": (
         lambda value: _are_numbers(value) and all(number <= 1 for number in value),
-        'a list of numbers from 0 to 1, as "[0, 0.5, 1]"',
+        'a list of numbers from 0 to 1, such as "[0, 0.5, 1]"',
     ),
     "optional strings": (
         lambda value: value is None or _are_names(value),
@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mapping": (lambda value: isinstance(value, dict), "a mapping"),
     "optional mapping": (lambda value: value is None or isinstance(value, dict), "a mapping, or null"),
     "table": (lambda value: isinstance(value, (str, Path, dict)), "a path or a name, or a mapping"),
-    "path": (lambda value: isinstance(value, (str, Path)), "a path; one of digits alone needs ./ before it"),
+    "path": (lambda value: isinstance(value, (str, Path)), "a path; write ./ before a name that consists of digits"),
     "shares": (lambda value: isinstance(value, (str, dict)), "'uniform', 'table' or a mapping of values to shares"),
     "optional shares": (
         lambda value: value is None or isinstance(value, (str, dict)),
@@ -65,17 +65,17 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "optional path": (lambda value: value is None or isinstance(value, (str, Path)), "a path, or null"),
     "word": (lambda value: isinstance(value, str), "a word"),
-    "optional word": (lambda value: value is None or isinstance(value, str), "a word, or null"),
+    "optional word": (lambda value: value is None or isinstance(value, str), "a string, or null"),
     "prompts": (
         lambda value: isinstance(value, (str, Path, list, tuple)),
-        "'neutral', 'named', a file with a prompt on each line, or a list of prompts",
+        "'neutral', 'named', a file with one prompt per line, or a list of prompts",
     ),
     "source": (
         lambda value: not isinstance(value, (int, float)),
-        "a path or a name; one of digits alone needs ./ before it",
+        "a path or a name; write ./ before a path that consists of digits",
     ),
     "switches": (
         lambda value: isinstance(value, (list, tuple)) and all(isinstance(one, bool) for one in value),
-        'a list of True and False, one a level, as "[False, True, True]"',
+        'a list of True and False, one per level, such as "[False, True, True]"',
     ),
 }

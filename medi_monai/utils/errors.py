@@ -32,7 +32,7 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
     names = [str(name) for name in known]
     close = nearest(value, names)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(map(repr, names[:12])) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+    shown = ", ".join(map(repr, names[:12])) + (f", … ({len(names)} in total)" if len(names) > 12 else "")
     return InputError(f"unknown {kind} {str(value)!r}: {hint}Known: {shown or 'none'}. {remedy}".strip())
 
 
@@ -50,7 +50,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     if meant is not None:
         print(f"medi_monai: error: {meant}", file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
-        print("medi_monai: interrupted; finished files are whole, the same command goes on from them", file=sys.stderr)
+        print("medi_monai: interrupted. Finished files are complete; repeat the command to resume.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

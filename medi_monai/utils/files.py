@@ -58,16 +58,16 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
             raise RunStopped(
-                f"could not write {target}: {error.strerror}. Nothing half-written was left; free some space or "
-                "choose another folder, then give the same command again."
+                f"could not write {target}: {error.strerror}. No partial file was left behind. Free some space or "
+                "choose another folder, then repeat the command."
             ) from error
         raise
     except RuntimeError as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer, without an errno
         if any(sign in str(error) for sign in ("PytorchStreamWriter", "unexpected pos", "iostream error")):
             raise RunStopped(
-                f"could not write {target}: the disk is full or the folder is not writable. Nothing half-written was "
-                "left; free some space, then give the same command again."
+                f"could not write {target}: the disk is full or the folder is not writable. No partial file was "
+                "left behind. Free some space, then repeat the command."
             ) from error
         raise
     finally:
@@ -107,7 +107,7 @@ def read_json(path: str | os.PathLike) -> Any:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+        raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
 def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
@@ -137,11 +137,11 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
             table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, na_filter=False)
             _check_separator(path, table)
             if not isinstance(table.index, pd.RangeIndex):
-                raise InputError(f"the rows of {path} have more fields than its header has names")
+                raise InputError(f"some rows of {path} have more fields than the header")
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"there is no table at {path}; give its path, or check dataset_dir") from None
+        raise InputError(f"table not found: {path}. Check `table` and dataset_dir.") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"the table {path} is empty: it needs a header and at least one row") from None
     except UnicodeDecodeError as error:
@@ -149,7 +149,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     except (pd.errors.ParserError, OSError, ValueError) as error:
         raise InputError(f"cannot read the table {path}: {error}") from error
     if table.empty:
-        raise InputError(f"the table {path} has a header but no row")
+        raise InputError(f"the table {path} has a header but no rows")
     return table
 
 
@@ -162,8 +162,8 @@ def _check_separator(path: Path, table: pd.DataFrame) -> None:
     other = next((sign for sign in ";\t|," if sign in header and sign != separator), None)
     if len(table.columns) == 1 and other is not None:
         raise InputError(
-            f"the table {path} has one column, {header!r}: its separator seems to be {other!r}; save it with "
-            f"{separator!r} between the columns"
+            f"the table {path} has a single column, {header!r}. Its separator seems to be {other!r}; save it "
+            f"with {separator!r} as separator."
         )
 
 
@@ -179,7 +179,7 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"there is no checkpoint at {path}") from None
+        raise InputError(f"checkpoint not found: {path}") from None
     except Exception as error:
         # torch goes on with advice to its developers
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -242,5 +242,5 @@ def writable_dir(path: str | os.PathLike) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from error
+        raise InputError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     return folder

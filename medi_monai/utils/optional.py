@@ -46,9 +46,7 @@ def require(package: str, purpose: str) -> ModuleType:
     except ImportError as error:
         extra = EXTRAS.get(package)
         remedy = f'pip install "medi_monai[{extra}]"' if extra else f"pip install {package}"
-        raise InputError(
-            f"{package} is needed {purpose}, and cannot be imported ({error}). Remedy: {remedy}"
-        ) from error
+        raise InputError(f"{package} is needed {purpose} but cannot be imported ({error}). Remedy: {remedy}") from error
 
 
 #: one at a time: a thread that came second would keep the silence of the first as what to return to

@@ -60,7 +60,7 @@ def _check_kind(folder: Path, run: str) -> None:
     summary = read_json(path) if path.is_file() else {}
     other = summary.get("run", run) if isinstance(summary, dict) else "unknown"
     if other != run:
-        raise InputError(f"{folder} holds the results of a {other!r} run: choose another folder")
+        raise InputError(f"{folder} contains the results of a {other!r} run; choose another folder")
 
 
 def finish_run(
@@ -93,7 +93,7 @@ def finish_run(
     }
     write_json(Path(output_dir) / SUMMARY, content)
     release_locks()
-    print(f"{run}: done, the results are in {where}", flush=True)
+    print(f"{run}: done. Results: {where}", flush=True)
 
 
 def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
@@ -107,7 +107,7 @@ def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
     target.mkdir()
     for path in existing:
         path.rename(target / path.name)
-    print(f"results of an earlier run were moved to {target}", flush=True)
+    print(f"moved earlier results to {target}", flush=True)
 
 
 def _versions() -> dict[str, str]:

@@ -35,11 +35,11 @@ class PatchGrid:
 
     def __post_init__(self) -> None:
         if self.image_size < 8 or (self.stride is not None and self.stride < 1):
-            raise InputError(f"image_size {self.image_size} has to be 8 or more, stride {self.stride} 1 or more")
+            raise InputError(f"image_size {self.image_size} must be 8 or more, stride {self.stride} must be 1 or more")
         if not 0 < self.mpp < 100:
-            raise InputError(f"mpp = {self.mpp}: the microns per pixel of a patch have to lie between 0 and 100")
+            raise InputError(f"mpp = {self.mpp}: microns per pixel must be between 0 and 100")
         if not 0 <= self.min_tissue <= 1:
-            raise InputError(f"min_tissue = {self.min_tissue}: it is a fraction in [0, 1]")
+            raise InputError(f"min_tissue = {self.min_tissue}: it must be a fraction in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
         InputError: where the slide is coarser than the grid asks, or smaller than one patch.
     """
     if grid.mpp / max(slide.spacing) < 0.99:
-        raise InputError(f"the slide has {slide.mpp:g} microns per pixel and cannot be cut at {grid.mpp:g}")
+        raise InputError(f"the slide has {slide.mpp:g} microns per pixel and cannot be cut at a finer {grid.mpp:g}")
     field = slide.field((grid.image_size, grid.image_size), grid.mpp)
     width, height = slide.dimensions
     if field[0] > width + 1e-6 or field[1] > height + 1e-6:

@@ -67,13 +67,15 @@ class MacenkoTarget(StainTarget):
         _check_numbers(self, "vectors", (2, 3))
         _check_numbers(self, "amounts", (2,))
         if np.linalg.matrix_rank(np.array(self.vectors)) < 2 or min(self.amounts) <= 0:
-            raise InputError(f"a Macenko target needs two different vectors and amounts above 0, not {self}")
+            raise InputError(f"a Macenko target needs two different stain vectors and amounts above 0, not {self}")
 
     @classmethod
     def fit(cls, image: np.ndarray) -> MacenkoTarget:
         stains = macenko_stains(image, max_pixels=None)
         if stains is None:
-            raise InputError("the target shows no two stains: give patches with tissue, hematoxylin and eosin")
+            raise InputError(
+                "two stains could not be found in the target patches; use patches with tissue, hematoxylin and eosin"
+            )
         return cls(tuple(map(tuple, stains.vectors.tolist())), tuple(stains.amounts.tolist()))
 
     def normalize(self, image: Any, pixels: CpuPixels | None = None) -> Any:
@@ -113,7 +115,7 @@ class ReinhardTarget(StainTarget):
     def fit(cls, image: np.ndarray) -> ReinhardTarget:
         moments = _lab_moments(image, select_pixels("cpu"))
         if moments is None:
-            raise InputError("the target shows no tissue, or one flat color: give patches with tissue")
+            raise InputError("the target patches contain no tissue or a single flat color; use patches with tissue")
         _, _, mean, std = moments
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
@@ -169,7 +171,7 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
         check_patch(image)
         parts.append(thinned(np.moveaxis(np.asarray(image), -3, 0), MAX_PIXELS))
     if not parts:
-        raise InputError("a target is fitted to one patch or more, and none was given")
+        raise InputError("fitting a target needs at least one patch; none was given")
     return NORMALIZATIONS[method].fit(np.concatenate(parts, axis=1)[:, :, None])
 
 
@@ -198,7 +200,7 @@ def load_target(source: StainTarget | Mapping | str | os.PathLike | None, method
 
 def _from_dict(content: Any) -> StainTarget:
     if not isinstance(content, Mapping) or content.get("format") != 1:
-        raise InputError("this is not a stain target: it has 'format' 1, 'method' and the statistics of the method")
+        raise InputError("not a stain target: expected 'format' 1, 'method' and the statistics of the method")
     if content.get("method") not in NORMALIZATIONS:
         raise unknown_value("stain normalization", content.get("method"), NORMALIZATIONS)
     values = {key: value for key, value in content.items() if key not in ("format", "method")}
@@ -215,6 +217,6 @@ def _check_numbers(target: Any, name: str, shape: tuple[int, ...]) -> None:
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != shape or not np.isfinite(values).all():
-        raise InputError(f"{name} of a stain target are numbers of shape {shape}, not {getattr(target, name)!r}")
+        raise InputError(f"{name} of a stain target must be numbers of shape {shape}, not {getattr(target, name)!r}")
     plain = values.tolist()
     object.__setattr__(target, name, tuple(map(tuple, plain)) if values.ndim == 2 else tuple(plain))

@@ -35,7 +35,7 @@ class CpuPixels:
             return image.detach().cpu().numpy()
         if isinstance(image, np.ndarray):
             return np.asarray(image)
-        raise InputError(f"a patch of the type {type(image).__name__} needs the back end 'gpu'")
+        raise InputError(f"a patch of type {type(image).__name__} needs the back end 'gpu'")
 
     def give(self, pixels: Any, like: Any) -> Any:
         """``pixels`` in the type and on the device of ``like``."""
@@ -137,7 +137,7 @@ def select_pixels(backend: str) -> CpuPixels:
     if obstacle and backend == "gpu":
         raise InputError(
             f"the back end 'gpu' cannot be used: {obstacle}. It needs a CUDA device, cuCIM and CuPy (pip install "
-            '"medi_monai[cucim]" brings both), and a process that was not forked (a loader with num_workers=0). '
+            '"medi_monai[cucim]" installs both), and a process that was not forked (a loader with num_workers=0). '
             "Or choose the back end 'auto' or 'cpu'."
         )
     return _cpu() if obstacle else _gpu(os.getpid())
@@ -158,11 +158,11 @@ def _obstacle(process: int) -> str:
         with quiet_stderr():
             cupy = import_module("cupy")
         if cupy.cuda.runtime.getDeviceCount() < 1:
-            return "there is no CUDA device"
+            return "no CUDA device is available"
         cupy.zeros(1)
         _gpu(process)
     except Exception as error:  # CuPy raises errors of several libraries, and ImportError for a missing one
-        return f"CUDA does not start in this process ({type(error).__name__}: {str(error).splitlines()[0]})"
+        return f"CUDA cannot be initialized in this process ({type(error).__name__}: {str(error).splitlines()[0]})"
     return ""
 
 

@@ -51,8 +51,8 @@ def check_patch(image: Any) -> None:
     shape, dtype = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", type(image).__name__))
     if len(shape) not in (3, 4) or shape[-3] != 3 or not dtype.endswith("uint8") or 0 in shape:
         raise InputError(
-            f"a patch of shape {shape} and type {dtype} cannot be transformed: give (3, H, W) or a batch "
-            "(N, 3, H, W) of uint8, channels first, in the order red, green, blue"
+            f"a patch of shape {shape} and type {dtype} cannot be transformed. Expected: uint8 RGB, channels first, "
+            "(3, H, W) or a batch (N, 3, H, W)."
         )
 
 

@@ -28,7 +28,7 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
 
     def __init__(self, keys: KeysCollection, prob: float, backend: str, allow_missing_keys: bool) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        _check_number("prob", prob, "a probability in [0, 1]")
+        _check_number("prob", prob, "it must be a probability in [0, 1]")
         RandomizableTransform.__init__(self, prob)
         check_backend(backend)
         self.pixel_backend = backend
@@ -53,7 +53,7 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
             check_patch(result[key])
         counts = {_count(result[key]) for key in present}
         if len(counts) > 1:
-            raise InputError(f"the items {present} hold {sorted(counts)} images: they all need the same number")
+            raise InputError(f"the items {present} contain different numbers of images, {sorted(counts)}")
         if not counts:
             return result
         self.randomize(counts.pop())
@@ -129,9 +129,9 @@ class RandStainJitterd(_RandPatchTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, backend, allow_missing_keys)
-        _check_number("scale", scale, "amounts of stain are multiplied by 1 - scale to 1 + scale, in [0, 1]")
+        _check_number("scale", scale, "stain amounts are multiplied by 1 - scale to 1 + scale; scale must be in [0, 1]")
         shift = scale / 4 if shift is None else shift
-        _check_number("shift", shift, "an optical density in [0, 1]")
+        _check_number("shift", shift, "it must be an optical density in [0, 1]")
         if basis not in BASES:
             raise unknown_value("stain basis", basis, BASES)
         self.scale, self.shift, self.basis = scale, shift, basis
@@ -222,7 +222,7 @@ def patch_transforms(
     if normalize is not None and normalize not in NORMALIZATIONS:
         raise unknown_value("stain normalization", normalize, NORMALIZATIONS)
     if normalize is None and target is not None:
-        raise InputError(f"a target without a normalization: set `normalize` to one of {sorted(NORMALIZATIONS)}")
+        raise InputError(f"a target needs a normalization: set `normalize` to one of {sorted(NORMALIZATIONS)}")
     jitter = RandStainJitterd(keys, stain_jitter, basis=stain_basis, backend=backend)
     chosen: list[Any] = []
     if normalize is not None:
@@ -254,6 +254,8 @@ def _images(item: Any, pixels: CpuPixels) -> list[Any]:
 def _give(changed: list[Any], like: Any, pixels: CpuPixels) -> Any:
     shapes = {image.shape for image in changed}
     if len(shapes) > 1:
-        raise InputError(f"the turned patches of a batch have the shapes {sorted(shapes)}: patches have to be square")
+        raise InputError(
+            f"patches in a batch must be square to be rotated; the rotated patches have the shapes {sorted(shapes)}"
+        )
     given = pixels.give(changed[0] if like.ndim == 3 else pixels.xp.stack(changed), like)
     return MetaTensor(given).copy_meta_from(like) if isinstance(like, MetaTensor) else given

@@ -87,7 +87,7 @@ def test_prompts_of_a_file_and_of_a_list_need_no_cohort(tmp_path):
     (tmp_path / "prompts.txt").write_text("# two\nbrain\nanother brain\n")
     for prompts in (str(tmp_path / "prompts.txt"), ["brain", "another brain"]):
         assert counts(prompt_plan(prompts, 5, refused, None, "sex")) == {"brain": 3, "another brain": 2}
-    for prompts, message in (([], "holds no prompt"), (str(tmp_path / "gone.txt"), "no file of prompts")):
+    for prompts, message in (([], "contains no prompt"), (str(tmp_path / "gone.txt"), "prompt file not found")):
         with pytest.raises(InputError, match=message):
             prompt_plan(prompts, 5, refused, None, "sex")
 
@@ -146,7 +146,7 @@ def test_own_prompts_that_name_the_attribute_are_no_neutral_ones(cohort, capsys)
     given = ["brain of a man", "brain", "old brain", "WOMAN'S brain"]
     plan = prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert plan["caption"].tolist() == ["brain", "old brain"]
-    assert "2 of 4 are left out, for they name sex 'male': 'brain of a man'" in capsys.readouterr().out
+    assert "2 of 4 are dropped because they name sex 'male': 'brain of a man'" in capsys.readouterr().out
     with pytest.raises(InputError, match="all 1 prompts name sex.*neutral ones are needed"):
         prompt_plan(given[:1], 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert len(prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex")) == 4

@@ -159,7 +159,7 @@ def test_where_nothing_can_be_chosen_it_is_said_and_no_image_left(tmp_path, caps
     assert not (tmp_path / "kept" / "manifest.csv").exists() and not (tmp_path / "kept" / "images").exists()
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("warning: nothing can be chosen: no image is predicted as 'female'")
-    assert out[-1].startswith("resampling: done, the results are in")
+    assert out[-1].startswith("resampling: done. Results: ")
 
 
 def test_a_folder_without_images_and_one_that_would_be_overwritten(tmp_path):

@@ -346,7 +346,7 @@ def test_the_way_of_reading_is_chosen_by_name_or_by_size(cohorts, codes, monkeyp
 
 def test_regions_of_another_size_than_planned_are_refused(cohorts, codes):
     for kind in (PatchDataset, StreamedPatchDataset):
-        with pytest.raises(InputError, match="planned with image_size 32, and not with 48"):
+        with pytest.raises(InputError, match="planned with image_size 32, not 48"):
             kind(cohorts["none"], codes, 48)
 
 

@@ -124,7 +124,7 @@ def test_a_hash_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize(("shape", "kind"), [((2, 31, 40, 3), "uint8"), ((2, 64, 64, 3), "f4"), ((64, 64, 3), "uint8")])
 def test_what_is_no_batch_of_patches_is_refused(shape, kind):
-    with pytest.raises(InputError, match="uint8 with sides of at least 32"):
+    with pytest.raises(InputError, match="uint8 patches with sides of at least 32"):
         hash_images(np.zeros(shape, kind))
 
 
@@ -205,7 +205,7 @@ def test_a_distance_out_of_range_is_refused(most):
 
 
 def test_hashes_and_groups_of_unequal_length_are_refused():
-    with pytest.raises(InputError, match="one length"):
+    with pytest.raises(InputError, match="same length"):
         near_duplicates(np.zeros(2, np.uint64), np.zeros(1, int))
 
 

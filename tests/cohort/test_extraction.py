@@ -250,6 +250,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(slides, tmp_path, monkeypatch, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(*((Image.Image, "save") if method == "save" else (np, "savez")), fail)
-    with pytest.raises(RunStopped, match="No space left.*free some space"):
+    with pytest.raises(RunStopped, match="No space left.*Free some space"):
         cut(slides, tmp_path)
     assert not files_below(tmp_path)

@@ -48,7 +48,7 @@ def test_other_settings_are_refused_with_what_changed(tmp_path, changed, says):
 
 def test_what_is_no_cohort_of_ours_is_left_as_it_was(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and holds no cohort"), claimed_folder(tmp_path, SETTINGS):
+    with pytest.raises(InputError, match="not empty and does not contain a cohort"), claimed_folder(tmp_path, SETTINGS):
         raise AssertionError
     assert os.listdir(tmp_path) == ["thesis.txt"]
 

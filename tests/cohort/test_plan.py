@@ -90,7 +90,7 @@ def test_mistakes_in_a_plan_are_named():
         make_plan(table, COLUMNS, "unseen", 0)
     with pytest.raises(InputError, match="'centre'.*did you mean 'center'"):
         make_plan(table, ["tumor", "centre"], "unseen")
-    with pytest.raises(InputError, match="'all' is made of the values of columns: name one or more"):
+    with pytest.raises(InputError, match="'all' needs one or more columns"):
         make_plan(table, [], "all")
 
 

@@ -221,7 +221,7 @@ def test_what_cannot_be_read_is_named(cohort, tmp_path):
         with pytest.raises(InputError, match=name):
             reader.read([row])
     outside = cohort.table.head(1).assign(x="250")
-    with pytest.raises(InputError, match="leaves .*tiff, which has 256 x 256"):
+    with pytest.raises(InputError, match="extends beyond .*tiff .256 x 256 pixels"):
         PatchReader(Cohort(outside, cohort.root), SIZE).read([0])
 
 

@@ -75,14 +75,14 @@ def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
 @pytest.mark.parametrize(
     "image, mpp, says",
     [
-        ("empty.jpg", "0.5", "is an empty file"),
+        ("empty.jpg", "0.5", "is empty (0 bytes)"),
         ("half.jpg", "0.5", "truncated"),
         ("text.jpg", "0.5", "cannot identify"),
-        ("gone.jpg", "0.5", "there is no image"),
+        ("gone.jpg", "0.5", "image not found"),
         ("flat.png", "0.5", "flat.png has 300 x 100 pixels of 0.5 microns, fewer than the 256 x 256 of a patch of 128"),
         ("a/0.jpg", "0.25", "has 256 x 256 pixels of 0.25 microns, fewer than the 512 x 512 of a patch of 128 pixels"),
-        ("a/0.jpg", "2", "a/0.jpg has 2 microns per pixel and cannot be taken at 1"),
-        ("a/0.jpg", "", "does not say its resolution"),
+        ("a/0.jpg", "2", "a/0.jpg has 2 microns per pixel and cannot be used at a finer 1"),
+        ("a/0.jpg", "", "does not contain its resolution"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why_and_the_others_are_done(tree, tmp_path, image, mpp, says):

@@ -148,7 +148,7 @@ def test_a_wrong_setting_is_named_before_anything_is_read(tmp_path, changes, say
         source(tmp_path / "absent", **changes)
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no table"), ("", "empty"), ("a,b\n", "no row")])
+@pytest.mark.parametrize(("content", "says"), [(None, "table not found"), ("", "empty"), ("a,b\n", "no row")])
 def test_a_missing_or_empty_table_is_named(tmp_path, content, says):
     if content is not None:
         (tmp_path / "slides.csv").write_text(content)
@@ -191,7 +191,7 @@ def test_files_without_a_row_are_sought_in_the_folder_of_the_pattern(tmp_path):
 def test_a_resolution_is_a_positive_number_or_missing(tmp_path, wrong):
     write(tmp_path, {**GDC, "mpp": [wrong, "'--", "0.5"]})
     rows = source(tmp_path, columns={**COLUMNS, "mpp": "mpp"}).rows(check_files=False)
-    assert rows["problem"].tolist() == ["", f"{wrong!r} microns per pixel is no positive number", ""]
+    assert rows["problem"].tolist() == ["", f"{wrong!r} microns per pixel is not a positive number", ""]
 
 
 def test_downloads_of_the_gdc_are_found_by_a_pattern_with_stars(tmp_path):
@@ -228,7 +228,9 @@ def test_a_mapping_gives_label_and_attributes(tmp_path, capsys):
         ["UCS", "60-69", "white", "UNC"],
         ["lung", "", "", "UNC"],
     ]
-    assert capsys.readouterr().out.startswith("slides.csv: mapping of 'race': 'race' never is '1', 'two', 'pacific'")
+    assert capsys.readouterr().out.startswith(
+        "slides.csv: mapping of 'race': 'race' has no value '1', 'two', 'pacific'"
+    )
     before = table.settings()
     assert json_digest(before) == json_digest(table.settings())
     write(tmp_path, {"code": ["NA", "01", "1"], "center": ["A", "B", "C"]}, "sites.csv")

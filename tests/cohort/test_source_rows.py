@@ -58,19 +58,19 @@ def test_each_thing_that_is_wrong_with_a_row_is_one_line_and_the_others_are_fine
     rows = hard_table(tmp_path / "root").rows()
     assert dict(zip(rows["slide"], rows["problem"])) == {
         "good": "",
-        "out": "the path leaves the folder of the data set",
-        "absolute": "the path leaves the folder of the data set",
+        "out": "the path is outside the folder of the data set",
+        "absolute": "the path is outside the folder of the data set",
         "t1": "several rows of the table name this image",
         "t2": "several rows of the table name this image",
-        "absent": "there is no such file",
+        "absent": "file not found",
         "loop": "a loop of symbolic links",
-        "gone": "a symbolic link to nothing",
+        "gone": "a broken symbolic link",
         "folder": "a folder, not a file",
         "same": "slide 'same' is the name of several images",
-        "mpp": "'40x' microns per pixel is no positive number",
+        "mpp": "'40x' microns per pixel is not a positive number",
         "label": "no tumor",
         "age": "age '-2' lies outside the bins 0 to 130",
-        "nameless": "no image, which the image's path needs",
+        "nameless": "no image, which the path of the image requires",
     }
     assert (rows["slide"] == "same").sum() == 2 and len(rows) == 15
 
@@ -123,11 +123,11 @@ def brute_rows(table, root, unit):
         if row["name"] == "":
             problem = "no name"
         elif path is None:
-            problem = "the path leaves"
+            problem = "the path is outside"
         elif counts[path] > 1:
             problem = "several rows"
         elif not os.path.isfile(os.path.join(root, path)):
-            problem = "there is no such file"
+            problem = "file not found"
         elif unit == "slides" and row["slide"] and len(images[row["slide"]]) > 1:
             problem = "slide"
         elif row["mpp"] and not row["mpp"].replace(".", "").isdigit():

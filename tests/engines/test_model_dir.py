@@ -18,7 +18,7 @@ from medi_monai.utils.run_dir import begin_run, finish_run, set_aside
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write into"):
+    with pytest.raises(InputError, match="cannot write to"):
         begin_run(tmp_path / "file" / "folder")
 
 
@@ -123,7 +123,7 @@ def test_the_schema_is_the_checkpoints_or_the_demos(tiny_schema, tmp_path):
     assert load_schema(tmp_path) == tiny_schema
     (tmp_path / "schema.json").rename(tmp_path / "elsewhere.json")
     (tmp_path / "model.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="no schema"):
+    with pytest.raises(InputError, match="schema not found"):
         load_schema(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_workers_read_the_same_and_their_errors_are_one_line(cohort, expected, t
     last.unlink()
     with pytest.raises(InputError) as raised:
         embed_images(Cohort(cohort.table, root), Means(), tmp_path / "f", SIZE, num_workers=1)
-    assert str(raised.value) == f"there is no image {last}"
+    assert str(raised.value) == f"image not found: {last}"
     assert FeatureStore.open(next((tmp_path / "f").iterdir())).missing_blocks() == [2]
     last.symlink_to(cohort.root / last.name)
     encoder = Means()
@@ -184,7 +184,7 @@ def test_workers_read_the_same_and_their_errors_are_one_line(cohort, expected, t
 
 
 def test_a_missing_image_and_one_of_another_size_are_named(cohort, tmp_path):
-    with pytest.raises(InputError, match="there is no image .*absent.png"):
+    with pytest.raises(InputError, match="image not found: .*absent.png"):
         embed_images(Cohort(cohort.table.head(3).assign(image="absent.png"), cohort.root), Means(), tmp_path, SIZE)
     with pytest.raises(InputError, match="000.png has 8 x 8 pixels, expected 16"):
         embed_images(cohort, Means(), tmp_path, 16)

@@ -32,7 +32,7 @@ def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
     output, printed = experiment
     content = json.loads((output / "experiment.json").read_text())
     assert list(content["seconds"]) == STAGES
-    assert content["verdict"][0]["text"] in printed and f"results are in {output / 'report.html'}" in printed
+    assert content["verdict"][0]["text"] in printed and f"Results: {output / 'report.html'}" in printed
     page = (output / "report.html").read_text()
     assert content["verdict"][0]["text"].split(":")[0] in page and "data:image/png" in page
     for name in ("samples.png", "evaluation/report.html", "probing/report.html", "cohort/audit.html", "summary.json"):
@@ -84,7 +84,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
     [
         ("evaluation", "evaluate.json", {"arms": {"medi": "/nowhere"}}, "run `sampling` into that folder"),
         ("evaluation", "evaluate.json", {"encoder": "embeded"}, "did you mean 'embedded'"),
-        ("evaluation", "evaluate.json", {"arms": {}}, "no arm to compare"),
+        ("evaluation", "evaluate.json", {"arms": {}}, "no arms to compare"),
         ("probing", "probe.json", {"baselines": ["reweigted"]}, "did you mean 'reweighted'"),
         ("probing", "probe.json", {"c_values": [0]}, "c_values = "),
         ("experiment", "experiment.json", {"sweep_correlations": [2]}, "numbers from 0 to 1"),

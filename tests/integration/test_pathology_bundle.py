@@ -87,7 +87,7 @@ def test_sampling_fills_the_combinations_that_training_lacks(bundle, prepared, t
     for arm, overlay in (("medi", []), ("cls", ["class_only.json"])):
         output = bundle.must_run("sampling", "inference.json", *overlay, **FEW)
         folder = bundle.root / "output" / arm / "sampling"
-        assert f"sampling: done, the results are in {folder / 'grid.png'}" in output.splitlines()
+        assert f"sampling: done. Results: {folder / 'grid.png'}" in output.splitlines()
         manifest = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
         counts = manifest.groupby(["project_id", "center"]).size()
         assert set(counts.index) == set(zip(held_out["project_id"], held_out["center"])) and set(counts) == {2}
@@ -153,7 +153,7 @@ def test_a_mistake_ends_in_one_clear_line(bundle, trained, tmp_path, monkeypatch
         ([("DEMO-GLAND", "Birk", 1)], "'Birk': did you mean 'Birch'"),
         ([("DEMO-GLAND", "Birch", 0)], "count '0'"),
         ([("DEMO-GLAND", "Birch", -2)], "count '-2'"),
-        ([], "has a header but no row"),
+        ([], "has a header but no rows"),
     ],
 )
 def test_a_plan_with_a_mistake_is_refused_before_anything_is_drawn(bundle, trained, tmp_path, rows, message):

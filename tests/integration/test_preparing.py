@@ -40,28 +40,28 @@ OVERLAY = {
 }
 #: what is wrong with every other row or file, and the words for it
 WRONG = {
-    "../outside.tiff": "the path leaves the folder",
-    "slides/absent.tiff": "there is no such file",
-    "slides/coarse.tiff": "2 microns per pixel and cannot be cut at 1$",
+    "../outside.tiff": "the path is outside the folder",
+    "slides/absent.tiff": "file not found",
+    "slides/coarse.tiff": "2 microns per pixel and cannot be cut at a finer 1$",
     "slides/d1/dup.tiff": "'dup' is the name of several images",
     "slides/d2/dup.tiff": "'dup' is the name of several images",
     "slides/folder.tiff": "a folder, not a file",
     "slides/glass.tiff": "^no tissue",
-    "slides/link.tiff": "symbolic link to nothing",
+    "slides/link.tiff": "broken symbolic link",
     "slides/loop.tiff": "loop of symbolic links",
     "slides/loops": "loop of symbolic links",
-    "slides/mpp.tiff": "says 0.5 microns per pixel and the table 0.25: correct .*mpp_conflict",
+    "slides/mpp.tiff": "has 0.5 microns per pixel, but the table has 0.25. Correct .*mpp_conflict",
     "slides/no_label.tiff": "^no tumor$",
     "slides/no_patient.tiff": "^no patient$",
-    "slides/png.svs": "its content is PNG, though its name ends in .svs; rename it$",
+    "slides/png.svs": "it contains PNG, but its name ends in .svs. Rename the file.$",
     "slides/stray.tiff": "no row of the table names this file",
     "slides/text.tiff": "cannot read",
     "slides/tiny.tiff": "64 x 48 pixels is smaller than one patch",
     "slides/truncated0.tiff": "truncated|damaged",
     "slides/truncated1.tiff": "truncated",
     "slides/truncated2.tiff": "truncated",
-    "slides/word.tiff": "'20x' microns per pixel is no positive number",
-    "slides/zero.tiff": "is an empty file",
+    "slides/word.tiff": "'20x' microns per pixel is not a positive number",
+    "slides/zero.tiff": "is empty .0 bytes.",
 }
 
 
@@ -227,7 +227,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, command
         }
         assert num_slides * 50 < len(finished) < len(contents(done[0]))
         if sent == signal.SIGINT:
-            assert "medi_monai: interrupted; finished files are whole, the same command goes on from them" in printed
+            assert "medi_monai: interrupted. Finished files are complete; repeat the command to resume." in printed
     subprocess.run(command(output, num_workers=1), env=bundle.environment, capture_output=True, check=True)
     assert contents(output) == contents(done[0])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -247,7 +247,7 @@ def test_two_processes_of_torchrun_leave_what_one_leaves(bundle, command, done, 
     assert contents(tmp_path / "out") == contents(done[0])
     problems = [json.loads((tmp_path / "out" / "patches" / f"problems-{rank}.json").read_text()) for rank in (0, 1)]
     assert all(problems), "each of both met slides that cannot be read"
-    assert printed.count("preparing: done, the results are in") == 1
+    assert printed.count("preparing: done. Results: ") == 1
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_the_quickstart_tells_its_story(bundle, executed, tmp_path):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.get("text", "") for output in outputs)
     for run_id, count in (("preparing", 1), ("training", 2), ("sampling", 2)):
-        assert printed.count(f"{run_id}: done, the results are in") == count
+        assert printed.count(f"{run_id}: done. Results: ") == count
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 3
     tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]

@@ -80,7 +80,7 @@ class TestSubgroupClassifier:
         [
             ({}, {}, "needs an attribute"),
             ({"sex": ["male"]}, {}, "'sex' has the values \\['male'\\]"),
-            ({"sex": ["male", "male"]}, {}, "holds a value twice"),
+            ({"sex": ["male", "male"]}, {}, "contains a duplicate value"),
             (ATTRIBUTES, {"image_size": 4}, "image_size 4"),
             (ATTRIBUTES, {"width": 12}, "width 12 has to be a multiple of 8"),
         ],

@@ -93,7 +93,7 @@ def test_a_run_leaves_a_cohort_with_its_pages_and_a_summary_that_counts_it(data,
     assert summary["digests"] == {"cohort.csv": file_digest(root / "cohort.csv")}
     assert summary["settings"] == preparation(data).settings()
     assert summary["made"]["findings"] == read_json(root / "audit.json")["findings"]
-    assert f"preparing: done, the results are in {root / 'cohort.csv'}, with audit.html and quality.html" in printed
+    assert f"preparing: done. Results: {root / 'cohort.csv'}, with audit.html and quality.html" in printed
     share = (table["center"] == "x").mean()
     assert f"x {share:.1%}" in next(line for line in printed.splitlines() if line.startswith("preparing: center: "))
     assert "LEAKAGE" not in printed and "left out" not in printed and len(cohort) == len(table)

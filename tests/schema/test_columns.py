@@ -72,7 +72,7 @@ def test_an_unseen_value_names_attribute_value_and_nearest():
 
 
 def test_a_vocabulary_with_a_value_twice_is_refused():
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="duplicate value"):
         CategoricalColumn("grade", ("1", 1))
 
 

@@ -97,7 +97,7 @@ def test_a_missing_column_is_named_with_those_there_are(schema):
 
 def test_impossible_schemas_are_refused():
     site = CategoricalColumn("site", ("01",))
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="must be different columns"):
         MetadataSchema(site, (site,))
     with pytest.raises(InputError, match="no value"):
         MetadataSchema(CategoricalColumn("label", ()), (site,))

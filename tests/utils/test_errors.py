@@ -28,7 +28,7 @@ def test_unknown_value_names_value_nearest_allowed_and_remedy():
 
 def test_unknown_value_shortens_a_long_vocabulary_and_counts_it():
     message = str(unknown_value("site", "??", [f"S{place:03d}" for place in range(40)]))
-    assert "40 in all" in message and "'S011'" in message and "'S012'" not in message
+    assert "40 in total" in message and "'S011'" in message and "'S012'" not in message
 
 
 def test_unknown_value_says_when_nothing_is_known():
@@ -62,5 +62,5 @@ def test_any_other_error_keeps_its_traceback():
 
 def test_an_interruption_says_how_to_go_on():
     done = run("raise KeyboardInterrupt")
-    assert "the same command goes on" in done.stderr and "Traceback" not in done.stderr
+    assert "repeat the command to resume" in done.stderr and "Traceback" not in done.stderr
     assert done.returncode != 0

@@ -36,9 +36,9 @@ def test_the_back_end_is_checked_by_name():
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_gpu_says_what_lacks(monkeypatch):
-    monkeypatch.setattr(module, "gpu_obstacle", lambda: "there is no CUDA device")
+    monkeypatch.setattr(module, "gpu_obstacle", lambda: "no CUDA device is available")
     assert select_pixels("auto").name == "cpu"
-    with pytest.raises(InputError, match=r"there is no CUDA device.*medi_monai\[cucim\].*'auto' or 'cpu'"):
+    with pytest.raises(InputError, match=r"no CUDA device is available.*medi_monai\[cucim\].*'auto' or 'cpu'"):
         select_pixels("gpu")
 
 

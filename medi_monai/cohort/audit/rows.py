@@ -94,7 +94,7 @@ def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]
     numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
     wrong = [name for name, number in zip(names, numbers) if not np.isfinite(number)]
     if wrong and strict:
-        raise InputError(f"{column.name} = {wrong[0]!r} is not a number, and {column.name} is declared continuous")
+        raise InputError(f"{column.name} = {wrong[0]!r} is not a number, but {column.name} is declared continuous")
     if wrong or not names:
         return codes, names
     edges = np.unique(numbers)

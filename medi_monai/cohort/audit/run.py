@@ -143,13 +143,13 @@ def audit_cohort(
 def _check_roles(columns: list[str], label: str, attributes: Sequence[str], continuous: Sequence[str]) -> None:
     for column in columns:
         if columns.count(column) > 1:
-            raise InputError(f"the column {column!r} has two roles in the audit; name it once")
+            raise InputError(f"the column {column!r} has two roles in the audit; use each column once")
     for column in (label, *attributes):
         if column in RESERVED:
-            raise InputError(f"the label or attribute {column!r} has a name that the audit uses itself; rename it")
+            raise InputError(f"the label or attribute {column!r} has a name reserved by the audit; rename it")
     for column in continuous:
         if column not in attributes:
-            raise InputError(f"{column!r} is declared continuous, but is none of the attributes {list(attributes)}")
+            raise InputError(f"{column!r} is declared continuous but is not among the attributes {list(attributes)}")
 
 
 def _check_sizes(rows: CodedRows, label: str, attributes: Sequence[str], properties: Sequence[str]) -> None:

@@ -48,9 +48,9 @@ class SquareFit:
             raise unknown_value("choice of `pad`", self.pad, PADS)
         window = tuple(self.window) if isinstance(self.window, (list, tuple)) else ()
         if len(window) != 2 or not all(isinstance(edge, (int, float)) for edge in window):
-            raise InputError(f"window = {self.window!r}: give two percentiles, as [0.5, 99.5]")
+            raise InputError(f"window = {self.window!r}: use two percentiles, such as [0.5, 99.5]")
         if not 0 <= window[0] < window[1] <= 100:
-            raise InputError(f"window = {list(window)}: percentiles increase and lie in [0, 100]")
+            raise InputError(f"window = {list(window)}: percentiles must increase and be in [0, 100]")
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """The square of a picture.
@@ -88,14 +88,14 @@ def read_picture(path: str | os.PathLike, window: Sequence[float] = (0.5, 99.5))
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"there is no image {path}") from None
+        raise InputError(f"image not found: {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}: {error}") from error
 
 
 def _windowed(values: np.ndarray, window: Sequence[float], path: str | os.PathLike) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise InputError(f"cannot read the image {path}: it holds values that are not finite")
+        raise InputError(f"cannot read the image {path}: it contains values that are not finite")
     low, high = np.percentile(values, window)
     if low == high:
         # most of the picture is of one value: all of its range, for what is left

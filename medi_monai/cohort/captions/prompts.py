@@ -60,8 +60,8 @@ def read_prompts(
     if isinstance(prompts, str) and prompts == NEUTRAL:
         if table is None or templates is None:
             raise InputError(
-                "neutral prompts are made by templates from a training table, and captions that were read have none: "
-                "give --prompts, a file with a prompt on each line or a list"
+                "neutral prompts need templates, but the captions come from a table: "
+                "set --prompts to a file with one prompt per line, or to a list"
             )
         return make_prompts(table, templates, attributes, num_images)
     where = f"{prompts}" if isinstance(prompts, (str, os.PathLike)) else "the list of prompts"
@@ -138,10 +138,10 @@ def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
     which = ", ".join(f"{name} {value!r}" for name, value in named[taken].iloc[0].items() if value)
     if taken.all():
         raise InputError(
-            f"all {len(plan)} prompts name {' or '.join(words)}, the first one, {first!r}, {which}; neutral ones are "
-            "needed, which leave it open"
+            f"all {len(plan)} prompts name {' or '.join(words)}, the first one, {first!r}, {which}; neutral prompts, "
+            "which do not name it, are needed"
         )
-    print(f"prompts: {int(taken.sum())} of {len(plan)} are left out, for they name {which}: {first!r}", flush=True)
+    print(f"prompts: {int(taken.sum())} of {len(plan)} are dropped because they name {which}: {first!r}", flush=True)
     return plan[~taken].reset_index(drop=True)
 
 
@@ -156,7 +156,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(
-            f"there is no file of prompts at {path}; a prompt itself is given in a list, and {NEUTRAL!r} makes some"
+            f"prompt file not found: {path}. Use a list for a prompt itself, or {NEUTRAL!r} to compose prompts."
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8; save it as UTF-8 ({error})") from error
@@ -168,10 +168,10 @@ def _lines(path: Path) -> list[str]:
 
 def _checked(lines: Sequence[object], where: str) -> list[str]:
     if not lines:
-        raise InputError(f"{where} holds no prompt: give one a line; blank lines and those after # do not count")
+        raise InputError(f"{where} contains no prompt. Write one per line; blank lines and comments (#) are ignored.")
     for place, line in enumerate(lines, start=1):
         if not isinstance(line, str) or not line.strip():
-            raise InputError(f"{where}: prompt {place} is {line!r}; it has to be a text")
+            raise InputError(f"{where}: prompt {place} is {line!r}; it must be a text")
     return [" ".join(str(line).split()) for line in lines]
 
 
@@ -183,20 +183,22 @@ def _from_table(path: Path) -> pd.DataFrame:
     if "count" in table:
         for row, count in enumerate(table["count"], start=1):
             if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
-                raise InputError(f"{path}, row {row}: count {count!r} has to be a whole number of 1 or more")
+                raise InputError(f"{path}, row {row}: count {count!r} must be a whole number of 1 or more")
         plan["count"] = table["count"].astype(int).to_numpy()
     return plan
 
 
 def _check_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} = {value!r}: it has to be a whole number of 1 or more")
+        raise InputError(f"{name} = {value!r}: it must be a whole number of 1 or more")
 
 
 def _shares(weights: np.ndarray, total: int, where: str) -> np.ndarray:
     """``total`` shared out in proportion to ``weights``, what is left to the largest remainders, then the first."""
     if where and total < len(weights):
-        raise InputError(f"num_images = {total}: {where} holds {len(weights)} prompts, and each gets an image or more")
+        raise InputError(
+            f"num_images = {total}: {where} contains {len(weights)} prompts, and each needs at least one image"
+        )
     exact = weights / weights.sum() * total
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")

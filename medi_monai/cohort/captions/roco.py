@@ -61,11 +61,11 @@ def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoPart]:
         parts = own or [_of_table(Path(root), where)]
     if not parts:
         raise InputError(
-            f"{where} holds no table of ROCO (train/radiologytraindata.csv) or of ROCOv2 (train_captions.csv); name "
+            f"{where} contains no table of ROCO (train/radiologytraindata.csv) or of ROCOv2 (train_captions.csv); name "
             "its folder with `path` in `table`, or check dataset_dir"
         )
     if len({part.caption for part in parts}) > 1:
-        raise InputError(f"{where} holds tables of ROCO and of ROCOv2; name the folder of one with `path` in `table`")
+        raise InputError(f"{where} contains tables of both ROCO and ROCOv2; name one folder with `path` in `table`")
     if len(parts) == 1:
         only = parts[0]
         return [RocoPart(only.table, only.image, only.caption, only.name)]
@@ -92,7 +92,7 @@ def _of_table(root: Path, table: Path) -> RocoPart:
     if {"ID", "Caption"} <= set(header) and second is not None:
         return _second_version(root, table, second, "")
     raise InputError(
-        f"{table} is no table of ROCO (id, name, caption) or ROCOv2 (ID, Caption; its name says train, valid or test); "
+        f"{table} is not a table of ROCO (id, name, caption) or ROCOv2 (ID, Caption; named train, valid or test); "
         f"its columns are {', '.join(map(repr, header))}"
     )
 

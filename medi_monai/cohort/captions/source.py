@@ -67,7 +67,7 @@ class CaptionTable:
             if role not in ROLES:
                 raise unknown_value("role in `columns`", role, ROLES)
         if isinstance(self.attributes, str) or isinstance(self.missing, str):
-            raise InputError("attributes and missing have to be lists of strings")
+            raise InputError("attributes and missing must be lists of strings")
         if isinstance(self.table, Mapping) and self.table.get("layout") not in (None, ROCO, *LAYOUTS):
             raise unknown_value("layout of `table`", self.table["layout"], (*LAYOUTS, ROCO))
         if self.templates is not None:
@@ -79,10 +79,10 @@ class CaptionTable:
                 f"captions come from a column (columns: {{caption: …}}, or ROCO's) or from `templates`, and {given}"
             )
         if self.is_roco and (self.columns or self.attributes or self.mapping):
-            raise InputError("the layout roco knows its columns: it takes no `columns`, `attributes` or `mapping`")
+            raise InputError("the layout roco has fixed columns: remove `columns`, `attributes` and `mapping`")
         for name in ("caption", "split"):
             if name in self.attributes:
-                raise InputError(f"the attribute {name!r} has the name of a column of every cohort; rename it")
+                raise InputError(f"the attribute {name!r} has the name of a built-in column; rename it")
         if not self.is_roco:
             self._image_table(Path("."))
 
@@ -272,8 +272,7 @@ def _one_side(rows: pd.DataFrame, where: str) -> pd.Series:
     moved = int(((split == "excluded") & rows["split"].isin(["train", "val"])).sum())
     if moved:
         print(
-            f"{where}: {moved} rows are excluded, for their patients have others in the split of the table that are "
-            "held out",
+            f"{where}: {moved} rows are excluded because the table holds out other rows of their patients",
             flush=True,
         )
     return split

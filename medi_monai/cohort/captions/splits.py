@@ -46,18 +46,18 @@ class PatientSplit:
         for name in ("val_fraction", "holdout_fraction"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise InputError(f"{name} = {value!r}: it lies in [0, 1)")
+                raise InputError(f"{name} = {value!r}: it must be in [0, 1)")
         if self.val_fraction + self.holdout_fraction >= 1:
             raise InputError(
-                f"val_fraction {self.val_fraction} and holdout_fraction {self.holdout_fraction} leave no patient to "
-                "train on; their sum has to be below 1"
+                f"val_fraction {self.val_fraction} and holdout_fraction {self.holdout_fraction} leave no patient for "
+                "training; their sum must be below 1"
             )
         if self.columns is not None and (
             isinstance(self.columns, str) or not all(isinstance(name, str) for name in self.columns)
         ):
-            raise InputError(f"columns = {self.columns!r}: give a list of attributes to stratify by")
+            raise InputError(f"columns = {self.columns!r}: use a list of attributes to stratify by")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed = {self.seed!r}: it has to be a whole number")
+            raise InputError(f"seed = {self.seed!r}: it must be a whole number")
 
     def assign(self, rows: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.Series:
         """The split of every row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
@@ -76,7 +76,7 @@ class PatientSplit:
         require_columns(rows, ["patient", *columns], "the table to split")
         units = rows[["patient", *columns]].astype("str").fillna("").drop_duplicates()
         if (units["patient"] == "").any():
-            raise InputError("there are rows without a patient; leave them out first")
+            raise InputError("there are rows without a patient; remove them first")
         if self.columns is None:
             columns = [column for column in columns if not _is_quantity(units[column])]
         units = _strata(units[["patient", *columns]].drop_duplicates(), columns, self._fewest)

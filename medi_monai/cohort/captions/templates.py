@@ -77,10 +77,10 @@ class Template:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
-            raise InputError(f"template {self.text!r}: it has to be a text")
+            raise InputError(f"template {self.text!r}: it must be a text")
         weight = self.weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-            raise InputError(f"template {self.text!r}: weight {weight!r} has to be a number above 0")
+            raise InputError(f"template {self.text!r}: weight {weight!r} must be a number above 0")
         object.__setattr__(self, "pieces", _pieces(self.text))
 
     @classmethod
@@ -91,7 +91,7 @@ class Template:
         if isinstance(setting, str):
             return cls(setting)
         if not isinstance(setting, Mapping) or "text" not in setting:
-            raise InputError(f"template {setting!r}: give a text, or {{text: …, weight: …}}")
+            raise InputError(f"template {setting!r}: use a text, or {{text: …, weight: …}}")
         for key in setting:
             if key not in KEYS:
                 raise unknown_value(f"key of the template {setting['text']!r}", key, KEYS)
@@ -112,7 +112,9 @@ def _pieces(text: str) -> tuple[tuple[str, Field | None], ...]:
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise InputError(f"template {text!r} is no format string ({error}); a brace itself is written twice") from None
+        raise InputError(
+            f"template {text!r} is not a valid format string ({error}); write a literal brace twice"
+        ) from None
     pieces: list[tuple[str, Field | None]] = []
     for literal, name, spec, conversion in parts:
         pieces.append((literal, None if name is None else _field(text, name, spec or "", conversion)))
@@ -122,12 +124,12 @@ def _pieces(text: str) -> tuple[tuple[str, Field | None], ...]:
 def _field(text: str, name: str, spec: str, conversion: str | None) -> Field:
     if not name.strip() or name.isdigit() or conversion or "{" in spec:
         shown = "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
-        raise InputError(f"template {text!r}: {shown} has to be the name of a column, as {{sex}} or {{age:.0f}}")
+        raise InputError(f"template {text!r}: {shown} must be the name of a column, such as {{sex}} or {{age:.0f}}")
     place = Field(name.strip(), spec)
     try:
         format((1 if spec[-1:] in WHOLE_NUMBER else 1.0) if place.numeric else "a", spec)
     except ValueError as error:
-        raise InputError(f"template {text!r}: {spec!r} is no format of {name!r} ({error})") from None
+        raise InputError(f"template {text!r}: {spec!r} is not a valid format for {name!r} ({error})") from None
     return place
 
 
@@ -258,7 +260,7 @@ class CaptionTemplates:
             shown = "; ".join(f"{reason} ({count} rows)" for reason, count in sorted(counts.items())[:8])
             raise InputError(
                 f"{counts.sum()} of {len(table)} rows get no caption: {shown}. Add a template without such columns, "
-                "or leave the rows out"
+                "or remove the rows"
             )
         return captions
 
@@ -295,7 +297,7 @@ class CaptionTemplates:
             words, wrong = rule.apply(values)
         spelled = [place.spell(word) if word else "" for word in words.tolist()]
         no_number = pd.Series([text is None for text in spelled], index=values.index, dtype=bool)
-        wrong = wrong.mask(no_number, f"is no number, as {place.spec!r} needs")
+        wrong = wrong.mask(no_number, f"is not a number, as {place.spec!r} requires")
         wrong = wrong.mask(wrong != "", f"{place.column} " + values.map(repr) + " " + wrong)
         texts = pd.Series([text or "" for text in spelled], dtype="str")
         articles = texts.map(indefinite_article).astype("str")

@@ -60,8 +60,8 @@ class WordRule:
         where = f"words of {column!r}"
         if not isinstance(content, Mapping) or not content:
             raise InputError(
-                f"{where} = {content!r}: give a word for each value, as {{male: man, female: woman}}, or for each "
-                "range, as {bins: [40, 60], words: [young, middle-aged, old]}"
+                f"{where} = {content!r}: use one word per value, such as {{male: man, female: woman}}, or per "
+                "range, such as {bins: [40, 60], words: [young, middle-aged, old]}"
             )
         if "bins" not in content:
             words = {_text(value, where): _words(given, where) for value, given in content.items()}
@@ -91,7 +91,7 @@ class WordRule:
         places = np.searchsorted(np.array(self.edges), numbers.to_numpy(np.float64), side="right")
         words = pd.Series(np.array(self.ranges)[np.minimum(places, len(self.edges))], index=values.index, dtype="str")
         no_number = numbers.isna()
-        wrong = wrong.mask(no_number & (values != ""), "is no number, and has words for ranges")
+        wrong = wrong.mask(no_number & (values != ""), "is not a number, but its words are defined for ranges")
         return words.mask(no_number, ""), wrong
 
     def unused(self, values: set[str]) -> str:
@@ -100,14 +100,16 @@ class WordRule:
         if not unused:
             return ""
         close = nearest(unused[0], sorted(values - {""}), 1)
-        hint = f" (is {close[0]!r} meant?)" if close else ""
-        return f"{self.column!r} never is {', '.join(map(repr, unused))}{hint}, for which there are words"
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{self.column!r} has no value {', '.join(map(repr, unused))}{hint}, for which words are defined"
 
 
 def parse_words(words: Mapping[str, Any] | None) -> dict[str, WordRule]:
     """The rules of all columns, ``{sex: {male: man, female: woman}, age: {bins: …, words: …}}``."""
     if words is not None and not isinstance(words, Mapping):
-        raise InputError(f"words = {words!r}: it has to be a table of rules, as {{sex: {{male: man, female: woman}}}}")
+        raise InputError(
+            f"words = {words!r}: it must be a mapping of rules, such as {{sex: {{male: man, female: woman}}}}"
+        )
     rules = {str(column): content for column, content in (words or {}).items()}
     return {
         column: content if isinstance(content, WordRule) else WordRule.from_setting(column, content)
@@ -117,7 +119,9 @@ def parse_words(words: Mapping[str, Any] | None) -> dict[str, WordRule]:
 
 def _text(value: Any, where: str) -> str:
     if isinstance(value, bool) or value is None:
-        raise InputError(f"{where}: {value!r} is no text: YAML reads yes, no, on, off and null so; put it in quotes")
+        raise InputError(
+            f"{where}: {value!r} is not a text: YAML interprets yes, no, on, off and null; put it in quotes"
+        )
     return str(value).strip()
 
 
@@ -138,20 +142,20 @@ def _words(given: Any, where: str) -> tuple[str, ...]:
 
 def _edges(bins: Any, where: str) -> tuple[float, ...]:
     if not isinstance(bins, (list, tuple)) or not bins:
-        raise InputError(f"{where}: bins = {bins!r} has to be a list of edges, as [40, 60]")
+        raise InputError(f"{where}: bins = {bins!r} must be a list of edges, such as [40, 60]")
     for edge in bins:
         if isinstance(edge, bool) or not isinstance(edge, (int, float)) or not math.isfinite(edge):
-            raise InputError(f"{where}: bins = {list(bins)} holds {edge!r}, which is no number")
+            raise InputError(f"{where}: bins = {list(bins)} contains {edge!r}, which is not a number")
     for low, high in pairwise(bins):
         if not low < high:
-            raise InputError(f"{where}: edges have to increase, and {high:g} follows {low:g}")
+            raise InputError(f"{where}: edges must increase, but {high:g} follows {low:g}")
     return tuple(float(edge) for edge in bins)
 
 
 def _range_words(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
     words, count = content.get("words"), len(content["bins"]) + 1
     if not isinstance(words, (list, tuple)) or len(words) != count:
-        raise InputError(f"{where}: {count - 1} edges make {count} ranges, and words = {words!r} has to name each")
+        raise InputError(f"{where}: {count - 1} edges make {count} ranges; words = {words!r} must name each of them")
     return tuple(_word(word, where) for word in words)
 
 

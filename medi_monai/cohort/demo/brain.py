@@ -147,7 +147,7 @@ def _sex_scores(sign: int, rng: np.random.Generator) -> Array:
 def view_of(seed: int, level: float = 0.0) -> View:
     """How a slice of any patient is taken: pose and scanner, drawn from ``seed``."""
     if not -1 <= level <= 1:
-        raise InputError(f"the level of a slice has to lie between -1 and 1, not at {level}")
+        raise InputError(f"the level of a slice must be between -1 and 1, not {level}")
     rng = np.random.default_rng(seed_from("demo brain view", seed))
     pose = rng.normal(size=3).clip(-2, 2)
     return View(
@@ -175,7 +175,7 @@ def draw_slice(brain: Brain, view: View, image_size: int = 64) -> Array:
         ``(image_size, image_size)`` uint8, forehead up.
     """
     if image_size < 16:
-        raise InputError(f"a demo slice has a side of at least 16 pixels, not {image_size}")
+        raise InputError(f"a demo slice needs a side of at least 16 pixels, not {image_size}")
     # edges are soft over one fine pixel, and two by two fine pixels make one: no edge has steps
     signal = _tissue(brain, view, 2 * image_size)
     signal = signal.reshape(image_size, 2, image_size, 2).mean(axis=(1, 3))

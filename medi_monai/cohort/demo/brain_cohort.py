@@ -79,9 +79,9 @@ def make_brain_cohort(
     """
     table = brain_patient_table(num_patients, male_fraction, seed, name)
     if slices_per_patient < 1:
-        raise InputError(f"slices_per_patient is at least 1, not {slices_per_patient}")
+        raise InputError(f"slices_per_patient must be at least 1, not {slices_per_patient}")
     if image_size < 16:
-        raise InputError(f"image_size is at least 16 pixels, not {image_size}")
+        raise InputError(f"image_size must be at least 16 pixels, not {image_size}")
     root = writable_dir(folder)
     settings = {
         "version": VERSION,
@@ -97,7 +97,7 @@ def make_brain_cohort(
         return root
     patients = table.to_dict("records")
     rows, truth = [], []
-    for patient in progress(patients, len(patients), "drawing the brain demo cohort", "patient"):
+    for patient in progress(patients, len(patients), "generating the brain demo cohort", "patient"):
         brain = brain_of(patient["sex"], patient["age"], patient["lesion"], seed_from("demo patient", seed, patient))
         for number, view in enumerate(_views(brain, slices_per_patient), 1):
             image = f"slices/{patient['patient']}_{number}.png"
@@ -114,9 +114,9 @@ def brain_patient_table(
 ) -> pd.DataFrame:
     """One row per patient: patient, sex, age (whole years) and lesion, sex being independent of both by count."""
     if num_patients < 1:
-        raise InputError(f"num_patients is at least 1, not {num_patients}")
+        raise InputError(f"num_patients must be at least 1, not {num_patients}")
     if not 0 <= male_fraction <= 1:
-        raise InputError(f"male_fraction lies between 0 and 1, not at {male_fraction}")
+        raise InputError(f"male_fraction must be between 0 and 1, not {male_fraction}")
     rng = np.random.default_rng(seed_from("demo brain table", seed, name))
     rank = np.arange(num_patients)
     youngest, oldest = AGES
@@ -146,7 +146,7 @@ def _claim(root: Path, settings: dict) -> None:
     if there != settings:
         names = [key for key in settings if not isinstance(there, dict) or there.get(key) != settings[key]]
         raise InputError(
-            f"{root} holds a demo cohort with another {', '.join(names)}; choose another folder, or delete this one"
+            f"{root} contains a demo cohort with a different {', '.join(names)}; choose another folder or delete it"
         )
 
 

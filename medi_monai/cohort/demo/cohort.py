@@ -55,7 +55,7 @@ def write_demo_slides(
     root = writable_dir(root)
     table = demo_slide_table(seed, balanced)
     jobs = [(str(root), row, seed) for row in table.to_dict("records")]
-    for _ in map_processes(_write_slide, jobs, num_workers, "writing the demo slides", "slide"):
+    for _ in map_processes(_write_slide, jobs, num_workers, "generating the demo slides", "slide"):
         pass
     write_table(root / "slides.csv", table.drop(columns=["tumor_index", "center_index", "num_patients"]))
     return root

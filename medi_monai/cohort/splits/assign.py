@@ -67,11 +67,11 @@ def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np
     # a cohort has a hundred patches per patient: every rule works on the distinct rows, sorted, and is mapped back
     cells = rows[list(columns)].astype("str").fillna("")
     if cells.empty:
-        raise InputError("the table to split has no row")
+        raise InputError("the table to split has no rows")
     for column, what in zip(columns[:2], ("patient", "label")):
         lacking = int((cells[column] == "").sum())
         if lacking:
-            raise InputError(f"{lacking} of {len(cells)} rows have no {what} (column {column!r}); leave them out first")
+            raise InputError(f"{lacking} of {len(cells)} rows have no {what} (column {column!r}); remove them first")
     unit_of_row = cells.groupby(list(columns), sort=True).ngroup().to_numpy()
     first_row = np.unique(unit_of_row, return_index=True)[1]
     return cells.iloc[first_row].reset_index(drop=True), unit_of_row
@@ -84,6 +84,6 @@ def _file_order(rows: pd.DataFrame, unit_of_row: np.ndarray) -> np.ndarray:
         wrong = rows["row"].to_numpy()[(places.isna() | (places % 1 != 0)).to_numpy()]
         if len(wrong):
             raise InputError(
-                f"row {wrong[0]!r} of the table to split: the column holds whole numbers, places in a file"
+                f"row {wrong[0]!r} of the table to split: the column must contain whole numbers, positions in a file"
             )
     return places.groupby(unit_of_row).min().sort_values(kind="stable").index.to_numpy()

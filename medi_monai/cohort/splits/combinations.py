@@ -54,7 +54,7 @@ def split_by_subpopulation(units: pd.DataFrame, scheme: SplitScheme) -> pd.Serie
     lost = sorted(set(units[label]) - left)
     if held and lost:
         raise InputError(
-            f"patients of held-out combinations have others too, and without them {label} {lost[0]!r}{_more(lost)} "
+            f"patients of held-out combinations occur in others too, and without them {label} {lost[0]!r}{_more(lost)} "
             "keeps no combination in training. Lower the split's fraction, or change its seed."
         )
     return split
@@ -112,9 +112,9 @@ def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combin
     small = {label: len(found) for label, found in of_class.items() if len(found) < 2}
     if small:
         raise InputError(
-            f"subpopulation_holdout keeps a combination of {list(scheme.columns[1:])} of every class in training and "
-            f"holds one out, for which these are too small: {quoted(small, 'combination')}. Leave those classes out or "
-            "merge them, or take combination_holdout, where a small class stays in training."
+            f"subpopulation_holdout keeps one combination of {list(scheme.columns[1:])} of every class in training and "
+            f"holds one out, but these classes are too small: {quoted(small, 'combination')}. Remove or merge these "
+            "classes, or use combination_holdout, which keeps small classes in training."
         )
     held: set[Combination] = set()
     for label, found in of_class.items():
@@ -150,9 +150,9 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], f
         poor = sum(count <= MIN_PARTNERS for count in counts.values())
         small.append(f"{poor} of {len(counts)} values of {column!r}")
     return InputError(
-        f"{found} of {wanted} combinations of {list(columns)} were found to hold out while every value keeps "
+        f"only {found} of {wanted} combinations of {list(columns)} can be held out while every value keeps "
         f"{MIN_PARTNERS} combinations in training; the cohort has {len(combinations)} of them, and {', '.join(small)} "
-        f"have {MIN_PARTNERS} or fewer to start with. Lower the split's fraction."
+        f"start with {MIN_PARTNERS} or fewer. Lower the split's fraction."
     )
 
 
@@ -165,7 +165,7 @@ def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str
         if poor:
             least = min(MIN_PARTNERS, had[poor[0]])
             raise InputError(
-                f"patients of held-out combinations have others too, and without them {column} {poor[0]!r}"
+                f"patients of held-out combinations occur in others too, and without them {column} {poor[0]!r}"
                 f"{_more(poor)} keeps fewer than {least} combination{'s' if least > 1 else ''} in training. "
                 "Lower the split's fraction, or change its seed."
             )

@@ -34,15 +34,15 @@ def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     small = {name: int(size) for name, size in zip(labels, has.sum(axis=0)) if size < scheme.num_folds}
     if small:
         raise InputError(
-            f"num_folds = {scheme.num_folds}, but every class is in every fold, for which these are too small: "
-            f"{quoted(small, 'patient')}. Give fewer folds, or leave those classes out."
+            f"num_folds = {scheme.num_folds}, but every fold must contain every class, and these are too small: "
+            f"{quoted(small, 'patient')}. Use fewer folds, or remove these classes."
         )
     fold = _folds(has, labels, scheme)
     complete = np.all([has[fold == number].any(axis=0) for number in range(scheme.num_folds)], axis=0)
     if not complete.all():
         raise InputError(
             f"class {labels[~complete][0]!r} is not in every fold, because its patients have other labels too. "
-            "Give fewer folds, or another seed."
+            "Use fewer folds, or another seed."
         )
     return keep_apart(units, fold[patient] == scheme.fold)
 

@@ -42,6 +42,6 @@ def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
         raise InputError(
             f"medi_2025 moves every {site} that is on both sides to the holdout and leaves no training row of "
             f"{quoted(counts.to_dict(), 'site')}. It is meant for site codes, which belong to one class each; "
-            "leave those classes out, or take subpopulation_holdout."
+            "remove these classes, or use subpopulation_holdout."
         )
     return split

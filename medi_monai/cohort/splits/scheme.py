@@ -59,7 +59,7 @@ class SplitScheme:
 
     def __post_init__(self) -> None:
         if self.name not in SCHEMES:
-            raise unknown_value("split scheme", self.name, SCHEMES, "Numbers are given by name: fraction=0.3.")
+            raise unknown_value("split scheme", self.name, SCHEMES, "Pass numbers by name: fraction=0.3.")
         self._check_columns()
         self._check_fraction("fraction", self.fraction)
         if self.val_fraction is not None:
@@ -68,11 +68,11 @@ class SplitScheme:
         for name, least in (("num_folds", 2), ("fold", 0)):
             value = getattr(self, name)
             if not _is_whole(value) or value < least:
-                raise InputError(f"{name} = {value!r}: it has to be a whole number of {least} or more")
+                raise InputError(f"{name} = {value!r}: it must be a whole number of {least} or more")
         if self.fold >= self.num_folds:
-            raise InputError(f"fold = {self.fold}: folds count from 0, and num_folds = {self.num_folds}")
+            raise InputError(f"fold = {self.fold}: folds are numbered from 0, and num_folds = {self.num_folds}")
         if not _is_whole(self.seed):
-            raise InputError(f"seed = {self.seed!r}: it has to be a whole number")
+            raise InputError(f"seed = {self.seed!r}: it must be a whole number")
 
     @property
     def validation_share(self) -> float:
@@ -84,22 +84,24 @@ class SplitScheme:
     def _check_columns(self) -> None:
         columns = self.columns
         if not _are_names(columns):
-            raise InputError(f"columns = {columns!r}: give a list of column names, the label first")
+            raise InputError(f"columns = {columns!r}: use a list of column names, with the label first")
         if len(set(columns)) < len(columns) or "patient" in columns:
-            raise InputError(f"columns = {list(columns)}: give each once, and not `patient`, which every scheme uses")
+            raise InputError(
+                f"columns = {list(columns)}: use each column once, and not `patient`, which every scheme uses"
+            )
         if len(columns) < SCHEMES[self.name]:
             wanted = "the label" + (" and at least one attribute" if SCHEMES[self.name] > 1 else "")
             raise InputError(f"columns = {list(columns)}: {self.name} needs {wanted}")
 
     def _check_fraction(self, name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise InputError(f"{name} = {value!r}: it lies in [0, 1)")
+            raise InputError(f"{name} = {value!r}: it must be in [0, 1)")
 
     def _check_values(self) -> None:
         if not _are_names(self.values):
-            raise InputError(f"values = {self.values!r}: give a list of the centers to hold out")
+            raise InputError(f"values = {self.values!r}: use a list of the centers to hold out")
         if self.values and self.name != "site_holdout":
-            raise InputError(f"values = {list(self.values)}: {self.name} has no use for them, site_holdout has")
+            raise InputError(f"values = {list(self.values)}: only site_holdout uses them, not {self.name}")
 
 
 def _is_whole(value: object) -> bool:

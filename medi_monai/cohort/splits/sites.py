@@ -55,18 +55,20 @@ def site_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
     if unplaced.any():
         raise InputError(
             f"no row with a value of {center!r} is there of {incidence.named(unplaced)}, and site_holdout excludes "
-            "the others, which may be from anywhere. Fill in their centers, or leave those classes out."
+            "the others, which may be from anywhere. Fill in their centers, or remove these classes."
         )
     if scheme.values:
         for value in scheme.values:
             if value not in incidence.centers:
-                raise unknown_value(center, value, incidence.centers, "Centers to hold out are values of that column.")
+                raise unknown_value(
+                    center, value, incidence.centers, "Centers to hold out must be values of that column."
+                )
         held = np.isin(incidence.centers, list(scheme.values))
         lost = incidence.lost(held)
         if lost.any():
             raise InputError(
                 f"holding out {sorted(set(scheme.values))} leaves no patient in training of {incidence.named(lost)}. "
-                "Name fewer centers, or leave those classes out."
+                "Name fewer centers, or remove these classes."
             )
     else:
         held = _draw(incidence, max(1, round(scheme.fraction * len(incidence.centers))), scheme.seed)
@@ -122,10 +124,10 @@ def _draw(incidence: _Incidence, wanted: int, seed: int) -> np.ndarray:
     if best_score[0] < wanted:
         at = {label: int(count) for label, count in zip(incidence.labels, incidence.has.sum(axis=0))}
         raise InputError(
-            f"{best_score[0]} of {wanted} centers were found to hold out while every class keeps a patient in "
-            f"training; one more would take the last of "
+            f"{best_score[0]} of {wanted} centers can be held out while every class keeps a patient in "
+            f"training; one more would remove the last of "
             f"{quoted({label: at[label] for label in incidence.labels[too_small]}, 'center')}. "
-            "Lower the split's fraction, or leave those classes out."
+            "Lower the split's fraction, or remove these classes."
         )
     return best
 

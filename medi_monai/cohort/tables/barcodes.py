@@ -60,9 +60,13 @@ def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
     parts = match_barcodes(names, whole)
     wrong = names[parts["patient"] == ""]
     if len(wrong):
-        kind = "slide barcode of TCGA, as TCGA-3B-A9HI-01Z-00-DX1" if whole else "barcode of TCGA, as TCGA-3B-A9HI"
+        kind = (
+            "slide barcode of TCGA, such as TCGA-3B-A9HI-01Z-00-DX1"
+            if whole
+            else "barcode of TCGA, such as TCGA-3B-A9HI"
+        )
         others = f"; nor are {len(wrong) - 1:,} others of {len(names):,}" if len(wrong) > 1 else ""
-        raise InputError(f"{wrong.iloc[0]!r} is no {kind} (a UUID and a file suffix may follow){others}")
+        raise InputError(f"{wrong.iloc[0]!r} is not a {kind} (a UUID and a file suffix may follow){others}")
     return parts
 
 

@@ -77,17 +77,17 @@ def spellings(aliases: str | Mapping[str, Sequence[str]] | None) -> dict[str, st
     """
     if isinstance(aliases, str):
         if aliases not in SHIPPED:
-            raise unknown_value("set of aliases", aliases, SHIPPED, "Or give names with lists of their spellings.")
+            raise unknown_value("set of aliases", aliases, SHIPPED, "Or use names with lists of their spellings.")
         aliases = SHIPPED[aliases]
     if aliases is not None and not isinstance(aliases, Mapping):
-        raise InputError(f"aliases = {aliases!r}: give names with lists of their spellings, or 'tcga'")
+        raise InputError(f"aliases = {aliases!r}: use names with lists of their spellings, or 'tcga'")
     name_of: dict[str, str] = {}
     for name, others in (aliases or {}).items():
         for other in (others,) if isinstance(others, str) else others:
             if name_of.setdefault(str(other), str(name)) != str(name):
                 raise InputError(f"aliases: {other!r} is a spelling of {name_of[str(other)]!r} and of {name!r}")
     for name in set(name_of.values()) & set(name_of):
-        raise InputError(f"aliases: {name!r} is a name with spellings, and a spelling of {name_of[name]!r} as well")
+        raise InputError(f"aliases: {name!r} has spellings of its own, but is also a spelling of {name_of[name]!r}")
     return name_of
 
 

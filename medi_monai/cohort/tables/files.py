@@ -76,16 +76,16 @@ def why_absent(path: str | os.PathLike) -> str:
     try:
         mode = os.stat(path).st_mode
     except ValueError:
-        return "no name of a file"
+        return "not a valid file name"
     except OSError as error:
         if error.errno == errno.ELOOP:
             return LOOP
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return "a symbolic link to nothing" if os.path.islink(path) else "there is no such file"
+            return "a broken symbolic link" if os.path.islink(path) else "file not found"
         return f"cannot be opened: {error.strerror}"
     if stat.S_ISREG(mode):
         return ""
-    return "a folder, not a file" if stat.S_ISDIR(mode) else "no regular file"
+    return "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def walk_files(
@@ -125,7 +125,7 @@ class _Walk:
             opened += 1
             if opened > MAX_FOLDERS or len(above) > MAX_DEPTH:
                 limit = f"more than {MAX_FOLDERS:,} folders" if opened > MAX_FOLDERS else f"below {MAX_DEPTH} others"
-                self.problems.append((folder, f"not looked into: {limit}"))
+                self.problems.append((folder, f"not searched: {limit}"))
                 self.waiting = [] if opened > MAX_FOLDERS else self.waiting
                 continue
             inside = (*above, _identity(os.path.join(self.root, folder)))

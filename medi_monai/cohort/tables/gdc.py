@@ -79,7 +79,7 @@ def read_gdc(path: str | os.PathLike) -> pd.DataFrame:
     """
     table = read_table(path)
     table = table.rename(columns=flat_names(table.columns)).apply(clean_cells)
-    require_columns(table, (CASE,), f"{path}, a table of the GDC (cases.submitter_id and Case ID will do as well)")
+    require_columns(table, (CASE,), f"{path}, a table of the GDC (cases.submitter_id and Case ID also work)")
     if "sex_at_birth" in table and ("gender" not in table or (table["gender"] == "").all()):
         table["gender"] = table["sex_at_birth"]
     return table
@@ -102,7 +102,7 @@ def read_slides(path: str | os.PathLike) -> tuple[pd.DataFrame, list[str]]:
     if SLIDE not in table and "file_name" in table:
         table[SLIDE] = match_barcodes(table["file_name"])["slide"]
         table[SLIDE] = table[SLIDE].mask(table[SLIDE] == "", table["file_name"].str.split(".").str[0])
-    require_columns(table, (SLIDE,), f"{path}, a table of slides (slides.submitter_id or File Name will do as well)")
+    require_columns(table, (SLIDE,), f"{path}, a table of slides (slides.submitter_id and File Name also work)")
     ours = table[SLIDE].str.startswith("TCGA-")
     parts = parse_barcodes(table.loc[ours, SLIDE])
     notes = []
@@ -192,9 +192,9 @@ def join_cases(table: pd.DataFrame, key: str, cases: Cases, where: object) -> tu
         named = sorted(cases.conflicts, key=lambda column: (-cases.conflicts[column], column))
         shown = ", ".join(f"{column} ({cases.conflicts[column]:,} cases)" for column in named[:NAMED])
         more = f" and {len(named) - NAMED} columns more" if len(named) > NAMED else ""
-        notes.append(f"{where} has several values for one case, taken as missing: {shown}{more}")
+        notes.append(f"{where} has several values for one case, treated as missing: {shown}{more}")
     return table.assign(**joined), notes
 
 
 def _lacking(cases: pd.Series, where: object) -> str:
-    return f"{where} lacks {cases.nunique():,} cases, first {cases.iloc[0]!r}: their columns are empty"
+    return f"{where} lacks {cases.nunique():,} cases, first {cases.iloc[0]!r}: their columns stay empty"

@@ -59,7 +59,7 @@ class TableSpec:
         if self.clinical is not None and self.layout == "plain":
             raise InputError("table: `clinical` is joined to the layouts gdc and tcga_ut; set layout: gdc")
         if self.level is not None and self.layout != "tcga_ut":
-            raise InputError("table: `level` belongs to the layout tcga_ut")
+            raise InputError("table: `level` is an option of the layout tcga_ut")
 
     @classmethod
     def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
@@ -71,13 +71,13 @@ class TableSpec:
         if isinstance(setting, (str, os.PathLike)):
             return cls(os.fspath(setting))
         if not isinstance(setting, Mapping):
-            raise InputError(f"table = {setting!r}: it has to be a path, or {{layout: gdc, path: slide.tsv}}")
+            raise InputError(f"table = {setting!r}: it must be a path, or {{layout: gdc, path: slide.tsv}}")
         for key in setting:
             if key not in KEYS:
                 raise unknown_value("key of `table`", key, KEYS)
         given = {key: str(value) for key, value in setting.items() if value is not None}
         if "path" not in given and given.get("layout") != "tcga_ut":
-            raise InputError(f"table = {dict(setting)!r}: it lacks the `path` of a table")
+            raise InputError(f"table = {dict(setting)!r}: `path` is missing")
         return cls(**{"path": ".", **given})
 
     def digest(self, root: str | os.PathLike) -> str:
@@ -97,13 +97,13 @@ class TableSpec:
         path = Path(root, self.path)
         if not (path.is_dir() if self.layout == "tcga_ut" else path.is_file()):
             kind = "folder" if self.layout == "tcga_ut" else "table"
-            raise InputError(f"there is no {kind} at {path}; name it with `table`, or check dataset_dir")
+            raise InputError(f"{kind} not found: {path}. Check `table` and dataset_dir.")
         return path
 
     def _clinical(self, root: str | os.PathLike) -> Path:
         path = Path(root, str(self.clinical))
         if not path.is_file():
-            raise InputError(f"there is no clinical table at {path}; name it with `clinical` in `table`")
+            raise InputError(f"clinical table not found: {path}. Set `clinical` in `table`.")
         return path
 
     def read(self, root: str | os.PathLike, needed: Mapping[str, str]) -> TableContent:

@@ -77,10 +77,10 @@ class Bins:
     def __post_init__(self) -> None:
         numbers = all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in self.edges)
         if len(self.edges) < 2 or not numbers:
-            raise InputError(f"bins = {list(self.edges)}: give two or more edges, as [0, 40, 60, 80], or 'decades'")
+            raise InputError(f"bins = {list(self.edges)}: use two or more edges, such as [0, 40, 60, 80], or 'decades'")
         for low, high in pairwise(self.edges):
             if not low < high:
-                raise InputError(f"bins = {list(self.edges)}: edges have to increase, and {high:g} follows {low:g}")
+                raise InputError(f"bins = {list(self.edges)}: edges must increase, but {high:g} follows {low:g}")
 
     @classmethod
     def decades(cls) -> Bins:
@@ -153,7 +153,7 @@ class ColumnRule:
         new, wrong = old.copy(), pd.Series("", index=old.index, dtype="str")
         if self.barcode:
             new = match_barcodes(old, whole=self.barcode in ("slide", "section"))[self.barcode]
-            wrong = wrong.mask((new == "") & (old != ""), "is no barcode of TCGA with this part")
+            wrong = wrong.mask((new == "") & (old != ""), "is not a TCGA barcode with this part")
         if self.lookup:
             new = clean_cells(self._looked_up(new, self.lookup, Path(folder)), missing)
         new = _renamed(new, self.aliases)
@@ -183,7 +183,7 @@ class ColumnRule:
         present = cells != ""
         names = numbers.map(bins.name_of).fillna("").astype("str")
         wrong = pd.Series("", index=cells.index, dtype="str")
-        wrong = wrong.mask(present & numbers.isna(), "is no number to put into bins")
+        wrong = wrong.mask(present & numbers.isna(), "is not a number, so it cannot be binned")
         upper = "" if bins.open_end else f" to {bins.edges[-1]:g}"
         wrong = wrong.mask(present & numbers.notna() & (names == ""), f"lies outside the bins {bins.edges[0]:g}{upper}")
         if present.any() and (wrong[present] != "").all():
@@ -199,10 +199,10 @@ class ColumnRule:
         if not unused:
             return ()
         close = nearest(unused[0], sorted(values - {""}), 1)
-        hint = f" (is {close[0]!r} meant?)" if close else ""
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         return (
-            f"mapping of {self.name!r}: {self.column!r} never is {', '.join(map(repr, unused))}{hint}, "
-            "which `rename` or `merge` names",
+            f"mapping of {self.name!r}: {self.column!r} has no value {', '.join(map(repr, unused))}{hint}, "
+            "named in `rename` or `merge`",
         )
 
 
@@ -218,7 +218,7 @@ def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
             that go together but are not.
     """
     if mapping is not None and not isinstance(mapping, Mapping):
-        raise InputError(f"mapping = {mapping!r}: it has to be a table of rules, as {{sex: {{column: gender}}}}")
+        raise InputError(f"mapping = {mapping!r}: it must be a mapping of rules, such as {{sex: {{column: gender}}}}")
     rules = {}
     for name, content in (mapping or {}).items():
         try:
@@ -230,7 +230,9 @@ def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
 
 def _rule(name: str, content: Any) -> ColumnRule:
     if not isinstance(content, Mapping):
-        raise InputError(f"{content!r} is not a rule; write {{column: gender}}, with further keys of {', '.join(KEYS)}")
+        raise InputError(
+            f"{content!r} is not a rule; write {{column: gender}}, optionally with the keys {', '.join(KEYS)}"
+        )
     for key in content:
         if key not in KEYS:
             raise unknown_value("key", key, KEYS)
@@ -238,9 +240,9 @@ def _rule(name: str, content: Any) -> ColumnRule:
     if barcode is not None and barcode not in BARCODE_PARTS:
         raise unknown_value("part of a barcode", barcode, BARCODE_PARTS)
     if isinstance(bins, str) and bins != "decades":
-        raise unknown_value("word for `bins`", bins, ("decades",), "Or give edges, as [0, 40, 60, 80].")
+        raise unknown_value("word for `bins`", bins, ("decades",), "Or use edges, such as [0, 40, 60, 80].")
     if bins is not None and not isinstance(bins, (str, list, tuple)):
-        raise InputError(f"bins = {bins!r}: give edges, as [0, 40, 60, 80], or 'decades'")
+        raise InputError(f"bins = {bins!r}: use edges, such as [0, 40, 60, 80], or 'decades'")
     edges = None if bins is None else Bins.decades() if isinstance(bins, str) else Bins(tuple(bins))
     column, aliases = str(content.get("column", name)), spellings(content.get("aliases"))
     return ColumnRule(name, column, barcode, _lookup(content), aliases, edges, _names(content))
@@ -262,12 +264,12 @@ def _names(content: Mapping[str, Any]) -> dict[str, str]:
     pairs = [(old, new) for old, new in _table(content, "rename").items()]
     for new, olds in _table(content, "merge").items():
         if isinstance(olds, str) or not isinstance(olds, Sequence):
-            raise InputError(f"merge: {{{new!r}: {olds!r}}} has to be a list of values")
+            raise InputError(f"merge: {{{new!r}: {olds!r}}} must be a list of values")
         pairs += [(old, new) for old in olds]
     names: dict[str, str] = {}
     for old, new in ((_text(old), _text(new)) for old, new in pairs):
         if names.setdefault(old, new) != new:
-            raise InputError(f"{old!r} is to become {names[old]!r} and {new!r}")
+            raise InputError(f"{old!r} is mapped to both {names[old]!r} and {new!r}")
     return {old: "" if is_missing(new) else new for old, new in names.items()}
 
 
@@ -275,13 +277,13 @@ def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
     found = content.get(key) or {}
     if not isinstance(found, Mapping):
         example = "{old: new}" if key == "rename" else "{new: [old, other]}"
-        raise InputError(f"{key} = {found!r}: it has to be a table, as {example}")
+        raise InputError(f"{key} = {found!r}: it must be a mapping, such as {example}")
     return found
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
-        raise InputError(f"{value!r} is not a string: YAML reads yes, no, on, off and null so; put it in quotes")
+        raise InputError(f"{value!r} is not a text: YAML interprets yes, no, on, off and null; put it in quotes")
     return str(value)
 
 

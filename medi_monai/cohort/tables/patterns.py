@@ -31,7 +31,9 @@ def pattern_fields(pattern: str) -> list[str]:
     """
     fields = FIELD.findall(pattern)
     if not fields or set(FIELD.sub("", pattern)) & set("{}"):
-        raise InputError(f"the pattern of `image` is {pattern!r}; write columns in braces, as 'slides/{{name}}.svs'")
+        raise InputError(
+            f"the pattern of `image` is {pattern!r}; write columns in braces, such as 'slides/{{name}}.svs'"
+        )
     return fields
 
 

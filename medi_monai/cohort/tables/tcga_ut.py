@@ -46,7 +46,7 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"there is no folder {root} to list as a tree of TCGA-UT")
+        raise InputError(f"folder of TCGA-UT not found: {root}")
     slides, strays = _slide_folders(root, level)
     names, counts = [], []
     for folder in slides["folder"]:
@@ -54,7 +54,7 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
         names += files
         counts.append(len(files))
         if not files:
-            strays.append((folder, "a slide's folder without a patch"))
+            strays.append((folder, "a slide folder without patches"))
     if not names:
         raise _no_patch(root, level)
     table = slides.loc[np.repeat(slides.index.to_numpy(), counts)].reset_index(drop=True)
@@ -65,7 +65,7 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
 def _slide_folders(root: Path, level: str | None) -> tuple[pd.DataFrame, Strays]:
     strays: Strays = []
     found = []
-    for label in _taken(scan_folder(root, ""), "folder", strays, "a file outside of the cancer types' folders"):
+    for label in _taken(scan_folder(root, ""), "folder", strays, "a file outside the folders of cancer types"):
         inside = scan_folder(root, label.path)
         if level is not None:
             levels = {entry.name: entry for entry in inside if entry.kind == "folder"}
@@ -74,12 +74,13 @@ def _slide_folders(root: Path, level: str | None) -> tuple[pd.DataFrame, Strays]
                 continue
             inside = scan_folder(root, levels[level].path)
         found += [
-            (slide.name, slide.path, label.name) for slide in _taken(inside, "folder", strays, "a file outside slides")
+            (slide.name, slide.path, label.name)
+            for slide in _taken(inside, "folder", strays, "a file outside the slide folders")
         ]
     slides = pd.DataFrame(found, columns=["slide", "folder", "label"], dtype="str")
     slides = slides.join(match_barcodes(slides["slide"])[["patient", "site"]])
     wrong = slides["patient"] == ""
-    strays += [(folder, "no folder of a TCGA slide barcode") for folder in slides.loc[wrong, "folder"]]
+    strays += [(folder, "not named after a TCGA slide barcode") for folder in slides.loc[wrong, "folder"]]
     return slides[~wrong].sort_values("folder", ignore_index=True), strays
 
 
@@ -104,8 +105,10 @@ def _no_patch(root: Path, level: str | None) -> InputError:
     levels = sorted(name for name in inside if name.isdigit())
     if levels and level is None:
         return InputError(
-            f"{root} holds the levels {', '.join(levels)} below its cancer types, as published; choose one: level"
+            f"{root} contains the levels {', '.join(levels)} below its cancer types, as published; choose one: level"
         )
     if levels and level not in levels:
         return unknown_value("level", level, levels, f"These are the folders below the cancer types of {root}.")
-    return InputError(f"{root} holds no patch of a tree <cancer_type>/<slide>/<patch>.jpg, slides named by barcodes")
+    return InputError(
+        f"{root} contains no patches <cancer_type>/<slide>/<patch>.jpg in slide folders named by TCGA barcodes"
+    )

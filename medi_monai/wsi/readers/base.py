@@ -171,8 +171,8 @@ class SlideReader(ABC):
         inside = x >= -1e-6 and y >= -1e-6 and x + field[0] <= width + 1e-3 and y + field[1] <= height + 1e-3
         if not inside or min(field) <= 0 or min(size) <= 0:
             raise InputError(
-                f"a field of {field[0]:g} x {field[1]:g} pixels at x {x}, y {y} is empty or extends beyond "
-                f"{self.path}, which has {width} x {height}"
+                f"a region of {field[0]:g} x {field[1]:g} pixels at x {x}, y {y} is empty or extends beyond "
+                f"{self.path} ({width} x {height} pixels)"
             )
         if (field, x, y) == (size, int(x), int(y)):
             # pixels of level 0 as they are, by far the most frequent case

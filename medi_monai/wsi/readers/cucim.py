@@ -47,9 +47,9 @@ class CuCIMReader(SlideReader):
                     self._slide = cucim.CuImage(str(path))
                 sizes = [tuple(size) for size in self._slide.resolutions["level_dimensions"]]
                 if sizes[: len(known.level_dimensions)] != list(known.level_dimensions):
-                    obstacle = "it sees other levels in it than OpenSlide"
+                    obstacle = "its levels differ from those of OpenSlide"
             if obstacle:
-                raise InputError(f"cuCIM cannot read {path}: {obstacle}. Choose the back end 'auto' or 'openslide'.")
+                raise InputError(f"cuCIM cannot read {path}: {obstacle}. Use the back end 'auto' or 'openslide'.")
             self._tiles = Tiles(path, known.level_dimensions)
         except InputError:
             known.close()

@@ -61,11 +61,11 @@ def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[
     with tifffile.TiffFile(path) as file:
         pages = _pages(file)
         if any(page.subifds for page in pages):
-            return "its levels are in sub-directories, of which it sees none"
+            return "the levels are in TIFF sub-directories, which cuCIM does not read"
         by_size = _by_size(pages)
         for level in levels:
             if level not in by_size:
-                return f"it has no page for the level of {level[0]} x {level[1]} pixels"
+                return f"there is no TIFF page for the level of {level[0]} x {level[1]} pixels"
             obstacle = _page_obstacle(by_size[level])
             if obstacle:
                 return obstacle
@@ -77,7 +77,7 @@ def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     for page in file.pages:
         if page.offset in pages:
             # tifffile would go round for ever
-            raise ValueError("its directories follow each other in a circle")
+            raise ValueError("the TIFF directories form a loop")
         pages[page.offset] = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     return list(pages.values())
 
@@ -88,15 +88,15 @@ def _by_size(pages: list[tifffile.TiffPage]) -> dict[tuple[int, int], tifffile.T
 
 def _page_obstacle(page: tifffile.TiffPage) -> str:
     if page.compression not in CUCIM_COMPRESSIONS:
-        return f"compression {getattr(page.compression, 'name', page.compression)} is not among its decoders"
+        return f"compression {getattr(page.compression, 'name', page.compression)} is not supported by cuCIM"
     if page.compression in DEFLATE and page.predictor not in (0, 1):
-        return "it crashes on deflate with a predictor"
+        return "cuCIM crashes on deflate with a predictor"
     if page.samplesperpixel != 3 or page.bitspersample != 8 or page.planarconfig != 1 or not page.is_tiled:
-        return "it is not made of tiles of interleaved 8-bit RGB"
+        return "the pixels are not tiles of interleaved 8-bit RGB"
     if 0 in page.databytecounts:
-        return "some of its tiles are empty"
+        return "some tiles are empty"
     if page.compression == RAW and set(page.databytecounts) != {page.tilewidth * page.tilelength * 3}:
-        return "some of its tiles are incomplete"
+        return "some tiles are incomplete"
     return ""
 
 
@@ -114,16 +114,16 @@ def tiff_damage(path: str | os.PathLike) -> str:
             for page in _pages(file):
                 end = max(map(add, page.dataoffsets, page.databytecounts), default=0)
                 if end > size:
-                    return f"it is truncated: its directory asks for bytes up to {end}, and it has {size}"
+                    return f"it is truncated: its directory refers to byte {end}, but the file has {size} bytes"
                 if page.is_tiled and min(len(page.dataoffsets), len(page.databytecounts)) < math.prod(page.chunked):
                     return "its TIFF directory is damaged (it lists fewer tiles than the image has)"
                 if page.tilewidth * page.tilelength > MAX_TILE:
                     return f"its TIFF directory is damaged (tiles of {page.tilewidth} x {page.tilelength} pixels)"
             next_page = _next_page(file)
             if next_page >= size:
-                return f"it is truncated: its next page begins at byte {next_page}, and it has {size}"
+                return f"it is truncated: its next page begins at byte {next_page}, but the file has {size} bytes"
     except PermissionError as error:
-        return f"it may not be read ({error.strerror})"
+        return f"it cannot be read ({error.strerror})"
     except Exception as error:
         # bytes in disorder make the parser fail in any way
         return f"its TIFF directory is damaged ({error})".replace("\n", " ")

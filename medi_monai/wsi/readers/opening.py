@@ -75,22 +75,22 @@ def _check_file(path: Path) -> None:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise InputError(f"there is no image {path}") from None
+        raise InputError(f"image not found: {path}") from None
     except (OSError, ValueError) as error:
         # a loop of links, a name too long, or a zero byte within it
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"there is no image {str(path)!r} that can be reached ({reason})") from None
+        raise InputError(f"image not found: {str(path)!r} ({reason})") from None
     if not S_ISREG(found.st_mode):
-        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(found.st_mode) else 'no regular file'}")
+        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(found.st_mode) else 'not a regular file'}")
     if found.st_size == 0:
-        raise InputError(f"the image {path} is an empty file")
+        raise InputError(f"the image {path} is empty (0 bytes)")
 
 
 def _check_tiff(path: Path) -> None:
     content = content_type(path)
     if content not in ("TIFF", ""):
         raise InputError(
-            f"cannot read the slide {path}: its content is {content}, though its name ends in {path.suffix}; rename it"
+            f"cannot read the slide {path}: it contains {content}, but its name ends in {path.suffix}. Rename the file."
         )
     damage = tiff_damage(path)
     if damage:

@@ -39,11 +39,11 @@ def resolution(
     if math.isnan(sum(in_file)) or max(in_file) > min(in_file) * (1 + MAX_ANISOTROPY):
         in_file = ()
     if given is not None and not 0 < given < 100:
-        raise InputError(f"{given} microns per pixel cannot be the resolution of {path}")
+        raise InputError(f"{given} microns per pixel is not a valid resolution for {path}")
     if not in_file and given is None:
         raise InputError(
-            f"{path} does not say its resolution (microns per pixel: {found[0]} x {found[1]}). Give it: name the "
-            "table's column of it as `mpp` among the columns, or set `source_mpp`."
+            f"{path} does not contain its resolution (microns per pixel: {found[0]} x {found[1]}). Name the column "
+            "of the table that contains it as `mpp` in `columns`, or set `source_mpp`."
         )
     if not in_file or given is None:
         return in_file or (given, given)  # type: ignore[return-value]
@@ -52,8 +52,8 @@ def resolution(
     if on_conflict == "given":
         return given, given
     raise InputError(
-        f"{path} says {sum(in_file) / 2:g} microns per pixel and the table {given:g}: correct the one that is wrong, "
-        "or set `mpp_conflict` to 'file' or 'given' to say which one counts"
+        f"{path} has {sum(in_file) / 2:g} microns per pixel, but the table has {given:g}. Correct the wrong value, or "
+        "set `mpp_conflict` to 'file' or 'given' to select one."
     )
 
 

@@ -266,7 +266,7 @@ def test_columns_are_named_as_the_table_has_them(clean, audit):
         ({"patient": "case"}, "unknown column 'case'"),
         ({"attributes": ["center", "center"]}, "'center' has two roles"),
         ({"attributes": ["tumor"]}, "'tumor' has two roles"),
-        ({"continuous": ["mpp"]}, "none of the attributes"),
+        ({"continuous": ["mpp"]}, "not among the attributes"),
         ({"properties": ["widht"]}, "unknown column 'widht'"),
         ({"patient": "slide", "slide": "image", "image": "", "attributes": ["patient"]}, "rename it"),
     ],

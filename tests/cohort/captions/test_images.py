@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="cannot read the image .*a.png"):
         read_picture(tmp_path / "a.png")
-    with pytest.raises(InputError, match="there is no image"):
+    with pytest.raises(InputError, match="image not found"):
         read_picture(tmp_path / "b.png")
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "c.tif")
     with pytest.raises(InputError, match="not finite"):

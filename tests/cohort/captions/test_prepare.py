@@ -129,9 +129,9 @@ def test_what_lacks_is_made_and_what_was_replaced_is_made_again(folder, tmp_path
 
 def test_other_settings_into_the_same_folder_are_an_error(folder, tmp_path):
     prepare(preparation(folder), tmp_path / "out")
-    with pytest.raises(InputError, match="other settings .*square.image_size: was 32, is 16 now"):
+    with pytest.raises(InputError, match="different settings .*square.image_size: was 32, is 16 now"):
         prepare(preparation(folder, 16), tmp_path / "out")
-    with pytest.raises(InputError, match="holds no cohort"):
+    with pytest.raises(InputError, match="does not contain a cohort"):
         prepare(preparation(folder), folder)
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
     (folder / "slices/p3_0.png").write_bytes(b"broken")
     (folder / "slices/p4_0.png").unlink()
     Image.new("L", (8, 8)).save(folder / "slices/stray.png")
-    with pytest.raises(InputError, match=r"row 9 \(slices/p4_0.png\): there is no such file. To go on"):
+    with pytest.raises(InputError, match=r"row 9 \(slices/p4_0.png\): file not found. To go on"):
         prepare(preparation(folder), tmp_path / "out")
     cohort = prepare(preparation(folder), tmp_path / "out", on_error="skip")
     rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]

@@ -39,7 +39,7 @@ def test_a_list():
 @pytest.mark.parametrize("content", ["", "\n \n", "# only\n#comments\n"])
 def test_a_file_without_a_prompt_is_an_error(tmp_path, content):
     (tmp_path / "p.txt").write_text(content)
-    with pytest.raises(InputError, match="holds no prompt"):
+    with pytest.raises(InputError, match="contains no prompt"):
         read_prompts(tmp_path / "p.txt")
 
 
@@ -58,12 +58,12 @@ def test_broken_prompts_are_errors(tmp_path):
     with pytest.raises(InputError, match="not UTF-8"):
         read_prompts(tmp_path / "p.txt")
     for arguments, message in (
-        ((tmp_path / "gone.txt",), "no file of prompts"),
+        ((tmp_path / "gone.txt",), "prompt file not found"),
         ((["a", 3],), "prompt 2 is 3"),
-        (([],), "holds no prompt"),
+        (([],), "contains no prompt"),
         ((["a"], 0), "count = 0"),
         ((["a", "b"], 1, 1), "2 prompts"),
-        (("neutral",), "give --prompts"),
+        (("neutral",), "set --prompts"),
     ):
         with pytest.raises(InputError, match=message):
             read_prompts(*arguments)
@@ -117,7 +117,7 @@ def test_prompts_that_name_a_subgroup_are_left_out(capsys):
     left = neutral_prompts(plan, WORDS)
     assert left["caption"].tolist() == ["a brain", "a person, man or woman"]
     assert left.index.tolist() == [0, 1]
-    assert "2 of 4 are left out" in capsys.readouterr().out
+    assert "2 of 4 are dropped" in capsys.readouterr().out
     with pytest.raises(InputError, match="all 2 prompts name sex.*sex 'male'"):
         neutral_prompts(read_prompts(["a man", "a woman"]), WORDS)
     pd.testing.assert_frame_equal(neutral_prompts(plan, {}), plan)

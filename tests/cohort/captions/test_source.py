@@ -73,7 +73,7 @@ def test_captions_that_are_read_may_come_with_words(folder, capsys):
     source = CaptionTable(folder, attributes=("sex",), columns={"caption": "text"}, templates=words)
     rows = source.rows()
     assert set(rows["caption"]) == {"a man"} and "sex" in rows and source.metadata == ("sex",)
-    assert "'femal' (is 'female' meant?)" in capsys.readouterr().out
+    assert "'femal' (did you mean 'female'?)" in capsys.readouterr().out
     with pytest.raises(InputError, match="column in `words` 'sexx'.*did you mean 'sex'"):
         wrong = {"words": {"sexx": {"male": "man"}}}
         CaptionTable(folder, columns={"caption": "text"}, templates=wrong).rows()
@@ -102,7 +102,7 @@ def test_problems_of_rows(folder):
         0: "no patient",
         1: "several rows of the table name this image",
         2: "several rows of the table name this image",
-        3: "there is no such file",
+        3: "file not found",
         4: "",
     }
     strays = source.files_without_row(source.rows())
@@ -136,9 +136,9 @@ def test_a_split_of_the_table_keeps_patients_on_one_side(folder, capsys):
         ({"templates": ["a"], "columns": {"imgae": "x"}}, "did you mean 'image'"),
         ({"templates": ["a"], "attributes": "sex"}, "lists of strings"),
         ({"templates": ["a"], "attributes": ["caption"]}, "rename it"),
-        ({"templates": ["a {sex"]}, "no format string"),
+        ({"templates": ["a {sex"]}, "not a valid format string"),
         ({"table": {"layout": "rocco"}}, "did you mean 'roco'"),
-        ({"table": {"layout": "roco"}, "attributes": ["sex"]}, "knows its columns"),
+        ({"table": {"layout": "roco"}, "attributes": ["sex"]}, "has fixed columns"),
     ],
 )
 def test_settings_that_contradict_each_other_are_errors(settings, message):
@@ -207,7 +207,7 @@ def test_rocov2(tmp_path, below):
     assert rows["image"].tolist() == [f"{below}/{name}.jpg" for name in sorted(names)]
     assert rows["caption"].tolist() == ["one", "two", "three"]
     assert rows["patient"].tolist() == sorted(names)
-    assert rows["problem"].tolist() == ["", "", "there is no such file"]
+    assert rows["problem"].tolist() == ["", "", "file not found"]
 
 
 def test_no_roco(tmp_path):
@@ -218,7 +218,7 @@ def test_no_roco(tmp_path):
         find_roco(tmp_path, "x.csv")
     roco(tmp_path)
     pd.DataFrame({"ID": ["x"], "Caption": ["y"]}).to_csv(tmp_path / "valid_captions.csv", index=False)
-    with pytest.raises(InputError, match="of ROCO and of ROCOv2"):
+    with pytest.raises(InputError, match="of both ROCO and ROCOv2"):
         find_roco(tmp_path)
 
 

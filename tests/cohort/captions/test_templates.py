@@ -84,7 +84,7 @@ def test_rows_without_a_template_are_listed_with_their_counts():
         CaptionTemplates(["a {age:.0f}-year-old {sex}"]).compose(rows)
     assert "3 of 4 rows" in str(error.value)
     assert "without age, sex (1 rows)" in str(error.value) and "without sex (1 rows)" in str(error.value)
-    assert "age 'x' is no number, as '.0f' needs (1 rows)" in str(error.value)
+    assert "age 'x' is not a number, as '.0f' requires (1 rows)" in str(error.value)
 
 
 def test_an_unknown_column_names_the_nearest():
@@ -97,18 +97,18 @@ def test_an_unknown_column_names_the_nearest():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("a {sex", "no format string"),
-        ("a sex}", "no format string"),
+        ("a {sex", "not a valid format string"),
+        ("a sex}", "not a valid format string"),
         ("a {}", "name of a column"),
         ("a {0}", "name of a column"),
         ("a {sex!r}", "name of a column"),
         ("a {age:{width}}", "name of a column"),
-        ("a {age:.x0f}", "no format of 'age'"),
-        ("  ", "has to be a text"),
+        ("a {age:.x0f}", "not a valid format for 'age'"),
+        ("  ", "must be a text"),
         ({"text": "a", "wieght": 1}, "did you mean 'weight'"),
         ({"text": "a", "weight": 0}, "above 0"),
-        ({"weight": 1}, "give a text"),
-        (3, "give a text"),
+        ({"weight": 1}, "use a text"),
+        (3, "use a text"),
     ],
 )
 def test_a_broken_template_is_an_error(template, message):
@@ -163,7 +163,7 @@ def test_words_stand_alone_where_captions_are_read():
 
 def test_words_that_no_value_needs_are_noted():
     notes = CaptionTemplates(["a {sex}"], {"sex": {"mael": "man", "female": "woman"}}).notes(table(20))
-    assert len(notes) == 1 and "'mael' (is 'male' meant?)" in notes[0]
+    assert len(notes) == 1 and "'mael' (did you mean 'male'?)" in notes[0]
 
 
 def test_settings_make_the_same_templates():

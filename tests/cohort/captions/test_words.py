@@ -50,16 +50,16 @@ def test_of_several_words_the_first_composes_and_all_name():
     ("content", "message"),
     [
         ({"bins": [40, 60], "words": ["young", "old"]}, "3 ranges"),
-        ({"bins": [60, 40], "words": ["a", "b", "c"]}, "have to increase"),
-        ({"bins": ["x"], "words": ["a", "b"]}, "no number"),
+        ({"bins": [60, 40], "words": ["a", "b", "c"]}, "must increase"),
+        ({"bins": ["x"], "words": ["a", "b"]}, "not a number"),
         ({"bins": [], "words": ["a"]}, "list of edges"),
         ({"bins": [40], "word": ["a", "b"]}, "did you mean 'words'"),
         ({"male": ""}, "is empty"),
         ({"male": []}, "list of words is empty"),
         ({"male": ["man", ""]}, "is empty"),
         ({"male": False}, "put it in quotes"),
-        ({}, "a word for each value"),
-        ("man", "a word for each value"),
+        ({}, "one word per value"),
+        ("man", "one word per value"),
     ],
 )
 def test_a_rule_that_contradicts_itself_is_an_error(content, message):

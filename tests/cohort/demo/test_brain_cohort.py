@@ -111,7 +111,7 @@ def test_an_interrupted_cohort_is_gone_on_with(cohort, tmp_path):
 
 def test_a_folder_holds_one_cohort(tmp_path):
     make_brain_cohort(tmp_path, num_patients=2, image_size=16)
-    with pytest.raises(InputError, match="another male_fraction, image_size"):
+    with pytest.raises(InputError, match="different male_fraction, image_size"):
         make_brain_cohort(tmp_path, num_patients=2, male_fraction=0.5, image_size=32)
 
 
@@ -132,8 +132,8 @@ def test_the_reference_is_balanced_and_has_other_patients(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_patients": 0}, "num_patients is at least 1"),
-        ({"slices_per_patient": 0}, "slices_per_patient is at least 1"),
+        ({"num_patients": 0}, "num_patients must be at least 1"),
+        ({"slices_per_patient": 0}, "slices_per_patient must be at least 1"),
         ({"male_fraction": 80}, "between 0 and 1"),
         ({"male_fraction": float("nan")}, "between 0 and 1"),
         ({"image_size": 8}, "at least 16"),

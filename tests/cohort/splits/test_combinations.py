@@ -249,7 +249,7 @@ def test_a_value_with_one_or_two_combinations_keeps_them_and_the_others_are_held
 
 def test_a_fraction_that_cannot_be_spared_says_how_many_values_are_too_small():
     rows = cohort_of([(f"t{tumor}", f"c{tumor}{center}") for tumor in range(3) for center in range(4)])
-    with pytest.raises(InputError, match="0 of 3 values of 'tumor', 12 of 12 values of 'center' have 2 or fewer"):
+    with pytest.raises(InputError, match="0 of 3 values of 'tumor', 12 of 12 values of 'center' start with 2 or fewer"):
         assign_splits(rows, SplitScheme(COLUMNS))
 
 
@@ -312,7 +312,7 @@ def test_subpopulations_of_different_seeds_differ(random_table):
 def test_classes_with_fewer_than_two_combinations_are_named_with_their_counts():
     rows = cohort_of([*grid(2, 3), ("small", "c0"), ("none", "")])
     scheme = SplitScheme(COLUMNS, "subpopulation_holdout")
-    with pytest.raises(InputError, match=r"too small: 'none' \(0 combinations\), 'small' \(1 combination\)\. Leave"):
+    with pytest.raises(InputError, match=r"too small: 'none' \(0 combinations\), 'small' \(1 combination\)\. Remove"):
         assign_splits(rows, scheme)
     nothing = SplitScheme(COLUMNS, "subpopulation_holdout", fraction=0, val_fraction=0)
     assert set(assign_splits(rows, nothing)) == {"train"}

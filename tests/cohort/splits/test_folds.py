@@ -49,7 +49,7 @@ def test_the_fraction_and_missing_attributes_do_not_matter(random_table):
 
 def test_classes_with_fewer_patients_than_folds_are_named():
     rows = pd.DataFrame({"label": list("aaaaabbccc"), "patient": [f"p{number}" for number in range(10)]})
-    with pytest.raises(InputError, match=r"num_folds = 4.*too small: 'b' \(2 patients\), 'c' \(3 patients\)\. Give"):
+    with pytest.raises(InputError, match=r"num_folds = 4.*too small: 'b' \(2 patients\), 'c' \(3 patients\)\. Use"):
         folds_of(rows, 4)
     folds_of(rows, 2)
 

@@ -63,8 +63,8 @@ def test_schemes_about_attributes_need_one(name):
 
 
 def test_values_are_centers_of_a_site_holdout():
-    with pytest.raises(InputError, match=r"values = \['Aspen'\]: subpopulation_holdout has no use"):
+    with pytest.raises(InputError, match=r"values = \['Aspen'\]: only site_holdout uses them"):
         SplitScheme(["tumor", "center"], "subpopulation_holdout", values=["Aspen"])
     for values in ("Aspen", [""], [3], None):
-        with pytest.raises(InputError, match="^values = .*give a list"):
+        with pytest.raises(InputError, match="^values = .*use a list"):
             SplitScheme(["tumor", "center"], "site_holdout", values=values)

@@ -37,7 +37,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path):
     [
         ("tgca", "did you mean 'tcga'"),
         ({"A": ["x"], "B": ["x"]}, "'x' is a spelling of 'A' and of 'B'"),
-        ({"A": ["B"], "B": ["C"]}, "'B' is a name"),
+        ({"A": ["B"], "B": ["C"]}, "'B' has spellings of its own"),
         (["A"], "names with lists"),
     ],
 )

@@ -55,29 +55,29 @@ def test_folders_that_link_to_each_other_crosswise_end(tmp_path):
 def test_a_walk_is_bounded(tmp_path, monkeypatch):
     (tmp_path / "/".join("abcdef")).mkdir(parents=True)
     monkeypatch.setattr(files_module, "MAX_DEPTH", 3)
-    assert walk_files(tmp_path)[1] == [("a/b/c/d", "not looked into: below 3 others")]
+    assert walk_files(tmp_path)[1] == [("a/b/c/d", "not searched: below 3 others")]
     monkeypatch.setattr(files_module, "MAX_FOLDERS", 2)
-    assert walk_files(tmp_path)[1] == [("a/b", "not looked into: more than 2 folders")]
+    assert walk_files(tmp_path)[1] == [("a/b", "not searched: more than 2 folders")]
 
 
 def test_absence_is_that_of_each_file_alone_with_a_reason(data):
     present = ["a/1.svs", "a/2.SVS", "a/b/7.svs", "linked/6.svs", "4.tiff", "a/b/up/1.svs", "a/.hidden.svs"]
     absent = {
-        "a/9.svs": "there is no such file",
-        "no/9.svs": "there is no such file",
-        "a/1.svs/x.svs": "there is no such file",
+        "a/9.svs": "file not found",
+        "no/9.svs": "file not found",
+        "a/1.svs/x.svs": "file not found",
         "a/self.svs": "a loop of symbolic links",
         "a/self.svs/x.svs": "a loop of symbolic links",
-        "a/gone.svs": "a symbolic link to nothing",
+        "a/gone.svs": "a broken symbolic link",
         "a/folder.svs": "a folder, not a file",
-        "a/\0.svs": "no name of a file",
+        "a/\0.svs": "not a valid file name",
         "a/" + 300 * "x": "cannot be opened: File name too long",
     }
     paths = pd.Series([*present, *absent, "a/9.svs"], dtype="str")
     paths.index = random.Random(0).sample(range(100), len(paths))
     reasons = absent_files(paths, data)
     assert reasons.index.tolist() == paths.index.tolist()
-    assert reasons.tolist() == [""] * len(present) + [*absent.values(), "there is no such file"]
+    assert reasons.tolist() == [""] * len(present) + [*absent.values(), "file not found"]
     whole = absent_files(pd.Series(present), data)
     assert whole.tolist() == [""] * len(present)
 

@@ -64,10 +64,10 @@ def test_a_column_of_neither_table_is_named_with_the_nearest_of_both(data):
     [
         ({"layout": "gcd", "path": "x"}, "did you mean 'gdc'"),
         ({"layuot": "gdc", "path": "x"}, "did you mean 'layout'"),
-        ({"layout": "gdc"}, "lacks the `path`"),
+        ({"layout": "gdc"}, "`path` is missing"),
         ({"path": "x", "clinical": "y"}, "set layout: gdc"),
         ({"path": "x", "level": "0"}, "tcga_ut"),
-        (3, "has to be a path"),
+        (3, "must be a path"),
     ],
 )
 def test_a_setting_that_is_wrong_is_refused(setting, says):
@@ -77,9 +77,9 @@ def test_a_setting_that_is_wrong_is_refused(setting, says):
 
 def test_what_is_not_there_is_named(data):
     for setting, says in (
-        ("absent.csv", "no table at .*absent.csv"),
-        ({"layout": "tcga_ut", "path": "absent"}, "no folder at .*absent"),
-        ({"layout": "gdc", "path": "slide.tsv", "clinical": "absent.tsv"}, "no clinical table at .*absent.tsv"),
+        ("absent.csv", "table not found: .*absent.csv"),
+        ({"layout": "tcga_ut", "path": "absent"}, ".*not found: .*absent"),
+        ({"layout": "gdc", "path": "slide.tsv", "clinical": "absent.tsv"}, "clinical table not found: .*absent.tsv"),
     ):
         for use in (lambda spec: spec.read(data, {}), lambda spec: spec.digest(data)):
             with pytest.raises(InputError, match=says):

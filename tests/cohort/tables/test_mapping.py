@@ -78,7 +78,8 @@ def test_a_column_without_one_number_that_fits_is_an_error():
 def test_a_value_that_never_occurs_is_noted_with_the_nearest():
     mapped = apply({"merge": {"other": ["asian", "amercan indian"]}}, ["asian", "american indian"])
     assert (
-        len(mapped.notes) == 1 and "'race' never is 'amercan indian' (is 'american indian' meant?)" in mapped.notes[0]
+        len(mapped.notes) == 1
+        and "'race' has no value 'amercan indian' (did you mean 'american indian'?)" in mapped.notes[0]
     )
 
 
@@ -123,7 +124,7 @@ def test_a_part_of_a_barcode_can_be_looked_up(sites):
     assert apply({"barcode": "section"}, slides).values.tolist() == ["diagnostic", "frozen", "", ""]
     mapped = apply({"barcode": "site", **LOOKUP}, slides, "slide", folder=sites)
     assert mapped.values.tolist() == ["Duke", "UNC", "", ""]
-    assert mapped.problems.tolist() == ["", "", "slide 'own-slide' is no barcode of TCGA with this part", ""]
+    assert mapped.problems.tolist() == ["", "", "slide 'own-slide' is not a TCGA barcode with this part", ""]
 
 
 def test_a_random_column_equals_a_loop_over_its_rows(sites):
@@ -142,20 +143,20 @@ def test_a_random_column_equals_a_loop_over_its_rows(sites):
     [
         ({"age": {"column": "a", "bin": "decades"}}, "mapping of 'age': unknown key 'bin': did you mean 'bins'"),
         ({"age": {"bins": "decade"}}, "did you mean 'decades'"),
-        ({"age": {"bins": [0, 40, 40]}}, "increase, and 40 follows 40"),
+        ({"age": {"bins": [0, 40, 40]}}, "increase, but 40 follows 40"),
         ({"age": {"bins": [0]}}, "two or more edges"),
         ({"age": {"bins": ["a", "b"]}}, "two or more edges"),
-        ({"age": {"bins": 10}}, "give edges"),
-        ({"race": {"merge": {"other": "asian"}}}, "has to be a list"),
-        ({"race": {"merge": ["asian"]}}, "merge.*has to be a table"),
-        ({"race": {"rename": {"a": "b"}, "merge": {"c": ["a"]}}}, "'a' is to become 'b' and 'c'"),
+        ({"age": {"bins": 10}}, "use edges"),
+        ({"race": {"merge": {"other": "asian"}}}, "must be a list"),
+        ({"race": {"merge": ["asian"]}}, "merge.*must be a mapping"),
+        ({"race": {"rename": {"a": "b"}, "merge": {"c": ["a"]}}}, "'a' is mapped to both 'b' and 'c'"),
         ({"center": {"lookup": "t.csv", "key": "code"}}, "needs `value`"),
         ({"center": {"column": "c", "key": "code"}}, "`key` belongs to a `lookup`"),
         ({"center": {**LOOKUP, "unlisted": "drop"}}, "unknown choice of `unlisted` 'drop'"),
         ({"center": {**LOOKUP, "aliases": {"A": ["x"], "B": ["x"]}}}, "'x' is a spelling"),
         ({"site": {"barcode": "code"}}, "unknown part of a barcode 'code'"),
         ({"site": ["column"]}, "is not a rule"),
-        (["race"], "table of rules"),
+        (["race"], "mapping of rules"),
     ],
 )
 def test_a_wrong_rule_is_refused_before_anything_is_read(mapping, says):

@@ -79,8 +79,8 @@ def test_what_is_no_part_of_the_tree_is_listed_and_not_fatal(tmp_path):
         ]
     )
     assert "loop" in reasons[f"{label}/up"] and "loop" in reasons[f"{label}/{slide}/self.jpg"]
-    assert "to nothing" in reasons[f"{label}/{slide}/gone.jpg"] and "barcode" in reasons[f"{label}/thumbnails"]
-    assert "without a patch" in reasons[f"{label}/TCGA-N5-A4R9-01Z-00-DX1"]
+    assert "broken symbolic" in reasons[f"{label}/{slide}/gone.jpg"] and "barcode" in reasons[f"{label}/thumbnails"]
+    assert "without patches" in reasons[f"{label}/TCGA-N5-A4R9-01Z-00-DX1"]
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -93,12 +93,12 @@ def test_linked_folders_are_followed(tmp_path):
 
 
 def test_an_empty_or_missing_tree_is_a_clear_error(tmp_path):
-    with pytest.raises(InputError, match="holds no patch"):
+    with pytest.raises(InputError, match="contains no patches"):
         list_tcga_ut(tmp_path)
     (tmp_path / "A" / "slide").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds no patch"):
+    with pytest.raises(InputError, match="contains no patches"):
         list_tcga_ut(tmp_path)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="folder of TCGA-UT not found"):
         list_tcga_ut(tmp_path / "absent")
 
 

@@ -352,7 +352,7 @@ class TestRun:
         assert own.groupby("value")["share"].sum().tolist() == pytest.approx([1, 1])
         printed = capsys.readouterr().out.splitlines()
         assert any(line.startswith("warning: the classifier has a balanced accuracy of") for line in printed)
-        assert "'coin'" in printed[-2] and printed[-1].startswith("classifying: done, the results are in")
+        assert "'coin'" in printed[-2] and printed[-1].startswith("classifying: done. Results: ")
         summary = read_json(output / "summary.json")
         assert summary["settings"]["hardening"]["gain"] == QUICK.hardening.gain
         assert set(summary["digests"]) == {"cohort", "classifier.pt"}

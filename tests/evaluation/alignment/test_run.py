@@ -156,7 +156,7 @@ def test_input_errors(data, tmp_path):
     cohort, arms, root = data
     with pytest.raises(InputError, match="needs 'before' and 'after'"):
         run(data, tmp_path, arms={"before": arms["before"], "later": arms["after"]})
-    with pytest.raises(InputError, match="there is no manifest.csv"):
+    with pytest.raises(InputError, match="contains no manifest.csv"):
         run(data, tmp_path, arms={**arms, "after": tmp_path})
     with pytest.raises(InputError, match="no prompt in common"):
         run(data, tmp_path, arms={**arms, "after": sampled(tmp_path / "x", ["dark"] * 4, 0, ("another thing",))})

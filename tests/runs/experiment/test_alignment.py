@@ -175,10 +175,10 @@ def test_own_prompts_are_kept_under_the_name_of_their_content(experiment, tmp_pa
 @pytest.mark.parametrize(
     ("prompts", "message", "stages"),
     [
-        ("gone.txt", "no file of prompts at gone.txt", 0),
+        ("gone.txt", "prompt file not found: gone.txt", 0),
         (["brain of a man"], "all 1 prompts name sex", 2),
         (["a brain", "brain of a man"], "1 of the 2 prompts name sex.*take them out", 2),
-        ([], "holds no prompt", 2),
+        ([], "contains no prompt", 2),
     ],
 )
 def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, stages):

@@ -64,7 +64,7 @@ def test_stages_are_asked_for_once_those_before_them_were_run(bundle, tmp_path, 
     assert summary["settings"] == {"seed": 5, "other": 1, "work: steps": 9}
     assert summary["figures"]["images"] == 3 and summary["figures"]["seconds"] > 0
     assert summary["digests"] == {"cohort": "abc"}
-    assert f"the results are in {output / 'report.html'}" in capsys.readouterr().out
+    assert f"Results: {output / 'report.html'}" in capsys.readouterr().out
 
 
 def test_a_folder_without_such_a_bundle_and_options_are_refused_before_any_stage(bundle, tmp_path):

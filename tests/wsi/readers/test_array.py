@@ -51,7 +51,7 @@ def test_plain_images_are_read_whole_and_need_a_resolution(tmp_path, name):
 
 def test_the_resolution_that_an_editor_left_in_an_image_does_not_count(tmp_path):
     Image.fromarray(random_pixels(20, 30)).save(tmp_path / "tile.png", dpi=(72, 72))
-    with pytest.raises(InputError, match="tile.png does not say its resolution"):
+    with pytest.raises(InputError, match="tile.png does not contain its resolution"):
         open_slide(tmp_path / "tile.png")
 
 

@@ -103,11 +103,11 @@ def test_files_that_are_no_slides_are_one_line_each(tmp_path, pixels, read_apart
         found = read_apart(paths, backend=backend)
         for path in paths:
             assert is_one_line_about(found[path.name], path), (backend, path.name, found[path.name])
-    assert "its content is PNG" in found["png.svs"] and "its content is JPEG" in found["jpeg.tif"]
-    assert all("is an empty file" in found[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
+    assert "it contains PNG" in found["png.svs"] and "it contains JPEG" in found["jpeg.tif"]
+    assert all("is empty (0 bytes)" in found[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
     assert all("is a folder" in found[name] for name in ("folder", "folder.svs", "folder.tiff", "folder.png"))
-    assert "levels of symbolic links" in found["loop.svs"] and "no regular file" in found["pipe.svs"]
-    with pytest.raises(InputError, match="there is no image"):
+    assert "levels of symbolic links" in found["loop.svs"] and "not a regular file" in found["pipe.svs"]
+    with pytest.raises(InputError, match="image not found"):
         open_slide("zero\0byte.svs", 0.25)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_directory_is_one_line_or_read_but_never_ends_the_process(tmp_
     paths.append(tmp_path / "loop.tiff")
     paths[-1].write_bytes(loop)
     results = read_apart(paths)
-    assert "circle" in results["loop.tiff"]
+    assert "loop" in results["loop.tiff"]
     for name, result in results.items():
         known = result in ("CuCIMReader", "OpenSlideReader", "ArrayReader")
         assert known or is_one_line_about(result, tmp_path / name), (name, result)
@@ -183,7 +183,7 @@ def test_a_damaged_directory_is_one_line_or_read_but_never_ends_the_process(tmp_
 @pytest.mark.parametrize("said", ["", "MPP = 0", "MPP = -0.25", "MPP = nan", "MPP = abc", "MPP = 353"])
 def test_a_slide_that_says_no_resolution_needs_one(tmp_path, pixels, said):
     path = aperio(tmp_path / "slide.svs", pixels, said)
-    with pytest.raises(InputError, match="slide.svs does not say its resolution.*`mpp`.*`source_mpp`"):
+    with pytest.raises(InputError, match="slide.svs does not contain its resolution.*`mpp`.*`source_mpp`"):
         open_slide(path)
     for given in (0.31, 0.0625):
         with open_slide(path, given) as slide:
@@ -195,7 +195,7 @@ def test_the_default_resolution_of_an_editor_is_none(tmp_path, pixels, dpi):
     path = tmp_path / "slide.tiff"
     settings = {"photometric": "rgb", "tile": (256, 256), "resolution": (dpi, dpi), "resolutionunit": "INCH"}
     tifffile.imwrite(path, pixels, metadata=None, **settings)
-    with pytest.raises(InputError, match="slide.tiff does not say its resolution"):
+    with pytest.raises(InputError, match="slide.tiff does not contain its resolution"):
         open_slide(path)
     with open_slide(path, 0.5) as slide:
         assert slide.mpp == 0.5
@@ -204,7 +204,7 @@ def test_the_default_resolution_of_an_editor_is_none(tmp_path, pixels, dpi):
 def test_two_resolutions_that_disagree(tmp_path, pixels, reader, write_tiff):
     path = write_tiff(tmp_path / "slide.tiff", [pixels], (0.25, 0.26))
     backend = "cucim" if reader.__name__ == "CuCIMReader" else "openslide"
-    with pytest.raises(InputError, match="slide.tiff says 0.255 microns per pixel and the table 0.5.*mpp_conflict"):
+    with pytest.raises(InputError, match="slide.tiff has 0.255 microns per pixel, but the table has 0.5.*mpp_conflict"):
         open_slide(path, 0.5, backend)
     for on_conflict, expected in (("file", (0.25, 0.26)), ("given", (0.5, 0.5))):
         with open_slide(path, 0.5, backend, on_conflict) as slide:
@@ -217,7 +217,7 @@ def test_two_resolutions_that_disagree(tmp_path, pixels, reader, write_tiff):
 
 def test_one_direction_that_is_twice_the_other_is_no_resolution(tmp_path, pixels, write_tiff):
     path = write_tiff(tmp_path / "slide.tiff", [pixels], (0.25, 0.5))
-    with pytest.raises(InputError, match="slide.tiff does not say its resolution .*0.25.* x 0.5"):
+    with pytest.raises(InputError, match="slide.tiff does not contain its resolution .*0.25.* x 0.5"):
         open_slide(path)
 
 

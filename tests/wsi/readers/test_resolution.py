@@ -33,7 +33,7 @@ def test_one_who_counts_is_named_where_they_disagree(on_conflict, expected):
 @pytest.mark.parametrize("given", [0.5, 0.2563, 0.2537, 1e-3, 99])
 def test_two_that_disagree_are_an_error_that_says_both(given):
     # a field of view may be half a percent off
-    with pytest.raises(InputError, match=f"folder/a.svs says 0.255 .*{given:g}.*mpp_conflict"):
+    with pytest.raises(InputError, match=f"folder/a.svs has 0.255 .*{given:g}.*mpp_conflict"):
         resolution("folder/a.svs", ("0.25", "0.26"), given)
 
 
@@ -41,7 +41,7 @@ def test_two_that_disagree_are_an_error_that_says_both(given):
 def test_a_default_of_image_editors_is_no_resolution(dpi):
     found = (str(25400 / dpi), str(25400 / dpi))
     assert resolution("a.tiff", found, 0.25) == (0.25, 0.25)
-    with pytest.raises(InputError, match=r"a\.tiff does not say its resolution"):
+    with pytest.raises(InputError, match=r"a\.tiff does not contain its resolution"):
         resolution("a.tiff", found, None)
 
 
@@ -49,7 +49,7 @@ def test_a_default_of_image_editors_is_no_resolution(dpi):
 def test_what_is_no_length_says_nothing(value):
     for found in ((value, value), (value, "0.25"), ("0.25", value)):
         assert resolution("a.svs", found, 0.3) == (0.3, 0.3)
-        with pytest.raises(InputError, match=r"a\.svs does not say its resolution.*source_mpp"):
+        with pytest.raises(InputError, match=r"a\.svs does not contain its resolution.*source_mpp"):
             resolution("a.svs", found, None)
 
 
@@ -65,7 +65,7 @@ def test_two_directions_that_differ_by_more_than_a_tenth_are_a_mistake():
 @pytest.mark.parametrize("given", [0, 0.0, -0.5, 100, 1e9, math.nan, math.inf, -math.inf])
 def test_an_impossible_number_given_is_refused(given):
     for found in (NOTHING, ("0.25", "0.25")):
-        with pytest.raises(InputError, match=f"{given} microns per pixel cannot be the resolution of a.svs"):
+        with pytest.raises(InputError, match=f"{given} microns per pixel is not a valid resolution for a.svs"):
             resolution("a.svs", found, given)
 
 
