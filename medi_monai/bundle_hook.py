@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.abc
 import importlib.util
+import inspect
 import os
 import sys
 import warnings
@@ -22,13 +23,14 @@ from typing import Any
 
 __all__ = ["install"]
 
-WORKFLOWS, SLIDES = "monai.bundle.workflows", "cucim.clara"
+WORKFLOWS, SCRIPTS, SLIDES = "monai.bundle.workflows", "monai.bundle.scripts", "cucim.clara"
+EXPORTS = ("ckpt_export", "onnx_export", "trt_export")
 
 
 def install() -> None:
     """Extend ``monai.bundle`` once it is imported, and say nothing in its name on the command line."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder({WORKFLOWS: _extend, SLIDES: _nothing}))
+        sys.meta_path.insert(0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_exports, SLIDES: _nothing}))
     if "monai.bundle" in sys.orig_argv:
         # "this config can run code" is for configs of strangers
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
@@ -91,6 +93,24 @@ def _extend(module: ModuleType) -> None:
     workflow.__init__ = __init__
     for name in ("initialize", "run", "finalize"):
         setattr(workflow, name, _with_plain_errors(getattr(workflow, name)))
+
+
+def _extend_exports(module: ModuleType) -> None:
+    for name in EXPORTS:
+        setattr(module, name, _checked_before(getattr(module, name)))
+
+
+def _checked_before(export: Callable) -> Callable:
+    @functools.wraps(export)
+    def call(*args: Any, **options: Any) -> Any:
+        from medi_monai.runs.workflow import check_export
+
+        # Fire hands options over by position
+        given = inspect.signature(export).bind_partial(*args, **options).arguments
+        check_export({**given, **given.get("override", {})})
+        return export(*args, **options)
+
+    return call
 
 
 def _with_plain_errors(method: Callable) -> Callable:

@@ -45,8 +45,12 @@ SCOPES = ("prompt", "batch")
 class TargetSettings(Settings):
     """The shares that the subgroups should have."""
 
-    target: MappingOf | Text | None = setting("uniform", "target shares: uniform, table, or a mapping of values")
-    target_table: PathText | None = setting(None, "reference table of the shares, for the target `table`")
+    target: MappingOf | Text | None = setting(
+        "uniform", "target shares: uniform, table, or a mapping as {female: 0.3, male: 0.7}"
+    )
+    target_table: PathText | None = setting(
+        None, "reference table of `table`: a row per image or patient, or rows with a count or a share"
+    )
 
     def check_attribute(self, attribute: str | None) -> None:
         """Refuse shares that cannot be, of the attribute or of the joint of several.
@@ -87,7 +91,9 @@ class AlignmentLosses(Settings):
     scope: OneOf("choice of `scope`", SCOPES) = setting(
         "prompt", "what is brought to the target: each prompt, or a batch"
     )
-    min_confidence: Fraction = setting(0.55, "of `transport`: pseudo-targets below it are left out")
+    min_confidence: Fraction = setting(
+        0.55, "of `transport`: share of the drawn label sets in which an image has to get its label"
+    )
     draws: Count | None = setting(100, "of `transport`: label sets drawn; null apportions the target to each batch")
     # without it nothing is aligned
     subgroup_weight: Rate = setting(1.0, "weight of the subgroup loss")

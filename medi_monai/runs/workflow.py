@@ -25,7 +25,7 @@ from medi_monai.utils.errors import InputError, report_user_errors, unknown_valu
 from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import Settings, check_setting, config_default, verbatim
 
-__all__ = ["begin", "declared", "read_configs", "run_ids"]
+__all__ = ["begin", "check_export", "declared", "read_configs", "run_ids"]
 
 
 SETTINGS = "settings"
@@ -51,10 +51,7 @@ def begin(workflow: Any, plain: Callable[..., None], config_file: Any, options: 
     folder = _configs_of(files, options.get("bundle_root"))
     if folder is None:
         return False
-    if is_command_line(sys.argv):
-        report_user_errors()
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _speak_plainly()
     if not files:
         runs = "; ".join(f"{run} is in {folder / name}" for run, name in run_ids(folder).items())
         raise InputError(f"no config file is given: add --config_file. {runs}")
@@ -69,6 +66,36 @@ def begin(workflow: Any, plain: Callable[..., None], config_file: Any, options: 
     if settings is not None:
         workflow.patch_bundle_tracking(parser=workflow.parser, settings=settings)
     return True
+
+
+def check_export(options: Mapping[str, Any]) -> None:
+    """Refuse an export of one of our bundles that has no checkpoint or no config.
+
+    Args:
+        options: of ``monai.bundle.ckpt_export`` and its like.
+
+    Raises:
+        InputError: naming the file that is missing.
+    """
+    root, files = options.get("bundle_root"), as_files(options.get("config_file"))
+    folder = _configs_of(files, root)
+    if folder is None:
+        return
+    _speak_plainly()
+    if not files:
+        raise InputError(f"no config file is given: add --config_file {folder / 'inference.json'}")
+    for file in files:
+        read_config_file(file)
+    checkpoint = Path(str(options.get("ckpt_file") or folder.parent / "models" / "model.pt"))
+    if not checkpoint.is_file():
+        raise InputError(f"there is no checkpoint {checkpoint}: run `training` first, or give --ckpt_file")
+
+
+def _speak_plainly() -> None:
+    if is_command_line(sys.argv):
+        report_user_errors()
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
