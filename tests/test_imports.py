@@ -111,6 +111,15 @@ def test_imports_of_file(file):
     assert private_names(source, file) == []
 
 
+def test_files_and_folders_are_small():
+    modules = [Path(file) for file in FILES if not file.endswith("__init__.py")]
+    crowded = {
+        str(folder) for folder in {file.parent for file in modules} if sum(f.parent == folder for f in modules) > 15
+    }
+    long = [file for file in FILES if len((ROOT / file).read_text(encoding="utf-8").splitlines()) > 400]
+    assert not crowded and not long
+
+
 def test_the_bare_package_imports_nothing_of_its_own():
     assert not [name for name in all_imports((ROOT / "__init__.py").read_text(), "__init__.py") if "medi_monai" in name]
 

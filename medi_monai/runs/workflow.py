@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def check_export(options: Mapping[str, Any]) -> None:
 def _speak_plainly() -> None:
     if is_command_line(sys.argv):
         report_user_errors()
+        # a terminal of ASCII shows a note about Köln as K\xf6ln, and goes on
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
 
