@@ -10,7 +10,7 @@ import monai.bundle
 import pytest
 
 from medi_monai.cohort.demo import demo_dataset
-from medi_monai.utils.errors import user_error_in
+from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.workers import folder_lock
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,9 @@ class Bundle:
 
     def error_in_process(self, run_id, *configs, **options):
         """The message of a mistake, without the seconds that a new process takes."""
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises((InputError, RunStopped)) as caught:
             self.run_in_process(run_id, *configs, **options)
-        return str(user_error_in(caught.value))
+        return str(caught.value)
 
 
 @pytest.fixture(scope="session")
