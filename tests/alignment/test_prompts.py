@@ -136,7 +136,7 @@ def test_words_that_name_values_in_captions_that_are_read(cohort):
     # without words, no caption names the values themselves
     with pytest.raises(InputError, match="names 'female'"):
         plan_of("named", 4, cohort, None)
-    with pytest.raises(InputError, match="captions that were read have none"):
+    with pytest.raises(InputError, match="neutral prompts need templates"):
         plan_of("neutral", 4, cohort, words)
     with pytest.raises(InputError, match="race"):
         caption_words(cohort, TEMPLATES, "race")
@@ -147,7 +147,7 @@ def test_own_prompts_that_name_the_attribute_are_no_neutral_ones(cohort, capsys)
     plan = prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert plan["caption"].tolist() == ["brain", "old brain"]
     assert "2 of 4 are dropped because they name sex 'male': 'brain of a man'" in capsys.readouterr().out
-    with pytest.raises(InputError, match="all 1 prompts name sex.*neutral ones are needed"):
+    with pytest.raises(InputError, match="all 1 prompts name sex.*neutral prompts, which do not name it, are needed"):
         prompt_plan(given[:1], 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert len(prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex")) == 4
 

@@ -54,7 +54,7 @@ def test_two_runs_do_not_work_in_one_folder_and_of_one_run_the_first_process_cla
 def test_a_folder_with_results_of_another_kind_is_refused(tmp_path):
     finish_run("preparing", tmp_path, {}, {}, {}, {}, tmp_path)
     begin_run(tmp_path, run="preparing")
-    with pytest.raises(InputError, match="holds the results of a 'preparing' run"):
+    with pytest.raises(InputError, match="contains the results of a 'preparing' run"):
         begin_run(tmp_path, run="sampling")
     begin_run(tmp_path / "new", tmp_path, run="sampling")
 
