@@ -111,9 +111,9 @@ def test_the_same_seed_gives_the_same_and_sets_may_be_tiny():
     assert found["matched"] == 2 and summarize([found], "good", "kernel_distance")["ci95"] is None
 
 
-@pytest.mark.parametrize("change", [{"max_images": 0}, {"num_halves": 0}, {"k": 0}, {"min_images": 5}])
+@pytest.mark.parametrize("change", [{"max_images": 0}, {"num_halves": 0}, {"neighbors": 0}, {"min_images": 5}])
 def test_settings_that_cannot_be_are_refused(change):
-    with pytest.raises(InputError, match="have to be 1 or more|has to be more than k"):
+    with pytest.raises(InputError, match="it has to be a whole number of 1 or more|has to be more than neighbors"):
         FidelitySettings(**change)
 
 

@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
 @pytest.mark.parametrize(
     ("run_id", "config", "options", "message"),
     [
-        ("evaluation", "evaluate.json", {"arms": {"medi": "/nowhere"}}, "run `sampling` into that folder"),
+        ("evaluation", "evaluate.json", {"arms": {"medi": "/nowhere"}}, "run `sampling` with that output folder"),
         ("evaluation", "evaluate.json", {"encoder": "embeded"}, "did you mean 'embedded'"),
         ("evaluation", "evaluate.json", {"arms": {}}, "no arms to compare"),
         ("probing", "probe.json", {"baselines": ["reweigted"]}, "did you mean 'reweighted'"),

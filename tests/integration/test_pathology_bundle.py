@@ -130,7 +130,7 @@ def test_ctrl_c_then_resume_gives_the_weights_of_an_uninterrupted_run(bundle, pr
 @pytest.mark.parametrize(
     "run_id, config, options, message",
     [
-        ("training", "train.json", {"max_step": 5}, "'max_step': did you mean 'max_steps'"),
+        ("training", "train.json", {"max_step": 5}, "'--max_step': did you mean '--max_steps'"),
         ("training", "train.json", {"attributes": ["centre"]}, "'centre': did you mean 'center'"),
         ("training", "train.json", {"resume": "perhaps"}, "resume = 'perhaps'"),
         ("training", "train.json", {"resume": "true", "ckpt_dir": "nowhere_yet"}, "no checkpoint to resume from"),

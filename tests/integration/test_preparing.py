@@ -189,7 +189,7 @@ def test_a_folder_is_not_mixed_with_other_settings(bundle, slides, done):
     before = contents(done[0])
     options = {"dataset_dir": slides, "output_dir": done[0], "mpp": 2.0}
     error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
-    assert "prepared with other settings (cutting.grid.mpp: was 1.0, is 2.0 now); choose another --output_dir" in error
+    assert "prepared with different settings (cutting.grid.mpp: was 1.0, is 2.0 now); choose another --output_dir" in error
     assert contents(done[0]) == before
 
 
@@ -261,7 +261,7 @@ def test_a_slide_that_one_process_of_torchrun_cannot_read_stops_both(bundle, sli
     code, printed = torchrun(bundle, command)
     errors = [line for line in printed.splitlines() if "medi_monai: error:" in line]
     assert code != 0 and any("truncated1.tiff" in line and "--on_error skip" in line for line in errors), printed
-    assert all("truncated1.tiff" in line or "another process of this run has ended" in line for line in errors)
+    assert all("truncated1.tiff" in line or "another process of this run has stopped" in line for line in errors)
 
 
 def test_training_is_the_same_to_the_last_bit_however_patches_are_read(bundle, slides, done, tmp_path):

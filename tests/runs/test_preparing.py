@@ -275,5 +275,5 @@ def test_where_another_process_has_ended_the_rest_say_so(monkeypatch):
     for name in ("initialize", "finalize"):
         monkeypatch.setattr(f"ignite.distributed.{name}", lambda *arguments, **options: None)
     monkeypatch.setattr("ignite.distributed.barrier", broken)
-    with torchrun_session() as shard, pytest.raises(RunStopped, match="another process of this run has ended"):
+    with torchrun_session() as shard, pytest.raises(RunStopped, match="another process of this run has stopped"):
         shard.wait()

@@ -190,7 +190,7 @@ def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"last_steps": 99}, "last_steps = 99: the gradient can pass through 1 to 15"),
+        ({"last_steps": 99}, "last_steps = 99: the gradient goes through 1 to 15"),
         ({"encoder": "unknwon"}, "unknown encoder 'unknwon'"),
         ({"encoder": {"name": "embedded", "wieghts": "x"}}, "wieghts"),
         ({"attribute": None}, "name it by --attribute"),
