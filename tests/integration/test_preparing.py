@@ -189,7 +189,9 @@ def test_a_folder_is_not_mixed_with_other_settings(bundle, slides, done):
     before = contents(done[0])
     options = {"dataset_dir": slides, "output_dir": done[0], "mpp": 2.0}
     error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
-    assert "prepared with different settings (cutting.grid.mpp: was 1.0, is 2.0 now); choose another --output_dir" in error
+    assert (
+        "prepared with different settings (cutting.grid.mpp: was 1.0, is 2.0 now); choose another --output_dir" in error
+    )
     assert contents(done[0]) == before
 
 
