@@ -23,14 +23,18 @@ from typing import Any
 
 __all__ = ["install"]
 
-WORKFLOWS, SCRIPTS, SLIDES = "monai.bundle.workflows", "monai.bundle.scripts", "cucim.clara"
+WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
+#: their native code prints on standard error what it lacks on a machine without CUDA
+LOUD = ("cucim.clara", "nvidia.nvimgcodec")
 EXPORTS = ("ckpt_export", "onnx_export", "trt_export")
 
 
 def install() -> None:
     """Extend ``monai.bundle`` once it is imported, and say nothing in its name on the command line."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_exports, SLIDES: _nothing}))
+        sys.meta_path.insert(
+            0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_exports, **dict.fromkeys(LOUD, _nothing)})
+        )
     if "monai.bundle" in sys.orig_argv:
         # "this config can run code" is for configs of strangers
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
@@ -50,7 +54,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            with _quiet(name == SLIDES):
+            with _quiet(name in LOUD):
                 execute(module)
             call(module)
 
