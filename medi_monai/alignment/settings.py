@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import model_validator
 
 from medi_monai.alignment.functional import ROLLOUTS, SEPARATOR, check_shares
@@ -85,10 +87,10 @@ class PromptSettings(Settings):
 class AlignmentLosses(Settings):
     """What an update minimizes."""
 
-    subgroup_loss: OneOf("choice of `subgroup_loss`", LOSSES) = setting(
+    subgroup_loss: Annotated[str, OneOf("choice of `subgroup_loss`", LOSSES)] = setting(
         "transport", "matching: of the paper; transport: optimal-transport pseudo-targets"
     )
-    scope: OneOf("choice of `scope`", SCOPES) = setting(
+    scope: Annotated[str, OneOf("choice of `scope`", SCOPES)] = setting(
         "prompt", "what is brought to the target: each prompt, or a batch"
     )
     min_confidence: Fraction = setting(
@@ -105,7 +107,9 @@ class AlignmentLosses(Settings):
     )
     keep_weight: Number = setting(1.0, "weight of consistency of an image that keeps its subgroup")
     change_weight: Number = setting(0.2, "weight of consistency of an image that has to change it")
-    rollout: OneOf("choice of `rollout`", tuple(ROLLOUTS)) = setting("adjusted", "gradient through the sampler")
+    rollout: Annotated[str, OneOf("choice of `rollout`", tuple(ROLLOUTS))] = setting(
+        "adjusted", "gradient through the sampler"
+    )
     last_steps: Count | None = setting(None, "sampling steps that it goes through; null: all")
 
 
@@ -120,7 +124,7 @@ class AlignmentSettings(Settings):
     batch_size: Count = setting(48, "images of an update, 2 or more")
     learning_rate: Rate | None = setting(None, "highest learning rate of AdamW; by default as `tuned` needs it")
     max_grad_norm: Rate = setting(1.0, "norm that gradients are clipped to")
-    tuned: OneOf("choice of `tuned`", TUNED) = setting("all", "which weights are tuned")
+    tuned: Annotated[str, OneOf("choice of `tuned`", TUNED)] = setting("all", "which weights are tuned")
     rank: Count = setting(8, "rank of the adapter, with lora")
     pool_size: Count = setting(480, "prompts with their noise that updates draw from")
     val_interval: Count = setting(10, "updates between two validations")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
@@ -79,18 +79,24 @@ class CohortSettings(SourceSettings):
     metadata_columns: Texts = setting(
         ["center", "race", "gender", "age_at_index"], "columns that are carried into the cohort"
     )
-    unit: OneOf("unit of the table's rows", UNITS) = setting("slides", "what a row of the table is")
+    unit: Annotated[str, OneOf("unit of the table's rows", UNITS)] = setting("slides", "what a row of the table is")
     source_mpp: Rate | None = setting(None, "microns per pixel of files that do not say")
-    mpp_conflict: OneOf("choice of `mpp_conflict`", ON_CONFLICT) = setting(
+    mpp_conflict: Annotated[str, OneOf("choice of `mpp_conflict`", ON_CONFLICT)] = setting(
         "error", "where table and file disagree on microns per pixel"
     )
     mpp: Rate = setting(1.0, "microns per pixel of the patches", recorded=True)
     stride: Count | None = setting(None, "step of the grid in pixels of the patch; null: no overlap")
     min_tissue: Fraction = setting(0.5, "share of tissue that a patch needs")
     max_patches_per_slide: Count | None = setting(128, "patches of a slide at most; null: all")
-    patch_format: OneOf("patch format", FORMATS) = setting("png", "how patches are written; none: read on the fly")
-    measure: OneOf("choice of `measure`", MEASURE) = setting("auto", "whether stain and sharpness are measured")
-    split_scheme: OneOf("split scheme", tuple(SCHEMES)) = setting("combination_holdout", "what is held out")
+    patch_format: Annotated[str, OneOf("patch format", FORMATS)] = setting(
+        "png", "how patches are written; none: read on the fly"
+    )
+    measure: Annotated[str, OneOf("choice of `measure`", MEASURE)] = setting(
+        "auto", "whether stain and sharpness are measured"
+    )
+    split_scheme: Annotated[str, OneOf("split scheme", tuple(SCHEMES))] = setting(
+        "combination_holdout", "what is held out"
+    )
     split_columns: Texts | None = setting(None, "columns that the scheme works on", expression="@subpopulation_columns")
     holdout_values: Texts = setting([], "values that the scheme holds out")
     num_folds: Count = setting(5, "folds, of schemes that have some")
@@ -120,8 +126,8 @@ class CaptionSettings(
     attribute: Text | None = setting("sex", "the sensitive attribute; several are joined as sex|age", recorded=True)
     attributes: Texts = setting(["sex", "age", "lesion"], "columns that captions are made of", recorded=True)
     templates: MappingOf | None = setting(BRAIN_TEMPLATES, "templates of the captions and their words", recorded=True)
-    fit: OneOf("choice of `fit`", FITS) = setting("pad", "how pictures become squares")
-    pad: OneOf("choice of `pad`", PADS) = setting("border", "what pads them")
+    fit: Annotated[str, OneOf("choice of `fit`", FITS)] = setting("pad", "how pictures become squares")
+    pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting("border", "what pads them")
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CaptionSettings:
@@ -132,7 +138,7 @@ class CaptionSettings(
 class ReadingSettings(Settings):
     """How a run reads its cohort, which it prepares where it is not there."""
 
-    on_error: OneOf("choice of `on_error`", ("stop", "skip")) = setting(
+    on_error: Annotated[str, OneOf("choice of `on_error`", ("stop", "skip"))] = setting(
         "stop", "what happens at a row or file that cannot be read"
     )
     num_workers: Count | None = setting(None, "processes that prepare; null: one for each core")

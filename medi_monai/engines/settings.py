@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import model_validator
 
@@ -66,8 +67,8 @@ class ConditionSettings(Settings):
 class DiffusionSettings(Settings):
     """The diffusion process and the UNet that both bundles share."""
 
-    objective: OneOf("objective", OBJECTIVES) = setting("v", "what the network predicts", recorded=True)
-    schedule: OneOf("noise schedule", SCHEDULES) = setting("cosine", "noise schedule", recorded=True)
+    objective: Annotated[str, OneOf("objective", OBJECTIVES)] = setting("v", "what the network predicts", recorded=True)
+    schedule: Annotated[str, OneOf("noise schedule", SCHEDULES)] = setting("cosine", "noise schedule", recorded=True)
     num_timesteps: Count = setting(1000, "steps of the noise schedule", recorded=True)
     channels: Counts = setting([32, 64, 64], "channels of each level of the UNet", recorded=True)
     attention_levels: Flags = setting([False, False, True], "levels with attention", recorded=True)
@@ -79,7 +80,7 @@ class DiffusionSettings(Settings):
 class NetworkSettings(DiffusionSettings):
     """The metadata-conditioned UNet."""
 
-    conditioning: OneOf("mode of conditioning", MODES) = setting(
+    conditioning: Annotated[str, OneOf("mode of conditioning", MODES)] = setting(
         "concat", "how class and metadata become one vector", recorded=True
     )
 
@@ -136,9 +137,13 @@ class PathologyTrainingSettings(TrainingSettings):
     label_dropout: Fraction = setting(0.05, "share of images whose label is dropped", recorded=True)
     attribute_dropout: Fraction = setting(0.05, "share of images that an attribute is dropped of", recorded=True)
     joint_dropout: Fraction = setting(0.1, "share of images whose label and attributes are all dropped", recorded=True)
-    balance: OneOf("choice of `balance`", BALANCES) = setting("class", "what batches are balanced by", recorded=True)
+    balance: Annotated[str, OneOf("choice of `balance`", BALANCES)] = setting(
+        "class", "what batches are balanced by", recorded=True
+    )
     min_patches_per_label: Count = setting(2, "training patches that a class needs")
-    patch_cache: OneOf("choice of `patch_cache`", PATCH_CACHES) = setting("auto", "where patches are kept in training")
+    patch_cache: Annotated[str, OneOf("choice of `patch_cache`", PATCH_CACHES)] = setting(
+        "auto", "where patches are kept in training"
+    )
 
 
 class TextTrainingSettings(TrainingSettings, defaults={"max_steps": 2000, "batch_size": 32, "augment": False}):
@@ -158,13 +163,15 @@ class TextSettings(Settings):
     text_model: PathText | None = setting(None, "folder of a CLIP model; without one, a small CLIP is trained")
     text_steps: Count = setting(600, "steps of the small CLIP's training")
     max_length: Count | None = setting(None, "tokens of a caption at most; null: those of the model")
-    on_long: OneOf("choice of `on_long`", ON_LONG) = setting("error", "what happens to a longer caption")
+    on_long: Annotated[str, OneOf("choice of `on_long`", ON_LONG)] = setting(
+        "error", "what happens to a longer caption"
+    )
 
 
 class SamplingSettings(Settings):
     """How images are drawn."""
 
-    solver: OneOf("solver", tuple(SOLVERS)) = setting("ddim", "solver of the sampling")
+    solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("ddim", "solver of the sampling")
     num_steps: Count = setting(50, "sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1 is none")
     batch_size: Count = setting(64, "images drawn at once")
@@ -182,7 +189,7 @@ class PlanSettings(Settings):
 class ClassificationSettings(Settings):
     """A classifier of an attribute."""
 
-    role: OneOf("role", ("guide", "validation", "judge")) = setting("guide", "what it is for")
+    role: Annotated[str, OneOf("role", ("guide", "validation", "judge"))] = setting("guide", "what it is for")
     max_steps: Count = setting(600, "optimizer steps")
     batch_size: Count = setting(64, "images of a batch")
     learning_rate: Rate = setting(0.004, "highest learning rate")

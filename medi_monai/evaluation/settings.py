@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import model_validator
 
 from medi_monai.utils.errors import InputError
@@ -95,7 +97,7 @@ class ProbeSettings(PenaltySettings):
     min_count: Count = setting(10, "images that a group needs to be the worst")
     num_augmented: Count = setting(2, "stain-augmented copies of every training image")
     stain_jitter: Fraction = setting(0.2, "strength of the stain augmentation")
-    normalization: OneOf("stain normalization", tuple(NORMALIZATIONS)) = setting(
+    normalization: Annotated[str, OneOf("stain normalization", tuple(NORMALIZATIONS))] = setting(
         "macenko", "method of the stain-normalized baseline"
     )
     seed: Seed = setting(0, "seed of all draws")

@@ -120,14 +120,14 @@ class CohortDirSettings(Settings):
 class PreparingSettings(ReadingSettings, defaults={"on_error": "skip"}):
     """How patches are cut."""
 
-    backend: OneOf("back end", BACKENDS) = setting("auto", "library that reads slides")
+    backend: Annotated[str, OneOf("back end", BACKENDS)] = setting("auto", "library that reads slides")
     fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")
 
 
 class AuditSettings(ReadingSettings, defaults={"on_error": "skip"}):
     """What is audited."""
 
-    audit_source: OneOf("choice of `audit_source`", AUDIT_SOURCES) = setting(
+    audit_source: Annotated[str, OneOf("choice of `audit_source`", AUDIT_SOURCES)] = setting(
         "patches", "patches: the prepared cohort; table: the table alone, before a slide is there"
     )
     fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")

@@ -8,14 +8,23 @@ is checked against them before any work, and the tables of options in the bundle
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, core_schema
 
 from medi_monai.utils.errors import InputError, unknown_value
 
@@ -132,21 +141,27 @@ Paths = Annotated[dict[str, Any], Field(strict=True), Verbatim(path=True), Words
 MappingOf = Annotated[dict[str, Any], Field(strict=True), Verbatim(), Words("a mapping")]
 
 
-def OneOf(kind: str, known: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
-    """The type of a choice; an error names the nearest of the known values.
+class OneOf(Words):
+    """Marks a choice, as ``Annotated[str, OneOf("solver", SOLVERS)]``; an error names the nearest of the known values.
 
     Args:
         kind: what it is called in the error.
-        known: the values, or a call that gives them.
+        known: the values.
     """
-    values = tuple(known() if callable(known) else known)
 
-    def check(value: str) -> str:
-        if value not in values:
-            raise unknown_value(kind, value, values)
+    def __init__(self, kind: str, known: Iterable[str]) -> None:
+        super().__init__("one of " + ", ".join(known))
+        object.__setattr__(self, "_kind", kind)
+        object.__setattr__(self, "_known", tuple(known))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
+
+    def _check(self, value: str) -> str:
+        known: tuple[str, ...] = self._known  # type: ignore[attr-defined]
+        if value not in known:
+            raise unknown_value(self._kind, value, known)  # type: ignore[attr-defined]
         return value
-
-    return Annotated[str, Field(strict=True), AfterValidator(check), Words("one of " + ", ".join(values))]
 
 
 def setting(default: Any = PydanticUndefined, help: str = "", *, expression: str = "", recorded: bool = False) -> Any:
