@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -209,13 +210,15 @@ class AlignmentStep:
         self, logs: torch.Tensor, reference: torch.Tensor, drawing: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, share = self.losses, self.pool.target.tensor(logs)
-        weighed = {"keep_weight": losses.keep_weight, "change_weight": losses.change_weight}
+        weighed = functools.partial(
+            consistency_weights, keep_weight=losses.keep_weight, change_weight=losses.change_weight
+        )
         if losses.subgroup_loss == "matching":
-            weights = consistency_weights(reference, share, **weighed, generator=drawing)
+            weights = weighed(reference, share, generator=drawing)
             return batch_matching_loss(logs, share), weights
         found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
         labels, confident = found.labels, found.confident
-        weights = consistency_weights(reference, None, labels, confident, **weighed)
+        weights = weighed(reference, None, labels, confident)
         return transport_loss(logs, labels, confident), weights
 
 

@@ -114,7 +114,7 @@ def align(
         generator.space.to(next(network.parameters()).device)
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate or tuning_rate(settings.tuned), weight_decay=0.0)
     schedule = tuning_schedule(optimizer, settings.max_steps)
     by_prompt = losses.scope == "prompt"
     together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1

@@ -180,7 +180,8 @@ def _cell(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         if math.isnan(value):
             return "–"
-        return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
+        size = abs(float(value))
+        return f"{value:,.0f}" if 1000 <= size < math.inf else f"{value:.3g}"
     if value is None or value is pd.NA or value is pd.NaT:
         return "–"
     return str(value)

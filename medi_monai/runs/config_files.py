@@ -92,7 +92,7 @@ def is_syntax(value: Any, ids: Container[str], own: bool) -> bool:
     if value == "$None":
         return True
     reference = re.match(r"\$?@(\w+)", value)
-    return bool(reference) and reference.group(1) in ids and (value[0] == "$" or value == reference.group(0))
+    return reference is not None and reference.group(1) in ids and (value[0] == "$" or value == reference.group(0))
 
 
 def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -> Any:

@@ -28,7 +28,6 @@ from medi_monai.utils.settings import Settings, check_setting, config_default, v
 
 __all__ = ["begin", "check_export", "declared", "read_configs", "run_ids"]
 
-
 SETTINGS = "settings"
 LOGGERS = ("monai.bundle.workflows", "monai.bundle.scripts", "monai.bundle.config_parser")
 
@@ -172,7 +171,7 @@ def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
 
 def run_ids(folder: Path) -> dict[str, str]:
     """The runs of a bundle, each with its config file."""
-    runs = {}
+    runs: dict[str, str] = {}
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8")).get("run")
         if isinstance(run, str) and run.startswith("%"):

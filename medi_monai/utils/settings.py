@@ -262,7 +262,7 @@ def words_of(field: FieldInfo) -> str:
 @cache
 def _adapter(group: type[Settings], name: str) -> TypeAdapter:
     field = group.model_fields[name]
-    annotation = field.annotation
+    annotation: Any = field.annotation
     for marker in field.metadata:
         annotation = Annotated[annotation, marker]
     return TypeAdapter(annotation)

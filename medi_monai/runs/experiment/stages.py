@@ -208,8 +208,8 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
     images = rows.loc[rows["problem"] == "", "image"]
     print(f"preparing: checking {len(images):,} files in {root}", flush=True)
     identify = _size if getattr(preparation.source, "unit", "patches") == "patches" else _fingerprint
-    files = [identify(Path(root) / image) for image in images]
-    return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": files})
+    contents = [identify(Path(root) / image) for image in images]
+    return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": contents})
 
 
 def _size(path: Path) -> int:
