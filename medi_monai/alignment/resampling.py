@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,19 @@ import torch
 from medi_monai.alignment.functional import SEPARATOR, SubgroupTarget, apportion, make_target, subset_counts
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import known_codes
 from medi_monai.cohort.reading import image_blocks
-from medi_monai.cohort.samples import read_arms
+from medi_monai.cohort.samples import RESAMPLING, read_arms
 from medi_monai.cohort.table import require_columns
 from medi_monai.engines.distributed import is_main_process
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import atomic_path, file_digest, read_json, read_table, write_table
+from medi_monai.utils.files import atomic_path, file_digest, read_table, write_table
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
-    "chosen_of",
     "cohort_target",
     "equal_steps",
     "gradient_images",
@@ -39,7 +36,6 @@ __all__ = [
     "resampled_cohort",
 ]
 
-RUN = "resampling"
 RESULTS = ("images", "manifest.csv", "summary.json")
 
 
@@ -152,7 +148,7 @@ def resample_run(
     _copy(chosen, made.root, output)
     counts = np.bincount(groups[groups >= 0], minlength=len(target.names))
     finish_run(
-        RUN,
+        RESAMPLING,
         output,
         made={"images": len(chosen), "of": len(made)},
         figures={
@@ -174,17 +170,6 @@ def _copy(chosen: pd.DataFrame, source: Path, output: Path) -> None:
             shutil.copyfile(source / image, path)
     if len(chosen):
         write_table(output / "manifest.csv", chosen)
-
-
-def chosen_of(arms: Mapping[str, Cohort]) -> dict[str, dict[str, int]]:
-    """``images`` kept and those they were chosen ``of``, for the arms that :func:`resample_run` made."""
-    found = {}
-    for name, arm in arms.items():
-        path = arm.root / "summary.json"
-        content = read_json(path) if path.is_file() else {}
-        if content.get("run") == RUN:
-            found[name] = {key: int(content["made"][key]) for key in ("images", "of")}
-    return found
 
 
 @torch.no_grad()
@@ -231,7 +216,7 @@ def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> C
         InputError: where a wanted subgroup has no row.
     """
     table, joint = cohort.table, parts_of(target)[-1]
-    groups = joint.join({name: known_codes(table, values, name) for name, values in joint.vocabulary.items()})
+    groups = joint.codes(table)
     counts = apportion(torch.tensor(target.probabilities, dtype=torch.float64), int((groups >= 0).sum())).tolist()
     rng = np.random.default_rng(seed_from("alternatives", seed))
     rows, words = [], []

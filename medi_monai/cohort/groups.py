@@ -11,7 +11,6 @@ __all__ = [
     "codes_of",
     "combination_codes",
     "group_weights",
-    "known_codes",
     "rows_by_group",
     "spread_rows",
     "stable_order",
@@ -97,8 +96,3 @@ def stable_order(table: pd.DataFrame) -> np.ndarray:
     rank = np.empty(int(numbers.max()) + 1, np.int64)
     rank[numbers[order][::-1]] = np.arange(len(order))[::-1]
     return np.lexsort((*(pd.to_numeric(table[name], errors="coerce").to_numpy() for name in "xy"), rank[numbers]))
-
-
-def known_codes(table: pd.DataFrame, values: Sequence[str], name: str) -> np.ndarray:
-    """``(N,)`` positions of the cells of a column among ``values``, -1 for what is not among them."""
-    return table[name].map({value: code for code, value in enumerate(values)}).fillna(-1).to_numpy(np.int64)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,52 @@ from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, read_table
 
-__all__ = ["MANIFEST", "SETTINGS_FILE", "known_rows", "read_arms", "settings_that_differ"]
+__all__ = [
+    "MANIFEST",
+    "RESAMPLING",
+    "SETTINGS_FILE",
+    "SampledImages",
+    "known_rows",
+    "read_arms",
+    "settings_that_differ",
+]
+
+#: settings of a sampling, beside its manifest
+SETTINGS_FILE = "sampling.json"
+#: what the manifest says of every image besides its identity
+MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
+#: the run that chooses among sampled images
+RESAMPLING = "resampling"
 
 #: what may differ between arms without making the comparison unfair
 OWN = ("checkpoint", "schema")
 
 
+@dataclass(frozen=True)
+class SampledImages(Cohort):
+    """The images of one arm: the manifest of a sampling, or of what was chosen among its images."""
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What they were sampled with; empty where the folder does not say, as after a selection."""
+        return _content(self.root / SETTINGS_FILE)
+
+    @cached_property
+    def selection(self) -> dict[str, int] | None:
+        """``images`` kept and those they were chosen ``of``; None where all were kept."""
+        summary = _content(self.root / "summary.json")
+        return (
+            {key: int(summary["made"][key]) for key in ("images", "of")} if summary.get("run") == RESAMPLING else None
+        )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
 def read_arms(
     arms: Mapping[str, str | os.PathLike], columns: Sequence[str], reserved: Sequence[str] = ()
-) -> dict[str, Cohort]:
+) -> dict[str, SampledImages]:
     """The manifests of sampling runs, as tables of images.
 
     Args:
@@ -65,7 +104,7 @@ def read_arms(
         repeated = int(table["image"].duplicated().sum())
         if repeated:
             raise InputError(f"{repeated} rows of {root / 'manifest.csv'} repeat an image: list each image once")
-        cohorts[name] = Cohort(table, root)
+        cohorts[name] = SampledImages(table, root)
     return cohorts
 
 
@@ -103,21 +142,12 @@ def _check_patients(table: pd.DataFrame) -> None:
         )
 
 
-def settings_that_differ(arms: Mapping[str, Cohort]) -> dict[str, dict[str, Any]]:
+def settings_that_differ(arms: Mapping[str, SampledImages]) -> dict[str, dict[str, Any]]:
     """Sampling settings, and counts of images per label, that are not the same in all arms."""
     recipes = {}
     for name, arm in arms.items():
-        path = arm.root / "sampling.json"
-        recipe = read_json(path) if path.is_file() else {}
-        recipes[name] = {key: value for key, value in recipe.items() if key not in OWN}
+        recipes[name] = {key: value for key, value in arm.settings.items() if key not in OWN}
         recipes[name]["images"] = len(arm)
     keys = sorted({key for recipe in recipes.values() for key in recipe})
     values = {key: {name: recipe.get(key) for name, recipe in recipes.items()} for key in keys}
     return {key: by_arm for key, by_arm in values.items() if len({repr(value) for value in by_arm.values()}) > 1}
-
-
-SETTINGS_FILE = "sampling.json"
-
-
-#: what the manifest says of every image besides its identity
-MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")

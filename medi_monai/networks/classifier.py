@@ -19,10 +19,13 @@ from torch.nn import functional
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, load_tensors, read_json, save_tensors, tensors_digest, write_json
+from medi_monai.utils.pixels import from_uint8
 
-__all__ = ["AttributeClassifier", "SubgroupClassifier", "load_classifier", "save_classifier"]
+__all__ = ["AttributeClassifier", "SubgroupClassifier", "images_at", "load_classifier", "save_classifier"]
 
 WEIGHTS, RECORD = "classifier.pt", "classifier.json"
+#: images that are resized at a time
+BLOCK = 1024
 
 Self = TypeVar("Self", bound="AttributeClassifier")
 
@@ -82,6 +85,30 @@ class AttributeClassifier(nn.Module):
     def log_probabilities(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logarithms of the probabilities, ``(N, G)`` of every attribute."""
         return {name: logits.log_softmax(1) for name, logits in self(images).items()}
+
+    @torch.no_grad()
+    def probabilities(self, images: torch.Tensor, batch_size: int = 256) -> dict[str, torch.Tensor]:
+        """Probabilities ``(N, G)`` of every attribute in evaluation mode, on the CPU.
+
+        Args:
+            images: ``(N, 3, H, W)`` uint8, or floats in [-1, 1].
+            batch_size: images at a time.
+        """
+        device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+        was_training = self.training
+        self.eval()
+        predicted = []
+        for batch in images.split(batch_size):
+            if batch.dtype == torch.uint8:
+                # at the size of the training, by the same way
+                batch = batch if self.image_size is None else images_at(batch, self.image_size)
+                batch = from_uint8(batch.to(device))
+            predicted.append(
+                {name: logs.exp().cpu() for name, logs in self.log_probabilities(batch.to(device)).items()}
+            )
+        self.train(was_training)
+        empty = {name: torch.zeros(0, len(values)) for name, values in self.attributes.items()}
+        return {name: torch.cat([none, *(batch[name] for batch in predicted)]) for name, none in empty.items()}
 
     def resized(self, images: torch.Tensor) -> torch.Tensor:
         """Images at the size of the classifier; differentiable."""
@@ -161,6 +188,19 @@ class SubgroupClassifier(AttributeClassifier):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), **self.architecture}
+
+
+def images_at(images: torch.Tensor, image_size: int) -> torch.Tensor:
+    """``(N, 3, image_size, image_size)`` uint8, resized with antialiasing where they have another size."""
+    if tuple(images.shape[2:]) == (image_size,) * 2:
+        return images
+    blocks = [
+        functional.interpolate(block.float(), (image_size,) * 2, mode="bilinear", antialias=True)
+        .round_()
+        .clamp_(0, 255)
+        for block in images.split(BLOCK)
+    ]
+    return torch.cat(blocks).to(torch.uint8)
 
 
 def save_classifier(

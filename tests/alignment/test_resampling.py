@@ -10,7 +10,6 @@ from PIL import Image
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.resampling import (
-    chosen_of,
     cohort_target,
     equal_steps,
     gradient_images,
@@ -19,6 +18,7 @@ from medi_monai.alignment.resampling import (
     resampled_cohort,
 )
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.samples import read_arms
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 
@@ -143,8 +143,8 @@ def test_images_are_chosen_by_what_is_read_in_them(tmp_path):
     summary = json.loads((tmp_path / "kept" / "summary.json").read_text())
     assert summary["made"] == {"images": 6, "of": 12} and summary["figures"]["kept"] == 0.5
     assert summary["figures"]["read"] == {"female": 3, "male": 9} and summary["figures"]["why_none"] is None
-    arms = {"resampled": Cohort(chosen, tmp_path / "kept"), "before": Cohort(chosen, source)}
-    assert chosen_of(arms) == {"resampled": {"images": 6, "of": 12}}
+    arms = read_arms({"resampled": tmp_path / "kept", "before": source}, ["caption"])
+    assert arms["resampled"].selection == {"images": 6, "of": 12} and arms["before"].selection is None
     # once more: what was there is moved, not mixed
     resample_run(source, tmp_path / "kept", Red(), target(1.0), 8)
     assert len(list((tmp_path / "kept" / "images").iterdir())) == 3

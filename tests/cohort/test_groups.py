@@ -7,7 +7,6 @@ from medi_monai.cohort.groups import (
     codes_of,
     combination_codes,
     group_weights,
-    known_codes,
     rows_by_group,
     spread_rows,
     stable_order,
@@ -76,8 +75,3 @@ def test_rows_by_group_are_those_of_a_loop():
             expected = [row for row in (range(50) if given is None else given) if groups[row] == code]
             assert rows[code].tolist() == expected
     assert len(rows_by_group(groups)) == 4 and rows_by_group(np.empty(0, int)) == []
-
-
-def test_unknown_cells_have_the_code_minus_one():
-    table = pd.DataFrame({"sex": ["m", None, "f", "other"]})
-    assert known_codes(table, ["f", "m"], "sex").tolist() == [1, -1, 0, -1]

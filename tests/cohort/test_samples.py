@@ -76,5 +76,6 @@ def test_what_differs_between_arms_is_told(tmp_path):
     assert settings_that_differ(arms) == {"images": {"one": 3, "two": 4}}
     write_json(tmp_path / "a" / "sampling.json", {"checkpoint": "x", "steps": 20, "seed": 1})
     write_json(tmp_path / "b" / "sampling.json", {"checkpoint": "y", "steps": 50, "seed": 1})
+    arms = read_arms({name: images.root for name, images in arms.items()}, ["center"])
     differ = settings_that_differ(arms)
     assert differ["steps"] == {"one": 20, "two": 50} and set(differ) == {"images", "steps"}

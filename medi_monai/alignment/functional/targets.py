@@ -301,6 +301,13 @@ class Part:
             joint = joint * len(values) + part
         return np.where(np.any([part < 0 for part in parts], axis=0), -1, joint)
 
+    def codes(self, table: pd.DataFrame) -> np.ndarray:
+        """``(N,)`` subgroup of every row as its columns say; -1 where one of them has none of the values."""
+        code_of = {name: {value: code for code, value in enumerate(values)} for name, values in self.vocabulary.items()}
+        return self.join(
+            {name: table[name].map(codes).fillna(-1).to_numpy(np.int64) for name, codes in code_of.items()}
+        )
+
 
 def parts_of(target: SubgroupTarget) -> list[Part]:
     """Every attribute of a target by itself and, of several, their joint, which comes last."""

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medi_monai.engines.classifiers.batches import Labeled, images_at, label_codes
+from medi_monai.engines.classifiers.batches import Labeled, label_codes
 from medi_monai.metrics import GroupConfusion, PatientSampler, accuracy, balanced_accuracy, calibration_error, figure
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "evaluate_classifier",
     "is_at_chance",
     "patients_of",
-    "read_probabilities",
 ]
 
 
@@ -53,35 +51,9 @@ def evaluate_classifier(
     """
     codes = label_codes(classifier, held_out.table, attributes)
     vocabulary = {name: classifier.attributes[name] for name in (attributes or classifier.attributes)}
-    read = read_probabilities(classifier, held_out.images, batch_size)
+    read = classifier.probabilities(held_out.images, batch_size)
     patients = patients_of(held_out.table)
     return accuracies(read, codes, vocabulary, patients, seed, num_replicates)
-
-
-@torch.no_grad()
-def read_probabilities(
-    classifier: AttributeClassifier, images: torch.Tensor, batch_size: int = 256
-) -> dict[str, torch.Tensor]:
-    """Probabilities ``(N, G)`` of every attribute, on the CPU.
-
-    Args:
-        classifier: on any device.
-        images: ``(N, 3, H, W)`` uint8, or floats in [-1, 1].
-        batch_size: images at a time.
-    """
-    device = next((tensor.device for tensor in classifier.state_dict().values()), torch.device("cpu"))
-    parts = []
-    was_training = classifier.training
-    classifier.eval()
-    for part in images.split(batch_size):
-        if part.dtype == torch.uint8:
-            # at the size of the training, by the same way
-            part = part if classifier.image_size is None else images_at(part, classifier.image_size)
-            part = from_uint8(part.to(device))
-        parts.append({name: logs.exp().cpu() for name, logs in classifier.log_probabilities(part.to(device)).items()})
-    classifier.train(was_training)
-    empty = {name: torch.zeros(0, len(values)) for name, values in classifier.attributes.items()}
-    return {name: torch.cat([none, *(part[name] for part in parts)]) for name, none in empty.items()}
 
 
 def accuracies(

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from medi_monai.cohort import BalancedBatchSampler
 from medi_monai.engines.classifiers.augment import Hardening, harden
-from medi_monai.networks.classifier import AttributeClassifier
+from medi_monai.networks.classifier import AttributeClassifier, images_at
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
@@ -27,12 +27,8 @@ __all__ = [
     "Labeled",
     "LabeledImages",
     "MaskedCrossEntropy",
-    "images_at",
     "label_codes",
 ]
-
-#: images resized at a time
-BLOCK = 1024
 
 
 class Labeled(Protocol):
@@ -138,17 +134,6 @@ def label_codes(
         known = np.array([*(column.encode(value) for value in values), -1])
         codes[:, place] = torch.from_numpy(known[groups].astype(np.int64))
     return codes
-
-
-def images_at(images: torch.Tensor, image_size: int) -> torch.Tensor:
-    """``(N, 3, image_size, image_size)`` uint8, resized with antialiasing where they have another size."""
-    if tuple(images.shape[2:]) == (image_size,) * 2:
-        return images
-    parts = [
-        functional.interpolate(part.float(), (image_size,) * 2, mode="bilinear", antialias=True).round_().clamp_(0, 255)
-        for part in images.split(BLOCK)
-    ]
-    return torch.cat(parts).to(torch.uint8)
 
 
 class ClassifierBatches:

@@ -24,7 +24,6 @@ from medi_monai.engines.classifiers.accuracy import (
     evaluate_classifier,
     is_at_chance,
     patients_of,
-    read_probabilities,
 )
 from medi_monai.engines.classifiers.batches import (
     ClassifierBatches,
@@ -144,7 +143,7 @@ def cross_validate_classifier(
         own = torch.from_numpy(fold != number)
         others = LabeledImages(labeled.images[own], labeled.table[own.numpy()].reset_index(drop=True))
         one = train_classifier(others, vocabulary, None, settings, generated, device)
-        for name, probabilities in read_probabilities(one, labeled.images[~own]).items():
+        for name, probabilities in one.probabilities(labeled.images[~own]).items():
             read[name][~own] = probabilities
     codes = label_codes(_new_network(vocabulary, settings), labeled.table)
     found = accuracies(read, codes, vocabulary, patients_of(labeled.table), settings.seed)
@@ -231,7 +230,7 @@ def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> 
     Returns:
         The images whose attributes are all predicted as requested; None where some value of an attribute has none left.
     """
-    codes, read = label_codes(reader, generated.table), read_probabilities(reader, generated.images)
+    codes, read = label_codes(reader, generated.table), reader.probabilities(generated.images)
     found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)
     kept = (found == codes).all(1)
     print(f"{int(kept.sum()):,} of {len(kept):,} generated images are predicted as requested, and are used", flush=True)

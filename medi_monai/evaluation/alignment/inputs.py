@@ -8,24 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from medi_monai.alignment.functional import SubgroupTarget, make_target
 from medi_monai.alignment.functional.targets import Part, parts_of
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import known_codes
-from medi_monai.cohort.reading import image_blocks
-from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
-from medi_monai.engines.classifiers.accuracy import accuracies, patients_of, read_probabilities
+from medi_monai.cohort.samples import SampledImages, known_rows, read_arms, settings_that_differ
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, read_table
 
-__all__ = ["AlignmentInputs", "differing_settings", "gather", "measured"]
+__all__ = ["AlignmentInputs", "gather"]
 
 NEEDED = ("before", "after")
 
@@ -45,23 +41,36 @@ class AlignmentInputs:
         clip: of consistency and score, or None.
         recorded: content of ``alignment.json``, or None.
         prompt: column of the prompts.
+        words: of each attribute, the words that name each value in the prompts of ``named``.
     """
 
     readers: Mapping[str, AttributeClassifier]
     target: SubgroupTarget
     parts: Sequence[Part]
-    arms: Mapping[str, Cohort]
-    named: Mapping[str, Cohort]
+    arms: Mapping[str, SampledImages]
+    named: Mapping[str, SampledImages]
     cohort: Cohort
     real: Cohort
     clip: ClipModel | None
     recorded: Mapping[str, Any] | None
     prompt: str
+    words: Mapping[str, Mapping[str, str | Sequence[str]]]
 
     @property
     def joint(self) -> Part:
         """The part that the verdict goes by: the joint of several attributes, or the only one."""
         return self.parts[-1]
+
+    @property
+    def selections(self) -> dict[str, dict[str, int]]:
+        """Of the arms whose images were chosen among others, how many were kept, and of how many."""
+        return {name: images.selection for name, images in self.arms.items() if images.selection is not None}
+
+    @property
+    def differing_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings that are not the same in all arms that were sampled; what was chosen among others has none."""
+        own = {name: images for name, images in self.arms.items() if images.settings}
+        return settings_that_differ(own) if own else {}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -88,6 +97,7 @@ def gather(
     attributes: Sequence[str] | None,
     target_table: pd.DataFrame | str | os.PathLike | None,
     prompt: str,
+    words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
     """Load and check what was given; arguments and errors as of the run."""
@@ -100,15 +110,16 @@ def gather(
     for some in (sampled, with_names):
         _check_weights(some, recorded)
     real = known_rows(cohort if reference is None else reference, wanted.attributes)
-    for name in wanted.attributes:
-        if (known_codes(real.table, judge.column(name).values, name) < 0).all():
-            raise unknown_value(f"value of {name!r}", real.table[name].iloc[0], judge.column(name).values,
+    parts = parts_of(wanted)
+    for part in parts[: len(wanted.attributes)]:
+        if (part.codes(real.table) < 0).all():
+            raise unknown_value(f"value of {part.name!r}", real.table[part.name].iloc[0], part.values,
                                 "The judge reads none of the values of the real images.")  # fmt: skip
     model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
     return AlignmentInputs(
         readers,
         wanted,
-        parts_of(wanted),
+        parts,
         sampled,
         with_names,
         cohort,
@@ -116,6 +127,7 @@ def gather(
         None if model is None else model.to(device),
         recorded,
         prompt,
+        words or {},
     )
 
 
@@ -167,7 +179,7 @@ def _target(
     return make_target(own["target"], judge.attributes, names=attributes or own["attributes"])
 
 
-def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Cohort]:
+def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, SampledImages]:
     for name in NEEDED:
         if name not in arms:
             raise InputError(f"there is no arm {name!r}, only {list(arms)}: an evaluation needs 'before' and 'after'")
@@ -187,14 +199,13 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Cohor
     return sampled
 
 
-def _check_weights(arms: Mapping[str, Cohort], recorded: Mapping[str, Any] | None) -> None:
+def _check_weights(arms: Mapping[str, SampledImages], recorded: Mapping[str, Any] | None) -> None:
     # arms that are swapped would turn a gain into a loss
     untuned = (recorded or {}).get("untuned_sha256")
     for name, images in arms.items():
-        path = images.root / "sampling.json"
-        if untuned is None or name not in NEEDED or not path.is_file():
+        if untuned is None or name not in NEEDED or not images.settings:
             continue
-        used = read_json(path).get("checkpoint")
+        used = images.settings.get("checkpoint")
         if name == "before" and used not in (None, untuned):
             raise InputError(
                 f"the images of 'before' in {images.root} are not of the model that was tuned: their checkpoint is "
@@ -206,33 +217,3 @@ def _check_weights(arms: Mapping[str, Cohort], recorded: Mapping[str, Any] | Non
                 f"the images of 'after' in {images.root} are of the untuned model ({untuned[:12]}): give "
                 "--ckpt_dir with the tuned weights to `sampling`, and look whether the arms are swapped"
             )
-
-
-def measured(
-    inputs: AlignmentInputs, image_size: int, batch_size: int, seed: int
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What each reader does on held-out images, by attribute, and sentences about what had to be done for it.
-
-    A judge without such figures is measured on the real images at hand.
-    """
-    held_out = {name: dict(reader.held_out) for name, reader in inputs.readers.items()}
-    judge, real = inputs.readers["judge"], inputs.real
-    lacking = [name for name in inputs.target.attributes if name not in held_out["judge"]]
-    if not lacking:
-        return held_out, []
-    blocks = [read_probabilities(judge, pixels, batch_size) for pixels in image_blocks(real, image_size)]
-    values = {name: judge.column(name).values for name in lacking}
-    codes = np.stack([known_codes(real.table, values[name], name) for name in lacking], axis=1)
-    read = {name: torch.cat([block[name] for block in blocks]) for name in lacking}
-    held_out["judge"] |= accuracies(read, torch.from_numpy(codes), values, patients_of(real.table), seed)
-    sentence = (
-        f"The judge came without held-out accuracies of {', '.join(lacking)}: it was measured on the {len(real):,} "
-        "real images compared with, which it may have been trained on."
-    )
-    return held_out, [sentence]
-
-
-def differing_settings(arms: Mapping[str, Cohort]) -> dict[str, dict[str, Any]]:
-    """Sampling settings that are not the same in all arms that were sampled; what was chosen among others has none."""
-    own = {name: arm for name, arm in arms.items() if (arm.root / "sampling.json").is_file()}
-    return settings_that_differ(own) if own else {}

@@ -1,84 +1,51 @@
-"""Whether a tuning costs quality: distances to real images of the target and of each subgroup, and diversity."""
+"""Whether a tuning costs quality: distances to real images, diversity within subgroups, and memorization."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from medi_monai.alignment.functional import subset_counts
-from medi_monai.alignment.functional.targets import Part
-from medi_monai.cohort import Cohort
-from medi_monai.cohort.groups import stable_order
+from medi_monai.evaluation.alignment.images import ALL, REFERENCE, ComparedImages, Measured
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, ratio_of_diversity
 from medi_monai.evaluation.embedding import ImageSets
 from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings, compare_sets, summarize
+from medi_monai.evaluation.memorization import memorization
 from medi_monai.metrics import figure, interval_around
-from medi_monai.utils.seeding import seed_from
 
-__all__ = ["ALL", "REFERENCE", "subgroup_diversity", "subgroup_fidelity", "subgroup_sets", "target_rows"]
+__all__ = ["measure_memorization", "measure_quality", "subgroup_diversity", "subgroup_fidelity"]
 
 #: the arms that the answer is about
 ANSWER = ("before", "after")
-#: the name of all images together, and that of the real images
-ALL, REFERENCE = "all", "reference"
 #: images of a subgroup whose structure is compared, pairs of them, images between whose features distances are taken
 NUM_IMAGES, NUM_PAIRS, NUM_SPREAD = 200, 400, 500
 
 
-def target_rows(codes: np.ndarray, shares: np.ndarray, order: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Rows drawn without repetition so that subgroups have the shares of the target, as many as there can be.
-
-    Args:
-        codes: ``(N,)`` subgroup of every row, -1 for unknown.
-        shares: ``(G,)`` that sum to 1.
-        order: ``(N,)`` rows in an order that does not depend on that of the table.
-        seed: of the choice.
-
-    Returns:
-        Sorted row numbers; none where a subgroup that is wanted has no row.
-    """
-    available = np.bincount(codes[codes >= 0], minlength=len(shares))
-    chosen = []
-    for group, count in enumerate(subset_counts(available, shares)):
-        rows = order[codes[order] == group]
-        rng = np.random.default_rng(seed_from("target rows", seed, group))
-        chosen.append(rng.permutation(rows)[:count])
-    return np.sort(np.concatenate(chosen))
+def measure_quality(images: ComparedImages) -> Measured:
+    """Fidelity of all images and of each subgroup, and diversity within subgroups."""
+    figures = {
+        "fidelity": subgroup_fidelity(images.sets, images.settings),
+        "diversity": subgroup_diversity(images.sets, images.image_size, images.settings.min_images, images.seed),
+    }
+    return Measured(figures, {})
 
 
-def subgroup_sets(
-    images: Mapping[str, Cohort],
-    features: Mapping[str, np.ndarray],
-    codes: Mapping[str, np.ndarray],
-    joint: Part,
-    seed: int = 0,
-) -> ImageSets:
-    """Arms and real images by subgroup, before them all together: real ones in the shares of the target.
-
-    Args:
-        images: of the arms by name, and of ``reference``, the real images.
-        features: of the same.
-        codes: subgroups of the same: of generated images as predicted, of real ones as known.
-        joint: of the target.
-        seed: of the choice of real images.
-    """
-    sets = ImageSets.of(images, features, joint.values, codes, REFERENCE)
-    everything = {name: stable_order(cohort.table) for name, cohort in images.items()}
-    order = everything[REFERENCE]
-    everything[REFERENCE] = order[np.isin(order, target_rows(codes[REFERENCE], joint.target, order, seed))]
-    rows = {name: [everything[name], *sets.rows[name]] for name in images}
-    return replace(sets, names=(ALL, *joint.values), rows=rows)
+def measure_memorization(images: ComparedImages) -> Measured:
+    """Whether arms reproduce training images, with their closest pairs as the pictures ``closest``."""
+    generated = {arm: (images.features[arm], own) for arm, own in images.inputs.arms.items()}
+    figures, closest = memorization(
+        images.features["real"], images.inputs.cohort, generated, images.image_size, images.seed
+    )
+    return Measured({"memorization": figures}, {"closest": closest})
 
 
 def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, Any]:
     """Distances of every arm to real images, of all in the shares of the target, and within each subgroup.
 
     Args:
-        sets: of :func:`subgroup_sets`.
+        sets: of :class:`ComparedImages`.
         settings: see :class:`FidelitySettings`. An arm with fewer than ``min_images`` of a subgroup has no figure of it
             and takes none from the others; a further arm with fewer than ``before`` and ``after`` can be matched at is
             compared beside ``before`` alone, at its own count.
@@ -150,7 +117,7 @@ def subgroup_diversity(sets: ImageSets, image_size: int, min_images: int = 8, se
     """How unlike each other the images of a subgroup are, by structure and by features, in each arm and in real images.
 
     Args:
-        sets: of :func:`subgroup_sets`.
+        sets: of :class:`ComparedImages`.
         image_size: side in pixels.
         min_images: of fewer there is no figure.
         seed: of the choice.

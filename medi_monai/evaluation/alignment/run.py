@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,31 +11,15 @@ import pandas as pd
 import torch
 
 from medi_monai.alignment.functional import SubgroupTarget
-from medi_monai.alignment.resampling import chosen_of
 from medi_monai.cohort import Cohort
-from medi_monai.engines.classifiers.accuracy import is_at_chance
-from medi_monai.evaluation.alignment.inputs import AlignmentInputs, differing_settings, gather, measured
-from medi_monai.evaluation.alignment.predictions import (
-    ArmPredictions,
-    consistency,
-    known_subgroups,
-    pair_pictures,
-    predict_arm,
-    same_noise,
-)
-from medi_monai.evaluation.alignment.quality import (
-    REFERENCE,
-    subgroup_diversity,
-    subgroup_fidelity,
-    subgroup_sets,
-)
-from medi_monai.evaluation.alignment.shares import counts_of, prompt_adherence, shares_by_arm, shares_by_prompt
-from medi_monai.evaluation.embedding import embed_all
+from medi_monai.evaluation.alignment.adherence import measure_adherence
+from medi_monai.evaluation.alignment.images import ComparedImages, Measured, compared_images
+from medi_monai.evaluation.alignment.inputs import gather
+from medi_monai.evaluation.alignment.pairs import measure_pairs
+from medi_monai.evaluation.alignment.quality import measure_memorization, measure_quality
+from medi_monai.evaluation.alignment.shares import measure_shares
 from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings
-from medi_monai.evaluation.memorization import memorization
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
-from medi_monai.metrics import mean_figure
-from medi_monai.metrics.subgroups import proportions
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import write_alignment_page
@@ -43,7 +27,16 @@ from medi_monai.results import plain, write_run
 from medi_monai.results.metrics import AlignmentMetrics
 from medi_monai.utils.errors import InputError
 
-__all__ = ["evaluate_alignment_run"]
+__all__ = ["MEASURES", "evaluate_alignment_run"]
+
+#: every measure gives fields of ``AlignmentMetrics`` from the same images
+MEASURES: tuple[Callable[[ComparedImages], Measured], ...] = (
+    measure_shares,
+    measure_quality,
+    measure_memorization,
+    measure_pairs,
+    measure_adherence,
+)
 
 
 def evaluate_alignment_run(
@@ -112,33 +105,21 @@ def evaluate_alignment_run(
         raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
     classifiers = {"judge": judge, "guide": guide, "validation": validation}
     inputs = gather(
-        arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, device
-    )
-    images = {**inputs.arms, REFERENCE: inputs.real}
-    features, first = embed_all(cohort, images, encoder, image_size, batch_size, str(device), num_workers)
-    if not first:
-        return {}
-    predictions = _predictions(inputs, image_size, batch_size)
-    # of generated images as the judge predicts, of real ones as they are known
-    codes = {arm: own.codes["judge"][inputs.joint.name] for arm, own in predictions.items()}
-    sets = subgroup_sets(
-        images, features, {**codes, REFERENCE: known_subgroups(inputs.real.table, inputs.joint)}, inputs.joint,
-        settings.seed,
+        arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, words,
+        device,
     )  # fmt: skip
-    generated = {arm: (features[arm], own) for arm, own in inputs.arms.items()}
-    memory, closest = memorization(features["real"], cohort, generated, image_size, settings.seed)
+    images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings)
+    if images is None:
+        return {}
+    measured = [measure(images) for measure in MEASURES]
+    figures = {name: own for measures in measured for name, own in measures.figures.items()}
+    pictures = {name: own for measures in measured for name, own in measures.pictures.items()}
     metrics = AlignmentMetrics(
-        **_shares(inputs, predictions, image_size, batch_size, settings.seed),
-        fidelity=subgroup_fidelity(sets, settings),
-        diversity=subgroup_diversity(sets, image_size, settings.min_images, settings.seed),
-        memorization=memory,
-        consistency=_consistency(inputs, predictions),
-        clip_score={arm: mean_figure(own.scores) for arm, own in predictions.items()},
-        named_prompts=_named(inputs, words or {}, image_size, batch_size, settings.seed),
+        **figures,
         curve=inputs.recorded and {"rows": inputs.recorded["curve"], "kept_step": inputs.recorded["kept_step"]},
         costs=costs or {},
-        chosen=chosen_of(inputs.arms),
-        settings_that_differ=differing_settings(inputs.arms),
+        chosen=inputs.selections,
+        settings_that_differ=inputs.differing_settings,
         encoder=encoder.describe(),
         settings={
             **vars(settings), "tolerance": tolerance, "image_size": image_size, "prompt": prompt, "arms": arms,
@@ -150,7 +131,6 @@ def evaluate_alignment_run(
     )  # fmt: skip
     content = plain(metrics)
     metrics = replace(metrics, verdict=verdict_by_arm(content, list(inputs.arms)), warnings=cautions(content))
-    pairs = pair_pictures(inputs.arms, codes, inputs.joint, prompt, image_size, settings.seed)
     counts = {arm: len(own) for arm, own in inputs.arms.items()}
     return write_run(
         "evaluation",
@@ -158,96 +138,10 @@ def evaluate_alignment_run(
         "metrics",
         metrics,
         {"metrics.csv": _long_table(content)},
-        lambda written, path: write_alignment_page(written, pairs, closest, path),
+        lambda written, path: write_alignment_page(written, pictures["pairs"], pictures["closest"], path),
         {"arms": list(inputs.arms), "real_images": len(inputs.real), **counts},
         _summary_figures,
     )
-
-
-def _predictions(inputs: AlignmentInputs, image_size: int, batch_size: int) -> dict[str, ArmPredictions]:
-    scored = inputs.prompt if inputs.clip is not None else None
-    return {
-        arm: predict_arm(images, inputs.readers, inputs.parts, image_size, inputs.clip, scored, batch_size)
-        for arm, images in inputs.arms.items()
-    }
-
-
-def _shares(
-    inputs: AlignmentInputs, predictions: Mapping[str, ArmPredictions], image_size: int, batch_size: int, seed: int
-) -> dict[str, Any]:
-    held_out, notes = measured(inputs, image_size, batch_size, seed)
-    unknown = int((known_subgroups(inputs.real.table, inputs.joint) < 0).sum())
-    if unknown:
-        notes.append(f"{unknown:,} real images have a value that the judge does not read; they are left out.")
-    of_judge = {name: held_out["judge"][name] for name in inputs.target.attributes}
-    tables = {arm: images.table for arm, images in inputs.arms.items()}
-    codes = {arm: own.codes["judge"] for arm, own in predictions.items()}
-    return {
-        "part": inputs.joint.name,
-        "target": {
-            **inputs.target.to_dict(),
-            "parts": {part.name: dict(zip(part.values, part.target.tolist())) for part in inputs.parts},
-        },
-        "judge": {
-            "held_out": of_judge,
-            "at_chance": [name for name, accuracy in of_judge.items() if is_at_chance(accuracy)],
-        },
-        "training": _training_shares(inputs),
-        **shares_by_arm(predictions, inputs.parts, "judge", held_out["judge"], seed),
-        "readers": {
-            name: {**shares_by_arm(predictions, inputs.parts, name, None, seed), "held_out": held_out[name]}
-            for name in inputs.readers
-            if name != "judge"
-        },
-        "by_prompt": shares_by_prompt(tables, codes, inputs.parts, inputs.prompt, seed),
-        "notes": [*notes, *_other_target(inputs)],
-    }
-
-
-def _other_target(inputs: AlignmentInputs) -> list[str]:
-    aimed = (inputs.recorded or {}).get("target", {}).get("target")
-    own = dict(zip(inputs.target.names, inputs.target.probabilities))
-    if aimed is None or (set(aimed) == set(own) and all(abs(aimed[name] - own[name]) < 1e-6 for name in own)):
-        return []
-    return [f"The tuning aimed at another target than this page measures: {aimed}."]
-
-
-def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
-    """Proportions among the real images in training, where their table says."""
-    table = inputs.cohort.split("train").table
-    return {
-        part.name: dict(zip(part.values, proportions(counts_of(known_subgroups(table, part), part))))
-        for part in inputs.parts
-        if set(part.vocabulary) <= set(table.columns)
-    }
-
-
-def _consistency(inputs: AlignmentInputs, predictions: Mapping[str, ArmPredictions]) -> dict[str, Any]:
-    before = inputs.arms["before"].table
-    by_arm = {}
-    for arm, own in predictions.items():
-        if arm != "before":
-            rows = same_noise(before, inputs.arms[arm].table, inputs.prompt)
-            by_arm[arm] = consistency(predictions["before"], own, rows, "judge", inputs.joint.name)
-    return by_arm
-
-
-def _named(
-    inputs: AlignmentInputs,
-    words: Mapping[str, Mapping[str, str | Sequence[str]]],
-    image_size: int,
-    batch_size: int,
-    seed: int,
-) -> dict[str, Any]:
-    if not inputs.named:
-        return {}
-    judge = {"judge": inputs.readers["judge"]}
-    codes = {
-        arm: predict_arm(images, judge, inputs.parts, image_size, batch_size=batch_size).codes["judge"]
-        for arm, images in inputs.named.items()
-    }
-    tables = {arm: images.table for arm, images in inputs.named.items()}
-    return prompt_adherence(tables, codes, inputs.parts, words, inputs.prompt, seed)
 
 
 def _summary_figures(content: Mapping[str, Any]) -> dict[str, Any]:

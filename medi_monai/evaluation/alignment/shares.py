@@ -1,4 +1,4 @@
-"""Shares of subgroups among generated images, beside a target: overall, by prompt, and as prompts request them."""
+"""Shares of subgroups among generated images, beside a target: overall and by prompt."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medi_monai.alignment.functional.targets import Part
-from medi_monai.cohort.captions import named_subgroups
-from medi_monai.evaluation.alignment.predictions import ArmPredictions, same_noise
-from medi_monai.metrics import figure, interval_around, mean_figure, wilson_interval
+from medi_monai.cohort.reading import image_blocks
+from medi_monai.engines.classifiers.accuracy import accuracies, is_at_chance, patients_of
+from medi_monai.evaluation.alignment.images import ComparedImages, Measured
+from medi_monai.evaluation.alignment.inputs import AlignmentInputs
+from medi_monai.evaluation.alignment.predictions import ArmPredictions
+from medi_monai.metrics import figure, interval_around, mean_figure
 from medi_monai.metrics.subgroups import corrected_proportions, distance_to_target, proportions, total_variation
-from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
     "change_of_distance",
     "counts_of",
-    "prompt_adherence",
+    "measure_shares",
     "shares_by_arm",
     "shares_by_prompt",
     "shares_of_part",
@@ -29,6 +32,77 @@ __all__ = [
 #: a prompt with fewer images is called one with few
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
+
+
+def measure_shares(images: ComparedImages) -> Measured:
+    """Shares by arm, attribute and value, and their distance to the target, as judge and other classifiers predict."""
+    inputs, predictions, seed = images.inputs, images.predictions, images.seed
+    held_out, notes = _held_out(images)
+    unknown = int((inputs.joint.codes(inputs.real.table) < 0).sum())
+    if unknown:
+        notes.append(f"{unknown:,} real images have a value that the judge does not read; they are left out.")
+    of_judge = {name: held_out["judge"][name] for name in inputs.target.attributes}
+    tables = {arm: generated.table for arm, generated in inputs.arms.items()}
+    codes = {arm: own.codes["judge"] for arm, own in predictions.items()}
+    figures = {
+        "part": inputs.joint.name,
+        "target": {
+            **inputs.target.to_dict(),
+            "parts": {part.name: dict(zip(part.values, part.target.tolist())) for part in inputs.parts},
+        },
+        "judge": {
+            "held_out": of_judge,
+            "at_chance": [name for name, accuracy in of_judge.items() if is_at_chance(accuracy)],
+        },
+        "training": _training_shares(inputs),
+        **shares_by_arm(predictions, inputs.parts, "judge", held_out["judge"], seed),
+        "readers": {
+            name: {**shares_by_arm(predictions, inputs.parts, name, None, seed), "held_out": held_out[name]}
+            for name in inputs.readers
+            if name != "judge"
+        },
+        "by_prompt": shares_by_prompt(tables, codes, inputs.parts, inputs.prompt, seed),
+        "notes": [*notes, *_other_target(inputs)],
+    }
+    return Measured(figures, {})
+
+
+def _other_target(inputs: AlignmentInputs) -> list[str]:
+    aimed = (inputs.recorded or {}).get("target", {}).get("target")
+    own = dict(zip(inputs.target.names, inputs.target.probabilities))
+    if aimed is None or (set(aimed) == set(own) and all(abs(aimed[name] - own[name]) < 1e-6 for name in own)):
+        return []
+    return [f"The tuning aimed at another target than this page measures: {aimed}."]
+
+
+def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
+    """Proportions among the real images in training, where their table says."""
+    table = inputs.cohort.split("train").table
+    return {
+        part.name: dict(zip(part.values, proportions(counts_of(part.codes(table), part))))
+        for part in inputs.parts
+        if set(part.vocabulary) <= set(table.columns)
+    }
+
+
+def _held_out(images: ComparedImages) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    # accuracies of each classifier by attribute; a judge without any is measured on the real images at hand
+    inputs = images.inputs
+    held_out = {name: dict(reader.held_out) for name, reader in inputs.readers.items()}
+    judge, real = inputs.readers["judge"], inputs.real
+    lacking = [name for name in inputs.target.attributes if name not in held_out["judge"]]
+    if not lacking:
+        return held_out, []
+    blocks = [judge.probabilities(pixels, images.batch_size) for pixels in image_blocks(real, images.image_size)]
+    values = {part.name: part.values for part in inputs.parts if part.name in lacking}
+    codes = np.stack([part.codes(real.table) for part in inputs.parts if part.name in lacking], axis=1)
+    read = {name: torch.cat([block[name] for block in blocks]) for name in lacking}
+    held_out["judge"] |= accuracies(read, torch.from_numpy(codes), values, patients_of(real.table), images.seed)
+    sentence = (
+        f"The judge came without held-out accuracies of {', '.join(lacking)}: it was measured on the {len(real):,} "
+        "real images compared with, which it may have been trained on."
+    )
+    return held_out, [sentence]
 
 
 def shares_by_arm(
@@ -205,80 +279,3 @@ def _mean_over_prompts(rows: Sequence[Mapping[str, Any]], part: Part, seed: int)
     }
     mean = mean_figure(np.array([row["total_variation"]["value"] for row in rows]))
     return {**mean, "by_chance": float(np.mean([expected[row["n"]] for row in rows]))}
-
-
-def prompt_adherence(
-    tables: Mapping[str, pd.DataFrame],
-    codes: Mapping[str, Mapping[str, np.ndarray]],
-    parts: Sequence[Part],
-    words: Mapping[str, Mapping[str, str | Sequence[str]]],
-    prompt: str,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """How often a prompt that names a value of an attribute gets it, as predicted, in each arm and against ``before``.
-
-    Args:
-        tables: manifests of named prompts by arm, ``before`` among them.
-        codes: arm to part to the subgroups read.
-        parts: of the target; joints are left out.
-        words: of each attribute, the words that name each value; by default the values themselves.
-        prompt: column.
-        seed: of the bootstrap.
-
-    Returns:
-        By attribute and arm ``share`` (Wilson interval), ``by_value``, ``left_out`` (images whose prompt names none)
-        and ``ratio`` to ``before`` over pairs of the same noise, with a bootstrap of the pairs.
-
-    Raises:
-        InputError: where no prompt names any value.
-    """
-    adherence: dict[str, Any] = {}
-    for part in parts:
-        if len(part.vocabulary) > 1:
-            continue
-        asked = {arm: _asked(table, part, words.get(part.name), prompt) for arm, table in tables.items()}
-        if all((codes_asked < 0).all() for codes_asked in asked.values()):
-            continue
-        right = {arm: codes[arm][part.name] == codes_asked for arm, codes_asked in asked.items()}
-        adherence[part.name] = {}
-        for arm, codes_asked in asked.items():
-            known = codes_asked >= 0
-            by_value = {value: _share(right[arm][codes_asked == code]) for code, value in enumerate(part.values)}
-            shares = {"share": _share(right[arm][known]), "by_value": by_value, "left_out": int((~known).sum())}
-            first, second = same_noise(tables["before"], tables[arm], prompt)
-            usable = (asked["before"][first] >= 0) & (codes_asked[second] >= 0)
-            pair = right["before"][first[usable]], right[arm][second[usable]]
-            adherence[part.name][arm] = {**shares, "ratio": _ratio_of_pairs(*pair, seed)}
-    if not adherence:
-        first = next(iter(tables.values()))[prompt].iloc[0]
-        raise InputError(
-            f"no prompt of the named ones names a value of {[part.name for part in parts]}, the first is {first!r}: "
-            "give prompts that do, or with --words the words that name each value, as {'sex': {'male': 'man'}}"
-        )
-    return adherence
-
-
-def _asked(table: pd.DataFrame, part: Part, words: Mapping[str, Any] | None, prompt: str) -> np.ndarray:
-    if part.name in table.columns:
-        named = table[part.name]
-    else:
-        named = named_subgroups(table[prompt], words or {value: value for value in part.values})
-    return named.map({value: code for code, value in enumerate(part.values)}).fillna(-1).to_numpy(np.int64)
-
-
-def _share(right: np.ndarray) -> dict[str, Any]:
-    n = len(right)
-    return {"value": float(right.mean()) if n else None, "ci95": wilson_interval(int(right.sum()), n), "n": n}
-
-
-def _ratio_of_pairs(before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, Any]:
-    n = len(before)
-    if not before.sum():
-        return figure(None, n=n)
-    table = np.bincount(2 * before.astype(int) + after.astype(int), minlength=4)
-    # the name seeds the draws: with another one, figures would be others
-    rng = np.random.default_rng(seed_from("obedience", seed))
-    drawn = rng.multinomial(n, table / n, NUM_REPLICATES).astype(float)
-    base = drawn[:, 2] + drawn[:, 3]
-    replicates = np.divide(drawn[:, 1] + drawn[:, 3], base, out=np.full(len(base), np.nan), where=base > 0)
-    return figure(float(after.sum() / before.sum()), replicates, n)

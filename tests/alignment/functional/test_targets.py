@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medi_monai.alignment.functional import check_shares, make_target
+from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.utils.errors import InputError
 
 ATTRIBUTES = {"sex": ("female", "male"), "age": ("young", "middle", "old")}
@@ -182,3 +183,10 @@ def test_joint_probabilities_are_products_in_the_order_of_the_groups():
         )
         assert joint[n, g].item() == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(joint.sum(1), torch.ones(5))
+
+
+def test_rows_of_a_table_have_the_subgroups_of_their_columns():
+    sex, age, joint = parts_of(make_target("uniform", {"sex": ["f", "m"], "age": ["young", "old"]}))
+    table = pd.DataFrame({"sex": ["m", None, "f", "other"], "age": ["old", "old", "young", "old"]})
+    assert sex.codes(table).tolist() == [1, -1, 0, -1] and age.codes(table).tolist() == [1, 1, 0, 1]
+    assert joint.codes(table).tolist() == [3, -1, 0, -1] and joint.values[3] == "m|old"

@@ -12,7 +12,6 @@ from medi_monai.engines.classifiers.accuracy import (
     deal_patients,
     evaluate_classifier,
     is_at_chance,
-    read_probabilities,
 )
 from medi_monai.engines.classifiers.augment import Hardening
 from medi_monai.engines.classifiers.batches import (
@@ -20,7 +19,6 @@ from medi_monai.engines.classifiers.batches import (
     ClassifierSettings,
     LabeledImages,
     MaskedCrossEntropy,
-    images_at,
     label_codes,
 )
 from medi_monai.engines.classifiers.training import (
@@ -29,7 +27,7 @@ from medi_monai.engines.classifiers.training import (
     prompt_consistent_images,
     train_classifier,
 )
-from medi_monai.networks.classifier import SubgroupClassifier, load_classifier
+from medi_monai.networks.classifier import SubgroupClassifier, images_at, load_classifier
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import read_json
@@ -172,7 +170,7 @@ class TestBatches:
         flipped = generated.table["sex"].map({"female": "male", "male": "female"})
         lied = LabeledImages(generated.images, generated.table.assign(sex=generated.table["sex"].mask(wrong, flipped)))
         kept = prompt_consistent_images(lied, trained[0])
-        read = read_probabilities(trained[0], generated.images)
+        read = trained[0].probabilities(generated.images)
         right = {name: values.argmax(1).numpy() for name, values in read.items()}
         values = trained[0].attributes
         expected = [
@@ -283,9 +281,9 @@ class TestAccuracy:
 
     def test_probabilities_do_not_depend_on_the_batch_size(self, trained):
         classifier, held_out = trained
-        one, two = (read_probabilities(classifier, held_out.images, size)["sex"] for size in (7, 200))
+        one, two = (classifier.probabilities(held_out.images, size)["sex"] for size in (7, 200))
         assert one.shape == (200, 2) and torch.allclose(one, two, atol=1e-5)
-        floats = read_probabilities(classifier, held_out.images.float() / 127.5 - 1)["sex"]
+        floats = classifier.probabilities(held_out.images.float() / 127.5 - 1)["sex"]
         assert torch.allclose(floats, two, atol=1e-5)
         assert evaluate_classifier(classifier, held_out) == classifier.held_out
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from medi_monai.evaluation.alignment.quality import target_rows
+from medi_monai.evaluation.alignment.images import target_rows
 
 
 def test_real_rows_are_drawn_in_the_shares_of_the_target():

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medi_monai.evaluation.alignment.predictions import ArmPredictions, _dealt, consistency, same_noise
+from medi_monai.evaluation.alignment.pairs import _dealt, consistency, same_noise
+from medi_monai.evaluation.alignment.predictions import ArmPredictions
 
 
 def test_the_same_noise_is_that_of_prompt_number_and_seed():
