@@ -32,7 +32,7 @@ class ImageGenerator:
         objective: the objective of the training.
         image_size: side in pixels.
         solver: one of ``medi_monai.diffusion.SOLVERS``.
-        num_steps: network evaluations per image (twice as many with guidance).
+        num_steps: steps of the solver; each evaluates the network once, and twice with guidance.
         guidance_scale: 1 is no guidance.
         batch_size: images in one evaluation; rows of different combinations share a batch.
         seed: of all noise.
@@ -65,6 +65,23 @@ class ImageGenerator:
         self.batch_size, self.seed = batch_size, seed
         self.inferer = AutocastInferer(amp=False) if inferer is None else inferer
         self.space = PixelSpace(3) if space is None else space
+
+    def recipe(self) -> dict[str, Any]:
+        """All settings that decide the pixels of an image, as JSON; a sampling draws again where one has changed."""
+        return {
+            "schema": self.schema.digest,
+            "seed": self.seed,
+            "guidance_scale": self.guidance_scale,
+            "num_steps": self.num_steps,
+            "solver": self.solver,
+            "image_size": self.image_size,
+            "objective": self.objective,
+            "schedule": self.schedule.name,
+            "num_timesteps": self.schedule.num_timesteps,
+            "amp": getattr(self.inferer, "amp", None),
+            # another autoencoder gives other images from the same latents
+            "space": self.space.describe(),
+        }
 
     def batches(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Full batches of an expanded plan, whatever their combinations."""

@@ -96,7 +96,7 @@ def sample_plan(
     rows = expand_plan(plan)
     keys = [column for column in rows.columns if column != "number"]
     names = [image_name(row, keys) for row in rows.to_dict("records")]
-    root, recipe = Path(output_dir), _recipe(generator, file_digest(checkpoint))
+    root, recipe = Path(output_dir), {"checkpoint": file_digest(checkpoint), **generator.recipe()}
     _set_aside_others(root, recipe, names)
     missing = rows[[not (root / name).is_file() for name in names]]
     start = time.perf_counter()
@@ -141,25 +141,6 @@ def _check_plan(
     print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
     if free:
         print(f"the plan does not say {', '.join(free)}: left to the model", flush=True)
-
-
-def _recipe(generator: ImageGenerator, checkpoint: str) -> dict[str, Any]:
-    """All that decides the pixels of an image besides its identity."""
-    return {
-        "checkpoint": checkpoint,
-        "schema": generator.schema.digest,
-        "seed": generator.seed,
-        "guidance_scale": generator.guidance_scale,
-        "num_steps": generator.num_steps,
-        "solver": generator.solver,
-        "image_size": generator.image_size,
-        "objective": generator.objective,
-        "schedule": generator.schedule.name,
-        "num_timesteps": generator.schedule.num_timesteps,
-        "amp": getattr(generator.inferer, "amp", None),
-        # another autoencoder gives other images from the same latents
-        "space": generator.space.describe(),
-    }
 
 
 def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:

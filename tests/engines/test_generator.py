@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +8,9 @@ import torch
 from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator, identity_noise, subpopulation_grid, training_grid
+from medi_monai.engines.prepare_batch import AutocastInferer
 from medi_monai.networks.spaces import PixelSpace
+from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 
 PLAN = pd.DataFrame(
@@ -80,6 +84,33 @@ def test_guidance_of_1_is_the_conditional_network_and_0_ignores_the_conditions(t
 def test_bad_settings_are_refused(tiny_schema, options, message):
     with pytest.raises(InputError, match=message):
         generator(tiny_schema, **options)
+
+
+OTHER_SETTINGS = {
+    "schema": MetadataSchema.from_table(pd.DataFrame({"project_id": ["A", "B"]}), "project_id"),
+    "schedule": NoiseSchedule("linear", 100),
+    "objective": "epsilon",
+    "image_size": 32,
+    "solver": "dpm",
+    "num_steps": 9,
+    "guidance_scale": 2.0,
+    "seed": 4,
+    "inferer": AutocastInferer(amp=True),
+    "space": PixelSpace(1),
+}
+
+
+def test_a_recipe_tells_all_settings_apart_that_decide_pixels(tiny_schema):
+    parameters = set(inspect.signature(ImageGenerator).parameters) - {"batch_size"}
+    assert parameters == set(OTHER_SETTINGS), (
+        "add the new parameter to ImageGenerator.recipe, and another value of it to OTHER_SETTINGS: otherwise a "
+        "sampling keeps the images that were drawn with its old value"
+    )
+    default = {"schema": tiny_schema, "schedule": NoiseSchedule("cosine", 100), "objective": "v", "image_size": 16}
+    recipe = ImageGenerator(**default).recipe()
+    assert recipe == ImageGenerator(**default, batch_size=3).recipe()
+    for name, value in OTHER_SETTINGS.items():
+        assert ImageGenerator(**{**default, name: value}).recipe() != recipe, name
 
 
 class Traveling(PixelSpace):
