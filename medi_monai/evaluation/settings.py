@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import model_validator
 
+from medi_monai.evaluation.probing.arms import BASELINES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Component,
@@ -23,6 +24,7 @@ from medi_monai.utils.settings import (
     Settings,
     Text,
     Texts,
+    Words,
     setting,
 )
 from medi_monai.wsi.normalization import NORMALIZATIONS
@@ -35,6 +37,11 @@ __all__ = [
     "FidelitySettings",
     "PenaltySettings",
     "ProbeSettings",
+]
+
+Baselines = Annotated[
+    list[Annotated[str, OneOf("baseline", BASELINES)]],
+    Words("a list, as \"['reweighted', 'oversampled']\", of " + ", ".join(BASELINES)),
 ]
 
 
@@ -106,10 +113,7 @@ class ProbeSettings(PenaltySettings):
 class ComparisonSettings(Settings):
     """What probes are compared with, and by whom they are grouped."""
 
-    baselines: Texts = setting(
-        ["class_reweighted", "reweighted", "oversampled", "stain_augmented", "stain_normalized"],
-        "baselines to compare with",
-    )
+    baselines: Baselines = setting([name for name in BASELINES if name != "real"], "baselines to compare with")
     demographics: Texts = setting(["race", "gender"], "columns whose groups are reported")
 
 

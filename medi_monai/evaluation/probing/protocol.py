@@ -12,7 +12,15 @@ import pandas as pd
 import torch
 
 from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
-from medi_monai.evaluation.probing.arms import AUGMENTED, Arm, ImageSet, arm_named, gathered, oversampled_counts
+from medi_monai.evaluation.probing.arms import (
+    AUGMENTED,
+    BASELINES,
+    Arm,
+    ImageSet,
+    arm_named,
+    gathered,
+    oversampled_counts,
+)
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
 from medi_monai.metrics.resampling import draw_patients
@@ -148,9 +156,10 @@ class ProbeProtocol:
     def arm(self, name: str) -> Arm:
         """The arm of a name that this protocol has the images for."""
         arm = arm_named(name)
-        known = [*self.synthetic, *([AUGMENTED] if self.augmented else [])]
-        if (arm.added and arm.added not in known) or arm.view not in self.views:
-            raise unknown_value("arm", name, ["real", "class_reweighted", "reweighted", "oversampled", *known])
+        added = ["", *self.synthetic, *([AUGMENTED] if self.augmented else [])]
+        if arm.added not in added or arm.view not in self.views:
+            without_images = [key for key, kind in BASELINES.items() if not kind.added and kind.view == "real"]
+            raise unknown_value("arm", name, [*without_images, *added[1:]])
         return arm
 
     def run(self, names: Sequence[str], repeat: int, setting: Setting | None = None) -> Iterator[Outcome]:
@@ -247,7 +256,8 @@ class ProbeProtocol:
             weights = oversampled_counts(self.groups[rows], rng)
             num_real = int(weights.sum())
         elif arm.weighting:
-            weights = group_weights(self.labels[rows] if arm.weighting == "class" else self.groups[rows])
+            codes = {"class": self.labels, "group": self.groups}[arm.weighting]
+            weights = group_weights(codes[rows])
         test = self.test if setting.test_rows is None else setting.test_rows
         probe, probabilities = self._fit(parts, targets, weights, view, val, test)
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))

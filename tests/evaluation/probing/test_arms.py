@@ -1,11 +1,14 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medi_monai.evaluation.probing import FeatureStore, ImageSet, arm_named
+from medi_monai.evaluation.probing import BASELINES, FeatureStore, ImageSet, arm_named
 from medi_monai.evaluation.probing.arms import gathered, oversampled_counts
+from medi_monai.report.plots import arm_styles
+from medi_monai.report.words import arm_title
 from medi_monai.utils.errors import InputError
 
 
@@ -43,3 +46,16 @@ def test_an_image_set_on_disk_is_sent_by_its_folder(tmp_path):
 
 def test_names_of_arms():
     assert arm_named("oversampled").oversampled and arm_named("medi").added == "medi"
+
+
+def test_every_baseline_has_a_title_a_color_and_a_place_in_the_docs():
+    docs = (Path(__file__).parents[3] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for name in BASELINES:
+        assert arm_title(name) != name, f"give {name} a title in ARM_TITLES of report/words.py"
+        # an arm without a color of its own takes the first of those for other arms
+        styles = arm_styles([name, "another arm"])
+        assert styles["another arm"] == arm_styles(["another arm"])["another arm"], (
+            f"give {name} a color and a marker in STYLES of report/plots.py"
+        )
+        assert f"`{name}`" in docs, f"describe {name} among the arms in docs/evidence.md"
+    assert len(set(arm_styles(list(BASELINES)).values())) == len(BASELINES)

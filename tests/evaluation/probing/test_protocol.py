@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from medi_monai.evaluation.probing import ImageSet, ProbeProtocol, Setting
+from medi_monai.evaluation.probing import BASELINES, ImageSet, ProbeProtocol, Setting
 from medi_monai.evaluation.probing import protocol as module
 from medi_monai.utils.errors import InputError
 
@@ -84,10 +84,10 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     table = real_table()
     copy = ImageSet(features_of(table, 5), table)
     protocol = make(table, augmented=[copy], views={"stain_normalized": ImageSet(features_of(table, 6), table)})
-    names = ["real", "class_reweighted", "reweighted", "oversampled", "stain_augmented", "stain_normalized", "medi"]
+    names = [*BASELINES, "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
-    for outcome, one in zip(outcomes, fits):
+    for outcome, one in zip(outcomes, fits, strict=True):
         c, probabilities = oracle(one, protocol.labels)
         assert outcome.c == c and outcome.converged
         np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
