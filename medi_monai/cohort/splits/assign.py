@@ -11,13 +11,14 @@ from medi_monai.cohort.splits.combinations import split_by_combination, split_by
 from medi_monai.cohort.splits.folds import split_by_fold
 from medi_monai.cohort.splits.medi_2025 import split_as_medi_2025
 from medi_monai.cohort.splits.patients import validation_patients
-from medi_monai.cohort.splits.scheme import SplitScheme
+from medi_monai.cohort.splits.scheme import SCHEMES, SplitScheme
 from medi_monai.cohort.splits.sites import split_by_site
 from medi_monai.cohort.table import require_columns
 from medi_monai.utils.errors import InputError
 
 __all__ = ["assign_splits"]
 
+#: the rule of each of ``SCHEMES``
 RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
     "combination_holdout": split_by_combination,
     "subpopulation_holdout": split_by_subpopulation,
@@ -54,7 +55,7 @@ def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     columns = ["patient", *scheme.columns]
     require_columns(rows, columns, "the table to split")
     units, unit_of_row = _units(rows, columns)
-    if scheme.name == "medi_2025":
+    if SCHEMES[scheme.name].by_file_order:
         units = units.loc[_file_order(rows, unit_of_row)]
     split = RULES[scheme.name](units, scheme)
     training = units[split == "train"]

@@ -7,18 +7,34 @@ from dataclasses import dataclass
 
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["SCHEMES", "SplitScheme"]
+__all__ = ["SCHEMES", "SchemeTraits", "SplitScheme"]
 
-#: the schemes by name, with the fewest columns that each is about
+
+@dataclass(frozen=True)
+class SchemeTraits:
+    """What a scheme asks for, and which settings of a :class:`SplitScheme` it uses.
+
+    Args:
+        min_columns: 1 where the label is enough, 2 where an attribute is needed as well.
+        takes_values: whether ``values`` may name what is held out.
+        val_fraction: where a :class:`SplitScheme` has none.
+        by_file_order: whether it follows the order of the rows instead of a seed.
+    """
+
+    min_columns: int
+    takes_values: bool = False
+    val_fraction: float = 0.15
+    by_file_order: bool = False
+
+
+#: the schemes by name; their rules are in ``assign.py``
 SCHEMES = {
-    "combination_holdout": 1,
-    "subpopulation_holdout": 2,
-    "site_holdout": 2,
-    "patient_kfold": 1,
-    "medi_2025": 2,
+    "combination_holdout": SchemeTraits(1),
+    "subpopulation_holdout": SchemeTraits(2),
+    "site_holdout": SchemeTraits(2, takes_values=True),
+    "patient_kfold": SchemeTraits(1),
+    "medi_2025": SchemeTraits(2, val_fraction=0.0, by_file_order=True),
 }
-
-VAL_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,7 @@ class SplitScheme:
     @property
     def validation_share(self) -> float:
         """``val_fraction``, or the scheme's own where it is ``None``."""
-        if self.val_fraction is not None:
-            return self.val_fraction
-        return 0.0 if self.name == "medi_2025" else VAL_FRACTION
+        return SCHEMES[self.name].val_fraction if self.val_fraction is None else self.val_fraction
 
     def _check_columns(self) -> None:
         columns = self.columns
@@ -89,8 +103,9 @@ class SplitScheme:
             raise InputError(
                 f"columns = {list(columns)}: use each column once, and not `patient`, which every scheme uses"
             )
-        if len(columns) < SCHEMES[self.name]:
-            wanted = "the label" + (" and at least one attribute" if SCHEMES[self.name] > 1 else "")
+        least = SCHEMES[self.name].min_columns
+        if len(columns) < least:
+            wanted = "the label" + (" and at least one attribute" if least > 1 else "")
             raise InputError(f"columns = {list(columns)}: {self.name} needs {wanted}")
 
     def _check_fraction(self, name: str, value: object) -> None:
@@ -100,8 +115,9 @@ class SplitScheme:
     def _check_values(self) -> None:
         if not _are_names(self.values):
             raise InputError(f"values = {self.values!r}: use a list of the centers to hold out")
-        if self.values and self.name != "site_holdout":
-            raise InputError(f"values = {list(self.values)}: only site_holdout uses them, not {self.name}")
+        if self.values and not SCHEMES[self.name].takes_values:
+            users = " and ".join(name for name, traits in SCHEMES.items() if traits.takes_values)
+            raise InputError(f"values = {list(self.values)}: only {users} uses them, not {self.name}")
 
 
 def _is_whole(value: object) -> bool:

@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from medi_monai.cohort.splits import SCHEMES, SplitScheme, assign_splits
+from medi_monai.cohort.splits.assign import RULES
 from medi_monai.utils.errors import InputError
 
 COLUMNS = ("label", "center", "race")
@@ -20,12 +22,19 @@ def scheme_of(name, seed=0, **changes):
     return SplitScheme(COLUMNS, name, **settings)
 
 
+#: the centers that a scheme is about, where they are others than the names of the random tables
+CENTERS = {
+    # codes that belong to one class
+    "medi_2025": lambda rows: rows["label"] + "-" + rows["center"],
+}
+#: schemes that hold out the same rows whatever the seed
+SAME_FOR_ALL_SEEDS = ("medi_2025",)
+
+
 def rows_for(name, table):
-    """``medi_2025`` is about codes that belong to one class, and about the order of the file."""
+    """A table that suits a scheme, with the order of the file."""
     rows = table.assign(row=range(len(table)))
-    if name == "medi_2025":
-        rows["center"] = rows["label"] + "-" + rows["center"]
-    return rows
+    return rows.assign(center=CENTERS[name](rows)) if name in CENTERS else rows
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,14 @@ def tables(random_table):
 
 def combinations(rows):
     return set(rows[list(COLUMNS)].itertuples(index=False, name=None))
+
+
+def test_every_scheme_has_a_rule_and_a_row_in_the_docs():
+    docs = (Path(__file__).parents[3] / "docs" / "your_data.md").read_text(encoding="utf-8")
+    assert list(RULES) == list(SCHEMES), "give each scheme a rule in RULES of assign.py"
+    for name in SCHEMES:
+        assert f"| `{name}` |" in docs, f"add {name} to the table of splits in docs/your_data.md"
+        assert f"``{name}``" in SplitScheme.__doc__, f"describe {name} in the docstring of SplitScheme"
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -94,7 +111,7 @@ def test_a_seed_gives_one_split_and_other_seeds_others(name, random_table):
     assert all(one.equals(other) for one, other in zip(found[::2], found[1::2]))
     assert len({tuple(split) for split in found}) == 4
     without_validation = {tuple(assign_splits(rows, scheme_of(name, seed, val_fraction=0))) for seed in range(4)}
-    assert len(without_validation) == (1 if name == "medi_2025" else 4)
+    assert len(without_validation) == (1 if name in SAME_FOR_ALL_SEEDS else 4)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -165,14 +182,13 @@ def patches():
             "race": [f"race {number}" if number else "" for number in race],
         }
     )
-    slides["site"] = slides["label"] + " " + slides["center"]
     return slides.loc[slides.index.repeat(133)].reset_index(drop=True)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_million_patches_are_split_in_seconds(name, patches):
-    site = "site" if name == "medi_2025" else "center"
+    rows = rows_for(name, patches)
     start = time.perf_counter()
-    split = assign_splits(patches, SplitScheme(["label", site, "race"], name, val_fraction=0.15))
+    split = assign_splits(rows, SplitScheme(COLUMNS, name, val_fraction=0.15))
     assert time.perf_counter() - start < 20
     assert len(split) == 1_596_000 and {"train", "val", "holdout"} <= set(split.unique())
