@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from medi_monai.evaluation.fidelity import (
+    DISTANCES,
     FLOOR,
+    SHARES,
     FidelitySettings,
     ImageGroup,
     compare_group,
@@ -11,6 +15,9 @@ from medi_monai.evaluation.fidelity import (
     summarize,
 )
 from medi_monai.metrics import frechet_distance, kernel_distance, precision_recall
+from medi_monai.report import sections
+from medi_monai.results import read_schema
+from medi_monai.results.metrics import ArmMetrics
 from medi_monai.utils.errors import InputError
 
 DIM, SETTINGS = 4, FidelitySettings(num_replicates=20, num_halves=3)
@@ -132,3 +139,15 @@ def test_the_error_of_a_kernel_distance_takes_the_patients_of_real_images_for_un
             for one in found["drawn"]
         ]
         assert np.mean(errors) != pytest.approx(np.mean([one.standard_error for one in by_image]), rel=1e-3)
+
+
+def test_every_metric_is_in_the_results_their_schema_and_the_page():
+    metrics = [*DISTANCES, *SHARES]
+    fields = {field.name for field in dataclasses.fields(ArmMetrics)}
+    assert set(metrics) <= fields, "add the metric to ArmMetrics in results/metrics.py"
+    assert read_schema("metrics")["$defs"]["all_metrics"]["required"] == metrics, (
+        "add the metric to all_metrics in results/schemas/metrics.schema.json"
+    )
+    assert [*sections.DISTANCES, *sections.QUALITY] == metrics, (
+        "give the metric a title in DISTANCES or QUALITY of report/sections.py"
+    )

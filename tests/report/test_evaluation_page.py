@@ -9,8 +9,9 @@ import pytest
 from medi_monai.report import write_evaluation_page
 from medi_monai.report.combinations import MOST_WORST
 from medi_monai.report.evaluation_page import FLOOR, REAL
+from medi_monai.report.sections import DISTANCES, QUALITY
 
-METRICS = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+METRICS = (*DISTANCES, *QUALITY)
 
 
 def figure(value, low=None, high=None, n=640, **more):
