@@ -43,9 +43,12 @@ EXTRAS = {
     "encoders": ["timm", "torch-fidelity"],
     "text": ["transformers>=5", "peft"],
     "mlflow": ["mlflow>=3.16"],
+    "excel": ["openpyxl"],
     "test": [
         "pytest",
         "pytest-xdist",
+        "hypothesis",
+        "openpyxl",
         "scikit-learn",
         "diffusers",
         "nbclient",

@@ -22,10 +22,11 @@ from medi_monai.engines.distributed import is_main_process
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import atomic_path, file_digest, read_table, write_table
+from medi_monai.utils.files import atomic_path, file_digest, write_table
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.tables import read_table
 
 __all__ = [
     "cohort_target",

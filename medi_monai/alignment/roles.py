@@ -12,7 +12,7 @@ from medi_monai.alignment.functional.targets import joint_attributes
 from medi_monai.engines.classifiers.accuracy import chance_warnings
 from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["load_readers", "subgroup_target"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import is_missing
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["PLANS", "make_plan", "read_plan", "expand_plan"]
 
@@ -66,7 +66,7 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     """Read a plan from a table with label, attributes and ``count``.
 
     Args:
-        path: CSV, TSV or Parquet.
+        path: CSV, TSV, Excel or Parquet.
         columns: columns that the plan has to have besides ``count``; further ones belong to the combination. A cell
             without a value asks for the *unknown* token; what has no column is left to the model.
 

@@ -16,7 +16,8 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json, read_table
+from medi_monai.utils.files import read_json
+from medi_monai.utils.tables import read_table
 
 __all__ = [
     "MANIFEST",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
+from medi_monai.utils.text import number_in
 
 __all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
 
@@ -46,8 +46,8 @@ class ImageTable:
     Args:
         root: folder that image paths start from (``dataset_dir``); ``None`` is the demo cohort and
             ``demo_balanced`` its negative control, whose slides are written on first use.
-        table: path of the CSV, TSV or Parquet table, from ``root``; or a table of the GDC or a tree of TCGA-UT, as
-            :class:`medi_monai.cohort.tables.TableSpec` describes them: ``{layout: gdc, path: slide.tsv, clinical:
+        table: path of the CSV, TSV, Excel or Parquet table, from ``root``; or a table of the GDC or a tree of TCGA-UT,
+            as :class:`medi_monai.cohort.tables.TableSpec` describes them: ``{layout: gdc, path: slide.tsv, clinical:
             clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
         label: column of the class label, of the table or of ``mapping``.
         attributes: columns to carry into the cohort as metadata, of the table or of ``mapping``.
@@ -253,7 +253,7 @@ def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: 
     if not all(right.values()):
         yield (
             ~rows["mpp"].map(right).astype(bool),
-            rows["mpp"].map(repr) + " microns per pixel is not a positive number",
+            rows["mpp"].map(repr) + " microns per pixel is not a positive number, such as 0.25",
         )
     for column in dict.fromkeys((source.label, "patient", "slide")):
         yield rows[column] == "", f"no {column}"
@@ -267,7 +267,4 @@ def _with_text_keys(content: Any) -> Any:
 
 
 def _is_resolution(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False
+    return (number_in(text) or 0) > 0

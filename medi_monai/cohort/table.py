@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import read_table, write_table
+from medi_monai.utils.files import write_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
 

@@ -15,7 +15,7 @@ from medi_monai.cohort.extraction import THUMBNAIL, record_folder
 from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
 from medi_monai.report.page import Page
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["write_quality_page"]
 

@@ -24,8 +24,9 @@ from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.schema import Conditioning, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
-from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, read_table, write_json, write_table
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.tables import read_table
 from medi_monai.wsi.readers import read_image
 
 __all__ = ["image_name", "resolve_plan", "sample_plan"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.text import number_in
 
 __all__ = [
     "NULL",
@@ -167,10 +168,9 @@ def _spelled(value: object) -> str:
 
 
 def _number(name: str, value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        raise InputError(f"{name} = {value!r} is not a number, but {name} is declared continuous") from None
-    if not math.isfinite(number):
-        raise InputError(f"{name} = {value!r} is not a finite number")
+    number = number_in(str(value))
+    if number is None:
+        pointed = str(value).replace(",", ".")
+        comma = f"; write it with a point, {pointed}" if number_in(pointed) is not None else ""
+        raise InputError(f"{name} = {value!r} is not a finite number, but {name} is declared continuous{comma}")
     return number

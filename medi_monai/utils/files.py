@@ -23,7 +23,6 @@ __all__ = [
     "write_json",
     "read_json",
     "write_table",
-    "read_table",
     "save_tensors",
     "load_tensors",
     "file_digest",
@@ -122,49 +121,8 @@ def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
             table.to_csv(path, index=False, sep=_separator(target), quoting=quoting)
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    """A CSV, TSV or Parquet table with every cell a string: ``NA`` stays a value and ``01`` keeps its zero.
-
-    Raises:
-        InputError: if the file is missing, unreadable or without a row.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            table = frame.astype(object).where(frame.notna(), "").astype(str)
-        else:
-            table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, na_filter=False)
-            _check_separator(path, table)
-            if not isinstance(table.index, pd.RangeIndex):
-                raise InputError(f"some rows of {path} have more fields than the header")
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"table not found: {path}. Check `table` and dataset_dir.") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"the table {path} is empty: it needs a header and at least one row") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the table {path} is not UTF-8; save it as UTF-8 ({error})") from error
-    except (pd.errors.ParserError, OSError, ValueError) as error:
-        raise InputError(f"cannot read the table {path}: {error}") from error
-    if table.empty:
-        raise InputError(f"the table {path} has a header but no rows")
-    return table
-
-
 def _separator(path: str | os.PathLike) -> str:
     return "\t" if Path(path).suffix == ".tsv" else ","
-
-
-def _check_separator(path: Path, table: pd.DataFrame) -> None:
-    header, separator = table.columns[0], _separator(path)
-    other = next((sign for sign in ";\t|," if sign in header and sign != separator), None)
-    if len(table.columns) == 1 and other is not None:
-        raise InputError(
-            f"the table {path} has a single column, {header!r}. Its separator seems to be {other!r}; save it "
-            f"with {separator!r} as separator."
-        )
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:

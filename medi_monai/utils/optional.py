@@ -23,6 +23,7 @@ EXTRAS = {
     "transformers": "text",
     "peft": "text",
     "mlflow": "mlflow",
+    "openpyxl": "excel",
 }
 
 

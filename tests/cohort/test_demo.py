@@ -15,7 +15,7 @@ from medi_monai.cohort.demo.cohort import VERSION, demo_slide_table, write_pyram
 from medi_monai.cohort.demo.histology import draw_stains, scan
 from medi_monai.cohort.demo.profiles import NUM_PATIENTS
 from medi_monai.schema import is_missing
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 GLAND, SOLID, SPINDLE, SMALL = TUMORS
 CENTER = {center.name: center for center in CENTERS}

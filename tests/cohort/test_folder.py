@@ -8,7 +8,8 @@ import pytest
 
 from medi_monai.cohort.folder import claimed_folder, holds_cohort, write_rejected
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json, read_table
+from medi_monai.utils.files import read_json
+from medi_monai.utils.tables import read_table
 
 SETTINGS = {"cutting": {"size": 64, "format": "png"}, "seed": 0}
 

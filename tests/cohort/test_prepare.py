@@ -21,7 +21,7 @@ from medi_monai.cohort import (
 from medi_monai.cohort.duplicates import hash_images
 from medi_monai.cohort.extraction import record_folder
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
 SIDE = 128  # of a patch of 64 pixels at 1.0 microns per pixel, on slides of 0.5

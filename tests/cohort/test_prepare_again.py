@@ -19,7 +19,8 @@ from medi_monai.cohort import (
 )
 from medi_monai.cohort.extraction import record_folder
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json, read_table, write_json
+from medi_monai.utils.files import read_json, write_json
+from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
 SIDE, BROKEN = 128, "tiles/z_broken.png"

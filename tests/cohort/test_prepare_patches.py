@@ -20,7 +20,7 @@ from medi_monai.cohort import (
 )
 from medi_monai.cohort.duplicates import hash_images
 from medi_monai.schema import MetadataSchema
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
 BARCODES = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A2-A04P-01Z-00-DX1", "TCGA-02-0001-01Z-00-DX1", "TCGA-02-0003-01Z-00-DX2")

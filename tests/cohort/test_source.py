@@ -187,11 +187,11 @@ def test_files_without_a_row_are_sought_in_the_folder_of_the_pattern(tmp_path):
     assert [path for path, _ in table.files_without_row(table.rows())] == ["slides/D-04.tiff", "slides/deep/G.TIFF"]
 
 
-@pytest.mark.parametrize("wrong", ["40x", "0", "-0.25", "inf", "0,25"])
+@pytest.mark.parametrize("wrong", ["40x", "0", "-0.25", "inf", "0,25", "1_0"])
 def test_a_resolution_is_a_positive_number_or_missing(tmp_path, wrong):
     write(tmp_path, {**GDC, "mpp": [wrong, "'--", "0.5"]})
     rows = source(tmp_path, columns={**COLUMNS, "mpp": "mpp"}).rows(check_files=False)
-    assert rows["problem"].tolist() == ["", f"{wrong!r} microns per pixel is not a positive number", ""]
+    assert rows["problem"].tolist() == ["", f"{wrong!r} microns per pixel is not a positive number, such as 0.25", ""]
 
 
 def test_downloads_of_the_gdc_are_found_by_a_pattern_with_stars(tmp_path):

@@ -67,7 +67,7 @@ def test_each_thing_that_is_wrong_with_a_row_is_one_line_and_the_others_are_fine
         "gone": "a broken symbolic link",
         "folder": "a folder, not a file",
         "same": "slide 'same' is the name of several images",
-        "mpp": "'40x' microns per pixel is not a positive number",
+        "mpp": "'40x' microns per pixel is not a positive number, such as 0.25",
         "label": "no tumor",
         "age": "age '-2' lies outside the bins 0 to 130",
         "nameless": "no image, which the path of the image requires",

@@ -60,7 +60,7 @@ WRONG = {
     "slides/truncated0.tiff": "truncated|damaged",
     "slides/truncated1.tiff": "truncated",
     "slides/truncated2.tiff": "truncated",
-    "slides/word.tiff": "'20x' microns per pixel is not a positive number",
+    "slides/word.tiff": "'20x' microns per pixel is not a positive number, such as 0.25",
     "slides/zero.tiff": "is empty .0 bytes.",
 }
 

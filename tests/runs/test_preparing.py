@@ -16,7 +16,8 @@ from medi_monai.engines.distributed import torchrun_session
 from medi_monai.runs.auditing import audit_run, audited_cohort
 from medi_monai.runs.preparing import prepare_run
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import file_digest, read_json, read_table
+from medi_monai.utils.files import file_digest, read_json
+from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
 LEFT = {

@@ -8,7 +8,7 @@ import torch
 
 from medi_monai.schema import NULL, CategoricalColumn, ContinuousColumn, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 TABLE = pd.DataFrame(
     {

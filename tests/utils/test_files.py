@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -20,12 +19,10 @@ from medi_monai.utils.files import (
     json_digest,
     load_tensors,
     read_json,
-    read_table,
     save_tensors,
     tensors_digest,
     writable_dir,
     write_json,
-    write_table,
 )
 
 
@@ -149,55 +146,6 @@ def test_missing_or_broken_json_is_named(tmp_path):
         read_json(tmp_path / "binary.json")
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
-def test_tables_keep_na_leading_zeros_commas_and_line_breaks(tmp_path, name):
-    cells = {"site": ["NA", "01", "", "nan"], "note": ['a "b", c', "d\ne", " f ", "é"], "x": ["1.0", "1", "N/A", "-"]}
-    write_table(tmp_path / name, pd.DataFrame(cells))
-    assert read_table(tmp_path / name).to_dict("list") == cells
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
-def test_numbers_and_gaps_become_strings(tmp_path, name):
-    write_table(tmp_path / name, pd.DataFrame({"age": [61, 7], "mpp": [0.25, None], "sex": [None, "female"]}))
-    assert read_table(tmp_path / name).to_dict("list") == {
-        "age": ["61", "7"],
-        "mpp": ["0.25", ""],
-        "sex": ["", "female"],
-    }
-
-
-def test_tab_separated_tables_with_a_byte_order_mark_are_read(tmp_path):
-    (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbfsite\tcenter\n01\tA, B\nNA\t\n")
-    assert read_table(tmp_path / "a.tsv").to_dict("list") == {"site": ["01", "NA"], "center": ["A, B", ""]}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("a.csv", b"", "empty"),
-        ("a.csv", b"image,label\n", "no row"),
-        ("a.csv", b'image,label\n"x,y\n', "cannot read"),
-        ("a.csv", b"image,label\n1,2\n3,4,5\n", "cannot read"),
-        ("a.csv", "image,label\na,Südstadt\n".encode("latin-1"), "not UTF-8; save it as UTF-8"),
-        ("a.csv", b"image;label\na;x\n", "single column, 'image;label'.*';'; save it with ','"),
-        ("a.csv", b"image;mpp\na;0,25\n", "single column, 'image;mpp'.*';'; save it with ','"),
-        ("a.csv", b"image\tlabel\na\tx\n", "single column.*save it with ','"),
-        ("a.tsv", b"image,label\na,x\n", "single column, 'image,label'.*','; save it with"),
-        ("a.parquet", b"PAR1 is not enough", "cannot read"),
-    ],
-)
-def test_an_unusable_table_is_named(tmp_path, name, content, says):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=says) as caught:
-        read_table(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
-
-
-def test_one_column_is_a_table_whatever_its_cells_hold(tmp_path):
-    (tmp_path / "a.csv").write_text('"image, of a slide"\na;b\n')
-    assert read_table(tmp_path / "a.csv").to_dict("list") == {"image, of a slide": ["a;b"]}
-
-
 @pytest.mark.parametrize("size", [0, 1, 65_536, 100_000, 500_000])
 def test_a_fingerprint_is_that_of_the_ends_and_the_middle(tmp_path, size):
     content = np.random.default_rng(0).bytes(size)
@@ -212,12 +160,6 @@ def test_a_fingerprint_is_that_of_the_ends_and_the_middle(tmp_path, size):
         (tmp_path / "a").write_bytes(changed)
         known.add(file_fingerprint(tmp_path / "a"))
     assert len(known) == 1 + (len({0, size // 2, size - 1}) if size else 0)
-
-
-@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])
-def test_a_missing_table_is_named(tmp_path, name):
-    with pytest.raises(InputError, match=name):
-        read_table(tmp_path / name)
 
 
 def test_tensors_round_trip(tmp_path):

@@ -14,7 +14,7 @@ from medi_monai.cohort.captions.templates import CaptionTemplates
 from medi_monai.cohort.captions.words import names_attribute
 from medi_monai.cohort.table import require_columns
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["NEUTRAL", "make_prompts", "named_subgroups", "neutral_prompts", "read_prompts"]
 

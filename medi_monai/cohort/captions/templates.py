@@ -28,6 +28,7 @@ from medi_monai.cohort.captions.words import WordRule, indefinite_article, parse
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.text import number_in
 
 __all__ = ["CaptionTemplates", "Template"]
 
@@ -52,11 +53,10 @@ class Field:
         """The value as the template has it; ``None`` for what is no number where one is needed."""
         if not self.numeric:
             return format(value, self.spec)
-        try:
-            number = float(value)
-            return format(int(number) if self.spec[-1] in WHOLE_NUMBER else number, self.spec)
-        except (ValueError, OverflowError):
+        number = number_in(value)
+        if number is None:
             return None
+        return format(int(number) if self.spec[-1] in WHOLE_NUMBER else number, self.spec)
 
 
 @dataclass(frozen=True)

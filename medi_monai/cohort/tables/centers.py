@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from medi_monai.cohort.table import require_columns
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["CENTER_ALIASES", "read_code_table", "spellings"]
 
@@ -97,7 +97,7 @@ def read_code_table(
     """What each code of a table stands for; codes are strings, so that ``NA`` and ``01`` survive.
 
     Args:
-        path: CSV, TSV or Parquet.
+        path: CSV, TSV, Excel or Parquet.
         key: column of the codes.
         value: column of what they stand for; missing data become the empty string.
         name_of: the one name of each other spelling, as :func:`spellings` gives it.

@@ -17,7 +17,7 @@ from medi_monai.cohort.table import require_columns
 from medi_monai.cohort.tables.barcodes import match_barcodes, parse_barcodes
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 __all__ = ["Cases", "flat_names", "read_gdc", "read_slides", "read_cases", "join_cases"]
 
@@ -134,7 +134,7 @@ def read_cases(path: str | os.PathLike, columns: Collection[str] | None = None) 
     pass unseen. The order of the rows does not matter.
 
     Args:
-        path: CSV, TSV or Parquet.
+        path: CSV, TSV, Excel or Parquet.
         columns: those to collapse (flat names; others that the table has not do not count); all by default.
 
     Raises:

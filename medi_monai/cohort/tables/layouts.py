@@ -13,12 +13,13 @@ import pandas as pd
 from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slides
 from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import file_digest, json_digest, read_table
+from medi_monai.utils.files import file_digest, json_digest
+from medi_monai.utils.tables import read_table
 
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
 LAYOUTS = ("plain", "gdc", "tcga_ut")
-KEYS = ("layout", "path", "clinical", "level")
+KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet")
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,21 @@ class TableSpec:
     """Where the rows come from.
 
     Args:
-        path: of a CSV, TSV or Parquet table or, for ``tcga_ut``, of a folder; from the data set's folder.
+        path: of a CSV, TSV, Parquet or Excel table or, for ``tcga_ut``, of a folder; from the data set's folder.
         layout: ``plain``, a table taken as it is; ``gdc``, as :func:`medi_monai.cohort.tables.read_slides` reads it;
             ``tcga_ut``, a tree as :func:`medi_monai.cohort.tables.list_tcga_ut` lists it.
         clinical: a clinical table of the GDC whose columns are joined to the rows of its cases (not with ``plain``).
         level: folder of the magnification in a tree of TCGA-UT as published.
+        encoding: of a plain table that is not UTF-8, as ``cp1252``.
+        sheet: of a plain table in an Excel file with several.
     """
 
     path: str
     layout: str = "plain"
     clinical: str | None = None
     level: str | None = None
+    encoding: str | None = None
+    sheet: str | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -60,6 +65,9 @@ class TableSpec:
             raise InputError("table: `clinical` is joined to the layouts gdc and tcga_ut; set layout: gdc")
         if self.level is not None and self.layout != "tcga_ut":
             raise InputError("table: `level` is an option of the layout tcga_ut")
+        for key in ("encoding", "sheet"):
+            if getattr(self, key) is not None and self.layout != "plain":
+                raise InputError(f"table: `{key}` is an option of plain tables, not of the layout {self.layout}")
 
     @classmethod
     def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
@@ -120,7 +128,7 @@ class TableSpec:
         notes: list[str] = []
         strays: list[tuple[str, str]] = []
         if self.layout == "plain":
-            table = read_table(path)
+            table = read_table(path, self.encoding, self.sheet)
         elif self.layout == "gdc":
             table, notes = read_slides(path)
         else:

@@ -46,7 +46,7 @@ class Lookup:
     """A table of codes, such as that of tissue source sites and their centers.
 
     Args:
-        table: path of a CSV, TSV or Parquet, from the data set's folder.
+        table: path of a CSV, TSV, Excel or Parquet, from the data set's folder.
         key: its column of codes.
         value: its column of what they stand for.
         unlisted: what becomes of codes that the table lacks: ``error``, ``missing`` or ``keep`` (the code itself).

@@ -19,7 +19,8 @@ from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import json_digest, read_json, read_table
+from medi_monai.utils.files import json_digest, read_json
+from medi_monai.utils.tables import read_table
 
 __all__ = ["AlignmentInputs", "gather"]
 

@@ -6,7 +6,7 @@ from PIL import Image
 from medi_monai.cohort.demo.brain import Brain, View, draw_slice
 from medi_monai.cohort.demo.brain_cohort import brain_dataset, brain_patient_table, make_brain_cohort
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_table
+from medi_monai.utils.tables import read_table
 
 SETTINGS = {"num_patients": 20, "slices_per_patient": 3, "image_size": 32}
 
