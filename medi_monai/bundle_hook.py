@@ -110,8 +110,8 @@ def _checked_before(export: Callable) -> Callable:
         from medi_monai.runs.workflow import check_export
 
         # Fire hands options over by position
-        given = inspect.signature(export).bind_partial(*args, **options).arguments
-        check_export({**given, **given.get("override", {})})
+        arguments = inspect.signature(export).bind_partial(*args, **options).arguments
+        check_export({**arguments, **arguments.get("override", {})})
         return export(*args, **options)
 
     return call

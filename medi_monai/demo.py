@@ -96,11 +96,11 @@ def compare(
         for arm in sampling_dirs
     }
     if per_cell:
-        seen = "held out of training" if split == "holdout" else "in training"
+        training_status = "held out of training" if split == "holdout" else "in training"
         titles = {arm: arm_title(arm) for arm in sources}
         titled = {(row, titles[arm]): images for (row, arm), images in cells.items()}
         rows, columns = [" · ".join(key) for key in shared], list(titles.values())
-        page = labeled_grid(titled, rows, columns, f"Combinations {seen}", (1, per_cell), 64)
+        page = labeled_grid(titled, rows, columns, f"Combinations {training_status}", (1, per_cell), 64)
         with atomic_path(output_dir / "comparison.png") as path:
             Image.fromarray(page).save(path, format="png")
     write_json(output_dir / "stain.json", {"arms": figures, "combinations": [list(key) for key in shared]})

@@ -24,7 +24,7 @@ def arms(tmp_path):
                 pixels = np.full((8, 8, 3), shown - DARKER[label], np.uint8)
                 Image.fromarray(pixels).save(tmp_path / arm / name)
                 rows[arm].append((name, label, center))
-    tables = {arm: pd.DataFrame(found, columns=["image", "project_id", "center"]) for arm, found in rows.items()}
+    tables = {arm: pd.DataFrame(cells, columns=["image", "project_id", "center"]) for arm, cells in rows.items()}
     real = tables["real"].assign(slide="s", patient="p", split="holdout")
     Cohort(real, tmp_path / "real").write()
     for arm in ("medi", "cls"):

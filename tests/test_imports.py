@@ -61,8 +61,8 @@ def wrong_directions(source, file):
     own = Path(file).parts[0]
     wrong = []
     for name in all_imports(source, file):
-        root, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
+        root, _, below = name.partition(".")
+        other = below.partition(".")[0]
         if root != "medi_monai" or other in (own, "__version__"):
             continue
         down = HEIGHT.get(other, PROGRAM) < HEIGHT.get(own, PROGRAM)
@@ -83,7 +83,7 @@ def libraries_abroad(source, file):
 def private_names(source, file):
     """What is imported of another module of ours though its name begins with an underscore."""
     names = [name for name in all_imports(source, file) if name.startswith("medi_monai.")]
-    return [name for name in names if any(part.startswith("_") for part in name.split(".")) and "__" not in name]
+    return [name for name in names if any(word.startswith("_") for word in name.split(".")) and "__" not in name]
 
 
 def optional_on_import(source, file):
@@ -162,7 +162,7 @@ def test_the_rule_of_homes_finds_a_breach(file, source):
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "private"),
     [
         ("from medi_monai.cohort.prepare import QUALITY_FILE, _claim", ["medi_monai.cohort.prepare._claim"]),
         ("from .table import _check", ["medi_monai.cohort.table._check"]),
@@ -170,8 +170,8 @@ def test_the_rule_of_homes_finds_a_breach(file, source):
         ("from medi_monai import __version__\nfrom torch.utils.data import _utils", []),
     ],
 )
-def test_the_rule_of_private_names_finds_a_breach(source, found):
-    assert private_names(source, "cohort/x.py") == found
+def test_the_rule_of_private_names_finds_a_breach(source, private):
+    assert private_names(source, "cohort/x.py") == private
 
 
 def test_the_rule_of_optional_packages_finds_what_runs_on_import():

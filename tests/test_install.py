@@ -88,7 +88,7 @@ def declared():
     """The arguments that setup.py calls ``setup`` with."""
     arguments = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+        patch.setattr(setuptools, "setup", lambda **options: arguments.update(options))
         patch.chdir(ROOT)
         runpy.run_path("setup.py")
     return arguments

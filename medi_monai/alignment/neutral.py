@@ -53,8 +53,8 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
                 f"the settings of the training (model.json) do not contain {name}: is there a trained model?"
             )
         rates[name] = float(rate)
-    own = [rates["label_dropout"], *([rates["attribute_dropout"]] * len(schema.attributes))]
-    alone = math.prod(rate if name in attributes else 1 - rate for name, rate in zip(schema.names, own))
+    dropouts = [rates["label_dropout"], *([rates["attribute_dropout"]] * len(schema.attributes))]
+    alone = math.prod(rate if name in attributes else 1 - rate for name, rate in zip(schema.names, dropouts))
     joint = rates["joint_dropout"]
     share = (1 - joint) * alone + (joint if set(attributes) == set(schema.names) else 0.0)
     words = f"{' and '.join(attributes)} left out (" + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
@@ -96,17 +96,17 @@ def neutral_plan(
     label = schema.names[0]
     kept = [name for name in schema.names if name not in attributes]
     if plan != NEUTRAL:
-        made = read_plan(plan, kept)
-        named = [name for name in attributes if name in made.columns]
+        prompts = read_plan(plan, kept)
+        named = [name for name in attributes if name in prompts.columns]
         if named:
             raise InputError(f"the plan {plan} names {named[0]!r}, which has to be left to the model: drop the column")
     elif kept:
-        made = _occurring(training(), kept, num_images)
+        prompts = _occurring(training(), kept, num_images)
     else:
-        made = pd.DataFrame({"count": [num_images]})
-    if label not in made.columns:
-        made.insert(0, label, pd.Series([None] * len(made), dtype=object))
-    return made
+        prompts = pd.DataFrame({"count": [num_images]})
+    if label not in prompts.columns:
+        prompts.insert(0, label, pd.Series([None] * len(prompts), dtype=object))
+    return prompts
 
 
 def _check_unconditioned(
@@ -132,8 +132,8 @@ def _occurring(table: pd.DataFrame, columns: Sequence[str], num_images: int) -> 
     cells = table[list(columns)].astype(object)
     counts = cells.mask(cells.map(lambda cell: cell is None), "").value_counts(sort=False).sort_index()
     shares = torch.from_numpy(counts.to_numpy(np.float64) / counts.sum())
-    made = counts.index.to_frame(index=False).assign(count=apportion(shares, num_images).numpy())
-    return made[made["count"] > 0].reset_index(drop=True)
+    plan = counts.index.to_frame(index=False).assign(count=apportion(shares, num_images).numpy())
+    return plan[plan["count"] > 0].reset_index(drop=True)
 
 
 def names_some(schema: MetadataSchema, attributes: Sequence[str]) -> bool:

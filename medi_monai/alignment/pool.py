@@ -20,7 +20,7 @@ from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_parts", "codes_of_prompts", "draw_images", "spread_rows"]
+__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_blocks", "codes_of_prompts", "draw_images", "spread_rows"]
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -42,30 +42,30 @@ class SubgroupReader:
 
     def __init__(self, name: str, classifier: AttributeClassifier, target: SubgroupTarget, batch_size: int) -> None:
         self.classifier, self.target, self.batch_size = classifier, target, batch_size
-        self._places: dict[str, list[int]] = {}
-        for place, attribute in enumerate(target.attributes):
-            wanted = list(dict.fromkeys(group[place] for group in target.groups))
+        self._value_indices: dict[str, list[int]] = {}
+        for axis, attribute in enumerate(target.attributes):
+            wanted = list(dict.fromkeys(group[axis] for group in target.groups))
             known = classifier.column(attribute).values
             if set(wanted) != set(known):
                 raise InputError(
                     f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
                     f"{wanted}: train all classifiers on the same values"
                 )
-            self._places[attribute] = [known.index(value) for value in wanted]
+            self._value_indices[attribute] = [known.index(value) for value in wanted]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return by_parts(self._read, images.split(self.batch_size))
+        return by_blocks(self._read, images.split(self.batch_size))
 
     def _read(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.classifier(images)
-        return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._places.items()})
+        return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._value_indices.items()})
 
 
-def by_parts(function: Features, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def by_blocks(function: Features, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
     """A function of each part, joined; where there are several, what lies within is computed again on the way back."""
-    if len(parts) == 1 or not torch.is_grad_enabled():
-        return torch.cat([function(part) for part in parts])
-    results: list[torch.Tensor] = [recomputed(function, part, use_reentrant=False) for part in parts]
+    if len(blocks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(block) for block in blocks])
+    results: list[torch.Tensor] = [recomputed(function, block, use_reentrant=False) for block in blocks]
     return torch.cat(results)
 
 
@@ -86,7 +86,7 @@ def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
     group = pd.Series(codes_of_prompts(rows), index=rows.index)
     within = (group.groupby(group).cumcount() + 0.5) / group.map(group.value_counts())
     order = within.sort_values(kind="stable").index
-    chosen = rows.loc[[order[place % len(order)] for place in range(count)]]
+    chosen = rows.loc[[order[index % len(order)] for index in range(count)]]
     return chosen.reset_index(drop=True).assign(number=range(count))
 
 
@@ -139,9 +139,9 @@ class ReferencePool:
         self.rows = rows.iloc[self._order(0, codes_of_prompts(rows))].reset_index(drop=True).assign(number=range(size))
         #: ``(size,)`` integer prompt of every row
         self.prompts = codes_of_prompts(self.rows.drop(columns="number"))
-        self._made: dict[int, dict[str, torch.Tensor]] = {}
+        self._drawn: dict[int, dict[str, torch.Tensor]] = {}
 
-    def places(self, step: int, count: int) -> list[int]:
+    def row_numbers(self, step: int, count: int) -> list[int]:
         """The rows of one update, counted from 1: all of the pool once, in another order every time.
 
         A turn has whole updates: what is left of the pool waits for the next one, in which it may come first.
@@ -158,25 +158,25 @@ class ReferencePool:
             return shuffled
         mine = [shuffled[prompts[shuffled] == code] for code in range(prompts.max() + 1)]
         blocks = [rows[at : at + self.together] for rows in mine for at in range(0, len(rows), self.together)]
-        return np.concatenate([blocks[place] for place in rng.permutation(len(blocks))])
+        return np.concatenate([blocks[index] for index in rng.permutation(len(blocks))])
 
-    def reference(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+    def reference(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""
         size = self.generator.batch_size
         # always drawn in the same company, so that a resumed run has the same to the bit
-        for block in sorted({place // size for place in places if place not in self._made}):
+        for block in sorted({number // size for number in numbers if number not in self._drawn}):
             rows = self.rows.iloc[block * size : (block + 1) * size]
-            made = self._draw(rows)
-            for row, place in enumerate(rows["number"].tolist()):
-                self._made[place] = {name: values[row] for name, values in made.items()}
-        parts = [self._made[place] for place in places]
-        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+            drawn = self._draw(rows)
+            for row, number in enumerate(rows["number"].tolist()):
+                self._drawn[number] = {name: values[row] for name, values in drawn.items()}
+        entries = [self._drawn[number] for number in numbers]
+        return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
     @torch.no_grad()
     def _draw(self, rows: pd.DataFrame) -> dict[str, torch.Tensor]:
-        drawn = draw_images(self.network, self.generator, rows)
-        made = {"images": drawn, "probabilities": self.reader(drawn).exp()}
-        return made if self.features is None else {**made, "features": self.features(drawn)}
+        images = draw_images(self.network, self.generator, rows)
+        drawn = {"images": images, "probabilities": self.reader(images).exp()}
+        return drawn if self.features is None else {**drawn, "features": self.features(images)}
 
 
 @torch.no_grad()
@@ -184,9 +184,9 @@ def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFram
     """``(N, 3, H, W)`` images in [-1, 1] of the rows, by DDIM in batches, without rounding to uint8."""
     device = next(network.parameters()).device
     drawn = []
-    for part in generator.batches(rows):
-        predict = generator.bind(network, part)
+    for batch in generator.batches(rows):
+        predict = generator.bind(network, batch)
         denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
-        latents = ddim(denoise, generator.noise(part).to(device), generator.schedule, generator.num_steps)
+        latents = ddim(denoise, generator.noise(batch).to(device), generator.schedule, generator.num_steps)
         drawn.append(generator.space.decode(latents))
     return torch.cat(drawn)

@@ -84,15 +84,15 @@ def caption_words(cohort: Cohort, templates: Any, attribute: str | None) -> dict
     """
     names = joint_attributes(attribute)
     require_columns(cohort.table, names, cohort.root)
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    words: dict[str, dict[str, tuple[str, ...]]] = {}
     for name in names:
         column = cohort.table[name]
         values = [str(value) for value in sorted(set(column[~missing_cells(column)]))]
         if templates is None:
-            found[name] = {value: (value,) for value in values}
+            words[name] = {value: (value,) for value in values}
         else:
-            found[name] = CaptionTemplates.from_setting(templates).names_of(name, values)
-    return found
+            words[name] = CaptionTemplates.from_setting(templates).names_of(name, values)
+    return words
 
 
 def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame
                 f"no caption in training names {_shown(group)} (by {' and '.join(map(str, by))}): nothing to prompt for"
             )
         # where there are fewer images than captions, those that get one are spread over all
-        ends = [place * share // len(chosen) for place in range(len(chosen) + 1)]
+        ends = [index * share // len(chosen) for index in range(len(chosen) + 1)]
         plan += [(caption, end - start) for caption, start, end in zip(chosen, ends, ends[1:]) if end > start]
     return pd.DataFrame(plan, columns=["caption", "count"])
 
@@ -158,12 +158,12 @@ def generated_cohort(folder: str | os.PathLike, cohort: Cohort, templates: Any, 
     Raises:
         InputError: where no prompt names it.
     """
-    made = read_arms({"generated": folder}, ["caption"])["generated"]
-    named = _named(made.table["caption"], caption_words(cohort, templates, attribute))
-    table = made.table.assign(**named)[(named != "").all(axis=1).to_numpy()]
+    generated = read_arms({"generated": folder}, ["caption"])["generated"]
+    named = _named(generated.table["caption"], caption_words(cohort, templates, attribute))
+    table = generated.table.assign(**named)[(named != "").all(axis=1).to_numpy()]
     if table.empty:
         raise InputError(f"no prompt of the images in {folder} names {attribute!r}; sample with --prompts named")
-    return Cohort(table.reset_index(drop=True), made.root)
+    return Cohort(table.reset_index(drop=True), generated.root)
 
 
 def _named(captions: pd.Series, words: Words) -> pd.DataFrame:

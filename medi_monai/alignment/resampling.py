@@ -137,29 +137,29 @@ def resample_run(
         )
     if source.resolve() == output.resolve():
         raise InputError(f"output_dir = {output} holds the images to choose from; give another folder for those kept")
-    made = read_arms({"resampled": source}, ["caption"])["resampled"]
-    groups = _read_groups(made, reader, target, image_size)
+    samples = read_arms({"resampled": source}, ["caption"])["resampled"]
+    groups = _read_groups(samples, reader, target, image_size)
     try:
         rows, why = largest_subset(groups, target, seed), ""
     except InputError as error:
         rows, why = np.empty(0, np.int64), f"{error}; draw more images"
         print(f"warning: nothing can be chosen: {why}", flush=True)
-    chosen = made.table.iloc[rows].reset_index(drop=True)
+    chosen = samples.table.iloc[rows].reset_index(drop=True)
     set_aside(output, [output / name for name in RESULTS])
-    _copy(chosen, made.root, output)
+    _copy(chosen, samples.root, output)
     counts = np.bincount(groups[groups >= 0], minlength=len(target.names))
     finish_run(
         RESAMPLING,
         output,
-        made={"images": len(chosen), "of": len(made)},
+        made={"images": len(chosen), "of": len(samples)},
         figures={
-            "kept": len(chosen) / len(made),
+            "kept": len(chosen) / len(samples),
             "read": dict(zip(target.names, counts.tolist())),
             "why_none": why or None,
             "seconds": round(time.perf_counter() - start, 2),
         },
         settings={"target": target.to_dict(), "seed": seed, "sampling_dir": str(sampling_dir)},
-        digests={"manifest": file_digest(made.root / "manifest.csv")},
+        digests={"manifest": file_digest(samples.root / "manifest.csv")},
         where=output / "manifest.csv" if len(chosen) else output / "summary.json",
     )
     return chosen
@@ -174,11 +174,11 @@ def _copy(chosen: pd.DataFrame, source: Path, output: Path) -> None:
 
 
 @torch.no_grad()
-def _read_groups(made: Cohort, reader: AttributeClassifier, target: SubgroupTarget, image_size: int) -> np.ndarray:
+def _read_groups(samples: Cohort, reader: AttributeClassifier, target: SubgroupTarget, image_size: int) -> np.ndarray:
     device = next(reader.parameters()).device
     groups = [
         target.log_probabilities(reader(from_uint8(pixels.to(device)))).argmax(1).cpu()
-        for pixels in image_blocks(made, image_size)
+        for pixels in image_blocks(samples, image_size)
     ]
     return torch.cat(groups).numpy()
 

@@ -25,7 +25,7 @@ from medi_monai.alignment.functional import (
     transport_labels,
     transport_loss,
 )
-from medi_monai.alignment.pool import ReferencePool, by_parts
+from medi_monai.alignment.pool import ReferencePool, by_blocks
 from medi_monai.alignment.settings import AlignmentLosses
 from medi_monai.cohort import BalancedBatchSampler, PatchDataset
 from medi_monai.utils.seeding import generator_from
@@ -82,7 +82,7 @@ class AnchorLoss:
         self, network: nn.Module, untuned: nn.Module, step: int, distilled: bool = True
     ) -> dict[str, torch.Tensor]:
         """``anchor`` and, unless it is not wanted, ``distillation`` of one batch, functions of seed and step alone."""
-        batch = default_collate([self.dataset[place] for place in self.sampler.batch(step)])
+        batch = default_collate([self.dataset[index] for index in self.sampler.batch(step)])
         inputs, targets, args, kwargs = self.prepare_batch(batch, self.device, step=step)
         predicted = self.inferer(inputs, network, *args, **kwargs)
         terms = {"anchor": nn.functional.mse_loss(predicted, targets)}
@@ -144,11 +144,11 @@ class AlignmentStep:
 
     def backward(self, step: int) -> dict[str, float]:
         """Add the gradient of one update to that of the parameters; returns the weighted terms of the loss."""
-        places = self.pool.places(step, self.batch_size)
-        reference = self.pool.reference(places)
-        rollouts = list(self._rollouts(places))
-        images = by_parts(self.pool.generator.space.decode, [rollout.images for rollout in rollouts])
-        terms = self._terms(images, reference, places, step)
+        numbers = self.pool.row_numbers(step, self.batch_size)
+        reference = self.pool.reference(numbers)
+        rollouts = list(self._rollouts(numbers))
+        images = by_blocks(self.pool.generator.space.decode, [rollout.images for rollout in rollouts])
+        terms = self._terms(images, reference, numbers, step)
         torch.stack(list(terms.values())).sum().backward()
         for rollout in rollouts:
             if rollout.images.grad is not None:
@@ -162,13 +162,13 @@ class AlignmentStep:
         weights = {"anchor": self.losses.anchor_weight, "distillation": self.losses.distillation_weight}
         if self.anchor is None or not any(weights.values()):
             return {}
-        found = self.anchor(self.network, self.pool.network, step, weights["distillation"] > 0)
-        return {name: weights[name] * term for name, term in found.items() if weights[name]}
+        terms = self.anchor(self.network, self.pool.network, step, weights["distillation"] > 0)
+        return {name: weights[name] * term for name, term in terms.items() if weights[name]}
 
-    def _rollouts(self, places: Sequence[int]) -> Iterator[Rollout]:
+    def _rollouts(self, numbers: Sequence[int]) -> Iterator[Rollout]:
         generator, losses = self.pool.generator, self.losses
         device = next(self.network.parameters()).device
-        for rows in generator.batches(self.pool.rows.iloc[list(places)]):
+        for rows in generator.batches(self.pool.rows.iloc[list(numbers)]):
             yield ROLLOUTS[losses.rollout](
                 generator.bind(self.network, rows),
                 generator.noise(rows).to(device),
@@ -180,14 +180,14 @@ class AlignmentStep:
             )
 
     def _terms(
-        self, images: torch.Tensor, reference: Mapping[str, torch.Tensor], places: Sequence[int], step: int
+        self, images: torch.Tensor, reference: Mapping[str, torch.Tensor], numbers: Sequence[int], step: int
     ) -> dict[str, torch.Tensor]:
         losses, pool = self.losses, self.pool
-        seen = images if self.augment is None else self.augment(images, step)
-        subgroup, weights = self._subgroup(pool.reader(seen), reference["probabilities"], places, step)
+        augmented = images if self.augment is None else self.augment(images, step)
+        subgroup, weights = self._subgroup(pool.reader(augmented), reference["probabilities"], numbers, step)
         terms = {"subgroup": losses.subgroup_weight * subgroup}
         if losses.consistency_weight and pool.features is not None:
-            features = by_parts(pool.features, images.split(pool.generator.batch_size))
+            features = by_blocks(pool.features, images.split(pool.generator.batch_size))
             distance = consistency_loss(features, reference["features"], weights)
             terms["consistency"] = losses.consistency_weight * distance
         if losses.pixel_weight:
@@ -195,15 +195,15 @@ class AlignmentStep:
         return terms
 
     def _subgroup(
-        self, logs: torch.Tensor, reference: torch.Tensor, places: Sequence[int], step: int
+        self, logs: torch.Tensor, reference: torch.Tensor, numbers: Sequence[int], step: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss that aligns, and the weight of each image's consistency."""
         drawing = generator_from("alignment transport", self.pool.seed, step)
         loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
-        prompts = self.pool.prompts[list(places)]
+        prompts = self.pool.prompts[list(numbers)]
         for members in sets_by_prompt(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
-            own, weights[members] = self._of_set(logs[members], reference[members], drawing)
-            loss = loss + own * (len(members) / len(logs))
+            loss_of_set, weights[members] = self._of_set(logs[members], reference[members], drawing)
+            loss = loss + loss_of_set * (len(members) / len(logs))
         return loss, weights
 
     def _of_set(
@@ -216,8 +216,8 @@ class AlignmentStep:
         if losses.subgroup_loss == "matching":
             weights = weighed(reference, share, generator=drawing)
             return batch_matching_loss(logs, share), weights
-        found = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
-        labels, confident = found.labels, found.confident
+        transported = transport_labels(logs.exp(), share, losses.draws, drawing, losses.min_confidence)
+        labels, confident = transported.labels, transported.confident
         weights = weighed(reference, None, labels, confident)
         return transport_loss(logs, labels, confident), weights
 
@@ -236,9 +236,9 @@ def sets_by_prompt(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
     """
     codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)[1:]
     sets = [np.flatnonzero(codes == code) for code in np.flatnonzero(sizes >= few)]
-    rest = np.flatnonzero(sizes[codes] < few)
-    if len(rest) >= few or not sets:
-        return [*sets, rest] if len(rest) else sets
-    smallest = min(range(len(sets)), key=lambda place: len(sets[place]))
-    sets[smallest] = np.sort(np.concatenate([sets[smallest], rest]))
+    few_of_prompt = np.flatnonzero(sizes[codes] < few)
+    if len(few_of_prompt) >= few or not sets:
+        return [*sets, few_of_prompt] if len(few_of_prompt) else sets
+    smallest = min(range(len(sets)), key=lambda index: len(sets[index]))
+    sets[smallest] = np.sort(np.concatenate([sets[smallest], few_of_prompt]))
     return sets

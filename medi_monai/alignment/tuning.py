@@ -129,8 +129,8 @@ def align(
         network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer,
         by_prompt=by_prompt,
     )  # fmt: skip
-    parts = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
-    checkpoint = TrainingCheckpoint(folder, parts, record, settings.checkpoint_every, keep=1)
+    components = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
+    checkpoint = TrainingCheckpoint(folder, components, record, settings.checkpoint_every, keep=1)
     trainer = _trainer(step, schedule, watch, checkpoint, writer, settings)
     if resume:
         _resume(trainer, checkpoint, settings.max_steps)
@@ -208,10 +208,10 @@ def _record(
 
 def _warn_of_many_prompts(pool: ReferencePool) -> None:
     sizes = np.bincount(pool.prompts)
-    few = sizes[sizes < FEW].sum() / len(pool.prompts)
-    if few > MANY_PROMPTS and len(sizes) > 1:
+    share = sizes[sizes < FEW].sum() / len(pool.prompts)
+    if share > MANY_PROMPTS and len(sizes) > 1:
         print(
-            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {few:.0%} of them are of "
+            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {share:.0%} of them are of "
             f"prompts with fewer than {FEW}: those prompts are matched to the target together. Give a larger "
             "--pool_size, fewer prompts, or --scope batch",
             flush=True,

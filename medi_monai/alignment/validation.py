@@ -143,12 +143,12 @@ class SubgroupWatch:
             self.best_step = step
         self.curve.append(record)
 
-    def _show(self, name: str, seen: Mapping[str, Any], step: int) -> None:
+    def _show(self, name: str, reading: Mapping[str, Any], step: int) -> None:
         if self.writer is None:
             return
-        self.writer.add_scalar(f"distance/{name}", seen["distance"], step)
-        self.writer.add_scalar(f"distance_of_prompts/{name}", seen["distance_of_prompts"], step)
-        for group, share in seen["proportions"].items():
+        self.writer.add_scalar(f"distance/{name}", reading["distance"], step)
+        self.writer.add_scalar(f"distance_of_prompts/{name}", reading["distance_of_prompts"], step)
+        for group, share in reading["proportions"].items():
             self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
 
     def restore(self) -> None:

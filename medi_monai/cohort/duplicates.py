@@ -125,10 +125,10 @@ def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> fl
     Returns:
         NaN where there are no such pairs.
     """
-    places = np.flatnonzero((np.asarray(hashes) != PLAIN) & (np.asarray(patients) >= 0))
-    if len(places) == 0:
+    candidates = np.flatnonzero((np.asarray(hashes) != PLAIN) & (np.asarray(patients) >= 0))
+    if len(candidates) == 0:
         return float("nan")
-    first, second = places[np.random.default_rng(seed).integers(0, len(places), (2, PAIRS))]
+    first, second = candidates[np.random.default_rng(seed).integers(0, len(candidates), (2, PAIRS))]
     apart = np.bitwise_count(hashes[first] ^ hashes[second])[patients[first] != patients[second]]
     apart = apart[apart > LARGEST_DISTANCE]
     return float(apart.mean()) if len(apart) else float("nan")

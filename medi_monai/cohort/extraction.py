@@ -144,8 +144,8 @@ def cut_slide(job: SlideJob) -> str | None:
 def _cut(job: SlideJob, folder: Path) -> str | None:
     cutting, grid = job.cutting, job.cutting.grid
     path = Path(job.folder) / job.image
-    given = float(job.mpp) if job.mpp else None
-    with open_slide(path, given, job.backend, cutting.mpp_conflict) as slide:
+    mpp = float(job.mpp) if job.mpp else None
+    with open_slide(path, mpp, job.backend, cutting.mpp_conflict) as slide:
         fingerprint = file_fingerprint(path)
         plan = plan_patches(slide, grid)
         chosen = _choice(len(plan.corners), cutting, job.image)
@@ -242,5 +242,5 @@ def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarra
 def record_names(root: str | Path, image: str, measures: dict[str, np.ndarray], patch_format: str) -> list[str]:
     """Paths of a slide's patches from the root of the cohort."""
     folder = record_folder("", image).as_posix()
-    places = zip(measures["x"].tolist(), measures["y"].tolist())
-    return [f"{folder}/{patch_name(number, x, y, patch_format)}" for number, (x, y) in enumerate(places)]
+    corners = zip(measures["x"].tolist(), measures["y"].tolist())
+    return [f"{folder}/{patch_name(number, x, y, patch_format)}" for number, (x, y) in enumerate(corners)]

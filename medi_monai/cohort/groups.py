@@ -67,10 +67,10 @@ def codes_of(
     numbers = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
     # one row of each combination: a million rows have few
     first = np.unique(numbers, return_index=True)[1]
-    own = list(keys.iloc[first].itertuples(index=False, name=None))
-    combinations += sorted(set(own) - set(combinations))
+    keys_of_table = list(keys.iloc[first].itertuples(index=False, name=None))
+    combinations += sorted(set(keys_of_table) - set(combinations))
     code_of = {key: code for code, key in enumerate(combinations)}
-    return np.array([code_of[key] for key in own], np.int64)[numbers], combinations
+    return np.array([code_of[key] for key in keys_of_table], np.int64)[numbers], combinations
 
 
 def combination_codes(

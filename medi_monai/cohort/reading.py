@@ -129,8 +129,8 @@ class PatchReader:
             return self._open[image]
         while len(self._open) >= self._max_open:
             self._open.popitem(last=False)[1].close()
-        given = float(self._source_mpp[row])
-        slide = open_slide(self._root / self._images[image], given, self._backend, on_conflict="given")
+        mpp = float(self._source_mpp[row])
+        slide = open_slide(self._root / self._images[image], mpp, self._backend, on_conflict="given")
         self._open[image] = slide
         return slide
 

@@ -87,9 +87,9 @@ def read_arms(
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
             # what a run has left that found nothing, as `resampling` may
-            made = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
+            hint = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
             raise InputError(
-                f"{root} contains no manifest.csv for the arm {name!r}{made}: run `sampling` with that output "
+                f"{root} contains no manifest.csv for the arm {name!r}{hint}: run `sampling` with that output "
                 "folder first, or set the folders with --arms"
             )
         table = read_table(root / "manifest.csv")

@@ -73,8 +73,8 @@ def _scan(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
         "problem": "",
     }
     try:
-        given = float(mpp) if mpp else None
-        with open_slide(Path(job.folder) / image, given, on_conflict=job.cutting.mpp_conflict) as file:
+        table_mpp = float(mpp) if mpp else None
+        with open_slide(Path(job.folder) / image, table_mpp, on_conflict=job.cutting.mpp_conflict) as file:
             (width, height), field = file.dimensions, file.field(size, grid.mpp)
             if grid.mpp / file.mpp < 0.99:
                 raise InputError(

@@ -33,10 +33,10 @@ def guided(
         return lambda noisy, timesteps: network(noisy, timesteps, conditions)
 
     def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        both = network(
+        predictions = network(
             torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), torch.cat([conditions, null_conditions])
         )
-        conditional, unconditional = both.chunk(2)
+        conditional, unconditional = predictions.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
     return predict

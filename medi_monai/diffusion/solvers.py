@@ -27,8 +27,8 @@ def sampling_timesteps(num_steps: int, num_timesteps: int, power: float = 1.0) -
     """
     if not 1 <= num_steps <= num_timesteps:
         raise InputError(f"num_steps = {num_steps}: the schedule allows 1 to {num_timesteps} sampling steps")
-    places = torch.linspace(1, 0, num_steps, dtype=torch.float64)
-    steps = (places**power * (num_timesteps - 1)).round().long()
+    fractions = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    steps = (fractions**power * (num_timesteps - 1)).round().long()
     # where the spacing is finer than 1, every timestep is taken once
     steps = torch.maximum(steps, torch.arange(num_steps - 1, -1, -1))
     return torch.cat([steps, torch.tensor([-1])])
@@ -82,15 +82,15 @@ def dpm_solver(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, 
     sigma = (1 - schedule.alphas_cumprod[steps]).sqrt().tolist()
     lambdas = [math.log(a / s) for a, s in zip(alpha, sigma)]
     sample, image, before = noise, noise, noise
-    for place, step in enumerate(steps.tolist()):
+    for index, step in enumerate(steps.tolist()):
         image, before = denoise(sample, torch.full((len(sample),), step, device=sample.device)), image
-        if place + 1 == len(steps):
+        if index + 1 == len(steps):
             break
-        increase, guess = lambdas[place + 1] - lambdas[place], image
-        if place > 0:
-            ratio = (lambdas[place] - lambdas[place - 1]) / increase
+        increase, guess = lambdas[index + 1] - lambdas[index], image
+        if index > 0:
+            ratio = (lambdas[index] - lambdas[index - 1]) / increase
             guess = image + (image - before) / (2 * ratio)
-        sample = sigma[place + 1] / sigma[place] * sample - alpha[place + 1] * math.expm1(-increase) * guess
+        sample = sigma[index + 1] / sigma[index] * sample - alpha[index + 1] * math.expm1(-increase) * guess
     return image
 
 

@@ -96,9 +96,9 @@ def train_clip(
     _check(max_steps=max_steps, batch_size=batch_size)
     target, pixels = check_free(folder), _pixels(images, len(captions))
     tokenizer = make_tokenizer(captions, max_length)
-    places, different = pd.factorize(pd.Series(list(captions), dtype=object))
+    caption_codes, unique = pd.factorize(pd.Series(list(captions), dtype=object))
     encode = CaptionTokenizer(tokenizer, tokenizer.model_max_length, on_long=on_long)
-    codes = encode(list(different))[torch.from_numpy(places)]
+    codes = encode(list(unique))[torch.from_numpy(caption_codes)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from("clip", seed))
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
@@ -178,7 +178,7 @@ class ClipSchedule(WarmupCosine):
 
 def _pixels(images: Any, count: int) -> torch.Tensor:
     if not isinstance(images, torch.Tensor):
-        items = (images[place] for place in range(len(images)))
+        items = (images[index] for index in range(len(images)))
         images = torch.stack([torch.as_tensor(item["image"] if isinstance(item, dict) else item) for item in items])
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise InputError(

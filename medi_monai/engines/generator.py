@@ -131,10 +131,10 @@ def identity_noise(rows: pd.DataFrame, seed: int, shape: Sequence[int]) -> torch
     The names of the columns count, their order does not.
     """
     noise = torch.empty(len(rows), *shape)
-    for place, row in enumerate(rows.to_dict("records")):
+    for index, row in enumerate(rows.to_dict("records")):
         number = int(row.pop("number"))
         combination = {str(name): None if value is None else str(value) for name, value in row.items()}
-        torch.randn(*shape, generator=generator_from("image", seed, combination, number), out=noise[place])
+        torch.randn(*shape, generator=generator_from("image", seed, combination, number), out=noise[index])
     return noise
 
 

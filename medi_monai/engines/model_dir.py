@@ -79,10 +79,10 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
 
 def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """Write ``model.json``: how a model was trained, and where its cohort lies as seen from there."""
-    place = {}
+    cohort_path = {}
     if settings.get("cohort_dir"):
-        place[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
-    write_json(Path(ckpt_dir) / "model.json", {**settings, **place})
+        cohort_path[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
+    write_json(Path(ckpt_dir) / "model.json", {**settings, **cohort_path})
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_root: str | os.PathLike) -> str:

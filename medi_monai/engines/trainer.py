@@ -78,10 +78,10 @@ class DiffusionTrainer(SupervisedTrainer):
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=inputs.device)
-        for part in torch.arange(len(inputs), device=inputs.device).tensor_split(min(self.num_parts, len(inputs))):
-            part_kwargs = {name: value[part] for name, value in kwargs.items()}
-            prediction = engine.inferer(inputs[part], engine.network, *args, **part_kwargs)
-            loss = engine.loss_function(prediction, targets[part]) * (len(part) / len(inputs))
+        for rows in torch.arange(len(inputs), device=inputs.device).tensor_split(min(self.num_parts, len(inputs))):
+            row_kwargs = {name: value[rows] for name, value in kwargs.items()}
+            prediction = engine.inferer(inputs[rows], engine.network, *args, **row_kwargs)
+            loss = engine.loss_function(prediction, targets[rows]) * (len(rows) / len(inputs))
             loss.backward()
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
@@ -94,7 +94,7 @@ class DiffusionTrainer(SupervisedTrainer):
 
 
 def _of_this_process(handlers: Sequence) -> list:
-    return [one for one in handlers if is_main_process() or not getattr(one, "shows", False)]
+    return [handler for handler in handlers if is_main_process() or not getattr(handler, "shows", False)]
 
 
 def train(

@@ -92,17 +92,17 @@ def embed_images(
     fingerprint = _fingerprint(cohort, encoder, image_size, recipe)
     folder = Path(features_dir) / f"{encoder.name}_{json_digest(fingerprint)[:8]}"
     block_size = -(-BLOCK_SIZE // batch_size) * batch_size
-    with torchrun_session() if shard is None else nullcontext(shard) as part:
-        if part.rank == 0:
+    with torchrun_session() if shard is None else nullcontext(shard) as own_shard:
+        if own_shard.rank == 0:
             FeatureStore.create_or_open(folder, cohort.table, fingerprint, encoder.dim, block_size)
-        part.wait()
+        own_shard.wait()
         store = FeatureStore.open(folder)
-        blocks = store.missing_blocks(part.rank, part.world_size)
+        blocks = store.missing_blocks(own_shard.rank, own_shard.world_size)
         if blocks:
             changed = None if transform is None else _SeededTransform(transform, cohort, recipe or {})
             dataset = StreamedPatchDataset(cohort, None, image_size, changed)
             _fill(store, blocks, dataset, encoder.to(device), torch.device(device), batch_size, num_workers)
-        part.wait()
+        own_shard.wait()
     if not store.complete:
         raise RunStopped(f"blocks of {folder} are still missing: another process ended early; its message says why")
     return store
@@ -148,9 +148,9 @@ def _fill(
                 f"the memory of {device} is full at {batch_size} images of {encoder.name}; the same command with a "
                 "smaller --batch_size goes on"
             ) from error
-        parts = pending.setdefault(block, [])
-        parts.append(features)
-        if sum(map(len, parts)) == len(store.rows(block)):
+        batches_of_block = pending.setdefault(block, [])
+        batches_of_block.append(features)
+        if sum(map(len, batches_of_block)) == len(store.rows(block)):
             store.write(block, torch.cat(pending.pop(block)))
 
     loader = DataLoader(

@@ -170,8 +170,8 @@ def _figures(
     kernel = []
     for sets, (real, other) in zip(drawn, pairs):
         # images of one patient are no independent ones; generated images are
-        theirs = patients[sets[name][1]] if name == FLOOR else None
-        kernel.append(kernel_distance(real, other, 3, patients[sets["reference"][1]], theirs))
+        floor_patients = patients[sets[name][1]] if name == FLOOR else None
+        kernel.append(kernel_distance(real, other, 3, patients[sets["reference"][1]], floor_patients))
     shares = [precision_recall(real, other, k) for real, other in pairs]
     return {
         "frechet_distance": {"value": float(np.mean([frechet_distance(real, other) for real, other in pairs]))},
@@ -237,12 +237,12 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
     n = sum(result["matched"] for result in usable)
     if not figures:
         return {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
-    value = float(np.mean([own["value"] for own in figures]))
+    value = float(np.mean([figure["value"] for figure in figures]))
     interval = None
     if "replicates" in figures[0]:
-        interval = interval_around(value, np.mean([own["replicates"] for own in figures], axis=0), lowest=0.0)
+        interval = interval_around(value, np.mean([figure["replicates"] for figure in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
-        error = math.sqrt(sum(own["standard_error"] ** 2 for own in figures)) / len(figures)
+        error = math.sqrt(sum(figure["standard_error"] ** 2 for figure in figures)) / len(figures)
         # two images of a set, or nearly all of one patient, have no standard error
         interval = normal_interval(value, error)
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}

@@ -56,15 +56,15 @@ def read_columns(
             continue
         by_arm["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
-        read = np.unique(codes[~held])
-        if len(read) < 2 or not np.isin(codes[held], read).any():
+        readable = np.unique(codes[~held])
+        if len(readable) < 2 or not np.isin(codes[held], readable).any():
             continue
         scale = Standardizer().fit(features[~held])
-        known, other = (scale.transform(features[part]) for part in (~held, held))
+        known, other = (scale.transform(features[rows]) for rows in (~held, held))
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
         for arm, (generated, manifest) in arms.items():
-            by_arm[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, read, seed)
+            by_arm[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, readable, seed)
     return by_arm
 
 
@@ -80,21 +80,21 @@ def _read(
     seed: int,
 ) -> dict[str, Any]:
     """What a probe reads in the images of one arm, those left out that were asked for what it never saw."""
-    asked, known = codes_of(manifest, [column], names)
+    requested, known = codes_of(manifest, [column], names)
     combination, order = codes_of(manifest, columns)[0], stable_order(manifest)
-    usable = order[np.isin(asked[order], readable)]
+    usable = order[np.isin(requested[order], readable)]
     result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
     if not len(usable):
         return result
     rng = np.random.default_rng(seed_from("read", seed))
     chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
-    read = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
-    right = pd.Series((read == asked[chosen]).astype(float))
+    predicted = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
+    right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])
     share = float(by_combination.mean().mean())
     # of unequal combinations, images of small ones weigh more
     effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
-    by_value = right.groupby(asked[chosen]).mean()
+    by_value = right.groupby(requested[chosen]).mean()
     return {
         **result,
         "value": share,

@@ -70,8 +70,8 @@ def memorization(
     train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
     if not len(train):
         raise InputError("no image of the cohort is in the split 'train': there is nothing that could be memorized")
-    some = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
-    scale = Standardizer().fit(np.asarray(real[np.sort(some)]))
+    sample = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
+    scale = Standardizer().fit(np.asarray(real[np.sort(sample)]))
     training = _Training(real, np.sort(train), scale, PatchReader(cohort, image_size))
     chosen = _choices(cohort.table, order[split[order] == "val"], train, seed)
     sets = {"held_out": (real, cohort, held_out)} if len(held_out) else {}

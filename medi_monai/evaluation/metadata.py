@@ -167,9 +167,9 @@ def compare_combinations(
             results.append(compare_sets(sets, group, settings, seen=seen))
         if group + 1 == len(sets.names) or sets.names[group + 1][0] != label:
             # features are held for the combinations of one label alone
-            own = _of_label(results, label)
-            pooled[label] = pooled_distances(own)
-            for result in own:
+            results_of_label = _of_label(results, label)
+            pooled[label] = pooled_distances(results_of_label)
+            for result in results_of_label:
                 result["drawn"] = []
 
     engine = Engine(compare)
@@ -204,8 +204,11 @@ def _by_combination(
 ) -> dict[str, Any]:
     by_label = {}
     for label in sorted({result["name"][0] for result in results}):
-        own = _of_label(results, label)
-        by_label[label] = {**summarize(own, arm, metric), "floor": summarize(own, FLOOR, metric)["value"]}
+        results_of_label = _of_label(results, label)
+        by_label[label] = {
+            **summarize(results_of_label, arm, metric),
+            "floor": summarize(results_of_label, FLOOR, metric)["value"],
+        }
         if metric == "frechet_distance":
             by_label[label]["pooled"] = pooled[label].get(arm)
             by_label[label]["pooled_floor"] = pooled[label].get(FLOOR)
@@ -268,8 +271,8 @@ def _long_table(metrics: ArmsMetrics, columns: Sequence[str]) -> pd.DataFrame:
             ]
             named += [("combination", {c: row[c] for c in columns}, row) for row in by_set["by_combination"]]
             named += [("label", {columns[0]: name}, row) for name, row in by_set["by_label"].items()]
-            for part, where, figure in named:
+            for scope, values, figure in named:
                 low, high = figure["ci95"] or (None, None)
-                row = {"arm": arm, "metric": metric, "part": part, **{c: where.get(c, "") for c in columns}}
+                row = {"arm": arm, "metric": metric, "part": scope, **{c: values.get(c, "") for c in columns}}
                 rows.append({**row, "value": figure["value"], "low": low, "high": high, "n": figure["n"]})
     return pd.DataFrame(rows)

@@ -109,8 +109,8 @@ def cramers_v(table: np.ndarray, seed: int = 0) -> dict:
 def _block_sizes(cells: int) -> list[int]:
     # replicates of so many cells that are held at a time; drawn one after the other, they are the same
     size = min(NUM_REPLICATES, max(1, REPLICATED_CELLS // cells))
-    whole, rest = divmod(NUM_REPLICATES, size)
-    return [size] * whole + ([rest] if rest else [])
+    whole, remainder = divmod(NUM_REPLICATES, size)
+    return [size] * whole + ([remainder] if remainder else [])
 
 
 def mutual_information(table: np.ndarray) -> dict:
@@ -179,11 +179,11 @@ def _votes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # without itself, a unit of any other label is outvoted
     winner = table.argmax(0)
     columns = np.arange(table.shape[1])
-    own, others = table[winner, columns] - 1, table.copy()
+    votes, others = table[winner, columns] - 1, table.copy()
     others[winner, columns] = -1
     best = others.max(0)
     tied = 1 / (1 + (others == best).sum(0))
-    return winner, np.where(own > best, 1.0, np.where(own == best, tied, 0.0))
+    return winner, np.where(votes > best, 1.0, np.where(votes == best, tied, 0.0))
 
 
 def _without_empty(table: np.ndarray) -> np.ndarray:
@@ -226,5 +226,5 @@ def _entropy(counts: np.ndarray, n: int) -> float:
     return float((shares * -np.log2(shares)).sum())
 
 
-def _share(part: float, whole: float) -> float | None:
-    return float(np.clip(part / whole, 0, 1)) if whole > 1e-12 else None
+def _share(numerator: float, denominator: float) -> float | None:
+    return float(np.clip(numerator / denominator, 0, 1)) if denominator > 1e-12 else None

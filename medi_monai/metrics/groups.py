@@ -67,8 +67,8 @@ class GroupConfusion(Metric):
         cells = torch.zeros_like(groups, dtype=torch.int64)
         for (kind, size), codes in zip(self.sizes.items(), (groups, targets, predicted)):
             if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < size:
-                given = f"{int(codes.min())} to {int(codes.max())}"
-                raise InputError(f"codes of the {kind} are 0 to {size - 1}, not {given}")
+                extremes = f"{int(codes.min())} to {int(codes.max())}"
+                raise InputError(f"codes of the {kind} are 0 to {size - 1}, not {extremes}")
             cells = cells * size + codes.to(torch.int64)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
@@ -278,8 +278,10 @@ def _recall(counts: np.ndarray) -> np.ndarray:
     return _ratio(_diagonal(counts), counts.sum(-1))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(
+        numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=np.asarray(denominator) > 0
+    )
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -111,10 +111,10 @@ def _within(rows: torch.Tensor, degree: int, units: torch.Tensor) -> tuple[torch
     # the sum of the kernel matrix without its diagonal, what each unit's rows and columns have in it, and the sizes
     scaled, itself = rows.T / rows.shape[1], _kernel_of_itself(rows, degree)
     by_row, of_own = [], []
-    for block_of_rows, own in zip(rows.split(BLOCK), units.split(BLOCK)):
+    for block_of_rows, block_units in zip(rows.split(BLOCK), units.split(BLOCK)):
         block = (block_of_rows @ scaled).add_(1).pow_(degree)
         by_row.append(block.sum(1))
-        of_own.append(block.masked_fill_(own[:, None] != units, 0).sum(1))
+        of_own.append(block.masked_fill_(block_units[:, None] != units, 0).sum(1))
     sizes = _by_unit(torch.ones_like(itself), units)
     total, twice = torch.cat(by_row) - itself, torch.cat(of_own) - itself
     # pairs within a unit are in its rows and in its columns, and leave once

@@ -92,5 +92,5 @@ def reproduces_training_images(generated: Mapping[str, Any] | None, held_out: Ma
         generated: ``copies``: a figure of generated images.
         held_out: likewise of real images.
     """
-    own, base = ((one or {}).get("copies") or {} for one in (generated, held_out))
-    return bool(own.get("ci95") and base.get("ci95") and own["ci95"][0] > base["ci95"][1])
+    copies, held_out_copies = ((result or {}).get("copies") or {} for result in (generated, held_out))
+    return bool(copies.get("ci95") and held_out_copies.get("ci95") and copies["ci95"][0] > held_out_copies["ci95"][1])

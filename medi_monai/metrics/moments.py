@@ -109,8 +109,8 @@ def feature_shape(features: Features) -> tuple[int, int]:
         real = isinstance(features, np.ndarray) and features.dtype.kind in "fiub"
     shape = tuple(features.shape) if real else ()
     if len(shape) != 2 or shape[1] == 0:
-        given = f"{getattr(features, 'dtype', type(features).__name__)} of the shape {tuple(np.shape(features))}"
-        raise InputError(f"features are real numbers in an array or a tensor (images, dimensions), not {given}")
+        description = f"{getattr(features, 'dtype', type(features).__name__)} of the shape {tuple(np.shape(features))}"
+        raise InputError(f"features are real numbers in an array or a tensor (images, dimensions), not {description}")
     return shape[0], shape[1]
 
 

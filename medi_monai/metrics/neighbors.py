@@ -156,10 +156,10 @@ def _search(
     nothing = torch.empty(0, k, dtype=torch.float64, device=center.device)
     by_block = [(nothing, nothing.long())]
     for start, rows in enumerate(feature_blocks(queries, BLOCK)):
-        own = None if codes is None else codes[start * BLOCK : (start + 1) * BLOCK]
-        by_block.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, own))
-    squared, places = (torch.cat(blocks) for blocks in zip(*by_block))
-    return squared.sqrt(), places
+        block_codes = None if codes is None else codes[start * BLOCK : (start + 1) * BLOCK]
+        by_block.append(_nearest_of_block(rows.to(center) - center, references, center, k, codes, block_codes))
+    squared, indices = (torch.cat(blocks) for blocks in zip(*by_block))
+    return squared.sqrt(), indices
 
 
 def _nearest_of_block(
@@ -168,27 +168,27 @@ def _nearest_of_block(
     center: torch.Tensor,
     k: int,
     codes: torch.Tensor | None,
-    own: torch.Tensor | None,
+    row_codes: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     best, offset = [], 0
     for block in feature_blocks(references, REFERENCES):
         squared = _squared_distances(rows, block - center)[0]
-        places = torch.arange(offset, offset + len(block), device=rows.device).expand_as(squared)
-        if codes is not None and own is not None:
-            squared[own[:, None] == codes[offset : offset + len(block)]] = torch.inf
-        best.append(_first(squared, places, k, len(references)))
+        indices = torch.arange(offset, offset + len(block), device=rows.device).expand_as(squared)
+        if codes is not None and row_codes is not None:
+            squared[row_codes[:, None] == codes[offset : offset + len(block)]] = torch.inf
+        best.append(_first(squared, indices, k, len(references)))
         offset += len(block)
-    squared, places = (torch.cat(block, 1) for block in zip(*best))
-    return _first(squared, places, k, len(references))
+    squared, indices = (torch.cat(block, 1) for block in zip(*best))
+    return _first(squared, indices, k, len(references))
 
 
-def _first(squared: torch.Tensor, places: torch.Tensor, k: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _first(squared: torch.Tensor, indices: torch.Tensor, k: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     # topk takes any of equals, and rounding tells equals apart. Doubles of 0 or more are ordered as their bits are:
     # the lowest bits are rounded away (1e-9 of the value for a million rows) and make room for the row number
     room = 1 << max(1, (count - 1).bit_length())
-    keys = (squared.contiguous().view(torch.int64) + room // 2) & -room | places
+    keys = (squared.contiguous().view(torch.int64) + room // 2) & -room | indices
     order = keys.topk(min(k, keys.shape[1]), largest=False).indices
-    return squared.gather(1, order), places.gather(1, order)
+    return squared.gather(1, order), indices.gather(1, order)
 
 
 def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -54,7 +54,7 @@ class PatientSampler:
         self._rows = np.argsort(unit_of, kind="stable")
         self._ends = np.cumsum(np.bincount(unit_of, minlength=len(units)))
         first_of_stratum = np.flatnonzero(np.diff(units // (patient.max(initial=0) + 1), prepend=-1))
-        self._strata = [part for part in np.split(np.arange(len(units)), first_of_stratum) if len(part)]
+        self._strata = [stratum for stratum in np.split(np.arange(len(units)), first_of_stratum) if len(stratum)]
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Row numbers of one sample, those of a patient drawn twice twice."""
@@ -78,7 +78,7 @@ def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> list[flo
     known = known[np.isfinite(known)]
     if len(known) < 2:
         return None
-    return [float(q) for q in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
+    return [float(bound) for bound in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
 
 
 def interval_around(

@@ -136,7 +136,7 @@ def corrected_proportions(
         replicates = _replicates(counts / n, n, confusion, num_replicates, rng)
         if wanted is not None:
             on_target = _replicates(wanted @ rates, n, confusion, num_replicates, rng)
-    made: dict[str, Any] = {
+    results: dict[str, Any] = {
         "proportions": [figure(float(share), replicates[:, group], n) for group, share in enumerate(shares)],
         "inside": inside,
         "undefined": undefined,
@@ -144,28 +144,28 @@ def corrected_proportions(
         "confusion_n": [int(count) for count in size],
     }
     if wanted is not None:
-        made |= _distances(shares, replicates, on_target, wanted, n)
-    return made
+        results |= _distances(shares, replicates, on_target, wanted, n)
+    return results
 
 
-def solve_proportions(read: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, bool]:
+def solve_proportions(predicted: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, bool]:
     """The shares p, none negative, for which ``ratesᵀ p`` is nearest to what is read.
 
     Args:
-        read: ``(G,)`` shares that were read.
+        predicted: ``(G,)`` shares that were read.
         rates: ``(G, G)`` chance of each true subgroup (row) to be read as another; rows sum to 1.
 
     Returns:
         ``(G,)`` shares, and whether they solve it exactly; NaN for rates without an inverse.
     """
     try:
-        shares = np.linalg.solve(rates.T, read)
+        shares = np.linalg.solve(rates.T, predicted)
     except np.linalg.LinAlgError:
-        return np.full(len(read), np.nan), False
+        return np.full(len(predicted), np.nan), False
     if (shares >= -1e-12).all():
         return np.clip(shares, 0, 1), True
-    equations = np.vstack([rates.T, np.full(len(read), SUM_WEIGHT)])
-    shares = nnls(equations, np.append(read, SUM_WEIGHT))[0]
+    equations = np.vstack([rates.T, np.full(len(predicted), SUM_WEIGHT)])
+    shares = nnls(equations, np.append(predicted, SUM_WEIGHT))[0]
     return shares / shares.sum(), False
 
 
@@ -184,32 +184,32 @@ def _replicates(
     read_shares: np.ndarray, n: int, confusion: np.ndarray, number: int, rng: np.random.Generator
 ) -> np.ndarray:
     groups = len(read_shares)
-    read = rng.multinomial(n, (n * read_shares + 1 / groups) / (n + 1), number) / n
+    predicted = rng.multinomial(n, (n * read_shares + 1 / groups) / (n + 1), number) / n
     size = confusion.sum(1).astype(int)
     smoothed = (confusion + 1 / groups) / (size + 1)[:, None]
     rates = np.stack([rng.multinomial(size[row], smoothed[row], number) / size[row] for row in range(groups)], axis=1)
     try:
-        shares = np.linalg.solve(rates.swapaxes(1, 2), read[:, :, None])[:, :, 0]
+        shares = np.linalg.solve(rates.swapaxes(1, 2), predicted[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        shares = np.full(read.shape, -1.0)
+        shares = np.full(predicted.shape, -1.0)
     for row in np.flatnonzero((shares < 0).any(1)):
-        shares[row] = solve_proportions(read[row], rates[row])[0]
+        shares[row] = solve_proportions(predicted[row], rates[row])[0]
     return shares
 
 
 def _distances(
     shares: np.ndarray, replicates: np.ndarray, on_target: np.ndarray, target: np.ndarray, n: int
 ) -> dict[str, dict[str, Any]]:
-    made = {}
+    results = {}
     for name, distance in (("total_variation", total_variation), ("kl", kl_divergence)):
         value = float(distance(shares, target))
         interval = interval_around(value, distance(replicates, target))
         if interval is None:
-            made[name] = figure(value, n=n)
+            results[name] = figure(value, n=n)
             continue
         by_chance = value <= np.quantile(distance(on_target, target), 0.95)
-        made[name] = {"value": value, "ci95": [0.0 if by_chance else max(0.0, interval[0]), interval[1]], "n": n}
-    return made
+        results[name] = {"value": value, "ci95": [0.0 if by_chance else max(0.0, interval[0]), interval[1]], "n": n}
+    return results
 
 
 def _checked_counts(counts: np.ndarray | Sequence[int]) -> np.ndarray:

@@ -113,9 +113,9 @@ class AttributeClassifier(nn.Module):
     def resized(self, images: torch.Tensor) -> torch.Tensor:
         """Images at the size of the classifier; differentiable."""
         if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-            given = getattr(images, "dtype", type(images).__name__)
+            kind = getattr(images, "dtype", type(images).__name__)
             raise InputError(
-                f"the classifier takes float images in [-1, 1], not {given}; for uint8, divide by 127.5 and subtract 1"
+                f"the classifier takes float images in [-1, 1], not {kind}; for uint8, divide by 127.5 and subtract 1"
             )
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(f"the classifier takes images (N, 3, H, W), not of the shape {tuple(images.shape)}")

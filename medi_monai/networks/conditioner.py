@@ -54,10 +54,10 @@ class MetadataConditioner(nn.Module):
                 f"conditions of shape {tuple(codes.shape)} do not fit the schema's {len(self.embeddings)} columns "
                 f"{list(self.schema.names)}: expected (N, {len(self.embeddings)})"
             )
-        parts = [embedding(codes[:, place]) for place, embedding in enumerate(self.embeddings)]
+        embedded = [embedding(codes[:, column]) for column, embedding in enumerate(self.embeddings)]
         if self.mode == "additive":
-            return torch.stack(parts).sum(0)
-        return self.project(torch.cat(parts, dim=1))
+            return torch.stack(embedded).sum(0)
+        return self.project(torch.cat(embedded, dim=1))
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
         stored = state_dict.get(prefix + "schema_digest")
@@ -124,5 +124,5 @@ def _widths(num_columns: int, embed_dim: int, mode: str) -> list[int]:
         return [embed_dim] * num_columns
     if num_columns > embed_dim:
         raise InputError(f"{num_columns} columns do not fit into an embedding of {embed_dim} in mode 'concat'")
-    base, rest = divmod(embed_dim, num_columns)
-    return [base + (place < rest) for place in range(num_columns)]
+    base, wider = divmod(embed_dim, num_columns)
+    return [base + (column < wider) for column in range(num_columns)]

@@ -49,11 +49,11 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         edges: Sequence[str] = EDGES,
     ) -> None:
-        named = [(name, one) for name, one in network.named_parameters() if one.requires_grad]
-        inner = {name for name, one in named if one.ndim >= 2 and name.split(".")[0] not in edges}
+        named = [(name, param) for name, param in network.named_parameters() if param.requires_grad]
+        inner = {name for name, param in named if param.ndim >= 2 and name.split(".")[0] not in edges}
         if not inner:
             raise InputError("the network has no hidden weight matrices for Muon; choose AdamW")
-        groups = [{"params": [one for name, one in named if (name in inner) == within]} for within in (True, False)]
+        groups = [{"params": [param for name, param in named if (name in inner) == within]} for within in (True, False)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._adamw = torch.optim.AdamW(groups[1]["params"], lr, weight_decay=weight_decay, fused=True)
 
@@ -75,21 +75,21 @@ class MuonAdamW(torch.optim.Optimizer):
         self, params: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **other: Any
     ) -> None:
         alike: dict[tuple, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
-        for one in params:
-            if one.grad is None:
+        for param in params:
+            if param.grad is None:
                 continue
-            state: dict[str, Any] = self.state[one]
+            state: dict[str, Any] = self.state[param]
             if not state:
-                state["momentum_buffer"] = torch.zeros_like(one.grad)
-            buffer = state["momentum_buffer"].lerp_(one.grad, 1 - momentum)
+                state["momentum_buffer"] = torch.zeros_like(param.grad)
+            buffer = state["momentum_buffer"].lerp_(param.grad, 1 - momentum)
             # Nesterov's
-            update = one.grad.lerp(buffer, momentum).flatten(1)
-            alike[tuple(update.shape)].append((one, update))
+            update = param.grad.lerp(buffer, momentum).flatten(1)
+            alike[tuple(update.shape)].append((param, update))
         for shape, pairs in alike.items():
             size = lr * ADAMW_RMS * math.sqrt(max(shape))
             changes = orthogonalized(torch.stack([update for _, update in pairs]))
-            for (one, _), change in zip(pairs, changes):
-                one.mul_(1 - lr * weight_decay).add_(change.view_as(one), alpha=-size)
+            for (param, _), change in zip(pairs, changes):
+                param.mul_(1 - lr * weight_decay).add_(change.view_as(param), alpha=-size)
 
     def state_dict(self) -> dict[str, Any]:
         """As of any optimizer, with that of AdamW as ``adamw``."""
@@ -107,11 +107,11 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
     Newton and Schulz's iteration with the coefficients of Muon; what is exactly singular stays so.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    found = (matrices.mT if tall else matrices).bfloat16()
-    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    result = (matrices.mT if tall else matrices).bfloat16()
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     first, second, third = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = found @ found.mT
+        gram = result @ result.mT
         odd = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
-        found = torch.baddbmm(found, odd, found, beta=first)
-    return found.mT if tall else found
+        result = torch.baddbmm(result, odd, result, beta=first)
+    return result.mT if tall else result

@@ -147,13 +147,13 @@ class LatentSpace(nn.Module):
             device = next((value.device for value in self.autoencoder.parameters()), torch.device("cpu"))
             try:
                 values = self.encode(torch.zeros(1, 3, image_size, image_size, device=device))
-                given = tuple(self.decode(values).shape[2:])
+                size = tuple(self.decode(values).shape[2:])
             except (RuntimeError, ValueError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise InputError(f"the autoencoder cannot take images of {image_size} pixels: {reason}") from error
-            if given != (image_size, image_size):
+            if size != (image_size, image_size):
                 raise InputError(
-                    f"the autoencoder gives images of {given} pixels for those of {image_size}: choose an image_size "
+                    f"the autoencoder gives images of {size} pixels for those of {image_size}: choose an image_size "
                     "that it can halve as often as it has levels"
                 )
             channels, height, width = values.shape[1:]

@@ -53,8 +53,8 @@ def missing_cells(cells: pd.Series, extra: Iterable[str] = ()) -> pd.Series:
     strings = {*MISSING_STRINGS, *(str(text).strip().lower() for text in extra)}
     if isinstance(cells.dtype, pd.StringDtype):
         return cells.isna() | cells.str.strip().str.lower().isin(strings)
-    found = cells.map(lambda cell: cell.strip().lower() in strings if isinstance(cell, str) else is_missing(cell))
-    return found.astype(bool)
+    missing = cells.map(lambda cell: cell.strip().lower() in strings if isinstance(cell, str) else is_missing(cell))
+    return missing.astype(bool)
 
 
 @dataclass(frozen=True)

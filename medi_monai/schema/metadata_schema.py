@@ -103,13 +103,13 @@ class MetadataSchema:
                 raise unknown_value(f"choice of `{name}`", choice, ("error", allowed))
         frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(dict(table), dtype=object)
         codes = torch.empty(len(frame), len(self.columns), dtype=torch.float32)
-        for place, column in enumerate(self.columns):
-            if column.name not in frame.columns and absent == "null" and place > 0:
-                codes[:, place] = NULL
+        for index, column in enumerate(self.columns):
+            if column.name not in frame.columns and absent == "null" and index > 0:
+                codes[:, index] = NULL
                 continue
             if column.name not in frame.columns:
                 raise unknown_value("column", column.name, frame.columns, f"The schema has {list(self.names)}.")
-            codes[:, place] = _encode_column(column, frame[column.name].astype(object).tolist(), unseen)
+            codes[:, index] = _encode_column(column, frame[column.name].astype(object).tolist(), unseen)
         return codes
 
     def decode(self, codes: torch.Tensor) -> pd.DataFrame:
@@ -120,8 +120,8 @@ class MetadataSchema:
             )
         return pd.DataFrame(
             {
-                column.name: pd.Series([column.decode(code) for code in codes[:, place].tolist()], dtype=object)
-                for place, column in enumerate(self.columns)
+                column.name: pd.Series([column.decode(code) for code in codes[:, index].tolist()], dtype=object)
+                for index, column in enumerate(self.columns)
             }
         )
 

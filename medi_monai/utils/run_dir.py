@@ -48,10 +48,10 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None
     """
     if run is not None:
         _check_kind(Path(folders[0]), run)
-    made = [writable_dir(folder) for folder in folders]
+    writable = [writable_dir(folder) for folder in folders]
     # of the processes that torchrun starts, the first one writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
-        claim_folders(made)
+        claim_folders(writable)
     torch.manual_seed(seed)
 
 

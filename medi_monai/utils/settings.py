@@ -229,13 +229,13 @@ def _wrong(name: str, value: Any, field: FieldInfo) -> InputError:
 
 def _markers(annotation: Any, kind: type) -> list[Any]:
     """Markers of one kind in an annotation, the outermost first."""
-    own = [marker for marker in getattr(annotation, "__metadata__", ()) if isinstance(marker, kind)]
-    return own + [marker for inner in typing.get_args(annotation) for marker in _markers(inner, kind)]
+    markers = [marker for marker in getattr(annotation, "__metadata__", ()) if isinstance(marker, kind)]
+    return markers + [marker for inner in typing.get_args(annotation) for marker in _markers(inner, kind)]
 
 
 def _field_markers(field: FieldInfo, kind: type) -> list[Any]:
-    own = [marker for marker in field.metadata if isinstance(marker, kind)]
-    return own + _markers(field.annotation, kind)
+    markers = [marker for marker in field.metadata if isinstance(marker, kind)]
+    return markers + _markers(field.annotation, kind)
 
 
 def verbatim(field: FieldInfo) -> Verbatim | None:
@@ -251,9 +251,9 @@ def is_optional(field: FieldInfo) -> bool:
 
 def words_of(field: FieldInfo) -> str:
     """What a setting has to be, in words."""
-    own = [marker for marker in field.metadata if isinstance(marker, Words)]
-    if own:
-        return own[0].text
+    markers = [marker for marker in field.metadata if isinstance(marker, Words)]
+    if markers:
+        return markers[0].text
     options = [option for option in typing.get_args(field.annotation) if option is not type(None)]
     texts = [_markers(option, Words)[0].text for option in options or [field.annotation] if _markers(option, Words)]
     return " or ".join(texts) + (", or null" if is_optional(field) else "")

@@ -166,13 +166,13 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
     """
     if method not in NORMALIZATIONS:
         raise unknown_value("stain normalization", method, NORMALIZATIONS)
-    parts = []
+    samples = []
     for image in images:
         check_patch(image)
-        parts.append(thinned(np.moveaxis(np.asarray(image), -3, 0), MAX_PIXELS))
-    if not parts:
+        samples.append(thinned(np.moveaxis(np.asarray(image), -3, 0), MAX_PIXELS))
+    if not samples:
         raise InputError("fitting a target needs at least one patch; none was given")
-    return NORMALIZATIONS[method].fit(np.concatenate(parts, axis=1)[:, :, None])
+    return NORMALIZATIONS[method].fit(np.concatenate(samples, axis=1)[:, :, None])
 
 
 def load_target(source: StainTarget | Mapping | str | os.PathLike | None, method: str | None = None) -> StainTarget:

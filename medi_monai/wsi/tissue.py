@@ -69,11 +69,11 @@ def artifact_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
     """
     side = max(3, round(MIXED / mpp))
     red, green, blue = np.moveaxis(ndimage.uniform_filter(optical_density(thumbnail), (side, side, 1)), 2, 0)
-    rest = np.minimum(green, blue)
-    dense = (np.minimum(red, rest) > BLACK_DENSITY) | (red > RED_DENSITY)
+    green_or_blue = np.minimum(green, blue)
+    dense = (np.minimum(red, green_or_blue) > BLACK_DENSITY) | (red > RED_DENSITY)
     blue_or_green = ((red > 0.25) & (red > 1.05 * green + 0.02)) | ((red > 0.6) & (red > 0.98 * green))
     gray = (np.minimum(red, blue) > 0.28) & (np.minimum(red, blue) > 0.85 * green)
-    red_ink = (rest > 0.6) & (red < 0.45 * rest)
+    red_ink = (green_or_blue > 0.6) & (red < 0.45 * green_or_blue)
     orange = (blue > 0.3) & (blue > 1.4 * green)
     ink = dense | blue_or_green | gray | red_ink | orange
     ink = remove_small_objects(ink, max_size=max(1, round(INK_AREA / mpp**2)))

@@ -185,12 +185,12 @@ class StainNormalized(MapTransform):
             check_patch(result[key])
             pixels = select_pixels(self.pixel_backend)
             images = _images(result[key], pixels)
-            found = [self.target.normalize(image, pixels) for image in images]
-            done = np.array([image is not None for image in found])
-            if done.any():
-                changed = [old if new is None else new for old, new in zip(images, found)]
+            normalized = [self.target.normalize(image, pixels) for image in images]
+            is_normalized = np.array([image is not None for image in normalized])
+            if is_normalized.any():
+                changed = [old if new is None else new for old, new in zip(images, normalized)]
                 result[key] = _give(changed, result[key], pixels)
-            result[f"{key}{self.flag_postfix}"] = done if data[key].ndim == 4 else bool(done[0])
+            result[f"{key}{self.flag_postfix}"] = is_normalized if data[key].ndim == 4 else bool(is_normalized[0])
         return result
 
 
@@ -257,5 +257,5 @@ def _give(changed: list[Any], like: Any, pixels: CpuPixels) -> Any:
         raise InputError(
             f"patches in a batch must be square to be rotated; the rotated patches have the shapes {sorted(shapes)}"
         )
-    given = pixels.give(changed[0] if like.ndim == 3 else pixels.xp.stack(changed), like)
-    return MetaTensor(given).copy_meta_from(like) if isinstance(like, MetaTensor) else given
+    images = pixels.give(changed[0] if like.ndim == 3 else pixels.xp.stack(changed), like)
+    return MetaTensor(images).copy_meta_from(like) if isinstance(like, MetaTensor) else images

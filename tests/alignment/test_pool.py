@@ -14,9 +14,9 @@ def test_a_reference_is_of_the_same_prompt_and_noise():
     network = network_of()
     pool = pool_of(generator_of(3), network)
     for step in (1, 2, 5):
-        places = pool.places(step, 4)
-        alone = [draw_images(network, pool.generator, pool.rows.iloc[[place]]) for place in places]
-        assert torch.allclose(pool.reference(places)["images"], torch.cat(alone), atol=1e-5)
+        numbers = pool.row_numbers(step, 4)
+        alone = [draw_images(network, pool.generator, pool.rows.iloc[[number]]) for number in numbers]
+        assert torch.allclose(pool.reference(numbers)["images"], torch.cat(alone), atol=1e-5)
         # a network that was not tuned yet has nothing to be drawn back to
         terms = step_of(pool, network_of(), batch_size=4).backward(step)
         assert terms["consistency"] < 1e-6 and terms["pixels"] < 1e-6 < terms["subgroup"]
@@ -28,14 +28,14 @@ def test_the_pool_is_drawn_once_in_the_same_company(monkeypatch):
     pool, drawn = pool_of(generator_of(3), size=8), []
     inner = pool._draw
     monkeypatch.setattr(pool, "_draw", lambda rows: drawn.append(rows["number"].tolist()) or inner(rows))
-    turns = [place for step in range(1, 5) for place in pool.places(step, 4)]
+    turns = [number for step in range(1, 5) for number in pool.row_numbers(step, 4)]
     assert turns[:8] == list(range(8)) and sorted(turns[8:]) == list(range(8)) and turns[8:] != turns[:8]
     for step in (1, 2, 3):
-        pool.reference(pool.places(step, 4))
+        pool.reference(pool.row_numbers(step, 4))
     assert drawn == [[0, 1, 2], [3, 4, 5], [6, 7]]
     later = pool_of(generator_of(3), size=8)
-    places = pool.places(3, 4)
-    assert all(torch.equal(value, later.reference(places)[name]) for name, value in pool.reference(places).items())
+    numbers = pool.row_numbers(3, 4)
+    assert all(torch.equal(value, later.reference(numbers)[name]) for name, value in pool.reference(numbers).items())
 
 
 def test_rows_have_the_shares_of_the_plan_however_many():
@@ -56,11 +56,13 @@ def test_values_in_another_order_are_read_alike():
     joint = {"shade": ("dark", "bright"), "power": ("low", "high")}
     target = make_target("uniform", joint)
     turned = Levels({"power": ("high", "low"), "shade": ("bright", "dark")})
-    one, two = (SubgroupReader("x", reader, target, size)(images) for reader, size in ((Levels(), 5), (turned, 2)))
-    assert torch.allclose(one, two) and one.shape == (5, 4)
+    logs, turned_logs = (
+        SubgroupReader("x", reader, target, size)(images) for reader, size in ((Levels(), 5), (turned, 2))
+    )
+    assert torch.allclose(logs, turned_logs) and logs.shape == (5, 4)
     bright = torch.sigmoid(12 * images.mean((1, 2, 3)))
     low = torch.sigmoid(-12 * (images.square().mean((1, 2, 3)) - 0.4))
-    assert torch.allclose(one.exp()[:, 2], bright * low, atol=1e-6)
+    assert torch.allclose(logs.exp()[:, 2], bright * low, atol=1e-6)
     with pytest.raises(InputError, match="judge classifier knows.*'dim'"):
         SubgroupReader("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
     with pytest.raises(InputError, match="shade"):
@@ -79,15 +81,15 @@ def test_images_of_a_prompt_follow_each_other():
     pool = pool_of(generator_of(), prompts=prompts, size=40, together=8)
     assert pool.rows["number"].tolist() == list(range(40))
     for step in (1, 2):
-        places = pool.places(step, 40)
-        assert sorted(places) == list(range(40))
-        kinds = pool.rows["kind"].iloc[places]
+        numbers = pool.row_numbers(step, 40)
+        assert sorted(numbers) == list(range(40))
+        kinds = pool.rows["kind"].iloc[numbers]
         runs = kinds.groupby((kinds != kinds.shift()).cumsum()).agg(["first", "size"])
         # 30 of a are blocks of 8, 8, 8 and 6, 10 of b of 8 and 2
         blocks = {"a": [6, 8, 8, 8], "b": [2, 8]}
         assert all(sum(runs.loc[runs["first"] == kind, "size"]) == sum(sizes) for kind, sizes in blocks.items())
         assert len(runs) <= 6 and all(size in _sums(blocks[kind]) for kind, size in runs.to_numpy())
-    assert pool.places(1, 40) != pool.places(2, 40)
+    assert pool.row_numbers(1, 40) != pool.row_numbers(2, 40)
     mixed = pool_of(generator_of(), prompts=prompts, size=40)
     kinds = mixed.rows["kind"]
     assert (kinds != kinds.shift()).sum() > 8

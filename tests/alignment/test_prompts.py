@@ -75,7 +75,7 @@ def captions_of(*words, only=None):
 
 
 def test_few_named_prompts_are_spread_over_the_captions():
-    table = pd.DataFrame({"caption": [f"man {place}" for place in range(9)] + ["woman"], "sex": "male"}, dtype="str")
+    table = pd.DataFrame({"caption": [f"man {number}" for number in range(9)] + ["woman"], "sex": "male"}, dtype="str")
     plan = named_prompts(Cohort(table, "nowhere"), {"sex": {"male": ("man",), "female": ("woman",)}}, 6)
     assert counts(plan) == {"man 2": 1, "man 5": 1, "man 8": 1, "woman": 3}
 
@@ -103,12 +103,12 @@ def test_the_anchor_sees_captions_that_name_the_attribute(cohort, capsys):
 
 def test_sampled_images_are_labeled_by_what_was_asked_for(cohort, tmp_path):
     captions = ["brain of an old woman", "brain of a young man", "brain of an old patient"]
-    for place in range(3):
-        Image.new("RGB", (16, 16)).save(tmp_path / f"{place}.png")
-    manifest = pd.DataFrame({"image": [f"{place}.png" for place in range(3)], "caption": captions})
+    for number in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
+    manifest = pd.DataFrame({"image": [f"{number}.png" for number in range(3)], "caption": captions})
     manifest.to_csv(tmp_path / "manifest.csv", index=False)
-    made = generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
-    assert made.table[["image", "sex"]].values.tolist() == [["0.png", "female"], ["1.png", "male"]]
+    labeled = generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
+    assert labeled.table[["image", "sex"]].values.tolist() == [["0.png", "female"], ["1.png", "male"]]
     manifest.tail(1).to_csv(tmp_path / "manifest.csv", index=False)
     with pytest.raises(InputError, match="--prompts named"):
         generated_cohort(tmp_path, cohort, TEMPLATES, "sex")
@@ -116,18 +116,18 @@ def test_sampled_images_are_labeled_by_what_was_asked_for(cohort, tmp_path):
 
 def test_of_several_attributes_all_have_to_be_named(cohort, tmp_path):
     captions = ["brain of an old woman", "brain of a woman"]
-    for place in range(2):
-        Image.new("RGB", (16, 16)).save(tmp_path / f"{place}.png")
+    for number in range(2):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
     manifest = pd.DataFrame({"image": ["0.png", "1.png"], "caption": captions})
     manifest.to_csv(tmp_path / "manifest.csv", index=False)
-    made = generated_cohort(tmp_path, cohort, TEMPLATES, "sex|age")
-    assert made.table[["image", "sex", "age"]].values.tolist() == [["0.png", "female", "old"]]
+    labeled = generated_cohort(tmp_path, cohort, TEMPLATES, "sex|age")
+    assert labeled.table[["image", "sex", "age"]].values.tolist() == [["0.png", "female", "old"]]
 
 
 def test_words_that_name_values_in_captions_that_are_read(cohort):
     words = {"words": {"sex": {"male": ["man", "gentleman"], "female": "woman"}}}
-    found = words_of("sex|age", words, sex=["male", "female", "", "other"], age=["old", "old", "young", ""])
-    assert found == {
+    named = words_of("sex|age", words, sex=["male", "female", "", "other"], age=["old", "old", "young", ""])
+    assert named == {
         "sex": {"male": ("man", "gentleman", "male"), "female": ("woman", "female"), "other": ("other",)},
         "age": {"old": ("old",), "young": ("young",)},
     }
@@ -143,13 +143,13 @@ def test_words_that_name_values_in_captions_that_are_read(cohort):
 
 
 def test_own_prompts_that_name_the_attribute_are_no_neutral_ones(cohort, capsys):
-    given = ["brain of a man", "brain", "old brain", "WOMAN'S brain"]
-    plan = prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
+    prompts = ["brain of a man", "brain", "old brain", "WOMAN'S brain"]
+    plan = prompt_plan(prompts, 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
     assert plan["caption"].tolist() == ["brain", "old brain"]
     assert "2 of 4 are dropped because they name sex 'male': 'brain of a man'" in capsys.readouterr().out
     with pytest.raises(InputError, match="all 1 prompts name sex.*neutral prompts, which do not name it, are needed"):
-        prompt_plan(given[:1], 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
-    assert len(prompt_plan(given, 8, lambda: cohort, TEMPLATES, "sex")) == 4
+        prompt_plan(prompts[:1], 8, lambda: cohort, TEMPLATES, "sex", neutral=True)
+    assert len(prompt_plan(prompts, 8, lambda: cohort, TEMPLATES, "sex")) == 4
 
 
 def test_without_an_attribute_prompts_are_given(cohort):

@@ -49,10 +49,10 @@ def test_unread_rows_are_never_chosen_and_a_missing_subgroup_is_said():
 
 def test_rare_rows_in_training_are_repeated_evenly(tmp_path):
     table = pd.DataFrame({"image": [f"{row}.png" for row in range(11)], "sex": ["female"] * 2 + ["male"] * 8 + [""]})
-    found = resampled_cohort(Cohort(table, tmp_path), target(0.5), seed=1).table
-    assert dict(found["sex"].value_counts()) == {"female": 5, "male": 5}
-    assert sorted(found.loc[found["sex"] == "female", "image"].value_counts()) == [2, 3]
-    assert found.loc[found["sex"] == "male", "image"].is_unique
+    resampled = resampled_cohort(Cohort(table, tmp_path), target(0.5), seed=1).table
+    assert dict(resampled["sex"].value_counts()) == {"female": 5, "male": 5}
+    assert sorted(resampled.loc[resampled["sex"] == "female", "image"].value_counts()) == [2, 3]
+    assert resampled.loc[resampled["sex"] == "male", "image"].is_unique
     with pytest.raises(InputError, match="'female'"):
         resampled_cohort(Cohort(table[2:10], tmp_path), target(0.5))
 
@@ -62,13 +62,13 @@ def test_several_attributes_are_resampled_by_their_joint(tmp_path):
     table = pd.DataFrame(rows, columns=["sex", "age"], dtype="str").assign(image=[f"{n}.png" for n in range(16)])
     target = cohort_target("uniform", Cohort(table, tmp_path), "sex|age")
     assert target.names == ["f|old", "f|young", "m|old", "m|young"]
-    found = resampled_cohort(Cohort(table, tmp_path), target).table
-    assert found.value_counts(["sex", "age"]).tolist() == [3, 3, 3, 3] and "" not in set(found["sex"])
+    resampled = resampled_cohort(Cohort(table, tmp_path), target).table
+    assert resampled.value_counts(["sex", "age"]).tolist() == [3, 3, 3, 3] and "" not in set(resampled["sex"])
     # as many of each as there can be before one comes again
-    assert found.loc[(found["sex"] == "f") & (found["age"] == "young"), "image"].is_unique
+    assert resampled.loc[(resampled["sex"] == "f") & (resampled["age"] == "young"), "image"].is_unique
     again = resampled_cohort(Cohort(table, tmp_path), target).table
-    pd.testing.assert_frame_equal(found, again)
-    assert list(resampled_cohort(Cohort(table, tmp_path), target, seed=1).table["image"]) != list(found["image"])
+    pd.testing.assert_frame_equal(resampled, again)
+    assert list(resampled_cohort(Cohort(table, tmp_path), target, seed=1).table["image"]) != list(resampled["image"])
 
 
 def test_the_target_of_a_training_is_in_the_words_of_an_alignment(tmp_path):

@@ -11,7 +11,7 @@ ATTRIBUTES = {"sex": ("female", "male"), "age": ("old", "young")}
 
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory):
-    root, found = tmp_path_factory.mktemp("classifiers"), []
+    root, paths = tmp_path_factory.mktemp("classifiers"), []
     for seed in range(3):
         torch.manual_seed(seed)
         classifier = SubgroupClassifier(ATTRIBUTES, 16, 8)
@@ -19,14 +19,14 @@ def classifiers(tmp_path_factory):
         poor = {"n": 40, "chance": 0.5, "balanced_accuracy": {"value": 0.52, "ci95": [0.4, 0.63]}}
         classifier.held_out = {"sex": fine, "age": poor if seed == 1 else fine}
         save_classifier(root / str(seed), classifier)
-        found.append(str(root / str(seed)))
-    return found
+        paths.append(str(root / str(seed)))
+    return paths
 
 
 def test_three_different_classifiers(classifiers, capsys):
-    found = load_readers(*classifiers, "sex")
-    assert list(found) == ["guide", "validation", "judge"] and capsys.readouterr().out == ""
-    assert not any(parameter.requires_grad for reader in found.values() for parameter in reader.parameters())
+    readers = load_readers(*classifiers, "sex")
+    assert list(readers) == ["guide", "validation", "judge"] and capsys.readouterr().out == ""
+    assert not any(parameter.requires_grad for reader in readers.values() for parameter in reader.parameters())
     assert list(load_readers(classifiers[0], None, None, "sex")) == ["guide"]
     load_readers(*classifiers, "sex|age")
     printed = capsys.readouterr().out
@@ -35,17 +35,17 @@ def test_three_different_classifiers(classifiers, capsys):
 
 
 def test_a_classifier_cannot_judge_itself(classifiers):
-    one, two, three = classifiers
-    for given, message in (
-        ((one, one, None), "the validation classifier is the same as the guide"),
-        ((one, two, one), "the judge classifier is the same as the guide"),
+    first, second, third = classifiers
+    for paths, message in (
+        ((first, first, None), "the validation classifier is the same as the guide"),
+        ((first, second, first), "the judge classifier is the same as the guide"),
     ):
         with pytest.raises(InputError, match=message):
-            load_readers(*given, "sex")
+            load_readers(*paths, "sex")
     with pytest.raises(InputError, match="race"):
-        load_readers(one, two, three, "race")
+        load_readers(first, second, third, "race")
     with pytest.raises(InputError, match="no classifier in"):
-        load_readers(one, one + "_gone", None, "sex")
+        load_readers(first, first + "_gone", None, "sex")
 
 
 def test_targets(classifiers, tmp_path):

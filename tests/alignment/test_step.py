@@ -1,5 +1,6 @@
 import itertools
 import math
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,18 @@ from torch.nn import functional
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.settings import AlignmentLosses
-from medi_monai.alignment.step import sets_by_prompt
-from medi_monai.diffusion import sampling_timesteps
+from medi_monai.alignment.step import AnchorLoss, sets_by_prompt
+from medi_monai.cohort import PatchDataset
+from medi_monai.diffusion import NoiseSchedule, sampling_timesteps
+from medi_monai.engines.prepare_batch import AutocastInferer, DiffusionPrepareBatch
 from medi_monai.networks.spaces import LatentSpace, PixelSpace
 from medi_monai.utils.errors import InputError
 
 
 def gradients(network):
-    found = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    by_name = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     network.zero_grad(set_to_none=True)
-    return found
+    return by_name
 
 
 def by_hand(network, rows, generator, space):
@@ -76,9 +79,9 @@ def test_the_gradient_is_that_of_the_loss_by_hand(latent, guidance):
         consistency_weight=0.5,
     )
     terms = step_of(pool, network, losses=losses).backward(2)
-    found = gradients(network)
+    actual = gradients(network)
 
-    rows = pool.rows.iloc[pool.places(2, 6)]
+    rows = pool.rows.iloc[pool.row_numbers(2, 6)]
     with torch.no_grad():
         before = by_hand(pool.network, rows, pool.generator, space)
     images = by_hand(network, rows, pool.generator, space)
@@ -97,26 +100,26 @@ def test_the_gradient_is_that_of_the_loss_by_hand(latent, guidance):
     assert terms["consistency"] == pytest.approx(0.5 * kept.item(), rel=1e-3)
     (2 * subgroup + 0.5 * kept).backward()
     expected = gradients(network)
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values())
     assert largest > 1e-3 and 0 < float((weights < 1).sum()) < 6
-    assert all(torch.allclose(found[name], expected[name], atol=2e-5 * largest, rtol=1e-3) for name in found)
+    assert all(torch.allclose(actual[name], expected[name], atol=2e-5 * largest, rtol=1e-3) for name in actual)
 
 
 @pytest.mark.parametrize("rollout", ["truncated", "adjusted"])
 @pytest.mark.parametrize("loss", ["matching", "transport"])
 def test_what_is_drawn_at_once_does_not_count(rollout, loss):
     losses = AlignmentLosses(subgroup_loss=loss, rollout=rollout, min_confidence=0.5, last_steps=2)
-    found = {}
+    by_size = {}
     for size in (6, 4):
         network = network_of(seed=1)
         step = step_of(pool_of(generator_of(size)), network, losses=losses, augment=lambda images, step: images * 0.9)
         terms = step.backward(1)
-        found[size] = terms, gradients(network)
-    assert set(found[6][0]) == {"subgroup", "consistency", "pixels"} and all(found[6][0].values())
-    assert found[4][0] == pytest.approx(found[6][0], rel=1e-4)
-    for name, gradient in found[6][1].items():
-        assert torch.allclose(found[4][1][name], gradient, atol=1e-6, rtol=1e-3), name
+        by_size[size] = terms, gradients(network)
+    assert set(by_size[6][0]) == {"subgroup", "consistency", "pixels"} and all(by_size[6][0].values())
+    assert by_size[4][0] == pytest.approx(by_size[6][0], rel=1e-4)
+    for name, gradient in by_size[6][1].items():
+        assert torch.allclose(by_size[4][1][name], gradient, atol=1e-6, rtol=1e-3), name
 
 
 def test_the_joint_of_two_attributes_is_brought_to_its_target():
@@ -129,10 +132,12 @@ def test_the_joint_of_two_attributes_is_brought_to_its_target():
     step.optimizer.param_groups[0]["lr"] = 1e-2
     engine = Engine(step)
     engine.register_events(*IterationEvents)
-    found = []
-    engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, lambda e: found.append(e.state.output["terms"]))
+    terms_of_steps = []
+    engine.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED, lambda e: terms_of_steps.append(e.state.output["terms"])
+    )
     engine.run(range(25), epoch_length=25)
-    losses = [terms["subgroup"] for terms in found]
+    losses = [terms["subgroup"] for terms in terms_of_steps]
     assert losses[-1] < 0.3 * losses[0], losses
 
 
@@ -166,18 +171,18 @@ def test_an_anchor_adds_its_own_gradients():
         terms = {"anchor": weight.square().sum()}
         return {**terms, "distillation": weight.sum()} if distilled else terms
 
-    found = {}
+    by_weights = {}
     for weights in ((0.0, 0.0), (3.0, 0.0), (0.0, 2.0), (3.0, 2.0)):
         network = network_of(seed=1)
         losses = AlignmentLosses(
             subgroup_loss="matching", min_confidence=0.8, anchor_weight=weights[0], distillation_weight=weights[1]
         )
         terms = step_of(pool, network, losses=losses, anchor=anchor).backward(7)
-        found[weights] = terms, gradients(network)["conv_in.conv.weight"]
+        by_weights[weights] = terms, gradients(network)["conv_in.conv.weight"]
     assert seen == [(True, 7, False), (True, 7, True), (True, 7, True)]
     weight = network_of(seed=1).conv_in.conv.weight.detach()
-    for (real, distilled), (terms, gradient) in found.items():
-        assert torch.allclose(gradient - found[0.0, 0.0][1], real * 2 * weight + distilled, atol=1e-5)
+    for (real, distilled), (terms, gradient) in by_weights.items():
+        assert torch.allclose(gradient - by_weights[0.0, 0.0][1], real * 2 * weight + distilled, atol=1e-5)
         assert terms.get("anchor", 0) == pytest.approx(real * float(weight.square().sum()), rel=1e-5)
         assert terms.get("distillation", 0) == pytest.approx(distilled * float(weight.sum()), rel=1e-5)
 
@@ -190,19 +195,19 @@ def test_the_target_is_met_within_each_prompt():
     pool = pool_of(generator_of(8), target=target, prompts=prompts)
     logits = torch.tensor([shades[kind] for kind in pool.rows["kind"]])
     logs = functional.logsigmoid(torch.stack([-logits, logits], 1)).requires_grad_()
-    found = {}
+    outcomes = {}
     for loss, scope in itertools.product(("matching", "transport"), ("batch", "prompt")):
         step = step_of(pool, network_of(), 8, AlignmentLosses(subgroup_loss=loss, scope=scope, draws=None))
         value, weights = step._subgroup(logs, logs.detach().exp(), range(8), 1)
-        found[loss, scope] = value.item(), (weights < 1).tolist()
-    assert found["matching", "batch"] == (pytest.approx(0, abs=1e-6), [False] * 8)
-    assert found["transport", "batch"] == (pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5), [False] * 8)
+        outcomes[loss, scope] = value.item(), (weights < 1).tolist()
+    assert outcomes["matching", "batch"] == (pytest.approx(0, abs=1e-6), [False] * 8)
+    assert outcomes["transport", "batch"] == (pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5), [False] * 8)
     # two of each four have to change
     p = 1 / (1 + math.exp(-3))
-    assert found["matching", "prompt"][0] == pytest.approx(-0.5 * math.log(4 * p * (1 - p)), rel=1e-5)
-    assert found["transport", "prompt"][0] == pytest.approx(-0.5 * math.log(p * (1 - p)), rel=1e-5)
+    assert outcomes["matching", "prompt"][0] == pytest.approx(-0.5 * math.log(4 * p * (1 - p)), rel=1e-5)
+    assert outcomes["transport", "prompt"][0] == pytest.approx(-0.5 * math.log(p * (1 - p)), rel=1e-5)
     for loss in ("matching", "transport"):
-        changed = pd.Series(found[loss, "prompt"][1]).groupby(pool.rows["kind"]).sum()
+        changed = pd.Series(outcomes[loss, "prompt"][1]).groupby(pool.rows["kind"]).sum()
         assert changed.to_dict() == {"a": 2, "b": 2}
 
 
@@ -220,7 +225,7 @@ def test_the_target_is_met_within_each_prompt():
     ],
 )
 def test_images_are_taken_together_by_prompt(prompts, expected):
-    assert [one.tolist() for one in sets_by_prompt(np.array(prompts), 4)] == expected
+    assert [members.tolist() for members in sets_by_prompt(np.array(prompts), 4)] == expected
 
 
 def test_no_confident_image_moves_nothing():
@@ -251,3 +256,30 @@ def test_no_confident_image_moves_nothing():
 def test_settings_of_the_losses_that_cannot_be(wrong, message):
     with pytest.raises(InputError, match=message):
         AlignmentLosses(**wrong)
+
+
+def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_cohort, tiny_schema, tiny_network):
+    dataset = PatchDataset(tiny_cohort.split("train"), tiny_schema, 16)
+    prepare = DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v", 0.0, 0.0, 0.0, augment=False)
+    anchor = AnchorLoss(dataset, 5, prepare, AutocastInferer(False), seed=4)
+    indices = anchor.sampler.batch(3)
+    batch = {
+        "image": dataset.images[indices],
+        "conditions": dataset.conditions[indices],
+        "index": torch.tensor(indices),
+    }
+    noisy, target, _, arguments = prepare(batch, "cpu", step=3)
+    tuned = deepcopy(tiny_network)
+    with torch.no_grad():
+        tuned.conv_in.conv.weight.mul_(1.5)
+    now, before = tuned(noisy, **arguments), tiny_network(noisy, **arguments)
+    terms = anchor(tuned, tiny_network, 3)
+    assert terms["anchor"].item() == pytest.approx((now - target).square().mean().item(), rel=1e-5)
+    assert terms["distillation"].item() == pytest.approx((now - before).square().mean().item(), rel=1e-5)
+    assert anchor(tiny_network, tiny_network, 3)["distillation"] == 0
+    assert list(anchor(tuned, tiny_network, 3, distilled=False)) == ["anchor"]
+    assert anchor(tuned, tiny_network, 4)["anchor"] != terms["anchor"]
+    balanced = AnchorLoss(dataset, 3000, prepare, AutocastInferer(False), attributes=["center"])
+    shares = dataset.table["center"].iloc[balanced.sampler.batch(1)].value_counts(normalize=True)
+    assert (shares - 1 / 3).abs().max() < 0.04
+    assert dataset.table["center"].value_counts(normalize=True).min() < 0.27

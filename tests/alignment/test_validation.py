@@ -41,10 +41,10 @@ def make():
 def follow(watch, reader, shares, max_steps=None):
     """Run a tuning in which the reader finds these shares of bright images, one look each."""
     weight = watch.network.conv_in.conv.bias
-    given = iter(shares)
+    upcoming = iter(shares)
 
     def before_look(engine):
-        reader.share = next(given)
+        reader.share = next(upcoming)
         with torch.no_grad():
             weight.fill_(engine.state.iteration)
 
@@ -80,11 +80,11 @@ def test_weights_are_kept_by_the_distance_within_prompts(make):
     """Halves of the images of every look are bright: all of one prompt at first, half of each later."""
 
     class ByPlace(Level):
-        places = slice(0, 0)
+        bright_rows = slice(0, 0)
 
         def logits(self, images):
             bright = torch.full((len(images),), -30.0)
-            bright[self.places] = 30.0
+            bright[self.bright_rows] = 30.0
             return torch.stack([-bright, bright], 1)
 
     for by_prompt, kept in ((False, 0), (True, 1)):
@@ -93,11 +93,11 @@ def test_weights_are_kept_by_the_distance_within_prompts(make):
         kinds = watch.rows["kind"].to_numpy()
         assert (kinds == "b").sum() == 32
         # b alone is bright: three quarters too few
-        validation.places = torch.from_numpy(kinds == "b").nonzero()[:, 0]
+        validation.bright_rows = torch.from_numpy(kinds == "b").nonzero()[:, 0]
         watch.look(0)
         spread = torch.cat([torch.from_numpy(kinds == kind).nonzero()[::4, 0] for kind in "ab"])
         assert len(spread) == 32
-        validation.places = spread
+        validation.bright_rows = spread
         watch.look(1)
         first, second = watch.curve[0]["validation"], watch.curve[1]["validation"]
         assert first["distance"] == second["distance"] == pytest.approx(0.5)
@@ -133,17 +133,17 @@ def test_without_a_validation_classifier_the_guide_decides(make):
 
 def test_it_reads_the_same_images_whatever_is_drawn_at_once(make):
     turned = Level(("bright", "dark"))
-    one, two = make({"validation": turned}, num_images=10), make({"validation": turned}, num_images=10, draw=3)
-    for watch in (one, two):
+    at_once, by_three = make({"validation": turned}, num_images=10), make({"validation": turned}, num_images=10, draw=3)
+    for watch in (at_once, by_three):
         watch.look(0)
         watch.look(0)
-    shares = [one.curve[0][name]["proportions"] for name in ("validation", "guide")]
-    assert len(one.curve) == 1 and shares[0] == pytest.approx(shares[1])
-    assert one.rows["kind"].value_counts().to_dict() == {"a": 8, "b": 2}
-    images = draw_images(one.network, one.generator, one.rows)
+    shares = [at_once.curve[0][name]["proportions"] for name in ("validation", "guide")]
+    assert len(at_once.curve) == 1 and shares[0] == pytest.approx(shares[1])
+    assert at_once.rows["kind"].value_counts().to_dict() == {"a": 8, "b": 2}
+    images = draw_images(at_once.network, at_once.generator, at_once.rows)
     bright = torch.sigmoid(80 * images.mean((1, 2, 3))).mean().item()
-    assert one.curve[0]["validation"]["distance"] == pytest.approx(abs(bright - 0.75), abs=1e-5)
-    assert two.curve[0]["validation"]["distance"] == pytest.approx(abs(bright - 0.75), abs=1e-4)
+    assert at_once.curve[0]["validation"]["distance"] == pytest.approx(abs(bright - 0.75), abs=1e-5)
+    assert by_three.curve[0]["validation"]["distance"] == pytest.approx(abs(bright - 0.75), abs=1e-4)
 
 
 def test_a_resumed_watch_goes_on_without_a_look_of_its_own(make):
@@ -174,8 +174,8 @@ def test_the_curves_are_in_tensorboard(make, tmp_path):
         follow(watch, validation, [0.0, 0.5])
     events = EventAccumulator(str(tmp_path)).Reload()
     for name in ("guide", "validation", "judge"):
-        found = [(event.step, event.value) for event in events.Scalars(f"distance/{name}")]
-        assert found == [(r["step"], pytest.approx(r[name]["distance"])) for r in watch.curve]
+        written = [(event.step, event.value) for event in events.Scalars(f"distance/{name}")]
+        assert written == [(r["step"], pytest.approx(r[name]["distance"])) for r in watch.curve]
     assert [event.value for event in events.Scalars("proportion_bright/validation")] == pytest.approx([0.0, 0.5])
 
 

@@ -42,12 +42,15 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 64])
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=4)
-    given = parser.parse_args()
-    count = sum(parameter.numel() for parameter in network_of(widths=tuple(given.widths)).parameters())
-    print(f"network of {count:,} parameters, {given.batch_size} images of {given.image_size} px")
+    options = parser.parse_args()
+    count = sum(parameter.numel() for parameter in network_of(widths=tuple(options.widths)).parameters())
+    print(f"network of {count:,} parameters, {options.batch_size} images of {options.image_size} px")
     for rollout in ("truncated", "adjusted"):
-        peaks = [peak_bytes(steps, rollout, given.widths, given.image_size, given.batch_size) for steps in given.steps]
-        shown = (f"{steps} steps {peak / 2**20:.1f} MiB" for steps, peak in zip(given.steps, peaks))
+        peaks = [
+            peak_bytes(steps, rollout, options.widths, options.image_size, options.batch_size)
+            for steps in options.steps
+        ]
+        shown = (f"{steps} steps {peak / 2**20:.1f} MiB" for steps, peak in zip(options.steps, peaks))
         print(f"{rollout}: {', '.join(shown)}; ratio {peaks[-1] / peaks[0]:.3f}", flush=True)
 
 

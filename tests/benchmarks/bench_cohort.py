@@ -63,7 +63,7 @@ def make_synthetic_cohort(num_patches: int = 1_600_000, seed: int = 0) -> pd.Dat
 
 
 def _names(pattern: str, stop: int, step: int = 1) -> np.ndarray:
-    return np.array([pattern.format(place) for place in range(0, stop, step)], object)
+    return np.array([pattern.format(number) for number in range(0, stop, step)], object)
 
 
 def _sizes(count: int) -> np.ndarray:
@@ -86,15 +86,17 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1_600_000)
     parser.add_argument("--scheme", default="combination_holdout")
     parser.add_argument("--fraction", type=float, default=0.3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     seconds: list[float] = []
-    columns = ("project_id", "center", "race") if given.scheme == "subpopulation_holdout" else ("project_id", "center")
-    scheme = SplitScheme(columns, given.scheme, fraction=given.fraction)
+    columns = (
+        ("project_id", "center", "race") if options.scheme == "subpopulation_holdout" else ("project_id", "center")
+    )
+    scheme = SplitScheme(columns, options.scheme, fraction=options.fraction)
     audit: Callable[..., dict[str, Any]] = audit_cohort
     with tempfile.TemporaryDirectory() as folder:
         for name in ("patches.csv", "patches.parquet"):
-            write_table(Path(folder) / name, make_synthetic_cohort(given.patches))
-        print(f"{given.patches:,} rows")
+            write_table(Path(folder) / name, make_synthetic_cohort(options.patches))
+        print(f"{options.patches:,} rows")
         columns_of = {"slide": "slide", "patient": "patient", "mpp": "mpp"}
         rules = {"race": {"merge": {"other": ["asian", "american indian or alaska native"]}}}
         for name in ("patches.csv", "patches.parquet"):
@@ -103,21 +105,21 @@ def main() -> None:
             )
             with stage(f"build the table from {name}", seconds):
                 table = source.rows(check_files=False)
-        with stage(f"split ({given.scheme})", seconds):
+        with stage(f"split ({options.scheme})", seconds):
             table["split"] = assign_splits(table, scheme)
         with stage("audit", seconds):
             audit(table, "project_id", ["center", "race"])
         with stage("audit with hashes", seconds):
             hashes = np.random.default_rng(1).integers(1, 2**63, len(table), dtype=np.uint64)
-            found = audit(table, "project_id", ["center", "race"], hashes=hashes)
+            results = audit(table, "project_id", ["center", "race"], hashes=hashes)
         with stage("audit.json and audit.html", seconds):
-            write_json(Path(folder) / "audit.json", found)
-            write_audit_page(found, Path(folder) / "audit.html")
+            write_json(Path(folder) / "audit.json", results)
+            write_audit_page(results, Path(folder) / "audit.html")
         with stage("cohort.parquet", seconds):
             write_table(Path(folder) / "cohort.parquet", table)
     print(f"{'all stages':32s} {sum(seconds):6.1f} s")
     print(table["split"].value_counts().to_string())
-    for finding in found["findings"]:
+    for finding in results["findings"]:
         print(f"{finding['level']}: {finding['text']}")
 
 

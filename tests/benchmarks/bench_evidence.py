@@ -60,9 +60,11 @@ def make_store(folder: Path, table: pd.DataFrame, dim: int, center_strength: flo
     store = FeatureStore.create_or_open(folder, kept, {"seed": seed, "strength": center_strength}, dim, BLOCK)
     for block in store.missing_blocks():
         rows = store.rows(block)
-        part = table.iloc[rows.start : rows.stop]
-        noise = np.random.default_rng([seed, block]).standard_normal((len(part), dim), np.float32)
-        store.write(block, means[0][part["class_code"]] + center_strength * means[1][part["center_code"]] + noise)
+        block_rows = table.iloc[rows.start : rows.stop]
+        noise = np.random.default_rng([seed, block]).standard_normal((len(block_rows), dim), np.float32)
+        store.write(
+            block, means[0][block_rows["class_code"]] + center_strength * means[1][block_rows["center_code"]] + noise
+        )
     return FeatureStore.open(folder)
 
 
@@ -103,7 +105,7 @@ def evaluate(folder: Path, tables: dict[str, pd.DataFrame], stores: dict[str, Fe
     with stage("Fréchet and kernel distance, precision and recall by combination"):
         settings = FidelitySettings(num_halves=2, num_replicates=10)
         results, _ = compare_combinations(combination_sets(cohorts["real"], arms, features, COLUMNS), settings)
-    usable = [one for one in results if one["matched"]]
+    usable = [result for result in results if result["matched"]]
     print(f"  {len(results)} combinations, {len(usable)} with enough images;", end=" ")
     print({arm: round(summarize(results, arm, "frechet_distance")["value"], 2) for arm in ("floor", "cls", "medi")})
     with stage("Fréchet distance of all images, streamed"):
@@ -112,7 +114,13 @@ def evaluate(folder: Path, tables: dict[str, pd.DataFrame], stores: dict[str, Fe
     with stage("label and center read in generated images"):
         manifests = {arm: (features[arm], tables[arm]) for arm in arms}
         read = read_columns(features["real"], tables["real"], manifests, COLUMNS, (0.001, 0.01))
-        print(" ", {arm: {name: round(one["value"], 3) for name, one in found.items()} for arm, found in read.items()})
+        print(
+            " ",
+            {
+                arm: {name: round(figure["value"], 3) for name, figure in figures.items()}
+                for arm, figures in read.items()
+            },
+        )
 
 
 def probe(folder: Path, tables: dict[str, pd.DataFrame]) -> None:

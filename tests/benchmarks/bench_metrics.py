@@ -62,15 +62,15 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--skip-monai", action="store_true")
-    given = parser.parse_args()
-    real, generated = (make_features(given.images, given.dim, shift, seed) for seed, shift in enumerate((0.0, 0.1)))
-    print(f"{given.images:,} x {given.dim:,} features of either set, {torch.get_num_threads()} threads")
+    options = parser.parse_args()
+    real, generated = (make_features(options.images, options.dim, shift, seed) for seed, shift in enumerate((0.0, 0.1)))
+    print(f"{options.images:,} x {options.dim:,} features of either set, {torch.get_num_threads()} threads")
     moments = [
         timed("moments of one set", lambda rows=rows: Moments.of(rows))[1]  # type: ignore[misc]
         for rows in (real, generated)
     ]
     timed("frechet_distance_of_moments", lambda: frechet_distance_of_moments(*moments))
-    few = given.dim // 4
+    few = options.dim // 4
     timed(
         f"frechet_distance of {few} images (fewer than dimensions)",
         lambda: frechet_distance(real[:few], generated[:few]),
@@ -78,8 +78,8 @@ def main() -> None:
     timed("kernel_distance with its standard error", lambda: kernel_distance(real, generated))
     timed("precision_recall, k = 5", lambda: precision_recall(real, generated))
     timed("nearest_neighbors, k = 5", lambda: nearest_neighbors(generated, real, 5))
-    if not given.skip_monai:
-        compare_with_monai(real, generated, given.pairs)
+    if not options.skip_monai:
+        compare_with_monai(real, generated, options.pairs)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def compare(name: str, first: Callable[[], None], second: Callable[[], None], pa
     for pair in range(pairs):
         times = [0.0, 0.0]
         # who comes first alternates, for the second finds a warmer cache
-        for place, step in ((0, first), (1, second)) if pair % 2 else ((1, second), (0, first)):
+        for index, step in ((0, first), (1, second)) if pair % 2 else ((1, second), (0, first)):
             start = time.perf_counter()
             step()
-            times[place] = time.perf_counter() - start
-            seconds[place].append(times[place])
+            times[index] = time.perf_counter() - start
+            seconds[index].append(times[index])
         ratios.append(times[0] / times[1])
     low, middle, high = statistics.quantiles(ratios, n=4)
     medians = " / ".join(f"{1e3 * statistics.median(times):.0f} ms" for times in seconds)
@@ -89,13 +89,13 @@ def main() -> None:
     steps = [training_step(network, amp, conditions) for amp in (True, False)]
     compare("training step, bfloat16 / float32", *steps, pairs)
 
-    wide = MetadataSchema(schema.label, (CategoricalColumn("center", tuple(f"{place:02d}" for place in range(16))),))
+    wide = MetadataSchema(schema.label, (CategoricalColumn("center", tuple(f"{number:02d}" for number in range(16))),))
     network = MetadataDiffusionUNet(wide, **WIDTHS).eval()
     labels = [tumor.project for tumor in TUMORS]
-    many = [(label, f"{place:02d}", 4) for label in labels for place in range(16)]
-    one = [(labels[0], "00", 256)]
+    many = [(label, f"{number:02d}", 4) for label in labels for number in range(16)]
+    single = [(labels[0], "00", 256)]
     columns = ["project_id", "center", "count"]
-    plans = [expand_plan(pd.DataFrame(rows, columns=columns)) for rows in (many, one)]
+    plans = [expand_plan(pd.DataFrame(rows, columns=columns)) for rows in (many, single)]
     generator = ImageGenerator(wide, NoiseSchedule(), "v", 32, num_steps=10, batch_size=64)
 
     def sample(rows: pd.DataFrame) -> Callable[[], None]:

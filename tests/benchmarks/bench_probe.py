@@ -76,9 +76,9 @@ def fit_large(folder: Path, rows: int, dim: int, classes: int, c: float) -> None
     start = time.perf_counter()
     written = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dim))
     for first in range(0, rows, 8192):
-        part = slice(first, min(first + 8192, rows))
-        noise = torch.randn(part.stop - first, dim, generator=generator)
-        written[part] = ((noise + centers[labels[part]]) * scales).numpy()
+        rows_of_block = slice(first, min(first + 8192, rows))
+        noise = torch.randn(rows_of_block.stop - first, dim, generator=generator)
+        written[rows_of_block] = ((noise + centers[labels[rows_of_block]]) * scales).numpy()
     written.flush()
     del written
     print(f"wrote {path.stat().st_size / 2**30:.2f} GiB in {time.perf_counter() - start:.0f} s", flush=True)
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--classes", type=int, default=32)
     parser.add_argument("--c", type=float, default=1e-3)
-    given = parser.parse_args()
-    if given.large:
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            fit_large(Path(folder), given.rows, given.dim, given.classes, given.c)
+    options = parser.parse_args()
+    if options.large:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            fit_large(Path(folder), options.rows, options.dim, options.classes, options.c)
         return
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -119,7 +119,7 @@ def arms(path: Path, corners: np.ndarray, workers: int) -> dict[str, Callable[[]
         dataset = PatchWSIDataset(data, patch_size=SIZE, reader=backend, center_location=False, include_label=False)
         return sum(len(batch["image"]) for batch in DataLoader(dataset, **loader))
 
-    found: dict[str, Callable[[], int]] = {
+    by_name: dict[str, Callable[[], int]] = {
         "ours, reader, OpenSlide": lambda: reader(OpenSlideReader),
         "ours, data set, OpenSlide": lambda: ours("openslide"),
         "ours, data set in workers, OpenSlide": lambda: ours_in_workers("openslide"),
@@ -127,7 +127,7 @@ def arms(path: Path, corners: np.ndarray, workers: int) -> dict[str, Callable[[]
         "MONAI PatchWSIDataset, OpenSlide": lambda: monai("OpenSlide"),
     }
     if is_installed("cucim"):
-        found |= {
+        by_name |= {
             "ours, reader, cuCIM": lambda: reader(CuCIMReader),
             "ours, data set, cuCIM": lambda: ours("cucim"),
             "ours, data set in workers, cuCIM": lambda: ours_in_workers("cucim"),
@@ -135,8 +135,8 @@ def arms(path: Path, corners: np.ndarray, workers: int) -> dict[str, Callable[[]
             "MONAI PatchWSIDataset, cuCIM": lambda: monai("cuCIM"),
         }
     if workers == 0:
-        found = {name: arm for name, arm in found.items() if "in workers" not in name}
-    return found
+        by_name = {name: arm for name, arm in by_name.items() if "in workers" not in name}
+    return by_name
 
 
 def measure(path: Path, corners: np.ndarray, workers: int, repeats: int) -> pd.DataFrame:
@@ -164,8 +164,8 @@ def memory(path: Path, corners: np.ndarray, count: int) -> None:
     for kind in (OpenSlideReader, CuCIMReader) if is_installed("cucim") else (OpenSlideReader,):
         peaks = []
         with kind(path) as slide:
-            for part in range(10):
-                chosen = np.random.default_rng(part).choice(corners, count // 10).tolist()
+            for seed in range(10):
+                chosen = np.random.default_rng(seed).choice(corners, count // 10).tolist()
                 for _ in slide.read_many(chosen, (SIZE, SIZE), (SIZE, SIZE), 2):
                     pass
                 with open("/proc/self/statm") as file:

@@ -68,12 +68,12 @@ def patches_per_second(transform: Callable[[Any], Any], image: Any, repeats: int
     on_gpu = isinstance(image, torch.Tensor) and image.is_cuda
     number = 1 if image.ndim == 3 else len(image)
     seconds = []
-    for place in range(repeats + 3):
+    for repeat in range(repeats + 3):
         start = time.perf_counter()
         transform({"image": image})
         if on_gpu:
             torch.cuda.synchronize()
-        if place >= 3:
+        if repeat >= 3:
             seconds.append(time.perf_counter() - start)
     return number / statistics.median(seconds)
 

@@ -42,10 +42,12 @@ def data(tmp_path_factory):
     (root / "tiles").mkdir()
     (root / "slides").mkdir()
     rows = []
-    for place in range(16):
-        patient = place // 2
-        rows.append((f"tiles/{place:02d}.png", f"P{patient}", ("UCS", "KIRC")[patient % 2], ("NA", "01")[patient // 4]))
-        Image.fromarray(_tile(place)).save(root / rows[-1][0])
+    for number in range(16):
+        patient = number // 2
+        rows.append(
+            (f"tiles/{number:02d}.png", f"P{patient}", ("UCS", "KIRC")[patient % 2], ("NA", "01")[patient // 4])
+        )
+        Image.fromarray(_tile(number)).save(root / rows[-1][0])
     write_pyramid(root / "slides/S.tiff", _slide(), 0.5)
     Image.fromarray(np.full((SIDE, SIDE, 3), 250, np.uint8)).save(root / "tiles/blank.png")
     Image.fromarray(_tile(98)).save(root / "tiles/unlabeled.png")

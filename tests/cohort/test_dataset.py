@@ -42,7 +42,7 @@ def cohort(tmp_path):
     """Six patches of two tumors and three centers."""
     table = pd.DataFrame(
         {
-            "image": [f"patches/{place}.png" for place in range(len(PIXELS))],
+            "image": [f"patches/{number}.png" for number in range(len(PIXELS))],
             "slide": list("abcdef"),
             "patient": list("abcdef"),
             # "t" and "10" read together as "t1" and "0" do, and are another subpopulation
@@ -70,11 +70,11 @@ def truncate(path):
 def test_items_are_the_files_pixels_and_the_schemas_codes(cohort, schema):
     dataset = PatchDataset(cohort, schema, SIZE)
     assert len(dataset) == 6 and dataset.images.dtype == torch.uint8
-    for place in range(6):
-        item = dataset[place]
-        assert np.array_equal(item["image"].permute(1, 2, 0), PIXELS[place])
-        assert torch.equal(item["conditions"], schema.encode(cohort.table.iloc[[place]])[0])
-        assert item["index"] == place
+    for index in range(6):
+        item = dataset[index]
+        assert np.array_equal(item["image"].permute(1, 2, 0), PIXELS[index])
+        assert torch.equal(item["conditions"], schema.encode(cohort.table.iloc[[index]])[0])
+        assert item["index"] == index
     assert dataset.skipped == {} and dataset.table.equals(cohort.table)
 
 
@@ -86,8 +86,8 @@ def test_an_unreadable_image_is_named_with_the_choice_to_skip_it(cohort, schema,
 
 
 def test_skipped_images_are_listed_and_dropped_everywhere_alike(cohort, schema):
-    for place in (0, 3):
-        truncate(cohort.root / f"patches/{place}.png")
+    for number in (0, 3):
+        truncate(cohort.root / f"patches/{number}.png")
     dataset = PatchDataset(cohort, schema, SIZE, on_error="skip")
     kept = [1, 2, 4, 5]
     assert list(dataset.skipped) == ["patches/0.png", "patches/3.png"]
@@ -128,9 +128,9 @@ def test_values_that_the_model_never_saw_are_refused_or_unknown(cohort, schema):
 def test_patches_share_a_group_exactly_where_they_share_its_columns(cohort, schema, balance, used):
     groups = PatchDataset(cohort, schema, SIZE).groups(["tumor", "center"], balance)
     assert groups.min() == 0 and len(set(groups)) == groups.max() + 1
-    for one, two in itertools.combinations(range(6), 2):
-        alike = cohort.table.loc[one, used].tolist() == cohort.table.loc[two, used].tolist()
-        assert (groups[one] == groups[two]) == alike
+    for first, second in itertools.combinations(range(6), 2):
+        alike = cohort.table.loc[first, used].tolist() == cohort.table.loc[second, used].tolist()
+        assert (groups[first] == groups[second]) == alike
 
 
 def test_an_unknown_balance_is_named(cohort, schema):
@@ -159,8 +159,8 @@ def test_groups_are_drawn_alike_and_so_are_the_members_of_each():
     assert drawn.min() >= 0 and drawn.max() < len(SKEWED)
     for group in (0, 1, 4):
         members = np.flatnonzero(np.equal(SKEWED, group))
-        found = np.isin(drawn, members).sum()
-        assert stats.binomtest(int(found), len(drawn), 1 / 3).pvalue > 1e-3
+        count = np.isin(drawn, members).sum()
+        assert stats.binomtest(int(count), len(drawn), 1 / 3).pvalue > 1e-3
         frequencies = [np.sum(drawn == member) for member in members]
         assert stats.chisquare(frequencies).pvalue > 1e-3
 
@@ -218,15 +218,15 @@ def cohorts(tmp_path_factory):
     columns = ["image", "slide", "patient", "tumor", "center"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "t.csv", index=False)
     source = ImageTable(root, "t.csv", "tumor", ["center"])
-    made = {}
+    prepared = {}
     with pytest.MonkeyPatch.context() as patch:
         here = lambda function, jobs, *more: (function(job) for job in jobs)  # noqa: E731
         patch.setattr(sys.modules["medi_monai.cohort.patches"], "map_processes", here)
         for name in ("png", "jpeg", "none"):
             cutting = Cutting(PatchGrid(SIDE, 0.8, stride=24), name)
             splits = SplitScheme(["tumor"], fraction=0.0, val_fraction=0.0)
-            made[name] = prepare(Preparation(source, cutting, splits), tmp_path_factory.mktemp(name))
-    return made
+            prepared[name] = prepare(Preparation(source, cutting, splits), tmp_path_factory.mktemp(name))
+    return prepared
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_regions_read_on_the_fly_equal_the_files_pixel_for_pixel(cohorts, writte
         assert torch.equal(memory.images, written)
         streamed = StreamedPatchDataset(cohorts[name], codes, SIDE, max_open=2)
         assert torch.equal(
-            torch.stack([streamed[place]["image"] for place in range(0, len(streamed), 7)]), written[::7]
+            torch.stack([streamed[index]["image"] for index in range(0, len(streamed), 7)]), written[::7]
         )
         assert torch.equal(memory.conditions, streamed.conditions) and len(memory) == len(streamed) == len(written)
     difference = (PatchDataset(cohorts["jpeg"], codes, SIDE).images.int() - written.int()).abs()
@@ -312,7 +312,7 @@ def test_a_transform_gets_every_item_and_gives_what_the_loader_gets(cohorts, wri
 
     dataset = StreamedPatchDataset(cohorts["none"], codes, SIDE, transform=lighter)
     assert torch.equal(dataset[3]["image"], 255 - written[3])
-    for subset in (Subset(dataset, [9, 2]), MonaiDataset([9, 2], lambda place: dataset[place])):
+    for subset in (Subset(dataset, [9, 2]), MonaiDataset([9, 2], lambda index: dataset[index])):
         (batch,) = DataLoader(subset, batch_size=2)
         assert torch.equal(batch["image"], 255 - written[[9, 2]])
     assert set(StreamedPatchDataset(cohorts["none"], None, SIDE)[0]) == {"image", "index"}

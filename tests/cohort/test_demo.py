@@ -90,9 +90,9 @@ def test_the_schema_has_every_project_and_center_and_fits_the_table():
 
 
 def test_the_written_table_survives_reading_with_na_01_and_missing_race(cohort):
-    written, made = read_table(cohort / "slides.csv"), demo_slide_table()
-    assert written.to_dict("list") == made[list(written)].to_dict("list")
-    assert set(made) - set(written) == {"tumor_index", "center_index", "num_patients"}
+    written, table = read_table(cohort / "slides.csv"), demo_slide_table()
+    assert written.to_dict("list") == table[list(written)].to_dict("list")
+    assert set(table) - set(written) == {"tumor_index", "center_index", "num_patients"}
     assert {"NA", "01"} < set(written["tissue_source_site"])
     assert written["race"].map(is_missing).any() and not written["tissue_source_site"].map(is_missing).any()
 
@@ -147,8 +147,8 @@ def test_a_finished_cohort_is_not_touched_again(cohort):
 
 @pytest.mark.parametrize("tumor", TUMORS, ids=lambda tumor: tumor.project)
 def test_the_same_generator_draws_the_same_and_another_another(tumor):
-    one, same, other = (draw_stains(tumor, 400, 0.5, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
-    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    drawn, same, other = (draw_stains(tumor, 400, 0.5, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    assert np.array_equal(drawn, same) and not np.array_equal(drawn, other)
 
 
 def test_the_morphology_knows_no_center():
@@ -164,9 +164,9 @@ def test_color_deconvolution_gives_every_centers_stains_back(center):
     density = -np.log10(np.clip(pixels, 1, None) / np.asarray(center.white))
     stains = np.stack([center.hematoxylin, center.eosin])
     unmixed = density.reshape(-1, 3) @ np.linalg.pinv(stains)
-    for found, drawn in zip(unmixed.T, (hematoxylin, eosin)):
-        assert np.corrcoef(found, drawn.ravel())[0, 1] > 0.95
-        slope = (found * drawn.ravel()).sum() / np.square(drawn).sum()
+    for stain, drawn in zip(unmixed.T, (hematoxylin, eosin)):
+        assert np.corrcoef(stain, drawn.ravel())[0, 1] > 0.95
+        slope = (stain * drawn.ravel()).sum() / np.square(drawn).sum()
         assert slope == pytest.approx(1, abs=0.25), "a slide varies by about 6 % in concentration"
 
 

@@ -54,11 +54,11 @@ COPIES = {
 def tissue(real_data):
     """Patches of 96 px of real tiles at 0.5 mpp, with 16 px beside them, and the tile of each."""
     patches, tiles = [], []
-    for place, file in enumerate(sorted((real_data / "hne_tcga" / "tiles").glob("*.png"))):
+    for number, file in enumerate(sorted((real_data / "hne_tcga" / "tiles").glob("*.png"))):
         tile = np.asarray(Image.open(file).convert("RGB").reduce(2))
         for x, y in itertools.product(range(0, 350, 112), repeat=2):
             patches.append(tile[y : y + SIZE + 16, x : x + SIZE + 16])
-            tiles.append(place)
+            tiles.append(number)
     return np.stack(patches), np.array(tiles)
 
 
@@ -68,12 +68,12 @@ def test_the_bits_are_the_signs_of_the_lowest_frequencies():
     lowest = sorted(
         ((u, v) for u in range(12) for v in range(12) if u or v), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, max(uv), uv)
     )[:64]
-    for pixels, found in zip(images, hash_images(images)):
+    for pixels, hashed in zip(images, hash_images(images)):
         gray = Image.fromarray((pixels @ np.array([0.299, 0.587, 0.114])).astype(np.float32))
         small = np.asarray(gray.resize((32, 32), Image.Resampling.BOX))
         frequencies = dctn(small, norm="ortho")
         bits = [frequencies[uv] > 0 for uv in lowest]
-        assert sum(int(bit) << place for place, bit in enumerate(bits)) == found
+        assert sum(int(bit) << position for position, bit in enumerate(bits)) == hashed
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -117,7 +117,7 @@ def test_glass_has_no_hash_and_tissue_has(tissue):
 
 def test_a_hash_does_not_depend_on_the_batch():
     images = textures(300, size=40)
-    alone = [hash_images(images[place : place + 1])[0] for place in range(300)]
+    alone = [hash_images(images[row : row + 1])[0] for row in range(300)]
     assert np.array_equal(hash_images(images), alone)
     assert hash_images(images[:0]).shape == (0,)
 
@@ -132,9 +132,9 @@ def crowded_hashes(seed, count=300):
     """Random hashes with planted relatives, copies, crowds that share most bits, and plain ones."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(1, 2**64, count, dtype=np.uint64)
-    for place in range(100, 200):
+    for row in range(100, 200):
         for bit in rng.choice(64, rng.integers(0, 8), replace=False):
-            hashes[place] = hashes[place - 100] ^ (np.uint64(1) << np.uint64(bit))
+            hashes[row] = hashes[row - 100] ^ (np.uint64(1) << np.uint64(bit))
     hashes[200:240] = hashes[0] & ~np.uint64(0xFFF) | rng.integers(0, 16, 40).astype(np.uint64)
     hashes[240:260] = hashes[1]
     hashes[260:270] = PLAIN
@@ -145,9 +145,9 @@ def pairs_by_loop(hashes, groups, most):
     """Every pair of different (hash, group) with rows in two groups."""
     entries = sorted({(int(h), int(g)) for h, g in zip(hashes, groups) if g >= 0 and h != PLAIN})
     return {
-        frozenset((one, two))
-        for one, two in itertools.combinations(entries, 2)
-        if one[1] != two[1] and (one[0] ^ two[0]).bit_count() <= most
+        frozenset((first, second))
+        for first, second in itertools.combinations(entries, 2)
+        if first[1] != second[1] and (first[0] ^ second[0]).bit_count() <= most
     }
 
 
@@ -155,27 +155,27 @@ def pairs_by_loop(hashes, groups, most):
 @pytest.mark.parametrize("seed", range(3))
 def test_pairs_equal_those_of_a_double_loop(seed, most):
     hashes, groups = crowded_hashes(seed)
-    found = near_duplicates(hashes, groups, most)
+    duplicates = near_duplicates(hashes, groups, most)
     expected = pairs_by_loop(hashes, groups, most)
     entry = [(int(h), int(g)) for h, g in zip(hashes, groups)]
-    assert {frozenset((entry[p.first], entry[p.second])) for p in found.pairs.itertuples()} == expected
-    assert found.num_pairs == len(found.pairs) == len(expected) > 0
+    assert {frozenset((entry[p.first], entry[p.second])) for p in duplicates.pairs.itertuples()} == expected
+    assert duplicates.num_pairs == len(duplicates.pairs) == len(expected) > 0
     involved = set().union(*expected)
-    assert found.num_rows == sum(one in involved for one in entry)
-    assert found.num_plain == sum(h == PLAIN and g >= 0 for h, g in entry)
-    for pair in found.pairs.itertuples():
+    assert duplicates.num_rows == sum(key in involved for key in entry)
+    assert duplicates.num_plain == sum(h == PLAIN and g >= 0 for h, g in entry)
+    for pair in duplicates.pairs.itertuples():
         assert pair.distance == (entry[pair.first][0] ^ entry[pair.second][0]).bit_count()
         assert (pair.num_first, pair.num_second) == (entry.count(entry[pair.first]), entry.count(entry[pair.second]))
-    assert found.pairs["distance"].is_monotonic_increasing
+    assert duplicates.pairs["distance"].is_monotonic_increasing
 
 
 def test_the_order_of_the_rows_does_not_matter():
     hashes, groups = crowded_hashes(5)
     order = np.random.default_rng(0).permutation(len(hashes))
-    one, two = near_duplicates(hashes, groups), near_duplicates(hashes[order], groups[order])
-    assert hashes[one.pairs["first"]].tolist() == hashes[order][two.pairs["first"]].tolist()
-    assert hashes[one.pairs["second"]].tolist() == hashes[order][two.pairs["second"]].tolist()
-    assert (one.num_pairs, one.num_rows) == (two.num_pairs, two.num_rows)
+    straight, shuffled = near_duplicates(hashes, groups), near_duplicates(hashes[order], groups[order])
+    assert hashes[straight.pairs["first"]].tolist() == hashes[order][shuffled.pairs["first"]].tolist()
+    assert hashes[straight.pairs["second"]].tolist() == hashes[order][shuffled.pairs["second"]].tolist()
+    assert (straight.num_pairs, straight.num_rows) == (shuffled.num_pairs, shuffled.num_rows)
 
 
 def test_only_so_many_pairs_are_returned_and_all_are_counted():
@@ -187,15 +187,15 @@ def test_only_so_many_pairs_are_returned_and_all_are_counted():
 
 def test_equal_hashes_by_the_hundred_thousand_are_one_pair():
     hashes = np.full(400_000, 12345, np.uint64)
-    found = near_duplicates(hashes, np.arange(400_000) % 2)
-    assert (found.num_pairs, found.num_rows) == (1, 400_000)
-    assert found.pairs[["num_first", "num_second"]].to_numpy().tolist() == [[200_000, 200_000]]
+    duplicates = near_duplicates(hashes, np.arange(400_000) % 2)
+    assert (duplicates.num_pairs, duplicates.num_rows) == (1, 400_000)
+    assert duplicates.pairs[["num_first", "num_second"]].to_numpy().tolist() == [[200_000, 200_000]]
 
 
 def test_nothing_is_found_among_nothing():
     for count in (0, 1):
-        found = near_duplicates(np.full(count, 7, np.uint64), np.zeros(count, int))
-        assert (found.num_pairs, found.num_rows, len(found.pairs)) == (0, 0, 0)
+        duplicates = near_duplicates(np.full(count, 7, np.uint64), np.zeros(count, int))
+        assert (duplicates.num_pairs, duplicates.num_rows, len(duplicates.pairs)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("most", [-1, 11])

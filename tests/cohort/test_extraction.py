@@ -92,7 +92,7 @@ def test_folders_stay_small_however_many_patches_and_slides_there_are(slides, tm
     assert len(files) == 63**2 and all(file.is_file() for file in files)
     counts = [len(list(folder.iterdir())) for folder in tmp_path.rglob("[0-9][0-9][0-9]")]
     assert max(counts) == FILES_PER_FOLDER and sum(counts) == len(files) and len(counts) == 4
-    folders = [record_folder("", f"slides/{place}.svs") for place in range(8726)]
+    folders = [record_folder("", f"slides/{number}.svs") for number in range(8726)]
     assert len(set(folders)) == 8726 and len({folder.parent for folder in folders}) <= 256
 
 
@@ -134,8 +134,8 @@ def test_a_choice_of_patches_depends_on_the_seed_and_the_slide_alone(slides, tmp
     assert chosen["first"] == chosen["again"] != chosen["other"]
     assert all(len(corners) == 8 for corners in chosen.values())
     order = [tuple(corner) for corner in everything.tolist()]
-    places = [order.index(tuple(corner)) for corner in chosen["first"]]
-    assert places == sorted(set(places))
+    positions = [order.index(tuple(corner)) for corner in chosen["first"]]
+    assert positions == sorted(set(positions))
     cut(slides, tmp_path / "more", max_patches_per_slide=len(order))
     assert np.array_equal(patches_of(tmp_path / "more")[0], everything)
 
@@ -164,8 +164,8 @@ def test_both_back_ends_leave_the_same_bytes(slides, tmp_path, patch_format):
     for name in names:
         if name.suffix != ".npz":
             assert (tmp_path / "cucim" / name).read_bytes() == (tmp_path / "openslide" / name).read_bytes()
-    one, other = (read_record(tmp_path / backend, "s0.tiff")[1] for backend in ("cucim", "openslide"))
-    assert all(np.array_equal(one[name], other[name]) for name in one)
+    by_cucim, by_openslide = (read_record(tmp_path / backend, "s0.tiff")[1] for backend in ("cucim", "openslide"))
+    assert all(np.array_equal(by_cucim[name], by_openslide[name]) for name in by_cucim)
 
 
 def test_a_preview_reads_no_patch_and_plans_the_same(slides, tmp_path):
@@ -178,10 +178,10 @@ def test_a_preview_reads_no_patch_and_plans_the_same(slides, tmp_path):
                 content[start : start + count] = bytes(count)
     (tmp_path / "s0.tiff").write_bytes(content)
     assert cut(tmp_path, tmp_path / "preview", patch_format="none", measure="never") is None
-    expected, found = (read_record(tmp_path / name, "s0.tiff") for name in ("whole", "preview"))
-    assert found[0].pop("fingerprint") != expected[0].pop("fingerprint")
-    assert found[0] == expected[0] and set(found[1]) == {"x", "y", "tissue"}
-    assert all(np.array_equal(found[1][name], expected[1][name]) for name in found[1])
+    expected, preview = (read_record(tmp_path / name, "s0.tiff") for name in ("whole", "preview"))
+    assert preview[0].pop("fingerprint") != expected[0].pop("fingerprint")
+    assert preview[0] == expected[0] and set(preview[1]) == {"x", "y", "tissue"}
+    assert all(np.array_equal(preview[1][name], expected[1][name]) for name in preview[1])
     # the same slide cannot be read for patches, nor to measure them
     for change in ({}, {"patch_format": "none", "measure": "always"}):
         assert "s0.tiff" in cut(tmp_path, tmp_path / "spoilt", **change)
@@ -190,9 +190,9 @@ def test_a_preview_reads_no_patch_and_plans_the_same(slides, tmp_path):
 def test_measuring_what_stays_in_the_slide_gives_what_the_files_give(slides, tmp_path):
     cut(slides, tmp_path / "png")
     cut(slides, tmp_path / "none", patch_format="none", measure="always")
-    expected, found = (read_record(tmp_path / name, "s0.tiff")[1] for name in ("png", "none"))
-    assert set(found) == set(expected)
-    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    expected, streamed = (read_record(tmp_path / name, "s0.tiff")[1] for name in ("png", "none"))
+    assert set(streamed) == set(expected)
+    assert all(np.array_equal(streamed[name], expected[name]) for name in streamed)
     assert {path.name for path in files_below(tmp_path / "none")} == {"slide.json", "overview.jpg", "patches.npz"}
     cut(slides, tmp_path / "never", measure="never")
     assert set(read_record(tmp_path / "never", "s0.tiff")[1]) == {"x", "y", "tissue"}
@@ -235,9 +235,9 @@ def test_a_slide_that_fails_in_the_middle_leaves_nothing(slides, tmp_path, monke
 def test_what_was_half_done_is_replaced(slides, tmp_path):
     cut(slides, tmp_path / "whole")
     folder = record_folder(tmp_path / "root", "s0.tiff")
-    part = folder.with_name(f".{folder.name}.part")
-    (part / "000").mkdir(parents=True)
-    (part / "000" / "patch_7_7.png").write_bytes(b"half")
+    partial = folder.with_name(f".{folder.name}.part")
+    (partial / "000").mkdir(parents=True)
+    (partial / "000" / "patch_7_7.png").write_bytes(b"half")
     folder.mkdir()
     (folder / "strange.png").write_bytes(b"no record, not done")
     cut(slides, tmp_path / "root")

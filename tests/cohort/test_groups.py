@@ -44,8 +44,8 @@ def test_rows_are_spread_as_evenly_as_groups_allow(count, expected):
 
 def test_what_is_left_over_goes_to_random_groups():
     groups = np.repeat(np.arange(4), 10)
-    found = {tuple(np.bincount(groups[spread_rows(groups, 6, np.random.default_rng(s))])) for s in range(40)}
-    assert len(found) == 6 and all(sorted(one) == [1, 1, 2, 2] for one in found)
+    counts = {tuple(np.bincount(groups[spread_rows(groups, 6, np.random.default_rng(s))])) for s in range(40)}
+    assert len(counts) == 6 and all(sorted(sizes) == [1, 1, 2, 2] for sizes in counts)
 
 
 def test_rows_are_ordered_by_image_and_position():
@@ -60,18 +60,18 @@ def test_combinations_of_several_tables_have_one_list():
     rng = np.random.default_rng(0)
     tables = [pd.DataFrame({"a": rng.choice(list("xyz"), n), "b": rng.choice([1, 2], n)}) for n in (50, 1, 0)]
     codes, names = combination_codes(tables, ["a", "b"])
-    assert names == sorted(names) and [len(part) for part in codes] == [50, 1, 0]
-    for part, table in zip(codes, tables):
-        assert [names[code] for code in part] == list(zip(table["a"], table["b"].astype(str)))
+    assert names == sorted(names) and [len(own) for own in codes] == [50, 1, 0]
+    for own, table in zip(codes, tables):
+        assert [names[code] for code in own] == list(zip(table["a"], table["b"].astype(str)))
 
 
 def test_rows_by_group_are_those_of_a_loop():
     groups = np.random.default_rng(0).choice([0, 1, 3], 50)
-    order = np.random.default_rng(1).permutation(50)
-    for given in (None, order):
-        rows = rows_by_group(groups, 6, given)
+    shuffled = np.random.default_rng(1).permutation(50)
+    for order in (None, shuffled):
+        rows = rows_by_group(groups, 6, order)
         assert len(rows) == 6
         for code in range(6):
-            expected = [row for row in (range(50) if given is None else given) if groups[row] == code]
+            expected = [row for row in (range(50) if order is None else order) if groups[row] == code]
             assert rows[code].tolist() == expected
     assert len(rows_by_group(groups)) == 4 and rows_by_group(np.empty(0, int)) == []

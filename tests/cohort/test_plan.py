@@ -36,11 +36,11 @@ def every_combination(table, columns):
 def test_plans_equal_a_count_over_every_combination(columns, seed):
     table = training_table(seed, columns)
     counts = [(combination, count(table, combination)) for combination in every_combination(table, columns)]
-    largest = max(found for _, found in counts)
+    largest = max(number for _, number in counts)
     expected = {
-        "unseen": [{**combination, "count": 5} for combination, found in counts if found == 0],
-        "observed": [{**combination, "count": 5} for combination, found in counts if found > 0],
-        "balance": [{**combination, "count": largest - found} for combination, found in counts if found < largest],
+        "unseen": [{**combination, "count": 5} for combination, number in counts if number == 0],
+        "observed": [{**combination, "count": 5} for combination, number in counts if number > 0],
+        "balance": [{**combination, "count": largest - number} for combination, number in counts if number < largest],
     }
     assert all(expected.values())
     for kind, plan in expected.items():

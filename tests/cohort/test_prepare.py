@@ -37,12 +37,12 @@ def patches_of(cohort, image):
     }
 
 
-@pytest.mark.parametrize("place", [0, 9])
-def test_patches_of_a_tile_equal_its_crops_resized(prepared, place, tile):
-    patches = patches_of(prepared, f"tiles/{place:02d}.png")
+@pytest.mark.parametrize("number", [0, 9])
+def test_patches_of_a_tile_equal_its_crops_resized(prepared, number, tile):
+    patches = patches_of(prepared, f"tiles/{number:02d}.png")
     assert sorted(patches) == [(0, 0), (SIDE, 0)]
     for (x, y), pixels in patches.items():
-        crop = Image.fromarray(tile(place)).crop((x, y, x + SIDE, y + SIDE))
+        crop = Image.fromarray(tile(number)).crop((x, y, x + SIDE, y + SIDE))
         assert np.array_equal(pixels, np.asarray(crop.reduce(SIDE // 64)))
 
 
@@ -107,20 +107,20 @@ def test_nothing_depends_on_the_order_of_the_rows_the_place_or_the_processes(
 ):
     shutil.copytree(data, tmp_path / "data")
     table = read_table(data / "labeled.csv")
-    made = []
+    cohorts = []
     for name, rows in (("as_it_is", table), ("shuffled", table.sample(frac=1, random_state=0))):
         rows.to_csv(tmp_path / "data/labeled.csv", index=False)
         limited = preparation(tmp_path / "data", "labeled.csv", max_patches_per_slide=3)
-        made.append(prepare(limited, tmp_path / name, on_error="skip"))
-    sizes = {f"tiles/{place:02d}.png": 2 for place in range(16)} | {"slides/S.tiff": 3}
-    assert made[0].table.groupby("slide").size().to_dict() == sizes
+        cohorts.append(prepare(limited, tmp_path / name, on_error="skip"))
+    sizes = {f"tiles/{number:02d}.png": 2 for number in range(16)} | {"slides/S.tiff": 3}
+    assert cohorts[0].table.groupby("slide").size().to_dict() == sizes
     for file in ("cohort.csv", "quality.parquet", "slides.csv", "rejected.csv"):
-        one, other = (read_table(cohort.root / file) for cohort in made)
+        first, second = (read_table(cohort.root / file) for cohort in cohorts)
         where = str(tmp_path)
-        assert one.to_csv().replace(where, "") == other.to_csv().replace(where, "")
+        assert first.to_csv().replace(where, "") == second.to_csv().replace(where, "")
     # two processes cut the one, this process the others
-    pixels = contents(made[0].root)
-    assert pixels == contents(made[1].root) == contents(stopped[0])
+    pixels = contents(cohorts[0].root)
+    assert pixels == contents(cohorts[1].root) == contents(stopped[0])
     everything = contents(prepared.root)
     assert pixels == {path: everything[path] for path in pixels}
 
@@ -145,9 +145,9 @@ def test_a_preview_counts_what_would_be_cut(prepared, data, tmp_path, in_process
     assert seen.table[shared].equals(prepared.table[shared])
     assert seen.table["image"].tolist() == [str(data.resolve() / name) for name in prepared.table["slide"]]
     assert set(seen.table["source_mpp"]) == {"0.5"}
-    expected, found = (pd.read_parquet(cohort.root / "quality.parquet") for cohort in (prepared, seen))
-    assert set(expected.columns) - set(found.columns) == {"sharpness", "background", "hash"}
-    assert np.array_equal(found["tissue"], expected["tissue"]) and not list(tmp_path.rglob("*.png"))
+    expected, previewed = (pd.read_parquet(cohort.root / "quality.parquet") for cohort in (prepared, seen))
+    assert set(expected.columns) - set(previewed.columns) == {"sharpness", "background", "hash"}
+    assert np.array_equal(previewed["tissue"], expected["tissue"]) and not list(tmp_path.rglob("*.png"))
 
 
 def test_a_table_without_any_label_is_refused(data, tmp_path, preparation):
@@ -186,17 +186,17 @@ def test_mistakes_in_the_settings_are_named(data, tmp_path, preparation):
 
 
 def test_preparations_share_a_name_exactly_where_they_share_their_settings(data, monkeypatch, preparation):
-    one = preparation(data)
-    assert one.name.startswith(f"{data.name}_64px_")
+    base = preparation(data)
+    assert base.name.startswith(f"{data.name}_64px_")
     monkeypatch.chdir(data.parent)
-    assert preparation(data.name).name == one.name
+    assert preparation(data.name).name == base.name
     others = [
         preparation(data, seed=1),
-        dataclasses.replace(one, cutting=Cutting(PatchGrid(64, 1.0, stride=32))),
-        dataclasses.replace(one, splits=SplitScheme(["tumor"], val_fraction=0.2)),
-        dataclasses.replace(one, source=dataclasses.replace(one.source, attributes=[])),
+        dataclasses.replace(base, cutting=Cutting(PatchGrid(64, 1.0, stride=32))),
+        dataclasses.replace(base, splits=SplitScheme(["tumor"], val_fraction=0.2)),
+        dataclasses.replace(base, source=dataclasses.replace(base.source, attributes=[])),
     ]
-    assert len({other.name for other in [one, *others]}) == 5
+    assert len({other.name for other in [base, *others]}) == 5
 
 
 def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_path, in_process):
@@ -204,13 +204,15 @@ def test_images_of_one_stem_and_paths_that_look_alike_keep_their_own_pixels(tmp_
     (tmp_path / "data/b").mkdir(parents=True)
     for name, tone in tones.items():
         Image.fromarray(np.full((16, 16, 3), (tone + 40, tone, tone + 40), np.uint8)).save(tmp_path / "data" / name)
-    rows = [(name, name, f"P{place}", "X") for place, name in enumerate(tones)]
+    rows = [(name, name, f"P{number}", "X") for number, name in enumerate(tones)]
     pd.DataFrame(rows, columns=["image", "slide", "patient", "tumor"]).to_csv(tmp_path / "data/t.csv", index=False)
     source = ImageTable(tmp_path / "data", "t.csv", "tumor", source_mpp=1.0)
     splits = SplitScheme(["tumor"], fraction=0.0, val_fraction=0.0)
-    made = prepare(Preparation(source, Cutting(PatchGrid(16, 1.0)), splits), tmp_path / "out")
-    seen = {row.slide: int(np.asarray(Image.open(made.root / row.image))[8, 8, 1]) for row in made.table.itertuples()}
-    assert all(abs(seen[name] - tone) < 3 for name, tone in tones.items()) and len(made) == 4
+    cohort = prepare(Preparation(source, Cutting(PatchGrid(16, 1.0)), splits), tmp_path / "out")
+    seen = {
+        row.slide: int(np.asarray(Image.open(cohort.root / row.image))[8, 8, 1]) for row in cohort.table.itertuples()
+    }
+    assert all(abs(seen[name] - tone) < 3 for name, tone in tones.items()) and len(cohort) == 4
 
 
 def test_tiles_of_one_slide_keep_its_name_where_a_row_is_a_tile(data, tmp_path, in_process):
@@ -219,9 +221,9 @@ def test_tiles_of_one_slide_keep_its_name_where_a_row_is_a_tile(data, tmp_path, 
     table.assign(slide=table["patient"]).to_csv(tmp_path / "data/t.csv", index=False)
     source = ImageTable(tmp_path / "data", "t.csv", "tumor", ["site"], source_mpp=0.5, unit="tiles")
     whole = Preparation(source, Cutting(GRID), SplitScheme(["tumor"], val_fraction=0.25))
-    made = prepare(whole, tmp_path / "tiles", "skip")
-    assert made.table.groupby("slide").size().tolist() == [4] * 8
-    assert made.table["image"].is_unique and (made.table["slide"] == made.table["patient"]).all()
+    cohort = prepare(whole, tmp_path / "tiles", "skip")
+    assert cohort.table.groupby("slide").size().tolist() == [4] * 8
+    assert cohort.table["image"].is_unique and (cohort.table["slide"] == cohort.table["patient"]).all()
     with pytest.raises(InputError, match="slide 'P0' is the name of several images"):
         prepare(dataclasses.replace(whole, source=dataclasses.replace(source, unit="slides")), tmp_path / "slides")
 
@@ -241,5 +243,5 @@ def test_a_table_can_be_looked_at_before_an_image_is_there(data, prepared, tmp_p
     (tmp_path / "tiles.csv").write_bytes((data / "tiles.csv").read_bytes())
     cohort = table_cohort(preparation(tmp_path))
     split = prepared.table.drop_duplicates("slide").set_index("slide")["split"]
-    found = cohort.table.set_index("slide")["split"]
-    assert found[split.index].equals(split) and len(cohort) == 19 and "tiles/unlabeled.png" not in found.index
+    splits = cohort.table.set_index("slide")["split"]
+    assert splits[split.index].equals(split) and len(cohort) == 19 and "tiles/unlabeled.png" not in splits.index

@@ -53,13 +53,13 @@ def test_a_slide_that_was_replaced_is_cut_again_and_no_other(
     data, tmp_path, in_process, capsys, patch_format, tile, preparation, files_in
 ):
     shutil.copytree(data, tmp_path / "data")
-    root, made = tmp_path / "out", preparation(tmp_path / "data", "labeled.csv", patch_format=patch_format)
-    first = prepare(made, root, on_error="skip")
+    root, plan = tmp_path / "out", preparation(tmp_path / "data", "labeled.csv", patch_format=patch_format)
+    first = prepare(plan, root, on_error="skip")
     before = files_in(root)
     folder = record_folder("", "tiles/04.png")
     Image.fromarray(tile(77, 3 * SIDE)).save(tmp_path / "data/tiles/04.png")
     capsys.readouterr()
-    second = prepare(made, root, on_error="skip")
+    second = prepare(plan, root, on_error="skip")
     assert "1 of the images have changed since they were cut" in capsys.readouterr().out
     sizes = [cohort.table.groupby("slide").size()["tiles/04.png"] for cohort in (first, second)]
     assert sizes == [2, 3]
@@ -69,7 +69,7 @@ def test_a_slide_that_was_replaced_is_cut_again_and_no_other(
     record = root / folder / "slide.json"
     write_json(record, {name: value for name, value in read_json(record).items() if name != "fingerprint"})
     Image.fromarray(tile(78)).save(tmp_path / "data/tiles/04.png")
-    third = prepare(made, root, on_error="skip")
+    third = prepare(plan, root, on_error="skip")
     assert third.table.equals(second.table) and "have changed" not in capsys.readouterr().out
 
 
@@ -116,11 +116,11 @@ def _at_once(work):
         work()
 
     runs = [context.Process(target=run, daemon=True) for _ in range(2)]
-    for one in runs:
-        one.start()
-    for one in runs:
-        one.join(120)
-    assert [one.exitcode for one in runs] == [0, 0]
+    for process in runs:
+        process.start()
+    for process in runs:
+        process.join(120)
+    assert [process.exitcode for process in runs] == [0, 0]
 
 
 def test_two_runs_at_once_in_one_folder_leave_what_one_leaves(

@@ -30,12 +30,12 @@ BARCODES = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A2-A04P-01Z-00-DX1", "TCGA-02-0001-
 def tree(tmp_path_factory, stained):
     """TCGA-UT: three patches of 256 pixels of each of four slides, one of them broken, and a file that is none."""
     root = tmp_path_factory.mktemp("tcga_ut")
-    for place, barcode in enumerate(BARCODES):
-        folder = root / ("Breast", "Glioma")[place // 2] / barcode
+    for number, barcode in enumerate(BARCODES):
+        folder = root / ("Breast", "Glioma")[number // 2] / barcode
         folder.mkdir(parents=True)
-        for number in range(3):
-            image = Image.fromarray(stained(10 * place + number, 64, 64)).resize((256, 256))
-            image.save(folder / f"{number}.jpg", quality=90)
+        for patch in range(3):
+            image = Image.fromarray(stained(10 * number + patch, 64, 64)).resize((256, 256))
+            image.save(folder / f"{patch}.jpg", quality=90)
     broken = root / "Breast" / BARCODES[0] / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:1500])
     (root / "Glioma" / "notes.txt").write_text("mine")
@@ -65,10 +65,10 @@ def test_a_tree_of_patches_is_taken_as_it_is(tree, tmp_path, in_process):
     half = prepare(patch_tree(tree, 128, 1.0), tmp_path / "half", "skip")
     expected = np.stack(files).reshape(11, 128, 2, 128, 2, 3).mean((2, 4))
     for dataset in (PatchDataset(half, codes, 128), StreamedPatchDataset(half, codes, 128)):
-        found = torch.stack([dataset[place]["image"] for place in range(11)]).permute(0, 2, 3, 1)
-        assert np.abs(found.numpy() - expected).max() <= 0.5
+        read = torch.stack([dataset[index]["image"] for index in range(11)]).permute(0, 2, 3, 1)
+        assert np.abs(read.numpy() - expected).max() <= 0.5
     quality = pd.read_parquet(half.root / "quality.parquet")
-    assert np.array_equal(quality["hash"], hash_images(found.numpy())) and set(quality["width"]) == {256}
+    assert np.array_equal(quality["hash"], hash_images(read.numpy())) and set(quality["width"]) == {256}
     rejected = read_table(half.root / "rejected.csv").set_index("image")["reason"]
     assert len(rejected) == 2 and "truncated" in rejected[f"Breast/{BARCODES[0]}/2.jpg"]
     assert "Glioma/notes.txt" in rejected.index

@@ -32,10 +32,8 @@ def cohort(tmp_path_factory):
     for seed in range(NUM_SLIDES):
         stains = draw_stains(TUMORS[seed % 4], 256, 0.5, rng)
         write_pyramid(root / f"s{seed}.tiff", scan(*stains, CENTERS[seed], 0.5, rng), 0.5)
-    places = [
-        (f"s{seed}.tiff", x, y) for seed in range(NUM_SLIDES) for x in range(0, 193, 64) for y in range(0, 193, 64)
-    ]
-    table = pd.DataFrame(places, columns=["image", "x", "y"]).sample(frac=1, random_state=0, ignore_index=True)
+    rows = [(f"s{seed}.tiff", x, y) for seed in range(NUM_SLIDES) for x in range(0, 193, 64) for y in range(0, 193, 64)]
+    table = pd.DataFrame(rows, columns=["image", "x", "y"]).sample(frac=1, random_state=0, ignore_index=True)
     table = table.assign(slide=table["image"], patient=table["image"], mpp="1.0", source_mpp="0.5", split="train")
     return Cohort(table.astype(str), root)
 
@@ -100,7 +98,7 @@ def test_the_slide_used_last_is_kept(cohort, monkeypatch):
         "open_slide",
         lambda path, *more, **options: opened.append(path.name) or original(path, *more, **options),
     )
-    rows = {name: int(places[0]) for name, places in cohort.table.groupby("image").indices.items()}
+    rows = {name: int(indices[0]) for name, indices in cohort.table.groupby("image").indices.items()}
     reader = PatchReader(cohort, SIZE, max_open=2)
     for name in ("s0.tiff", "s1.tiff", "s0.tiff", "s2.tiff", "s0.tiff", "s1.tiff"):
         reader.read([rows[name]])
@@ -176,10 +174,10 @@ def test_a_forked_process_and_its_parent_do_not_disturb_each_other(cohort, expec
     child.start()
     reader._lock.release()
     own = np.stack(reader.read(range(20, 60)))
-    found = queue.get(timeout=60)
+    read = queue.get(timeout=60)
     child.join(60)
     assert child.exitcode == 0
-    assert np.array_equal(own, expected[20:60]) and np.array_equal(found, expected[20:60])
+    assert np.array_equal(own, expected[20:60]) and np.array_equal(read, expected[20:60])
 
 
 def test_rows_of_one_slide_may_ask_for_different_resolutions(cohort):
@@ -202,8 +200,8 @@ def test_the_resolution_of_the_cohort_goes_before_that_of_the_file(cohort):
 
 def test_files_of_patches_are_read_as_they_are(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
-    for place, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{place}.png")
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
     Image.fromarray(images[0]).resize((SIZE, 16)).save(tmp_path / "flat.png")
     table = pd.DataFrame({"image": ["0.png", "1.png", "2.png", "flat.png"], "split": "train"})
     reader = PatchReader(Cohort(table, tmp_path), SIZE)

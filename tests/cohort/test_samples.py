@@ -18,9 +18,9 @@ def arm(folder, images=3, **columns):
 
 
 def test_manifests_are_read_by_name(tmp_path):
-    found = read_arms({"one": arm(tmp_path / "a"), "two": arm(tmp_path / "b", 5)}, ["project_id", "center"])
-    assert {name: len(images) for name, images in found.items()} == {"one": 3, "two": 5}
-    assert found["one"].root == tmp_path / "a"
+    arms = read_arms({"one": arm(tmp_path / "a"), "two": arm(tmp_path / "b", 5)}, ["project_id", "center"])
+    assert {name: len(images) for name, images in arms.items()} == {"one": 3, "two": 5}
+    assert arms["one"].root == tmp_path / "a"
 
 
 def test_arms_that_cannot_be_compared_are_refused(tmp_path):
@@ -50,8 +50,8 @@ def test_rows_of_no_split_no_value_or_no_patient_are_left_out(capsys):
             "center": ["x", "x", "x", "unknown", "y", "x"],
         }
     )
-    found = known_rows(Cohort(table, "."), ["center"])
-    assert found.table["image"].tolist() == ["a", "e", "f"] and "2 images" in capsys.readouterr().out
+    known = known_rows(Cohort(table, "."), ["center"])
+    assert known.table["image"].tolist() == ["a", "e", "f"] and "2 images" in capsys.readouterr().out
     with pytest.raises(InputError, match="has a value in all of"):
         known_rows(Cohort(table.assign(center=None), "."), ["center"])
 

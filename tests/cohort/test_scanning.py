@@ -18,10 +18,10 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     for folder in "ab":
         (root / folder).mkdir()
-    for place, name in enumerate(NAMES):
-        rng = np.random.default_rng(place)
-        stains = draw_stains(TUMORS[place], 300 if name == "wide.png" else 256, 0.5, rng)
-        image = Image.fromarray(scan(*stains, CENTERS[place], 0.5, rng))
+    for number, name in enumerate(NAMES):
+        rng = np.random.default_rng(number)
+        stains = draw_stains(TUMORS[number], 300 if name == "wide.png" else 256, 0.5, rng)
+        image = Image.fromarray(scan(*stains, CENTERS[number], 0.5, rng))
         image.crop((0, 0, image.width, 256)).save(root / name, quality=95)
     Image.fromarray(np.full((256, 256, 3), 246, np.uint8)).save(root / "glass.png")
     Image.fromarray(np.full((100, 300, 3), 180, np.uint8)).save(root / "flat.png")
@@ -40,36 +40,38 @@ def scanned(tree, root, images, mpp=None, grid=None):
 
 
 def test_size_place_and_resolution_of_every_file_come_in_their_order(tree, tmp_path):
-    found = scanned(tree, tmp_path, NAMES)
-    assert found["problem"].tolist() == [""] * 4
-    assert found["width"].tolist() == [256, 256, 256, 300] and found["height"].tolist() == [256] * 4
+    measures = scanned(tree, tmp_path, NAMES)
+    assert measures["problem"].tolist() == [""] * 4
+    assert measures["width"].tolist() == [256, 256, 256, 300] and measures["height"].tolist() == [256] * 4
     # a patch is the middle of its file
-    assert found["x"].tolist() == [0, 0, 0, 22] and found["y"].tolist() == [0] * 4
-    assert found["source_mpp"].tolist() == [0.5] * 4
+    assert measures["x"].tolist() == [0, 0, 0, 22] and measures["y"].tolist() == [0] * 4
+    assert measures["source_mpp"].tolist() == [0.5] * 4
 
 
 def test_what_is_measured_is_the_middle_at_the_resolution_asked_for(tree, tmp_path):
-    found = scanned(tree, tmp_path, NAMES)
-    for place, name in enumerate(NAMES):
+    measures = scanned(tree, tmp_path, NAMES)
+    for number, name in enumerate(NAMES):
         image = Image.open(tree / name)
         left = (image.width - 256) // 2
         patch = np.asarray(image.crop((left, 0, left + 256, 256)).reduce(2))
-        assert found["hash"][place] == hash_images(patch[None])[0] != PLAIN
+        assert measures["hash"][number] == hash_images(patch[None])[0] != PLAIN
         gray = np.pad(patch.astype(float).mean(2), 1, "edge")
         edges = gray[2:, 1:-1] + gray[:-2, 1:-1] + gray[1:-1, 2:] + gray[1:-1, :-2] - 4 * gray[1:-1, 1:-1]
         # at the border, pixels beyond it are those at it
-        assert found["sharpness"][place] == pytest.approx(edges.var(), rel=0.02)
+        assert measures["sharpness"][number] == pytest.approx(edges.var(), rel=0.02)
 
 
 def test_a_file_at_the_size_and_resolution_asked_for_is_taken_whole(tree, tmp_path):
-    found = scanned(tree, tmp_path, ["b/2.png"], grid=PatchGrid(256, 0.5))
-    assert (found["x"][0], found["y"][0]) == (0, 0)
-    assert found["hash"][0] == hash_images(np.asarray(Image.open(tree / "b/2.png"))[None])[0]
+    measures = scanned(tree, tmp_path, ["b/2.png"], grid=PatchGrid(256, 0.5))
+    assert (measures["x"][0], measures["y"][0]) == (0, 0)
+    assert measures["hash"][0] == hash_images(np.asarray(Image.open(tree / "b/2.png"))[None])[0]
 
 
 def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
-    found = scanned(tree, tmp_path, ["glass.png", "gray.png"])
-    assert found["problem"].tolist() == ["", ""] and found["background"][0] == 1.0 and found["hash"][0] == PLAIN
+    measures = scanned(tree, tmp_path, ["glass.png", "gray.png"])
+    assert (
+        measures["problem"].tolist() == ["", ""] and measures["background"][0] == 1.0 and measures["hash"][0] == PLAIN
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,11 +88,11 @@ def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_used_says_why_and_the_others_are_done(tree, tmp_path, image, mpp, says):
-    found = scanned(tree, tmp_path, ["b/2.png", image, "wide.png"], ("0.5", mpp, "0.5"))
-    problem = found["problem"][1]
+    measures = scanned(tree, tmp_path, ["b/2.png", image, "wide.png"], ("0.5", mpp, "0.5"))
+    problem = measures["problem"][1]
     assert image in problem and says in problem and "\n" not in problem
-    assert found["problem"][0] == found["problem"][2] == ""
-    assert np.isnan(found["sharpness"][1]) and found["hash"][1] == PLAIN
+    assert measures["problem"][0] == measures["problem"][2] == ""
+    assert np.isnan(measures["sharpness"][1]) and measures["hash"][1] == PLAIN
 
 
 def test_records_of_other_files_or_resolutions_do_not_mix(tree, tmp_path):

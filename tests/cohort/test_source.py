@@ -70,9 +70,9 @@ def test_rows_have_roles_label_and_attributes_ordered_by_image(tmp_path, name):
 def test_rows_do_not_depend_on_the_order_of_the_table_but_for_their_number(tmp_path):
     tables = []
     for order in itertools.permutations(range(3)):
-        write(tmp_path, {name: [cells[place] for place in order] for name, cells in GDC.items()})
+        write(tmp_path, {name: [cells[number] for number in order] for name, cells in GDC.items()})
         rows = source(tmp_path).rows(check_files=False)
-        assert rows["row"].tolist() == [order.index(place) for place in (1, 0, 2)]
+        assert rows["row"].tolist() == [order.index(number) for number in (1, 0, 2)]
         tables.append(rows.drop(columns="row"))
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
@@ -310,7 +310,7 @@ def test_the_overlay_of_tcga_reads_a_download(tmp_path):
     sites = {"tissue_source_site": ["NA", "38"], "center": ["Duke University", "UNC"]}
     write(tmp_path, sites, "tissue_source_sites.csv")
     uuid = "0A1B2C3D-0000-4AAA-8BBB-0123456789AB"
-    touch(tmp_path, *(f"slides/{place}/{slide}.{uuid}.svs" for place, slide in enumerate(slides)))
+    touch(tmp_path, *(f"slides/{number}/{slide}.{uuid}.svs" for number, slide in enumerate(slides)))
     fields = {name: content[name] for name in ("table", "label", "columns", "mapping", "unit")}
     rows = ImageTable(tmp_path, attributes=content["metadata_columns"], **fields).rows()
     assert rows[["slide", "center", "race", "sex", "age", "problem"]].to_numpy().tolist() == [

@@ -78,10 +78,10 @@ def test_each_thing_that_is_wrong_with_a_row_is_one_line_and_the_others_are_fine
 def test_what_no_row_names_is_listed_with_links_that_lead_nowhere(tmp_path):
     (tmp_path / "root").mkdir()
     table = hard_table(tmp_path / "root")
-    found = dict(table.files_without_row(table.rows()))
+    unnamed = dict(table.files_without_row(table.rows()))
     # of the links, gone.png and loop.png have rows of their own; patches/ is no folder of the rows' images
-    assert sorted(found) == ["slides/extra.png", "slides/round"]
-    assert found["slides/extra.png"] == "no row of the table names this file" and "loop" in found["slides/round"]
+    assert sorted(unnamed) == ["slides/extra.png", "slides/round"]
+    assert unnamed["slides/extra.png"] == "no row of the table names this file" and "loop" in unnamed["slides/round"]
 
 
 def test_files_without_a_row_are_sought_beside_images_that_lie_in_the_root(tmp_path):
@@ -118,7 +118,7 @@ def brute_rows(table, root, unit):
     images = {}
     for row, path in zip(cells, paths):
         images.setdefault(row["slide"], set()).add(path)
-    found = []
+    rows = []
     for row, path in zip(cells, paths):
         if row["name"] == "":
             problem = "no name"
@@ -134,8 +134,8 @@ def brute_rows(table, root, unit):
             problem = repr(row["mpp"])
         else:
             problem = next((f"no {name}" for name in ("tumor", "patient", "slide") if not row[name]), "")
-        found.append((path, row["slide"], row["patient"], row["mpp"], row["tumor"], row["race"], problem))
-    return found
+        rows.append((path, row["slide"], row["patient"], row["mpp"], row["tumor"], row["race"], problem))
+    return rows
 
 
 @pytest.mark.parametrize("unit", ["slides", "patches"])

@@ -11,9 +11,9 @@ def table_of(splits=("train", "val", "holdout", "excluded")):
     count = len(splits)
     return pd.DataFrame(
         {
-            "image": [f"patches/s{place}/patch_0_0.png" for place in range(count)],
-            "slide": [f"s{place}" for place in range(count)],
-            "patient": [f"0{place}" for place in range(count)],
+            "image": [f"patches/s{number}/patch_0_0.png" for number in range(count)],
+            "slide": [f"s{number}" for number in range(count)],
+            "patient": [f"0{number}" for number in range(count)],
             "tumor": ["NA", "01", "", "1e5"][:count],
             "split": list(splits),
         }
@@ -63,9 +63,9 @@ def test_an_unknown_split_is_named_with_the_nearest_one(tmp_path):
 
 def test_split_takes_its_rows_in_order_and_renumbers_them(tmp_path):
     cohort = Cohort(table_of(["val", "train", "holdout", "train"]), tmp_path)
-    part = cohort.split("train", "holdout")
-    assert part.table["slide"].tolist() == ["s1", "s2", "s3"] and part.table.index.tolist() == [0, 1, 2]
-    assert part.root == tmp_path and len(cohort) == 4
+    splits = cohort.split("train", "holdout")
+    assert splits.table["slide"].tolist() == ["s1", "s2", "s3"] and splits.table.index.tolist() == [0, 1, 2]
+    assert splits.root == tmp_path and len(cohort) == 4
     assert sum(len(cohort.split(name)) for name in SPLITS) == 4
     assert len(cohort.split("excluded")) == 0
 

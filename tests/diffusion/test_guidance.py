@@ -11,12 +11,12 @@ class Small(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.image = nn.Conv2d(3, 3, 3, padding=1)
-        self.rest = nn.Linear(3, 3)
+        self.embed = nn.Linear(3, 3)
         self.rows = 0
 
     def forward(self, noisy, timesteps, conditions):
         self.rows += len(noisy)
-        hidden = self.rest(torch.cat([timesteps[:, None] / 1000, conditions], dim=1))[:, :, None, None]
+        hidden = self.embed(torch.cat([timesteps[:, None] / 1000, conditions], dim=1))[:, :, None, None]
         return torch.tanh(self.image(noisy) + hidden)
 
 

@@ -65,9 +65,9 @@ def test_the_seed_decides_everything_and_the_global_one_nothing(tmp_path):
 def test_a_dataset_trains_as_its_tensor_does(tmp_path):
     images, captions, _ = pairs(16, 2)
     settings = {"max_steps": 2, "batch_size": 8}
-    one = train_clip(images, captions, tmp_path / "one", **settings)
-    two = train_clip([{"image": image} for image in images], captions, tmp_path / "two", **settings)
-    assert one.digest == two.digest
+    of_tensor = train_clip(images, captions, tmp_path / "one", **settings)
+    of_dataset = train_clip([{"image": image} for image in images], captions, tmp_path / "two", **settings)
+    assert of_tensor.digest == of_dataset.digest
 
 
 def loss_by_hand(images, texts, scale, captions):
@@ -86,8 +86,8 @@ def loss_by_hand(images, texts, scale, captions):
 def test_the_loss_agrees_with_a_sum_by_hand(captions):
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.nn.functional.normalize(torch.randn(2, 4, 3, generator=generator, dtype=torch.float64), dim=2)
-    found = contrastive_loss(images, texts, torch.tensor(4.0), torch.tensor(captions))
-    assert found.item() == pytest.approx(loss_by_hand(images.tolist(), texts.tolist(), 4.0, captions), rel=1e-6)
+    loss = contrastive_loss(images, texts, torch.tensor(4.0), torch.tensor(captions))
+    assert loss.item() == pytest.approx(loss_by_hand(images.tolist(), texts.tolist(), 4.0, captions), rel=1e-6)
 
 
 def test_equal_captions_are_no_negatives_of_each_other():

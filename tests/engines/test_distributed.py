@@ -89,12 +89,12 @@ def mean_gradient(rank):
 def first_then_others(rank, root):
     from medi_monai.engines.distributed import main_process_first
 
-    made = root / "made"
+    file = root / "made"
     with main_process_first():
-        found = made.is_file()
+        was_there = file.is_file()
         if rank == 0:
-            made.write_text("by the first")
-    return found
+            file.write_text("by the first")
+    return was_there
 
 
 def draw_pictures(folder):
@@ -119,9 +119,9 @@ def prepared_together(root):
     source = CaptionTable(root / "pictures", "t.csv", columns={"caption": "caption", "patient": "patient"})
     idist.barrier()
     cohort = load_or_prepare(CaptionPreparation(source, SquareFit(16)), root / "captions", num_workers=1)
-    got = files()
+    before = files()
     idist.barrier()
-    return {"digest": cohort.digest, "rows": len(cohort), "kept": files() == got}
+    return {"digest": cohort.digest, "rows": len(cohort), "kept": files() == before}
 
 
 def process(rank, root, cohort, port):
@@ -132,18 +132,22 @@ def process(rank, root, cohort, port):
     try:
         from medi_monai.engines.distributed import is_main_process, leave_processes
 
-        found = {"gradient": mean_gradient(rank), "main": is_main_process(), "found": first_then_others(rank, root)}
-        found["prepared"] = prepared_together(root)
+        outcome = {
+            "gradient": mean_gradient(rank),
+            "main": is_main_process(),
+            "file_was_there": first_then_others(rank, root),
+        }
+        outcome["prepared"] = prepared_together(root)
         for name, options in (("whole", {}), ("parts", {"stop": STOP}), ("parts", {"resume": True})):
-            found[name, bool(options.get("resume"))] = train(root, name, cohort, rank, **options)
+            outcome[name, bool(options.get("resume"))] = train(root, name, cohort, rank, **options)
         leave_processes()
     except BaseException:
-        found = {"failed": traceback.format_exc()}
-    torch.save(found, root / f"found_{rank}.pt")
+        outcome = {"failed": traceback.format_exc()}
+    torch.save(outcome, root / f"outcome_{rank}.pt")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, tiny_cohort):
+def outcomes(tmp_path_factory, tiny_cohort):
     root = tmp_path_factory.mktemp("processes")
     ignored = shutil.ignore_patterns("models", "output")
     draw_pictures(root / "pictures")
@@ -152,49 +156,52 @@ def found(tmp_path_factory, tiny_cohort):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(process, (root, str(tiny_cohort.root), port), WORLD)
-    results = [torch.load(root / f"found_{rank}.pt", weights_only=False) for rank in range(WORLD)]
-    for one in results:
-        assert "failed" not in one, one["failed"]
+    results = [torch.load(root / f"outcome_{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    for outcome in results:
+        assert "failed" not in outcome, outcome["failed"]
     return root, results
 
 
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_gradient_is_the_mean_over_the_processes(found):
-    _, (first, second) = found
+def test_the_gradient_is_the_mean_over_the_processes(outcomes):
+    _, (first, second) = outcomes
     assert same(first["gradient"]["begun"], second["gradient"]["begun"])
     assert same(first["gradient"]["gradient"], second["gradient"]["gradient"])
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     network.load_state_dict(first["gradient"]["begun"])
-    inputs = torch.cat([one["gradient"]["inputs"] for one in (first, second)])
+    inputs = torch.cat([outcome["gradient"]["inputs"] for outcome in (first, second)])
     network(inputs).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert torch.allclose(first["gradient"]["gradient"][name], parameter.grad, atol=1e-6), name
 
 
-def test_the_first_process_goes_first(found):
-    _, (first, second) = found
-    assert (first["found"], second["found"]) == (False, True) and (first["main"], second["main"]) == (True, False)
+def test_the_first_process_goes_first(outcomes):
+    _, (first, second) = outcomes
+    assert (first["file_was_there"], second["file_was_there"]) == (False, True) and (first["main"], second["main"]) == (
+        True,
+        False,
+    )
 
 
-def test_a_cohort_that_both_lack_is_prepared_by_one(found):
-    _, (first, second) = found
+def test_a_cohort_that_both_lack_is_prepared_by_one(outcomes):
+    _, (first, second) = outcomes
     assert first["prepared"] == second["prepared"] == {"digest": first["prepared"]["digest"], "rows": 40, "kept": True}
 
 
-def test_both_processes_end_with_the_same_weights(found):
-    root, (first, second) = found
-    one, two = first["whole", False], second["whole", False]
-    assert one["wrapper"] == "DistributedDataParallel" and one["step"] == two["step"] == STEPS
-    assert same(one["state"], two["state"])
+def test_both_processes_end_with_the_same_weights(outcomes):
+    root, (first, second) = outcomes
+    first_run, second_run = first["whole", False], second["whole", False]
+    assert first_run["wrapper"] == "DistributedDataParallel" and first_run["step"] == second_run["step"] == STEPS
+    assert same(first_run["state"], second_run["state"])
     begun = torch.load(root / "whole" / "model.pt", weights_only=True)
-    assert begun.keys() == one["state"].keys()
+    assert begun.keys() == first_run["state"].keys()
 
 
-def test_the_first_process_alone_writes(found):
-    root, _ = found
+def test_the_first_process_alone_writes(outcomes):
+    root, _ = outcomes
     names = sorted(path.name for path in (root / "whole").iterdir() if path.name[0] != ".")
     assert names == [f"checkpoint_{STEPS:08d}.pt", "model.json", "model.pt", "out", "schema.json"]
     events = list((root / "whole" / "out").glob("events.out.tfevents.*"))
@@ -204,12 +211,12 @@ def test_the_first_process_alone_writes(found):
     assert not list(root.rglob("earlier-*"))
 
 
-def test_an_interrupt_of_one_stops_both_and_they_go_on_to_the_same_weights(found):
-    root, results = found
-    for one in results:
-        stopped, resumed = one["parts", False], one["parts", True]
+def test_an_interrupt_of_one_stops_both_and_they_go_on_to_the_same_weights(outcomes):
+    root, results = outcomes
+    for outcome in results:
+        stopped, resumed = outcome["parts", False], outcome["parts", True]
         assert stopped["step"] == STOP and f"after step {STOP} of {STEPS}" in stopped["error"]
-        assert resumed["step"] == STEPS and same(resumed["state"], one["whole", False]["state"])
+        assert resumed["step"] == STEPS and same(resumed["state"], outcome["whole", False]["state"])
         assert not same(stopped["state"], resumed["state"])
     models = [torch.load(root / name / "model.pt", weights_only=True) for name in ("whole", "parts")]
     assert same(*models)

@@ -144,9 +144,9 @@ def test_a_space_with_weights_follows_the_network_and_keeps_its_precision(tiny_s
     rows = expand_plan(PLAN.head(1).assign(count=2))
     expected = generator(tiny_schema).draw(tiny_network, rows)
     space = Traveling().double()
-    found = generator(tiny_schema, space=space).draw(tiny_network, rows)
+    drawn = generator(tiny_schema, space=space).draw(tiny_network, rows)
     assert space.sent == [(torch.device("cpu"),)] and space.gain.dtype == torch.float64
-    assert np.array_equal(found, expected)
+    assert np.array_equal(drawn, expected)
     assert np.array_equal(generator(tiny_schema, space=Plain()).draw(tiny_network, rows), expected)
 
 

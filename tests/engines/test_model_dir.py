@@ -142,12 +142,12 @@ def test_model_and_cohort_may_be_moved_together(tmp_path, capsys):
     save_settings(models, {"cohort_dir": str(cohort), "objective": "v"})
     assert load_settings(models, {})["cohort_dir"] == str(cohort)
     (tmp_path / "before").rename(tmp_path / "after")
-    found = load_settings(tmp_path / "after" / "models", {})
-    assert found["cohort_dir"] == str(tmp_path / "after" / "cohort") and found["objective"] == "v"
+    settings = load_settings(tmp_path / "after" / "models", {})
+    assert settings["cohort_dir"] == str(tmp_path / "after" / "cohort") and settings["objective"] == "v"
     (tmp_path / "after" / "cohort" / "cohort.csv").unlink()
     assert capsys.readouterr().out == ""
-    found = load_settings(tmp_path / "after" / "models", {})
-    assert trained_cohort_dir(found, own_cohort(tmp_path / "own"), "bundle") == str(tmp_path / "own")
+    settings = load_settings(tmp_path / "after" / "models", {})
+    assert trained_cohort_dir(settings, own_cohort(tmp_path / "own"), "bundle") == str(tmp_path / "own")
     assert f"is no longer in {cohort}; {tmp_path / 'own'} is used instead" in capsys.readouterr().out
 
 

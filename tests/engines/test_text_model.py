@@ -35,7 +35,7 @@ def test_a_text_model_is_trained_once_and_then_found(cohort, tmp_path, monkeypat
 
 
 def test_captions_longer_than_clip_allows(cohort, tmp_path, capsys):
-    table = cohort.table.assign(caption=[f"brain {place} " + "with a finding " * 60 for place in range(16)])
+    table = cohort.table.assign(caption=[f"brain {number} " + "with a finding " * 60 for number in range(16)])
     long = Cohort(table, cohort.root)
     with pytest.raises(InputError, match="77"):
         text_model_dir(None, long, 16, tmp_path / "clip", 0, 2)
@@ -49,12 +49,12 @@ def test_a_schema_without_a_model(tmp_path, monkeypatch):
     schema = load_caption_schema(tmp_path / "models")
     assert schema.encode({"caption": ["brain of a man"]}).shape == (1, 16)
     # made once
-    made = list((tmp_path / "cache").iterdir())
+    models = list((tmp_path / "cache").iterdir())
     assert load_caption_schema(tmp_path / "models").digest == schema.digest
-    assert list((tmp_path / "cache").iterdir()) == made and len(made) == 1
+    assert list((tmp_path / "cache").iterdir()) == models and len(models) == 1
     # beside a model, the one that lies there counts, and its absence is an error
     schema.save(tmp_path / "models" / "schema.json")
-    assert load_caption_schema(tmp_path / "models", str(made[0])).digest == schema.digest
+    assert load_caption_schema(tmp_path / "models", str(models[0])).digest == schema.digest
     (tmp_path / "models" / "schema.json").rename(tmp_path / "models" / "model.pt")
     with pytest.raises(InputError, match="no schema at"):
         load_caption_schema(tmp_path / "models")

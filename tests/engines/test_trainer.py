@@ -36,8 +36,13 @@ class Training:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=learning_rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / 50))
         self.average = WeightAverage(self.network)
-        parts = {"network": self.network, "average": self.average, "optimizer": optimizer, "lr_scheduler": scheduler}
-        self.checkpoint = TrainingCheckpoint(ckpt_dir, parts, {"seed": 0}, every=20)
+        components = {
+            "network": self.network,
+            "average": self.average,
+            "optimizer": optimizer,
+            "lr_scheduler": scheduler,
+        }
+        self.checkpoint = TrainingCheckpoint(ckpt_dir, components, {"seed": 0}, every=20)
         dataset = PatchDataset(cohort.split("train"), schema, 16)
         sampler = BalancedBatchSampler(dataset.groups(["project_id", "center"], "class"), 8, max_steps)
         self.trainer = DiffusionTrainer(
@@ -104,9 +109,9 @@ def test_the_loss_falls(make):
 
 
 def test_accumulation_gives_the_update_of_the_whole_batch(make):
-    whole, parts = make("one", 3).run(), make("four", 3, accumulation_steps=4).run()
+    whole, accumulated = make("one", 3).run(), make("four", 3, accumulation_steps=4).run()
     for name in whole:
-        assert torch.allclose(whole[name].float(), parts[name].float(), atol=2e-4), name
+        assert torch.allclose(whole[name].float(), accumulated[name].float(), atol=2e-4), name
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(make):

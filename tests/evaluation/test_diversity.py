@@ -9,10 +9,10 @@ from medi_monai.evaluation.diversity import feature_spread
 
 def test_the_spread_of_features_is_the_mean_over_pairs():
     features = np.random.default_rng(0).normal(size=(40, 5))
-    made = feature_spread(features)
-    assert made["value"] == pytest.approx(np.mean([np.linalg.norm(a - b) for a, b in combinations(features, 2)]))
+    spread = feature_spread(features)
+    assert spread["value"] == pytest.approx(np.mean([np.linalg.norm(a - b) for a, b in combinations(features, 2)]))
     # by the jackknife
     left = [np.mean([np.linalg.norm(a - b) for a, b in combinations(np.delete(features, i, 0), 2)]) for i in range(40)]
     error = math.sqrt(39 / 40 * np.sum((np.array(left) - np.mean(left)) ** 2))
-    assert made["ci95"][1] - made["value"] == pytest.approx(1.96 * error, rel=0.1)
+    assert spread["ci95"][1] - spread["value"] == pytest.approx(1.96 * error, rel=0.1)
     assert feature_spread(features[:1]) == {"value": None, "ci95": None, "n": 1}

@@ -105,16 +105,16 @@ def test_what_is_there_is_opened_without_reading(cohort, tmp_path, nothing_is_re
 def test_whatever_decides_the_features_has_a_store_of_its_own(cohort, tmp_path, change):
     names = cohort.table["image"].head(2)
     folders = []
-    for given in ({}, change):
+    for changes in ({}, change):
         root = tmp_path / f"patches{len(folders)}"
         root.mkdir()
         for name in names:
             (root / name).symlink_to(cohort.root / name)
-        if "beside" in given:
-            (root / given["beside"][0]).write_text(given["beside"][1])
-        table = cohort.table.head(2).iloc[given.get("rows", [0, 1])].assign(**given.get("columns", {}))
-        encoder = given.get("encoder", Means())
-        store = embed_images(Cohort(table, root), encoder, tmp_path / "f", SIZE, recipe=given.get("recipe"))
+        if "beside" in changes:
+            (root / changes["beside"][0]).write_text(changes["beside"][1])
+        table = cohort.table.head(2).iloc[changes.get("rows", [0, 1])].assign(**changes.get("columns", {}))
+        encoder = changes.get("encoder", Means())
+        store = embed_images(Cohort(table, root), encoder, tmp_path / "f", SIZE, recipe=changes.get("recipe"))
         folders.append(store.folder)
     assert folders[0] != folders[1]
 
@@ -193,8 +193,8 @@ def test_a_missing_image_and_one_of_another_size_are_named(cohort, tmp_path):
 def test_a_gray_file_counts_as_three_equal_channels(cohort, pixels, tmp_path):
     Image.fromarray(pixels[0, :, :, 0]).save(tmp_path / "gray.png")
     gray = Cohort(cohort.table.head(1).assign(image="gray.png"), tmp_path)
-    found = embed_images(gray, Means(), tmp_path / "f", SIZE).features
-    np.testing.assert_allclose(found[0, :3], np.full(3, pixels[0, :, :, 0].mean() / 255), atol=1e-6)
+    features = embed_images(gray, Means(), tmp_path / "f", SIZE).features
+    np.testing.assert_allclose(features[0, :3], np.full(3, pixels[0, :, :, 0].mean() / 255), atol=1e-6)
 
 
 def test_features_that_are_not_finite_name_the_image_and_are_not_stored(cohort, tmp_path):

@@ -34,10 +34,10 @@ def make(name=("A", "n"), real=240, patients=40, sizes=(100, 100), shifts=(0.0, 
 def test_the_floor_is_that_of_a_perfect_generator_and_a_shifted_one_is_far_above():
     floors, good, bad = [], [], []
     for seed in range(12):
-        found = compare_group(make(seed=seed), SETTINGS)["arms"]
-        one, two, three = (found[name]["frechet_distance"]["value"] for name in (FLOOR, "good", "bad"))
-        floors.append(one), good.append(two), bad.append(three)
-        assert found["good"]["precision"]["value"] > found["bad"]["precision"]["value"]
+        arms = compare_group(make(seed=seed), SETTINGS)["arms"]
+        floor, near, far = (arms[name]["frechet_distance"]["value"] for name in (FLOOR, "good", "bad"))
+        floors.append(floor), good.append(near), bad.append(far)
+        assert arms["good"]["precision"]["value"] > arms["bad"]["precision"]["value"]
     assert np.mean(good) == pytest.approx(np.mean(floors), rel=0.25)
     # the shift alone is 1.5^2 in every dimension
     assert np.mean(bad) - np.mean(floors) == pytest.approx(DIM * 1.5**2, rel=0.15)
@@ -45,14 +45,14 @@ def test_the_floor_is_that_of_a_perfect_generator_and_a_shifted_one_is_far_above
 
 def test_every_figure_is_between_sets_of_the_matched_size_and_halves_share_no_patient():
     images = make(sizes=(70, 300))
-    found = compare_group(images, SETTINGS)
-    assert found["matched"] == 70 and found["counts"] == {"real": 240, "good": 70, "bad": 300}
-    for sets in found["drawn"]:
+    result = compare_group(images, SETTINGS)
+    assert result["matched"] == 70 and result["counts"] == {"real": 240, "good": 70, "bad": 300}
+    for sets in result["drawn"]:
         assert {name: len(np.unique(rows)) for name, (_, rows) in sets.items()} == dict.fromkeys(sets, 70)
         first, second = (set(images.patients[sets[name][1]]) for name in ("reference", FLOOR))
         assert not first & second
-    pairs = [(images.real[one["reference"][1]], images.generated["bad"][one["bad"][1]]) for one in found["drawn"]]
-    arm = found["arms"]["bad"]
+    pairs = [(images.real[sets["reference"][1]], images.generated["bad"][sets["bad"][1]]) for sets in result["drawn"]]
+    arm = result["arms"]["bad"]
     assert arm["frechet_distance"]["value"] == pytest.approx(np.mean([frechet_distance(*pair) for pair in pairs]))
     assert arm["kernel_distance"]["value"] == pytest.approx(np.mean([kernel_distance(*pair).value for pair in pairs]))
     assert arm["recall"]["value"] == pytest.approx(np.mean([precision_recall(*pair)["recall"] for pair in pairs]))
@@ -60,9 +60,9 @@ def test_every_figure_is_between_sets_of_the_matched_size_and_halves_share_no_pa
 
 def test_too_few_images_have_counts_and_no_figure():
     for images in (make(sizes=(100, 10)), make(sizes=(100, 0)), make(real=20)):
-        found = compare_group(images, SETTINGS)
-        assert found["matched"] == 0 and found["arms"] == {}
-        (row,) = of_combinations([found], ["label", "center"], "good", "frechet_distance")
+        result = compare_group(images, SETTINGS)
+        assert result["matched"] == 0 and result["arms"] == {}
+        (row,) = of_combinations([result], ["label", "center"], "good", "frechet_distance")
         assert row["value"] is None and row["floor"] is None and row["n"] == 0
         assert row["counts"]["bad"] == len(images.generated["bad"]) and row["label"] == "A" and row["center"] == "n"
     assert summarize([], "good", "precision") == {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
@@ -70,52 +70,54 @@ def test_too_few_images_have_counts_and_no_figure():
 
 
 def test_a_single_patient_is_halved_by_image_and_told():
-    found = compare_group(make(patients=1), SETTINGS)
-    assert found["matched"] == 100 and found["one_patient"]
+    result = compare_group(make(patients=1), SETTINGS)
+    assert result["matched"] == 100 and result["one_patient"]
     assert not compare_group(make(), SETTINGS)["one_patient"]
-    for sets in found["drawn"]:
+    for sets in result["drawn"]:
         assert not set(sets["reference"][1]) & set(sets[FLOOR][1])
 
 
 def test_a_huge_patient_has_a_half_for_itself():
     images = make()
     patients = np.where(np.arange(240) < 150, 999, images.patients)
-    found = compare_group(ImageGroup(("A", "n"), True, images.real, patients, images.generated), SETTINGS)
-    assert found["matched"] == 90
+    result = compare_group(ImageGroup(("A", "n"), True, images.real, patients, images.generated), SETTINGS)
+    assert result["matched"] == 90
 
 
 def test_means_and_intervals_over_combinations():
     results = [compare_group(make(("A", str(n)), seed=n), SETTINGS) for n in range(3)]
     results.append(compare_group(make(("A", "x"), sizes=(3, 3)), SETTINGS))
-    found = summarize(results, "bad", "frechet_distance")
-    values = [one["arms"]["bad"]["frechet_distance"]["value"] for one in results[:3]]
-    assert found["value"] == pytest.approx(np.mean(values)) and found["num_combinations"] == 3 and found["n"] == 300
-    low, high = found["ci95"]
-    assert low < found["value"] < high and high - low < 0.5 * found["value"]
+    summary = summarize(results, "bad", "frechet_distance")
+    values = [result["arms"]["bad"]["frechet_distance"]["value"] for result in results[:3]]
+    assert (
+        summary["value"] == pytest.approx(np.mean(values)) and summary["num_combinations"] == 3 and summary["n"] == 300
+    )
+    low, high = summary["ci95"]
+    assert low < summary["value"] < high and high - low < 0.5 * summary["value"]
     kernel = summarize(results, "good", "kernel_distance")
-    errors = [one["arms"]["good"]["kernel_distance"]["standard_error"] for one in results[:3]]
+    errors = [result["arms"]["good"]["kernel_distance"]["standard_error"] for result in results[:3]]
     assert kernel["ci95"][1] - kernel["value"] == pytest.approx(1.959964 * np.sqrt(np.square(errors).sum()) / 3)
     assert summarize(results, "good", "recall")["ci95"] is None
 
 
 def test_combinations_taken_together_weigh_alike():
     results = [compare_group(make(("A", str(n)), seed=n), SETTINGS) for n in range(2)]
-    found = pooled_distances(results)
+    pooled = pooled_distances(results)
     values = []
     for half in range(3):
-        sets = [one["drawn"][half] for one in results]
-        real, other = (np.vstack([one[name][0][one[name][1]] for one in sets]) for name in ("reference", "bad"))
+        sets = [result["drawn"][half] for result in results]
+        real, other = (np.vstack([drawn[name][0][drawn[name][1]] for drawn in sets]) for name in ("reference", "bad"))
         values.append(frechet_distance(real, other))
-    assert found["bad"]["value"] == pytest.approx(np.mean(values)) and found["bad"]["n"] == 200
-    assert found["bad"]["range_over_halves"] == pytest.approx([min(values), max(values)])
+    assert pooled["bad"]["value"] == pytest.approx(np.mean(values)) and pooled["bad"]["n"] == 200
+    assert pooled["bad"]["range_over_halves"] == pytest.approx([min(values), max(values)])
 
 
 def test_the_same_seed_gives_the_same_and_sets_may_be_tiny():
     first, again = (compare_group(make(), SETTINGS) for _ in range(2))
     assert first["arms"] == again["arms"]
     tiny = FidelitySettings(min_images=2, neighbors=1, num_replicates=3, num_halves=1)
-    found = compare_group(make(real=4, patients=4, sizes=(2, 2)), tiny)
-    assert found["matched"] == 2 and summarize([found], "good", "kernel_distance")["ci95"] is None
+    result = compare_group(make(real=4, patients=4, sizes=(2, 2)), tiny)
+    assert result["matched"] == 2 and summarize([result], "good", "kernel_distance")["ci95"] is None
 
 
 @pytest.mark.parametrize("change", [{"max_images": 0}, {"num_halves": 0}, {"neighbors": 0}, {"min_images": 5}])
@@ -126,19 +128,19 @@ def test_settings_that_cannot_be_are_refused(change):
 
 def test_the_error_of_a_kernel_distance_takes_the_patients_of_real_images_for_units():
     images = make(real=240, patients=12)
-    found = compare_group(images, SETTINGS)
+    result = compare_group(images, SETTINGS)
     for name, whose in (("bad", None), (FLOOR, "real")):
         errors = []
-        for sets in found["drawn"]:
+        for sets in result["drawn"]:
             (real, rows), (other, others) = sets["reference"], sets[name]
             theirs = None if whose is None else images.patients[others]
             errors.append(kernel_distance(real[rows], other[others], 3, images.patients[rows], theirs).standard_error)
-        assert found["arms"][name]["kernel_distance"]["standard_error"] == pytest.approx(np.mean(errors))
+        assert result["arms"][name]["kernel_distance"]["standard_error"] == pytest.approx(np.mean(errors))
         by_image = [
-            kernel_distance(one["reference"][0][one["reference"][1]], one[name][0][one[name][1]])
-            for one in found["drawn"]
+            kernel_distance(sets["reference"][0][sets["reference"][1]], sets[name][0][sets[name][1]])
+            for sets in result["drawn"]
         ]
-        assert np.mean(errors) != pytest.approx(np.mean([one.standard_error for one in by_image]), rel=1e-3)
+        assert np.mean(errors) != pytest.approx(np.mean([distance.standard_error for distance in by_image]), rel=1e-3)
 
 
 def test_every_metric_is_in_the_results_their_schema_and_the_page():

@@ -20,9 +20,12 @@ def table_of(patients=6, images=8):
 
 def features_of(table, noise=0.2, seed=0):
     rng = np.random.default_rng(seed)
-    base = {key: np.eye(5)[place] * 3 for place, key in enumerate((*LABELS, *CENTERS))}
+    base = {key: np.eye(5)[axis] * 3 for axis, key in enumerate((*LABELS, *CENTERS))}
     mean = np.array(
-        [base.get(one, np.zeros(5)) + base.get(two, np.zeros(5)) for one, two in zip(table["label"], table["center"])]
+        [
+            base.get(label, np.zeros(5)) + base.get(center, np.zeros(5))
+            for label, center in zip(table["label"], table["center"])
+        ]
     )
     return (mean + noise * rng.standard_normal(mean.shape)).astype(np.float32)
 
@@ -33,17 +36,17 @@ def test_what_was_asked_for_is_read_and_what_was_not_is_told():
     right = features_of(manifest, seed=1)
     # images of center n are those of center s
     wrong = features_of(manifest.assign(center=manifest["center"].replace("n", "s")), seed=2)
-    found = read_columns(
+    fidelity = read_columns(
         features_of(real), real, {"right": (right, manifest), "wrong": (wrong, manifest)}, ["label", "center"], CS
     )
     assert (
-        found["real"]["label"]["value"] == found["real"]["center"]["value"] == 1
-        and found["real"]["center"]["chance"] == 1 / 3
+        fidelity["real"]["label"]["value"] == fidelity["real"]["center"]["value"] == 1
+        and fidelity["real"]["center"]["chance"] == 1 / 3
     )
-    assert found["right"]["center"]["value"] == found["right"]["label"]["value"] == 1
-    assert found["right"]["center"]["ci95"][0] < 1 and found["right"]["center"]["n"] == 60
-    assert found["wrong"]["center"]["by_value"] == {"n": 0.0, "s": 1.0, "w": 1.0}
-    assert found["wrong"]["center"]["value"] == pytest.approx(2 / 3) and found["wrong"]["label"]["value"] == 1
+    assert fidelity["right"]["center"]["value"] == fidelity["right"]["label"]["value"] == 1
+    assert fidelity["right"]["center"]["ci95"][0] < 1 and fidelity["right"]["center"]["n"] == 60
+    assert fidelity["wrong"]["center"]["by_value"] == {"n": 0.0, "s": 1.0, "w": 1.0}
+    assert fidelity["wrong"]["center"]["value"] == pytest.approx(2 / 3) and fidelity["wrong"]["label"]["value"] == 1
 
 
 def proportion_interval(share, n, z=1.959963984540054):
@@ -59,26 +62,29 @@ def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     manifest = manifest.reset_index(drop=True)
     features = features_of(manifest.assign(center=manifest["center"].replace("n", "s")), 1.0)
     features_real = features_of(real, 1.0)
-    found = read_columns(features_real, real, {"a": (features, manifest)}, ["label", "center"], CS)["a"]["center"]
-    assert found["value"] == pytest.approx(np.mean(list(found["by_value"].values())), abs=0.02) and found["n"] == 160
+    fidelity = read_columns(features_real, real, {"a": (features, manifest)}, ["label", "center"], CS)["a"]["center"]
+    assert (
+        fidelity["value"] == pytest.approx(np.mean(list(fidelity["by_value"].values())), abs=0.02)
+        and fidelity["n"] == 160
+    )
     # 40 images of "n" weigh a sixth of 10 each: 1 / sum of the squared weights is the number that the share rests on
     sizes = manifest.groupby(["label", "center"]).size()
     effective = 36 / (1 / sizes).sum()
-    low, high = proportion_interval(found["value"], effective)
-    assert found["ci95"] == pytest.approx([low, high]) and effective < 160 * 0.6
+    low, high = proportion_interval(fidelity["value"], effective)
+    assert fidelity["ci95"] == pytest.approx([low, high]) and effective < 160 * 0.6
     order, turned = (np.random.default_rng(n).permutation(n) for n in (len(real), len(manifest)))
     arms = {"z": (features[:9], manifest.head(9)), "a": (features[turned], manifest.iloc[turned])}
     again = read_columns(features_real[order], real.iloc[order], arms, ["label", "center"], CS)["a"]["center"]
-    assert again == found
+    assert again == fidelity
 
 
 def test_values_that_no_real_image_has_are_left_out_with_their_count():
     real = table_of()
     manifest = table_of(1, 4)
     manifest["center"] = manifest["center"].replace("w", "elsewhere")
-    found = read_columns(features_of(real), real, {"a": (features_of(manifest), manifest)}, ["label", "center"], CS)
-    assert found["a"]["center"]["left_out"] == 8 and found["a"]["center"]["n"] == 16
-    assert found["a"]["center"]["value"] == 1 and set(found["a"]["center"]["by_value"]) == {"n", "s"}
+    fidelity = read_columns(features_of(real), real, {"a": (features_of(manifest), manifest)}, ["label", "center"], CS)
+    assert fidelity["a"]["center"]["left_out"] == 8 and fidelity["a"]["center"]["n"] == 16
+    assert fidelity["a"]["center"]["value"] == 1 and set(fidelity["a"]["center"]["by_value"]) == {"n", "s"}
     alone = manifest[manifest["center"] == "elsewhere"]
     none = read_columns(features_of(real), real, {"a": (features_of(alone), alone)}, ["label", "center"], CS)["a"][
         "center"
@@ -91,5 +97,5 @@ def test_a_column_of_one_value_and_a_single_patient_cannot_be_read():
     arms = {"a": (features_of(real), real)}
     assert "center" not in read_columns(features_of(real), real, arms, ["label", "center"], CS)["a"]
     single = table_of().assign(patient="p")
-    found = read_columns(features_of(single), single, {"a": (features_of(single), single)}, ["label"], CS)
-    assert found["a"] == {} and found["real"]["label"]["value"] is None
+    fidelity = read_columns(features_of(single), single, {"a": (features_of(single), single)}, ["label"], CS)
+    assert fidelity["a"] == {} and fidelity["real"]["label"]["value"] is None

@@ -51,12 +51,12 @@ def test_planted_copies_are_found_among_others(pictures, monkeypatch):
     assert figures["copier"]["correlation"] > 0.999 > 0.5 > figures["honest"]["correlation"]
     assert figures["held_out"]["nearer"] is None and figures["honest"]["nearer"]["n"] == 12
     # as many training images as there are in the validation
-    assert all(len(one) == 4 for one in module._choices(real.table, np.arange(40, 44), np.arange(40), 0))
+    assert all(len(rows) == 4 for rows in module._choices(real.table, np.arange(40, 44), np.arange(40), 0))
     pairs = [(image, training) for image, training, alike in closest["copier"] if alike > 0.9]
     # training images are shown as they were found: turned and mirrored
     assert all(np.ptp(image.astype(int) - training) == 0 for image, training in pairs)
-    found = {tuple(np.sort(training, axis=None)) for _, training in pairs}
-    assert found == {tuple(np.sort(pixels[n], axis=None)) for n in (3, 7, 9, 11, 39)}
+    copied = {tuple(np.sort(training, axis=None)) for _, training in pairs}
+    assert copied == {tuple(np.sort(pixels[n], axis=None)) for n in (3, 7, 9, 11, 39)}
     distances = np.linalg.norm(
         _scaled(means(fresh), means(pixels[:40]))[:, None] - _scaled(means(pixels[:40]), means(pixels[:40]))[None],
         axis=2,
@@ -84,7 +84,7 @@ def test_where_all_images_correlate_a_copy_is_more_alike_than_other_real_images(
     assert figures["honest"]["nearer"]["ci95"][0] < 0.5 < figures["honest"]["nearer"]["ci95"][1]
     # by patient: both images of one, or none, but for the last
     chosen = module._choices(real.table, np.arange(80, 110), np.arange(80), 0)
-    assert all(len(one) == 30 and len({patients[row] for row in one}) == 15 for one in chosen)
+    assert all(len(rows) == 30 and len({patients[row] for row in rows}) == 15 for rows in chosen)
 
 
 def _scaled(features, training):

@@ -95,8 +95,8 @@ def test_the_order_of_rows_does_not_matter(run, data):
     again = run(cohort=Cohort(shuffled, data[0].root))
     for arm in ("good", "bad"):
         for name in ("frechet_distance", "precision", "label_fidelity", "memorization", "diversity"):
-            one, two = (json.dumps(content["arms"][arm][name], default=str) for content in (first, again))
-            numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
+            text, text_again = (json.dumps(content["arms"][arm][name], default=str) for content in (first, again))
+            numbers = [json.loads(figures, parse_float=lambda x: round(float(x), 6)) for figures in (text, text_again)]
             assert numbers[0] == numbers[1]
 
 

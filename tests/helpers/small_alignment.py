@@ -32,8 +32,8 @@ class Levels(AttributeClassifier):
     def logits(self, images):
         levels = {"shade": images.mean((1, 2, 3)), "power": images.square().mean((1, 2, 3)) - 0.4}
         signs = {"dark": -1, "bright": 1, "low": -1, "high": 1}
-        parts = [signs[value] * levels[name] for name, values in self.attributes.items() for value in values]
-        return self.gain * torch.stack(parts, 1)
+        logits = [signs[value] * levels[name] for name, values in self.attributes.items() for value in values]
+        return self.gain * torch.stack(logits, 1)
 
 
 def features(images):

@@ -38,10 +38,10 @@ def brains(tmp_path_factory, bundle):
     root = folder / "b"
     source = ROOT / "bundles" / "brain_mri_fair_text_diffusion"
     shutil.copytree(source, root, ignore=shutil.ignore_patterns("models", "output"))
-    made = type(bundle)(root, folder / "cache")
-    made.data = make_brain_cohort(folder / "data", num_patients=40, slices_per_patient=2, image_size=32)
-    made.out = folder
-    return made
+    runner = type(bundle)(root, folder / "cache")
+    runner.data = make_brain_cohort(folder / "data", num_patients=40, slices_per_patient=2, image_size=32)
+    runner.out = folder
+    return runner
 
 
 def guide_of_both(guide, folder, images):
@@ -72,9 +72,9 @@ def aligned(brains):
     for kind in ("neutral", "named"):
         brains.run_in_process("sampling", "inference.json", **sampling, prompts=kind, output_dir=out / f"{kind} before")
     for role in ("guide", "validation", "judge"):
-        given = {} if role == "judge" else {"generated": out / "named before"}
+        generated = {} if role == "judge" else {"generated": out / "named before"}
         brains.run_in_process(
-            "classifying", "classify.json", **cohort, **given, **CLASSIFIER,
+            "classifying", "classify.json", **cohort, **generated, **CLASSIFIER,
             role=role, output_dir=out / "models" / role,
         )  # fmt: skip
     paths = {"classifier_dir": out / "models", "cohort_dir": out / "cohort", **models}
@@ -136,8 +136,8 @@ def test_the_page_and_its_figures(aligned):
     kept = len(pd.read_csv(aligned / "resampled" / "manifest.csv"))
     for arm, count in {"before": 18, "after": 18, "retrained": 18, "resampled": kept}.items():
         shares = content["proportions"][arm]["sex"]
-        assert sum(one["value"] for one in shares.values()) == pytest.approx(1)
-        assert all(one["n"] == count for one in shares.values())
+        assert sum(figure["value"] for figure in shares.values()) == pytest.approx(1)
+        assert all(figure["n"] == count for figure in shares.values())
     # the same noise as before, and none of it
     assert content["consistency"]["retrained"]["all"]["n"] == 18
     assert content["consistency"]["resampled"]["all"] == {"value": None, "ci95": None, "n": 0}
@@ -180,10 +180,10 @@ def test_images_are_kept_in_the_shares_that_were_asked_for(aligned):
 
 def test_there_has_to_be_something_to_choose_from(aligned, brains):
     models = aligned / "models"
-    given = {"ckpt_dir": models, "classifier_dir": models, "output_dir": aligned / "nothing"}
-    error = brains.error_in_process("resampling", "resample.json", **given, sampling_dir=aligned / "nowhere")
+    folders = {"ckpt_dir": models, "classifier_dir": models, "output_dir": aligned / "nothing"}
+    error = brains.error_in_process("resampling", "resample.json", **folders, sampling_dir=aligned / "nowhere")
     assert "--sampling_dir" in error
-    error = brains.error_in_process("resampling", "resample.json", **given, target={"female": 1.5, "male": -0.5})
+    error = brains.error_in_process("resampling", "resample.json", **folders, target={"female": 1.5, "male": -0.5})
     assert "'male'" in error
 
 
@@ -201,12 +201,12 @@ def test_there_has_to_be_something_to_choose_from(aligned, brains):
 )
 def test_mistakes_are_said_before_any_work(aligned, brains, options, message):
     paths = {"classifier_dir": aligned / "models", "ckpt_dir": aligned / "models", "cohort_dir": aligned / "cohort"}
-    given = {**paths, **ALIGN, "aligned_dir": aligned / "other", "output_dir": aligned / "other run", **options}
+    settings = {**paths, **ALIGN, "aligned_dir": aligned / "other", "output_dir": aligned / "other run", **options}
     if "prompts" in options:
         path = aligned / "prompts.txt"
         path.write_text("# only a remark\n\n")
-        given["prompts"], message = str(path), "no prompt"
-    assert message in brains.error_in_process("aligning", "align.json", **given)
+        settings["prompts"], message = str(path), "no prompt"
+    assert message in brains.error_in_process("aligning", "align.json", **settings)
     assert not (aligned / "other" / "model.pt").exists()
 
 
@@ -217,10 +217,10 @@ def test_captions_that_were_read_need_no_overlay_to_sample(brains, aligned, tmp_
     assert content["columns"] == {"image": "{image}", "patient": "patient"}
     columns = {**content["columns"], "caption": "report"}
     write_json(tmp_path / "models" / "model.json", {**content, "templates": None, "columns": columns})
-    given = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out", "num_images": 2, "num_steps": 2}
-    brains.run_in_process("sampling", "inference.json", **given, prompts=["FLAIR MR slice of the brain"])
+    settings = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out", "num_images": 2, "num_steps": 2}
+    brains.run_in_process("sampling", "inference.json", **settings, prompts=["FLAIR MR slice of the brain"])
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 2
-    error = brains.error_in_process("sampling", "inference.json", **given)
+    error = brains.error_in_process("sampling", "inference.json", **settings)
     assert "set --prompts" in error
 
 

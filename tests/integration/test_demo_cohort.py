@@ -20,13 +20,13 @@ def features(prepared):
     """Optical densities and their gradients at four scales: stain and morphology both show in them."""
     table = pd.read_csv(prepared, dtype=str, keep_default_na=False)
     density = optical_density(np.stack([np.asarray(Image.open(prepared.parent / name)) for name in table["image"]]))
-    found = []
+    columns = []
     for scale in (0, 1, 2, 4):
         smooth = ndimage.gaussian_filter(density, (0, scale, scale, 0))
         slope = np.hypot(*np.gradient(smooth, axis=(1, 2)))
-        found += [smooth.mean((1, 2)), smooth.std((1, 2)), slope.mean((1, 2)), slope.std((1, 2))]
-        found += list(np.quantile(smooth.reshape(len(smooth), -1, 3), QUANTILES, axis=1))
-    return table, np.concatenate(found, axis=1)
+        columns += [smooth.mean((1, 2)), smooth.std((1, 2)), slope.mean((1, 2)), slope.std((1, 2))]
+        columns += list(np.quantile(smooth.reshape(len(smooth), -1, 3), QUANTILES, axis=1))
+    return table, np.concatenate(columns, axis=1)
 
 
 def accuracy(features, target):
@@ -43,8 +43,8 @@ def accuracy(features, target):
 
 
 def test_a_classifier_of_real_patches_fails_on_unseen_combinations(features):
-    found = accuracy(features, "project_id")
-    assert found["val"] > 0.95 and found["holdout"] < found["val"] - 0.15
+    accuracies = accuracy(features, "project_id")
+    assert accuracies["val"] > 0.95 and accuracies["holdout"] < accuracies["val"] - 0.15
 
 
 def test_the_center_is_written_all_over_a_patch(features):

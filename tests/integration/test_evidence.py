@@ -52,8 +52,8 @@ def test_the_tables_have_what_they_promise(experiment):
     metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
     assert set(metrics["arms"]) == {"cls", "medi"} and metrics["settings_that_differ"] == {}
     for arm in metrics["arms"].values():
-        for part in ("mean", "seen", "unseen", "floor"):
-            assert set(arm["frechet_distance"][part]) >= {"value", "ci95", "n"}
+        for scope in ("mean", "seen", "unseen", "floor"):
+            assert set(arm["frechet_distance"][scope]) >= {"value", "ci95", "n"}
         assert len(arm["frechet_distance"]["by_combination"]) == 32 and len(arm["frechet_distance"]["by_label"]) == 4
         assert {"kernel_distance", "precision", "recall", "density", "coverage"} < set(arm)
         assert {"label_fidelity", "attribute_fidelity", "memorization"} < set(arm)
@@ -66,7 +66,7 @@ def test_the_tables_have_what_they_promise(experiment):
             assert set(arm[name]) >= {"value", "ci95", "n"}
         assert set(arm["per_center"]) <= {"Aspen", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Maple", "Oak"}
     assert probe["digests"]["cohort"] == metrics["digests"]["cohort"]
-    assert {one["arms"][1] for one in probe["comparisons"]} == set(probe["arms"]) - {"medi"}
+    assert {comparison["arms"][1] for comparison in probe["comparisons"]} == set(probe["arms"]) - {"medi"}
 
 
 def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
@@ -92,11 +92,11 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
 )
 def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run_id, config, options, message):
     output, _ = experiment
-    given = {"output_dir": tmp_path / "out", **options}
+    settings = {"output_dir": tmp_path / "out", **options}
     if run_id != "experiment":
         arms = {name: str(output / name / "sampling") for name in ("cls", "medi")}
-        given = {"arms": arms, "cohort_dir": output / "cohort", **given}
-    assert message in bundle.error_in_process(run_id, config, **given)
+        settings = {"arms": arms, "cohort_dir": output / "cohort", **settings}
+    assert message in bundle.error_in_process(run_id, config, **settings)
 
 
 def test_a_copied_sampling_folder_with_a_missing_image_is_refused(bundle, experiment, tmp_path):

@@ -52,7 +52,7 @@ def run_all(folder, cases, environment=None):
     """Exit status and output of each command line."""
     outs = [folder / f"out{number}.txt" for number in range(len(cases))]
     spelled = [
-        ([str(part) for part in case], environment or {}, str(folder), str(out)) for case, out in zip(cases, outs)
+        ([str(word) for word in case], environment or {}, str(folder), str(out)) for case, out in zip(cases, outs)
     ]
     (folder / "cases.json").write_text(json.dumps(spelled))
     done = subprocess.run(

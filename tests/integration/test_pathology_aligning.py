@@ -45,7 +45,7 @@ def make_cohort(root):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def root(tmp_path_factory):
     """Folders of a cohort and of a model with random weights."""
     folder = tmp_path_factory.mktemp("aligning")
     for name in ("cohort", "models"):
@@ -63,18 +63,18 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifiers(bundle, made):
+def classifiers(bundle, root):
     for role in ("guide", "validation", "judge"):
-        options = {"role": role, "output_dir": made / role, "cohort_dir": made / "cohort", "image_size": SIDE}
+        options = {"role": role, "output_dir": root / role, "cohort_dir": root / "cohort", "image_size": SIDE}
         bundle.run_in_process(
             "classifying", "classify.json", max_steps=30, batch_size=16, attribute="tumor|center", **options
         )
-    return made
+    return root
 
 
-def align(bundle, made, name, **options):
-    folders = {"ckpt_dir": made / "models", "classifier_dir": made, "aligned_dir": made / name / "models"}
-    return folders | {"output_dir": made / name / "output"} | FEW | options
+def align(bundle, root, name, **options):
+    folders = {"ckpt_dir": root / "models", "classifier_dir": root, "aligned_dir": root / name / "models"}
+    return folders | {"output_dir": root / name / "output"} | FEW | options
 
 
 def test_classifiers_differ_by_role_and_read_the_attribute(classifiers):
@@ -90,10 +90,10 @@ def test_classifiers_differ_by_role_and_read_the_attribute(classifiers):
     [({}, {"A_North", "A_South", "B_North", "B_South"}), ({"plan_columns": ["tumor"]}, {"A", "B"})],
 )
 def test_a_plan_is_made_of_its_columns_and_leaves_the_others_to_the_model(
-    bundle, made, tmp_path, options, combinations
+    bundle, root, tmp_path, options, combinations
 ):
     bundle.run_in_process(
-        "sampling", "inference.json", plan="all", images_per_combination=2, num_steps=2, ckpt_dir=made / "models",
+        "sampling", "inference.json", plan="all", images_per_combination=2, num_steps=2, ckpt_dir=root / "models",
         output_dir=tmp_path, **options,
     )  # fmt: skip
     manifest = pd.read_csv(tmp_path / "manifest.csv")

@@ -99,8 +99,8 @@ def test_a_plan_from_a_table_gives_the_images_of_a_larger_plan(bundle, trained, 
     rows = [("DEMO-GLAND", "Birch", 3), ("DEMO-SMALL", "Fir", 2)]
     plan = pd.DataFrame(rows, columns=["project_id", "center", "count"])
     images = {}
-    for name, part, size in (("all", plan, 64), ("one", plan[::-1].head(1), 3)):
-        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    for name, drawn_plan, size in (("all", plan, 64), ("one", plan[::-1].head(1), 3)):
+        drawn_plan.to_csv(tmp_path / f"{name}.csv", index=False)
         options = {"plan": tmp_path / f"{name}.csv", "output_dir": tmp_path / name, "batch_size": size, "num_steps": 2}
         bundle.must_run("sampling", "inference.json", **options)
         images[name] = {path.name: np.asarray(Image.open(path), float) for path in tmp_path.glob(f"{name}/*/*SMALL*/*")}

@@ -24,7 +24,7 @@ from medi_monai.cohort.demo.histology import draw_stains, scan
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
-GOOD = [f"good{place}" for place in range(8)]
+GOOD = [f"good{number}" for number in range(8)]
 OVERLAY = {
     "table": "slides.csv",
     "columns": {"image": "{file}", "slide": "slide", "patient": "patient", "mpp": "mpp"},
@@ -72,8 +72,8 @@ def tissue(seed, side=512):
 
 def write_slides(folder):
     """Eight good slides, and one of every kind that is not."""
-    for place, name in enumerate(GOOD):
-        write_pyramid(folder / f"{name}.tiff", tissue(place, 1024), 0.5)
+    for number, name in enumerate(GOOD):
+        write_pyramid(folder / f"{name}.tiff", tissue(number, 1024), 0.5)
     small = tissue(20, 256)
     for name in ("d1/dup", "d2/dup", "mpp", "no_label", "no_patient", "stray", "word", "../../outside"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -82,8 +82,8 @@ def write_slides(folder):
     write_pyramid(folder / "tiny.tiff", small[:48, :64], 0.5)
     write_pyramid(folder / "glass.tiff", np.full((256, 256, 3), 245, np.uint8), 0.5)
     whole = (folder / "good0.tiff").read_bytes()
-    for place, length in enumerate((100, len(whole) // 2, len(whole) - 1)):
-        (folder / f"truncated{place}.tiff").write_bytes(whole[:length])
+    for number, length in enumerate((100, len(whole) // 2, len(whole) - 1)):
+        (folder / f"truncated{number}.tiff").write_bytes(whole[:length])
     Image.fromarray(small).save(folder / "png.svs", format="png")
     (folder / "zero.tiff").write_bytes(b"")
     (folder / "text.tiff").write_text("no slide\n" * 99)
@@ -131,16 +131,16 @@ def done(bundle, command, tmp_path_factory):
 
 def contents(root):
     """All that a run leaves, but for what says how it was done; arrays by value."""
-    found = {}
+    files = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
         if path.is_dir() or name == ".lock" or path.name.startswith("problems-"):
             continue
         if path.suffix == ".npz":
-            found[name] = {key: value.tolist() for key, value in np.load(path).items()}
+            files[name] = {key: value.tolist() for key, value in np.load(path).items()}
         else:
-            found[name] = path.read_bytes().replace(str(root).encode(), b"ROOT")
-    return found
+            files[name] = path.read_bytes().replace(str(root).encode(), b"ROOT")
+    return files
 
 
 def test_every_bad_row_and_file_is_one_clear_line_and_the_other_slides_are_done(done):
@@ -176,9 +176,9 @@ def test_where_nothing_may_be_skipped_the_first_mistake_ends_the_run_in_one_line
     error = bundle.error("preparing", "prepare.json", slides / "overlay.yaml", **options)
     assert re.search(r"slides.csv, row \d+ \(\S+\): .*\. To go on without such rows: --on_error skip$", error)
     good_rows = pd.read_csv(slides / "slides.csv", dtype=str, keep_default_na=False)
-    part = good_rows[good_rows["slide"].isin([*GOOD, "truncated1"])]
+    some_rows = good_rows[good_rows["slide"].isin([*GOOD, "truncated1"])]
     shutil.copytree(slides / "slides", tmp_path / "data" / "slides", symlinks=True)
-    part.to_csv(tmp_path / "data" / "slides.csv", index=False)
+    some_rows.to_csv(tmp_path / "data" / "slides.csv", index=False)
     options |= {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out", "num_workers": 1}
     error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
     assert re.search("truncated1.tiff: it is truncated.*To go on without such images: --on_error skip$", error)
@@ -238,8 +238,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, command
 
 def torchrun(bundle, command):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    place = command.index("-m")
-    done = subprocess.run([*launcher, *command[place:]], env=bundle.environment, capture_output=True, text=True)
+    start = command.index("-m")
+    done = subprocess.run([*launcher, *command[start:]], env=bundle.environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -42,14 +42,14 @@ def full(table):
 def test_a_table_from_codes_equals_pandas(table):
     labels, values = units_of(table)
     order = RNG.permutation(len(labels))
-    found = contingency_table(labels[order], values[order])
+    counted = contingency_table(labels[order], values[order])
     crossed = pd.crosstab(labels, values).reindex(index=range(len(table)), columns=range(table.shape[1]), fill_value=0)
-    assert np.array_equal(found, crossed)
+    assert np.array_equal(counted, crossed)
 
 
 def test_missing_codes_are_left_out():
-    found = contingency_table(np.array([0, 1, -1, 1, -1]), np.array([1, -1, 0, 0, -1]))
-    assert found.tolist() == [[0, 1], [1, 0]]
+    counted = contingency_table(np.array([0, 1, -1, 1, -1]), np.array([1, -1, 0, 0, -1]))
+    assert counted.tolist() == [[0, 1], [1, 0]]
     assert contingency_table(np.array([], int), np.array([], int)).shape == (0, 0)
 
 
@@ -60,9 +60,9 @@ def test_codes_of_unequal_length_are_refused():
 
 @every_table
 def test_the_uncorrected_v_equals_scipys(table):
-    found = cramers_v(table)["cramers_v_uncorrected"]
-    assert found["value"] == pytest.approx(scipy_association(full(table), method="cramer"))
-    assert found["n"] == table.sum()
+    figure = cramers_v(table)["cramers_v_uncorrected"]
+    assert figure["value"] == pytest.approx(scipy_association(full(table), method="cramer"))
+    assert figure["n"] == table.sum()
 
 
 @every_table
@@ -77,9 +77,9 @@ def test_the_corrected_v_equals_bergsmas_formula(table):
 
 def test_the_correction_takes_away_what_chance_makes():
     tables = [contingency_table(*np.random.default_rng(seed).integers(0, [[30], [80]], (2, 2000))) for seed in range(5)]
-    found = [cramers_v(table) for table in tables]
-    assert min(one["cramers_v_uncorrected"]["value"] for one in found) > 0.15
-    assert max(one["cramers_v"]["value"] for one in found) < 0.06
+    figures = [cramers_v(table) for table in tables]
+    assert min(figure["cramers_v_uncorrected"]["value"] for figure in figures) > 0.15
+    assert max(figure["cramers_v"]["value"] for figure in figures) < 0.06
 
 
 @pytest.mark.parametrize("strength", [0, 0.3, 0.7])
@@ -101,18 +101,18 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(rows, columns, n, stre
 
 def test_a_value_that_decides_the_label():
     table = np.kron(np.eye(3, dtype=int), np.full((1, 2), 20))
-    found = associate(table)
-    assert found["cramers_v_uncorrected"]["value"] == pytest.approx(1)
-    assert 0.98 < found["cramers_v"]["value"] <= 1
-    assert found["conditional_entropy"]["value"] == pytest.approx(0)
-    assert found["uncertainty_removed"]["value"] == pytest.approx(1)
-    assert found["majority_rule"]["balanced_accuracy"] == 1
+    association = associate(table)
+    assert association["cramers_v_uncorrected"]["value"] == pytest.approx(1)
+    assert 0.98 < association["cramers_v"]["value"] <= 1
+    assert association["conditional_entropy"]["value"] == pytest.approx(0)
+    assert association["uncertainty_removed"]["value"] == pytest.approx(1)
+    assert association["majority_rule"]["balanced_accuracy"] == 1
 
 
 @every_table
 def test_mutual_information_equals_scikit_learns_and_entropy_equals_scipys(table):
     labels, values = units_of(table)
-    found = mutual_information(table)
+    figures = mutual_information(table)
     label = stats.entropy(np.bincount(labels), base=2)
     within = [(values == value).mean() * stats.entropy(np.bincount(labels[values == value]), base=2)
               for value in set(values)]  # fmt: skip
@@ -122,7 +122,7 @@ def test_mutual_information_equals_scikit_learns_and_entropy_equals_scipys(table
         "conditional_entropy": sum(within),
         "uncertainty_removed": 1 - sum(within) / label,
     }
-    assert {name: figure["value"] for name, figure in found.items()} == pytest.approx(expected)
+    assert {name: figure["value"] for name, figure in figures.items()} == pytest.approx(expected)
 
 
 @every_table
@@ -135,11 +135,11 @@ def test_the_majority_rule_equals_a_loop_over_units(table):
         votes = np.bincount(labels[alike if alike.any() else others], minlength=len(table))
         winners = np.flatnonzero(votes == votes.max())
         right.append((labels[unit] in winners) / len(winners))
-    found = majority_rule(table)
-    assert found["accuracy"] == pytest.approx(np.mean(right))
-    assert found["balanced_accuracy"] == pytest.approx(pd.Series(right).groupby(labels).mean().mean())
-    assert found["largest_class"] == pytest.approx(np.bincount(labels).max() / len(labels))
-    assert found["chance"] == pytest.approx(1 / len(full(table)))
+    rule = majority_rule(table)
+    assert rule["accuracy"] == pytest.approx(np.mean(right))
+    assert rule["balanced_accuracy"] == pytest.approx(pd.Series(right).groupby(labels).mean().mean())
+    assert rule["largest_class"] == pytest.approx(np.bincount(labels).max() / len(labels))
+    assert rule["chance"] == pytest.approx(1 / len(full(table)))
 
 
 def test_the_interval_does_not_depend_on_how_many_replicates_are_held(monkeypatch):
@@ -156,25 +156,25 @@ def test_the_majority_rule_of_many_labels_takes_no_time():
     table[labels, labels % 20] = 1
     table[0, 0] = 5
     start = time.perf_counter()
-    found = majority_rule(table)
+    rule = majority_rule(table)
     assert time.perf_counter() - start < 2
     # each of the first label's five units is outvoted by none; all others are
-    assert found["accuracy"] == pytest.approx(5 / 20_004)
+    assert rule["accuracy"] == pytest.approx(5 / 20_004)
 
 
 def test_values_that_occur_once_teach_nothing():
-    found = associate(np.eye(5, dtype=int))
-    assert found["majority_rule"]["accuracy"] == 0
-    assert found["cramers_v"] == {"value": None, "ci95": None, "n": 5}
+    association = associate(np.eye(5, dtype=int))
+    assert association["majority_rule"]["accuracy"] == 0
+    assert association["cramers_v"] == {"value": None, "ci95": None, "n": 5}
 
 
 @pytest.mark.parametrize("table", [np.zeros((0, 0), int), np.zeros((3, 2), int), [[4, 5]], [[4], [0]]])
 def test_what_is_undefined_is_none(table):
-    found = associate(np.asarray(table))
-    assert found["n"] == np.sum(table)
+    association = associate(np.asarray(table))
+    assert association["n"] == np.sum(table)
     for name in ("cramers_v", "cramers_v_uncorrected", "normalized_mutual_information", "uncertainty_removed"):
-        assert found[name]["value"] is None and found[name]["n"] == np.sum(table)
-    assert found["majority_rule"]["accuracy"] is None
+        assert association[name]["value"] is None and association[name]["n"] == np.sum(table)
+    assert association["majority_rule"]["accuracy"] is None
 
 
 @every_table

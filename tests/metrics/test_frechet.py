@@ -46,14 +46,14 @@ def by_torchmetrics(first, second):
 
 
 def by_scipy(first, second):
-    one, two = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    covariance, other = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    return apart + np.trace(one + two - 2 * sqrtm(one @ two).real)
+    return apart + np.trace(covariance + other - 2 * sqrtm(covariance @ other).real)
 
 
 def test_gaussians_of_one_dimension_equal_the_closed_form():
-    found = frechet_distance_of_moments(gaussian([1.0], [[4.0]]), gaussian([3.5], [[9.0]]))
-    assert found == pytest.approx(2.5**2 + (2 - 3) ** 2, rel=1e-14)
+    distance = frechet_distance_of_moments(gaussian([1.0], [[4.0]]), gaussian([3.5], [[9.0]]))
+    assert distance == pytest.approx(2.5**2 + (2 - 3) ** 2, rel=1e-14)
 
 
 @pytest.mark.parametrize("decades", [0, 4, 10])
@@ -61,23 +61,23 @@ def test_gaussians_whose_covariances_commute_equal_the_closed_form(decades):
     """sum (sqrt a - sqrt b)^2 over the eigenvalues, and the distance of the means."""
     dim = 60
     axes = np.linalg.qr(RNG.normal(size=(dim, dim)))[0]
-    one = np.logspace(0, -decades, dim) * RNG.uniform(0.5, 2, dim)
-    two = one * RNG.uniform(0.8, 1.25, dim)
+    variances = np.logspace(0, -decades, dim) * RNG.uniform(0.5, 2, dim)
+    others = variances * RNG.uniform(0.8, 1.25, dim)
     means = RNG.normal(0, 0.01, (2, dim))
-    closed = ((np.sqrt(one) - np.sqrt(two)) ** 2).sum() + ((means[0] - means[1]) ** 2).sum()
-    covariances = [(axes * values) @ axes.T for values in (one, two)]
-    found = frechet_distance_of_moments(*(gaussian(mean, s) for mean, s in zip(means, covariances)))
-    assert found == pytest.approx(closed, rel=1e-9)
+    closed = ((np.sqrt(variances) - np.sqrt(others)) ** 2).sum() + ((means[0] - means[1]) ** 2).sum()
+    covariances = [(axes * values) @ axes.T for values in (variances, others)]
+    distance = frechet_distance_of_moments(*(gaussian(mean, s) for mean, s in zip(means, covariances)))
+    assert distance == pytest.approx(closed, rel=1e-9)
 
 
 def test_singular_covariances_equal_the_closed_form():
     dim = 40
     axes = np.linalg.qr(RNG.normal(size=(dim, dim)))[0]
-    one, two = np.zeros(dim), np.zeros(dim)
-    one[:25], two[15:] = RNG.uniform(0.5, 2, (2, 25))
-    covariances = [(axes * values) @ axes.T for values in (one, two)]
-    found = frechet_distance_of_moments(*(gaussian(np.zeros(dim), s) for s in covariances))
-    assert found == pytest.approx(((np.sqrt(one) - np.sqrt(two)) ** 2).sum(), rel=1e-10)
+    variances, others = np.zeros(dim), np.zeros(dim)
+    variances[:25], others[15:] = RNG.uniform(0.5, 2, (2, 25))
+    covariances = [(axes * values) @ axes.T for values in (variances, others)]
+    distance = frechet_distance_of_moments(*(gaussian(np.zeros(dim), s) for s in covariances))
+    assert distance == pytest.approx(((np.sqrt(variances) - np.sqrt(others)) ** 2).sum(), rel=1e-10)
 
 
 def test_large_samples_of_gaussians_come_near_the_closed_form():
@@ -140,8 +140,8 @@ def test_alike_sets_are_at_distance_0_and_order_does_not_matter(count):
 def test_streamed_moments_equal_one_array():
     first, second = draw(300, 20), draw(400, 20, 0.5, seed=1)
     streamed = Moments(20)
-    for part in np.split(first[RNG.permutation(300)], [7, 80]):
-        streamed.merge(Moments.of(part))
+    for batch in np.split(first[RNG.permutation(300)], [7, 80]):
+        streamed.merge(Moments.of(batch))
     assert frechet_distance_of_moments(streamed, Moments.of(second)) == pytest.approx(frechet_distance(first, second))
 
 
@@ -210,12 +210,12 @@ def test_patients_make_the_interval_wider_than_images():
     patients = np.repeat(np.arange(12), 10)
     real, generated = rng.normal(size=(12, 4))[patients] + 0.1 * rng.normal(size=(120, 4)), rng.normal(size=(200, 4))
     widths = [
-        np.subtract(*frechet_distance_with_interval(real, generated, given)["ci95"][::-1]) for given in (None, patients)
+        np.subtract(*frechet_distance_with_interval(real, generated, units)["ci95"][::-1]) for units in (None, patients)
     ]
     assert widths[1] > 1.5 * widths[0]
     # a single patient is taken by image
-    one = frechet_distance_with_interval(real, generated, np.zeros(120))
-    assert one == frechet_distance_with_interval(real, generated)
+    single = frechet_distance_with_interval(real, generated, np.zeros(120))
+    assert single == frechet_distance_with_interval(real, generated)
     assert frechet_distance_with_interval(real, real.copy())["ci95"][0] == 0
 
 

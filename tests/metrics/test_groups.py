@@ -31,10 +31,10 @@ NAMES = [f"center {number}" for number in range(GROUPS)]
 
 
 def confusions(predicted=PREDICTED, targets=TARGETS, groups=CODES):
-    found = np.zeros((GROUPS, CLASSES, CLASSES), int)
+    counts = np.zeros((GROUPS, CLASSES, CLASSES), int)
     for p, t, g in zip(predicted, targets, groups):
-        found[g, t, p] += 1
-    return found
+        counts[g, t, p] += 1
+    return counts
 
 
 CONFUSIONS = confusions()
@@ -56,8 +56,8 @@ def columns(predicted=PREDICTED, targets=TARGETS, groups=CODES):
 
 def test_counts_of_batches_equal_a_loop():
     metric = GroupConfusion(GROUPS, CLASSES)
-    for part in np.array_split(RNG.permutation(N), 9):
-        metric.update(*columns(PREDICTED[part], TARGETS[part], CODES[part]))
+    for rows in np.array_split(RNG.permutation(N), 9):
+        metric.update(*columns(PREDICTED[rows], TARGETS[rows], CODES[rows]))
     assert metric.compute().dtype == torch.int64
     assert np.array_equal(metric.compute(), CONFUSIONS)
     metric.reset()
@@ -66,18 +66,18 @@ def test_counts_of_batches_equal_a_loop():
 
 
 def test_counts_of_processes_are_added_up():
-    one, two = GroupConfusion(GROUPS, CLASSES), GroupConfusion(GROUPS, CLASSES)
-    one.update(*columns(PREDICTED[:100], TARGETS[:100], CODES[:100]))
-    two.update(*columns(PREDICTED[100:], TARGETS[100:], CODES[100:]))
-    reduced = one._reductions["confusion"](torch.stack([one.confusion, two.confusion]))
+    first, second = GroupConfusion(GROUPS, CLASSES), GroupConfusion(GROUPS, CLASSES)
+    first.update(*columns(PREDICTED[:100], TARGETS[:100], CODES[:100]))
+    second.update(*columns(PREDICTED[100:], TARGETS[100:], CODES[100:]))
+    reduced = first._reductions["confusion"](torch.stack([first.confusion, second.confusion]))
     assert np.array_equal(reduced, CONFUSIONS)
 
 
 def test_a_forward_pass_gives_the_batch_and_keeps_the_sum():
     metric = GroupConfusion(GROUPS, CLASSES)
-    for part in np.array_split(np.arange(N), 3):
-        batch = metric(*columns(PREDICTED[part], TARGETS[part], CODES[part]))
-        assert np.array_equal(batch, confusions(PREDICTED[part], TARGETS[part], CODES[part]))
+    for rows in np.array_split(np.arange(N), 3):
+        batch = metric(*columns(PREDICTED[rows], TARGETS[rows], CODES[rows]))
+        assert np.array_equal(batch, confusions(PREDICTED[rows], TARGETS[rows], CODES[rows]))
     assert np.array_equal(metric.compute(), CONFUSIONS)
 
 
@@ -90,12 +90,12 @@ def test_a_forward_pass_gives_the_batch_and_keeps_the_sum():
     ],
 )
 def test_codes_out_of_range_are_refused_and_nothing_is_counted(column, code, message):
-    given = columns(np.arange(3), np.arange(3), np.arange(3))
-    given[column][2] = code
+    codes = columns(np.arange(3), np.arange(3), np.arange(3))
+    codes[column][2] = code
     metric = GroupConfusion(GROUPS, CLASSES)
-    given[column] = given[column].roll(1)
+    codes[column] = codes[column].roll(1)
     with pytest.raises(InputError, match=message):
-        metric.update(*given)
+        metric.update(*codes)
     assert metric.confusion.sum() == 0
 
 
@@ -107,7 +107,7 @@ def test_columns_of_unequal_length_and_no_groups_are_refused():
 
 
 def test_figures_of_every_group_equal_scikit_learns():
-    found = balanced_accuracy(CONFUSIONS), accuracy(CONFUSIONS), matthews_correlation(CONFUSIONS)
+    by_metric = balanced_accuracy(CONFUSIONS), accuracy(CONFUSIONS), matthews_correlation(CONFUSIONS)
     for group in range(5):
         own = members(group)
         expected = [
@@ -118,7 +118,7 @@ def test_figures_of_every_group_equal_scikit_learns():
                 sklearn_metrics.matthews_corrcoef,
             )
         ]
-        assert [figures[group] for figures in found] == pytest.approx(expected, rel=1e-12)
+        assert [figures[group] for figures in by_metric] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_class_that_is_predicted_but_has_no_target_does_not_count():
@@ -155,28 +155,28 @@ def test_the_worst_group_equals_a_loop(min_count):
         own = members(group)
         if own.sum() >= min_count:
             scores[NAMES[group]] = sklearn_metrics.accuracy_score(TARGETS[own], PREDICTED[own])
-    found = worst_group_accuracy(CONFUSIONS, NAMES, min_count)
+    result = worst_group_accuracy(CONFUSIONS, NAMES, min_count)
     worst = min(scores, key=scores.get)
-    assert found["group"] == worst and found["value"] == pytest.approx(scores[worst])
-    assert found["n"] == members(NAMES.index(worst)).sum()
-    assert found["num_groups"] == len(scores)
-    assert found["num_too_small"] == 6 - len(scores) and found["num_empty"] == 1
+    assert result["group"] == worst and result["value"] == pytest.approx(scores[worst])
+    assert result["n"] == members(NAMES.index(worst)).sum()
+    assert result["num_groups"] == len(scores)
+    assert result["num_too_small"] == 6 - len(scores) and result["num_empty"] == 1
     counts = np.stack([CONFUSIONS.trace(axis1=1, axis2=2), CONFUSIONS.sum((1, 2))], 1)
-    assert worst_group_accuracy(torch.as_tensor(counts), NAMES, min_count) == found
+    assert worst_group_accuracy(torch.as_tensor(counts), NAMES, min_count) == result
 
 
 def test_of_equally_bad_groups_the_earlier_and_where_there_is_none_nan():
     assert worst_group_accuracy(np.array([[3, 4], [1, 2], [2, 4]]), ["a", "b", "c"])["group"] == "b"
-    found = worst_group_accuracy(np.array([[1, 2], [0, 0]]), ["a", "b"], min_count=3)
-    assert math.isnan(found.pop("value"))
-    assert found == {"group": None, "n": 0, "num_groups": 0, "num_too_small": 1, "num_empty": 1}
+    result = worst_group_accuracy(np.array([[1, 2], [0, 0]]), ["a", "b"], min_count=3)
+    assert math.isnan(result.pop("value"))
+    assert result == {"group": None, "n": 0, "num_groups": 0, "num_too_small": 1, "num_empty": 1}
     assert math.isnan(worst_group_accuracy(np.zeros((0, 2)), [])["value"])
 
 
 def gap_by_loops(events, totals, min_count):
     gaps = []
-    for place in range(CLASSES):
-        rates = [e[place] / t[place] for e, t in zip(events, totals) if t[place] >= min_count]
+    for code in range(CLASSES):
+        rates = [e[code] / t[code] for e, t in zip(events, totals) if t[code] >= min_count]
         gaps.append(max((abs(a - b) for a, b in itertools.combinations(rates, 2)), default=math.nan))
     return gaps
 
@@ -189,34 +189,34 @@ def test_gaps_equal_loops_over_scikit_learns_rates(min_count):
     ]
     recalls = gap_by_loops([t[:, 1, 1] for t in tables], [t[:, 1].sum(1) for t in tables], min_count)
     false_positives = gap_by_loops([t[:, 0, 1] for t in tables], [t[:, 0].sum(1) for t in tables], min_count)
-    found = equal_opportunity_gap(CONFUSIONS, min_count)
-    assert found["by_class"] == pytest.approx(recalls, nan_ok=True)
-    assert found["value"] == pytest.approx(np.nanmax(recalls)) and found["class"] == np.nanargmax(recalls)
-    assert found["num_classes"] == np.isfinite(recalls).sum()
+    gap = equal_opportunity_gap(CONFUSIONS, min_count)
+    assert gap["by_class"] == pytest.approx(recalls, nan_ok=True)
+    assert gap["value"] == pytest.approx(np.nanmax(recalls)) and gap["class"] == np.nanargmax(recalls)
+    assert gap["num_classes"] == np.isfinite(recalls).sum()
     odds = equalized_odds_gap(CONFUSIONS, min_count)
-    np.testing.assert_equal(odds["recall"], found)
+    np.testing.assert_equal(odds["recall"], gap)
     assert odds["false_positive_rate"]["by_class"] == pytest.approx(false_positives, nan_ok=True)
     assert odds["value"] == pytest.approx(max(np.nanmax(recalls), np.nanmax(false_positives)))
 
 
 def test_counts_beside_a_gap():
-    found = equal_opportunity_gap(np.array([[[4, 1], [0, 1]], [[1, 1], [0, 0]], [[0, 0], [0, 0]]]), min_count=2)
-    assert found["value"] == pytest.approx(0.8 - 0.5) and found["class"] == 0 and found["num_classes"] == 1
-    assert found["num_groups"] == [2, 0] and found["n"] == [7, 0] and math.isnan(found["by_class"][1])
+    gap = equal_opportunity_gap(np.array([[[4, 1], [0, 1]], [[1, 1], [0, 0]], [[0, 0], [0, 0]]]), min_count=2)
+    assert gap["value"] == pytest.approx(0.8 - 0.5) and gap["class"] == 0 and gap["num_classes"] == 1
+    assert gap["num_groups"] == [2, 0] and gap["n"] == [7, 0] and math.isnan(gap["by_class"][1])
 
 
 @pytest.mark.parametrize("table", [CONFUSIONS[:1], CONFUSIONS[6:], np.zeros((0, 4, 4))], ids=["one", "empty", "none"])
 def test_a_gap_needs_two_groups(table):
-    found = equal_opportunity_gap(table)
-    assert math.isnan(found["value"]) and found["class"] is None and found["num_classes"] == 0
-    assert len(found["by_class"]) == 4 and max(found["num_groups"]) < 2
+    gap = equal_opportunity_gap(table)
+    assert math.isnan(gap["value"]) and gap["class"] is None and gap["num_classes"] == 0
+    assert len(gap["by_class"]) == 4 and max(gap["num_groups"]) < 2
     assert math.isnan(equalized_odds_gap(table)["value"])
 
 
 def test_odds_are_undefined_where_either_gap_is():
     one_class_each = np.array([[[3, 1], [0, 0]], [[0, 0], [1, 4]]])
-    found = equalized_odds_gap(one_class_each)
-    assert math.isnan(found["value"]) and math.isnan(found["recall"]["value"])
+    gap = equalized_odds_gap(one_class_each)
+    assert math.isnan(gap["value"]) and math.isnan(gap["recall"]["value"])
 
 
 def test_a_fair_classifier_has_no_gap():
@@ -228,15 +228,15 @@ PROBABILITIES = RNG.dirichlet(np.ones(CLASSES), N) * 0.6 + 0.4 * np.eye(CLASSES)
 
 def test_auroc_equals_scikit_learns():
     expected = sklearn_metrics.roc_auc_score(TARGETS, PROBABILITIES, multi_class="ovr", average="macro")
-    found = auroc(PROBABILITIES, TARGETS)
-    assert found["value"] == pytest.approx(expected, rel=1e-6)
-    assert (found["num_classes"], found["n"]) == (CLASSES, N)
+    area = auroc(PROBABILITIES, TARGETS)
+    assert area["value"] == pytest.approx(expected, rel=1e-6)
+    assert (area["num_classes"], area["n"]) == (CLASSES, N)
 
 
 def test_auroc_with_ties_and_of_two_classes():
     scores, targets = RNG.integers(0, 5, 200) / 4, RNG.integers(0, 2, 200)
-    found = auroc(np.stack([1 - scores, scores], 1), targets)
-    assert found["value"] == pytest.approx(sklearn_metrics.roc_auc_score(targets, scores), rel=1e-6)
+    area = auroc(np.stack([1 - scores, scores], 1), targets)
+    assert area["value"] == pytest.approx(sklearn_metrics.roc_auc_score(targets, scores), rel=1e-6)
 
 
 def test_auroc_leaves_out_classes_without_targets():
@@ -244,14 +244,14 @@ def test_auroc_leaves_out_classes_without_targets():
     expected = [sklearn_metrics.roc_auc_score(TARGETS[own] == c, PROBABILITIES[own][:, c]) for c in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = auroc(torch.as_tensor(PROBABILITIES[own]), torch.as_tensor(TARGETS[own]))
-    assert found["value"] == pytest.approx(np.mean(expected), rel=1e-6) and found["num_classes"] == 2
+        area = auroc(torch.as_tensor(PROBABILITIES[own]), torch.as_tensor(TARGETS[own]))
+    assert area["value"] == pytest.approx(np.mean(expected), rel=1e-6) and area["num_classes"] == 2
 
 
 def test_auroc_of_one_class_or_of_nothing_is_nan_with_its_count():
     for count in (5, 0):
-        found = auroc(PROBABILITIES[:count], np.ones(count, int))
-        assert math.isnan(found.pop("value")) and found == {"num_classes": 0, "n": count}
+        area = auroc(PROBABILITIES[:count], np.ones(count, int))
+        assert math.isnan(area.pop("value")) and area == {"num_classes": 0, "n": count}
 
 
 @pytest.mark.parametrize("num_bins", [1, 10, 15])
@@ -262,16 +262,16 @@ def test_calibration_error_equals_a_loop_over_bins(num_bins):
         own = (confidence >= low / num_bins) & (confidence < (low + 1) / num_bins)
         if own.any():
             expected += own.mean() * abs(right[own].mean() - confidence[own].mean())
-    found = calibration_error(PROBABILITIES, TARGETS, num_bins)
-    assert found == {"value": pytest.approx(expected, abs=1e-5), "n": N}
+    error = calibration_error(PROBABILITIES, TARGETS, num_bins)
+    assert error == {"value": pytest.approx(expected, abs=1e-5), "n": N}
 
 
 def test_calibration_error_of_the_calibrated_the_overconfident_and_nothing():
     confident = np.eye(2)[np.zeros(100, int)]
     assert calibration_error(confident, np.repeat([0, 1], [70, 30]))["value"] == pytest.approx(0.3)
     assert calibration_error(confident * 0.4 + 0.3, np.repeat([0, 1], [70, 30]))["value"] == pytest.approx(0, abs=1e-6)
-    found = calibration_error(np.zeros((0, 3)), np.zeros(0, int))
-    assert math.isnan(found["value"]) and found["n"] == 0
+    error = calibration_error(np.zeros((0, 3)), np.zeros(0, int))
+    assert math.isnan(error["value"]) and error["n"] == 0
 
 
 def test_probabilities_and_targets_that_do_not_fit_are_refused():
@@ -313,13 +313,13 @@ def test_thousands_of_mostly_empty_groups():
     metric = GroupConfusion(32 * 185, 32)
     rng = np.random.default_rng(2)
     metric.update(*(torch.as_tensor(codes) for codes in (*rng.integers(0, 32, (2, 5000)), rng.integers(0, 300, 5000))))
-    found = worst_group_accuracy(metric.compute(), range(32 * 185), min_count=10)
-    assert found["num_groups"] + found["num_too_small"] + found["num_empty"] == 32 * 185
-    assert found["num_empty"] >= 32 * 185 - 300
+    worst = worst_group_accuracy(metric.compute(), range(32 * 185), min_count=10)
+    assert worst["num_groups"] + worst["num_too_small"] + worst["num_empty"] == 32 * 185
+    assert worst["num_empty"] >= 32 * 185 - 300
 
 
 def test_a_confidence_of_one_is_in_the_last_bin():
     probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05], [0.95, 0.05]])
     # all four share the bin from 14/15 to 1: right in three of four, at a mean confidence of 0.975
-    found = calibration_error(probabilities, np.array([1, 0, 0, 0]))
-    assert found["value"] == pytest.approx(0.225, abs=1e-6)
+    error = calibration_error(probabilities, np.array([1, 0, 0, 0]))
+    assert error["value"] == pytest.approx(0.225, abs=1e-6)

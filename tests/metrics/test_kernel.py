@@ -37,53 +37,55 @@ def jackknife(first, second, degree):
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_equals_a_double_loop_and_its_error_leaving_one_out(degree):
-    found = kernel_distance(FIRST, SECOND, degree)
-    assert found.value == pytest.approx(by_loops(FIRST, SECOND, degree), rel=1e-11)
-    assert found.standard_error == pytest.approx(jackknife(FIRST, SECOND, degree), rel=1e-9)
+    distance = kernel_distance(FIRST, SECOND, degree)
+    assert distance.value == pytest.approx(by_loops(FIRST, SECOND, degree), rel=1e-11)
+    assert distance.standard_error == pytest.approx(jackknife(FIRST, SECOND, degree), rel=1e-9)
 
 
 def test_blocks_and_order_do_not_matter(monkeypatch):
     whole = kernel_distance(FIRST, SECOND)
     monkeypatch.setattr(kernel, "BLOCK", 4)
-    for found in (kernel_distance(FIRST, SECOND), kernel_distance(SECOND[::-1].copy(), FIRST)):
-        assert (found.value, found.standard_error) == pytest.approx((whole.value, whole.standard_error), rel=1e-11)
+    for distance in (kernel_distance(FIRST, SECOND), kernel_distance(SECOND[::-1].copy(), FIRST)):
+        assert (distance.value, distance.standard_error) == pytest.approx(
+            (whole.value, whole.standard_error), rel=1e-11
+        )
 
 
 def test_unbiased_between_sets_of_one_distribution_and_its_error_no_less_than_the_spread():
-    found = [kernel_distance(*np.random.default_rng(seed).normal(size=(2, 40, 8))) for seed in range(400)]
-    values = np.array([one.value for one in found])
+    distances = [kernel_distance(*np.random.default_rng(seed).normal(size=(2, 40, 8))) for seed in range(400)]
+    values = np.array([distance.value for distance in distances])
     spread = values.std(ddof=1)
     assert abs(values.mean()) < 4 * spread / 20
     assert (values < 0).mean() > 0.2
     # both sets alike is the degenerate case, in which a jackknife errs on the safe side
-    assert spread < np.mean([one.standard_error for one in found]) < 2 * spread
+    assert spread < np.mean([distance.standard_error for distance in distances]) < 2 * spread
 
 
 def test_between_unlike_sets_the_error_is_the_spread_and_the_mean_the_truth():
-    found = []
+    distances = []
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        found.append(kernel_distance(rng.normal(size=(50, 4)), rng.normal(1, 1, (60, 4)), degree=1))
-    values = np.array([one.value for one in found])
+        distances.append(kernel_distance(rng.normal(size=(50, 4)), rng.normal(1, 1, (60, 4)), degree=1))
+    values = np.array([distance.value for distance in distances])
     # under a linear kernel the distance is the squared distance of the means over D, 1
     assert values.mean() == pytest.approx(1, abs=4 * values.std() / math.sqrt(300))
-    assert np.mean([one.standard_error for one in found]) == pytest.approx(values.std(ddof=1), rel=0.15)
+    assert np.mean([distance.standard_error for distance in distances]) == pytest.approx(values.std(ddof=1), rel=0.15)
 
 
 def test_tensors_of_single_precision_are_computed_in_double():
-    found = kernel_distance(torch.tensor(FIRST).float(), torch.tensor(SECOND).float())
-    assert found.value == pytest.approx(by_loops(FIRST.astype(np.float32), SECOND.astype(np.float32), 3), rel=1e-5)
+    distance = kernel_distance(torch.tensor(FIRST).float(), torch.tensor(SECOND).float())
+    assert distance.value == pytest.approx(by_loops(FIRST.astype(np.float32), SECOND.astype(np.float32), 3), rel=1e-5)
 
 
 def test_constant_features_are_at_distance_0():
-    found = kernel_distance(np.ones((5, 3)), np.ones((4, 3)))
-    assert (found.value, found.standard_error) == pytest.approx((0, 0), abs=1e-12)
+    distance = kernel_distance(np.ones((5, 3)), np.ones((4, 3)))
+    assert (distance.value, distance.standard_error) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_two_images_have_a_distance_without_an_error():
-    found = kernel_distance(FIRST[:2], SECOND)
-    assert found.value == pytest.approx(by_loops(FIRST[:2], SECOND, 3))
-    assert math.isnan(found.standard_error)
+    distance = kernel_distance(FIRST[:2], SECOND)
+    assert distance.value == pytest.approx(by_loops(FIRST[:2], SECOND, 3))
+    assert math.isnan(distance.standard_error)
 
 
 def test_mistakes_are_one_error():
@@ -119,24 +121,24 @@ def test_the_error_over_patients_leaves_all_images_of_one_out(monkeypatch):
     expected = by_patients(FIRST, SECOND, patients, others)
     for block in (4, 2048):
         monkeypatch.setattr(kernel, "BLOCK", block)
-        found = kernel_distance(FIRST, SECOND, 3, np.array(patients), np.array(others))
-        assert found.standard_error == pytest.approx(expected, rel=1e-9)
-        assert found.value == pytest.approx(by_loops(FIRST, SECOND, 3), rel=1e-11)
+        distance = kernel_distance(FIRST, SECOND, 3, np.array(patients), np.array(others))
+        assert distance.standard_error == pytest.approx(expected, rel=1e-9)
+        assert distance.value == pytest.approx(by_loops(FIRST, SECOND, 3), rel=1e-11)
     alone = kernel_distance(FIRST, SECOND, 3, np.array(["p"] * 13))
     assert alone == kernel_distance(FIRST, SECOND)
 
 
 def test_images_of_few_patients_are_less_certain_and_the_error_is_that_of_repetition():
-    found, by_image = [], []
+    distances, by_image = [], []
     patients = np.repeat(np.arange(12), 6)
     for seed in range(200):
         rng = np.random.default_rng(seed)
         first = np.repeat(rng.normal(1, 1, (12, 3)), 6, axis=0) + rng.normal(0, 0.1, (72, 3))
         second = rng.normal(size=(72, 3))
-        found.append(kernel_distance(first, second, 1, patients))
+        distances.append(kernel_distance(first, second, 1, patients))
         by_image.append(kernel_distance(first, second, 1).standard_error)
-    spread = np.std([one.value for one in found])
-    assert np.mean([one.standard_error for one in found]) == pytest.approx(spread, rel=0.2)
+    spread = np.std([distance.value for distance in distances])
+    assert np.mean([distance.standard_error for distance in distances]) == pytest.approx(spread, rel=0.2)
     assert np.mean(by_image) < 0.6 * spread
 
 

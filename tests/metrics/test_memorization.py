@@ -17,8 +17,8 @@ def images():
 def test_a_copy_that_is_turned_mirrored_and_brighter_is_found(images, turn, mirrored):
     copies = np.rot90(images[:, :, ::-1] if mirrored else images, turn, axes=(1, 2))
     for brighter in (copies, copies + np.uint8(40), (copies // 2).astype(np.uint8)):
-        found, symmetries = symmetric_correlation(images, brighter)
-        assert (found > 0.999).all() and (found <= 1).all()
+        correlations, symmetries = symmetric_correlation(images, brighter)
+        assert (correlations > 0.999).all() and (correlations <= 1).all()
         back = np.concatenate([turned(brighter[n : n + 1], symmetry) for n, symmetry in enumerate(symmetries)])
         assert np.corrcoef(back.ravel(), images.ravel())[0, 1] > 0.999
 
@@ -26,9 +26,9 @@ def test_a_copy_that_is_turned_mirrored_and_brighter_is_found(images, turn, mirr
 def test_it_is_the_largest_of_eight_correlations_and_others_are_no_copies(images):
     others = np.roll(images, 1, axis=0)
     expected = []
-    for one, two in zip(images, others):
-        turned = [np.rot90(t, turn) for t in (two, two.transpose(1, 0, 2)) for turn in range(4)]
-        expected.append(max(np.corrcoef(one.ravel(), t.ravel())[0, 1] for t in turned))
+    for image, other in zip(images, others):
+        turned = [np.rot90(t, turn) for t in (other, other.transpose(1, 0, 2)) for turn in range(4)]
+        expected.append(max(np.corrcoef(image.ravel(), t.ravel())[0, 1] for t in turned))
     np.testing.assert_allclose(symmetric_correlation(images, others)[0], expected, atol=1e-12)
     assert max(expected) < 0.5
 
@@ -55,12 +55,12 @@ def test_images_of_the_same_distribution_are_nearer_to_training_half_of_the_time
     fresh, training = rows(200), [rows(200) for _ in range(6)]
     # smooth ones lie in the middle, near to all: that is no memory
     for generated in (rows(400), rows(400, 0.3)):
-        found = nearer_share(generated, training, fresh)
-        assert found["ci95"][0] < 0.5 < found["ci95"][1] and found["n"] == 400
+        share = nearer_share(generated, training, fresh)
+        assert share["ci95"][0] < 0.5 < share["ci95"][1] and share["n"] == 400
     copier = torch.cat([rows(300), training[0][:100] + 1e-3])
-    found = nearer_share(copier, training[:1], fresh)
+    share = nearer_share(copier, training[:1], fresh)
     distances = [cdist(copier.numpy(), other.numpy()).min(1) for other in (training[0], fresh)]
-    assert found["value"] == pytest.approx((distances[0] < distances[1]).mean()) and found["ci95"][0] > 0.5
+    assert share["value"] == pytest.approx((distances[0] < distances[1]).mean()) and share["ci95"][0] > 0.5
     # a tie tells nothing
     assert nearer_share(fresh[:9], [fresh], fresh)["value"] == 0.5
     with pytest.raises(InputError, match="must have 200 images"):
@@ -68,11 +68,11 @@ def test_images_of_the_same_distribution_are_nearer_to_training_half_of_the_time
 
 
 def test_copies_are_judged_beside_those_of_real_images():
-    def found(low, high):
+    def copies(low, high):
         return {"copies": {"value": (low + high) / 2, "ci95": [low, high], "n": 100}}
 
-    held_out = found(0.3, 0.37)
-    assert reproduces_training_images(found(0.4, 0.48), held_out) and not reproduces_training_images(
-        found(0.35, 0.45), held_out
+    held_out = copies(0.3, 0.37)
+    assert reproduces_training_images(copies(0.4, 0.48), held_out) and not reproduces_training_images(
+        copies(0.35, 0.45), held_out
     )
-    assert not reproduces_training_images(None, held_out) and not reproduces_training_images(found(0.4, 0.5), None)
+    assert not reproduces_training_images(None, held_out) and not reproduces_training_images(copies(0.4, 0.5), None)

@@ -12,11 +12,11 @@ RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(3, 1, (101, 6)) @ RNG.normal(0, 1, (6, 6)) + 50
 
 
-def same(found, features):
-    assert found.count == len(features)
-    assert found.mean.numpy() == pytest.approx(features.mean(0), rel=1e-13)
+def same(streamed, features):
+    assert streamed.count == len(features)
+    assert streamed.mean.numpy() == pytest.approx(features.mean(0), rel=1e-13)
     covariance = np.cov(features, rowvar=False)
-    assert found.covariance.numpy() == pytest.approx(covariance, rel=1e-11, abs=1e-11 * np.abs(covariance).max())
+    assert streamed.covariance.numpy() == pytest.approx(covariance, rel=1e-11, abs=1e-11 * np.abs(covariance).max())
 
 
 def test_moments_equal_numpys():
@@ -26,19 +26,19 @@ def test_moments_equal_numpys():
 @pytest.mark.parametrize("seed", range(3))
 def test_batches_in_any_order_equal_one_pass(seed):
     rng = np.random.default_rng(seed)
-    parts = np.split(rng.permutation(FEATURES), np.sort(rng.integers(0, 101, 7)))
+    batches = np.split(rng.permutation(FEATURES), np.sort(rng.integers(0, 101, 7)))
     streamed = Moments(6)
-    for part in parts:
-        streamed.update(part)
+    for batch in batches:
+        streamed.update(batch)
     same(streamed, FEATURES)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_merged_in_any_order_equal_one_pass(seed):
-    parts = np.split(FEATURES, np.sort(np.random.default_rng(seed).integers(0, 101, 4)))
+    batches = np.split(FEATURES, np.sort(np.random.default_rng(seed).integers(0, 101, 4)))
     merged = Moments(6)
-    for place in np.random.default_rng(seed).permutation(len(parts)):
-        merged.merge(Moments.of(parts[place]))
+    for number in np.random.default_rng(seed).permutation(len(batches)):
+        merged.merge(Moments.of(batches[number]))
     same(merged, FEATURES)
 
 
@@ -49,10 +49,10 @@ def test_an_array_is_read_in_blocks(monkeypatch):
 
 
 def test_a_large_offset_costs_no_digits():
-    found = Moments(6)
-    for part in np.split(FEATURES + 1e8, [30, 31]):
-        found.update(part)
-    assert found.covariance.numpy() == pytest.approx(np.cov(FEATURES + 1e8, rowvar=False), rel=1e-6, abs=1e-6)
+    streamed = Moments(6)
+    for batch in np.split(FEATURES + 1e8, [30, 31]):
+        streamed.update(batch)
+    assert streamed.covariance.numpy() == pytest.approx(np.cov(FEATURES + 1e8, rowvar=False), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, np.uint8, ">f4"])
@@ -75,11 +75,11 @@ def test_a_memory_mapped_array_is_read_without_a_warning(tmp_path):
 
 
 def test_no_rows_are_no_error_until_a_covariance_is_asked_for():
-    found = Moments.of(np.zeros((0, 4)))
-    assert found.count == 0 and found.dim == 4
-    found.merge(Moments(4)).update(np.ones((1, 4)))
+    streamed = Moments.of(np.zeros((0, 4)))
+    assert streamed.count == 0 and streamed.dim == 4
+    streamed.merge(Moments(4)).update(np.ones((1, 4)))
     with pytest.raises(InputError, match="two images or more, not 1"):
-        _ = found.covariance
+        _ = streamed.covariance
 
 
 def test_features_that_are_not_finite_are_refused_and_counted_and_nothing_is_added(monkeypatch):
@@ -87,10 +87,10 @@ def test_features_that_are_not_finite_are_refused_and_counted_and_nothing_is_add
     spoiled = FEATURES.copy()
     spoiled[[50, 70], [1, 2]] = np.nan, np.inf
     spoiled[99] = -np.inf
-    found = Moments.of(FEATURES)
+    streamed = Moments.of(FEATURES)
     with pytest.raises(InputError, match="3 of 101 images .* not finite"):
-        found.update(spoiled)
-    same(found, FEATURES)
+        streamed.update(spoiled)
+    same(streamed, FEATURES)
     with pytest.raises(InputError, match="3 of 101"):
         as_features(torch.tensor(spoiled))
 

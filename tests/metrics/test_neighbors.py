@@ -23,15 +23,15 @@ def distance(x, y):
 
 
 def neighbors_by_loops(queries, references, k, exclude_self=False):
-    found = []
-    for place, query in enumerate(queries):
+    neighbors = []
+    for row, query in enumerate(queries):
         ranked = sorted(
             (distance(query, reference), other)
             for other, reference in enumerate(references)
-            if not (exclude_self and other == place)
+            if not (exclude_self and other == row)
         )
-        found.append(ranked[:k])
-    return found
+        neighbors.append(ranked[:k])
+    return neighbors
 
 
 def precision_recall_by_loops(real, generated, k):
@@ -68,7 +68,7 @@ def test_neighbors_equal_loops(monkeypatch, blocks, k):
         small_blocks(monkeypatch)
     distances, rows = nearest_neighbors(REAL, GENERATED, k)
     expected = neighbors_by_loops(REAL, GENERATED, k)
-    assert rows.tolist() == [[place for _, place in ranked] for ranked in expected]
+    assert rows.tolist() == [[row for _, row in ranked] for ranked in expected]
     assert distances.numpy() == pytest.approx(np.array([[d for d, _ in ranked] for ranked in expected]), rel=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_a_row_is_no_neighbor_of_itself(monkeypatch, blocks):
         small_blocks(monkeypatch)
     distances, rows = nearest_neighbors(REAL, REAL, 39, exclude_self=True)
     expected = neighbors_by_loops(REAL, REAL, 39, exclude_self=True)
-    assert rows.tolist() == [[place for _, place in ranked] for ranked in expected]
+    assert rows.tolist() == [[row for _, row in ranked] for ranked in expected]
     assert nearest_neighbors(REAL, REAL, 1)[1].flatten().tolist() == list(range(40))
 
 
@@ -86,9 +86,9 @@ def test_neighbors_equal_scikit_learns_far_from_the_origin():
     offset = RNG.normal(0, 1e4, 6)
     model = NearestNeighbors(n_neighbors=5, algorithm="kd_tree").fit(GENERATED + offset)
     expected, rows = model.kneighbors(REAL + offset)
-    found = nearest_neighbors(REAL + offset, GENERATED + offset, 5)
-    assert np.array_equal(found[1], rows)
-    assert found[0].numpy() == pytest.approx(expected, rel=1e-10)
+    neighbors = nearest_neighbors(REAL + offset, GENERATED + offset, 5)
+    assert np.array_equal(neighbors[1], rows)
+    assert neighbors[0].numpy() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("blocks", ["one", "small"])
@@ -106,8 +106,8 @@ def test_of_equals_the_earlier_row_is_taken(monkeypatch, blocks, offset):
 
 def test_equal_rows_are_at_distance_0_and_near_ones_are_not():
     rows = RNG.normal(size=(50, 2048)) + 30
-    distances, found = nearest_neighbors(rows.astype(np.float32), rows.astype(np.float32))
-    assert (distances == 0).all() and found.flatten().tolist() == list(range(50))
+    distances, nearest = nearest_neighbors(rows.astype(np.float32), rows.astype(np.float32))
+    assert (distances == 0).all() and nearest.flatten().tolist() == list(range(50))
     shifted = rows.copy()
     shifted[:, 0] += 1e-3
     assert nearest_neighbors(shifted, rows)[0].numpy() == pytest.approx(np.full((50, 1), 1e-3), rel=1e-4)
@@ -126,16 +126,16 @@ def test_memory_mapped_references_of_single_precision(tmp_path, monkeypatch):
 def test_precision_recall_density_and_coverage_equal_loops(monkeypatch, blocks, k, shift):
     if blocks == "small":
         small_blocks(monkeypatch)
-    found = precision_recall(REAL, GENERATED + shift, k)
-    assert found == pytest.approx(precision_recall_by_loops(REAL, GENERATED + shift, k), rel=1e-12)
+    figures = precision_recall(REAL, GENERATED + shift, k)
+    assert figures == pytest.approx(precision_recall_by_loops(REAL, GENERATED + shift, k), rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_images_on_the_edge_of_a_ball_lie_within(k):
     """Copies of the real images lie on the edges exactly, which rounding must not move."""
     real = RNG.normal(size=(60, 512)) + 20
-    found = precision_recall(real, real[::-1].copy(), k)
-    assert found == pytest.approx({"precision": 1, "recall": 1, "density": (k + 1) / k, "coverage": 1}, rel=1e-12)
+    figures = precision_recall(real, real[::-1].copy(), k)
+    assert figures == pytest.approx({"precision": 1, "recall": 1, "density": (k + 1) / k, "coverage": 1}, rel=1e-12)
     grid = np.stack(np.meshgrid(*[[0.0, 1, 2]] * 3)).reshape(3, -1).T
     assert precision_recall(grid + 100, grid[::2] + 100, k) == pytest.approx(
         precision_recall_by_loops(grid, grid[::2], k)
@@ -165,19 +165,19 @@ SLIDES = np.array([f"s{number}" for number in RNG.integers(0, 9, 40)])
 @pytest.mark.parametrize("cosine", [True, False])
 @pytest.mark.parametrize("k", [1, 6, 20])
 def test_the_robustness_index_equals_loops(slides, cosine, k):
-    found = robustness_index(REAL, LABELS, CENTERS, k, slides, cosine)
+    index = robustness_index(REAL, LABELS, CENTERS, k, slides, cosine)
     good, bad = robustness_by_loops(REAL, LABELS, CENTERS, k, slides, cosine)
-    assert (found["value"], found["n"]) == (good / (good + bad), 40)
-    assert (found["same_class_other_center"], found["other_class_same_center"]) == (good, bad)
-    assert good <= found["same_class"] <= found["neighbors"] - bad <= 40 * k - bad
+    assert (index["value"], index["n"]) == (good / (good + bad), 40)
+    assert (index["same_class_other_center"], index["other_class_same_center"]) == (good, bad)
+    assert good <= index["same_class"] <= index["neighbors"] - bad <= 40 * k - bad
 
 
 def test_missing_classes_and_centers_count_for_neither():
     labels, centers = LABELS.copy(), CENTERS.copy()
     labels[::5], centers[3::7] = None, None
     good, bad = robustness_by_loops(REAL, labels, centers, 6)
-    found = robustness_index(REAL, labels, centers, 6)
-    assert (found["same_class_other_center"], found["other_class_same_center"]) == (good, bad)
+    index = robustness_index(REAL, labels, centers, 6)
+    assert (index["same_class_other_center"], index["other_class_same_center"]) == (good, bad)
 
 
 def test_features_of_biology_or_of_the_center_alone():
@@ -189,16 +189,16 @@ def test_features_of_biology_or_of_the_center_alone():
 
 def test_an_image_with_fewer_neighbors_from_other_slides_has_that_many():
     slides = np.array(["large"] * 35 + ["small"] * 5)
-    found = robustness_index(REAL, LABELS, CENTERS, 10, slides)
+    index = robustness_index(REAL, LABELS, CENTERS, 10, slides)
     good, bad = robustness_by_loops(REAL, LABELS, CENTERS, 10, slides)
-    assert (found["same_class_other_center"], found["other_class_same_center"]) == (good, bad)
+    assert (index["same_class_other_center"], index["other_class_same_center"]) == (good, bad)
 
 
 def test_an_undefined_index_is_nan_with_its_counts():
     for slides in (None, ["one"] * 40):
-        found = robustness_index(REAL, ["a"] * 40, ["x"] * 40, 5, slides)
-        assert math.isnan(found.pop("value"))
-        assert (found["same_class_other_center"], found["other_class_same_center"], found["n"]) == (0, 0, 40)
+        index = robustness_index(REAL, ["a"] * 40, ["x"] * 40, 5, slides)
+        assert math.isnan(index.pop("value"))
+        assert (index["same_class_other_center"], index["other_class_same_center"], index["n"]) == (0, 0, 40)
 
 
 def test_features_of_length_0_are_no_error():

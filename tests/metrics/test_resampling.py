@@ -78,8 +78,8 @@ def test_one_sampler_draws_what_single_draws_would():
 
 def test_columns_of_pandas_and_no_rows():
     frame = pd.DataFrame({"patient": PATIENTS, "stratum": STRATA})
-    found = draw_patients(frame["patient"], np.random.default_rng(0), frame["stratum"])
-    assert np.array_equal(found, draw_patients(PATIENTS, np.random.default_rng(0), STRATA))
+    drawn = draw_patients(frame["patient"], np.random.default_rng(0), frame["stratum"])
+    assert np.array_equal(drawn, draw_patients(PATIENTS, np.random.default_rng(0), STRATA))
     assert len(draw_patients(np.array([], str), np.random.default_rng(0))) == 0
 
 
@@ -137,9 +137,9 @@ def p_value_by_enumeration(differences):
 @pytest.mark.parametrize("shift", [0, 0.5, 3])
 def test_the_sign_flip_test_equals_an_enumeration(n, shift):
     first, second = RNG.normal(shift, 1, n), RNG.normal(0, 1, n)
-    found = paired_test(first, second)
-    assert found["p_value"] == pytest.approx(p_value_by_enumeration(first - second))
-    assert found["n"] == found["difference"]["n"] == n
+    result = paired_test(first, second)
+    assert result["p_value"] == pytest.approx(p_value_by_enumeration(first - second))
+    assert result["n"] == result["difference"]["n"] == n
 
 
 def test_sums_that_tie_count_as_extreme_in_spite_of_rounding():
@@ -152,9 +152,9 @@ def test_sums_that_tie_count_as_extreme_in_spite_of_rounding():
 def test_the_interval_equals_scipys():
     first, second = RNG.normal(1, 1, 12), RNG.normal(0, 1, 12)
     expected = stats.ttest_rel(first, second)
-    found = paired_test(first, second)["difference"]
-    assert found["value"] == pytest.approx((first - second).mean())
-    assert found["ci95"] == pytest.approx([*expected.confidence_interval(0.95)])
+    difference = paired_test(first, second)["difference"]
+    assert difference["value"] == pytest.approx((first - second).mean())
+    assert difference["ci95"] == pytest.approx([*expected.confidence_interval(0.95)])
 
 
 def test_many_pairs_are_drawn_and_come_near_the_enumeration():
@@ -177,8 +177,8 @@ def test_p_values_under_the_null_are_uniform():
 
 
 def test_pairs_with_nan_are_left_out_and_too_few_are_none():
-    found = paired_test([1, 2, math.nan, 4], [0, math.nan, 0, 0])
-    assert found["n"] == 2 and found["difference"]["value"] == 2.5 and found["p_value"] == 0.5
+    result = paired_test([1, 2, math.nan, 4], [0, math.nan, 0, 0])
+    assert result["n"] == 2 and result["difference"]["value"] == 2.5 and result["p_value"] == 0.5
     alone = paired_test([1.0], [0.0])
     assert alone == {"difference": {"value": 1.0, "ci95": None, "n": 1}, "p_value": None, "n": 1}
     assert paired_test([], []) == {"difference": {"value": None, "ci95": None, "n": 0}, "p_value": None, "n": 0}
@@ -200,11 +200,11 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
     adjusted = holm(list(p_values))
     for level in np.linspace(0.001, 0.5, 40):
         rejected = set()
-        for step, place in enumerate(np.argsort(p_values)):
-            if p_values[place] > level / (9 - step):
+        for step, index in enumerate(np.argsort(p_values)):
+            if p_values[index] > level / (9 - step):
                 break
-            rejected.add(int(place))
-        assert rejected == {place for place, value in enumerate(adjusted) if value <= level + 1e-15}
+            rejected.add(int(index))
+        assert rejected == {index for index, value in enumerate(adjusted) if value <= level + 1e-15}
 
 
 def test_tests_that_could_not_be_made_do_not_count():
@@ -264,9 +264,9 @@ def test_an_interval_around_a_distance_does_not_begin_below_zero():
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     values = np.random.default_rng(3).normal(2, 1, 50)
-    made = mean_figure(values)
+    figure = mean_figure(values)
     low, high = stats.norm.interval(0.95, loc=values.mean(), scale=stats.sem(values))
-    assert made["value"] == pytest.approx(values.mean()) and made["n"] == 50
-    assert made["ci95"] == pytest.approx([low, high])
+    assert figure["value"] == pytest.approx(values.mean()) and figure["n"] == 50
+    assert figure["ci95"] == pytest.approx([low, high])
     assert mean_figure(values[:1]) == {"value": values[0], "ci95": None, "n": 1}
     assert mean_figure(None) == mean_figure(values[:0]) == {"value": None, "ci95": None, "n": 0}

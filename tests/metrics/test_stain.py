@@ -18,35 +18,35 @@ def centered(values, labels=LABELS):
 
 
 def test_slopes_and_correlations_equal_scipys():
-    found = stain_regression(REAL, GENERATED, LABELS)
+    regression = stain_regression(REAL, GENERATED, LABELS)
     within = stats.linregress(centered(REAL), centered(GENERATED))
     pooled = stats.linregress((REAL - REAL.mean(0)).ravel(), (GENERATED - GENERATED.mean(0)).ravel())
-    assert (found["slope"], found["r"]) == pytest.approx((within.slope, within.rvalue))
-    assert (found["slope_pooled"], found["r_pooled"]) == pytest.approx((pooled.slope, pooled.rvalue))
-    assert found["slope"] == pytest.approx(np.polyfit(centered(REAL), centered(GENERATED), 1)[0])
-    assert found["n"] == 11
+    assert (regression["slope"], regression["r"]) == pytest.approx((within.slope, within.rvalue))
+    assert (regression["slope_pooled"], regression["r_pooled"]) == pytest.approx((pooled.slope, pooled.rvalue))
+    assert regression["slope"] == pytest.approx(np.polyfit(centered(REAL), centered(GENERATED), 1)[0])
+    assert regression["n"] == 11
 
 
 def test_the_order_of_rows_does_not_matter():
     order = RNG.permutation(11)
-    shuffled = stain_regression(REAL[order], GENERATED[order], [LABELS[place] for place in order])
+    shuffled = stain_regression(REAL[order], GENERATED[order], [LABELS[row] for row in order])
     assert shuffled == pytest.approx(stain_regression(REAL, GENERATED, LABELS))
 
 
 @pytest.mark.parametrize("scale", [1, 0.4, -0.5])
 def test_a_scaled_copy_has_its_scale_for_a_slope(scale):
-    found = stain_regression(REAL, scale * REAL, LABELS)
-    assert found["slope"] == pytest.approx(scale) and found["slope_pooled"] == pytest.approx(scale)
-    assert found["r"] == pytest.approx(np.sign(scale))
+    regression = stain_regression(REAL, scale * REAL, LABELS)
+    assert regression["slope"] == pytest.approx(scale) and regression["slope_pooled"] == pytest.approx(scale)
+    assert regression["r"] == pytest.approx(np.sign(scale))
 
 
 def test_a_model_that_knows_the_class_alone_has_slope_zero():
     # dyadic fractions, whose means are exact
     real = np.array([[0.25], [0.75], [1.25], [1.75]]) * [1, 2, 4]
     means = np.array([[0.5], [0.5], [1.5], [1.5]]) * [1, 2, 4]
-    found = stain_regression(real, means, list("aabb"))
-    assert found["slope"] == 0 and found["r"] is None
-    assert found["slope_pooled"] == pytest.approx(0.8)
+    regression = stain_regression(real, means, list("aabb"))
+    assert regression["slope"] == 0 and regression["r"] is None
+    assert regression["slope_pooled"] == pytest.approx(0.8)
 
 
 def test_densities_of_the_classes_do_not_leak_into_the_slope():
@@ -63,8 +63,8 @@ def test_densities_of_the_classes_do_not_leak_into_the_slope():
 def test_a_class_with_a_single_center_is_left_out():
     plain = stain_regression(REAL, GENERATED, LABELS)
     real, generated = np.vstack([REAL, [[9, 9, 9]]]), np.vstack([GENERATED, [[-9, -9, -9]]])
-    found = stain_regression(real, generated, [*LABELS, "d"])
-    assert (found["slope"], found["r"], found["n"]) == pytest.approx((plain["slope"], plain["r"], 11))
+    regression = stain_regression(real, generated, [*LABELS, "d"])
+    assert (regression["slope"], regression["r"], regression["n"]) == pytest.approx((plain["slope"], plain["r"], 11))
 
 
 def test_undefined_figures_are_none_with_their_count():
@@ -85,12 +85,12 @@ def test_shapes_that_do_not_match_are_refused(real, generated, labels):
 
 
 def test_group_means_equal_pandas():
-    found = group_means(REAL, LABELS)
+    means = group_means(REAL, LABELS)
     expected = pd.DataFrame(REAL).groupby(pd.Series(LABELS)).mean()
-    assert list(found) == ["a", "b", "c"]
-    for label, mean in found.items():
+    assert list(means) == ["a", "b", "c"]
+    for label, mean in means.items():
         assert mean == pytest.approx(expected.loc[label].to_numpy())
-    pairs = [(label, place % 2) for place, label in enumerate(LABELS)]
+    pairs = [(label, row % 2) for row, label in enumerate(LABELS)]
     assert group_means(REAL, pairs)["c", 1] == pytest.approx(REAL[9])
     with pytest.raises(ValueError):
         group_means(REAL, LABELS[:-1])

@@ -33,9 +33,9 @@ def test_no_image_has_no_figure_but_its_count():
     nothing = {"value": None, "ci95": None, "n": 0}
     assert proportions(np.array([0, 0])) == [nothing] * 2
     assert distance_to_target(np.array([0, 0]), [0.5, 0.5]) == {"total_variation": nothing, "kl": nothing}
-    made = corrected_proportions(np.array([0, 0]), np.array([[9, 1], [1, 9]]), [0.5, 0.5])
-    assert made["proportions"] == [nothing] * 2 and made["kl"] == nothing and made["inside"] is None
-    assert made["undefined"] == "no image was read"
+    corrected = corrected_proportions(np.array([0, 0]), np.array([[9, 1], [1, 9]]), [0.5, 0.5])
+    assert corrected["proportions"] == [nothing] * 2 and corrected["kl"] == nothing and corrected["inside"] is None
+    assert corrected["undefined"] == "no image was read"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -51,9 +51,9 @@ def test_distances_are_those_of_scipy(seed):
 def test_an_absent_subgroup_has_a_finite_distance_and_an_unwanted_one_has_none():
     assert kl_divergence([0, 1], [0.5, 0.5]) == pytest.approx(np.log(2))
     assert kl_divergence([0.1, 0.9], [0.0, 1.0]) == np.inf
-    made = distance_to_target(np.array([1, 9]), [0.0, 1.0])
-    assert made["kl"] == {"value": None, "ci95": None, "n": 10}
-    assert made["total_variation"]["value"] == pytest.approx(0.1)
+    distances = distance_to_target(np.array([1, 9]), [0.0, 1.0])
+    assert distances["kl"] == {"value": None, "ci95": None, "n": 10}
+    assert distances["total_variation"]["value"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -62,39 +62,39 @@ def test_an_absent_subgroup_has_a_finite_distance_and_an_unwanted_one_has_none()
 def test_the_interval_of_a_distance_holds_the_truth_as_often_as_it_says(truth, target):
     rng, held = np.random.default_rng(0), {"total_variation": [], "kl": []}
     for trial in range(150):
-        made = distance_to_target(rng.multinomial(300, truth), target, 300, seed=trial)
+        distances = distance_to_target(rng.multinomial(300, truth), target, 300, seed=trial)
         for name, distance in (("total_variation", total_variation), ("kl", kl_divergence)):
-            low, high = made[name]["ci95"]
+            low, high = distances[name]["ci95"]
             held[name].append(low <= distance(truth, target) <= high)
     assert min(map(np.mean, held.values())) >= 0.9
 
 
 def test_away_from_the_target_the_interval_does_not_reach_zero():
-    for made in (
+    for distances in (
         distance_to_target(np.array([300, 200]), [0.5, 0.5]),
         corrected_proportions(np.array([300, 200]), np.array([[90, 10], [10, 90]]), [0.5, 0.5]),
     ):
         for name in ("total_variation", "kl"):
-            low, high = made[name]["ci95"]
-            assert 0 < low < made[name]["value"] < high
+            low, high = distances[name]["ci95"]
+            assert 0 < low < distances[name]["value"] < high
     wide = corrected_proportions(np.array([270, 230]), np.array([[60, 40], [40, 60]]), [0.5, 0.5])["total_variation"]
     assert wide["ci95"][0] == 0 and wide["value"] == pytest.approx(0.2)
 
 
 def test_on_target_the_interval_reaches_zero():
-    made = distance_to_target(np.array([251, 249]), [0.5, 0.5])
-    assert made["total_variation"]["ci95"][0] == 0 and made["kl"]["ci95"][0] == 0
-    assert distance_to_target(np.array([251, 249]), [0.5, 0.5]) == made
+    distances = distance_to_target(np.array([251, 249]), [0.5, 0.5])
+    assert distances["total_variation"]["ci95"][0] == 0 and distances["kl"]["ci95"][0] == 0
+    assert distance_to_target(np.array([251, 249]), [0.5, 0.5]) == distances
 
 
 def test_two_classes_are_corrected_by_the_formula_of_rogan_and_gladen():
     confusion, counts = np.array([[90, 10], [24, 96]]), np.array([130, 70])
     sensitivity, specificity = 0.9, 0.8
     expected = (130 / 200 + specificity - 1) / (sensitivity + specificity - 1)
-    made = corrected_proportions(counts, confusion)
-    assert values(made["proportions"]) == pytest.approx([expected, 1 - expected])
-    assert made["inside"] and made["undefined"] is None
-    assert made["n"] == 200 and made["confusion_n"] == [100, 120]
+    corrected = corrected_proportions(counts, confusion)
+    assert values(corrected["proportions"]) == pytest.approx([expected, 1 - expected])
+    assert corrected["inside"] and corrected["undefined"] is None
+    assert corrected["n"] == 200 and corrected["confusion_n"] == [100, 120]
 
 
 @pytest.mark.parametrize("groups", [2, 3, 5])
@@ -125,10 +125,10 @@ def test_outside_the_simplex_it_is_the_least_squares_solution_on_it(groups, seed
 
 
 def test_a_perfect_classifier_changes_nothing_but_may_still_err():
-    made = corrected_proportions(np.array([60, 140]), np.diag([20, 20]), [0.5, 0.5])
-    assert values(made["proportions"]) == pytest.approx([0.3, 0.7])
-    assert made["total_variation"]["value"] == pytest.approx(0.2)
-    wide, narrow = made["proportions"][0]["ci95"], proportions(np.array([60, 140]))[0]["ci95"]
+    corrected = corrected_proportions(np.array([60, 140]), np.diag([20, 20]), [0.5, 0.5])
+    assert values(corrected["proportions"]) == pytest.approx([0.3, 0.7])
+    assert corrected["total_variation"]["value"] == pytest.approx(0.2)
+    wide, narrow = corrected["proportions"][0]["ci95"], proportions(np.array([60, 140]))[0]["ci95"]
     assert wide[1] - wide[0] > 1.1 * (narrow[1] - narrow[0])
     sure = corrected_proportions(np.array([60, 140]), np.diag([20000, 20000]))["proportions"][0]["ci95"]
     np.testing.assert_allclose(sure, narrow, atol=0.015)
@@ -157,17 +157,17 @@ def test_the_interval_of_a_corrected_share_holds_the_truth_and_that_of_the_read_
     ],
 )
 def test_a_classifier_at_chance_or_untried_gives_no_figure_and_says_why(confusion, why):
-    made = corrected_proportions(np.array([30, 70]), np.array(confusion), [0.5, 0.5])
-    assert why in made["undefined"]
-    assert made["proportions"] == [{"value": None, "ci95": None, "n": 100}] * 2
-    assert made["total_variation"] == {"value": None, "ci95": None, "n": 100}
+    corrected = corrected_proportions(np.array([30, 70]), np.array(confusion), [0.5, 0.5])
+    assert why in corrected["undefined"]
+    assert corrected["proportions"] == [{"value": None, "ci95": None, "n": 100}] * 2
+    assert corrected["total_variation"] == {"value": None, "ci95": None, "n": 100}
 
 
 def test_figures_are_repeatable_and_follow_the_seed():
     counts, confusion = np.array([30, 50, 20]), np.array([[40, 5, 5], [4, 30, 6], [1, 2, 27]])
-    one = corrected_proportions(counts, confusion, [1 / 3] * 3, 100)
-    assert one == corrected_proportions(counts, confusion, [1 / 3] * 3, 100)
-    assert one["proportions"] != corrected_proportions(counts, confusion, [1 / 3] * 3, 100, seed=1)["proportions"]
+    first = corrected_proportions(counts, confusion, [1 / 3] * 3, 100)
+    assert first == corrected_proportions(counts, confusion, [1 / 3] * 3, 100)
+    assert first["proportions"] != corrected_proportions(counts, confusion, [1 / 3] * 3, 100, seed=1)["proportions"]
 
 
 @pytest.mark.parametrize("counts", [[1], [-1, 2], [0.5, 0.5], [[1, 2], [3, 4]]])

@@ -26,12 +26,13 @@ def images(count=3, size=16, seed=1, dtype=torch.float32):
 class TestSubgroupClassifier:
     @pytest.mark.parametrize("options", [{}, {"depth": 2}, {"residual": True}, {"residual": True, "depth": 2}])
     def test_gives_logits_of_every_attribute(self, options):
-        found = small(**options)(images())
-        assert {name: tuple(logits.shape) for name, logits in found.items()} == {"sex": (3, 2), "lesion": (3, 3)}
+        by_attribute = small(**options)(images())
+        assert {name: tuple(logits.shape) for name, logits in by_attribute.items()} == {"sex": (3, 2), "lesion": (3, 3)}
 
     def test_has_as_many_weights_as_a_small_network_should(self):
         counts = [
-            sum(p.numel() for p in SubgroupClassifier(ATTRIBUTES, **one).parameters()) for one in ({}, {"depth": 2})
+            sum(p.numel() for p in SubgroupClassifier(ATTRIBUTES, **options).parameters())
+            for options in ({}, {"depth": 2})
         ]
         assert 0.09e6 < counts[0] < 0.11e6 and 0.25e6 < counts[1] < 0.3e6
 
@@ -48,11 +49,11 @@ class TestSubgroupClassifier:
 
         (gradient,) = torch.autograd.grad(score(pixels), pixels)
         assert gradient.abs().max() > 1e-6
-        for place in [(0, 0, 0, 0), (0, 1, 11, 13), (0, 2, 23, 5)]:
+        for index in [(0, 0, 0, 0), (0, 1, 11, 13), (0, 2, 23, 5)]:
             step = torch.zeros_like(pixels)
-            step[place] = 1e-5
+            step[index] = 1e-5
             difference = (score(pixels + step) - score(pixels - step)) / 2e-5
-            assert gradient[place].item() == pytest.approx(difference.item(), rel=1e-5, abs=1e-10)
+            assert gradient[index].item() == pytest.approx(difference.item(), rel=1e-5, abs=1e-10)
 
     def test_an_image_is_read_alike_in_any_batch_and_in_training(self):
         network, pixels = small(), images(4)

@@ -36,23 +36,23 @@ def by_hand(embedding, code, column):
 def test_every_mode_equals_its_formula(conditioner):
     rows = []
     for codes in CODES.tolist():
-        parts = [by_hand(*each) for each in zip(conditioner.embeddings, codes, SCHEMA.columns)]
+        vectors = [by_hand(*each) for each in zip(conditioner.embeddings, codes, SCHEMA.columns)]
         if conditioner.mode == "concat":
-            assert [len(part) for part in parts] == [4, 3, 3]
-            rows.append(np.concatenate(parts))
+            assert [len(vector) for vector in vectors] == [4, 3, 3]
+            rows.append(np.concatenate(vectors))
         elif conditioner.mode == "additive":
-            rows.append(parts[0] + parts[1] + parts[2])
+            rows.append(vectors[0] + vectors[1] + vectors[2])
         else:
             weight, bias = (each.detach().numpy() for each in conditioner.project.parameters())
-            rows.append(weight @ np.concatenate(parts) + bias)
+            rows.append(weight @ np.concatenate(vectors) + bias)
     np.testing.assert_allclose(conditioner(CODES).detach().numpy(), np.stack(rows), rtol=0, atol=2e-5)
 
 
 def test_null_unknown_and_every_value_have_vectors_of_their_own(conditioner):
     values = {0: (0, 1, 2), 1: (0, 1, 2), 2: (0, 0.01, 0.5, 1)}
-    for place, column_values in values.items():
+    for column, column_values in values.items():
         codes = torch.zeros(len(column_values) + 2, 3)
-        codes[:, place] = torch.tensor([NULL, UNKNOWN, *column_values])
+        codes[:, column] = torch.tensor([NULL, UNKNOWN, *column_values])
         distances = torch.pdist(conditioner(codes))
         assert distances.min() > 1e-3
 
@@ -123,11 +123,11 @@ def test_dropping_has_the_frequencies_asked_for_and_is_independent_per_column():
     codes = drop_to_null(torch.ones(total, 3), *probability[:2], torch.Generator().manual_seed(0))
     dropped = codes == NULL
     assert ((codes == 1) | dropped).all()
-    for one in range(3):
-        assert binomial(int(dropped[:, one].sum()), total, probability[one])
-        for two in range(one):
-            both = int((dropped[:, one] & dropped[:, two]).sum())
-            assert binomial(both, total, probability[one] * probability[two])
+    for column in range(3):
+        assert binomial(int(dropped[:, column].sum()), total, probability[column])
+        for earlier in range(column):
+            both = int((dropped[:, column] & dropped[:, earlier]).sum())
+            assert binomial(both, total, probability[column] * probability[earlier])
     assert binomial(int(dropped.all(dim=1).sum()), total, math.prod(probability))
 
 

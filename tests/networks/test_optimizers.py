@@ -38,10 +38,12 @@ def test_matrices_are_those_of_muon_and_all_else_is_adamws():
     network = Net()
     trained(network, MuonAdamW(network, 0.01, 0.1), 4)
     oracle = Net()
-    flat = [nn.Parameter(one.detach().flatten(1).clone()) for one in (oracle.inner.weight, oracle.head.weight)]
-    rest = [one for name, one in oracle.named_parameters() if name not in ("inner.weight", "head.weight")]
+    flat = [
+        nn.Parameter(parameter.detach().flatten(1).clone()) for parameter in (oracle.inner.weight, oracle.head.weight)
+    ]
+    others = [parameter for name, parameter in oracle.named_parameters() if name not in ("inner.weight", "head.weight")]
     muon = torch.optim.Muon(flat, 0.01, 0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, 0.01, weight_decay=0.1)
+    adamw = torch.optim.AdamW(others, 0.01, weight_decay=0.1)
     for step in range(4):
         with torch.no_grad():
             oracle.inner.weight.copy_(flat[0].view_as(oracle.inner.weight))
@@ -54,9 +56,9 @@ def test_matrices_are_those_of_muon_and_all_else_is_adamws():
         adamw.step()
     torch.testing.assert_close(network.inner.weight.flatten(1), flat[0])
     torch.testing.assert_close(network.head.weight, flat[1])
-    for name, one in network.named_parameters():
+    for name, parameter in network.named_parameters():
         if name not in ("inner.weight", "head.weight"):
-            torch.testing.assert_close(one, oracle.get_parameter(name))
+            torch.testing.assert_close(parameter, oracle.get_parameter(name))
 
 
 def test_the_update_of_a_matrix_has_singular_values_that_are_alike():
@@ -84,7 +86,7 @@ def test_going_on_from_a_state_is_as_if_never_interrupted(tmp_path):
     second.load_state_dict(state["network"])
     again.load_state_dict(state["optimizer"])
     trained(second, again, 3, first=3)
-    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), second.parameters()))
+    assert all(torch.equal(parameter, other) for parameter, other in zip(whole.parameters(), second.parameters()))
 
 
 def test_a_schedule_sets_the_rate_of_both():
@@ -93,7 +95,7 @@ def test_a_schedule_sets_the_rate_of_both():
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
     trained(network, optimizer, 2)
     schedule.step()
-    assert all(torch.equal(one, start) for one, start in zip(network.parameters(), other.parameters()))
+    assert all(torch.equal(parameter, start) for parameter, start in zip(network.parameters(), other.parameters()))
 
 
 def test_frozen_parameters_stay():

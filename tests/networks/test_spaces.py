@@ -75,10 +75,10 @@ def test_latents_are_the_scaled_mean_of_monais_posterior(channels, low):
     with torch.no_grad():
         mean, _ = network.encode(seen)
         torch.testing.assert_close(space.encode(images()), 0.7 * mean)
-        made = network.decode_stage_2_outputs(mean)
-        made = made if low == -1 else 2 * made - 1
+        expected = network.decode_stage_2_outputs(mean)
+        expected = expected if low == -1 else 2 * expected - 1
         decoded = space.decode(space.encode(images()))
-    torch.testing.assert_close(decoded, made.clamp(-1, 1).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(decoded, expected.clamp(-1, 1).expand(-1, 3, -1, -1))
     assert space.shape(16) == tuple(mean.shape[1:]) and space.clip is None
 
 

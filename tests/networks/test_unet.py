@@ -69,12 +69,12 @@ def test_every_residual_block_hears_the_sum_of_time_and_conditions(image, mode):
         torch.testing.assert_close(heard, silu(z_t + z_cond))
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_a_change_of_any_one_condition_reaches_every_residual_block(image, place):
+@pytest.mark.parametrize("column", range(3))
+def test_a_change_of_any_one_condition_reaches_every_residual_block(image, column):
     network = make()
     codes = torch.tensor([[0, 0, 0.2], [0, 0, 0.2]])
     other = codes.clone()
-    other[1, place] = 0.8 if place == 2 else 1
+    other[1, column] = 0.8 if column == 2 else 1
     before = embeddings_heard(network, image, TIMESTEPS, codes)
     after = embeddings_heard(network, image, TIMESTEPS, other)
     for old, new in zip(before, after):
@@ -131,10 +131,10 @@ def test_the_class_only_network_hears_the_class(image):
 
 def test_cross_attention_hears_the_context_beside_the_conditions(image):
     network = make(with_conditioning=True, cross_attention_dim=5, resblock_updown=False)
-    one, two = torch.randn(2, 2, 7, 5, generator=torch.Generator().manual_seed(2))
+    context, other = torch.randn(2, 2, 7, 5, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        assert not torch.allclose(network(image, TIMESTEPS, CODES, one), network(image, TIMESTEPS, CODES, two))
-        assert not torch.allclose(network(image, TIMESTEPS, CODES, one), network(image, TIMESTEPS, None, one))
+        assert not torch.allclose(network(image, TIMESTEPS, CODES, context), network(image, TIMESTEPS, CODES, other))
+        assert not torch.allclose(network(image, TIMESTEPS, CODES, context), network(image, TIMESTEPS, None, context))
 
 
 def test_volumes_hear_the_conditions_too():

@@ -93,7 +93,7 @@ def test_numbers_scale_linearly_to_the_range_seen_in_training():
 def test_a_number_outside_the_range_names_attribute_value_and_range(age):
     with pytest.raises(InputError) as caught:
         ContinuousColumn("age", 30, 70).encode(age)
-    assert all(part in str(caught.value) for part in ("age", str(age), "[30, 70]"))
+    assert all(text in str(caught.value) for text in ("age", str(age), "[30, 70]"))
 
 
 @pytest.mark.parametrize("value", ["old", "6o", "inf", "1,5"])

@@ -76,7 +76,7 @@ def test_a_part_of_a_table_has_the_codes_of_the_whole(schema):
 def test_an_unseen_value_names_attribute_value_and_nearest(schema):
     with pytest.raises(InputError) as caught:
         schema.encode({"label": ["LUSC"], "site": ["B8"], "age": ["50"]})
-    assert all(part in str(caught.value) for part in ("'site'", "'B8'", "did you mean 'B7'"))
+    assert all(text in str(caught.value) for text in ("'site'", "'B8'", "did you mean 'B7'"))
 
 
 def test_unseen_values_become_unknown_where_asked(schema):

@@ -27,7 +27,7 @@ def test_unknown_value_names_value_nearest_allowed_and_remedy():
 
 
 def test_unknown_value_shortens_a_long_vocabulary_and_counts_it():
-    message = str(unknown_value("site", "??", [f"S{place:03d}" for place in range(40)]))
+    message = str(unknown_value("site", "??", [f"S{number:03d}" for number in range(40)]))
     assert "40 in total" in message and "'S011'" in message and "'S012'" not in message
 
 

@@ -151,12 +151,12 @@ def test_a_fingerprint_is_that_of_the_ends_and_the_middle(tmp_path, size):
     content = np.random.default_rng(0).bytes(size)
     (tmp_path / "a").write_bytes(content)
     middle = max((size - 65_536) // 2, 0)
-    parts = content[:65_536] + content[middle : middle + 65_536] + content[-65_536:]
-    assert file_fingerprint(tmp_path / "a") == f"{size}-{hashlib.sha256(parts).hexdigest()}"
+    sampled = content[:65_536] + content[middle : middle + 65_536] + content[-65_536:]
+    assert file_fingerprint(tmp_path / "a") == f"{size}-{hashlib.sha256(sampled).hexdigest()}"
     known = {file_fingerprint(tmp_path / "a")}
-    for place in {0, size // 2, size - 1} if size else ():
+    for offset in {0, size // 2, size - 1} if size else ():
         changed = bytearray(content)
-        changed[place] ^= 1
+        changed[offset] ^= 1
         (tmp_path / "a").write_bytes(changed)
         known.add(file_fingerprint(tmp_path / "a"))
     assert len(known) == 1 + (len({0, size // 2, size - 1}) if size else 0)

@@ -21,8 +21,8 @@ def test_outside_a_repository_it_is_that_of_the_package(monkeypatch, tmp_path):
 def test_in_a_repository_the_commit_is_added(monkeypatch, tmp_path):
     (tmp_path / ".git").mkdir()
     done = subprocess.CompletedProcess([], 0, stdout="1a2b3c4-dirty\n")
-    found = described(monkeypatch, tmp_path, lambda *command, **options: done)
-    assert found == f"{medi_monai.__version__} (commit 1a2b3c4-dirty)"
+    description = described(monkeypatch, tmp_path, lambda *command, **options: done)
+    assert description == f"{medi_monai.__version__} (commit 1a2b3c4-dirty)"
 
 
 def test_without_git_it_is_that_of_the_package(monkeypatch, tmp_path):

@@ -71,14 +71,14 @@ def gpu_on_numpy(cucim_on_numpy, monkeypatch):
 @pytest.fixture(scope="session")
 def demo_patches():
     """Center number -> four (3, 128, 128) uint8 patches, one of each tumor; made once, not to be changed."""
-    made = {}
+    patches = {}
     for number, center in enumerate(CENTERS):
-        made[number] = []
-        for place, tumor in enumerate(TUMORS):
-            rng = np.random.default_rng((number, place))
+        patches[number] = []
+        for index, tumor in enumerate(TUMORS):
+            rng = np.random.default_rng((number, index))
             pixels = scan(*draw_stains(tumor, 256, 0.5, rng), center, 0.5, rng)[64:192, 64:192]
-            made[number].append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    return made
+            patches[number].append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return patches
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def _write_tiff(path, levels, mpp=None, **page):
             }
             if mpp is not None:
                 finer = pixels.shape[1] / width
-                settings["resolution"] = tuple(1e4 * finer / one for one in np.broadcast_to(mpp, 2).tolist())
+                settings["resolution"] = tuple(1e4 * finer / spacing for spacing in np.broadcast_to(mpp, 2).tolist())
                 settings["resolutionunit"] = "CENTIMETER"
             file.write(np.ascontiguousarray(pixels), **settings)
     return path
@@ -238,11 +238,11 @@ def read_apart():
             timeout=120,
         )
         lines = [json.loads(line)[1:] for line in child.stdout.splitlines() if line.startswith('["result"')]
-        found = dict(lines)
-        lost = next((path for path in paths if path not in found), None)
+        results = dict(lines)
+        lost = next((path for path in paths if path not in results), None)
         assert child.returncode == 0 and lost is None, (
             f"{lost} ended it with {child.returncode}: {child.stderr[-2000:]}"
         )
-        return {Path(path).name: result for path, result in found.items()}
+        return {Path(path).name: result for path, result in results.items()}
 
     return read

@@ -29,8 +29,8 @@ def test_what_lies_outside_the_gray_values_is_clipped():
 
 def test_two_layers_of_stain_have_twice_the_optical_density():
     # Beer-Lambert: the light that passes is multiplied, so densities add
-    one, two = optical_density(np.array([63, 15], np.uint8))
-    assert two == pytest.approx(2 * one, abs=1e-6)
+    single, double = optical_density(np.array([63, 15], np.uint8))
+    assert double == pytest.approx(2 * single, abs=1e-6)
 
 
 def test_mean_optical_density_equals_a_loop_over_pixels():

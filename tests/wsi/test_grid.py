@@ -25,11 +25,11 @@ def half_glass(width, height):
 
 def starts(length, side, step):
     """Where patches begin along one side of a slide, one by one."""
-    found, start = [], 0.0
+    begins, start = [], 0.0
     while start + side <= length + 1e-6:
-        found.append(start)
-        start = len(found) * step
-    return found
+        begins.append(start)
+        start = len(begins) * step
+    return begins
 
 
 def test_touching_patches_tile_the_slide_row_by_row():
@@ -94,11 +94,11 @@ def test_the_share_of_tissue_is_that_of_a_loop_over_the_mask():
     dimensions = (1001, 603)
     field = (77.7, 52.3)
     corners = np.stack([rng.uniform(0, 1001 - field[0], 50), rng.uniform(0, 603 - field[1], 50)], axis=1)
-    for (x, y), found in zip(corners, _covered(mask, corners, field, dimensions)):
+    for (x, y), share in zip(corners, _covered(mask, corners, field, dimensions)):
         # every pixel of the mask that the patch touches
         columns = [c for c in range(70) if c * 1001 / 70 < x + field[0] and (c + 1) * 1001 / 70 > x]
         rows = [r for r in range(40) if r * 603 / 40 < y + field[1] and (r + 1) * 603 / 40 > y]
-        assert found == pytest.approx(np.mean([mask[r, c] for r in rows for c in columns]))
+        assert share == pytest.approx(np.mean([mask[r, c] for r in rows for c in columns]))
 
 
 @pytest.mark.parametrize("min_tissue", [0.25, 0.5, 0.75])
@@ -179,9 +179,9 @@ def test_no_patch_leaves_the_slide_by_moving_to_a_level():
         field = slide.field((32, 32), 1.0)
         far = dimensions - field
         corners = np.array([far, far - 0.3, (0, 0), far / 2])
-        found = _on_pixels(slide, corners, field, grid)
-        assert found.min() >= 0 and (found + field <= dimensions).all()
-        assert np.abs(found - corners).max() <= 4.1 + 0.5
+        moved = _on_pixels(slide, corners, field, grid)
+        assert moved.min() >= 0 and (moved + field <= dimensions).all()
+        assert np.abs(moved - corners).max() <= 4.1 + 0.5
         scale = np.array(slide.level_downsamples[1])
         moved_back += (np.rint(np.floor(far / scale + 1e-6) * scale) > far).any()
     assert moved_back > 10, "the far border has to be met"

@@ -44,10 +44,10 @@ def test_macenko_brings_a_center_to_the_density_of_another(demo_patches, center)
 def test_macenko_gives_the_stains_of_the_target(demo_patches):
     target = MacenkoTarget()
     for patch in demo_patches[4]:
-        found = macenko_stains(target.normalize(patch))
-        for vector, expected in zip(found.vectors, np.array(target.vectors)):
+        stains = macenko_stains(target.normalize(patch))
+        for vector, expected in zip(stains.vectors, np.array(target.vectors)):
             assert np.degrees(np.arccos(vector @ expected / np.linalg.norm(expected))) < 2
-        np.testing.assert_allclose(found.amounts, target.amounts, rtol=0.05)
+        np.testing.assert_allclose(stains.amounts, target.amounts, rtol=0.05)
 
 
 def test_macenko_to_the_patch_itself_changes_little(demo_patches):
@@ -151,8 +151,8 @@ def test_a_target_of_many_patches_is_that_of_their_pixels(demo_patches):
     np.testing.assert_allclose(together.vectors, whole.vectors, atol=1e-5)
     np.testing.assert_allclose(together.amounts, whole.amounts, rtol=1e-4)
     assert fit_target(np.stack(patches)) == fit_target(patches)
-    one, other = fit_target(patches, "reinhard"), fit_target(patches[::-1], "reinhard")
-    np.testing.assert_allclose(one.mean, other.mean, atol=1e-5)
+    forward, backward = fit_target(patches, "reinhard"), fit_target(patches[::-1], "reinhard")
+    np.testing.assert_allclose(forward.mean, backward.mean, atol=1e-5)
 
 
 def test_large_patches_are_thinned_evenly(demo_patches):

@@ -20,7 +20,7 @@ def plan(slide):
     return plan_patches(slide, PatchGrid(200, 0.5))
 
 
-def places(image, color):
+def pixels_of(image, color):
     """(columns, rows) of the pixels of one color."""
     rows, columns = np.nonzero((np.asarray(image) == color).all(axis=2))
     return columns, rows
@@ -33,7 +33,7 @@ def test_the_longest_side_and_the_shape(plan, slide, side):
 
 
 def test_the_outline_is_where_the_tissue_ends(plan, slide):
-    columns, rows = places(draw_plan(plan, slide.dimensions, plan.corners[:0], 800), OUTLINE)
+    columns, rows = pixels_of(draw_plan(plan, slide.dimensions, plan.corners[:0], 800), OUTLINE)
     # half the size of the slide, and the mask has 8 microns: 8 pixels of the picture
     assert (columns.min(), columns.max() + 1) == pytest.approx((200, 600), abs=12)
     assert (rows.min(), rows.max() + 1) == pytest.approx((100, 300), abs=12)
@@ -43,7 +43,7 @@ def test_the_outline_is_where_the_tissue_ends(plan, slide):
 
 def test_every_patch_is_a_frame_at_its_place(plan, slide):
     for corner in plan.corners:
-        columns, rows = places(draw_plan(plan, slide.dimensions, corner[None], 800), PATCH)
+        columns, rows = pixels_of(draw_plan(plan, slide.dimensions, corner[None], 800), PATCH)
         assert (columns.min(), rows.min()) == pytest.approx(corner / 2, abs=1)
         assert (columns.max(), rows.max()) == pytest.approx((corner + 200) / 2 - 1, abs=1)
         on_frame = (columns == columns.min()) | (columns == columns.max()) | (rows == rows.min()) | (rows == rows.max())
@@ -53,9 +53,9 @@ def test_every_patch_is_a_frame_at_its_place(plan, slide):
 
 def test_only_the_patches_given_are_drawn_and_the_plan_stays(plan, slide):
     before = plan.thumbnail.copy()
-    assert len(places(draw_plan(plan, slide.dimensions, plan.corners[:0]), PATCH)[0]) == 0
-    one, all_ = (draw_plan(plan, slide.dimensions, plan.corners[:count]) for count in (1, 8))
-    assert 0 < len(places(one, PATCH)[0]) < len(places(all_, PATCH)[0])
+    assert len(pixels_of(draw_plan(plan, slide.dimensions, plan.corners[:0]), PATCH)[0]) == 0
+    first, all_ = (draw_plan(plan, slide.dimensions, plan.corners[:count]) for count in (1, 8))
+    assert 0 < len(pixels_of(first, PATCH)[0]) < len(pixels_of(all_, PATCH)[0])
     assert np.array_equal(plan.thumbnail, before)
 
 
@@ -65,4 +65,4 @@ def test_a_slide_without_tissue_and_one_that_is_thin_are_drawn():
         plan = plan_patches(slide, PatchGrid(64, 0.5))
         image = draw_plan(plan, slide.dimensions, plan.corners, 128)
         assert max(image.size) == 128 and min(image.size) >= 1
-        assert len(places(image, OUTLINE)[0]) == 0
+        assert len(pixels_of(image, OUTLINE)[0]) == 0

@@ -31,8 +31,8 @@ def test_a_flat_patch_has_no_sharpness_and_a_checkerboard_the_most():
 def test_blur_lowers_sharpness(drawn_tissue):
     patch = drawn_tissue[300:556, 300:556]
     blurred = [ndimage.gaussian_filter(patch, (blur, blur, 0)) for blur in (0.7, 1.5, 3)]
-    found = [sharpness(one) for one in (patch, *blurred)]
-    assert found == sorted(found, reverse=True) and found[0] > 10 * found[2]
+    values = [sharpness(blurry) for blurry in (patch, *blurred)]
+    assert values == sorted(values, reverse=True) and values[0] > 10 * values[2]
 
 
 def test_sharpness_does_not_depend_on_the_side_on_which_the_patch_lies():

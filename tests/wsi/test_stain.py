@@ -36,11 +36,11 @@ def test_macenko_finds_the_vectors_and_amounts_of_exact_mixtures(center):
     truth = np.array([center.hematoxylin, center.eosin])
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)
     amounts = amounts_with_pure_pixels()
-    found = macenko_stains(beer_lambert(truth, amounts))
-    assert degrees(found.vectors[0], truth[0]) < 0.6
-    assert degrees(found.vectors[1], truth[1]) < 0.6
-    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(found.amounts, np.percentile(amounts, 99, axis=(1, 2)), rtol=0.03)
+    stains = macenko_stains(beer_lambert(truth, amounts))
+    assert degrees(stains.vectors[0], truth[0]) < 0.6
+    assert degrees(stains.vectors[1], truth[1]) < 0.6
+    np.testing.assert_allclose(np.linalg.norm(stains.vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(stains.amounts, np.percentile(amounts, 99, axis=(1, 2)), rtol=0.03)
 
 
 def test_macenko_finds_the_stains_of_the_demo_centers(demo_patches):
@@ -48,8 +48,8 @@ def test_macenko_finds_the_stains_of_the_demo_centers(demo_patches):
     for number, patches in demo_patches.items():
         truth = CENTERS[number].hematoxylin, CENTERS[number].eosin
         for patch in patches:
-            found = macenko_stains(patch)
-            errors.append([degrees(found.vectors[stain], truth[stain]) for stain in (0, 1)])
+            stains = macenko_stains(patch)
+            errors.append([degrees(stains.vectors[stain], truth[stain]) for stain in (0, 1)])
     # the demo has no pure eosin (0.06 of hematoxylin everywhere), a white point of its own, blur and noise
     assert np.mean(errors) < 4
     assert np.max(errors) < 7

@@ -33,8 +33,8 @@ def disk(size, x, y, radius):
     return np.hypot(ticks - x, ticks[:, None] - y) <= radius
 
 
-def overlap(one, other):
-    return (one & other).sum() / (one | other).sum()
+def overlap(first, second):
+    return (first & second).sum() / (first | second).sum()
 
 
 def stroke(shape, width, rng):
@@ -56,13 +56,13 @@ def inked(pixels, mask, color, rng):
 @pytest.fixture(scope="module")
 def demo_thumbnails():
     """(center, tumor) -> 112 x 112 pixels of 8 microns: a section with a rim of glass, of all centers and tumors."""
-    made = {}
-    for place, center in enumerate(CENTERS):
+    thumbnails = {}
+    for number, center in enumerate(CENTERS):
         for tumor in range(len(TUMORS)):
-            rng = np.random.default_rng((place, tumor))
+            rng = np.random.default_rng((number, tumor))
             stains = draw_stains(of_patient(TUMORS[tumor], rng), 448, 2.0, rng)
-            made[center.name, tumor] = np.asarray(Image.fromarray(scan(*stains, center, 2.0, rng)).reduce(4))
-    return made
+            thumbnails[center.name, tumor] = np.asarray(Image.fromarray(scan(*stains, center, 2.0, rng)).reduce(4))
+    return thumbnails
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_pen_is_rejected_on_tissue_and_on_glass(demo_thumbnails, ink):
         on_glass.append(~mask[pen & ~truth])
         # ink seeps, and the filter reaches as far: 32 microns around it are given up
         lost.append(~mask[truth & ~ndimage.binary_dilation(pen, iterations=4)])
-    on_tissue, on_glass, lost = (np.concatenate(part) for part in (on_tissue, on_glass, lost))
+    on_tissue, on_glass, lost = (np.concatenate(rejected) for rejected in (on_tissue, on_glass, lost))
     assert on_tissue.mean() > 0.93 and on_glass.mean() > 0.93, (on_tissue.mean(), on_glass.mean())
     assert lost.mean() < 0.005
 

@@ -34,9 +34,9 @@ def numbered(height=6, width=6):
 # what goes in and comes out
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_type_shape_and_metadata_are_kept_and_the_input_is_not_changed(demo_patches, place):
-    transform = every_transform()[place].set_random_state(1) if place < 3 else every_transform()[place]
+@pytest.mark.parametrize("number", range(4))
+def test_type_shape_and_metadata_are_kept_and_the_input_is_not_changed(demo_patches, number):
+    transform = every_transform()[number].set_random_state(1) if number < 3 else every_transform()[number]
     patch = demo_patches[2][0]
     meta = MetaTensor(torch.from_numpy(patch), meta={"slide": "one"})
     before = patch.copy()

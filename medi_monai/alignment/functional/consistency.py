@@ -58,7 +58,7 @@ def form_and_color_loss(
     form = torch.zeros_like(color)
     for level in range(levels):
         if level > 0:
-            images, reference = (functional.avg_pool2d(each, 2) for each in (images, reference))
+            images, reference = (functional.avg_pool2d(pixels, 2) for pixels in (images, reference))
         form = form + _structure_distance(images, reference) / levels
         if min(images.shape[2:]) < 4:
             break
@@ -137,9 +137,9 @@ def _structure_distance(images: torch.Tensor, reference: torch.Tensor) -> torch.
     """``(N,)``: each channel by itself, so that what is lost in one is not hidden by another."""
     apart, energy = images.new_zeros(1), images.new_zeros(1)
     for axis in (2, 3):
-        one, two = images.diff(dim=axis), reference.diff(dim=axis)
-        apart = apart + (one - two).square().mean((2, 3))
-        energy = energy + (one.square() + two.square()).mean((2, 3))
+        gradient, reference_gradient = images.diff(dim=axis), reference.diff(dim=axis)
+        apart = apart + (gradient - reference_gradient).square().mean((2, 3))
+        energy = energy + (gradient.square() + reference_gradient.square()).mean((2, 3))
     return (apart / (energy + STRUCTURE_FLOOR)).mean(1)
 
 
@@ -151,6 +151,8 @@ def _weighted(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
     return (distances * weights.to(distances).detach()).mean()
 
 
-def _check(what: str, one: torch.Tensor, two: torch.Tensor) -> None:
-    if one.shape != two.shape or not len(one):
-        raise InputError(f"{what} {tuple(one.shape)} do not match those of the untuned model, {tuple(two.shape)}")
+def _check(name: str, values: torch.Tensor, reference: torch.Tensor) -> None:
+    if values.shape != reference.shape or not len(values):
+        raise InputError(
+            f"{name} {tuple(values.shape)} do not match those of the untuned model, {tuple(reference.shape)}"
+        )

@@ -142,9 +142,9 @@ def adjusted_direct(
     stored: list[tuple[torch.Tensor, int, float]] = []
     with torch.no_grad():
         sample = noise.detach()
-        for place, (now, later) in enumerate(steps):
-            if place >= num_steps - count:
-                stored.append((sample, now, weights[place - num_steps + count]))
+        for index, (now, later) in enumerate(steps):
+            if index >= num_steps - count:
+                stored.append((sample, now, weights[index - num_steps + count]))
             sample = _ddim_step(denoise, sample, now, later, schedule)
 
     def send_back(gradient: torch.Tensor) -> None:
@@ -175,7 +175,7 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
     steps = sampling_timesteps(num_steps, schedule.num_timesteps)[:-1]
     alpha_bar = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, dtype=torch.float64)])
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    (now, later), (noise_now, noise_later) = ((each[:-1], each[1:]) for each in (alpha, sigma))
+    (now, later), (noise_now, noise_later) = ((values[:-1], values[1:]) for values in (alpha, sigma))
     if objective == "epsilon":
         return noise_later / later - noise_now / now
     keep, gain = later * now + noise_later * noise_now, noise_later * now - later * noise_now

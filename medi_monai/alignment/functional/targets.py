@@ -71,7 +71,7 @@ class SubgroupTarget:
             if name not in logits:
                 raise unknown_value("attribute", name, logits, "The classifier predicts only these.")
         by_attribute = [logits[name].float().log_softmax(1) for name in self.attributes]
-        return reduce(lambda joint, own: (joint[:, :, None] + own[:, None, :]).flatten(1), by_attribute)
+        return reduce(lambda joint, logs: (joint[:, :, None] + logs[:, None, :]).flatten(1), by_attribute)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: attributes, and the share of each group."""
@@ -134,9 +134,9 @@ def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
     _check_unused(spec, table)
     if isinstance(spec, str):
         _check_word(spec, table)
-    elif set(_mapping(spec)) <= set(names) and all(isinstance(part, Mapping) for part in spec.values()):
-        for name, part in spec.items():
-            _total(_flat(part), f"target of {name!r}")
+    elif set(_mapping(spec)) <= set(names) and all(isinstance(shares, Mapping) for shares in spec.values()):
+        for name, shares in spec.items():
+            _total(_flat(shares), f"target of {name!r}")
     else:
         _total(_flat(spec), "target")
 
@@ -187,8 +187,8 @@ def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table:
             raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
     codes = pd.DataFrame(
         {
-            name: _codes(table[name], tuple(dict.fromkeys(group[place] for group in groups)))
-            for place, name in enumerate(names)
+            name: _codes(table[name], tuple(dict.fromkeys(group[axis] for group in groups)))
+            for axis, name in enumerate(names)
         }
     )
     known = (codes >= 0).all(axis=1)
@@ -199,8 +199,8 @@ def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table:
         raise InputError(f"the rows of the reference table with {' and '.join(names)} have a total weight of 0")
     sums = weights.groupby([codes.loc[known, name] for name in names]).sum() / weights.sum()
     shares = {key if isinstance(key, tuple) else (key,): share for key, share in sums.items()}
-    places = itertools.product(*(range(int(size)) for size in _sizes(groups)))
-    return tuple(float(shares.get(place, 0.0)) for place in places)
+    cells = itertools.product(*(range(int(size)) for size in _sizes(groups)))
+    return tuple(float(shares.get(cell, 0.0)) for cell in cells)
 
 
 def _weights(table: pd.DataFrame) -> pd.Series:
@@ -230,11 +230,11 @@ def _independent_shares(
 ) -> tuple[float, ...]:
     if set(spec) != set(names):
         raise InputError(f"the target gives shares of {list(spec)}, and the attributes to align are {list(names)}")
-    parts = [
+    by_attribute = [
         _checked_shares(_flat(spec[name]), tuple((value,) for value in known), f"target of {name!r}")
         for name, known in zip(names, values)
     ]
-    return tuple(math.prod(shares) for shares in itertools.product(*parts))
+    return tuple(math.prod(shares) for shares in itertools.product(*by_attribute))
 
 
 def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
@@ -243,21 +243,23 @@ def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
     for key, share in spec.items():
         name = SEPARATOR.join(map(str, key)) if isinstance(key, tuple) else str(key)
         inner = (
-            {f"{name}{SEPARATOR}{rest}": x for rest, x in _flat(share).items()} if isinstance(share, Mapping) else {}
+            {f"{name}{SEPARATOR}{suffix}": number for suffix, number in _flat(share).items()}
+            if isinstance(share, Mapping)
+            else {}
         )
         flat.update(inner or {name: share})
     return flat
 
 
-def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...], what: str) -> tuple[float, ...]:
+def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...], source: str) -> tuple[float, ...]:
     names = [SEPARATOR.join(group) for group in groups]
     for name in spec:
         if name not in names:
-            raise unknown_value(f"subgroup in the {what}", name, names)
+            raise unknown_value(f"subgroup in the {source}", name, names)
     lacking = [name for name in names if name not in spec]
-    total = _total(spec, what, bool(lacking))
+    total = _total(spec, source, bool(lacking))
     if lacking:
-        raise InputError(f"the {what} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
+        raise InputError(f"the {source} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
     return tuple(float(spec[name]) / total for name in names)
 
 
@@ -265,15 +267,15 @@ def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...]
 MOST = 1e6
 
 
-def _total(spec: Mapping[str, Any], what: str, open_end: bool = False) -> float:
+def _total(spec: Mapping[str, Any], source: str, open_end: bool = False) -> float:
     """The sum of shares, which are numbers; it has to be 1, unless some lack."""
     for name, share in spec.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MOST:
-            raise InputError(f"the {what} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
+            raise InputError(f"the {source} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
     total = math.fsum(spec.values())
     if abs(total - 1) > TOLERANCE and not open_end:
         hint = "give shares such as 0.5, not percent" if total > 1.5 else "shares have to sum to 1"
-        raise InputError(f"the {what} sums to {total:.8g}, not to 1: {hint}")
+        raise InputError(f"the {source} sums to {total:.8g}, not to 1: {hint}")
     return total
 
 
@@ -295,11 +297,11 @@ class Part:
 
     def join(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
         """``(N,)`` subgroup of codes by attribute; -1 where one of them is."""
-        parts = [np.asarray(codes[name]) for name in self.vocabulary]
-        joint = np.zeros(len(parts[0]), np.int64)
-        for part, values in zip(parts, self.vocabulary.values()):
-            joint = joint * len(values) + part
-        return np.where(np.any([part < 0 for part in parts], axis=0), -1, joint)
+        columns = [np.asarray(codes[name]) for name in self.vocabulary]
+        joint = np.zeros(len(columns[0]), np.int64)
+        for column, values in zip(columns, self.vocabulary.values()):
+            joint = joint * len(values) + column
+        return np.where(np.any([column < 0 for column in columns], axis=0), -1, joint)
 
     def codes(self, table: pd.DataFrame) -> np.ndarray:
         """``(N,)`` subgroup of every row as its columns say; -1 where one of them has none of the values."""
@@ -312,17 +314,17 @@ class Part:
 def parts_of(target: SubgroupTarget) -> list[Part]:
     """Every attribute of a target by itself and, of several, their joint, which comes last."""
     vocabulary = {
-        name: tuple(dict.fromkeys(group[place] for group in target.groups))
-        for place, name in enumerate(target.attributes)
+        name: tuple(dict.fromkeys(group[axis] for group in target.groups))
+        for axis, name in enumerate(target.attributes)
     }
     shares = np.array(target.probabilities).reshape([len(values) for values in vocabulary.values()])
-    found = []
-    for place, (name, values) in enumerate(vocabulary.items()):
-        others = tuple(axis for axis in range(shares.ndim) if axis != place)
-        found.append(Part(name, {name: values}, values, shares.sum(others)))
-    if len(found) > 1:
-        found.append(Part(SEPARATOR.join(vocabulary), vocabulary, tuple(target.names), shares.ravel()))
-    return found
+    parts = []
+    for axis, (name, values) in enumerate(vocabulary.items()):
+        others = tuple(other for other in range(shares.ndim) if other != axis)
+        parts.append(Part(name, {name: values}, values, shares.sum(others)))
+    if len(parts) > 1:
+        parts.append(Part(SEPARATOR.join(vocabulary), vocabulary, tuple(target.names), shares.ravel()))
+    return parts
 
 
 def joint_attributes(attribute: str | None) -> list[str]:

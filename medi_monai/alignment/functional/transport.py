@@ -64,8 +64,8 @@ def transport_labels(
     counts, times = _drawn_counts(len(predicted), target.detach().double().cpu(), draws, generator)
     for count, weight in zip(counts, times):
         labels = np.repeat(np.arange(len(target)), count)
-        rows, places = linear_sum_assignment(cost[:, labels])
-        total[rows, labels[places]] += weight
+        rows, columns = linear_sum_assignment(cost[:, labels])
+        total[rows, labels[columns]] += weight
     distribution = torch.from_numpy(total / times.sum())
     confidence, best = distribution.max(1)
     return TransportLabels(distribution, best, confidence, confidence >= min_confidence - 1e-12)

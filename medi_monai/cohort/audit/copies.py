@@ -60,19 +60,23 @@ class FileCopies:
 
     def crossing(self) -> dict:
         """Files on more than one side of the split."""
-        part = self.frame[self.frame["split"].isin(self.sides)]
-        found = part[part["file"].isin(self._with_several(part, "split"))]
-        return {"count": int(found["file"].nunique()), "rows": int(found["rows"].sum()), "examples": self._named(found)}
+        in_splits = self.frame[self.frame["split"].isin(self.sides)]
+        crossing = in_splits[in_splits["file"].isin(self._with_several(in_splits, "split"))]
+        return {
+            "count": int(crossing["file"].nunique()),
+            "rows": int(crossing["rows"].sum()),
+            "examples": self._named(crossing),
+        }
 
     def conflicts(self) -> dict:
         """Files of several patients or of several labels."""
         patients, labels = (self._with_several(self.frame, name) for name in ("patient", "label"))
-        found = self.frame[self.frame["file"].isin(patients | labels)]
+        conflicting = self.frame[self.frame["file"].isin(patients | labels)]
         return {
-            "count": int(found["file"].nunique()),
+            "count": int(conflicting["file"].nunique()),
             "of_several_patients": len(patients),
             "of_several_labels": len(labels),
-            "examples": self._named(found),
+            "examples": self._named(conflicting),
         }
 
     @staticmethod
@@ -83,10 +87,10 @@ class FileCopies:
     def _named(self, frame: pd.DataFrame) -> list[dict]:
         named = [
             {
-                f"{column}s": [self.names[column][int(code)] for code in sorted(part[column].dropna().unique())]
+                f"{column}s": [self.names[column][int(code)] for code in sorted(file_rows[column].dropna().unique())]
                 for column in ("slide", "patient", "label", "split")
             }
-            for _, part in frame.groupby("file")
+            for _, file_rows in frame.groupby("file")
         ]
         # the order of the rows, and so of the files, does not matter
         return sorted(named, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]

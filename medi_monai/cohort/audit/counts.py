@@ -20,10 +20,10 @@ def split_sizes(rows: CodedRows, label: str) -> dict[str, dict[str, int]]:
     """Rows, slides, patients and classes of the whole cohort and of each split."""
     sizes = {}
     for split in ("all", *rows.splits):
-        part = rows.part(split)
-        counts = {name: len(distinct(part, [name])) for name in ("slide", "patient", label)}
+        split_rows = rows.of_split(split)
+        counts = {name: len(distinct(split_rows, [name])) for name in ("slide", "patient", label)}
         sizes[split] = {
-            "rows": int(part["rows"].sum()),
+            "rows": int(split_rows["rows"].sum()),
             "slides": counts["slide"],
             "patients": counts["patient"],
             "classes": counts[label],
@@ -37,11 +37,11 @@ def attribute_section(rows: CodedRows, label: str, attribute: str, min_patients:
     table = contingency_table(patients[label].to_numpy(), patients[attribute].to_numpy())
     cells = patients.groupby([label, attribute]).size()
     rare = cells[cells < min_patients].sort_values(kind="stable")
-    train = distinct(rows.part("train"), [label, attribute])
+    train = distinct(rows.of_split("train"), [label, attribute])
     num_cells = len(rows.names[label]) * len(rows.names[attribute])
     named = [
-        {label: rows.names[label][one], attribute: rows.names[attribute][two], "patients": int(count)}
-        for (one, two), count in rare.head(EXAMPLES).items()
+        {label: rows.names[label][class_code], attribute: rows.names[attribute][value_code], "patients": int(count)}
+        for (class_code, value_code), count in rare.head(EXAMPLES).items()
     ]
     return {
         "num_classes": len(rows.names[label]),
@@ -51,7 +51,7 @@ def attribute_section(rows: CodedRows, label: str, attribute: str, min_patients:
         "empty_cells_in_train": num_cells - len(train) if "train" in rows.splits else None,
         "rare_cells": {"count": len(rare), "examples": named},
         "classes_per_value": _classes_per_value(rows, attribute, (table > 0).sum(0), table.sum(0)),
-        "association": {split: _associate(rows.part(split), label, attribute, seed) for split in _judged(rows)},
+        "association": {split: _associate(rows.of_split(split), label, attribute, seed) for split in _judged(rows)},
         "cells": _cells(rows, label, attribute),
     }
 
@@ -60,9 +60,9 @@ def _judged(rows: CodedRows) -> list[str]:
     return ["all", *(rows.splits[code] for code in rows.sides if len(rows.splits) > 1)]
 
 
-def _associate(part: pd.DataFrame, label: str, attribute: str, seed: int) -> dict:
+def _associate(frame: pd.DataFrame, label: str, attribute: str, seed: int) -> dict:
     # patches of a patient are no independent evidence: each patient counts once per class and value
-    units = distinct(part, ["patient", label, attribute])
+    units = distinct(frame, ["patient", label, attribute])
     table = contingency_table(units[label].to_numpy(), units[attribute].to_numpy())
     return associate(table, seed)
 
@@ -70,20 +70,20 @@ def _associate(part: pd.DataFrame, label: str, attribute: str, seed: int) -> dic
 def _classes_per_value(rows: CodedRows, attribute: str, classes: np.ndarray, patients: np.ndarray) -> dict:
     names = rows.names[attribute]
     # a value without a known class or patient has no column in the table, or an empty one
-    held = [place for place in range(len(classes)) if classes[place] > 0]
-    single = [place for place in held if classes[place] == 1]
-    largest = max(held, key=lambda place: classes[place], default=None)
-    total = int(sum(patients[place] for place in held))
+    held = [code for code in range(len(classes)) if classes[code] > 0]
+    single = [code for code in held if classes[code] == 1]
+    largest = max(held, key=lambda code: classes[code], default=None)
+    total = int(sum(patients[code] for code in held))
     return {
         "max": None if largest is None else int(classes[largest]),
         "max_value": None if largest is None else names[largest],
-        "mean": float(sum(classes[place] for place in held) / len(held)) if held else None,
+        "mean": float(sum(classes[code] for code in held) / len(held)) if held else None,
         "single_class": {
             "values": len(single),
             "of": len(held),
-            "with_several_patients": sum(int(patients[place] > 1) for place in single),
-            "share_of_patients": float(sum(patients[place] for place in single) / total) if total else None,
-            "examples": [names[place] for place in single[:EXAMPLES]],
+            "with_several_patients": sum(int(patients[code] > 1) for code in single),
+            "share_of_patients": float(sum(patients[code] for code in single) / total) if total else None,
+            "examples": [names[code] for code in single[:EXAMPLES]],
         },
     }
 
@@ -104,27 +104,27 @@ def combination_section(rows: CodedRows, columns: Sequence[str]) -> dict | None:
     if "train" not in rows.splits:
         return None
     keys = list(columns)
-    train = pd.MultiIndex.from_frame(rows.part("train")[keys].drop_duplicates())
+    train = pd.MultiIndex.from_frame(rows.of_split("train")[keys].drop_duplicates())
     section: dict = {"columns": keys, "train": {"combinations": len(train)}}
     for split in (name for name in rows.splits if name != "train"):
-        part = rows.part(split)
-        counts = part.groupby(keys, as_index=False)["rows"].sum()
+        split_rows = rows.of_split(split)
+        counts = split_rows.groupby(keys, as_index=False)["rows"].sum()
         # of one column too, a group is a tuple
-        seen = pd.MultiIndex.from_frame(counts[keys]).isin(train)
+        in_training = pd.MultiIndex.from_frame(counts[keys]).isin(train)
         section[split] = {
             "combinations": len(counts),
-            "seen_in_train": int(seen.sum()),
-            "unseen_in_train": int((~seen).sum()),
-            "rows_seen": int(counts.loc[seen, "rows"].sum()),
-            "rows_unseen": int(counts.loc[~seen, "rows"].sum()),
+            "seen_in_train": int(in_training.sum()),
+            "unseen_in_train": int((~in_training).sum()),
+            "rows_seen": int(counts.loc[in_training, "rows"].sum()),
+            "rows_unseen": int(counts.loc[~in_training, "rows"].sum()),
             "values_unseen_in_train": {name: _unseen(rows, split, name) for name in keys},
         }
     return section
 
 
 def _unseen(rows: CodedRows, split: str, column: str) -> list[str]:
-    there, trained = (set(rows.part(name)[column]) - {MISSING} for name in (split, "train"))
-    return [rows.names[column][code] for code in sorted(there - trained)]
+    split_codes, train_codes = (set(rows.of_split(name)[column]) - {MISSING} for name in (split, "train"))
+    return [rows.names[column][code] for code in sorted(split_codes - train_codes)]
 
 
 def missing_section(rows: CodedRows, label: str, columns: Sequence[str]) -> dict:
@@ -152,8 +152,10 @@ def property_section(rows: CodedRows, columns: Sequence[str], targets: Sequence[
         values = len(distinct(rows.frame, [column]))
         entry: dict = {"property": column, "num_values": values, "targets": {}}
         if values > 1:
-            found = {target: _associate(rows.frame, target, column, seed) for target in targets}
+            by_target = {target: _associate(rows.frame, target, column, seed) for target in targets}
             names = ("n", "cramers_v", "normalized_mutual_information", "majority_rule")
-            entry["targets"] = {target: {name: figures[name] for name in names} for target, figures in found.items()}
+            entry["targets"] = {
+                target: {name: figures[name] for name in names} for target, figures in by_target.items()
+            }
         section.append(entry)
     return section

@@ -16,15 +16,15 @@ __all__ = ["checked_hashes", "conflict_section", "crossing", "crossing_images", 
 
 def crossing(rows: CodedRows, column: str) -> dict:
     """Patients or slides in more than one split; ``excluded`` does not count, nor does an empty cell."""
-    part = rows.frame[rows.frame["split"].isin(rows.sides)]
-    pairs = distinct(part, [column, "split"])
+    in_splits = rows.frame[rows.frame["split"].isin(rows.sides)]
+    pairs = distinct(in_splits, [column, "split"])
     several = pairs[pairs[column].duplicated(keep=False)].sort_values([column, "split"])
     names = rows.names[column]
     examples = [
         {column: names[code], "splits": [rows.splits[split] for split in group["split"]]}
         for code, group in several[several[column].isin(several[column].unique()[:EXAMPLES])].groupby(column)
     ]
-    affected = part.loc[part[column].isin(several[column]), "rows"].sum()
+    affected = in_splits.loc[in_splits[column].isin(several[column]), "rows"].sum()
     return {"count": int(several[column].nunique()), "rows": int(affected), "examples": examples}
 
 
@@ -33,10 +33,10 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
     doubled = images.duplicated(keep=False).to_numpy() & np.isin(splits, rows.sides)
     listed = pd.DataFrame({"image": images[doubled].astype(object), "split": splits[doubled]})
     listed = listed[~missing_cells(listed["image"]).to_numpy(bool)]
-    found = listed.groupby("image")["split"].agg(["nunique", "size"])
-    across = found.index[found["nunique"] > 1]
+    by_image = listed.groupby("image")["split"].agg(["nunique", "size"])
+    across = by_image.index[by_image["nunique"] > 1]
     # a name may also be listed twice for one of its rows is in ``excluded``
-    repeated = found.index[(found["nunique"] == 1) & (found["size"] > 1)]
+    repeated = by_image.index[(by_image["nunique"] == 1) & (by_image["size"] > 1)]
     examples = [
         {"image": str(image), "splits": [rows.splits[code] for code in sorted(set(group["split"]))]}
         for image, group in listed[listed["image"].isin(across[:EXAMPLES])].groupby("image")
@@ -81,13 +81,13 @@ def crossing_near_duplicates(
         bits: that may differ.
     """
     groups = np.where(np.isin(splits, rows.sides), splits, MISSING)
-    found = near_duplicates(hashes, groups, bits)
+    duplicates = near_duplicates(hashes, groups, bits)
     return {
         "max_distance": bits,
-        "count": found.num_pairs,
-        "rows": found.num_rows,
-        "plain_rows": found.num_plain,
-        "examples": _examples(table, columns, groups, hashes, rows, found.pairs),
+        "count": duplicates.num_pairs,
+        "rows": duplicates.num_rows,
+        "plain_rows": duplicates.num_plain,
+        "examples": _examples(table, columns, groups, hashes, rows, duplicates.pairs),
     }
 
 
@@ -124,12 +124,17 @@ def _first_by_name(
 ) -> dict[tuple[int, int], int]:
     # so that the order of the rows does not decide which of several equal patches is shown
     meant = hashes[pairs[["first", "second"]].to_numpy().ravel()]
-    places = np.flatnonzero(np.isin(hashes, meant) & (groups != MISSING))
+    positions = np.flatnonzero(np.isin(hashes, meant) & (groups != MISSING))
     alike = pd.DataFrame(
-        {"hash": hashes[places], "group": groups[places], "name": names.iloc[places].astype(str), "place": places}
+        {
+            "hash": hashes[positions],
+            "group": groups[positions],
+            "name": names.iloc[positions].astype(str),
+            "row": positions,
+        }
     )
     first = alike.sort_values("name", kind="stable").drop_duplicates(["hash", "group"])
-    return dict(zip(zip(first["hash"], first["group"]), first["place"]))
+    return dict(zip(zip(first["hash"], first["group"]), first["row"]))
 
 
 def conflict_section(rows: CodedRows, label: str, attributes: list[str]) -> dict:

@@ -50,7 +50,7 @@ class CodedRows:
         """Codes of the splits that must not share anything: all but ``excluded``."""
         return [code for code, name in enumerate(self.splits) if name != "excluded"]
 
-    def part(self, split: str) -> pd.DataFrame:
+    def of_split(self, split: str) -> pd.DataFrame:
         """The rows of one split, or of the whole cohort where ``split`` is ``all``."""
         if split == "all":
             return self.frame
@@ -68,9 +68,9 @@ def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     text = pd.Series(values).astype(str)
     missing = pd.isna(values) | text.str.strip().str.lower().isin(MISSING_STRINGS).to_numpy(bool)
     names = sorted(set(text[~missing]))
-    places = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
+    value_codes = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
     # the last place answers for the code -1, which pandas gives to NaN
-    return np.array([*places, MISSING], np.int32)[codes], names
+    return np.array([*value_codes, MISSING], np.int32)[codes], names
 
 
 def code_split(column: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -102,10 +102,10 @@ def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]
         known = numbers[codes[codes != MISSING]]
         # the largest number belongs to the last bin
         edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)))[:-1]
-    used, places = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
-    within = [numbers[places == place] for place in range(len(used))]
-    labels = [_span(part.min(), part.max()) for part in within]
-    return np.array([*places, MISSING], np.int32)[codes], labels
+    used, bins = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
+    by_bin = [numbers[bins == number] for number in range(len(used))]
+    labels = [_span(in_bin.min(), in_bin.max()) for in_bin in by_bin]
+    return np.array([*bins, MISSING], np.int32)[codes], labels
 
 
 def _span(low: float, high: float) -> str:

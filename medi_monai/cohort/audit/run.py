@@ -153,11 +153,13 @@ def _check_roles(columns: list[str], label: str, attributes: Sequence[str], cont
 
 
 def _check_sizes(rows: CodedRows, label: str, attributes: Sequence[str], properties: Sequence[str]) -> None:
-    pairs = [(label, name) for name in attributes] + [(one, two) for two in properties for one in (label, *attributes)]
-    for one, two in pairs:
-        if len(rows.names[one]) * len(rows.names[two]) > MAX_CELLS:
+    pairs = [(label, name) for name in attributes]
+    pairs += [(name, column) for column in properties for name in (label, *attributes)]
+    for first, second in pairs:
+        counts = len(rows.names[first]), len(rows.names[second])
+        if counts[0] * counts[1] > MAX_CELLS:
             raise InputError(
-                f"{one!r} has {len(rows.names[one]):,} values and {two!r} {len(rows.names[two]):,}, too many to count "
+                f"{first!r} has {counts[0]:,} values and {second!r} {counts[1]:,}, too many to count "
                 f"one against the other. Is {label!r} the label ({len(rows.names[label]):,} classes)? A column with a "
                 "value for each row is none, nor is it an attribute; name numbers in `continuous`"
             )
@@ -193,5 +195,5 @@ def _suffixes(images: pd.Series) -> tuple[np.ndarray, list[str]]:
     endings = images.astype(str).str[-6:]
     codes, names = pd.factorize(endings)
     suffixes = pd.Series(names).str.extract(SUFFIX, expand=False).str.lower()
-    places, values = code_column(suffixes)
-    return np.array([*places, MISSING], np.int32)[codes], values
+    value_codes, values = code_column(suffixes)
+    return np.array([*value_codes, MISSING], np.int32)[codes], values

@@ -162,11 +162,11 @@ class _Pictures:
         pool = ThreadPoolExecutor(max(1, self._num_workers or os.cpu_count() or 1))
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         try:
-            made = chain.from_iterable(
+            measured = chain.from_iterable(
                 pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square), chunks)
             )
             # results come first: zip would leave the last step of the progress bar undone
-            for measures, image in zip(progress(made, len(images), "preparing pictures", "picture"), images):
+            for measures, image in zip(progress(measured, len(images), "preparing pictures", "picture"), images):
                 if measures["problem"]:
                     yield image, measures["problem"]
                 else:

@@ -147,8 +147,8 @@ def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
 
 def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]]) -> pd.Series:
     """:func:`names_attribute` of every caption, the empty string for none."""
-    found = {caption: names_attribute(caption, words) or "" for caption in captions.unique()}
-    return captions.map(found).astype("str")
+    subgroups = {caption: names_attribute(caption, words) or "" for caption in captions.unique()}
+    return captions.map(subgroups).astype("str")
 
 
 def _lines(path: Path) -> list[str]:
@@ -169,9 +169,9 @@ def _lines(path: Path) -> list[str]:
 def _checked(lines: Sequence[object], where: str) -> list[str]:
     if not lines:
         raise InputError(f"{where} contains no prompt. Write one per line; blank lines and comments (#) are ignored.")
-    for place, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         if not isinstance(line, str) or not line.strip():
-            raise InputError(f"{where}: prompt {place} is {line!r}; it must be a text")
+            raise InputError(f"{where}: prompt {number} is {line!r}; it must be a text")
     return [" ".join(str(line).split()) for line in lines]
 
 

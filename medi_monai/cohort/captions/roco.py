@@ -18,15 +18,15 @@ import pandas as pd
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["RocoPart", "article_of", "find_roco"]
+__all__ = ["RocoTable", "article_of", "find_roco"]
 
-#: a part's name in the tables of ROCO, in those of ROCOv2, and its split here
-PARTS = (("train", "train", "train"), ("val", "valid", "val"), ("test", "test", "holdout"))
+#: the name of a split in the tables of ROCO, in those of ROCOv2, and its split here
+SPLITS = (("train", "train", "train"), ("val", "valid", "val"), ("test", "test", "holdout"))
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class RocoPart:
+class RocoTable:
     """One table of ROCO or ROCOv2.
 
     Args:
@@ -44,7 +44,7 @@ class RocoPart:
     split: str = ""
 
 
-def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoPart]:
+def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoTable]:
     """The tables of a data set in either layout.
 
     Args:
@@ -55,37 +55,37 @@ def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoPart]:
         InputError: where no table is found, or tables of both layouts are.
     """
     where = Path(root, path)
-    parts = list(_parts(Path(root), where.parent if where.is_file() else where))
+    tables = list(_tables_in(Path(root), where.parent if where.is_file() else where))
     if where.is_file():
-        own = [part for part in parts if Path(root, part.table).resolve() == where.resolve()]
-        parts = own or [_of_table(Path(root), where)]
-    if not parts:
+        named = [table for table in tables if Path(root, table.table).resolve() == where.resolve()]
+        tables = named or [_of_table(Path(root), where)]
+    if not tables:
         raise InputError(
             f"{where} contains no table of ROCO (train/radiologytraindata.csv) or of ROCOv2 (train_captions.csv); name "
             "its folder with `path` in `table`, or check dataset_dir"
         )
-    if len({part.caption for part in parts}) > 1:
+    if len({table.caption for table in tables}) > 1:
         raise InputError(f"{where} contains tables of both ROCO and ROCOv2; name one folder with `path` in `table`")
-    if len(parts) == 1:
-        only = parts[0]
-        return [RocoPart(only.table, only.image, only.caption, only.name)]
-    return parts
+    if len(tables) == 1:
+        only = tables[0]
+        return [RocoTable(only.table, only.image, only.caption, only.name)]
+    return tables
 
 
-def _parts(root: Path, folder: Path) -> Iterator[RocoPart]:
-    for first, second, split in PARTS:
+def _tables_in(root: Path, folder: Path) -> Iterator[RocoTable]:
+    for first, second, split in SPLITS:
         # the folder of one part of ROCO may be meant as well as that of all
-        found = [base / f"radiology{first}data.csv" for base in (folder / FOLDERS[first], folder)]
-        for table in [table for table in found if table.is_file()][:1]:
+        candidates = [base / f"radiology{first}data.csv" for base in (folder / FOLDERS[first], folder)]
+        for table in [table for table in candidates if table.is_file()][:1]:
             yield _first_version(root, table, split)
         table = folder / f"{second}_captions.csv"
         if table.is_file():
             yield _second_version(root, table, second, split)
 
 
-def _of_table(root: Path, table: Path) -> RocoPart:
+def _of_table(root: Path, table: Path) -> RocoTable:
     stem = table.name.removesuffix(".csv").removesuffix("_captions")
-    second = next((name for _, name, _ in PARTS if stem.endswith(name)), None)
+    second = next((name for _, name, _ in SPLITS if stem.endswith(name)), None)
     header = pd.read_csv(table, nrows=0).columns
     if {"name", "caption"} <= set(header):
         return _first_version(root, table, "")
@@ -97,16 +97,16 @@ def _of_table(root: Path, table: Path) -> RocoPart:
     )
 
 
-def _first_version(root: Path, table: Path, split: str) -> RocoPart:
+def _first_version(root: Path, table: Path, split: str) -> RocoTable:
     base = _from(root, table.parent)
-    return RocoPart(_from(root, table), _join(base, "radiology/images/{name}"), "caption", "name", split)
+    return RocoTable(_from(root, table), _join(base, "radiology/images/{name}"), "caption", "name", split)
 
 
-def _second_version(root: Path, table: Path, name: str, split: str) -> RocoPart:
+def _second_version(root: Path, table: Path, name: str, split: str) -> RocoTable:
     # the archives of the images unpack into one folder or into two, by the program that does it
     choices = (f"{name}", f"{name}_images/{name}", f"{name}_images")
     folder = next((choice for choice in choices if (table.parent / choice).is_dir()), name)
-    return RocoPart(_from(root, table), _join(_from(root, table.parent), folder, "{ID}.jpg"), "Caption", "ID", split)
+    return RocoTable(_from(root, table), _join(_from(root, table.parent), folder, "{ID}.jpg"), "Caption", "ID", split)
 
 
 def _from(root: Path, path: Path) -> str:
@@ -116,8 +116,8 @@ def _from(root: Path, path: Path) -> str:
         return str(path)
 
 
-def _join(*parts: str) -> str:
-    return "/".join(part for part in parts if part not in ("", "."))
+def _join(*names: str) -> str:
+    return "/".join(name for name in names if name not in ("", "."))
 
 
 def article_of(names: pd.Series) -> pd.Series:

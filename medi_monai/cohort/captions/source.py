@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.cohort.captions.roco import RocoPart, article_of, find_roco
+from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
 from medi_monai.cohort.source import DEMO_BALANCED, ImageTable
 from medi_monai.cohort.splits.patients import keep_apart
@@ -74,9 +74,9 @@ class CaptionTable:
             object.__setattr__(self, "templates", CaptionTemplates.from_setting(self.templates))
         has_captions = self.is_roco or bool(self.columns.get("caption"))
         if has_captions == self.composes:
-            given = "both are given" if has_captions else "neither is"
+            conflict = "both are given" if has_captions else "neither is"
             raise InputError(
-                f"captions come from a column (columns: {{caption: …}}, or ROCO's) or from `templates`, and {given}"
+                f"captions come from a column (columns: {{caption: …}}, or ROCO's) or from `templates`, and {conflict}"
             )
         if self.is_roco and (self.columns or self.attributes or self.mapping):
             raise InputError("the layout roco has fixed columns: remove `columns`, `attributes` and `mapping`")
@@ -122,7 +122,7 @@ class CaptionTable:
         """Whether rows have a split of their own."""
         if not self.is_roco:
             return bool(self.columns.get("split"))
-        return any(part.split for part in self._roco_parts())
+        return any(table.split for table in self._roco_tables())
 
     def settings(self) -> dict:
         """All that decides what :meth:`rows` returns, as JSON, with the digests of all tables' content."""
@@ -153,11 +153,11 @@ class CaptionTable:
         """
         if self.templates is not None and not self.is_roco:
             self._check_templates()
-        found = []
-        for source, part in self._sources():
+        tables = []
+        for source, roco in self._sources():
             rows = source.rows(check_files)
-            found.append(self._of_table(rows) if part is None else _of_roco(rows, part))
-        rows = pd.concat(found, ignore_index=True).sort_values("image", kind="stable", ignore_index=True)
+            tables.append(self._of_table(rows) if roco is None else _of_roco(rows, roco))
+        rows = pd.concat(tables, ignore_index=True).sort_values("image", kind="stable", ignore_index=True)
         rows["caption"] = rows["caption"].str.replace(r"\s+", " ", regex=True).str.strip()
         for text, lacks in (("no caption", rows["caption"] == ""), ("no patient", rows["patient"] == "")):
             rows["problem"] = rows["problem"].mask((rows["problem"] == "") & lacks, text)
@@ -168,22 +168,22 @@ class CaptionTable:
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
         """As :meth:`medi_monai.cohort.ImageTable.files_without_row`."""
-        found = [item for source, _ in self._sources() for item in source.files_without_row(rows)]
-        return sorted(set(found))
+        files = [item for source, _ in self._sources() for item in source.files_without_row(rows)]
+        return sorted(set(files))
 
     @property
     def _roco_path(self) -> str:
         return str(dict(self.table).get("path") or ".") if isinstance(self.table, Mapping) else ""
 
-    def _roco_parts(self) -> list[RocoPart]:
+    def _roco_tables(self) -> list[RocoTable]:
         return find_roco(self._checked_folder(), self._roco_path)
 
-    def _sources(self) -> list[tuple[ImageTable, RocoPart | None]]:
+    def _sources(self) -> list[tuple[ImageTable, RocoTable | None]]:
         """The tables to read, each as an :class:`ImageTable`, which knows patterns, files and mapping."""
         folder = self._checked_folder()
         if not self.is_roco:
             return [(self._image_table(folder), None)]
-        return [(_roco_table(folder, part, self.missing), part) for part in self._roco_parts()]
+        return [(_roco_table(folder, table, self.missing), table) for table in self._roco_tables()]
 
     def _checked_folder(self) -> Path:
         if not self.folder.is_dir():
@@ -193,12 +193,12 @@ class CaptionTable:
     @property
     def _roles(self) -> dict[str, str | None]:
         # a picture without a column of its own for these is its own slide, or its own patient
-        own = pattern_fields(self.columns.get("image") or "{image}")[0]
+        image_column = pattern_fields(self.columns.get("image") or "{image}")[0]
         patient = self.columns.get("patient", "patient")
         return {
             "image": self.columns.get("image"),
-            "slide": self.columns.get("slide") or own,
-            "patient": patient or own,
+            "slide": self.columns.get("slide") or image_column,
+            "patient": patient or image_column,
         }
 
     def _image_table(self, folder: Path) -> ImageTable:
@@ -244,14 +244,14 @@ class CaptionTable:
 _SPLIT = "split of the table"
 
 
-def _roco_table(folder: Path, part: RocoPart, missing: Sequence[str] | None) -> ImageTable:
-    columns = {"image": part.image, "slide": part.name, "patient": part.name}
-    mapping = {CAPTION_COLUMN: {"column": part.caption}}
-    return ImageTable(folder, part.table, CAPTION_COLUMN, (), columns, None, mapping, missing, "tiles")
+def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -> ImageTable:
+    columns = {"image": table.image, "slide": table.name, "patient": table.name}
+    mapping = {CAPTION_COLUMN: {"column": table.caption}}
+    return ImageTable(folder, table.table, CAPTION_COLUMN, (), columns, None, mapping, missing, "tiles")
 
 
-def _of_roco(rows: pd.DataFrame, part: RocoPart) -> pd.DataFrame:
-    return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=part.split)
+def _of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
+    return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=table.split)
 
 
 def _split_names(cells: pd.Series, where: str) -> pd.Series:

@@ -85,11 +85,11 @@ class PatientSplit:
         # of those that are left, so many that they are the fraction of all
         share = self.val_fraction / (1 - self.holdout_fraction)
         chosen = validation_patients(left, columns, share, seed_from("val", self.seed))
-        for name, fraction, found in (
+        for name, fraction, patients in (
             ("holdout_fraction", self.holdout_fraction, held),
             ("val_fraction", self.val_fraction, chosen),
         ):
-            if fraction > 0 and not found:
+            if fraction > 0 and not patients:
                 raise InputError(
                     f"{name} = {fraction}: of {units['patient'].nunique()} patients, none can be spared, for each is "
                     "among the last of a combination. Give 0, or fewer `columns` of the split"
@@ -112,8 +112,8 @@ def _is_quantity(column: pd.Series) -> bool:
 
 def _strata(units: pd.DataFrame, columns: Sequence[str], fewest: int) -> pd.DataFrame:
     """``units`` with the last columns' values left out where a combination has fewer than ``fewest`` patients."""
-    for place in range(len(columns) - 1, -1, -1):
+    for position in range(len(columns) - 1, -1, -1):
         sizes = units.groupby(list(columns), sort=False)["patient"].transform("nunique")
-        rare = sizes < (fewest if place else LEAST)
-        units = units.assign(**{columns[place]: units[columns[place]].mask(rare, "")})
+        rare = sizes < (fewest if position else LEAST)
+        units = units.assign(**{columns[position]: units[columns[position]].mask(rare, "")})
     return units.drop_duplicates()

@@ -100,23 +100,23 @@ class Template:
     @property
     def fields(self) -> tuple[Field, ...]:
         """The places to fill, each once, in their order."""
-        return tuple(dict.fromkeys(place for _, place in self.pieces if place is not None))
+        return tuple(dict.fromkeys(slot for _, slot in self.pieces if slot is not None))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that it needs."""
-        return tuple(dict.fromkeys(place.column for place in self.fields))
+        return tuple(dict.fromkeys(slot.column for slot in self.fields))
 
 
 def _pieces(text: str) -> tuple[tuple[str, Field | None], ...]:
     try:
-        parts = list(Formatter().parse(text))
+        parsed = list(Formatter().parse(text))
     except ValueError as error:
         raise InputError(
             f"template {text!r} is not a valid format string ({error}); write a literal brace twice"
         ) from None
     pieces: list[tuple[str, Field | None]] = []
-    for literal, name, spec, conversion in parts:
+    for literal, name, spec, conversion in parsed:
         pieces.append((literal, None if name is None else _field(text, name, spec or "", conversion)))
     return tuple(pieces)
 
@@ -125,12 +125,12 @@ def _field(text: str, name: str, spec: str, conversion: str | None) -> Field:
     if not name.strip() or name.isdigit() or conversion or "{" in spec:
         shown = "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
         raise InputError(f"template {text!r}: {shown} must be the name of a column, such as {{sex}} or {{age:.0f}}")
-    place = Field(name.strip(), spec)
+    slot = Field(name.strip(), spec)
     try:
-        format((1 if spec[-1:] in WHOLE_NUMBER else 1.0) if place.numeric else "a", spec)
+        format((1 if spec[-1:] in WHOLE_NUMBER else 1.0) if slot.numeric else "a", spec)
     except ValueError as error:
         raise InputError(f"template {text!r}: {spec!r} is not a valid format for {name!r} ({error})") from None
-    return place
+    return slot
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ class CaptionTemplates:
     def notes(self, table: pd.DataFrame) -> list[str]:
         """Words that no value of a table needs, a line each."""
         rules = [rule for column, rule in self.words.items() if column in table]
-        found = [rule.unused(set(clean_cells(table[rule.column]).unique())) for rule in rules]
-        return [note for note in found if note]
+        notes = [rule.unused(set(clean_cells(table[rule.column]).unique())) for rule in rules]
+        return [note for note in notes if note]
 
     def check_columns(self, columns: Iterable[str], where: object) -> None:
         """Raise an :class:`InputError` for the first column of a template or of words that is not among ``columns``."""
@@ -274,9 +274,9 @@ class CaptionTemplates:
         cells = {column: clean_cells(table[column], missing) for column in self.columns}
         problem = pd.Series("", index=table.index, dtype="str")
         values: dict[Field, tuple[pd.Series, pd.Series]] = {}
-        for place in dict.fromkeys(place for template in self.templates for place in template.fields):
-            filled, articles, wrong = self._filled(place, cells[place.column])
-            values[place] = filled, articles
+        for slot in dict.fromkeys(slot for template in self.templates for slot in template.fields):
+            filled, articles, wrong = self._filled(slot, cells[slot.column])
+            values[slot] = filled, articles
             problem = problem.mask((problem == "") & (wrong != ""), wrong)
         choice = self._choice(table[name], cells)
         none = (choice < 0) & (problem == "").to_numpy()
@@ -287,18 +287,18 @@ class CaptionTemplates:
             captions[rows] = _composed(template, values, rows)
         return captions, problem
 
-    def _filled(self, place: Field, cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
+    def _filled(self, slot: Field, cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
         # a column has few different values: each is spelled once
         codes, distinct = pd.factorize(cells)
         values = pd.Series(distinct, dtype="str")
         wrong = pd.Series("", index=values.index, dtype="str")
-        words, rule = values, self.words.get(place.column)
-        if rule is not None and not place.numeric:
+        words, rule = values, self.words.get(slot.column)
+        if rule is not None and not slot.numeric:
             words, wrong = rule.apply(values)
-        spelled = [place.spell(word) if word else "" for word in words.tolist()]
+        spelled = [slot.spell(word) if word else "" for word in words.tolist()]
         no_number = pd.Series([text is None for text in spelled], index=values.index, dtype=bool)
-        wrong = wrong.mask(no_number, f"is not a number, as {place.spec!r} requires")
-        wrong = wrong.mask(wrong != "", f"{place.column} " + values.map(repr) + " " + wrong)
+        wrong = wrong.mask(no_number, f"is not a number, as {slot.spec!r} requires")
+        wrong = wrong.mask(wrong != "", f"{slot.column} " + values.map(repr) + " " + wrong)
         texts = pd.Series([text or "" for text in spelled], dtype="str")
         articles = texts.map(indefinite_article).astype("str")
         taken = [column.take(codes).set_axis(cells.index) for column in (texts, articles, wrong)]
@@ -336,12 +336,12 @@ def _lacking(cells: Mapping[str, pd.Series]) -> np.ndarray:
 
 def _composed(template: Template, values: Mapping[Field, tuple[pd.Series, pd.Series]], rows: pd.Series) -> pd.Series:
     text = pd.Series("", index=rows.index[rows], dtype="str")
-    for literal, place in template.pieces:
-        article = ARTICLE.search(literal) if place is not None else None
-        if place is None:
+    for literal, slot in template.pieces:
+        article = ARTICLE.search(literal) if slot is not None else None
+        if slot is None:
             text = text + literal
             continue
-        filled, articles = values[place]
+        filled, articles = values[slot]
         if article is not None:
             chosen = articles[rows]
             # "a" and "an" differ in what follows their first letter, which keeps its case

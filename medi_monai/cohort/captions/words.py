@@ -64,9 +64,9 @@ class WordRule:
                 "range, such as {bins: [40, 60], words: [young, middle-aged, old]}"
             )
         if "bins" not in content:
-            words = {_text(value, where): _words(given, where) for value, given in content.items()}
-            first = {value: given[0] for value, given in words.items()}
-            return cls(column, first, synonyms={value: given[1:] for value, given in words.items() if given[1:]})
+            words = {_text(value, where): _words(setting, where) for value, setting in content.items()}
+            first = {value: terms[0] for value, terms in words.items()}
+            return cls(column, first, synonyms={value: terms[1:] for value, terms in words.items() if terms[1:]})
         for key in content:
             if key not in BIN_KEYS:
                 raise unknown_value(f"key in {where}", key, BIN_KEYS)
@@ -88,8 +88,8 @@ class WordRule:
         if not self.ranges:
             return values.map(lambda value: self.words.get(value, value)).astype("str"), wrong
         numbers = pd.to_numeric(values, errors="coerce").replace([math.inf, -math.inf], math.nan)
-        places = np.searchsorted(np.array(self.edges), numbers.to_numpy(np.float64), side="right")
-        words = pd.Series(np.array(self.ranges)[np.minimum(places, len(self.edges))], index=values.index, dtype="str")
+        bins = np.searchsorted(np.array(self.edges), numbers.to_numpy(np.float64), side="right")
+        words = pd.Series(np.array(self.ranges)[np.minimum(bins, len(self.edges))], index=values.index, dtype="str")
         no_number = numbers.isna()
         wrong = wrong.mask(no_number & (values != ""), "is not a number, but its words are defined for ranges")
         return words.mask(no_number, ""), wrong
@@ -132,12 +132,12 @@ def _word(value: Any, where: str) -> str:
     return word
 
 
-def _words(given: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(given, (list, tuple)):
-        return (_word(given, where),)
-    if not given:
+def _words(content: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(content, (list, tuple)):
+        return (_word(content, where),)
+    if not content:
         raise InputError(f"{where}: a list of words is empty")
-    return tuple(_word(word, where) for word in given)
+    return tuple(_word(word, where) for word in content)
 
 
 def _edges(bins: Any, where: str) -> tuple[float, ...]:
@@ -189,12 +189,16 @@ def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> s
     Returns:
         The value; ``None`` where no word is there, or words of several values are, as in "a man or a woman".
     """
-    pairs = [(word, value) for value, given in words.items() for word in ([given] if isinstance(given, str) else given)]
+    pairs = [
+        (word, value)
+        for value, spellings in words.items()
+        for word in ([spellings] if isinstance(spellings, str) else spellings)
+    ]
     text = NO_PERSON.sub(" ", caption)
-    found: set[str] = set()
+    named: set[str] = set()
     for word in sorted({word for word, _ in pairs}, key=lambda word: (-len(word), word)):
         shorter, times = re.subn(rf"(?<![\w-]){re.escape(word)}(?![\w-])", " ", text, flags=re.IGNORECASE)
         if word and times:
             text = shorter
-            found.update(value for name, value in pairs if name == word)
-    return found.pop() if len(found) == 1 else None
+            named.update(value for name, value in pairs if name == word)
+    return named.pop() if len(named) == 1 else None

@@ -246,13 +246,13 @@ def _sulci(brain: Brain, angle: Array, radius: Array, cortex: Array) -> Array:
         turns.append(side * np.pi * steps)
         depths.append(deep)
     order = np.argsort(np.concatenate(turns))
-    places, ends = np.concatenate(turns)[order], np.concatenate(depths)[order]
+    angles, ends = np.concatenate(turns)[order], np.concatenate(depths)[order]
     a, b = rng.uniform(0, 2 * np.pi, 2)
     bent = angle + 0.09 * np.sin(13 * radius + 3 * angle + a) + 0.04 * np.sin(25 * radius - 4 * angle + b)
     fine = np.linspace(-np.pi, np.pi, 1024)
-    nearest = np.abs(fine[:, None] - places).argmin(axis=1)
+    nearest = np.abs(fine[:, None] - angles).argmin(axis=1)
     bins = np.clip((bent + np.pi) * (1023 / (2 * np.pi)) + 0.5, 0, 1023).astype(np.intp)
-    across = np.abs(bent - places.astype(np.float32)[nearest][bins]) * radius
+    across = np.abs(bent - angles.astype(np.float32)[nearest][bins]) * radius
     beyond = np.maximum(cortex - ends.astype(np.float32)[nearest][bins], 0)
     return np.hypot(across, beyond)
 

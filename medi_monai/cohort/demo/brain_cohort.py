@@ -142,9 +142,9 @@ def _claim(root: Path, settings: dict) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    there = read_json(path)
-    if there != settings:
-        names = [key for key in settings if not isinstance(there, dict) or there.get(key) != settings[key]]
+    earlier = read_json(path)
+    if earlier != settings:
+        names = [key for key in settings if not isinstance(earlier, dict) or earlier.get(key) != settings[key]]
         raise InputError(
             f"{root} contains a demo cohort with a different {', '.join(names)}; choose another folder or delete it"
         )

@@ -53,10 +53,10 @@ def scan(
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    h, e = np.exp(rng.normal(0, 0.06, 2))
+    hematoxylin_strength, eosin_strength = np.exp(rng.normal(0, 0.06, 2))
     density = (
-        hematoxylin[..., None] * (h * np.asarray(center.hematoxylin, np.float32))
-        + eosin[..., None] * (e * np.asarray(center.eosin, np.float32))
+        hematoxylin[..., None] * (hematoxylin_strength * np.asarray(center.hematoxylin, np.float32))
+        + eosin[..., None] * (eosin_strength * np.asarray(center.eosin, np.float32))
     ).astype(np.float32)
     light = np.asarray(center.white, np.float32) * np.exp(np.float32(-np.log(10)) * density)
     light = ndimage.gaussian_filter(light, (center.blur / mpp, center.blur / mpp, 0))

@@ -69,22 +69,22 @@ def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np
     cells = rows[list(columns)].astype("str").fillna("")
     if cells.empty:
         raise InputError("the table to split has no rows")
-    for column, what in zip(columns[:2], ("patient", "label")):
+    for column, meaning in zip(columns[:2], ("patient", "label")):
         lacking = int((cells[column] == "").sum())
         if lacking:
-            raise InputError(f"{lacking} of {len(cells)} rows have no {what} (column {column!r}); remove them first")
+            raise InputError(f"{lacking} of {len(cells)} rows have no {meaning} (column {column!r}); remove them first")
     unit_of_row = cells.groupby(list(columns), sort=True).ngroup().to_numpy()
     first_row = np.unique(unit_of_row, return_index=True)[1]
     return cells.iloc[first_row].reset_index(drop=True), unit_of_row
 
 
 def _file_order(rows: pd.DataFrame, unit_of_row: np.ndarray) -> np.ndarray:
-    places = pd.Series(np.arange(len(rows)))
+    positions = pd.Series(np.arange(len(rows)))
     if "row" in rows:
-        places = pd.to_numeric(rows["row"].reset_index(drop=True), errors="coerce")
-        wrong = rows["row"].to_numpy()[(places.isna() | (places % 1 != 0)).to_numpy()]
+        positions = pd.to_numeric(rows["row"].reset_index(drop=True), errors="coerce")
+        wrong = rows["row"].to_numpy()[(positions.isna() | (positions % 1 != 0)).to_numpy()]
         if len(wrong):
             raise InputError(
                 f"row {wrong[0]!r} of the table to split: the column must contain whole numbers, positions in a file"
             )
-    return places.groupby(unit_of_row).min().sort_values(kind="stable").index.to_numpy()
+    return positions.groupby(unit_of_row).min().sort_values(kind="stable").index.to_numpy()

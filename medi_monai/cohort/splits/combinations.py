@@ -74,8 +74,8 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combinat
     wanted = round(scheme.fraction * len(combinations)) if len(scheme.columns) > 1 else 0
     order = np.random.default_rng(seed_from("combination holdout", scheme.seed)).permutation(len(combinations))
     queues: dict[str, deque[Combination]] = {}
-    for place in order:
-        queues.setdefault(combinations[place][0], deque()).append(combinations[place])
+    for number in order:
+        queues.setdefault(combinations[number][0], deque()).append(combinations[number])
     kept = Counter(value for combination in combinations for value in enumerate(combination))
     held: set[Combination] = set()
     while len(held) < wanted:
@@ -109,7 +109,7 @@ def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combin
     of_class: dict[str, list[Combination]] = {label: [] for label in sorted(set(rows[scheme.columns[0]]))}
     for combination in observed_combinations(rows, scheme.columns):
         of_class[combination[0]].append(combination)
-    small = {label: len(found) for label, found in of_class.items() if len(found) < 2}
+    small = {label: len(combinations) for label, combinations in of_class.items() if len(combinations) < 2}
     if small:
         raise InputError(
             f"subpopulation_holdout keeps one combination of {list(scheme.columns[1:])} of every class in training and "
@@ -117,10 +117,10 @@ def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combin
             "classes, or use combination_holdout, which keeps small classes in training."
         )
     held: set[Combination] = set()
-    for label, found in of_class.items():
-        wanted = min(max(1, round(scheme.fraction * len(found))), len(found) - 1)
+    for label, combinations in of_class.items():
+        wanted = min(max(1, round(scheme.fraction * len(combinations))), len(combinations) - 1)
         rng = np.random.default_rng(seed_from("subpopulation holdout", scheme.seed, label))
-        held.update(found[place] for place in rng.permutation(len(found))[:wanted])
+        held.update(combinations[number] for number in rng.permutation(len(combinations))[:wanted])
     return held
 
 
@@ -136,21 +136,21 @@ def _may_be_held(values: pd.DataFrame, held: set[Combination]) -> np.ndarray:
     missing = values.eq("").to_numpy()
     for pattern in np.unique(missing[missing.any(axis=1)], axis=0):
         known = np.flatnonzero(~pattern)
-        possible = {tuple(key[place] for place in known) for key in held}
+        possible = {tuple(key[position] for position in known) for key in held}
         rows = np.flatnonzero((missing == pattern).all(axis=1))
         keys = values.iloc[rows, known].itertuples(index=False, name=None)
         result[rows] = [key in possible for key in keys]
     return result
 
 
-def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], found: int, wanted: int) -> InputError:
+def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], spared: int, wanted: int) -> InputError:
     small = []
-    for place, column in enumerate(columns):
-        counts = Counter(combination[place] for combination in combinations)
+    for position, column in enumerate(columns):
+        counts = Counter(combination[position] for combination in combinations)
         poor = sum(count <= MIN_PARTNERS for count in counts.values())
         small.append(f"{poor} of {len(counts)} values of {column!r}")
     return InputError(
-        f"only {found} of {wanted} combinations of {list(columns)} can be held out while every value keeps "
+        f"only {spared} of {wanted} combinations of {list(columns)} can be held out while every value keeps "
         f"{MIN_PARTNERS} combinations in training; the cohort has {len(combinations)} of them, and {', '.join(small)} "
         f"start with {MIN_PARTNERS} or fewer. Lower the split's fraction."
     )
@@ -158,12 +158,16 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], f
 
 def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str]) -> None:
     # patients of held-out combinations leave training with all they have, which the choice could not foresee
-    before, left = (observed_combinations(part, columns) for part in (units, units[split == "train"]))
-    for place, column in enumerate(columns):
-        had, has = (Counter(combination[place] for combination in found) for found in (before, left))
-        poor = sorted(value for value in had if has[value] < min(MIN_PARTNERS, had[value]))
+    before, left = (observed_combinations(rows, columns) for rows in (units, units[split == "train"]))
+    for position, column in enumerate(columns):
+        partners_before, partners_left = (
+            Counter(combination[position] for combination in combinations) for combinations in (before, left)
+        )
+        poor = sorted(
+            value for value in partners_before if partners_left[value] < min(MIN_PARTNERS, partners_before[value])
+        )
         if poor:
-            least = min(MIN_PARTNERS, had[poor[0]])
+            least = min(MIN_PARTNERS, partners_before[poor[0]])
             raise InputError(
                 f"patients of held-out combinations occur in others too, and without them {column} {poor[0]!r}"
                 f"{_more(poor)} keeps fewer than {least} combination{'s' if least > 1 else ''} in training. "

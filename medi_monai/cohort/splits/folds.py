@@ -29,16 +29,16 @@ def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     """
     patient, patients = pd.factorize(units["patient"], sort=True)
     label, labels = pd.factorize(units[scheme.columns[0]], sort=True)
-    has = np.zeros((len(patients), len(labels)), bool)
-    has[patient, label] = True
-    small = {name: int(size) for name, size in zip(labels, has.sum(axis=0)) if size < scheme.num_folds}
+    has_label = np.zeros((len(patients), len(labels)), bool)
+    has_label[patient, label] = True
+    small = {name: int(size) for name, size in zip(labels, has_label.sum(axis=0)) if size < scheme.num_folds}
     if small:
         raise InputError(
             f"num_folds = {scheme.num_folds}, but every fold must contain every class, and these are too small: "
             f"{quoted(small, 'patient')}. Use fewer folds, or remove these classes."
         )
-    fold = _folds(has, labels, scheme)
-    complete = np.all([has[fold == number].any(axis=0) for number in range(scheme.num_folds)], axis=0)
+    fold = _folds(has_label, labels, scheme)
+    complete = np.all([has_label[fold == number].any(axis=0) for number in range(scheme.num_folds)], axis=0)
     if not complete.all():
         raise InputError(
             f"class {labels[~complete][0]!r} is not in every fold, because its patients have other labels too. "
@@ -47,28 +47,28 @@ def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     return keep_apart(units, fold[patient] == scheme.fold)
 
 
-def _folds(has: np.ndarray, labels: Sequence[str], scheme: SplitScheme) -> np.ndarray:
+def _folds(has_label: np.ndarray, labels: Sequence[str], scheme: SplitScheme) -> np.ndarray:
     """The fold of each patient, ``(P,)``: one deal through all classes, then the patients who have several labels.
 
     Args:
-        has: ``(P, L)`` bool, which patient has which label.
+        has_label: ``(P, L)`` bool, which patient has which label.
         labels: the names of the labels, which seed the order of their patients.
         scheme: number of folds and seed.
     """
-    fold = np.full(len(has), -1)
-    several = has.sum(axis=1) > 1
+    fold = np.full(len(has_label), -1)
+    several = has_label.sum(axis=1) > 1
     for number, name in enumerate(labels):
-        own = np.flatnonzero(has[:, number] & ~several)
+        patients = np.flatnonzero(has_label[:, number] & ~several)
         rng = np.random.default_rng(seed_from("patient folds", scheme.seed, name))
         # the deal goes on from class to class, so that the folds are of one size as well
-        fold[rng.permutation(own)] = (np.arange(len(own)) + (fold >= 0).sum()) % scheme.num_folds
-    counts = np.array([has[fold == number].sum(axis=0) for number in range(scheme.num_folds)])
+        fold[rng.permutation(patients)] = (np.arange(len(patients)) + (fold >= 0).sum()) % scheme.num_folds
+    counts = np.array([has_label[fold == number].sum(axis=0) for number in range(scheme.num_folds)])
     sizes = np.bincount(fold[~several], minlength=scheme.num_folds)
     rng = np.random.default_rng(seed_from("patient folds", scheme.seed))
     for patient in rng.permutation(np.flatnonzero(several)):
-        mine = counts[:, has[patient]]
-        best = np.lexsort((sizes, mine.sum(axis=1), -(mine == 0).sum(axis=1)))[0]
+        counts_of_patient = counts[:, has_label[patient]]
+        best = np.lexsort((sizes, counts_of_patient.sum(axis=1), -(counts_of_patient == 0).sum(axis=1)))[0]
         fold[patient] = best
-        counts[best] += has[patient]
+        counts[best] += has_label[patient]
         sizes[best] += 1
     return fold

@@ -29,9 +29,9 @@ def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     """
     label, site = scheme.columns[:2]
     keys = units[list(scheme.columns)].drop_duplicates()
-    place = keys.groupby(label, sort=False).cumcount()
+    rank = keys.groupby(label, sort=False).cumcount()
     size = keys[label].map(keys[label].value_counts())
-    in_training = place < ((1 - scheme.fraction) * size).astype(int)
+    in_training = rank < ((1 - scheme.fraction) * size).astype(int)
     moved = set(keys.loc[in_training, site]) & set(keys.loc[~in_training, site])
     trains = keys[in_training & ~keys[site].isin(moved)]
     held = ~pd.MultiIndex.from_frame(units[list(scheme.columns)]).isin(pd.MultiIndex.from_frame(trains))

@@ -71,8 +71,8 @@ def validation_patients(units: pd.DataFrame, columns: Sequence[str], fraction: f
     return chosen
 
 
-def quoted(counts: dict[str, int], what: str, most: int = 8) -> str:
+def quoted(counts: dict[str, int], unit: str, most: int = 8) -> str:
     """Values with a count each, fewest first, for a message: ``'A' (1 center), 'B' (2 centers)``."""
     ranked = sorted(counts.items(), key=lambda item: (item[1], item[0]))
-    shown = [f"{value!r} ({count} {what}{'' if count == 1 else 's'})" for value, count in ranked[:most]]
+    shown = [f"{value!r} ({count} {unit}{'' if count == 1 else 's'})" for value, count in ranked[:most]]
     return ", ".join(shown) + (f" and {len(ranked) - most} more" if len(ranked) > most else "")

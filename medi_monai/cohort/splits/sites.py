@@ -139,8 +139,8 @@ def _spare(incidence: _Incidence, order: np.ndarray, wanted: int) -> tuple[np.nd
     left = order
     while held.sum() < wanted and len(left):
         lacking = ~incidence.has[held].any(axis=0)
-        place = int(np.argmax(incidence.has[left][:, lacking].any(axis=1)))
-        candidate, left = left[place], np.delete(left, place)
+        index = int(np.argmax(incidence.has[left][:, lacking].any(axis=1)))
+        candidate, left = left[index], np.delete(left, index)
         held[candidate] = True
         lost = incidence.lost(held)
         if lost.any():

@@ -33,10 +33,10 @@ PART = re.compile(f"{PATIENT}(?:{SAMPLE}(?:{PORTION})?)?{FILE}")
 def match_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
     """As :func:`parse_barcodes`, with all parts empty where a name is no barcode."""
     codes, values = pd.factorize(names)
-    parts = np.array([_parts(value, whole) for value in values], dtype=object).reshape(-1, len(BARCODE_PARTS))
+    fields = np.array([_fields_of(value, whole) for value in values], dtype=object).reshape(-1, len(BARCODE_PARTS))
     columns = {
-        part: pd.Series(parts[:, place][codes], index=names.index, dtype="str")
-        for place, part in enumerate(BARCODE_PARTS)
+        name: pd.Series(fields[:, index][codes], index=names.index, dtype="str")
+        for index, name in enumerate(BARCODE_PARTS)
     }
     return pd.DataFrame(columns, index=names.index)
 
@@ -57,8 +57,8 @@ def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
     Raises:
         InputError: naming the first name that is no barcode and how many there are.
     """
-    parts = match_barcodes(names, whole)
-    wrong = names[parts["patient"] == ""]
+    barcodes = match_barcodes(names, whole)
+    wrong = names[barcodes["patient"] == ""]
     if len(wrong):
         kind = (
             "slide barcode of TCGA, such as TCGA-3B-A9HI-01Z-00-DX1"
@@ -67,13 +67,13 @@ def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
         )
         others = f"; nor are {len(wrong) - 1:,} others of {len(names):,}" if len(wrong) > 1 else ""
         raise InputError(f"{wrong.iloc[0]!r} is not a {kind} (a UUID and a file suffix may follow){others}")
-    return parts
+    return barcodes
 
 
-def _parts(name: str, whole: bool) -> tuple[str, ...]:
-    found = WHOLE.fullmatch(name) or (None if whole else PART.fullmatch(name))
-    if found is None:
+def _fields_of(name: str, whole: bool) -> tuple[str, ...]:
+    match = WHOLE.fullmatch(name) or (None if whole else PART.fullmatch(name))
+    if match is None:
         return ("",) * len(BARCODE_PARTS)
-    parts = {name: text or "" for name, text in found.groupdict().items()}
-    parts["section"] = SECTIONS.get(parts.get("letters", ""), "")
-    return tuple(parts.get(name, "") for name in BARCODE_PARTS)
+    fields = {name: text or "" for name, text in match.groupdict().items()}
+    fields["section"] = SECTIONS.get(fields.get("letters", ""), "")
+    return tuple(fields.get(name, "") for name in BARCODE_PARTS)

@@ -109,8 +109,8 @@ def read_code_table(
     table = read_table(path)
     require_columns(table, (key, value), f"{path}, as `key` and `value` say")
     codes, values = table[key].str.strip().tolist(), clean_cells(table[value]).tolist()
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for code, center in zip(codes, (names.get(center, center) for center in values)):
-        if found.setdefault(code, center) != center:
-            raise InputError(f"{path}: the {key} {code!r} stands for {found[code]!r} and for {center!r}")
-    return found
+        if meanings.setdefault(code, center) != center:
+            raise InputError(f"{path}: the {key} {code!r} stands for {meanings[code]!r} and for {center!r}")
+    return meanings

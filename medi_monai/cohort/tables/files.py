@@ -44,8 +44,8 @@ class Entry(NamedTuple):
 def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
     """The entries of ``root/folder`` by name, with paths from ``root``; empty where it cannot be opened."""
     try:
-        with os.scandir(os.path.join(root, folder)) as found:
-            entries = [_entry(item, f"{folder}/{item.name}" if folder else item.name, root) for item in found]
+        with os.scandir(os.path.join(root, folder)) as items:
+            entries = [_entry(item, f"{folder}/{item.name}" if folder else item.name, root) for item in items]
     except OSError:
         return []
     return sorted(entries, key=lambda entry: entry.name)
@@ -155,10 +155,10 @@ class _Walk:
 
 def _identity(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return (-1, -1)
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def inside_paths(paths: pd.Series, root: str | os.PathLike) -> tuple[pd.Series, pd.Series]:

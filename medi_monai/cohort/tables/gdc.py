@@ -62,10 +62,10 @@ def flat_names(columns: Collection[str]) -> dict[str, str]:
 
 
 def _flat(column: str) -> str:
-    parts = [part for part in column.split(".") if not part.isdigit()]
-    if len(parts) < 2:
+    levels = [level for level in column.split(".") if not level.isdigit()]
+    if len(levels) < 2:
         return column
-    entity, name = parts[-2:]
+    entity, name = levels[-2:]
     return f"{SINGULAR.get(entity, entity.removesuffix('s'))}_{name}" if name == "submitter_id" else name
 
 
@@ -103,15 +103,15 @@ def read_slides(path: str | os.PathLike) -> tuple[pd.DataFrame, list[str]]:
         table[SLIDE] = match_barcodes(table["file_name"])["slide"]
         table[SLIDE] = table[SLIDE].mask(table[SLIDE] == "", table["file_name"].str.split(".").str[0])
     require_columns(table, (SLIDE,), f"{path}, a table of slides (slides.submitter_id and File Name also work)")
-    ours = table[SLIDE].str.startswith("TCGA-")
-    parts = parse_barcodes(table.loc[ours, SLIDE])
+    is_barcode = table[SLIDE].str.startswith("TCGA-")
+    barcodes = parse_barcodes(table.loc[is_barcode, SLIDE])
     notes = []
-    for column, part in ((SITE, "site"), (CASE, "patient")):
+    for column, field in ((SITE, "site"), (CASE, "patient")):
         if column in table:
-            notes += _disagreement(table.loc[ours, [column, SLIDE]], column, parts[part])
-    for column, part in ((SITE, "site"), ("section", "section")):
+            notes += _disagreement(table.loc[is_barcode, [column, SLIDE]], column, barcodes[field])
+    for column, field in ((SITE, "site"), ("section", "section")):
         present = table[column] if column in table else pd.Series("", index=table.index, dtype="str")
-        table[column] = present.mask(ours, parts[part].reindex(table.index, fill_value=""))
+        table[column] = present.mask(is_barcode, barcodes[field].reindex(table.index, fill_value=""))
     return table, notes
 
 
@@ -120,9 +120,9 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
     if wrong.empty:
         return []
     first = wrong.iloc[0]
-    what = "the barcode counts" if column == SITE else "the column counts"
+    used = "the barcode counts" if column == SITE else "the column counts"
     return [
-        f"{column} and barcode disagree in {len(wrong):,} rows, first {first[SLIDE]} with {first[column]!r}; {what}"
+        f"{column} and barcode disagree in {len(wrong):,} rows, first {first[SLIDE]} with {first[column]!r}; {used}"
     ]
 
 
@@ -154,10 +154,10 @@ def read_cases(path: str | os.PathLike, columns: Collection[str] | None = None) 
 
 
 def _collapsed(cases: pd.Series, cells: pd.Series, primary: pd.Series) -> tuple[pd.Series, int]:
-    found = pd.DataFrame({"case": cases, "value": cells, "primary": primary})[cells != ""].drop_duplicates()
-    found = found[found["primary"] | ~found.groupby("case")["primary"].transform("any")]
-    several = found["case"].duplicated(keep=False)
-    return found[~several].set_index("case")["value"], found.loc[several, "case"].nunique()
+    values = pd.DataFrame({"case": cases, "value": cells, "primary": primary})[cells != ""].drop_duplicates()
+    values = values[values["primary"] | ~values.groupby("case")["primary"].transform("any")]
+    several = values["case"].duplicated(keep=False)
+    return values[~several].set_index("case")["value"], values.loc[several, "case"].nunique()
 
 
 def join_cases(table: pd.DataFrame, key: str, cases: Cases, where: object) -> tuple[pd.DataFrame, list[str]]:

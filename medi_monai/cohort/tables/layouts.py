@@ -83,10 +83,10 @@ class TableSpec:
         for key in setting:
             if key not in KEYS:
                 raise unknown_value("key of `table`", key, KEYS)
-        given = {key: str(value) for key, value in setting.items() if value is not None}
-        if "path" not in given and given.get("layout") != "tcga_ut":
+        fields = {key: str(value) for key, value in setting.items() if value is not None}
+        if "path" not in fields and fields.get("layout") != "tcga_ut":
             raise InputError(f"table = {dict(setting)!r}: `path` is missing")
-        return cls(**{"path": ".", **given})
+        return cls(**{"path": ".", **fields})
 
     def digest(self, root: str | os.PathLike) -> str:
         """One of all that is read: the bytes of tables, the names of a tree's patches."""

@@ -249,15 +249,15 @@ def _rule(name: str, content: Any) -> ColumnRule:
 
 
 def _lookup(content: Mapping[str, Any]) -> Lookup | None:
-    given = {key: content[key] for key in LOOKUP_KEYS if key in content}
+    settings = {key: content[key] for key in LOOKUP_KEYS if key in content}
     if "lookup" not in content:
-        if given:
-            raise InputError(f"`{next(iter(given))}` belongs to a `lookup`, the table of codes, which is not given")
+        if settings:
+            raise InputError(f"`{next(iter(settings))}` belongs to a `lookup`, the table of codes, which is not given")
         return None
     for key in ("key", "value"):
         if key not in content:
             raise InputError(f"`lookup` needs `{key}`: the column of {'codes' if key == 'key' else 'their meaning'}")
-    return Lookup(str(content["lookup"]), **given)
+    return Lookup(str(content["lookup"]), **settings)
 
 
 def _names(content: Mapping[str, Any]) -> dict[str, str]:
@@ -274,11 +274,11 @@ def _names(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
-    found = content.get(key) or {}
-    if not isinstance(found, Mapping):
+    table = content.get(key) or {}
+    if not isinstance(table, Mapping):
         example = "{old: new}" if key == "rename" else "{new: [old, other]}"
-        raise InputError(f"{key} = {found!r}: it must be a mapping, such as {example}")
-    return found
+        raise InputError(f"{key} = {table!r}: it must be a mapping, such as {example}")
+    return table
 
 
 def _text(value: Any) -> str:

@@ -45,9 +45,9 @@ def static_folder(pattern: str) -> str:
 def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
     """The pattern with the cells of each row; a star in a cell is kept apart from those of the pattern."""
     filled = pd.Series("", index=table.index, dtype="str")
-    for place, text in enumerate(FIELD.split(pattern)):
-        cells = table[text].str.replace("*", LITERAL_STAR, regex=False) if place % 2 and "*" in pattern else None
-        filled = filled + (cells if cells is not None else table[text] if place % 2 else text)
+    for position, text in enumerate(FIELD.split(pattern)):
+        cells = table[text].str.replace("*", LITERAL_STAR, regex=False) if position % 2 and "*" in pattern else None
+        filled = filled + (cells if cells is not None else table[text] if position % 2 else text)
     return filled
 
 
@@ -61,34 +61,35 @@ def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, p
     Returns:
         The paths, with the pattern itself where it means no file or several; and what is wrong there, else empty.
     """
-    found: dict[str, list[str]] = {}
+    matches_of: dict[str, list[str]] = {}
     wanted = patterns.unique().tolist()
     for depth in {pattern.count("/") for pattern in wanted}:
         group = [pattern for pattern in wanted if pattern.count("/") == depth]
-        found.update(_matches(group, [file for file in files if file.count("/") == depth]))
-    problems = {pattern: _problem(pattern, matches) for pattern, matches in found.items()}
-    paths = {pattern: matches[0] if len(matches) == 1 else _spelled(pattern) for pattern, matches in found.items()}
+        matches_of.update(_matches(group, [file for file in files if file.count("/") == depth]))
+    problems = {pattern: _problem(pattern, matches) for pattern, matches in matches_of.items()}
+    paths = {pattern: matches[0] if len(matches) == 1 else _spelled(pattern) for pattern, matches in matches_of.items()}
     return patterns.map(paths).astype("str"), patterns.map(problems).astype("str")
 
 
 def _matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
-    wanted, there = [pattern.split("/") for pattern in patterns], [file.split("/") for file in files]
-    places = [(place, backwards) for place in range(len(wanted[0])) for backwards in (False, True)]
+    pattern_components = [pattern.split("/") for pattern in patterns]
+    file_components = [file.split("/") for file in files]
+    choices = [(depth, backwards) for depth in range(len(pattern_components[0])) for backwards in (False, True)]
     # what comes before the first star of a component, or after its last: where most rows differ, fewest files are left
-    place, backwards = max(places, key=lambda item: len(set(_ends(wanted, *item))))
-    names = [parts[place][::-1] if backwards else parts[place] for parts in there]
+    depth, backwards = max(choices, key=lambda item: len(set(_ends(pattern_components, *item))))
+    names = [components[depth][::-1] if backwards else components[depth] for components in file_components]
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[number] for number in order]
-    found = {}
-    for pattern, end in zip(patterns, _ends(wanted, place, backwards)):
+    matches = {}
+    for pattern, end in zip(patterns, _ends(pattern_components, depth, backwards)):
         first, last = bisect.bisect_left(names, end), bisect.bisect_left(names, end + "\U0010ffff")
         fits = re.compile(re.escape(pattern).replace(r"\*", "[^/]*").replace(LITERAL_STAR, r"\*")).fullmatch
-        found[pattern] = sorted(file for file in (files[number] for number in order[first:last]) if fits(file))
-    return found
+        matches[pattern] = sorted(file for file in (files[number] for number in order[first:last]) if fits(file))
+    return matches
 
 
-def _ends(parts: list[list[str]], place: int, backwards: bool) -> list[str]:
-    texts = [part[place] for part in parts]
+def _ends(paths: list[list[str]], depth: int, backwards: bool) -> list[str]:
+    texts = [components[depth] for components in paths]
     ends = [text.rpartition("*")[2][::-1] if backwards else text.partition("*")[0] for text in texts]
     return [end.replace(LITERAL_STAR, "*") for end in ends]
 

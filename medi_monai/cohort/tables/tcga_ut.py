@@ -64,7 +64,7 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
 
 def _slide_folders(root: Path, level: str | None) -> tuple[pd.DataFrame, Strays]:
     strays: Strays = []
-    found = []
+    folders = []
     for label in _taken(scan_folder(root, ""), "folder", strays, "a file outside the folders of cancer types"):
         inside = scan_folder(root, label.path)
         if level is not None:
@@ -73,11 +73,11 @@ def _slide_folders(root: Path, level: str | None) -> tuple[pd.DataFrame, Strays]
                 strays.append((label.path, f"has no folder of the level {level!r}"))
                 continue
             inside = scan_folder(root, levels[level].path)
-        found += [
+        folders += [
             (slide.name, slide.path, label.name)
             for slide in _taken(inside, "folder", strays, "a file outside the slide folders")
         ]
-    slides = pd.DataFrame(found, columns=["slide", "folder", "label"], dtype="str")
+    slides = pd.DataFrame(folders, columns=["slide", "folder", "label"], dtype="str")
     slides = slides.join(match_barcodes(slides["slide"])[["patient", "site"]])
     wrong = slides["patient"] == ""
     strays += [(folder, "not named after a TCGA slide barcode") for folder in slides.loc[wrong, "folder"]]

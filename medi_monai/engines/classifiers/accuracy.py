@@ -51,9 +51,9 @@ def evaluate_classifier(
     """
     codes = label_codes(classifier, held_out.table, attributes)
     vocabulary = {name: classifier.attributes[name] for name in (attributes or classifier.attributes)}
-    read = classifier.probabilities(held_out.images, batch_size)
+    probabilities = classifier.probabilities(held_out.images, batch_size)
     patients = patients_of(held_out.table)
-    return accuracies(read, codes, vocabulary, patients, seed, num_replicates)
+    return accuracies(probabilities, codes, vocabulary, patients, seed, num_replicates)
 
 
 def accuracies(
@@ -79,13 +79,13 @@ def accuracies(
         ``num_patients``, the figures ``accuracy`` and ``balanced_accuracy``, ``recall`` by value, and
         ``calibration_error``. Figures are ``{"value", "ci95", "n"}``.
     """
-    found = {}
-    for place, (name, values) in enumerate(attributes.items()):
-        known = (codes[:, place] >= 0).numpy()
-        scores, target = probabilities[name][known], codes[known, place]
-        found[name] = _accuracies(scores, target, list(values), patients[known], seed_from("classifier", seed, name),
+    results = {}
+    for column, (name, values) in enumerate(attributes.items()):
+        known = (codes[:, column] >= 0).numpy()
+        scores, target = probabilities[name][known], codes[known, column]
+        results[name] = _accuracies(scores, target, list(values), patients[known], seed_from("classifier", seed, name),
                                   num_replicates)  # fmt: skip
-    return found
+    return results
 
 
 def _accuracies(
@@ -100,7 +100,7 @@ def _accuracies(
         replicates = np.stack([counts[sampler.draw(rng)].sum(0) for _ in range(num_replicates)])
     confusion = counts.sum(0)
     error = calibration_error(scores, target)
-    recalls = [_share(confusion, place) for place in range(size)]
+    recalls = [_share(confusion, code) for code in range(size)]
     return {
         "values": values,
         "chance": 1 / size,
@@ -110,8 +110,8 @@ def _accuracies(
         "accuracy": figure(float(accuracy(confusion)), accuracy(replicates), n),
         "balanced_accuracy": figure(float(balanced_accuracy(confusion)), balanced_accuracy(replicates), n),
         "recall": {
-            value: figure(recalls[place], _shares(replicates, place), int(confusion[place].sum()))
-            for place, value in enumerate(values)
+            value: figure(recalls[code], _shares(replicates, code), int(confusion[code].sum()))
+            for code, value in enumerate(values)
         },
         "calibration_error": {"value": error["value"] if n else None, "n": n},
     }
@@ -127,13 +127,13 @@ def _confusions(
     return metric.compute().numpy(), units
 
 
-def _shares(confusions: np.ndarray, place: int) -> np.ndarray:
-    total = confusions[:, place].sum(-1).astype(float)
-    return np.divide(confusions[:, place, place], total, out=np.full(len(total), np.nan), where=total > 0)
+def _shares(confusions: np.ndarray, code: int) -> np.ndarray:
+    total = confusions[:, code].sum(-1).astype(float)
+    return np.divide(confusions[:, code, code], total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-def _share(confusion: np.ndarray, place: int) -> float:
-    return float(_shares(confusion[None], place)[0])
+def _share(confusion: np.ndarray, code: int) -> float:
+    return float(_shares(confusion[None], code)[0])
 
 
 def is_at_chance(result: Mapping[str, Any]) -> bool:
@@ -154,13 +154,15 @@ def chance_warnings(results: Mapping[str, Any]) -> list[str]:
     for name, result in results.items():
         if not is_at_chance(result):
             continue
-        found = result["balanced_accuracy"]
-        what = "has no held-out image"
-        if found["value"] is not None and found["ci95"] is not None:
-            low, high = found["ci95"]
-            what = f"has a balanced accuracy of {found['value']:.2f} ({low:.2f} to {high:.2f}) on {result['n']} images"
+        balanced = result["balanced_accuracy"]
+        reading = "has no held-out image"
+        if balanced["value"] is not None and balanced["ci95"] is not None:
+            low, high = balanced["ci95"]
+            reading = (
+                f"has a balanced accuracy of {balanced['value']:.2f} ({low:.2f} to {high:.2f}) on {result['n']} images"
+            )
         sentences.append(
-            f"the classifier {what} for {name!r}, where chance is {result['chance']:.2f}: it cannot be "
+            f"the classifier {reading} for {name!r}, where chance is {result['chance']:.2f}: it cannot be "
             "read reliably from these images. Align another attribute, or train with more images."
         )
     return sentences
@@ -168,11 +170,11 @@ def chance_warnings(results: Mapping[str, Any]) -> list[str]:
 
 def patients_of(table: pd.DataFrame) -> np.ndarray:
     """``(N,)`` patient of every row; a row without one is a patient of its own."""
-    own = np.array([f"row {place}" for place in range(len(table))], dtype=object)
+    row_names = np.array([f"row {number}" for number in range(len(table))], dtype=object)
     if "patient" not in table.columns:
-        return own
-    given = table["patient"].astype(object).to_numpy()
-    return np.where(pd.isna(given) | (given == ""), own, given)
+        return row_names
+    patients = table["patient"].astype(object).to_numpy()
+    return np.where(pd.isna(patients) | (patients == ""), row_names, patients)
 
 
 def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int, seed: int = 0) -> np.ndarray:
@@ -192,5 +194,5 @@ def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int
         raise InputError(f"{num_parts} parts of {len(units)} patients: give 2 or more, and at most one per patient")
     units = units.assign(order=[seed_from("parts", seed, str(name)) for name in units.index])
     units = units.sort_values([*attributes, "order"])
-    part = pd.Series(np.arange(len(units)) % num_parts, units.index)
-    return patients.map(part).to_numpy()
+    part_of_patient = pd.Series(np.arange(len(units)) % num_parts, units.index)
+    return patients.map(part_of_patient).to_numpy()

@@ -143,9 +143,9 @@ def _mixed(images: torch.Tensor, settings: Hardening, generator: torch.Generator
     if channels == 1:
         return images
     share = _uniform(generator, 0, settings.mixing, count, channels, 1)
-    parts = torch.rand(count, channels, channels, generator=generator) * (1 - torch.eye(channels))
-    parts = parts / parts.sum(2, keepdim=True).clamp_min(1e-9)
-    matrix = (1 - share) * torch.eye(channels) + share * parts
+    leaked = torch.rand(count, channels, channels, generator=generator) * (1 - torch.eye(channels))
+    leaked = leaked / leaked.sum(2, keepdim=True).clamp_min(1e-9)
+    matrix = (1 - share) * torch.eye(channels) + share * leaked
     return torch.einsum("nij,njhw->nihw", matrix.to(images), images)
 
 

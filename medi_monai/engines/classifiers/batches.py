@@ -125,14 +125,14 @@ def label_codes(
     """
     columns = [classifier.column(name) for name in (classifier.columns if attributes is None else attributes)]
     codes = torch.empty(len(table), len(columns), dtype=torch.int64)
-    for place, column in enumerate(columns):
+    for index, column in enumerate(columns):
         name = column.name
         if name not in table.columns:
             raise unknown_value("attribute", name, table.columns, "It has to be a column of the table.")
         groups, values = pd.factorize(table[name])
         # what factorize takes for missing is -1, which is the last of the list
         known = np.array([*(column.encode(value) for value in values), -1])
-        codes[:, place] = torch.from_numpy(known[groups].astype(np.int64))
+        codes[:, index] = torch.from_numpy(known[groups].astype(np.int64))
     return codes
 
 
@@ -149,11 +149,11 @@ class ClassifierBatches:
         self, sources: Sequence[Labeled], classifier: AttributeClassifier, settings: ClassifierSettings
     ) -> None:
         self.num_steps, self.sizes = settings.max_steps, [len(values) for values in classifier.attributes.values()]
-        self.images = torch.cat([images_at(one.images, settings.image_size) for one in sources])
-        self.codes = torch.cat([label_codes(classifier, one.table) for one in sources])
+        self.images = torch.cat([images_at(source.images, settings.image_size) for source in sources])
+        self.codes = torch.cat([label_codes(classifier, source.table) for source in sources])
         #: images of a row that a step holds on average
         self.expected = torch.zeros(len(self.codes), dtype=torch.float64)
-        self._parts: list[tuple[torch.Tensor, BalancedBatchSampler]] = []
+        self._samplers: list[tuple[torch.Tensor, BalancedBatchSampler]] = []
         share = settings.generated_share if len(sources) > 1 else 0.0
         counts = [settings.batch_size - round(share * settings.batch_size), round(share * settings.batch_size)]
         start = 0
@@ -163,32 +163,32 @@ class ClassifierBatches:
             start += len(rows)
 
     def _add(self, rows: torch.Tensor, count: int, seed: tuple[int, int], names: list[str]) -> None:
-        known = {place: rows[self.codes[rows, place] >= 0] for place in range(len(names))}
-        used = [place for place, members in known.items() if len(members)]
-        for number, place in enumerate(used):
+        known = {index: rows[self.codes[rows, index] >= 0] for index in range(len(names))}
+        used = [index for index, members in known.items() if len(members)]
+        for number, index in enumerate(used):
             size = (count + number) // len(used)
             if size < 1:
                 raise InputError(f"a batch with {count} images of one source is too small for {len(used)} attributes")
-            groups = self.codes[known[place], place]
-            there, group, members = groups.unique(return_inverse=True, return_counts=True)
-            if len(there) < 2:
+            groups = self.codes[known[index], index]
+            values, group, members = groups.unique(return_inverse=True, return_counts=True)
+            if len(values) < 2:
                 # what gives such a set of images away would be taken for the value
                 kind = "generated" if seed[1] else "training"
                 raise InputError(
-                    f"all of the {len(groups)} {kind} images with a known {names[place]!r} have the same value: "
+                    f"all of the {len(groups)} {kind} images with a known {names[index]!r} have the same value: "
                     "give images of two or more, or leave the attribute out"
                 )
-            self.expected[known[place]] += size / (len(there) * members[group])
-            named = seed_from("classifier", *seed, names[place])
-            self._parts.append((known[place], BalancedBatchSampler(groups.numpy(), size, self.num_steps, named)))
+            self.expected[known[index]] += size / (len(values) * members[group])
+            named = seed_from("classifier", *seed, names[index])
+            self._samplers.append((known[index], BalancedBatchSampler(groups.numpy(), size, self.num_steps, named)))
 
     def class_weights(self) -> list[torch.Tensor]:
         """``(G,)`` of each attribute: even out what the parts balanced for other attributes hold of its values."""
         weights = []
-        for place, size in enumerate(self.sizes):
-            known = self.codes[:, place] >= 0
+        for index, size in enumerate(self.sizes):
+            known = self.codes[:, index] >= 0
             drawn = torch.zeros(size, dtype=torch.float64)
-            drawn.index_add_(0, self.codes[known, place], self.expected[known])
+            drawn.index_add_(0, self.codes[known, index], self.expected[known])
             weights.append(torch.where(drawn > 0, drawn.sum() / (size * drawn), torch.ones(())).float())
         return weights
 
@@ -197,7 +197,7 @@ class ClassifierBatches:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for step in range(1, self.num_steps + 1):
-            rows = torch.cat([rows[sampler.batch(step)] for rows, sampler in self._parts])
+            rows = torch.cat([rows[sampler.batch(step)] for rows, sampler in self._samplers])
             yield {"image": self.images[rows], "targets": self.codes[rows]}
 
 
@@ -236,7 +236,7 @@ class MaskedCrossEntropy(nn.Module):
 
     def __init__(self, weights: Sequence[torch.Tensor], label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.weights = nn.ParameterList([nn.Parameter(one, requires_grad=False) for one in weights])
+        self.weights = nn.ParameterList([nn.Parameter(weight, requires_grad=False) for weight in weights])
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Mapping[str, torch.Tensor], codes: torch.Tensor) -> torch.Tensor:

@@ -138,16 +138,16 @@ def cross_validate_classifier(
     settings = settings or ClassifierSettings()
     vocabulary = _vocabulary(labeled.table, attributes)
     fold = deal_patients(labeled.table, list(vocabulary), num_folds, settings.seed)
-    read = {name: torch.zeros(len(fold), len(values)) for name, values in vocabulary.items()}
+    held_out_probabilities = {name: torch.zeros(len(fold), len(values)) for name, values in vocabulary.items()}
     for number in range(num_folds):
-        own = torch.from_numpy(fold != number)
-        others = LabeledImages(labeled.images[own], labeled.table[own.numpy()].reset_index(drop=True))
-        one = train_classifier(others, vocabulary, None, settings, generated, device)
-        for name, probabilities in one.probabilities(labeled.images[~own]).items():
-            read[name][~own] = probabilities
+        in_training = torch.from_numpy(fold != number)
+        others = LabeledImages(labeled.images[in_training], labeled.table[in_training.numpy()].reset_index(drop=True))
+        classifier = train_classifier(others, vocabulary, None, settings, generated, device)
+        for name, probabilities in classifier.probabilities(labeled.images[~in_training]).items():
+            held_out_probabilities[name][~in_training] = probabilities
     codes = label_codes(_new_network(vocabulary, settings), labeled.table)
-    found = accuracies(read, codes, vocabulary, patients_of(labeled.table), settings.seed)
-    return {name: {**result, "num_folds": num_folds} for name, result in found.items()}
+    results = accuracies(held_out_probabilities, codes, vocabulary, patients_of(labeled.table), settings.seed)
+    return {name: {**result, "num_folds": num_folds} for name, result in results.items()}
 
 
 def classify_run(
@@ -188,16 +188,18 @@ def classify_run(
     if num_folds is None:
         _check_held_out(cohort, held_out_splits)
         held_out = _read(cohort.split(*held_out_splits), attributes, image_size)
-    made = None
+    consistent = None
     if generated is not None:
-        asked = _read(generated, attributes, image_size)
-        made = prompt_consistent_images(asked, train_classifier(training, attributes, None, settings, None, device))
+        labeled_generated = _read(generated, attributes, image_size)
+        consistent = prompt_consistent_images(
+            labeled_generated, train_classifier(training, attributes, None, settings, None, device)
+        )
     # the newest events are this run's: its writer is open already
     events = sorted(output.glob("events.out.tfevents.*"))[: -1 if writer else None]
     set_aside(output, [*(output / name for name in RESULTS), *events])
-    classifier = train_classifier(training, attributes, held_out, settings, made, device, writer)
+    classifier = train_classifier(training, attributes, held_out, settings, consistent, device, writer)
     if num_folds is not None:
-        measured = cross_validate_classifier(training, classifier.attributes, num_folds, settings, made, device)
+        measured = cross_validate_classifier(training, classifier.attributes, num_folds, settings, consistent, device)
         classifier.held_out = measured
     described = {**asdict(settings), "train_splits": list(train_splits), "num_folds": num_folds}
     digests = {"cohort": cohort.digest, **({} if generated is None else {"generated": generated.digest})}
@@ -230,9 +232,9 @@ def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> 
     Returns:
         The images whose attributes are all predicted as requested; None where some value of an attribute has none left.
     """
-    codes, read = label_codes(reader, generated.table), reader.probabilities(generated.images)
-    found = torch.stack([read[name].argmax(1) for name in reader.attributes], 1)
-    kept = (found == codes).all(1)
+    codes, probabilities = label_codes(reader, generated.table), reader.probabilities(generated.images)
+    predicted = torch.stack([probabilities[name].argmax(1) for name in reader.attributes], 1)
+    kept = (predicted == codes).all(1)
     print(f"{int(kept.sum()):,} of {len(kept):,} generated images are predicted as requested, and are used", flush=True)
     values = zip(reader.attributes.values(), codes[kept].T)
     if not all(len(set(column.tolist())) == len(names) for names, column in values):
@@ -331,10 +333,10 @@ def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[
 def _check_apart(training: pd.DataFrame, held_out: pd.DataFrame) -> None:
     if "patient" not in training.columns or "patient" not in held_out.columns:
         return
-    both = sorted(set(training["patient"].dropna()) & set(held_out["patient"].dropna()) - {""})
-    if both:
+    shared = sorted(set(training["patient"].dropna()) & set(held_out["patient"].dropna()) - {""})
+    if shared:
         raise InputError(
-            f"{len(both)} patients are both held out and in training, such as {both[0]!r}: accuracy on them is "
+            f"{len(shared)} patients are both held out and in training, such as {shared[0]!r}: accuracy on them is "
             "too optimistic. Split by patient."
         )
 

@@ -24,7 +24,7 @@ class TrainingCheckpoint:
 
     Args:
         ckpt_dir: gets ``checkpoint_<step>.pt``.
-        parts: name to object with ``state_dict`` and ``load_state_dict``.
+        components: name to object with ``state_dict`` and ``load_state_dict``.
         settings: what has to be alike for the run to go on as it was (seed, batch size, schedule, …).
         every: steps between checkpoints; whoever runs the engine saves the last step.
         keep: number of checkpoints kept, newest first.
@@ -33,14 +33,14 @@ class TrainingCheckpoint:
     def __init__(
         self,
         ckpt_dir: str | os.PathLike,
-        parts: Mapping[str, Any],
+        components: Mapping[str, Any],
         settings: Mapping[str, Any],
         every: int = 500,
         keep: int = 2,
     ) -> None:
         if every < 1 or keep < 1:
             raise InputError(f"checkpoint_every {every} and the number kept {keep} have to be 1 or more")
-        self.ckpt_dir, self.parts, self.every, self.keep = Path(ckpt_dir), dict(parts), every, keep
+        self.ckpt_dir, self.components, self.every, self.keep = Path(ckpt_dir), dict(components), every, keep
         self.settings = dict(settings)
         self._engine: Engine | None = None
 
@@ -64,7 +64,7 @@ class TrainingCheckpoint:
         step = engine.state.iteration
         target = self.ckpt_dir / f"checkpoint_{step:08d}.pt"
         if not target.is_file():
-            content = {name: part.state_dict() for name, part in self.parts.items()}
+            content = {name: component.state_dict() for name, component in self.components.items()}
             save_tensors(target, {**content, "step": step, "settings": self.settings})
         for path in self.paths()[: -self.keep]:
             path.unlink()
@@ -79,7 +79,7 @@ class TrainingCheckpoint:
         if path is None:
             return 0
         content = load_tensors(path)
-        lacking = {"step", "settings", *self.parts} - content.keys()
+        lacking = {"step", "settings", *self.components} - content.keys()
         if lacking:
             raise InputError(f"{path} is not a training checkpoint: it lacks {sorted(lacking)}")
         changed = [
@@ -93,7 +93,7 @@ class TrainingCheckpoint:
                 "settings (decay_steps follows max_steps unless it is given), or start again with --resume false: "
                 "earlier checkpoints are then moved aside."
             )
-        for name, part in self.parts.items():
-            part.load_state_dict(content[name])
+        for name, component in self.components.items():
+            component.load_state_dict(content[name])
         engine.state.iteration = content["step"]
         return content["step"]

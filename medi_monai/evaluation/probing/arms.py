@@ -118,28 +118,28 @@ def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def gathered(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]], folder: str | None = None, name: str = "features"
+    sources: Sequence[tuple[np.ndarray, np.ndarray]], folder: str | None = None, name: str = "features"
 ) -> np.ndarray:
     """Rows of several arrays one below the other, float32; in a file of ``folder`` where they are too large to hold.
 
     Args:
-        parts: arrays ``(N, D)`` with the row numbers to take from each.
+        sources: arrays ``(N, D)`` with the row numbers to take from each.
         folder: for a file that is deleted with it.
         name: of the file.
     """
-    count, dim = sum(len(rows) for _, rows in parts), parts[0][0].shape[1]
+    count, dim = sum(len(rows) for _, rows in sources), sources[0][0].shape[1]
     if folder is None:
         result = np.empty((count, dim), np.float32)
     else:
         result = np.lib.format.open_memmap(f"{folder}/{name}.npy", mode="w+", dtype=np.float32, shape=(count, dim))
     start = 0
-    for features, rows in parts:
+    for features, rows in sources:
         if features.shape[1] != dim:
             raise InputError(f"features of {features.shape[1]} and of {dim} dimensions: use one encoder for all")
-        for block in range(0, len(rows), 8192):
-            some = rows[block : block + 8192]
-            result[start : start + len(some)] = np.asarray(features[some])
-            start += len(some)
+        for begin in range(0, len(rows), 8192):
+            block = rows[begin : begin + 8192]
+            result[start : start + len(block)] = np.asarray(features[block])
+            start += len(block)
             release(features)
             release(result)
     return result

@@ -17,7 +17,7 @@ __all__ = [
     "checked_features",
     "checked_labels",
     "checked_weights",
-    "parts_of",
+    "block_views",
     "release",
     "row_blocks",
 ]
@@ -72,12 +72,12 @@ class Standardizer:
             )
         if out is None:
             out = torch.empty(tuple(features.shape), dtype=torch.float64)
-        for part, block in row_blocks(features, torch.float64):
+        for rows, block in row_blocks(features, torch.float64):
             scaled = (block - self.mean) / self.scale
             if isinstance(out, torch.Tensor):
-                out[part] = scaled
+                out[rows] = scaled
             else:
-                out[part] = scaled.numpy()
+                out[rows] = scaled.numpy()
                 release(out)
         return out
 
@@ -114,8 +114,8 @@ def release(features: Features) -> None:
         base = mapped
 
 
-def parts_of(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Views of rows that are in memory, with their places."""
+def block_views(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Views of blocks of rows that are in memory, each with its slice."""
     size = _block_rows(rows.shape[1], rows.device)
     return ((slice(start, start + size), rows[start : start + size]) for start in range(0, len(rows), size))
 

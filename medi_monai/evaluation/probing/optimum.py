@@ -11,10 +11,10 @@ import torch
 
 from medi_monai.evaluation.probing.blocks import (
     Features,
+    block_views,
     checked_features,
     checked_labels,
     checked_weights,
-    parts_of,
     row_blocks,
 )
 from medi_monai.utils.errors import InputError
@@ -67,8 +67,8 @@ class Problem:
                 f"a probe needs at least two classes, but the rows with positive weight have {len(self.classes)}"
             )
         # a class whose rows all weigh nothing is as good as absent, and its rows count for nothing under any label
-        place = torch.searchsorted(self.classes, targets).clamp(max=len(self.classes) - 1)
-        self.labels, self.weights = place[:, None].to(device), weight[:, None].to(device)
+        codes = torch.searchsorted(self.classes, targets).clamp(max=len(self.classes) - 1)
+        self.labels, self.weights = codes[:, None].to(device), weight[:, None].to(device)
         self.classes = self.classes.to(device)
         keep = count * self.dim * 8 <= _kept_bytes(device)
         self.mean, self.axes, self.variances = _principal_axes(self.features, weight.to(device), reduce=keep)
@@ -136,20 +136,20 @@ class Problem:
     def _gradient(self, parameters: torch.Tensor, c: float) -> torch.Tensor:
         weights, intercepts = self._on_features(parameters)
         total, bias = torch.zeros_like(weights), torch.zeros_like(intercepts)
-        for part, block in self._rows(torch.float64):
+        for rows, block in self._rows(torch.float64):
             scores = torch.addmm(intercepts, block, weights.T)
             shares = scores.softmax(1)
-            self.scores[part], self.shares[part] = scores, shares
-            labels = self.labels[part]
+            self.scores[rows], self.shares[rows] = scores, shares
+            labels = self.labels[rows]
             residuals = shares.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float64))
-            residuals *= self.weights[part]
+            residuals *= self.weights[rows]
             total += residuals.T @ block
             bias += residuals.sum(0)
         return self._on_axes(total, bias) * c + parameters * self.penalty
 
     def _newton_direction(self, gradient: torch.Tensor, c: float, accuracy: float) -> tuple[torch.Tensor, torch.Tensor]:
         """A step ``(K, R + 1)``, and the change of scores ``(N, K)`` that it makes."""
-        curvatures = [(self.weights[part] * shares * (1 - shares)).sum(0) for part, shares in parts_of(self.shares)]
+        curvatures = [(self.weights[rows] * shares * (1 - shares)).sum(0) for rows, shares in block_views(self.shares)]
         spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
         diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
         # intercepts have no penalty, and no curvature either where every row is certain
@@ -180,13 +180,13 @@ class Problem:
         total, bias = torch.zeros_like(weights), torch.zeros_like(intercepts)
         weights, intercepts = weights.to(self.dtype), intercepts.to(self.dtype)
         changes = torch.empty_like(self.scores)
-        for part, block in self._rows(self.dtype):
+        for rows, block in self._rows(self.dtype):
             change = torch.addmm(intercepts, block, weights.T)
-            shares = self.shares[part]
-            changes[part] = change
+            shares = self.shares[rows]
+            changes[rows] = change
             weighted = shares * change
             # P (V - <P, V>), the Hessian of the cross-entropy
-            bent = weighted.sub_(shares * weighted.sum(1, keepdim=True)).mul_(self.weights[part])
+            bent = weighted.sub_(shares * weighted.sum(1, keepdim=True)).mul_(self.weights[rows])
             total += bent.T @ block
             bias += bent.sum(0)
         return self._on_axes(total, bias) * c + vectors * self.penalty, changes
@@ -212,24 +212,24 @@ class Problem:
 
     def _slope(self, change: torch.Tensor, length: float) -> float:
         slope = 0.0
-        for part, _ in parts_of(self.shares):
-            moved, labels = change[part], self.labels[part]
-            shares = (self.scores[part] + length * moved).softmax(1)
-            rows = (shares * moved).sum(1, keepdim=True) - moved.gather(1, labels)
-            slope += float((rows * self.weights[part]).sum())
+        for rows, _ in block_views(self.shares):
+            moved, labels = change[rows], self.labels[rows]
+            shares = (self.scores[rows] + length * moved).softmax(1)
+            slopes = (shares * moved).sum(1, keepdim=True) - moved.gather(1, labels)
+            slope += float((slopes * self.weights[rows]).sum())
         return slope
 
     def _rotated(self) -> torch.Tensor:
         shape = (len(self.features), self.axes.shape[1])
         rotated = torch.empty(shape, dtype=torch.float64, device=self.device)
-        for part, block in row_blocks(self.features, torch.float64, self.device):
-            torch.matmul(block - self.mean, self.axes, out=rotated[part])
+        for rows, block in row_blocks(self.features, torch.float64, self.device):
+            torch.matmul(block - self.mean, self.axes, out=rotated[rows])
         return rotated
 
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         if self.rotated is None:
             return row_blocks(self.features, dtype, self.device)
-        return parts_of(self.rotated)
+        return block_views(self.rotated)
 
     def _on_features(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights, intercepts = parameters[:, :-1], parameters[:, -1]
@@ -259,8 +259,8 @@ def _principal_axes(
     step = -(-len(features) // SAMPLE_ROWS)
     features, weights = features[::step], weights[::step]
     sample = torch.empty(tuple(features.shape), dtype=torch.float64, device=weights.device)
-    for part, block in row_blocks(features, torch.float64, weights.device):
-        sample[part] = block
+    for rows, block in row_blocks(features, torch.float64, weights.device):
+        sample[rows] = block
     total = weights.sum().clamp(min=1e-300)
     mean = weights @ sample / total
     sample -= mean

@@ -116,11 +116,11 @@ class LogisticProbe:
             raise InputError(f"features have {features.shape[1]} dimensions, the probe has {dim}: use one encoder")
         weights, intercepts = self.coefficients.to(self.device), self.intercepts.to(self.device)
         result = torch.empty(len(features), self.num_classes, dtype=torch.float64)
-        for part, block in row_blocks(features, torch.float64, self.device):
+        for rows, block in row_blocks(features, torch.float64, self.device):
             scores = torch.addmm(intercepts, block, weights.T)
             if self.num_classes == 2:
                 scores = torch.cat([torch.zeros_like(scores), scores], 1)
-            result[part] = scores.log_softmax(1)
+            result[rows] = scores.log_softmax(1)
         return result
 
 

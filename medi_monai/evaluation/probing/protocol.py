@@ -184,8 +184,10 @@ class ProbeProtocol:
         rows = rows[draw_patients(self.patients[rows], rng, self.groups[rows])]
         if setting.real_per_class is not None:
             order = rng.permutation(rows)
-            parts = [order[self.labels[order] == code][: setting.real_per_class] for code in range(len(self.classes))]
-            rows = np.concatenate(parts)
+            by_class = [
+                order[self.labels[order] == code][: setting.real_per_class] for code in range(len(self.classes))
+            ]
+            rows = np.concatenate(by_class)
         return rows, val
 
     def _of_centers(self, rows: np.ndarray, setting: Setting) -> np.ndarray:
@@ -242,14 +244,14 @@ class ProbeProtocol:
     ) -> Outcome:
         rng = np.random.default_rng(seed_from("probe arm", self.seed, repeat, name))
         view = self.views[arm.view].features
-        parts, labels = [(view, rows)], [self.labels[rows]]
+        sources, labels = [(view, rows)], [self.labels[rows]]
         if arm.added == AUGMENTED:
             for copy in self.augmented:
-                parts.append((copy.features, rows))
+                sources.append((copy.features, rows))
                 labels.append(self.labels[rows])
         elif arm.added:
             chosen = self._synthetic_rows(arm.added, np.unique(self.labels[rows]), per_class, setting, rng)
-            parts.append((self.synthetic[arm.added].features, chosen))
+            sources.append((self.synthetic[arm.added].features, chosen))
             labels.append(self.added[arm.added][0][chosen])
         targets, weights, num_real = np.concatenate(labels), None, len(rows)
         if arm.oversampled:
@@ -259,7 +261,7 @@ class ProbeProtocol:
             codes = {"class": self.labels, "group": self.groups}[arm.weighting]
             weights = group_weights(codes[rows])
         test = self.test if setting.test_rows is None else setting.test_rows
-        probe, probabilities = self._fit(parts, targets, weights, view, val, test)
+        probe, probabilities = self._fit(sources, targets, weights, view, val, test)
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
 
     def _synthetic_rows(
@@ -275,7 +277,7 @@ class ProbeProtocol:
 
     def _fit(
         self,
-        parts: Sequence[tuple[np.ndarray, np.ndarray]],
+        sources: Sequence[tuple[np.ndarray, np.ndarray]],
         targets: np.ndarray,
         weights: np.ndarray | None,
         view: np.ndarray,
@@ -284,7 +286,7 @@ class ProbeProtocol:
     ) -> tuple[LogisticProbe, torch.Tensor]:
         large = (len(targets) + len(val)) * view.shape[1] * 4 > HELD_BYTES
         with tempfile.TemporaryDirectory() as folder:
-            training = gathered(parts, folder if large else None, "training")
+            training = gathered(sources, folder if large else None, "training")
             scale = Standardizer().fit(training)
             scale.transform(training, out=training)
             known = gathered([(view, val)], folder if large else None, "validation")

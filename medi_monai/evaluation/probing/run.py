@@ -240,17 +240,19 @@ def _identity(
 def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> list[_Job]:
     settings, protocol = context.settings, context.protocol
     base = Setting(settings.ratio, settings.real_per_class)
-    jobs = [_Job(f"main_{r}", "main", None, r, base, tuple(names)) for r in range(settings.num_repeats)]
-    few = tuple(name for name in ("real", "reweighted") if name in names)
-    for r in range(settings.sweep_repeats):
+    jobs = [_Job(f"main_{repeat}", "main", None, repeat, base, tuple(names)) for repeat in range(settings.num_repeats)]
+    baselines = tuple(name for name in ("real", "reweighted") if name in names)
+    for repeat in range(settings.sweep_repeats):
         for ratio in settings.sweep_ratios if synthetic else ():
             setting = Setting(ratio, settings.real_per_class)
-            jobs.append(_Job(f"ratio_{ratio:g}_{r}", "ratio", ratio, r, setting, tuple(synthetic)))
+            jobs.append(_Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, setting, tuple(synthetic)))
         for count in settings.sweep_real_per_class:
             setting = Setting(settings.ratio, count)
-            jobs.append(_Job(f"real_{count}_{r}", "real_per_class", count, r, setting, (*few, *synthetic)))
-        jobs += _center_jobs(protocol, settings, r, (*few, *synthetic))
-    return jobs + _correlation_jobs(protocol, settings, (*few, *synthetic))
+            jobs.append(
+                _Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, setting, (*baselines, *synthetic))
+            )
+        jobs += _center_jobs(protocol, settings, repeat, (*baselines, *synthetic))
+    return jobs + _correlation_jobs(protocol, settings, (*baselines, *synthetic))
 
 
 def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[_Job]:
@@ -279,14 +281,16 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
     squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
     jobs = []
     for number, square in enumerate(squares):
-        for r in range(settings.sweep_repeats):
+        for repeat in range(settings.sweep_repeats):
             for level in settings.sweep_correlations:
                 # levels of one draw share their test images, and what they can of the others
-                rng = np.random.default_rng(seed_from("correlation", settings.seed, number, r))
+                rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
                 chosen = tuple(names[code][0] for code in square.centers)
                 setting = Setting(settings.ratio, None, chosen, train, val, test)
-                jobs.append(_Job(f"square{number}_{level:g}_{r}", "correlation", level, r, setting, arms, square))
+                jobs.append(
+                    _Job(f"square{number}_{level:g}_{repeat}", "correlation", level, repeat, setting, arms, square)
+                )
     return jobs
 
 

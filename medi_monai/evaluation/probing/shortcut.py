@@ -51,11 +51,15 @@ def probe_accuracy(
         if len(np.unique(codes[train])) < 2 or not np.isin(codes[val], codes[train]).any() or not len(test):
             continue
         scale = Standardizer().fit(np.asarray(features[train]))
-        known, seen, unseen = (scale.transform(np.asarray(features[rows])) for rows in (train, val, test))
-        probe, _ = fit_path(known, codes[train], num, c_values, seen, codes[val], group_weights(codes[train]))
+        train_features, val_features, test_features = (
+            scale.transform(np.asarray(features[rows])) for rows in (train, val, test)
+        )
+        probe, _ = fit_path(
+            train_features, codes[train], num, c_values, val_features, codes[val], group_weights(codes[train])
+        )
         # a value whose patients are all on one side cannot be learned, and is not counted
         counted = np.isin(codes[test], codes[train])
-        np.add.at(confusion, (codes[test][counted], probe.predictions(unseen).numpy()[counted]), 1)
+        np.add.at(confusion, (codes[test][counted], probe.predictions(test_features).numpy()[counted]), 1)
     num_values, n = int((confusion.sum(1) > 0).sum()), int(confusion.sum())
     if num_values < 2:
         return ProbeAccuracy(None, None, n, num_values)
@@ -122,7 +126,7 @@ def find_squares(
         min_images: every cell needs so many for training, and for the test.
         seed: of the halving.
     """
-    rows_of = _parts_of_cells(labels, centers, patients, known, seed)
+    rows_of = _splits_of_cells(labels, centers, patients, known, seed)
     cells = {cell: use for cell, use in rows_of.items() if len(use[1]) and min(len(use[0]), len(use[2])) >= min_images}
     candidates = []
     centers_of: dict[int, list[int]] = {}
@@ -151,7 +155,7 @@ def _cells(labels: np.ndarray, centers: np.ndarray) -> dict[tuple[int, int], np.
     return {divmod(code, num_centers): known[rows] for code, rows in enumerate(groups) if len(rows)}
 
 
-def _parts_of_cells(
+def _splits_of_cells(
     labels: np.ndarray, centers: np.ndarray, patients: np.ndarray, known: np.ndarray, seed: int
 ) -> dict[tuple[int, int], list[np.ndarray]]:
     # rows of training, validation and test by cell
@@ -223,11 +227,11 @@ def _correlated(
 ) -> np.ndarray:
     with_center = round(per_cell * (1 + correlation))
     counts = {True: with_center, False: 2 * per_cell - with_center}
-    parts = []
+    by_cell = []
     for (label, center), rows in cells.items():
         wanted, order = counts[label == center], rng.permutation(rows)
-        parts.append(np.resize(order, wanted) if wanted else order[:0])
-    return np.concatenate(parts)
+        by_cell.append(np.resize(order, wanted) if wanted else order[:0])
+    return np.concatenate(by_cell)
 
 
 def balanced_robustness(

@@ -90,8 +90,8 @@ class FeatureStore:
                 if not _stored_table(folder).equals(_plain(table)):
                     write_table(folder / TABLE_FILE, _plain(table))
                 return store
-            for done in (folder / DONE_DIR).iterdir():
-                done.unlink()
+            for marker in (folder / DONE_DIR).iterdir():
+                marker.unlink()
             write_table(folder / TABLE_FILE, _plain(table))
             with atomic_path(folder / FEATURES_FILE) as path:
                 np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(table), dim)).flush()
@@ -101,12 +101,16 @@ class FeatureStore:
         return cls(folder)
 
     def _check(self, fingerprint: dict[str, Any], count: int, dim: int) -> None:
-        made = {**self.fingerprint, "rows": self.count, "dimensions": self.dim}
-        asked = {**fingerprint, "rows": count, "dimensions": dim}
-        if json_digest(made) != json_digest(asked):
-            other = [key for key in {**made, **asked} if json_digest(made.get(key)) != json_digest(asked.get(key))]
+        stored = {**self.fingerprint, "rows": self.count, "dimensions": self.dim}
+        requested = {**fingerprint, "rows": count, "dimensions": dim}
+        if json_digest(stored) != json_digest(requested):
+            differing = [
+                key
+                for key in {**stored, **requested}
+                if json_digest(stored.get(key)) != json_digest(requested.get(key))
+            ]
             raise InputError(
-                f"{self.folder} holds other features ({', '.join(map(str, other))} differ); choose another "
+                f"{self.folder} holds other features ({', '.join(map(str, differing))} differ); choose another "
                 "folder, or delete this one"
             )
 
@@ -123,8 +127,8 @@ class FeatureStore:
 
     def missing_blocks(self, rank: int = 0, world_size: int = 1) -> list[int]:
         """Blocks that are not done, of the share of one process: ``rank``, ``rank + world_size``, …"""
-        done = {path.name for path in (self.folder / DONE_DIR).iterdir()}
-        return [block for block in range(rank, self.num_blocks, world_size) if str(block) not in done]
+        finished = {path.name for path in (self.folder / DONE_DIR).iterdir()}
+        return [block for block in range(rank, self.num_blocks, world_size) if str(block) not in finished]
 
     @property
     def complete(self) -> bool:

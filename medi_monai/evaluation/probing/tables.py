@@ -51,9 +51,9 @@ __all__ = [
 def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
     """What was tested on."""
     codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
-    columns, seen = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
+    columns, trained_groups = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
     groups = [
-        TestGroup(dict(zip(columns, protocol.group_names[code])), count, code in seen)
+        TestGroup(dict(zip(columns, protocol.group_names[code])), count, code in trained_groups)
         for code, count in zip(codes.tolist(), counts.tolist())
     ]
     patients = int(units.table["patient"].nunique())
@@ -92,10 +92,10 @@ def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
     return ArmResults(
         **figures,
         worst_group_accuracy=worst_group,
-        per_center=_mean_by_group([one.per_center for one in scores]),
-        per_class=_mean_by_group([one.per_class for one in scores]),
+        per_center=_mean_by_group([score.per_center for score in scores]),
+        per_class=_mean_by_group([score.per_class for score in scores]),
         demographics={
-            column: _mean_gaps([one.demographics[column] for one in scores]) for column in scores[0].demographics
+            column: _mean_gaps([score.demographics[column] for score in scores]) for column in scores[0].demographics
         },
         training=Training(**training),
     )
@@ -112,8 +112,8 @@ def _repeated_figure(draws: Sequence[ArmDraw], name: str, num_test: int) -> Repe
 
 def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> WorstGroupFigure:
     worst = [draw.scores.worst_group for draw in draws if draw.scores.worst_group is not None]
-    names = [" · ".join(one.group) for one in worst if one.group]
-    counts = {" · ".join(one.group): one.n for one in worst if one.group}
+    names = [" · ".join(group_score.group) for group_score in worst if group_score.group]
+    counts = {" · ".join(group_score.group): group_score.n for group_score in worst if group_score.group}
     # of equals the first in the order of their names
     group = pd.Series(names, dtype="str").mode().iloc[0] if names else None
     first = worst[0]
@@ -173,7 +173,7 @@ def _compare(arms: tuple[str, str], draws: tuple[Sequence[ArmDraw], Sequence[Arm
     if name not in FIGURES_OF_COUNTS:
         return Comparison(name, arms, difference, p_draws, None, None, p_draws)
     gaps = np.concatenate(
-        [_floats(one.scores.replicates[name]) - _floats(other.scores.replicates[name]) for one, other in zip(*draws)]
+        [_floats(draw.scores.replicates[name]) - _floats(base.scores.replicates[name]) for draw, base in zip(*draws)]
     )
     difference = dataclasses.replace(difference, ci95=_interval(gaps))
     p_patients, num_patients = _bootstrap_p_value(gaps), None
@@ -289,10 +289,10 @@ def long_table(results: ProbeResults) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(arm: str, name: str, part: str, key: str, figure: Figure) -> dict[str, object]:
+def _row(arm: str, name: str, scope: str, key: str, figure: Figure) -> dict[str, object]:
     low, high = figure.ci95 or (None, None)
     return {
-        "arm": arm, "figure": name, "part": part, "key": key, "value": figure.value, "low": low, "high": high,
+        "arm": arm, "figure": name, "part": scope, "key": key, "value": figure.value, "low": low, "high": high,
         "n": figure.n,
     }  # fmt: skip
 

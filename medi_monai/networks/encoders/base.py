@@ -93,9 +93,9 @@ class Encoder(nn.Module):
 
     def _check_images(self, images: torch.Tensor) -> None:
         if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
-            given = getattr(images, "dtype", type(images).__name__)
+            kind = getattr(images, "dtype", type(images).__name__)
             raise InputError(
-                f"{self.name} takes uint8 images in [0, 255], not {given}: encoders scale and normalize by themselves"
+                f"{self.name} takes uint8 images in [0, 255], not {kind}: encoders scale and normalize by themselves"
             )
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not of the shape {tuple(images.shape)}")

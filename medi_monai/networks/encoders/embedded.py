@@ -64,21 +64,21 @@ class EmbeddedEncoder(Encoder):
         return torch.cat([quantiles / DENSITY_UNIT, spread / DENSITY_UNIT, correlations / CORRELATION_UNIT], 1)
 
     def _morphology(self, density: torch.Tensor) -> torch.Tensor:
-        filters, found = self.get_buffer("filters"), []
+        filters, features = self.get_buffer("filters"), []
         for level in range(NUM_SCALES):
             if level:
                 density = functional.avg_pool2d(density, 2)
             single = functional.pad(density.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
             contrast = functional.conv2d(single, filters).abs().mean((2, 3)).unflatten(0, (-1, 3))
-            patterns = [(contrast[..., one] + contrast[..., other]) / 2 for one, other in PATTERNS]
-            found.append(torch.stack(patterns, -1).flatten(1) / CONTRAST_UNIT)
-        return torch.cat(found, 1)
+            patterns = [(contrast[..., first] + contrast[..., second]) / 2 for first, second in PATTERNS]
+            features.append(torch.stack(patterns, -1).flatten(1) / CONTRAST_UNIT)
+        return torch.cat(features, 1)
 
 
 def _cosine_filters() -> torch.Tensor:
     # (8, 1, 3, 3): the two-dimensional cosine basis (DCT-II), orthonormal, without its constant
-    place = torch.arange(3, dtype=torch.float64) + 0.5
-    basis = torch.stack([torch.cos(math.pi * place * order / 3) for order in range(3)])
+    centers = torch.arange(3, dtype=torch.float64) + 0.5
+    basis = torch.stack([torch.cos(math.pi * centers * order / 3) for order in range(3)])
     basis = basis / basis.norm(dim=1, keepdim=True)
     filters = torch.einsum("ai,bj->abij", basis, basis).flatten(0, 1)[1:]
     return filters[:, None].float()

@@ -79,9 +79,9 @@ class ModuleEncoder(Encoder):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         output = self.module(images)
         if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(images):
-            given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise InputError(
-                f"{self.name} gives {given} for {len(images)} images; features (N, D), tokens (N, T, D) or maps "
+                f"{self.name} gives {shape} for {len(images)} images; features (N, D), tokens (N, T, D) or maps "
                 "(N, D, h, w) are needed. Wrap it in a module that returns one of them."
             )
         if (output.ndim == 3) != (self.pool is not None):
@@ -95,8 +95,8 @@ class ModuleEncoder(Encoder):
         patches = tokens[:, self.num_prefix_tokens :]
         if patches.shape[1] == 0 or self.num_prefix_tokens < 0:
             raise InputError(f"{self.name} gives {tokens.shape[1]} tokens, and {self.num_prefix_tokens} are no patches")
-        parts = {"cls": tokens[:, 0], "mean": patches.mean(1)}
-        return torch.cat([parts[part] for part in str(self.pool).split("+")], 1)
+        pooled = {"cls": tokens[:, 0], "mean": patches.mean(1)}
+        return torch.cat([pooled[name] for name in str(self.pool).split("+")], 1)
 
     def describe(self) -> dict[str, Any]:
         """As :meth:`Encoder.describe`, with the pooling of tokens."""
@@ -173,7 +173,7 @@ class TimmEncoder(ModuleEncoder):
         timm = require("timm", f"for the encoder {model}")
         key, known = _known(model)
         network = _timm_network(timm, model, known, weights, settings)
-        own = _published(known) if known else _own_settings(timm, network)
+        recipe = _published(known) if known else _own_settings(timm, network)
         chosen = {
             "image_size": image_size,
             "mean": mean,
@@ -182,8 +182,8 @@ class TimmEncoder(ModuleEncoder):
             "pool": pool,
             "num_prefix_tokens": num_prefix_tokens,
         }
-        own.update({setting: value for setting, value in chosen.items() if value is not None})
-        super().__init__(network, name or key, **own)
+        recipe.update({setting: value for setting, value in chosen.items() if value is not None})
+        super().__init__(network, name or key, **recipe)
 
 
 def _known(model: str) -> tuple[str, TimmModel | None]:
@@ -200,10 +200,10 @@ def _published(known: TimmModel) -> dict[str, Any]:
 
 
 def _own_settings(timm: ModuleType, network: nn.Module) -> dict[str, Any]:
-    own = timm.data.resolve_model_data_config(network)
+    config = timm.data.resolve_model_data_config(network)
     names = ("mean", "std", "interpolation")
     prefix = {"num_prefix_tokens": network.num_prefix_tokens} if hasattr(network, "num_prefix_tokens") else {}
-    return {"image_size": own["input_size"][-1], **{name: own[name] for name in names}, **prefix}
+    return {"image_size": config["input_size"][-1], **{name: config[name] for name in names}, **prefix}
 
 
 def _timm_network(
@@ -239,10 +239,10 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        if not files:
             raise InputError(f"there is no {' or '.join(WEIGHT_FILES)} in {path}")
-        path = found[0]
+        path = files[0]
     if not path.is_file():
         raise InputError(f"there are no weights at {path}")
     if path.suffix == ".safetensors":

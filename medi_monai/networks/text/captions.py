@@ -79,8 +79,8 @@ class CaptionSchema:
             raise unknown_value("column", CAPTION, frame.columns, "It holds the captions.")
         captions = frame[CAPTION].astype(object)
         # a million rows hold few different captions: each is read once
-        places, different = pd.factorize(captions.where(captions.notna(), ""))
-        return self.text_encoder.tokenize(list(different))[torch.from_numpy(places)]
+        caption_codes, unique = pd.factorize(captions.where(captions.notna(), ""))
+        return self.text_encoder.tokenize(list(unique))[torch.from_numpy(caption_codes)]
 
     def null_codes(self, num_rows: int) -> torch.Tensor:
         """``(num_rows, max_length)`` codes of the empty caption."""

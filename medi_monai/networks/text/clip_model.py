@@ -137,11 +137,11 @@ class ClipModel(nn.Module):
         device = next(self.model.parameters()).device
         if len(codes) == 0:
             return torch.zeros(0, self.dim, device=device)
-        rows, places = torch.unique(codes, dim=0, return_inverse=True)
+        rows, row_of = torch.unique(codes, dim=0, return_inverse=True)
         with torch.autocast(device.type, enabled=False):
             mask = self.captions.mask(rows).to(device)
-            found = _features(self.model.get_text_features(input_ids=rows.to(device), attention_mask=mask))
-        return functional.normalize(found.float(), dim=1)[places.to(device)]
+            features = _features(self.model.get_text_features(input_ids=rows.to(device), attention_mask=mask))
+        return functional.normalize(features.float(), dim=1)[row_of.to(device)]
 
     def score(self, images: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
         """``(N,)`` cosine of each image with its caption, in [-1, 1].
@@ -184,9 +184,9 @@ class ClipImageEncoder(Encoder):
     def __init__(self, model: str | os.PathLike | ClipModel, name: str | None = None) -> None:
         clip = model if isinstance(model, ClipModel) else ClipModel(model)
         processing = clip.processing
-        made = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(clip.source).name).strip(".-_") or "clip"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(clip.source).name).strip(".-_") or "clip"
         size = processing.resize or processing.crop
-        super().__init__(name or made, size, processing.interpolation, processing.mean, processing.std)
+        super().__init__(name or stem, size, processing.interpolation, processing.mean, processing.std)
         self.clip = clip
         self.dim = clip.dim
 

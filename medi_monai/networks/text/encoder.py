@@ -61,14 +61,14 @@ class CaptionTokenizer:
         if not captions:
             return codes
         tokens = self.tokenizer(captions, verbose=False)["input_ids"]
-        long = [place for place, row in enumerate(tokens) if len(row) > self.max_length]
+        long = [index for index, row in enumerate(tokens) if len(row) > self.max_length]
         if long:
             self._report(captions[long[0]], len(tokens[long[0]]), len(long), len(captions))
-            cut = self.tokenizer([captions[place] for place in long], truncation=True, max_length=self.max_length)
-            for place, row in zip(long, cut["input_ids"]):
-                tokens[place] = row
-        for place, row in enumerate(tokens):
-            codes[place, : len(row)] = torch.tensor(row)
+            cut = self.tokenizer([captions[index] for index in long], truncation=True, max_length=self.max_length)
+            for index, row in zip(long, cut["input_ids"]):
+                tokens[index] = row
+        for index, row in enumerate(tokens):
+            codes[index, : len(row)] = torch.tensor(row)
         return codes
 
     def _report(self, caption: str, length: int, count: int, total: int) -> None:
@@ -212,10 +212,10 @@ class FrozenTextEncoder(nn.Module):
         codes = codes.to(next(self.tower.parameters()).device, torch.int64)
         context = self._known(codes)
         if context is None:
-            rows, places = torch.unique(codes, dim=0, return_inverse=True)
+            rows, row_of = torch.unique(codes, dim=0, return_inverse=True)
             with torch.autocast(codes.device.type, enabled=False):
                 # the towers of transformers cannot take a batch of nothing
-                context = self._none(codes) if len(rows) == 0 else self._encoded(rows)[places]
+                context = self._none(codes) if len(rows) == 0 else self._encoded(rows)[row_of]
             self._kept = [(codes.clone(), context), *self._kept][:KEPT]
         return context
 

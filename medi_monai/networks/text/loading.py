@@ -157,7 +157,7 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"there is no config.json in {folder}. Give {LAYOUT}")
 
 
-def _read(what: str, model: str | os.PathLike, load: Callable[..., Any], **settings: Any) -> Any:
+def _read(kind: str, model: str | os.PathLike, load: Callable[..., Any], **settings: Any) -> Any:
     local = is_local(model)
     source = os.fspath(Path(model).expanduser()) if local else os.fspath(model)
     try:
@@ -168,9 +168,9 @@ def _read(what: str, model: str | os.PathLike, load: Callable[..., Any], **setti
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if local:
-            raise InputError(f"the {what} in {source} cannot be read ({reason}). Give {LAYOUT}") from error
+            raise InputError(f"the {kind} in {source} cannot be read ({reason}). Give {LAYOUT}") from error
         raise InputError(
-            f"the {what} of {source!r} is neither in the cache nor can be downloaded ({reason}). Without a network, or "
+            f"the {kind} of {source!r} is neither in the cache nor can be downloaded ({reason}). Without a network, or "
             f"with HF_HUB_OFFLINE set, fetch it elsewhere (`hf download {source}`) and give the path of its folder"
         ) from error
 

@@ -45,7 +45,7 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
         raise InputError("there is no caption to make a tokenizer from")
     alphabet, merges = _learn(texts, num_merges, transformers)
     words = [*alphabet, *(sign + WORD_END for sign in alphabet), *("".join(pair) for pair in merges), START, END]
-    vocabulary = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges)
     longest = max(len(row) for row in tokenizer(texts)["input_ids"])
     if max_length is not None and longest > max_length:
@@ -98,12 +98,12 @@ def small_clip(
         InputError: for sizes that do not divide.
     """
     transformers = require("transformers", PURPOSE)
-    for name, value, part, divisor in (
+    for name, value, divisor_name, divisor in (
         ("image_size", image_size, "patch_size", patch_size),
         ("hidden_size", hidden_size, "num_heads", num_heads),
     ):
         if divisor < 1 or value % divisor:
-            raise InputError(f"{name} = {value} cannot be divided by {part} = {divisor}")
+            raise InputError(f"{name} = {value} cannot be divided by {divisor_name} = {divisor}")
     tower = {
         "hidden_size": hidden_size,
         "intermediate_size": 2 * hidden_size,

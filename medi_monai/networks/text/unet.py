@@ -197,54 +197,54 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
         InputError: for weights that do not fit in name or shape; the network is then as it was.
     """
     state = {name.removeprefix("module."): value for name, value in load_weights(path).items() if name != COUNTER}
-    own = network.state_dict()
-    expected = own.keys() - {DIGEST} - _added(own, state)
+    own_state = network.state_dict()
+    expected = own_state.keys() - {DIGEST} - _added(own_state, state)
     if state.keys() - {DIGEST} == expected:
         layout = "medi_monai" if DIGEST in state else "monai"
         loaded = state
     else:
         layout, loaded = "monai-generative", _translated(network, state, path)
-    other = [name for name in sorted(expected) if loaded[name].shape != own[name].shape]
+    other = [name for name in sorted(expected) if loaded[name].shape != own_state[name].shape]
     if other:
         raise InputError(
             f"{len(other)} of {len(expected)} tensors in {path} have another shape, such as {other[0]}: "
-            f"{tuple(loaded[other[0]].shape)}, not {tuple(own[other[0]].shape)}. Give the channels, the heads and a "
-            "text encoder as wide as that of the training"
+            f"{tuple(loaded[other[0]].shape)}, not {tuple(own_state[other[0]].shape)}. Give the channels, the heads "
+            "and a text encoder as wide as that of the training"
         )
-    network.load_state_dict({**own, **loaded})
-    count = sum(own[name].numel() for name in expected)
+    network.load_state_dict({**own_state, **loaded})
+    count = sum(own_state[name].numel() for name in expected)
     print(f"{path}: {len(expected)} tensors with {count:,} numbers were loaded ({layout})", flush=True)
     return {"layout": layout, "tensors": len(expected), "parameters": count}
 
 
 def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    own = network.state_dict()
+    own_state = network.state_dict()
     trial, left = deepcopy(network), dict(state)
     try:
         # takes every tensor that it uses out of the dictionary
         with redirect_stdout(StringIO()):
             trial.load_old_state_dict(left)  # type: ignore[operator]
     except KeyError as error:
-        raise _misfit(own, state, path, f"{error.args[0]} lacks") from error
+        raise _misfit(own_state, state, path, f"{error.args[0]} lacks") from error
     except (RuntimeError, AttributeError) as error:
-        raise _misfit(own, state, path, " ".join(str(error).split())[:200]) from error
+        raise _misfit(own_state, state, path, " ".join(str(error).split())[:200]) from error
     # MONAI leaves what it cannot place, and keeps random weights where nothing was given, without a word
     if left:
-        raise _misfit(own, state, path, f"{len(left)} of its tensors have no place, such as {min(left)}")
-    if len(state) != len(own.keys() - {DIGEST} - _added(own, state)):
-        raise _misfit(own, state, path, f"it has {len(state)} tensors")
+        raise _misfit(own_state, state, path, f"{len(left)} of its tensors have no place, such as {min(left)}")
+    if len(state) != len(own_state.keys() - {DIGEST} - _added(own_state, state)):
+        raise _misfit(own_state, state, path, f"it has {len(state)} tensors")
     return {name: value for name, value in trial.state_dict().items() if name != DIGEST}
 
 
-def _added(own: dict, state: dict) -> set[str]:
+def _added(own_state: dict, state: dict) -> set[str]:
     """The projection of pooled captions, where a file knows nothing of it: it stays at zero."""
     if any(name.startswith(POOLED) for name in state):
         return set()
-    return {name for name in own if name.startswith(POOLED)}
+    return {name for name in own_state if name.startswith(POOLED)}
 
 
-def _misfit(own: dict, state: dict, path: str | os.PathLike, reason: str) -> InputError:
-    lacking, unknown = sorted(own.keys() - state.keys() - {DIGEST}), sorted(state.keys() - own.keys())
+def _misfit(own_state: dict, state: dict, path: str | os.PathLike, reason: str) -> InputError:
+    lacking, unknown = sorted(own_state.keys() - state.keys() - {DIGEST}), sorted(state.keys() - own_state.keys())
     examples = f"the network has {lacking[0] if lacking else 'nothing more'}, the file {unknown[0] if unknown else ''}"
     return InputError(
         f"{path} holds neither these weights nor those of a network of MONAI or monai-generative like this one: "

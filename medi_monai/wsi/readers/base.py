@@ -131,8 +131,10 @@ class SlideReader(ABC):
             return
         with ThreadPoolExecutor(threads) as pool:
             # a bounded look-ahead keeps memory flat however many patches there are
-            parts = batched(windows, threads * AHEAD)
-            yield from chain.from_iterable(pool.map(lambda w: self._patch(w, size), part) for part in parts)
+            batches = batched(windows, threads * AHEAD)
+            yield from chain.from_iterable(
+                pool.map(lambda window: self._patch(window, size), batch) for batch in batches
+            )
 
     def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
         """The whole slide in ``size`` (width, height) pixels: ``(height, width, 3)`` uint8, read block by block."""
@@ -140,10 +142,10 @@ class SlideReader(ABC):
         result = np.empty((down, across, 3), np.uint8)
         side = THUMBNAIL_BLOCK if len(self._levels) > 1 else FINE_BLOCK
         for top, left in product(range(0, down, side), range(0, across, side)):
-            part = min(side, across - left), min(side, down - top)
-            field = part[0] * width / across, part[1] * height / down
-            block = self.read(left * width / across, top * height / down, field, part)
-            result[top : top + part[1], left : left + part[0]] = block
+            tile = min(side, across - left), min(side, down - top)
+            field = tile[0] * width / across, tile[1] * height / down
+            block = self.read(left * width / across, top * height / down, field, tile)
+            result[top : top + tile[1], left : left + tile[0]] = block
         return result
 
     @abstractmethod
@@ -216,9 +218,9 @@ def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, floa
 
 def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """Consecutive tuples of up to ``size`` items (``itertools.batched`` of Python 3.12)."""
-    rest = iter(items)
-    while part := tuple(islice(rest, size)):
-        yield part
+    remaining = iter(items)
+    while batch := tuple(islice(remaining, size)):
+        yield batch
 
 
 def rescaled(pixels: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:

@@ -67,8 +67,8 @@ class CuCIMReader(SlideReader):
         threads: int = 1,
     ) -> Iterator[np.ndarray]:
         windows = (self.window(x, y, field, size) for x, y in corners)
-        for (level, safe), part in groupby(windows, self._batches):
-            for batch in batched(part, REGIONS_PER_CALL):
+        for (level, safe), group in groupby(windows, self._batches):
+            for batch in batched(group, REGIONS_PER_CALL):
                 if safe:
                     yield from self._batch(level, batch, size, max(1, threads))
                 else:
@@ -86,7 +86,7 @@ class CuCIMReader(SlideReader):
         width = max(window.right - window.left for window in windows)
         height = max(window.bottom - window.top for window in windows)
         limits = self.level_dimensions[level]
-        corners = [(min(w.left, limits[0] - width), min(w.top, limits[1] - height)) for w in windows]
+        corners = [(min(window.left, limits[0] - width), min(window.top, limits[1] - height)) for window in windows]
         locations = [self._location(level, left, top) for left, top in corners]
         batch_size = min(BATCH_SIZE, len(windows))
         try:

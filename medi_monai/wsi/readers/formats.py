@@ -159,7 +159,7 @@ class Tiles:
             self.compression = [int(page.compression) for page in pages]
             self._sides = [(page.tilewidth, page.tilelength) for page in pages]
             self._columns = [page.chunked[1] for page in pages]
-            self._places = [(page.dataoffsets, page.databytecounts) for page in pages]
+            self._tile_bytes = [(page.dataoffsets, page.databytecounts) for page in pages]
         self._whole: list[set[int]] = [set() for _ in pages]
         self._file = FileIO(path)
 
@@ -177,7 +177,7 @@ class Tiles:
         return True
 
     def _looks_whole(self, level: int, tile: int) -> bool:
-        offsets, counts = self._places[level]
+        offsets, counts = self._tile_bytes[level]
         offset, count = offsets[tile], counts[tile]
         compression = self.compression[level]
         try:

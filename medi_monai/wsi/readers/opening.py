@@ -73,16 +73,16 @@ def _plain(path: Path, mpp: float | None) -> ArrayReader:
 
 def _check_file(path: Path) -> None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise InputError(f"image not found: {path}") from None
     except (OSError, ValueError) as error:
         # a loop of links, a name too long, or a zero byte within it
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"image not found: {str(path)!r} ({reason})") from None
-    if not S_ISREG(found.st_mode):
-        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(found.st_mode) else 'not a regular file'}")
-    if found.st_size == 0:
+    if not S_ISREG(status.st_mode):
+        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(status.st_mode) else 'not a regular file'}")
+    if status.st_size == 0:
         raise InputError(f"the image {path} is empty (0 bytes)")
 
 

@@ -45,9 +45,9 @@ class OpenSlideReader(SlideReader):
         self.vendor: str = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
         self.level_dimensions = self._slide.level_dimensions
         self._scales = self._slide.level_downsamples
-        found = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        spacings = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
         try:
-            self.spacing = resolution(path, found, mpp, on_conflict)
+            self.spacing = resolution(path, spacings, mpp, on_conflict)
         except InputError:
             self.close()
             raise
@@ -58,23 +58,23 @@ class OpenSlideReader(SlideReader):
         return openslide.OpenSlide.detect_format(str(path)) is not None
 
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        (x, shift_x), (y, shift_y) = self._place(level, left), self._place(level, top)
+        (x, shift_x), (y, shift_y) = self._to_level_0(level, left), self._to_level_0(level, top)
         if max(abs(shift_x), abs(shift_y)) < NO_SHIFT:
             return self._region(level, x, y, width, height)
         limits = self.level_dimensions[level]
         outer_left, outer_top = max(left - REACH, 0), max(top - REACH, 0)
         right, bottom = min(left + width + REACH, limits[0]), min(top + height + REACH, limits[1])
-        (x, shift_x), (y, shift_y) = self._place(level, outer_left), self._place(level, outer_top)
+        (x, shift_x), (y, shift_y) = self._to_level_0(level, outer_left), self._to_level_0(level, outer_top)
         pixels = self._region(level, x, y, right - outer_left, bottom - outer_top)
         left, top = left - outer_left, top - outer_top
         return _unshifted(pixels, shift_x, shift_y)[top : top + height, left : left + width]
 
-    def _place(self, level: int, pixel: int) -> tuple[int, float]:
+    def _to_level_0(self, level: int, pixel: int) -> tuple[int, float]:
         # OpenSlide takes whole pixels of level 0: the nearest to a pixel of the level, and how far off that is in
         # pixels of the level, half a pixel of level 0 at most
         scale = self._scales[level]
-        place = round(pixel * scale)
-        return place, place / scale - pixel
+        level_0 = round(pixel * scale)
+        return level_0, level_0 / scale - pixel
 
     def _region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         try:

@@ -20,14 +20,14 @@ MAX_IN_FILE = 40.0
 
 
 def resolution(
-    path: str | os.PathLike, found: Sequence[str | None], given: float | None, on_conflict: str = "error"
+    path: str | os.PathLike, stored: Sequence[str | None], declared: float | None, on_conflict: str = "error"
 ) -> tuple[float, float]:
     """(horizontal, vertical) microns per pixel at level 0.
 
     Args:
         path: the file, for messages.
-        found: what the file says, horizontally and vertically.
-        given: what the table or a setting says, or ``None``.
+        stored: what the file says, horizontally and vertically.
+        declared: what the table or a setting says, or ``None``.
         on_conflict: where both say and differ by more than 0.5 %: ``error``, or whose word counts.
 
     Raises:
@@ -35,25 +35,25 @@ def resolution(
     """
     if on_conflict not in ON_CONFLICT:
         raise unknown_value("choice of `mpp_conflict`", on_conflict, ON_CONFLICT)
-    in_file = tuple(_number(value) for value in found)
-    if math.isnan(sum(in_file)) or max(in_file) > min(in_file) * (1 + MAX_ANISOTROPY):
-        in_file = ()
-    if given is not None and not 0 < given < 100:
-        raise InputError(f"{given} microns per pixel is not a valid resolution for {path}")
-    if not in_file and given is None:
+    spacing = tuple(_number(value) for value in stored)
+    if math.isnan(sum(spacing)) or max(spacing) > min(spacing) * (1 + MAX_ANISOTROPY):
+        spacing = ()
+    if declared is not None and not 0 < declared < 100:
+        raise InputError(f"{declared} microns per pixel is not a valid resolution for {path}")
+    if not spacing and declared is None:
         raise InputError(
-            f"{path} does not contain its resolution (microns per pixel: {found[0]} x {found[1]}). Name the column "
+            f"{path} does not contain its resolution (microns per pixel: {stored[0]} x {stored[1]}). Name the column "
             "of the table that contains it as `mpp` in `columns`, or set `source_mpp`."
         )
-    if not in_file or given is None:
-        return in_file or (given, given)  # type: ignore[return-value]
-    if abs(sum(in_file) / 2 / given - 1) <= AGREEMENT or on_conflict == "file":
-        return in_file  # type: ignore[return-value]
+    if not spacing or declared is None:
+        return spacing or (declared, declared)  # type: ignore[return-value]
+    if abs(sum(spacing) / 2 / declared - 1) <= AGREEMENT or on_conflict == "file":
+        return spacing  # type: ignore[return-value]
     if on_conflict == "given":
-        return given, given
+        return declared, declared
     raise InputError(
-        f"{path} has {sum(in_file) / 2:g} microns per pixel, but the table has {given:g}. Correct the wrong value, or "
-        "set `mpp_conflict` to 'file' or 'given' to select one."
+        f"{path} has {sum(spacing) / 2:g} microns per pixel, but the table has {declared:g}. Correct the wrong value, "
+        "or set `mpp_conflict` to 'file' or 'given' to select one."
     )
 
 

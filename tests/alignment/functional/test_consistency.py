@@ -59,10 +59,10 @@ def test_form_is_one_for_unrelated_and_two_for_inverted_structure():
     def checks(seed):
         return torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(seed)) * 0.3
 
-    one, other = checks(0), checks(1)
-    only_form = one - torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(one, 4), scale_factor=4)
+    image, other = checks(0), checks(1)
+    only_form = image - torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(image, 4), scale_factor=4)
     assert form_and_color_loss(-only_form, only_form, levels=1).item() == pytest.approx(2, rel=0.01)
-    assert form_and_color_loss(one, other, levels=1).item() == pytest.approx(1, abs=0.15)
+    assert form_and_color_loss(image, other, levels=1).item() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("size", [2, 5, 16])
@@ -75,9 +75,9 @@ def test_its_gradient_is_that_of_finite_differences_at_any_size(size):
 
 def test_weights_scale_each_image():
     a, b = pictures(), pictures(seed=1)
-    parts = [form_and_color_loss(a[[n]], b[[n]]).item() for n in range(3)]
-    found = form_and_color_loss(a, b, torch.tensor([1.0, 0.0, 0.5])).item()
-    assert found == pytest.approx((parts[0] + 0.5 * parts[2]) / 3, rel=1e-5)
+    losses = [form_and_color_loss(a[[n]], b[[n]]).item() for n in range(3)]
+    loss = form_and_color_loss(a, b, torch.tensor([1.0, 0.0, 0.5])).item()
+    assert loss == pytest.approx((losses[0] + 0.5 * losses[2]) / 3, rel=1e-5)
 
 
 def fewest_changes(groups, counts):

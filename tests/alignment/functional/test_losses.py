@@ -18,21 +18,21 @@ def logits():
 
 def central_differences(loss, x, step=1e-5):
     gradient = torch.zeros_like(x)
-    for place in np.ndindex(*x.shape):
+    for index in np.ndindex(*x.shape):
         ends = []
         for sign in (1, -1):
             moved = x.detach().clone()
-            moved[place] += sign * step
+            moved[index] += sign * step
             ends.append(loss(moved).item())
-        gradient[place] = (ends[0] - ends[1]) / (2 * step)
+        gradient[index] = (ends[0] - ends[1]) / (2 * step)
     return gradient
 
 
 def test_batch_matching_is_the_divergence_of_scipy_between_mean_and_target(logits):
     mean = logits.detach().softmax(1).mean(0).numpy()
-    found = batch_matching_loss(logits.log_softmax(1), TARGET).item()
-    assert found == pytest.approx(entropy(TARGET.numpy(), mean), rel=1e-9)
-    assert found > 1e-3
+    loss = batch_matching_loss(logits.log_softmax(1), TARGET).item()
+    assert loss == pytest.approx(entropy(TARGET.numpy(), mean), rel=1e-9)
+    assert loss > 1e-3
 
 
 @pytest.mark.parametrize("target", [TARGET, torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64)])

@@ -42,19 +42,17 @@ def loss_of(images):
 
 
 def gradients(network):
-    found = torch.cat(
-        [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in network.parameters()]
-    )
+    flat = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in network.parameters()])
     network.zero_grad()
-    return found
+    return flat
 
 
 def unrolled(network, noise, objective, num_steps, clip, tuned_steps):
     """DDIM from its equations in float64, with autograd through its last steps."""
     abar = torch.cat([SCHEDULE.alphas_cumprod, torch.ones(1, dtype=torch.float64)])
     steps, x = sampling_timesteps(num_steps, 40).tolist(), noise
-    for place, (now, later) in enumerate(zip(steps, steps[1:])):
-        if place == num_steps - tuned_steps:
+    for index, (now, later) in enumerate(zip(steps, steps[1:])):
+        if index == num_steps - tuned_steps:
             x = x.detach()
         a, s = abar[now].sqrt(), (1 - abar[now]).sqrt()
         output = network(x, torch.full((len(x),), now))
@@ -74,9 +72,9 @@ def test_images_are_those_of_ddim_to_the_bit(kind, objective, name, clip, last_s
     net.forward = lambda x, t: net.outer(torch.tanh(net.inner(torch.cat([x, t[:, None] / 1000], 1))))
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
     expected = ddim(denoiser(net, schedule, objective, clip), start, schedule, 7)
-    made = ROLLOUTS[kind](net, start, schedule, objective, 7, last_steps=last_steps, clip=clip)
-    assert torch.equal(made.images, expected)
-    assert made.images.is_leaf and made.images.requires_grad
+    rollout = ROLLOUTS[kind](net, start, schedule, objective, 7, last_steps=last_steps, clip=clip)
+    assert torch.equal(rollout.images, expected)
+    assert rollout.images.is_leaf and rollout.images.requires_grad
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -89,11 +87,11 @@ def test_truncated_gradients_are_those_of_autograd_through_unrolled_steps(
     images = unrolled(network, noise, objective, 5, clip, last_steps or 5)
     loss_of(images).backward()
     expected = gradients(network)
-    made = truncated(network, noise, SCHEDULE, objective, 5, last_steps, checkpoint, clip)
-    torch.testing.assert_close(made.images, images, rtol=1e-5, atol=1e-5)
-    made.backward(loss_of(made.images))
-    found = gradients(network)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    rollout = truncated(network, noise, SCHEDULE, objective, 5, last_steps, checkpoint, clip)
+    torch.testing.assert_close(rollout.images, images, rtol=1e-5, atol=1e-5)
+    rollout.backward(loss_of(rollout.images))
+    actual = gradients(network)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     assert expected.abs().max() > 1e-3
     if clip:
         assert (images.abs() == clip).any(), "the clamp has to be at work"
@@ -107,20 +105,20 @@ def test_truncated_gradients_are_those_of_finite_differences(network, noise, obj
     def loss(network):
         return bounded_loss(unrolled(network, noise, objective, 4, None, 4)).item()
 
-    made = truncated(network, noise, SCHEDULE, objective, 4, clip=None)
-    made.backward(bounded_loss(made.images))
-    found, expected, step = gradients(network), [], 1e-6
+    rollout = truncated(network, noise, SCHEDULE, objective, 4, clip=None)
+    rollout.backward(bounded_loss(rollout.images))
+    actual, expected, step = gradients(network), [], 1e-6
     with torch.no_grad():
         for parameter in network.parameters():
-            for place in np.ndindex(*parameter.shape):
-                value, ends = parameter[place].item(), []
+            for index in np.ndindex(*parameter.shape):
+                value, ends = parameter[index].item(), []
                 for sign in (1, -1):
-                    parameter[place] = value + sign * step
+                    parameter[index] = value + sign * step
                     ends.append(loss(network))
-                parameter[place] = value
+                parameter[index] = value
                 expected.append((ends[0] - ends[1]) / (2 * step))
     expected = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -156,8 +154,8 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     # two steps, eps = w x: x1 = (a1/a0) x0 + (s1 - a1 s0/a0) w x0, and the loss is the image itself
     weight = torch.tensor(0.3, requires_grad=True)
     schedule, start = NoiseSchedule("linear", 10), torch.tensor([[0.7]])
-    made = adjusted_direct(lambda x, t: weight * x, start, schedule, "epsilon", 2, clip=None)
-    made.backward(made.images.sum())
+    rollout = adjusted_direct(lambda x, t: weight * x, start, schedule, "epsilon", 2, clip=None)
+    rollout.backward(rollout.images.sum())
 
     abar0, abar1 = schedule.alphas_cumprod[9].item(), schedule.alphas_cumprod[0].item()
     r0, r1 = math.sqrt((1 - abar0) / abar0), math.sqrt((1 - abar1) / abar1)
@@ -167,7 +165,7 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     common = math.sqrt(c0 * c1)
     assert weight.grad.item() == pytest.approx(-common * (x0 + x1), rel=1e-5)
     # the image is what the coefficients say: x0 / a0 - c0 eps0 - c1 eps1
-    assert made.images.item() == pytest.approx(x0 / math.sqrt(abar0) - c0 * 0.3 * x0 - c1 * 0.3 * x1, rel=1e-5)
+    assert rollout.images.item() == pytest.approx(x0 / math.sqrt(abar0) - c0 * 0.3 * x0 - c1 * 0.3 * x1, rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -190,19 +188,19 @@ def test_the_adjusted_gradient_is_that_of_a_graph_with_detached_latents(network,
     loss_of(surrogate).backward()
     expected = gradients(network)
 
-    made = adjusted_direct(network, noise, SCHEDULE, objective, 6, last_steps, clip)
-    made.backward(loss_of(made.images))
+    rollout = adjusted_direct(network, noise, SCHEDULE, objective, 6, last_steps, clip)
+    rollout.backward(loss_of(rollout.images))
     torch.testing.assert_close(gradients(network), expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_with_one_step_and_no_clamp_both_kinds_have_the_same_gradient(network, noise, objective):
-    found = []
+    by_kind = []
     for kind in ROLLOUTS.values():
-        made = kind(network, noise, SCHEDULE, objective, 6, last_steps=1, clip=None)
-        made.backward(loss_of(made.images))
-        found.append(gradients(network))
-    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+        rollout = kind(network, noise, SCHEDULE, objective, 6, last_steps=1, clip=None)
+        rollout.backward(loss_of(rollout.images))
+        by_kind.append(gradients(network))
+    torch.testing.assert_close(*by_kind, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -210,9 +208,9 @@ def test_a_clipped_pixel_pulls_with_the_adjusted_gradient_alone(num_steps):
     bias = nn.Parameter(torch.full((2,), -9.0))  # eps of -9: the image is far beyond 1 in both pixels
     pulls = {}
     for name, kind in (("true", truncated), ("adjusted", adjusted_direct)):
-        made = kind(lambda x, t: bias.expand_as(x), torch.zeros(3, 2), SCHEDULE, "epsilon", num_steps)
-        assert torch.equal(made.images, torch.ones(3, 2))
-        made.backward(made.images[:, 0].sum())
+        rollout = kind(lambda x, t: bias.expand_as(x), torch.zeros(3, 2), SCHEDULE, "epsilon", num_steps)
+        assert torch.equal(rollout.images, torch.ones(3, 2))
+        rollout.backward(rollout.images[:, 0].sum())
         pulls[name] = bias.grad.clone()
         bias.grad = None
     assert not pulls["true"].any() and pulls["adjusted"][0] < 0 and pulls["adjusted"][1] == 0
@@ -231,8 +229,8 @@ def test_guidance_a_decoder_and_a_term_on_the_parameters_are_heard(kind, noise):
         return network(torch.cat([x.double(), c], 1), t)[:, :3]
 
     def run(factor, anchor):
-        made = ROLLOUTS[kind](guided(conditional, conditions, null, scale), noise, SCHEDULE, "v", 3, clip=None)
-        made.backward(factor * decode(made.images).square().sum() + anchor * network.outer.bias.sum())
+        rollout = ROLLOUTS[kind](guided(conditional, conditions, null, scale), noise, SCHEDULE, "v", 3, clip=None)
+        rollout.backward(factor * decode(rollout.images).square().sum() + anchor * network.outer.bias.sum())
         return gradients(network)
 
     plain, double, both = run(1, 0), run(2, 0), run(1, 5)
@@ -250,10 +248,10 @@ def test_a_loss_over_several_rollouts_equals_one_rollout_of_the_batch(kind, netw
     whole = ROLLOUTS[kind](network, noise, SCHEDULE, "v", 4)
     whole.backward(batch_loss(whole.images))
     expected = gradients(network)
-    parts = [ROLLOUTS[kind](network, noise[rows], SCHEDULE, "v", 4) for rows in (slice(0, 1), slice(1, 4))]
-    batch_loss(torch.cat([part.images for part in parts])).backward()
-    for part in parts:
-        part.send_back(part.images.grad)
+    rollouts = [ROLLOUTS[kind](network, noise[rows], SCHEDULE, "v", 4) for rows in (slice(0, 1), slice(1, 4))]
+    batch_loss(torch.cat([rollout.images for rollout in rollouts])).backward()
+    for rollout in rollouts:
+        rollout.send_back(rollout.images.grad)
     torch.testing.assert_close(gradients(network), expected)
 
 
@@ -263,9 +261,9 @@ def test_descent_through_it_moves_the_images(kind, noise):
     optimizer, losses = torch.optim.Adam(network.parameters(), 0.02), []
     for _ in range(40):
         optimizer.zero_grad()
-        made = ROLLOUTS[kind](network, noise, SCHEDULE, "v", 5)
-        loss = (made.images - 0.3).square().mean()
-        made.backward(loss)
+        rollout = ROLLOUTS[kind](network, noise, SCHEDULE, "v", 5)
+        loss = (rollout.images - 0.3).square().mean()
+        rollout.backward(loss)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
@@ -277,15 +275,15 @@ def test_mistakes_are_errors(kind, network, noise):
         ROLLOUTS[kind](network, noise, SCHEDULE, "v", 5, last_steps=9)
     with pytest.raises(InputError, match="unknown objective"):
         ROLLOUTS[kind](network, noise, SCHEDULE, "x", 5)
-    made = ROLLOUTS[kind](network, noise, SCHEDULE, "v", 2)
+    rollout = ROLLOUTS[kind](network, noise, SCHEDULE, "v", 2)
     with pytest.raises(InputError, match="a gradient of"):
-        made.send_back(torch.zeros(1))
-    made.backward(made.images.sum())
+        rollout.send_back(torch.zeros(1))
+    rollout.backward(rollout.images.sum())
     with pytest.raises(InputError, match="goes backward once"):
-        made.backward(made.images.sum())
+        rollout.backward(rollout.images.sum())
     with pytest.raises(InputError, match="nothing can be tuned"):
-        made = ROLLOUTS[kind](network.requires_grad_(False), noise, SCHEDULE, "v", 2)
-        made.backward(made.images.sum())
+        rollout = ROLLOUTS[kind](network.requires_grad_(False), noise, SCHEDULE, "v", 2)
+        rollout.backward(rollout.images.sum())
 
 
 def peak_bytes(run):
@@ -315,8 +313,8 @@ def test_memory_at_50_steps_is_at_most_half_as_much_again_as_at_10(kind, options
     start = torch.randn(4, 1, 16, 16)
 
     def run(num_steps):
-        made = kind(lambda x, t: body(x), start, NoiseSchedule(), "v", num_steps, **options)
-        made.backward(made.images.square().mean())
+        rollout = kind(lambda x, t: body(x), start, NoiseSchedule(), "v", num_steps, **options)
+        rollout.backward(rollout.images.square().mean())
 
     run(2)
     peaks = [peak_bytes(lambda steps=steps: run(steps)) for steps in (10, 50)]

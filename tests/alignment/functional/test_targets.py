@@ -43,8 +43,8 @@ def test_several_attributes_by_themselves_are_independent():
     target = make_target({"age": {"old": 0.5, "young": 0.25, "middle": 0.25}, "sex": {"female": 0.4, "male": 0.6}},
                          ATTRIBUTES)  # fmt: skip
     assert target.attributes == ("age", "sex")
-    found = dict(zip(target.groups, target.probabilities))
-    assert found["old", "male"] == pytest.approx(0.3) and found["young", "female"] == pytest.approx(0.1)
+    shares = dict(zip(target.groups, target.probabilities))
+    assert shares["old", "male"] == pytest.approx(0.3) and shares["young", "female"] == pytest.approx(0.1)
 
 
 def test_shares_of_a_table_leave_out_rows_with_a_missing_cell_and_do_not_depend_on_their_order():
@@ -56,8 +56,8 @@ def test_shares_of_a_table_leave_out_rows_with_a_missing_cell_and_do_not_depend_
         }
     )
     joint = make_target("table", ATTRIBUTES, table)
-    found = dict(zip(joint.groups, joint.probabilities))
-    assert found == {
+    shares = dict(zip(joint.groups, joint.probabilities))
+    assert shares == {
         ("female", "young"): 0, ("female", "middle"): 0, ("female", "old"): 0.25,
         ("male", "young"): 0.25, ("male", "middle"): 0, ("male", "old"): 0.5,
     }  # fmt: skip

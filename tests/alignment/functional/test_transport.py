@@ -28,9 +28,9 @@ def cheapest(probabilities, labels):
 def test_apportioned_labels_are_the_cheapest_of_all_permutations(groups, target, seed):
     p = predictions(6, groups, seed)
     counts = apportion(torch.tensor(target), 6)
-    made = transport_labels(p, torch.tensor(target), draws=None)
-    assert tuple(made.labels.tolist()) == cheapest(p, np.repeat(np.arange(groups), counts.numpy()).tolist())
-    assert made.confidence.tolist() == [1.0] * 6 and made.confident.all()
+    transported = transport_labels(p, torch.tensor(target), draws=None)
+    assert tuple(transported.labels.tolist()) == cheapest(p, np.repeat(np.arange(groups), counts.numpy()).tolist())
+    assert transported.confidence.tolist() == [1.0] * 6 and transported.confident.all()
 
 
 def test_the_average_over_draws_is_that_of_every_count_with_its_multinomial_probability():
@@ -40,25 +40,27 @@ def test_the_average_over_draws_is_that_of_every_count_with_its_multinomial_prob
         chance = stats.binom.pmf(first, 4, 0.3)
         for n, g in enumerate(cheapest(p, [0] * first + [1] * (4 - first))):
             expected[n, g] += chance
-    made = transport_labels(p, target, draws=40000, generator=torch.Generator().manual_seed(1))
-    np.testing.assert_allclose(made.distribution.numpy(), expected, atol=0.01)
-    np.testing.assert_allclose(made.distribution.sum(1).numpy(), 1)
+    transported = transport_labels(p, target, draws=40000, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_allclose(transported.distribution.numpy(), expected, atol=0.01)
+    np.testing.assert_allclose(transported.distribution.sum(1).numpy(), 1)
 
 
 def test_label_and_confidence_are_those_of_the_distribution_and_the_doubtful_are_left_out():
-    made = transport_labels(predictions(9, 2), torch.tensor([0.5, 0.5]), 500, torch.Generator().manual_seed(0), 0.8)
-    assert torch.equal(made.labels, made.distribution.argmax(1))
-    assert torch.equal(made.confidence, made.distribution.amax(1))
-    assert torch.equal(made.confident, made.confidence >= 0.8)
+    transported = transport_labels(
+        predictions(9, 2), torch.tensor([0.5, 0.5]), 500, torch.Generator().manual_seed(0), 0.8
+    )
+    assert torch.equal(transported.labels, transported.distribution.argmax(1))
+    assert torch.equal(transported.confidence, transported.distribution.amax(1))
+    assert torch.equal(transported.confident, transported.confidence >= 0.8)
     # the middle one of nine is a coin toss, the ends are not
-    assert 0 < made.confident.sum() < 9
+    assert 0 < transported.confident.sum() < 9
 
 
 def test_draws_are_repeatable_and_the_order_of_the_images_does_not_matter():
     p, target = predictions(8, 3), torch.tensor([0.2, 0.3, 0.5])
-    one = transport_labels(p, target, 100, torch.Generator().manual_seed(5))
+    straight = transport_labels(p, target, 100, torch.Generator().manual_seed(5))
     turned = transport_labels(p.flip(0), target, 100, torch.Generator().manual_seed(5))
-    assert torch.equal(one.distribution, turned.distribution.flip(0))
+    assert torch.equal(straight.distribution, turned.distribution.flip(0))
 
 
 def test_a_batch_that_is_on_target_stays_as_it_is_and_an_empty_subgroup_gets_nothing():
@@ -104,9 +106,9 @@ def test_the_largest_subset_is_the_one_that_trying_all_counts_finds(target, seed
     exact = [Fraction(share).limit_denominator(100) for share in target]
     size = max(n for n in range(60) if all(n * share <= rows for share, rows in zip(exact, available)))
     tried = [
-        (sum(abs(count - size * share) for count, share in zip(some, exact)), some)
-        for some in itertools.product(*(range(rows + 1) for rows in available))
-        if sum(some) == size
+        (sum(abs(count - size * share) for count, share in zip(subset, exact)), subset)
+        for subset in itertools.product(*(range(rows + 1) for rows in available))
+        if sum(subset) == size
     ]
     assert counts.sum() == size and (counts <= available).all()
     assert sum(abs(int(count) - size * share) for count, share in zip(counts, exact)) == min(tried)[0]

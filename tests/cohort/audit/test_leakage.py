@@ -33,13 +33,13 @@ def leaking(clean, column):
 @pytest.mark.parametrize("column", ["patient", "slide", "image"])
 def test_what_crosses_the_split_is_leakage(clean, column):
     table, names = leaking(clean, column)
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    section = found["leakage"][f"{column}s"]
-    assert has_leakage(found)
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
+    section = results["leakage"][f"{column}s"]
+    assert has_leakage(results)
     assert section["count"] == 2
     assert section["examples"] == [{column: name, "splits": ["train", "holdout"]} for name in sorted(names)]
     assert section["rows"] == table[column].isin(names).sum()
-    (finding,) = [finding for finding in found["findings"] if finding["level"] == "leakage"]
+    (finding,) = [finding for finding in results["findings"] if finding["level"] == "leakage"]
     assert finding["name"] == f"{column}s_cross_split" and f"2 {column}s are in more than one of" in finding["text"]
 
 
@@ -47,21 +47,21 @@ def test_what_crosses_the_split_is_leakage(clean, column):
 def test_what_is_excluded_leaks_nothing(clean, column):
     table, _ = leaking(clean, column)
     table.loc[len(clean) :, "split"] = "excluded"
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert not has_leakage(found) and not named(found, "images_repeated")
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert not has_leakage(results) and not named(results, "images_repeated")
 
 
 def test_only_so_many_examples_are_named(clean):
     table = clean.assign(split=np.where(np.arange(len(clean)) % 2, "train", "val"))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)["leakage"]["slides"]
-    assert found["count"] == clean["slide"].nunique() > 20 == len(found["examples"])
+    slides = audit_cohort(table, LABEL, ATTRIBUTES)["leakage"]["slides"]
+    assert slides["count"] == clean["slide"].nunique() > 20 == len(slides["examples"])
 
 
 def test_an_empty_patient_crosses_nothing_and_is_told(clean):
     table = clean.assign(patient=np.where(np.arange(len(clean)) % 7 == 0, "", clean["patient"]))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert not has_leakage(found)
-    (finding,) = [one for one in named(found, "missing_values") if one["figures"]["column"] == "patient"]
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert not has_leakage(results)
+    (finding,) = [finding for finding in named(results, "missing_values") if finding["figures"]["column"] == "patient"]
     assert finding["level"] == "warning" and "cannot be checked" in finding["text"]
 
 
@@ -82,16 +82,16 @@ def test_near_duplicates_that_cross_the_split_are_leakage(clean):
     hashes[excluded[0]] = hashes[train[20]]
     hashes[train[30:35]] = PLAIN
     hashes[holdout[5]] = PLAIN
-    found = audit_cohort(clean, LABEL, ATTRIBUTES, hashes=hashes)
-    section = found["leakage"]["near_duplicates"]
-    assert has_leakage(found)
+    results = audit_cohort(clean, LABEL, ATTRIBUTES, hashes=hashes)
+    section = results["leakage"]["near_duplicates"]
+    assert has_leakage(results)
     assert (section["count"], section["rows"], section["plain_rows"]) == (1, 3, 6)
     (example,) = section["examples"]
     assert example["distance"] == 2
     assert example["second"]["image"] == clean["image"][holdout[0]] and example["second"]["split"] == "holdout"
     assert example["first"] == {**clean[["image", "slide", "patient"]].iloc[train[0]].to_dict(), "split": "train"}
     assert audit_cohort(clean, LABEL, [], hashes=hashes, max_distance=4)["leakage"]["near_duplicates"]["count"] == 2
-    assert not named(found, "near_duplicates_not_checked")
+    assert not named(results, "near_duplicates_not_checked")
 
 
 def test_copies_of_files_equal_those_of_a_loop(clean):
@@ -99,29 +99,29 @@ def test_copies_of_files_equal_those_of_a_loop(clean):
     slides = clean.drop_duplicates("slide").set_index("slide")
     same = {name: f"f{number}" for name, number in zip(slides.index, rng.integers(0, len(slides), len(slides)))}
     prints = ["" if slide.endswith("-1") else same[slide] for slide in clean["slide"]]
-    found = audit_cohort(clean, LABEL, [], fingerprints=prints)
+    results = audit_cohort(clean, LABEL, [], fingerprints=prints)
     crossing, conflicts, rows = set(), set(), 0
     for name in set(prints) - {""}:
-        part = clean[np.array(prints) == name]
-        sides = part[part["split"] != "excluded"]
+        copies = clean[np.array(prints) == name]
+        sides = copies[copies["split"] != "excluded"]
         if sides["split"].nunique() > 1:
             crossing.add(name)
             rows += len(sides)
-        if part["patient"].nunique() > 1 or part[LABEL].nunique() > 1:
+        if copies["patient"].nunique() > 1 or copies[LABEL].nunique() > 1:
             conflicts.add(name)
-    leak, conflict = found["leakage"]["files"], found["conflicts"]["identical_files"]
+    leak, conflict = results["leakage"]["files"], results["conflicts"]["identical_files"]
     assert len(crossing) > 5 and (leak["count"], leak["rows"]) == (len(crossing), rows)
     assert len(conflicts) > len(crossing) and conflict["count"] == len(conflicts)
-    (finding,) = named(found, "files_cross_split")
+    (finding,) = named(results, "files_cross_split")
     assert (
         finding["level"] == "leakage"
         and f"{len(crossing)} byte-identical files are" in finding["text"]
-        and has_leakage(found)
+        and has_leakage(results)
     )
-    (finding,) = named(found, "identical_files")
+    (finding,) = named(results, "identical_files")
     assert finding["level"] == "warning" and finding["figures"]["files"] == len(conflicts)
     order = rng.permutation(len(clean))
-    assert audit_cohort(clean.iloc[order], LABEL, [], fingerprints=np.array(prints)[order]) == found
+    assert audit_cohort(clean.iloc[order], LABEL, [], fingerprints=np.array(prints)[order]) == results
 
 
 def test_files_of_one_patient_and_label_may_have_several_names_and_excluded_ones_do_not_leak(clean):

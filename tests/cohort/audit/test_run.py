@@ -37,15 +37,15 @@ def test_the_order_of_rows_does_not_matter(clean):
 
 
 def test_sizes_of_splits_equal_those_of_pandas(clean, audit):
-    parts = {"all": clean, **dict(list(clean.groupby("split")))}
+    by_split = {"all": clean, **dict(list(clean.groupby("split")))}
     assert list(audit["splits"]) == ["all", "train", "val", "holdout", "excluded"]
-    for split, found in audit["splits"].items():
-        part = parts[split]
-        assert found == {
-            "rows": len(part),
-            "slides": part["slide"].nunique(),
-            "patients": part["patient"].nunique(),
-            "classes": part["tumor"].nunique(),
+    for split, sizes in audit["splits"].items():
+        rows = by_split[split]
+        assert sizes == {
+            "rows": len(rows),
+            "slides": rows["slide"].nunique(),
+            "patients": rows["patient"].nunique(),
+            "classes": rows["tumor"].nunique(),
         }
 
 
@@ -56,8 +56,8 @@ def test_counts_of_cells_equal_a_loop(clean, audit, attribute):
     values = clean[attribute].replace("Not Reported", "")
     keys = [clean["tumor"], values, clean["split"]]
     expected = clean.groupby(keys).agg({"image": "size", "slide": "nunique", "patient": "nunique"})
-    found = cells.set_index(["tumor", attribute, "split"])[["rows", "slides", "patients"]]
-    assert found.sort_index().to_numpy().tolist() == expected.sort_index().to_numpy().tolist()
+    counts = cells.set_index(["tumor", attribute, "split"])[["rows", "slides", "patients"]]
+    assert counts.sort_index().to_numpy().tolist() == expected.sort_index().to_numpy().tolist()
     known = clean.assign(value=values)[values != ""]
     patients = known.groupby(["tumor", "value"])["patient"].nunique()
     assert section["num_cells"] == 3 * known["value"].nunique()
@@ -72,21 +72,21 @@ def test_association_counts_patients_and_not_patches(clean):
     few, many = (audit_cohort(table, LABEL, ATTRIBUTES)["attributes"] for table in (clean, weighted))
     assert few["center"]["association"] == many["center"]["association"]
     for split in ("all", "train", "holdout"):
-        part = clean if split == "all" else clean[clean["split"] == split]
-        patients = part.drop_duplicates("patient")
+        rows = clean if split == "all" else clean[clean["split"] == split]
+        patients = rows.drop_duplicates("patient")
         expected = scipy_association(pd.crosstab(patients["tumor"], patients["center"]), method="cramer")
-        found = few["center"]["association"][split]
-        assert found["cramers_v_uncorrected"] == {"value": pytest.approx(expected), "n": len(patients)}
+        association = few["center"]["association"][split]
+        assert association["cramers_v_uncorrected"] == {"value": pytest.approx(expected), "n": len(patients)}
     assert "excluded" not in few["center"]["association"]
 
 
 def test_missing_metadata_is_counted_by_class(clean, audit):
     lacking = clean["race"].isin(["", "Not Reported"])
-    found = audit["missing"]["race"]
-    assert found["rows"] == lacking.sum()
-    assert found["patients"] == clean.loc[lacking, "patient"].nunique()
+    missing = audit["missing"]["race"]
+    assert missing["rows"] == lacking.sum()
+    assert missing["patients"] == clean.loc[lacking, "patient"].nunique()
     shares = lacking.groupby(clean["patient"]).first().groupby(clean.groupby("patient")["tumor"].first()).mean()
-    assert found["by_class"] == pytest.approx(shares.to_dict())
+    assert missing["by_class"] == pytest.approx(shares.to_dict())
     assert audit["missing"]["center"]["rows"] == 0
     (finding,) = named(audit, "missing_values")
     assert finding["figures"] == {"column": "race", "rows": int(lacking.sum())}
@@ -100,9 +100,9 @@ def test_a_class_without_metadata_is_a_warning(clean):
 
 def test_rows_without_a_split_are_told(clean):
     table = clean.assign(split=clean["split"].where(np.arange(len(clean)) % 5 > 0, ""))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert named(found, "rows_without_split")[0]["figures"] == {"rows": int((table["split"] == "").sum())}
-    assert "" not in found["splits"] and found["splits"]["all"]["rows"] == len(table)
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert named(results, "rows_without_split")[0]["figures"] == {"rows": int((table["split"] == "").sum())}
+    assert "" not in results["splits"] and results["splits"]["all"]["rows"] == len(table)
 
 
 def test_columns_of_too_many_values_are_named_with_their_numbers():
@@ -116,29 +116,29 @@ def test_columns_of_too_many_values_are_named_with_their_numbers():
 def test_a_value_of_one_class_alone_is_told(clean):
     table = clean.assign(code=clean["tumor"] + "-" + clean["center"], center=np.where(
         (clean["center"] == "c0") & (clean["tumor"] != "t0"), "c1", clean["center"]))  # fmt: skip
-    found = audit_cohort(table, LABEL, ["center", "code"])
-    code = found["attributes"]["code"]["classes_per_value"]
+    results = audit_cohort(table, LABEL, ["center", "code"])
+    code = results["attributes"]["code"]["classes_per_value"]
     assert code["max"] == 1 and code["mean"] == 1
     assert code["single_class"]["values"] == code["single_class"]["of"] == table["code"].nunique()
     assert code["single_class"]["share_of_patients"] == 1
-    (finding,) = named(found, "attribute_decides_class")
+    (finding,) = named(results, "attribute_decides_class")
     assert finding["level"] == "warning" and "code determines tumor." in finding["text"]
-    center = found["attributes"]["center"]["classes_per_value"]
+    center = results["attributes"]["center"]["classes_per_value"]
     assert (center["max"], center["single_class"]["values"]) == (3, 1)
     assert center["single_class"]["examples"] == ["c0"]
     patients = table.drop_duplicates("patient")
     share = (patients["center"] == "c0").mean()
     assert center["single_class"]["share_of_patients"] == pytest.approx(share)
-    assert len(named(found, "values_of_one_class")) == 1
+    assert len(named(results, "values_of_one_class")) == 1
 
 
 def test_a_shortcut_is_told_in_numbers_that_can_be_checked(clean):
     tied = np.where(np.arange(len(clean)) // 8 % 4 > 0, clean["tumor"], clean["center"])
     table = clean.assign(scanner=pd.Series(tied).groupby(clean["patient"]).transform("first"))
-    found = audit_cohort(table, LABEL, ["scanner", "center"])
-    (finding,) = named(found, "shortcut")
+    results = audit_cohort(table, LABEL, ["scanner", "center"])
+    (finding,) = named(results, "shortcut")
     assert finding["level"] == "warning" and finding["figures"]["attribute"] == "scanner"
-    figures = found["attributes"]["scanner"]["association"]["train"]
+    figures = results["attributes"]["scanner"]["association"]["train"]
     assert f"{figures['majority_rule']['accuracy']:.0%} of patients" in finding["text"]
     assert finding["figures"]["patients"] == table.loc[table["split"] == "train", "patient"].nunique()
 
@@ -147,7 +147,7 @@ def test_what_training_lacks_equals_a_loop(clean, audit):
     table = clean.assign(race=clean["race"].replace("Not Reported", ""))
     keys = ["tumor", *ATTRIBUTES]
     combinations = {
-        split: list(part[keys].itertuples(index=False, name=None)) for split, part in table.groupby("split")
+        split: list(rows[keys].itertuples(index=False, name=None)) for split, rows in table.groupby("split")
     }
     trained = set(combinations["train"])
     section = audit["combinations"]
@@ -174,27 +174,29 @@ def test_of_one_column_too_it_is_known_what_training_has(clean):
 
 def test_a_class_that_training_never_sees_is_a_warning(clean):
     table = clean.assign(split=np.where(clean["tumor"] == "t2", "holdout", "train"))
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
-    assert found["combinations"]["holdout"]["values_unseen_in_train"]["tumor"] == ["t2"]
-    levels = {one["figures"]["column"]: one["level"] for one in named(found, "values_unseen_in_train")}
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
+    assert results["combinations"]["holdout"]["values_unseen_in_train"]["tumor"] == ["t2"]
+    levels = {finding["figures"]["column"]: finding["level"] for finding in named(results, "values_unseen_in_train")}
     assert levels["tumor"] == "warning"
 
 
 def test_properties_of_files_that_differ_by_center_are_told(clean):
-    place = clean["center"].str[1].astype(int)
+    center = clean["center"].str[1].astype(int)
     number = clean["patient"].str[1:].astype(int)
     table = clean.assign(
-        mpp=np.where(place < 3, "0.25", "0.46"),
-        width=(20_000 + 10_000 * place + number).astype(str),
+        mpp=np.where(center < 3, "0.25", "0.46"),
+        width=(20_000 + 10_000 * center + number).astype(str),
         height="512",
-        image=clean["slide"] + "/" + np.arange(len(clean)).astype(str) + np.where(place == 5, ".JPG", ".png"),
+        image=clean["slide"] + "/" + np.arange(len(clean)).astype(str) + np.where(center == 5, ".JPG", ".png"),
     )
-    found = audit_cohort(table, LABEL, ["center"])
-    sections = {entry["property"]: entry for entry in found["properties"]}
+    results = audit_cohort(table, LABEL, ["center"])
+    sections = {entry["property"]: entry for entry in results["properties"]}
     assert set(sections) == {"mpp", "width", "height", "suffix"}
     assert sections["height"] == {"property": "height", "num_values": 1, "targets": {}}
     assert sections["width"]["num_values"] == 10 and sections["suffix"]["num_values"] == 2
-    told = {(one["figures"]["property"], one["figures"]["target"]) for one in named(found, "property_differs")}
+    told = {
+        (finding["figures"]["property"], finding["figures"]["target"]) for finding in named(results, "property_differs")
+    }
     assert told == {("mpp", "center"), ("width", "center"), ("suffix", "center")}
     assert [entry["property"] for entry in audit_cohort(table, LABEL, [], properties=["mpp"])["properties"]] == ["mpp"]
 
@@ -212,9 +214,9 @@ def test_numbers_are_binned_where_they_are_declared(clean):
         low, high = map(int, (name.split(" to ") * 2)[:2])
         assert known.between(low, high).sum() == rows
     assert cells.loc[cells["age"] != "", "rows"].sum() == len(known)
-    decades = table.assign(age=[f"{int(age) // 10}0.{'0' * (place % 2)}" for place, age in enumerate(years)])
-    found = audit_cohort(decades, LABEL, ["age"], continuous=["age"])["attributes"]["age"]
-    assert sorted(set(found["cells"]["age"])) == [f"{decade}0" for decade in range(2, 9)]
+    decades = table.assign(age=[f"{int(age) // 10}0.{'0' * (number % 2)}" for number, age in enumerate(years)])
+    section = audit_cohort(decades, LABEL, ["age"], continuous=["age"])["attributes"]["age"]
+    assert sorted(set(section["cells"]["age"])) == [f"{decade}0" for decade in range(2, 9)]
     with pytest.raises(InputError, match="age = 'old' is not a number"):
         audit_cohort(table.assign(age="old"), LABEL, ["age"], continuous=["age"])
 
@@ -222,40 +224,40 @@ def test_numbers_are_binned_where_they_are_declared(clean):
 def test_conflicts_in_the_table_are_told(clean):
     table = pd.concat([clean, clean.iloc[[0]].assign(center="c9", image="x.png"), clean.iloc[[50, 50]]])
     table.iloc[-2:, table.columns.get_loc("patient")] = ["pX", "pY"]
-    found = audit_cohort(table.assign(split="train"), LABEL, ["center"])
-    assert found["conflicts"]["slides_of_several_patients"] == {"count": 1, "examples": [clean["slide"].iloc[50]]}
-    several = found["conflicts"]["patients_with_several_values"]
+    results = audit_cohort(table.assign(split="train"), LABEL, ["center"])
+    assert results["conflicts"]["slides_of_several_patients"] == {"count": 1, "examples": [clean["slide"].iloc[50]]}
+    several = results["conflicts"]["patients_with_several_values"]
     assert several["center"] == {"count": 1, "examples": [clean["patient"].iloc[0]]} and several["tumor"]["count"] == 0
-    assert found["leakage"]["images"]["repeated"] == {"count": 1, "examples": [clean["image"].iloc[50]]}
-    assert len(named(found, "images_repeated")) == len(named(found, "slides_of_several_patients")) == 1
+    assert results["leakage"]["images"]["repeated"] == {"count": 1, "examples": [clean["image"].iloc[50]]}
+    assert len(named(results, "images_repeated")) == len(named(results, "slides_of_several_patients")) == 1
 
 
 def test_a_cohort_without_a_split_is_audited_too(clean):
-    found = audit_cohort(clean.drop(columns=["split", "image"]), LABEL, ATTRIBUTES, split=None)
-    assert found["leakage"] is None and found["combinations"] is None and list(found["splits"]) == ["all"]
-    assert list(found["attributes"]["center"]["association"]) == ["all"]
-    assert len(named(found, "no_split")) == 1 and not has_leakage(found)
+    results = audit_cohort(clean.drop(columns=["split", "image"]), LABEL, ATTRIBUTES, split=None)
+    assert results["leakage"] is None and results["combinations"] is None and list(results["splits"]) == ["all"]
+    assert list(results["attributes"]["center"]["association"]) == ["all"]
+    assert len(named(results, "no_split")) == 1 and not has_leakage(results)
 
 
 def test_codes_that_look_like_numbers_or_missing_data_survive():
     table = pd.DataFrame({"patient": list("abcd"), "slide": list("abcd"), "split": "train", "tumor": ["x", "y"] * 2})
     table["site"] = ["01", "1", "NA", "null"]
-    found = audit_cohort(table, "tumor", ["site"])["attributes"]["site"]
-    assert sorted(found["cells"]["site"]) == ["01", "1", "NA", "null"]
+    section = audit_cohort(table, "tumor", ["site"])["attributes"]["site"]
+    assert sorted(section["cells"]["site"]) == ["01", "1", "NA", "null"]
 
 
 @pytest.mark.parametrize("column", ["center", "tumor"])
 def test_a_column_without_any_value_is_undefined_and_not_zero(clean, column):
-    found = audit_cohort(clean.assign(**{column: ""}), LABEL, ATTRIBUTES)
-    figures = found["attributes"]["center"]["association"]["all"]
+    results = audit_cohort(clean.assign(**{column: ""}), LABEL, ATTRIBUTES)
+    figures = results["attributes"]["center"]["association"]["all"]
     assert figures["cramers_v"] == {"value": None, "ci95": None, "n": 0}
-    assert found["missing"][column]["rows"] == len(clean)
+    assert results["missing"][column]["rows"] == len(clean)
 
 
 def test_columns_are_named_as_the_table_has_them(clean, audit):
     names = {"patient": "case", "slide": "barcode", "split": "part", "image": "file"}
-    found = audit_cohort(clean.rename(columns=names), LABEL, ATTRIBUTES, **names)
-    assert found == audit
+    results = audit_cohort(clean.rename(columns=names), LABEL, ATTRIBUTES, **names)
+    assert results == audit
 
 
 @pytest.mark.parametrize(
@@ -281,11 +283,11 @@ def test_two_hundred_thousand_patches_need_little_memory(clean):
     table = pd.concat([clean] * (200_000 // len(clean)), ignore_index=True)
     table["image"] = table["slide"] + "/" + np.arange(len(table)).astype(str)
     tracemalloc.start()
-    found = audit_cohort(table, LABEL, ATTRIBUTES)
+    results = audit_cohort(table, LABEL, ATTRIBUTES)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
-    assert found["splits"]["all"]["rows"] == len(table) and not has_leakage(found)
+    assert results["splits"]["all"]["rows"] == len(table) and not has_leakage(results)
 
 
 @pytest.fixture(scope="module")
@@ -302,22 +304,22 @@ def tcga(real_data):
 
 
 def test_a_site_code_of_tcga_gives_the_class_away_and_a_center_does_not(tcga):
-    _, found = tcga
-    assert found["splits"]["all"] == {"rows": 8726, "slides": 8726, "patients": 7168, "classes": 32}
-    codes, centers = (found["attributes"][name]["classes_per_value"] for name in ("site", "center"))
+    _, results = tcga
+    assert results["splits"]["all"] == {"rows": 8726, "slides": 8726, "patients": 7168, "classes": 32}
+    codes, centers = (results["attributes"][name]["classes_per_value"] for name in ("site", "center"))
     assert (codes["max"], codes["single_class"]["values"], codes["single_class"]["of"]) == (1, 626, 626)
     assert centers["max"] == 23
-    assert [one["figures"]["attribute"] for one in named(found, "attribute_decides_class")] == ["site"]
-    assert found["attributes"]["site"]["association"]["all"]["cramers_v_uncorrected"]["value"] == pytest.approx(1)
+    assert [finding["figures"]["attribute"] for finding in named(results, "attribute_decides_class")] == ["site"]
+    assert results["attributes"]["site"]["association"]["all"]["cramers_v_uncorrected"]["value"] == pytest.approx(1)
 
 
 def test_the_figures_of_tcga_equal_those_of_pandas_and_scipy(tcga):
-    slides, found = tcga
+    slides, results = tcga
     patients = slides[slides["center"] != ""].drop_duplicates(["case_submitter_id", "project_id", "center"])
     crossed = pd.crosstab(patients["project_id"], patients["center"])
-    figures = found["attributes"]["center"]["association"]["all"]
+    figures = results["attributes"]["center"]["association"]["all"]
     assert figures["cramers_v_uncorrected"]["value"] == pytest.approx(scipy_association(crossed, method="cramer"))
-    assert found["attributes"]["center"]["empty_cells"] == (crossed == 0).sum().sum()
-    assert found["attributes"]["center"]["classes_per_value"]["max"] == (crossed > 0).sum().max()
-    assert found["missing"]["race"]["rows"] == slides["race"].isin(["not reported", "'--", "Unknown"]).sum()
-    assert not has_leakage(found)
+    assert results["attributes"]["center"]["empty_cells"] == (crossed == 0).sum().sum()
+    assert results["attributes"]["center"]["classes_per_value"]["max"] == (crossed > 0).sum().max()
+    assert results["missing"]["race"]["rows"] == slides["race"].isin(["not reported", "'--", "Unknown"]).sum()
+    assert not has_leakage(results)

@@ -202,11 +202,11 @@ def test_real_brain_slices(real_data, tmp_path):
     source = CaptionTable(root, attributes=("sex", "race", "grade", "age"), templates=templates)
     plan = CaptionPreparation(source, SquareFit(32), PatientSplit(["sex", "grade"]))
     cohort = prepare(plan, tmp_path / "out")
-    given = pd.read_csv(root / "slices.csv", dtype=str, keep_default_na=False).set_index("image")
+    slices = pd.read_csv(root / "slices.csv", dtype=str, keep_default_na=False).set_index("image")
     table = cohort.table.set_index("slide")
-    assert sorted(table.index) == sorted(given.index) and len(table) == 240
+    assert sorted(table.index) == sorted(slices.index) and len(table) == 240
     for image, caption in table["caption"].items():
-        row = given.loc[image]
+        row = slices.loc[image]
         word = {"male": "man", "female": "woman"}[row["sex"]]
         years = int(row["age"])
         an = "an" if years in (11, 18) or 80 <= years <= 89 else "a"
@@ -214,7 +214,7 @@ def test_real_brain_slices(real_data, tmp_path):
         start = f"FLAIR MR slice of the brain of {an} {years}-year-old"
         allowed = {f"{start} {word}"} | ({f"{start} {race}{word}"} if row["race"] else set())
         assert caption in allowed
-    assert given.index[given["race"] == ""].size == 3
+    assert slices.index[slices["race"] == ""].size == 3
     patients = cohort.table.drop_duplicates("patient")
     assert cohort.table.groupby("patient")["split"].nunique().max() == 1 and len(patients) == 80
     shares = pd.crosstab(patients["sex"], patients["split"], normalize="index")

@@ -164,11 +164,11 @@ def test_settings_change_with_the_table_and_the_templates(folder):
 
 
 def roco(root):
-    parts = {"train/radiologytrain": ["PMC1_a.jpg", "PMC1_b.jpg", "PMC2_a.jpg"], "test/radiologytest": ["PMC1_c.jpg"]}
-    for stem, names in parts.items():
-        part = root / stem.split("/")[0]
+    tables = {"train/radiologytrain": ["PMC1_a.jpg", "PMC1_b.jpg", "PMC2_a.jpg"], "test/radiologytest": ["PMC1_c.jpg"]}
+    for stem, names in tables.items():
+        folder = root / stem.split("/")[0]
         for name in names:
-            picture(part / "radiology" / "images" / name)
+            picture(folder / "radiology" / "images" / name)
         captions = [f" CT of {name}\n" for name in names]
         table = pd.DataFrame({"id": names, "name": names, "caption": captions})
         table.to_csv(root / f"{stem}data.csv", index=False)
@@ -177,9 +177,9 @@ def roco(root):
 def test_roco(tmp_path, capsys):
     roco(tmp_path / "all_data")
     rows = CaptionTable(tmp_path, {"layout": "roco", "path": "all_data"}).rows()
-    found = rows[["image", "patient", "caption", "split", "problem"]].to_numpy().tolist()
+    read = rows[["image", "patient", "caption", "split", "problem"]].to_numpy().tolist()
     images = "radiology/images"
-    assert found == [
+    assert read == [
         [f"all_data/test/{images}/PMC1_c.jpg", "PMC1", "CT of PMC1_c.jpg", "holdout", ""],
         [f"all_data/train/{images}/PMC1_a.jpg", "PMC1", "CT of PMC1_a.jpg", "excluded", ""],
         [f"all_data/train/{images}/PMC1_b.jpg", "PMC1", "CT of PMC1_b.jpg", "excluded", ""],

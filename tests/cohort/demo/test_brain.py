@@ -94,9 +94,9 @@ def test_no_single_pixel_tells_the_sexes_apart(small, male):
     pixels = small.reshape(len(small), -1)
     # the best threshold of every pixel at once; its agreement with the tree of scikit-learn is checked on the best one
     order = np.argsort(pixels, axis=0, kind="stable")
-    found = np.cumsum(male[order], axis=0)
+    men_below = np.cumsum(male[order], axis=0)
     below = np.arange(1, len(pixels) + 1)[:, None]
-    right = (below - found + male.sum() - found) / len(pixels)
+    right = (below - men_below + male.sum() - men_below) / len(pixels)
     accuracies = np.maximum(right, 1 - right).max(axis=0)
     best = accuracies.argmax()
     assert threshold_accuracy(pixels[:, best], male) == pytest.approx(accuracies[best], abs=0.01)

@@ -49,11 +49,11 @@ def test_every_slice_can_be_drawn_again_from_the_truth(cohort):
     assert (truth[["sex", "lesion"]] == table[["sex", "lesion"]]).all(axis=None)
     assert (truth["age"].astype(float) == table["age"].astype(float)).all()
     for row in truth.iloc[::7].to_dict("records"):
-        made = {}
+        drawn = {}
         for kind, seed in ((Brain, row["brain_seed"]), (View, row["view_seed"])):
             fields = {name: row[name] for name in kind.__dataclass_fields__ if name != "seed"}
-            made[kind] = kind(seed=seed, **{key: _number(value) for key, value in fields.items()})
-        assert np.array_equal(draw_slice(made[Brain], made[View], 32), np.asarray(Image.open(cohort / row["image"])))
+            drawn[kind] = kind(seed=seed, **{key: _number(value) for key, value in fields.items()})
+        assert np.array_equal(draw_slice(drawn[Brain], drawn[View], 32), np.asarray(Image.open(cohort / row["image"])))
 
 
 def _number(cell):
@@ -71,9 +71,9 @@ def test_the_part_of_men_is_exact_in_all_and_in_every_lesion_and_range_of_ages(f
     assert abs(men - fraction * num_patients) <= 0.5 + 1e-9
     for _, same in table.sort_values("age").groupby("lesion"):
         for first in range(0, len(same), 25):
-            some = same[(same["age"] >= same["age"].iloc[first]) & (same["age"] < same["age"].iloc[first] + 20)]
+            in_range = same[(same["age"] >= same["age"].iloc[first]) & (same["age"] < same["age"].iloc[first] + 20)]
             # a range of ages may end within the patients of one year
-            assert abs((some["sex"] == "male").sum() - fraction * len(some)) < 1 + 2
+            assert abs((in_range["sex"] == "male").sum() - fraction * len(in_range)) < 1 + 2
 
 
 def test_ages_are_even_and_half_of_the_patients_have_a_lesion_on_either_side():

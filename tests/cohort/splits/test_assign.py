@@ -73,7 +73,7 @@ def test_no_patient_is_in_two_splits(name, tables):
         for patient, side in zip(rows["patient"], split):
             if side != "excluded":
                 sides.setdefault(patient, set()).add(side)
-        assert all(len(found) == 1 for found in sides.values())
+        assert all(len(splits_of_patient) == 1 for splits_of_patient in sides.values())
         assert set().union(*sides.values()) == {"train", "val", "holdout"}
 
 
@@ -104,12 +104,12 @@ def test_patches_get_the_split_of_their_slide(name, tables):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_seed_gives_one_split_and_other_seeds_others(name, random_table):
     rows = rows_for(name, random_table(1, patients=90))
-    found = []
+    splits = []
     for seed in range(4):
         np.random.seed(seed)
-        found += [assign_splits(rows, scheme_of(name, seed)), assign_splits(rows, scheme_of(name, seed))]
-    assert all(one.equals(other) for one, other in zip(found[::2], found[1::2]))
-    assert len({tuple(split) for split in found}) == 4
+        splits += [assign_splits(rows, scheme_of(name, seed)), assign_splits(rows, scheme_of(name, seed))]
+    assert all(first.equals(second) for first, second in zip(splits[::2], splits[1::2]))
+    assert len({tuple(split) for split in splits}) == 4
     without_validation = {tuple(assign_splits(rows, scheme_of(name, seed, val_fraction=0))) for seed in range(4)}
     assert len(without_validation) == (1 if name in SAME_FOR_ALL_SEEDS else 4)
 
@@ -152,11 +152,11 @@ def test_cells_of_any_kind_count_as_text_and_null_as_missing(name, random_table)
     assert assign_splits(other, scheme_of(name)).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(("column", "what"), [("patient", "patient"), ("label", "label")])
-def test_rows_without_patient_or_label_are_counted_and_refused(column, what, random_table):
+@pytest.mark.parametrize(("column", "meaning"), [("patient", "patient"), ("label", "label")])
+def test_rows_without_patient_or_label_are_counted_and_refused(column, meaning, random_table):
     rows = random_table(0)
     rows.loc[[2, 5], column] = ""
-    with pytest.raises(InputError, match=rf"2 of {len(rows)} rows have no {what} \(column '{column}'\)"):
+    with pytest.raises(InputError, match=rf"2 of {len(rows)} rows have no {meaning} \(column '{column}'\)"):
         assign_splits(rows, scheme_of("patient_kfold"))
 
 

@@ -41,7 +41,7 @@ def cohort_of(combinations, patients_each=4, slides_each=2, columns=COLUMNS):
 def grid(*sizes):
     """Every combination of so many values of each column."""
     return list(
-        itertools.product(*([f"{'tcr'[place]}{value}" for value in range(size)] for place, size in enumerate(sizes)))
+        itertools.product(*([f"{'tcr'[column]}{value}" for value in range(size)] for column, size in enumerate(sizes)))
     )
 
 
@@ -51,13 +51,13 @@ def sparse_grid(seed):
     combinations = grid(5, 8)
     for combination in rng.permutation(len(combinations))[:14]:
         left = [other for other in combinations if other != grid(5, 8)[combination]]
-        if all(partners(left, place, value) >= 3 for place in (0, 1) for value in {item[place] for item in left}):
+        if all(partners(left, column, value) >= 3 for column in (0, 1) for value in {item[column] for item in left}):
             combinations = left
     return combinations
 
 
-def partners(combinations, place, value):
-    return sum(combination[place] == value for combination in combinations)
+def partners(combinations, column, value):
+    return sum(combination[column] == value for combination in combinations)
 
 
 def combinations_in(rows, split, *names, columns=COLUMNS):
@@ -88,7 +88,7 @@ def test_splits_do_not_depend_on_the_order_of_rows_or_their_index():
     for seed in range(3):
         shuffled = rows.sample(frac=1, random_state=seed)
         pd.testing.assert_series_equal(assign_splits(shuffled, scheme).sort_index(), expected)
-    renamed = rows.set_axis([f"row {place}" for place in rows.index])
+    renamed = rows.set_axis([f"row {number}" for number in rows.index])
     assert assign_splits(renamed, scheme).to_dict() == dict(zip(renamed.index, expected))
 
 
@@ -116,9 +116,9 @@ def test_the_fraction_is_met_and_every_value_keeps_two_combinations_in_training(
         trained = combinations_in(rows, split, "train", columns=columns)
         assert len(held) == pytest.approx(fraction * len(combinations), abs=0.5)
         assert held | trained == set(combinations)
-        for place in range(len(sizes)):
-            for value in {combination[place] for combination in combinations}:
-                assert partners(trained, place, value) >= 2
+        for column in range(len(sizes)):
+            for value in {combination[column] for combination in combinations}:
+                assert partners(trained, column, value) >= 2
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -128,8 +128,8 @@ def test_values_of_an_incomplete_table_keep_two_combinations_as_well(seed):
     split = assign_splits(rows, SplitScheme(COLUMNS, fraction=0.3, seed=seed))
     trained = combinations_in(rows, split, "train")
     assert len(combinations) - len(trained) == round(0.3 * len(combinations))
-    for place in (0, 1):
-        assert min(partners(trained, place, value) for value in {item[place] for item in combinations}) >= 2
+    for column in (0, 1):
+        assert min(partners(trained, column, value) for value in {item[column] for item in combinations}) >= 2
 
 
 def test_combinations_are_held_out_of_every_class_alike():
@@ -143,9 +143,9 @@ def test_combinations_are_held_out_of_every_class_alike():
 @pytest.mark.parametrize("wanted", range(7))
 def test_a_fraction_is_refused_exactly_where_no_choice_of_combinations_would_do(wanted):
     combinations = grid(3, 3)
-    values = [(place, value) for place in (0, 1) for value in {item[place] for item in combinations}]
+    values = [(column, value) for column in (0, 1) for value in {item[column] for item in combinations}]
     possible = any(
-        all(partners(set(combinations) - set(held), place, value) >= 2 for place, value in values)
+        all(partners(set(combinations) - set(held), column, value) >= 2 for column, value in values)
         for held in itertools.combinations(combinations, wanted)
     )
     rows = cohort_of(combinations)
@@ -271,12 +271,12 @@ ATTRIBUTES = ("label", "center", "race")
 
 
 def own_combinations(rows):
-    found = {}
+    by_label = {}
     for row in rows.itertuples():
-        found.setdefault(row.label, set())
+        by_label.setdefault(row.label, set())
         if row.center and row.race:
-            found[row.label].add((row.center, row.race))
-    return found
+            by_label[row.label].add((row.center, row.race))
+    return by_label
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -43,8 +43,8 @@ def test_the_fraction_and_missing_attributes_do_not_matter(random_table):
     rows = random_table(0)
     blank = rows.assign(center="")
     settings = {"num_folds": 4, "val_fraction": 0}
-    one = assign_splits(rows, SplitScheme(["label", "center"], "patient_kfold", fraction=0.9, **settings))
-    assert assign_splits(blank, SplitScheme(["label", "center"], "patient_kfold", fraction=0, **settings)).equals(one)
+    split = assign_splits(rows, SplitScheme(["label", "center"], "patient_kfold", fraction=0.9, **settings))
+    assert assign_splits(blank, SplitScheme(["label", "center"], "patient_kfold", fraction=0, **settings)).equals(split)
 
 
 def test_classes_with_fewer_patients_than_folds_are_named():

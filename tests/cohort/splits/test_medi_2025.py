@@ -23,8 +23,8 @@ def published_rule(rows):
     sides = []
     for row in rows.itertuples():
         own = keys[row.project]
-        place = own.index(f"{row.site}_{row.gender}_{row.race}")
-        sides.append("train" if place < int(0.7 * len(own)) else "holdout")
+        rank = own.index(f"{row.site}_{row.gender}_{row.race}")
+        sides.append("train" if rank < int(0.7 * len(own)) else "holdout")
     both = {
         site
         for site in rows["site"]

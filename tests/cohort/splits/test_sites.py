@@ -11,7 +11,7 @@ COLUMNS = ("label", "center")
 
 def table_of(**centers):
     """``t0="aab"``: two patients of class ``t0`` at center ``a``, and one at ``b``."""
-    rows = [(f"{label}-{place}", label, center) for label, at in centers.items() for place, center in enumerate(at)]
+    rows = [(f"{label}-{number}", label, center) for label, at in centers.items() for number, center in enumerate(at)]
     return pd.DataFrame(rows, columns=["patient", *COLUMNS])
 
 

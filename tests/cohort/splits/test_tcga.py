@@ -23,7 +23,7 @@ def test_combinations_leave_every_class_and_center_in_training(tcga, seed):
     split = assign_splits(tcga, SplitScheme(columns, seed=seed))
     train, holdout = tcga[split == "train"], tcga[split == "holdout"]
     assert (train["project_id"].nunique(), train["center"].nunique()) == (32, tcga["center"].nunique())
-    pairs, held = (set(part[columns].itertuples(index=False, name=None)) for part in (train, holdout))
+    pairs, held = (set(rows[columns].itertuples(index=False, name=None)) for rows in (train, holdout))
     assert not pairs & held and len(held) == round(0.3 * len(pairs | held))
     assert not set(holdout["patient"]) & set(tcga.loc[split.isin(["train", "val"]), "patient"])
 

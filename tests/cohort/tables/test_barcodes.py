@@ -24,11 +24,11 @@ def random_barcode(draw):
 
 def test_parts_of_random_barcodes_equal_those_they_were_made_of():
     draw = random.Random(0)
-    names, parts = zip(*(random_barcode(draw) for _ in range(500)))
+    names, fields = zip(*(random_barcode(draw) for _ in range(500)))
     index = draw.sample(range(5000), 500)
     table = parse_barcodes(pd.Series(names, index=index, dtype="str"))
     assert tuple(table.columns) == BARCODE_PARTS and table.index.tolist() == index
-    assert [tuple(row) for row in table.itertuples(index=False)] == list(parts)
+    assert [tuple(row) for row in table.itertuples(index=False)] == list(fields)
 
 
 def test_codes_that_look_like_missing_data_or_numbers_survive():
@@ -61,17 +61,17 @@ def test_a_malformed_barcode_is_named_with_the_count(wrong):
     with pytest.raises(InputError, match="not a slide barcode") as caught:
         parse_barcodes(pd.Series([good, wrong, good, "other"]))
     assert repr(wrong) in str(caught.value) and "1 others of 4" in str(caught.value)
-    parts = match_barcodes(pd.Series([wrong, good]))
-    assert parts.iloc[0].tolist() == [""] * len(BARCODE_PARTS) and parts.loc[1, "slide"] == good
+    fields = match_barcodes(pd.Series([wrong, good]))
+    assert fields.iloc[0].tolist() == [""] * len(BARCODE_PARTS) and fields.loc[1, "slide"] == good
 
 
 def test_a_part_of_a_barcode_will_do_where_the_whole_is_not_needed():
     names = pd.Series(["TCGA-3B-A9HI", "TCGA-3B-A9HI-01Z", "TCGA-3B-A9HI-06A-02", "TCGA-3B-A9HI-01Z-00-DX1"])
-    parts = parse_barcodes(names, whole=False)
-    assert set(parts["patient"]) == {"TCGA-3B-A9HI"}
-    assert parts["sample_type"].tolist() == ["", "01", "06", "01"]
-    assert parts["portion"].tolist() == ["", "", "02", "00"]
-    assert parts["slide"].tolist() == ["", "", "", "TCGA-3B-A9HI-01Z-00-DX1"]
+    fields = parse_barcodes(names, whole=False)
+    assert set(fields["patient"]) == {"TCGA-3B-A9HI"}
+    assert fields["sample_type"].tolist() == ["", "01", "06", "01"]
+    assert fields["portion"].tolist() == ["", "", "02", "00"]
+    assert fields["slide"].tolist() == ["", "", "", "TCGA-3B-A9HI-01Z-00-DX1"]
     with pytest.raises(InputError, match="'TCGA-3B'"):
         parse_barcodes(pd.Series(["TCGA-3B"]), whole=False)
 
@@ -82,10 +82,10 @@ def test_no_names_have_no_parts():
 
 def test_barcodes_of_the_real_table_agree_with_its_columns(real_data):
     table = pd.read_csv(real_data / "tcga" / "slides.csv", dtype=str, keep_default_na=False)
-    parts = parse_barcodes(table["slide_submitter_id"])
-    assert (parts["patient"] == table["case_submitter_id"]).all()
-    assert ((parts["sample_type"] + parts["vial"]) == table["sample_type_code"]).all()
-    assert (parts["slide"].str.rsplit("-", n=1).str[1] == table["tissue_slide_id"]).all()
-    disagree = parts["site"] != table["tissue_source_site"]
+    fields = parse_barcodes(table["slide_submitter_id"])
+    assert (fields["patient"] == table["case_submitter_id"]).all()
+    assert ((fields["sample_type"] + fields["vial"]) == table["sample_type_code"]).all()
+    assert (fields["slide"].str.rsplit("-", n=1).str[1] == table["tissue_slide_id"]).all()
+    disagree = fields["site"] != table["tissue_source_site"]
     assert disagree.sum() == 11 and set(table.loc[disagree, "project_id"]) == {"TCGA-UCS"}
-    assert set(parts.loc[disagree, "site"]) == {"NA"} and set(table.loc[disagree, "tissue_source_site"]) == {""}
+    assert set(fields.loc[disagree, "site"]) == {"NA"} and set(table.loc[disagree, "tissue_source_site"]) == {""}

@@ -28,8 +28,8 @@ def data(tmp_path):
 
 
 def test_a_walk_finds_images_follows_links_and_names_those_that_lead_nowhere(data):
-    found, problems = walk_files(data)
-    assert found == ["4.tiff", "a/1.svs", "a/2.SVS", "a/b/3.png", "a/b/7.svs", "linked/6.svs"]
+    files, problems = walk_files(data)
+    assert files == ["4.tiff", "a/1.svs", "a/2.SVS", "a/b/3.png", "a/b/7.svs", "linked/6.svs"]
     assert [path for path, _ in problems] == ["a/b/up", "a/gone.svs", "a/self.svs"]
     assert ["loop" in reason for _, reason in problems] == [True, False, True]
     assert walk_files(data, "a/b")[0] == ["a/b/3.png", "a/b/7.svs"]
@@ -40,15 +40,15 @@ def test_a_walk_finds_images_follows_links_and_names_those_that_lead_nowhere(dat
 
 
 def test_folders_that_link_to_each_other_crosswise_end(tmp_path):
-    names = [f"f{place}" for place in range(7)]
+    names = [f"f{number}" for number in range(7)]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "own.svs").touch()
         for other in names:
             if other != name:
                 (tmp_path / name / other).symlink_to(tmp_path / other, target_is_directory=True)
-    found, problems = walk_files(tmp_path)
-    assert {f"{name}/own.svs" for name in names} <= set(found) and len(found) < 100
+    files, problems = walk_files(tmp_path)
+    assert {f"{name}/own.svs" for name in names} <= set(files) and len(files) < 100
     assert problems and {reason for _, reason in problems} == {"a loop of symbolic links"}
 
 

@@ -101,9 +101,9 @@ def collapsed(rows):
     for case in {row["case_submitter_id"] for row in rows}:
         own = [row for row in rows if row["case_submitter_id"] == case]
         for column in ("race", "stage"):
-            given = [row for row in own if row[column] not in ("", "'--", "Not Reported")]
-            first = [row for row in given if row["diagnosis_is_primary_disease"] == "true"]
-            values = {row[column] for row in (first or given)}
+            known = [row for row in own if row[column] not in ("", "'--", "Not Reported")]
+            first = [row for row in known if row["diagnosis_is_primary_disease"] == "true"]
+            values = {row[column] for row in (first or known)}
             cases[case, column] = values.pop() if len(values) == 1 else ""
             conflicts[column] = conflicts.get(column, 0) + (len(values) > 1)
     return cases, {column: count for column, count in conflicts.items() if count}

@@ -63,11 +63,11 @@ def test_matches_of_random_names_equal_those_of_every_pair(pattern):
     for cell, path, problem in zip(cells, paths, problems):
         whole = pattern.replace("{s}", cell)
         folder, base = whole.split("/")
-        parts = [file.split("/") for file in files]
+        components = [file.split("/") for file in files]
         expected = [
-            "/".join(part)
-            for part in parts
-            if fnmatch.fnmatchcase(part[0], folder) and fnmatch.fnmatchcase(part[1], base)
+            "/".join(names)
+            for names in components
+            if fnmatch.fnmatchcase(names[0], folder) and fnmatch.fnmatchcase(names[1], base)
         ]
         assert (path == expected[0] and problem == "") if len(expected) == 1 else path == whole
         assert len(expected) < 2 or problem.startswith(f"{len(expected)} files match {whole}: {expected[0]}, ")
@@ -75,6 +75,6 @@ def test_matches_of_random_names_equal_those_of_every_pair(pattern):
 
 
 def test_ten_thousand_slides_are_matched_within_seconds():
-    files = [f"u{place:05d}/TCGA-{place:05d}.x.svs" for place in range(10_000)]
-    paths, problems = match("*/{s}.*.svs", [f"TCGA-{place:05d}" for place in range(10_000)], files)
+    files = [f"u{number:05d}/TCGA-{number:05d}.x.svs" for number in range(10_000)]
+    paths, problems = match("*/{s}.*.svs", [f"TCGA-{number:05d}" for number in range(10_000)], files)
     assert paths == files and set(problems) == {""}

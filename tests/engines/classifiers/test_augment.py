@@ -138,8 +138,8 @@ def test_shift_moves_the_center_of_mass_by_at_most_its_bound():
     mass = changed(pixels, only(shift=0.1))[:, 0] + 1
     ticks = torch.arange(33.0)
     for axis in (1, 2):
-        place = (mass.sum(3 - axis) * ticks).sum(1) / mass.sum((1, 2))
-        assert (place - 16).abs().max() <= 3.3 + 0.1 and (place - 16).abs().max() > 2.5
+        center = (mass.sum(3 - axis) * ticks).sum(1) / mass.sum((1, 2))
+        assert (center - 16).abs().max() <= 3.3 + 0.1 and (center - 16).abs().max() > 2.5
 
 
 def test_flip_mirrors_half_of_the_images():

@@ -63,19 +63,19 @@ class TestTraining:
 
     def test_is_frozen_and_knows_its_values(self, trained):
         assert trained[0].attributes == {"sex": ("female", "male"), "age": ("old", "young")}
-        assert not trained[0].training and not any(one.requires_grad for one in trained[0].parameters())
+        assert not trained[0].training and not any(parameter.requires_grad for parameter in trained[0].parameters())
 
     def test_the_same_seed_gives_the_same_weights_and_another_others(self):
         settings = ClassifierSettings(image_size=16, width=8, max_steps=4, batch_size=8)
         torch.manual_seed(7)
-        one = train_classifier(bars(40), ["sex"], None, settings).state_dict()
+        first = train_classifier(bars(40), ["sex"], None, settings).state_dict()
         state = torch.random.get_rng_state()
         torch.manual_seed(8)
-        two = train_classifier(bars(40), ["sex"], None, settings).state_dict()
-        assert all(torch.equal(one[name], two[name]) for name in one)
+        second = train_classifier(bars(40), ["sex"], None, settings).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
         other = ClassifierSettings(image_size=16, width=8, max_steps=4, batch_size=8, seed=1)
         assert not torch.equal(
-            train_classifier(bars(40), ["sex"], None, other).state_dict()["head.bias"], one["head.bias"]
+            train_classifier(bars(40), ["sex"], None, other).state_dict()["head.bias"], first["head.bias"]
         )
         torch.random.set_rng_state(state)
 
@@ -159,8 +159,8 @@ class TestBatches:
         labeled = bars(400)
         batches = self.batches([labeled], {"sex": ["female", "male"], "age": ["old", "young"]}, batch_size=32)
         codes = torch.cat([batch["targets"] for batch in batches])
-        for place, weights in enumerate(batches.class_weights()):
-            shares = weights * torch.bincount(codes[:, place], minlength=2)
+        for column, weights in enumerate(batches.class_weights()):
+            shares = weights * torch.bincount(codes[:, column], minlength=2)
             assert (shares / shares.sum()).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
 
     def test_generated_images_that_contradict_their_prompt_are_left_out(self, trained, capsys):
@@ -241,13 +241,13 @@ class TestAccuracy:
 
     def test_agrees_with_scikit_learn(self):
         scores, codes, patients = self.results()
-        found = accuracies({"site": scores}, codes, {"site": "abc"}, patients)["site"]
+        result = accuracies({"site": scores}, codes, {"site": "abc"}, patients)["site"]
         known = codes[:, 0] >= 0
         target, predicted = codes[known, 0], scores[known].argmax(1)
-        assert found["confusion"] == confusion_matrix(target, predicted).tolist()
-        assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(target, predicted))
-        assert found["accuracy"]["value"] == pytest.approx((target == predicted).float().mean().item())
-        assert found["n"] == int(known.sum()) and found["recall"]["a"]["n"] == int((target == 0).sum())
+        assert result["confusion"] == confusion_matrix(target, predicted).tolist()
+        assert result["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(target, predicted))
+        assert result["accuracy"]["value"] == pytest.approx((target == predicted).float().mean().item())
+        assert result["n"] == int(known.sum()) and result["recall"]["a"]["n"] == int((target == 0).sum())
 
     def test_the_interval_is_that_of_patients_and_not_of_images(self):
         scores, codes, _ = self.results(40, 0.25)
@@ -260,10 +260,10 @@ class TestAccuracy:
     def test_the_interval_does_not_depend_on_the_order_of_rows(self):
         scores, codes, patients = self.results()
         order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))
-        one = accuracies({"site": scores}, codes, {"site": "abc"}, patients)
-        two = accuracies({"site": scores[order]}, codes[order], {"site": "abc"}, patients[order.numpy()])
-        errors = [found["site"].pop("calibration_error")["value"] for found in (one, two)]
-        assert one == two and errors[0] == pytest.approx(errors[1])
+        first = accuracies({"site": scores}, codes, {"site": "abc"}, patients)
+        second = accuracies({"site": scores[order]}, codes[order], {"site": "abc"}, patients[order.numpy()])
+        errors = [results["site"].pop("calibration_error")["value"] for results in (first, second)]
+        assert first == second and errors[0] == pytest.approx(errors[1])
 
     def test_chance_is_found(self):
         guessed = accuracies({"site": (lot := self.results(skill=0.0))[0]}, lot[1], {"site": "abc"}, lot[2])
@@ -275,16 +275,16 @@ class TestAccuracy:
 
     def test_what_nobody_measured_has_no_figure(self):
         scores, codes, patients = self.results()
-        found = accuracies({"site": scores}, torch.full_like(codes, -1), {"site": "abc"}, patients)["site"]
-        assert found["balanced_accuracy"] == {"value": None, "ci95": None, "n": 0} and found["n"] == 0
-        assert is_at_chance(found) and "has no held-out image" in chance_warnings({"site": found})[0]
+        result = accuracies({"site": scores}, torch.full_like(codes, -1), {"site": "abc"}, patients)["site"]
+        assert result["balanced_accuracy"] == {"value": None, "ci95": None, "n": 0} and result["n"] == 0
+        assert is_at_chance(result) and "has no held-out image" in chance_warnings({"site": result})[0]
 
     def test_probabilities_do_not_depend_on_the_batch_size(self, trained):
         classifier, held_out = trained
-        one, two = (classifier.probabilities(held_out.images, size)["sex"] for size in (7, 200))
-        assert one.shape == (200, 2) and torch.allclose(one, two, atol=1e-5)
+        by_7, at_once = (classifier.probabilities(held_out.images, size)["sex"] for size in (7, 200))
+        assert by_7.shape == (200, 2) and torch.allclose(by_7, at_once, atol=1e-5)
         floats = classifier.probabilities(held_out.images.float() / 127.5 - 1)["sex"]
-        assert torch.allclose(floats, two, atol=1e-5)
+        assert torch.allclose(floats, at_once, atol=1e-5)
         assert evaluate_classifier(classifier, held_out) == classifier.held_out
 
     def test_some_of_the_attributes_are_enough(self, trained):
@@ -319,12 +319,12 @@ class TestFolds:
         settings = ClassifierSettings(
             image_size=16, width=8, max_steps=40, batch_size=16, hardening=Hardening.none(), label_smoothing=0
         )
-        found = cross_validate_classifier(labeled, ["age"], 3, settings)["age"]
-        assert is_at_chance(found) and sum(map(sum, found["confusion"])) == 60 and found["num_folds"] == 3
+        result = cross_validate_classifier(labeled, ["age"], 3, settings)["age"]
+        assert is_at_chance(result) and sum(map(sum, result["confusion"])) == 60 and result["num_folds"] == 3
 
     def test_what_can_be_read_is_read_across_folds(self):
-        found = cross_validate_classifier(bars(200), {"sex": ["male", "female"]}, 2, QUICK)["sex"]
-        assert found["balanced_accuracy"]["value"] > 0.85 and found["values"] == ["male", "female"]
+        result = cross_validate_classifier(bars(200), {"sex": ["male", "female"]}, 2, QUICK)["sex"]
+        assert result["balanced_accuracy"]["value"] > 0.85 and result["values"] == ["male", "female"]
 
 
 class TestRun:
@@ -358,8 +358,8 @@ class TestRun:
     def test_cross_validates_where_asked_and_sets_earlier_results_aside(self, cohort, tmp_path):
         settings = ClassifierSettings(image_size=16, width=8, max_steps=3, batch_size=8)
         classify_run(cohort, ["sex"], tmp_path / "out", 16, settings)
-        found = classify_run(cohort, ["sex"], tmp_path / "out", 16, settings, num_folds=2).held_out["sex"]
-        assert found["num_folds"] == 2 and found["n"] == 120
+        result = classify_run(cohort, ["sex"], tmp_path / "out", 16, settings, num_folds=2).held_out["sex"]
+        assert result["num_folds"] == 2 and result["n"] == 120
         assert (tmp_path / "out" / "earlier-1" / "classifier.pt").is_file()
 
     def test_a_cohort_without_held_out_images(self, cohort, tmp_path):

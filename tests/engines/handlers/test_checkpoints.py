@@ -32,36 +32,36 @@ def training(folder, max_steps=10, settings=SETTINGS, every=3, keep=2, first_wei
 
     engine = Engine(step)
     engine.state.max_epochs, engine.state.epoch_length = 1, max_steps
-    parts = {"network": network, "average": average, "optimizer": optimizer, "lr_scheduler": scheduler}
-    checkpoint = TrainingCheckpoint(folder, parts, settings, every, keep)
+    components = {"network": network, "average": average, "optimizer": optimizer, "lr_scheduler": scheduler}
+    checkpoint = TrainingCheckpoint(folder, components, settings, every, keep)
     average.attach(engine)
     checkpoint.attach(engine)
 
     def run():
         engine.run(range(max_steps - engine.state.iteration))
 
-    return SimpleNamespace(engine=engine, checkpoint=checkpoint, parts=parts, run=run)
+    return SimpleNamespace(engine=engine, checkpoint=checkpoint, components=components, run=run)
 
 
 def state(run):
-    return {name: part.state_dict() for name, part in run.parts.items()}
+    return {name: component.state_dict() for name, component in run.components.items()}
 
 
-def assert_equal(one, two):
+def assert_equal(first, second):
     """Bit-equality of nested containers of tensors and numbers."""
-    assert type(one) is type(two)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two)
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_equal(one[key], two[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two)
-        for item, other in zip(one, two):
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for item, other in zip(first, second):
             assert_equal(item, other)
     else:
-        assert one == two
+        assert first == second
 
 
 def names(folder):

@@ -43,9 +43,9 @@ def points(writer, tag):
 def trainer_of(losses, norms=None, seconds=0.1):
     """An engine that reports the given losses and gradient norms, as the trainer does."""
 
-    def step(engine, place):
-        norm = torch.tensor(norms[place] if norms is not None else 1.0)
-        return {"loss": torch.tensor(losses[place]), "grad_norm": norm, "seconds": seconds}
+    def step(engine, index):
+        norm = torch.tensor(norms[index] if norms is not None else 1.0)
+        return {"loss": torch.tensor(losses[index]), "grad_norm": norm, "seconds": seconds}
 
     return Engine(step)
 

@@ -22,13 +22,13 @@ def test_every_group_counts_as_often_as_the_largest_and_each_row_once_at_least()
 
 def test_rows_of_several_arrays_in_memory_and_on_disk(tmp_path):
     rng = np.random.default_rng(0)
-    one, two = rng.standard_normal((20_000, 3)).astype(np.float32), rng.standard_normal((50, 3))
+    large, small = rng.standard_normal((20_000, 3)).astype(np.float32), rng.standard_normal((50, 3))
     rows = rng.integers(0, 20_000, 9000), np.array([7, 7, 0])
-    expected = np.vstack([one[rows[0]], two[rows[1]]]).astype(np.float32)
-    assert np.array_equal(gathered([(one, rows[0]), (two, rows[1])]), expected)
-    assert np.array_equal(gathered([(one, rows[0]), (two, rows[1])], str(tmp_path)), expected)
+    expected = np.vstack([large[rows[0]], small[rows[1]]]).astype(np.float32)
+    assert np.array_equal(gathered([(large, rows[0]), (small, rows[1])]), expected)
+    assert np.array_equal(gathered([(large, rows[0]), (small, rows[1])], str(tmp_path)), expected)
     with pytest.raises(InputError, match="of 2 and of 3 dimensions"):
-        gathered([(one, rows[0]), (two[:, :2], rows[1])])
+        gathered([(large, rows[0]), (small[:, :2], rows[1])])
 
 
 def test_an_image_set_on_disk_is_sent_by_its_folder(tmp_path):

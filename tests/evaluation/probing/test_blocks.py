@@ -18,18 +18,18 @@ def mapped_mib() -> float:
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
-@pytest.mark.parametrize("part", [slice(None), slice(7, None, 3), slice(None, None, -1)])
-def test_pages_that_are_let_go_of_read_as_before(tmp_path, mode, part):
+@pytest.mark.parametrize("rows", [slice(None), slice(7, None, 3), slice(None, None, -1)])
+def test_pages_that_are_let_go_of_read_as_before(tmp_path, mode, rows):
     values = np.random.default_rng(0).standard_normal((3000, 40))
     np.save(tmp_path / "features.npy", values)
     mapped = np.load(tmp_path / "features.npy", mmap_mode=mode)
     if mode != "r":
         mapped[::2] = values[::2] = 1.5
-    for view in (mapped[part], np.asarray(mapped)[part]):
+    for view in (mapped[rows], np.asarray(mapped)[rows]):
         release(view)
-        np.testing.assert_array_equal(view, values[part])
+        np.testing.assert_array_equal(view, values[rows])
         read = torch.cat([block.clone() for _, block in row_blocks(view, torch.float64)])
-        np.testing.assert_array_equal(read, values[part])
+        np.testing.assert_array_equal(read, values[rows])
     del mapped, view
     stored = np.load(tmp_path / "features.npy")
     assert (stored == values).all() == (mode != "c")

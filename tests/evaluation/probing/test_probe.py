@@ -103,8 +103,8 @@ def test_equal_rows_count_as_a_weight():
     features, labels = make_data(rows=200)
     twice = np.concatenate([features, features[:50]]), np.concatenate([labels, labels[:50]])
     weights = np.where(np.arange(200) < 50, 2, 1)
-    one, other = LogisticProbe().fit(*twice, 4), LogisticProbe().fit(features, labels, 4, weights)
-    torch.testing.assert_close(one.coefficients, other.coefficients, atol=1e-6, rtol=0)
+    repeated, weighted = LogisticProbe().fit(*twice, 4), LogisticProbe().fit(features, labels, 4, weights)
+    torch.testing.assert_close(repeated.coefficients, weighted.coefficients, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -119,10 +119,10 @@ def test_rows_read_in_blocks_give_the_same_probe(monkeypatch, tmp_path, classes)
     monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 20 * 8 * 170)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for given in (features, mapped, torch.from_numpy(features)):
-            streamed = LogisticProbe().fit(given, labels, classes)
+        for source in (features, mapped, torch.from_numpy(features)):
+            streamed = LogisticProbe().fit(source, labels, classes)
             torch.testing.assert_close(streamed.coefficients, whole.coefficients, atol=1e-6, rtol=0)
-            torch.testing.assert_close(streamed.probabilities(given), whole.probabilities(features), atol=1e-6, rtol=0)
+            torch.testing.assert_close(streamed.probabilities(source), whole.probabilities(features), atol=1e-6, rtol=0)
     assert_same_model(streamed, oracle(features.astype(np.float64), labels, 1.0), features, labels)
 
 
@@ -140,10 +140,10 @@ def test_features_far_from_zero_read_in_blocks(monkeypatch):
 def test_arrays_and_tensors_of_any_float_type_give_the_same(kind):
     features, labels = make_data()
     features = features.astype(kind)
-    one = LogisticProbe().fit(features, labels, 4)
-    other = LogisticProbe().fit(torch.from_numpy(features), torch.from_numpy(labels).int(), 4)
-    assert torch.equal(one.coefficients, other.coefficients)
-    assert one.coefficients.dtype == one.probabilities(features).dtype == torch.float64
+    of_array = LogisticProbe().fit(features, labels, 4)
+    of_tensor = LogisticProbe().fit(torch.from_numpy(features), torch.from_numpy(labels).int(), 4)
+    assert torch.equal(of_array.coefficients, of_tensor.coefficients)
+    assert of_array.coefficients.dtype == of_array.probabilities(features).dtype == torch.float64
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -173,15 +173,18 @@ def test_a_start_far_away_does_no_harm(factor):
 
 def test_a_fit_is_deterministic():
     features, labels = make_data()
-    one, other = (LogisticProbe().fit(features, labels, 4) for _ in range(2))
-    assert torch.equal(one.coefficients, other.coefficients) and torch.equal(one.intercepts, other.intercepts)
+    first, second = (LogisticProbe().fit(features, labels, 4) for _ in range(2))
+    assert torch.equal(first.coefficients, second.coefficients) and torch.equal(first.intercepts, second.intercepts)
 
 
 def test_the_order_of_rows_does_not_matter():
     features, labels = make_data()
     order = np.random.default_rng(0).permutation(len(labels))
-    one, other = LogisticProbe().fit(features, labels, 4), LogisticProbe().fit(features[order], labels[order], 4)
-    torch.testing.assert_close(one.coefficients, other.coefficients, atol=1e-7, rtol=0)
+    straight, shuffled = (
+        LogisticProbe().fit(features, labels, 4),
+        LogisticProbe().fit(features[order], labels[order], 4),
+    )
+    torch.testing.assert_close(straight.coefficients, shuffled.coefficients, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("present", [(0, 2), (0, 2, 3)])

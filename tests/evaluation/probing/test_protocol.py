@@ -31,7 +31,7 @@ def features_of(table, seed=0):
     rng = np.random.default_rng(seed)
     base = {key: rng.standard_normal(DIM) for key in (*LABELS, *CENTERS)}
     centers = table["center"] if "center" in table else ["n"] * len(table)
-    mean = np.array([base[one] + base[two] for one, two in zip(table["label"], centers)])
+    mean = np.array([base[label] + base[center] for label, center in zip(table["label"], centers)])
     return (mean + rng.standard_normal(mean.shape)).astype(np.float32)
 
 
@@ -54,16 +54,16 @@ def fits(monkeypatch):
     seen = []
     original = ProbeProtocol._fit
 
-    def record(self, parts, targets, weights, view, val, test):
-        seen.append({"parts": parts, "targets": targets, "weights": weights, "view": view, "val": val, "test": test})
-        return original(self, parts, targets, weights, view, val, test)
+    def record(self, sources, targets, weights, view, val, test):
+        seen.append({"parts": sources, "targets": targets, "weights": weights, "view": view, "val": val, "test": test})
+        return original(self, sources, targets, weights, view, val, test)
 
     monkeypatch.setattr(ProbeProtocol, "_fit", record)
     return seen
 
 
-def oracle(one, labels):
-    train = np.concatenate([features[rows] for features, rows in one["parts"]])
+def oracle(fit, labels):
+    train = np.concatenate([features[rows] for features, rows in fit["parts"]])
     scaler = StandardScaler().fit(train.astype(float))
     best = None
     for c in CS:
@@ -71,13 +71,13 @@ def oracle(one, labels):
             # at this tolerance its line search ends in rounding errors, and it says so
             warnings.simplefilter("ignore")
             model = LogisticRegression(C=c, tol=1e-10, max_iter=5000, solver="newton-cg")
-            model.fit(scaler.transform(train), one["targets"], sample_weight=one["weights"])
-        known = labels[one["val"]]
+            model.fit(scaler.transform(train), fit["targets"], sample_weight=fit["weights"])
+        known = labels[fit["val"]]
         balanced = 1 / np.bincount(known)[known]
-        found = model.predict_proba(scaler.transform(one["view"][one["val"]]))
-        loss = log_loss(known, found, sample_weight=balanced, labels=model.classes_)
+        probabilities = model.predict_proba(scaler.transform(fit["view"][fit["val"]]))
+        loss = log_loss(known, probabilities, sample_weight=balanced, labels=model.classes_)
         best = (loss, c, model) if best is None or loss < best[0] else best
-    return best[1], best[2].predict_proba(scaler.transform(one["view"][one["test"]]))
+    return best[1], best[2].predict_proba(scaler.transform(fit["view"][fit["test"]]))
 
 
 def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
@@ -87,8 +87,8 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     names = [*BASELINES, "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
-    for outcome, one in zip(outcomes, fits, strict=True):
-        c, probabilities = oracle(one, protocol.labels)
+    for outcome, fit in zip(outcomes, fits, strict=True):
+        c, probabilities = oracle(fit, protocol.labels)
         assert outcome.c == c and outcome.converged
         np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
         right = outcome.probabilities.argmax(1).numpy() == protocol.labels[protocol.test]
@@ -99,7 +99,7 @@ def test_all_arms_share_real_rows_and_no_patient_is_on_two_sides(fits):
     protocol = make()
     outcomes = list(protocol.run(["real", "reweighted", "cls", "medi"], 3))
     first = fits[0]["parts"][0][1]
-    assert all(np.array_equal(one["parts"][0][1], first) for one in fits)
+    assert all(np.array_equal(fit["parts"][0][1], first) for fit in fits)
     patient, split = protocol.table["patient"].to_numpy(), protocol.table["split"].to_numpy()
     assert set(split[first]) == {"train"} and set(split[fits[0]["test"]]) == {"holdout"}
     assert not set(patient[first]) & set(patient[fits[0]["val"]])
@@ -119,18 +119,18 @@ def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_sprea
     list(protocol.run(["cls", "medi"], 0, Setting(ratio)))
     num_real = len(fits[0]["parts"][0][1])
     expected = expected or round(ratio * num_real / 3)
-    for name, one in zip(("cls", "medi"), fits):
-        rows = one["parts"][1][1]
+    for name, fit in zip(("cls", "medi"), fits):
+        rows = fit["parts"][1][1]
         assert len(np.unique(rows)) == len(rows)
         table = protocol.synthetic[name].table.iloc[rows]
         assert table["label"].value_counts().to_dict() == dict.fromkeys(LABELS, expected)
         assert np.ptp(table.groupby(["label", "center"]).size()) <= 1
-        assert (np.array(LABELS)[one["targets"][num_real:]] == table["label"]).all()
+        assert (np.array(LABELS)[fit["targets"][num_real:]] == table["label"]).all()
 
 
 def test_alone_or_with_others_an_arm_is_the_same_and_so_in_any_order_of_rows():
     table = real_table()
-    both = {one.arm: one for one in make(table).run(["real", "cls", "medi"], 1, Setting(1.0, 20))}
+    both = {outcome.arm: outcome for outcome in make(table).run(["real", "cls", "medi"], 1, Setting(1.0, 20))}
     (alone,) = make(table).run(["medi"], 1, Setting(1.0, 20))
     assert np.array_equal(alone.probabilities, both["medi"].probabilities)
     features, shuffled = features_of(table), np.random.default_rng(3).permutation(len(table))
@@ -150,8 +150,8 @@ def test_real_images_per_class_and_centers(fits):
     assert np.bincount(protocol.labels[fits[0]["parts"][0][1]]).tolist() == [10, 10, 10]
     list(protocol.run(["real", "medi"], 0, Setting(centers=("n", "w"))))
     center = protocol.table["center"].to_numpy()
-    for one in fits[1:]:
-        assert set(center[one["parts"][0][1]]) == set(center[one["val"]]) == {"n", "w"}
+    for fit in fits[1:]:
+        assert set(center[fit["parts"][0][1]]) == set(center[fit["val"]]) == {"n", "w"}
     assert set(protocol.synthetic["medi"].table["center"].to_numpy()[fits[2]["parts"][1][1]]) == {"n", "w"}
     assert np.array_equal(fits[1]["test"], protocol.test)
 

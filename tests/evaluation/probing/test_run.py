@@ -70,19 +70,19 @@ def run(data, tmp_path, monkeypatch):
     encoder = build_encoder("embedded")
 
     def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
-        given = {"demographics": ["sex"], "settings": SETTINGS, "num_workers": 1, **kwargs}
-        attributes = given.pop("attributes", ["center"])
+        options = {"demographics": ["sex"], "settings": SETTINGS, "num_workers": 1, **kwargs}
+        attributes = options.pop("attributes", ["center"])
         return probe_run(
             cohort,
             arms,
             "project_id",
             attributes,
-            given.pop("demographics"),
+            options.pop("demographics"),
             baselines,
             encoder,
             SIZE,
             tmp_path / folder,
-            **given,
+            **options,
         )
 
     return go
@@ -99,7 +99,7 @@ def test_the_content_is_written_and_holds_what_it_should(run, tmp_path):
     assert content["shortcut"]["correlation"]["levels"] == [0.0, 1.0]
     assert content["shortcut"]["correlation"]["num_squares"] > 0
     assert content["shortcut"]["center_probe_accuracy"]["chance"] == 1 / 3
-    added = {arm: one["training"]["num_added"] for arm, one in content["arms"].items()}
+    added = {arm: results["training"]["num_added"] for arm, results in content["arms"].items()}
     assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
     assert content["arms"]["real"]["demographics"]["sex"]["groups"] == {"f": 40, "m": 40}
     table = pd.read_csv(tmp_path / "out" / "probe.csv")

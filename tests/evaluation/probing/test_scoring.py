@@ -29,8 +29,8 @@ def scorer_of(table, targets, attributes=("center",), demographics=("sex",), **k
 def test_figures_are_those_of_scikit_learn():
     table, targets, probabilities = make()
     predicted = probabilities.argmax(1).numpy()
-    found = scorer_of(table, targets).score(probabilities)
-    figures = found.figures
+    scores = scorer_of(table, targets).score(probabilities)
+    figures = scores.figures
     assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted), abs=1e-12)
     assert figures["mcc"] == pytest.approx(matthews_corrcoef(targets, predicted), abs=1e-12)
     area = roc_auc_score(targets, probabilities.numpy(), multi_class="ovr")
@@ -39,13 +39,13 @@ def test_figures_are_those_of_scikit_learn():
         balanced_accuracy_score(targets[(c == table["center"])], predicted[c == table["center"]]) for c in range(4)
     ]
     assert figures["group_mean_accuracy"] == pytest.approx(np.mean(by_center), abs=1e-12)
-    assert [found.per_center[str(c)].value for c in range(4)] == pytest.approx(by_center, abs=1e-12)
+    assert [scores.per_center[str(c)].value for c in range(4)] == pytest.approx(by_center, abs=1e-12)
     recalls = recall_score(targets, predicted, average=None)
-    assert [found.per_class[name].value for name in CLASSES] == pytest.approx(recalls, abs=1e-12)
+    assert [scores.per_class[name].value for name in CLASSES] == pytest.approx(recalls, abs=1e-12)
     right = pd.Series(predicted == targets).groupby([table["center"], targets]).mean()
     assert figures["worst_group_accuracy"] == pytest.approx(right.min(), abs=1e-12)
     center, code = right.idxmin()
-    assert found.worst_group.group == (CLASSES[code], str(center))
+    assert scores.worst_group.group == (CLASSES[code], str(center))
     confidence = probabilities.max(1).values.numpy()
     bins = np.clip((confidence * 15).astype(int), 0, 14)
     gaps = [
@@ -57,11 +57,11 @@ def test_figures_are_those_of_scikit_learn():
 
 def test_gaps_between_demographic_groups_leave_missing_values_out():
     table, targets, probabilities = make()
-    found = scorer_of(table, targets).score(probabilities).demographics["sex"]
+    gaps = scorer_of(table, targets).score(probabilities).demographics["sex"]
     right = probabilities.argmax(1).numpy() == targets
     recall = {sex: [right[(table["sex"] == sex) & (targets == c)].mean() for c in range(3)] for sex in "fm"}
-    assert found.equal_opportunity == pytest.approx(np.abs(np.subtract(*recall.values())).max(), abs=1e-12)
-    assert found.groups == {sex: int((table["sex"] == sex).sum()) for sex in "fm"}
+    assert gaps.equal_opportunity == pytest.approx(np.abs(np.subtract(*recall.values())).max(), abs=1e-12)
+    assert gaps.groups == {sex: int((table["sex"] == sex).sum()) for sex in "fm"}
     for missing in (None, np.nan, "unknown", "--"):
         none = scorer_of(table.assign(sex=missing), targets).score(probabilities)
         assert none.demographics["sex"] == DemographicGaps(None, None, {})
@@ -91,10 +91,10 @@ def test_replicates_draw_patients():
 
 
 def test_patients_who_are_all_alike_give_an_interval_of_no_width():
-    one = make(rows=60, patients=1)
-    table = pd.concat([one[0].assign(patient=f"p{n}") for n in range(8)], ignore_index=True)
-    found = scorer_of(table, np.tile(one[1], 8)).score(one[2].repeat(8, 1)).replicates
-    assert {name: np.ptp(found[name]) for name in FIGURES_OF_COUNTS} == pytest.approx(
+    patient = make(rows=60, patients=1)
+    table = pd.concat([patient[0].assign(patient=f"p{n}") for n in range(8)], ignore_index=True)
+    replicates = scorer_of(table, np.tile(patient[1], 8)).score(patient[2].repeat(8, 1)).replicates
+    assert {name: np.ptp(replicates[name]) for name in FIGURES_OF_COUNTS} == pytest.approx(
         dict.fromkeys(FIGURES_OF_COUNTS, 0), abs=1e-12
     )
     # as many images of independent patients have one
@@ -104,11 +104,11 @@ def test_patients_who_are_all_alike_give_an_interval_of_no_width():
 def test_the_gains_of_patients_sum_to_the_balanced_accuracy():
     table, targets, probabilities = make()
     scorer = scorer_of(table, targets, attributes=("center", "stain"))
-    found = scorer.score(probabilities)
-    assert sum(found.gain.values()) == pytest.approx(found.figures["balanced_accuracy"], abs=1e-12)
-    assert set(found.gain) == set(table["patient"])
+    scores = scorer.score(probabilities)
+    assert sum(scores.gain.values()) == pytest.approx(scores.figures["balanced_accuracy"], abs=1e-12)
+    assert set(scores.gain) == set(table["patient"])
     right = (probabilities.argmax(1).numpy() == targets) / (3 * np.bincount(targets)[targets])
-    assert found.gain["p3"] == pytest.approx(right[table["patient"] == "p3"].sum(), abs=1e-12)
+    assert scores.gain["p3"] == pytest.approx(right[table["patient"] == "p3"].sum(), abs=1e-12)
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -123,15 +123,15 @@ def test_the_order_of_rows_does_not_matter():
 def test_what_is_undefined_is_not_zero():
     table, targets, probabilities = make(rows=12, patients=12)
     targets = np.full(12, 1)
-    found = scorer_of(table, targets).score(probabilities)
-    assert np.isnan(found.figures["worst_group_accuracy"]) and found.worst_group.group is None
-    assert found.worst_group.num_too_small == 4 and np.isnan(found.figures["group_mean_accuracy"])
-    assert np.isnan(found.figures["auroc"]) and np.isnan(found.figures["mcc"])
-    assert found.per_class["A"] == GroupAccuracy(None, 0) and found.per_class["B"].n == 12
-    assert {center.num_classes for center in found.per_center.values()} == {1}
+    scores = scorer_of(table, targets).score(probabilities)
+    assert np.isnan(scores.figures["worst_group_accuracy"]) and scores.worst_group.group is None
+    assert scores.worst_group.num_too_small == 4 and np.isnan(scores.figures["group_mean_accuracy"])
+    assert np.isnan(scores.figures["auroc"]) and np.isnan(scores.figures["mcc"])
+    assert scores.per_class["A"] == GroupAccuracy(None, 0) and scores.per_class["B"].n == 12
+    assert {center.num_classes for center in scores.per_center.values()} == {1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert found.figures["balanced_accuracy"] == balanced_accuracy_score(targets, probabilities.argmax(1).numpy())
+        assert scores.figures["balanced_accuracy"] == balanced_accuracy_score(targets, probabilities.argmax(1).numpy())
 
 
 def test_many_classes_centers_and_patients_stay_small():
@@ -141,7 +141,7 @@ def test_many_classes_centers_and_patients_stay_small():
     targets = patient % 32
     units = TestUnits.of(table, ["center"], ["race"])
     scorer = Scorer(targets, units, [str(n) for n in range(32)], num_replicates=50)
-    scores = torch.from_numpy(rng.random((20_000, 32)))
-    found = scorer.score(scores / scores.sum(1, keepdim=True))
-    assert len(found.replicates["mcc"]) == 50 and found.worst_group.num_empty > 0
-    assert len(found.per_center) == 185
+    probabilities = torch.from_numpy(rng.random((20_000, 32)))
+    scores = scorer.score(probabilities / probabilities.sum(1, keepdim=True))
+    assert len(scores.replicates["mcc"]) == 50 and scores.worst_group.num_empty > 0
+    assert len(scores.per_center) == 185

@@ -34,8 +34,8 @@ def readable(column, noise, seed=0):
 
 def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at_chance():
     labels, centers, patients = grid()
-    found = probe_accuracy(readable(centers, 0.1), centers, patients, [0.1, 1.0])
-    assert found == ProbeAccuracy(1.0, 0.25, len(centers), 4)
+    accuracy = probe_accuracy(readable(centers, 0.1), centers, patients, [0.1, 1.0])
+    assert accuracy == ProbeAccuracy(1.0, 0.25, len(centers), 4)
     noise = np.random.default_rng(0).standard_normal((len(centers), 5))
     assert abs(probe_accuracy(noise, centers, patients, [0.01, 1.0]).value - 0.25) < 0.08
     # what gives a patient away gives nothing of the center of another patient
@@ -45,9 +45,9 @@ def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at
 
 def test_a_value_with_one_patient_is_not_counted_and_one_value_has_no_figure():
     labels, centers, patients = grid()
-    one = np.where(centers == 3, patients.max(), patients)
-    found = probe_accuracy(readable(centers, 0.1), centers, one, [1.0])
-    assert found.num_values == 3 and found.chance == 1 / 3 and found.n == (centers < 3).sum()
+    merged = np.where(centers == 3, patients.max(), patients)
+    accuracy = probe_accuracy(readable(centers, 0.1), centers, merged, [1.0])
+    assert accuracy.num_values == 3 and accuracy.chance == 1 / 3 and accuracy.n == (centers < 3).sum()
     for codes, people in ((np.zeros(50, int), np.arange(50)), (np.arange(50) % 2, np.zeros(50, int))):
         none = probe_accuracy(np.ones((50, 2)), codes, people, [1.0])
         assert none.value is None and none.chance is None and none.n == 0
@@ -58,16 +58,16 @@ def test_squares_share_no_cell_and_their_parts_no_patient():
     known = patients % 6 < 2
     squares = find_squares(labels, centers, patients, known)
     assert len(squares) == 3 - 1  # three labels: pairs of labels share one, pairs of centers two
-    cells = [(one.labels[i], one.centers[j]) for one in squares for i in (0, 1) for j in (0, 1)]
+    cells = [(square.labels[i], square.centers[j]) for square in squares for i in (0, 1) for j in (0, 1)]
     assert len(set(cells)) == len(cells)
     for square in squares:
-        parts = [np.concatenate(list(part.values())) for part in (square.train, square.val, square.test)]
-        people = [set(patients[part]) for part in parts]
+        rows_of_use = [np.concatenate(list(by_cell.values())) for by_cell in (square.train, square.val, square.test)]
+        people = [set(patients[rows]) for rows in rows_of_use]
         assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
-        assert sum(map(len, people)) == 4 * 6 and [len(one) for one in people] == [8, 4, 12]
+        assert sum(map(len, people)) == 4 * 6 and [len(patients_of_use) for patients_of_use in people] == [8, 4, 12]
         for (i, j), rows in square.train.items():
             assert set(labels[rows]) == {square.labels[i]} and set(centers[rows]) == {square.centers[j]}
-        assert not known[parts[2]].any()
+        assert not known[rows_of_use[2]].any()
         assert square.size == min(len(rows) for rows in square.train.values())
     sizes = [square.size for square in squares]
     assert sizes == sorted(sizes, reverse=True)
@@ -79,16 +79,18 @@ def test_the_largest_square_is_that_of_brute_force_and_the_order_of_rows_does_no
     squares = find_squares(labels[order], centers[order], patients[order], np.zeros(len(order), bool), min_images=2)
     again = np.random.default_rng(0).permutation(len(order))
     other = find_squares(labels[again], centers[again], patients[again], np.zeros(len(order), bool), min_images=2)
-    for one, two in zip(squares, other):
-        assert (one.labels, one.centers) == (two.labels, two.centers)
-        assert set(patients[order][one.test[0, 0]]) == set(patients[again][two.test[0, 0]])
+    for square, shuffled in zip(squares, other):
+        assert (square.labels, square.centers) == (shuffled.labels, shuffled.centers)
+        assert set(patients[order][square.test[0, 0]]) == set(patients[again][shuffled.test[0, 0]])
 
 
 def test_a_patient_of_two_classes_is_on_one_side():
     labels, centers, patients = grid(labels=2, centers=2, patients=8)
     patients = np.where(labels == 1, patients - 16, patients)  # the same patients have both classes
     (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
-    people = [set(patients[np.concatenate(list(part.values()))]) for part in (square.train, square.val, square.test)]
+    people = [
+        set(patients[np.concatenate(list(by_cell.values()))]) for by_cell in (square.train, square.val, square.test)
+    ]
     assert not people[0] & people[2] and not people[0] & people[1] and not people[1] & people[2]
 
 
@@ -109,10 +111,10 @@ def test_many_classes_and_centers_most_of_them_empty():
     patients = np.unique(code * 10 + np.tile(np.arange(100) // 10, 600), return_inverse=True)[1]
     squares = find_squares(code // 185, code % 185, patients, np.zeros(len(code), bool))
     assert len(squares) == 4 and all(square.size == 40 for square in squares)
-    found = balanced_robustness(
+    index = balanced_robustness(
         rng.standard_normal((len(code), 3)), code // 185, code % 185, max_images=40, max_pairs=9
     )
-    assert found.num_pairs == 9 and found.n == 9 * 40
+    assert index.num_pairs == 9 and index.n == 9 * 40
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.25, 0.5, 0.8, 1.0])
@@ -146,10 +148,10 @@ def test_the_robustness_index_of_one_balanced_pair_is_that_of_its_rows():
     least = min(np.bincount(labels * 2 + centers))
     rows = np.concatenate([np.flatnonzero(labels * 2 + centers == cell)[:least] for cell in range(4)])
     features = readable(labels, 1.0) + readable(centers, 2.0, seed=1)
-    found = balanced_robustness(features[rows], labels[rows], centers[rows])
+    index = balanced_robustness(features[rows], labels[rows], centers[rows])
     by_k = {k: robustness_index(features[rows], labels[rows], centers[rows], k) for k in NEIGHBORS}
     best = max(by_k, key=lambda k: by_k[k]["same_class"] / by_k[k]["neighbors"])
-    assert found == RobustnessIndex(by_k[best]["value"], best, 1, len(rows))
+    assert index == RobustnessIndex(by_k[best]["value"], best, 1, len(rows))
 
 
 def test_features_of_the_class_are_robust_and_those_of_the_center_are_not():

@@ -34,7 +34,7 @@ def draws(effect=0.0, seed=0, noise=0.01, by_patient=0.002):
     rng = np.random.default_rng(seed)
     base = np.random.default_rng(99).random(PATIENTS) / PATIENTS
     own = rng.standard_normal(PATIENTS) * by_patient
-    made = []
+    arm_draws = []
     for _ in range(DRAWS):
         gain = base + own + effect / PATIENTS + rng.standard_normal(PATIENTS) * noise / PATIENTS
         value = float(gain.sum())
@@ -46,10 +46,10 @@ def draws(effect=0.0, seed=0, noise=0.01, by_patient=0.002):
             per_center={"n": GroupAccuracy(value, 5, 2)},
             per_class={"A": GroupAccuracy(None, 0)},
             demographics={"sex": DemographicGaps(None, value, {"f": 3, "m": 4})},
-            gain={f"p{number}": float(part) for number, part in enumerate(gain)},
+            gain={f"p{number}": float(share) for number, share in enumerate(gain)},
         )
-        made.append(ArmDraw(scores, Training(10, 0, 1.0, True)))
-    return made
+        arm_draws.append(ArmDraw(scores, Training(10, 0, 1.0, True)))
+    return arm_draws
 
 
 def changed(draw, **scores):

@@ -28,7 +28,9 @@ class Pixels(Encoder):
 def images(count, side, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 216, (count, 6, 6, 3), dtype=np.uint8)
-    return np.stack([np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in coarse])
+    return np.stack(
+        [np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)) for pixels in coarse]
+    )
 
 
 def batch(pixels):
@@ -39,11 +41,11 @@ def batch(pixels):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resize_is_that_of_pillow_and_normalization_that_of_the_formula(side, interpolation):
     pixels = images(3, side)
-    found = Pixels(interpolation=interpolation)(batch(pixels)).reshape(3, 3, 24, 24)
+    encoded = Pixels(interpolation=interpolation)(batch(pixels)).reshape(3, 3, 24, 24)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    for place in range(3):
-        resized = np.asarray(Image.fromarray(pixels[place]).resize((24, 24), filters[interpolation]))
-        gray_levels = (found[place].permute(1, 2, 0).numpy() * STD + MEAN) * 255
+    for index in range(3):
+        resized = np.asarray(Image.fromarray(pixels[index]).resize((24, 24), filters[interpolation]))
+        gray_levels = (encoded[index].permute(1, 2, 0).numpy() * STD + MEAN) * 255
         # Pillow rounds to whole gray levels behind each axis, and a bicubic filter magnifies the first rounding
         assert np.abs(gray_levels - resized).max() < 1.2 and np.abs(gray_levels - resized).mean() < 0.4
 
@@ -51,8 +53,8 @@ def test_resize_is_that_of_pillow_and_normalization_that_of_the_formula(side, in
 def test_what_a_bicubic_filter_overshoots_is_cut_off():
     edges = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     edges[..., 10:30] = 255
-    found = Pixels(interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))(edges)
-    assert found.min() == 0 and found.max() == 1
+    encoded = Pixels(interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))(edges)
+    assert encoded.min() == 0 and encoded.max() == 1
 
 
 def test_images_of_the_right_size_stay_as_they_are():
@@ -67,7 +69,7 @@ def test_images_of_the_right_size_stay_as_they_are():
 def test_features_do_not_depend_on_the_other_images_or_on_memory_format():
     pixels = batch(images(5, 40))
     whole = Pixels()(pixels)
-    assert torch.equal(torch.cat([Pixels()(pixels[place : place + 1]) for place in range(5)]), whole)
+    assert torch.equal(torch.cat([Pixels()(pixels[index : index + 1]) for index in range(5)]), whole)
     assert torch.equal(Pixels()(pixels.contiguous()), whole)
 
 
@@ -75,13 +77,13 @@ def test_it_is_frozen_and_stays_in_float32():
     encoder = Pixels().train()
     assert not encoder.training and not encoder.layer.training
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = encoder(batch(images(1, 24)))
-    assert found.dtype == torch.float32 and not found.requires_grad
+        features = encoder(batch(images(1, 24)))
+    assert features.dtype == torch.float32 and not features.requires_grad
     assert encoder(batch(images(1, 24))[:0]).shape == (0, encoder.dim)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("wrong", "message"),
     [
         (torch.zeros(1, 3, 8, 8), "uint8 images.*not torch.float32"),
         (np.zeros((1, 3, 8, 8), np.uint8), "uint8"),
@@ -92,9 +94,9 @@ def test_it_is_frozen_and_stays_in_float32():
         (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), "square images, not of 9 x 8"),
     ],
 )
-def test_other_images_are_refused(given, message):
+def test_other_images_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
-        Pixels()(given)
+        Pixels()(wrong)
 
 
 @pytest.mark.parametrize(

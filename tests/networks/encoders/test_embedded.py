@@ -27,34 +27,34 @@ def encoder():
 
 def test_it_is_deterministic_and_images_of_a_batch_do_not_see_each_other(encoder):
     images = textures(9)
-    found = encoder(images)
-    assert found.shape == (9, 81) and found.dtype == torch.float32 and torch.isfinite(found).all()
-    assert torch.equal(encoder(images), found) and torch.equal(EmbeddedEncoder()(images), found)
+    features = encoder(images)
+    assert features.shape == (9, 81) and features.dtype == torch.float32 and torch.isfinite(features).all()
+    assert torch.equal(encoder(images), features) and torch.equal(EmbeddedEncoder()(images), features)
     assert encoder.describe() == EmbeddedEncoder().describe()
     alone = torch.cat([encoder(image[None]) for image in images])
-    torch.testing.assert_close(alone, found, rtol=0, atol=1e-4)
-    torch.testing.assert_close(encoder(images.flip(0)).flip(0), found, rtol=0, atol=1e-4)
+    torch.testing.assert_close(alone, features, rtol=0, atol=1e-4)
+    torch.testing.assert_close(encoder(images.flip(0)).flip(0), features, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (200, 100, 150)])
 def test_an_image_of_one_color_has_its_density_and_no_contrast(encoder, color):
     image = torch.tensor(color, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 16, 24)
-    found = encoder(image)[0].double()
+    features = encoder(image)[0].double()
     density = [-math.log10((value + 1) / 256) / DENSITY_UNIT for value in color]
     torch.testing.assert_close(
-        found[:15].view(3, 5), torch.tensor(density).double()[:, None].expand(3, 5), atol=1e-4, rtol=0
+        features[:15].view(3, 5), torch.tensor(density).double()[:, None].expand(3, 5), atol=1e-4, rtol=0
     )
-    assert found[15:18].max() < 0.01 and found[18:21].abs().max() < 0.05 and found[STAIN:].abs().max() < 1e-4
+    assert features[15:18].max() < 0.01 and features[18:21].abs().max() < 0.05 and features[STAIN:].abs().max() < 1e-4
 
 
 def test_stain_features_are_those_of_numpy(encoder):
     images = textures(4)
     density = -np.log10((images.numpy().astype(float) + 1) / 256).reshape(4, 3, -1)
     expected = []
-    for one in density:
-        levels = np.quantile(one, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1).T.ravel()
-        correlation = np.corrcoef(one)[[0, 0, 1], [1, 2, 2]] / CORRELATION_UNIT
-        expected.append(np.concatenate([levels / DENSITY_UNIT, one.std(1) / DENSITY_UNIT, correlation]))
+    for channels in density:
+        levels = np.quantile(channels, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1).T.ravel()
+        correlation = np.corrcoef(channels)[[0, 0, 1], [1, 2, 2]] / CORRELATION_UNIT
+        expected.append(np.concatenate([levels / DENSITY_UNIT, channels.std(1) / DENSITY_UNIT, correlation]))
     np.testing.assert_allclose(encoder(images)[:, :STAIN], expected, atol=1e-3)
 
 
@@ -109,12 +109,12 @@ def test_real_tissue_is_ordered_by_class_and_center(encoder, real_data):
         patches = pixels.reshape(7, 64, 7, 64, 3).transpose(0, 2, 4, 1, 3).reshape(49, 3, 64, 64)
         features = encoder(torch.from_numpy(patches))[torch.randperm(49, generator=torch.Generator().manual_seed(0))]
         halves.append((features[:24], features[24:48]))
-    found: dict = {"same": [], "other center": [], "other class": []}
+    distances: dict = {"same": [], "other center": [], "other class": []}
     for i, j in itertools.product(range(len(table)), repeat=2):
-        one, two = table.iloc[i], table.iloc[j]
-        kind = "other class" if one["project_id"] != two["project_id"] else "other center"
+        first, second = table.iloc[i], table.iloc[j]
+        kind = "other class" if first["project_id"] != second["project_id"] else "other center"
         kind = "same" if i == j else kind
-        if kind != "other center" or one["center"] != two["center"]:
-            found[kind].append(frechet_distance(halves[i][0], halves[j][1]))
-    same, center, label = (np.mean(values) for values in found.values())
+        if kind != "other center" or first["center"] != second["center"]:
+            distances[kind].append(frechet_distance(halves[i][0], halves[j][1]))
+    same, center, label = (np.mean(values) for values in distances.values())
     assert 4 * same < center < 0.8 * label

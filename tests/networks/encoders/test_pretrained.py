@@ -66,8 +66,8 @@ def test_tokens_are_pooled_without_registers(pool, dim):
     module = Tokens()
     encoder = ModuleEncoder(module, "tokens", SIDE, pool=pool, num_prefix_tokens=3)
     tokens = module(NORMALIZED).numpy()
-    parts = {"cls": tokens[:, 0], "mean": (tokens[:, 3] + tokens[:, 4] + tokens[:, 5] + tokens[:, 6]) / 4}
-    expected = {"cls+mean": np.hstack([parts["cls"], parts["mean"]])}.get(pool, parts.get(pool))
+    pooled = {"cls": tokens[:, 0], "mean": (tokens[:, 3] + tokens[:, 4] + tokens[:, 5] + tokens[:, 6]) / 4}
+    expected = {"cls+mean": np.hstack([pooled["cls"], pooled["mean"]])}.get(pool, pooled.get(pool))
     assert encoder.dim == dim and encoder.describe()["pool"] == pool
     np.testing.assert_allclose(encoder(IMAGES).numpy(), expected, rtol=1e-5, atol=1e-6)
 
@@ -124,9 +124,9 @@ def test_what_is_not_torchscript_is_refused(module, tmp_path):
 def test_weights_are_found_in_files_and_folders(module, tmp_path, wrap):
     torch.save(wrap(module.state_dict()), tmp_path / "pytorch_model.bin")
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
-        found = load_weights(path)
-        assert found.keys() == module.state_dict().keys()
-        assert all(torch.equal(found[name], value) for name, value in module.state_dict().items())
+        weights = load_weights(path)
+        assert weights.keys() == module.state_dict().keys()
+        assert all(torch.equal(weights[name], value) for name, value in module.state_dict().items())
 
 
 def test_safetensors_come_first(module, tmp_path):
@@ -195,13 +195,13 @@ class TestWithTimm:
     def test_published_settings_make_the_published_shapes(self, timm, key):
         from medi_monai.networks.encoders import pretrained
 
-        known, made = TIMM_MODELS[key], {}
+        known, captured = TIMM_MODELS[key], {}
 
         def create_on_meta(source, pretrained, **settings):
             assert pretrained and source == f"hf-hub:{known.hub}"
             with torch.device("meta"):
-                made["network"] = create(known.architecture, pretrained=False, **settings).eval()
-                made["output"] = made["network"](torch.zeros(2, 3, 224, 224))
+                captured["network"] = create(known.architecture, pretrained=False, **settings).eval()
+                captured["output"] = captured["network"](torch.zeros(2, 3, 224, 224))
             raise OSError("no network")
 
         create = timm.create_model
@@ -209,10 +209,10 @@ class TestWithTimm:
             patch.setattr(timm, "create_model", create_on_meta)
             with pytest.raises(InputError, match=f"timm cannot make hf-hub:{known.hub}.*no network.*as `weights`"):
                 pretrained.TimmEncoder(key)
-        assert made["network"].num_prefix_tokens == {"uni": 1, "uni2_h": 9, "virchow2": 5, "h_optimus_0": 5}[key]
-        width = made["output"].shape[-1] * (2 if known.pool == "cls+mean" else 1)
-        assert width == known.dim and made["output"].ndim == (3 if known.pool else 2)
-        millions = sum(value.numel() for value in made["network"].parameters()) / 1e6
+        assert captured["network"].num_prefix_tokens == {"uni": 1, "uni2_h": 9, "virchow2": 5, "h_optimus_0": 5}[key]
+        width = captured["output"].shape[-1] * (2 if known.pool == "cls+mean" else 1)
+        assert width == known.dim and captured["output"].ndim == (3 if known.pool else 2)
+        millions = sum(value.numel() for value in captured["network"].parameters()) / 1e6
         assert round(millions) == {"uni": 303, "uni2_h": 681, "virchow2": 631, "h_optimus_0": 1135}[key]
 
     def test_local_weights_give_what_the_model_gives(self, timm, tmp_path):

@@ -67,9 +67,9 @@ def test_text_features_equal_those_of_transformers(clip, theirs, clip_folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(clip_folder)
     with torch.no_grad():
         expected = theirs.get_text_features(**tokenizer(TEXTS, padding=True, return_tensors="pt")).pooler_output
-    found = clip.text_features(TEXTS)
-    torch.testing.assert_close(found, normalize(expected), rtol=1e-5, atol=1e-5)
-    assert (found[0] - found[2]).norm() > 0.01 and clip.text_features([]).shape == (0, 16)
+    features = clip.text_features(TEXTS)
+    torch.testing.assert_close(features, normalize(expected), rtol=1e-5, atol=1e-5)
+    assert (features[0] - features[2]).norm() > 0.01 and clip.text_features([]).shape == (0, 16)
 
 
 def test_the_score_is_the_cosine_that_transformers_multiplies(clip, theirs, clip_folder):

@@ -19,12 +19,12 @@ def encoder(clip_folder):
     return load_text_encoder(clip_folder)
 
 
-def theirs(folder, texts, length, loader=transformers.CLIPTextModel, part=None, mask=True):
+def theirs(folder, texts, length, loader=transformers.CLIPTextModel, tower=None, mask=True):
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model = loader.from_pretrained(folder).eval()
         batch = tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt")
-        model = getattr(model, part) if part else model
+        model = getattr(model, tower) if tower else model
         with torch.no_grad():
             inputs = {**batch} if mask else {"input_ids": batch["input_ids"]}
             return batch["input_ids"], model(**inputs).last_hidden_state
@@ -71,11 +71,11 @@ def test_a_bert_without_its_pooler_is_read_and_its_digest_does_not_depend_on_cha
         bare.load_state_dict({name: value for name, value in tower.state_dict().items() if "pooler" not in name})
         bare.save_pretrained(tmp_path)
         transformers.AutoTokenizer.from_pretrained(dual_folder).save_pretrained(tmp_path)
-    one, two = load_text_encoder(tmp_path), load_text_encoder(tmp_path)
-    assert one.digest == two.digest
+    first, second = load_text_encoder(tmp_path), load_text_encoder(tmp_path)
+    assert first.digest == second.digest
     whole = load_text_encoder(dual_folder)
     codes = whole.tokenize(["brain of a man"])
-    assert torch.equal(one(codes), whole(codes))
+    assert torch.equal(first(codes), whole(codes))
 
 
 def test_the_longest_caption_that_fits_fits_and_one_token_more_is_an_error(clip_folder):

@@ -96,8 +96,8 @@ def test_anisotropic_pixels_are_told_by_the_file(reader, write_tiff, tmp_path):
     with reader(path) as slide:
         assert slide.spacing == pytest.approx((0.25, 0.27), rel=1e-6) and slide.mpp == pytest.approx(0.26)
         assert slide.field((270, 100), 0.5) == pytest.approx((540, 185.185), rel=1e-5)
-        found = shown(slide.read(10, 20, slide.field((270, 250), 0.5), (270, 250)))
-    assert found[:2] == pytest.approx((540, 462.96), rel=0.001) and misplaced(found[2], 10, 20) < 0.0005
+        region = shown(slide.read(10, 20, slide.field((270, 250), 0.5), (270, 250)))
+    assert region[:2] == pytest.approx((540, 462.96), rel=0.001) and misplaced(region[2], 10, 20) < 0.0005
 
 
 def test_a_level_is_used_by_its_real_valued_downsample(wave_slides):
@@ -110,7 +110,7 @@ def test_a_level_is_used_by_its_real_valued_downsample(wave_slides):
             level = slide.window(1, 1, field, size).level
             finer = reduction / downsamples[level]
             assert level == 0 or finer >= 2 * 0.999 or finer == pytest.approx(1, rel=0.01)
-            coarser = [place for place, one in enumerate(downsamples) if reduction / one >= 2]
+            coarser = [number for number, downsample in enumerate(downsamples) if reduction / downsample >= 2]
             assert level >= max(coarser, default=0), "a coarser level would have done"
             # the direction that is reduced less decides
             stretched = slide.window(1, 1, (field[0], 1.6 * field[1]), size).level
@@ -123,8 +123,8 @@ def test_with_less_oversampling_coarser_levels_are_read(wave_slides, monkeypatch
         assert slide.window(3, 3, field, size).level == 0
         monkeypatch.setattr(slide, "oversampling", 1.0)
         assert slide.window(3, 3, field, size).level == 1
-        found = shown(slide.read(3, 3, field, size))
-    assert found[:2] == pytest.approx(field, rel=0.002) and misplaced(found[2], 3, 3) < 0.001
+        region = shown(slide.read(3, 3, field, size))
+    assert region[:2] == pytest.approx(field, rel=0.002) and misplaced(region[2], 3, 3) < 0.001
 
 
 @pytest.mark.parametrize("reduction", [1.5, 2.0])
@@ -234,15 +234,15 @@ def test_several_threads_may_read_one_slide(tissue_slides, reader):
     path, pixels, _ = tissue_slides["4"]
     corners = [(37 * k % 3900, 91 * k % 2800) for k in range(160)]
 
-    def read(part):
-        return [slide.read(x, y, (80, 80), (80, 80)) for x, y in part] + list(
-            slide.read_many(part, (80, 80), (80, 80), threads=2)
+    def read(own):
+        return [slide.read(x, y, (80, 80), (80, 80)) for x, y in own] + list(
+            slide.read_many(own, (80, 80), (80, 80), threads=2)
         )
 
     with reader(path, 0.25) as slide, ThreadPoolExecutor(4) as pool:
-        parts = [corners[start::4] for start in range(4)]
-        for part, patches in zip(parts, pool.map(read, parts)):
-            for (x, y), patch in zip(part + part, patches):
+        shares = [corners[start::4] for start in range(4)]
+        for own, patches in zip(shares, pool.map(read, shares)):
+            for (x, y), patch in zip(own + own, patches):
                 assert np.array_equal(patch, pixels[y : y + 80, x : x + 80])
 
 
@@ -293,7 +293,7 @@ def test_memory_stays_flat_over_thousands_of_patches(tissue_slides, reader):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
 def test_a_closed_slide_holds_no_file_and_says_so(tissue_slides, reader, tmp_path):
     def held():
-        return sum(os.path.realpath(f"/proc/self/fd/{one}") == str(path) for one in os.listdir("/proc/self/fd"))
+        return sum(os.path.realpath(f"/proc/self/fd/{number}") == str(path) for number in os.listdir("/proc/self/fd"))
 
     path = tmp_path / "slide.tiff"
     path.symlink_to(tissue_slides["4"][0])

@@ -33,45 +33,50 @@ def both(path, mpp=None):
 @pytest.mark.parametrize("kind", ["jpeg", "lzw"])
 def test_both_back_ends_agree_pixel_by_pixel(halved, kind):
     rng = np.random.default_rng(0)
-    one, other = both(halved[kind])
-    with one, other:
-        assert (one.dimensions, one.spacing, one.level_downsamples) == (
-            other.dimensions,
-            other.spacing,
-            other.level_downsamples,
+    by_openslide, by_cucim = both(halved[kind])
+    with by_openslide, by_cucim:
+        assert (by_openslide.dimensions, by_openslide.spacing, by_openslide.level_downsamples) == (
+            by_cucim.dimensions,
+            by_cucim.spacing,
+            by_cucim.level_downsamples,
         )
         for _ in range(120):
             size = int(rng.integers(1, 90)), int(rng.integers(1, 90))
             reduction = float(rng.choice([1, 2, 4, 8, rng.uniform(1, 9)]))
             field = size[0] * reduction, size[1] * reduction
-            far = np.array(one.dimensions) - field
+            far = np.array(by_openslide.dimensions) - field
             x, y = rng.uniform(0, far) if rng.random() < 0.5 else np.floor(rng.uniform(0, far))
             if rng.random() < 0.3:
                 x, y = far
-            assert np.array_equal(one.read(x, y, field, size), other.read(x, y, field, size)), (x, y, field, size)
-        assert np.array_equal(one.thumbnail((77, 75)), other.thumbnail((77, 75)))
+            assert np.array_equal(by_openslide.read(x, y, field, size), by_cucim.read(x, y, field, size)), (
+                x,
+                y,
+                field,
+                size,
+            )
+        assert np.array_equal(by_openslide.thumbnail((77, 75)), by_cucim.thumbnail((77, 75)))
 
 
 def test_both_back_ends_agree_on_a_real_slide(real_data):
-    one, other = both(real_data / "wsi" / "cmu-1-small-region.svs")
+    by_openslide, by_cucim = both(real_data / "wsi" / "cmu-1-small-region.svs")
     rng = np.random.default_rng(0)
-    with one, other:
+    with by_openslide, by_cucim:
         for target in (0.499, 0.5, 0.7, 1.0, 2.0):
-            field = one.field((96, 80), target)
-            for x, y in rng.uniform(0, np.array(one.dimensions) - field, (6, 2)):
-                assert np.array_equal(one.read(x, y, field, (96, 80)), other.read(x, y, field, (96, 80)))
-        assert np.array_equal(one.thumbnail((139, 185)), other.thumbnail((139, 185)))
+            field = by_openslide.field((96, 80), target)
+            for x, y in rng.uniform(0, np.array(by_openslide.dimensions) - field, (6, 2)):
+                assert np.array_equal(by_openslide.read(x, y, field, (96, 80)), by_cucim.read(x, y, field, (96, 80)))
+        assert np.array_equal(by_openslide.thumbnail((139, 185)), by_cucim.thumbnail((139, 185)))
 
 
 def test_at_levels_of_no_whole_ratio_they_agree_but_for_rounding(tissue_slides):
-    one, other = both(tissue_slides["3.9996"][0], 0.25)
+    by_openslide, by_cucim = both(tissue_slides["3.9996"][0], 0.25)
     rng = np.random.default_rng(0)
     apart = []
-    with one, other:
+    with by_openslide, by_cucim:
         for target in (0.9999, 2.0, 3.0, 8.0):
-            field = one.field((64, 48), target)
-            for x, y in rng.uniform(0, np.array(one.dimensions) - field, (12, 2)):
-                first, second = one.read(x, y, field, (64, 48)), other.read(x, y, field, (64, 48))
+            field = by_openslide.field((64, 48), target)
+            for x, y in rng.uniform(0, np.array(by_openslide.dimensions) - field, (12, 2)):
+                first, second = by_openslide.read(x, y, field, (64, 48)), by_cucim.read(x, y, field, (64, 48))
                 apart.append(np.abs(first.astype(int) - second))
     # OpenSlide reads between the pixels of such a level; taken back, up to its rounding: measured 0.16, at most 4
     assert np.mean(apart) < 0.3 and np.max(apart) <= 5
@@ -106,24 +111,27 @@ def test_many_regions_are_those_read_one_by_one(tissue_slides, downsample, targe
         corners = [tuple(far), (far[0], 0), (0, far[1]), (0, 0), tuple(np.floor(far))]
         corners += [tuple(corner) for corner in rng.uniform(0, far, (9, 2))]
         corners += [tuple(corner) for corner in (np.floor(rng.uniform(0, far, (9, 2)) / 4) * 4).tolist()]
-        corners = [corners[place] for place in rng.permutation(len(corners))]
+        corners = [corners[index] for index in rng.permutation(len(corners))]
         expected = [slide.read(x, y, field, size) for x, y in corners]
         levels = {slide.window(x, y, field, size).level for x, y in corners}
         for threads in (1, 2, 4):
-            found = list(slide.read_many(corners, field, size, threads))
-            assert len(found) == len(corners)
-            for place, (patch, one) in enumerate(zip(found, expected)):
-                assert np.array_equal(patch, one), (threads, corners[place])
+            patches = list(slide.read_many(corners, field, size, threads))
+            assert len(patches) == len(corners)
+            for index, (patch, single) in enumerate(zip(patches, expected)):
+                assert np.array_equal(patch, single), (threads, corners[index])
     assert len(levels) == (2 if target == 1.0 else 1)
 
 
 def test_more_regions_than_one_call_takes(halved):
     corners = [(17 * k % 1000, 31 * k % 980) for k in range(1100)]
-    one, other = both(halved["lzw"])
-    with one, other:
-        found = other.read_many(corners, (16, 16), (16, 16), 2)
-        assert all(np.array_equal(patch, one.read(x, y, (16, 16), (16, 16))) for patch, (x, y) in zip(found, corners))
-        assert next(found, None) is None
+    by_openslide, by_cucim = both(halved["lzw"])
+    with by_openslide, by_cucim:
+        patches = by_cucim.read_many(corners, (16, 16), (16, 16), 2)
+        assert all(
+            np.array_equal(patch, by_openslide.read(x, y, (16, 16), (16, 16)))
+            for patch, (x, y) in zip(patches, corners)
+        )
+        assert next(patches, None) is None
 
 
 def damaged(path, target, tile):
@@ -140,18 +148,18 @@ def damaged(path, target, tile):
 def test_a_damaged_tile_is_an_error_and_not_noise(halved, kind, tmp_path):
     # cuCIM alone gives black, or what was in memory, and no error
     path = damaged(halved[kind], tmp_path / "damaged.tiff", 0)
-    one, other = both(halved[kind])
-    with one, other, CuCIMReader(path) as slide:
-        assert np.array_equal(slide.read(600, 600, (64, 64), (64, 64)), one.read(600, 600, (64, 64), (64, 64)))
+    by_openslide, by_cucim = both(halved[kind])
+    with by_openslide, by_cucim, CuCIMReader(path) as slide:
+        assert np.array_equal(slide.read(600, 600, (64, 64), (64, 64)), by_openslide.read(600, 600, (64, 64), (64, 64)))
         with pytest.raises(InputError, match="cannot read the slide .*damaged.tiff"):
             slide.read(10, 10, (64, 64), (64, 64))
         patches = slide.read_many([(600, 600), (700, 600), (30, 30)], (64, 64), (64, 64), 2)
         for x in (600, 700):
-            assert np.array_equal(next(patches), other.read(x, 600, (64, 64), (64, 64)))
+            assert np.array_equal(next(patches), by_cucim.read(x, 600, (64, 64), (64, 64)))
         with pytest.raises(InputError, match="damaged.tiff"):
             next(patches)
         # the levels above are whole
-        assert np.array_equal(slide.read(0, 0, (256, 256), (64, 64)), one.read(0, 0, (256, 256), (64, 64)))
+        assert np.array_equal(slide.read(0, 0, (256, 256), (64, 64)), by_openslide.read(0, 0, (256, 256), (64, 64)))
 
 
 def test_a_tile_that_only_looks_damaged_is_read_by_openslide(halved, tmp_path):
@@ -165,12 +173,12 @@ def test_a_tile_that_only_looks_damaged_is_read_by_openslide(halved, tmp_path):
             size = {3: 2, 4: 4}[int(tag.dtype)]
             content[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
     (tmp_path / "padded.tiff").write_bytes(content + tile)
-    one, other = both(halved["jpeg"])
-    with one, other, CuCIMReader(tmp_path / "padded.tiff") as slide:
+    by_openslide, by_cucim = both(halved["jpeg"])
+    with by_openslide, by_cucim, CuCIMReader(tmp_path / "padded.tiff") as slide:
         assert not slide._tiles.whole(0, 0, 0, 9, 9) and slide._tiles.whole(0, 300, 300, 400, 400)
         corners = [(0, 0), (300, 300), (20, 10)]
         for patch, (x, y) in zip(slide.read_many(corners, (40, 40), (40, 40), 2), corners):
-            assert np.array_equal(patch, one.read(x, y, (40, 40), (40, 40)))
+            assert np.array_equal(patch, by_openslide.read(x, y, (40, 40), (40, 40)))
 
 
 @pytest.mark.parametrize("backend", ["auto", "cucim", "openslide"])
@@ -197,12 +205,12 @@ def test_unusual_tiles_are_read_whatever_they_look_like(tmp_path, drawn_tissue, 
     tiles = (coded(drawn_tissue[y : y + 256, x : x + 256]) for y in (0, 256) for x in (0, 256, 512))
     page = {"tile": (256, 256), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2), "metadata": None}
     tifffile.imwrite(tmp_path / "a.tiff", tiles, shape=(512, 768, 3), dtype=np.uint8, **page)
-    one, other = both(tmp_path / "a.tiff", 0.25)
-    with one, other:
-        assert other._tiles.whole(0, 0, 0, 768, 512) == looks_whole
+    by_openslide, by_cucim = both(tmp_path / "a.tiff", 0.25)
+    with by_openslide, by_cucim:
+        assert by_cucim._tiles.whole(0, 0, 0, 768, 512) == looks_whole
         corners = [(0, 0), (200, 100), (500, 300)]
-        for patch, (x, y) in zip(other.read_many(corners, (100, 90), (100, 90), 2), corners):
-            assert np.array_equal(patch, one.read(x, y, (100, 90), (100, 90)))
+        for patch, (x, y) in zip(by_cucim.read_many(corners, (100, 90), (100, 90), 2), corners):
+            assert np.array_equal(patch, by_openslide.read(x, y, (100, 90), (100, 90)))
             assert np.abs(patch.astype(int) - drawn_tissue[y : y + 90, x : x + 100]).mean() < 6
 
 

@@ -149,8 +149,8 @@ def test_a_slide_of_a_real_scanner_is_within_one_gray_level(real_data, reader):
 
 def test_a_real_slide_at_its_own_resolution_is_openslides_pixel_by_pixel(real_data, reader):
     path = real_data / "wsi" / "cmu-1-small-region.svs"
-    with open_slide(path) as found, reader(path) as slide, openslide.OpenSlide(path) as reference:
-        assert found.dimensions == slide.dimensions
+    with open_slide(path) as opened, reader(path) as slide, openslide.OpenSlide(path) as reference:
+        assert opened.dimensions == slide.dimensions
         for x, y, size in [(0, 0, (300, 200)), (700, 900, (256, 256)), (2220 - 65, 2967 - 33, (65, 33))]:
             expected = np.asarray(reference.read_region((x, y), 0, size).convert("RGB"))
             assert np.array_equal(slide.read(x, y, size, size), expected)

@@ -69,8 +69,8 @@ def layouts(tmp_path_factory, pixels):
 
 
 def test_auto_takes_the_back_end_that_is_safe_and_nothing_crashes(layouts, read_apart):
-    found = read_apart(layouts.values(), mpp=None)
-    assert {name: found[path.name] for name, path in layouts.items()} == {name: LAYOUTS[name][1] for name in LAYOUTS}
+    results = read_apart(layouts.values(), mpp=None)
+    assert {name: results[path.name] for name, path in layouts.items()} == {name: LAYOUTS[name][1] for name in LAYOUTS}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -90,10 +90,10 @@ def test_pixels_are_those_that_were_written(layouts, pixels, name):
 
 
 def test_a_forced_cucim_names_why_it_cannot(layouts, read_apart, cucim_reader):
-    found = read_apart(layouts.values(), mpp=None, backend="cucim")
+    results = read_apart(layouts.values(), mpp=None, backend="cucim")
     for name, path in layouts.items():
         reason = LAYOUTS[name][3]
-        result = found[path.name]
+        result = results[path.name]
         if reason:
             assert result.startswith("error") and reason in result and path.name in result and "\n" not in result
         else:
@@ -221,17 +221,17 @@ def test_whole_files_are_not_called_damaged(layouts, tmp_path, pixels, real_data
 
 def test_tiles_that_do_not_begin_go_on_and_end_as_they_must_are_found(layouts, tmp_path):
     noise = np.random.default_rng(0).bytes(2000)
-    for name, places in {"jpeg": ("head", "middle", "hole", "tail"), "lzw": ("head",)}.items():
+    for name, damages in {"jpeg": ("head", "middle", "hole", "tail"), "lzw": ("head",)}.items():
         with tifffile.TiffFile(layouts[name]) as file:
             page = file.pages[0]
             offset, count = page.dataoffsets[5], page.databytecounts[5]
-        for place in places:
+        for damage in damages:
             content = bytearray(layouts[name].read_bytes())
-            start = {"head": offset, "tail": offset + count - 40}.get(place, offset + count // 2)
-            garbage = {"middle": noise, "hole": bytes(80)}.get(place, bytes(40))
+            start = {"head": offset, "tail": offset + count - 40}.get(damage, offset + count // 2)
+            garbage = {"middle": noise, "hole": bytes(80)}.get(damage, bytes(40))
             assert start + len(garbage) <= offset + count
             content[start : start + len(garbage)] = garbage
-            path = tmp_path / f"{name}_{place}.tiff"
+            path = tmp_path / f"{name}_{damage}.tiff"
             path.write_bytes(content)
             tiles = Tiles(path, [(820, 660), (410, 330)])
             # the sixth of four by three tiles of 256 pixels

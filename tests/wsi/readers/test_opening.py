@@ -100,13 +100,13 @@ def test_files_that_are_no_slides_are_one_line_each(tmp_path, pixels, read_apart
     absent = [tmp_path / name for name in ("absent.svs", "absent.png", "folder/../absent.tiff", "x" * 300)]
     paths = sorted(tmp_path.iterdir()) + absent
     for backend in ("auto", "openslide", "cucim") if is_installed("cucim") else ("auto", "openslide"):
-        found = read_apart(paths, backend=backend)
+        results = read_apart(paths, backend=backend)
         for path in paths:
-            assert is_one_line_about(found[path.name], path), (backend, path.name, found[path.name])
-    assert "it contains PNG" in found["png.svs"] and "it contains JPEG" in found["jpeg.tif"]
-    assert all("is empty (0 bytes)" in found[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
-    assert all("is a folder" in found[name] for name in ("folder", "folder.svs", "folder.tiff", "folder.png"))
-    assert "levels of symbolic links" in found["loop.svs"] and "not a regular file" in found["pipe.svs"]
+            assert is_one_line_about(results[path.name], path), (backend, path.name, results[path.name])
+    assert "it contains PNG" in results["png.svs"] and "it contains JPEG" in results["jpeg.tif"]
+    assert all("is empty (0 bytes)" in results[name] for name in ("empty.svs", "empty.png", "empty.ndpi"))
+    assert all("is a folder" in results[name] for name in ("folder", "folder.svs", "folder.tiff", "folder.png"))
+    assert "levels of symbolic links" in results["loop.svs"] and "not a regular file" in results["pipe.svs"]
     with pytest.raises(InputError, match="image not found"):
         open_slide("zero\0byte.svs", 0.25)
 
@@ -114,29 +114,29 @@ def test_files_that_are_no_slides_are_one_line_each(tmp_path, pixels, read_apart
 def test_a_slide_that_was_cut_off_is_one_line_wherever_it_ends(tmp_path, whole, read_apart):
     paths = []
     for kind, content in whole.items():
-        ends = [1, 3, 4, 7, 8, 9, 12, 60, 200, *(int(len(content) * part) for part in (0.1, 0.5, 0.9, 0.99))]
+        ends = [1, 3, 4, 7, 8, 9, 12, 60, 200, *(int(len(content) * share) for share in (0.1, 0.5, 0.9, 0.99))]
         for end in [*ends, len(content) - 1]:
             paths.append(tmp_path / f"{kind}_{end}.tiff")
             paths[-1].write_bytes(content[:end])
     for backend in ("auto", "openslide"):
-        found = read_apart(paths, backend=backend)
+        results = read_apart(paths, backend=backend)
         for path in paths:
-            assert is_one_line_about(found[path.name], path), (backend, path.name, found[path.name])
-        assert "truncated" in found[paths[-1].name] and "Copy it again" in found[paths[-1].name]
+            assert is_one_line_about(results[path.name], path), (backend, path.name, results[path.name])
+        assert "truncated" in results[paths[-1].name] and "Copy it again" in results[paths[-1].name]
 
 
 def test_a_slide_whose_rest_is_zeros_is_one_line(tmp_path, whole, read_apart):
     # what a copy leaves behind that broke off after the space was taken
     paths = []
     for kind, content in whole.items():
-        for part in (0.3, 0.6, 0.95):
-            kept = int(len(content) * part)
-            paths.append(tmp_path / f"{kind}_{part}.tiff")
+        for share in (0.3, 0.6, 0.95):
+            kept = int(len(content) * share)
+            paths.append(tmp_path / f"{kind}_{share}.tiff")
             paths[-1].write_bytes(content[:kept] + bytes(len(content) - kept))
     for backend in ("auto", "openslide", "cucim") if is_installed("cucim") else ("auto", "openslide"):
-        found = read_apart(paths, backend=backend)
+        results = read_apart(paths, backend=backend)
         for path in paths:
-            assert is_one_line_about(found[path.name], path), (backend, path.name, found[path.name])
+            assert is_one_line_about(results[path.name], path), (backend, path.name, results[path.name])
 
 
 def test_damaged_tiles_are_one_line_or_read_but_never_end_the_process(tmp_path, whole, read_apart):
@@ -145,8 +145,8 @@ def test_damaged_tiles_are_one_line_or_read_but_never_end_the_process(tmp_path, 
     for kind, content in whole.items():
         for number in range(8):
             damaged = bytearray(content)
-            for place in rng.integers(1000, len(content), 6):
-                damaged[place] = rng.integers(256)
+            for offset in rng.integers(1000, len(content), 6):
+                damaged[offset] = rng.integers(256)
             paths.append(tmp_path / f"{kind}_{number}.tiff")
             paths[-1].write_bytes(damaged)
     for backend in ("auto", "openslide"):
@@ -157,12 +157,12 @@ def test_damaged_tiles_are_one_line_or_read_but_never_end_the_process(tmp_path, 
 def test_a_damaged_directory_is_one_line_or_read_but_never_ends_the_process(tmp_path, whole, read_apart):
     rng = np.random.default_rng(1)
     with tifffile.TiffFile(BytesIO(whole["lzw"])) as file:
-        entries = [tag.offset + part for page in file.pages for tag in page.tags for part in range(12)]
+        entries = [tag.offset + byte for page in file.pages for tag in page.tags for byte in range(12)]
     paths = []
     for number in range(60):
         damaged = bytearray(whole["lzw"])
-        for place in rng.choice(entries, 2):
-            damaged[place] = rng.choice([0, 1, 2, 128, 255])
+        for offset in rng.choice(entries, 2):
+            damaged[offset] = rng.choice([0, 1, 2, 128, 255])
         paths.append(tmp_path / f"{number}.tiff")
         paths[-1].write_bytes(damaged)
     # a directory that comes after itself
@@ -185,9 +185,9 @@ def test_a_slide_that_says_no_resolution_needs_one(tmp_path, pixels, said):
     path = aperio(tmp_path / "slide.svs", pixels, said)
     with pytest.raises(InputError, match="slide.svs does not contain its resolution.*`mpp`.*`source_mpp`"):
         open_slide(path)
-    for given in (0.31, 0.0625):
-        with open_slide(path, given) as slide:
-            assert slide.spacing == (given, given)
+    for mpp in (0.31, 0.0625):
+        with open_slide(path, mpp) as slide:
+            assert slide.spacing == (mpp, mpp)
 
 
 @pytest.mark.parametrize("dpi", [72, 96, 300, 600])
@@ -240,5 +240,5 @@ def test_a_slide_that_is_refused_is_closed(tmp_path, pixels, write_tiff):
         if backend in ("auto", "openslide") or is_installed("cucim"):
             with pytest.raises(InputError):
                 open_slide(path, backend=backend)
-            held = [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
+            held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
             assert str(path.resolve()) not in held

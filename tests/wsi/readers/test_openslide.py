@@ -54,8 +54,8 @@ def test_a_whole_level_and_one_with_another_ratio_in_both_directions(noisy):
             height, width = levels[level].shape[:2]
             off = np.abs(slide._pixels(level, 0, 0, width, height).astype(int) - levels[level])
             assert off.max() <= 1
-        part = slide._pixels(2, 90, 10, 70, 23).astype(int)
-    off = np.abs(part - levels[2][10:, 90:])
+        region = slide._pixels(2, 90, 10, 70, 23).astype(int)
+    off = np.abs(region - levels[2][10:, 90:])
     assert off.max() <= 3 and off.mean() < 0.6
 
 
@@ -64,13 +64,13 @@ def test_a_linear_interpolation_is_taken_back(shift):
     # the closed form: shift white noise by hand, in both directions, and undo it
     truth = np.random.default_rng(0).integers(20, 236, (60, 80, 3)).astype(float)
     shifted = truth
-    for axis, part in ((1, shift), (0, -shift)):
-        neighbor = np.roll(shifted, -1 if part > 0 else 1, axis)
-        shifted = (1 - abs(part)) * shifted + abs(part) * neighbor
+    for axis, distance in ((1, shift), (0, -shift)):
+        neighbor = np.roll(shifted, -1 if distance > 0 else 1, axis)
+        shifted = (1 - abs(distance)) * shifted + abs(distance) * neighbor
     # without rounding there would be no difference but at the rim
-    found = _unshifted(np.rint(shifted).astype(np.uint8), shift, -shift).astype(int)
+    restored = _unshifted(np.rint(shifted).astype(np.uint8), shift, -shift).astype(int)
     inner = (slice(12, -12), slice(12, -12))
-    assert np.abs(found[inner] - truth[inner]).max() <= 4 and np.abs(found[inner] - truth[inner]).mean() < 0.8
+    assert np.abs(restored[inner] - truth[inner]).max() <= 4 and np.abs(restored[inner] - truth[inner]).mean() < 0.8
     assert np.array_equal(_unshifted(truth.astype(np.uint8), 0, 0.001), truth.astype(np.uint8))
 
 
@@ -89,8 +89,8 @@ def test_what_was_not_scanned_is_white_and_its_rim_has_its_own_color():
     region = np.zeros((4, 6, 4), np.uint8)
     region[:, 2:] = (200, 100, 150, 255)
     region[:, 2, 3], region[:, 1] = 143, (10, 20, 30, 112)
-    found = _on_white(Image.fromarray(region, "RGBA"))
-    assert (found[:, :2] == 255).all() and (found[:, 2:] == (200, 100, 150)).all()
+    on_white = _on_white(Image.fromarray(region, "RGBA"))
+    assert (on_white[:, :2] == 255).all() and (on_white[:, 2:] == (200, 100, 150)).all()
     region[..., 3] = 255
     assert np.array_equal(_on_white(Image.fromarray(region, "RGBA")), region[..., :3])
 

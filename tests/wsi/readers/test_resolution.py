@@ -9,7 +9,7 @@ NOTHING = (None, None)
 
 
 @pytest.mark.parametrize(
-    ("found", "given", "expected"),
+    ("stored", "declared", "expected"),
     [
         (("0.25", "0.26"), None, (0.25, 0.26)),
         (("0.25", "0.25"), 0.251, (0.25, 0.25)),
@@ -20,9 +20,9 @@ NOTHING = (None, None)
         (("39.9", "39.9"), None, (39.9, 39.9)),
     ],
 )
-def test_who_says_counts(found, given, expected):
+def test_who_says_counts(stored, declared, expected):
     for on_conflict in ("error", "file", "given"):
-        assert resolution("slide.svs", found, given, on_conflict) == expected
+        assert resolution("slide.svs", stored, declared, on_conflict) == expected
 
 
 @pytest.mark.parametrize(("on_conflict", "expected"), [("file", (0.25, 0.26)), ("given", (0.5, 0.5))])
@@ -30,43 +30,43 @@ def test_one_who_counts_is_named_where_they_disagree(on_conflict, expected):
     assert resolution("slide.svs", ("0.25", "0.26"), 0.5, on_conflict) == expected
 
 
-@pytest.mark.parametrize("given", [0.5, 0.2563, 0.2537, 1e-3, 99])
-def test_two_that_disagree_are_an_error_that_says_both(given):
+@pytest.mark.parametrize("declared", [0.5, 0.2563, 0.2537, 1e-3, 99])
+def test_two_that_disagree_are_an_error_that_says_both(declared):
     # a field of view may be half a percent off
-    with pytest.raises(InputError, match=f"folder/a.svs has 0.255 .*{given:g}.*mpp_conflict"):
-        resolution("folder/a.svs", ("0.25", "0.26"), given)
+    with pytest.raises(InputError, match=f"folder/a.svs has 0.255 .*{declared:g}.*mpp_conflict"):
+        resolution("folder/a.svs", ("0.25", "0.26"), declared)
 
 
 @pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600])
 def test_a_default_of_image_editors_is_no_resolution(dpi):
-    found = (str(25400 / dpi), str(25400 / dpi))
-    assert resolution("a.tiff", found, 0.25) == (0.25, 0.25)
+    stored = (str(25400 / dpi), str(25400 / dpi))
+    assert resolution("a.tiff", stored, 0.25) == (0.25, 0.25)
     with pytest.raises(InputError, match=r"a\.tiff does not contain its resolution"):
-        resolution("a.tiff", found, None)
+        resolution("a.tiff", stored, None)
 
 
 @pytest.mark.parametrize("value", ["0", "-0.25", "nan", "inf", "abc", "", "0,25", "1e9", "0x10", None])
 def test_what_is_no_length_says_nothing(value):
-    for found in ((value, value), (value, "0.25"), ("0.25", value)):
-        assert resolution("a.svs", found, 0.3) == (0.3, 0.3)
+    for stored in ((value, value), (value, "0.25"), ("0.25", value)):
+        assert resolution("a.svs", stored, 0.3) == (0.3, 0.3)
         with pytest.raises(InputError, match=r"a\.svs does not contain its resolution.*source_mpp"):
-            resolution("a.svs", found, None)
+            resolution("a.svs", stored, None)
 
 
 def test_two_directions_that_differ_by_more_than_a_tenth_are_a_mistake():
     assert resolution("a.svs", ("0.25", "0.274"), None) == (0.25, 0.274)
     assert resolution("a.svs", ("0.274", "0.25"), None) == (0.274, 0.25)
-    for found in (("0.25", "0.276"), ("0.5", "0.25")):
-        assert resolution("a.svs", found, 0.25) == (0.25, 0.25)
-        with pytest.raises(InputError, match=f"a.svs .*{found[0]} x {found[1]}"):
-            resolution("a.svs", found, None)
+    for stored in (("0.25", "0.276"), ("0.5", "0.25")):
+        assert resolution("a.svs", stored, 0.25) == (0.25, 0.25)
+        with pytest.raises(InputError, match=f"a.svs .*{stored[0]} x {stored[1]}"):
+            resolution("a.svs", stored, None)
 
 
-@pytest.mark.parametrize("given", [0, 0.0, -0.5, 100, 1e9, math.nan, math.inf, -math.inf])
-def test_an_impossible_number_given_is_refused(given):
-    for found in (NOTHING, ("0.25", "0.25")):
-        with pytest.raises(InputError, match=f"{given} microns per pixel is not a valid resolution for a.svs"):
-            resolution("a.svs", found, given)
+@pytest.mark.parametrize("declared", [0, 0.0, -0.5, 100, 1e9, math.nan, math.inf, -math.inf])
+def test_an_impossible_number_given_is_refused(declared):
+    for stored in (NOTHING, ("0.25", "0.25")):
+        with pytest.raises(InputError, match=f"{declared} microns per pixel is not a valid resolution for a.svs"):
+            resolution("a.svs", stored, declared)
 
 
 def test_an_unknown_choice_names_those_there_are():
