@@ -155,6 +155,23 @@ def test_every_setting_that_a_config_shows_is_declared_once(file):
     assert {name for name in content if name in everywhere} <= set(names)
 
 
+#: settings of a training that other runs accept as well, so that one overlay suits all of them
+ACCEPTED = {"arm", "attributes", "continuous", "seed"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=SHOWN)
+def test_every_setting_of_a_config_is_handed_to_something(file):
+    content = json.loads(file.read_text())
+    groups = declared(content.pop("settings"))
+    defaults = [config_default(kind.model_fields[name]) for group in groups.values() for name, kind in group.items()]
+    text = json.dumps([content, defaults], default=str)
+    for group, fields in groups.items():
+        if f"@settings#{group}" in text or f"'{group}'" in text:
+            continue
+        unused = [name for name in fields if not re.search(rf"@{name}\b", text) and name not in ACCEPTED]
+        assert not unused, f"{file.name} ignores {unused}: hand each on, as `@name`, to what uses it"
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=SHOWN)
 def test_a_config_alone_has_all_that_it_refers_to(file):
     config = read_configs([file], file.parent)
