@@ -171,8 +171,7 @@ class _Patches:
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
         """As of slides."""
         jobs = self._jobs[shard.rank :: shard.world_size]
-        # files that could not be read may have been mended
-        pending = [job for job in jobs if not job.record.is_file() or (read_scan(job)["problem"] != "").any()]
+        pending = [job for job in jobs if not job.is_done()]
         unit = f"{PATCHES_PER_SCAN} patches"
         with closing(map_processes(scan_patches, pending, num_workers, "reading patches", unit)) as results:
             for _ in results:

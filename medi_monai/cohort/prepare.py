@@ -16,6 +16,7 @@ from medi_monai.cohort.folder import REJECTED_FILE, claimed_folder, holds_cohort
 from medi_monai.cohort.table import Cohort, require_columns
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
+from medi_monai.utils.fingerprints import fingerprints
 from medi_monai.wsi.readers import BACKENDS
 
 __all__ = [
@@ -29,11 +30,14 @@ __all__ = [
     "default_cohort_dir",
     "load_or_prepare",
     "prepare",
+    "read_quality",
     "table_cohort",
 ]
 
 #: one row per image of the cohort, in its order: what was measured
 QUALITY_FILE = "quality.parquet"
+#: its column of the fingerprints of the images, which may be written by us: ``fingerprint`` is of what they come from
+PIXELS = "pixels"
 #: one row per slide that was read
 SLIDES_FILE = "slides.csv"
 CONTINUE = "To go on without such {}: --on_error skip"
@@ -174,7 +178,29 @@ def load_or_prepare(
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     require_columns(cohort.table, preparation.required, cohort.root)
+    _check_unchanged(cohort)
     return cohort
+
+
+def _check_unchanged(cohort: Cohort) -> None:
+    quality = read_quality(cohort)
+    if PIXELS not in quality:
+        return
+    now = fingerprints([cohort.root / name for name in cohort.table["image"]])
+    changed = cohort.table["image"][(quality[PIXELS] != now).to_numpy()]
+    if len(changed):
+        raise InputError(
+            f"{changed.nunique():,} images of the cohort in {cohort.root} have changed since it was prepared, for "
+            f"example {changed.iloc[0]}: run `preparing` again, or restore them"
+        )
+
+
+def read_quality(cohort: Cohort) -> pd.DataFrame:
+    """What was measured, a row per image; empty where nothing is known, as of a cohort that was made elsewhere."""
+    path = cohort.root / QUALITY_FILE
+    quality = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    # rows may have been chosen since
+    return quality if len(quality) == len(cohort) else pd.DataFrame()
 
 
 def table_cohort(preparation: AnyPreparation) -> Cohort:
@@ -287,7 +313,9 @@ def _write(
     cohort[geometry] = table[geometry]
     metadata = [*preparation.columns, "split"]
     cohort[metadata] = about[metadata]
-    write_table(root / QUALITY_FILE, images.quality)
+    # which files they are, so that none is taken for another later
+    pixels = fingerprints([root / name for name in cohort["image"]])
+    write_table(root / QUALITY_FILE, images.quality.assign(**{PIXELS: pixels}))
     if images.slides is not None:
         write_table(root / SLIDES_FILE, images.slides)
     Cohort(cohort.astype(str), root).write()

@@ -12,6 +12,7 @@ from medi_monai.cohort.duplicates import PLAIN
 from medi_monai.cohort.extraction import Cutting, measure_patches
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, json_digest
+from medi_monai.utils.fingerprints import fingerprints
 from medi_monai.wsi import open_slide
 
 __all__ = ["PATCHES_PER_SCAN", "ScanJob", "read_scan", "scan_patches"]
@@ -43,22 +44,34 @@ class ScanJob:
         """Where the result is kept."""
         return Path(self.root) / "patches" / "scans" / f"{json_digest([self.images, self.mpp])[:16]}.npz"
 
+    def fingerprints(self) -> list[str]:
+        """Of the files as they are now."""
+        return fingerprints([Path(self.folder) / image for image in self.images])
+
+    def is_done(self) -> bool:
+        """Whether all files were looked at as they are now, and could be read: others may have been mended."""
+        if not self.record.is_file():
+            return False
+        scan = read_scan(self)
+        known = scan.get("fingerprint", np.array([])).tolist()
+        return not (scan["problem"] != "").any() and known == self.fingerprints()
+
 
 def scan_patches(job: ScanJob) -> None:
     """Look at some patch files. A patch is the middle of its file, at the grid's size and resolution."""
-    rows = [_scan(job, image, mpp) for image, mpp in zip(job.images, job.mpp)]
+    rows = [_scan(job, *row) for row in zip(job.images, job.mpp, job.fingerprints())]
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     with atomic_path(job.record) as path:
         np.savez(path, **columns)
 
 
 def read_scan(job: ScanJob) -> dict[str, np.ndarray]:
-    """``x, y, width, height, source_mpp, sharpness, background, hash, problem`` of the job's files, in their order."""
+    """What :func:`scan_patches` recorded of the job's files, by name and in their order."""
     with np.load(job.record, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
 
 
-def _scan(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
+def _scan(job: ScanJob, image: str, mpp: str, fingerprint: str) -> dict[str, object]:
     grid = job.cutting.grid
     size = (grid.image_size, grid.image_size)
     row: dict[str, object] = {
@@ -70,6 +83,7 @@ def _scan(job: ScanJob, image: str, mpp: str) -> dict[str, object]:
         "sharpness": np.nan,
         "background": np.nan,
         "hash": PLAIN,
+        "fingerprint": fingerprint,
         "problem": "",
     }
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import write_table
+from medi_monai.utils.files import json_digest, write_table
+from medi_monai.utils.fingerprints import fingerprints
 from medi_monai.utils.tables import read_table
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
@@ -60,9 +61,14 @@ class Cohort:
 
     @property
     def digest(self) -> str:
-        """A digest of all cells in their order; a million rows take a second."""
+        """A digest of all cells in their order, and of the content of the images; a million rows take seconds."""
         hashes = pd.util.hash_pandas_object(self.table, index=False).to_numpy()
-        return hashlib.sha256(hashes.tobytes()).hexdigest()
+        return hashlib.sha256(hashes.tobytes() + self.pixel_digest.encode()).hexdigest()
+
+    @property
+    def pixel_digest(self) -> str:
+        """A digest of the content of all image files in their order; one that is missing counts as empty."""
+        return json_digest(fingerprints([self.root / name for name in dict.fromkeys(self.table["image"])]))
 
     def write(self) -> Path:
         """Write ``cohort.csv``, or ``cohort.parquet`` where it is long, into the root; returns its path."""

@@ -89,6 +89,9 @@ def embed_images(
         raise InputError(f"batch_size {batch_size} has to be 1 or more, and num_workers {num_workers} 0 or more")
     if len(cohort) == 0:
         raise InputError(f"the cohort in {cohort.root} has no image to embed")
+    for image in dict.fromkeys(cohort.table["image"]):
+        if not (cohort.root / image).is_file():
+            raise InputError(f"image not found: {cohort.root / image}")
     fingerprint = _fingerprint(cohort, encoder, image_size, recipe)
     folder = Path(features_dir) / f"{encoder.name}_{json_digest(fingerprint)[:8]}"
     block_size = -(-BLOCK_SIZE // batch_size) * batch_size
@@ -118,6 +121,7 @@ def _fingerprint(cohort: Cohort, encoder: Encoder, image_size: int, recipe: Mapp
         "images": hashlib.sha256(hashes.tobytes()).hexdigest(),
         "columns": list(table.columns),
         "source": json_digest(beside) if beside else None,
+        "files": cohort.pixel_digest,
         "image_size": image_size,
         "recipe": None if recipe is None else dict(recipe),
     }

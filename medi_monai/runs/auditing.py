@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.cohort import Cohort, audit_cohort, has_leakage, load_or_prepare, table_cohort
 from medi_monai.cohort.audit import PROPERTIES
-from medi_monai.cohort.prepare import QUALITY_FILE, AnyPreparation, AuditColumns
+from medi_monai.cohort.prepare import AnyPreparation, AuditColumns, read_quality
 from medi_monai.report import write_audit_page
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
@@ -111,7 +111,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
     Returns:
         The content of ``audit.json``.
     """
-    table, quality = _with_unique_images(cohort.table), _read_quality(cohort)
+    table, quality = _with_unique_images(cohort.table), read_quality(cohort)
     label, combinations = columns.label, columns.combinations
     attributes = [name for name in columns.attributes if name != label]
     numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
@@ -153,13 +153,6 @@ def _is_quantity(column: pd.Series) -> bool:
     values = pd.Series(column.unique())
     values = values[~missing_cells(values)]
     return len(values) > MAX_CATEGORIES and pd.to_numeric(values, errors="coerce").notna().all()
-
-
-def _read_quality(cohort: Cohort) -> pd.DataFrame:
-    # nothing is known of a cohort that was made elsewhere, or of rows that were chosen since
-    path = cohort.root / QUALITY_FILE
-    quality = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
-    return quality if len(quality) == len(cohort) else pd.DataFrame()
 
 
 def refuse_leakage(audit: dict, folder: Path, refuse: bool) -> None:

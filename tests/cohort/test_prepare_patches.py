@@ -16,10 +16,12 @@ from medi_monai.cohort import (
     Preparation,
     SplitScheme,
     StreamedPatchDataset,
+    load_or_prepare,
     prepare,
 )
 from medi_monai.cohort.duplicates import hash_images
 from medi_monai.schema import MetadataSchema
+from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
@@ -87,3 +89,21 @@ def test_a_repeated_call_looks_at_patches_again_only_where_some_could_not_be_rea
     assert len(second) == 12
     again = [path for path, time in scans.items() if path.stat().st_mtime_ns != time]
     assert len(again) == 1
+
+
+def test_patches_that_were_replaced_are_looked_at_again_and_until_then_refused(tree, tmp_path, in_process):
+    shutil.copytree(tree, tmp_path / "tree")
+    preparation, root = patch_tree(tmp_path / "tree", 256, 0.5), tmp_path / "cohort"
+    first = prepare(preparation, root, "skip")
+    before = first.digest
+    assert load_or_prepare(preparation, root).digest == before
+    hashes = pd.read_parquet(root / "quality.parquet")["hash"]
+    replaced = tmp_path / "tree" / "Glioma" / BARCODES[2] / "1.jpg"
+    Image.open(replaced).rotate(90).save(replaced, quality=90)
+    with pytest.raises(InputError, match="1 images of the cohort .* changed since .* example .*/1.jpg: run"):
+        load_or_prepare(preparation, root)
+    again = prepare(preparation, root, "skip")
+    assert again.table.equals(first.table) and again.digest != before
+    changed = (pd.read_parquet(root / "quality.parquet")["hash"] != hashes).to_numpy()
+    assert again.table["image"][changed].tolist() == [str(replaced)]
+    assert load_or_prepare(preparation, root).digest == again.digest

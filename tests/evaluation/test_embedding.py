@@ -172,15 +172,30 @@ def test_workers_read_the_same_and_their_errors_are_one_line(cohort, expected, t
         (root / name).symlink_to(cohort.root / name)
     last = root / cohort.table["image"].iloc[-1]
     last.unlink()
+    Image.new("RGB", (5, 5)).save(last)
     with pytest.raises(InputError) as raised:
         embed_images(Cohort(cohort.table, root), Means(), tmp_path / "f", SIZE, num_workers=1)
-    assert str(raised.value) == f"image not found: {last}"
+    assert str(raised.value) == f"{last.name} has 5 x 5 pixels, expected {SIZE}"
     assert FeatureStore.open(next((tmp_path / "f").iterdir())).missing_blocks() == [2]
+    last.unlink()
     last.symlink_to(cohort.root / last.name)
-    encoder = Means()
-    store = embed_images(Cohort(cohort.table, root), encoder, tmp_path / "f", SIZE)
-    assert encoder.seen == COUNT - 2 * BLOCK
+    store = embed_images(Cohort(cohort.table, root), Means(), tmp_path / "f", SIZE, num_workers=1)
     np.testing.assert_allclose(store.features, expected, atol=1e-6)
+
+
+def test_images_of_the_same_names_that_were_replaced_have_other_features(cohort, pixels, tmp_path):
+    for name, image in zip(cohort.table["image"], pixels):
+        Image.fromarray(image).save(tmp_path / name, compress_level=0)
+    copied = Cohort(cohort.table, tmp_path)
+    before = embed_images(copied, Means(), tmp_path / "features", SIZE)
+    assert copied.digest == cohort.digest
+    Image.fromarray(255 - pixels[1]).save(tmp_path / cohort.table["image"].iloc[1], compress_level=0)
+    after = embed_images(copied, Means(), tmp_path / "features", SIZE)
+    assert copied.digest != cohort.digest
+    inverted = Means()(torch.from_numpy(255 - pixels[1]).permute(2, 0, 1)[None])[0]
+    np.testing.assert_allclose(after.features[1], inverted, atol=1e-6)
+    assert not np.array_equal(before.features[1], after.features[1])
+    np.testing.assert_array_equal(np.delete(before.features, 1, 0), np.delete(after.features, 1, 0))
 
 
 def test_a_missing_image_and_one_of_another_size_are_named(cohort, tmp_path):

@@ -18,7 +18,8 @@ from medi_monai.runs.config_files import read_config_file
 from medi_monai.runs.experiment.process import interrupt, start_bundle
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import file_fingerprint, json_digest, read_json, write_json
+from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.fingerprints import fingerprints
 
 __all__ = ["Stage", "StageRun"]
 
@@ -191,10 +192,7 @@ def _end_of(code: int | None) -> str:
 
 
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
-    """A digest of the table and of all images that it names; ``None`` for the demo cohorts, which are made by us.
-
-    Slides and tiles count by their fingerprints, patches, of which there may be a million, by their sizes.
-    """
+    """A digest of the table and of all images that it names; ``None`` for the demo cohorts, which are made by us."""
     root = settings["dataset_dir"]
     if root in (None, DEMO_BALANCED):
         return None
@@ -207,21 +205,8 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
         rows = preparation.source.rows()
     images = rows.loc[rows["problem"] == "", "image"]
     print(f"preparing: checking {len(images):,} files in {root}", flush=True)
-    identify = _size if getattr(preparation.source, "unit", "patches") == "patches" else _fingerprint
-    contents = [identify(Path(root) / image) for image in images]
+    contents = fingerprints([Path(root) / image for image in images])
     return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": contents})
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        return file_fingerprint(path)
-    except OSError:
-        # `preparing` says what is wrong with it
-        return ""
 
 
 def _shown(arguments: Sequence[str]) -> str:
