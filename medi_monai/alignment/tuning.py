@@ -135,6 +135,7 @@ def align(
     if resume:
         _resume(trainer, checkpoint, settings.max_steps)
     else:
+        checkpoint.check_free(1, settings.max_steps)
         _clear(output, folder, checkpoint, writer)
     start = time.perf_counter()
     _run(trainer, watch, checkpoint, settings.max_steps)
@@ -231,7 +232,7 @@ def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint, writer: S
     # the newest events are this run's: its writer is open already
     events = sorted(output.glob("events.out.tfevents.*"))[: None if writer is None else -1]
     set_aside(output, [*(output / name for name in ("samples", "alignment.json", "summary.json")), *events])
-    set_aside(folder, [*checkpoint.paths(), *(folder / name for name in (*MODEL_FILES, ADAPTER))])
+    checkpoint.set_aside(tuple(folder / name for name in (*MODEL_FILES, ADAPTER)))
 
 
 def _resume(trainer: Engine, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
@@ -239,6 +240,7 @@ def _resume(trainer: Engine, checkpoint: TrainingCheckpoint, max_steps: int) -> 
         raise InputError(f"there is no checkpoint to resume from in {checkpoint.ckpt_dir}; align without --resume true")
     trainer.state.max_epochs, trainer.state.epoch_length = 1, max_steps
     step = checkpoint.resume(trainer)
+    checkpoint.check_free(step + 1, max_steps)
     print(f"resuming from {checkpoint.newest} at update {step}", flush=True)
 
 

@@ -129,6 +129,7 @@ def train(
         if checkpoint.newest is None:
             raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
         step = checkpoint.resume(trainer)
+        checkpoint.check_free(step + 1, trainer.state.epoch_length)
         trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
         if step > trainer.state.epoch_length:
             raise InputError(
@@ -140,10 +141,11 @@ def train(
             end = end if step == trainer.state.epoch_length else ""
             print(f"resuming from {checkpoint.newest} at step {step}{end}", flush=True)
     elif is_main_process():
+        checkpoint.check_free(1, trainer.state.epoch_length)
         # the newest events are this run's: its writer is open already
         events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
         set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
-        set_aside(folder, [*checkpoint.paths(), *(folder / name for name in MODEL_FILES)])
+        checkpoint.set_aside(tuple(folder / name for name in MODEL_FILES))
     if is_main_process():
         # beside the checkpoints from the first, so that none of them is ever without its vocabulary
         schema.save(folder / "schema.json")

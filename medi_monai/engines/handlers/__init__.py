@@ -1,6 +1,6 @@
 """Ignite handlers: what happens around the steps of a training."""
 
-from medi_monai.engines.handlers.checkpoints import TrainingCheckpoint
+from medi_monai.engines.handlers.checkpoints import CHECKPOINT_INDEX, TrainingCheckpoint, saved_checkpoints
 from medi_monai.engines.handlers.ema import WeightAverage
 from medi_monai.engines.handlers.monitoring import (
     FiniteLossGuard,
@@ -12,6 +12,7 @@ from medi_monai.engines.handlers.monitoring import (
 )
 
 __all__ = [
+    "CHECKPOINT_INDEX",
     "FiniteLossGuard",
     "ProgressHandler",
     "SampleGridHandler",
@@ -20,4 +21,5 @@ __all__ = [
     "ValidationLossHandler",
     "WeightAverage",
     "attach_bar",
+    "saved_checkpoints",
 ]

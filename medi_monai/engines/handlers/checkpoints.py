@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,53 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import json_digest, load_tensors, save_tensors
+from medi_monai.utils.file_index import FileIndex
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, load_tensors, write_tensors
+from medi_monai.utils.run_dir import set_aside
 
-__all__ = ["TrainingCheckpoint"]
+__all__ = ["CHECKPOINT_INDEX", "TrainingCheckpoint", "saved_checkpoints"]
+
+#: beside the checkpoints: which of them a training wrote, with their steps and digests
+CHECKPOINT_INDEX = "checkpoints.json"
+NAME = re.compile(r"checkpoint_(\d{8,})\.pt")
+
+
+def saved_checkpoints(ckpt_dir: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a folder that a training wrote, oldest first.
+
+    Those that the index names; where there is no index, as earlier versions left it, those with the exact name of a
+    checkpoint. A file that merely looks like one, such as ``checkpoint_00000002_best.pt``, is the user's.
+    """
+    index = FileIndex(ckpt_dir, CHECKPOINT_INDEX)
+    named = _named_files(index.folder)
+    if index.exists():
+        entries = index.read()
+        named = {step: path for step, path in named.items() if path.name in entries}
+    return [path for _, path in sorted(named.items())]
+
+
+def _named_files(folder: Path) -> dict[int, Path]:
+    files = {}
+    for path in folder.glob("checkpoint_*.pt"):
+        match = NAME.fullmatch(path.name)
+        if match and path.name == _name(int(match[1])) and path.is_file():
+            files[int(match[1])] = path
+    return files
+
+
+def _name(step: int) -> str:
+    return f"checkpoint_{step:08d}.pt"
 
 
 class TrainingCheckpoint:
-    """Saves all that a training is made of every so many steps, and loads the newest.
+    """Saves all that a training is made of every so many steps, and loads the newest that is whole.
 
     Batches, noise and dropout depend on ``(seed, step)`` alone, so weights, optimizer, learning rate, average and
-    step are the whole state.
+    step are the whole state. A checkpoint enters the index before it gets its name, and leaves it after it was deleted:
+    killed at any moment, the next run knows what is its own. It deletes nothing else.
 
     Args:
-        ckpt_dir: gets ``checkpoint_<step>.pt``.
+        ckpt_dir: gets ``checkpoint_<step>.pt`` and ``checkpoints.json``.
         components: name to object with ``state_dict`` and ``load_state_dict``.
         settings: what has to be alike for the run to go on as it was (seed, batch size, schedule, …).
         every: steps between checkpoints; whoever runs the engine saves the last step.
@@ -42,50 +77,118 @@ class TrainingCheckpoint:
             raise InputError(f"checkpoint_every {every} and the number kept {keep} have to be 1 or more")
         self.ckpt_dir, self.components, self.every, self.keep = Path(ckpt_dir), dict(components), every, keep
         self.settings = dict(settings)
-        self._engine: Engine | None = None
+        self.index = FileIndex(ckpt_dir, CHECKPOINT_INDEX)
+        #: names that this object wrote or loaded
+        self._known_whole: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
         """Save on every ``every``-th step of a trainer; of several processes, the first alone does."""
-        self._engine = engine
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.save)
 
     def paths(self) -> list[Path]:
-        """The checkpoints in the folder, oldest first."""
-        return sorted(self.ckpt_dir.glob("checkpoint_*.pt"))
+        """The checkpoints in the folder that a training wrote, oldest first."""
+        return saved_checkpoints(self.ckpt_dir)
 
     @property
     def newest(self) -> Path | None:
         """The newest checkpoint, if there is one."""
         return self.paths()[-1] if self.paths() else None
 
+    def check_free(self, first_step: int, last_step: int | None) -> None:
+        """Refuse a folder with a file of someone else's under the name of a checkpoint that may be written.
+
+        Args:
+            first_step: of the training.
+            last_step: of the training.
+
+        Raises:
+            InputError: naming the file.
+        """
+        own = self.paths()
+        known = set(own if self.index.exists() else [path for path in own if not self._read(path)[1]])
+        for step, path in sorted(_named_files(self.ckpt_dir).items()):
+            if path not in known and first_step <= step <= (step if last_step is None else last_step):
+                raise InputError(
+                    f"{path} is not known to be written by a training in this folder, and would be in the way of a "
+                    "checkpoint: move or rename it, or choose another ckpt_dir"
+                )
+
+    def set_aside(self, others: tuple[Path, ...] = ()) -> None:
+        """Move the checkpoints of an earlier training, and other files of it, into ``earlier-<n>``."""
+        # the index last: killed between two of them, the next run still knows those that are left
+        set_aside(self.ckpt_dir, [*self.paths(), *others, self.index.path])
+
     def save(self, engine: Engine) -> None:
         """Write a checkpoint of the current step, then delete those beyond ``keep``."""
         step = engine.state.iteration
-        target = self.ckpt_dir / f"checkpoint_{step:08d}.pt"
-        if not target.is_file():
+        target = self.ckpt_dir / _name(step)
+        if target.name not in self._known_whole or not target.is_file():
             content = {name: component.state_dict() for name, component in self.components.items()}
-            save_tensors(target, {**content, "step": step, "settings": self.settings})
+            # what appeared there since the training began is not overwritten
+            set_aside(self.ckpt_dir, [target])
+            with atomic_path(target) as path:
+                digest = write_tensors(path, {**content, "step": step, "settings": self.settings})
+                self.index.add(target.name, path, digest, {"step": step})
+            self._known_whole.add(target.name)
+        self._delete_old()
+
+    def _delete_old(self) -> None:
         for path in self.paths()[: -self.keep]:
-            path.unlink()
+            # one that was replaced by another file since is not ours
+            if self.index.is_unchanged(path.name):
+                path.unlink()
+        kept = {path.name for path in self.paths()[-self.keep :]}
+        self.index.forget(self.index.read().keys() - kept)
 
     def resume(self, engine: Engine) -> int:
-        """Load the newest checkpoint into the parts and the engine's step; returns the step, 0 where there is none.
+        """Load the newest whole checkpoint into the components and the engine's step; prints which were passed over.
+
+        Those that were written here and are damaged are moved into ``earlier-<n>``.
+
+        Returns:
+            The step; 0 where there is no checkpoint.
 
         Raises:
-            InputError: if the checkpoint was made with other settings, or is damaged.
+            InputError: if the checkpoint was made with other settings, or none is whole.
         """
-        path = self.newest
-        if path is None:
-            return 0
-        content = load_tensors(path)
+        passed: dict[Path, str] = {}
+        for path in reversed(self.paths()):
+            content, problem = self._read(path)
+            if not problem:
+                self._check_settings(path, content["settings"])
+                self._adopt(path, passed)
+                self._load(path, content)
+                engine.state.iteration = content["step"]
+                return content["step"]
+            passed[path] = problem
+        if passed:
+            reasons = "; ".join(f"{path.name} {problem}" for path, problem in passed.items())
+            raise InputError(
+                f"no checkpoint in {self.ckpt_dir} is whole: {reasons}. Train anew with --resume false: they are then "
+                "moved aside"
+            )
+        return 0
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], str]:
+        if self.index.exists() and not self.index.is_whole(path.name):
+            return {}, "is damaged (not the bytes that were written)"
+        try:
+            content = load_tensors(path)
+        except InputError:
+            return {}, "is damaged (it cannot be read)"
         lacking = {"step", "settings", *self.components} - content.keys()
         if lacking:
-            raise InputError(f"{path} is not a training checkpoint: it lacks {sorted(lacking)}")
+            return {}, f"is not a checkpoint of this training: it lacks {sorted(lacking)}"
+        if not isinstance(content["step"], int) or path.name != _name(content["step"]):
+            return {}, f"is the checkpoint of step {content['step']}"
+        return content, ""
+
+    def _check_settings(self, path: Path, recorded: Mapping[str, Any]) -> None:
         changed = [
-            f"{name}: {content['settings'].get(name)} in the checkpoint, {value} now"
-            for name, value in {**dict.fromkeys(content["settings"]), **self.settings}.items()
-            if json_digest(content["settings"].get(name)) != json_digest(value)
+            f"{name}: {recorded.get(name)} in the checkpoint, {value} now"
+            for name, value in {**dict.fromkeys(recorded), **self.settings}.items()
+            if json_digest(recorded.get(name)) != json_digest(value)
         ]
         if changed:
             raise InputError(
@@ -93,7 +196,43 @@ class TrainingCheckpoint:
                 "settings (decay_steps follows max_steps unless it is given), or start again with --resume false: "
                 "earlier checkpoints are then moved aside."
             )
+
+    def _load(self, path: Path, content: Mapping[str, Any]) -> None:
         for name, component in self.components.items():
-            component.load_state_dict(content[name])
-        engine.state.iteration = content["step"]
-        return content["step"]
+            try:
+                component.load_state_dict(content[name])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(f"{path} does not fit this training ({name}: {reason}). Train anew") from error
+
+    def _adopt(self, path: Path, passed: Mapping[Path, str]) -> None:
+        """Enter what a version without an index left, and take what was passed over out of the way."""
+        if idist.get_rank() != 0:
+            return
+        beyond = self._beyond(path)
+        for other, problem in {**beyond, **passed}.items():
+            print(f"passed over {other}: it {problem}", flush=True)
+        if not self.index.exists():
+            for older in self.paths():
+                if older == path or (older not in passed and not self._read(older)[1]):
+                    step = int(NAME.fullmatch(older.name)[1])  # type: ignore[index]
+                    self.index.add(older.name, older, file_digest(older), {"step": step})
+        else:
+            self.index.forget([other.name for other in passed])
+        set_aside(self.ckpt_dir, passed)
+        self._known_whole.add(path.name)
+        self._delete_old()
+
+    def _beyond(self, path: Path) -> dict[Path, str]:
+        """Files that a user may take for the newest checkpoint: of another's making, or named and not there."""
+        own, step = set(self.paths()), int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
+        beyond = {
+            other: f"was not written by a training in this folder ({CHECKPOINT_INDEX} does not name it)"
+            for other in sorted(self.ckpt_dir.glob("checkpoint_*.pt"))
+            if other not in own
+        }
+        lost = [name for name, entry in self.index.read().items() if entry.get("step", 0) > step]
+        for name in lost:
+            if not (self.ckpt_dir / name).exists():
+                beyond[self.ckpt_dir / name] = "is not there (its writing did not end, or it was removed)"
+        return beyond

@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
+from medi_monai.engines.handlers import saved_checkpoints
 from medi_monai.runs.config_files import read_config_file
 from medi_monai.runs.experiment.process import interrupt, start_bundle
 from medi_monai.runs.workflow import read_configs
@@ -171,7 +172,7 @@ class StageRun:
     def _can_resume(self) -> bool:
         # a training that was begun with these very options
         begun = self._known.get("begun") == self.digest
-        return begun and any(self.stage.result.parent.glob("checkpoint_*.pt"))
+        return begun and bool(saved_checkpoints(self.stage.result.parent))
 
 
 def _seen_from(output: Path, value: Any) -> Any:
