@@ -94,14 +94,16 @@ def neutral_plan(
     _check_unconditioned(schema, attributes, training)
     neutral_share(schema, attributes, settings)
     label = schema.names[0]
-    kept = [name for name in schema.names if name not in attributes]
+    columns = [name for name in schema.names if name not in attributes]
     if plan != NEUTRAL:
-        prompts = read_plan(plan, kept)
-        named = [name for name in attributes if name in prompts.columns]
-        if named:
-            raise InputError(f"the plan {plan} names {named[0]!r}, which has to be left to the model: drop the column")
-    elif kept:
-        prompts = _occurring(training(), kept, num_images)
+        prompts = read_plan(plan, columns)
+        aligned = [name for name in attributes if name in prompts.columns]
+        if aligned:
+            raise InputError(
+                f"the plan {plan} names {aligned[0]!r}, which has to be left to the model: drop the column"
+            )
+    elif columns:
+        prompts = _occurring(training(), columns, num_images)
     else:
         prompts = pd.DataFrame({"count": [num_images]})
     if label not in prompts.columns:

@@ -44,14 +44,14 @@ class SubgroupReader:
         self.classifier, self.target, self.batch_size = classifier, target, batch_size
         self._value_indices: dict[str, list[int]] = {}
         for axis, attribute in enumerate(target.attributes):
-            wanted = list(dict.fromkeys(group[axis] for group in target.groups))
+            values = list(dict.fromkeys(group[axis] for group in target.groups))
             known = classifier.column(attribute).values
-            if set(wanted) != set(known):
+            if set(values) != set(known):
                 raise InputError(
                     f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
-                    f"{wanted}: train all classifiers on the same values"
+                    f"{values}: train all classifiers on the same values"
                 )
-            self._value_indices[attribute] = [known.index(value) for value in wanted]
+            self._value_indices[attribute] = [known.index(value) for value in values]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return by_blocks(self._read, images.split(self.batch_size))

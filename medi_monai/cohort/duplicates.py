@@ -129,9 +129,9 @@ def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> fl
     if len(candidates) == 0:
         return float("nan")
     first, second = candidates[np.random.default_rng(seed).integers(0, len(candidates), (2, PAIRS))]
-    apart = np.bitwise_count(hashes[first] ^ hashes[second])[patients[first] != patients[second]]
-    apart = apart[apart > LARGEST_DISTANCE]
-    return float(apart.mean()) if len(apart) else float("nan")
+    distances = np.bitwise_count(hashes[first] ^ hashes[second])[patients[first] != patients[second]]
+    distances = distances[distances > LARGEST_DISTANCE]
+    return float(distances.mean()) if len(distances) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -174,15 +174,15 @@ def near_duplicates(
         raise InputError(f"max_distance = {max_distance}: it must be between 0 and {LARGEST_DISTANCE} bits")
     rows = np.flatnonzero((groups >= 0) & (hashes != PLAIN))
     entries = _Entries.of(hashes, groups, rows)
-    num_pairs, kept = 0, []
+    num_pairs, blocks = 0, []
     involved = np.zeros(len(entries.hash), bool)
     for first, second, distance in _near_pairs(entries, max_distance):
         involved[first] = involved[second] = True
         if num_pairs < max_pairs:
-            kept.append(np.stack([first, second, distance])[:, : max_pairs - num_pairs])
+            blocks.append(np.stack([first, second, distance])[:, : max_pairs - num_pairs])
         num_pairs += len(first)
     return NearDuplicates(
-        pairs=entries.table(np.concatenate(kept, axis=1) if kept else np.empty((3, 0), int)),
+        pairs=entries.table(np.concatenate(blocks, axis=1) if blocks else np.empty((3, 0), int)),
         num_pairs=num_pairs,
         num_rows=int(entries.count[involved].sum()),
         num_plain=int(((groups >= 0) & (hashes == PLAIN)).sum()),

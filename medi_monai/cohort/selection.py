@@ -57,9 +57,9 @@ def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) 
     counts = rows.table[label].value_counts()
     rare = counts[counts < min_patches_per_label]
     if len(rare):
-        named = ", ".join(f"{name!r} ({count})" for name, count in rare.items())
+        counted = ", ".join(f"{name!r} ({count})" for name, count in rare.items())
         raise InputError(
-            f"labels with fewer than {min_patches_per_label} patches in training: {named}. Class-balanced sampling "
+            f"labels with fewer than {min_patches_per_label} patches in training: {counted}. Class-balanced sampling "
             "would repeat them endlessly: remove or merge them, or allow this with --min_patches_per_label 1"
         )
     return rows

@@ -123,6 +123,6 @@ def ratio_of_diversity(measured: Mapping[str, Any], base: Mapping[str, Any]) -> 
     ratio = measured["value"] / base["value"]
     if measured is base or measured["ci95"] is None or base["ci95"] is None:
         return figure(ratio, n=n)
-    errors = [(diversity["ci95"][1] - diversity["value"]) / diversity["value"] for diversity in (measured, base)]
+    errors = [(spread["ci95"][1] - spread["value"]) / spread["value"] for spread in (measured, base)]
     half = math.hypot(*errors)
     return {"value": ratio, "ci95": [ratio * math.exp(-half), ratio * math.exp(half)], "n": n}

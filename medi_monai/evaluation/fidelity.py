@@ -237,12 +237,12 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
     n = sum(result["matched"] for result in usable)
     if not figures:
         return {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
-    value = float(np.mean([figure["value"] for figure in figures]))
+    value = float(np.mean([result["value"] for result in figures]))
     interval = None
     if "replicates" in figures[0]:
-        interval = interval_around(value, np.mean([figure["replicates"] for figure in figures], axis=0), lowest=0.0)
+        interval = interval_around(value, np.mean([result["replicates"] for result in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
-        error = math.sqrt(sum(figure["standard_error"] ** 2 for figure in figures)) / len(figures)
+        error = math.sqrt(sum(result["standard_error"] ** 2 for result in figures)) / len(figures)
         # two images of a set, or nearly all of one patient, have no standard error
         interval = normal_interval(value, error)
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}

@@ -266,13 +266,20 @@ def _long_table(metrics: ArmsMetrics, columns: Sequence[str]) -> pd.DataFrame:
     for arm, of_arm in metrics.arms.items():
         for metric in METRICS:
             by_set = getattr(of_arm, metric)
-            named: list[tuple[str, dict, dict]] = [
+            scopes: list[tuple[str, dict, dict]] = [
                 (name, {}, by_set[name]) for name in ("mean", "seen", "unseen", "floor")
             ]
-            named += [("combination", {c: row[c] for c in columns}, row) for row in by_set["by_combination"]]
-            named += [("label", {columns[0]: name}, row) for name, row in by_set["by_label"].items()]
-            for scope, values, figure in named:
+            scopes += [
+                ("combination", {column: row[column] for column in columns}, row) for row in by_set["by_combination"]
+            ]
+            scopes += [("label", {columns[0]: name}, row) for name, row in by_set["by_label"].items()]
+            for scope, values, figure in scopes:
                 low, high = figure["ci95"] or (None, None)
-                row = {"arm": arm, "metric": metric, "part": scope, **{c: values.get(c, "") for c in columns}}
+                row = {
+                    "arm": arm,
+                    "metric": metric,
+                    "part": scope,
+                    **{column: values.get(column, "") for column in columns},
+                }
                 rows.append({**row, "value": figure["value"], "low": low, "high": high, "n": figure["n"]})
     return pd.DataFrame(rows)

@@ -42,8 +42,8 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
     """
     _check_dims(first.dim, second.dim)
     covariance, other_covariance = (moments.covariance.cpu().numpy() for moments in (first, second))
-    apart = (first.mean.cpu() - second.mean.cpu()).square().sum()
-    total = float(apart) + float(np.trace(covariance) + np.trace(other_covariance))
+    shift = (first.mean.cpu() - second.mean.cpu()).square().sum()
+    total = float(shift) + float(np.trace(covariance) + np.trace(other_covariance))
     with threads_for(first.dim):
         trace, error = _trace_by_eigenvalues(covariance, other_covariance)
         if not 2 * error <= TOLERANCE * (total - 2 * trace):
@@ -68,8 +68,8 @@ def frechet_distance(first: Features, second: Features) -> float:
     others = as_features(second).to(rows)
     centered, other_centered = _centered(rows), _centered(others)
     cross = torch.linalg.svdvals(centered @ other_centered.T).sum()
-    apart = (rows.mean(0) - others.mean(0)).square().sum()
-    return max(float(apart + centered.square().sum() + other_centered.square().sum() - 2 * cross), 0.0)
+    shift = (rows.mean(0) - others.mean(0)).square().sum()
+    return max(float(shift + centered.square().sum() + other_centered.square().sum() - 2 * cross), 0.0)
 
 
 def frechet_distance_with_interval(

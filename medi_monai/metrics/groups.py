@@ -222,8 +222,8 @@ def _array(counts: Counts) -> np.ndarray:
 def _counts(confusion: Counts, ndim: int | None = None) -> np.ndarray:
     array = _array(confusion)
     if array.ndim < 2 or array.shape[-1] != array.shape[-2] or ndim not in (None, array.ndim):
-        wanted = "(groups, classes, classes)" if ndim else "(…, classes, classes)"
-        raise InputError(f"confusions are {wanted}, target by predicted class, not of the shape {array.shape}")
+        expected = "(groups, classes, classes)" if ndim else "(…, classes, classes)"
+        raise InputError(f"confusions are {expected}, target by predicted class, not of the shape {array.shape}")
     return array
 
 

@@ -69,10 +69,10 @@ def kernel_distance(
     across_first, across_second = _across(first, second, degree)
     c = across_first.sum()
     value = _estimate(a, b, c, m, n)
-    left = _estimate(a - removed_first, b, c - _by_unit(across_first, units), m - sizes, n)
-    other_left = _estimate(a, b - removed_second, c - _by_unit(across_second, other_units), m, n - other_sizes)
+    without_unit = _estimate(a - removed_first, b, c - _by_unit(across_first, units), m - sizes, n)
+    without_other_unit = _estimate(a, b - removed_second, c - _by_unit(across_second, other_units), m, n - other_sizes)
     # of large features the squares of both errors would overflow
-    error = math.hypot(_jackknife(value, left, m, sizes), _jackknife(value, other_left, n, other_sizes))
+    error = math.hypot(_jackknife(value, without_unit, m, sizes), _jackknife(value, without_other_unit, n, other_sizes))
     return KernelDistance(float(value), error)
 
 

@@ -53,9 +53,9 @@ def test_equals_the_mean_over_all_pairs(side, num_scales):
     pictures = images(6, side)
     exponents = np.array(EXPONENTS[:num_scales]) / sum(EXPONENTS[:num_scales])
     expected = [1 - ms_ssim_by_scipy(a, b, exponents) for a, b in itertools.combinations(pictures, 2)]
-    diversity = ms_ssim_diversity(pictures, num_pairs=1000)
-    assert diversity["value"] == pytest.approx(np.mean(expected), abs=2e-5)
-    assert (diversity["n"], diversity["num_pairs"], diversity["num_scales"]) == (6, 15, num_scales)
+    result = ms_ssim_diversity(pictures, num_pairs=1000)
+    assert result["value"] == pytest.approx(np.mean(expected), abs=2e-5)
+    assert (result["n"], result["num_pairs"], result["num_scales"]) == (6, 15, num_scales)
 
 
 def test_five_scales_equal_torchmetrics_as_it_comes():
@@ -68,8 +68,8 @@ def test_five_scales_equal_torchmetrics_as_it_comes():
     ("side", "num_scales"), [(11, 1), (21, 1), (22, 2), (43, 2), (44, 3), (98, 3), (99, 4), (175, 4), (176, 5)]
 )
 def test_every_side_from_11_px_on_has_its_number_of_scales(side, num_scales):
-    diversity = ms_ssim_diversity(images(2, side))
-    assert diversity["num_scales"] == num_scales and 0 < diversity["value"] <= 1
+    result = ms_ssim_diversity(images(2, side))
+    assert result["num_scales"] == num_scales and 0 < result["value"] <= 1
     wide = torch.cat([images(2, side)] * 2, dim=3)
     assert ms_ssim_diversity(wide)["num_scales"] == num_scales
 
@@ -89,9 +89,9 @@ def test_pairs_of_a_million_images_are_drawn_evenly():
 
 def test_the_seed_alone_decides_the_pairs():
     pictures = images(12)
-    diversity = ms_ssim_diversity(pictures, 10)
-    assert diversity == ms_ssim_diversity(pictures.numpy(), 10)
-    assert diversity["value"] != ms_ssim_diversity(pictures, 10, seed=1)["value"]
+    result = ms_ssim_diversity(pictures, 10)
+    assert result == ms_ssim_diversity(pictures.numpy(), 10)
+    assert result["value"] != ms_ssim_diversity(pictures, 10, seed=1)["value"]
 
 
 def test_batches_do_not_matter(monkeypatch):
@@ -125,8 +125,8 @@ def test_the_standard_error_is_the_spread_over_sets(count, num_pairs):
 
 def test_fewer_than_two_images_are_none():
     for count in (0, 1):
-        diversity = ms_ssim_diversity(images(2)[:count])
-        assert diversity == {"value": None, "standard_error": None, "n": count, "num_pairs": 0, "num_scales": 2}
+        result = ms_ssim_diversity(images(2)[:count])
+        assert result == {"value": None, "standard_error": None, "n": count, "num_pairs": 0, "num_scales": 2}
     pair = ms_ssim_diversity(images(2))
     assert pair["value"] is not None and pair["standard_error"] is None and pair["num_pairs"] == 1
 

@@ -23,15 +23,15 @@ def distance(x, y):
 
 
 def neighbors_by_loops(queries, references, k, exclude_self=False):
-    neighbors = []
+    nearest = []
     for row, query in enumerate(queries):
         ranked = sorted(
             (distance(query, reference), other)
             for other, reference in enumerate(references)
             if not (exclude_self and other == row)
         )
-        neighbors.append(ranked[:k])
-    return neighbors
+        nearest.append(ranked[:k])
+    return nearest
 
 
 def precision_recall_by_loops(real, generated, k):
@@ -86,9 +86,9 @@ def test_neighbors_equal_scikit_learns_far_from_the_origin():
     offset = RNG.normal(0, 1e4, 6)
     model = NearestNeighbors(n_neighbors=5, algorithm="kd_tree").fit(GENERATED + offset)
     expected, rows = model.kneighbors(REAL + offset)
-    neighbors = nearest_neighbors(REAL + offset, GENERATED + offset, 5)
-    assert np.array_equal(neighbors[1], rows)
-    assert neighbors[0].numpy() == pytest.approx(expected, rel=1e-10)
+    nearest = nearest_neighbors(REAL + offset, GENERATED + offset, 5)
+    assert np.array_equal(nearest[1], rows)
+    assert nearest[0].numpy() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("blocks", ["one", "small"])

@@ -264,9 +264,9 @@ def test_an_interval_around_a_distance_does_not_begin_below_zero():
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     values = np.random.default_rng(3).normal(2, 1, 50)
-    figure = mean_figure(values)
+    mean = mean_figure(values)
     low, high = stats.norm.interval(0.95, loc=values.mean(), scale=stats.sem(values))
-    assert figure["value"] == pytest.approx(values.mean()) and figure["n"] == 50
-    assert figure["ci95"] == pytest.approx([low, high])
+    assert mean["value"] == pytest.approx(values.mean()) and mean["n"] == 50
+    assert mean["ci95"] == pytest.approx([low, high])
     assert mean_figure(values[:1]) == {"value": values[0], "ci95": None, "n": 1}
     assert mean_figure(None) == mean_figure(values[:0]) == {"value": None, "ci95": None, "n": 0}

@@ -82,9 +82,9 @@ def images_to_change(
         ``(N,)`` boolean, on the device of the probabilities.
     """
     sure, groups = reference_probabilities.detach().max(1)
-    wanted = apportion(target.detach().cpu(), len(groups), generator)
+    wanted_counts = apportion(target.detach().cpu(), len(groups), generator)
     change = torch.zeros(len(groups), dtype=torch.bool, device=groups.device)
-    for group, count in enumerate(wanted.tolist()):
+    for group, count in enumerate(wanted_counts.tolist()):
         members = (groups == group).nonzero()[:, 0]
         least_sure = sure[members].argsort(stable=True)
         change[members[least_sure[: max(0, len(members) - count)]]] = True
@@ -135,12 +135,12 @@ def consistency_weights(
 
 def _structure_distance(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """``(N,)``: each channel by itself, so that what is lost in one is not hidden by another."""
-    apart, energy = images.new_zeros(1), images.new_zeros(1)
+    difference, energy = images.new_zeros(1), images.new_zeros(1)
     for axis in (2, 3):
         gradient, reference_gradient = images.diff(dim=axis), reference.diff(dim=axis)
-        apart = apart + (gradient - reference_gradient).square().mean((2, 3))
+        difference = difference + (gradient - reference_gradient).square().mean((2, 3))
         energy = energy + (gradient.square() + reference_gradient.square()).mean((2, 3))
-    return (apart / (energy + STRUCTURE_FLOOR)).mean(1)
+    return (difference / (energy + STRUCTURE_FLOOR)).mean(1)
 
 
 def _weighted(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -52,8 +52,8 @@ def transport_loss(log_probabilities: torch.Tensor, labels: torch.Tensor, confid
             f"log-probabilities {tuple(log_probabilities.shape)}"
         )
     rows = confident.to(log_probabilities.device).nonzero()[:, 0]
-    wanted = log_probabilities[rows, labels.to(log_probabilities.device)[rows]]
-    return -torch.nan_to_num(wanted, neginf=LOWEST).sum() / max(len(labels), 1)
+    chosen = log_probabilities[rows, labels.to(log_probabilities.device)[rows]]
+    return -torch.nan_to_num(chosen, neginf=LOWEST).sum() / max(len(labels), 1)
 
 
 def _check(log_probabilities: torch.Tensor, target: torch.Tensor) -> None:

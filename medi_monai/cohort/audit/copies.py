@@ -85,7 +85,7 @@ class FileCopies:
         return set(counts.index[counts > 1])
 
     def _named(self, frame: pd.DataFrame) -> list[dict]:
-        named = [
+        examples = [
             {
                 f"{column}s": [self.names[column][int(code)] for code in sorted(file_rows[column].dropna().unique())]
                 for column in ("slide", "patient", "label", "split")
@@ -93,4 +93,4 @@ class FileCopies:
             for _, file_rows in frame.groupby("file")
         ]
         # the order of the rows, and so of the files, does not matter
-        return sorted(named, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]
+        return sorted(examples, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]

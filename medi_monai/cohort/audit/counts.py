@@ -39,7 +39,7 @@ def attribute_section(rows: CodedRows, label: str, attribute: str, min_patients:
     rare = cells[cells < min_patients].sort_values(kind="stable")
     train = distinct(rows.of_split("train"), [label, attribute])
     num_cells = len(rows.names[label]) * len(rows.names[attribute])
-    named = [
+    examples = [
         {label: rows.names[label][class_code], attribute: rows.names[attribute][value_code], "patients": int(count)}
         for (class_code, value_code), count in rare.head(EXAMPLES).items()
     ]
@@ -49,7 +49,7 @@ def attribute_section(rows: CodedRows, label: str, attribute: str, min_patients:
         "num_cells": num_cells,
         "empty_cells": num_cells - len(cells),
         "empty_cells_in_train": num_cells - len(train) if "train" in rows.splits else None,
-        "rare_cells": {"count": len(rare), "examples": named},
+        "rare_cells": {"count": len(rare), "examples": examples},
         "classes_per_value": _classes_per_value(rows, attribute, (table > 0).sum(0), table.sum(0)),
         "association": {split: _associate(rows.of_split(split), label, attribute, seed) for split in _judged(rows)},
         "cells": _cells(rows, label, attribute),

@@ -66,13 +66,13 @@ def _leaks(audit: dict) -> Iterator[Finding]:
 
 
 def _near_duplicates(audit: dict, sides: str) -> Iterator[Finding]:
-    leak, apart = audit["leakage"].get("near_duplicates"), audit.get("bits_apart")
+    leak, bits_apart = audit["leakage"].get("near_duplicates"), audit.get("bits_apart")
     if leak is None:
         text = "Near-duplicate patches were not checked."
-        if apart is not None:
+        if bits_apart is not None:
             text += (
-                f" Image hashes of different patients differ in only {apart:.0f} of 64 bits on average (32 expected by "
-                "chance), so the images are too similar for near-duplicates to be identified."
+                f" Image hashes of different patients differ in only {bits_apart:.0f} of 64 bits on average (32 "
+                "expected by chance), so the images are too similar for near-duplicates to be identified."
             )
         yield _finding("note", "near_duplicates_not_checked", text)
         return

@@ -108,12 +108,12 @@ def _examples(
         # one pair of patches stands for all of its two slides
         key = tuple(str(table[columns["slide"]].iloc[row]) for row in ends)
         if key not in examples:
-            named = [
+            both_named = [
                 {role: str(table[column].iloc[row]) for role, column in columns.items()}
                 | {"split": rows.splits[groups[row]]}
                 for row in ends
             ]
-            examples[key] = {"first": named[0], "second": named[1], "distance": int(pair.distance)}
+            examples[key] = {"first": both_named[0], "second": both_named[1], "distance": int(pair.distance)}
         if len(examples) == EXAMPLES:
             break
     return list(examples.values())
@@ -150,9 +150,9 @@ def conflict_section(rows: CodedRows, label: str, attributes: list[str]) -> dict
     }
     for column in (label, *attributes):
         values = distinct(rows.frame, ["patient", column])["patient"].value_counts()
-        several = sorted(values[values > 1].index)
+        patients = sorted(values[values > 1].index)
         section["patients_with_several_values"][column] = {
-            "count": len(several),
-            "examples": [rows.names["patient"][code] for code in several[:EXAMPLES]],
+            "count": len(patients),
+            "examples": [rows.names["patient"][code] for code in patients[:EXAMPLES]],
         }
     return section

@@ -127,15 +127,15 @@ def audit_cohort(
         columns = {name: column for name, column in (("image", image), *roles.items()) if column in table.columns}
         columns.pop("split", None)
         images = crossing_images(table[image], splits, rows) if image in table.columns else None
-        near = apart = None
+        near = bits_apart = None
         if hashes is not None:
             hashes = checked_hashes(hashes, len(table))
-            apart = mean_distance(hashes, codes["patient"][0], seed)
+            bits_apart = mean_distance(hashes, codes["patient"][0], seed)
             # of one patient alone there is nothing to compare
-            if not apart < LEAST_APART:
+            if not bits_apart < LEAST_APART:
                 near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
         audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}
-        audit["bits_apart"] = apart if apart is not None and math.isfinite(apart) else None
+        audit["bits_apart"] = bits_apart if bits_apart is not None and math.isfinite(bits_apart) else None
     audit["findings"] = plain(find(audit))
     return audit
 

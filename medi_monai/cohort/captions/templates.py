@@ -219,11 +219,11 @@ class CaptionTemplates:
         if rule is not None and rule.ranges:
             return {word: (word,) for word in rule.ranges}
         rule = rule or WordRule(attribute)
-        named = dict.fromkeys(rule.words)
+        known = dict.fromkeys(rule.words)
         for value in clean_cells(pd.Series(list(values), dtype="str")).unique():
             if value and pd.isna(pd.to_numeric(value, errors="coerce")):
-                named[str(value)] = None
-        return {value: rule.names(value) for value in named}
+                known[str(value)] = None
+        return {value: rule.names(value) for value in known}
 
     def notes(self, table: pd.DataFrame) -> list[str]:
         """Words that no value of a table needs, a line each."""

@@ -143,10 +143,10 @@ def read_cases(path: str | os.PathLike, columns: Collection[str] | None = None) 
     table = read_gdc(path)
     table = table[table[CASE] != ""]
     primary = table.get("diagnosis_is_primary_disease", pd.Series("", index=table.index)).str.lower() == "true"
-    wanted = [name for name in table.columns if name != CASE and (columns is None or name in columns)]
+    attributes = [name for name in table.columns if name != CASE and (columns is None or name in columns)]
     cases = pd.DataFrame(index=pd.Index(table[CASE].unique(), name=CASE))
     values, conflicts = {}, {}
-    for column in wanted:
+    for column in attributes:
         values[column], count = _collapsed(table[CASE], table[column], primary)
         if count:
             conflicts[column] = count

@@ -179,8 +179,10 @@ class ClassifierBatches:
                     "give images of two or more, or leave the attribute out"
                 )
             self.expected[known[index]] += size / (len(values) * members[group])
-            named = seed_from("classifier", *seed, names[index])
-            self._samplers.append((known[index], BalancedBatchSampler(groups.numpy(), size, self.num_steps, named)))
+            seed_of_attribute = seed_from("classifier", *seed, names[index])
+            self._samplers.append(
+                (known[index], BalancedBatchSampler(groups.numpy(), size, self.num_steps, seed_of_attribute))
+            )
 
     def class_weights(self) -> list[torch.Tensor]:
         """``(G,)`` of each attribute: even out what the parts balanced for other attributes hold of its values."""

@@ -134,7 +134,10 @@ class ProbeProtocol:
             labels, all_names = codes_of(images.table, [label], names)
             if len(all_names) > len(names):
                 raise unknown_value(f"class of the arm {name!r}", all_names[-1][0], self.classes)
-            self.added[name] = labels, codes_of(images.table, [c for c in attributes if c in images.table])[0]
+            self.added[name] = (
+                labels,
+                codes_of(images.table, [column for column in attributes if column in images.table])[0],
+            )
 
     def _check_splits(self) -> None:
         splits = {"train": self.train, "val": self.val, "holdout": self.test}

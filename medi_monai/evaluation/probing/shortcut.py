@@ -128,22 +128,29 @@ def find_squares(
     """
     rows_of = _splits_of_cells(labels, centers, patients, known, seed)
     cells = {cell: use for cell, use in rows_of.items() if len(use[1]) and min(len(use[0]), len(use[2])) >= min_images}
-    candidates = []
     centers_of: dict[int, list[int]] = {}
     for label, center in sorted(cells):
         centers_of.setdefault(label, []).append(center)
+    candidates = []
     for two_labels in itertools.combinations(sorted(centers_of), 2):
         shared = sorted(set(centers_of[two_labels[0]]) & set(centers_of[two_labels[1]]))
-        least = {center: min(len(cells[label, center][0]) for label in two_labels) for center in shared}
-        candidates += [(-min(least[c] for c in two), two_labels, two) for two in itertools.combinations(shared, 2)]
+        smallest = {center: min(len(cells[label, center][0]) for label in two_labels) for center in shared}
+        for two_centers in itertools.combinations(shared, 2):
+            size = min(smallest[center] for center in two_centers)
+            candidates.append((-size, two_labels, two_centers))
     chosen: list[Square] = []
     taken: set[tuple[int, int]] = set()
     for _, two_labels, two_centers in sorted(candidates):
-        cells_of_square = {(i, j): (two_labels[i], two_centers[j]) for i in (0, 1) for j in (0, 1)}
-        if not taken & set(cells_of_square.values()) and len(chosen) < max_squares:
-            by_use = [{corner: cells[cell][use] for corner, cell in cells_of_square.items()} for use in range(3)]
+        # corner (0 or 1, 0 or 1) to (label, center)
+        corners = {
+            (row, column): (label, center)
+            for row, label in enumerate(two_labels)
+            for column, center in enumerate(two_centers)
+        }
+        if not taken & set(corners.values()) and len(chosen) < max_squares:
+            by_use = [{corner: cells[cell][use] for corner, cell in corners.items()} for use in range(3)]
             chosen.append(Square(two_labels, two_centers, *by_use))
-            taken |= set(cells_of_square.values())
+            taken |= set(corners.values())
     return chosen
 
 

@@ -166,9 +166,9 @@ def test_settings_change_with_the_table_and_the_templates(folder):
 def roco(root):
     tables = {"train/radiologytrain": ["PMC1_a.jpg", "PMC1_b.jpg", "PMC2_a.jpg"], "test/radiologytest": ["PMC1_c.jpg"]}
     for stem, names in tables.items():
-        folder = root / stem.split("/")[0]
+        base = root / stem.split("/")[0]
         for name in names:
-            picture(folder / "radiology" / "images" / name)
+            picture(base / "radiology" / "images" / name)
         captions = [f" CT of {name}\n" for name in names]
         table = pd.DataFrame({"id": names, "name": names, "caption": captions})
         table.to_csv(root / f"{stem}data.csv", index=False)
