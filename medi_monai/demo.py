@@ -72,7 +72,7 @@ def compare(
     """
     real = Cohort.read(cohort_dir).split(split)
     if len(real) == 0:
-        raise InputError(f"{cohort_dir} has no patch in the split {split!r}")
+        raise InputError(f"{cohort_dir} has no patches in the split {split!r}")
     sources = {"real": (real.table, real.root)}
     for arm, folder in sampling_dirs.items():
         sources[arm] = (pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False), folder)

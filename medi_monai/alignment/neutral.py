@@ -49,9 +49,7 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
     for name in ("label_dropout", "attribute_dropout", "joint_dropout"):
         rate = settings.get(name)
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise InputError(
-                f"the settings of the training (model.json) do not contain {name}: is there a trained model?"
-            )
+            raise InputError(f"the settings of the training (model.json) do not contain {name}: train a model first")
         rates[name] = float(rate)
     dropouts = [rates["label_dropout"], *([rates["attribute_dropout"]] * len(schema.attributes))]
     alone = math.prod(rate if name in attributes else 1 - rate for name, rate in zip(schema.names, dropouts))
@@ -59,9 +57,11 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
     share = (1 - joint) * alone + (joint if set(attributes) == set(schema.names) else 0.0)
     words = f"{' and '.join(attributes)} left out (" + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
     if share <= 0:
-        raise InputError(f"the model was never trained with {words}): nothing to align. Train it with some dropout")
+        raise InputError(f"the model was never trained with {words}): there is nothing to align. Train it with dropout")
     if share < FEW:
-        print(f"warning: {share:.2%} of the training had {words}): neutral images may be poor", flush=True)
+        print(
+            f"warning: {share:.2%} of the training had {words}): the quality of neutral images may be poor", flush=True
+        )
     return share
 
 

@@ -113,7 +113,8 @@ def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame
     share = num_images // max(len(groups), 1)
     if share < 1:
         raise InputError(
-            f"num_images = {num_images}: there are {len(groups)} subgroups to name, {', '.join(map(_shown, groups))}"
+            f"num_images = {num_images}: each of {len(groups)} subgroups needs an image: "
+            f"{', '.join(map(_shown, groups))}"
         )
     captions = cohort.table["caption"].drop_duplicates().sort_values()
     named = _named(captions, words)

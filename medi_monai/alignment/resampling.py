@@ -136,14 +136,14 @@ def resample_run(
             f"there is no manifest.csv in {source}: run `sampling` first, or give its folder, --sampling_dir"
         )
     if source.resolve() == output.resolve():
-        raise InputError(f"output_dir = {output} holds the images to choose from; give another folder for those kept")
+        raise InputError(f"output_dir = {output} contains the images to select from; choose another --output_dir")
     samples = read_arms({"resampled": source}, ["caption"])["resampled"]
     groups = _read_groups(samples, reader, target, image_size)
     try:
         rows, why = largest_subset(groups, target, seed), ""
     except InputError as error:
-        rows, why = np.empty(0, np.int64), f"{error}; draw more images"
-        print(f"warning: nothing can be chosen: {why}", flush=True)
+        rows, why = np.empty(0, np.int64), f"{error}; sample more images"
+        print(f"warning: no image can be selected: {why}", flush=True)
     chosen = samples.table.iloc[rows].reset_index(drop=True)
     set_aside(output, [output / name for name in RESULTS])
     _copy(chosen, samples.root, output)

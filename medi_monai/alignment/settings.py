@@ -1,4 +1,4 @@
-"""The settings of an alignment: what an update minimizes, how the tuning runs, and what it works on."""
+"""Settings of an alignment: target, classifiers, prompts, losses and optimization."""
 
 from __future__ import annotations
 
@@ -38,113 +38,127 @@ __all__ = [
     "TargetSettings",
 ]
 
-#: ``matching`` is the paper's batch probability matching; ``transport`` the optimal-transport pseudo-targets
+#: ``matching``: the paper's batch probability matching; ``transport``: optimal-transport pseudo-targets
 LOSSES = ("matching", "transport")
-#: ``prompt``: the images of each prompt, so that the attribute is not tied to what a prompt says; ``batch``: all images
+#: ``prompt``: the images of each prompt, which keeps the attribute independent of the prompt; ``batch``: all images
 SCOPES = ("prompt", "batch")
 
 
 class TargetSettings(Settings):
-    """The shares that the subgroups should have."""
+    """Target distribution."""
 
     target: MappingOf | Text | None = setting(
-        "uniform", "target shares: uniform, table, or a mapping as {female: 0.3, male: 0.7}"
+        "uniform", "target shares of the subgroups: uniform, table, or a mapping such as {female: 0.3, male: 0.7}"
     )
     target_table: PathText | None = setting(
-        None, "reference table of `table`: a row per image or patient, or rows with a count or a share"
+        None,
+        "reference table for `target: table`: one row per image or patient, or one per subgroup with count or share",
     )
 
     def check_attribute(self, attribute: str | None) -> None:
-        """Refuse shares that cannot be, of the attribute or of the joint of several.
+        """Check that the shares are possible for the attribute, or for the joint of several.
 
         Raises:
-            InputError: naming what is wrong with them.
+            InputError: if they are not.
         """
         if self.target is not None and attribute:
             check_shares(self.target, attribute.split(SEPARATOR), self.target_table)
 
 
 class ReaderSettings(Settings):
-    """The classifiers that read the attribute of an image."""
+    """Classifiers of the attribute."""
 
     classifier_dir: PathText = setting(help="folder of the classifiers", expression="$@bundle_root + '/models'")
-    guide: Component = setting(help="the classifier whose gradient tunes", expression="$@classifier_dir + '/guide'")
+    guide: Component = setting(
+        help="classifier whose gradient tunes the model", expression="$@classifier_dir + '/guide'"
+    )
     validation_classifier: Component | None = setting(
-        None, "the classifier that decides when it is enough", expression="$@classifier_dir + '/validation'"
+        None,
+        "classifier that decides when to stop and which weights to keep",
+        expression="$@classifier_dir + '/validation'",
     )
     judge: Component | None = setting(
-        None, "the classifier that measures the result", expression="$@classifier_dir + '/judge'"
+        None, "classifier that measures the result", expression="$@classifier_dir + '/judge'"
     )
 
 
 class PromptSettings(Settings):
-    """The texts that images are drawn for."""
+    """Prompts."""
 
-    prompts: Texts | PathText = setting("neutral", "neutral, named, a file with a prompt on each line, or a list")
-    num_images: Count = setting(64, "images in all")
+    prompts: Texts | PathText = setting(
+        "neutral", "prompts: neutral, named, a file with one prompt per line, or a list"
+    )
+    num_images: Count = setting(64, "total number of images")
 
 
 class AlignmentLosses(Settings):
-    """What an update minimizes."""
+    """Losses of an alignment."""
 
     subgroup_loss: Annotated[str, OneOf("choice of `subgroup_loss`", LOSSES)] = setting(
-        "transport", "matching: of the paper; transport: optimal-transport pseudo-targets"
+        "transport",
+        "matching: batch probability matching, as in the paper; transport: optimal-transport pseudo-targets",
     )
     scope: Annotated[str, OneOf("choice of `scope`", SCOPES)] = setting(
-        "prompt", "what is brought to the target: each prompt, or a batch"
+        "prompt", "prompt: match the target within each prompt; batch: over all images"
     )
     min_confidence: Fraction = setting(
-        0.55, "of `transport`: share of the drawn label sets in which an image has to get its label"
+        0.55, "for `transport`: fraction of sampled label sets that must assign a label to an image for it to be used"
     )
-    draws: Count | None = setting(100, "of `transport`: label sets drawn; null apportions the target to each batch")
-    # without it nothing is aligned
+    draws: Count | None = setting(
+        100, "for `transport`: number of sampled label sets; null: apportion the target to each batch"
+    )
+    # without it, nothing is aligned
     subgroup_weight: Rate = setting(1.0, "weight of the subgroup loss")
-    consistency_weight: Number = setting(1.0, "weight of 1 - cosine between features of tuned and untuned images")
-    pixel_weight: Number = setting(1.0, "weight of the term that sees color and form in the pixels")
+    consistency_weight: Number = setting(
+        1.0, "weight of 1 - cosine similarity between features of tuned and original images"
+    )
+    pixel_weight: Number = setting(1.0, "weight of the pixel term, which preserves color and shape")
     anchor_weight: Number = setting(1.0, "weight of the denoising loss on real images")
     distillation_weight: Number = setting(
-        100.0, "weight of the distance to the untuned model where the condition names the attribute"
+        100.0, "weight of the distance to the original model's predictions where the condition names the attribute"
     )
-    keep_weight: Number = setting(1.0, "weight of consistency of an image that keeps its subgroup")
-    change_weight: Number = setting(0.2, "weight of consistency of an image that has to change it")
+    keep_weight: Number = setting(1.0, "consistency weight of images that keep their subgroup")
+    change_weight: Number = setting(0.2, "consistency weight of images that have to change their subgroup")
     rollout: Annotated[str, OneOf("choice of `rollout`", tuple(ROLLOUTS))] = setting(
-        "adjusted", "gradient through the sampler"
+        "adjusted", "how the gradient passes through the sampler"
     )
-    last_steps: Count | None = setting(None, "sampling steps that it goes through; null: all")
+    last_steps: Count | None = setting(
+        None, "number of last sampling steps that the gradient passes through; null: all"
+    )
 
 
 class BrainAlignmentLosses(AlignmentLosses, defaults={"keep_weight": 2.0}):
-    """What an update of the brain MR model minimizes."""
+    """Losses of an alignment of the brain MR model."""
 
 
 class AlignmentSettings(Settings):
-    """How a tuning runs."""
+    """Tuning."""
 
-    max_steps: Count = setting(60, "updates at most")
-    batch_size: Count = setting(48, "images of an update, 2 or more")
-    learning_rate: Rate | None = setting(None, "highest learning rate of AdamW; by default as `tuned` needs it")
-    max_grad_norm: Rate = setting(1.0, "norm that gradients are clipped to")
+    max_steps: Count = setting(60, "maximum number of updates")
+    batch_size: Count = setting(48, "images per update, at least 2")
+    learning_rate: Rate | None = setting(None, "peak learning rate of AdamW; null: default for the choice of `tuned`")
+    max_grad_norm: Rate = setting(1.0, "norm to which gradients are clipped")
     tuned: Annotated[str, OneOf("choice of `tuned`", TUNED)] = setting("all", "which weights are tuned")
-    rank: Count = setting(8, "rank of the adapter, with lora")
-    pool_size: Count = setting(480, "prompts with their noise that updates draw from")
-    val_interval: Count = setting(10, "updates between two validations")
-    num_validation: Count = setting(128, "images of a validation")
-    patience: Count = setting(3, "validations without improvement after which the tuning ends")
-    checkpoint_every: Count = setting(20, "updates between two checkpoints")
-    harden_guide: Flag = setting(False, "whether images are augmented before the guide sees them")
-    anchor_batch_size: Count = setting(48, "real images of an update")
-    draw_batch_size: Count = setting(48, "images drawn at once")
-    resume: Flag = setting(False, "resume from the last checkpoint")
-    seed: Seed = setting(0, "seed of all draws")
+    rank: Count = setting(8, "rank of the adapter, for `tuned: lora`")
+    pool_size: Count = setting(480, "number of pairs of prompt and noise from which batches are drawn")
+    val_interval: Count = setting(10, "updates between validations")
+    num_validation: Count = setting(128, "images per validation")
+    patience: Count = setting(3, "number of validations without improvement after which tuning stops")
+    checkpoint_every: Count = setting(20, "updates between checkpoints")
+    harden_guide: Flag = setting(False, "whether to augment the images that the guide classifies")
+    anchor_batch_size: Count = setting(48, "real images per update")
+    draw_batch_size: Count = setting(48, "images per sampling batch")
+    resume: Flag = setting(False, "whether to resume from the last checkpoint")
+    seed: Seed = setting(0, "random seed")
 
     @model_validator(mode="after")
     def _pool_holds_a_batch(self) -> AlignmentSettings:
         if self.batch_size < 2:
-            raise InputError("batch_size = 1 of an alignment: one image has no distribution; give 2 or more")
+            raise InputError("batch_size = 1: an alignment needs a distribution; give 2 or more")
         if self.pool_size < self.batch_size:
             raise InputError(
-                f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an image would come twice "
-                "in an update"
+                f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an update would "
+                "contain the same image twice"
             )
         return self
 
@@ -153,4 +167,4 @@ class BrainAlignmentSettings(
     AlignmentSettings,
     defaults={"max_steps": 40, "tuned": "cross_attention", "num_validation": 480, "anchor_batch_size": 96},
 ):
-    """How a tuning of the brain MR model runs."""
+    """Tuning of the brain MR model."""

@@ -1,4 +1,4 @@
-"""Cohorts: tables of patches with metadata, how they are prepared, split, loaded and planned."""
+"""Cohorts: tables of patches with metadata; preparing, splitting, loading and planning."""
 
 from medi_monai.cohort.audit import audit_cohort, has_leakage
 from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset, StreamedPatchDataset, patch_dataset

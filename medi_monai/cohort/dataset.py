@@ -1,4 +1,4 @@
-"""Patches as data sets, in memory or read when asked, and batches that depend on the seed and the step alone."""
+"""Patch data sets, in memory or read on access, and batch sampling that depends only on seed and step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["BALANCES", "PATCH_CACHES", "PatchDataset", "StreamedPatchDataset", "
 BALANCES = ("class", "subpopulation", "none")
 PATCH_CACHES = ("auto", "memory", "disk")
 MAX_MEMORY = 4 * 2**30
-#: patches in one task of reading a cohort into memory
+#: patches per task when a cohort is read into memory
 CHUNK = 64
 
 
@@ -34,11 +34,11 @@ class _Patches(Dataset):
         return len(self.table)
 
     def groups(self, columns: Sequence[str], balance: str) -> np.ndarray:
-        """``(N,)`` integer group of every patch, for :class:`BalancedBatchSampler`.
+        """``(N,)`` integer group of each patch, for :class:`BalancedBatchSampler`.
 
         Args:
             columns: label first, then the attributes.
-            balance: ``class`` (the paper's) groups by label, ``subpopulation`` by label and attributes, ``none``
+            balance: ``class`` (as in the paper) groups by label, ``subpopulation`` by label and attributes; ``none``
                 puts all patches into one group.
         """
         if balance not in BALANCES:
@@ -52,8 +52,8 @@ class _Patches(Dataset):
 class PatchDataset(_Patches):
     """Patches of a cohort as ``{"image": (3, H, W) uint8, "conditions": (1 + k,) float32, "index": int}``.
 
-    All pixels are read once, at the start, and kept as uint8 (32 x 32 patches: 330,000 in 1 GB), so that an
-    unreadable file is found before training and no worker processes are needed.
+    All pixels are read once, at the start, and stored as uint8 (32 x 32 patches: 330,000 in 1 GB). Unreadable files
+    are therefore found before training, and no worker processes are needed.
 
     Args:
         cohort: the patches.
@@ -63,7 +63,7 @@ class PatchDataset(_Patches):
         unseen: as for :meth:`MetadataSchema.encode`.
 
     Raises:
-        InputError: for an empty cohort, an unreadable image (unless skipped), or one of another size.
+        InputError: for an empty cohort, an unreadable image (unless skipped), or an image of the wrong size.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class PatchDataset(_Patches):
                 return [(rows.start, error)] if len(rows) == 1 else [bad for half in halves for bad in load(half)]
 
         chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
-        # files are read side by side; the regions of a slide are, by its reader
+        # files are read in parallel here; regions of a slide are read in parallel by its reader
         with ThreadPoolExecutor(1 if reader.on_the_fly else 8) as pool:
             for bad in progress(pool.map(load, chunks), len(chunks), f"reading {len(reader)} patches", "batch"):
                 for index, error in bad:
@@ -116,19 +116,19 @@ class PatchDataset(_Patches):
 
 
 class StreamedPatchDataset(_Patches):
-    """The same items as of :class:`PatchDataset`, read from files or slides when they are asked for.
+    """Like :class:`PatchDataset`, but reads patches from files or slides on access.
 
-    Loaders of PyTorch and MONAI hand over the indices of a whole batch (``__getitems__``), so that the regions of one
-    slide are decoded together. It may go to worker processes; each opens slides of its own.
+    PyTorch and MONAI data loaders request a whole batch at once (``__getitems__``), and the regions of a slide are
+    decoded together. The data set can be used in worker processes; each opens its own slides.
 
     Args:
         cohort: the patches.
         schema: encodes label and attributes; without one, items have no ``conditions``.
         image_size: side in pixels.
-        transform: of an item, such as :func:`medi_monai.wsi.transforms.patch_transforms`.
-        backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
-        threads: that decode; by default one per core, and a single one in each worker process of a loader.
-        max_open: slides that one process keeps open.
+        transform: applied to each item, such as :func:`medi_monai.wsi.transforms.patch_transforms`.
+        backend: slide reader, as for :func:`medi_monai.wsi.open_slide`.
+        threads: number of decoding threads; by default one per core, or a single one in worker processes.
+        max_open: maximum number of slides that a process keeps open.
         unseen: as for :meth:`MetadataSchema.encode`.
 
     Raises:
@@ -159,7 +159,7 @@ class StreamedPatchDataset(_Patches):
         return [self._item(index, patch) for index, patch in zip(indices, patches)]
 
     def _item(self, index: int, patch: np.ndarray) -> Any:
-        # a view: what collates a batch copies it anyway
+        # a view is enough: collating a batch copies it anyway
         image = torch.from_numpy(patch if patch.flags.writeable else patch.copy()).permute(2, 0, 1)
         item: dict[str, Any] = {"image": image, "index": index}
         if self.conditions is not None:
@@ -170,14 +170,14 @@ class StreamedPatchDataset(_Patches):
 def patch_dataset(
     cohort: Cohort, schema: Conditioning, image_size: int, patch_cache: str = "auto", on_error: str = "stop"
 ) -> PatchDataset | StreamedPatchDataset:
-    """The patches of a cohort in memory, or read from files and slides as they are needed.
+    """A data set of the patches of a cohort, in memory or read on access.
 
     Args:
         cohort: the patches.
         schema: encodes label and attributes.
         image_size: side in pixels.
-        patch_cache: ``memory``, ``disk``, or ``auto``: memory up to 4 GB.
-        on_error: of ``memory``, as for :class:`PatchDataset`; from the disk, an unreadable image ends the run.
+        patch_cache: ``memory``, ``disk``, or ``auto`` (memory up to 4 GB).
+        on_error: for ``memory``, as in :class:`PatchDataset`; with ``disk``, an unreadable image ends the run.
     """
     if patch_cache not in PATCH_CACHES:
         raise unknown_value("choice of `patch_cache`", patch_cache, PATCH_CACHES)
@@ -189,20 +189,21 @@ def patch_dataset(
 
 def _check_not_empty(cohort: Cohort) -> None:
     if len(cohort) == 0:
-        raise InputError(f"the cohort in {cohort.root} has no patch for this split")
+        raise InputError(f"the cohort in {cohort.root} has no patches in this split")
 
 
 class BalancedBatchSampler(Sampler[list[int]]):
-    """Batches of indices: every draw takes a group, all alike, then a member of it, all alike.
+    """Batches of indices: each draw selects a group uniformly, then a member of this group uniformly.
 
-    The batch of a step depends on ``(seed, step)`` alone, so a run resumed at step n sees what it would have seen.
+    The batch of a step depends only on ``(seed, step)``, so a resumed run uses the same batches as an uninterrupted
+    one.
 
     Args:
-        groups: ``(N,)`` integer group of every item.
-        batch_size: items in a batch of one rank.
-        num_steps: last step; batches are numbered from ``start_step + 1`` to it.
-        seed: of all draws.
-        rank: place of this process; each takes its own part of a batch of ``batch_size * world_size``.
+        groups: ``(N,)`` integer group of each item.
+        batch_size: number of items in the batch of one rank.
+        num_steps: last step; steps are numbered from ``start_step + 1`` to ``num_steps``.
+        seed: random seed.
+        rank: index of this process, which gets its own share of the ``batch_size * world_size`` items.
         world_size: number of processes.
     """
 

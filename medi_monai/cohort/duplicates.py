@@ -1,10 +1,12 @@
-"""Patches that show the same tissue: a perceptual hash, and a search for hashes that almost agree.
+"""Near-duplicate patches: a perceptual hash, and a search for similar hashes.
 
-The hash holds the signs of the 64 lowest frequencies of a patch: what is coarse in it, and neither its brightness nor
-its compression. Two patches are near-duplicates where at most ``max_distance`` of the 64 bits differ.
+The hash consists of the signs of the 64 lowest spatial frequencies of a patch. It describes coarse structure and is
+insensitive to brightness and compression. Two patches are near-duplicates if at most ``max_distance`` of the 64 bits
+differ.
 
-Why 3 bits: measured on 30 H&E tiles of 30 slides, patches of 128 px at 0.25 and 0.5 microns per pixel, the share of
-true copies that are found, and the chance of a false pair among patches of different slides:
+Why 3 bits: the table shows the fraction of true copies that are found, and the probability of a false pair among
+patches of different slides, measured on 30 H&E tiles of 30 slides (patches of 128 px at 0.25 and 0.5 microns per
+pixel):
 
 ================================  ==========  ==========  ==========
 copy                              distance 3  distance 6  distance 8
@@ -17,17 +19,17 @@ shifted by 1 px                   86 %        100 %       100 %
 shifted by 2 px                   40 %        90 %        98 %
 shifted by 4 px                   3 %         30 %        60 %
 shifted by 8 px or more           0 %         0 %         0 %
-false, per pair of patches        2e-15       5e-12       3e-10
+false pair, per pair of patches   2e-15       5e-12       3e-10
 ================================  ==========  ==========  ==========
 
-The bits of different slides are as good as independent (in 3e8 pairs none was nearer than 10 bits, and the spread was
-that of coin tosses), from which the last row follows. A cohort of 1.6 million patches has up to 7e11 pairs across a
-split: distance 3 gives no false pair among them, 6 a few, 8 some hundred. Patches half of which is glass beyond a
-straight edge are a little nearer to each other (7 bits at the least, in 2e7 pairs). Overlapping patches of one slide
-are far apart unless they are shifted by a few pixels, so that a grid with overlap is not reported.
+The last row assumes independent bits. For different slides this holds well: in 3e8 pairs, no distance was below 10
+bits, and distances were distributed as in coin tosses. A cohort of 1.6 million patches has up to 7e11 pairs across a
+split: distance 3 gives no false pair among them, distance 6 a few, distance 8 some hundred. Patches that are half glass
+with a straight edge are slightly more similar (at least 7 bits apart in 2e7 pairs). Overlapping patches of a slide have
+very different hashes unless they are shifted by only a few pixels, so an overlapping grid is not reported.
 
-Images of one anatomy in one position are not independent: of brain slices of two patients 23 to 24 bits differ, not 32,
-and what is no copy comes as near as what is one; :func:`mean_distance` tells.
+Images of the same anatomy in the same position are not independent. Brain slices of two patients differ in 23 to 24
+bits instead of 32, so copies cannot be distinguished from other images; :func:`mean_distance` detects this.
 """
 
 from __future__ import annotations
@@ -44,24 +46,24 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["PLAIN", "MAX_DISTANCE", "NearDuplicates", "hash_images", "mean_distance", "near_duplicates"]
 
-#: the hash of a patch that is too plain (glass) to have one; it is like no other
+#: hash of patches with too little contrast (glass); never reported as similar to any other
 PLAIN = np.uint64(0)
 #: see above
 MAX_DISTANCE = 3
 
-#: standard deviation in gray levels of the 64 frequencies; glass has below 0.5, the plainest patch of tissue 7
+#: threshold of the standard deviation of the 64 frequencies in gray levels; glass is below 0.5, tissue at least 7
 PLAIN_SPREAD = 3.0
 SIDE = 32
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 BATCH = 128
-#: pairs that a mean distance is taken of
+#: number of pairs over which the mean distance is estimated
 PAIRS = 20_000
-#: beyond it, the number of false pairs and the time of the search explode
+#: above this, the number of false pairs and the search time grow too fast
 LARGEST_DISTANCE = 10
 
 
 def _lowest_frequencies(count: int = 64, side: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    # without the first, which is the mean
+    # without the first frequency, which is the mean
     frequencies = itertools.product(range(side), range(side))
     ordered = sorted(frequencies, key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, max(uv), uv))[1 : count + 1]
     rows, columns = np.array(ordered).T
@@ -73,17 +75,17 @@ BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
 
 def hash_images(images: np.ndarray) -> np.ndarray:
-    """The perceptual hash of patches of one size.
+    """Perceptual hashes of patches of the same size.
 
-    The patch as gray values is averaged down to 32 x 32 and transformed by a two-dimensional cosine transform; the
-    signs of its 64 lowest frequencies but the mean are the bits. The idea is that of pHash (phash.org), with signs in
-    place of a comparison to the median.
+    The gray-level patch is averaged to 32 x 32 pixels and transformed by a two-dimensional discrete cosine transform.
+    The bits are the signs of its 64 lowest frequencies, excluding the mean. This follows pHash (phash.org), with signs
+    instead of a comparison with the median.
 
     Args:
         images: ``(N, H, W, 3)`` uint8, H and W at least 32.
 
     Returns:
-        ``(N,)`` uint64; :data:`PLAIN` where a patch has hardly any contrast.
+        ``(N,)`` uint64; :data:`PLAIN` for patches with very low contrast.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or min(images.shape[1:3]) < SIDE:
@@ -113,17 +115,17 @@ def _hash_batch(images: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.
 
 
 def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> float:
-    """Bits that differ on average between images of different patients: 32 where hashes are independent.
+    """Mean number of different bits between images of different patients; 32 if hashes are independent.
 
-    Pairs that differ in 10 bits or less, which may be copies, do not count.
+    Pairs that differ in 10 bits or fewer, which may be copies, are excluded.
 
     Args:
-        hashes: ``(N,)`` uint64; :data:`PLAIN` is left out.
-        patients: ``(N,)`` codes, negative where unknown.
-        seed: of the 20,000 pairs that are looked at.
+        hashes: ``(N,)`` uint64; :data:`PLAIN` is ignored.
+        patients: ``(N,)`` codes, negative if unknown.
+        seed: random seed for the selection of 20,000 pairs.
 
     Returns:
-        NaN where there are no such pairs.
+        NaN if there are no such pairs.
     """
     candidates = np.flatnonzero((np.asarray(hashes) != PLAIN) & (np.asarray(patients) >= 0))
     if len(candidates) == 0:
@@ -136,14 +138,15 @@ def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> fl
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What :func:`near_duplicates` found.
+    """Result of :func:`near_duplicates`.
 
     Args:
-        pairs: one row per pair of hashes in two groups, nearest first: ``first`` and ``second`` (the places of the
-            first row with either hash), ``distance``, and how many rows have them, ``num_first`` and ``num_second``.
-        num_pairs: all pairs of hashes, also those beyond the ``max_pairs`` in ``pairs``.
-        num_rows: rows that have a near-duplicate in another group.
-        num_plain: rows that were left out for they have no hash.
+        pairs: one row per pair of hashes in two groups, closest first: ``first`` and ``second`` (indices of the first
+            row with each hash), ``distance``, and the numbers of rows with these hashes, ``num_first`` and
+            ``num_second``.
+        num_pairs: number of all pairs of hashes, including those beyond ``max_pairs``.
+        num_rows: number of rows with a near-duplicate in another group.
+        num_plain: number of rows without a hash, which were not compared.
     """
 
     pairs: pd.DataFrame
@@ -155,17 +158,18 @@ class NearDuplicates:
 def near_duplicates(
     hashes: np.ndarray, groups: np.ndarray, max_distance: int = MAX_DISTANCE, max_pairs: int = 10_000
 ) -> NearDuplicates:
-    """Pairs of hashes in different groups that differ in few bits; 1.6 million hashes take seconds.
+    """Find pairs of similar hashes in different groups; takes seconds for 1.6 million hashes.
 
-    Where 64 bits are dealt to ``max_distance + s`` bands, s bands of a near pair agree in full (pigeonhole principle):
-    for every choice of s bands, hashes are sorted by them and compared with those alike. Equal hashes of a group
-    count as one, so that many equal patches cost nothing, and memory is that of a few copies of ``hashes``.
+    The 64 bits are divided into ``max_distance + s`` bands. By the pigeonhole principle, a pair of similar hashes
+    agrees completely in at least s bands. For each choice of s bands, hashes are sorted by these bands and compared
+    with those that agree. Equal hashes of a group are counted as one, so many equal patches cost nothing. Memory use is
+    a few copies of ``hashes``.
 
     Args:
-        hashes: ``(N,)`` uint64 of :func:`hash_images`; :data:`PLAIN` is left out.
-        groups: ``(N,)`` integers; pairs within a group are not reported, and rows with a negative group are left out.
-        max_distance: bits that may differ, 0 to 10.
-        max_pairs: so many pairs are returned; all are counted.
+        hashes: ``(N,)`` uint64 from :func:`hash_images`; :data:`PLAIN` is ignored.
+        groups: ``(N,)`` integers; pairs within a group are not reported; rows with a negative group are ignored.
+        max_distance: maximum number of different bits, 0 to 10.
+        max_pairs: maximum number of pairs to return; all are counted.
     """
     hashes, groups = np.asarray(hashes, np.uint64), np.asarray(groups)
     if hashes.shape != groups.shape or hashes.ndim != 1:
@@ -191,7 +195,7 @@ def near_duplicates(
 
 @dataclass(frozen=True)
 class _Entries:
-    # one per hash and group, ordered by both
+    # one entry per hash and group, sorted by both
     hash: np.ndarray
     group: np.ndarray
     row: np.ndarray
@@ -223,7 +227,7 @@ def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarr
         sorted_keys = entries.hash[order] & mask
         alike = np.arange(len(order))
         for offset in range(1, len(order)):
-            # those that agree with the hash at this offset: a part of those that agree with the one before it
+            # rows that agree with the hash at this offset are a subset of those at the previous offset
             alike = alike[alike + offset < len(order)]
             alike = alike[sorted_keys[alike] == sorted_keys[alike + offset]]
             if not len(alike):
@@ -232,7 +236,7 @@ def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarr
             differing = entries.hash[first] ^ entries.hash[second]
             distance = np.bitwise_count(differing)
             near = (distance <= max_distance) & (entries.group[first] != entries.group[second])
-            # a pair that agrees in an earlier choice of bands was found there
+            # a pair that agrees in an earlier choice of bands has already been reported
             near[near] = ~np.any([(differing[near] & mask) == 0 for mask in masks[:index]], axis=0) if index else True
             if near.any():
                 first, second = first[near], second[near]
@@ -240,7 +244,8 @@ def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarr
 
 
 def _cheapest_masks(hashes: np.ndarray, max_distance: int) -> list[np.uint64]:
-    # more bands make smaller runs of equal keys but more sorts; hashes of real patches may crowd, so runs are counted
+    # more bands give shorter runs of equal keys but need more sorts; hashes of real patches cluster, so runs are
+    # counted
     def cost(masks: list[np.uint64]) -> float:
         runs = np.unique(hashes & masks[0], return_counts=True)[1].astype(float)
         return len(masks) * (5.0 * len(hashes) + (runs * (runs - 1)).sum() / 2)
@@ -249,7 +254,7 @@ def _cheapest_masks(hashes: np.ndarray, max_distance: int) -> list[np.uint64]:
 
 
 def _masks(max_distance: int, clean: int) -> list[np.uint64]:
-    # bits are dealt in turn, so that every band has low frequencies and high ones
+    # bits are assigned to bands in turn, so every band has low and high frequencies
     count = max_distance + clean
     bands = [sum(1 << bit for bit in range(band, 64, count)) for band in range(count)]
     return [np.uint64(sum(chosen)) for chosen in itertools.combinations(bands, clean)]

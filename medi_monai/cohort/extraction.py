@@ -1,4 +1,4 @@
-"""One slide at a time: plan its patches, read and write them, and leave a record that says it is done."""
+"""Patches of a single slide: plan, read and write them, and record that the slide is done."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ __all__ = [
     "record_names",
 ]
 
-#: how patches are written; ``none`` leaves them in their slides, to be read from there
+#: file formats of patches; ``none``: no files, patches are read from the slides
 FORMATS = ("png", "jpeg", "none")
 MEASURE = ("auto", "always", "never")
 SUFFIX = {"png": ".png", "jpeg": ".jpg"}
-#: patches in one folder, and read at a time
+#: patches per folder, and patches read at a time
 FILES_PER_FOLDER, CHUNK = 1000, 64
 RECORD, THUMBNAIL, MEASURES = "slide.json", "overview.jpg", "patches.npz"
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How slides become patches.
+    """How slides are cut into patches.
 
     Args:
-        grid: size, resolution, stride and least tissue.
+        grid: size, resolution, stride and minimum tissue.
         patch_format: one of :data:`FORMATS`; ``jpeg`` is written at quality 95 without subsampling of color.
-        max_patches_per_slide: a random choice of so many where a slide has more; all by default.
-        seed: of that choice.
-        mpp_conflict: where file and table differ in microns per pixel: ``error``, ``file`` or ``given``.
-        measure: sharpness, background and perceptual hash of every patch: ``always``, ``never``, or ``auto``: where
-            patches are written, which reads them anyway. Without either, a slide's thumbnail alone is read.
+        max_patches_per_slide: number of patches selected at random if a slide has more; all by default.
+        seed: random seed of this selection.
+        mpp_conflict: what to do if file and table disagree on microns per pixel: ``error``, ``file`` or ``given``.
+        measure: whether to compute sharpness, background and perceptual hash of each patch: ``always``, ``never``, or
+            ``auto`` (if patches are written, since they are read anyway). If patches are neither written nor measured,
+            only the thumbnail of a slide is read.
     """
 
     grid: PatchGrid
@@ -78,14 +79,14 @@ class Cutting:
 
 @dataclass(frozen=True)
 class SlideJob:
-    """One slide to cut.
+    """A slide to cut.
 
     Args:
         root: folder of the cohort.
         folder: folder of the images.
-        image: path of the slide from there.
-        mpp: microns per pixel after the table, or the empty string.
-        cutting: how.
+        image: path of the slide, relative to ``folder``.
+        mpp: microns per pixel from the table, or the empty string.
+        cutting: how the slide is cut.
         backend: as for :func:`medi_monai.wsi.open_slide`.
     """
 
@@ -98,32 +99,32 @@ class SlideJob:
 
 
 def record_folder(root: str | Path, image: str) -> Path:
-    """Where patches and record of an image are: a digest parts ``a.png`` from ``a.jpg``, and keeps folders small."""
+    """Folder of an image's patches and record; a digest separates ``a.png`` from ``a.jpg`` and keeps folders small."""
     digest = json_digest(image)
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
     return Path(root) / "patches" / digest[:2] / f"{spelled}_{digest[:8]}"
 
 
 def is_cut(job: SlideJob) -> bool:
-    """Whether a slide has been cut, or found to hold no tissue."""
+    """Whether a slide has been cut, or was found to have no tissue."""
     return (record_folder(job.root, job.image) / RECORD).is_file()
 
 
 def is_replaced(job: SlideJob) -> bool:
-    """Whether the file of a finished slide is another than the one that was cut; an older record cannot tell."""
+    """Whether the file of a finished slide has changed since it was cut; False without a recorded fingerprint."""
     known = read_json(record_folder(job.root, job.image) / RECORD).get("fingerprint")
     try:
         return known is not None and known != file_fingerprint(Path(job.folder) / job.image)
     except OSError:
-        # cutting it again says what is wrong
+        # cutting it again reports the error
         return True
 
 
 def cut_slide(job: SlideJob) -> str | None:
-    """Cut a slide; all its files appear at once, or none.
+    """Cut a slide; all its files appear at once, or none do.
 
     Returns:
-        Why it gave no patch, or ``None``.
+        The reason why there are no patches, or ``None``.
     """
     folder = record_folder(job.root, job.image)
     unfinished = folder.with_name(f".{folder.name}.part")
@@ -135,7 +136,7 @@ def cut_slide(job: SlideJob) -> str | None:
             unfinished.rename(folder)
         return problem
     except InputError as error:
-        # not recorded: a slide that is mended is read again by the next call
+        # not recorded, so the next call retries the slide, which may have been repaired
         return str(error) if job.image in str(error) else f"{job.image}: {error}"
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -198,7 +199,7 @@ def _patches(
 
 
 def measure_patches(patches: np.ndarray) -> dict[str, np.ndarray]:
-    """``sharpness``, ``background`` and ``hash`` of ``(N, H, W, 3)`` uint8 patches, ``(N,)`` each."""
+    """Sharpness, background and perceptual hash of ``(N, H, W, 3)`` uint8 patches, ``(N,)`` each."""
     small = min(patches.shape[1:3]) < SIDE
     return {
         "sharpness": np.array([sharpness(patch) for patch in patches], np.float32),
@@ -220,7 +221,7 @@ def _chunks(patches: Iterator[np.ndarray]) -> Iterator[tuple[int, list[np.ndarra
 
 
 def patch_name(number: int, x: int, y: int, patch_format: str) -> str:
-    """Path of a slide's patch within the folder of the slide."""
+    """Path of a patch, relative to the folder of its slide."""
     return f"{number // FILES_PER_FOLDER:03d}/patch_{x}_{y}{SUFFIX[patch_format]}"
 
 
@@ -233,14 +234,14 @@ def _write(patch: np.ndarray, target: Path) -> None:
 
 
 def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """The record of a finished slide, and its patches' ``x, y, tissue`` and, where measured, quality and hashes."""
+    """Record of a finished slide, and ``x, y, tissue`` of its patches, with quality and hashes if measured."""
     folder = record_folder(root, image)
     with np.load(folder / MEASURES, allow_pickle=False) as content:
         return read_json(folder / RECORD), {name: content[name] for name in content.files}
 
 
 def record_names(root: str | Path, image: str, measures: dict[str, np.ndarray], patch_format: str) -> list[str]:
-    """Paths of a slide's patches from the root of the cohort."""
+    """Paths of a slide's patches, relative to the folder of the cohort."""
     folder = record_folder("", image).as_posix()
     corners = zip(measures["x"].tolist(), measures["y"].tolist())
     return [f"{folder}/{patch_name(number, x, y, patch_format)}" for number, (x, y) in enumerate(corners)]

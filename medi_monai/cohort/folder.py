@@ -1,4 +1,4 @@
-"""The folder of a prepared cohort: whether it holds one, and that one process at a time writes into it."""
+"""The folder of a prepared cohort: detection, locking, and the list of rejected rows and files."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from medi_monai.utils.workers import LOCK_FILES, folder_lock
 __all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
 
 SETTINGS_FILE = "preparation.json"
-#: rows and files that gave nothing, and why
+#: rows and files that were not used, with reasons
 REJECTED_FILE = "rejected.csv"
 
 
 def holds_cohort(folder: str | os.PathLike) -> bool:
-    """Whether a cohort lies in ``folder``, made by ourselves or by others; its table is what is written last."""
+    """Whether ``folder`` contains a cohort, prepared by this package or by others; its table is always written last."""
     return any((Path(folder) / name).is_file() for name in TABLE_FILES)
 
 
 @contextmanager
 def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the folder of a cohort once no other process prepares there: two would spoil each other's patches.
+    """Lock and yield the folder of a cohort once no other process prepares there.
 
     Args:
-        folder: made where it lacks.
-        settings: of the preparation, as JSON; written before its first patch, so that no other one mixes its own in.
+        folder: created if it does not exist.
+        settings: settings of the preparation, as JSON; written before the first patch, to prevent that different
+            preparations are mixed in a folder.
 
     Raises:
-        InputError: for a folder with a cohort of other settings or with anything else, or one that cannot be written.
+        InputError: if the folder has a cohort with different settings or other content, or cannot be written.
     """
     root = writable_dir(folder)
     with folder_lock(root):
@@ -45,13 +46,13 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
 
 
 def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Sequence[tuple[str, str]]) -> None:
-    """List what is left out of a cohort.
+    """Write the list of rows and files that are excluded from a cohort.
 
     Args:
-        root: the cohort's folder.
-        rows: of the source, with ``image`` and ``slide``.
-        problem: of each of ``rows``; empty where it is used.
-        stray: files that no row names, each with the reason.
+        root: folder of the cohort.
+        rows: rows of the source, with ``image`` and ``slide``.
+        problem: reason for each of ``rows``; empty if it is used.
+        stray: files that no row refers to, each with the reason.
     """
     wrong = problem != ""
     rejected = rows.loc[wrong, ["image", "slide"]].assign(reason=problem[wrong])
@@ -60,7 +61,7 @@ def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Se
 
 
 def read_rejected(folder: str | os.PathLike) -> pd.DataFrame:
-    """What :func:`write_rejected` wrote: image, slide and reason, as strings."""
+    """The list written by :func:`write_rejected`: image, slide and reason, as strings."""
     return pd.read_csv(Path(folder) / REJECTED_FILE, dtype=str, keep_default_na=False)
 
 
@@ -85,5 +86,5 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         if isinstance(new[key], dict) and isinstance(old.get(key), dict):
             changes.append(_differences(old[key], new[key], f"{prefix}{key}."))
         elif json_digest(old.get(key)) != json_digest(new[key]):
-            changes.append(f"{prefix}{key}: was {old.get(key)}, is {new[key]} now")
+            changes.append(f"{prefix}{key}: was {old.get(key)}, now {new[key]}")
     return "; ".join(filter(None, changes))

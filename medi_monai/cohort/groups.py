@@ -1,4 +1,4 @@
-"""Rows of a table by group."""
+"""Groups of rows of a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """``(N,)`` weights of mean 1 under which every group has the same sum.
+    """``(N,)`` weights with mean 1 that give each group the same total weight.
 
     Args:
         groups: ``(N,)`` integer codes.
@@ -28,12 +28,12 @@ def group_weights(groups: np.ndarray) -> np.ndarray:
 
 
 def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | None = None) -> list[np.ndarray]:
-    """Row numbers of every group.
+    """Row numbers of each group.
 
     Args:
-        groups: ``(N,)`` integer codes of 0 or more.
-        num_groups: groups that there are at least; by default those up to the largest code.
-        order: ``(N,)`` row numbers; rows of a group come in it, by default ascending.
+        groups: ``(N,)`` non-negative integer codes.
+        num_groups: minimum number of groups; by default up to the largest code.
+        order: ``(N,)`` row numbers, which determine the order within groups; ascending by default.
     """
     order = np.arange(len(groups)) if order is None else order
     order = order[np.argsort(groups[order], kind="stable")]
@@ -42,9 +42,9 @@ def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | N
 
 
 def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` row numbers without repetition, spread as evenly over the groups as their sizes allow; all if fewer."""
+    """Select ``count`` distinct rows, spread over the groups as evenly as their sizes allow; all rows if fewer."""
     order = rng.permutation(len(groups))
-    # the rank of each row within its group, in random order: taking low ranks first fills groups evenly
+    # rank of each row within its group, in random order: taking low ranks first fills groups evenly
     rank = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
     turn = rng.permutation(int(groups.max(initial=0)) + 1)[groups[order]]
     return np.sort(order[np.lexsort((turn, rank))[:count]])
@@ -53,19 +53,19 @@ def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.
 def codes_of(
     table: pd.DataFrame, columns: Sequence[str], names: Sequence[tuple] | None = None
 ) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Integer codes ``(N,)`` of the combinations of ``columns`` in the rows of a table, and the combinations.
+    """Integer codes ``(N,)`` for the combinations of ``columns`` in a table, and the combinations.
 
     Args:
-        table: with the columns; a missing cell is the value ``""``.
+        table: table with these columns; a missing cell counts as the value ``""``.
         columns: label and attributes.
-        names: combinations that come first; others follow in sorted order.
+        names: combinations to put first; others follow in sorted order.
     """
     combinations: list[tuple[str, ...]] = list(names or ())
     if not columns:
         return np.zeros(len(table), np.int64), combinations or [()]
     keys = table[list(columns)].astype(str).fillna("")
     numbers = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
-    # one row of each combination: a million rows have few
+    # one row per combination: even a million rows have few
     first = np.unique(numbers, return_index=True)[1]
     keys_of_table = list(keys.iloc[first].itertuples(index=False, name=None))
     combinations += sorted(set(keys_of_table) - set(combinations))
@@ -76,16 +76,16 @@ def codes_of(
 def combination_codes(
     tables: Sequence[pd.DataFrame], columns: Sequence[str]
 ) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
-    """:func:`codes_of` of several tables under one list of combinations, sorted."""
+    """Like :func:`codes_of` for several tables, with one sorted list of combinations for all."""
     together = pd.concat([table[list(columns)].astype(str) for table in tables], ignore_index=True)
     codes, names = codes_of(together, columns)
     return np.split(codes, np.cumsum([len(table) for table in tables])[:-1]), names
 
 
 def stable_order(table: pd.DataFrame) -> np.ndarray:
-    """Row numbers in the order of the images' names, so that a draw does not depend on the order of the rows.
+    """Row numbers sorted by image, to make random draws independent of the order of the rows.
 
-    Patches that are read from one slide share its name, and go by ``y`` and ``x``.
+    Patches read from the same slide have the same image and are sorted by ``y`` and ``x``.
     """
     if "image" not in table:
         return np.arange(len(table))

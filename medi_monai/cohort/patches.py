@@ -1,4 +1,4 @@
-"""Preparations of slides, tiles and patches: how their rows become patches of a cohort."""
+"""Preparation of cohorts of patches from slides, tiles or existing patches."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from medi_monai.utils.workers import map_processes
 
 __all__ = ["Preparation"]
 
-#: columns of the file of quality, where they were measured
+#: columns of the quality table, if measured
 QUALITY = ("tissue", "sharpness", "background", "hash", "width", "height", "source_mpp", "suffix", "fingerprint")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """All that decides what a prepared cohort is.
+    """All settings that determine a prepared cohort of patches.
 
     Args:
         source: table and images.
-        cutting: how slides become patches; of patches that are taken as they are, size and resolution.
-        splits: what is held out.
+        cutting: how slides are cut into patches; for existing patches, their size and resolution.
+        splits: how rows are split.
     """
 
     source: ImageTable
@@ -40,17 +40,17 @@ class Preparation:
     splits: SplitScheme
 
     def settings(self) -> dict:
-        """The settings as JSON; two preparations with equal settings give equal cohorts."""
+        """All settings as JSON; equal settings give equal cohorts."""
         return {**asdict(self), "source": self.source.settings()}
 
     @property
     def reads_on_the_fly(self) -> bool:
-        """Whether patches stay in the images that they come from."""
+        """Whether patches are read from the original images rather than from files of their own."""
         return self.cutting.patch_format == "none" or self.source.unit == "patches"
 
     @property
     def name(self) -> str:
-        """A folder name that no two preparations share: data set, patch size and the digest of all settings."""
+        """Unique folder name: data set, patch size and digest of all settings."""
         digest = json_digest(self.settings())[:8]
         return f"{self.source.folder.resolve().name}_{self.cutting.grid.image_size}px_{digest}"
 
@@ -61,12 +61,12 @@ class Preparation:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Columns that a cohort which was prepared otherwise needs as well: the runs say which they read."""
+        """Columns that an existing cohort must also have: none, because each run checks those that it uses."""
         return ()
 
     @property
     def is_measured(self) -> bool:
-        """Whether pixels are compared; patches that are taken as they are are read in any case."""
+        """Whether perceptual hashes are computed; existing patches are always read."""
         return self.cutting.measures or self.source.unit == "patches"
 
     @property
@@ -80,12 +80,12 @@ class Preparation:
         return AuditColumns(self.source.label, self.source.attributes, self.splits.columns)
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the source with a column ``split``, empty without a label or a patient.
+        """The rows of the source with a column ``split``, which is empty without a label or a patient.
 
         Raises:
-            InputError: where no row has both.
+            InputError: if no row has both.
         """
-        # splits do not depend on which files can be read today
+        # splits must not depend on which files can be read today
         known = (rows[self.source.label] != "") & (rows["patient"] != "")
         if not known.any():
             raise InputError(
@@ -95,12 +95,12 @@ class Preparation:
         return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the rows that can be used."""
+        """The work on the usable rows."""
         return _Patches(self, root, rows) if self.source.unit == "patches" else _Slides(self, root, rows, backend)
 
 
 class _Slides:
-    """Rows that are slides or tiles: each is cut."""
+    """Cuts rows that are slides or tiles."""
 
     def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame, backend: str) -> None:
         self._preparation, self._root, self._rows = preparation, root, rows
@@ -111,7 +111,7 @@ class _Slides:
         ]
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do this process's part; yields each image that cannot be used, and why."""
+        """Do the share of this process; yields each unusable image and the reason."""
         mine = self._jobs[shard.rank :: shard.world_size]
         replaced = [job.image for job in mine if is_cut(job) and is_replaced(job)]
         if replaced:
@@ -123,13 +123,13 @@ class _Slides:
         again = set(replaced)
         jobs = [job for job in mine if job.image in again or not is_cut(job)]
         with closing(map_processes(cut_slide, jobs, num_workers, "cutting patches", "slide")) as results:
-            # results come first: zip would leave the last step of the progress bar undone
+            # results come first: zip would otherwise not complete the progress bar
             for problem, job in zip(results, jobs):
                 if problem is not None and not problem.startswith("no tissue"):
                     yield job.image, problem
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """The patches of all slides, and what is known of each slide; those without tissue are added to problems."""
+        """The patches and properties of all slides; slides without tissue are added to ``problems``."""
         patches_of_slides, records = [], []
         for job, row in zip(self._jobs, self._rows.index):
             if job.image in problems:
@@ -157,7 +157,7 @@ class _Slides:
 
 
 class _Patches:
-    """Rows that are patches: each file is looked at once, and stays where it is."""
+    """Scans rows that are existing patches; the files are not copied."""
 
     def __init__(self, preparation: Preparation, root: Path, rows: pd.DataFrame) -> None:
         self._preparation, self._rows = preparation, rows
@@ -169,7 +169,7 @@ class _Patches:
         ]
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """As of slides."""
+        """Scan the files of this process; yields each unusable image and the reason."""
         jobs = self._jobs[shard.rank :: shard.world_size]
         pending = [job for job in jobs if not job.is_done()]
         unit = f"{PATCHES_PER_SCAN} patches"
@@ -200,7 +200,7 @@ def _prepared(preparation: Preparation, patches: pd.DataFrame, slides: pd.DataFr
 
 
 def _with_quality(slides: pd.DataFrame, patches_of_slides: list[pd.DataFrame]) -> pd.DataFrame:
-    # medians over a slide's patches, where they were read
+    # medians over the patches of a slide, if they were read
     for name in ("sharpness", "background"):
         if all(name in patches for patches in patches_of_slides):
             slides[name] = [round(float(np.median(patches[name])), 4) for patches in patches_of_slides]

@@ -1,4 +1,4 @@
-"""Plans: which subpopulations to sample, and how many images of each."""
+"""Sampling plans: combinations to sample, and the number of images for each."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ PLANS = ("unseen", "balance", "observed", "all")
 
 
 def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per_combination: int = 16) -> pd.DataFrame:
-    """A plan from a training table.
+    """Make a plan from a training table.
 
     Args:
-        table: the rows in training.
-        columns: label and attributes whose combinations are meant.
-        kind: ``unseen``: every combination of values in ``table`` that has no row in it; ``balance``: what each
-            combination lacks to equal the largest; ``observed``: every combination that has a row; ``all``: every
-            combination of values, seen or not.
-        images_per_combination: the count, but for ``balance``.
+        table: training rows.
+        columns: label and attributes whose combinations are planned.
+        kind: ``unseen``: all combinations of values in ``table`` that have no row; ``balance``: the number of images
+            that each combination needs to equal the largest; ``observed``: all combinations that have rows; ``all``:
+            all combinations of values, seen or not.
+        images_per_combination: the count, except for ``balance``.
 
     Returns:
         The columns and ``count``, one row per combination, sorted.
 
     Raises:
-        InputError: for an unknown kind or column, no column, a count below 1, or a plan without a row.
+        InputError: for an unknown kind or column, no columns, a count below 1, or an empty plan.
     """
     if kind not in PLANS:
         raise unknown_value("kind of plan", kind, PLANS, "The path of a table with a `count` column is also a plan.")
@@ -67,8 +67,8 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: CSV, TSV, Excel or Parquet.
-        columns: columns that the plan has to have besides ``count``; further ones belong to the combination. A cell
-            without a value asks for the *unknown* token; what has no column is left to the model.
+        columns: required columns besides ``count``; additional columns are part of the combination. An empty cell
+            requests the *unknown* token; for attributes without a column, the model chooses.
 
     Raises:
         InputError: for a missing column, or a count that is not a whole number of 1 or more.
@@ -87,6 +87,6 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def expand_plan(plan: pd.DataFrame) -> pd.DataFrame:
-    """One row per image: the combination and ``number``, the image's place 0, 1, … within it."""
+    """One row per image: its combination and ``number`` (0, 1, …) within the combination."""
     rows = plan.loc[plan.index.repeat(plan["count"])].drop(columns="count")
     return rows.assign(number=rows.groupby(level=0).cumcount()).reset_index(drop=True)

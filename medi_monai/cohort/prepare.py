@@ -1,4 +1,4 @@
-"""From the rows of a source to a cohort: splits, images, table; safe to interrupt, repeat and share."""
+"""Preparing a cohort from the rows of a source; safe to interrupt, to repeat and to run in parallel."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ __all__ = [
     "table_cohort",
 ]
 
-#: one row per image of the cohort, in its order: what was measured
+#: one row per image of the cohort, in the same order: quality measurements
 QUALITY_FILE = "quality.parquet"
 #: its column of the fingerprints of the images, which may be written by us: ``fingerprint`` is of what they come from
 PIXELS = "pixels"
-#: one row per slide that was read
+#: one row per slide
 SLIDES_FILE = "slides.csv"
-CONTINUE = "To go on without such {}: --on_error skip"
+CONTINUE = "To continue without such {}, use --on_error skip"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The share of the work that this process has, of several that were started together.
+    """The share of the work of this process, out of several that were started together.
 
     Args:
-        rank: number of this process.
+        rank: index of this process.
         world_size: number of processes.
-        wait: returns when all of them have called it.
+        wait: barrier; returns when all processes have called it.
     """
 
     rank: int = 0
@@ -59,7 +59,7 @@ class Shard:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what belongs to all of them."""
+        """Whether this process writes the files that all processes share."""
         return self.rank == 0
 
 
@@ -68,10 +68,10 @@ class PreparedImages:
     """The images of a cohort.
 
     Args:
-        table: one row per image: ``image`` (path from the cohort's folder, or absolute), ``x``, ``y``, ``mpp``, and
-            ``source_mpp`` where regions are read from larger images.
-        source_rows: of each image, the index of its row of the source.
-        quality: one row per image: what was measured.
+        table: one row per image: ``image`` (path relative to the cohort's folder, or absolute), ``x``, ``y``, ``mpp``,
+            and ``source_mpp`` if regions are read from larger images.
+        source_rows: index of each image's row in the source.
+        quality: one row per image: quality measurements.
         slides: one row per slide, or None.
     """
 
@@ -87,8 +87,8 @@ class AuditColumns:
 
     Args:
         label: column of the class.
-        attributes: columns of metadata.
-        combinations: columns whose combinations are compared between splits; None takes label and attributes.
+        attributes: metadata columns.
+        combinations: columns whose combinations are compared between splits; None: label and attributes.
     """
 
     label: str
@@ -97,21 +97,21 @@ class AuditColumns:
 
 
 class Work(Protocol):
-    """How the usable rows of a source become images of a cohort; what is done is not done again."""
+    """Turns usable rows of a source into images of a cohort; finished images are not processed again."""
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the shard's share; yields each image that cannot be used, and why."""
+        """Do the shard's share; yields each unusable image and the reason."""
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
         """The images of all shards.
 
         Args:
-            problems: by image, those of all shards; what is found to be wrong only now is added.
+            problems: reasons by image, of all shards; problems that are found only now are added.
         """
 
 
 class AnyPreparation(Protocol):
-    """All that decides what a prepared cohort is: of slides, tiles and patches, or of captioned images."""
+    """All settings that determine a prepared cohort, of patches or of captioned images."""
 
     @property
     def source(self) -> Any:
@@ -119,11 +119,11 @@ class AnyPreparation(Protocol):
 
     @property
     def splits(self) -> Any:
-        """How patients are split; ``columns`` that it is about, or None."""
+        """How patients are split; its ``columns`` are those that define the split, or None."""
 
     @property
     def name(self) -> str:
-        """A folder name that no two preparations share."""
+        """Unique folder name of this preparation."""
 
     @property
     def columns(self) -> list[str]:
@@ -131,11 +131,11 @@ class AnyPreparation(Protocol):
 
     @property
     def required(self) -> Sequence[str]:
-        """Columns that a cohort which was prepared otherwise needs as well."""
+        """Columns that an existing cohort must also have."""
 
     @property
     def is_measured(self) -> bool:
-        """Whether pixels are compared, so that near-duplicates are known."""
+        """Whether perceptual hashes are computed, which near-duplicates need."""
 
     @property
     def has_quality_page(self) -> bool:
@@ -143,20 +143,20 @@ class AnyPreparation(Protocol):
 
     @property
     def audit_columns(self) -> AuditColumns | None:
-        """What the audit compares; None for no audit."""
+        """What the audit compares; None: no audit."""
 
     def settings(self) -> dict:
-        """The settings as JSON; two preparations with equal settings give equal cohorts."""
+        """All settings as JSON; equal settings give equal cohorts."""
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the source with a column ``split``, empty where it cannot be known."""
+        """The rows of the source with a column ``split``, which is empty if it cannot be determined."""
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the rows that can be used."""
+        """The work on the usable rows."""
 
 
 def default_cohort_dir(preparation: AnyPreparation, bundle_root: str | os.PathLike) -> str:
-    """``dataset_dir`` where it is a prepared cohort itself, else a folder of the bundle named by the settings."""
+    """``dataset_dir`` if it is a prepared cohort, otherwise a folder in the bundle that is named after the settings."""
     root = preparation.source.root
     if root is not None and holds_cohort(root):
         return str(root)
@@ -166,13 +166,13 @@ def default_cohort_dir(preparation: AnyPreparation, bundle_root: str | os.PathLi
 def load_or_prepare(
     preparation: AnyPreparation, cohort_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
 ) -> Cohort:
-    """The cohort in ``cohort_dir``; prepared on first use.
+    """Read the cohort in ``cohort_dir``; prepare it on first use.
 
-    An existing cohort is taken as it is: the settings of the preparation count for a new one alone. Of several
-    processes that start without one, as those of ``torchrun``, one prepares and the others wait for it.
+    An existing cohort is used unchanged; the settings of the preparation apply only to a new one. If several processes
+    start without a cohort (``torchrun``), one prepares it and the others wait.
 
     Raises:
-        InputError: as :func:`prepare`, and where an existing cohort lacks a column, as ``caption`` of captioned images.
+        InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``.
     """
     if not holds_cohort(cohort_dir):
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
@@ -204,10 +204,10 @@ def read_quality(cohort: Cohort) -> pd.DataFrame:
 
 
 def table_cohort(preparation: AnyPreparation) -> Cohort:
-    """The rows of the source with their split, before any image exists: to look at a split, never to train.
+    """The rows of the source with their split, without images: for auditing a split, not for training.
 
     Args:
-        preparation: its source and splits count.
+        preparation: only its source and splits are used.
     """
     rows = preparation.with_splits(preparation.source.rows(check_files=False))
     rows = rows[rows["split"] != ""].drop(columns=["problem"])
@@ -223,24 +223,24 @@ def prepare(
     shard: Shard | None = None,
     once: bool = False,
 ) -> Cohort:
-    """Make the images; write ``patches/``, the cohort table, ``slides.csv`` of slides, and ``rejected.csv``.
+    """Prepare a cohort: write ``patches/``, the cohort table, ``slides.csv`` (for slides) and ``rejected.csv``.
 
-    Finished images are skipped when the same call is made again; what is half done is done again, and what comes from a
-    file that has changed. The table is written last.
+    Calling it again skips finished images. Partly finished images, and images whose file has changed, are processed
+    again. The table is written last.
 
     Args:
         preparation: source, images and splits.
-        output_dir: the cohort's folder.
-        on_error: ``stop`` at the first row or image that cannot be used, or ``skip`` it; either way ``rejected.csv``
-            lists what was left out.
-        num_workers: processes, or threads where images are small; by default one per core.
-        backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
-        shard: of the work, where several processes were started together; all get the whole cohort.
-        once: take the cohort that another process has prepared meanwhile, and check no image again.
+        output_dir: folder of the cohort.
+        on_error: ``stop`` at the first row or image that cannot be used, or ``skip`` it; in both cases,
+            ``rejected.csv`` lists excluded rows and files.
+        num_workers: number of processes, or of threads for small images; one per core by default.
+        backend: slide reader, as for :func:`medi_monai.wsi.open_slide`.
+        shard: share of this process, if several were started together; all return the whole cohort.
+        once: return the cohort if another process has prepared it meanwhile, without checking its images.
 
     Raises:
-        InputError: for anything wrong with settings or (with ``stop``) a row or an image; also where no image is
-            left, or ``output_dir`` holds a cohort prepared otherwise.
+        InputError: for invalid settings or (with ``stop``) an unusable row or image; also if no image is left, or
+            ``output_dir`` has a cohort with different settings.
     """
     if on_error not in ("stop", "skip"):
         raise unknown_value("choice of `on_error`", on_error, ("stop", "skip"))
@@ -290,7 +290,7 @@ def _rows_with_splits(preparation: AnyPreparation, on_error: str) -> pd.DataFram
         first = rows.loc[wrong].iloc[0]
         alike = int((rows["problem"] == first["problem"]).sum())
         others = f"; {alike} rows have this problem" if alike > 1 else ""
-        more = f", {int(wrong.sum())} have any" if alike < wrong.sum() else ""
+        more = f", and {int(wrong.sum())} rows have some problem" if alike < wrong.sum() else ""
         raise InputError(
             f"{preparation.source.table_name}, row {first['row'] + 1} ({first['image']}): "
             f"{first['problem'].rstrip('.')}{others}{more}. {CONTINUE.format('rows')}"
@@ -305,7 +305,7 @@ def _write(
     reasons = rows["problem"].mask(rows["problem"] == "", rows["image"].map(problems)).fillna("")
     write_rejected(root, rows, reasons, source.files_without_row(rows))
     if images.table.empty:
-        raise InputError(f"no image of {source.table_name} can be used; {root / REJECTED_FILE} says why")
+        raise InputError(f"no image of {source.table_name} can be used; the reasons are in {root / REJECTED_FILE}")
     about = rows.loc[images.source_rows].reset_index(drop=True)
     table = images.table.reset_index(drop=True)
     cohort = table[["image"]].assign(slide=about["slide"], patient=about["patient"])

@@ -1,4 +1,4 @@
-"""The pixels of a cohort's rows, wherever they are: a file per patch, or a region of a slide read on the fly."""
+"""Reading pixels of a cohort: from one file per patch, or from regions of slides."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from medi_monai.wsi.readers import BACKENDS, SlideReader, open_slide, read_image
 
 __all__ = ["PatchReader", "image_blocks"]
 
-#: images of a block
+#: images per block
 BLOCK = 256
 
 
 class PatchReader:
-    """Reads patches by row number; slides stay open, the least recently used is closed first.
+    """Reads patches by row number and keeps slides open; the least recently used one is closed first.
 
-    Rows with a ``source_mpp`` (see :func:`medi_monai.cohort.prepare`) are regions of the image that they name, cut at
-    ``x, y`` when they are read; rows without one are files that hold the patch. It may be pickled and forked: every
-    process opens slides of its own. Threads of a process share them, and take turns.
+    Rows with a ``source_mpp`` (see :func:`medi_monai.cohort.prepare`) are regions, read from the larger image at
+    ``x, y``; rows without one are patch files. The reader may be pickled and forked: each process opens its own slides.
+    Threads of a process share slides and take turns.
 
     Args:
         cohort: the patches.
         image_size: side of a patch in pixels.
         backend: as for :func:`medi_monai.wsi.open_slide`.
-        threads: that decode the regions of one slide; by default one per core, and a single one in a worker process.
-        max_open: slides kept open.
+        threads: number of threads that decode the regions of a slide; by default one per core, or one in a worker.
+        max_open: maximum number of open slides.
 
     Raises:
-        InputError: for a number below 1, an unknown back end, or regions that were planned for patches of another size.
+        InputError: for a number below 1, an unknown back end, or regions that were planned for a different patch size.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PatchReader:
         table = cohort.table
         self._root, self._size, self._backend = cohort.root, (image_size, image_size), backend
         self._threads, self._max_open = threads, max_open
-        # arrays and not a table: a million rows are shared with worker processes without a copy
+        # arrays, not a table: worker processes share a million rows without copying them
         self._codes, images = pd.factorize(table["image"])
         self._images = [str(image) for image in images]
         self.on_the_fly = "source_mpp" in table.columns
@@ -76,12 +76,12 @@ class PatchReader:
         """The patches of ``rows``, in their order: ``(image_size, image_size, 3)`` uint8 each.
 
         Raises:
-            InputError: for an image that cannot be read, or a patch file of another size.
+            InputError: for an image that cannot be read, or a patch file of the wrong size.
         """
         if not self.on_the_fly:
             return [self._file(self._images[self._codes[row]]) for row in rows]
         if self._process != os.getpid():
-            # a forked process shares file positions with its parent, and its lock with threads that are not there
+            # a forked process shares file positions with its parent, and a lock with threads that it does not have
             self._begin()
         with self._lock:
             return self._on_the_fly(rows)
@@ -119,7 +119,7 @@ class PatchReader:
         return list(slide.read_many(corners, field, self._size, threads))
 
     def _field(self, slide: SlideReader, mpp: float) -> tuple[float, float]:
-        # a patch file that is half a pixel too small for its own field counts as whole
+        # a patch file that is half a pixel smaller than its field still counts as complete
         field = slide.field(self._size, mpp)
         return min(field[0], slide.dimensions[0]), min(field[1], slide.dimensions[1])
 
@@ -148,12 +148,12 @@ class PatchReader:
 
 
 def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator[torch.Tensor]:
-    """All images of a cohort in the order of its rows, a block at a time, so that memory does not grow with them.
+    """Yield all images of a cohort in the order of its rows, in blocks, to limit memory use.
 
     Args:
         cohort: the images.
         image_size: side in pixels.
-        size: images of a block; the last one may have fewer.
+        size: images per block; the last block may have fewer.
 
     Yields:
         ``(n, 3, image_size, image_size)`` uint8.
@@ -170,7 +170,7 @@ def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator
 
 
 def _check_size(root: Path, image_size: int) -> None:
-    # a file says how large its patch is, a region can be read at any size, and be another field of view in silence
+    # a file has a fixed size, but a region can be read at any size and would then silently cover a different field
     if not (root / SETTINGS_FILE).is_file():
         return
     planned = read_json(root / SETTINGS_FILE).get("cutting", {}).get("grid", {}).get("image_size", image_size)

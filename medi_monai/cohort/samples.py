@@ -1,4 +1,4 @@
-"""The image sets that evaluation and probing compare: the real cohort, and what was sampled in each arm."""
+"""Sets of images to compare in evaluation and probing: the real cohort, and the sampled images of each arm."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ __all__ = [
     "settings_that_differ",
 ]
 
-#: settings of a sampling, beside its manifest
+#: file with the settings of a sampling, next to its manifest
 SETTINGS_FILE = "sampling.json"
-#: what the manifest says of every image besides its identity
+#: columns of the manifest besides the identity of an image
 MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
-#: the run that chooses among sampled images
+#: id of the run that selects among sampled images
 RESAMPLING = "resampling"
 
-#: what may differ between arms without making the comparison unfair
+#: settings that may differ between arms in a fair comparison
 OWN = ("checkpoint", "schema")
 
 
 @dataclass(frozen=True)
 class SampledImages(Cohort):
-    """The images of one arm: the manifest of a sampling, or of what was chosen among its images."""
+    """Images of an arm: the manifest of a sampling, or of a selection among its images."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What they were sampled with; empty where the folder does not say, as after a selection."""
+        """Settings of the sampling; empty if the folder does not contain them, as after a selection."""
         return _content(self.root / SETTINGS_FILE)
 
     @cached_property
     def selection(self) -> dict[str, int] | None:
-        """``images`` kept and those they were chosen ``of``; None where all were kept."""
+        """Number of selected ``images``, and ``of`` how many; None if there was no selection."""
         summary = _content(self.root / "summary.json")
         return (
             {key: int(summary["made"][key]) for key in ("images", "of")} if summary.get("run") == RESAMPLING else None
@@ -65,16 +65,16 @@ def _content(path: Path) -> dict[str, Any]:
 def read_arms(
     arms: Mapping[str, str | os.PathLike], columns: Sequence[str], reserved: Sequence[str] = ()
 ) -> dict[str, SampledImages]:
-    """The manifests of sampling runs, as tables of images.
+    """Read the manifests of sampling runs as tables of images.
 
     Args:
-        arms: name to the ``output_dir`` of its sampling.
-        columns: label and attributes that the manifest has to have.
-        reserved: names that mean something else.
+        arms: name of each arm and the ``output_dir`` of its sampling.
+        columns: label and attributes that the manifest must have.
+        reserved: names that arms may not have.
 
     Raises:
-        InputError: for no arm, a name that means something else, a folder without a manifest, an image that is missing
-            or there twice, a missing column, or a combination that is not given as a whole.
+        InputError: for no arm, a reserved name, a folder without a manifest, an image that is missing or listed twice,
+            a missing column, or an incomplete combination.
     """
     if not arms:
         raise InputError("there are no arms to compare: set --arms to a mapping of names to `sampling` folders")
@@ -86,7 +86,7 @@ def read_arms(
             )
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
-            # what a run has left that found nothing, as `resampling` may
+            # left by a run that selected no images, such as `resampling`
             hint = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
             raise InputError(
                 f"{root} contains no manifest.csv for the arm {name!r}{hint}: run `sampling` with that output "
@@ -110,10 +110,10 @@ def read_arms(
 
 
 def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
-    """The real images of a split whose label, attributes and patient are known; of others nothing can be compared.
+    """Real images of a split with known label, attributes and patient; other images cannot be compared.
 
     Raises:
-        InputError: for a column that is missing or named twice, no such image, or patients in several splits.
+        InputError: for a column that is missing or listed twice, no such images, or patients in several splits.
     """
     repeated = [column for index, column in enumerate(columns) if column in columns[:index]]
     if repeated:
@@ -132,7 +132,7 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
 
 
 def _check_patients(table: pd.DataFrame) -> None:
-    # a generative model that trained on a patient has seen what it is then compared with
+    # a generative model memorizes its training patients, so they must not be in the images that it is compared with
     splits_of = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(["size", "first", "last"])
     shared = splits_of[splits_of["size"] > 1]
     if len(shared):
@@ -144,7 +144,7 @@ def _check_patients(table: pd.DataFrame) -> None:
 
 
 def settings_that_differ(arms: Mapping[str, SampledImages]) -> dict[str, dict[str, Any]]:
-    """Sampling settings, and counts of images per label, that are not the same in all arms."""
+    """Sampling settings, and numbers of images per label, that differ between arms."""
     recipes = {}
     for name, arm in arms.items():
         recipes[name] = {key: value for key, value in arm.settings.items() if key not in OWN}

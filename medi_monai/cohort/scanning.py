@@ -1,4 +1,4 @@
-"""Tables of patches: look at each file once, for its size, its quality and its perceptual hash."""
+"""Tables of patches: scans each file once for size, quality and perceptual hash."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from medi_monai.wsi import open_slide
 
 __all__ = ["PATCHES_PER_SCAN", "ScanJob", "read_scan", "scan_patches"]
 
-#: patch files in one job, and in one record
+#: patch files per job and record
 PATCHES_PER_SCAN = 500
 
 
 @dataclass(frozen=True)
 class ScanJob:
-    """Some patch files to look at.
+    """A number of patch files to scan.
 
     Args:
         root: folder of the cohort.
         folder: folder of the images.
-        images: paths from there.
-        mpp: microns per pixel of each after the table, or the empty string.
-        cutting: how they are read.
+        images: paths relative to ``folder``.
+        mpp: microns per pixel of each image from the table, or the empty string.
+        cutting: size and resolution of patches.
     """
 
     root: str
@@ -41,7 +41,7 @@ class ScanJob:
 
     @property
     def record(self) -> Path:
-        """Where the result is kept."""
+        """Path of the record with the result."""
         return Path(self.root) / "patches" / "scans" / f"{json_digest([self.images, self.mpp])[:16]}.npz"
 
     def fingerprints(self) -> list[str]:
@@ -58,7 +58,7 @@ class ScanJob:
 
 
 def scan_patches(job: ScanJob) -> None:
-    """Look at some patch files. A patch is the middle of its file, at the grid's size and resolution."""
+    """Scan patch files. A patch is the center of its file, at the size and resolution of the grid."""
     rows = [_scan(job, *row) for row in zip(job.images, job.mpp, job.fingerprints())]
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     with atomic_path(job.record) as path:
@@ -66,7 +66,7 @@ def scan_patches(job: ScanJob) -> None:
 
 
 def read_scan(job: ScanJob) -> dict[str, np.ndarray]:
-    """What :func:`scan_patches` recorded of the job's files, by name and in their order."""
+    """What :func:`scan_patches` recorded of the files, by name and in order."""
     with np.load(job.record, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
 

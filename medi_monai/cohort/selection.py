@@ -1,4 +1,4 @@
-"""Which rows of a cohort a run works on."""
+"""Selecting the rows of a cohort that a run uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_co
 def build_schema(
     table: pd.DataFrame, label: str, attributes: Sequence[str], continuous: Sequence[str]
 ) -> MetadataSchema:
-    """:meth:`MetadataSchema.from_table`, with a word on attributes that look like numbers and are taken for names."""
+    """:meth:`MetadataSchema.from_table`; prints a note for numeric attributes that are treated as categorical."""
     schema = MetadataSchema.from_table(table, label, attributes, continuous)
     for column in schema.attributes:
         values = column.values if isinstance(column, CategoricalColumn) else ()
@@ -33,10 +33,10 @@ def build_schema(
 
 
 def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
-    """The captioned rows of a split.
+    """Captioned rows of a split.
 
     Raises:
-        InputError: for a cohort without captions, or a split without rows.
+        InputError: for a cohort without captions, or an empty split.
     """
     require_columns(cohort.table, ["caption"], cohort.root)
     rows = cohort.split(split)
@@ -46,7 +46,7 @@ def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
 
 
 def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:
-    """The patches in training, after a look at whether every label has enough of them.
+    """Training patches, after checking that each label has enough of them.
 
     Raises:
         InputError: if a label has fewer than ``min_patches_per_label`` patches.
@@ -66,7 +66,7 @@ def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) 
 
 
 def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: int) -> Cohort:
-    """A fixed choice of validation patches: of other patients where the split has them, else of those in training."""
+    """A fixed selection of validation patches: from validation patients, or from training if the split has none."""
     rows = cohort.split("val")
     if len(rows) == 0:
         print("the split has no validation patients: the validation loss is computed on training patches", flush=True)

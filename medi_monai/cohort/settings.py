@@ -1,4 +1,4 @@
-"""The settings of cohorts: where the data are, what its columns mean, how patches are cut and patients split."""
+"""Settings of cohorts: where the data are, what the columns mean, how patches are cut, and how patients are split."""
 
 from __future__ import annotations
 
@@ -56,51 +56,59 @@ BRAIN_TEMPLATES = {
 
 
 class SourceSettings(Settings):
-    """What the cohorts of both bundles have in common."""
+    """Settings shared by the cohorts of both bundles."""
 
-    dataset_dir: PathText | None = setting(None, "folder of the data set; without one, the demo cohort is drawn")
-    table: PathText | MappingOf = setting("slides.csv", "table of the images in it, or a layout with its tables")
-    columns: MappingOf = setting(DEMO_COLUMNS, "which columns hold image, slide, patient and mpp")
-    mapping: MappingOf | None = setting(None, "label and attributes made from columns of the table")
-    missing: Texts | None = setting(None, "further strings that mean missing")
-    image_size: Count = setting(32, "side of the images in pixels", recorded=True)
-    holdout_fraction: Fraction = setting(0.3, "share of the patients or combinations held out")
-    val_fraction: Fraction | None = setting(None, "share of the training patients for validation; null: as the scheme")
-    split_seed: Seed = setting(0, "seed of the split")
+    dataset_dir: PathText | None = setting(None, "folder of the data set; null: generate the demo cohort")
+    table: PathText | MappingOf = setting(
+        "slides.csv", "table of the images in this folder, or a layout and its tables"
+    )
+    columns: MappingOf = setting(DEMO_COLUMNS, "columns that contain image, slide, patient and mpp")
+    mapping: MappingOf | None = setting(None, "new columns derived from columns of the table, such as bins or merges")
+    missing: Texts | None = setting(None, "additional strings that mean missing data")
+    image_size: Count = setting(32, "width and height of the images in pixels", recorded=True)
+    holdout_fraction: Fraction = setting(0.3, "fraction of the patients or combinations that is held out")
+    val_fraction: Fraction | None = setting(
+        None, "fraction of the remaining patients used for validation; null: default of the split scheme"
+    )
+    split_seed: Seed = setting(0, "random seed of the split")
 
 
 class CohortSettings(SourceSettings):
-    """A cohort of patches from slides, tiles or patches."""
+    """Cohort of patches."""
 
     label: Text = setting("project_id", "column of the class", recorded=True)
     subpopulation_columns: Texts = setting(
-        ["project_id", "center"], "label and attributes whose combinations count; the label first", recorded=True
+        ["project_id", "center"],
+        "columns whose combinations define subpopulations: the label, then attributes",
+        recorded=True,
     )
     metadata_columns: Texts = setting(
-        ["center", "race", "gender", "age_at_index"], "columns that are carried into the cohort"
+        ["center", "race", "gender", "age_at_index"], "columns that are copied to the cohort"
     )
     unit: Annotated[str, OneOf("unit of the table's rows", UNITS)] = setting("slides", "what a row of the table is")
-    source_mpp: Rate | None = setting(None, "microns per pixel of files that do not say")
+    source_mpp: Rate | None = setting(None, "microns per pixel of the images, if neither file nor table contains it")
     mpp_conflict: Annotated[str, OneOf("choice of `mpp_conflict`", ON_CONFLICT)] = setting(
-        "error", "where table and file disagree on microns per pixel"
+        "error", "what to do if table and file disagree on microns per pixel"
     )
     mpp: Rate = setting(1.0, "microns per pixel of the patches", recorded=True)
-    stride: Count | None = setting(None, "step of the grid in pixels of the patch; null: no overlap")
-    min_tissue: Fraction = setting(0.5, "share of tissue that a patch needs")
-    max_patches_per_slide: Count | None = setting(128, "patches of a slide at most; null: all")
+    stride: Count | None = setting(None, "distance between neighboring patches in patch pixels; null: no overlap")
+    min_tissue: Fraction = setting(0.5, "minimum fraction of tissue in a patch")
+    max_patches_per_slide: Count | None = setting(128, "maximum number of patches per slide; null: all")
     patch_format: Annotated[str, OneOf("patch format", FORMATS)] = setting(
-        "png", "how patches are written; none: read on the fly"
+        "png", "file format of the patches; none: no files, patches are read from the slides"
     )
     measure: Annotated[str, OneOf("choice of `measure`", MEASURE)] = setting(
-        "auto", "whether stain and sharpness are measured"
+        "auto", "whether to measure stain, sharpness and perceptual hashes of the patches"
     )
     split_scheme: Annotated[str, OneOf("split scheme", tuple(SCHEMES))] = setting(
         "combination_holdout", "what is held out"
     )
-    split_columns: Texts | None = setting(None, "columns that the scheme works on", expression="@subpopulation_columns")
-    holdout_values: Texts = setting([], "values that the scheme holds out")
-    num_folds: Count = setting(5, "folds, of schemes that have some")
-    fold: Seed = setting(0, "the fold that is held out")
+    split_columns: Texts | None = setting(
+        None, "label and attributes that define the split", expression="@subpopulation_columns"
+    )
+    holdout_values: Texts = setting([], "centers to hold out, for `site_holdout`")
+    num_folds: Count = setting(5, "number of folds, for `patient_kfold`")
+    fold: Seed = setting(0, "index of the held-out fold, for `patient_kfold`")
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CohortSettings:
@@ -121,13 +129,15 @@ class CaptionSettings(
         "val_fraction": 0.1,
     },
 ):
-    """A cohort of captioned images."""
+    """Cohort of captioned images."""
 
-    attribute: Text | None = setting("sex", "the sensitive attribute; several are joined as sex|age", recorded=True)
-    attributes: Texts = setting(["sex", "age", "lesion"], "columns that captions are made of", recorded=True)
-    templates: MappingOf | None = setting(BRAIN_TEMPLATES, "templates of the captions and their words", recorded=True)
-    fit: Annotated[str, OneOf("choice of `fit`", FITS)] = setting("pad", "how pictures become squares")
-    pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting("border", "what pads them")
+    attribute: Text | None = setting("sex", "sensitive attribute; join several as sex|age", recorded=True)
+    attributes: Texts = setting(["sex", "age", "lesion"], "columns to keep; templates may use them", recorded=True)
+    templates: MappingOf | None = setting(
+        BRAIN_TEMPLATES, "templates of the captions, and words for the values of columns", recorded=True
+    )
+    fit: Annotated[str, OneOf("choice of `fit`", FITS)] = setting("pad", "how images are made square")
+    pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting("border", "value of the padding")
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CaptionSettings:
@@ -136,28 +146,28 @@ class CaptionSettings(
 
 
 class ReadingSettings(Settings):
-    """How a run reads its cohort, which it prepares where it is not there."""
+    """Preparing the cohort on first use."""
 
     on_error: Annotated[str, OneOf("choice of `on_error`", ("stop", "skip"))] = setting(
-        "stop", "what happens at a row or file that cannot be read"
+        "stop", "what to do with a row or file that cannot be used"
     )
-    num_workers: Count | None = setting(None, "processes that prepare; null: one for each core")
+    num_workers: Count | None = setting(None, "number of worker processes; null: one per core")
 
 
 def check_named_once(name: str, columns: Sequence[str], label: str | None) -> None:
-    """Refuse a column that is named twice, or is the label and an attribute.
+    """Check that no column is listed twice, and that the label is not an attribute.
 
     Raises:
-        InputError: naming it.
+        InputError: if one is; the message names it.
     """
     twice = sorted({column for column in columns if [label, *columns].count(column) > 1})
     if twice:
-        reason = "the label is no attribute of its own" if label in twice else "name each column once"
+        reason = "the label cannot also be an attribute" if label in twice else "name each column once"
         raise InputError(f"{name} = {list(columns)}: {', '.join(map(repr, twice))} is named twice; {reason}")
 
 
 def patch_preparation(settings: CohortSettings) -> Preparation:
-    """How a cohort of patches is prepared."""
+    """The preparation of a cohort of patches, from its settings."""
     return Preparation(
         source=ImageTable(
             root=settings.dataset_dir,
@@ -181,11 +191,11 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
 
 
 def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None) -> CaptionPreparation:
-    """How a cohort of captioned images is prepared.
+    """The preparation of a cohort of captioned images, from its settings.
 
     Args:
-        settings: of the cohort.
-        columns: attributes whose values every split has, where captions name them.
+        settings: settings of the cohort.
+        columns: attributes to stratify the splits by, or None.
     """
     return CaptionPreparation(
         source=CaptionTable(

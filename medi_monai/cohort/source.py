@@ -1,4 +1,4 @@
-"""Where a cohort comes from: a table of images with metadata, and the roles of its columns."""
+"""Source of a cohort: a table of images with metadata, and the roles of its columns."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
 
 ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None}
 
-#: what a row of the table is: ``slides`` and ``tiles`` are cut into patches, ``patches`` are taken as they are
+#: what a row of the table is: ``slides`` and ``tiles`` are cut into patches, ``patches`` are used uncut
 UNITS = ("slides", "tiles", "patches")
 
-#: ``dataset_dir`` of the negative control
+#: value of ``dataset_dir`` for the negative control
 DEMO_BALANCED = "demo_balanced"
 
-#: which rows have it, and what it is
+#: rows with a problem, and the problem
 Problem = tuple[pd.Series, pd.Series | str]
 
-#: columns of :meth:`ImageTable.rows` besides those of a cohort
+#: columns of :meth:`ImageTable.rows` in addition to those of a cohort
 ROW_COLUMNS = ("row", "problem")
 
 
@@ -44,25 +44,25 @@ class ImageTable:
     """A table with one row per slide, tile or patch, and the folder of its images.
 
     Args:
-        root: folder that image paths start from (``dataset_dir``); ``None`` is the demo cohort and
-            ``demo_balanced`` its negative control, whose slides are written on first use.
-        table: path of the CSV, TSV, Excel or Parquet table, from ``root``; or a table of the GDC or a tree of TCGA-UT,
-            as :class:`medi_monai.cohort.tables.TableSpec` describes them: ``{layout: gdc, path: slide.tsv, clinical:
-            clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
-        label: column of the class label, of the table or of ``mapping``.
-        attributes: columns to carry into the cohort as metadata, of the table or of ``mapping``.
-        columns: which column plays which role: ``slide``, ``patient`` and, where files lack it, ``mpp`` name a
-            column; ``image`` is a pattern of columns in braces, as ``slides/{slide_submitter_id}.tiff``. A ``*`` in
-            it stands for any characters but ``/``, as ``slides/*/{slide_submitter_id}.*.svs``.
-        source_mpp: microns per pixel of all images, where neither files nor table say.
-        mapping: what becomes of columns on their way to label and attributes, as
-            :mod:`medi_monai.cohort.tables.mapping` describes it; a rule goes before a column of its name.
+        root: folder to which image paths are relative (``dataset_dir``); ``None`` is the demo cohort and
+            ``demo_balanced`` its negative control, whose slides are generated on first use.
+        table: path of the CSV, TSV, Excel or Parquet table, relative to ``root``; or a GDC table or a TCGA-UT folder
+            tree, as described by :class:`medi_monai.cohort.tables.TableSpec`: ``{layout: gdc, path: slide.tsv,
+            clinical: clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
+        label: column of the class label, in the table or in ``mapping``.
+        attributes: columns to copy to the cohort as metadata, from the table or from ``mapping``.
+        columns: roles of columns: ``slide``, ``patient`` and, if the files do not contain it, ``mpp`` name a column;
+            ``image`` is a pattern with columns in braces, such as ``slides/{slide_submitter_id}.tiff``. A ``*`` in
+            it matches any characters except ``/``, as in ``slides/*/{slide_submitter_id}.*.svs``.
+        source_mpp: microns per pixel of all images, if neither files nor table contain it.
+        mapping: rules for label and attributes, described in :mod:`medi_monai.cohort.tables.mapping`; a rule takes
+            precedence over a column of the same name.
         missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
-        unit: what a row is, one of :data:`UNITS`. Of ``slides``, each has a name of its own; several tiles or patches
-            may have one slide.
+        unit: what a row is, one of :data:`UNITS`. With ``slides``, each row has its own slide name; several tiles or
+            patches may share one.
 
     Raises:
-        InputError: for a setting that is unknown or contradicts another; nothing is read for that.
+        InputError: for an unknown or contradictory setting; no file is read for this check.
     """
 
     root: str | os.PathLike | None
@@ -92,18 +92,18 @@ class ImageTable:
 
     @property
     def folder(self) -> Path:
-        """The root as a path; the demo slides are written here if they are meant and lack."""
+        """The root as a path; generates the demo slides if they are selected and do not exist."""
         if self.root is None or str(self.root) == DEMO_BALANCED:
             return demo_dataset(balanced=self.root is not None)
         return Path(self.root)
 
     @property
     def table_name(self) -> str:
-        """The table, or the folder of a tree, for messages."""
+        """The table, or the folder of a tree, for use in messages."""
         return TableSpec.from_setting(self.table).path
 
     def settings(self) -> dict:
-        """All that decides what :meth:`rows` returns, as JSON, with the digests of all tables' content."""
+        """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
         root = self._checked_folder()
         lookups = sorted({rule.lookup.table for rule in parse_mapping(self.mapping).values() if rule.lookup})
         return {
@@ -114,23 +114,22 @@ class ImageTable:
         }
 
     def rows(self, check_files: bool = True) -> pd.DataFrame:
-        """The table as cohort columns, ordered by image; what its user should know is printed.
+        """The table with the columns of a cohort, sorted by image; prints notes for the user.
 
         Args:
-            check_files: whether to look for every image; each folder is listed once, which takes some seconds for a
-                million files.
+            check_files: whether to check that each image exists; each folder is listed once, which takes some seconds
+                for a million files.
 
         Returns:
-            Strings: ``image`` (path from the root in its shortest form), ``slide``, ``patient``, ``mpp`` (may be
-            empty), label and attributes, with the empty string where data are missing. ``row`` is the integer place
-            in the table, from 0. ``problem`` says in one line why a row cannot be used, and is empty where nothing is
-            wrong: a path that leaves the root or means no file or several, an image of several rows, a missing file,
-            a slide name of several images (of ``slides``), a resolution that is no number, no label, slide or
-            patient, a value that the mapping cannot take.
-
+            Strings: ``image`` (path relative to the root, normalized), ``slide``, ``patient``, ``mpp`` (may be
+            empty), label and attributes, with the empty string for missing data. ``row`` is the integer position in the
+            table, from 0. ``problem`` is one line on why a row cannot be used, or empty: a path outside the root or
+            one that matches no file or several, an image in several rows, a missing file, a slide name of several
+            images (for ``slides``), an mpp that is not a number, a missing label, slide or patient, or a value that
+            the mapping does not allow.
         Raises:
-            InputError: for a table that is missing, empty or unreadable, a column that it lacks, or a code that a
-                table of codes lacks.
+            InputError: for a table that is missing, empty or unreadable, a missing column, or a code that is missing
+                from a table of codes.
         """
         content = self._content()
         rows, problems, notes = self._columns(content.table)
@@ -146,15 +145,15 @@ class ImageTable:
         return rows.sort_values("image", kind="stable", ignore_index=True)
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
-        """What lies among the images and is none of the table's.
+        """Images that no row of the table refers to.
 
         Args:
-            rows: of :meth:`rows`.
+            rows: result of :meth:`rows`.
 
         Returns:
-            ``(path, reason)``, ordered: images that no row names, and links that lead nowhere or round in a loop, in
-            the folders of the image pattern (or, where that begins with a column, of the rows' images); of a tree,
-            all that is no part of it.
+            ``(path, reason)``, sorted: images without a row, and broken or circular links, in the folders of the image
+            pattern (or, if it begins with a column, in the folders of the rows' images); for a folder tree, everything
+            that is not part of it.
         """
         spec = TableSpec.from_setting(self.table)
         if spec.layout == "tcga_ut":
@@ -165,7 +164,7 @@ class ImageTable:
             files, problems = walk_files(self.folder, top, self._suffixes, depth)
             stray += [(file, "no row of the table names this file") for file in files if file not in named]
             stray += [(path, reason) for path, reason in problems if path not in named]
-        # a slide in DICOM is a folder of files of which a row names one
+        # a DICOM slide is a folder of files, of which a row names one
         dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
         return sorted(item for item in stray if os.path.dirname(item[0]) not in dicom)
 
@@ -179,7 +178,8 @@ class ImageTable:
         return {role: str(column) for role, column in roles.items() if column}
 
     def _image_folders(self, rows: pd.DataFrame) -> list[tuple[str, int | None]]:
-        # where the pattern names no folder: those of the rows, for the root may hold cohorts and results as well
+        # the pattern names no folder: use the folders of the rows, because the root may also contain cohorts and
+        # results
         top = static_folder(self._pattern)
         if top or "*" in self._pattern:
             return [(top, None)]
@@ -260,7 +260,7 @@ def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: 
 
 
 def _with_text_keys(content: Any) -> Any:
-    # YAML makes numbers of keys, and JSON cannot sort them among text
+    # YAML turns keys into numbers, which JSON cannot sort together with strings
     if isinstance(content, Mapping):
         return {str(key): _with_text_keys(value) for key, value in content.items()}
     return content

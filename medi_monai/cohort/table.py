@@ -1,4 +1,4 @@
-"""The cohort table: one row per patch, and the folder that its paths start from."""
+"""The cohort table: one row per patch, with paths relative to its folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
 
-#: names of the table in the folder of a cohort; the first for short ones
+#: file names of the cohort table; the first is for short tables
 TABLE_FILES = ("cohort.csv", "cohort.parquet")
 
-#: columns of every cohort table besides label and attributes
+#: columns that every cohort table has, besides label and attributes
 PATCH_COLUMNS = ("image", "slide", "patient", "x", "y", "mpp")
 
-#: ``val`` are other patients of the combinations in training; ``holdout`` are the combinations held out
+#: ``val``: other patients with the combinations of the training split; ``holdout``: held-out combinations
 SPLITS = ("train", "val", "holdout", "excluded")
 
 
-#: longer tables are written as Parquet, which is read ten times as fast
+#: longer tables are written as Parquet, which can be read ten times as fast
 MAX_CSV_ROWS = 200_000
 
 
@@ -37,7 +37,7 @@ class Cohort:
 
     Args:
         table: one row per patch with :data:`PATCH_COLUMNS`, label, attributes and ``split``; cells are strings.
-        root: folder that the paths in ``image`` start from.
+        root: folder to which the paths in ``image`` are relative.
     """
 
     table: pd.DataFrame
@@ -45,7 +45,7 @@ class Cohort:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Cohort:
-        """Read ``cohort.csv`` or ``cohort.parquet``, or the one that lies in the folder ``path``."""
+        """Read ``cohort.csv`` or ``cohort.parquet``, given its path or its folder."""
         path = Path(path)
         if path.is_dir():
             tables = [path / name for name in TABLE_FILES if (path / name).is_file()]
@@ -71,7 +71,7 @@ class Cohort:
         return json_digest(fingerprints([self.root / name for name in dict.fromkeys(self.table["image"])]))
 
     def write(self) -> Path:
-        """Write ``cohort.csv``, or ``cohort.parquet`` where it is long, into the root; returns its path."""
+        """Write ``cohort.csv``, or ``cohort.parquet`` for long tables, to the root; returns the path."""
         names = list(TABLE_FILES)
         if len(self.table) > MAX_CSV_ROWS:
             names.reverse()
@@ -80,7 +80,7 @@ class Cohort:
         return self.root / names[0]
 
     def split(self, *names: str) -> Cohort:
-        """The part of the cohort in the named splits, rows renumbered."""
+        """The rows of the named splits, renumbered."""
         for name in names:
             if name not in SPLITS:
                 raise unknown_value("split", name, SPLITS)
@@ -91,7 +91,7 @@ class Cohort:
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], where: object) -> None:
-    """Raise an :class:`InputError` that names the first of ``columns`` that a table lacks and its nearest ones."""
+    """Raise an :class:`InputError` for the first of ``columns`` that is missing, with the most similar columns."""
     for column in columns:
         if column not in table.columns:
             raise unknown_value("column", column, table.columns, f"It is expected in {where}.")

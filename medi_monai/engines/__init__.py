@@ -1,1 +1,1 @@
-"""Trains and draws: trainer, prepare-batch, image generator, CLIP, the folder of a model."""
+"""Training and sampling: trainer, batch preparation, image generator, CLIP, and the model folder."""

@@ -1,4 +1,4 @@
-"""Training a small CLIP on pairs of images and captions."""
+"""Training a small CLIP on images and captions."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from medi_monai.utils.seeding import generator_from, seed_from
 
 __all__ = ["ClipSchedule", "contrastive_loss", "train_clip"]
 
-#: CLIP's bound of the logarithm of its scale, a factor of 100
+#: CLIP's bound on the logarithm of its scale, which limits the scale to 100
 MAX_LOG_SCALE = 4.6052
-#: folder of TensorBoard's events within that of the model
+#: folder of TensorBoard events inside the model folder
 LOGS = "events"
 
 
 def contrastive_loss(
     image_features: torch.Tensor, text_features: torch.Tensor, scale: torch.Tensor, captions: torch.Tensor
 ) -> torch.Tensor:
-    """The symmetric cross-entropy of CLIP (arXiv 2103.00020), in which equal captions are no negatives of each other.
+    """CLIP's symmetric cross-entropy (arXiv 2103.00020), modified such that equal captions are not negatives.
 
-    An image's target is shared alike among all texts of the batch that equal its own, and so for the texts.
+    The target of an image is distributed evenly over all texts of the batch that equal its own, and likewise for texts.
 
     Args:
-        image_features: ``(N, D)`` of length 1.
-        text_features: ``(N, D)`` of length 1.
-        scale: what their cosines are multiplied by.
-        captions: ``(N,)`` or ``(N, L)`` codes; captions are equal where their codes are.
+        image_features: ``(N, D)``, normalized to length 1.
+        text_features: ``(N, D)``, normalized to length 1.
+        scale: factor of the cosine similarities.
+        captions: ``(N,)`` or ``(N, L)`` codes; captions are equal if their codes are.
     """
     rows = captions.reshape(len(captions), -1)
     equal = (rows[:, None] == rows[None]).all(2).float()
     target = equal / equal.sum(1, keepdim=True)
     logits = scale * image_features @ text_features.T
-    # `target` is symmetric: a row's counts are those of its column
+    # `target` is symmetric: the counts of a row equal those of its column
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
@@ -70,28 +70,29 @@ def train_clip(
     on_long: str = "error",
     **sizes: Any,
 ) -> ClipModel:
-    """Make a tokenizer and a small CLIP, train it on pairs, save it in the ordinary layout and load it from there.
+    """Create a tokenizer and a small CLIP, train it on pairs, save it, and load it from its folder.
 
-    Everything depends on the pairs and the seed. It takes a minute and is not resumed: the folder appears at the end.
+    The result depends only on the pairs and the seed. Training takes a minute and cannot be resumed; the folder appears
+    at the end.
 
     Args:
         images: ``(N, 3, S, S)`` uint8, or a dataset of such images (tensors, or mappings with ``image``).
-        captions: one for each image.
-        folder: new, or empty; gets the model, and the curves in ``events``.
-        max_steps: updates.
-        batch_size: pairs in an update.
-        learning_rate: peak, behind a short warmup and before a cosine decay.
-        seed: of weights, order and augmentation.
-        device: where to train.
-        weight_decay: of AdamW.
-        augment: random flips and right-angle rotations; not where captions speak of sides.
-        max_length: tokens of a caption; by default with room to spare, up to the 77 of CLIP.
-        on_long: captions of more tokens are an ``error``, or are cut (``truncate``).
+        captions: one caption per image.
+        folder: new or empty folder for the model, and for the curves in ``events``.
+        max_steps: number of updates.
+        batch_size: pairs per update.
+        learning_rate: peak learning rate, after a short warm-up and before cosine decay.
+        seed: random seed of weights, order and augmentation.
+        device: device for training.
+        weight_decay: weight decay of AdamW.
+        augment: random flips and right-angle rotations; do not use if captions mention left or right.
+        max_length: maximum number of tokens in a caption; by default longer than needed, up to CLIP's 77.
+        on_long: what to do with longer captions: ``error`` or ``truncate``.
         sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
 
     Raises:
-        InputError: for images that do not fit the captions, or settings that cannot be.
-        RunStopped: for a loss that is not finite.
+        InputError: for images that do not match the captions, or invalid settings.
+        RunStopped: if the loss is not finite.
     """
     _check(max_steps=max_steps, batch_size=batch_size)
     target, pixels = check_free(folder), _pixels(images, len(captions))
@@ -126,7 +127,7 @@ def _run(
 ) -> None:
     device = next(model.parameters()).device
     end = model.config.text_config.eos_token_id
-    # where the caption ends, its state is read; what pads it lies behind
+    # the state at the end of a caption is read; padding comes after it
     length = int((codes == end).long().argmax(1).max()) + 1
     optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     warmup = max(1, min(50, max_steps // 10))
@@ -160,7 +161,7 @@ def _run(
 
 
 def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Rows of one batch after the other, each epoch in an order of its own, without the rest."""
+    """Yield the rows of each batch; each epoch has its own order and drops the last incomplete batch."""
     size, epoch = min(batch_size, count), 0
     while True:
         order = torch.randperm(count, generator=generator_from("clip", "order", seed, epoch))
@@ -169,7 +170,7 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
 
 
 class ClipSchedule(WarmupCosine):
-    """Its cosine is of single precision: in double, 250 of 600 updates have another rate, and the weights differ."""
+    """Computes its cosine in single precision: in double, 250 of 600 updates have another rate, and weights differ."""
 
     def cosine(self, step: int) -> float:
         progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)
@@ -182,10 +183,10 @@ def _pixels(images: Any, count: int) -> torch.Tensor:
         images = torch.stack([torch.as_tensor(item["image"] if isinstance(item, dict) else item) for item in items])
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise InputError(
-            f"images of shape {tuple(images.shape)} and type {images.dtype}: uint8 (N, 3, S, S) in [0, 255] is needed"
+            f"images of shape {tuple(images.shape)} and type {images.dtype}: give uint8 (N, 3, S, S) in [0, 255]"
         )
     if len(images) != count:
-        raise InputError(f"{len(images)} images and {count} captions: one for each is needed")
+        raise InputError(f"{len(images)} images and {count} captions: give one caption per image")
     if count < 2:
         raise InputError(f"{count} pairs: contrastive training needs two or more")
     return images
@@ -195,4 +196,4 @@ def _check(**settings: int) -> None:
     for name, value in settings.items():
         least = 2 if name == "batch_size" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} = {value!r}: a whole number of {least} or more is needed")
+            raise InputError(f"{name} = {value!r}: it has to be a whole number of {least} or more")

@@ -1,4 +1,4 @@
-"""Sessions of the processes that ``torchrun`` started: the share of each, and a network that shares its gradient."""
+"""Processes started by ``torchrun``: the share of work of each, and averaging of gradients."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
     "torchrun_session",
 ]
 
-#: a process may cut slides, or validate and draw samples, for days while the others wait; one that fails ends them all,
-#: by torchrun and by its closed connection, so that none waits for a process that has died
+#: a process may cut slides, validate or sample for days while the others wait; if one fails, torchrun and the closed
+#: connection end the others, so none waits for a dead process
 LONGEST_WAIT = timedelta(days=30)
 
 
 def local_device() -> torch.device:
-    """The GPU of this process by ``LOCAL_RANK``, or the CPU where there is none.
+    """The GPU of this process according to ``LOCAL_RANK``, or the CPU if there is none.
 
     Raises:
         InputError: for more processes than GPUs.
@@ -51,7 +51,7 @@ def local_device() -> torch.device:
 
 
 def refuse_processes(run: str) -> None:
-    """Stop a run that is for one process alone where ``torchrun`` started several.
+    """Refuse several processes of ``torchrun`` for a run that works in a single process.
 
     Args:
         run: the run id.
@@ -71,24 +71,24 @@ def _num_processes() -> int:
 
 
 def join_processes() -> Shard:
-    """Join the session of the processes that ``torchrun`` started, once; the whole work where it did not.
+    """Join the process group of ``torchrun``; returns the share of this process, or of a single process without it.
 
-    For a run that shares gradients and ends with :func:`leave_processes`.
+    For runs that share gradients and end with :func:`leave_processes`.
     """
     return _join("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def leave_processes() -> None:
-    """Leave the session at the end of a run."""
+    """Leave the process group at the end of a run."""
     if torch.distributed.is_initialized():
         idist.finalize()
 
 
 @contextmanager
 def torchrun_session() -> Iterator[Shard]:
-    """The share of this process of the work that all of a session do; of one that was joined before, or of its own."""
+    """The share of this process in work that is divided, in a group that was joined before or is joined here."""
     joined = torch.distributed.is_initialized()
-    # more processes than GPUs may share such work, and none of it needs more than to wait for each other
+    # there may be more processes than GPUs here, because processes only wait for each other
     shard = _join("gloo")
     try:
         yield shard
@@ -119,7 +119,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """Let the first process go through a block before the others, which then find what it made."""
+    """Run a block in the first process before the others, which can then use what it created."""
     shard = join_processes()
     if not shard.is_main:
         shard.wait()
@@ -129,7 +129,7 @@ def main_process_first() -> Iterator[None]:
 
 
 def shared_gradient(network: nn.Module) -> nn.Module:
-    """The network, wrapped so that its gradient is the mean over all processes; itself where there is one process."""
+    """Wrap a network to average its gradient over all processes; returns it unchanged for a single process."""
     if join_processes().world_size == 1:
         return network
     device = next(network.parameters()).device

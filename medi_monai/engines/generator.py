@@ -1,4 +1,4 @@
-"""From conditions to images; each image's noise depends on the seed and its identity alone."""
+"""Sampling images for conditions; the noise of an image depends only on the seed and its identity."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["ImageGenerator", "identity_noise", "subpopulation_grid", "training_g
 
 
 class ImageGenerator:
-    """Draws images of subpopulations from a trained network.
+    """Samples images with a trained network.
 
     Args:
-        schema: encodes the rows.
-        schedule: the noise schedule of the training.
-        objective: the objective of the training.
+        schema: encodes the conditions.
+        schedule: noise schedule of the training.
+        objective: objective of the training.
         image_size: side in pixels.
         solver: one of ``medi_monai.diffusion.SOLVERS``.
-        num_steps: steps of the solver; each evaluates the network once, and twice with guidance.
-        guidance_scale: 1 is no guidance.
-        batch_size: images in one evaluation; rows of different combinations share a batch.
-        seed: of all noise.
-        inferer: how the network is run; by default float32, which keeps images alike at every batch size.
-        space: that of the training.
+        num_steps: sampling steps, each with one network evaluation (two with guidance).
+        guidance_scale: guidance scale; 1: no guidance.
+        batch_size: images per evaluation; a batch can contain different combinations.
+        seed: random seed of all noise.
+        inferer: runs the network; by default in float32, which makes images independent of the batch size.
+        space: image space of the training.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class ImageGenerator:
         }
 
     def batches(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        """Full batches of an expanded plan, whatever their combinations."""
+        """Split an expanded plan into full batches, which can contain different combinations."""
         return (rows.iloc[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
 
     @torch.no_grad()
     def draw(self, network: nn.Module, rows: pd.DataFrame) -> np.ndarray:
-        """One batch of images.
+        """Sample a batch of images.
 
-        A space that has weights, as an autoencoder's, moves to the device of the network.
+        A space with weights, such as an autoencoder's, is moved to the device of the network.
 
         Args:
-            network: in evaluation mode.
-            rows: a combination and ``number`` per image, of :func:`medi_monai.cohort.expand_plan`; an attribute
-                that it does not name is null, that is, left to the model.
+            network: network in evaluation mode.
+            rows: one row per image with its combination and ``number``, from :func:`medi_monai.cohort.expand_plan`;
+                attributes without a column are null, that is, the model chooses.
 
         Returns:
             ``(N, H, W, 3)`` uint8.
@@ -110,11 +110,11 @@ class ImageGenerator:
         return uint8_arrays(images)
 
     def noise(self, rows: pd.DataFrame) -> torch.Tensor:
-        """The noise that the images of ``rows`` begin with, on the CPU; see :func:`identity_noise`."""
+        """Initial noise for the images of ``rows``, on the CPU; see :func:`identity_noise`."""
         return identity_noise(rows, self.seed, self.space.shape(self.image_size))
 
     def bind(self, network: nn.Module, rows: pd.DataFrame) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """``(x_t, timesteps) -> prediction`` of a network for the conditions of ``rows``, with guidance."""
+        """``(x_t, timesteps) -> prediction`` of a network under the conditions of ``rows``, with guidance."""
         device = next(network.parameters()).device
         conditions = self.schema.encode(rows, absent="null").to(device)
         null = self.schema.null_codes(len(rows)).to(device)
@@ -126,9 +126,9 @@ class ImageGenerator:
 
 
 def identity_noise(rows: pd.DataFrame, seed: int, shape: Sequence[int]) -> torch.Tensor:
-    """``(N, *shape)`` standard normal noise; a row's depends on the seed, its combination and its number alone.
+    """``(N, *shape)`` standard normal noise that depends only on the seed, combination and number of each row.
 
-    The names of the columns count, their order does not.
+    The names of the columns matter, their order does not.
     """
     noise = torch.empty(len(rows), *shape)
     for index, row in enumerate(rows.to_dict("records")):
@@ -146,15 +146,15 @@ def subpopulation_grid(
     cell: tuple[int, int] = (2, 2),
     cell_size: int = 96,
 ) -> np.ndarray:
-    """A grid of the label (down) by the attributes (across) for images and the table that describes them.
+    """Image grid with one row per label and one column per combination of attributes.
 
     Args:
-        rows: one row per image with ``columns``.
-        images: ``(H, W, 3)`` uint8 each.
-        columns: label first, then attributes, whose values are joined across.
-        title: a line above.
-        cell: images shown of each combination, (down, across).
-        cell_size: least side of a cell in pixels.
+        rows: one row per image, with ``columns``.
+        images: ``(H, W, 3)`` uint8 images.
+        columns: the label, then attributes.
+        title: title of the grid.
+        cell: number of images per combination, (down, across).
+        cell_size: minimum side of a cell in pixels.
     """
     keys = _cell_keys(rows, columns)
     cells: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -172,14 +172,14 @@ def training_grid(
     max_rows: int = 8,
     max_columns: int = 12,
 ) -> np.ndarray:
-    """One sample of each label with each attribute combination, seen or not; the most frequent where there are many.
+    """Combinations for a sample grid: each label with each attribute combination, or the most frequent ones.
 
     Args:
-        generator: how to draw.
-        network: averaged weights.
-        table: rows in training.
-        columns: label first, then attributes.
-        max_rows, max_columns: the most labels and attribute combinations shown.
+        generator: the generator.
+        network: network with averaged weights.
+        table: training rows.
+        columns: the label, then attributes.
+        max_rows, max_columns: maximum numbers of labels and of attribute combinations.
     """
     labels = sorted(table[columns[0]].value_counts().index[:max_rows])
     others = list(columns[1:])

@@ -1,4 +1,4 @@
-"""What every run has in common: its start, its checks, and the summary it ends with."""
+"""The model folder: weights, schema, and the settings of the training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from medi_monai.utils.files import load_tensors, read_json, write_json
 
 __all__ = ["MODEL_FILES", "load_network", "load_schema", "load_settings", "save_settings", "trained_cohort_dir"]
 
-#: what a training leaves beside its checkpoints: averaged weights, how they were trained, and the vocabulary
+#: files that a training writes next to its checkpoints: averaged weights, settings, and schema
 MODEL_FILES = ("model.pt", "model.json", "schema.json")
-#: in ``model.json``, the cohort as seen from the model
+#: entry of ``model.json``: path of the cohort relative to the model
 FROM_HERE = "cohort_from_here"
 
 
 def load_network(network: nn.Module, path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module:
-    """Load ``model.pt`` into a network and put it into evaluation mode.
+    """Load ``model.pt`` into a network and set it to evaluation mode.
 
     Args:
-        network: built with the schema that lies beside the checkpoint.
-        path: the averaged weights that a training wrote.
-        device: where to.
+        network: built with the schema in the same folder as the weights.
+        path: averaged weights written by a training.
+        device: device to load to.
 
     Raises:
         InputError: for a missing or damaged file, or weights that do not fit the schema or the network.
@@ -43,24 +43,24 @@ def load_network(network: nn.Module, path: str | os.PathLike, device: str | torc
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
-            f"the weights in {path} do not fit the network: {' '.join(str(error).split())[:300]}. Give the channels "
-            "and the conditioning of the training, and the schema.json that lies beside the weights."
+            f"the weights in {path} do not fit the network: {' '.join(str(error).split())[:300]}. Use the channels, "
+            "the conditioning and the schema.json of the training."
         ) from error
     return network.to(device).eval()
 
 
 def load_schema(ckpt_dir: str | os.PathLike) -> MetadataSchema:
-    """The schema beside a model; where there is no model yet, the demo cohort's, so that the network can be built."""
+    """The schema in a model folder; without a model, the demo cohort's, which allows the network to be built."""
     if not (Path(ckpt_dir) / "model.pt").is_file() and not (Path(ckpt_dir) / "schema.json").is_file():
         return demo_schema()
     return MetadataSchema.load(Path(ckpt_dir) / "schema.json")
 
 
 def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model in ``ckpt_dir`` was trained (``model.json``); where there is no model yet, the defaults.
+    """Training settings of the model in ``ckpt_dir`` (``model.json``), or the defaults if there is no model yet.
 
     Raises:
-        InputError: for weights without a readable ``model.json``: guessing would give wrong images in silence.
+        InputError: for weights without a readable ``model.json``, since guessed settings would give wrong images.
     """
     path = Path(ckpt_dir) / "model.json"
     if not path.is_file():
@@ -70,7 +70,7 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold training settings")
-    # a folder that was moved as a whole, model and cohort
+    # if model and cohort were moved together, the relative path is still valid
     beside = Path(ckpt_dir) / content.get(FROM_HERE, ".")
     if not holds_cohort(content.get("cohort_dir") or "") and FROM_HERE in content and holds_cohort(beside):
         content["cohort_dir"] = str(beside.resolve())
@@ -78,7 +78,7 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
 
 
 def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Write ``model.json``: how a model was trained, and where its cohort lies as seen from there."""
+    """Write ``model.json``: the training settings, and the path of the cohort relative to the model."""
     cohort_path = {}
     if settings.get("cohort_dir"):
         cohort_path[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
@@ -86,11 +86,11 @@ def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> N
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_root: str | os.PathLike) -> str:
-    """The cohort that a model was trained on, where it still is: its training table says what was unseen.
+    """The cohort that a model was trained on, if it still exists; its training table defines what is unseen.
 
     Args:
-        settings: of the training, as :func:`load_settings` gives them.
-        preparation: of the cohort that takes its place; its data set is looked at only then.
+        settings: training settings from :func:`load_settings`.
+        preparation: preparation of the cohort to use instead; its data set is read only in that case.
         bundle_root: as for :func:`medi_monai.cohort.default_cohort_dir`.
     """
     recorded = settings.get("cohort_dir")

@@ -1,4 +1,4 @@
-"""From a batch of patches to what the network sees and what it should return."""
+"""Preparing a batch: noisy images, targets, and conditions."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["DiffusionPrepareBatch", "AutocastInferer", "random_symmetry"]
 
 
 class DiffusionPrepareBatch(PrepareBatch):
-    """Noise, timesteps, augmentation and conditioning dropout for one batch.
+    """Noise, timesteps, augmentation and conditioning dropout for a batch.
 
-    All randomness of a training step comes from ``(seed, step, rank)``, and that of a validation batch from the
-    places of its patches, so that validation uses the same noise and timesteps every time.
+    All randomness of a training step derives from ``(seed, step, rank)``, and that of a validation batch from the
+    indices of its patches, so each validation uses the same noise and timesteps.
 
     Args:
         schedule: noise schedule.
         objective: ``epsilon`` or ``v``.
-        label_dropout, attribute_dropout: probabilities in [0, 1] that label or an attribute is dropped to null.
-        joint_dropout: probability in [0, 1] that all conditioning is, the null of guidance.
-        augment: random flips and right-angle rotations, all eight alike.
-        seed: of all draws.
-        rank: of this process.
-        space: what the network sees of an image; by default its three channels.
-        dropout: of conditioning that is no row of label and attributes, ``(conditions, generator) -> conditions``; the
-            three probabilities have no part in it.
+        label_dropout, attribute_dropout: probabilities in [0, 1] of replacing the label or an attribute by null.
+        joint_dropout: probability in [0, 1] of replacing all conditions by null, as guidance needs.
+        augment: random flips and right-angle rotations, all eight equally likely.
+        seed: random seed.
+        rank: rank of this process.
+        space: image space of the network; by default three-channel pixels.
+        dropout: function ``(conditions, generator) -> conditions`` for conditions other than label and attributes; the
+            three probabilities are then not used.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class DiffusionPrepareBatch(PrepareBatch):
         step: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
-        """Noisy images, targets and the network's further arguments.
+        """Noisy images, targets and further arguments of the network.
 
         Args:
             batchdata: ``image`` ``(N, 3, H, W)`` uint8, ``conditions`` ``(N, 1 + k)``, ``index`` ``(N,)``.
-            device: where to.
+            device: device to move the batch to.
             non_blocking: as in ``Tensor.to``.
-            step: training step, counted from 1; left out for validation: nothing is augmented or dropped.
+            step: training step, counted from 1; omit it for validation, which uses no augmentation or dropout.
         """
         source: object = [step, self.rank] if step is not None else batchdata["index"].tolist()
         generator = generator_from("noise", self.seed, source)
@@ -88,7 +88,7 @@ class DiffusionPrepareBatch(PrepareBatch):
             if self.augment:
                 images = random_symmetry(images, generator)
         if isinstance(self.space, nn.Module):
-            # an autoencoder follows its images
+            # an autoencoder is moved to the device of the images
             self.space.to(images.device)
         images = self.space.encode(images)
         timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
@@ -100,10 +100,10 @@ class DiffusionPrepareBatch(PrepareBatch):
 
 
 class AutocastInferer(SimpleInferer):
-    """Run the network under bfloat16 autocast of the device in use; MONAI's ``amp`` knows CUDA alone.
+    """Runs the network under bfloat16 autocast on any device; MONAI's ``amp`` supports only CUDA.
 
     Args:
-        amp: whether to; bfloat16 needs no loss scaling.
+        amp: whether to use autocast; bfloat16 needs no loss scaling.
     """
 
     def __init__(self, amp: bool = True) -> None:
@@ -118,7 +118,7 @@ class AutocastInferer(SimpleInferer):
 
 
 def random_symmetry(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One of the eight flips and right-angle rotations of a square for each of ``(N, C, S, S)`` images."""
+    """Apply one of the eight flips and right-angle rotations of a square to each of ``(N, C, S, S)`` images."""
     flip_rows, flip_columns, transpose = (torch.rand(3, len(images), generator=generator) < 0.5).to(images.device)
     images = torch.where(flip_rows[:, None, None, None], images.flip(2), images)
     images = torch.where(flip_columns[:, None, None, None], images.flip(3), images)

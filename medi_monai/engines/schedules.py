@@ -1,4 +1,4 @@
-"""Learning rates that rise and then fall along a cosine."""
+"""Learning rate schedules with linear warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["WarmupCosine"]
 
 
 class WarmupCosine(WarmupCosineSchedule):
-    """MONAI's schedule, whose first update has a rate above zero and whose last may keep a part.
+    """MONAI's schedule, with a positive rate in the first update and optionally in the last one.
 
-    Update ``n``, counted from 0, has ``min((n + 1) / warmup_steps, end + (1 - end) (1 + cos(pi p)) / 2)`` of the rate,
-    where ``p`` goes from 0 at ``cosine_start`` to 1 at ``t_total``. In MONAI's the first update has none, and a
-    training of few updates loses one of them.
+    Update ``n``, counted from 0, uses ``min((n + 1) / warmup_steps, end + (1 - end) (1 + cos(pi p)) / 2)`` times the
+    peak rate, where ``p`` goes from 0 at ``cosine_start`` to 1 at ``t_total``. In MONAI's schedule, the rate of the
+    first update is zero, which wastes an update in a short training.
 
     Args:
-        optimizer: has the highest rate.
-        warmup_steps: updates in which the rate rises, 1 or more.
-        t_total: the update at which the cosine ends.
-        cosine_start: the update at which it begins; by default after the warmup. Before it, the lesser of the two
-            counts.
-        end_factor: part of the rate that is left at the end.
+        optimizer: optimizer with the peak rate.
+        warmup_steps: number of warm-up updates, 1 or more.
+        t_total: update at which the cosine ends.
+        cosine_start: update at which the cosine begins; by default after the warm-up. If it begins earlier, the smaller
+            of both factors is used.
+        end_factor: fraction of the peak rate at the end.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class WarmupCosine(WarmupCosineSchedule):
         super().__init__(optimizer, warmup_steps if cosine_start is None else cosine_start, t_total)
 
     def lr_lambda(self, step: int) -> float:
-        """The part of the rate that an update has."""
+        """Factor of the peak rate in an update."""
         cosine = self.cosine(min(max(step, self.warmup_steps), self.t_total))
         return min((step + 1) / self.rise, self.end_factor + (1 - self.end_factor) * cosine)
 
     def cosine(self, step: int) -> float:
-        """``(1 + cos(pi p)) / 2`` of an update from ``cosine_start`` to ``t_total``."""
+        """``(1 + cos(pi p)) / 2`` in an update from ``cosine_start`` to ``t_total``."""
         return super().lr_lambda(step)

@@ -1,4 +1,4 @@
-"""The settings of networks, their training, and the images they draw."""
+"""Settings of networks, training and sampling."""
 
 from __future__ import annotations
 
@@ -51,78 +51,80 @@ __all__ = [
 
 
 class SeedSettings(Settings):
-    """The seed of a run."""
+    """Random seed."""
 
-    seed: Seed = setting(0, "seed of all draws", recorded=True)
+    seed: Seed = setting(0, "random seed", recorded=True)
 
 
 class ConditionSettings(Settings):
-    """What a metadata-conditioned model is conditioned on, besides the label."""
+    """Conditioning of a metadata-conditioned model."""
 
     arm: Text = setting("medi", "name of the arm: medi, or cls for the class-only model", recorded=True)
-    attributes: Texts = setting(["center"], "attributes that the model knows", recorded=True)
-    continuous: Texts = setting([], "those of them that are quantities", recorded=True)
+    attributes: Texts = setting(
+        ["center"], "attributes that the model is conditioned on, besides the label", recorded=True
+    )
+    continuous: Texts = setting([], "which of these attributes are continuous", recorded=True)
 
 
 class DiffusionSettings(Settings):
-    """The diffusion process and the UNet that both bundles share."""
+    """Diffusion process and UNet."""
 
     objective: Annotated[str, OneOf("objective", OBJECTIVES)] = setting("v", "what the network predicts", recorded=True)
     schedule: Annotated[str, OneOf("noise schedule", SCHEDULES)] = setting("cosine", "noise schedule", recorded=True)
-    num_timesteps: Count = setting(1000, "steps of the noise schedule", recorded=True)
-    channels: Counts = setting([32, 64, 64], "channels of each level of the UNet", recorded=True)
-    attention_levels: Flags = setting([False, False, True], "levels with attention", recorded=True)
-    num_res_blocks: Count | Counts = setting([2, 2, 1], "residual blocks of each level", recorded=True)
-    num_head_channels: Count | Counts = setting(32, "channels of an attention head", recorded=True)
-    norm_num_groups: Count = setting(16, "groups of the group normalization", recorded=True)
+    num_timesteps: Count = setting(1000, "number of timesteps of the noise schedule", recorded=True)
+    channels: Counts = setting([32, 64, 64], "channels at each level of the UNet", recorded=True)
+    attention_levels: Flags = setting([False, False, True], "whether each level has attention", recorded=True)
+    num_res_blocks: Count | Counts = setting([2, 2, 1], "residual blocks at each level", recorded=True)
+    num_head_channels: Count | Counts = setting(32, "channels per attention head", recorded=True)
+    norm_num_groups: Count = setting(16, "groups in group normalization", recorded=True)
 
 
 class NetworkSettings(DiffusionSettings):
-    """The metadata-conditioned UNet."""
+    """Metadata-conditioned UNet."""
 
     conditioning: Annotated[str, OneOf("mode of conditioning", MODES)] = setting(
-        "concat", "how class and metadata become one vector", recorded=True
+        "concat", "how the embeddings of class and metadata are combined", recorded=True
     )
 
 
 class SpaceSettings(Settings):
-    """What a text-to-image network sees of an image."""
+    """Image space of a text-to-image model."""
 
     image_channels: Count = setting(1, "channels of the images", recorded=True)
-    patch_size: Count = setting(2, "side of the squares of pixels that are folded into channels", recorded=True)
+    patch_size: Count = setting(2, "side of the pixel squares that are stacked as channels", recorded=True)
 
 
 class TextNetworkSettings(
     DiffusionSettings,
     defaults={"channels": [64, 64, 64], "attention_levels": [False, True, True], "num_res_blocks": [1, 1, 1]},
 ):
-    """The text-to-image UNet."""
+    """Text-to-image UNet."""
 
-    pooled: Flag = setting(True, "whether the pooled text embedding joins the timestep", recorded=True)
+    pooled: Flag = setting(True, "whether the pooled text embedding is added to the timestep embedding", recorded=True)
 
 
 class TrainingSettings(Settings):
-    """A training of a diffusion model."""
+    """Training of a diffusion model."""
 
-    max_steps: Count = setting(1800, "optimizer steps")
-    batch_size: Count = setting(16, "images of a batch", recorded=True)
-    accumulation_steps: Count = setting(1, "batches whose gradients make one step", recorded=True)
-    learning_rate: Rate = setting(0.002, "highest learning rate", recorded=True)
-    warmup_steps: Seed = setting(100, "steps until it is reached", recorded=True)
+    max_steps: Count = setting(1800, "number of optimizer steps")
+    batch_size: Count = setting(16, "images per batch", recorded=True)
+    accumulation_steps: Count = setting(1, "batches whose gradients are accumulated for each step", recorded=True)
+    learning_rate: Rate = setting(0.002, "peak learning rate", recorded=True)
+    warmup_steps: Seed = setting(100, "steps of linear warm-up to the peak learning rate", recorded=True)
     decay_steps: Count | None = setting(
-        None, "steps until it has fallen to zero along a cosine", expression="@max_steps", recorded=True
+        None, "step at which cosine decay reaches a learning rate of zero", expression="@max_steps", recorded=True
     )
     weight_decay: Number = setting(0.0, "weight decay", recorded=True)
-    max_grad_norm: Rate = setting(1.0, "norm that gradients are clipped to", recorded=True)
-    ema_width: Rate = setting(0.1, "relative width of the average of the weights", recorded=True)
-    augment: Flag = setting(True, "whether images are turned and mirrored", recorded=True)
-    amp: Flag = setting(True, "whether bfloat16 is used where it is fast", recorded=True)
-    resume: Flag = setting(False, "resume from the last checkpoint")
-    log_every: Count = setting(10, "steps between two scalars in TensorBoard")
-    val_interval: Count = setting(250, "steps between two validations")
-    checkpoint_every: Count = setting(500, "steps between two checkpoints")
-    sample_every: Count = setting(1000, "steps between two grids of samples")
-    num_validation: Count = setting(256, "images of the validation")
+    max_grad_norm: Rate = setting(1.0, "norm to which gradients are clipped", recorded=True)
+    ema_width: Rate = setting(0.1, "relative width of the power-function EMA of the weights", recorded=True)
+    augment: Flag = setting(True, "whether to augment with rotations and reflections", recorded=True)
+    amp: Flag = setting(True, "whether to use bfloat16 autocast where it is faster", recorded=True)
+    resume: Flag = setting(False, "whether to resume from the last checkpoint")
+    log_every: Count = setting(10, "steps between TensorBoard scalars")
+    val_interval: Count = setting(250, "steps between validations")
+    checkpoint_every: Count = setting(500, "steps between checkpoints")
+    sample_every: Count = setting(1000, "steps between sample grids")
+    num_validation: Count = setting(256, "images per validation")
 
     @model_validator(mode="after")
     def _decays_not_before_the_end(self) -> TrainingSettings:
@@ -132,85 +134,91 @@ class TrainingSettings(Settings):
 
 
 class PathologyTrainingSettings(TrainingSettings):
-    """A training of the metadata-conditioned model."""
+    """Training of the metadata-conditioned model."""
 
-    label_dropout: Fraction = setting(0.05, "share of images whose label is dropped", recorded=True)
-    attribute_dropout: Fraction = setting(0.05, "share of images that an attribute is dropped of", recorded=True)
-    joint_dropout: Fraction = setting(0.1, "share of images whose label and attributes are all dropped", recorded=True)
+    label_dropout: Fraction = setting(0.05, "probability of dropping the label", recorded=True)
+    attribute_dropout: Fraction = setting(0.05, "probability of dropping each attribute", recorded=True)
+    joint_dropout: Fraction = setting(
+        0.1, "probability of dropping the label and all attributes together", recorded=True
+    )
     balance: Annotated[str, OneOf("choice of `balance`", BALANCES)] = setting(
         "class", "what batches are balanced by", recorded=True
     )
-    min_patches_per_label: Count = setting(2, "training patches that a class needs")
+    min_patches_per_label: Count = setting(2, "minimum number of training patches per class")
     patch_cache: Annotated[str, OneOf("choice of `patch_cache`", PATCH_CACHES)] = setting(
-        "auto", "where patches are kept in training"
+        "auto", "where patches are stored during training; auto: in memory up to 4 GB, otherwise on disk"
     )
 
 
 class TextTrainingSettings(TrainingSettings, defaults={"max_steps": 2000, "batch_size": 32, "augment": False}):
-    """A training of the text-to-image model."""
+    """Training of the text-to-image model."""
 
-    caption_dropout: Fraction = setting(0.1, "share of images whose caption is dropped", recorded=True)
-    init_from: PathText | None = setting(None, "weights to begin with: a model or a training checkpoint", recorded=True)
+    caption_dropout: Fraction = setting(0.1, "probability of dropping the caption", recorded=True)
+    init_from: PathText | None = setting(None, "initial weights: a model or a training checkpoint", recorded=True)
     resample_to: MappingOf | Text | None = setting(
-        None, "shares of the subgroups that real images are resampled to", recorded=True
+        None, "subgroup shares to which real images are resampled; same syntax as `target`", recorded=True
     )
-    resample_table: PathText | None = setting(None, "reference table of these shares")
+    resample_table: PathText | None = setting(None, "reference table, for `resample_to: table`")
 
 
 class TextSettings(Settings):
-    """The frozen text encoder."""
+    """Frozen text encoder."""
 
-    text_model: PathText | None = setting(None, "folder of a CLIP model; without one, a small CLIP is trained")
-    text_steps: Count = setting(600, "steps of the small CLIP's training")
-    max_length: Count | None = setting(None, "tokens of a caption at most; null: those of the model")
-    on_long: Annotated[str, OneOf("choice of `on_long`", ON_LONG)] = setting(
-        "error", "what happens to a longer caption"
-    )
+    text_model: PathText | None = setting(None, "hub id or folder of a CLIP model; null: train a small CLIP")
+    text_steps: Count = setting(600, "training steps of the small CLIP")
+    max_length: Count | None = setting(None, "maximum number of tokens in a caption; null: the model's limit")
+    on_long: Annotated[str, OneOf("choice of `on_long`", ON_LONG)] = setting("error", "what to do with longer captions")
 
 
 class SamplingSettings(Settings):
-    """How images are drawn."""
+    """Sampling."""
 
-    solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("ddim", "solver of the sampling")
-    num_steps: Count = setting(50, "sampling steps")
-    guidance_scale: Number = setting(1.0, "guidance scale; 1 is none")
-    batch_size: Count = setting(64, "images drawn at once")
-    amp: Flag = setting(False, "whether bfloat16 is used where it is fast; images then depend on the batch size")
+    solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("ddim", "solver")
+    num_steps: Count = setting(50, "number of sampling steps")
+    guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
+    batch_size: Count = setting(64, "images per batch")
+    amp: Flag = setting(
+        False, "whether to use bfloat16 autocast where it is faster; images then depend on the batch size"
+    )
 
 
 class PlanSettings(Settings):
-    """Which combinations are drawn."""
+    """Sampling plan."""
 
-    plan: PathText = setting("unseen", "unseen, balance, observed, all, or a table with a count")
+    plan: PathText = setting(
+        "unseen", "combinations to sample: unseen, balance, observed, all, or a table with a column `count`"
+    )
     plan_columns: Texts | None = setting(None, "columns of the plan", expression="@subpopulation_columns")
-    images_per_combination: Count = setting(16, "images of each combination")
+    images_per_combination: Count = setting(16, "images per combination")
 
 
 class ClassificationSettings(Settings):
-    """A classifier of an attribute."""
+    """Classifier of an attribute."""
 
-    role: Annotated[str, OneOf("role", ("guide", "validation", "judge"))] = setting("guide", "what it is for")
-    max_steps: Count = setting(600, "optimizer steps")
-    batch_size: Count = setting(64, "images of a batch")
-    learning_rate: Rate = setting(0.004, "highest learning rate")
-    depth: Count = setting(1, "blocks of each level")
-    width: Count | None = setting(None, "channels of the first level; null: as the role has it")
-    residual: Flag | None = setting(None, "whether blocks are residual; null: as the role has it")
-    generated: Component | None = setting(None, "folder of generated images to train on as well")
-    classifier_folds: Count | None = setting(None, "folds of a cross-validation, where few patients are held out")
+    role: Annotated[str, OneOf("role", ("guide", "validation", "judge"))] = setting("guide", "role of the classifier")
+    max_steps: Count = setting(600, "number of optimizer steps")
+    batch_size: Count = setting(64, "images per batch")
+    learning_rate: Rate = setting(0.004, "peak learning rate")
+    depth: Count = setting(1, "blocks per level")
+    width: Count | None = setting(None, "channels of the first level; null: default of the role")
+    residual: Flag | None = setting(None, "whether blocks are residual; null: default of the role")
+    generated: Component | None = setting(None, "folder of generated images to add to the training data")
+    classifier_folds: Count | None = setting(
+        None, "folds of cross-validation, to measure accuracy if few patients are held out"
+    )
 
 
 def check_model(conditions: ConditionSettings, cohort: CohortSettings, network: NetworkSettings) -> None:
-    """Refuse settings of a training that contradict each other before any patch is cut.
+    """Check that the settings of a training are consistent, before any patch is cut.
 
     Raises:
-        InputError: for a class-only arm with attributes or another without, an attribute that is not carried into the
-            cohort, or an image size that the levels of the network cannot halve.
+        InputError: for a class-only arm with attributes, another arm without any, an attribute that is not in
+            ``metadata_columns``, or an image size that cannot be halved at each level of the network.
     """
     if (conditions.arm == "cls") != (not conditions.attributes):
         raise InputError(
-            f"arm {conditions.arm!r} with the attributes {conditions.attributes}: `cls` has none, any other arm has "
-            "some. The overlay class_only.json has to come last in --config_file"
+            f"arm {conditions.arm!r} with the attributes {conditions.attributes}: `cls` has no attributes, every other "
+            "arm has at least one. The overlay class_only.json has to be the last in --config_file"
         )
     check_named_once("attributes", conditions.attributes, cohort.label)
     for name in (*conditions.attributes, *cohort.subpopulation_columns[1:]):

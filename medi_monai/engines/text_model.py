@@ -1,4 +1,4 @@
-"""The text side of a text-to-image model: its text model, its schema, the beginning of its network, CLIP features."""
+"""Text model, schema, initial weights and CLIP features of a text-to-image model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medi_monai.utils.files import cache_dir, json_digest, read_json, write_json
 __all__ = ["clip_features", "initialize_network", "load_caption_schema", "text_model_dir"]
 
 CONFIG = "config.json"
-#: what a small CLIP was trained on
+#: record of the captions and images that a small CLIP was trained on
 PAIRS = "pairs.json"
 
 
@@ -33,19 +33,19 @@ def text_model_dir(
     max_steps: int,
     on_long: str = "error",
 ) -> str:
-    """The text model that was given; without one, the folder of a small CLIP, trained on the cohort on first use.
+    """The given text model, or the folder of a small CLIP that is trained on the cohort on first use.
 
     Args:
-        text_model: id on a hub or a folder of transformers; None is the embedded one.
-        cohort: rows in training, with captions.
-        image_size: side of its images.
-        folder: of the embedded model.
-        seed: of its training.
-        max_steps: of its training.
-        on_long: captions of more tokens than CLIP has are an ``error``, or are cut (``truncate``).
+        text_model: hub id, or folder in the layout of transformers; None: a small CLIP.
+        cohort: training rows with captions.
+        image_size: side of the images.
+        folder: folder of the small CLIP.
+        seed: random seed of its training.
+        max_steps: number of steps of its training.
+        on_long: what to do with captions that are too long: ``error`` or ``truncate``.
 
     Raises:
-        InputError: for a folder with a model that was trained on other captions.
+        InputError: if the folder has a model that was trained on other captions.
     """
     if text_model is not None:
         return text_model
@@ -59,16 +59,16 @@ def text_model_dir(
             print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
         elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
             raise InputError(
-                f"the small CLIP in {folder} was trained on other captions or images of another size: give another "
-                f"--text_model_dir, or --text_model {folder} to take it all the same"
+                f"the small CLIP in {folder} was trained on other captions or on images of another size: give another "
+                f"--text_model_dir, or --text_model {folder} to use it anyway"
             )
     return str(folder)
 
 
 def load_caption_schema(ckpt_dir: str | os.PathLike, text_model: str | None = None) -> CaptionSchema:
-    """The schema beside a model; where there is no model yet, one of a small untrained CLIP.
+    """The schema in a model folder; without a model, that of a small untrained CLIP.
 
-    So that the network of a bundle can be built, and its shapes looked at, before anything was trained.
+    This allows the network of a bundle to be built and its shapes to be checked before training.
     """
     path = Path(ckpt_dir) / "schema.json"
     if path.is_file() or (Path(ckpt_dir) / "model.pt").is_file():
@@ -89,13 +89,13 @@ def _untrained() -> Path:
 
 
 def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) -> nn.Module:
-    """Start from a checkpoint of ours, of MONAI or of monai-generative; from scratch with None."""
+    """Load initial weights from a checkpoint of this package, MONAI or monai-generative; None: train from scratch."""
     if init_from is not None:
         loaded = load_pretrained_unet(network, init_from)
-        print(f"the network starts from {init_from}: {loaded}", flush=True)
+        print(f"initial weights from {init_from}: {loaded}", flush=True)
     return network
 
 
 def clip_features(model: str, device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Image features of a CLIP, differentiable with respect to ``(N, 3, H, W)`` images in [-1, 1]."""
+    """Image features of a CLIP as a function that is differentiable in ``(N, 3, H, W)`` images in [-1, 1]."""
     return ClipModel(model).to(device).image_features

@@ -1,4 +1,4 @@
-"""The training engine: MONAI's supervised trainer for diffusion, one optimizer update a step."""
+"""Trainer: MONAI's supervised trainer for diffusion models, with one optimizer update per step."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
 
 
 class DiffusionTrainer(SupervisedTrainer):
-    """``SupervisedTrainer`` whose step is one optimizer update.
+    """``SupervisedTrainer`` whose iteration is one optimizer update.
 
-    It gives the step to ``prepare_batch``, splits a batch for gradient accumulation (the update equals that of the
-    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``. Of
-    several processes, the first alone has the handlers that show and save (``shows``).
+    It passes the step to ``prepare_batch``, splits a batch for gradient accumulation (the update equals that of the
+    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``. In
+    distributed training, only the first process has the handlers that log and save (``shows``).
 
     Args:
-        max_steps: updates in all.
-        max_epochs: 1; the steps are not parted into epochs.
-        accumulation_steps: parts that a batch is split into, to save memory.
-        max_grad_norm: the gradient's norm is clipped to it.
-        average: follows the weights, before any other handler sees a step.
+        max_steps: total number of updates.
+        max_epochs: 1; steps are not divided into epochs.
+        accumulation_steps: number of parts into which a batch is split to save memory.
+        max_grad_norm: norm to which the gradient is clipped.
+        average: averages the weights, before any other handler runs.
         kwargs: arguments of ``monai.engines.SupervisedTrainer`` (``device``, ``network``, ``optimizer``, …).
     """
 
@@ -106,23 +106,23 @@ def train(
     settings: Mapping[str, Any],
     resume: bool = False,
 ) -> Path:
-    """Run a training to its end; write ``model.pt`` (averaged weights), ``model.json`` and ``schema.json``.
+    """Run a training; write ``model.pt`` (averaged weights), ``model.json`` and ``schema.json``.
 
     Args:
-        trainer: the engine; its handlers are attached.
-        checkpoint: where states are saved to and resumed from.
-        average: the weights to ship.
-        schema: frozen beside them.
-        output_dir: gets ``summary.json``.
-        settings: as resolved, for the summary and for ``model.json``, which sampling reads.
-        resume: go on from the newest checkpoint; otherwise earlier checkpoints are moved aside, never deleted.
+        trainer: the engine, with its handlers attached.
+        checkpoint: saves states, and loads the one to resume from.
+        average: averaged weights, which are written to ``model.pt``.
+        schema: schema to save next to them.
+        output_dir: folder for ``summary.json``.
+        settings: resolved settings, for the summary and for ``model.json``, which sampling reads.
+        resume: resume from the newest checkpoint; otherwise, earlier checkpoints are moved, never deleted.
 
     Returns:
         The path of ``model.pt``.
 
     Raises:
         InputError: if the checkpoint to resume from does not fit.
-        RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
+        RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
     folder = checkpoint.ckpt_dir
     if resume:
@@ -136,18 +136,18 @@ def train(
                 f"the training in {folder} is already at step {step}; give a larger --max_steps and --decay_steps"
             )
         if is_main_process():
-            # one that was stopped between its last step and its last file
-            end = "; nothing is left to train: give a larger --max_steps, with its --decay_steps, to go on"
+            # the training was stopped between its last step and its last file
+            end = "; training is complete: to continue, give a larger --max_steps and --decay_steps"
             end = end if step == trainer.state.epoch_length else ""
             print(f"resuming from {checkpoint.newest} at step {step}{end}", flush=True)
     elif is_main_process():
         checkpoint.check_free(1, trainer.state.epoch_length)
-        # the newest events are this run's: its writer is open already
+        # this run's own writer has already created the newest event file
         events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
         set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
         checkpoint.set_aside(tuple(folder / name for name in MODEL_FILES))
     if is_main_process():
-        # beside the checkpoints from the first, so that none of them is ever without its vocabulary
+        # saved before the first checkpoint, so every checkpoint has its vocabulary
         schema.save(folder / "schema.json")
         save_settings(folder, settings)
     start = time.perf_counter()
@@ -160,7 +160,7 @@ def train(
     seconds = time.perf_counter() - start
     if trainer.state.iteration < trainer.state.epoch_length:
         raise RunStopped(
-            f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; its state is saved in "
+            f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; the state is saved in "
             f"{checkpoint.newest}. Resume with the same command and --resume true."
         )
     model = folder / "model.pt"
@@ -187,7 +187,7 @@ def train(
 
 @contextmanager
 def stop_after_step(trainer: Engine) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a training between two steps, so that its state can be saved; twice, at once."""
+    """Stop a training after the current step on Ctrl-C or SIGTERM, to save its state; a second signal stops at once."""
 
     requested = threading.Event()
 
@@ -195,10 +195,10 @@ def stop_after_step(trainer: Engine) -> Iterator[None]:
         requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    # interrupted at any other moment, Ignite would count a step that was not made
+    # if interrupted at another point, Ignite would count a step that was not completed
     @trainer.on(Events.ITERATION_COMPLETED)
     def interrupt_after_step(engine: Engine) -> None:
-        # all processes stop after the same step: one that went on would wait for the gradients of the others
+        # all processes stop after the same step; otherwise, one would wait for the gradients of the others
         if idist.all_reduce(int(requested.is_set()), "MAX"):
             engine.interrupt()
 

@@ -84,7 +84,7 @@ def embed_images(
         RunStopped: where another process ended early, or the memory of the device is full.
     """
     if transform is not None and not recipe:
-        raise InputError("a transform changes what is embedded: say which one in `recipe`, as a mapping of JSON values")
+        raise InputError("a transform changes what is embedded: describe it in `recipe`, a mapping of JSON values")
     if batch_size < 1 or num_workers < 0:
         raise InputError(f"batch_size {batch_size} has to be 1 or more, and num_workers {num_workers} 0 or more")
     if len(cohort) == 0:
@@ -107,7 +107,7 @@ def embed_images(
             _fill(store, blocks, dataset, encoder.to(device), torch.device(device), batch_size, num_workers)
         own_shard.wait()
     if not store.complete:
-        raise RunStopped(f"blocks of {folder} are still missing: another process ended early; its message says why")
+        raise RunStopped(f"blocks of {folder} are still missing, because another process stopped; see its message")
     return store
 
 
@@ -149,8 +149,9 @@ def _fill(
             features = encoder(batch["image"].to(device, non_blocking=True)).cpu()
         except torch.OutOfMemoryError as error:
             raise RunStopped(
-                f"the memory of {device} is full at {batch_size} images of {encoder.name}; the same command with a "
-                "smaller --batch_size goes on"
+                f"{device} has too little memory for {batch_size} images with {encoder.name}; repeat the "
+                "command with a "
+                "smaller --encoder_batch_size to resume"
             ) from error
         batches_of_block = pending.setdefault(block, [])
         batches_of_block.append(features)
@@ -183,8 +184,8 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         image = item["image"]
         if image.dtype != torch.uint8 or image.shape != items[0]["image"].shape:
             raise InputError(
-                f"row {item['index']} is {image.dtype} of the shape {tuple(image.shape)} behind the transform; images "
-                f"of a batch are uint8 and all alike, as {tuple(items[0]['image'].shape)}"
+                f"row {item['index']} is {image.dtype} of shape {tuple(image.shape)} after the transform; images "
+                f"of a batch must be uint8 and have the same shape, {tuple(items[0]['image'].shape)}"
             )
     return {"image": torch.stack([item["image"] for item in items])}
 

@@ -69,7 +69,7 @@ def memorization(
     split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
     train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
     if not len(train):
-        raise InputError("no image of the cohort is in the split 'train': there is nothing that could be memorized")
+        raise InputError("no image of the cohort is in the split 'train': memorization cannot be measured")
     sample = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
     scale = Standardizer().fit(np.asarray(real[np.sort(sample)]))
     training = _Training(real, np.sort(train), scale, PatchReader(cohort, image_size))

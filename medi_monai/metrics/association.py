@@ -189,7 +189,7 @@ def _votes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _without_empty(table: np.ndarray) -> np.ndarray:
     table = np.asarray(table)
     if table.ndim != 2 or (table < 0).any():
-        raise InputError(f"a contingency table has two axes and counts of 0 or more, not the shape {table.shape}")
+        raise InputError(f"a contingency table needs two axes and non-negative counts; its shape is {table.shape}")
     return table[table.sum(1) > 0][:, table.sum(0) > 0]
 
 

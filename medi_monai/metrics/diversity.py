@@ -45,14 +45,14 @@ def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) ->
         InputError: for images of another kind or smaller ones, or less than one pair.
     """
     if tuple(images.shape[1:2]) != (3,) or images.ndim != 4 or str(images.dtype) not in ("uint8", "torch.uint8"):
-        raise InputError(f"images are uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+        raise InputError(f"images have to be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     if num_pairs < 1:
         raise InputError(f"num_pairs = {num_pairs}: give 1 or more")
     side = min(images.shape[2:])
     num_scales = sum(side >= shortest for shortest in SHORTEST_SIDE)
     if not num_scales:
         raise InputError(
-            f"images of {side} px are too small for structural similarity: give {SHORTEST_SIDE[0]} or more"
+            f"images of {side} px are too small for structural similarity: at least {SHORTEST_SIDE[0]} px are needed"
         )
     n = len(images)
     pairs = _draw_pairs(n, num_pairs, seed)

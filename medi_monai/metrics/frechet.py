@@ -112,7 +112,7 @@ def frechet_distance_with_interval(
         4.1 [3.5, 4.9] 200
     """
     if num_replicates < 2:
-        raise InputError(f"an interval needs two replicates or more, not {num_replicates}")
+        raise InputError(f"an interval needs at least two replicates, not {num_replicates}")
     value, rng = frechet_distance(first, second), np.random.default_rng(seed_from("frechet distance", seed))
     samplers = [_sampler(first_patients, len(first)), _sampler(second_patients, len(second))]
     replicates = []
@@ -125,7 +125,7 @@ def frechet_distance_with_interval(
 
 def _sampler(patients: np.ndarray | None, count: int) -> PatientSampler:
     if patients is not None and len(patients) != count:
-        raise InputError(f"{len(patients)} patients do not match {count} images: give one of each image")
+        raise InputError(f"{len(patients)} patients do not match {count} images: give one patient per image")
     several = patients is not None and len(np.unique(np.asarray(patients))) > 1
     return PatientSampler(np.asarray(patients) if several else np.arange(count))
 
@@ -155,10 +155,10 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def _centered(features: torch.Tensor) -> torch.Tensor:
     # the product of its transpose with itself is the covariance
     if len(features) < 2:
-        raise InputError(f"a covariance needs two images or more, not {len(features)}")
+        raise InputError(f"a covariance needs at least two images, not {len(features)}")
     return (features - features.mean(0)) / math.sqrt(len(features) - 1)
 
 
 def _check_dims(first: int, second: int) -> None:
     if first != second:
-        raise InputError(f"features of {first} and of {second} dimensions: embed both sets with one encoder")
+        raise InputError(f"features of {first} and of {second} dimensions: embed both sets with the same encoder")

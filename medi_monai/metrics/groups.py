@@ -49,7 +49,9 @@ class GroupConfusion(Metric):
     def __init__(self, num_groups: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if min(num_groups, num_classes) < 1:
-            raise InputError(f"{num_groups} groups and {num_classes} classes cannot be counted: give 1 or more of each")
+            raise InputError(
+                f"{num_groups} groups and {num_classes} classes cannot be counted: give at least one of each"
+            )
         self.sizes = {"group": num_groups, "target": num_classes, "predicted class": num_classes}
         shape = num_groups, num_classes, num_classes
         self.add_state("confusion", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -63,12 +65,12 @@ class GroupConfusion(Metric):
         """
         if not predicted.shape == targets.shape == groups.shape or predicted.ndim != 1:
             shapes = [tuple(codes.shape) for codes in (predicted, targets, groups)]
-            raise InputError(f"predicted classes, targets and groups are three columns of one length, not {shapes}")
+            raise InputError(f"predicted classes, targets and groups must have the same length, not {shapes}")
         cells = torch.zeros_like(groups, dtype=torch.int64)
         for (kind, size), codes in zip(self.sizes.items(), (groups, targets, predicted)):
             if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < size:
                 extremes = f"{int(codes.min())} to {int(codes.max())}"
-                raise InputError(f"codes of the {kind} are 0 to {size - 1}, not {extremes}")
+                raise InputError(f"codes of the {kind} must be 0 to {size - 1}, not {extremes}")
             cells = cells * size + codes.to(torch.int64)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
@@ -214,7 +216,7 @@ def calibration_error(
 def _array(counts: Counts) -> np.ndarray:
     array = counts.detach().cpu().numpy() if isinstance(counts, torch.Tensor) else np.asarray(counts)
     if array.dtype.kind not in "iuf" or (array < 0).any() or not np.isfinite(array).all():
-        raise InputError("counts are numbers of 0 or more")
+        raise InputError("counts must not be negative")
     # exact up to 2^53, and its squares do not wrap around
     return array.astype(np.float64)
 
@@ -223,7 +225,7 @@ def _counts(confusion: Counts, ndim: int | None = None) -> np.ndarray:
     array = _array(confusion)
     if array.ndim < 2 or array.shape[-1] != array.shape[-2] or ndim not in (None, array.ndim):
         expected = "(groups, classes, classes)" if ndim else "(…, classes, classes)"
-        raise InputError(f"confusions are {expected}, target by predicted class, not of the shape {array.shape}")
+        raise InputError(f"confusions have to be {expected}, target by predicted class, not {array.shape}")
     return array
 
 
@@ -239,7 +241,7 @@ def _checked(
     if not (scores.min() >= 0 and scores.max() <= 1):
         raise InputError("probabilities must be between 0 and 1, without NaN")
     if codes.min() < 0 or codes.max() >= scores.shape[1]:
-        raise InputError(f"targets are 0 to {scores.shape[1] - 1}, not {int(codes.min())} to {int(codes.max())}")
+        raise InputError(f"targets must be 0 to {scores.shape[1] - 1}, not {int(codes.min())} to {int(codes.max())}")
     return scores, codes.to(scores.device)
 
 

@@ -57,12 +57,14 @@ def kernel_distance(
     first = as_features(first)
     second = as_features(second).to(first)
     if first.shape[1] != second.shape[1]:
-        raise InputError(f"features of {first.shape[1]} and of {second.shape[1]} dimensions: use one encoder for both")
+        raise InputError(
+            f"features of {first.shape[1]} and of {second.shape[1]} dimensions: use the same encoder for both"
+        )
     if degree < 1:
-        raise InputError(f"the degree of the kernel is 1 or more, not {degree}")
+        raise InputError(f"the degree of the kernel has to be 1 or more, not {degree}")
     m, n = len(first), len(second)
     if min(m, n) < 2:
-        raise InputError(f"a kernel distance needs two images or more of either set, not {m} and {n}")
+        raise InputError(f"a kernel distance needs at least two images per set, not {m} and {n}")
     units, other_units = _units(first_patients, first), _units(second_patients, second)
     a, removed_first, sizes = _within(first, degree, units)
     b, removed_second, other_sizes = _within(second, degree, other_units)
@@ -83,7 +85,7 @@ def _units(patients: np.ndarray | None, features: torch.Tensor) -> torch.Tensor:
         return images
     names, codes = np.unique(np.asarray(patients), return_inverse=True)
     if codes.shape != images.shape:
-        raise InputError(f"{codes.size} patients do not match {len(images)} images: give one of each image")
+        raise InputError(f"{codes.size} patients do not match {len(images)} images: give one patient per image")
     return torch.from_numpy(codes).to(images.device) if len(names) > 1 else images
 
 

@@ -73,7 +73,7 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
     if not training or any(len(choice) != len(fresh) for choice in training):
         sizes = [len(choice) for choice in training]
         raise InputError(
-            f"each choice of training images must have {len(fresh)} images, as the fresh ones, not {sizes}"
+            f"each sample of training images must have {len(fresh)} images, like the unseen ones, not {sizes}"
         )
     to_fresh = nearest_neighbors(generated, fresh)[0][:, 0]
     shares = []

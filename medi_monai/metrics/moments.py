@@ -53,7 +53,7 @@ class Moments:
         """
         dim = check_features(features)[1]
         if dim != self.dim:
-            raise InputError(f"features of {dim} dimensions meet moments of {self.dim}: use one encoder for both")
+            raise InputError(f"features have {dim} dimensions, moments {self.dim}: use the same encoder for both")
         for block in feature_blocks(features):
             self._add(len(block), *_mean_and_scatter(block.to(self.mean)))
         return self
@@ -83,7 +83,7 @@ class Moments:
             InputError: for fewer than two rows.
         """
         if self.count < 2:
-            raise InputError(f"a covariance needs two images or more, not {self.count}")
+            raise InputError(f"a covariance needs at least two images, not {self.count}")
         return self.scatter / (self.count - 1)
 
 
@@ -109,8 +109,10 @@ def feature_shape(features: Features) -> tuple[int, int]:
         real = isinstance(features, np.ndarray) and features.dtype.kind in "fiub"
     shape = tuple(features.shape) if real else ()
     if len(shape) != 2 or shape[1] == 0:
-        description = f"{getattr(features, 'dtype', type(features).__name__)} of the shape {tuple(np.shape(features))}"
-        raise InputError(f"features are real numbers in an array or a tensor (images, dimensions), not {description}")
+        description = f"{getattr(features, 'dtype', type(features).__name__)} of shape {tuple(np.shape(features))}"
+        raise InputError(
+            f"features have to be real numbers in an array or tensor (images, dimensions), not {description}"
+        )
     return shape[0], shape[1]
 
 

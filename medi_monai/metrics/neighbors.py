@@ -68,8 +68,8 @@ def precision_recall(real: Features, generated: Features, k: int = 5) -> dict[st
     _check_dims(real.shape[1], generated.shape[1])
     if not 1 <= k < min(len(real), len(generated)):
         raise InputError(
-            f"precision and recall with k = {k} need more than k images of either set, and k of 1 or more; there are "
-            f"{len(real)} real and {len(generated)} generated ones"
+            f"precision and recall need k of 1 or more and more than k images per set; with k = {k}, there are "
+            f"{len(real)} real and {len(generated)} generated images"
         )
     real, generated = real - real.mean(0), generated - real.mean(0)
     real_radius, generated_radius = (
@@ -150,7 +150,7 @@ def _search(
     _check_dims(dim, other_dim)
     others = count - (apart is not None)
     if not 1 <= k <= others:
-        raise InputError(f"{k} nearest neighbors cannot be found among {others} images: k is 1 to {others}")
+        raise InputError(f"{k} nearest neighbors cannot be found among {others} images: k has to be 1 to {others}")
     center = torch.stack([block.sum(0) for block in feature_blocks(references)]).sum(0) / count
     codes = None if apart is None else torch.as_tensor(apart).to(center.device)
     nothing = torch.empty(0, k, dtype=torch.float64, device=center.device)
@@ -209,4 +209,4 @@ def _codes(column: np.ndarray, count: int) -> np.ndarray:
 
 def _check_dims(first: int, second: int) -> None:
     if first != second:
-        raise InputError(f"features of {first} and of {second} dimensions: use one encoder for both")
+        raise InputError(f"features of {first} and of {second} dimensions: use the same encoder for both")

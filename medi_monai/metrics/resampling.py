@@ -176,7 +176,7 @@ def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int 
     first_figures, second_figures = np.asarray(first, float), np.asarray(second, float)
     if first_figures.ndim != 1 or first_figures.shape != second_figures.shape:
         shapes = f"{first_figures.shape} and {second_figures.shape}"
-        raise InputError(f"paired figures are two lists of one length, not of the shapes {shapes}")
+        raise InputError(f"paired values must be two lists of the same length, not {shapes}")
     differences = first_figures - second_figures
     differences = differences[np.isfinite(differences)]
     n = len(differences)
@@ -230,5 +230,5 @@ def _sorted_codes(column: np.ndarray, kind: str) -> np.ndarray:
     # of sorted names, so that a draw does not depend on the order of the rows
     codes = pd.factorize(np.asarray(column), sort=True)[0]
     if (codes < 0).any():
-        raise InputError(f"{int((codes < 0).sum())} of {len(codes)} rows have no {kind}: leave them out, or name them")
+        raise InputError(f"{int((codes < 0).sum())} of {len(codes)} rows have no {kind}: remove them, or fill it in")
     return codes

@@ -171,12 +171,12 @@ def solve_proportions(predicted: np.ndarray, rates: np.ndarray) -> tuple[np.ndar
 
 def _why_undefined(n: int, size: np.ndarray, confusion: np.ndarray) -> str | None:
     if n == 0:
-        return "no image was read"
+        return "no image was classified"
     if not size.all():
         return f"the confusion matrix has no image of {int((size == 0).sum())} of {len(size)} subgroups"
     least = np.linalg.svd(confusion / size[:, None], compute_uv=False).min()
     if least < LEAST_SINGULAR_VALUE:
-        return f"the classifier tells some subgroups apart no better than chance (singular value {least:.3g})"
+        return f"the classifier cannot distinguish some subgroups better than chance (singular value {least:.3g})"
     return None
 
 
@@ -215,12 +215,12 @@ def _distances(
 def _checked_counts(counts: np.ndarray | Sequence[int]) -> np.ndarray:
     known = np.asarray(counts)
     if known.ndim != 1 or len(known) < 2 or (known < 0).any() or (known != np.round(known)).any():
-        raise InputError(f"counts of two subgroups or more are needed, whole and not negative, not {counts}")
+        raise InputError(f"counts have to be non-negative integers for at least two subgroups, not {counts}")
     return known.astype(np.int64)
 
 
 def _checked_target(target: np.ndarray, groups: int) -> np.ndarray:
     shares = np.asarray(target, float)
     if shares.shape != (groups,) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise InputError(f"a target of {groups} shares that sum to 1 is needed, not {target}")
+        raise InputError(f"the target has to be {groups} shares that sum to 1, not {target}")
     return shares

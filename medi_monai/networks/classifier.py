@@ -48,15 +48,15 @@ class AttributeClassifier(nn.Module):
     def __init__(self, attributes: Mapping[str, Sequence[str]], image_size: int | None) -> None:
         super().__init__()
         if not attributes:
-            raise InputError("a classifier needs an attribute with its values, as {'sex': ['female', 'male']}")
+            raise InputError("a classifier needs an attribute and its values, such as {'sex': ['female', 'male']}")
         self.columns = {str(name): CategoricalColumn(str(name), tuple(values)) for name, values in attributes.items()}
         for name, column in self.columns.items():
             if len(column.values) < 2:
                 raise InputError(
-                    f"the attribute {name!r} has the values {list(column.values)}: a classifier needs two or more"
+                    f"the attribute {name!r} has the values {list(column.values)}: a classifier needs at least two"
                 )
         if image_size is not None and (not isinstance(image_size, int) or image_size < 8):
-            raise InputError(f"image_size {image_size!r} of the classifier: 8 pixels or more are needed")
+            raise InputError(f"image_size {image_size!r} of the classifier: it has to be 8 or more")
         self.image_size = image_size
         self.held_out: dict[str, Any] = {}
         self._frozen = False
@@ -118,17 +118,19 @@ class AttributeClassifier(nn.Module):
                 f"the classifier takes float images in [-1, 1], not {kind}; for uint8, divide by 127.5 and subtract 1"
             )
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-            raise InputError(f"the classifier takes images (N, 3, H, W), not of the shape {tuple(images.shape)}")
+            raise InputError(f"the classifier takes images (N, 3, H, W), not {tuple(images.shape)}")
         if self.image_size is None or tuple(images.shape[2:]) == (self.image_size,) * 2:
             return images
         if images.shape[2] != images.shape[3]:
-            raise InputError(f"the classifier takes square images, not of {images.shape[3]} x {images.shape[2]} pixels")
+            raise InputError(
+                f"the classifier takes square images, not images of {images.shape[3]} x {images.shape[2]} pixels"
+            )
         return functional.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
 
     def column(self, attribute: str) -> CategoricalColumn:
         """The vocabulary of one attribute, or an :class:`InputError` that names those there are."""
         if attribute not in self.columns:
-            remedy = "Train a classifier of it, or align another attribute."
+            remedy = "Train a classifier for it, or align another attribute."
             raise unknown_value("attribute of the classifier", attribute, self.columns, remedy)
         return self.columns[attribute]
 
@@ -247,7 +249,7 @@ def load_classifier(
     if isinstance(spec, AttributeClassifier):
         return spec.freeze().to(device)
     if not isinstance(spec, (str, os.PathLike)):
-        raise InputError(f"a classifier is the folder of its training or an AttributeClassifier, not {spec!r}")
+        raise InputError(f"a classifier has to be the folder of its training or an AttributeClassifier, not {spec!r}")
     path = Path(spec)
     # the record or the weights are given, or their folder, which may not be there
     return _from_folder(path.parent if path.suffix else path).to(device)

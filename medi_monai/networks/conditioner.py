@@ -63,9 +63,9 @@ class MetadataConditioner(nn.Module):
         stored = state_dict.get(prefix + "schema_digest")
         if stored is not None and not torch.equal(stored.cpu(), self.schema_digest.cpu()):
             raise InputError(
-                "these weights were trained with another schema (label, attributes or vocabularies differ): "
-                f"their schema.json has the digest {bytes(stored.tolist()).hex()[:12]}, the one given here "
-                f"{self.schema.digest[:12]}. Load the schema.json that lies beside the checkpoint."
+                "these weights were trained with a different schema (label, attributes or vocabularies differ): "
+                f"their schema.json has the digest {bytes(stored.tolist()).hex()[:12]}, the given one "
+                f"{self.schema.digest[:12]}. Use the schema.json next to the checkpoint."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -52,7 +52,7 @@ class PixelSpace(nn.Module):
         super().__init__()
         self.channels = _checked_channels(channels)
         if patch_size < 1 or int(patch_size) != patch_size:
-            raise InputError(f"patch_size = {patch_size!r}: a whole number of pixels, at least 1, is needed")
+            raise InputError(f"patch_size = {patch_size!r}: it has to be a whole number of 1 or more")
         self.patch_size = int(patch_size)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class PixelSpace(nn.Module):
         """``(N, 3, H, W)``; within [-1, 1] where a sampler clips to :attr:`clip`."""
         wanted = self.channels * self.patch_size**2
         if values.ndim != 4 or values.shape[1] != wanted:
-            raise InputError(f"values of shape {tuple(values.shape)}: (N, {wanted}, H, W) is needed")
+            raise InputError(f"values of shape {tuple(values.shape)}, expected (N, {wanted}, H, W)")
         return pixel_shuffle(values, self.patch_size).expand(-1, 3, -1, -1)
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
@@ -116,7 +116,7 @@ class LatentSpace(nn.Module):
         if not (math.isfinite(scale) and scale > 0):
             raise InputError(f"scale = {scale}: it has to be above 0")
         if low >= 1:
-            raise InputError(f"low = {low}: it has to be below 1, and is -1 or 0 for most autoencoders")
+            raise InputError(f"low = {low}: it has to be below 1; for most autoencoders, it is -1 or 0")
         self._encode = _method(autoencoder, "encode", "encode_stage_2_inputs")
         self._decode = _method(autoencoder, "decode_stage_2_outputs", "decode")
         self.autoencoder = autoencoder.eval().requires_grad_(False)
@@ -153,8 +153,8 @@ class LatentSpace(nn.Module):
                 raise InputError(f"the autoencoder cannot take images of {image_size} pixels: {reason}") from error
             if size != (image_size, image_size):
                 raise InputError(
-                    f"the autoencoder gives images of {size} pixels for those of {image_size}: choose an image_size "
-                    "that it can halve as often as it has levels"
+                    f"the autoencoder turns images of {image_size} pixels into images of {size}: choose an image_size "
+                    "that can be halved at each of its levels"
                 )
             channels, height, width = values.shape[1:]
             self._shapes[image_size] = (channels, height, width)
@@ -181,7 +181,9 @@ def latent_scale(space: LatentSpace, images: torch.Tensor) -> float:
     """The scale that gives the latents of ``images`` ``(N, 3, H, W)`` in [-1, 1] a standard deviation of 1."""
     deviation = float((space.encode(images) / space.scale).double().std())
     if not (math.isfinite(deviation) and deviation > 0):
-        raise InputError(f"the latents of {len(images)} images have the standard deviation {deviation}: give others")
+        raise InputError(
+            f"the latents of {len(images)} images have a standard deviation of {deviation}: use other images"
+        )
     return 1 / deviation
 
 

@@ -58,7 +58,8 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise InputError(
-            f"{path} has the format {version}, and this version of medi_monai reads format {FORMAT}: run again what "
+            f"{path} has the format {version}, but this version of medi_monai reads format {FORMAT}: repeat the "
+            "run that "
             "wrote it"
         )
     return content

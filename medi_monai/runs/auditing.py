@@ -49,7 +49,7 @@ def audited_cohort(
     if audit_source not in AUDIT_SOURCES:
         raise unknown_value("choice of `audit_source`", audit_source, AUDIT_SOURCES)
     if audit_source == "table":
-        print("auditing: of a table, only patients and slides are compared, and no patches", flush=True)
+        print("auditing a table: only patients and slides are compared, not patches", flush=True)
         return table_cohort(preparation)
     check_measured(preparation, fail_on_leakage)
     return load_or_prepare(preparation, cohort_dir, on_error, num_workers)
@@ -94,8 +94,8 @@ def check_measured(preparation: AnyPreparation, fail_on_leakage: bool) -> None:
     """Raise an :class:`InputError` where leakage is to be refused, and near-duplicates would not be known."""
     if fail_on_leakage and not preparation.is_measured:
         raise InputError(
-            "fail_on_leakage is set, but with these --measure and --patch_format patches are not read, and "
-            "near-duplicates not looked for; choose --measure always"
+            "fail_on_leakage is set, but with these values of --measure and --patch_format, patches are not read and "
+            "near-duplicates are not detected; set --measure always"
         )
 
 
@@ -159,6 +159,6 @@ def refuse_leakage(audit: dict, folder: Path, refuse: bool) -> None:
     """Raise an :class:`InputError` where patients, slides, files or near-duplicate patches cross the split."""
     if refuse and has_leakage(audit):
         raise InputError(
-            f"the split leaks, and fail_on_leakage is set; {folder / 'audit.html'} names what crosses it. Choose "
+            f"the split leaks, and fail_on_leakage is set; details are in {folder / 'audit.html'}. Choose "
             "another split, or correct the patients in the table."
         )

@@ -44,9 +44,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
         InputError: for a file that is missing, of another kind, not UTF-8, empty, not a mapping, or does not parse.
     """
     if not path.is_file():
-        raise InputError(f"there is no config file {path}; it is looked for from {Path.cwd()}")
+        raise InputError(f"there is no config file {path} (current folder: {Path.cwd()})")
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} is no config file: its name has to end with {', '.join(SUFFIXES)}")
+        raise InputError(f"{path} is not a config file: its name has to end with {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,19 +60,21 @@ def read_config_file(path: Path) -> dict[str, Any]:
                 content = yaml.load(text, CheckKeyDuplicatesYamlLoader)
     except json.JSONDecodeError as error:
         hint = ", or a comma before a closing bracket" if "Expecting property name" in error.msg else ""
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}{hint}") from None
+        raise InputError(
+            f"{path}, line {error.lineno}, column {error.colno}: invalid JSON: {error.msg}{hint}"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         why = getattr(error, "problem", None) or " ".join(str(error).split())
         tab = "; indent with spaces, not with tabs" if "\\t" in why else ""
-        raise InputError(f"{path}{where}: not YAML: {why}{tab}") from None
+        raise InputError(f"{path}{where}: invalid YAML: {why}{tab}") from None
     except (ValueError, UserWarning) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     if content is None:
-        raise InputError(f"{path} is empty: it has to hold ids with their values, as `max_steps: 200`")
+        raise InputError(f"{path} is empty: it has to contain ids and values, such as `max_steps: 200`")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path} holds no mapping: it has to hold ids with their values, as `max_steps: 200`")
+        raise InputError(f"{path} is not a mapping: it has to contain ids and values, such as `max_steps: 200`")
     return content
 
 
@@ -134,8 +136,9 @@ def _expanded(name: str, value: str) -> str:
     variable = VARIABLE.match(value)
     if not variable:
         raise InputError(
-            f"{name} = {value!r}: only an environment variable may follow the $ at the start of a path, as $HOME/data; "
-            "of a folder whose name begins with $, write ./ before it"
+            f"{name} = {value!r}: $ at the start of a path has to be followed by an environment variable, as in "
+            "$HOME/data; "
+            "if the name of the folder begins with $, write ./ before it"
         )
     known = os.environ.get(variable.group(1) or variable.group(2))
     if known is None:

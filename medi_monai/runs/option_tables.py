@@ -19,15 +19,15 @@ __all__ = ["OPTIONS_PAGE", "main", "options_page"]
 OPTIONS_PAGE = Path("docs") / "options.md"
 INTRODUCTION = """# Options
 
-Every setting of the bundle's runs, as `--name value` on the command line, as a line of an overlay, or as an argument of
-`monai.bundle.run`. `null` stands for nothing. This page is made from the declarations in `medi_monai/*/settings.py` by
-`python -m medi_monai.runs.option_tables`.
+All settings of the bundle's runs. Give a setting as `--name value` on the command line, as a line of an overlay, or as
+an argument of `monai.bundle.run`. `null` means no value. This page is generated from the declarations in
+`medi_monai/*/settings.py` by `python -m medi_monai.runs.option_tables`.
 """
 LONGEST = 60
 
 
 def options_page(bundle: Path) -> str:
-    """The page of all options of a bundle, in Markdown.
+    """Markdown page of all options of a bundle.
 
     Args:
         bundle: folder of the bundle.
@@ -58,20 +58,22 @@ def options_page(bundle: Path) -> str:
 
 def _shown(default: Any) -> str:
     if type(default).__name__ == "PydanticUndefinedType":
-        return "as the config has it"
+        return "see the config"
     text = default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
     if text.startswith(("$", "@")):
         reference = text.lstrip("$@")
-        return f"`{reference}`" if reference.isidentifier() else "as the config has it"
-    return f"`{text}`" if len(text) <= LONGEST else "as the config has it"
+        return f"`{reference}`" if reference.isidentifier() else "see the config"
+    return f"`{text}`" if len(text) <= LONGEST else "see the config"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the page of options of each bundle that is given, or of all in ``bundles``."""
+    """Write the options pages of the given bundles, or of all bundles in ``bundles``."""
     given = sys.argv[1:] if arguments is None else arguments
     bundles = [Path(name) for name in given] or sorted(path for path in Path("bundles").glob("*") if path.is_dir())
     if not bundles:
-        raise InputError("there is no folder `bundles` here: start in the repository, or give the folders of bundles")
+        raise InputError(
+            "there is no folder `bundles` here: start in the repository, or give the folders of the bundles"
+        )
     for bundle in bundles:
         with atomic_path(bundle / OPTIONS_PAGE) as path:
             path.write_text(options_page(bundle), encoding="utf-8")

@@ -68,7 +68,10 @@ def prepare_run(
         print(f"preparing: {name}: {shares(table[name])}", flush=True)
     rejected = len(read_rejected(root))
     if rejected:
-        print(f"preparing: {rejected:,} rows or files were left out; {root / REJECTED_FILE} says why", flush=True)
+        print(
+            f"preparing: {rejected:,} rows or files were excluded; the reasons are in {root / REJECTED_FILE}",
+            flush=True,
+        )
     path = next(root / name for name in TABLE_FILES if (root / name).is_file())
     finish_run(
         "preparing",

@@ -1,4 +1,4 @@
-"""The settings of runs, and the groups by the names that configs list under ``settings``."""
+"""Settings of runs, and all groups of settings by the names that configs list under ``settings``."""
 
 from __future__ import annotations
 
@@ -78,37 +78,37 @@ def _is_device(value: Any) -> Any:
     return value
 
 
-Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or cuda:0 and so on")]
+Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or a GPU such as cuda:0")]
 
 
 class OutputSettings(Settings):
-    """Where a run writes."""
+    """Output folder."""
 
-    output_dir: PathText = setting(help="folder of the run's results")
+    output_dir: PathText = setting(help="folder for the results of the run")
 
 
 class DeviceSettings(Settings):
-    """Where a run computes."""
+    """Device."""
 
     device: Device = setting(
-        help="device to compute on", expression="$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
+        help="PyTorch device", expression="$torch.device('cuda' if torch.cuda.is_available() else 'cpu')"
     )
 
 
 class ModelSettings(Settings):
-    """Where the model lies."""
+    """Model folder."""
 
     ckpt_dir: PathText = setting(help="folder of the model", expression="$@bundle_root + '/models'")
 
 
 class TunedModelSettings(Settings):
-    """Where the aligned model goes."""
+    """Folder of the aligned model."""
 
-    aligned_dir: PathText = setting(help="folder of the aligned model", expression="$@bundle_root + '/models/aligned'")
+    aligned_dir: PathText = setting(help="folder for the aligned model", expression="$@bundle_root + '/models/aligned'")
 
 
 class CohortDirSettings(Settings):
-    """Where the prepared cohort lies."""
+    """Cohort folder."""
 
     at_start = False
 
@@ -118,64 +118,66 @@ class CohortDirSettings(Settings):
 
 
 class PreparingSettings(ReadingSettings, defaults={"on_error": "skip"}):
-    """How patches are cut."""
+    """Preparing."""
 
     backend: Annotated[str, OneOf("back end", BACKENDS)] = setting("auto", "library that reads slides")
     fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")
 
 
 class AuditSettings(ReadingSettings, defaults={"on_error": "skip"}):
-    """What is audited."""
+    """Audit."""
 
     audit_source: Annotated[str, OneOf("choice of `audit_source`", AUDIT_SOURCES)] = setting(
-        "patches", "patches: the prepared cohort; table: the table alone, before a slide is there"
+        "patches", "patches: audit the prepared cohort; table: audit the table alone, without any images"
     )
     fail_on_leakage: Flag = setting(False, "whether leakage between splits ends the run with an error")
 
 
 class SampledSettings(Settings):
-    """Which images are chosen from."""
+    """Candidate images."""
 
     sampling_dir: PathText = setting(
-        help="folder of the sampling to choose from", expression="$@bundle_root + '/output/sampling'"
+        help="folder of the sampled images to select from", expression="$@bundle_root + '/output/sampling'"
     )
 
 
 class AlignedAttributeSettings(Settings):
-    """Which attribute of a metadata-conditioned model is aligned."""
+    """Aligned attribute."""
 
-    attribute: Text | None = setting("center", "the attribute that is aligned; several are joined as race|sex")
+    attribute: Text | None = setting("center", "attribute to align; join several as race|sex")
 
 
 class NeutralPlanSettings(Settings):
-    """Which images the tuning draws."""
+    """Plan of the tuning."""
 
-    plan: PathText = setting("neutral", "neutral, or a table of label and attributes without the aligned one")
-    num_images: Count = setting(256, "images of the plan")
+    plan: PathText = setting(
+        "neutral", "neutral, or a table of label and attributes without the attribute that is aligned"
+    )
+    num_images: Count = setting(256, "number of images in the plan")
 
 
 class TuningPromptSettings(PromptSettings, defaults={"num_images": 256}):
-    """The prompts of a tuning."""
+    """Prompts of the tuning."""
 
 
 class SolverSettings(Settings):
-    """How a tuning draws images."""
+    """Sampling during tuning."""
 
-    num_steps: Count = setting(15, "sampling steps")
-    guidance_scale: Number = setting(1.0, "guidance scale; 1 is none")
-    amp: Flag = setting(True, "whether bfloat16 is used where it is fast")
+    num_steps: Count = setting(15, "number of sampling steps")
+    guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
+    amp: Flag = setting(True, "whether to use bfloat16 autocast where it is faster")
 
 
 class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15, "amp": True}):
-    """How brain MR images are drawn."""
+    """Sampling of brain MR images."""
 
 
 class BrainEncoderSettings(EncoderSettings, defaults={"encoder": "clip"}):
-    """The frozen features that brain MR images are compared by."""
+    """Feature encoder for brain MR images."""
 
 
 class ClipSettings(Settings):
-    """The CLIP model whose features hold images to what they were."""
+    """CLIP model of the consistency loss."""
 
     at_start = False
 
@@ -185,62 +187,72 @@ class ClipSettings(Settings):
 
 
 class MeasuredTargetSettings(TargetSettings, defaults={"target": None}):
-    """The shares that an evaluation measures against; null: those of the aligning."""
+    """Target distribution of an evaluation; null: as in the run `aligning`."""
 
 
 class FoldSettings(Settings):
-    """Cross-validation of the classifiers of captions."""
+    """Cross-validation of classifiers."""
 
-    num_folds: Count | None = setting(None, "folds of a cross-validation, where few patients are held out")
+    num_folds: Count | None = setting(
+        None, "folds of cross-validation, to measure accuracy if few patients are held out"
+    )
 
 
 class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 96}):
-    """Which combinations the experiment draws."""
+    """Sampling plan of the experiment."""
 
 
 class DemoSamplingSettings(SamplingSettings, defaults={"solver": "dpm", "num_steps": 15}):
-    """How the experiment draws images."""
+    """Sampling in the experiment."""
 
 
 class ExperimentReadingSettings(ReadingSettings, defaults={"on_error": "skip"}):
-    """How the experiment reads the data set."""
+    """Preparing the cohort of the experiment."""
 
 
 class ParallelSettings(Settings):
-    """How the stages of an experiment run."""
+    """Stages of an experiment."""
 
-    max_parallel_stages: Count | None = setting(None, "stages that run beside each other; null: 2 on a CPU, else 1")
+    max_parallel_stages: Count | None = setting(
+        None, "maximum number of stages that run in parallel; null: 2 on a CPU, otherwise 1"
+    )
 
 
 class ExperimentSettings(ParallelSettings):
-    """What the experiment of the metadata-conditioned model has of its own."""
+    """Experiment with the metadata-conditioned model."""
 
-    sampling_batch_size: Count = setting(64, "images drawn at once")
-    sampling_amp: Flag = setting(False, "whether sampling uses bfloat16")
+    sampling_batch_size: Count = setting(64, "images per sampling batch")
+    sampling_amp: Flag = setting(False, "whether sampling uses bfloat16 autocast")
 
 
 class BrainExperimentSettings(ParallelSettings):
-    """What the experiment of the text-to-image model has of its own."""
+    """Experiment with the text-to-image model."""
 
     reference_dataset: PathText | None = setting(
         None,
-        "data set that has the target's shares; null: the cohort itself",
+        "data set of real images with the target shares; null: the cohort itself",
         expression="$None if @dataset_dir else 'demo_balanced'",
     )
-    num_images: Count = setting(600, "images before and after, of neutral prompts and of those that name the attribute")
-    alternatives: Flag = setting(True, "whether retraining and choosing are compared with")
-    num_candidates: Count = setting(1800, "images that the alternative `resampled` chooses from")
-    align_steps: Count = setting(40, "updates of the tuning")
-    align_batch_size: Count = setting(48, "images of an update")
-    align_learning_rate: Rate | None = setting(None, "highest learning rate of the tuning; null: as `tuned` needs it")
-    classifier_steps: Count = setting(600, "steps of a classifier")
-    classifier_batch_size: Count = setting(64, "images of a classifier's batch")
-    classifier_folds: Count | None = setting(None, "folds of the classifiers' cross-validation")
-    retrain_steps: Count | None = setting(None, "steps of the retraining; null: as many images as the tuning may see")
-    retrain_learning_rate: Rate = setting(0.0005, "highest learning rate of the retraining")
+    num_images: Count = setting(
+        600, "images before and after tuning, for neutral prompts and for prompts that name the attribute"
+    )
+    alternatives: Flag = setting(True, "whether to include the alternatives `retrained` and `resampled`")
+    num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
+    align_steps: Count = setting(40, "maximum number of updates of the tuning")
+    align_batch_size: Count = setting(48, "images per update")
+    align_learning_rate: Rate | None = setting(
+        None, "peak learning rate of the tuning; null: default for the choice of `tuned`"
+    )
+    classifier_steps: Count = setting(600, "training steps per classifier")
+    classifier_batch_size: Count = setting(64, "images per batch of a classifier")
+    classifier_folds: Count | None = setting(None, "folds of cross-validation of the classifiers")
+    retrain_steps: Count | None = setting(
+        None, "training steps of the alternative `retrained`; null: same number of images as the tuning"
+    )
+    retrain_learning_rate: Rate = setting(0.0005, "peak learning rate of the alternative `retrained`")
 
 
-#: what configs name under ``settings``
+#: groups of settings by the name that configs list under ``settings``
 GROUPS: dict[str, type[Settings]] = {
     "aligned_attribute": AlignedAttributeSettings,
     "alignment": AlignmentSettings,
@@ -299,13 +311,13 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 def check_groups(groups: Any) -> None:
-    """Refuse, before any work, settings that contradict those of another group.
+    """Check, before any work, that groups of settings are consistent with each other.
 
     Args:
-        groups: what a config has under ``settings`` by the time it runs.
+        groups: the value of ``settings`` in the config when the run starts.
 
     Raises:
-        InputError: naming what contradicts what; also where the configs were not read by way of this package.
+        InputError: if they are not, or if the configs were not read by this package.
     """
     if not isinstance(groups, Mapping):
         raise InputError(
@@ -321,11 +333,11 @@ def check_groups(groups: Any) -> None:
 
 
 def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, Any]:
-    """How the model in ``ckpt_dir`` was trained (``model.json``); where there is no model yet, as it would be.
+    """The training settings of the model in ``ckpt_dir`` (``model.json``), or the defaults if there is no model yet.
 
     Args:
         ckpt_dir: folder of the model.
-        groups: names of the groups of settings whose defaults stand in for what is not recorded.
+        groups: names of the groups of settings whose defaults are used for settings that are not recorded.
     """
     defaults: dict[str, Any] = {"cohort_dir": None}
     for group in groups:
@@ -336,11 +348,11 @@ def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, An
 
 
 def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dict[str, Any]:
-    """The settings of an experiment that each of its stages takes where its config has them.
+    """Options that an experiment passes to each stage whose config has them.
 
     Args:
-        settings: what the config has under ``settings`` by the time it runs.
-        groups: names of those that stages take.
+        settings: the value of ``settings`` in the config when the run starts.
+        groups: names of the groups to pass.
         more: further ids with values.
     """
     options = {name: value for group in groups for name, value in dict(settings[group]).items()}
@@ -350,15 +362,15 @@ def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dic
 
 
 def check_trained(ckpt_dir: str | os.PathLike, train_config: Mapping[str, Any], **settings: Any) -> None:
-    """Refuse settings other than those of the training: a model would draw something else in silence.
+    """Check that settings equal those of the training; otherwise the model would silently generate different images.
 
     Args:
-        ckpt_dir: where the model lies; where there is none, nothing is compared.
+        ckpt_dir: folder of the model; without a model, nothing is checked.
         train_config: its ``model.json``.
-        settings: that decide what its weights mean.
+        settings: settings that determine the meaning of the weights.
 
     Raises:
-        InputError: naming the first setting that differs.
+        InputError: if a setting differs; the message names the first one.
     """
     if not (Path(ckpt_dir) / "model.json").is_file():
         return

@@ -128,13 +128,13 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
     of_user = set()
     for name, value, is_own, where in given:
         if not is_own and _top(name) not in everywhere and not name.startswith("_"):
-            raise unknown_value(f"id in {where}:", name, sorted(known), "An overlay holds ids of the configs.")
+            raise unknown_value(f"id in {where}:", name, sorted(known), "An overlay contains ids of the configs.")
         _merge(parser, name, value)
         of_user |= set() if is_own else {_top(name)}
     for name, value in (options or {}).items():
         if _top(name) not in known | brought:
             options_known = [f"--{known_name}" for known_name in sorted(known)]
-            raise unknown_value("option", f"--{name}", options_known, "They are the ids of the config files.")
+            raise unknown_value("option", f"--{name}", options_known, "Options are the ids in the config files.")
         _merge(parser, name, value)
         of_user.add(_top(name))
     config = parser.get()
@@ -199,7 +199,7 @@ def _merge(parser: ConfigParser, name: str, value: Any) -> None:
     try:
         merge_kv(parser, name, value)
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise InputError(f"{name!r} of a config cannot be put where it points to: {error}") from None
+        raise InputError(f"{name!r} of a config refers to something that does not exist: {error}") from None
 
 
 def _top(name: str) -> str:
@@ -255,7 +255,7 @@ def _check_run_id(run_id: str, config: Mapping[str, Any], folder: Path, files: l
     runs = run_ids(folder)
     if run_id in runs:
         raise InputError(
-            f"the run {run_id!r} is in {folder / runs[run_id]}, not in {files[0]}, whose run is {here!r}: give its own "
+            f"the run {run_id!r} is in {folder / runs[run_id]}, but {files[0]} has the run {here!r}: give the other "
             "config file"
         )
     raise unknown_value("run id", run_id, runs, f"{files[0]} has the run {here!r}.")

@@ -1,8 +1,8 @@
 """Typed settings: each is declared once, with its type, range, default and one line of help.
 
-A room declares its settings as pydantic models (``settings.py`` in ``cohort``, ``engines``, ``alignment``,
-``evaluation``, ``runs``). A config of a bundle names the groups that its run has under ``settings``; what a user gives
-is checked against them before any work, and the tables of options in the bundles' docs are made from them.
+Settings are pydantic models in the ``settings.py`` of ``cohort``, ``engines``, ``alignment``, ``evaluation`` and
+``runs``. The config of a run lists its groups of settings under ``settings``. Values from the user are checked against
+them before any work, and the tables of options in the bundles' docs are generated from them.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Words:
-    """What a value has to be, as an error and a table of options say it."""
+    """Allowed values of a setting, as shown in errors and tables of options."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Marks text of the user (paths, columns, values, templates, prompts), which arrives as it was written.
+    """Marks text of the user (paths, columns, values, templates, prompts), which is passed on unchanged.
 
     Args:
-        path: an environment variable at its start is resolved, as a shell would.
-        component: a mapping may be a component of MONAI (``_target_``) and is left to it.
+        path: whether to expand an environment variable at the start, as a shell does.
+        component: whether a mapping may be a MONAI component (``_target_``), which MONAI then instantiates.
     """
 
     path: bool = False
@@ -86,7 +86,7 @@ def _flag(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    # numpy's numbers, paths and tuples come from Python, never from a config
+    # NumPy numbers and tuples come from Python, never from a config
     if isinstance(value, tuple):
         return list(value)
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
@@ -111,42 +111,42 @@ Rate = Annotated[float, _LIST, Field(gt=0, **_NUMBER), Words("a number above 0")
 Number = Annotated[float, _LIST, Field(ge=0, **_NUMBER), Words("a number of 0 or more")]
 Fraction = Annotated[float, _LIST, Field(ge=0, le=1, **_NUMBER), Words("a number from 0 to 1")]
 Flag = Annotated[bool, BeforeValidator(_flag), Field(strict=True), Words("true or false")]
-Text = Annotated[str, Field(strict=True), Verbatim(), Words("a word")]
+Text = Annotated[str, Field(strict=True), Verbatim(), Words("text")]
 PathText = Annotated[
     str,
     BeforeValidator(_as_text),
     Field(strict=True),
     Verbatim(path=True),
-    Words("a path; one of digits alone needs ./ before it"),
+    Words("a path; if it consists of digits only, start it with ./"),
 ]
 Component = Annotated[
     Any,
     BeforeValidator(_as_text),
     AfterValidator(_named),
     Verbatim(path=True, component=True),
-    Words("a path or a name, or a mapping; a path of digits alone needs ./ before it"),
+    Words("a path, a name or a mapping; if a path consists of digits only, start it with ./"),
 ]
-Counts = Annotated[list[Count], _LIST, Field(min_length=1), Words('a list of whole numbers, as "[32, 64]"')]
-Rates = Annotated[list[Rate], _LIST, Field(min_length=1), Words('a list of numbers above 0, as "[0.1, 1, 10]"')]
+Counts = Annotated[list[Count], _LIST, Field(min_length=1), Words('a list of whole numbers, such as "[32, 64]"')]
+Rates = Annotated[list[Rate], _LIST, Field(min_length=1), Words('a list of numbers above 0, such as "[0.1, 1, 10]"')]
 Fractions = Annotated[
-    list[Fraction], _LIST, Field(min_length=1), Words('a list of numbers from 0 to 1, as "[0, 0.5, 1]"')
+    list[Fraction], _LIST, Field(min_length=1), Words('a list of numbers from 0 to 1, such as "[0, 0.5, 1]"')
 ]
 Flags = Annotated[
-    list[Flag], _LIST, Field(min_length=1), Words('a list of true and false, one for each level, as "[False, True]"')
+    list[Flag], _LIST, Field(min_length=1), Words('a list of true and false, one per level, such as "[False, True]"')
 ]
 Texts = Annotated[
-    list[Text], _LIST, Words("a list of strings, as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`")
+    list[Text], _LIST, Words("a list of strings, such as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`")
 ]
-Paths = Annotated[dict[str, Any], Field(strict=True), Verbatim(path=True), Words("a mapping of names to folders")]
+Paths = Annotated[dict[str, Any], Field(strict=True), Verbatim(path=True), Words("a mapping from names to folders")]
 MappingOf = Annotated[dict[str, Any], Field(strict=True), Verbatim(), Words("a mapping")]
 
 
 class OneOf(Words):
-    """Marks a choice, as ``Annotated[str, OneOf("solver", SOLVERS)]``; an error names the nearest of the known values.
+    """Marks a choice: ``Annotated[str, OneOf("solver", SOLVERS)]``; errors suggest the closest allowed value.
 
     Args:
-        kind: what it is called in the error.
-        known: the values.
+        kind: name of the choice in errors.
+        known: allowed values.
     """
 
     def __init__(self, kind: str, known: Iterable[str]) -> None:
@@ -168,22 +168,22 @@ def setting(default: Any = PydanticUndefined, help: str = "", *, expression: str
     """Declare a setting of a :class:`Settings` group.
 
     Args:
-        default: its value where nothing is given.
+        default: value if none is given.
         help: one line for the table of options.
-        expression: what a config holds in place of the default: a reference or an expression of MONAI.
-        recorded: whether the weights of a model depend on it: kept in its checkpoint and ``model.json``.
+        expression: MONAI reference or expression that configs contain in place of the default.
+        recorded: whether the weights of a model depend on it; if so, it is saved in checkpoints and ``model.json``.
     """
     return Field(default, description=help, json_schema_extra={"expression": expression, "recorded": recorded})
 
 
 class Settings(BaseModel):
-    """A group of settings. A subclass may give other defaults: ``class Brain(Training, defaults={"max_steps": 5})``.
+    """A group of settings. Subclasses can change defaults: ``class Brain(Training, defaults={"max_steps": 5})``.
 
     Raises:
-        InputError: naming the first setting that is wrong, what was given and what it has to be.
+        InputError: for the first invalid setting, with the given value and the allowed values.
     """
 
-    #: whether a run has the values before its work; those of other groups are checked where they were given
+    #: whether all values are known before the run starts; if not, only values that the user gave are checked
     at_start: ClassVar[bool] = True
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
@@ -206,7 +206,7 @@ class Settings(BaseModel):
             cls.model_rebuild(force=True)
 
     def replaced(self, **values: Any) -> Settings:
-        """The same group with other values, checked like the first."""
+        """A copy of the group with other values, which are checked."""
         return type(self)(**{**dict(self), **values})
 
 
@@ -223,12 +223,12 @@ def _input_error(group: type[Settings], error: ValidationError, values: Mapping[
 
 def _wrong(name: str, value: Any, field: FieldInfo) -> InputError:
     if value == "null":
-        return InputError(f"{name} = 'null': it cannot be null; it has to be {words_of(field)}")
+        return InputError(f"{name} = 'null': null is not allowed; it has to be {words_of(field)}")
     return InputError(f"{name} = {value!r}: it has to be {words_of(field)}")
 
 
 def _markers(annotation: Any, kind: type) -> list[Any]:
-    """Markers of one kind in an annotation, the outermost first."""
+    """Markers of one type in an annotation, outermost first."""
     markers = [marker for marker in getattr(annotation, "__metadata__", ()) if isinstance(marker, kind)]
     return markers + [marker for inner in typing.get_args(annotation) for marker in _markers(inner, kind)]
 
@@ -239,7 +239,7 @@ def _field_markers(field: FieldInfo, kind: type) -> list[Any]:
 
 
 def verbatim(field: FieldInfo) -> Verbatim | None:
-    """How text of the user is kept in this setting; None where it holds none."""
+    """The :class:`Verbatim` marker of a setting, or None if it has no text of the user."""
     markers = _field_markers(field, Verbatim)
     return markers[0] if markers else None
 
@@ -250,7 +250,7 @@ def is_optional(field: FieldInfo) -> bool:
 
 
 def words_of(field: FieldInfo) -> str:
-    """What a setting has to be, in words."""
+    """The allowed values of a setting, in words."""
     markers = [marker for marker in field.metadata if isinstance(marker, Words)]
     if markers:
         return markers[0].text
@@ -269,10 +269,10 @@ def _adapter(group: type[Settings], name: str) -> TypeAdapter:
 
 
 def check_setting(group: type[Settings], name: str, value: Any) -> Any:
-    """One value by its declaration, normalized (``"true"`` to True, ``"null"`` to None).
+    """Check a value against its declaration; returns it normalized (``"true"`` as True, ``"null"`` as None).
 
     Raises:
-        InputError: with what was given and what it has to be.
+        InputError: if it is invalid, with the given value and the allowed values.
     """
     field = group.model_fields[name]
     if isinstance(value, str) and value == "null" and is_optional(field):
@@ -285,7 +285,7 @@ def check_setting(group: type[Settings], name: str, value: Any) -> Any:
 
 
 def config_default(field: FieldInfo) -> Any:
-    """What a config holds where nothing is given: an expression of MONAI, or the default."""
+    """The value that configs contain unless changed: a MONAI expression, or the default."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     return extra.get("expression") or field.get_default(call_default_factory=True)
 
@@ -296,7 +296,7 @@ def is_recorded(field: FieldInfo) -> bool:
 
 
 def recorded(groups: Mapping[str, Settings], **more: Any) -> dict[str, Any]:
-    """The settings that the weights of a model depend on, for its checkpoint and ``model.json``."""
+    """Settings that the weights of a model depend on, for its checkpoint and ``model.json``."""
     values = {
         name: getattr(group, name)
         for group in groups.values()

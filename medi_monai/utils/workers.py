@@ -65,7 +65,7 @@ def map_processes(
         yield from progress(pool.map(partial(_run, function), jobs), len(jobs), task, unit)
     except BrokenProcessPool as error:
         raise RunStopped(
-            f"a process ended while {task}: out of memory, or a file crashed its decoder. The same command resumes; "
+            f"a process died while {task}: out of memory, or a file crashed its decoder. The same command resumes; "
             "--num_workers 1 needs less memory"
         ) from error
     except BaseException:
@@ -117,7 +117,7 @@ def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
             try:
                 _lock(file)
             except BlockingIOError:
-                print(f"another process is using {folder}: waiting for it to end", flush=True)
+                print(f"another process is using {folder}: waiting for it to finish", flush=True)
                 _lock(file, wait=True)
         yield
 
@@ -142,7 +142,7 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
             except BlockingIOError:
                 release_locks()
                 raise InputError(
-                    f"another run is using {folder}: wait until it ends, or choose another folder"
+                    f"another run is using {folder}: wait until it finishes, or choose another folder"
                 ) from None
 
 

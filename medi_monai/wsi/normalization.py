@@ -67,7 +67,7 @@ class MacenkoTarget(StainTarget):
         _check_numbers(self, "vectors", (2, 3))
         _check_numbers(self, "amounts", (2,))
         if np.linalg.matrix_rank(np.array(self.vectors)) < 2 or min(self.amounts) <= 0:
-            raise InputError(f"a Macenko target needs two different stain vectors and amounts above 0, not {self}")
+            raise InputError(f"a Macenko target needs two different stain vectors and positive amounts, not {self}")
 
     @classmethod
     def fit(cls, image: np.ndarray) -> MacenkoTarget:
@@ -109,7 +109,7 @@ class ReinhardTarget(StainTarget):
         _check_numbers(self, "mean", (3,))
         _check_numbers(self, "std", (3,))
         if min(self.std) <= 0:
-            raise InputError(f"a Reinhard target needs standard deviations above 0, not {self.std}")
+            raise InputError(f"a Reinhard target needs positive standard deviations, not {self.std}")
 
     @classmethod
     def fit(cls, image: np.ndarray) -> ReinhardTarget:
@@ -171,7 +171,7 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
         check_patch(image)
         samples.append(thinned(np.moveaxis(np.asarray(image), -3, 0), MAX_PIXELS))
     if not samples:
-        raise InputError("fitting a target needs at least one patch; none was given")
+        raise InputError("no patches were given to fit a target; give at least one")
     return NORMALIZATIONS[method].fit(np.concatenate(samples, axis=1)[:, :, None])
 
 

@@ -158,7 +158,7 @@ def test_where_nothing_can_be_chosen_it_is_said_and_no_image_left(tmp_path, caps
     assert summary["made"] == {"images": 0, "of": 4} and "'female'" in summary["figures"]["why_none"]
     assert not (tmp_path / "kept" / "manifest.csv").exists() and not (tmp_path / "kept" / "images").exists()
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("warning: nothing can be chosen: no image is predicted as 'female'")
+    assert out[0].startswith("warning: no image can be selected: no image is predicted as 'female'")
     assert out[-1].startswith("resampling: done. Results: ")
 
 
@@ -166,5 +166,5 @@ def test_a_folder_without_images_and_one_that_would_be_overwritten(tmp_path):
     with pytest.raises(InputError, match="--sampling_dir"):
         resample_run(tmp_path, tmp_path / "kept", Red(), target(0.5), 8)
     source = sampled(tmp_path / "drawn", ["female", "male"])
-    with pytest.raises(InputError, match="another folder for those kept"):
+    with pytest.raises(InputError, match="choose another --output_dir"):
         resample_run(source, source, Red(), target(0.5), 8)

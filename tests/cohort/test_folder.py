@@ -33,10 +33,10 @@ def test_the_settings_are_written_first_and_may_be_claimed_again(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"seed": 1}, r"\(seed: was 0, is 1 now\)"),
-        ({"cutting": {"size": 32, "format": "png"}}, r"\(cutting.size: was 64, is 32 now\)"),
-        ({"cutting": {"size": 32}, "seed": 2}, r"\(cutting.size: was 64, is 32 now; seed: was 0, is 2 now\)"),
-        ({"splits": None, "new": 3}, r"\(new: was None, is 3 now\)"),
+        ({"seed": 1}, r"\(seed: was 0, now 1\)"),
+        ({"cutting": {"size": 32, "format": "png"}}, r"\(cutting.size: was 64, now 32\)"),
+        ({"cutting": {"size": 32}, "seed": 2}, r"\(cutting.size: was 64, now 32; seed: was 0, now 2\)"),
+        ({"splits": None, "new": 3}, r"\(new: was None, now 3\)"),
     ],
 )
 def test_other_settings_are_refused_with_what_changed(tmp_path, changed, says):

@@ -149,8 +149,8 @@ def test_of_two_that_lack_a_cohort_one_prepares_it(data, prepared, tmp_path, in_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"grid": PatchGrid(32, 1.0)}, r"cutting.grid.image_size: was 64, is 32 now\)"),
-        ({"max_patches_per_slide": 5}, r"\(cutting.max_patches_per_slide: was None, is 5 now\)"),
+        ({"grid": PatchGrid(32, 1.0)}, r"cutting.grid.image_size: was 64, now 32\)"),
+        ({"max_patches_per_slide": 5}, r"\(cutting.max_patches_per_slide: was None, now 5\)"),
         ({"patch_format": "none"}, r"\(cutting.patch_format: was png, is none now\)"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_folder_prepared_with_other_settings_is_refused_with_what_changed(
 
 def test_a_folder_prepared_with_another_split_is_refused(prepared, data, preparation):
     other = dataclasses.replace(preparation(data), splits=SplitScheme(["tumor"], val_fraction=0.25, seed=1))
-    with pytest.raises(InputError, match=r"\(splits.seed: was 0, is 1 now\)"):
+    with pytest.raises(InputError, match=r"\(splits.seed: was 0, now 1\)"):
         prepare(other, prepared.root, on_error="skip")
 
 

@@ -163,7 +163,7 @@ def test_a_training_that_ended_before_its_last_file_is_finished(make, capsys):
     for name in ("model.pt", "output/summary.json"):
         (folder / name).unlink()
     make("done", 4).run(resume=True)
-    assert "nothing is left to train" in capsys.readouterr().out
+    assert "training is complete" in capsys.readouterr().out
     assert equal(load_tensors(folder / "model.pt"), whole)
     assert read_json(folder / "output" / "summary.json")["figures"]["train_loss"] is None
 

@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(cohort, tmp_path):
 def test_two_processes_leave_what_one_leaves(cohort, tmp_path):
     whole = embed_images(cohort, Means(), tmp_path / "one", SIZE)
     encoders = [Means(), Means()]
-    with pytest.raises(RunStopped, match="another process ended early"):
+    with pytest.raises(RunStopped, match="another process stopped"):
         embed_images(cohort, encoders[0], tmp_path / "two", SIZE, shard=Shard(0, 2))
     store = embed_images(cohort, encoders[1], tmp_path / "two", SIZE, shard=Shard(1, 2))
     assert [encoder.seen for encoder in encoders] == [COUNT - BLOCK, BLOCK]
@@ -227,10 +227,12 @@ def test_a_transform_changes_the_images_and_has_to_be_described(cohort, pixels, 
 
     store = embed_images(few, Means(), tmp_path, SIZE, transform=inverted, recipe={"inverted": True})
     np.testing.assert_allclose(store.features[:, :3], (255 - pixels[:5]).mean((1, 2)) / 255, atol=1e-6)
-    with pytest.raises(InputError, match="say which one in `recipe`"):
+    with pytest.raises(InputError, match="describe it in `recipe`"):
         embed_images(few, Means(), tmp_path, SIZE, transform=inverted)
     for wrong in (lambda image: image / 255, lambda image: image[:1] if image[0, 0, 0] > 99 else image):
-        with pytest.raises(InputError, match="behind the transform; images of a batch are uint8 and all alike"):
+        with pytest.raises(
+            InputError, match="after the transform; images of a batch must be uint8 and have the same shape"
+        ):
             embed_images(few, Means(), tmp_path, SIZE, transform=wrong, recipe={"wrong": str(wrong)})
 
 

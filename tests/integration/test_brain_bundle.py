@@ -164,7 +164,7 @@ def test_a_model_is_trained_on_with_real_images_of_the_target(aligned, brains):
         assert "other settings (resample_to: {'female': 0.5, 'male': 0.5} in the checkpoint" in error and told in error
     # shares count, not the words that they are given in
     printed = brains.must_run("training", "train.json", **{**options, "resample_to": {"male": 0.5, "female": 0.5}})
-    assert "at step 2; nothing is left to train" in printed
+    assert "at step 2; training is complete" in printed
     assert "did you mean 'female'" in brains.error_in_process(
         "training", "train.json", **{**options, "resample_to": {"femal": 0.5, "male": 0.5}}
     )

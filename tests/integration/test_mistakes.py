@@ -139,7 +139,7 @@ MISTAKES = [
     (run("training", "gone.json"), "there is no config file gone.json"),
     (run("training", f"['{TRAIN}', 'gone.yaml']"), "there is no config file gone.yaml"),
     (run("training", "[a.json, b.yaml]"), "there is no config file a.json"),
-    (run("training", "a,b"), "there is no config file a;"),
+    (run("training", "a,b"), "there is no config file a ("),
     (["run", "training", "--bundle_root", PATHOLOGY], "add --config_file"),
     (run("trainig", TRAIN), "did you mean 'training'"),
     (run("train", TRAIN), "unknown run id 'train': did you mean 'training'"),

@@ -153,7 +153,9 @@ def test_every_bad_row_and_file_is_one_clear_line_and_the_other_slides_are_done(
     cohort = Cohort.read(output)
     assert set(cohort.table["slide"]) == set(GOOD) and len(cohort) > 8 * 100
     assert "Traceback" not in printed
-    assert f"preparing: {len(WRONG)} rows or files were left out; {output / 'rejected.csv'} says why" in printed
+    assert (
+        f"preparing: {len(WRONG)} rows or files were excluded; the reasons are in {output / 'rejected.csv'}" in printed
+    )
     summary = json.loads((output / "summary.json").read_text())["made"]
     assert (summary["rejected"], summary["slides"]) == (len(WRONG), 8)
     page = (output / "quality.html").read_text()
@@ -174,14 +176,14 @@ def test_a_slide_that_may_not_be_read_is_one_clear_line(bundle, slides, tmp_path
 def test_where_nothing_may_be_skipped_the_first_mistake_ends_the_run_in_one_line(bundle, slides, tmp_path):
     options = {"dataset_dir": slides, "output_dir": tmp_path, "on_error": "stop"}
     error = bundle.error("preparing", "prepare.json", slides / "overlay.yaml", **options)
-    assert re.search(r"slides.csv, row \d+ \(\S+\): .*\. To go on without such rows: --on_error skip$", error)
+    assert re.search(r"slides.csv, row \d+ \(\S+\): .*\. To continue without such rows, use --on_error skip$", error)
     good_rows = pd.read_csv(slides / "slides.csv", dtype=str, keep_default_na=False)
     some_rows = good_rows[good_rows["slide"].isin([*GOOD, "truncated1"])]
     shutil.copytree(slides / "slides", tmp_path / "data" / "slides", symlinks=True)
     some_rows.to_csv(tmp_path / "data" / "slides.csv", index=False)
     options |= {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out", "num_workers": 1}
     error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
-    assert re.search("truncated1.tiff: it is truncated.*To go on without such images: --on_error skip$", error)
+    assert re.search("truncated1.tiff: it is truncated.*To continue without such images, use --on_error skip$", error)
     assert not (tmp_path / "out" / "cohort.csv").exists()
 
 
@@ -189,9 +191,7 @@ def test_a_folder_is_not_mixed_with_other_settings(bundle, slides, done):
     before = contents(done[0])
     options = {"dataset_dir": slides, "output_dir": done[0], "mpp": 2.0}
     error = bundle.error_in_process("preparing", "prepare.json", slides / "overlay.yaml", **options)
-    assert (
-        "prepared with different settings (cutting.grid.mpp: was 1.0, is 2.0 now); choose another --output_dir" in error
-    )
+    assert "prepared with different settings (cutting.grid.mpp: was 1.0, now 2.0); choose another --output_dir" in error
     assert contents(done[0]) == before
 
 

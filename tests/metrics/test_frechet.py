@@ -158,7 +158,7 @@ def test_constant_features_are_no_error(count):
 @pytest.mark.parametrize("dim", [2, 9])
 def test_too_few_images_are_one_error(dim):
     for pair in ((draw(1, dim), draw(5, dim)), (draw(5, dim), draw(1, dim)), (draw(0, dim), draw(5, dim))):
-        with pytest.raises(InputError, match="two images or more, not [01]"):
+        with pytest.raises(InputError, match="at least two images, not [01]"):
             frechet_distance(*pair)
 
 

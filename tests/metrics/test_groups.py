@@ -100,7 +100,7 @@ def test_codes_out_of_range_are_refused_and_nothing_is_counted(column, code, mes
 
 
 def test_columns_of_unequal_length_and_no_groups_are_refused():
-    with pytest.raises(InputError, match="three columns of one length"):
+    with pytest.raises(InputError, match="must have the same length"):
         GroupConfusion(GROUPS, CLASSES).update(*columns(PREDICTED[:-1]))
     with pytest.raises(InputError, match="0 groups"):
         GroupConfusion(0, CLASSES)
@@ -282,7 +282,7 @@ def test_probabilities_and_targets_that_do_not_fit_are_refused():
             function(10 * PROBABILITIES, TARGETS)
         with pytest.raises(InputError, match="without NaN"):
             function(PROBABILITIES * np.nan, TARGETS)
-        with pytest.raises(InputError, match="targets are 0 to 3, not 1 to 4"):
+        with pytest.raises(InputError, match="targets must be 0 to 3, not 1 to 4"):
             function(PROBABILITIES[:2], [1, 4])
     with pytest.raises(InputError, match="num_bins = 0"):
         calibration_error(PROBABILITIES, TARGETS, 0)

@@ -90,7 +90,7 @@ def test_two_images_have_a_distance_without_an_error():
 
 def test_mistakes_are_one_error():
     for pair in ((FIRST[:1], SECOND), (FIRST, SECOND[:0])):
-        with pytest.raises(InputError, match="two images or more"):
+        with pytest.raises(InputError, match="at least two images"):
             kernel_distance(*pair)
     with pytest.raises(InputError, match="of 5 and of 3 dimensions"):
         kernel_distance(FIRST, SECOND[:, :3])

@@ -78,7 +78,7 @@ def test_no_rows_are_no_error_until_a_covariance_is_asked_for():
     streamed = Moments.of(np.zeros((0, 4)))
     assert streamed.count == 0 and streamed.dim == 4
     streamed.merge(Moments(4)).update(np.ones((1, 4)))
-    with pytest.raises(InputError, match="two images or more, not 1"):
+    with pytest.raises(InputError, match="at least two images, not 1"):
         _ = streamed.covariance
 
 
@@ -108,12 +108,12 @@ def test_all_that_single_precision_holds_is_taken_and_what_would_overflow_is_not
 )
 def test_what_is_no_table_of_features_is_refused(features):
     for function in (feature_shape, as_features, Moments.of, Moments(3).update):
-        with pytest.raises(InputError, match="features are real numbers"):
+        with pytest.raises(InputError, match="features have to be real numbers"):
             function(features)
 
 
 def test_other_dimensions_are_refused():
-    with pytest.raises(InputError, match="5 dimensions meet moments of 6"):
+    with pytest.raises(InputError, match="have 5 dimensions, moments 6"):
         Moments(6).update(np.zeros((3, 5)))
     with pytest.raises(InputError, match="5 dimensions cannot be added to moments of 6"):
         Moments(6).merge(Moments(5))

@@ -186,7 +186,7 @@ def test_pairs_with_nan_are_left_out_and_too_few_are_none():
 
 @pytest.mark.parametrize(("first", "second"), [([1, 2], [1]), ([[1], [2]], [[1], [2]]), (3, 4)])
 def test_figures_that_are_no_pairs_are_refused(first, second):
-    with pytest.raises(InputError, match="two lists of one length"):
+    with pytest.raises(InputError, match="two lists of the same length"):
         paired_test(first, second)
 
 

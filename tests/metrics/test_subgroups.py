@@ -35,7 +35,7 @@ def test_no_image_has_no_figure_but_its_count():
     assert distance_to_target(np.array([0, 0]), [0.5, 0.5]) == {"total_variation": nothing, "kl": nothing}
     corrected = corrected_proportions(np.array([0, 0]), np.array([[9, 1], [1, 9]]), [0.5, 0.5])
     assert corrected["proportions"] == [nothing] * 2 and corrected["kl"] == nothing and corrected["inside"] is None
-    assert corrected["undefined"] == "no image was read"
+    assert corrected["undefined"] == "no image was classified"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -151,8 +151,8 @@ def test_the_interval_of_a_corrected_share_holds_the_truth_and_that_of_the_read_
 @pytest.mark.parametrize(
     ("confusion", "why"),
     [
-        ([[50, 50], [50, 50]], "no better than chance"),
-        ([[50, 50], [51, 49]], "no better than chance"),
+        ([[50, 50], [50, 50]], "better than chance"),
+        ([[50, 50], [51, 49]], "better than chance"),
         ([[9, 1], [0, 0]], "no image of 1 of 2"),
     ],
 )
@@ -172,7 +172,7 @@ def test_figures_are_repeatable_and_follow_the_seed():
 
 @pytest.mark.parametrize("counts", [[1], [-1, 2], [0.5, 0.5], [[1, 2], [3, 4]]])
 def test_wrong_counts_are_errors(counts):
-    with pytest.raises(InputError, match="counts of two subgroups"):
+    with pytest.raises(InputError, match="for at least two subgroups"):
         proportions(counts)
 
 
@@ -180,5 +180,5 @@ def test_a_matrix_or_target_that_does_not_fit_is_an_error():
     with pytest.raises(InputError, match=r"\(3, 3\) does not fit 2"):
         corrected_proportions(np.array([1, 2]), np.ones((3, 3)))
     for target in ([1.0], [0.5, 0.6], [-0.5, 1.5]):
-        with pytest.raises(InputError, match="a target of 2 shares"):
+        with pytest.raises(InputError, match="has to be 2 shares"):
             distance_to_target(np.array([1, 2]), target)

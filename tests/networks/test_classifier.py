@@ -73,7 +73,7 @@ class TestSubgroupClassifier:
             network(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         with pytest.raises(InputError, match=r"\(1, 1, 16, 16\)"):
             network(torch.zeros(1, 1, 16, 16))
-        with pytest.raises(InputError, match="square images, not of 20 x 16"):
+        with pytest.raises(InputError, match="square images, not images of 20 x 16"):
             network(torch.zeros(1, 3, 16, 20))
 
     @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line_and_the_remedy(tmp_pa
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(InputError, match="there is no config file gone.yaml; it is looked for from"):
+    with pytest.raises(InputError, match="there is no config file gone.yaml .current folder: "):
         read_config_file(as_files("gone.yaml")[0])
 
 

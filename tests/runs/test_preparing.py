@@ -97,7 +97,7 @@ def test_a_run_leaves_a_cohort_with_its_pages_and_a_summary_that_counts_it(data,
     assert f"preparing: done. Results: {root / 'cohort.csv'}, with audit.html and quality.html" in printed
     share = (table["center"] == "x").mean()
     assert f"x {share:.1%}" in next(line for line in printed.splitlines() if line.startswith("preparing: center: "))
-    assert "LEAKAGE" not in printed and "left out" not in printed and len(cohort) == len(table)
+    assert "LEAKAGE" not in printed and "excluded" not in printed and len(cohort) == len(table)
 
 
 def test_the_same_tissue_in_two_splits_is_told_and_fails_the_run_where_asked(data, twins, tmp_path):
@@ -141,7 +141,7 @@ def test_leakage_is_not_refused_where_patches_would_not_be_compared(data, tmp_pa
         lambda: prepare_run(made, tmp_path / "new", fail_on_leakage=True),
         lambda: audited_cohort(made, tmp_path / "new", "patches", "skip", 1, fail_on_leakage=True),
     ):
-        with pytest.raises(InputError, match="fail_on_leakage is set, .*choose --measure always"):
+        with pytest.raises(InputError, match="fail_on_leakage is set, .*set --measure always"):
             start()
     assert not (tmp_path / "new").exists()
     assert len(audited_cohort(made, tmp_path / "new", "table", "skip", 1, fail_on_leakage=True)) == 9
@@ -205,7 +205,7 @@ def test_a_table_is_audited_before_an_image_is_there(data, tmp_path, capsys):
     (tmp_path / "twins.csv").write_bytes((data / "twins.csv").read_bytes())
     cohort = audited_cohort(preparation(tmp_path, "twins.csv"), tmp_path / "nowhere", "table", "stop", 1)
     printed = capsys.readouterr().out
-    assert printed == "auditing: of a table, only patients and slides are compared, and no patches\n"
+    assert printed == "auditing a table: only patients and slides are compared, not patches\n"
     audit = audit_run(cohort, "tumor", ["center"], tmp_path / "audit")
     assert len(cohort) == 9 and audit["leakage"]["patients"]["count"] == 0
     assert not (tmp_path / "nowhere").exists()
@@ -232,7 +232,7 @@ def test_rows_left_out_are_counted_and_named(data, tmp_path):
     _, printed = run(preparation(tmp_path / "data"), tmp_path / "out")
     rejected = read_table(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
     assert set(rejected.index) >= {"s3.tiff", "s4.tiff"} and "empty" in rejected["s3.tiff"]
-    assert f"preparing: {len(rejected)} rows or files were left out" in printed
+    assert f"preparing: {len(rejected)} rows or files were excluded" in printed
     assert read_json(tmp_path / "out" / "summary.json")["made"]["rejected"] == len(rejected)
     with pytest.raises(InputError, match="s4.tiff.*--on_error skip"):
         run(preparation(tmp_path / "data"), tmp_path / "stop", on_error="stop")

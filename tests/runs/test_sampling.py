@@ -76,7 +76,7 @@ def test_a_label_is_left_to_the_model_that_knows_it_null(run, tmp_path, left, ca
     free = left.split()
     plan = PLAN.drop(columns=free).assign(count=3).drop_duplicates()
     manifest = run(plan, columns=[], trained_with=DROPOUT)
-    assert f"the plan does not say {', '.join(free)}: left to the model" in capsys.readouterr().out
+    assert f"the plan does not specify {', '.join(free)}: the model chooses" in capsys.readouterr().out
     assert manifest["project_id"].isna().all() and len(manifest) == plan["count"].sum()
     # an empty cell of a table would be another thing, the unknown label
     stored = pd.read_csv(tmp_path / "output" / "manifest.csv", dtype=str, keep_default_na=False)

@@ -85,7 +85,7 @@ def test_a_setting_of_the_wrong_kind_is_named_with_what_it_has_to_be(name, value
         ("solver", "dimm", "did you mean 'ddim'"),
         ("subgroup_loss", "match", "did you mean 'matching'"),
         ("role", "juge", "did you mean 'judge'"),
-        ("seed", "null", "cannot be null"),
+        ("seed", "null", "null is not allowed"),
     ],
 )
 def test_a_choice_that_is_none_of_a_few_is_refused(name, value, message):
@@ -249,12 +249,12 @@ def test_settings_that_fit_each_other_pass():
 @pytest.mark.parametrize(
     "conditions, cohort, message",
     [
-        ({"arm": "cls"}, {}, "class_only.json has to come last"),
-        ({"attributes": []}, {}, "class_only.json has to come last"),
+        ({"arm": "cls"}, {}, "class_only.json has to be the last"),
+        ({"attributes": []}, {}, "class_only.json has to be the last"),
         ({}, {"label": "gender"}, "the label, 'gender', has to be first"),
         ({"attributes": ["sexx"]}, {}, "'sexx': did you mean 'sex'.*metadata_columns"),
         ({}, {"image_size": 30}, "needs a multiple of 4"),
-        ({}, {"metadata_columns": ["tumor", "center"]}, "'tumor' is named twice; the label is no attribute"),
+        ({}, {"metadata_columns": ["tumor", "center"]}, "'tumor' is named twice; the label cannot also be"),
         ({"attributes": ["center", "center"]}, {}, "'center' is named twice; name each column once"),
     ],
 )

@@ -106,7 +106,7 @@ def test_without_a_config_file_the_runs_are_listed():
 
 
 def test_the_reason_comes_first_where_a_run_fails(tmp_path):
-    with pytest.raises(InputError, match="class_only.json has to come last") as error:
+    with pytest.raises(InputError, match="class_only.json has to be the last") as error:
         monai.bundle.run("training", config_file=TRAIN, bundle_root=str(BUNDLE), arm="cls", output_dir=str(tmp_path))
     assert error.value.__cause__ is None and error.value.__suppress_context__
 

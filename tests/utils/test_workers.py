@@ -43,7 +43,7 @@ def test_closing_drops_the_jobs_not_yet_begun():
 
 @posix
 def test_a_process_that_crashes_ends_in_one_clear_line():
-    with pytest.raises(RunStopped, match="a process ended while crashing: .*The same command resumes"):
+    with pytest.raises(RunStopped, match="a process died while crashing: .*The same command resumes"):
         list(map_processes(os._exit, [3], 1, "crashing", "crash"))
 
 
@@ -112,7 +112,7 @@ def test_a_lock_is_waited_for_and_ends_with_its_process_however_that_ends(tmp_pa
     holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
     waiting = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
-    assert waiting.stdout.readline().decode() == f"another process is using {folder}: waiting for it to end\n"
+    assert waiting.stdout.readline().decode() == f"another process is using {folder}: waiting for it to finish\n"
     holder.kill()
     assert waiting.stdout.readline() == b"held\n"
     waiting.kill()
@@ -141,7 +141,7 @@ def test_a_claimed_folder_is_refused_until_its_process_has_ended_however_that_en
     theirs.mkdir()
     holder = subprocess.Popen([sys.executable, "-c", CLAIM, theirs], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"claimed\n"
-    with pytest.raises(InputError, match=f"another run is using {theirs}: wait until it ends"):
+    with pytest.raises(InputError, match=f"another run is using {theirs}: wait until it finishes"):
         claim_folders([mine, theirs])
     # the one that could be had is not kept
     other = subprocess.run([sys.executable, "-c", CLAIM.replace("600", "0"), mine], capture_output=True)

@@ -1,4 +1,4 @@
-"""Captioned cohorts: tables of whole pictures with captions, how captions are composed, and prompts to sample."""
+"""Captioned cohorts: tables of images with captions, composing captions from templates, and prompts for sampling."""
 
 from medi_monai.cohort.captions.images import SquareFit, read_picture
 from medi_monai.cohort.captions.prepare import CaptionPreparation

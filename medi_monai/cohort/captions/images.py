@@ -1,4 +1,4 @@
-"""Whole pictures of any size and depth made into squares of one size."""
+"""Reading images of any size and bit depth, and making them square."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["FITS", "PADS", "SquareFit", "area_resize", "read_picture"]
 
 FITS = ("pad", "crop")
 PADS = ("border", "black")
-#: modes of Pillow that hold more than 8 bits, and those of 8 bits without color
+#: Pillow modes with more than 8 bits, and 8-bit modes without color
 DEEP, GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"), ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
 class SquareFit:
-    """How pictures become squares.
+    """How images are made square.
 
     Args:
         image_size: side in pixels.
-        fit: ``pad`` adds to the shorter side, in equal parts; ``crop`` takes the middle of the longer one.
-        pad: with the median of the picture's ``border``, or ``black``.
-        window: of pictures with more than 8 bits, the percentiles of their values that become black and white.
+        fit: ``pad`` pads the shorter side equally at both ends; ``crop`` takes the center of the longer side.
+        pad: value of the padding: the median of the image's ``border``, or ``black``.
+        window: for images with more than 8 bits, the percentiles of their values that become black and white.
 
     Raises:
-        InputError: for an unknown choice, or numbers out of their range.
+        InputError: for an unknown choice, or a number out of range.
     """
 
     image_size: int
@@ -53,7 +53,7 @@ class SquareFit:
             raise InputError(f"window = {list(window)}: percentiles must increase and be in [0, 100]")
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """The square of a picture.
+        """Make an image square.
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -68,14 +68,14 @@ class SquareFit:
 
 
 def read_picture(path: str | os.PathLike, window: Sequence[float] = (0.5, 99.5)) -> np.ndarray:
-    """A picture of 8 or 16 bits, gray or color.
+    """Read an image with 8 or 16 bits, gray or color.
 
     Args:
-        path: PNG, JPEG, TIFF or another format of Pillow's; of several pages, the first.
-        window: of a picture with more than 8 bits, the percentiles of its values that become 0 and 255.
+        path: PNG, JPEG, TIFF or another format that Pillow reads; for multi-page files, the first page.
+        window: for images with more than 8 bits, the percentiles of the values that become 0 and 255.
 
     Returns:
-        ``(H, W)`` uint8 where the file is gray, else ``(H, W, 3)``.
+        ``(H, W)`` uint8 for gray images, otherwise ``(H, W, 3)``.
 
     Raises:
         InputError: for a file that is missing or unreadable, or values that are not finite.
@@ -98,7 +98,7 @@ def _windowed(values: np.ndarray, window: Sequence[float], path: str | os.PathLi
         raise InputError(f"cannot read the image {path}: it contains values that are not finite")
     low, high = np.percentile(values, window)
     if low == high:
-        # most of the picture is of one value: all of its range, for what is left
+        # most pixels have the same value: use the full range for the others
         low, high = values.min(), values.max()
     return np.rint(np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1) * 255).astype(np.uint8)
 
@@ -124,10 +124,10 @@ def _padded(pixels: np.ndarray, pad: str) -> np.ndarray:
 
 
 def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """``(S, S)`` or ``(S, S, C)`` pixels as ``size`` x ``size`` float32.
+    """Resize ``(S, S)`` or ``(S, S, C)`` pixels to ``size`` x ``size``, float32.
 
-    Every new pixel is the mean over the area that it covers, with the parts of old pixels that lie in it; a smaller
-    picture is interpolated linearly between the centers of its pixels.
+    When shrinking, a new pixel is the mean over the area that it covers, with fractions of old pixels at its edges.
+    When enlarging, pixel centers are interpolated linearly.
     """
     weights = _weights(pixels.shape[0], size)
     down = np.tensordot(weights, pixels.astype(np.float32), axes=(1, 0))
@@ -136,7 +136,7 @@ def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _weights(old: int, new: int) -> np.ndarray:
-    """``(new, old)`` float32, rows of sum one."""
+    """``(new, old)`` float32 weights; each row sums to one."""
     if new <= old:
         edges, pixels = np.linspace(0, old, new + 1), np.arange(old)
         overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

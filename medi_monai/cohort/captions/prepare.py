@@ -1,4 +1,4 @@
-"""Preparation of captioned pictures: squares of one size, splits by patient."""
+"""Preparing captioned images: squares of one size, split by patient."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from medi_monai.utils.progress import progress
 
 __all__ = ["CaptionPreparation"]
 
-#: what is known of a picture besides its pixels; all of it is written to the file of quality
+#: columns of the quality table
 MEASURES = ("width", "height", "hash", "suffix", "fingerprint")
-#: pictures in one task
+#: images per task
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class CaptionPreparation:
-    """All that decides what a prepared cohort of captioned pictures is.
+    """All settings that determine a prepared cohort of captioned images.
 
     Args:
-        source: table and pictures.
-        square: size, and how pictures become squares.
-        splits: which patients are held out, where the table does not come split.
+        source: table and images.
+        square: image size, and how images are made square.
+        splits: how patients are split, unless the table has a split.
 
     Raises:
-        InputError: for an attribute to split by that is not carried along.
+        InputError: if an attribute to stratify by is not among the kept columns.
     """
 
     source: CaptionTable
@@ -56,12 +56,12 @@ class CaptionPreparation:
                     "attribute",
                     name,
                     self.source.metadata,
-                    "It has to be one of the columns that are carried along, `attributes`"
+                    "It has to be one of the columns to keep, `attributes`"
                     + ("; ROCO has none: attribute: null" if self.source.is_roco else ""),
                 )
 
     def settings(self) -> dict:
-        """The settings as JSON; two preparations with equal settings give equal cohorts."""
+        """All settings as JSON; equal settings give equal cohorts."""
         return {
             "source": self.source.settings(),
             "square": asdict(self.square),
@@ -70,22 +70,22 @@ class CaptionPreparation:
 
     @property
     def reads_on_the_fly(self) -> bool:
-        """Whether pixels stay in the pictures that they come from: never."""
+        """Whether pixels are read from the original images: never, they are written to new files."""
         return False
 
     @property
     def columns(self) -> list[str]:
-        """Metadata of the cohort table: the columns that are carried along, then the caption."""
+        """Metadata of the cohort table: the kept columns, then the caption."""
         return [*self.source.metadata, "caption"]
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Columns that a cohort which was prepared otherwise needs as well."""
+        """Columns that an existing cohort must also have."""
         return ("caption",)
 
     @property
     def is_measured(self) -> bool:
-        """Whether pixels are compared: always."""
+        """Whether perceptual hashes are computed: always."""
         return True
 
     @property
@@ -95,7 +95,7 @@ class CaptionPreparation:
 
     @property
     def audit_columns(self) -> AuditColumns | None:
-        """What the audit compares: the first of the columns to split by, with the others; without one, no audit."""
+        """What the audit compares: the first column to stratify by with all others; None without such a column."""
         if not self.splits.columns:
             return None
         label, *others = self.splits.columns
@@ -104,7 +104,7 @@ class CaptionPreparation:
 
     @property
     def name(self) -> str:
-        """A folder name that no two preparations share: data set, picture size and the digest of all settings."""
+        """Unique folder name: data set, image size and digest of all settings."""
         digest = json_digest(self.settings())[:8]
         return f"{self.source.folder.resolve().name}_{self.square.image_size}px_{digest}"
 
@@ -112,11 +112,11 @@ class CaptionPreparation:
         """The rows of the source with a column ``split``: its own, or by patient.
 
         Raises:
-            InputError: where no row has a patient.
+            InputError: if no row has a patient.
         """
         if self.source.comes_split:
             return rows
-        # splits do not depend on which files can be read today
+        # splits must not depend on which files can be read today
         known = rows["patient"] != ""
         if not known.any():
             raise InputError(f"no row of {self.source.table_name} has a patient")
@@ -124,12 +124,12 @@ class CaptionPreparation:
         return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the rows that can be used."""
+        """The work on the usable rows."""
         return _Pictures(self, root, rows)
 
 
 class _Pictures:
-    """Rows that are pictures: each is made a square, and one whose file has changed is made again."""
+    """Makes images square; an image whose file has changed is processed again."""
 
     def __init__(self, preparation: CaptionPreparation, root: Path, rows: pd.DataFrame) -> None:
         self._root, self._rows = root, rows
@@ -138,12 +138,12 @@ class _Pictures:
         self._measures: dict[str, dict[str, Any]] = {}
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the shard's share; yields each picture that cannot be used, and why."""
+        """Do the shard's share; yields each unusable image and the reason."""
         self._num_workers = num_workers
         yield from self._measure(self._rows["image"].tolist()[shard.rank :: shard.world_size])
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """All squares, with those of other processes, which are read once more."""
+        """All squares; those of other processes are read to measure them."""
         images = self._rows["image"]
         problems |= self._measure([image for image in images if image not in self._measures and image not in problems])
         rows = self._rows[~images.isin(problems)]
@@ -158,14 +158,14 @@ class _Pictures:
     def _measure(self, images: list[str]) -> Iterator[tuple[str, str]]:
         if not images:
             return
-        # decoding and arithmetic leave the interpreter free, and processes take seconds to start
+        # decoding and arithmetic release the GIL, and processes take seconds to start
         pool = ThreadPoolExecutor(max(1, self._num_workers or os.cpu_count() or 1))
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         try:
             measured = chain.from_iterable(
                 pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square), chunks)
             )
-            # results come first: zip would leave the last step of the progress bar undone
+            # results come first: zip would otherwise not complete the progress bar
             for measures, image in zip(progress(measured, len(images), "preparing pictures", "picture"), images):
                 if measures["problem"]:
                     yield image, measures["problem"]
@@ -176,7 +176,7 @@ class _Pictures:
 
 
 def _make_all(root: Path, folder: Path, images: list[str], square: SquareFit) -> list[dict[str, Any]]:
-    """Of some pictures, the path of each square from the root, its measures, or its problem."""
+    """For each image, the path of its square relative to the root and its measurements, or a problem."""
     rows, patches = [], []
     for image in images:
         empty: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
@@ -193,7 +193,7 @@ def _make_all(root: Path, folder: Path, images: list[str], square: SquareFit) ->
 
 
 def _make(root: Path, folder: Path, image: str, square: SquareFit) -> tuple[np.ndarray, dict[str, Any]]:
-    """The square of a picture, written where it lacks, and what is known of it."""
+    """The square of an image, written if it does not exist, and its measurements."""
     path = folder / image
     fingerprint = _fingerprint(path)
     target = _target(image, fingerprint)
@@ -221,7 +221,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _target(image: str, fingerprint: str) -> str:
-    # a picture whose file has changed has another name, and folders stay small
+    # an image whose file has changed gets a new name; subfolders keep folders small
     digest = json_digest([image, fingerprint])
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
     return f"patches/{digest[:2]}/{spelled}_{digest[:8]}.png"

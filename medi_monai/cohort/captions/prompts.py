@@ -1,4 +1,4 @@
-"""Prompts: which captions to sample, and how many images of each."""
+"""Prompts to sample, and the number of images for each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["NEUTRAL", "make_prompts", "named_subgroups", "neutral_prompts", "read_prompts"]
 
-#: in place of a path: prompts are made by the templates that do not name the attributes
+#: instead of a path: compose prompts from templates that do not name the attributes
 NEUTRAL = "neutral"
 TABLES = (".csv", ".tsv", ".parquet")
 
-#: of each attribute, the words that name each of its values
+#: for each attribute, the words that name each of its values
 Words = Mapping[str, Mapping[str, str | Sequence[str]]]
 
 
@@ -34,25 +34,25 @@ def read_prompts(
     templates: CaptionTemplates | None = None,
     attributes: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The plan of prompts that come as a file, a list, or from templates.
+    """Read a plan of prompts from a file, a list, or templates.
 
     Args:
-        prompts: path of a text file with a prompt on each line (blank lines and those that begin with ``#`` do not
-            count), or of a table with ``caption`` and perhaps ``count``; a list of prompts; or ``neutral``:
-            :func:`make_prompts` of the other arguments.
-        count: images of each prompt, where the file does not say.
-        num_images: images of all prompts in place of ``count``, shared out evenly.
-        table: the rows in training, for ``neutral``.
-        templates: for ``neutral``.
-        attributes: that neutral prompts do not name.
+        prompts: path of a text file with one prompt per line (blank lines and lines that begin with ``#`` are
+            ignored) or of a table with ``caption`` and optionally ``count``; a list of prompts; or ``neutral``:
+            :func:`make_prompts` with the other arguments.
+        count: images per prompt, unless the file specifies it.
+        num_images: total number of images instead of ``count``, distributed evenly.
+        table: training rows, for ``neutral``.
+        templates: templates, for ``neutral``.
+        attributes: attributes that neutral prompts must not name.
 
     Returns:
-        ``caption`` (string) and ``count`` (integer), in the order of the file; a prompt that comes twice has both
-        counts in one row.
+        ``caption`` (string) and ``count`` (integer), in the order of the file; counts of repeated prompts are added up
+        in one row.
 
     Raises:
-        InputError: for a file that is missing, unreadable, empty or of comments alone, an empty prompt, a count that
-            is no whole number of 1 or more, or fewer images than prompts.
+        InputError: for a file that is missing, unreadable, empty or has only comments, an empty prompt, a count that
+            is not a whole number of 1 or more, or fewer images than prompts.
     """
     _check_whole("count", count)
     if num_images is not None:
@@ -72,9 +72,7 @@ def read_prompts(
         plan = pd.DataFrame({"caption": _checked(lines, where)}, dtype="str")
     if "count" in plan:
         if num_images not in (None, plan["count"].sum()):
-            print(
-                f"{where} says how many images of each prompt: {plan['count'].sum():,}, not {num_images:,}", flush=True
-            )
+            print(f"{where} specifies the number of images: {plan['count'].sum():,}, not {num_images:,}", flush=True)
     else:
         plan["count"] = count if num_images is None else _shares(np.ones(len(plan)), num_images, where)
     return plan.groupby("caption", sort=False, as_index=False)["count"].sum()
@@ -87,20 +85,21 @@ def make_prompts(
     num_images: int | None = None,
     num_prompts: int | None = None,
 ) -> pd.DataFrame:
-    """Prompts that do not name the attributes, in the shares in which the rows in training have them.
+    """Compose prompts that do not name the attributes, with the frequencies of the training rows.
 
     Args:
-        table: the rows in training, with ``image`` and the columns of the templates.
-        templates: those among them without the attributes are filled; rows that none fits are left out.
-        attributes: columns; prompts that name one of their values by a word all the same are left out.
-        num_images: of the plan, by default one per row; prompts whose share is below half an image may get none.
-        num_prompts: the most frequent ones are taken; by default all.
+        table: training rows, with ``image`` and the columns of the templates.
+        templates: only templates without the attributes are filled; rows that fit none are ignored.
+        attributes: columns; prompts that still name one of their values are dropped.
+        num_images: total number of images, by default one per row; very rare prompts (below half an image) may get
+            none.
+        num_prompts: number of most frequent prompts to use; all by default.
 
     Returns:
         ``caption`` and ``count``, most frequent first.
 
     Raises:
-        InputError: for templates that all name the attributes, columns that lack, or where no prompt is left.
+        InputError: if all templates name the attributes, columns are missing, or no prompt is left.
     """
     require_columns(table, ["image", *attributes], "the training table")
     for name, value in (("num_images", num_images), ("num_prompts", num_prompts)):
@@ -121,14 +120,14 @@ def make_prompts(
 
 
 def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
-    """The prompts of a plan that name no subgroup; how many others were left out is printed.
+    """The prompts of a plan that name no subgroup; prints how many are dropped.
 
     Args:
-        plan: with ``caption``.
-        words: of each attribute, as :meth:`CaptionTemplates.names_of` gives them.
+        plan: plan with ``caption``.
+        words: for each attribute, the result of :meth:`CaptionTemplates.names_of`.
 
     Raises:
-        InputError: where every prompt names one.
+        InputError: if every prompt names a subgroup.
     """
     named = pd.DataFrame({name: named_subgroups(plan["caption"], of_value) for name, of_value in words.items()})
     taken = (named != "").any(axis=1).reindex(plan.index, fill_value=False)
@@ -146,7 +145,7 @@ def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
 
 
 def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]]) -> pd.Series:
-    """:func:`names_attribute` of every caption, the empty string for none."""
+    """:func:`names_attribute` for each caption; the empty string if it names no subgroup."""
     subgroups = {caption: names_attribute(caption, words) or "" for caption in captions.unique()}
     return captions.map(subgroups).astype("str")
 
@@ -194,7 +193,7 @@ def _check_whole(name: str, value: object) -> None:
 
 
 def _shares(weights: np.ndarray, total: int, where: str) -> np.ndarray:
-    """``total`` shared out in proportion to ``weights``, what is left to the largest remainders, then the first."""
+    """Divide ``total`` in proportion to ``weights``; the rest goes to the largest remainders, then to the first."""
     if where and total < len(weights):
         raise InputError(
             f"num_images = {total}: {where} contains {len(weights)} prompts, and each needs at least one image"

@@ -1,10 +1,10 @@
-"""The layouts of ROCO and ROCOv2: radiological figures of open-access articles, with their captions.
+"""ROCO and ROCOv2: figures of open-access articles on radiology, with their captions.
 
-ROCO: O. Pelka et al., "Radiology Objects in COntext (ROCO): A Multimodal Image Dataset", LABELS 2018; as it is passed
-on with its images, every part is a folder ``train``, ``validation`` or ``test`` with a table ``radiology…data.csv``
-(``id, name, caption``) and the images in ``radiology/images``. ROCOv2: J. Rückert et al., "ROCOv2: Radiology Objects in
-COntext Version 2", Scientific Data 2024: tables ``train_captions.csv`` … (``ID, Caption``) with the images of each in
-a folder beside it.
+ROCO: O. Pelka et al., "Radiology Objects in COntext (ROCO): A Multimodal Image Dataset", LABELS 2018. As distributed
+with images, each split is a folder ``train``, ``validation`` or ``test`` with a table ``radiology…data.csv`` (``id,
+name, caption``) and the images in ``radiology/images``. ROCOv2: J. Rückert et al., "ROCOv2: Radiology Objects in
+COntext Version 2", Scientific Data 2024: tables ``train_captions.csv`` … (``ID, Caption``), each with its images in a
+folder next to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["RocoTable", "article_of", "find_roco"]
 
-#: the name of a split in the tables of ROCO, in those of ROCOv2, and its split here
+#: name of a split in the tables of ROCO and of ROCOv2, and its name here
 SPLITS = (("train", "train", "train"), ("val", "valid", "val"), ("test", "test", "holdout"))
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -30,11 +30,11 @@ class RocoTable:
     """One table of ROCO or ROCOv2.
 
     Args:
-        table: path from the data set's folder.
+        table: path relative to the data set's folder.
         image: pattern of the image paths.
-        caption: its column of captions.
-        name: its column of image names.
-        split: of all its rows; empty where it is the only part, to be split.
+        caption: column of captions.
+        name: column of image names.
+        split: split of all its rows; empty if it is the only table and is still to be split.
     """
 
     table: str
@@ -45,14 +45,14 @@ class RocoTable:
 
 
 def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoTable]:
-    """The tables of a data set in either layout.
+    """Find the tables of a data set in either layout.
 
     Args:
         root: the data set's folder.
-        path: from there, a table, which is then the only part, or the folder of all.
+        path: a single table, or the folder of all tables, relative to ``root``.
 
     Raises:
-        InputError: where no table is found, or tables of both layouts are.
+        InputError: if no table is found, or tables of both layouts are.
     """
     where = Path(root, path)
     tables = list(_tables_in(Path(root), where.parent if where.is_file() else where))
@@ -74,7 +74,7 @@ def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoTable]:
 
 def _tables_in(root: Path, folder: Path) -> Iterator[RocoTable]:
     for first, second, split in SPLITS:
-        # the folder of one part of ROCO may be meant as well as that of all
+        # the path may be the folder of one split of ROCO, or the folder of all splits
         candidates = [base / f"radiology{first}data.csv" for base in (folder / FOLDERS[first], folder)]
         for table in [table for table in candidates if table.is_file()][:1]:
             yield _first_version(root, table, split)
@@ -103,7 +103,7 @@ def _first_version(root: Path, table: Path, split: str) -> RocoTable:
 
 
 def _second_version(root: Path, table: Path, name: str, split: str) -> RocoTable:
-    # the archives of the images unpack into one folder or into two, by the program that does it
+    # depending on the program, the image archives unpack into one folder or into two nested ones
     choices = (f"{name}", f"{name}_images/{name}", f"{name}_images")
     folder = next((choice for choice in choices if (table.parent / choice).is_dir()), name)
     return RocoTable(_from(root, table), _join(_from(root, table.parent), folder, "{ID}.jpg"), "Caption", "ID", split)
@@ -121,9 +121,9 @@ def _join(*names: str) -> str:
 
 
 def article_of(names: pd.Series) -> pd.Series:
-    """The article that an image of ROCO is from, ``PMC4083729`` of ``PMC4083729_AMHSR-4-14-g002.jpg``.
+    """The article that an image of ROCO is from: ``PMC4083729`` for ``PMC4083729_AMHSR-4-14-g002.jpg``.
 
-    Figures of one article often show one patient, so that an article stands for a patient here; names that do not
-    begin with an article, as those of ROCOv2, stand for themselves.
+    Figures of an article often show the same patient, so an article is treated as a patient. Names that do not begin
+    with an article, as in ROCOv2, are returned unchanged.
     """
     return names.str.extract(r"^(PMC\d+)", expand=False).fillna(names).astype("str")

@@ -1,4 +1,4 @@
-"""Where a captioned cohort comes from: a table of whole pictures with captions, or with columns to compose them of."""
+"""Source of a captioned cohort: a table of images with captions, or with columns to compose captions from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CAPTION_COLUMN", "CaptionTable"]
 CAPTION_COLUMN = "caption"
 
 ROLES = ("image", "slide", "patient", "caption", "split")
-#: other names of splits, as data sets that come split have them
+#: names of splits in published data sets, and their names here
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "test": "holdout"}
 
 ROCO = "roco"
@@ -33,25 +33,26 @@ ROCO = "roco"
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """A table with one row per picture, and the folder of the pictures.
+    """A table with one row per image, and the folder of the images.
 
     Args:
-        root: folder that image paths start from (``dataset_dir``); ``None`` is the demo's brain cohort and
-            ``demo_balanced`` its reference with as many women as men; either is made on first use.
-        table: path of the table from ``root``, or tables as :class:`medi_monai.cohort.ImageTable` takes them; or
-            ``{layout: roco, path: …}``: ROCO or ROCOv2, one of its tables or the folder of all, which come split.
-        attributes: columns to carry into the cohort, of the table or of ``mapping``; those of templates come along.
-        columns: which column plays which role: ``patient`` (``patient`` by default; ``null`` where every picture is
-            of another), ``slide`` (the image's path by default), ``caption``, ``split`` (for a table that comes
-            split) name a column; ``image`` is a pattern of columns in braces, ``{image}`` by default.
-        templates: captions are composed by these instead of read: :class:`CaptionTemplates`, a list of templates, or
-            ``{templates: …, words: …, seed: …}``. With words alone captions are read, and these name values in them.
-        mapping: what becomes of columns on their way to attributes and templates, as
-            :mod:`medi_monai.cohort.tables.mapping` describes it.
+        root: folder to which image paths are relative (``dataset_dir``); ``None`` is the demo brain cohort and
+            ``demo_balanced`` its reference with equal numbers of women and men; both are generated on first use.
+        table: path of the table relative to ``root``, or any table that :class:`medi_monai.cohort.ImageTable` accepts;
+            or ``{layout: roco, path: …}``: ROCO or ROCOv2 (one table or the folder of all), which have a split.
+        attributes: columns to copy to the cohort, from the table or from ``mapping``; columns of templates are added.
+        columns: roles of columns: ``patient`` (``patient`` by default; ``null`` if each image is of another patient),
+            ``slide`` (path of the image by default), ``caption``, ``split`` (for a table with a split) name a column;
+            ``image`` is a pattern with columns in braces, ``{image}`` by default.
+        templates: templates to compose captions from: :class:`CaptionTemplates`, a list of templates, or
+            ``{templates: …, words: …, seed: …}``. With words but no templates, captions are read from the table, and
+            the words tell which values they name.
+        mapping: rules for attributes and columns of templates, described in
+            :mod:`medi_monai.cohort.tables.mapping`.
         missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
 
     Raises:
-        InputError: for a setting that is unknown or contradicts another; nothing is read for that.
+        InputError: for an unknown or contradictory setting; no file is read for this check.
     """
 
     root: str | os.PathLike | None = None
@@ -88,7 +89,7 @@ class CaptionTable:
 
     @property
     def composes(self) -> bool:
-        """Whether captions are composed, and not read."""
+        """Whether captions are composed from templates rather than read."""
         return self.templates is not None and self.templates.composes
 
     @property
@@ -98,15 +99,15 @@ class CaptionTable:
 
     @property
     def metadata(self) -> tuple[str, ...]:
-        """The attributes, and the columns that captions are composed of: of these, prompts may be made again."""
+        """Attributes, and columns that captions are composed from, which later prompts need as well."""
         composed = self.templates.columns if self.templates is not None else ()
         return tuple(dict.fromkeys([*self.attributes, *composed]))
 
     @property
     def folder(self) -> Path:
-        """The root as a path; the demo's pictures are made here if they are meant and lack."""
+        """The root as a path; generates the demo images if they are selected and do not exist."""
         if self.root is None or str(self.root) == DEMO_BALANCED:
-            # drawing pictures is for those alone who have none
+            # import the generator of the demo only if it is needed
             from medi_monai.cohort.demo.brain_cohort import brain_dataset
 
             return brain_dataset(balanced=self.root is not None)
@@ -114,18 +115,18 @@ class CaptionTable:
 
     @property
     def table_name(self) -> str:
-        """The table or the folder of tables, for messages."""
+        """The table, or the folder of tables, for use in messages."""
         return self._roco_path if self.is_roco else TableSpec.from_setting(self.table).path
 
     @property
     def comes_split(self) -> bool:
-        """Whether rows have a split of their own."""
+        """Whether the table has a split of its own."""
         if not self.is_roco:
             return bool(self.columns.get("split"))
         return any(table.split for table in self._roco_tables())
 
     def settings(self) -> dict:
-        """All that decides what :meth:`rows` returns, as JSON, with the digests of all tables' content."""
+        """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
         return {
             "root": str(self._checked_folder().resolve()),
             "tables": {source.table_name: source.settings() for source, _ in self._sources()},
@@ -135,21 +136,21 @@ class CaptionTable:
         }
 
     def rows(self, check_files: bool = True) -> pd.DataFrame:
-        """The table as cohort columns, ordered by image; what its user should know is printed.
+        """The table with the columns of a cohort, sorted by image; prints notes for the user.
 
         Args:
-            check_files: whether to look for every image.
+            check_files: whether to check that each image exists.
 
         Returns:
-            Strings: ``image`` (path from the root), ``slide``, ``patient``, ``mpp`` (empty), :attr:`metadata`,
-            ``caption`` (blanks and line ends made one blank each), ``split`` (empty where the table has none), with
-            the empty string where data are missing. ``row`` is the place in its table, from 0. ``problem`` says why a
-            row cannot be used: as of :class:`medi_monai.cohort.ImageTable`, and where there is no caption, no template
-            that fits, or a value that does not suit one.
+            Strings: ``image`` (path relative to the root), ``slide``, ``patient``, ``mpp`` (empty), :attr:`metadata`,
+            ``caption`` (with whitespace normalized), ``split`` (empty if the table has none), with the empty string for
+            missing data. ``row`` is the position in its table, from 0. ``problem`` is the reason why a row cannot be
+            used: as in :class:`medi_monai.cohort.ImageTable`, or no caption, no matching template, or a value that
+            does not fit the template.
 
         Raises:
-            InputError: as :meth:`medi_monai.cohort.ImageTable.rows`, and for a column that a template names and the
-                table lacks, or a split of another name.
+            InputError: as :meth:`medi_monai.cohort.ImageTable.rows`; also if a column of a template is missing, or for
+                an unknown name of a split.
         """
         if self.templates is not None and not self.is_roco:
             self._check_templates()
@@ -167,7 +168,7 @@ class CaptionTable:
         return rows[[*columns, "row", "problem"]]
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
-        """As :meth:`medi_monai.cohort.ImageTable.files_without_row`."""
+        """Like :meth:`medi_monai.cohort.ImageTable.files_without_row`."""
         files = [item for source, _ in self._sources() for item in source.files_without_row(rows)]
         return sorted(set(files))
 
@@ -179,7 +180,7 @@ class CaptionTable:
         return find_roco(self._checked_folder(), self._roco_path)
 
     def _sources(self) -> list[tuple[ImageTable, RocoTable | None]]:
-        """The tables to read, each as an :class:`ImageTable`, which knows patterns, files and mapping."""
+        """The tables to read, each as an :class:`ImageTable`, which handles patterns, files and mapping."""
         folder = self._checked_folder()
         if not self.is_roco:
             return [(self._image_table(folder), None)]
@@ -192,7 +193,7 @@ class CaptionTable:
 
     @property
     def _roles(self) -> dict[str, str | None]:
-        # a picture without a column of its own for these is its own slide, or its own patient
+        # an image without a column for these is its own slide, or its own patient
         image_column = pattern_fields(self.columns.get("image") or "{image}")[0]
         patient = self.columns.get("patient", "patient")
         return {
@@ -202,7 +203,7 @@ class CaptionTable:
         }
 
     def _image_table(self, folder: Path) -> ImageTable:
-        # without captions to read, the column of the image's name stands in for them: it is there in any case
+        # if no captions are read, the column of the image name takes their place, because it always exists
         caption = self.columns.get("caption") or str(self._roles["slide"])
         mapping = {**(self.mapping or {}), CAPTION_COLUMN: {"column": caption}}
         more: list[str] = []
@@ -240,7 +241,7 @@ class CaptionTable:
         return rows
 
 
-#: name of the column of splits on its way through an :class:`ImageTable`, where ``split`` is taken
+#: column of splits while it passes through an :class:`ImageTable`, which uses the name ``split`` itself
 _SPLIT = "split of the table"
 
 
@@ -264,7 +265,7 @@ def _split_names(cells: pd.Series, where: str) -> pd.Series:
 
 
 def _one_side(rows: pd.DataFrame, where: str) -> pd.Series:
-    """The split of rows that come split, with no patient on two sides: what is held out stays so, the rest goes."""
+    """Put each patient on one side of an existing split: other rows of held-out patients are excluded."""
     split = rows["split"].mask(rows["split"] == "", "excluded")
     for held in ("val", "holdout"):
         apart = keep_apart(rows, (split == held).to_numpy())
@@ -272,7 +273,7 @@ def _one_side(rows: pd.DataFrame, where: str) -> pd.Series:
     moved = int(((split == "excluded") & rows["split"].isin(["train", "val"])).sum())
     if moved:
         print(
-            f"{where}: {moved} rows are excluded because the table holds out other rows of their patients",
+            f"{where}: {moved} rows are excluded because other rows of their patients are held out",
             flush=True,
         )
     return split

@@ -1,4 +1,4 @@
-"""Splits of captioned pictures by patient, stratified by attributes."""
+"""Splits of captioned images by patient, stratified by attributes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["PatientSplit"]
 
-#: a number with more different values than this makes no strata by itself
+#: a number with more distinct values than this is not used for stratification by default
 MAX_STRATA = 10
-#: patients of a combination that gives one to each of two parts, and keeps the two that training asks for
+#: number of patients in a combination that allows one in each of two held-out splits and two in training
 LEAST = 4
 
 
 @dataclass(frozen=True)
 class PatientSplit:
-    """Which patients train, which are validation, and which are held out.
+    """How patients are split into training, validation and holdout.
 
     Args:
-        columns: attributes whose combinations are in every part in like shares; by default all attributes but numbers
-            of more than ten values. The first count most: where patients of a combination are too few to be shared
-            out, it is taken together with others that agree in all columns but the last.
-        val_fraction: of the patients of every combination, in [0, 1).
-        holdout_fraction: likewise; with ``val_fraction``, below one.
-        seed: which patients.
+        columns: attributes to stratify by; by default all attributes except numbers with more than ten values. The
+            first columns matter most: a combination with too few patients is merged with others that agree in all
+            columns but the last.
+        val_fraction: fraction of the patients of each combination used for validation, in [0, 1).
+        holdout_fraction: fraction of the patients of each combination held out; the sum of both must be below 1.
+        seed: random seed for the selection of patients.
 
     Raises:
-        InputError: for fractions out of their range, or columns that are no list of names.
+        InputError: for fractions out of range, or columns that are not a list of names.
     """
 
     columns: Sequence[str] | None = None
@@ -60,17 +60,17 @@ class PatientSplit:
             raise InputError(f"seed = {self.seed!r}: it must be a whole number")
 
     def assign(self, rows: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.Series:
-        """The split of every row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
+        """The split of each row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
 
-        It does not depend on the order of the rows. Every value of the first column with four patients or more is in
-        each part that has a fraction, unless its patients have other values too that would lose their last one.
+        Splits do not depend on the order of the rows. Each value of the first column with at least four patients is in
+        every split that has a fraction, unless its patients also have other values that would lose their last patient.
 
         Args:
-            rows: one row per picture with ``patient`` and the columns; a missing value counts as a value.
-            attributes: the columns where none are given.
+            rows: one row per image with ``patient`` and the columns; a missing value counts as a value.
+            attributes: default for the columns.
 
         Raises:
-            InputError: for a missing column, rows without patient, or too few patients to hold any out.
+            InputError: for a missing column, rows without a patient, or too few patients to hold any out.
         """
         columns = list(attributes if self.columns is None else self.columns)
         require_columns(rows, ["patient", *columns], "the table to split")
@@ -82,7 +82,7 @@ class PatientSplit:
         units = _strata(units[["patient", *columns]].drop_duplicates(), columns, self._fewest)
         held = validation_patients(units, columns, self.holdout_fraction, seed_from("holdout", self.seed))
         left = units[~units["patient"].isin(held)]
-        # of those that are left, so many that they are the fraction of all
+        # the fraction refers to all patients, not only to those that are left
         share = self.val_fraction / (1 - self.holdout_fraction)
         chosen = validation_patients(left, columns, share, seed_from("val", self.seed))
         for name, fraction, patients in (
@@ -91,7 +91,8 @@ class PatientSplit:
         ):
             if fraction > 0 and not patients:
                 raise InputError(
-                    f"{name} = {fraction}: of {units['patient'].nunique()} patients, none can be spared, for each is "
+                    f"{name} = {fraction}: of {units['patient'].nunique()} patients, none can be held out, "
+                    "because each is "
                     "among the last of a combination. Give 0, or fewer `columns` of the split"
                 )
         split = pd.Series("train", index=rows.index, dtype="str")
@@ -100,7 +101,7 @@ class PatientSplit:
 
     @property
     def _fewest(self) -> int:
-        # with fewer patients, one of them would be more than the fraction
+        # with fewer patients, a single one would exceed the fraction
         smallest = min((value for value in (self.val_fraction, self.holdout_fraction) if value > 0), default=1)
         return max(LEAST, math.ceil(1 / smallest))
 
@@ -111,7 +112,7 @@ def _is_quantity(column: pd.Series) -> bool:
 
 
 def _strata(units: pd.DataFrame, columns: Sequence[str], fewest: int) -> pd.DataFrame:
-    """``units`` with the last columns' values left out where a combination has fewer than ``fewest`` patients."""
+    """``units`` with the last columns left empty for combinations with fewer than ``fewest`` patients."""
     for position in range(len(columns) - 1, -1, -1):
         sizes = units.groupby(list(columns), sort=False)["patient"].transform("nunique")
         rare = sizes < (fewest if position else LEAST)

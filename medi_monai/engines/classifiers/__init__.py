@@ -1,1 +1,1 @@
-"""Classifiers of attributes: batches, augmentation, training, accuracy."""
+"""Classifiers of attributes: batches, augmentation, training, and accuracy."""

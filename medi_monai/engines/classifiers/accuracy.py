@@ -1,4 +1,4 @@
-"""What a classifier of attributes does on images of other patients: confusions and accuracies, with their intervals."""
+"""Accuracy of classifiers on images of held-out patients, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def evaluate_classifier(
     batch_size: int = 256,
     attributes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """How well each attribute is read in images of patients who were not in training.
+    """Measure how accurately attributes are predicted for patients who were not in training.
 
     Args:
-        classifier: any; it is put into evaluation mode.
+        classifier: any classifier; it is set to evaluation mode.
         held_out: images with the attributes.
-        num_replicates: of the bootstrap over patients.
-        seed: of it.
-        batch_size: of the reading.
-        attributes: some of those of the classifier; by default all.
+        num_replicates: number of bootstrap samples of patients.
+        seed: random seed of the bootstrap.
+        batch_size: images per batch.
+        attributes: attributes of the classifier to evaluate; all by default.
 
     Returns:
         As :func:`accuracies`.
 
     Raises:
-        InputError: for an attribute that the classifier or the table does not have, or a value it does not know.
+        InputError: for an attribute that the classifier or the table does not have, or an unknown value.
     """
     codes = label_codes(classifier, held_out.table, attributes)
     vocabulary = {name: classifier.attributes[name] for name in (attributes or classifier.attributes)}
@@ -64,18 +64,18 @@ def accuracies(
     seed: int = 0,
     num_replicates: int = 1000,
 ) -> dict[str, Any]:
-    """Confusion and accuracies of every attribute, with intervals by a bootstrap over patients within each value.
+    """Confusion matrix and accuracies of each attribute, with bootstrap intervals over patients within each value.
 
     Args:
-        probabilities: ``(N, G)`` of every attribute.
-        codes: ``(N, A)`` of what is true, -1 where unknown; such rows do not count.
-        attributes: name to values.
-        patients: ``(N,)``.
-        seed: of the bootstrap.
-        num_replicates: of it.
+        probabilities: ``(N, G)`` for each attribute.
+        codes: ``(N, A)`` true codes; rows with -1 (unknown) are ignored.
+        attributes: attributes and their values.
+        patients: ``(N,)`` patients.
+        seed: random seed of the bootstrap.
+        num_replicates: number of bootstrap samples.
 
     Returns:
-        By attribute: ``values``, ``chance`` (1/G), ``confusion`` (counts, true by predicted value), ``n`` images and
+        For each attribute: ``values``, ``chance`` (1/G), ``confusion`` (counts, true by predicted value), ``n`` images,
         ``num_patients``, the figures ``accuracy`` and ``balanced_accuracy``, ``recall`` by value, and
         ``calibration_error``. Figures are ``{"value", "ci95", "n"}``.
     """
@@ -120,7 +120,7 @@ def _accuracies(
 def _confusions(
     predicted: torch.Tensor, target: torch.Tensor, patient: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    # (U, G, G) confusions of each patient within each true value, and the (U, 2) patient and value
+    # (U, G, G) confusions of each patient within each true value, and the (U, 2) patients and values
     units, unit_of = np.unique(np.stack([patient, target.numpy()], 1), axis=0, return_inverse=True)
     metric = GroupConfusion(max(len(units), 1), size)
     metric.update(predicted, target, torch.from_numpy(unit_of.reshape(-1)))
@@ -137,19 +137,19 @@ def _share(confusion: np.ndarray, code: int) -> float:
 
 
 def is_at_chance(result: Mapping[str, Any]) -> bool:
-    """Whether an attribute cannot be told to be read at all: the interval of its balanced accuracy reaches chance.
+    """Whether an attribute may not be predictable: the interval of its balanced accuracy includes chance.
 
-    Also where there is no figure.
+    Also true if the accuracy is undefined.
 
     Args:
-        result: of one attribute, as :func:`accuracies` gives it.
+        result: result for one attribute from :func:`accuracies`.
     """
     interval = result["balanced_accuracy"]["ci95"]
     return interval is None or interval[0] <= result["chance"]
 
 
 def chance_warnings(results: Mapping[str, Any]) -> list[str]:
-    """A sentence for every attribute of a classifier that :func:`is_at_chance`."""
+    """A warning for each attribute of a classifier that :func:`is_at_chance`."""
     sentences = []
     for name, result in results.items():
         if not is_at_chance(result):
@@ -169,7 +169,7 @@ def chance_warnings(results: Mapping[str, Any]) -> list[str]:
 
 
 def patients_of(table: pd.DataFrame) -> np.ndarray:
-    """``(N,)`` patient of every row; a row without one is a patient of its own."""
+    """``(N,)`` patient of each row; a row without a patient counts as a patient of its own."""
     row_names = np.array([f"row {number}" for number in range(len(table))], dtype=object)
     if "patient" not in table.columns:
         return row_names
@@ -178,17 +178,17 @@ def patients_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int, seed: int = 0) -> np.ndarray:
-    """``(N,)`` part of every row, from 0: patients dealt out so that the attributes are alike in all parts.
+    """``(N,)`` part of each row, from 0; patients are distributed such that all parts have similar attributes.
 
-    For the folds of a cross-validation, and for classifiers that should see different patients. The order of the rows
-    does not count.
+    For cross-validation, and for classifiers that should be trained on different patients. The result does not depend
+    on the order of the rows.
 
     Raises:
         InputError: for fewer than two parts, or more parts than patients.
     """
     patients = pd.Series(patients_of(table), name="patient")
     cells = table[list(attributes)].astype("str").fillna("").set_axis(patients)
-    # a patient whose rows differ has the first of the values
+    # if the rows of a patient differ, the first value is used
     units = cells.groupby(level=0).min() if attributes else cells[~cells.index.duplicated()]
     if not 2 <= num_parts <= len(units):
         raise InputError(f"{num_parts} parts of {len(units)} patients: give 2 or more, and at most one per patient")

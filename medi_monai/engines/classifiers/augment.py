@@ -1,7 +1,7 @@
-"""Augmentations that make a classifier hard to fool: what an aligned model could change instead of the attribute.
+"""Augmentations that make a classifier hard to fool with changes other than the attribute.
 
-A model that is tuned against a classifier finds whatever moves its answer, such as a tint or a fine grain. A classifier
-trained under these changes gives the same answer with and without them, so that they gain nothing.
+A model tuned against a classifier exploits any feature that changes its prediction, such as tint or fine grain. A
+classifier trained with these augmentations is invariant to such changes, so the tuned model gains nothing from them.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["Hardening", "harden"]
 
-#: what is added to gray levels before a power is taken, of their full range
+#: added to gray levels before applying gamma, as a fraction of their range
 FOOT = 0.01
 
 
 @dataclass(frozen=True)
 class Hardening:
-    """How strong each change is at most; 0 leaves it out. Strengths are drawn evenly up to these bounds.
+    """Maximum strength of each augmentation; 0 turns it off. Strengths are drawn uniformly up to these bounds.
 
     Args:
-        probability: that an image meets a change, for each change by itself; the rest is seen as it is.
-        gain: factor of the gray levels (from black), ``1 - gain`` to ``1 + gain``.
-        offset: added to them, of their full range.
+        probability: probability of applying each augmentation to an image, independently of the others.
+        gain: factor of the gray levels (relative to black), ``1 - gain`` to ``1 + gain``.
+        offset: offset of the gray levels, as a fraction of their range.
         gamma: exponent of the gray levels, ``1 / (1 + gamma)`` to ``1 + gamma``.
-        tint: gain and half as much offset of each channel by itself.
-        mixing: share of each channel that comes from the two others.
-        blur: standard deviation of a Gaussian filter, as a fraction of the side of the image.
-        noise: standard deviation of white noise, of the full range of gray levels; in half of the images alike in all
-            channels.
-        grid: amplitude of a random wave of one pixel to a quarter of the side, of the full range.
-        cutout: side of a square of one gray level, as a fraction of the side of the image.
-        rotation: in degrees.
-        scale: magnification, ``1 / (1 + scale)`` to ``1 + scale``, alike along both axes.
-        shift: of the image, as a fraction of its side.
-        flip: mirror half of the images; not where an attribute knows left from right.
+        tint: gain, and half as much offset, drawn for each channel separately.
+        mixing: fraction of each channel that comes from the other two.
+        blur: standard deviation of a Gaussian filter, as a fraction of the image side.
+        noise: standard deviation of white noise, as a fraction of the gray range; in half of the images, all channels
+            have the same noise.
+        grid: amplitude of a wave with a random length from two pixels to a quarter of the side, as a fraction of the
+            gray range.
+        cutout: side of a square filled with one gray level, as a fraction of the image side.
+        rotation: rotation in degrees.
+        scale: magnification, ``1 / (1 + scale)`` to ``1 + scale``, the same along both axes.
+        shift: shift, as a fraction of the image side.
+        flip: whether to mirror half of the images; turn it off if an attribute depends on left and right.
 
     Raises:
-        InputError: for a strength out of its range.
+        InputError: for a strength out of range.
     """
 
     probability: float = 0.5
@@ -71,21 +72,21 @@ class Hardening:
 
     @classmethod
     def none(cls) -> Hardening:
-        """No change at all."""
+        """No augmentation."""
         strengths: dict[str, Any] = {field.name: 0.0 for field in fields(cls)}
         return cls(**{**strengths, "flip": False})
 
 
 def harden(images: torch.Tensor, settings: Hardening, generator: torch.Generator) -> torch.Tensor:
-    """Changed images, each by strengths of its own; differentiable in the images.
+    """Augment images, each with its own strengths; differentiable with respect to the images.
 
     Args:
         images: ``(N, C, H, W)`` floats in [-1, 1].
-        settings: the bounds.
-        generator: on the CPU, so that the draws are alike on every device.
+        settings: maximum strengths.
+        generator: generator on the CPU, which gives the same draws for every device.
 
     Returns:
-        As ``images``, in [-1, 1].
+        Images of the same shape in [-1, 1].
     """
     changes: list[tuple[float, Callable[[torch.Tensor, Hardening, torch.Generator], torch.Tensor]]] = [
         (settings.rotation + settings.scale + settings.shift, _moved),
@@ -102,7 +103,7 @@ def harden(images: torch.Tensor, settings: Hardening, generator: torch.Generator
         if not strength or not len(images):
             continue
         chosen = torch.rand(len(images), generator=generator) < settings.probability
-        # all are changed and some kept: draws do not depend on the choice
+        # all images are transformed, then some are kept unchanged: draws do not depend on the choice
         result = torch.where(_column(chosen, images, bool), change(result, settings, generator).clamp(-1, 1), result)
     if settings.flip:
         chosen = torch.rand(len(images), generator=generator) < 0.5
@@ -125,7 +126,7 @@ def _graded(images: torch.Tensor, settings: Hardening, generator: torch.Generato
     gamma = _column(_uniform(generator, -reach, reach, count).exp(), images)
     gain = _column(_uniform(generator, 1 - settings.gain, 1 + settings.gain, count), images)
     offset = _column(_uniform(generator, -settings.offset, settings.offset, count), images)
-    # a power alone has an infinite slope at black
+    # a pure power has infinite slope at black
     levels = ((images + 1) / 2).clamp(0, 1) + FOOT
     levels = (levels**gamma - FOOT**gamma) / ((1 + FOOT) ** gamma - FOOT**gamma)
     return 2 * (gain * levels + offset) - 1
@@ -155,7 +156,7 @@ def _blurred(images: torch.Tensor, settings: Hardening, generator: torch.Generat
     radius = min(max(1, round(3 * float(settings.blur) * max(height, width))), min(height, width) - 1)
     ticks = torch.arange(-radius, radius + 1)
     kernels = (-0.5 * (ticks / sigma[:, None]) ** 2).softmax(1).to(images).repeat_interleave(channels, 0)
-    # every image has a kernel of its own: images become channels, each with its filter
+    # each image has its own kernel: images become channels, each with its own filter
     planes = images.reshape(1, count * channels, height, width)
     for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
         weights = kernels.reshape(count * channels, 1, *shape)
@@ -199,7 +200,7 @@ def _moved(images: torch.Tensor, settings: Hardening, generator: torch.Generator
     count, reach, degrees = len(images), math.log1p(settings.scale), settings.rotation
     angle = torch.deg2rad(_uniform(generator, -degrees, degrees, count))
     zoom = _uniform(generator, -reach, reach, count).exp()
-    # grid_sample counts from -1 to 1
+    # grid_sample uses coordinates from -1 to 1
     shift = 2 * _uniform(generator, -settings.shift, settings.shift, count, 2)
     cosine, sine = angle.cos() / zoom, angle.sin() / zoom
     rows = [torch.stack([cosine, -sine, shift[:, 0]], 1), torch.stack([sine, cosine, shift[:, 1]], 1)]

@@ -1,4 +1,4 @@
-"""What a classifier is trained on: images with a table, batches balanced by value, a loss that skips gaps."""
+"""Training data of a classifier: images with a table, balanced batches, and a loss that ignores missing values."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Labeled(Protocol):
 
 @dataclass
 class LabeledImages:
-    """Images and what is known of them.
+    """Images and their attributes.
 
     Args:
         images: ``(N, 3, H, H)`` uint8.
-        table: one row per image with the attributes; an empty cell is unknown. Without a column ``patient``, every
-            image is of a patient of its own.
+        table: one row per image with the attributes; an empty cell is unknown. Without a column ``patient``, each
+            image counts as a patient of its own.
 
     Raises:
-        InputError: for images of another type or shape, or not a row for each.
+        InputError: for the wrong type or shape of images, or a different number of rows.
     """
 
     images: torch.Tensor
@@ -64,23 +64,23 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How a classifier is built and trained.
+    """Settings of a classifier and its training.
 
     Args:
         image_size, width, depth, residual: as for :class:`medi_monai.networks.classifier.SubgroupClassifier`.
-        max_steps: updates.
-        batch_size: images in one, split evenly over the attributes; of each, all values alike. So the probabilities
-            are those of even prior odds, whatever the skew of the training images.
-        learning_rate: highest, after a twentieth of the steps; it falls to zero along a cosine.
-        weight_decay: of AdamW.
-        label_smoothing: in [0, 1).
-        generated_share: part of a batch that is generated, where there are such images; in [0, 1).
+        max_steps: number of updates.
+        batch_size: images per update, divided evenly among the attributes and balanced by value within each. The
+            predicted probabilities therefore assume equal prior odds, whatever the frequencies in the training data.
+        learning_rate: peak learning rate, reached after 5 % of the steps; it then decays to zero along a cosine.
+        weight_decay: weight decay of AdamW.
+        label_smoothing: label smoothing, in [0, 1).
+        generated_share: fraction of generated images in a batch, if there are any; in [0, 1).
         hardening: augmentation.
-        seed: of weights, batches and augmentation.
-        val_interval: steps between two looks at held-out images, for TensorBoard.
+        seed: random seed of weights, batches and augmentation.
+        val_interval: steps between evaluations on held-out images, for TensorBoard.
 
     Raises:
-        InputError: for a number out of its range.
+        InputError: for a number out of range.
     """
 
     image_size: int = 32
@@ -113,15 +113,15 @@ class ClassifierSettings:
 def label_codes(
     classifier: AttributeClassifier, table: pd.DataFrame, attributes: Sequence[str] | None = None
 ) -> torch.Tensor:
-    """``(N, A)`` codes of the attributes of a classifier in the rows of a table; -1 where the cell holds no data.
+    """``(N, A)`` codes of a classifier's attributes for the rows of a table; -1 for missing data.
 
     Args:
-        classifier: knows the values.
-        table: has a column for each attribute.
-        attributes: some of those of the classifier; by default all.
+        classifier: classifier, which defines the values.
+        table: table with a column for each attribute.
+        attributes: attributes of the classifier to encode; all by default.
 
     Raises:
-        InputError: for a column that the table lacks, or a value that the classifier does not have.
+        InputError: for a missing column, or a value that the classifier does not have.
     """
     columns = [classifier.column(name) for name in (classifier.columns if attributes is None else attributes)]
     codes = torch.empty(len(table), len(columns), dtype=torch.int64)
@@ -130,19 +130,19 @@ def label_codes(
         if name not in table.columns:
             raise unknown_value("attribute", name, table.columns, "It has to be a column of the table.")
         groups, values = pd.factorize(table[name])
-        # what factorize takes for missing is -1, which is the last of the list
+        # factorize returns -1 for missing cells, which indexes the last entry of the list
         known = np.array([*(column.encode(value) for value in values), -1])
         codes[:, index] = torch.from_numpy(known[groups].astype(np.int64))
     return codes
 
 
 class ClassifierBatches:
-    """Batches by ``(seed, step)``: a part of them for every source and attribute, in each all values alike.
+    """Batches that depend on ``(seed, step)``, with a share for each source and attribute, balanced by value.
 
     Args:
-        sources: real images, and generated ones where there are some.
-        classifier: says which attributes and values there are.
-        settings: size of the images and of the batches, share of the generated ones, and seed.
+        sources: real images, and generated ones if there are any.
+        classifier: classifier, which defines attributes and values.
+        settings: image size, batch size, share of generated images, and seed.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class ClassifierBatches:
         self.num_steps, self.sizes = settings.max_steps, [len(values) for values in classifier.attributes.values()]
         self.images = torch.cat([images_at(source.images, settings.image_size) for source in sources])
         self.codes = torch.cat([label_codes(classifier, source.table) for source in sources])
-        #: images of a row that a step holds on average
+        #: mean number of images of each row in a step
         self.expected = torch.zeros(len(self.codes), dtype=torch.float64)
         self._samplers: list[tuple[torch.Tensor, BalancedBatchSampler]] = []
         share = settings.generated_share if len(sources) > 1 else 0.0
@@ -172,11 +172,11 @@ class ClassifierBatches:
             groups = self.codes[known[index], index]
             values, group, members = groups.unique(return_inverse=True, return_counts=True)
             if len(values) < 2:
-                # what gives such a set of images away would be taken for the value
+                # otherwise, the classifier could learn to tell real from generated images instead of the attribute
                 kind = "generated" if seed[1] else "training"
                 raise InputError(
                     f"all of the {len(groups)} {kind} images with a known {names[index]!r} have the same value: "
-                    "give images of two or more, or leave the attribute out"
+                    "give images of at least two values, or remove the attribute"
                 )
             self.expected[known[index]] += size / (len(values) * members[group])
             seed_of_attribute = seed_from("classifier", *seed, names[index])
@@ -185,7 +185,7 @@ class ClassifierBatches:
             )
 
     def class_weights(self) -> list[torch.Tensor]:
-        """``(G,)`` of each attribute: even out what the parts balanced for other attributes hold of its values."""
+        """``(G,)`` weights for each attribute that compensate for images balanced by other attributes."""
         weights = []
         for index, size in enumerate(self.sizes):
             known = self.codes[:, index] >= 0
@@ -204,7 +204,7 @@ class ClassifierBatches:
 
 
 class ClassifierPrepareBatch(PrepareBatch):
-    """Augmented float images and codes of one batch; the draws depend on ``(seed, step)`` alone.
+    """Augments a batch; returns float images and codes. Draws depend only on ``(seed, step)``.
 
     Args:
         hardening: augmentation.

@@ -285,7 +285,7 @@ def _stop_where_lost(engine: Engine) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunStopped(
             f"the loss of the classifier is {loss} and its gradient norm {norm} at step {engine.state.iteration}: "
-            "train anew with a lower learning_rate"
+            "train again with a lower learning_rate"
         )
 
 
@@ -318,13 +318,14 @@ def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[
         values = CategoricalColumn.from_values(name, table[name].unique()).values
         if len(values) > MAX_NUMBERS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             raise InputError(
-                f"the attribute {name!r} has {len(values)} values, all of them numbers: a classifier predicts groups. "
-                "Make a column of groups, such as 'under 45' and 'from 45 on'"
+                f"the attribute {name!r} has {len(values)} values, all of them numbers, but a classifier "
+                "predicts groups. "
+                "Make a column of groups, such as 'under 45' and '45 and older'"
             )
         if len(values) < 2:
             raise InputError(
                 f"the attribute {name!r} has the values {list(values)} among {len(table)} images in training: a "
-                "classifier needs two or more"
+                "classifier needs at least two"
             )
         vocabulary[name] = values
     return vocabulary

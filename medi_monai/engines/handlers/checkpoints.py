@@ -179,7 +179,7 @@ class TrainingCheckpoint:
             return {}, "is damaged (it cannot be read)"
         lacking = {"step", "settings", *self.components} - content.keys()
         if lacking:
-            return {}, f"is not a checkpoint of this training: it lacks {sorted(lacking)}"
+            return {}, f"is not a checkpoint of this training: {sorted(lacking)} are missing"
         if not isinstance(content["step"], int) or path.name != _name(content["step"]):
             return {}, f"is the checkpoint of step {content['step']}"
         return content, ""

@@ -209,6 +209,6 @@ class FiniteLossGuard:
         good = self.checkpoint.newest
         raise RunStopped(
             f"the loss is {loss} and the gradient norm {norm} at step {engine.state.iteration}; the weights were not "
-            f"changed by this step. The last good checkpoint is {good or 'none: no step was saved yet'}. Train "
-            "anew with a lower learning_rate or max_grad_norm."
+            f"changed by this step. The last good checkpoint is {good or 'none, because no step was saved yet'}. Train "
+            "again with a lower learning_rate or max_grad_norm."
         )

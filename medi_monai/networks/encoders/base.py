@@ -95,13 +95,16 @@ class Encoder(nn.Module):
         if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
             kind = getattr(images, "dtype", type(images).__name__)
             raise InputError(
-                f"{self.name} takes uint8 images in [0, 255], not {kind}: encoders scale and normalize by themselves"
+                f"{self.name} takes uint8 images in [0, 255], not {kind}: encoders scale and normalize images "
+                "themselves"
             )
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-            raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not of the shape {tuple(images.shape)}")
+            raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not {tuple(images.shape)}")
         if self.image_size is not None and images.shape[2] != images.shape[3]:
             # to stretch them would change the morphology, to crop them the field of view
-            raise InputError(f"{self.name} takes square images, not of {images.shape[3]} x {images.shape[2]} pixels")
+            raise InputError(
+                f"{self.name} takes square images, not images of {images.shape[3]} x {images.shape[2]} pixels"
+            )
 
     def train(self, mode: bool = True) -> Encoder:
         """Stay in evaluation mode, whatever is asked."""
@@ -133,11 +136,14 @@ class Encoder(nn.Module):
 def _check(name: str, image_size: int | None, interpolation: str, mean: Sequence[float], std: Sequence[float]) -> None:
     if not NAME.fullmatch(name):
         raise InputError(
-            f"encoder name {name!r}: only letters, digits, '.', '_' and '-' are allowed, for folders are named after it"
+            f"encoder name {name!r}: only letters, digits, '.', '_' and '-' are allowed, because folders are "
+            "named after it"
         )
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
-        raise InputError(f"image_size {image_size!r} of {name}: a number of pixels of 1 or more is needed")
+        raise InputError(f"image_size {image_size!r} of {name}: it has to be a whole number of 1 or more")
     if interpolation not in INTERPOLATIONS:
         raise unknown_value("interpolation", interpolation, INTERPOLATIONS)
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-        raise InputError(f"mean {list(mean)} and std {list(std)} of {name}: three numbers each, std above 0")
+        raise InputError(
+            f"mean {list(mean)} and std {list(std)} of {name}: each needs three numbers, and std has to be above 0"
+        )

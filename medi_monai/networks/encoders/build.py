@@ -61,7 +61,7 @@ def build_encoder(
         allowed = [key for key in inspect.signature(builder).parameters if key not in ("model", "path", "settings")]
         wrong = next((key for key in settings if key not in allowed), None)
         if wrong is None:
-            raise InputError(f"the encoder {name!r} cannot be made of {settings}: {error}") from error
+            raise InputError(f"the encoder {name!r} cannot be built with the settings {settings}: {error}") from error
         raise unknown_value(f"setting of the encoder {name!r}", wrong, allowed) from error
     return builder(**settings).to(target)
 
@@ -84,6 +84,6 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the device {str(device)!r} cannot be used: {reason}. Give cpu, cuda or cuda:<number>"
+            f"the device {str(device)!r} cannot be used: {reason}. Use cpu, cuda or cuda:<number>"
         ) from error
     return target

@@ -47,7 +47,7 @@ class EmbeddedEncoder(Encoder):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         if min(images.shape[2:]) < MIN_SIDE:
             raise InputError(
-                f"{self.name} takes images of {MIN_SIDE} px or more per side, not of {min(images.shape[2:])}"
+                f"{self.name} needs images of at least {MIN_SIDE} px per side, not {min(images.shape[2:])}"
             )
         # one gray level is added, so that black has a density
         density = -torch.log10((images * 255 + 1) / 256)

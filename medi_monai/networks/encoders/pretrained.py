@@ -81,12 +81,13 @@ class ModuleEncoder(Encoder):
         if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(images):
             shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise InputError(
-                f"{self.name} gives {shape} for {len(images)} images; features (N, D), tokens (N, T, D) or maps "
+                f"{self.name} returns {shape} for {len(images)} images; features (N, D), tokens (N, T, D) or maps "
                 "(N, D, h, w) are needed. Wrap it in a module that returns one of them."
             )
         if (output.ndim == 3) != (self.pool is not None):
             raise InputError(
-                f"{self.name} gives {tuple(output.shape)} for {len(images)} images, and pool is {self.pool!r}: tokens "
+                f"{self.name} returns {tuple(output.shape)} for {len(images)} images, but pool is "
+                f"{self.pool!r}: tokens "
                 f"(N, T, D) need one of {', '.join(POOLS)}, anything else none"
             )
         return {2: lambda: output, 3: lambda: self._pooled(output), 4: lambda: output.mean((2, 3))}[output.ndim]()
@@ -94,7 +95,9 @@ class ModuleEncoder(Encoder):
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         patches = tokens[:, self.num_prefix_tokens :]
         if patches.shape[1] == 0 or self.num_prefix_tokens < 0:
-            raise InputError(f"{self.name} gives {tokens.shape[1]} tokens, and {self.num_prefix_tokens} are no patches")
+            raise InputError(
+                f"{self.name} returns {tokens.shape[1]} tokens, of which {self.num_prefix_tokens} are not patches"
+            )
         pooled = {"cls": tokens[:, 0], "mean": patches.mean(1)}
         return torch.cat([pooled[name] for name in str(self.pool).split("+")], 1)
 
@@ -123,7 +126,7 @@ class TorchScriptEncoder(ModuleEncoder):
             module = torch.jit.load(str(path), map_location="cpu")
         except RuntimeError as error:
             raise InputError(
-                f"{path} is not TorchScript; write it with torch.jit.save, or give an nn.Module to ModuleEncoder"
+                f"{path} is not TorchScript; save it with torch.jit.save, or pass an nn.Module to ModuleEncoder"
             ) from error
         # constants of a frozen script are in no state
         self._file_digest = file_digest(path)
@@ -222,8 +225,9 @@ def _timm_network(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"timm cannot make {source} ({type(error).__name__}: {reason}). Where its weights cannot be downloaded "
-            "(no network, or no access: `hf auth login` after its license is accepted), fetch them elsewhere and give "
+            f"timm cannot create {source} ({type(error).__name__}: {reason}). If its weights cannot be downloaded "
+            "(no network, or no access: `hf auth login` after its license is accepted), download them "
+            "elsewhere and give "
             "their file or folder as `weights`"
         ) from error
     if state is not None:
@@ -244,7 +248,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             raise InputError(f"there is no {' or '.join(WEIGHT_FILES)} in {path}")
         path = files[0]
     if not path.is_file():
-        raise InputError(f"there are no weights at {path}")
+        raise InputError(f"no weights found at {path}")
     if path.suffix == ".safetensors":
         require("safetensors", f"to read {path}")
         from safetensors import SafetensorError
@@ -253,7 +257,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path} is not a readable file of weights ({error})") from error
+            raise InputError(f"{path} is not a readable weights file ({error})") from error
     state: Any = load_tensors(path)
     while isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
         inner = [state[key] for key in ("average", "state_dict", "model") if key in state]
@@ -303,7 +307,8 @@ class InceptionEncoder(Encoder):
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"the Inception weights {path or 'cannot be downloaded and'} do not load ({reason}); give the path of "
+                f"the Inception weights {path or 'cannot be downloaded and'} cannot be loaded ({reason}); give "
+                "the path of "
                 "torch-fidelity's weights-inception-2015-12-05-6726825d.pth as `weights`"
             ) from error
         self.module = network.eval().requires_grad_(False)

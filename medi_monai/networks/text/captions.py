@@ -117,15 +117,17 @@ class CaptionSchema:
             raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
         content = read_json(path)
         if not isinstance(content, dict) or content.get("kind") != KIND:
-            raise InputError(f"{path} is no schema of captions: the model beside it is conditioned on something else")
+            raise InputError(
+                f"{path} is not a schema of captions: the model in this folder is not a text-to-image model"
+            )
         if content.get("format") != 1:
             raise InputError(f"this version reads schema format 1, not {content.get('format')}")
         source = text_model or _place(content, Path(path).parent)
         encoder = load_text_encoder(source, content["max_length"], content["on_long"], content["mask_padding"])
         if encoder.digest != content["text_digest"]:
             raise InputError(
-                f"the text model {source} is not the one that {path} was written with (weights or tokenizer differ): "
-                f"digest {encoder.digest[:12]}, not {content['text_digest'][:12]}. Give the one of the training"
+                f"the text model {source} is not the one of {path} (weights or tokenizer differ): "
+                f"digest {encoder.digest[:12]}, not {content['text_digest'][:12]}. Use the text model of the training"
             )
         return cls(encoder)
 

@@ -151,7 +151,7 @@ class ClipModel(nn.Module):
             captions: one for each image.
         """
         if len(images) != len(captions):
-            raise InputError(f"{len(images)} images and {len(captions)} captions: one for each is needed")
+            raise InputError(f"{len(images)} images and {len(captions)} captions: give one caption per image")
         return (self.image_features(images) * self.text_features(captions)).sum(1)
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ class ClipModel(nn.Module):
                 "[-1, 1] is needed"
             )
         if images.shape[2] != images.shape[3]:
-            raise InputError(f"CLIP takes square images, not of {images.shape[3]} x {images.shape[2]} pixels")
+            raise InputError(f"CLIP takes square images, not images of {images.shape[3]} x {images.shape[2]} pixels")
         with torch.autocast(images.device.type, enabled=False):
             return self.processing(images.float())
 

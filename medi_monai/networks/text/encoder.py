@@ -55,7 +55,7 @@ class CaptionTokenizer:
         captions = list(captions)
         for caption in captions:
             if not isinstance(caption, str):
-                raise InputError(f"a caption is a text, not {caption!r} ({type(caption).__name__})")
+                raise InputError(f"a caption has to be text, not {caption!r} ({type(caption).__name__})")
         # padded here: to set the padding of a tokenizer would change it for all its users
         codes = torch.full((len(captions), self.max_length), self.tokenizer.pad_token_id, dtype=torch.int64)
         if not captions:
@@ -75,11 +75,13 @@ class CaptionTokenizer:
         shown = caption if len(caption) <= 80 else caption[:77] + "…"
         if self.on_long == "error":
             raise InputError(
-                f"{count} of {total} captions are too long, such as {shown!r}: {length} tokens with start and end, and "
-                f"at most {self.max_length} fit. Shorten them; a training also takes a larger --max_length, where the "
-                "text model allows it, and cuts them with --on_long truncate"
+                f"{count} of {total} captions are too long, such as {shown!r}: {length} tokens including start "
+                "and end, but "
+                f"at most {self.max_length} fit. Shorten them. In training, you can also set a larger "
+                "--max_length if the "
+                "text model allows it, or truncate them with --on_long truncate"
             )
-        print(f"{count} of {total} captions were cut to {self.max_length} tokens, such as {shown!r}", flush=True)
+        print(f"{count} of {total} captions were truncated to {self.max_length} tokens, such as {shown!r}", flush=True)
 
     def null_codes(self, count: int) -> torch.Tensor:
         """``(count, max_length)`` codes of the empty caption: the null of guidance."""
@@ -140,8 +142,8 @@ class FrozenTextEncoder(nn.Module):
         config: Any = tower.config
         if len(tokenizer) > config.vocab_size:
             raise InputError(
-                f"the tokenizer of {source or 'the text model'} has {len(tokenizer)} tokens and the model knows "
-                f"{config.vocab_size}: they do not belong together"
+                f"the tokenizer of {source or 'the text model'} has {len(tokenizer)} tokens but the model has "
+                f"{config.vocab_size}: they do not match"
             )
         self.captions = CaptionTokenizer(
             tokenizer, getattr(config, "max_position_embeddings", None), max_length, on_long
@@ -206,8 +208,8 @@ class FrozenTextEncoder(nn.Module):
         """
         if codes.ndim != 2 or codes.shape[1] != self.max_length or codes.is_floating_point():
             raise InputError(
-                f"codes of shape {tuple(codes.shape)} and type {codes.dtype} do not belong to this text encoder: "
-                f"expected whole numbers (N, {self.max_length}), as `tokenize` gives them"
+                f"codes of shape {tuple(codes.shape)} and type {codes.dtype} do not fit this text encoder: "
+                f"expected integers (N, {self.max_length}) from `tokenize`"
             )
         codes = codes.to(next(self.tower.parameters()).device, torch.int64)
         context = self._known(codes)
@@ -273,11 +275,11 @@ def _length(tokenizer: Any, num_positions: int | None, max_length: int | None) -
     limits = [value for value in (tokenizer.model_max_length, num_positions) if value is not None and value < 1 << 20]
     if max_length is None:
         if not limits:
-            raise InputError("neither tokenizer nor text model states the most tokens of a caption: give max_length")
+            raise InputError("neither tokenizer nor text model has a maximum number of tokens: set max_length")
         return min(limits)
     least = tokenizer.num_special_tokens_to_add() + 1
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
-        raise InputError(f"max_length = {max_length!r}: a whole number of {least} or more is needed")
+        raise InputError(f"max_length = {max_length!r}: it has to be a whole number of {least} or more")
     if limits and max_length > min(limits):
         raise InputError(f"max_length = {max_length}: tokenizer and text model allow at most {min(limits)} tokens")
     return max_length

@@ -67,12 +67,13 @@ def load_tokenizer(model: str | os.PathLike) -> Any:
     folder = Path(model).expanduser()
     if is_local(model) and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
-            f"there is no tokenizer in {folder}: none of {', '.join(TOKENIZER_FILES)}. Save it there with the model "
+            f"there is no tokenizer in {folder}: none of {', '.join(TOKENIZER_FILES)} exists. Save it there "
+            "with the model "
             "(`tokenizer.save_pretrained(folder)`)"
         )
     tokenizer = _read("tokenizer", model, transformers.AutoTokenizer.from_pretrained)
     if tokenizer.pad_token_id is None:
-        raise InputError(f"the tokenizer of {os.fspath(model)} has no token for padding; set its pad_token and save it")
+        raise InputError(f"the tokenizer of {os.fspath(model)} has no padding token; set its pad_token and save it")
     return tokenizer
 
 
@@ -97,8 +98,9 @@ def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...
         network, lacking = inner, [name.removeprefix("text_model.") for name in lacking]
     if not hasattr(network, "get_input_embeddings") or not hasattr(network.config, "vocab_size"):
         raise InputError(
-            f"{os.fspath(model)} is a {config.model_type!r} model, which reads no text: give a CLIP, a dual encoder of "
-            "vision and text, or a model of text such as BERT"
+            f"{os.fspath(model)} is a {config.model_type!r} model, which does not encode text: use a CLIP, a "
+            "dual encoder of "
+            "vision and text, or a text model such as BERT"
         )
     return network, tuple(lacking)
 
@@ -112,7 +114,7 @@ def load_clip(model: str | os.PathLike) -> nn.Module:
     config = load_config(model)
     if config.model_type not in CLIP_TYPES:
         raise InputError(
-            f"{os.fspath(model)} is a {config.model_type!r} model, and one of {', '.join(CLIP_TYPES)} is needed, with "
+            f"{os.fspath(model)} is a {config.model_type!r} model, but one of {', '.join(CLIP_TYPES)} is needed, with "
             "an image tower and a text tower"
         )
     transformers = require("transformers", f"for the model {os.fspath(model)}")
@@ -140,7 +142,7 @@ def _weights(model: str | os.PathLike, loader: Any) -> tuple[nn.Module, list[str
     if needed:
         raise InputError(
             f"the weights of {os.fspath(model)} are incomplete: {len(needed)} tensors are missing, such as {needed[0]}."
-            " Fetch them again, or give the model that belongs to its config.json"
+            " Download them again, or use the model that belongs to the config.json"
         )
     return network, lacking
 
@@ -151,7 +153,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} has the layout of open_clip, which transformers does not read. Convert it to a "
-            "VisionTextDualEncoderModel of transformers and save that with its tokenizer"
+            "VisionTextDualEncoderModel of transformers and save it with its tokenizer"
         )
     if not (folder / "config.json").is_file():
         raise InputError(f"there is no config.json in {folder}. Give {LAYOUT}")
@@ -170,8 +172,9 @@ def _read(kind: str, model: str | os.PathLike, load: Callable[..., Any], **setti
         if local:
             raise InputError(f"the {kind} in {source} cannot be read ({reason}). Give {LAYOUT}") from error
         raise InputError(
-            f"the {kind} of {source!r} is neither in the cache nor can be downloaded ({reason}). Without a network, or "
-            f"with HF_HUB_OFFLINE set, fetch it elsewhere (`hf download {source}`) and give the path of its folder"
+            f"the {kind} of {source!r} is neither in the cache nor can be downloaded ({reason}). Without "
+            "network access, or "
+            f"with HF_HUB_OFFLINE set, download it elsewhere (`hf download {source}`) and give the path of its folder"
         ) from error
 
 

@@ -42,14 +42,14 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
     transformers = require("transformers", PURPOSE)
     texts = sorted({caption for caption in captions if caption.strip()})
     if not texts:
-        raise InputError("there is no caption to make a tokenizer from")
+        raise InputError("a tokenizer needs at least one caption")
     alphabet, merges = _learn(texts, num_merges, transformers)
     words = [*alphabet, *(sign + WORD_END for sign in alphabet), *("".join(pair) for pair in merges), START, END]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges)
     longest = max(len(row) for row in tokenizer(texts)["input_ids"])
     if max_length is not None and longest > max_length:
-        raise InputError(f"max_length = {max_length}: the longest caption has {longest} tokens with start and end")
+        raise InputError(f"max_length = {max_length}: the longest caption has {longest} tokens including start and end")
     tokenizer.model_max_length = max_length or min(-(-3 * longest // 16) * 8, MOST_TOKENS)
     return tokenizer
 
@@ -103,7 +103,7 @@ def small_clip(
         ("hidden_size", hidden_size, "num_heads", num_heads),
     ):
         if divisor < 1 or value % divisor:
-            raise InputError(f"{name} = {value} cannot be divided by {divisor_name} = {divisor}")
+            raise InputError(f"{name} = {value} has to be a multiple of {divisor_name} = {divisor}")
     tower = {
         "hidden_size": hidden_size,
         "intermediate_size": 2 * hidden_size,

@@ -161,7 +161,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
         if conditions is None:
             return self.text_encoder.null_codes(count)
         if len(conditions) != count:
-            raise InputError(f"{len(conditions)} captions for {count} images: one for each is needed")
+            raise InputError(f"{len(conditions)} captions for {count} images: give one caption per image")
         return conditions
 
     def _apply(self, fn: Any, recurse: bool = True) -> TextDiffusionUNet:
@@ -174,10 +174,10 @@ class TextDiffusionUNet(DiffusionModelUNet):
         stored = state_dict.get(prefix + DIGEST)
         if stored is not None and not torch.equal(stored.cpu(), self.text_digest.cpu()):
             raise InputError(
-                "these weights were trained with another text encoder (weights, tokenizer or length of captions "
-                f"differ): theirs has the digest {bytes(stored.tolist()).hex()[:12]}, the one given here "
-                f"{self.text_encoder.digest[:12]}. Give the text model and max_length of the training; the "
-                "schema.json beside the checkpoint names them."
+                "these weights were trained with a different text encoder (weights, tokenizer or caption length "
+                f"differ): theirs has the digest {bytes(stored.tolist()).hex()[:12]}, the given one "
+                f"{self.text_encoder.digest[:12]}. Use the text model and max_length of the training; the "
+                "schema.json next to the checkpoint has both."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -207,13 +207,13 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
     other = [name for name in sorted(expected) if loaded[name].shape != own_state[name].shape]
     if other:
         raise InputError(
-            f"{len(other)} of {len(expected)} tensors in {path} have another shape, such as {other[0]}: "
-            f"{tuple(loaded[other[0]].shape)}, not {tuple(own_state[other[0]].shape)}. Give the channels, the heads "
-            "and a text encoder as wide as that of the training"
+            f"{len(other)} of {len(expected)} tensors in {path} have a different shape, such as {other[0]}: "
+            f"{tuple(loaded[other[0]].shape)}, not {tuple(own_state[other[0]].shape)}. Use the channels, the heads "
+            "and a text encoder width of the training"
         )
     network.load_state_dict({**own_state, **loaded})
     count = sum(own_state[name].numel() for name in expected)
-    print(f"{path}: {len(expected)} tensors with {count:,} numbers were loaded ({layout})", flush=True)
+    print(f"{path}: {len(expected)} loaded {count:,} parameters ({layout})", flush=True)
     return {"layout": layout, "tensors": len(expected), "parameters": count}
 
 
@@ -230,7 +230,9 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
         raise _misfit(own_state, state, path, " ".join(str(error).split())[:200]) from error
     # MONAI leaves what it cannot place, and keeps random weights where nothing was given, without a word
     if left:
-        raise _misfit(own_state, state, path, f"{len(left)} of its tensors have no place, such as {min(left)}")
+        raise _misfit(
+            own_state, state, path, f"{len(left)} of its tensors do not belong to the network, such as {min(left)}"
+        )
     if len(state) != len(own_state.keys() - {DIGEST} - _added(own_state, state)):
         raise _misfit(own_state, state, path, f"it has {len(state)} tensors")
     return {name: value for name, value in trial.state_dict().items() if name != DIGEST}
@@ -247,8 +249,8 @@ def _misfit(own_state: dict, state: dict, path: str | os.PathLike, reason: str) 
     lacking, unknown = sorted(own_state.keys() - state.keys() - {DIGEST}), sorted(state.keys() - own_state.keys())
     examples = f"the network has {lacking[0] if lacking else 'nothing more'}, the file {unknown[0] if unknown else ''}"
     return InputError(
-        f"{path} holds neither these weights nor those of a network of MONAI or monai-generative like this one: "
-        f"{reason}; {examples}. Give the channels, num_res_blocks, attention_levels and resblock_updown of the "
-        "training; weights of monai-generative need include_fc true and use_combined_linear false where the network "
-        "reads captions"
+        f"{path} contains no weights for this network, neither its own nor those of MONAI or monai-generative: "
+        f"{reason}; {examples}. Use the channels, num_res_blocks, attention_levels and resblock_updown of the "
+        "training; weights of monai-generative need include_fc true and use_combined_linear false if the network "
+        "is conditioned on captions"
     )

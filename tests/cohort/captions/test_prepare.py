@@ -129,7 +129,7 @@ def test_what_lacks_is_made_and_what_was_replaced_is_made_again(folder, tmp_path
 
 def test_other_settings_into_the_same_folder_are_an_error(folder, tmp_path):
     prepare(preparation(folder), tmp_path / "out")
-    with pytest.raises(InputError, match="different settings .*square.image_size: was 32, is 16 now"):
+    with pytest.raises(InputError, match="different settings .*square.image_size: was 32, now 16"):
         prepare(preparation(folder, 16), tmp_path / "out")
     with pytest.raises(InputError, match="does not contain a cohort"):
         prepare(preparation(folder), folder)

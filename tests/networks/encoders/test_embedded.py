@@ -93,7 +93,7 @@ def test_stain_and_texture_are_seen_apart(encoder):
 
 
 def test_small_images_are_refused(encoder):
-    with pytest.raises(InputError, match="16 px or more per side"):
+    with pytest.raises(InputError, match="at least 16 px per side"):
         encoder(textures(1, side=8))
 
 

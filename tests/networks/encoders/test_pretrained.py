@@ -86,7 +86,7 @@ class Gives(nn.Module):
     [
         (Tokens(), {}, "pool is None: tokens"),
         (Tokens(), {"pool": "clss"}, "did you mean 'cls'"),
-        (Tokens(), {"pool": "cls", "num_prefix_tokens": 7}, "7 tokens, and 7 are no patches"),
+        (Tokens(), {"pool": "cls", "num_prefix_tokens": 7}, "7 tokens, of which 7 are not patches"),
         (Vector(), {"pool": "cls"}, "pool is 'cls'"),
         (Gives(lambda images: {"x": images}), {}, "gives dict"),
         (Gives(lambda images: images.mean()), {}, r"gives \(\)"),
@@ -135,14 +135,14 @@ def test_safetensors_come_first(module, tmp_path):
     safetensors.save_file(module.state_dict(), tmp_path / "model.safetensors")
     assert torch.equal(load_weights(tmp_path)["0.weight"], module.state_dict()["0.weight"])
     (tmp_path / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(InputError, match="model.safetensors is not a readable file"):
+    with pytest.raises(InputError, match="model.safetensors is not a readable weights file"):
         load_weights(tmp_path)
 
 
 def test_files_without_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match="no model.safetensors or pytorch_model.bin in"):
         load_weights(tmp_path)
-    with pytest.raises(InputError, match="no weights at .*absent.bin"):
+    with pytest.raises(InputError, match="no weights found at .*absent.bin"):
         load_weights(tmp_path / "absent.bin")
     torch.save({"epoch": 3}, tmp_path / "empty.bin")
     with pytest.raises(InputError, match="holds no weights"):
@@ -207,7 +207,7 @@ class TestWithTimm:
         create = timm.create_model
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(timm, "create_model", create_on_meta)
-            with pytest.raises(InputError, match=f"timm cannot make hf-hub:{known.hub}.*no network.*as `weights`"):
+            with pytest.raises(InputError, match=f"timm cannot create hf-hub:{known.hub}.*no network.*as `weights`"):
                 pretrained.TimmEncoder(key)
         assert captured["network"].num_prefix_tokens == {"uni": 1, "uni2_h": 9, "virchow2": 5, "h_optimus_0": 5}[key]
         width = captured["output"].shape[-1] * (2 if known.pool == "cls+mean" else 1)
@@ -249,5 +249,5 @@ def test_inception_resizes_and_normalizes_as_torch_fidelity_does(tmp_path):
     assert torch.equal(encoder(IMAGES[:2]), network(IMAGES[:2])[0])
     said = encoder.describe()
     assert (said["dim"], said["image_size"], said["antialias"]) == (2048, 299, False)
-    with pytest.raises(InputError, match="Inception weights .*none.pth do not load"):
+    with pytest.raises(InputError, match="Inception weights .*none.pth cannot be loaded"):
         InceptionEncoder(tmp_path / "none.pth")

@@ -78,9 +78,9 @@ def test_another_text_model_in_its_place_is_refused(schema, dual_folder, tmp_pat
     schema.save(tmp_path / "schema.json")
     content = read_json(tmp_path / "schema.json")
     write_json(tmp_path / "schema.json", {**content, "max_length": 12})
-    with pytest.raises(InputError, match=f"not the one that .*{schema.text_encoder.digest[:12]}"):
+    with pytest.raises(InputError, match=f"not the one of .*{schema.text_encoder.digest[:12]}"):
         CaptionSchema.load(tmp_path / "schema.json")
-    with pytest.raises(InputError, match="not the one that"):
+    with pytest.raises(InputError, match="not the one of"):
         CaptionSchema.load(tmp_path / "schema.json", dual_folder)
 
 
@@ -88,7 +88,7 @@ def test_files_that_are_no_schema_of_captions_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no schema"):
         CaptionSchema.load(tmp_path / "schema.json")
     MetadataSchema.from_table(pd.DataFrame({"label": ["x"]}), "label").save(tmp_path / "schema.json")
-    with pytest.raises(InputError, match="no schema of captions"):
+    with pytest.raises(InputError, match="not a schema of captions"):
         CaptionSchema.load(tmp_path / "schema.json")
     write_json(tmp_path / "schema.json", {"kind": "captions", "format": 2})
     with pytest.raises(InputError, match="format 1, not 2"):

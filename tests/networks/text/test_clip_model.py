@@ -198,5 +198,5 @@ def test_counts_and_captions_that_do_not_fit_are_refused(clip, clip_folder):
 def test_what_is_no_clip_is_refused(clip_folder, tmp_path):
     with quiet():
         transformers.CLIPTextModel.from_pretrained(clip_folder).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="'clip_text_model' model, and one of clip, vision-text-dual-encoder"):
+    with pytest.raises(InputError, match="'clip_text_model' model, but one of clip, vision-text-dual-encoder"):
         ClipModel(tmp_path)

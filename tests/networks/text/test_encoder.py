@@ -89,7 +89,7 @@ def test_a_long_caption_is_cut_where_that_is_asked_for_and_keeps_its_end(clip_fo
     encoder = load_text_encoder(clip_folder, max_length=7, on_long="truncate")
     codes = encoder.tokenize(["man", "man man man man man man woman"])
     assert torch.equal(codes[1:], encoder.tokenize(["man man man man man"]))
-    assert "1 of 2 captions were cut to 7 tokens" in capsys.readouterr().out
+    assert "1 of 2 captions were truncated to 7 tokens" in capsys.readouterr().out
 
 
 def test_the_mask_ends_with_the_first_end_token(encoder, clip_folder):
@@ -250,7 +250,7 @@ def test_models_that_read_no_text_are_refused(dual_folder, tmp_path):
     with quiet():
         transformers.VisionTextDualEncoderModel.from_pretrained(dual_folder).vision_model.save_pretrained(tmp_path)
         transformers.AutoTokenizer.from_pretrained(dual_folder).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="'vit' model, which reads no text"):
+    with pytest.raises(InputError, match="'vit' model, which does not encode text"):
         load_text_encoder(tmp_path)
 
 
@@ -258,5 +258,5 @@ def test_a_tokenizer_of_another_model_is_refused(clip_folder, dual_folder):
     with quiet():
         tower = transformers.VisionTextDualEncoderModel.from_pretrained(dual_folder).text_model
         tokenizer = transformers.AutoTokenizer.from_pretrained(clip_folder)
-    with pytest.raises(InputError, match="11: they do not belong together"):
+    with pytest.raises(InputError, match="11: they do not match"):
         FrozenTextEncoder(tower, tokenizer)

@@ -69,7 +69,7 @@ def test_the_clip_is_small_and_of_transformers(tokenizer):
 
 @pytest.mark.parametrize("sizes", [{"image_size": 30}, {"hidden_size": 66}, {"patch_size": 0}])
 def test_sizes_that_do_not_divide_are_refused(tokenizer, sizes):
-    with pytest.raises(InputError, match="cannot be divided"):
+    with pytest.raises(InputError, match="has to be a multiple"):
         small_clip(tokenizer, **sizes)
 
 
