@@ -188,7 +188,7 @@ def _pixels(images: Any, count: int) -> torch.Tensor:
     if len(images) != count:
         raise InputError(f"{len(images)} images and {count} captions: give one caption per image")
     if count < 2:
-        raise InputError(f"{count} pairs: contrastive training needs two or more")
+        raise InputError(f"{count} pairs: contrastive training needs at least two")
     return images
 
 

@@ -161,7 +161,7 @@ def test_where_no_image_gives_a_patch_the_reasons_are_left(data, tmp_path, in_pr
     shutil.copytree(data, tmp_path / "data")
     rows = read_table(data / "labeled.csv")
     rows[rows["image"].isin(["tiles/blank.png", BROKEN])].to_csv(tmp_path / "data/labeled.csv", index=False)
-    with pytest.raises(InputError, match="no image of labeled.csv can be used; .*rejected.csv says why"):
+    with pytest.raises(InputError, match="no image of labeled.csv can be used; the reasons are in .*rejected.csv"):
         prepare(preparation(tmp_path / "data", "labeled.csv"), tmp_path / "out", on_error="skip")
     reasons = read_table(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
     assert reasons["tiles/blank.png"].startswith("no tissue") and BROKEN in reasons[BROKEN]

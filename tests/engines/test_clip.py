@@ -103,7 +103,7 @@ def test_equal_captions_are_no_negatives_of_each_other():
         ({"images": torch.zeros(3, 3, 32, 32)}, "float32.*uint8"),
         ({"images": torch.zeros(3, 1, 32, 32, dtype=torch.uint8)}, r"\(3, 1, 32, 32\)"),
         ({"captions": ["a", "b"]}, "3 images and 2 captions"),
-        ({"captions": ["", "", ""]}, "no caption"),
+        ({"captions": ["", "", ""]}, "at least one caption"),
         ({"images": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "captions": ["a"]}, "at least two"),
         ({"max_steps": 0}, "max_steps = 0"),
         ({"batch_size": 1}, "batch_size = 1"),

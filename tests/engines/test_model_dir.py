@@ -97,7 +97,7 @@ def test_weights_of_another_schema_of_the_same_shape_are_refused(tiny_network, t
     state = tiny_network.state_dict()
     state["class_embedding.schema_digest"] = MetadataConditioner(renamed, 64).schema_digest
     save_tensors(tmp_path / "model.pt", state)
-    with pytest.raises(InputError, match="another schema"):
+    with pytest.raises(InputError, match="a different schema"):
         load_network(tiny_network, tmp_path / "model.pt")
 
 

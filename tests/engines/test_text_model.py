@@ -29,7 +29,7 @@ def test_a_text_model_is_trained_once_and_then_found(cohort, tmp_path, monkeypat
     schema = CaptionSchema(load_text_encoder(folder))
     assert schema.encode(cohort.table).shape[0] == 16
     other = Cohort(cohort.table.assign(caption="another brain"), cohort.root)
-    with pytest.raises(InputError, match=f"trained on other captions.*--text_model {folder} to take it"):
+    with pytest.raises(InputError, match=f"trained on other captions.*--text_model {folder} to use it"):
         text_model_dir(None, other, 16, folder, 0, 2)
     assert text_model_dir(str(folder), other, 16, folder, 0, 2) == str(folder)
 

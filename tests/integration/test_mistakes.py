@@ -158,10 +158,10 @@ MISTAKES = [
 
 OVERLAYS = {
     "tab.yaml": (b"max_steps:\n\t- 3", "indent with spaces"),
-    "bad.yaml": (b"channels: [1, 2", "not YAML"),
-    "bad.json": (b'{"max_steps": 3,}', "not JSON"),
+    "bad.yaml": (b"channels: [1, 2", "invalid YAML"),
+    "bad.json": (b'{"max_steps": 3,}', "invalid JSON"),
     "empty.yaml": (b"", "is empty"),
-    "list.yaml": (b"- max_steps", "holds no mapping"),
+    "list.yaml": (b"- max_steps", "is not a mapping"),
     "latin.yaml": ("label: Größe".encode("latin-1"), "is not UTF-8"),
     "overlay.txt": (b"max_steps: 3", "has to end with .json, .yaml, .yml"),
     "sheme.yaml": (b"split_sheme: site_holdout", "did you mean 'split_scheme'"),

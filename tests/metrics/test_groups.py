@@ -84,9 +84,9 @@ def test_a_forward_pass_gives_the_batch_and_keeps_the_sum():
 @pytest.mark.parametrize(
     ("column", "code", "message"),
     [
-        (0, CLASSES, "predicted class are 0 to 3, not 0 to 4"),
-        (1, -1, "target are 0 to 3, not -1"),
-        (2, 7, "group are 0"),
+        (0, CLASSES, "predicted class must be 0 to 3, not 0 to 4"),
+        (1, -1, "target must be 0 to 3, not -1"),
+        (2, 7, "group must be 0"),
     ],
 )
 def test_codes_out_of_range_are_refused_and_nothing_is_counted(column, code, message):
@@ -290,13 +290,13 @@ def test_probabilities_and_targets_that_do_not_fit_are_refused():
 
 def test_counts_that_are_no_confusions_are_refused():
     for wrong in (np.zeros(3), np.zeros((2, 3)), np.zeros((2, 3, 4))):
-        with pytest.raises(InputError, match="confusions are"):
+        with pytest.raises(InputError, match="confusions have to be"):
             balanced_accuracy(wrong)
     for function in (equal_opportunity_gap, equalized_odds_gap):
-        with pytest.raises(InputError, match="confusions are .groups, classes, classes."):
+        with pytest.raises(InputError, match="confusions have to be .groups, classes, classes."):
             function(CONFUSIONS[0])
     for wrong in (np.array([[1, -1], [0, 2]]), np.array([[1, np.nan], [0, 2]]), np.array([["a"]])):
-        with pytest.raises(InputError, match="0 or more"):
+        with pytest.raises(InputError, match="must not be negative"):
             accuracy(wrong)
 
 

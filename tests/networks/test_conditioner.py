@@ -102,7 +102,7 @@ def test_mistakes_name_what_is_allowed():
 )
 def test_weights_of_a_schema_with_the_same_shapes_and_other_meanings_are_refused(other):
     weights = MetadataConditioner(SCHEMA, 10).state_dict()
-    with pytest.raises(InputError, match="another schema"):
+    with pytest.raises(InputError, match="a different schema"):
         MetadataConditioner(other, 10).load_state_dict(weights)
 
 

@@ -135,7 +135,7 @@ def gathered(
     start = 0
     for features, rows in sources:
         if features.shape[1] != dim:
-            raise InputError(f"features of {features.shape[1]} and of {dim} dimensions: use one encoder for all")
+            raise InputError(f"features of {features.shape[1]} and of {dim} dimensions: use the same encoder for all")
         for begin in range(0, len(rows), 8192):
             block = rows[begin : begin + 8192]
             result[start : start + len(block)] = np.asarray(features[block])

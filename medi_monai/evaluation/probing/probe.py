@@ -113,7 +113,7 @@ class LogisticProbe:
         features = checked_features(features)
         dim = self.coefficients.shape[1]
         if features.shape[1] != dim:
-            raise InputError(f"features have {features.shape[1]} dimensions, the probe has {dim}: use one encoder")
+            raise InputError(f"features have {features.shape[1]} dimensions, the probe has {dim}: use the same encoder")
         weights, intercepts = self.coefficients.to(self.device), self.intercepts.to(self.device)
         result = torch.empty(len(features), self.num_classes, dtype=torch.float64)
         for rows, block in row_blocks(features, torch.float64, self.device):

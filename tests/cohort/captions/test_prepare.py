@@ -152,7 +152,7 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
     (folder / "slices/p3_0.png").write_bytes(b"broken")
     (folder / "slices/p4_0.png").unlink()
     Image.new("L", (8, 8)).save(folder / "slices/stray.png")
-    with pytest.raises(InputError, match=r"row 9 \(slices/p4_0.png\): file not found. To go on"):
+    with pytest.raises(InputError, match=r"row 9 \(slices/p4_0.png\): file not found. To continue"):
         prepare(preparation(folder), tmp_path / "out")
     cohort = prepare(preparation(folder), tmp_path / "out", on_error="skip")
     rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
@@ -174,7 +174,7 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
 def test_nothing_left_is_an_error(folder, tmp_path):
     for path in (folder / "slices").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no image of .* can be used; .*rejected.csv says why"):
+    with pytest.raises(InputError, match="no image of .* can be used; the reasons are in .*rejected.csv"):
         prepare(preparation(folder), tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out" / "cohort.csv").exists()
 

@@ -25,7 +25,7 @@ def test_a_table(tmp_path, capsys):
     path.write_text('caption,count\n"a brain, MR",2\na,1\n"a brain, MR",3\n')
     assert as_list(read_prompts(path, num_images=6)) == [("a brain, MR", 5), ("a", 1)] and not capsys.readouterr().out
     assert as_list(read_prompts(path, num_images=100)) == [("a brain, MR", 5), ("a", 1)]
-    assert "how many images of each prompt: 6, not 100" in capsys.readouterr().out
+    assert "the number of images: 6, not 100" in capsys.readouterr().out
     path.write_text("caption\nx\ny\nz\n")
     assert as_list(read_prompts(path, num_images=8)) == [("x", 3), ("y", 3), ("z", 2)]
     assert expand_plan(read_prompts(path, 2))["number"].tolist() == [0, 1, 0, 1, 0, 1]

@@ -108,7 +108,7 @@ def test_other_images_are_refused(wrong, message):
         ({"image_size": 2.5}, "image_size 2.5"),
         ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
         ({"std": (1, 0, 1)}, "std has to be above 0"),
-        ({"mean": (0.5,)}, "three numbers each"),
+        ({"mean": (0.5,)}, "each needs three numbers"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change, message):

@@ -56,7 +56,7 @@ def test_special_tokens_are_those_of_clip(tokenizer):
 
 
 def test_without_captions_there_is_no_tokenizer():
-    with pytest.raises(InputError, match="no caption"):
+    with pytest.raises(InputError, match="at least one caption"):
         make_tokenizer(["", "  "])
 
 

@@ -199,7 +199,7 @@ def test_weights_of_other_networks_are_refused_and_nothing_is_copied(encoder, im
         with pytest.raises(InputError, match=name):
             load_pretrained_unet(network, tmp_path / name)
     assert torch.equal(before, network(image))
-    with pytest.raises(InputError, match="no weights at"):
+    with pytest.raises(InputError, match="no weights found at"):
         load_pretrained_unet(network, tmp_path / "none.pt")
 
 
