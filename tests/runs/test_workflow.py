@@ -64,7 +64,7 @@ def test_switches_numbers_and_null_come_as_they_are_meant():
         ({"output_dir": "$NOWHERE/x"}, "NOWHERE is not set"),
         ({"run_id": "trainig"}, "unknown run id 'trainig': did you mean 'training'"),
         ({"run_id": "train"}, "unknown run id 'train'"),
-        ({"run_id": "sampling"}, "the run 'sampling' is in .*inference.json, not in .*train.json"),
+        ({"run_id": "sampling"}, "the run 'sampling' is in .*inference.json, but .*train.json has"),
         ({"tracking": "mlflow"}, r'needs the package mlflow: pip install "medi_monai\[mlflow\]"'),
         ({"tracking": "gone.json"}, "no config file gone.json"),
     ],
