@@ -61,7 +61,7 @@ class Cohort:
 
     @property
     def digest(self) -> str:
-        """A digest of all cells in their order, and of the content of the images; a million rows take seconds."""
+        """Digest of all cells in order and of the content of the images; takes seconds for a million rows."""
         hashes = pd.util.hash_pandas_object(self.table, index=False).to_numpy()
         return hashlib.sha256(hashes.tobytes() + self.pixel_digest.encode()).hexdigest()
 
