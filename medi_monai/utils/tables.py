@@ -169,10 +169,10 @@ def _encoding(path: Path, head: bytes, opened: Callable[[], IO[bytes]]) -> str:
     return "utf-8"
 
 
-def _not_utf8(path: Path, number: int, line: bytes, place: int) -> str:
-    around = line[max(place - 12, 0) : place + 12].decode("cp1252", "replace").strip()
+def _not_utf8(path: Path, number: int, line: bytes, position: int) -> str:
+    around = line[max(position - 12, 0) : position + 12].decode("cp1252", "replace").strip()
     return (
-        f"the table {path} is not UTF-8: line {number}, byte {place + 1}. If it reads {around!r} there, it is "
+        f"the table {path} is not UTF-8: line {number}, byte {position + 1}. If it reads {around!r} there, it is "
         f"Windows-1252 (Latin-1): write table: {{path: {path.name}, encoding: cp1252}}; or save it as UTF-8"
     )
 
@@ -216,6 +216,8 @@ def _checked_names(names: Sequence[Any], path: Path) -> list[str]:
     tidied = [tidy(str(name)) for name in names]
     for name, count in Counter(filter(None, tidied)).items():
         if count > 1:
-            places = " and ".join(str(place) for place, other in enumerate(tidied, 1) if other == name)
-            raise InputError(f"the header of {path} has {name!r} more than once (columns {places}): rename one of them")
+            positions = " and ".join(str(position) for position, other in enumerate(tidied, 1) if other == name)
+            raise InputError(
+                f"the header of {path} has {name!r} more than once (columns {positions}): rename one of them"
+            )
     return tidied
