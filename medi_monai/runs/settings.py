@@ -160,7 +160,7 @@ class TuningPromptSettings(PromptSettings, defaults={"num_images": 256}):
     """Prompts of the tuning."""
 
 
-class SolverSettings(Settings):
+class TuningSamplingSettings(Settings):
     """Sampling during tuning."""
 
     num_steps: Count = setting(15, "number of sampling steps")
@@ -298,7 +298,6 @@ GROUPS: dict[str, type[Settings]] = {
     "sampled": SampledSettings,
     "sampling": SamplingSettings,
     "seed": SeedSettings,
-    "solver": SolverSettings,
     "space": SpaceSettings,
     "target": TargetSettings,
     "text": TextSettings,
@@ -307,6 +306,7 @@ GROUPS: dict[str, type[Settings]] = {
     "training": PathologyTrainingSettings,
     "tuned_model": TunedModelSettings,
     "tuning_prompts": TuningPromptSettings,
+    "tuning_sampling": TuningSamplingSettings,
 }
 
 
