@@ -1,4 +1,4 @@
-"""One call for every scheme: the split of each row of a table."""
+"""Assigns each row of a table to a split, with any scheme."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["assign_splits"]
 
-#: the rule of each of ``SCHEMES``
+#: rule of each scheme in ``SCHEMES``
 RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
     "combination_holdout": split_by_combination,
     "subpopulation_holdout": split_by_subpopulation,
@@ -29,28 +29,29 @@ RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
 
 
 def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """The split of every row: ``train``, ``val``, ``holdout`` or ``excluded``.
+    """The split of each row: ``train``, ``val``, ``holdout`` or ``excluded``.
 
-    No patient is in two of the first three. A row is ``excluded`` where it is not held out itself and
+    No patient is in two of the first three. A row is ``excluded`` if it is not held out itself and
 
     - its patient has other rows that are held out, or
-    - it lacks a value (an empty cell) and may therefore be part of what is held out. A missing value makes no
-      combination or center of its own: such a row is never held out, and trains only where what it has rules it out.
+    - it lacks a value (an empty cell) and may therefore belong to what is held out. A missing value is not a
+      combination or center of its own: such a row is never held out, and is in training only if its other values show
+      that it cannot belong to what is held out.
 
-    ``medi_2025`` takes a missing value as one more value instead, and ``patient_kfold`` asks for the label alone.
+    ``medi_2025`` treats a missing value as another value, and ``patient_kfold`` requires only the label.
 
     Args:
-        rows: one row per slide or patch with ``patient`` and the scheme's columns. All schemes but ``medi_2025`` are
-            independent of their order; for that one, a column ``row`` says the place in the file where it is there,
-            else the order of ``rows`` counts.
-        scheme: what is held out.
+        rows: one row per slide or patch with ``patient`` and the scheme's columns. All schemes except ``medi_2025`` are
+            independent of their order. For ``medi_2025``, a column ``row`` gives the position in the file; without it,
+            the order of ``rows`` is used.
+        scheme: the split scheme.
 
     Returns:
         A series with the index of ``rows``.
 
     Raises:
-        InputError: for a missing column, a row without patient or label, or a promise of the scheme that cannot be
-            kept; the message names the classes or centers that are too small.
+        InputError: for a missing column, a row without patient or label, or if a guarantee of the scheme cannot be met;
+            the message names the classes or centers that are too small.
     """
     columns = ["patient", *scheme.columns]
     require_columns(rows, columns, "the table to split")
@@ -65,7 +66,7 @@ def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    # a cohort has a hundred patches per patient: every rule works on the distinct rows, sorted, and is mapped back
+    # a cohort has about a hundred patches per patient: rules work on distinct, sorted rows; results are mapped back
     cells = rows[list(columns)].astype("str").fillna("")
     if cells.empty:
         raise InputError("the table to split has no rows")

@@ -18,11 +18,11 @@ __all__ = ["split_by_fold"]
 def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     """``patient_kfold``: the patients of one fold are held out; over all folds, each patient is held out once.
 
-    Every class is in every fold, in numbers that differ by at most one where patients have one label each.
+    Every class is in every fold; if each patient has one label, the numbers per fold differ by at most one.
 
     Args:
         units: one row per patient and combination.
-        scheme: columns (of which the label counts), number of folds, fold and seed.
+        scheme: columns (only the label is used), number of folds, fold and seed.
 
     Raises:
         InputError: for classes with fewer patients than there are folds.
@@ -48,11 +48,11 @@ def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def _folds(has_label: np.ndarray, labels: Sequence[str], scheme: SplitScheme) -> np.ndarray:
-    """The fold of each patient, ``(P,)``: one deal through all classes, then the patients who have several labels.
+    """``(P,)`` fold of each patient: patients are dealt class by class, those with several labels last.
 
     Args:
-        has_label: ``(P, L)`` bool, which patient has which label.
-        labels: the names of the labels, which seed the order of their patients.
+        has_label: ``(P, L)`` bool, the labels of each patient.
+        labels: names of the labels, which seed the order of their patients.
         scheme: number of folds and seed.
     """
     fold = np.full(len(has_label), -1)
@@ -60,7 +60,7 @@ def _folds(has_label: np.ndarray, labels: Sequence[str], scheme: SplitScheme) ->
     for number, name in enumerate(labels):
         patients = np.flatnonzero(has_label[:, number] & ~several)
         rng = np.random.default_rng(seed_from("patient folds", scheme.seed, name))
-        # the deal goes on from class to class, so that the folds are of one size as well
+        # dealing continues from class to class, which keeps the folds equal in size
         fold[rng.permutation(patients)] = (np.arange(len(patients)) + (fold >= 0).sum()) % scheme.num_folds
     counts = np.array([has_label[fold == number].sum(axis=0) for number in range(scheme.num_folds)])
     sizes = np.bincount(fold[~several], minlength=scheme.num_folds)

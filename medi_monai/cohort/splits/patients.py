@@ -1,4 +1,4 @@
-"""What all schemes share: no patient on two sides, and in-domain validation."""
+"""Rules that all schemes share: no patient in two splits, and in-domain validation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Combination = tuple[str, ...]
 
 
 def keep_apart(units: pd.DataFrame, held: np.ndarray, uncertain: np.ndarray | None = None) -> pd.Series:
-    """``holdout`` where ``held``; ``excluded`` for other rows of the same patients and where ``uncertain``; ``train``.
+    """Label rows ``holdout`` if ``held``, ``excluded`` if uncertain or from a held-out patient, otherwise ``train``.
 
     Args:
         units: one row per patient and combination.
         held: ``(N,)`` bool.
-        uncertain: ``(N,)`` bool: a value is missing, so that the row may belong to what is held out.
+        uncertain: ``(N,)`` bool: a value is missing, and the row may belong to what is held out.
     """
     split = pd.Series("train", index=units.index)
     if uncertain is not None:
@@ -31,19 +31,19 @@ def keep_apart(units: pd.DataFrame, held: np.ndarray, uncertain: np.ndarray | No
 
 
 def observed_combinations(rows: pd.DataFrame, columns: Sequence[str]) -> list[Combination]:
-    """The combinations of values that rows have, sorted; a combination with a missing value is none."""
+    """Sorted combinations of values in the rows; rows with a missing value have none."""
     distinct = rows[list(columns)].drop_duplicates()
     return sorted(key for key in distinct.itertuples(index=False, name=None) if "" not in key)
 
 
 def validation_patients(units: pd.DataFrame, columns: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """The patients in training that become validation; no combination loses its last patient.
+    """Select the training patients that become validation; no combination loses its last patient.
 
     Args:
-        units: the rows in training, one per patient and combination; a missing value counts as a value here.
-        columns: of a combination.
-        fraction: of the patients of every combination that has three or more.
-        seed: which of them.
+        units: training rows, one per patient and combination; a missing value counts as a value here.
+        columns: columns of a combination.
+        fraction: fraction of the patients of each combination with at least three patients.
+        seed: random seed.
     """
     if fraction == 0:
         return set()
@@ -72,7 +72,7 @@ def validation_patients(units: pd.DataFrame, columns: Sequence[str], fraction: f
 
 
 def quoted(counts: dict[str, int], unit: str, most: int = 8) -> str:
-    """Values with a count each, fewest first, for a message: ``'A' (1 center), 'B' (2 centers)``."""
+    """Values with their counts, smallest first, for use in messages: ``'A' (1 center), 'B' (2 centers)``."""
     ranked = sorted(counts.items(), key=lambda item: (item[1], item[0]))
     shown = [f"{value!r} ({count} {unit}{'' if count == 1 else 's'})" for value, count in ranked[:most]]
     return ", ".join(shown) + (f" and {len(ranked) - most} more" if len(ranked) > most else "")

@@ -1,4 +1,4 @@
-"""What a split is made of: the name of its rule and the rule's settings."""
+"""Split schemes: names, requirements and settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["SCHEMES", "SchemeTraits", "SplitScheme"]
 
 @dataclass(frozen=True)
 class SchemeTraits:
-    """What a scheme asks for, and which settings of a :class:`SplitScheme` it uses.
+    """Requirements of a scheme, and the settings of a :class:`SplitScheme` that it uses.
 
     Args:
-        min_columns: 1 where the label is enough, 2 where an attribute is needed as well.
-        takes_values: whether ``values`` may name what is held out.
-        val_fraction: where a :class:`SplitScheme` has none.
-        by_file_order: whether it follows the order of the rows instead of a seed.
+        min_columns: 1 if the label is enough, 2 if an attribute is needed as well.
+        takes_values: whether ``values`` can specify what is held out.
+        val_fraction: default of :class:`SplitScheme`.
+        by_file_order: whether it follows the order of the rows instead of a random seed.
     """
 
     min_columns: int
@@ -27,7 +27,7 @@ class SchemeTraits:
     by_file_order: bool = False
 
 
-#: the schemes by name; their rules are in ``assign.py``
+#: schemes by name; their rules are in ``assign.py``
 SCHEMES = {
     "combination_holdout": SchemeTraits(1),
     "subpopulation_holdout": SchemeTraits(2),
@@ -39,29 +39,29 @@ SCHEMES = {
 
 @dataclass(frozen=True)
 class SplitScheme:
-    """Which patients train, and which are held out.
+    """Settings of a split: which patients are in training, and which are held out.
 
-    ``combination_holdout``: every class and every attribute value is in training, some of their combinations are not;
-    the fair test of recombination. ``subpopulation_holdout``: a fraction of the combinations of attributes within each
-    class, as in MeDi (arXiv 2506.17140). ``site_holdout``: whole centers that training never sees. ``patient_kfold``:
-    one of several folds of patients, stratified by label. ``medi_2025``: the published rule, for comparison.
+    ``combination_holdout``: every class and attribute value is in training, but some of their combinations are held
+    out; a fair test of recombination. ``subpopulation_holdout``: a fraction of the attribute combinations within each
+    class, as in MeDi (arXiv 2506.17140). ``site_holdout``: whole centers. ``patient_kfold``: one of several folds of
+    patients, stratified by label. ``medi_2025``: the published rule, for comparison.
 
     Args:
-        columns: label first, then the attributes that the scheme is about. ``combination_holdout`` holds nothing out
-            where the label is alone; ``site_holdout`` and ``medi_2025`` take the second column as center or site.
+        columns: the label, then the attributes that define the split. ``combination_holdout`` holds nothing out if
+            there is only the label; for ``site_holdout`` and ``medi_2025``, the second column is the center or site.
         name: one of :data:`SCHEMES`.
-        fraction: of what is held out, in [0, 1): combinations (within each class for ``subpopulation_holdout``),
-            centers, or the keys of each class for ``medi_2025``. ``patient_kfold`` has no use for it.
-        val_fraction: of the patients of each combination in training that become in-domain validation, in [0, 1);
-            a combination with fewer than three patients keeps them all in training. ``None`` is 0.15, and 0 for
+        fraction: fraction held out, in [0, 1): of combinations (within each class for ``subpopulation_holdout``), of
+            centers, or of the keys of each class for ``medi_2025``. ``patient_kfold`` does not use it.
+        val_fraction: fraction of the patients of each combination in training that become in-domain validation, in
+            [0, 1); combinations with fewer than three patients stay in training. ``None`` means 0.15, or 0 for
             ``medi_2025``, which has no validation.
-        seed: which combinations, centers and patients; ``medi_2025`` follows the order of the file instead.
-        values: the centers that ``site_holdout`` holds out, instead of a fraction.
-        num_folds: of ``patient_kfold``, 2 or more.
-        fold: the one that ``patient_kfold`` holds out, from 0.
+        seed: random seed for combinations, centers and patients; ``medi_2025`` follows the order of the file instead.
+        values: centers that ``site_holdout`` holds out, instead of a fraction.
+        num_folds: number of folds for ``patient_kfold``, 2 or more.
+        fold: fold that ``patient_kfold`` holds out, from 0.
 
     Raises:
-        InputError: for an unknown name, a number out of its range, or columns that do not suit the scheme.
+        InputError: for an unknown name, a number out of range, or columns that do not fit the scheme.
     """
 
     columns: Sequence[str]
@@ -92,7 +92,7 @@ class SplitScheme:
 
     @property
     def validation_share(self) -> float:
-        """``val_fraction``, or the scheme's own where it is ``None``."""
+        """``val_fraction``, or the default of the scheme if it is ``None``."""
         return SCHEMES[self.name].val_fraction if self.val_fraction is None else self.val_fraction
 
     def _check_columns(self) -> None:

@@ -12,19 +12,19 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["site_holdout", "split_by_site"]
 
-#: random orders of the centers that are tried for one that shows every class in the holdout; the best choice of all
-#: would be a set cover, which is hard: one in six hundred small tables had a better one
+#: number of random orders of the centers to try; the best choice overall is a set cover problem, which is hard: with
+#: this number, one in six hundred small tables had a better choice
 ATTEMPTS = 32
 
 
 def split_by_site(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``site_holdout``: no row of a held-out center is in training, and every class keeps patients there.
+    """``site_holdout``: no row of a held-out center is in training, and every class keeps training patients.
 
-    A row without a center is excluded, since it can neither be shown to be of an unseen center nor of a seen one.
+    A row without a center is excluded, because its center may be held out or not.
 
     Args:
         units: one row per patient and combination.
-        scheme: columns (label, center), and a fraction and seed or the values.
+        scheme: columns (label, center), and either a fraction and seed, or values.
 
     Raises:
         InputError: as :func:`site_holdout`.
@@ -35,17 +35,17 @@ def split_by_site(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def site_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
-    """The centers held out: ``values``, or so many that no class loses its last patient in training.
+    """Select the centers to hold out: ``values``, or a fraction such that every class keeps a training patient.
 
-    Centers are drawn at random, those first that bring a class to the holdout which it lacks. Of several such draws,
-    the one counts that shows most classes in the holdout; a class that is at one center alone stays in training.
+    Centers are drawn at random; those that add a class to the holdout come first. Of several draws, the one with the
+    most classes in the holdout is used. A class that occurs at only one center stays in training.
 
     Args:
-        rows: with ``patient`` and the scheme's columns.
+        rows: rows with ``patient`` and the scheme's columns.
         scheme: columns (label, center), and a fraction (at least one center; 0 holds nothing out) and seed, or values.
 
     Raises:
-        InputError: for an unknown center, or where classes would lose all training patients; they are named.
+        InputError: for an unknown center, or if classes would lose all training patients; the message names them.
     """
     label, center = scheme.columns[:2]
     if not scheme.values and scheme.fraction == 0:
@@ -76,7 +76,7 @@ def site_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
 
 
 class _Incidence:
-    """Which patients of which class were at which center."""
+    """The patients of each class at each center."""
 
     def __init__(self, rows: pd.DataFrame, label: str, center: str) -> None:
         triples = rows[["patient", label, center]].drop_duplicates()
@@ -93,14 +93,14 @@ class _Incidence:
         self.has[self.center, self.label] = True
 
     def lost(self, held: np.ndarray) -> np.ndarray:
-        """The classes, ``(L,)`` bool, without a patient in training where these centers, ``(C,)`` bool, are out."""
+        """``(L,)`` bool: classes that lose all training patients if centers ``held``, ``(C,)`` bool, are held out."""
         out = np.zeros(self.num_patients, bool)
         out[self.patient[held[self.center]]] = True
         stays = ~out[self.patient]
         return np.bincount(self.label[stays], minlength=len(self.labels)) == 0
 
     def can_be_shown(self) -> np.ndarray:
-        """The classes, ``(L,)`` bool, at a center that can be held out at least by itself."""
+        """``(L,)`` bool: classes with a center that could be held out on its own."""
         spare = np.array([not self.lost(center).any() for center in np.eye(len(self.centers), dtype=bool)])
         return np.asarray(self.has[spare].any(axis=0))
 
@@ -133,7 +133,7 @@ def _draw(incidence: _Incidence, wanted: int, seed: int) -> np.ndarray:
 
 
 def _spare(incidence: _Incidence, order: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centers drawn in an order, ``(C,)`` bool, and the classes for which others stayed, ``(L,)`` bool."""
+    """Centers to hold out in a given order, ``(C,)`` bool, and classes that prevented others, ``(L,)`` bool."""
     held = np.zeros(len(incidence.centers), bool)
     refused = np.zeros(len(incidence.labels), bool)
     left = order
@@ -144,7 +144,7 @@ def _spare(incidence: _Incidence, order: np.ndarray, wanted: int) -> tuple[np.nd
         held[candidate] = True
         lost = incidence.lost(held)
         if lost.any():
-            # more centers held out never bring a class back: this one is refused for good
+            # holding out more centers never restores a class: this center stays rejected
             held[candidate] = False
             refused |= lost
     return held, refused
