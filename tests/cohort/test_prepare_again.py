@@ -151,7 +151,7 @@ def test_of_two_that_lack_a_cohort_one_prepares_it(data, prepared, tmp_path, in_
     [
         ({"grid": PatchGrid(32, 1.0)}, r"cutting.grid.image_size: was 64, now 32\)"),
         ({"max_patches_per_slide": 5}, r"\(cutting.max_patches_per_slide: was None, now 5\)"),
-        ({"patch_format": "none"}, r"\(cutting.patch_format: was png, is none now\)"),
+        ({"patch_format": "none"}, r"\(cutting.patch_format: was png, now none\)"),
     ],
 )
 def test_a_folder_prepared_with_other_settings_is_refused_with_what_changed(
