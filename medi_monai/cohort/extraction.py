@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, r
 from medi_monai.utils.seeding import seed_from
 from medi_monai.wsi import PatchGrid, SlideReader, background_fraction, open_slide, plan_patches, sharpness
 from medi_monai.wsi.overview import draw_plan
+from medi_monai.wsi.readers import PixelRules
 
 __all__ = [
     "FORMATS",
@@ -54,6 +55,7 @@ class Cutting:
         measure: whether to compute sharpness, background and perceptual hash of each patch: ``always``, ``never``, or
             ``auto`` (if patches are written, since they are read anyway). If patches are neither written nor measured,
             only the thumbnail of a slide is read.
+        pixels: how values, pages and transparent pixels of image files are interpreted.
     """
 
     grid: PatchGrid
@@ -62,6 +64,7 @@ class Cutting:
     seed: int = 0
     mpp_conflict: str = "error"
     measure: str = "auto"
+    pixels: PixelRules = field(default_factory=PixelRules)
 
     def __post_init__(self) -> None:
         if self.patch_format not in FORMATS:
@@ -146,7 +149,7 @@ def _cut(job: SlideJob, folder: Path) -> str | None:
     cutting, grid = job.cutting, job.cutting.grid
     path = Path(job.folder) / job.image
     mpp = float(job.mpp) if job.mpp else None
-    with open_slide(path, mpp, job.backend, cutting.mpp_conflict) as slide:
+    with open_slide(path, mpp, job.backend, cutting.mpp_conflict, cutting.pixels) as slide:
         fingerprint = file_fingerprint(path)
         plan = plan_patches(slide, grid)
         chosen = _choice(len(plan.corners), cutting, job.image)

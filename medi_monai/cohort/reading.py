@@ -18,7 +18,7 @@ from medi_monai.cohort.table import Cohort
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json
 from medi_monai.utils.pixels import stacked
-from medi_monai.wsi.readers import BACKENDS, SlideReader, open_slide, read_image
+from medi_monai.wsi.readers import BACKENDS, PixelRules, SlideReader, open_slide, read_image
 
 __all__ = ["PatchReader", "image_blocks"]
 
@@ -58,8 +58,12 @@ class PatchReader:
         self._codes, images = pd.factorize(table["image"])
         self._images = [str(image) for image in images]
         self.on_the_fly = "source_mpp" in table.columns
+        planned = _planned(cohort.root)
+        self._rules = PixelRules(**planned.get("pixels", {}))
+        # regions are resampled as they were planned where the file was believed that its pixels are not square
+        self._on_conflict = "file" if planned.get("mpp_conflict") == "file" else "given"
         if self.on_the_fly:
-            _check_size(cohort.root, image_size)
+            _check_size(cohort.root, planned, image_size)
             self._corners = table[["x", "y"]].to_numpy(np.int64)
             self._mpp = table["mpp"].to_numpy(np.float64)
             self._source_mpp = pd.to_numeric(table["source_mpp"], errors="coerce").to_numpy(np.float64)
@@ -102,7 +106,7 @@ class PatchReader:
         return patches
 
     def _file(self, image: str) -> np.ndarray:
-        patch = read_image(self._root / image)
+        patch = read_image(self._root / image, self._rules)
         if patch.shape[:2] != self._size[::-1]:
             raise InputError(f"{image} has {patch.shape[1]} x {patch.shape[0]} pixels, expected {self._size[0]}")
         return patch
@@ -130,7 +134,8 @@ class PatchReader:
         while len(self._open) >= self._max_open:
             self._open.popitem(last=False)[1].close()
         mpp = float(self._source_mpp[row])
-        slide = open_slide(self._root / self._images[image], mpp, self._backend, on_conflict="given")
+        path = self._root / self._images[image]
+        slide = open_slide(path, mpp, self._backend, self._on_conflict, self._rules)
         self._open[image] = slide
         return slide
 
@@ -169,10 +174,17 @@ def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator
         reader.close()
 
 
-def _check_size(root: Path, image_size: int) -> None:
-    # a file has a fixed size, but a region can be read at any size and would then silently cover a different field
+def _planned(root: Path) -> dict:
+    """Settings with which the patches of a prepared cohort were read; empty for other cohorts."""
     if not (root / SETTINGS_FILE).is_file():
-        return
-    planned = read_json(root / SETTINGS_FILE).get("cutting", {}).get("grid", {}).get("image_size", image_size)
+        return {}
+    settings = read_json(root / SETTINGS_FILE)
+    cutting = settings.get("cutting") if isinstance(settings, dict) else None
+    return cutting if isinstance(cutting, dict) else {}
+
+
+def _check_size(root: Path, cutting: dict, image_size: int) -> None:
+    # a file has a fixed size, but a region can be read at any size and would then silently cover a different field
+    planned = cutting.get("grid", {}).get("image_size", image_size)
     if planned != image_size:
         raise InputError(f"the patches in {root} were planned with image_size {planned}, not {image_size}")

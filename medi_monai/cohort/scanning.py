@@ -88,9 +88,10 @@ def _scan(job: ScanJob, image: str, mpp: str, fingerprint: str) -> dict[str, obj
     }
     try:
         table_mpp = float(mpp) if mpp else None
-        with open_slide(Path(job.folder) / image, table_mpp, on_conflict=job.cutting.mpp_conflict) as file:
+        conflict, rules = job.cutting.mpp_conflict, job.cutting.pixels
+        with open_slide(Path(job.folder) / image, table_mpp, on_conflict=conflict, pixels=rules) as file:
             (width, height), field = file.dimensions, file.field(size, grid.mpp)
-            if grid.mpp / file.mpp < 0.99:
+            if grid.mpp / max(file.spacing) < 0.99:
                 raise InputError(
                     f"{image} has {file.mpp:g} microns per pixel and cannot be used at a finer {grid.mpp:g}"
                 )

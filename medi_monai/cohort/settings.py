@@ -15,6 +15,7 @@ from medi_monai.cohort.source import UNITS, ImageTable
 from medi_monai.cohort.splits.scheme import SCHEMES, SplitScheme
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
+    Bounds,
     Count,
     Fraction,
     MappingOf,
@@ -28,7 +29,9 @@ from medi_monai.utils.settings import (
     setting,
 )
 from medi_monai.wsi import PatchGrid
+from medi_monai.wsi.readers import PixelRules
 from medi_monai.wsi.readers.resolution import ON_CONFLICT
+from medi_monai.wsi.readers.rules import MAX_PIXELS
 
 __all__ = ["CaptionSettings", "CohortSettings", "ReadingSettings", "caption_preparation", "patch_preparation"]
 
@@ -65,6 +68,11 @@ class SourceSettings(Settings):
     columns: MappingOf = setting(DEMO_COLUMNS, "columns that contain image, slide, patient and mpp")
     mapping: MappingOf | None = setting(None, "new columns derived from columns of the table, such as bins or merges")
     missing: Texts | None = setting(None, "additional strings that mean missing data")
+    intensity_range: Bounds | None = setting(
+        None, "values shown as black and white in images with more than 8 bits; null: only where they are unambiguous"
+    )
+    page: Seed | None = setting(None, "index of the page, frame, slice or channel to read from files with several")
+    max_pixels: Count = setting(MAX_PIXELS, "maximum number of pixels of image files, which are read whole")
     image_size: Count = setting(32, "width and height of the images in pixels", recorded=True)
     holdout_fraction: Fraction = setting(0.3, "fraction of the patients or combinations that is held out")
     val_fraction: Fraction | None = setting(
@@ -137,7 +145,12 @@ class CaptionSettings(
         BRAIN_TEMPLATES, "templates of the captions, and words for the values of columns", recorded=True
     )
     fit: Annotated[str, OneOf("choice of `fit`", FITS)] = setting("pad", "how images are made square")
-    pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting("border", "value of the padding")
+    pad: Annotated[str, OneOf("choice of `pad`", PADS)] = setting(
+        "border", "value of the padding, and of what transparent pixels are laid on"
+    )
+    intensity_percentiles: Bounds = setting(
+        [0.5, 99.5], "without intensity_range: percentiles of the values that are shown as black and white"
+    )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CaptionSettings:
@@ -177,6 +190,7 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
         ),
         cutting=Cutting(
             grid=PatchGrid(**_values(settings, "image_size mpp stride min_tissue")),
+            pixels=PixelRules(**_values(settings, "intensity_range page max_pixels")),
             **_values(settings, "patch_format max_patches_per_slide mpp_conflict measure"),
         ),
         splits=SplitScheme(
@@ -202,6 +216,11 @@ def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None
             root=settings.dataset_dir, **_values(settings, "table attributes columns templates mapping missing")
         ),
         square=SquareFit(**_values(settings, "image_size fit pad")),
+        pixels=PixelRules(
+            percentiles=settings.intensity_percentiles,
+            background=settings.pad,
+            **_values(settings, "intensity_range page max_pixels"),
+        ),
         splits=PatientSplit(
             columns=columns, seed=settings.split_seed, **_values(settings, "val_fraction holdout_fraction")
         ),

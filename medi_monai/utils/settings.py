@@ -29,6 +29,7 @@ from pydantic_core import PydanticUndefined, core_schema
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = [
+    "Bounds",
     "Component",
     "Count",
     "Counts",
@@ -130,6 +131,12 @@ Counts = Annotated[list[Count], _LIST, Field(min_length=1), Words('a list of who
 Rates = Annotated[list[Rate], _LIST, Field(min_length=1), Words('a list of numbers above 0, such as "[0.1, 1, 10]"')]
 Fractions = Annotated[
     list[Fraction], _LIST, Field(min_length=1), Words('a list of numbers from 0 to 1, such as "[0, 0.5, 1]"')
+]
+Bounds = Annotated[
+    list[Annotated[float, _LIST, Field(**_NUMBER)]],
+    _LIST,
+    Field(min_length=2, max_length=2),
+    Words('two increasing numbers, such as "[0, 4095]"'),
 ]
 Flags = Annotated[
     list[Flag], _LIST, Field(min_length=1), Words('a list of true and false, one per level, such as "[False, True]"')

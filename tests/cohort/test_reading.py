@@ -1,7 +1,9 @@
+import json
 import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from medi_monai.cohort.demo.histology import draw_stains, scan
 from medi_monai.cohort.reading import PatchReader, image_blocks
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import is_installed
+from medi_monai.wsi.readers import PixelRules
 
 NUM_SLIDES, SIZE = 5, 32
 BACKENDS = ["openslide", pytest.param("cucim", marks=pytest.mark.skipif(not is_installed("cucim"), reason="no cuCIM"))]
@@ -230,3 +233,25 @@ def test_settings_that_make_no_sense_are_refused(cohort):
         PatchReader(cohort, SIZE, threads=0)
     with pytest.raises(InputError, match="'cucm': did you mean 'cucim'"):
         PatchReader(cohort, SIZE, backend="cucm").read([0])
+
+
+def test_files_are_read_by_the_rules_that_they_were_prepared_with(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4096, (4, 32, 32), dtype=np.uint16)
+    for number, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"image": [f"{number}.png" for number in range(4)], "slide": "S", "patient": "P"})
+    table = table.assign(x="0", y="0", mpp="1.0", split="train").astype(str)
+    reader = PatchReader(Cohort(table, tmp_path), 32)
+    with pytest.raises(InputError, match=r"0.png has 16-bit values.*intensity_range, for example \[0, 4095\]"):
+        reader.read([0])
+    rules = {"cutting": {"pixels": asdict(PixelRules(intensity_range=[0, 4095]))}}
+    (tmp_path / "preparation.json").write_text(json.dumps(rules))
+    patches = PatchReader(Cohort(table, tmp_path), 32).read(range(4))
+    expected = np.rint(values / 4095 * 255)[..., None].repeat(3, axis=3)
+    np.testing.assert_array_equal(np.stack(patches), expected)
+    # 16 bits that use all of them need no rule
+    (tmp_path / "preparation.json").unlink()
+    Image.fromarray(values[0] * 16).save(tmp_path / "0.png")
+    patch = PatchReader(Cohort(table, tmp_path), 32).read([0])[0]
+    np.testing.assert_array_equal(patch, np.rint(values[0] * 16 / 65535 * 255)[..., None].repeat(3, axis=2))

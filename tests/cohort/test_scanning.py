@@ -79,7 +79,7 @@ def test_glass_is_no_problem_of_a_patch_that_somebody_chose(tree, tmp_path):
     [
         ("empty.jpg", "0.5", "is empty (0 bytes)"),
         ("half.jpg", "0.5", "truncated"),
-        ("text.jpg", "0.5", "cannot identify"),
+        ("text.jpg", "0.5", "its content is unknown"),
         ("gone.jpg", "0.5", "image not found"),
         ("flat.png", "0.5", "flat.png has 300 x 100 pixels of 0.5 microns, fewer than the 256 x 256 of a patch of 128"),
         ("a/0.jpg", "0.25", "has 256 x 256 pixels of 0.25 microns, fewer than the 512 x 512 of a patch of 128 pixels"),

@@ -1,6 +1,6 @@
 """Captioned cohorts: tables of images with captions, composing captions from templates, and prompts for sampling."""
 
-from medi_monai.cohort.captions.images import SquareFit, read_picture
+from medi_monai.cohort.captions.images import SquareFit
 from medi_monai.cohort.captions.prepare import CaptionPreparation
 from medi_monai.cohort.captions.prompts import make_prompts, named_subgroups, neutral_prompts, read_prompts
 from medi_monai.cohort.captions.source import CaptionTable
@@ -18,6 +18,5 @@ __all__ = [
     "named_subgroups",
     "names_attribute",
     "neutral_prompts",
-    "read_picture",
     "read_prompts",
 ]

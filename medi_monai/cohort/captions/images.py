@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["FITS", "PADS", "SquareFit", "area_resize", "read_picture"]
+__all__ = ["FITS", "PADS", "SquareFit", "area_resize"]
 
 FITS = ("pad", "crop")
 PADS = ("border", "black")
-#: Pillow modes with more than 8 bits, and 8-bit modes without color
-DEEP, GRAY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"), ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,6 @@ class SquareFit:
         image_size: side in pixels.
         fit: ``pad`` pads the shorter side equally at both ends; ``crop`` takes the center of the longer side.
         pad: value of the padding: the median of the image's ``border``, or ``black``.
-        window: for images with more than 8 bits, the percentiles of their values that become black and white.
 
     Raises:
         InputError: for an unknown choice, or a number out of range.
@@ -37,7 +31,6 @@ class SquareFit:
     image_size: int
     fit: str = "pad"
     pad: str = "border"
-    window: Sequence[float] = (0.5, 99.5)
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
@@ -46,11 +39,6 @@ class SquareFit:
             raise unknown_value("choice of `fit`", self.fit, FITS)
         if self.pad not in PADS:
             raise unknown_value("choice of `pad`", self.pad, PADS)
-        window = tuple(self.window) if isinstance(self.window, (list, tuple)) else ()
-        if len(window) != 2 or not all(isinstance(edge, (int, float)) for edge in window):
-            raise InputError(f"window = {self.window!r}: use two percentiles, such as [0.5, 99.5]")
-        if not 0 <= window[0] < window[1] <= 100:
-            raise InputError(f"window = {list(window)}: percentiles must increase and be in [0, 100]")
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Make an image square.
@@ -65,42 +53,6 @@ class SquareFit:
         if square.shape[0] == self.image_size:
             return np.ascontiguousarray(square)
         return np.rint(np.clip(area_resize(square, self.image_size), 0, 255)).astype(np.uint8)
-
-
-def read_picture(path: str | os.PathLike, window: Sequence[float] = (0.5, 99.5)) -> np.ndarray:
-    """Read an image with 8 or 16 bits, gray or color.
-
-    Args:
-        path: PNG, JPEG, TIFF or another format that Pillow reads; for multi-page files, the first page.
-        window: for images with more than 8 bits, the percentiles of the values that become 0 and 255.
-
-    Returns:
-        ``(H, W)`` uint8 for gray images, otherwise ``(H, W, 3)``.
-
-    Raises:
-        InputError: for a file that is missing or unreadable, or values that are not finite.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in DEEP:
-                return _windowed(np.asarray(image, np.float64), window, path)
-            return np.asarray(image.convert("L" if image.mode in GRAY else "RGB"))
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"image not found: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read the image {path}: {error}") from error
-
-
-def _windowed(values: np.ndarray, window: Sequence[float], path: str | os.PathLike) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise InputError(f"cannot read the image {path}: it contains values that are not finite")
-    low, high = np.percentile(values, window)
-    if low == high:
-        # most pixels have the same value: use the full range for the others
-        low, high = values.min(), values.max()
-    return np.rint(np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1) * 255).astype(np.uint8)
 
 
 def _cropped(pixels: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from medi_monai.cohort.captions.images import SquareFit, read_picture
+from medi_monai.cohort.captions.images import SquareFit
 from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
@@ -23,11 +24,16 @@ from medi_monai.cohort.prepare import AuditColumns, PreparedImages, Shard, Work
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest
 from medi_monai.utils.progress import progress
+from medi_monai.wsi.readers import PixelRules, read_plain
 
 __all__ = ["CaptionPreparation"]
 
 #: columns of the quality table
 MEASURES = ("width", "height", "hash", "suffix", "fingerprint")
+#: MR values have no unit: all but the outermost of a picture's become gray levels
+PERCENTILES = (0.5, 99.5)
+#: what the file of a square says of the picture that it was made of: its size
+SOURCE_SIZE = "source_size"
 #: images per task
 CHUNK = 64
 
@@ -40,6 +46,7 @@ class CaptionPreparation:
         source: table and images.
         square: image size, and how images are made square.
         splits: how patients are split, unless the table has a split.
+        pixels: how values, pages and transparent pixels of the files are interpreted.
 
     Raises:
         InputError: if an attribute to stratify by is not among the kept columns.
@@ -48,6 +55,7 @@ class CaptionPreparation:
     source: CaptionTable
     square: SquareFit
     splits: PatientSplit = field(default_factory=PatientSplit)
+    pixels: PixelRules = field(default_factory=lambda: PixelRules(percentiles=PERCENTILES, background="border"))
 
     def __post_init__(self) -> None:
         for name in self.splits.columns or ():
@@ -65,6 +73,7 @@ class CaptionPreparation:
         return {
             "source": self.source.settings(),
             "square": asdict(self.square),
+            "pixels": asdict(self.pixels),
             "splits": None if self.source.comes_split else asdict(self.splits),
         }
 
@@ -133,7 +142,8 @@ class _Pictures:
 
     def __init__(self, preparation: CaptionPreparation, root: Path, rows: pd.DataFrame) -> None:
         self._root, self._rows = root, rows
-        self._folder, self._square = preparation.source.folder.resolve(), preparation.square
+        self._folder = preparation.source.folder.resolve()
+        self._square, self._pixels = preparation.square, preparation.pixels
         self._num_workers: int | None = None
         self._measures: dict[str, dict[str, Any]] = {}
 
@@ -163,7 +173,7 @@ class _Pictures:
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         try:
             measured = chain.from_iterable(
-                pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square), chunks)
+                pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square, self._pixels), chunks)
             )
             # results come first: zip would otherwise not complete the progress bar
             for measures, image in zip(progress(measured, len(images), "preparing pictures", "picture"), images):
@@ -175,13 +185,15 @@ class _Pictures:
             pool.shutdown(cancel_futures=True)
 
 
-def _make_all(root: Path, folder: Path, images: list[str], square: SquareFit) -> list[dict[str, Any]]:
+def _make_all(
+    root: Path, folder: Path, images: list[str], square: SquareFit, rules: PixelRules
+) -> list[dict[str, Any]]:
     """For each image, the path of its square relative to the root and its measurements, or a problem."""
     rows, patches = [], []
     for image in images:
         empty: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
         try:
-            patch, measures = _make(root, folder, image, square)
+            patch, measures = _make(root, folder, image, square, rules)
             rows.append(empty | measures)
             patches.append(patch if patch.ndim == 3 else np.repeat(patch[..., None], 3, axis=2))
         except InputError as error:
@@ -192,25 +204,34 @@ def _make_all(root: Path, folder: Path, images: list[str], square: SquareFit) ->
     return rows
 
 
-def _make(root: Path, folder: Path, image: str, square: SquareFit) -> tuple[np.ndarray, dict[str, Any]]:
+def _make(
+    root: Path, folder: Path, image: str, square: SquareFit, rules: PixelRules
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The square of an image, written if it does not exist, and its measurements."""
     path = folder / image
     fingerprint = _fingerprint(path)
     target = _target(image, fingerprint)
-    if (root / target).is_file():
-        patch, (width, height) = read_picture(root / target), _size(path)
+    size = _source_size(root / target)
+    if size is not None:
+        patch, (width, height) = read_plain(root / target), size
     else:
-        pixels = read_picture(path, square.window)
+        pixels = read_plain(path, rules)
         (height, width), patch = pixels.shape[:2], square.apply(pixels)
+        about = PngInfo()
+        about.add_text(SOURCE_SIZE, f"{width} {height}")
         with atomic_path(root / target) as temporary:
-            Image.fromarray(patch).save(temporary, format="png")
+            Image.fromarray(patch).save(temporary, format="png", pnginfo=about)
     measures = {"width": width, "height": height, "suffix": path.suffix, "fingerprint": fingerprint}
     return patch, {"patch": target, **measures}
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
+def _source_size(square: Path) -> tuple[int, int] | None:
+    """(width, height) of the picture that a finished square was made of; None where there is none."""
+    if not square.is_file():
+        return None
+    with Image.open(square) as image:
+        width, _, height = str(image.info.get(SOURCE_SIZE, "")).partition(" ")
+    return (int(width), int(height)) if width.isdigit() and height.isdigit() else None
 
 
 def _fingerprint(path: Path) -> str:

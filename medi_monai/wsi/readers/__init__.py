@@ -1,9 +1,21 @@
 """Readers of slides and tiles behind one class: OpenSlide, cuCIM, and arrays in memory."""
 
-from medi_monai.wsi.readers.array import ArrayReader, read_image
+from medi_monai.wsi.readers.array import ArrayReader
 from medi_monai.wsi.readers.base import SlideReader
 from medi_monai.wsi.readers.cucim import CuCIMReader
 from medi_monai.wsi.readers.opening import BACKENDS, open_slide
 from medi_monai.wsi.readers.openslide import OpenSlideReader
+from medi_monai.wsi.readers.plain import read_image, read_plain
+from medi_monai.wsi.readers.rules import PixelRules
 
-__all__ = ["BACKENDS", "ArrayReader", "CuCIMReader", "OpenSlideReader", "SlideReader", "open_slide", "read_image"]
+__all__ = [
+    "BACKENDS",
+    "ArrayReader",
+    "CuCIMReader",
+    "OpenSlideReader",
+    "PixelRules",
+    "SlideReader",
+    "open_slide",
+    "read_image",
+    "read_plain",
+]

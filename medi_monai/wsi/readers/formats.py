@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tifffile
 
-__all__ = ["Tiles", "content_type", "cucim_obstacle", "tiff_damage"]
+__all__ = ["HEAD", "Tiles", "content_of", "content_type", "cucim_obstacle", "tiff_damage", "tiff_pages"]
 
 #: vendors, in OpenSlide's words, whose files cuCIM 26.10 reads as OpenSlide does
 CUCIM_VENDORS = ("aperio", "generic-tiff")
@@ -30,10 +30,23 @@ MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
     b"BM": "BMP",
-    b"RIFF": "WEBP",
+    b"DDS ": "DDS",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\x1f\x8b": "GZIP",
     b"PK\x03\x04": "ZIP",
     b"%PDF": "PDF",
 }
+#: bytes after the first four or more, by where they begin
+INNER_MAGIC = (
+    (8, b"WEBP", "WEBP"),
+    (4, b"jP  ", "JPEG2000"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyp", "HEIF"),
+    (128, b"DICM", "DICOM"),
+    (344, b"n+1\0", "NIfTI"),
+)
+#: bytes that hold all of these
+HEAD = 348
 #: pixels of a tile; more come from a damaged directory, and decoders end the process for lack of memory
 MAX_TILE = 2**26
 #: bytes at the end of a JPEG tile among which its end is looked for: some writers pad
@@ -59,7 +72,7 @@ def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[
     if damage:
         return damage
     with tifffile.TiffFile(path) as file:
-        pages = _pages(file)
+        pages = tiff_pages(file)
         if any(page.subifds for page in pages):
             return "the levels are in TIFF sub-directories, which cuCIM does not read"
         by_size = _by_size(pages)
@@ -72,7 +85,12 @@ def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[
     return ""
 
 
-def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+def tiff_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """All pages of a TIFF with their tags.
+
+    Raises:
+        ValueError: where its directories form a loop.
+    """
     pages: dict[int, tifffile.TiffPage] = {}
     for page in file.pages:
         if page.offset in pages:
@@ -111,7 +129,7 @@ def tiff_damage(path: str | os.PathLike) -> str:
     size = Path(path).stat().st_size
     try:
         with tifffile.TiffFile(path) as file:
-            for page in _pages(file):
+            for page in tiff_pages(file):
                 end = max(map(add, page.dataoffsets, page.databytecounts), default=0)
                 if end > size:
                     return f"it is truncated: its directory refers to byte {end}, but the file has {size} bytes"
@@ -134,10 +152,15 @@ def content_type(path: str | os.PathLike) -> str:
     """What a file is by its first bytes, whatever its name: ``PNG``, ``JPEG``, …; the empty string if unknown."""
     try:
         with open(path, "rb") as file:
-            head = file.read(4)
+            return content_of(file.read(HEAD))
     except OSError:
         return ""
-    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+
+
+def content_of(head: bytes) -> str:
+    """As :func:`content_type`, from the first :data:`HEAD` bytes."""
+    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+    return kind or next((kind for start, magic, kind in INNER_MAGIC if head.startswith(magic, start)), "")
 
 
 class Tiles:
@@ -154,7 +177,7 @@ class Tiles:
 
     def __init__(self, path: str | os.PathLike, levels: Sequence[tuple[int, int]]) -> None:
         with tifffile.TiffFile(path) as file:
-            by_size = _by_size(_pages(file))
+            by_size = _by_size(tiff_pages(file))
             pages = [by_size[level] for level in levels]
             self.compression = [int(page.compression) for page in pages]
             self._sides = [(page.tilewidth, page.tilelength) for page in pages]

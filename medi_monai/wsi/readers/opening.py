@@ -5,26 +5,32 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.optional import is_installed
-from medi_monai.wsi.readers.array import ArrayReader, read_image
+from medi_monai.wsi.readers.array import ArrayReader
 from medi_monai.wsi.readers.base import SlideReader
 from medi_monai.wsi.readers.cucim import CuCIMReader
 from medi_monai.wsi.readers.formats import content_type, tiff_damage
 from medi_monai.wsi.readers.openslide import OpenSlideReader
+from medi_monai.wsi.readers.plain import check_file, read_image
 from medi_monai.wsi.readers.resolution import resolution
+from medi_monai.wsi.readers.rules import PixelRules
+from medi_monai.wsi.readers.tiff import several_pages, tiff_resolution
 
 __all__ = ["BACKENDS", "open_slide"]
 
 BACKENDS = ("auto", "cucim", "openslide")
-PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".jp2")
 TIFF_NAMES = (".svs", ".tif", ".tiff")
 
 
 def open_slide(
-    path: str | os.PathLike, mpp: float | None = None, backend: str = "auto", on_conflict: str = "error"
+    path: str | os.PathLike,
+    mpp: float | None = None,
+    backend: str = "auto",
+    on_conflict: str = "error",
+    pixels: PixelRules | None = None,
 ) -> SlideReader:
     """Open a slide or a plain image.
 
@@ -34,6 +40,7 @@ def open_slide(
         backend: ``auto`` takes cuCIM where it is installed and safe with the file's layout, else OpenSlide.
         on_conflict: where the file and ``mpp`` differ by more than 0.5 %: ``error``, or whose word counts, ``file`` or
             ``given``.
+        pixels: of a file that is read whole, what its values, pages and transparent pixels mean.
 
     Raises:
         InputError: for a missing, empty, unreadable or truncated file, one whose resolution nothing gives or on whose
@@ -42,23 +49,29 @@ def open_slide(
     if backend not in BACKENDS:
         raise unknown_value("back end", backend, BACKENDS)
     path = Path(path)
-    _check_file(path)
+    check_file(path)
+    pixels = pixels or PixelRules()
     if path.suffix.lower() in PLAIN_IMAGES:
-        return _plain(path, mpp)
+        return _plain(path, mpp, on_conflict, pixels)
     if path.suffix.lower() in TIFF_NAMES:
         _check_tiff(path)
     if backend == "cucim":
         return CuCIMReader(path, mpp, on_conflict)
-    return _open_best(path, mpp, on_conflict, use_cucim=backend == "auto" and is_installed("cucim"))
+    use_cucim = backend == "auto" and is_installed("cucim")
+    return _open_best(path, mpp, on_conflict, use_cucim, pixels)
 
 
-def _open_best(path: Path, mpp: float | None, on_conflict: str, use_cucim: bool) -> SlideReader:
+def _open_best(path: Path, mpp: float | None, on_conflict: str, use_cucim: bool, pixels: PixelRules) -> SlideReader:
     try:
         reader = OpenSlideReader(path, mpp, on_conflict)
     except InputError:
         if content_type(path) == "TIFF" and not OpenSlideReader.detects(path):
-            return _plain(path, mpp)
+            return _plain(path, mpp, on_conflict, pixels)
         raise
+    if reader.vendor == "generic-tiff" and several_pages(path) > 1:
+        # OpenSlide sees the first page and its levels alone
+        reader.close()
+        return _plain(path, mpp, on_conflict, pixels)
     if use_cucim:
         with suppress(InputError):
             faster = CuCIMReader(path, mpp, on_conflict)
@@ -67,23 +80,10 @@ def _open_best(path: Path, mpp: float | None, on_conflict: str, use_cucim: bool)
     return reader
 
 
-def _plain(path: Path, mpp: float | None) -> ArrayReader:
-    return ArrayReader(read_image(path), resolution(path, (None, None), mpp)[0], path)
-
-
-def _check_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise InputError(f"image not found: {path}") from None
-    except (OSError, ValueError) as error:
-        # a loop of links, a name too long, or a zero byte within it
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"image not found: {str(path)!r} ({reason})") from None
-    if not S_ISREG(status.st_mode):
-        raise InputError(f"the image {path} is {'a folder' if S_ISDIR(status.st_mode) else 'not a regular file'}")
-    if status.st_size == 0:
-        raise InputError(f"the image {path} is empty (0 bytes)")
+def _plain(path: Path, mpp: float | None, on_conflict: str, pixels: PixelRules) -> ArrayReader:
+    said = tiff_resolution(path) if content_type(path) == "TIFF" else (None, None)
+    spacing = resolution(path, said, mpp, on_conflict)
+    return ArrayReader(read_image(path, pixels), spacing, path)
 
 
 def _check_tiff(path: Path) -> None:

@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from medi_monai.utils.errors import InputError
 from medi_monai.wsi.readers.base import SlideReader
-from medi_monai.wsi.readers.resolution import resolution
+from medi_monai.wsi.readers.resolution import is_resolution, resolution
+from medi_monai.wsi.readers.tiff import tiff_resolution
 
 __all__ = ["OpenSlideReader"]
 
@@ -45,9 +46,12 @@ class OpenSlideReader(SlideReader):
         self.vendor: str = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
         self.level_dimensions = self._slide.level_dimensions
         self._scales = self._slide.level_downsamples
-        spacings = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        stored = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        if self.vendor == "generic-tiff" and not is_resolution(stored):
+            # OpenSlide knows the tags, but not OME-XML
+            stored = tiff_resolution(path)
         try:
-            self.spacing = resolution(path, spacings, mpp, on_conflict)
+            self.spacing = resolution(path, stored, mpp, on_conflict)
         except InputError:
             self.close()
             raise

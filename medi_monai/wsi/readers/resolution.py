@@ -8,19 +8,22 @@ from collections.abc import Sequence
 
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["ON_CONFLICT", "resolution"]
+__all__ = ["ON_CONFLICT", "is_resolution", "resolution"]
 
 ON_CONFLICT = ("error", "file", "given")
 #: relative difference up to which two resolutions agree: a field of view may be 0.5 % off, no more
 AGREEMENT = 0.005
-#: pixels of a scanner are square within this; beyond, one of the two numbers is a mistake
+#: pixels of a scanner are square within this; beyond, one of the two numbers is a mistake, or the image was resized
 MAX_ANISOTROPY = 0.1
 #: coarser ones in a file are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns per pixel)
 MAX_IN_FILE = 40.0
 
 
 def resolution(
-    path: str | os.PathLike, stored: Sequence[str | None], declared: float | None, on_conflict: str = "error"
+    path: str | os.PathLike,
+    stored: Sequence[str | float | None],
+    declared: float | None,
+    on_conflict: str = "error",
 ) -> tuple[float, float]:
     """(horizontal, vertical) microns per pixel at level 0.
 
@@ -28,36 +31,49 @@ def resolution(
         path: the file, for messages.
         stored: what the file says, horizontally and vertically.
         declared: what the table or a setting says, or ``None``.
-        on_conflict: where both say and differ by more than 0.5 %: ``error``, or whose word counts.
+        on_conflict: where both say and differ by more than 0.5 %, or the file says that pixels are not square:
+            ``error``, or whose word counts.
 
     Raises:
-        InputError: where neither says, they disagree, or the number cannot be one.
+        InputError: where neither says, they disagree, pixels are not square, or the number cannot be one.
     """
     if on_conflict not in ON_CONFLICT:
         raise unknown_value("choice of `mpp_conflict`", on_conflict, ON_CONFLICT)
-    spacing = tuple(_number(value) for value in stored)
-    if math.isnan(sum(spacing)) or max(spacing) > min(spacing) * (1 + MAX_ANISOTROPY):
-        spacing = ()
     if declared is not None and not 0 < declared < 100:
         raise InputError(f"{declared} microns per pixel is not a valid resolution for {path}")
-    if not spacing and declared is None:
+    if not is_resolution(stored):
+        if declared is not None:
+            return declared, declared
         raise InputError(
             f"{path} does not contain its resolution (microns per pixel: {stored[0]} x {stored[1]}). Name the column "
             "of the table that contains it as `mpp` in `columns`, or set `source_mpp`."
         )
-    if not spacing or declared is None:
-        return spacing or (declared, declared)  # type: ignore[return-value]
-    if abs(sum(spacing) / 2 / declared - 1) <= AGREEMENT or on_conflict == "file":
-        return spacing  # type: ignore[return-value]
-    if on_conflict == "given":
+    across, down = _number(stored[0]), _number(stored[1])
+    square = max(across, down) <= min(across, down) * (1 + MAX_ANISOTROPY)
+    if square and (declared is None or abs((across + down) / 2 / declared - 1) <= AGREEMENT):
+        return across, down
+    if on_conflict == "file":
+        return across, down
+    if on_conflict == "given" and declared is not None:
         return declared, declared
+    if square:
+        raise InputError(
+            f"{path} has {(across + down) / 2:g} microns per pixel, but the table has {declared:g}. Correct the wrong "
+            "value, or set `mpp_conflict` to 'file' or 'given' to select one."
+        )
     raise InputError(
-        f"{path} has {sum(spacing) / 2:g} microns per pixel, but the table has {declared:g}. Correct the wrong value, "
-        "or set `mpp_conflict` to 'file' or 'given' to select one."
+        f"{path} says that its pixels are not square: {across:g} x {down:g} microns. If that is right, set "
+        "`mpp_conflict` to 'file', and patches are resampled to square pixels; if not, set it to 'given' and give "
+        "the resolution as a column `mpp` of the table or as `source_mpp`."
     )
 
 
-def _number(text: str | None) -> float:
+def is_resolution(stored: Sequence[str | float | None]) -> bool:
+    """Whether a file gives microns per pixel for both directions, beyond the default of an image editor."""
+    return not any(math.isnan(_number(value)) for value in stored)
+
+
+def _number(text: str | float | None) -> float:
     try:
         value = float(text) if text is not None else math.nan
     except ValueError:

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
-from medi_monai.cohort.captions import SquareFit, read_picture
+from medi_monai.cohort.captions import SquareFit
 from medi_monai.cohort.captions.images import area_resize
 from medi_monai.utils.errors import InputError
 
@@ -53,50 +51,6 @@ def test_cropping_takes_the_middle():
     np.testing.assert_array_equal(SquareFit(6, fit="crop").apply(pixels.T), pixels.T[2:8])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_windowed(tmp_path, suffix):
-    values = np.arange(10_000, dtype=np.uint16).reshape(100, 100) * 5 + 1000
-    path = tmp_path / f"a{suffix}"
-    tifffile.imwrite(path, values) if suffix == ".tif" else Image.fromarray(values).save(path)
-    pixels = read_picture(path, (10, 90))
-    low, high = 1000 + 5 * 0.1 * 9999, 1000 + 5 * 0.9 * 9999
-    expected = np.clip((values.astype(float) - low) / (high - low), 0, 1) * 255
-    assert pixels.dtype == np.uint8 and np.abs(pixels - expected).max() <= 0.5 + 1e-6
-    assert read_picture(path, (0, 100)).min() == 0 and read_picture(path, (0, 100)).max() == 255
-
-
-def test_a_picture_that_is_mostly_of_one_value_keeps_the_rest(tmp_path):
-    values = np.zeros((100, 100), np.uint16)
-    values[50, 50] = 60_000
-    Image.fromarray(values).save(tmp_path / "a.png")
-    pixels = read_picture(tmp_path / "a.png")
-    assert pixels[50, 50] == 255 and pixels.sum() == 255
-    Image.fromarray(values * 0 + 7).save(tmp_path / "b.png")
-    assert not read_picture(tmp_path / "b.png").any()
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA"])
-def test_eight_bits_are_taken_as_they_are(tmp_path, mode):
-    color = np.random.default_rng(2).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-    image = Image.fromarray(color).convert(mode)
-    image.save(tmp_path / "a.png")
-    pixels = read_picture(tmp_path / "a.png")
-    gray = mode in ("L", "1", "LA")
-    assert pixels.shape == ((8, 9) if gray else (8, 9, 3))
-    np.testing.assert_array_equal(pixels, np.asarray(image.convert("L" if gray else "RGB")))
-
-
-def test_what_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="cannot read the image .*a.png"):
-        read_picture(tmp_path / "a.png")
-    with pytest.raises(InputError, match="image not found"):
-        read_picture(tmp_path / "b.png")
-    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "c.tif")
-    with pytest.raises(InputError, match="not finite"):
-        read_picture(tmp_path / "c.tif")
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -104,9 +58,6 @@ def test_what_cannot_be_read_is_named(tmp_path):
         ({"image_size": 32.0}, "1 or more"),
         ({"fit": "padd"}, "did you mean 'pad'"),
         ({"pad": "white"}, "Known: 'border', 'black'"),
-        ({"window": [99, 1]}, "increase"),
-        ({"window": 5}, "two percentiles"),
-        ({"window": [0, 101]}, "increase"),
     ],
 )
 def test_settings_out_of_range_are_errors(settings, message):

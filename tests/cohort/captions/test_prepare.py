@@ -17,6 +17,7 @@ from medi_monai.cohort.prepare import QUALITY_FILE
 from medi_monai.cohort.reading import PatchReader
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
+from medi_monai.wsi.readers import PixelRules
 
 TEMPLATES = {
     "templates": ["{modality} MR slice of the brain of a {age:.0f}-year-old {sex}", "{modality} slice of a brain"],
@@ -222,3 +223,27 @@ def test_real_brain_slices(real_data, tmp_path):
     pixels = np.stack(PatchReader(cohort, 32).read(range(3)))
     original = np.asarray(Image.open(root / cohort.table["slide"][0]))
     np.testing.assert_allclose(pixels[0][..., 0], block_reduce(original, 8, np.mean), atol=0.5)
+
+
+def test_pictures_are_upright_opaque_and_scaled_as_the_rules_say(folder, tmp_path):
+    table = pd.read_csv(folder / "slices.csv")
+    scene = np.random.default_rng(5).integers(0, 200, (64, 48), dtype=np.uint8)
+    side = Image.Exif()
+    side[274] = 6
+    Image.fromarray(np.rot90(scene)).save(folder / table["image"][6], exif=side)
+    hidden = np.dstack([scene, np.where(scene < 100, 255, 0).astype(np.uint8)])
+    Image.fromarray(hidden).save(folder / table["image"][7])
+    Image.fromarray(scene.astype(np.uint16) * 10).save(folder / table["image"][8])
+    rules = PixelRules(intensity_range=[0, 2550], background="black")
+    made = CaptionPreparation(preparation(folder).source, SquareFit(64, pad="black"), pixels=rules)
+    expected = np.pad(scene, ((0, 0), (8, 8)))
+    pictures = [expected, np.where(expected < 100, expected, 0), expected]
+    for attempt in range(2):
+        cohort = prepare(made, tmp_path / "out")
+        quality = pd.read_parquet(cohort.root / QUALITY_FILE)
+        for number, picture in zip((6, 7, 8), pictures):
+            row = cohort.table.index[cohort.table["slide"] == table["image"][number]][0]
+            np.testing.assert_array_equal(np.asarray(Image.open(cohort.root / cohort.table["image"][row])), picture)
+            assert quality.loc[row, ["width", "height"]].tolist() == [48, 64]
+        if attempt == 0:
+            (cohort.root / "cohort.csv").unlink()

@@ -1,12 +1,9 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from medi_monai.utils.errors import InputError
 from medi_monai.wsi import ArrayReader, open_slide
-from medi_monai.wsi.readers import read_image
 
 
 def random_pixels(height, width):
@@ -60,33 +57,3 @@ def test_an_impossible_resolution_is_refused(tmp_path, mpp):
     Image.fromarray(random_pixels(8, 8)).save(tmp_path / "tile.png")
     with pytest.raises(InputError, match="tile.png"):
         open_slide(tmp_path / "tile.png", mpp)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "LA"])
-def test_images_of_other_modes_become_three_channels(tmp_path, mode):
-    image = Image.fromarray(random_pixels(9, 7)).convert(mode)
-    path = tmp_path / ("tile.jpg" if mode == "CMYK" else "tile.png")
-    image.save(path)
-    pixels = read_image(path)
-    assert pixels.shape == (9, 7, 3) and pixels.dtype == np.uint8 and pixels.std() > 10
-
-
-@pytest.mark.parametrize(("extension", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("bmp", "BMP"), ("webp", "WEBP")])
-def test_a_truncated_image_is_named_wherever_it_ends(tmp_path, extension, kind):
-    file = io.BytesIO()
-    Image.fromarray(random_pixels(24, 24)).save(file, kind)
-    path = tmp_path / f"cut.{extension}"
-    content = file.getvalue()
-    for length in [*range(64), *range(64, int(0.95 * len(content)), 37)]:
-        path.write_bytes(content[:length])
-        with pytest.raises(InputError, match=path.name):
-            read_image(path)
-        with pytest.raises(InputError, match=path.name):
-            open_slide(path, 0.5)
-
-
-def test_a_missing_image_or_a_folder_is_named(tmp_path):
-    (tmp_path / "folder.png").mkdir()
-    for name in ("absent.png", "folder.png"):
-        with pytest.raises(InputError, match=name):
-            read_image(tmp_path / name)

@@ -215,10 +215,14 @@ def test_two_resolutions_that_disagree(tmp_path, pixels, reader, write_tiff):
         open_slide(path, 0.5, backend, "both")
 
 
-def test_one_direction_that_is_twice_the_other_is_no_resolution(tmp_path, pixels, write_tiff):
+def test_pixels_that_are_not_square_are_refused_or_resampled(tmp_path, pixels, write_tiff):
     path = write_tiff(tmp_path / "slide.tiff", [pixels], (0.25, 0.5))
-    with pytest.raises(InputError, match="slide.tiff does not contain its resolution .*0.25.* x 0.5"):
-        open_slide(path)
+    for given in (None, 0.25):
+        with pytest.raises(InputError, match="slide.tiff says that its pixels are not square: 0.25 x 0.5 microns"):
+            open_slide(path, given)
+    with open_slide(path, on_conflict="file") as slide:
+        # 100 x 50 pixels of the file cover a square of 25 microns
+        assert slide.field((50, 50), 0.5) == pytest.approx((100, 50))
 
 
 @pytest.mark.parametrize(

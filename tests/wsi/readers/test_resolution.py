@@ -53,13 +53,17 @@ def test_what_is_no_length_says_nothing(value):
             resolution("a.svs", stored, None)
 
 
-def test_two_directions_that_differ_by_more_than_a_tenth_are_a_mistake():
+def test_pixels_that_are_not_square_need_a_choice():
     assert resolution("a.svs", ("0.25", "0.274"), None) == (0.25, 0.274)
     assert resolution("a.svs", ("0.274", "0.25"), None) == (0.274, 0.25)
     for stored in (("0.25", "0.276"), ("0.5", "0.25")):
-        assert resolution("a.svs", stored, 0.25) == (0.25, 0.25)
-        with pytest.raises(InputError, match=f"a.svs .*{stored[0]} x {stored[1]}"):
-            resolution("a.svs", stored, None)
+        for given in (None, 0.25):
+            with pytest.raises(InputError, match=f"a.svs .*not square: {stored[0]} x {stored[1]} microns.*mpp_conflict"):
+                resolution("a.svs", stored, given)
+            assert resolution("a.svs", stored, given, "file") == (float(stored[0]), float(stored[1]))
+        assert resolution("a.svs", stored, 0.25, "given") == (0.25, 0.25)
+        with pytest.raises(InputError, match="not square.*source_mpp"):
+            resolution("a.svs", stored, None, "given")
 
 
 @pytest.mark.parametrize("declared", [0, 0.0, -0.5, 100, 1e9, math.nan, math.inf, -math.inf])
