@@ -66,6 +66,7 @@ def test_a_truncated_png_of_sixteen_bits_is_named(tmp_path):
             read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_images_are_one_line_or_read(tmp_path):
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000"):

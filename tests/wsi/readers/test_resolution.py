@@ -58,7 +58,9 @@ def test_pixels_that_are_not_square_need_a_choice():
     assert resolution("a.svs", ("0.274", "0.25"), None) == (0.274, 0.25)
     for stored in (("0.25", "0.276"), ("0.5", "0.25")):
         for given in (None, 0.25):
-            with pytest.raises(InputError, match=f"a.svs .*not square: {stored[0]} x {stored[1]} microns.*mpp_conflict"):
+            with pytest.raises(
+                InputError, match=f"a.svs .*not square: {stored[0]} x {stored[1]} microns.*mpp_conflict"
+            ):
                 resolution("a.svs", stored, given)
             assert resolution("a.svs", stored, given, "file") == (float(stored[0]), float(stored[1]))
         assert resolution("a.svs", stored, 0.25, "given") == (0.25, 0.25)
