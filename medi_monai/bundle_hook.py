@@ -2,8 +2,9 @@
 
 MONAI parses the configs, and rewrites the text in them, before anything that a config names can run: what is wrong in
 them would end in a traceback, and ``#N/A`` would become ``::N/A``. It has no place to register a check, so
-``ConfigWorkflow`` is extended where the bundle is one of ours. PyTorch calls :func:`install` when it is imported, by
-the entry point ``torch.backends`` of this package; it imports nothing but the standard library.
+``ConfigWorkflow`` and the functions that take a config file are extended where the bundle is one of ours. PyTorch calls
+:func:`install` when it is imported, by the entry point ``torch.backends`` of this package; it imports nothing but the
+standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -26,18 +26,16 @@ __all__ = ["install"]
 WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
 #: their native code prints on standard error what it lacks on a machine without CUDA
 LOUD = ("cucim.clara", "nvidia.nvimgcodec")
-EXPORTS = ("ckpt_export", "onnx_export", "trt_export")
+#: what takes a config file: of these ``create_workflow`` is for Python only
+ENTRIES = ("run", "run_workflow", "create_workflow", "ckpt_export", "onnx_export", "trt_export")
 
 
 def install() -> None:
-    """Extend ``monai.bundle`` once it is imported, and say nothing in its name on the command line."""
+    """Extend ``monai.bundle`` once it is imported."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(
-            0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_exports, **dict.fromkeys(LOUD, _nothing)})
+            0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_entries, **dict.fromkeys(LOUD, _nothing)})
         )
-    if "monai.bundle" in sys.orig_argv:
-        # "this config can run code" is for configs of strangers
-        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -86,35 +84,64 @@ def _quiet(wanted: bool) -> Iterator[None]:
 def _extend(module: ModuleType) -> None:
     workflow = module.ConfigWorkflow
     plain = workflow.__init__
+    signature = inspect.signature(plain)
 
     @functools.wraps(plain)
-    def __init__(self: Any, config_file: Any = None, *args: Any, **options: Any) -> None:
-        from medi_monai.runs.workflow import begin
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        arguments = _named(signature, (self, *args), options)
+        arguments.pop("self")
+        if _is_ours(arguments):
+            from medi_monai.runs.workflow import begin
 
-        if args or not begin(self, plain, config_file, options):
-            plain(self, config_file, *args, **options)
+            begin(self, plain, arguments)
+        else:
+            plain(self, *args, **options)
 
     workflow.__init__ = __init__
     for name in ("initialize", "run", "finalize"):
         setattr(workflow, name, _with_plain_errors(getattr(workflow, name)))
 
 
-def _extend_exports(module: ModuleType) -> None:
-    for name in EXPORTS:
+def _extend_entries(module: ModuleType) -> None:
+    for name in ENTRIES:
         setattr(module, name, _checked_before(getattr(module, name)))
 
 
-def _checked_before(export: Callable) -> Callable:
-    @functools.wraps(export)
+def _checked_before(entry: Callable) -> Callable:
+    from medi_monai.runs.typed import Typed, as_fire_reads
+
+    signature = inspect.signature(entry)
+
+    @functools.wraps(entry)
     def call(*args: Any, **options: Any) -> Any:
-        from medi_monai.runs.workflow import check_export
+        arguments = _named(signature, args, options)
+        if not _is_ours(arguments):
+            return entry(*map(as_fire_reads, args), **{name: as_fire_reads(value) for name, value in options.items()})
+        from medi_monai.runs.workflow import checked_options
 
-        # Fire hands options over by position
-        arguments = inspect.signature(export).bind_partial(*args, **options).arguments
-        check_export({**arguments, **arguments.get("override", {})})
-        return export(*args, **options)
+        # as one mapping they reach MONAI's parser whole: alone, None is dropped and `+` replaces
+        return entry(args_file=checked_options(entry, arguments))
 
+    if "monai.bundle" in sys.orig_argv:
+        from fire.decorators import SetParseFn
+
+        SetParseFn(Typed)(call)
     return call
+
+
+def _named(signature: inspect.Signature, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, however they were handed over."""
+    arguments = signature.bind_partial(*args, **options).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(name, {}))
+    return arguments
+
+
+def _is_ours(arguments: dict[str, Any]) -> bool:
+    from medi_monai.runs.config_files import configs_of
+
+    return configs_of(arguments) is not None
 
 
 def _with_plain_errors(method: Callable) -> Callable:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from monai.utils.misc import CheckKeyDuplicatesYamlLoader, check_key_duplicates
 
+from medi_monai.runs.typed import read_typed
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Verbatim
 
-__all__ = ["as_files", "is_syntax", "kept", "read_config_file"]
+__all__ = ["as_files", "configs_of", "expanded", "is_syntax", "kept", "read_config_file"]
 
 SUFFIXES = (".json", ".yaml", ".yml")
 #: what MONAI's parser reads as its own
 SPECIAL = "#$@%"
+#: a key of a mapping that makes it a component
+TARGET = "_target_"
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|\\|$)")
 
 
 def as_files(config_file: Any) -> list[Path]:
     """The config files, from whatever form ``--config_file`` was given in: one, a list, or ``a.json,b.yaml``."""
+    config_file = read_typed(config_file)
     if config_file is None:
         return []
     if isinstance(config_file, str) and not Path(config_file).is_file():
@@ -35,6 +38,60 @@ def as_files(config_file: Any) -> list[Path]:
         config_file = [part.strip().strip("'\"") for part in inner.split(",")]
     files = config_file if isinstance(config_file, (list, tuple)) else [config_file]
     return [Path(file) for file in files if str(file)]
+
+
+def configs_of(given: Mapping[str, Any]) -> Path | None:
+    """The folder of configs where the bundle is one of ours: its metadata asks for this package.
+
+    Args:
+        given: options of MONAI, of which ``config_file``, ``bundle_root`` and ``args_file`` say which bundle it is.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    args_file = read_typed(given.get("args_file"))
+    folders = []
+    if args_file is not None and not {"config_file", "bundle_root"} <= set(given):
+        try:
+            defaults = args_file if isinstance(args_file, Mapping) else read_config_file(Path(str(args_file)))
+        except InputError:
+            # it is read again where the bundle is known to be ours
+            defaults = {}
+            folders = [Path(str(args_file)).parent, Path(str(args_file)).parent / "configs"]
+        given = {**defaults, **given}
+    root = given.get("bundle_root")
+    folders = [file.parent for file in as_files(given.get("config_file"))] + folders
+    if root is not None:
+        # what cannot be expanded is said where the options are checked
+        with suppress(InputError):
+            folders.append(Path(expanded("bundle_root", str(read_typed(root)))) / "configs")
+    for folder in folders:
+        metadata = folder / "metadata.json"
+        if metadata.is_file() and "medi_monai" in metadata.read_text(encoding="utf-8", errors="replace"):
+            return folder
+    return None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose keys come once, and where ``1e-3`` is a number as in YAML 1.2 and in JSON."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        _check_once([self.construct_object(key, deep=True) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def _check_once(names: list[Any]) -> None:
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise ValueError(f"duplicate key {twice!r}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once([name for name, _ in pairs])
+    return dict(pairs)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -53,11 +110,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     try:
         # of a key that is there twice MONAI only warns
-        with warnings.catch_warnings(action="error", category=UserWarning):
-            if path.suffix.lower() == ".json":
-                content = json.loads(text, object_pairs_hook=check_key_duplicates) if text.strip() else None
-            else:
-                content = yaml.load(text, CheckKeyDuplicatesYamlLoader)
+        if path.suffix.lower() == ".json":
+            content = json.loads(text, object_pairs_hook=_unique) if text.strip() else None
+        else:
+            content = yaml.load(text, _Loader)
     except json.JSONDecodeError as error:
         hint = ", or a comma before a closing bracket" if "Expecting property name" in error.msg else ""
         raise InputError(
@@ -69,7 +125,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         why = getattr(error, "problem", None) or " ".join(str(error).split())
         tab = "; indent with spaces, not with tabs" if "\\t" in why else ""
         raise InputError(f"{path}{where}: invalid YAML: {why}{tab}") from None
-    except (ValueError, UserWarning) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     if content is None:
         raise InputError(f"{path} is empty: it has to contain ids and values, such as `max_steps: 200`")
@@ -112,11 +168,13 @@ def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -
     Raises:
         InputError: for a path that begins with an environment variable that is not set, or with another ``$``.
     """
-    if isinstance(value, Mapping) and how.component and "_target_" in value:
-        return value
+    if isinstance(value, Mapping) and how.component and TARGET in value:
+        return {key: kept(name, item, Verbatim(component=True), ids, own=True) for key, item in value.items()}
     if isinstance(value, str) and not is_syntax(value, ids, own) and how.path:
-        value = _expanded(name, value)
-    if (how.path and not isinstance(value, str)) or _any(value, lambda text: is_syntax(text, ids, own)):
+        value = expanded(name, value)
+    if ((how.path or how.component) and not isinstance(value, str)) or _any(
+        value, lambda text: is_syntax(text, ids, own)
+    ):
         if isinstance(value, Mapping):
             return {key: kept(name, item, how, ids, own) for key, item in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, str):
@@ -130,7 +188,14 @@ def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -
     return "$" + literal
 
 
-def _expanded(name: str, value: str) -> str:
+def expanded(name: str, value: str) -> str:
+    """A path with the home folder or the environment variable at its start in full, as a shell would.
+
+    Raises:
+        InputError: for a variable that is not set, or another ``$``.
+    """
+    if value == "~" or value.startswith(("~/", "~\\")):
+        return str(Path.home()) + value[1:]
     if not value.startswith("$"):
         return value
     variable = VARIABLE.match(value)

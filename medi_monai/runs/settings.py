@@ -66,7 +66,7 @@ from medi_monai.utils.settings import (
 )
 from medi_monai.wsi.readers import BACKENDS
 
-__all__ = ["GROUPS", "check_groups", "check_trained", "load_train_config", "stage_options"]
+__all__ = ["GROUPS", "BundleSettings", "check_groups", "check_trained", "load_train_config", "stage_options"]
 
 
 def _is_device(value: Any) -> Any:
@@ -79,6 +79,12 @@ def _is_device(value: Any) -> Any:
 
 
 Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or a GPU such as cuda:0")]
+
+
+class BundleSettings(Settings):
+    """Where the bundle lies; every config has it."""
+
+    bundle_root: PathText = setting(".", "folder of the bundle")
 
 
 class OutputSettings(Settings):

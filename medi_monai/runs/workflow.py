@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import inspect
 import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -20,80 +24,106 @@ from monai.bundle.config_parser import ConfigParser
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, merge_kv
 from pydantic_core import PydanticUndefined
 
-from medi_monai.runs.config_files import as_files, is_syntax, kept, read_config_file
-from medi_monai.runs.settings import GROUPS
+from medi_monai.runs.config_checks import check_components, check_path, check_references, split_id
+from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
+from medi_monai.runs.settings import GROUPS, BundleSettings
+from medi_monai.runs.typed import check_typed, read_typed
 from medi_monai.utils.errors import InputError, report_user_errors, unknown_value
 from medi_monai.utils.run_dir import is_command_line
-from medi_monai.utils.settings import Settings, check_setting, config_default, verbatim
+from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
 
-__all__ = ["begin", "check_export", "declared", "read_configs", "run_ids"]
+__all__ = ["begin", "checked_options", "declared", "read_configs", "run_ids"]
 
 SETTINGS = "settings"
+#: of the functions of MONAI that make a workflow, beside the ids of configs
+_PARAMETERS = {
+    "args_file", "config_file", "final_id", "init_id", "logging_file", "meta_file", "properties_path", "run_id",
+    "tracking", "workflow_name", "workflow_type",
+}  # fmt: skip
 LOGGERS = ("monai.bundle.workflows", "monai.bundle.scripts", "monai.bundle.config_parser")
 
 
-def begin(workflow: Any, plain: Callable[..., None], config_file: Any, options: dict[str, Any]) -> bool:
-    """Construct the workflow, where the bundle is one of ours.
+def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) -> None:
+    """Construct the workflow of one of our bundles.
 
     Args:
         workflow: a ``ConfigWorkflow`` that is being constructed.
         plain: its own constructor.
-        config_file: as it was given.
         options: of the constructor, and ids with values that replace those of the configs.
-
-    Returns:
-        Whether the bundle is one of ours; if not, nothing was done.
 
     Raises:
         InputError: for configs, options or values that cannot be.
     """
-    files = as_files(config_file)
-    folder = _configs_of(files, options.get("bundle_root"))
-    if folder is None:
-        return False
+    folder = configs_of(options)
+    assert folder is not None
     _speak_plainly()
+    own = {name: read_typed(options.pop(name)) for name in _parameters(plain) if name in options}
+    files = as_files(own.pop("config_file", None))
     if not files:
         runs = "; ".join(f"{run} is in {folder / name}" for run, name in run_ids(folder).items())
         raise InputError(f"no config file is given: add --config_file. {runs}")
-    own = {name: options.pop(name) for name in _parameters(plain) if name in options}
     tracking = own.pop("tracking", None)
-    config = read_configs(files, folder, _as_typed(options))
+    config = read_configs(files, folder, options)
+    _check_same_bundle(config, folder)
     _check_run_id(own.get("run_id") or "run", config, folder, files)
+    _check_other_ids(own, config)
+    _check_metadata(own.get("meta_file"))
     settings = _tracking(tracking)
-    plain(workflow, str(next((file for file in files if _is_own(file, folder)), files[0])), **own)
-    meta = workflow.parser.get(ConfigParser.meta_key)
-    workflow.parser.set({ConfigParser.meta_key: meta, **config})
+    with _as_input_error():
+        plain(workflow, str(next((file for file in files if _is_own(file, folder)), files[0])), **own)
+        meta = workflow.parser.get(ConfigParser.meta_key)
+        workflow.parser.set({ConfigParser.meta_key: meta, **config})
+        workflow.parser.resolve_macro_and_relative_ids()
     if settings is not None:
         workflow.patch_bundle_tracking(parser=workflow.parser, settings=settings)
-    return True
 
 
-def check_export(options: Mapping[str, Any]) -> None:
-    """Refuse an export of one of our bundles that has no checkpoint or no config.
+def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``monai.bundle.run`` and its like together with those of ``args_file``.
 
     Args:
-        options: of ``monai.bundle.ckpt_export`` and its like.
+        entry: the function of MONAI that takes a config file.
+        options: by name; None stands for a parameter of the function that is not given.
 
     Raises:
-        InputError: naming the file that is missing.
+        InputError: for an ``args_file`` that cannot be read; for an export also of a config, an option or a checkpoint.
     """
-    root, files = options.get("bundle_root"), as_files(options.get("config_file"))
-    folder = _configs_of(files, root)
-    if folder is None:
-        return
     _speak_plainly()
+    parameters = {*_PARAMETERS, *inspect.signature(entry).parameters}
+    args_file = read_typed(options.get("args_file"))
+    defaults = args_file if isinstance(args_file, Mapping) or args_file is None else read_config_file(Path(args_file))
+    given = {**(defaults or {}), **{name: value for name, value in options.items() if name != "args_file"}}
+    for name in parameters & set(given):
+        # None of a parameter means: as in the file, or as it is without
+        value = given.pop(name) if options.get(name) is not None else (given.pop(name), (defaults or {}).get(name))[1]
+        if read_typed(value) is not None:
+            given[name] = read_typed(value)
+    return _checked_export(given, parameters) if "net_id" in parameters else given
+
+
+def _checked_export(given: dict[str, Any], parameters: Container[str]) -> dict[str, Any]:
+    folder, files = configs_of(given), as_files(given.get("config_file"))
+    assert folder is not None
     if not files:
         raise InputError(f"no config file is given: add --config_file {folder / 'inference.json'}")
-    for file in files:
-        read_config_file(file)
-    checkpoint = Path(str(options.get("ckpt_file") or folder.parent / "models" / "model.pt"))
-    if not checkpoint.is_file():
-        raise InputError(f"there is no checkpoint {checkpoint}: run `training` first, or give --ckpt_file")
+    more = {name: value for name, value in given.items() if name not in parameters}
+    more = {name: value for name, value in more.items() if _top(name) != ConfigParser.meta_key}
+    config = read_configs(files, folder, more)
+    root = Path(expanded("bundle_root", str(read_typed(given["bundle_root"])))) if "bundle_root" in given else Path()
+    paths = {"ckpt_file": "models/model.pt", "filepath": "models/model.ts", "meta_file": "configs/metadata.json"}
+    paths = {name: str(given.get(name) or root / path) for name, path in paths.items()}
+    if not Path(paths["ckpt_file"]).is_file():
+        raise InputError(f"there is no checkpoint {paths['ckpt_file']}: run `training` first, or give --ckpt_file")
+    changed = {_top(name): config[_top(name)] for name in more}
+    rest = {name: read_typed(value) for name, value in given.items() if name not in more}
+    return {**rest, **paths, "config_file": [str(file) for file in files], **changed}
 
 
 def _speak_plainly() -> None:
     if is_command_line(sys.argv):
         report_user_errors()
+        # "this config can run code" is for configs of strangers
+        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
         # a terminal of ASCII shows a note about Köln as K\xf6ln, and goes on
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
@@ -113,30 +143,31 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
     Raises:
         InputError: for an id that no config knows, or a value that its declaration does not allow.
     """
-    parser, given = ConfigParser(config={}), []
-    for file in files:
-        content = read_config_file(file)
-        given += [(name, value, _is_own(file, folder), str(file)) for name, value in content.items()]
-    ids = {_top(name) for name, _, is_own, _ in given if is_own}
-    # what an overlay brings of its own, and uses
-    used = set(re.findall(r"@(\w+)", json.dumps([value for _, value, _, _ in given], default=str)))
-    brought = {_top(name) for name, _, _, _ in given} & used
-    groups = declared(next((value for name, value, _, _ in reversed(given) if name == SETTINGS), []))
+    given = [
+        _Given(name, value, _is_own(file, folder), str(file))
+        for file in files
+        for name, value in read_config_file(file).items()
+    ]
+    given += [_Given(name, value, False, None) for name, value in (options or {}).items()]
+    own = [item for item in given if item.is_own]
+    groups = declared(next((item.value for item in reversed(own) if item.name == SETTINGS), []))
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
-    known = {*ids, *fields}
-    everywhere = {*known, *brought, "imports", *(name for group in GROUPS.values() for name in group.model_fields)}
-    of_user = set()
-    for name, value, is_own, where in given:
-        if not is_own and _top(name) not in everywhere and not name.startswith("_"):
-            raise unknown_value(f"id in {where}:", name, sorted(known), "An overlay contains ids of the configs.")
-        _merge(parser, name, value)
-        of_user |= set() if is_own else {_top(name)}
-    for name, value in (options or {}).items():
-        if _top(name) not in known | brought:
-            options_known = [f"--{known_name}" for known_name in sorted(known)]
-            raise unknown_value("option", f"--{name}", options_known, "Options are the ids in the config files.")
-        _merge(parser, name, value)
-        of_user.add(_top(name))
+    fields.update(dict.fromkeys(BundleSettings.model_fields, BundleSettings))
+    known = {_top(item.name) for item in own} - {SETTINGS} | set(fields)
+    _check_ids(given, known)
+    parser, of_user = ConfigParser(config={}), set()
+    for item in given:
+        top, value = _top(item.name), item.value
+        if not item.is_own:
+            of_user.add(top)
+            if top in parser:
+                # what is merged into a section goes where its ids point to
+                below = item.value if item.name.startswith("+") and isinstance(item.value, Mapping) else {}
+                for name in [item.name, *(f"{item.name}::{key}" for key in below)]:
+                    check_path(item.label, name, parser, free=top in fields, known=known)
+        if top not in fields or item.name != top:
+            value = read_typed(value)
+        _merge(parser, item.name, value)
     config = parser.get()
     for name, kind in fields.items():
         default = config_default(kind.model_fields[name])
@@ -144,10 +175,48 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
             config[name] = _checked(name, config[name], kind, known, name not in of_user)
         elif default is not PydanticUndefined:
             config[name] = _checked(name, default, kind, known, True)
+    for name in of_user - set(fields) & set(config):
+        config[name] = kept(name, config[name], Verbatim(component=True), known, True)
+        check_components(name, config[name])
     config[SETTINGS] = {
         name: _component(group) for name, group in groups.items() if next(iter(group.values())).at_start
     }
+    check_references(config, of_user)
     return config
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An id with its value, from a file, or from an option where ``file`` is None."""
+
+    name: str
+    value: Any
+    is_own: bool
+    file: str | None
+
+    @property
+    def label(self) -> str:
+        return f"id in {self.file}:" if self.file else "option"
+
+
+def _check_ids(given: Iterable[_Given], known: set[str]) -> None:
+    # what an overlay brings of its own, and uses
+    used = set(re.findall(r"@(\w+)", json.dumps([item.value for item in given], default=str)))
+    brought = {_top(item.name) for item in given if item.file and not item.is_own} & used - {SETTINGS}
+    everywhere = {"imports", *(name for group in GROUPS.values() for name in group.model_fields)}
+    for item in given:
+        top = _top(item.name)
+        if item.is_own or top in known | brought or (item.file and (top in everywhere or top.startswith("_"))):
+            continue
+        last = split_id(item.name)[-1]
+        hint = f"--{last}" if not item.file else last
+        remedy = f"The setting is {hint}. " if last != item.name and last in known else ""
+        if item.file:
+            raise unknown_value(
+                item.label, item.name, sorted(known), remedy + "An overlay contains ids of the configs."
+            )
+        options = [f"--{name}" for name in sorted(known)]
+        raise unknown_value(item.label, f"--{item.name}", options, remedy + "Options are the ids in the config files.")
 
 
 def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
@@ -189,9 +258,11 @@ def _component(group: Mapping[str, type[Settings]]) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, kind: type[Settings], ids: set[str], is_own: bool) -> Any:
     how = verbatim(kind.model_fields[name])
-    if is_syntax(value, ids, is_own or how is None):
-        return value
-    value = check_setting(kind, name, value)
+    if read_typed(value) == "$None":
+        value = None
+    if is_syntax(read_typed(value), ids, is_own or how is None):
+        return read_typed(value)
+    value = check_typed(value, partial(check_setting, kind, name))
     return kept(name, value, how, ids, is_own) if how else value
 
 
@@ -203,48 +274,53 @@ def _merge(parser: ConfigParser, name: str, value: Any) -> None:
 
 
 def _top(name: str) -> str:
-    return name.lstrip("+").replace("::", "#").split("#")[0]
-
-
-def _configs_of(files: list[Path], bundle_root: Any) -> Path | None:
-    """The folder of configs where the bundle is one of ours: its metadata asks for this package."""
-    folders = [file.parent for file in files] + ([Path(str(bundle_root)) / "configs"] if bundle_root else [])
-    for folder in folders:
-        metadata = folder / "metadata.json"
-        if metadata.is_file() and "medi_monai" in metadata.read_text(encoding="utf-8", errors="replace"):
-            return folder
-    return None
+    return split_id(name)[0]
 
 
 def _is_own(file: Path, folder: Path) -> bool:
-    return file.resolve().parent == folder.resolve()
+    return file.resolve().parent == folder.resolve() and file.suffix == ".json"
 
 
 def _parameters(plain: Callable[..., None]) -> list[str]:
     code = plain.__code__
-    return [name for name in code.co_varnames[: code.co_argcount] if name not in ("self", "config_file")]
+    return [name for name in code.co_varnames[: code.co_argcount] if name != "self"]
 
 
-def _as_typed(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the command line as they were typed, where Fire would read ``run #2`` as ``run``."""
-    if not is_command_line(sys.argv):
-        return options
-    typed, arguments = {}, sys.argv[1:]
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            typed[name] = value if equals else (arguments[place + 1] if place + 1 < len(arguments) else "")
-    return {name: _reconciled(value, typed.get(name)) for name, value in options.items()}
+def _check_same_bundle(config: Mapping[str, Any], folder: Path) -> None:
+    root = ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root")
+    metadata = Path(root) / "configs" / "metadata.json"
+    if not metadata.is_file():
+        return
+    names = [read_config_file(file).get("name") for file in (metadata, folder / "metadata.json")]
+    if names[0] != names[1]:
+        raise InputError(f"bundle_root = {root!r} is the bundle {names[0]!r}, and the config file is of {names[1]!r}")
 
 
-def _reconciled(value: Any, typed: str | None) -> Any:
-    if not isinstance(value, str) or typed is None or typed == value:
-        return value
+def _check_other_ids(own: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    for name in ("init_id", "final_id"):
+        if own.get(name) is not None and own[name] not in config:
+            raise InputError(
+                f"unknown {name} {own[name]!r}. If it is a value of another option: write options with their names, as "
+                '--max_steps 3, and several config files as one list, --config_file "[a.json, b.yaml]"'
+            )
+
+
+def _check_metadata(meta_file: Any) -> None:
+    for file in as_files(meta_file):
+        if "version" not in read_config_file(file):
+            raise InputError(f"{file} is not the metadata of a bundle: it has no `version`")
+
+
+@contextmanager
+def _as_input_error() -> Iterator[None]:
+    """What MONAI says to an option of its own (a logging file, a macro), as one line."""
     try:
-        # quoted, as "'2024'"
-        return value if ast.literal_eval(typed) == value else typed
-    except (ValueError, SyntaxError):
-        return typed
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise InputError(" ".join(str(said).split())) from None
 
 
 def _check_run_id(run_id: str, config: Mapping[str, Any], folder: Path, files: list[Path]) -> None:

@@ -116,7 +116,7 @@ Text = Annotated[str, Field(strict=True), Verbatim(), Words("text")]
 PathText = Annotated[
     str,
     BeforeValidator(_as_text),
-    Field(strict=True),
+    Field(strict=True, pattern=r"\S"),
     Verbatim(path=True),
     Words("a path; if it consists of digits only, start it with ./"),
 ]

@@ -24,7 +24,7 @@ DRIVER = textwrap.dedent(
     """
     import json, os, runpy, sys
     sys.orig_argv = [sys.executable, "-m", "monai.bundle"]
-    import monai.bundle
+    import monai.bundle, medi_monai.runs.workflow
     for number, (arguments, environment, folder, out) in enumerate(json.load(open(sys.argv[1]))):
         child = os.fork()
         if not child:
@@ -154,6 +154,17 @@ MISTAKES = [
     ([*EXPORT, "--config_file", INFERENCE], "there is no checkpoint"),
     ([*EXPORT, "--config_file", INFERENCE, "--ckpt_file", "gone.pt"], "there is no checkpoint gone.pt"),
     (EXPORT, "inference.json"),
+    ([*EXPORT, "--config_file", INFERENCE, "--num_step", "3"], "did you mean '--num_steps'"),
+    (run("training", TRAIN, "second.yaml"), "several config files as one list"),
+    (run("training", TRAIN, "-max_step", "3"), "did you mean '--max_steps'"),
+    (run("training", TRAIN, "--output_dir"), "output_dir = True: it has to be a path"),
+    (run("training", TRAIN, "--patch_cache", "None"), "patch_cache = None: it has to be one of"),
+    (run("training", TRAIN, "--train#trainer#max_epoch", "3"), "did you mean 'max_epochs'"),
+    (run("training", TRAIN, "--settings#training#max_steps", "3"), "The setting is --max_steps"),
+    (run("training", TRAIN, "--logging_file", "gone.conf"), "gone.conf"),
+    (run("training", TRAIN, "--meta_file", "gone.json"), "gone.json"),
+    (run("training", TRAIN, bundle=BRAIN), "is the bundle"),
+    (["run", "--args_file", "gone.json", "--config_file", TRAIN], "there is no config file gone.json"),
 ]  # fmt: skip
 
 OVERLAYS = {

@@ -55,6 +55,9 @@ def test_an_environment_variable_begins_a_path_as_in_a_shell(monkeypatch):
     assert through_monai(kept("output_dir", "data/$SCRATCH", PATH, set(), False)) == "data/$SCRATCH"
     with pytest.raises(InputError, match=r"output_dir = '\$NOWHERE/x': the environment variable \$NOWHERE is not set"):
         kept("output_dir", "$NOWHERE/x", PATH, set(), False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert through_monai(kept("output_dir", "~/#1", PATH, set(), False)) == "/home/me/#1"
+    assert through_monai(kept("output_dir", "~me", PATH, set(), False)) == "~me"
     with pytest.raises(InputError, match="write ./ before it"):
         kept("output_dir", "$(pwd)/x", PATH, set(), False)
 
@@ -95,7 +98,9 @@ def test_a_file_whose_name_has_a_comma_is_one_file(tmp_path):
         ("a.json", b'{"a": 1,}', "line 1, column .*: invalid JSON: .*comma before a closing bracket"),
         ("a.json", b"", "is empty"),
         ("a.json", b"[1]", "is not a mapping"),
-        ("a.json", b'{"a": 1, "a": 2}', "a.json: .*[Dd]uplicate"),
+        ("a.json", b'{"a": 1, "a": 2}', "a.json: duplicate key 'a'"),
+        ("a.yaml", b"a: 1\na: 2", "a.yaml: duplicate key 'a'"),
+        ("a.yaml", b"a: {no: 1, NO: 2}", "a.yaml: duplicate key False"),
         ("a.yaml", b"a: [1", "line .*: invalid YAML"),
         ("a.yaml", b"a:\n\t- 1", "indent with spaces"),
         ("a.yaml", b"# nothing", "is empty"),
@@ -121,3 +126,8 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
     assert read_config_file(tmp_path / "a.json") == read_config_file(tmp_path / "a.yaml") == {"a": 1}
+
+
+def test_a_number_with_an_exponent_is_a_number_in_yaml_too(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1e-3\nb: [2.5E2, -1e3]\nc: 1e\nd: e3\n")
+    assert read_config_file(tmp_path / "a.yaml") == {"a": 0.001, "b": [250.0, -1000.0], "c": "1e", "d": "e3"}

@@ -1,7 +1,6 @@
 """What a user gives is checked before MONAI reads it: by its ``ConfigWorkflow``, which everything else goes by."""
 
 import json
-import sys
 from pathlib import Path
 
 import monai.bundle
@@ -9,6 +8,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from medi_monai.runs.settings import GROUPS
+from medi_monai.runs.typed import Typed
 from medi_monai.runs.workflow import read_configs, run_ids
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Count, setting
@@ -19,7 +19,8 @@ TRAIN = str(CONFIGS / "train.json")
 
 
 def workflow(*files, run_id="training", **options):
-    return ConfigWorkflow(config_file=list(files) or TRAIN, run_id=run_id, bundle_root=str(BUNDLE), **options)
+    options = {"bundle_root": str(BUNDLE), **options}
+    return ConfigWorkflow(config_file=list(files) or TRAIN, run_id=run_id, **options)
 
 
 @pytest.fixture
@@ -43,10 +44,63 @@ def test_text_arrives_as_it_was_written_from_an_overlay_and_from_python(overlay)
     assert flow.parser.get_parsed_content("settings::cohort").missing == ["#N/A"]
 
 
-def test_text_of_the_command_line_is_what_was_typed(monkeypatch):
-    # Fire reads `run #2` as the name `run`, with a comment
-    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "training", "--output_dir", "run #2"])
-    assert given(workflow(output_dir="run"), "output_dir") == "run #2"
+@pytest.mark.parametrize(
+    "text",
+    ["run #2", "2024", "a,b", "[x]", "{x}", "1e3", "0x1f", "a|b", "Köln/größe", "a=b", "50%", "a b", "a::b", "@x"],
+)
+def test_text_of_the_command_line_is_what_was_typed(text):
+    # Fire reads `run #2` as the name `run`, with a comment, and `2024` as a number
+    assert given(workflow(output_dir=Typed(text), label=Typed(text)), "output_dir") == text
+    assert given(workflow(label=Typed(text)), "label") == text
+
+
+def test_quotes_keep_text_of_the_command_line_from_being_read():
+    assert given(workflow(output_dir=Typed("'None'")), "output_dir") == "None"
+    assert given(workflow(missing=Typed("['#N/A', '007']")), "missing") == ["#N/A", "007"]
+
+
+@pytest.mark.parametrize("nothing", [None, Typed("None"), "null", "$None"])
+def test_nothing_is_a_value_and_is_checked(nothing):
+    flow = monai.bundle.create_workflow(
+        config_file=TRAIN, bundle_root=str(BUNDLE), init_id="imports", max_patches_per_slide=nothing
+    )
+    assert given(flow, "max_patches_per_slide") is None
+    with pytest.raises(InputError, match="patch_cache"):
+        monai.bundle.run("training", config_file=TRAIN, bundle_root=str(BUNDLE), patch_cache=nothing)
+
+
+def test_the_folder_of_the_bundle_arrives_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for root, path in {tmp_path / "run #2": "run #2", "$SCRATCH/x": "x", "~/@x": "@x"}.items():
+        flow = ConfigWorkflow(TRAIN, run_id="training", bundle_root=root)
+        assert given(flow, "ckpt_dir") == f"{tmp_path}/{path}/models"
+
+
+def test_options_by_position_and_subclasses_are_checked_as_well():
+    class Mine(ConfigWorkflow):
+        pass
+
+    assert given(Mine(TRAIN, None, False, run_id="training", missing=["#1"]), "missing") == ["#1"]
+    with pytest.raises(InputError, match="did you mean '--max_steps'"):
+        Mine(TRAIN, None, False, max_step=3)
+
+
+def test_defaults_of_an_args_file_are_options(tmp_path):
+    file = tmp_path / "args.yaml"
+    file.write_text(f"config_file: '{TRAIN}'\nbundle_root: '{BUNDLE}'\noutput_dir: 'run #2'\nmax_steps: 5\n")
+    flow = monai.bundle.create_workflow(args_file=str(file), init_id="imports", batch_size=3)
+    assert [given(flow, name) for name in ("output_dir", "max_steps", "batch_size")] == ["run #2", 5, 3]
+    flow = monai.bundle.create_workflow(args_file=str(file), init_id="imports", max_steps=4)
+    assert given(flow, "max_steps") == 4
+    file.write_text(file.read_text() + "max_step: 3")
+    with pytest.raises(InputError, match="did you mean '--max_steps'"):
+        monai.bundle.run(args_file=str(file))
+    with pytest.raises(InputError, match="there is no config file gone.json"):
+        monai.bundle.run("training", args_file="gone.json", bundle_root=str(BUNDLE))
+    file.write_text("config_file: [")
+    with pytest.raises(InputError, match="invalid YAML"):
+        monai.bundle.run("training", args_file=str(file), bundle_root=str(BUNDLE))
 
 
 def test_switches_numbers_and_null_come_as_they_are_meant():
@@ -67,6 +121,27 @@ def test_switches_numbers_and_null_come_as_they_are_meant():
         ({"run_id": "sampling"}, "the run 'sampling' is in .*inference.json, but .*train.json has"),
         ({"tracking": "mlflow"}, r'needs the package mlflow: pip install "medi_monai\[mlflow\]"'),
         ({"tracking": "gone.json"}, "no config file gone.json"),
+        ({"meta_file": "gone.json"}, "no config file gone.json"),
+        ({"meta_file": TRAIN}, "is not the metadata of a bundle"),
+        ({"logging_file": "gone.conf"}, "Cannot find the logging config file: gone.conf"),
+        ({"logging_file": TRAIN}, "cannot parse logging config file"),
+        ({"workflow_type": "other"}, "Unsupported workflow type: 'other'"),
+        ({"init_id": "b.yaml"}, "unknown init_id 'b.yaml'.*several config files as one list"),
+        ({"final_id": "end"}, "unknown final_id 'end'"),
+        ({"output_dir": " "}, "output_dir = ' ': it has to be a path"),
+        ({"settings": ["seed"]}, "unknown option '--settings'"),
+        ({"settings#training#max_steps": 3}, "unknown option .*The setting is --max_steps"),
+        ({"generator#num_step": 3}, "unknown argument of generator.*'num_step': did you mean 'num_steps'"),
+        ({"train#trainer#max_epoch": 3}, "unknown argument of train::trainer.*did you mean 'max_epochs'"),
+        ({"train::trainr::max_epochs": 3}, "there is no 'trainr': did you mean 'trainer'"),
+        ({"train#handlers#99#every": 3}, "there is no '99'"),
+        ({"train#something": 3}, "there is no 'something'"),
+        ({"max_steps#x": 3}, "there is no 'x'"),
+        ({"train": 3}, "refers to @train#inferer, which is gone: train was replaced as a whole"),
+        ({"loss": {"_target_": "torch.nn.L1Los"}}, "loss: there is no 'torch.nn.L1Los'"),
+        ({"loss": "%gone.json#loss"}, "gone.json"),
+        ({"learning_rate": "@my_rate"}, "unknown reference in learning_rate: '@my_rate'"),
+        ({"bundle_root": str(BUNDLE.parent / "brain_mri_fair_text_diffusion")}, "is the bundle .* config file is of"),
     ],
 )
 def test_a_mistake_is_one_line_from_python(options, message, monkeypatch):
@@ -83,6 +158,12 @@ def test_a_mistake_is_one_line_from_python(options, message, monkeypatch):
         ("max_step: 3\n", "'max_step': did you mean 'max_steps'"),
         ("max_steps: 0\n", "max_steps = 0: it has to be"),
         ("dataset_dir: $SCRATCH_NOWHERE/data\n", "SCRATCH_NOWHERE is not set"),
+        ("settings: [seed]\n", "unknown id in .*: 'settings'"),
+        ("train: {trainer: {max_epochs: 3}}\n", "which is gone: train was replaced as a whole"),
+        ("train#trainer#max_epoch: 3\n", "did you mean 'max_epochs'"),
+        ("+train: {trainr: 3}\n", "there is no 'trainr': did you mean 'trainer'"),
+        ("+generator: {num_step: 3}\n", "'num_step': did you mean 'num_steps'"),
+        ("+metadata_columns: center\n", "'.metadata_columns' of a config refers to"),
     ],
 )
 def test_a_mistake_in_an_overlay_is_one_line(overlay, text, message):
@@ -98,6 +179,14 @@ def test_an_overlay_may_hold_settings_of_other_runs_and_parts_of_its_own(overlay
 def test_an_overlay_extends_a_list(overlay):
     flow = workflow(TRAIN, overlay("+metadata_columns: ['#stage']\n"))
     assert given(flow, "metadata_columns") == ["center", "race", "gender", "age_at_index", "#stage"]
+
+
+def test_parts_of_components_are_options():
+    flow = workflow(**{"validate#dataloader#batch_size": 3, "loss#reduction": "sum", "optimizer::eps": Typed("1e-6")})
+    assert given(flow, "loss").reduction == "sum" and flow.parser["optimizer#eps"] == 1e-6
+    assert flow.parser["validate#dataloader#batch_size"] == 3
+    note = {"_target_": "builtins.dict", "note": "a #1", "label": "@label"}
+    assert given(workflow(loss=note), "loss") == {"note": "a #1", "label": "project_id"}
 
 
 def test_without_a_config_file_the_runs_are_listed():

@@ -1,0 +1,127 @@
+"""Whether the parts of a merged config fit: paths of ids, arguments of components, references."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from pydoc import ErrorDuringImport, locate
+from typing import Any
+
+from monai.bundle.config_item import ComponentLocator, ConfigComponent
+from monai.bundle.config_parser import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from medi_monai.runs.config_files import TARGET
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["check_components", "check_path", "check_references", "split_id"]
+
+
+def split_id(name: str) -> list[str]:
+    """The levels of an id, as ``train#trainer#max_steps``; a leading ``+`` merges and is no part of it."""
+    return ReferenceResolver.split_id(name.removeprefix("+"))
+
+
+def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: Collection[str]) -> None:
+    """Refuse a nested id that leads nowhere.
+
+    Args:
+        label: how an error calls it.
+        name: the id; its first level is there.
+        parser: has the config so far.
+        free: whether the last level is checked by a declaration instead.
+        known: the ids of the config.
+
+    Raises:
+        InputError: naming what there is at the first level that is not.
+    """
+    levels = split_id(name)
+    for depth in range(1, len(levels)):
+        parent, level, is_last = parser["::".join(levels[:depth])], levels[depth], depth == len(levels) - 1
+        children = list(parent) if isinstance(parent, Mapping) else []
+        if isinstance(parent, list):
+            children = [str(number) for number in range(len(parent))]
+        # a new argument of a component is checked with its component
+        if level in children or (is_last and isinstance(parent, Mapping) and (free or TARGET in parent)):
+            continue
+        remedy = f"The setting is {levels[-1]!r}." if levels[-1] in known else ""
+        raise unknown_value(f"{label} {name!r}: there is no", level, children, remedy)
+
+
+def check_components(name: str, value: Any) -> None:
+    """Refuse a component of a user whose class is not there, or does not take an argument.
+
+    Args:
+        name: its id, for the error.
+        value: a config; components in it are checked as well.
+
+    Raises:
+        InputError: naming the arguments that there are.
+    """
+    for path, component in _walk(name, value):
+        if not isinstance(component, Mapping) or not isinstance(component.get(TARGET), str):
+            continue
+        if component[TARGET][:1] in ("$", "@", "%"):
+            continue
+        parameters = _parameters_of(path, component)
+        for argument in component:
+            if parameters and argument not in ConfigComponent.non_arg_keys and argument not in parameters:
+                raise unknown_value(f"argument of {path}, a {component[TARGET]}:", argument, parameters)
+
+
+def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
+    """Names that a component takes; none where it takes any."""
+    target = ConfigComponent(component, path, ComponentLocator()).resolve_module_name()
+    try:
+        function = locate(target)
+    except ErrorDuringImport as error:
+        raise InputError(f"{path}: {component[TARGET]!r} cannot be imported: {error.value}") from None
+    if function is None:
+        raise InputError(f"{path}: there is no {component[TARGET]!r}; give the full name of a class or function")
+    names: list[str] = []
+    # **kwargs of a constructor are those of the class above
+    callees: list[Any] = (
+        [vars(kind).get("__init__") for kind in function.__mro__] if inspect.isclass(function) else [function]
+    )
+    for callee in filter(None, callees):
+        try:
+            parameters = inspect.signature(callee).parameters
+        except (TypeError, ValueError):
+            return []
+        kinds = {parameter.kind for parameter in parameters.values()}
+        names += [name for name in parameters if name not in names]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return [name for name in names if name not in ("self", "args", "kwargs")]
+    return []
+
+
+def check_references(config: Mapping[str, Any], of_user: Collection[str]) -> None:
+    """Refuse references to what is not there: misspelled, or gone with what the user replaced.
+
+    Args:
+        config: merged.
+        of_user: ids that the user gave.
+
+    Raises:
+        InputError: naming the reference and the id that holds it.
+    """
+    parser = ConfigParser({})
+    parser.set(dict(config))
+    for path, value in _walk("", config):
+        for reference in ReferenceResolver.match_refs_pattern(value) if isinstance(value, str) else ():
+            if reference.startswith("::") or not reference or reference in parser:
+                continue
+            top, shown = reference.split("::")[0], "@" + reference.replace("::", "#")
+            if top in of_user and top in config:
+                raise InputError(
+                    f"{path.replace('::', '#')} refers to {shown}, which is gone: {top} was replaced as a whole. Name "
+                    f"the value alone, as {top}#…: or merge with +{top}"
+                )
+            raise unknown_value(f"reference in {path.replace('::', '#')}:", shown, [f"@{name}" for name in config])
+
+
+def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    yield path, value
+    if isinstance(value, (Mapping, list)):
+        for _, below, item in ReferenceResolver.iter_subconfigs(path, value):
+            yield from _walk(below, item)
