@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from medi_monai.cohort.folder import REJECTED_FILE, claimed_folder, holds_cohort, write_rejected
-from medi_monai.cohort.table import Cohort, require_columns
+from medi_monai.cohort.folder import REJECTED_FILE, SETTINGS_FILE, claimed_folder, holds_cohort, write_rejected
+from medi_monai.cohort.table import PATCH_COLUMNS, Cohort, require_columns
+from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
 from medi_monai.utils.fingerprints import fingerprints
@@ -178,6 +179,8 @@ def load_or_prepare(
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     require_columns(cohort.table, preparation.required, cohort.root)
+    if not (cohort.root / SETTINGS_FILE).is_file():
+        _note_words(cohort)
     _check_unchanged(cohort)
     return cohort
 
@@ -201,6 +204,18 @@ def read_quality(cohort: Cohort) -> pd.DataFrame:
     quality = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
     # rows may have been chosen since
     return quality if len(quality) == len(cohort) else pd.DataFrame()
+
+
+def _note_words(cohort: Cohort) -> None:
+    # of a cohort of ours the settings have said what means missing data; of another one, nobody has
+    for name in cohort.table.columns.difference([*PATCH_COLUMNS, "split"], sort=False):
+        for value, count in cohort.table[name].value_counts().items():
+            if str(value).strip().lower() in MISSING_WORDS:
+                print(
+                    f"{cohort.root}: {name} has the value {value!r} in {count:,} rows, a value like any other; for "
+                    "missing data, leave the cells empty",
+                    flush=True,
+                )
 
 
 def table_cohort(preparation: AnyPreparation) -> Cohort:

@@ -67,7 +67,9 @@ class SourceSettings(Settings):
     )
     columns: MappingOf = setting(DEMO_COLUMNS, "columns that contain image, slide, patient and mpp")
     mapping: MappingOf | None = setting(None, "new columns derived from columns of the table, such as bins or merges")
-    missing: Texts | None = setting(None, "additional strings that mean missing data")
+    missing: Texts | None = setting(
+        None, "words that mean missing data, after values are renamed; null: the usual ones"
+    )
     intensity_range: Bounds | None = setting(
         None, "values shown as black and white in images with more than 8 bits; null: only where they are unambiguous"
     )

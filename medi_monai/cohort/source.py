@@ -17,7 +17,7 @@ from medi_monai.cohort.tables.files import IMAGE_SUFFIXES, absent_files, inside_
 from medi_monai.cohort.tables.layouts import TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
-from medi_monai.schema import missing_cells
+from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.text import number_in
@@ -57,7 +57,8 @@ class ImageTable:
         source_mpp: microns per pixel of all images, if neither files nor table contain it.
         mapping: rules for label and attributes, described in :mod:`medi_monai.cohort.tables.mapping`; a rule takes
             precedence over a column of the same name.
-        missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
+        missing: words that mean missing data in any column, after rules have renamed values; None:
+            :data:`medi_monai.schema.MISSING_WORDS`. An empty cell is missing in any case.
         unit: what a row is, one of :data:`UNITS`. With ``slides``, each row has its own slide name; several tiles or
             patches may share one.
 
@@ -136,7 +137,8 @@ class ImageTable:
         for note in (*content.notes, *notes):
             print(f"{self.table_name}: {note}", flush=True)
         rows["image"], problem = self._images(content.table)
-        for wrong, reason in (*_problems(rows, self, check_files, problem == ""), *problems):
+        wrongs = (*_problems(rows, self, check_files, problem == ""), *self._lacking(content.table, rows))
+        for wrong, reason in (*wrongs, *problems):
             if wrong.any():
                 problem = problem.mask(wrong & (problem == ""), reason)
         rows = rows.assign(row=range(len(rows)), problem=problem)
@@ -177,6 +179,10 @@ class ImageTable:
         roles = {role: self.columns.get(role) or default for role, default in ROLES.items() if role != "image"}
         return {role: str(column) for role, column in roles.items() if column}
 
+    @property
+    def _words(self) -> Sequence[str]:
+        return MISSING_WORDS if self.missing is None else self.missing
+
     def _image_folders(self, rows: pd.DataFrame) -> list[tuple[str, int | None]]:
         # the pattern names no folder: use the folders of the rows, because the root may also contain cohorts and
         # results
@@ -206,13 +212,13 @@ class ImageTable:
         for name, rule in self._rules().items():
             setting = "label" if name == self.label else "metadata_columns"
             needed.setdefault(rule.column, setting if rule.column == name else f"mapping of {name}")
-        return TableSpec.from_setting(self.table).read(self._checked_folder(), needed)
+        return TableSpec.from_setting(self.table).read(self._checked_folder(), needed, self.missing)
 
     def _columns(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem], list[str]]:
-        missing = self.missing or ()
+        words = self._words
         rows = pd.DataFrame({"image": pd.Series("", index=table.index, dtype="str")})
         for role, column in self._named.items():
-            rows[role] = clean_cells(table[column], missing)
+            rows[role] = clean_cells(table[column], words)
         if "mpp" not in rows:
             rows["mpp"] = ""
         if self.source_mpp is not None:
@@ -220,17 +226,29 @@ class ImageTable:
         problems: list[Problem] = []
         notes: list[str] = []
         for name, rule in self._rules().items():
-            mapped = rule.apply(table, self.folder, missing)
+            mapped = rule.apply(table, self.folder, words)
             rows[name] = mapped.values
             problems.append((mapped.problems != "", mapped.problems))
-            notes += mapped.notes
+            notes += [*mapped.notes, *_unlisted_words(mapped.values)]
         return rows, problems, notes
+
+    def _lacking(self, table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Problem]:
+        columns = {name: self._named[name] for name in ("patient", "slide")}
+        for name, column in {self.label: self._rules()[self.label].column, **columns}.items():
+            empty = rows[name] == ""
+            cells = table[column][empty].str.strip()
+            # the word may be the name of a class
+            words = cells[missing_cells(cells, self._words) & (cells != "")]
+            reason = "means missing data; to keep it, rename it in `mapping`, or set the words in `missing`"
+            texts = (f"no {name}: " + words.map(repr) + " " + reason) if len(words) else words
+            yield empty, texts.reindex(rows.index, fill_value=f"no {name}")
 
     def _images(self, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
         images = fill_pattern(self._pattern, table)
         problem = pd.Series("", index=images.index, dtype="str")
         for column in pattern_fields(self._pattern):
-            problem = problem.mask(missing_cells(table[column]), f"no {column}, which the path of the image requires")
+            absent = missing_cells(table[column], self._words)
+            problem = problem.mask(absent, f"no {column}, which the path of the image requires")
         images, leaves = inside_paths(images, self.folder)
         problem = problem.mask(leaves & (problem == ""), "the path is outside the folder of the data set")
         if "*" in self._pattern:
@@ -255,8 +273,15 @@ def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: 
             ~rows["mpp"].map(right).astype(bool),
             rows["mpp"].map(repr) + " microns per pixel is not a positive number, such as 0.25",
         )
-    for column in dict.fromkeys((source.label, "patient", "slide")):
-        yield rows[column] == "", f"no {column}"
+
+
+def _unlisted_words(values: pd.Series) -> list[str]:
+    found = [value for value in values.unique() if value.lower() in MISSING_WORDS]
+    return [
+        f"{values.name} has the value {value!r} in {int((values == value).sum())} rows: it is no missing data, for "
+        "`missing` does not list it"
+        for value in found
+    ]
 
 
 def _with_text_keys(content: Any) -> Any:

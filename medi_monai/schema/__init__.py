@@ -1,7 +1,7 @@
 """The frozen vocabulary of a model: its label, its attributes, and the one mapping from values to codes."""
 
 from medi_monai.schema.columns import (
-    MISSING_STRINGS,
+    MISSING_WORDS,
     NULL,
     UNKNOWN,
     CategoricalColumn,
@@ -13,7 +13,7 @@ from medi_monai.schema.conditioning import Conditioning
 from medi_monai.schema.metadata_schema import MetadataSchema
 
 __all__ = [
-    "MISSING_STRINGS",
+    "MISSING_WORDS",
     "NULL",
     "UNKNOWN",
     "CategoricalColumn",

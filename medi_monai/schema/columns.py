@@ -19,7 +19,7 @@ from medi_monai.utils.text import number_in
 __all__ = [
     "NULL",
     "UNKNOWN",
-    "MISSING_STRINGS",
+    "MISSING_WORDS",
     "is_missing",
     "missing_cells",
     "CategoricalColumn",
@@ -29,28 +29,29 @@ __all__ = [
 NULL = -2
 UNKNOWN = -1
 
-#: strings that stand for missing data in GDC and hospital exports; ``NA`` is not one of them, it is a site code
-MISSING_STRINGS = ("", "'--", "--", "not reported", "unknown", "not available", "nan", "none")
+#: words for missing data in exports of the GDC and of hospitals, where a setting does not say otherwise; ``NA`` is not
+#: one of them, it is a site code. They count where a table is read; in a cohort, an empty cell alone is missing
+MISSING_WORDS = ("'--", "--", "not reported", "unknown", "not available", "nan", "none")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds no data: ``None``, NaN, or one of :data:`MISSING_STRINGS` in any case."""
+    """Whether a cell of a cohort or plan holds no data: ``None``, NaN, or blanks alone."""
     if isinstance(value, str):
-        return value.strip().lower() in MISSING_STRINGS
+        return not value.strip()
     return bool(pd.isna(value))
 
 
-def missing_cells(cells: pd.Series, extra: Iterable[str] = ()) -> pd.Series:
+def missing_cells(cells: pd.Series, words: Iterable[str] = ()) -> pd.Series:
     """:func:`is_missing` of every cell of a column at once: a million strings take a tenth of a second.
 
     Args:
         cells: a column of any type.
-        extra: strings that mean missing data besides :data:`MISSING_STRINGS`, in any case.
+        words: that mean missing data as well, in any case.
 
     Returns:
         Booleans with the index of ``cells``.
     """
-    strings = {*MISSING_STRINGS, *(str(text).strip().lower() for text in extra)}
+    strings = {"", *(str(text).strip().lower() for text in words)}
     if isinstance(cells.dtype, pd.StringDtype):
         return cells.isna() | cells.str.strip().str.lower().isin(strings)
     missing = cells.map(lambda cell: cell.strip().lower() in strings if isinstance(cell, str) else is_missing(cell))
@@ -90,7 +91,8 @@ class CategoricalColumn:
             return UNKNOWN
         codes: dict[str, int] = self._codes  # type: ignore[attr-defined]
         if _spelled(value) not in codes:
-            raise unknown_value(f"value of {self.name!r}", value, self.values, "The model was not trained on it.")
+            remedy = "The model was not trained on it." + _empty_instead(value)
+            raise unknown_value(f"value of {self.name!r}", value, self.values, remedy)
         return codes[_spelled(value)]
 
     def decode(self, code: float) -> str | None:
@@ -172,5 +174,11 @@ def _number(name: str, value: object) -> float:
     if number is None:
         pointed = str(value).replace(",", ".")
         comma = f"; write it with a point, {pointed}" if number_in(pointed) is not None else ""
-        raise InputError(f"{name} = {value!r} is not a finite number, but {name} is declared continuous{comma}")
+        hint = comma or _empty_instead(value)
+        raise InputError(f"{name} = {value!r} is not a finite number, but {name} is declared continuous{hint}")
     return number
+
+
+def _empty_instead(value: object) -> str:
+    usual = isinstance(value, str) and value.strip().lower() in MISSING_WORDS
+    return " For missing data, leave the cell empty." if usual else ""

@@ -20,6 +20,7 @@ from medi_monai.cohort import (
 )
 from medi_monai.cohort.duplicates import hash_images
 from medi_monai.cohort.extraction import record_folder
+from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
@@ -75,7 +76,7 @@ def test_the_written_table_equals_the_returned_one(prepared):
 def test_what_gave_no_patch_is_listed_with_its_reason(prepared):
     rejected = read_table(prepared.root / "rejected.csv").set_index("image")["reason"]
     assert sorted(rejected.index) == ["tiles/blank.png", "tiles/unlabeled.png", BROKEN]
-    assert rejected["tiles/unlabeled.png"] == "no tumor"
+    assert rejected["tiles/unlabeled.png"].startswith("no tumor: 'not reported' means missing data")
     assert rejected["tiles/blank.png"].startswith("no tissue") and "tiles/blank.png" in rejected["tiles/blank.png"]
     assert BROKEN in rejected[BROKEN]
     assert not set(rejected.index) & set(prepared.table["slide"])
@@ -169,7 +170,8 @@ def test_where_no_image_gives_a_patch_the_reasons_are_left(data, tmp_path, in_pr
 
 
 def test_a_row_that_cannot_be_used_stops_by_its_number_where_nothing_may_be_skipped(data, tmp_path, preparation):
-    with pytest.raises(InputError, match=r"tiles.csv, row 19 \(tiles/unlabeled.png\): no tumor. .*--on_error skip"):
+    reason = r"tiles.csv, row 19 \(tiles/unlabeled.png\): no tumor: 'not reported' means missing data.*--on_error skip"
+    with pytest.raises(InputError, match=reason):
         prepare(preparation(data), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -245,3 +247,27 @@ def test_a_table_can_be_looked_at_before_an_image_is_there(data, prepared, tmp_p
     split = prepared.table.drop_duplicates("slide").set_index("slide")["split"]
     splits = cohort.table.set_index("slide")["split"]
     assert splits[split.index].equals(split) and len(cohort) == 19 and "tiles/unlabeled.png" not in splits.index
+
+
+def test_a_class_called_none_in_a_cohort_of_others_is_a_class(tmp_path, preparation, capsys):
+    rows = [(f"{n}.png", f"s{n}", f"p{n}", "none" if n % 2 else "tumor", "", "train") for n in range(4)]
+    table = pd.DataFrame(rows, columns=["image", "slide", "patient", "tumor", "center", "split"])
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    cohort = load_or_prepare(preparation(tmp_path), tmp_path)
+    assert "tumor has the value 'none' in 2 rows, a value like any other" in capsys.readouterr().out
+    schema = MetadataSchema.from_table(cohort.table, "tumor", ["center"])
+    assert schema.label.values == ("none", "tumor")
+    assert schema.encode(cohort.table).tolist() == [[1, -1], [0, -1], [1, -1], [0, -1]]
+
+
+def test_a_class_called_none_is_kept_where_the_words_do_not_name_it(tmp_path, preparation):
+    cells = {"image": ["a.png", "b.png"], "slide": ["s", "t"], "patient": ["p", "q"], "tumor": ["none", "x"]}
+    pd.DataFrame(cells | {"site": ["NA", "not reported"]}).to_csv(tmp_path / "tiles.csv", index=False)
+    source = preparation(tmp_path).source
+    rows = source.rows(check_files=False)
+    assert rows["tumor"].tolist() == ["", "x"] and rows["site"].tolist() == ["NA", ""]
+    assert rows["problem"][0].startswith("no tumor: 'none' means missing data; to keep it, rename it in `mapping`")
+    kept = dataclasses.replace(source, missing=["not reported"]).rows(check_files=False)
+    assert kept["tumor"].tolist() == ["none", "x"] and kept["site"].tolist() == ["NA", ""]
+    renamed = dataclasses.replace(source, mapping={"tumor": {"rename": {"none": "no tumor"}}}).rows(check_files=False)
+    assert renamed["tumor"].tolist() == ["no tumor", "x"]

@@ -47,7 +47,7 @@ def test_rows_of_no_split_no_value_or_no_patient_are_left_out(capsys):
             "image": list("abcdef"),
             "patient": ["1", "2", None, "4", "5", "6"],
             "split": ["train", "excluded", "val", "holdout", "train", "train"],
-            "center": ["x", "x", "x", "unknown", "y", "x"],
+            "center": ["x", "x", "x", "", "y", "x"],
         }
     )
     known = known_rows(Cohort(table, "."), ["center"])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from medi_monai.cohort import ImageTable
+from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
 
@@ -83,10 +84,11 @@ def test_rows_do_not_depend_on_the_order_of_the_table_but_for_their_number(tmp_p
 )
 def test_missing_data_of_any_spelling_becomes_empty(tmp_path, missing):
     write(tmp_path, {**GDC, "race": ["white", missing, "asian"], "project_id": [missing, "x", "y"]})
-    rows = source(tmp_path, missing=["n/a"]).rows(check_files=False)
+    rows = source(tmp_path, missing=[*MISSING_WORDS, "n/a"]).rows(check_files=False)
     assert rows["race"].tolist() == ["", "white", "asian"]
     assert rows["project_id"].tolist() == ["x", "", "y"]
-    assert rows["problem"].tolist() == ["", "no project_id", ""]
+    assert [problem.split(":")[0] for problem in rows["problem"]] == ["", "no project_id", ""]
+    assert missing == "" or f"{missing.strip()!r} means missing data; to keep it, rename" in rows["problem"][1]
 
 
 def test_a_pattern_takes_any_number_of_columns(tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort import ImageTable
-from medi_monai.schema import is_missing
+from medi_monai.schema import MISSING_WORDS
 
 
 def write(folder, content, name="slides.csv"):
@@ -68,7 +68,8 @@ def test_each_thing_that_is_wrong_with_a_row_is_one_line_and_the_others_are_fine
         "folder": "a folder, not a file",
         "same": "slide 'same' is the name of several images",
         "mpp": "'40x' microns per pixel is not a positive number, such as 0.25",
-        "label": "no tumor",
+        "label": 'no tumor: "\'--" means missing data; to keep it, rename it in `mapping`, or set the words in '
+        "`missing`",
         "age": "age '-2' lies outside the bins 0 to 130",
         "nameless": "no image, which the path of the image requires",
     }
@@ -108,7 +109,10 @@ def test_tiles_and_patches_share_slides_and_slides_do_not(tmp_path):
 
 def brute_rows(table, root, unit):
     """Every row by itself, in words as plain as possible."""
-    cells = [{name: "" if is_missing(cell) else cell.strip() for name, cell in row.items()} for row in table]
+    empty = {"", *MISSING_WORDS}
+    cells = [
+        {name: "" if cell.strip().lower() in empty else cell.strip() for name, cell in row.items()} for row in table
+    ]
     paths = []
     for row in table:
         path = f"im/{row['name']}.png"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.table import SPLITS
-from medi_monai.schema import MISSING_STRINGS
+from medi_monai.schema import is_missing
 from medi_monai.utils.errors import InputError
 
 __all__ = ["MISSING", "CodedRows", "code_column", "code_numbers", "code_split", "distinct"]
@@ -66,7 +66,7 @@ def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Codes of a column of strings: sorted values from 0, -1 for missing data."""
     codes, values = pd.factorize(column)
     text = pd.Series(values).astype(str)
-    missing = pd.isna(values) | text.str.strip().str.lower().isin(MISSING_STRINGS).to_numpy(bool)
+    missing = np.array([is_missing(value) for value in values], dtype=bool)
     names = sorted(set(text[~missing]))
     value_codes = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
     # the last place answers for the code -1, which pandas gives to NaN

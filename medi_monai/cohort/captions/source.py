@@ -49,7 +49,7 @@ class CaptionTable:
             the words tell which values they name.
         mapping: rules for attributes and columns of templates, described in
             :mod:`medi_monai.cohort.tables.mapping`.
-        missing: strings that mean missing data in any column, besides :data:`medi_monai.schema.MISSING_STRINGS`.
+        missing: words that mean missing data in any column; None: :data:`medi_monai.schema.MISSING_WORDS`.
 
     Raises:
         InputError: for an unknown or contradictory setting; no file is read for this check.
@@ -236,7 +236,7 @@ class CaptionTable:
             rows["patient"] = rows["image"]
         rows["split"] = _split_names(rows[_SPLIT], self.table_name) if _SPLIT in rows else ""
         if self.composes:
-            rows["caption"], problem = self.templates.fill(rows, "image", self.missing or ())
+            rows["caption"], problem = self.templates.fill(rows, "image")
             rows["problem"] = rows["problem"].mask(rows["problem"] == "", problem)
         return rows
 

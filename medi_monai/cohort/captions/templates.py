@@ -220,7 +220,7 @@ class CaptionTemplates:
             return {word: (word,) for word in rule.ranges}
         rule = rule or WordRule(attribute)
         known = dict.fromkeys(rule.words)
-        for value in clean_cells(pd.Series(list(values), dtype="str")).unique():
+        for value in clean_cells(pd.Series(list(values), dtype="str"), ()).unique():
             if value and pd.isna(pd.to_numeric(value, errors="coerce")):
                 known[str(value)] = None
         return {value: rule.names(value) for value in known}
@@ -228,7 +228,7 @@ class CaptionTemplates:
     def notes(self, table: pd.DataFrame) -> list[str]:
         """Words that no value of a table needs, a line each."""
         rules = [rule for column, rule in self.words.items() if column in table]
-        notes = [rule.unused(set(clean_cells(table[rule.column]).unique())) for rule in rules]
+        notes = [rule.unused(set(clean_cells(table[rule.column], ()).unique())) for rule in rules]
         return [note for note in notes if note]
 
     def check_columns(self, columns: Iterable[str], where: object) -> None:
@@ -248,7 +248,7 @@ class CaptionTemplates:
         Args:
             table: with the columns of the templates; cells are strings.
             name: the column that names a row, which decides its draw.
-            missing: strings that mean missing data besides :data:`medi_monai.schema.MISSING_STRINGS`.
+            missing: words that mean missing data; an empty cell is missing in any case.
 
         Raises:
             InputError: for a column that lacks, rows that no template fits, or values that do not suit it; these are

@@ -99,7 +99,7 @@ def read_code_table(
     Args:
         path: CSV, TSV, Excel or Parquet.
         key: column of the codes.
-        value: column of what they stand for; missing data become the empty string.
+        value: column of what they stand for.
         name_of: the one name of each other spelling, as :func:`spellings` gives it.
 
     Raises:
@@ -108,7 +108,7 @@ def read_code_table(
     names = name_of or {}
     table = read_table(path)
     require_columns(table, (key, value), f"{path}, as `key` and `value` say")
-    codes, values = table[key].str.strip().tolist(), clean_cells(table[value]).tolist()
+    codes, values = table[key].str.strip().tolist(), clean_cells(table[value], ()).tolist()
     meanings: dict[str, str] = {}
     for code, center in zip(codes, (names.get(center, center) for center in values)):
         if meanings.setdefault(code, center) != center:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 from medi_monai.cohort.table import require_columns
 from medi_monai.cohort.tables.barcodes import match_barcodes, parse_barcodes
 from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 
@@ -69,28 +70,31 @@ def _flat(column: str) -> str:
     return f"{SINGULAR.get(entity, entity.removesuffix('s'))}_{name}" if name == "submitter_id" else name
 
 
-def read_gdc(path: str | os.PathLike) -> pd.DataFrame:
+def read_gdc(path: str | os.PathLike, missing: Sequence[str] | None = None) -> pd.DataFrame:
     """A GDC export with flat names and the empty string where data are missing.
 
-    ``gender``, which newer exports call ``sex_at_birth``, is filled in where a table has the newer name alone.
+    ``missing`` are the words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; ``'--`` is one in
+    any case. ``gender``, which newer exports call ``sex_at_birth``, is filled in where a table has the newer name
+    alone.
 
     Raises:
         InputError: for a table that cannot be read or names no case.
     """
     table = read_table(path)
-    table = table.rename(columns=flat_names(table.columns)).apply(clean_cells)
+    words = MISSING_WORDS if missing is None else (*missing, "'--")
+    table = table.rename(columns=flat_names(table.columns)).apply(clean_cells, missing=words)
     require_columns(table, (CASE,), f"{path}, a table of the GDC (cases.submitter_id and Case ID also work)")
     if "sex_at_birth" in table and ("gender" not in table or (table["gender"] == "").all()):
         table["gender"] = table["sex_at_birth"]
     return table
 
 
-def read_slides(path: str | os.PathLike) -> tuple[pd.DataFrame, list[str]]:
+def read_slides(path: str | os.PathLike, missing: Sequence[str] | None = None) -> tuple[pd.DataFrame, list[str]]:
     """A GDC table with one row per slide: the biospecimen export ``slide.tsv``, a sample sheet, or a joined table.
 
     Names of slides that begin with ``TCGA-`` are read as barcodes: ``tissue_source_site`` and ``section`` (diagnostic
     or frozen) come from them, whatever a column of that name says. Without a column of slides, the barcode at the
-    beginning of ``file_name`` names the slide.
+    beginning of ``file_name`` names the slide. ``missing`` is that of :func:`read_gdc`.
 
     Returns:
         The table, and notes on where columns and barcodes disagree.
@@ -98,7 +102,7 @@ def read_slides(path: str | os.PathLike) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         InputError: as :func:`read_gdc`; for a table without slides; for a TCGA slide whose barcode is malformed.
     """
-    table = read_gdc(path)
+    table = read_gdc(path, missing)
     if SLIDE not in table and "file_name" in table:
         table[SLIDE] = match_barcodes(table["file_name"])["slide"]
         table[SLIDE] = table[SLIDE].mask(table[SLIDE] == "", table["file_name"].str.split(".").str[0])
@@ -126,7 +130,9 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
     ]
 
 
-def read_cases(path: str | os.PathLike, columns: Collection[str] | None = None) -> Cases:
+def read_cases(
+    path: str | os.PathLike, columns: Collection[str] | None = None, missing: Sequence[str] | None = None
+) -> Cases:
     """A clinical table of the GDC with its rows per diagnosis, treatment and follow-up collapsed to one per case.
 
     Missing data give way to data. Where a column still has several values, those of rows whose
@@ -136,11 +142,12 @@ def read_cases(path: str | os.PathLike, columns: Collection[str] | None = None) 
     Args:
         path: CSV, TSV, Excel or Parquet.
         columns: those to collapse (flat names; others that the table has not do not count); all by default.
+        missing: words for missing data, as for :func:`read_gdc`.
 
     Raises:
         InputError: as :func:`read_gdc`.
     """
-    table = read_gdc(path)
+    table = read_gdc(path, missing)
     table = table[table[CASE] != ""]
     primary = table.get("diagnosis_is_primary_disease", pd.Series("", index=table.index)).str.lower() == "true"
     attributes = [name for name in table.columns if name != CASE and (columns is None or name in columns)]

@@ -114,12 +114,15 @@ class TableSpec:
             raise InputError(f"clinical table not found: {path}. Set `clinical` in `table`.")
         return path
 
-    def read(self, root: str | os.PathLike, needed: Mapping[str, str]) -> TableContent:
+    def read(
+        self, root: str | os.PathLike, needed: Mapping[str, str], missing: Sequence[str] | None = None
+    ) -> TableContent:
         """The rows.
 
         Args:
             root: the data set's folder.
             needed: columns that have to be there, and the setting that names each.
+            missing: words for missing data in tables of the GDC, which give way to data where tables are joined.
 
         Raises:
             InputError: for anything missing or unreadable, and for a column that neither table has.
@@ -130,7 +133,7 @@ class TableSpec:
         if self.layout == "plain":
             table = read_table(path, self.encoding, self.sheet)
         elif self.layout == "gdc":
-            table, notes = read_slides(path)
+            table, notes = read_slides(path, missing)
         else:
             table, strays = list_tcga_ut(path, self.level)
             table["image"] = _below(self.path, table["image"])
@@ -139,7 +142,7 @@ class TableSpec:
             _require(needed, table.columns, path)
             return TableContent(table, notes, strays)
         clinical = self._clinical(root)
-        cases = read_cases(clinical, needed)
+        cases = read_cases(clinical, needed, missing)
         _require(needed, dict.fromkeys([*table.columns, *cases.columns]), f"{path} and {clinical}")
         table, more = join_cases(table, CASE if self.layout == "gdc" else "patient", cases, clinical)
         return TableContent(table, [*notes, *more], strays)

@@ -2,7 +2,8 @@
 
 A rule says, for one column of the cohort, which column of the table it comes from and what becomes of the values, in
 this order: ``barcode`` takes a part of a TCGA barcode, ``lookup`` a value from a table of codes, ``aliases`` one
-spelling of several, ``bins`` the interval of a number, ``rename`` and ``merge`` other names.
+spelling of several, ``bins`` the interval of a number, ``rename`` and ``merge`` other names. What then is a word for
+missing data becomes empty; one that a rule names, as ``rename: {none: no tumor}``, is a value.
 
 .. code-block:: yaml
 
@@ -28,7 +29,7 @@ import pandas as pd
 from medi_monai.cohort.tables.barcodes import BARCODE_PARTS, match_barcodes
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.centers import read_code_table, spellings
-from medi_monai.schema import is_missing
+from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 
 __all__ = ["Bins", "ColumnRule", "Lookup", "Mapped", "parse_mapping"]
@@ -137,38 +138,42 @@ class ColumnRule:
     bins: Bins | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, table: pd.DataFrame, folder: str | os.PathLike = ".", missing: Sequence[str] = ()) -> Mapped:
+    def apply(
+        self, table: pd.DataFrame, folder: str | os.PathLike = ".", missing: Sequence[str] | None = None
+    ) -> Mapped:
         """The new column.
 
         Args:
             table: has :attr:`column`.
             folder: where the path of a table of codes starts.
-            missing: strings that mean missing data besides :data:`medi_monai.schema.MISSING_STRINGS`.
+            missing: words for missing data; None: :data:`medi_monai.schema.MISSING_WORDS`.
 
         Raises:
             InputError: for codes that the table of codes lacks, or numbers to put into bins where not one is right.
         """
+        words = MISSING_WORDS if missing is None else missing
         codes, values = pd.factorize(table[self.column].astype("str"), use_na_sentinel=False)
-        old = clean_cells(pd.Series(values, dtype="str"), missing)
+        old = clean_cells(pd.Series(values, dtype="str"), ())
+        absent = missing_cells(old, words)
         new, wrong = old.copy(), pd.Series("", index=old.index, dtype="str")
         if self.barcode:
             new = match_barcodes(old, whole=self.barcode in ("slide", "section"))[self.barcode]
-            wrong = wrong.mask((new == "") & (old != ""), "is not a TCGA barcode with this part")
+            wrong = wrong.mask((new == "") & ~absent, "is not a TCGA barcode with this part")
         if self.lookup:
-            new = clean_cells(self._looked_up(new, self.lookup, Path(folder)), missing)
+            new = self._looked_up(new, self.lookup, Path(folder), words)
         new = _renamed(new, self.aliases)
         if self.bins:
-            new, outside = self._binned(new, self.bins)
+            new, outside = self._binned(new, self.bins, words)
             wrong = wrong.mask(outside != "", outside)
         notes = self._unused(set(new))
-        new = _renamed(new, self.names)
+        new = clean_cells(_renamed(new, self.names), words)
         wrong = wrong.mask(wrong != "", f"{self.column} " + old.map(repr) + " " + wrong)
         values, problems = (column.take(codes).set_axis(table.index).rename(self.name) for column in (new, wrong))
         return Mapped(values, problems, notes)
 
-    def _looked_up(self, codes: pd.Series, lookup: Lookup, folder: Path) -> pd.Series:
+    def _looked_up(self, codes: pd.Series, lookup: Lookup, folder: Path, words: Sequence[str]) -> pd.Series:
         known = read_code_table(folder / lookup.table, lookup.key, lookup.value, self.aliases)
-        unlisted = sorted(set(codes) - set(known) - {""})
+        unlisted = sorted(set(codes[~missing_cells(codes, words)]) - set(known))
         if unlisted and lookup.unlisted == "error":
             shown = ", ".join(map(repr, unlisted[:12])) + (", …" if len(unlisted) > 12 else "")
             raise InputError(
@@ -178,10 +183,13 @@ class ColumnRule:
         kept = unlisted if lookup.unlisted == "keep" else ()
         return codes.map({**known, **{code: code for code in kept}}).fillna("")
 
-    def _binned(self, cells: pd.Series, bins: Bins) -> tuple[pd.Series, pd.Series]:
+    def _binned(self, cells: pd.Series, bins: Bins, words: Sequence[str]) -> tuple[pd.Series, pd.Series]:
         numbers = pd.to_numeric(cells, errors="coerce").replace([math.inf, -math.inf], math.nan)
-        present = cells != ""
-        names = numbers.map(bins.name_of).fillna("").astype("str")
+        # a word for missing data that has another name stands for something
+        absent = missing_cells(cells, words)
+        named = absent & cells.isin(list(self.names))
+        present = ~absent
+        names = numbers.map(bins.name_of).fillna("").astype("str").mask(named, cells)
         wrong = pd.Series("", index=cells.index, dtype="str")
         wrong = wrong.mask(present & numbers.isna(), "is not a number, so it cannot be binned")
         upper = "" if bins.open_end else f" to {bins.edges[-1]:g}"
@@ -270,7 +278,7 @@ def _names(content: Mapping[str, Any]) -> dict[str, str]:
     for old, new in ((_text(old), _text(new)) for old, new in pairs):
         if names.setdefault(old, new) != new:
             raise InputError(f"{old!r} is mapped to both {names[old]!r} and {new!r}")
-    return {old: "" if is_missing(new) else new for old, new in names.items()}
+    return names
 
 
 def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:

@@ -18,7 +18,7 @@ def clean_cohort(seed=0, patients=120, patches=4):
             "patient": f"p{patient:03d}",
             "tumor": f"t{rng.integers(3)}",
             "center": f"c{rng.integers(6)}",
-            "race": rng.choice(["a", "b", "", "Not Reported"]),
+            "race": rng.choice(["a", "b", "", " "]),
             "split": rng.choice(["train", "val", "holdout", "excluded"], p=[0.6, 0.1, 0.2, 0.1]),
             "mpp": "0.25",
         }

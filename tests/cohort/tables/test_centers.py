@@ -15,7 +15,7 @@ def test_codes_stay_strings_and_aliases_are_merged(tmp_path):
         tmp_path / "t.csv", [("01", "UNC"), ("1", "Duke"), ("NA", "University of North Carolina"), ("X", "--")]
     )
     names = spellings({"UNC": ["University of North Carolina"]})
-    assert read_code_table(path, "code", "center", names) == {"01": "UNC", "1": "Duke", "NA": "UNC", "X": ""}
+    assert read_code_table(path, "code", "center", names) == {"01": "UNC", "1": "Duke", "NA": "UNC", "X": "--"}
     assert read_code_table(path, "code", "center")["NA"] == "University of North Carolina"
 
 

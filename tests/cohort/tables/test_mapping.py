@@ -2,8 +2,11 @@ import random
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medi_monai.cohort.tables import Bins, parse_mapping
+from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError
 
 
@@ -22,7 +25,8 @@ def test_rename_and_merge_act_on_the_old_values_at_once():
 
 
 def test_missing_data_stay_missing_whatever_their_spelling():
-    mapped = apply({"rename": {"white": "W"}}, ["white", " white ", "'--", "Not Reported", "n/a", ""], missing=["N/A"])
+    cells = ["white", " white ", "'--", "Not Reported", "n/a", ""]
+    mapped = apply({"rename": {"white": "W"}}, cells, missing=[*MISSING_WORDS, "N/A"])
     assert mapped.values.tolist() == ["W", "W", "", "", "", ""]
 
 
@@ -169,3 +173,36 @@ def test_a_name_alone_is_the_column_and_no_mapping_has_no_rules():
     assert parse_mapping({"sex": "gender"})["sex"].column == "gender"
     assert parse_mapping({"race": {}})["race"].column == "race"
     assert parse_mapping(None) == parse_mapping({}) == {}
+
+
+def test_a_word_for_missing_data_that_a_rule_names_is_a_value():
+    values = ["none", "tumor", "unknown", "", " None "]
+    assert apply({}, values).values.tolist() == ["", "tumor", "", "", ""]
+    assert apply({"rename": {"none": "no tumor"}}, values).values.tolist() == ["no tumor", "tumor", "", "", ""]
+    assert apply({}, values, missing=["unknown"]).values.tolist() == ["none", "tumor", "", "", "None"]
+    assert apply({"merge": {"healthy": ["none", "None"]}}, values).values.tolist() == [
+        *("healthy", "tumor", "", "", "healthy")
+    ]
+    # and a value that gets such a name is missing
+    assert apply({"rename": {"tumor": "unknown"}}, values).values.tolist() == [""] * 5
+
+
+def test_words_for_missing_data_are_no_codes_and_no_numbers_unless_they_are_named(sites):
+    codes = ["01", "unknown", "'--"]
+    assert apply(LOOKUP, codes, folder=sites).values.tolist() == ["UNC", "", ""]
+    pd.DataFrame({"code": ["01", "none"], "center": ["UNC", "own"]}).to_csv(sites / "sites.csv", index=False)
+    assert apply(LOOKUP, ["01", "none", "unknown"], folder=sites).values.tolist() == ["UNC", "own", ""]
+    ages = apply({"bins": "decades", "rename": {"unknown": "no age"}}, ["61", "unknown", "not reported"])
+    assert ages.values.tolist() == ["60-69", "no age", ""] and (ages.problems == "").all()
+
+
+WORD = st.sampled_from(["none", "None", "unknown", "a", "b", " a ", "", "'--"])
+
+
+@given(st.lists(WORD, min_size=1, max_size=8), st.dictionaries(WORD.map(str.strip), st.sampled_from("xyz"), max_size=3))
+def test_renaming_equals_a_loop_over_the_cells(values, names):
+    expected = []
+    for value in values:
+        value = names.get(value.strip(), value.strip())
+        expected.append("" if value.lower() in MISSING_WORDS else value)
+    assert apply({"rename": names}, values).values.tolist() == expected

@@ -62,7 +62,7 @@ def test_gaps_between_demographic_groups_leave_missing_values_out():
     recall = {sex: [right[(table["sex"] == sex) & (targets == c)].mean() for c in range(3)] for sex in "fm"}
     assert gaps.equal_opportunity == pytest.approx(np.abs(np.subtract(*recall.values())).max(), abs=1e-12)
     assert gaps.groups == {sex: int((table["sex"] == sex).sum()) for sex in "fm"}
-    for missing in (None, np.nan, "unknown", "--"):
+    for missing in (None, np.nan, "", " "):
         none = scorer_of(table.assign(sex=missing), targets).score(probabilities)
         assert none.demographics["sex"] == DemographicGaps(None, None, {})
         assert none.figures == scorer_of(table, targets).score(probabilities).figures
