@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
@@ -221,12 +222,19 @@ def _note_words(cohort: Cohort) -> None:
 def table_cohort(preparation: AnyPreparation) -> Cohort:
     """The rows of the source with their split, without images: for auditing a split, not for training.
 
+    Where no split can be made, the reason is printed and the table has no column ``split``.
+
     Args:
         preparation: only its source and splits are used.
     """
-    rows = preparation.with_splits(preparation.source.rows(check_files=False))
-    rows = rows[rows["split"] != ""].drop(columns=["problem"])
-    return Cohort(rows.reset_index(drop=True), preparation.source.folder)
+    rows = preparation.source.rows(check_files=False)
+    try:
+        rows = preparation.with_splits(rows)
+        rows = rows[rows["split"] != ""]
+    except InputError as error:
+        print(f"warning: this table cannot be split, and is audited without a split. {error}", flush=True)
+        rows = rows[rows["patient"] != ""]
+    return Cohort(rows.drop(columns=["problem"]).reset_index(drop=True), preparation.source.folder)
 
 
 def prepare(
@@ -320,7 +328,11 @@ def _write(
     reasons = rows["problem"].mask(rows["problem"] == "", rows["image"].map(problems)).fillna("")
     write_rejected(root, rows, reasons, source.files_without_row(rows))
     if images.table.empty:
-        raise InputError(f"no image of {source.table_name} can be used; the reasons are in {root / REJECTED_FILE}")
+        kinds = {re.sub(r"\d+", "", reason.replace(image, "")) for image, reason in zip(rows["image"], reasons)}
+        reason = f": {next(iter(reasons)).rstrip('.')}" if len(kinds) == 1 else ""
+        raise InputError(
+            f"no image of {source.table_name} can be used{reason}; the reasons are in {root / REJECTED_FILE}"
+        )
     about = rows.loc[images.source_rows].reset_index(drop=True)
     table = images.table.reset_index(drop=True)
     cohort = table[["image"]].assign(slide=about["slide"], patient=about["patient"])

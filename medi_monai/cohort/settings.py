@@ -111,7 +111,7 @@ class CohortSettings(SourceSettings):
         "auto", "whether to measure stain, sharpness and perceptual hashes of the patches"
     )
     split_scheme: Annotated[str, OneOf("split scheme", tuple(SCHEMES))] = setting(
-        "combination_holdout", "what is held out"
+        "auto", "what is held out; auto: the first of three schemes that the cohort allows"
     )
     split_columns: Texts | None = setting(
         None, "label and attributes that define the split", expression="@subpopulation_columns"

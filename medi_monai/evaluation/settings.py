@@ -112,7 +112,9 @@ class ComparisonSettings(Settings):
     """Baselines and demographic groups."""
 
     baselines: Baselines = setting([name for name in BASELINES if name != "real"], "baselines to include")
-    demographics: Texts = setting(["race", "gender"], "columns of demographic groups to report gaps between")
+    demographics: Texts | None = setting(
+        None, "columns of demographic groups; null: race, ethnicity, sex and gender if the cohort has them"
+    )
 
 
 class FocusSettings(Settings):

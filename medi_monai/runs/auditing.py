@@ -126,6 +126,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
         label,
         attributes,
         continuous=numeric,
+        split="split" if "split" in table else None,
         combinations=combinations,
         hashes=hashes,
         fingerprints=fingerprints,

@@ -271,3 +271,12 @@ def test_a_class_called_none_is_kept_where_the_words_do_not_name_it(tmp_path, pr
     assert kept["tumor"].tolist() == ["none", "x"] and kept["site"].tolist() == ["NA", ""]
     renamed = dataclasses.replace(source, mapping={"tumor": {"rename": {"none": "no tumor"}}}).rows(check_files=False)
     assert renamed["tumor"].tolist() == ["no tumor", "x"]
+
+
+def test_a_table_that_cannot_be_split_can_be_looked_at_too(data, tmp_path, preparation, capsys):
+    table = read_table(data / "tiles.csv")
+    table.assign(site="one").to_csv(tmp_path / "tiles.csv", index=False)
+    splits = SplitScheme(["tumor", "site"], "subpopulation_holdout")
+    cohort = table_cohort(dataclasses.replace(preparation(tmp_path), splits=splits))
+    assert "cannot be split, and is audited without a split. subpopulation_holdout keeps" in capsys.readouterr().out
+    assert "split" not in cohort.table and len(cohort) == len(table)

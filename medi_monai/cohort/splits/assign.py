@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,42 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["assign_splits"]
 
+#: schemes that ``auto`` tries, the hardest test first
+TRIED = ("combination_holdout", "subpopulation_holdout", "patient_kfold")
+
+
+def split_automatically(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
+    """``auto``: the first of :data:`TRIED` that the cohort allows; says which, and why not the others.
+
+    Args:
+        units: one row per patient and combination.
+        scheme: columns, fraction, number of folds (fewer where a class has fewer patients) and seed.
+
+    Raises:
+        InputError: where none of them is possible, with the reason of each.
+    """
+    reasons: list[str] = []
+    for name in TRIED:
+        if len(scheme.columns) < SCHEMES[name].min_columns:
+            continue
+        chosen = replace(scheme, name=name)
+        if name == "patient_kfold":
+            smallest = int(units.groupby(scheme.columns[0])["patient"].nunique().min())
+            chosen = replace(chosen, num_folds=max(2, min(scheme.num_folds, smallest)), fold=0)
+        try:
+            split = RULES[name](units, chosen)
+        except InputError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        why = "".join(f"\n  not {reason}" for reason in reasons)
+        print(f"split: {name}, chosen by --split_scheme auto{why}", flush=True)
+        return split
+    raise InputError("no split of this cohort is possible. " + " ".join(reasons))
+
+
 #: rule of each scheme in ``SCHEMES``
 RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
+    "auto": split_automatically,
     "combination_holdout": split_by_combination,
     "subpopulation_holdout": split_by_subpopulation,
     "site_holdout": split_by_site,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -149,10 +150,16 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], s
         counts = Counter(combination[position] for combination in combinations)
         poor = sum(count <= MIN_PARTNERS for count in counts.values())
         small.append(f"{poor} of {len(counts)} values of {column!r}")
+    remedy = f"Give a holdout fraction of at most {math.floor(100 * spared / len(combinations)) / 100:g}."
+    if not spared:
+        remedy = (
+            "No fraction can help; subpopulation_holdout holds combinations out without this condition, and auto "
+            "chooses it by itself."
+        )
     return InputError(
         f"only {spared} of {wanted} combinations of {list(columns)} can be held out while every value keeps "
         f"{MIN_PARTNERS} combinations in training; the cohort has {len(combinations)} of them, and {', '.join(small)} "
-        f"start with {MIN_PARTNERS} or fewer. Lower the split's fraction."
+        f"have {MIN_PARTNERS} or fewer. {remedy}"
     )
 
 

@@ -29,6 +29,7 @@ class SchemeTraits:
 
 #: schemes by name; their rules are in ``assign.py``
 SCHEMES = {
+    "auto": SchemeTraits(1),
     "combination_holdout": SchemeTraits(1),
     "subpopulation_holdout": SchemeTraits(2),
     "site_holdout": SchemeTraits(2, takes_values=True),
@@ -41,6 +42,7 @@ SCHEMES = {
 class SplitScheme:
     """Settings of a split: which patients are in training, and which are held out.
 
+    ``auto``: the first of ``combination_holdout``, ``subpopulation_holdout`` and ``patient_kfold`` that is possible.
     ``combination_holdout``: every class and attribute value is in training, but some of their combinations are held
     out; a fair test of recombination. ``subpopulation_holdout``: a fraction of the attribute combinations within each
     class, as in MeDi (arXiv 2506.17140). ``site_holdout``: whole centers. ``patient_kfold``: one of several folds of
@@ -65,7 +67,7 @@ class SplitScheme:
     """
 
     columns: Sequence[str]
-    name: str = "combination_holdout"
+    name: str = "auto"
     fraction: float = 0.3
     val_fraction: float | None = None
     seed: int = 0

@@ -87,12 +87,16 @@ class _Context:
     settings: ProbeSettings
 
 
+#: usual names of demographic columns
+DEMOGRAPHICS = ("race", "ethnicity", "sex", "gender")
+
+
 def probe_run(
     cohort: Cohort,
     arms: Mapping[str, str | os.PathLike],
     label: str,
     attributes: Sequence[str],
-    demographics: Sequence[str],
+    demographics: Sequence[str] | None,
     baselines: Sequence[str],
     encoder: Encoder,
     image_size: int,
@@ -113,7 +117,8 @@ def probe_run(
             for.
         label: column of the class.
         attributes: columns that make a combination with the label; the first is the center.
-        demographics: columns whose groups are compared (equal opportunity, equalized odds).
+        demographics: columns whose groups are compared (equal opportunity, equalized odds); None takes those of
+            :data:`DEMOGRAPHICS` that the cohort has.
         baselines: of :data:`medi_monai.evaluation.probing.BASELINES`, besides ``real``.
         encoder: of the features.
         image_size: side in pixels.
@@ -145,9 +150,9 @@ def probe_run(
     if protocol is None:
         return {}
     test = real.table.iloc[protocol.test]
-    for name in sorted(set(demographics) - set(real.table.columns)):
+    for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
-    demographics = [name for name in demographics if name in real.table.columns]
+    demographics = [name for name in demographics or DEMOGRAPHICS if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
     draws = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)

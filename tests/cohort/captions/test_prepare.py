@@ -175,7 +175,7 @@ def test_what_cannot_be_used_stops_or_is_listed(folder, tmp_path):
 def test_nothing_left_is_an_error(folder, tmp_path):
     for path in (folder / "slices").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no image of .* can be used; the reasons are in .*rejected.csv"):
+    with pytest.raises(InputError, match="no image of .* can be used: the image .*0_0.png is empty"):
         prepare(preparation(folder), tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out" / "cohort.csv").exists()
 

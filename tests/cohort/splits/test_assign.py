@@ -192,3 +192,37 @@ def test_a_million_patches_are_split_in_seconds(name, patches):
     split = assign_splits(rows, SplitScheme(COLUMNS, name, val_fraction=0.15))
     assert time.perf_counter() - start < 20
     assert len(split) == 1_596_000 and {"train", "val", "holdout"} <= set(split.unique())
+
+
+def table_of(classes, centers, patients):
+    """Every class at every center, with so many patients each."""
+    keys = [(label, center) for label in range(classes) for center in range(centers)]
+    rows = [(f"p{a}{b}{p}", f"label {a}", f"center {b}") for a, b in keys for p in range(patients)]
+    return pd.DataFrame(rows, columns=["patient", "label", "center"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen", "reasons"),
+    [
+        (table_of(4, 6, 4), "combination_holdout", 0),
+        # LUAD and LUSC at five hospitals
+        (table_of(2, 5, 6), "subpopulation_holdout", 1),
+        (table_of(2, 1, 6), "patient_kfold", 2),
+    ],
+)
+def test_the_first_scheme_that_a_cohort_allows_is_chosen_and_named(rows, chosen, reasons, capsys):
+    scheme = SplitScheme(("label", "center"))
+    split = assign_splits(rows, scheme)
+    assert split.equals(assign_splits(rows, SplitScheme(("label", "center"), chosen)))
+    assert {"train", "val", "holdout"} <= set(split)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"split: {chosen}, chosen by --split_scheme auto"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  not combination_holdout", "  not subpopulation_holdout"
+    ][:reasons]  # fmt: skip
+
+
+def test_where_no_scheme_is_possible_every_reason_is_given():
+    rows = pd.DataFrame({"patient": ["p", "q"], "label": ["a", "b"], "center": ["x", "x"]})
+    with pytest.raises(InputError, match="no split of this cohort is possible. combination_holdout: .*patient_kfold:"):
+        assign_splits(rows, SplitScheme(("label", "center")))

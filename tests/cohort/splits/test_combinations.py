@@ -150,11 +150,11 @@ def test_a_fraction_is_refused_exactly_where_no_choice_of_combinations_would_do(
     )
     rows = cohort_of(combinations)
     for seed in range(5):
-        scheme = SplitScheme(COLUMNS, fraction=wanted / 9, seed=seed)
+        scheme = SplitScheme(COLUMNS, "combination_holdout", fraction=wanted / 9, seed=seed)
         if possible:
             assert len(combination_holdout(rows, scheme)) == wanted
         else:
-            with pytest.raises(InputError, match=r"3 of \d combinations of \['tumor', 'center'\].*Lower"):
+            with pytest.raises(InputError, match=r"3 of \d combinations of \['tumor', 'center'\].*at most 0.33"):
                 assign_splits(rows, scheme)
 
 
@@ -209,7 +209,7 @@ def shared_patients():
 def test_every_value_keeps_two_combinations_or_the_split_is_refused(seed):
     rows = shared_patients()
     try:
-        split = assign_splits(rows, SplitScheme(["label", "center"], fraction=0.2, val_fraction=0, seed=seed))
+        split = assign_splits(rows, SplitScheme(["label", "center"], "combination_holdout", 0.2, 0, seed))
     except InputError as error:
         assert "keeps fewer than 2 combinations" in str(error)
         return
@@ -249,8 +249,9 @@ def test_a_value_with_one_or_two_combinations_keeps_them_and_the_others_are_held
 
 def test_a_fraction_that_cannot_be_spared_says_how_many_values_are_too_small():
     rows = cohort_of([(f"t{tumor}", f"c{tumor}{center}") for tumor in range(3) for center in range(4)])
-    with pytest.raises(InputError, match="0 of 3 values of 'tumor', 12 of 12 values of 'center' start with 2 or fewer"):
-        assign_splits(rows, SplitScheme(COLUMNS))
+    small = "0 of 3 values of 'tumor', 12 of 12 values of 'center' have 2 or fewer. No fraction can help"
+    with pytest.raises(InputError, match=small):
+        assign_splits(rows, SplitScheme(COLUMNS, "combination_holdout"))
 
 
 def test_a_missing_value_is_of_no_combination_and_trains_only_where_it_cannot_be_a_held_out_one():

@@ -7,9 +7,9 @@ from medi_monai.cohort.splits import SCHEMES, SplitScheme
 from medi_monai.utils.errors import InputError
 
 
-def test_the_default_is_a_holdout_of_combinations():
+def test_the_default_suits_the_cohort():
     scheme = SplitScheme(["tumor", "center"])
-    assert (scheme.name, scheme.fraction, scheme.validation_share) == ("combination_holdout", 0.3, 0.15)
+    assert (scheme.name, scheme.fraction, scheme.validation_share) == ("auto", 0.3, 0.15)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
