@@ -252,10 +252,14 @@ def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str]
     """One row per combination with the figure of an arm, the floor, and the images that there are of either."""
     rows = []
     for result in results:
-        row: dict[str, Any] = {**dict(zip(columns, result["name"])), "seen": result["seen"]}
-        row |= summarize([result], arm, metric)
-        row["floor"] = summarize([result], FLOOR, metric)["value"]
-        rows.append({**row, "counts": result["counts"], "one_patient": result["one_patient"]})
+        rows.append(
+            {
+                **summarize([result], arm, metric),
+                "values": dict(zip(columns, result["name"])),
+                "floor": summarize([result], FLOOR, metric)["value"],
+                **{name: result[name] for name in ("seen", "counts", "one_patient")},
+            }
+        )
     return rows
 
 

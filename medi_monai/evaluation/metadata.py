@@ -34,8 +34,8 @@ from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page
-from medi_monai.results import write_run
-from medi_monai.results.metrics import ArmMetrics, ArmsMetrics, RealMetrics
+from medi_monai.results import Figure, typed, write_run
+from medi_monai.results.metrics import ArmsMetrics, MetricFigures
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
 from medi_monai.utils.workers import torch_threads
@@ -62,7 +62,7 @@ def evaluate_run(
     batch_size: int = 256,
     device: str = "cpu",
     num_workers: int = 0,
-) -> dict[str, Any]:
+) -> ArmsMetrics | None:
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
     Args:
@@ -80,7 +80,7 @@ def evaluate_run(
         num_workers: processes that read images.
 
     Returns:
-        The content of ``metrics.json``; nothing in the other processes of ``torchrun``, which embed and end.
+        What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
 
     Raises:
         InputError: for arms or columns that are not there, or no combination with enough images.
@@ -89,7 +89,7 @@ def evaluate_run(
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
     features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers)
     if not first:
-        return {}
+        return None
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
     _check_any_matched(results, columns, settings)
@@ -103,43 +103,47 @@ def evaluate_run(
     unlike = diversity(sets, groups, image_size, limits)
     moments = {name: Moments.of(rows) for name, rows in features.items()}
 
-    def of_arm(arm: str) -> ArmMetrics:
+    def of_arm(arm: str) -> dict[str, Any]:
         distances = {metric: _by_combination(results, pooled, arm, metric, columns) for metric in METRICS}
         distances["frechet_distance"]["all_images"] = distance_of_all(moments["real"], moments[arm])
-        return ArmMetrics(
+        return {
             **distances,
-            label_fidelity=predicted[arm].get(label),
-            attribute_fidelity={name: predicted[arm].get(name) for name in attributes},
-            diversity=mean_diversity(unlike, arm),
-            memorization=memory[arm],
-        )
+            "label_fidelity": predicted[arm].get(label),
+            "attribute_fidelity": {name: predicted[arm].get(name) for name in attributes},
+            "diversity": mean_diversity(unlike, arm),
+            "memorization": memory[arm],
+        }
 
-    metrics = ArmsMetrics(
-        label=label,
-        attributes=list(attributes),
-        encoder=encoder.describe(),
-        settings={**vars(settings), "image_size": image_size, "c_values": list(c_values), "arms": dict(arms)},
-        settings_that_differ=settings_that_differ(sampled),
-        digests={"cohort": cohort.digest, **{arm: _digest(images) for arm, images in sampled.items()}},
-        real=RealMetrics(
-            floor={metric: summarize(results, FLOOR, metric) for metric in METRICS},
-            label_fidelity=predicted["real"].get(label),
-            attribute_fidelity={name: predicted["real"].get(name) for name in attributes},
-            diversity=mean_diversity(unlike, "real"),
-            memorization=memory.get("held_out"),
-        ),
-        arms={arm: of_arm(arm) for arm in sampled},
-        comparisons=_comparisons(results, list(sampled)),
+    of_real = {
+        "floor": {metric: summarize(results, FLOOR, metric) for metric in METRICS},
+        "label_fidelity": predicted["real"].get(label),
+        "attribute_fidelity": {name: predicted["real"].get(name) for name in attributes},
+        "diversity": mean_diversity(unlike, "real"),
+        "memorization": memory.get("held_out"),
+    }
+    metrics = typed(
+        ArmsMetrics,
+        {
+            "label": label,
+            "attributes": attributes,
+            "encoder": encoder.describe(),
+            "settings": {**vars(settings), "image_size": image_size, "c_values": list(c_values), "arms": dict(arms)},
+            "settings_that_differ": settings_that_differ(sampled),
+            "digests": {"cohort": cohort.digest, **{arm: _digest(images) for arm, images in sampled.items()}},
+            "real": of_real,
+            "arms": {arm: of_arm(arm) for arm in sampled},
+            "comparisons": _comparisons(results, list(sampled)),
+        },
     )
     return write_run(
         "evaluation",
         output_dir,
         "metrics",
         metrics,
-        {"metrics.csv": _long_table(metrics, columns), "closest.npz": _arrays(closest)},
-        lambda content, path: write_evaluation_page(content, closest, path),
+        {"metrics.csv": _long_table(metrics), "closest.npz": _arrays(closest)},
+        lambda written, path: write_evaluation_page(written, closest, path),
         {"arms": list(sampled), "real_images": len(real), **{arm: len(images) for arm, images in sampled.items()}},
-        lambda content: {arm: figures["frechet_distance"]["mean"] for arm, figures in content["arms"].items()},
+        {arm: of_arm.frechet_distance.mean for arm, of_arm in metrics.arms.items()},
     )
 
 
@@ -261,25 +265,26 @@ def _arrays(closest: Closest) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _long_table(metrics: ArmsMetrics, columns: Sequence[str]) -> pd.DataFrame:
-    rows = []
+def _long_table(metrics: ArmsMetrics) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+
+    def add(arm: str, metric: str, part: str, figure: Figure, values: Mapping[str, str]) -> None:
+        low, high = figure.ci95 or (None, None)
+        row = {
+            "arm": arm,
+            "metric": metric,
+            "part": part,
+            **{column: values.get(column, "") for column in metrics.columns},
+        }
+        rows.append({**row, "value": figure.value, "low": low, "high": high, "n": figure.n})
+
     for arm, of_arm in metrics.arms.items():
         for metric in METRICS:
-            by_set = getattr(of_arm, metric)
-            scopes: list[tuple[str, dict, dict]] = [
-                (name, {}, by_set[name]) for name in ("mean", "seen", "unseen", "floor")
-            ]
-            scopes += [
-                ("combination", {column: row[column] for column in columns}, row) for row in by_set["by_combination"]
-            ]
-            scopes += [("label", {columns[0]: name}, row) for name, row in by_set["by_label"].items()]
-            for scope, values, figure in scopes:
-                low, high = figure["ci95"] or (None, None)
-                row = {
-                    "arm": arm,
-                    "metric": metric,
-                    "part": scope,
-                    **{column: values.get(column, "") for column in columns},
-                }
-                rows.append({**row, "value": figure["value"], "low": low, "high": high, "n": figure["n"]})
+            figures: MetricFigures = getattr(of_arm, metric)
+            for part in ("mean", "seen", "unseen", "floor"):
+                add(arm, metric, part, getattr(figures, part), {})
+            for combination in figures.by_combination:
+                add(arm, metric, "combination", combination, combination.values)
+            for name, of_label in figures.by_label.items():
+                add(arm, metric, "label", of_label, {metrics.label: name})
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from medi_monai.metrics.neighbors import nearest_neighbors
 from medi_monai.metrics.resampling import normal_interval
 from medi_monai.utils.errors import InputError
 
-__all__ = ["nearer_share", "reproduces_training_images", "symmetric_correlation", "turned"]
+__all__ = ["nearer_share", "symmetric_correlation", "turned"]
 
 
 def turned(images: np.ndarray, symmetry: int) -> np.ndarray:
@@ -83,14 +83,3 @@ def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fres
     value, n = float(np.mean(shares)), len(generated)
     error = math.sqrt(value * (1 - value) / n + (float(np.var(shares, ddof=1)) if len(shares) > 1 else 0.0))
     return {"value": value, "ci95": normal_interval(value, error, 0.0, 1.0), "n": n}
-
-
-def reproduces_training_images(generated: Mapping[str, Any] | None, held_out: Mapping[str, Any] | None) -> bool:
-    """Whether images are copies of training images more often than real images of other patients are.
-
-    Args:
-        generated: ``copies``: a figure of generated images.
-        held_out: likewise of real images.
-    """
-    copies, held_out_copies = ((result or {}).get("copies") or {} for result in (generated, held_out))
-    return bool(copies.get("ci95") and held_out_copies.get("ci95") and copies["ci95"][0] > held_out_copies["ci95"][1])

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from medi_monai.report.page import Page
 from medi_monai.report.sections import add_findings, side_by_side
 from medi_monai.report.words import number
+from medi_monai.results import Finding, typed
 from medi_monai.utils.errors import InputError
 
 __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
@@ -51,7 +52,7 @@ def write_audit_page(
     page = Page(title, f"{sizes['rows']:,} rows, {sizes['slides']:,} slides, and {sizes['patients']:,} patients in "
                        f"{sizes['classes']:,} classes of {audit['label']}.")  # fmt: skip
     _add_answer(page, audit)
-    add_findings(page, audit["findings"])
+    add_findings(page, [typed(Finding, finding) for finding in audit["findings"]])
     page.section("Splits").table(pd.DataFrame(audit["splits"]).T.rename_axis("split"))
     _add_leakage(page, audit, thumbnails)
     if audit["attributes"]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from medi_monai.report.page import Page
 from medi_monai.report.plots import combination_dots, distance_distribution, distance_heat_maps
-from medi_monai.report.words import arm_title, known, listed
+from medi_monai.report.words import arm_title, listed
+from medi_monai.results.metrics import ArmsMetrics
 
 __all__ = ["add_combinations", "combination_table"]
 
@@ -20,39 +18,33 @@ MOST_SIDE, MOST_PANELS = 40, 7
 LABEL = "Fréchet distance"
 
 
-def combination_table(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per combination: its values, ``name``, ``seen``, ``n``, ``floor`` and the distance of each arm.
-
-    Args:
-        content: of ``metrics.json``.
-    """
-    columns, arms = [content["label"], *content["attributes"]], content["arms"]
-    by_arm = {arm: figures["frechet_distance"]["by_combination"] for arm, figures in arms.items()}
-    first: list[dict[str, Any]] = next(iter(by_arm.values()), [])
-    value_columns = [f"value {nth}" for nth in range(len(columns))]
+def combination_table(metrics: ArmsMetrics) -> pd.DataFrame:
+    """One row per combination: its values, ``name``, ``seen``, ``n``, ``floor`` and the distance of each arm."""
+    by_arm = {arm: figures.frechet_distance.by_combination for arm, figures in metrics.arms.items()}
+    value_columns = [f"value {nth}" for nth in range(len(metrics.columns))]
     rows = []
-    for nth, combination in enumerate(first):
-        values = [str(combination[column]) for column in columns]
+    for nth, combination in enumerate(next(iter(by_arm.values()), ())):
+        values = [combination.values[column] for column in metrics.columns]
         rows.append(
             {
                 **dict(zip(value_columns, values)),
                 "name": " · ".join(values),
-                "seen": bool(combination["seen"]),
-                "n": combination["n"] or 0,
-                "one patient": bool(combination.get("one_patient")),
-                "floor": known(combination["floor"]),
-                **{arm: known(combinations[nth]["value"]) for arm, combinations in by_arm.items()},
+                "seen": combination.seen,
+                "n": combination.n or 0,
+                "one patient": combination.one_patient,
+                "floor": combination.floor,
+                **{arm: combinations[nth].value for arm, combinations in by_arm.items()},
             }
         )
     frame = pd.DataFrame(rows, columns=[*value_columns, "name", "seen", "n", "one patient", "floor", *by_arm])
     return frame.astype(dict.fromkeys(("floor", *by_arm), float))
 
 
-def add_combinations(page: Page, content: Mapping[str, Any], combinations: pd.DataFrame) -> None:
+def add_combinations(page: Page, metrics: ArmsMetrics, combinations: pd.DataFrame) -> None:
     """Add the section; ``combinations`` as of :func:`combination_table`."""
-    arms = list(content["arms"])
+    arms = list(metrics.arms)
     usable = combinations[combinations["n"] > 0]
-    page.section(f"Fidelity by combination of {' and '.join([content['label'], *content['attributes']])}")
+    page.section(f"Fidelity by combination of {' and '.join(metrics.columns)}")
     if usable.empty:
         page.text("Not reported: no combination has enough images.")
         return
@@ -68,7 +60,7 @@ def add_combinations(page: Page, content: Mapping[str, Any], combinations: pd.Da
             f"Share of the {len(usable):,} combinations with at most this distance; lines further left are better. The "
             "gray line is the distance between real images of different patients.",
         )
-    if not _add_heat_maps(page, content, combinations):
+    if not _add_heat_maps(page, metrics, combinations):
         worst = usable.assign(worst=usable[arms].max(axis=1)).nlargest(MOST_WORST, "worst", keep="first")
         table = worst.set_index("name")[["seen", "n", "floor", *arms]].rename_axis("combination")
         heads = {"seen": "in training", "n": "matched images", "floor": "real images"}
@@ -79,11 +71,11 @@ def add_combinations(page: Page, content: Mapping[str, Any], combinations: pd.Da
         )
 
 
-def _add_heat_maps(page: Page, content: Mapping[str, Any], combinations: pd.DataFrame) -> bool:
-    arms = list(content["arms"])
-    if not content["attributes"] or len(arms) + 1 > MOST_PANELS:
+def _add_heat_maps(page: Page, metrics: ArmsMetrics, combinations: pd.DataFrame) -> bool:
+    arms = list(metrics.arms)
+    if not metrics.attributes or len(arms) + 1 > MOST_PANELS:
         return False
-    label, attribute = content["label"], content["attributes"][0]
+    label, attribute = metrics.columns[:2]
     index, columns = (sorted(combinations[f"value {nth}"].unique()) for nth in (0, 1))
     if len(index) > MOST_SIDE or len(columns) > MOST_SIDE:
         return False
@@ -94,7 +86,7 @@ def _add_heat_maps(page: Page, content: Mapping[str, Any], combinations: pd.Data
         for title, arm in (("Real images", "floor"), *((arm_title(arm), arm) for arm in arms))
     }
     seen = combinations.groupby(["value 0", "value 1"])["seen"].any()
-    others = content["attributes"][1:]
+    others = metrics.attributes[1:]
     page.text(
         f"Rows are {label}, columns are {attribute}; darker cells are further from real images. Red frames mark "
         "combinations not in training. White cells have too few images."

@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Plot
 
-from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.combinations import add_combinations, combination_table
 from medi_monai.report.page import Page
 from medi_monai.report.plots import forest_plot
 from medi_monai.report.sections import (
     DISTANCES,
-    QUALITY,
     Closest,
     add_findings,
     add_memorization,
     add_provenance,
-    distance_row,
+    quality_row,
 )
 from medi_monai.report.words import (
     arm_title,
     differing_settings,
-    edges_of,
     figure_text,
-    known,
     listed,
     number,
     p_text,
@@ -37,6 +33,8 @@ from medi_monai.report.words import (
     share_table,
     span,
 )
+from medi_monai.results import Figure, Finding
+from medi_monai.results.metrics import ArmsMetrics, MetricFigures, PooledFigure
 
 __all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "write_evaluation_page"]
 
@@ -47,152 +45,135 @@ FLOOR, REAL = "Real images of other patients", "Real images"
 SIGNIFICANT = 0.05
 
 
-def write_evaluation_page(content: Mapping[str, Any], closest: Closest, path: str | os.PathLike) -> Path:
+def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os.PathLike) -> Path:
     """Write the page of an evaluation.
 
     Args:
-        content: of ``metrics.json``.
+        metrics: of the evaluation.
         closest: the closest pairs of each arm and of held-out real images.
         path: of the page.
 
     Returns:
         ``path``.
     """
-    columns = [content["label"], *content["attributes"]]
     lead = (
-        f"Generated images ({listed(map(arm_title, content['arms']))}) compared with real images, by combination of "
-        f"{' and '.join(columns)}."
+        f"Generated images ({listed(map(arm_title, metrics.arms))}) compared with real images, by combination of "
+        f"{' and '.join(metrics.columns)}."
     )
     page = Page("Fidelity of generated images", lead)
-    combinations = combination_table(content)
-    cautions = _cautions(content, combinations)
-    page.answer(fidelity_sentences(content), "warning" if any(_copying_arms(content)) else "note")
-    page.figure(fidelity_figure(content), _caption(content))
-    add_findings(page, cautions, "Cautions")
-    add_distances(page, content)
-    _add_label_fidelity(page, content)
-    memorization = {"held_out": content["real"].get("memorization")}
-    add_memorization(
-        page, memorization | {arm: figures["memorization"] for arm, figures in content["arms"].items()}, closest
+    combinations = combination_table(metrics)
+    page.answer(fidelity_sentences(metrics), "warning" if metrics.copying_arms else "note")
+    page.figure(
+        fidelity_figure(metrics),
+        "Points with 95% confidence intervals. Dotted lines: left, real images of other patients; right, accuracy of "
+        "the classifier on real images.",
     )
-    _add_comparisons(page, content)
-    add_combinations(page, content, combinations)
-    _add_labels(page, content)
-    add_provenance(page, content["settings"], content.get("digests"), content["encoder"])
+    add_findings(page, _cautions(metrics, combinations), "Cautions")
+    add_distances(page, metrics)
+    _add_label_fidelity(page, metrics)
+    generated = {arm: of_arm.memorization for arm, of_arm in metrics.arms.items()}
+    add_memorization(page, {"held_out": metrics.real.memorization, **generated}, closest)
+    _add_comparisons(page, metrics)
+    add_combinations(page, metrics, combinations)
+    _add_labels(page, metrics)
+    add_provenance(page, metrics.settings, metrics.digests, metrics.encoder)
     return page.write(path)
 
 
-def fidelity_sentences(content: Mapping[str, Any]) -> list[str]:
+def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
     """A headline where arms are compared; then distances to real images, label fidelity, and memorization."""
-    arms, real, label = content["arms"], content["real"], content["label"]
-    means = {arm: figures["frechet_distance"]["mean"] for arm, figures in arms.items()}
-    distances = "; ".join(f"{arm_title(arm)} {figure_text(mean)}" for arm, mean in means.items())
-    floor = figure_text(real["floor"].get("frechet_distance"))
-    closest = _closest_arm(content, means)
-    headline = "No arm is significantly closer to real images than every other arm." if len(arms) > 1 else ""
+    distances = "; ".join(
+        f"{arm_title(arm)} {figure_text(of_arm.frechet_distance.mean)}" for arm, of_arm in metrics.arms.items()
+    )
+    closest = _closest_arm(metrics)
+    headline = "No arm is significantly closer to real images than every other arm." if len(metrics.arms) > 1 else ""
     if closest:
         headline = f"{arm_title(closest)} images are closest to real images."
-    requested = {arm: percent_text(figures["label_fidelity"], False) for arm, figures in arms.items()}
-    shares = " and ".join(f"{share} of {arm_title(arm)} images" for arm, share in requested.items())
-    copying = _copying_arms(content)
-    measured = bool(real.get("memorization")) and all(figures["memorization"] for figures in arms.values())
-    memory = "No arm reproduces training images more often than held-out real images resemble them."
-    if copying:
-        memory = f"Training images are reproduced by {listed(map(arm_title, copying))}."
+    shares = " and ".join(
+        f"{percent_text(of_arm.label_fidelity, False)} of {arm_title(arm)} images"
+        for arm, of_arm in metrics.arms.items()
+    )
+    memory = "Memorization: not reported."
+    if metrics.real.memorization:
+        memory = "No arm reproduces training images more often than held-out real images resemble them."
+    if metrics.copying_arms:
+        memory = f"Training images are reproduced by {listed(map(arm_title, metrics.copying_arms))}."
     return [
         *([headline] if headline else []),
-        f"Mean Fréchet distance (smaller is better): {distances}; real images of other patients {floor}.",
-        f"A classifier trained on real images predicts the requested {label} in {shares}; its accuracy on real images "
-        f"is {percent_text(real['label_fidelity'], False)}.",
-        memory if measured else "Memorization: not reported.",
+        f"Mean Fréchet distance (smaller is better): {distances}; real images of other patients "
+        f"{figure_text(metrics.real.floor.frechet_distance)}.",
+        f"A classifier trained on real images predicts the requested {metrics.label} in {shares}; its accuracy on real "
+        f"images is {percent_text(metrics.real.label_fidelity, False)}.",
+        memory,
     ]
 
 
-def _closest_arm(content: Mapping[str, Any], means: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _closest_arm(metrics: ArmsMetrics) -> str | None:
     """The arm that is significantly closer to real images than each other arm."""
-    values = {arm: known(mean.get("value")) for arm, mean in means.items()}
-    if len(values) < 2 or None in values.values():
+    means = {arm: of_arm.frechet_distance.mean.value for arm, of_arm in metrics.arms.items()}
+    values = {arm: mean for arm, mean in means.items() if mean is not None}
+    if len(values) < 2 or len(values) < len(means):
         return None
-    best = min(values, key=lambda arm: values[arm] or 0.0)
+    best = min(values, key=values.__getitem__)
     p_values = [
-        known(row["log_ratio"].get("p_value"))
-        for row in content["comparisons"]
-        if row["combinations"] == "all" and best in row["arms"]
+        comparison.log_ratio.p_value
+        for comparison in metrics.comparisons
+        if comparison.combinations == "all" and best in comparison.arms
     ]
     certain = len(p_values) == len(values) - 1 and all(p is not None and p < SIGNIFICANT for p in p_values)
     return best if certain else None
 
 
-def _copying_arms(content: Mapping[str, Any]) -> list[str]:
-    held_out = content["real"].get("memorization")
-    arms = {arm: figures["memorization"] for arm, figures in content["arms"].items()}
-    return [arm for arm, figures in arms.items() if figures and reproduces_training_images(figures, held_out)]
-
-
-def fidelity_figure(content: Mapping[str, Any]) -> Figure:
+def fidelity_figure(metrics: ArmsMetrics) -> Plot:
     """Mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real images."""
     rows = {
-        arm: {"distance": figures["frechet_distance"]["mean"], "label": figures["label_fidelity"]}
-        for arm, figures in content["arms"].items()
+        arm: {"distance": of_arm.frechet_distance.mean, "label": of_arm.label_fidelity}
+        for arm, of_arm in metrics.arms.items()
     }
     labels = {
         "distance": "mean Fréchet distance (smaller is better)",
-        "label": f"share predicted as the requested {content['label']}",
+        "label": f"share predicted as the requested {metrics.label}",
     }
-    floor = content["real"]["floor"].get("frechet_distance") or {}
-    marks = {"distance": floor.get("value"), "label": (content["real"]["label_fidelity"] or {}).get("value")}
+    accuracy = metrics.real.label_fidelity
+    marks = {"distance": metrics.real.floor.frechet_distance.value, "label": accuracy.value if accuracy else None}
     return forest_plot(rows, labels, {arm: arm_title(arm) for arm in rows}, marks)
 
 
-def _caption(content: Mapping[str, Any]) -> str:
-    return (
-        "Points with 95% confidence intervals. Dotted lines: left, real images of other patients; right, accuracy of "
-        "the classifier on real images."
-    )
-
-
-def _cautions(content: Mapping[str, Any], combinations: pd.DataFrame) -> list[dict[str, str]]:
+def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]:
     usable = combinations[combinations["n"] > 0]
-    texts: list[tuple[str, str]] = []
-    if content["settings_that_differ"]:
-        texts.append(("warning", differing_settings(content["settings_that_differ"])))
-    held_out = content["real"].get("memorization") or {}
-    for arm in _copying_arms(content):
-        copies = percent_text(content["arms"][arm]["memorization"]["copies"])
+    texts = []
+    if metrics.settings_that_differ:
+        texts.append(differing_settings(metrics.settings_that_differ))
+    held_out = metrics.real.memorization
+    for arm in metrics.copying_arms:
         texts.append(
-            (
-                "warning",
-                f"{arm_title(arm)} reproduces training images: {copies} of its images are copies, versus "
-                f"{percent_text(held_out.get('copies'))} of held-out real images.",
-            )
+            f"{arm_title(arm)} reproduces training images: {percent_text(metrics.arms[arm].memorization.copies)} of "
+            f"its images are copies, versus {percent_text(held_out.copies if held_out else None)} of held-out real "
+            "images."
         )
     for kind, chosen in (("", usable), (" not in training", usable[~usable["seen"]])):
         if chosen.empty:
-            texts.append(("warning", f"No combination{kind} has enough images; such figures are not reported."))
+            texts.append(f"No combination{kind} has enough images; such figures are not reported.")
         elif len(chosen) < FEW_COMBINATIONS:
             verb = "was" if len(chosen) == 1 else "were"
             plural = "s" * (len(chosen) > 1)
-            texts.append(
-                ("warning", f"Only {len(chosen)} combination{plural}{kind} {verb} compared: intervals are rough.")
-            )
+            texts.append(f"Only {len(chosen)} combination{plural}{kind} {verb} compared: intervals are rough.")
     if len(usable) and usable["n"].median() < FEW_IMAGES:
         texts.append(
-            (
-                "warning",
-                f"Few images could be matched: median {usable['n'].median():.0f} per combination, minimum "
-                f"{usable['n'].min():,}. Distances are biased upward at such counts, so compare arms with each other "
-                "and with real images, not with other studies.",
-            )
+            f"Few images could be matched: median {usable['n'].median():.0f} per combination, minimum "
+            f"{usable['n'].min():,}. Distances are biased upward at such counts, so compare arms with each other "
+            "and with real images, not with other studies."
         )
-    return [{"level": level, "text": text} for level, text in [*texts, *_notes(content, combinations, usable)]]
+    notes = _notes(metrics, combinations, usable)
+    return [*(Finding("warning", text) for text in texts), *(Finding("note", text) for text in notes)]
 
 
-def _notes(content: Mapping[str, Any], combinations: pd.DataFrame, usable: pd.DataFrame) -> list[tuple[str, str]]:
+def _notes(metrics: ArmsMetrics, combinations: pd.DataFrame, usable: pd.DataFrame) -> list[str]:
     texts = []
     if len(usable) < len(combinations):
         texts.append(
             f"{len(combinations) - len(usable):,} of {len(combinations):,} combinations are excluded: they have fewer "
-            f"than {content['settings'].get('min_images')} images in each half of the real images or in an arm."
+            f"than {metrics.min_images} images in each half of the real images or in an arm."
         )
     alone = int(usable["one patient"].sum())
     if alone:
@@ -201,8 +182,8 @@ def _notes(content: Mapping[str, Any], combinations: pd.DataFrame, usable: pd.Da
             "the patient, so the distance between real images is underestimated."
         )
     below = []
-    for arm, figures in content["arms"].items():
-        mean, floor = (edges_of(figures["frechet_distance"][name]) for name in ("mean", "floor"))
+    for arm, of_arm in metrics.arms.items():
+        mean, floor = of_arm.frechet_distance.mean.ci95, of_arm.frechet_distance.floor.ci95
         if mean and floor and mean[1] < floor[0]:
             below.append(arm_title(arm))
     if below:
@@ -210,10 +191,10 @@ def _notes(content: Mapping[str, Any], combinations: pd.DataFrame, usable: pd.Da
             f"Closer to real images than real images of other patients are: {listed(below)}. The model may have "
             "learned from the patients it is compared with, or may copy them: see Memorization."
         )
-    return [("note", text) for text in texts]
+    return texts
 
 
-def add_distances(page: Page, content: Mapping[str, Any]) -> None:
+def add_distances(page: Page, metrics: ArmsMetrics) -> None:
     """The section on fidelity: distances to real images, and quality and diversity."""
     page.section(
         "Fidelity",
@@ -222,30 +203,24 @@ def add_distances(page: Page, content: Mapping[str, Any]) -> None:
         "distance between real images of different patients is the best that a model can be expected to reach. Means "
         "weight all combinations equally. In brackets: 95% confidence intervals.",
     )
-    first: Mapping[str, Any] = next(iter(content["arms"].values()), {})
-    rows: dict[str, dict[str, Any]] = {FLOOR: {}, **{arm_title(arm): {} for arm in content["arms"]}}
-    kinds = {"mean": "all combinations", "seen": "in training", "unseen": "not in training"}
-    for metric, title in DISTANCES.items():
-        for kind, words in kinds.items():
-            head = f"{title}, {words}"
-            floor = first.get(metric, {}).get(f"floor_{kind}")
-            rows[FLOOR][head] = figure_text(content["real"]["floor"].get(metric) if kind == "mean" else floor)
-            for arm, figures in content["arms"].items():
-                rows[arm_title(arm)][head] = figure_text(figures[metric][kind])
-    for arm, figures in content["arms"].items():
-        value, floor = (known((figures["frechet_distance"][name] or {}).get("value")) for name in ("mean", "floor"))
-        rows[arm_title(arm)]["Fréchet distance, ratio to real"] = value / floor if value is not None and floor else None
-    mean = content["real"]["floor"]["frechet_distance"]
+    floor = metrics.real.floor
+    rows: dict[str, dict[str, Any]] = {FLOOR: _floor_distances(metrics)}
+    for arm, of_arm in metrics.arms.items():
+        row = {}
+        for metric, title in DISTANCES.items():
+            figures: MetricFigures = getattr(of_arm, metric)
+            row[f"{title}, all combinations"] = figure_text(figures.mean)
+            row[f"{title}, in training"] = figure_text(figures.seen)
+            row[f"{title}, not in training"] = figure_text(figures.unseen)
+        rows[arm_title(arm)] = {**row, "Fréchet distance, ratio to real": _ratio_to_real(of_arm.frechet_distance)}
     page.table(
         share_table(rows, "images"),
-        f"Distances to real images (smaller is better): {mean.get('num_combinations') or 0:,} combinations, "
-        f"{mean.get('n') or 0:,} matched images",
+        f"Distances to real images (smaller is better): {floor.frechet_distance.num_combinations:,} combinations, "
+        f"{floor.frechet_distance.n or 0:,} matched images",
     )
-    quality: dict[str, dict[str, Any]] = {FLOOR: distance_row(content["real"]["floor"], QUALITY)}
-    quality[FLOOR]["diversity"] = figure_text(content["real"]["diversity"], 3)
-    for arm, figures in content["arms"].items():
-        means = {name: figures[name]["mean"] for name in QUALITY}
-        quality[arm_title(arm)] = {**distance_row(means, QUALITY), "diversity": figure_text(figures["diversity"], 3)}
+    quality = {FLOOR: {**quality_row(floor), "diversity": figure_text(metrics.real.diversity, 3)}}
+    for arm, of_arm in metrics.arms.items():
+        quality[arm_title(arm)] = {**quality_row(of_arm.means), "diversity": figure_text(of_arm.diversity, 3)}
     page.table(share_table(quality, "images"), "Quality and diversity (larger is better)")
     page.text(
         "Precision and density: how many generated images lie among real images. Recall and coverage: how many real "
@@ -254,20 +229,38 @@ def add_distances(page: Page, content: Mapping[str, Any]) -> None:
     )
 
 
-def _add_label_fidelity(page: Page, content: Mapping[str, Any]) -> None:
-    label, real = content["label"], content["real"]
-    accuracies = {label: real["label_fidelity"], **(real.get("attribute_fidelity") or {})}
-    rows: dict[str, dict[str, Any]] = {REAL: {}, **{arm_title(arm): {} for arm in content["arms"]}}
-    for name in (label, *content["attributes"]):
-        head = f"{name} predicted as requested"
-        rows[REAL][head] = percent_text(accuracies.get(name))
-        for arm, figures in content["arms"].items():
-            share = figures["label_fidelity"] if name == label else figures["attribute_fidelity"].get(name)
-            rows[arm_title(arm)][head] = percent_text(share)
+def _floor_distances(metrics: ArmsMetrics) -> dict[str, str]:
+    row: dict[str, str] = {}
+    for metric, title in DISTANCES.items():
+        row[f"{title}, all combinations"] = figure_text(getattr(metrics.real.floor, metric))
+        for of_arm in list(metrics.arms.values())[:1]:
+            figures: MetricFigures = getattr(of_arm, metric)
+            row[f"{title}, in training"] = figure_text(figures.floor_seen)
+            row[f"{title}, not in training"] = figure_text(figures.floor_unseen)
+    return row
+
+
+def _ratio_to_real(distance: MetricFigures) -> float | None:
+    value, floor = distance.mean.value, distance.floor.value
+    return value / floor if value is not None and floor else None
+
+
+def _add_label_fidelity(page: Page, metrics: ArmsMetrics) -> None:
+    label, real = metrics.label, metrics.real
+    accuracies = {label: real.label_fidelity, **real.attribute_fidelity}
+    shares = {
+        arm_title(arm): {label: of_arm.label_fidelity, **of_arm.attribute_fidelity}
+        for arm, of_arm in metrics.arms.items()
+    }
+    by_title: dict[str, Mapping[str, Figure | None]] = {REAL: accuracies, **shares}
+    rows = {
+        title: {f"{column} predicted as requested": percent_text(by_column.get(column)) for column in metrics.columns}
+        for title, by_column in by_title.items()
+    }
     chances = [
-        f"{name} {number(100 * figure['chance'], 1)}%"
-        for name, figure in accuracies.items()
-        if figure and known(figure.get("chance")) is not None
+        f"{column} {number(100 * accuracy.chance, 1)}%"
+        for column, accuracy in accuracies.items()
+        if accuracy and accuracy.chance is not None
     ]
     page.section(
         "Label fidelity",
@@ -278,28 +271,16 @@ def _add_label_fidelity(page: Page, content: Mapping[str, Any]) -> None:
     page.table(share_table(rows, "images"))
 
 
-def _add_labels(page: Page, content: Mapping[str, Any]) -> None:
-    arms = content["arms"]
-    labels = list(dict.fromkeys(name for figures in arms.values() for name in figures["frechet_distance"]["by_label"]))
-    rows: dict[str, dict[str, Any]] = {}
-    for name in labels:
-        by_arm = {arm: figures["frechet_distance"]["by_label"].get(name) or {} for arm, figures in arms.items()}
-        first = next(iter(by_arm.values()))
-        row: dict[str, Any] = {"pooled, real images": number((first.get("pooled_floor") or {}).get("value"))}
-        row |= {f"pooled, {arm_title(arm)}": _pooled(figures.get("pooled")) for arm, figures in by_arm.items()}
-        row["mean, real images"] = number(first.get("floor"))
-        row |= {f"mean, {arm_title(arm)}": figure_text(figures) for arm, figures in by_arm.items()}
-        for arm, figures in arms.items():
-            by_value = (figures["label_fidelity"] or {}).get("by_value") or {}
-            row[f"predicted as requested, {arm_title(arm)}"] = percent_text({"value": by_value.get(name)})
-        rows[name] = {**row, "matched images": first.get("n")}
-    page.section(f"Fidelity by {content['label']}")
+def _add_labels(page: Page, metrics: ArmsMetrics) -> None:
+    labels = dict.fromkeys(name for of_arm in metrics.arms.values() for name in of_arm.frechet_distance.by_label)
+    rows = {name: _label_row(metrics, name) for name in labels}
+    page.section(f"Fidelity by {metrics.label}")
     if rows:
-        page.table(share_table(rows, content["label"]), f"Fréchet distance by {content['label']}", MOST_ROWS)
+        page.table(share_table(rows, metrics.label), f"Fréchet distance by {metrics.label}", MOST_ROWS)
     together = [
-        f"{arm_title(arm)} {number(figures['frechet_distance']['all_images']['value'])}"
-        for arm, figures in arms.items()
-        if figures["frechet_distance"].get("all_images")
+        f"{arm_title(arm)} {number(of_arm.frechet_distance.all_images.value)}"
+        for arm, of_arm in metrics.arms.items()
+        if of_arm.frechet_distance.all_images
     ]
     page.text(
         "Pooled: all combinations of a class together, as in published results; in brackets, the range over halves of "
@@ -309,27 +290,39 @@ def _add_labels(page: Page, content: Mapping[str, Any]) -> None:
     )
 
 
-def _pooled(figure: Mapping[str, Any] | None) -> str:
+def _label_row(metrics: ArmsMetrics, name: str) -> dict[str, Any]:
+    by_arm = {arm_title(arm): of_arm.frechet_distance.by_label.get(name) for arm, of_arm in metrics.arms.items()}
+    first = next(iter(by_arm.values()))
+    pooled_floor = first.pooled_floor if first else None
+    row: dict[str, Any] = {"pooled, real images": number(pooled_floor.value if pooled_floor else None)}
+    row |= {f"pooled, {title}": _pooled(figure.pooled if figure else None) for title, figure in by_arm.items()}
+    row["mean, real images"] = number(first.floor if first else None)
+    row |= {f"mean, {title}": figure_text(figure) for title, figure in by_arm.items()}
+    for arm, of_arm in metrics.arms.items():
+        shares = of_arm.label_fidelity.by_value if of_arm.label_fidelity else {}
+        row[f"predicted as requested, {arm_title(arm)}"] = percent_text(Figure(shares.get(name)))
+    return {**row, "matched images": first.n if first else None}
+
+
+def _pooled(figure: PooledFigure | None) -> str:
     text = figure_text(figure)
-    return text + span((figure or {}).get("range_over_halves")) if known((figure or {}).get("value")) else text
+    return text if figure is None or figure.value is None else text + span(figure.range_over_halves)
 
 
-def _add_comparisons(page: Page, content: Mapping[str, Any]) -> None:
+def _add_comparisons(page: Page, metrics: ArmsMetrics) -> None:
     kinds = {"all": "all", "seen": "in training", "unseen": "not in training"}
     rows = []
-    for comparison in content["comparisons"]:
-        test = comparison["log_ratio"]
-        difference = test.get("difference") or {}
-        log_ratio = known(difference.get("value"))
-        interval = [math.exp(edge) for edge in edges_of(difference) or ()]
+    for comparison in metrics.comparisons:
+        test = comparison.log_ratio
+        log_ratio, interval = test.difference.value, test.difference.ci95 or ()
         rows.append(
             {
-                "arms": " / ".join(map(arm_title, comparison["arms"])),
-                "combinations": f"{kinds[comparison['combinations']]} ({test.get('n') or 0:,})",
-                "ratio of means": number(comparison["ratio_of_means"]),
+                "arms": " / ".join(map(arm_title, comparison.arms)),
+                "combinations": f"{kinds[comparison.combinations]} ({test.n:,})",
+                "ratio of means": number(comparison.ratio_of_means),
                 "mean ratio within combinations": number(None if log_ratio is None else math.exp(log_ratio))
-                + span(interval),
-                "p": p_text(test.get("p_value")),
+                + span([math.exp(edge) for edge in interval]),
+                "p": p_text(test.p_value),
             }
         )
     if rows:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medi_monai.report.evaluation_page import add_distances, fidelity_figure, fidelity_sentences
-from medi_monai.report.page import Page
+from medi_monai.report.page import Page, Picture
 from medi_monai.report.plots import forest_plot
-from medi_monai.report.sections import NOTICES, add_findings, add_provenance, add_run_time
+from medi_monai.report.probe_page import chance_marks, main_figures
+from medi_monai.report.sections import NOTICES, StageTime, add_findings, add_provenance, add_run_time
 from medi_monai.report.words import arm_title, figure_text, known, listed, number, share_table
+from medi_monai.results import Finding, typed
+from medi_monai.results.experiment import CohortSummary, ExperimentResults
+from medi_monai.results.probing import ProbeResults
 
 __all__ = ["write_experiment_page"]
 
@@ -21,108 +25,99 @@ ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": 
 MOST_FINDINGS = 5
 
 
-def write_experiment_page(content: Mapping[str, Any], path: str | os.PathLike) -> Path:
+def write_experiment_page(
+    results: ExperimentResults,
+    path: str | os.PathLike,
+    audit: Mapping[str, Any] | None = None,
+    samples: Picture | None = None,
+) -> Path:
     """Write the page of an experiment.
 
     Args:
-        content: ``question``, ``verdict``, ``cohort``, ``audit``, ``samples``, ``fidelity``, ``probe``, ``links``,
-            ``seconds`` and ``settings``, as the experiment gathers them; what a stage did not make is None.
-        path: of the page; ``links`` are relative to its folder.
+        results: of the experiment.
+        path: of the page; links are relative to its folder.
+        audit: content of ``audit.json``.
+        samples: real and generated images beside each other.
 
     Returns:
         ``path``.
     """
-    page = Page("Effect of metadata on generated images and classifiers", content["question"])
-    links = content.get("links") or {}
-    _add_answer(page, content)
-    add_findings(page, content["verdict"][1:])
-    if content.get("samples") is not None:
+    page = Page("Effect of metadata on generated images and classifiers", results.question)
+    _add_answer(page, results)
+    add_findings(page, results.verdict[1:])
+    if samples is not None:
         page.section("Example images")
-        page.figure(content["samples"], "Real and generated images of the same combinations, chosen at random.")
-    if content.get("fidelity"):
-        add_distances(page, content["fidelity"])
-        page.text(" ".join(fidelity_sentences(content["fidelity"])[-2:]))
-        page.figure(fidelity_figure(content["fidelity"]), "Points with 95% confidence intervals; dotted: real images.")
-    _add_link(page, links, "evaluation")
-    if content.get("probe"):
-        _add_accuracy(page, content["probe"])
-    _add_link(page, links, "probing")
-    _add_cohort(page, content)
-    _add_link(page, links, "audit")
-    for name in links:
+        page.figure(samples, "Real and generated images of the same combinations, chosen at random.")
+    add_distances(page, results.fidelity)
+    page.text(" ".join(fidelity_sentences(results.fidelity)[-2:]))
+    page.figure(fidelity_figure(results.fidelity), "Points with 95% confidence intervals; dotted: real images.")
+    _add_link(page, results.links, "evaluation")
+    _add_accuracy(page, results.probe)
+    _add_link(page, results.links, "probing")
+    _add_cohort(page, results.cohort, audit)
+    _add_link(page, results.links, "audit")
+    for name in results.links:
         if name not in LINKS:
-            _add_link(page, links, name)
-    add_run_time(page, {stage: {"seconds": value} for stage, value in (content.get("seconds") or {}).items()})
-    fidelity = content.get("fidelity") or {}
-    add_provenance(page, content.get("settings") or {}, fidelity.get("digests"), fidelity.get("encoder"))
+            _add_link(page, results.links, name)
+    add_run_time(page, {stage: StageTime(seconds) for stage, seconds in results.seconds.items()})
+    add_provenance(page, results.settings, results.fidelity.digests, results.fidelity.encoder)
     return page.write(path)
 
 
-def _add_link(page: Page, links: Mapping[str, str | None], name: str) -> None:
-    target = links.get(name)
-    if target:
-        page.link(LINKS.get(name, name), target)
+def _add_link(page: Page, links: Mapping[str, str], name: str) -> None:
+    if name in links:
+        page.link(LINKS.get(name, name), links[name])
 
 
-def _add_answer(page: Page, content: Mapping[str, Any]) -> None:
-    if not content["verdict"]:
-        page.answer(["Not reported: a stage of the experiment has no figures."], "warning")
-        return
-    answer = content["verdict"][0]
-    headline, _, rest = answer["text"].partition(". ")
-    page.answer([f"{headline.removesuffix('.')}.", *([rest] if rest else [])], answer["level"])
-    probe = content.get("probe")
-    if probe:
-        titles = {arm: arm_title(arm, probe["settings"]["arms"]) for arm in probe["arms"]}
-        chance = 1 / len(probe["training"]["classes"]) if probe["training"]["classes"] else None
-        page.figure(
-            forest_plot(probe["arms"], ACCURACIES, titles, {"balanced_accuracy": chance}),
-            f"Accuracy of a linear classifier of {probe['label']} on {probe['test']['n']:,} images of "
-            f"{probe['test']['patients']:,} patients, by training data, with 95% confidence intervals. Dotted line: "
-            "chance.",
-        )
+def _add_answer(page: Page, results: ExperimentResults) -> None:
+    answer, probe = results.verdict[0], results.probe
+    headline, _, rest = answer.text.partition(". ")
+    page.answer([f"{headline.removesuffix('.')}.", *([rest] if rest else [])], answer.level)
+    titles = {arm: arm_title(arm, probe.generated) for arm in probe.arms}
+    page.figure(
+        forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)),
+        f"Accuracy of a linear classifier of {probe.label} on {probe.test.n:,} images of {probe.test.patients:,} "
+        "patients, by training data, with 95% confidence intervals. Dotted line: chance.",
+    )
 
 
-def _add_accuracy(page: Page, probe: Mapping[str, Any]) -> None:
+def _add_accuracy(page: Page, probe: ProbeResults) -> None:
     page.section(
         "Classifier accuracy",
-        f"Linear classifiers of {probe['label']} on frozen features, tested on {probe['test']['what']}. The worst "
-        f"group is the combination of {listed([probe['label'], *probe['attributes']])} with the lowest accuracy. In "
+        f"Linear classifiers of {probe.label} on frozen features, tested on {probe.test.what}. The worst "
+        f"group is the combination of {listed([probe.label, *probe.attributes])} with the lowest accuracy. In "
         "brackets: 95% confidence intervals.",
     )
-    rows = {}
-    for arm, figures in probe["arms"].items():
-        worst = figures.get("worst_group_accuracy") or {}
-        rows[arm_title(arm, probe["settings"]["arms"])] = {
-            **{head: figure_text(figures.get(name), 3) for name, head in ACCURACIES.items()},
-            "worst group": worst.get("group"),
+    rows = {
+        arm_title(arm, probe.generated): {
+            **{head: figure_text(getattr(of_arm, name), 3) for name, head in ACCURACIES.items()},
+            "worst group": of_arm.worst_group_accuracy.group,
         }
+        for arm, of_arm in probe.arms.items()
+    }
     page.table(share_table(rows, "training data"))
 
 
-def _add_cohort(page: Page, content: Mapping[str, Any]) -> None:
-    cohort, audit = content["cohort"], content.get("audit")
+def _add_cohort(page: Page, cohort: CohortSummary, audit: Mapping[str, Any] | None) -> None:
     page.section("Cohort")
-    page.text(f"Class: {cohort['label']}. Attributes: {listed(cohort['attributes'])}.")
-    page.table(share_table(dict(cohort["counts"]), "split"))
-    combinations = cohort.get("combinations") or {}
-    if combinations:
-        page.text(
-            f"Combinations of {' and '.join([cohort['label'], *cohort['attributes']])}: {combinations['seen']:,} in "
-            f"training, {combinations['unseen']:,} held out."
-        )
-    if not audit:
+    page.text(f"Class: {cohort.label}. Attributes: {listed(cohort.attributes)}.")
+    page.table(share_table({split: vars(counts) for split, counts in cohort.counts.items()}, "split"))
+    page.text(
+        f"Combinations of {' and '.join([cohort.label, *cohort.attributes])}: {cohort.combinations.seen:,} in "
+        f"training, {cohort.combinations.unseen:,} held out."
+    )
+    if audit is None:
         return
     _add_association(page, cohort, audit)
-    findings = list(audit.get("findings") or [])
+    findings = [typed(Finding, finding) for finding in audit["findings"]]
     for finding in findings[:MOST_FINDINGS]:
-        page.notice(finding["text"], NOTICES.get(finding["level"], finding["level"]))
+        page.notice(finding.text, NOTICES.get(finding.level, finding.level))
     if len(findings) > MOST_FINDINGS:
         page.text(f"{MOST_FINDINGS} of {len(findings)} findings of the audit are shown.")
 
 
-def _add_association(page: Page, cohort: Mapping[str, Any], audit: Mapping[str, Any]) -> None:
-    for name in cohort["attributes"]:
+def _add_association(page: Page, cohort: CohortSummary, audit: Mapping[str, Any]) -> None:
+    for name in cohort.attributes:
         by_split = ((audit.get("attributes") or {}).get(name) or {}).get("association") or {}
         split = "train" if by_split.get("train") else "all"
         association = by_split.get(split)
@@ -131,12 +126,12 @@ def _add_association(page: Page, cohort: Mapping[str, Any], audit: Mapping[str, 
         rule, strength = association["majority_rule"], association["cramers_v"]
         patients = "training patients" if split == "train" else "all patients"
         sentence = (
-            f"Association of {name} and {cohort['label']} among {patients}: Cramér's V {number(strength['value'], 2)} "
-            f"(0: independent, 1: {name} determines {cohort['label']} or the reverse)."
+            f"Association of {name} and {cohort.label} among {patients}: Cramér's V {number(strength['value'], 2)} "
+            f"(0: independent, 1: {name} determines {cohort.label} or the reverse)."
         )
         if known(rule.get("balanced_accuracy")) is not None:
             sentence += (
-                f" Guessing {cohort['label']} from {name} alone, without an image, has a balanced accuracy of "
+                f" Guessing {cohort.label} from {name} alone, without an image, has a balanced accuracy of "
                 f"{number(rule['balanced_accuracy'], 2)} (chance {number(rule['chance'], 2)})."
             )
         page.text(sentence)

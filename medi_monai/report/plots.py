@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Affine2DBase, ScaledTranslation
 
-from medi_monai.report.words import arm_title, edges_of, known, short
+from medi_monai.report.words import arm_title, short
+from medi_monai.results import Figure as ResultFigure
+from medi_monai.results.probing import CorrelationSweep, SweepPoint
 
 __all__ = [
     "arm_legend",
@@ -47,7 +49,7 @@ FLOOR_COLOR, UNSEEN_COLOR = "#8a8f94", "#b02a37"
 ROW_INCHES = 0.24
 FLOOR_TITLE = "Real images of other patients"
 #: position, height and interval of each point
-Curve: TypeAlias = Sequence[tuple[Any, Any, Any]]
+Curve: TypeAlias = Sequence[tuple[float, float | None, tuple[float, float] | None]]
 #: values whose ratio is larger go on a logarithmic axis
 WIDE_RANGE = 12
 #: columns of a heat map that has others beside it, and numbers in its cells
@@ -61,7 +63,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def forest_plot(
-    arms: Mapping[str, Mapping[str, Any]],
+    arms: Mapping[str, Mapping[str, ResultFigure | None]],
     figures: Mapping[str, str],
     titles: Mapping[str, str],
     marks: Mapping[str, float | None] | None = None,
@@ -69,7 +71,7 @@ def forest_plot(
     """Figures of all arms as points with their intervals, one panel per figure.
 
     Args:
-        arms: name to figures, each ``value`` and ``ci95``.
+        arms: name to figures.
         figures: name of a figure to the label of its axis.
         titles: of the arms.
         marks: where a panel has a line, such as chance.
@@ -80,7 +82,7 @@ def forest_plot(
     for axes, (name, label) in zip(panels, figures.items()):
         for height, arm in enumerate(order):
             _point(axes, arms[arm].get(name), height, styles[arm])
-        mark = known((marks or {}).get(name))
+        mark = (marks or {}).get(name)
         if mark is not None:
             axes.axvline(mark, color="#444", lw=1.2, ls=":")
         axes.set(xlabel=label)
@@ -90,65 +92,61 @@ def forest_plot(
     return figure
 
 
-def _point(axes: Axes, given: Mapping[str, Any] | None, height: float, style: tuple[str, str]) -> None:
-    value = known((given or {}).get("value"))
-    if value is None:
+def _point(axes: Axes, figure: ResultFigure | None, height: float, style: tuple[str, str]) -> None:
+    if figure is None or figure.value is None:
         axes.text(
             0.02, height, "undefined", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#777"
         )
         return
-    interval = edges_of(given)
-    if interval:
-        axes.plot(interval, [height, height], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
-    axes.plot([value], [height], style[1], color=style[0], ms=7, mec="white", mew=0.6)
+    if figure.ci95:
+        axes.plot(figure.ci95, [height, height], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
+    axes.plot([figure.value], [height], style[1], color=style[0], ms=7, mec="white", mew=0.6)
 
 
 def sweep_curves(
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[SweepPoint],
     label: str,
     titles: Mapping[str, str],
     log: bool = False,
-    lines: Mapping[str, tuple[str, float | None]] | None = None,
+    lines: Mapping[str, float | None] | None = None,
 ) -> Figure:
     """Balanced accuracy and worst-group accuracy over the points of a sweep, with their ranges over repeats.
 
     Args:
-        points: rows with ``point``, ``arm``, and of each figure its mean and ``<figure>_range``.
+        points: of the sweep.
         label: of the axis of points.
         titles: of the arms.
         log: whether points lie on a logarithmic axis.
-        lines: figure to the arm and the height of a dashed line.
+        lines: figure to the height of a dashed line, that of real images alone.
     """
-    arms = list(dict.fromkeys(point["arm"] for point in points))
+    arms = list(dict.fromkeys(point.arm for point in points))
     styles = arm_styles(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     names = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
     for axes, (name, title) in zip(panels, names.items()):
         for arm in arms:
-            rows = [point for point in points if point["arm"] == arm]
-            curve = [(row["point"], row.get(name), row.get(f"{name}_range")) for row in rows]
+            curve = [
+                (point.point, getattr(point, name), getattr(point, f"{name}_range"))
+                for point in points
+                if point.arm == arm
+            ]
             _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
         axes.set(xlabel=label, ylabel=title)
         plain_axes(axes, "y")
-        _name_points(axes, sorted({point["point"] for point in points}), log)
-        _line(axes, (lines or {}).get(name))
+        _name_points(axes, sorted({point.point for point in points}), log)
+        height = (lines or {}).get(name)
+        if height is not None:
+            axes.axhline(height, color=STYLES["real"][0], lw=1.2, ls="--")
     arm_legend(figure, arms, styles, titles)
     return figure
 
 
-def _line(axes: Axes, given: tuple[str, float | None] | None) -> None:
-    height = known(given[1]) if given else None
-    if given and height is not None:
-        axes.axhline(height, color=arm_styles([given[0]])[given[0]][0], lw=1.2, ls="--")
-
-
 def _curve(axes: Axes, curve: Curve, style: tuple[str, str], aside: float, scale: Affine2DBase) -> None:
-    shown = [(x, y, spread) for x, y, spread in curve if known(y) is not None]
+    shown = [(x, y, interval or (y, y)) for x, y, interval in curve if y is not None]
     # by points of the paper, whatever the scale of the axis: intervals of several arms do not hide each other
     moved = axes.transData + ScaledTranslation(aside / 72, 0, scale)
-    for x, y, spread in shown:
-        edges = edges_of({"ci95": spread}) or (y, y)
+    for x, y, edges in shown:
         axes.update_datalim([(x, y), *((x, edge) for edge in edges)])
         axes.add_artist(Line2D([x, x], edges, color=style[0], lw=1.6, alpha=0.6, transform=moved))
     xs, ys = [x for x, _, _ in shown], [y for _, y, _ in shown]
@@ -174,19 +172,19 @@ def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def correlation_curves(correlation: Mapping[str, Any], titles: Mapping[str, str]) -> Figure:
+def correlation_curves(correlation: CorrelationSweep, titles: Mapping[str, str]) -> Figure:
     """Balanced accuracy of each arm as class and center go from independent to complete, with intervals."""
-    arms = list(correlation["arms"])
+    arms = list(correlation.arms)
     styles = arm_styles(arms)
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
     for arm in arms:
-        curve = [(row["level"], row["value"], row["ci95"]) for row in correlation["arms"][arm]["curve"]]
+        curve = [(point.level, point.value, point.ci95) for point in correlation.arms[arm].curve]
         _curve(axes, curve, styles[arm], _asides(arms)[arm], figure.dpi_scale_trans)
     axes.set(xlabel="correlation of class and center in training")
     axes.set(ylabel="balanced accuracy on a balanced test")
     plain_axes(axes, "y")
-    _name_points(axes, correlation["levels"], False)
+    _name_points(axes, correlation.levels, False)
     arm_legend(figure, arms, styles, titles)
     return figure
 

@@ -11,18 +11,21 @@ import pandas as pd
 
 from medi_monai.report.page import Page
 from medi_monai.report.plots import correlation_curves, forest_plot, sweep_curves
-from medi_monai.report.sections import add_encoder, add_settings, settings_notice
+from medi_monai.report.sections import add_findings, add_provenance
 from medi_monai.report.words import (
+    DASH,
     arm_title,
+    differing_settings,
     figure_text,
-    known,
     listed,
     number,
     p_text,
     share_table,
 )
+from medi_monai.results import Figure, Finding
+from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
 
-__all__ = ["add_probes", "write_probe_page"]
+__all__ = ["chance_marks", "main_figures", "write_probe_page"]
 
 #: figures by their name in ``probe.json``; the last is better where it is smaller
 FIGURES = {
@@ -51,41 +54,45 @@ FEW_REPEATS, FEW_PATIENTS = 10, 20
 MOST_ROWS = 60
 
 
-def write_probe_page(content: Mapping[str, Any], path: str | os.PathLike) -> Path:
+def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
     """Write the page of a probing run.
 
     Args:
-        content: of ``probe.json``.
+        results: of the run.
         path: of the page.
 
     Returns:
         ``path``.
     """
-    test = content["test"]
-    lead = (
-        f"Linear probes on frozen features predict {content['label']}. Test: {test['n']:,} images of "
-        f"{test['patients']:,} patients ({test['what']})."
+    test, titles = results.test, {arm: arm_title(arm, results.generated) for arm in results.arms}
+    page = Page(
+        "Linear probing",
+        f"Linear probes on frozen features predict {results.label}. Test: {test.n:,} images of {test.patients:,} "
+        f"patients ({test.what}).",
     )
-    page = Page("Linear probing", lead)
-    page.answer(_answer(content))
-    add_probes(page, content)
-    page.section("Settings")
-    add_settings(page, content["settings"])
-    add_settings(page, content.get("digests") or {}, "Digests of the cohort and of the draws")
+    page.answer(_answer(results))
+    add_findings(page, _cautions(results, titles), "Cautions")
+    _add_arms(page, results, titles)
+    _add_differences(page, results)
+    _add_sweeps(page, results, titles)
+    _add_correlation(page, results, titles)
+    _add_shortcut(page, results)
+    _add_groups(page, results, titles)
+    _add_demographics(page, results, titles)
+    _add_data(page, results, titles)
+    add_provenance(page, results.settings, results.digests, results.encoder)
     return page.write(path)
 
 
-def _answer(content: Mapping[str, Any]) -> list[str]:
+def _answer(results: ProbeResults) -> list[str]:
     # the arm of interest, and what it is compared with: real images alone, and the other generated ones
-    focus, added = content["settings"]["focus"], content["settings"]["arms"]
-    figure = content["arms"].get(focus, {}).get("balanced_accuracy")
+    focus, added = results.focus, results.generated
+    figure = results.arms[focus].balanced_accuracy if focus in results.arms else None
     sentences = [f"{arm_title(focus, added)}: balanced accuracy {figure_text(figure, 3)}."]
-    for row in content["comparisons"]:
-        other = row["arms"][1]
-        if row["figure"] == "balanced_accuracy" and (other == "real" or other in added):
-            sentences.append(
-                f"{_pair(focus, other)}: {_signed(row['difference'])}, p = {p_text(row['p_holm'])} (Holm)."
-            )
+    for row in results.comparisons:
+        other = row.arms[1]
+        if row.figure == "balanced_accuracy" and (other == "real" or other in added):
+            sentences.append(f"{_pair(focus, other)}: {_signed(row.difference)}, p = {p_text(row.p_holm)} (Holm).")
     return sentences[:3]
 
 
@@ -93,97 +100,86 @@ def _pair(focus: str, other: str) -> str:
     return f"{arm_title(focus)} − {arm_title(other)}"
 
 
-def _signed(difference: Mapping[str, Any] | None) -> str:
-    value = known((difference or {}).get("value"))
-    return ("+" if value is not None and value > 0 else "") + figure_text(difference, 3)
+def _signed(difference: Figure) -> str:
+    return ("+" if difference.value is not None and difference.value > 0 else "") + figure_text(difference, 3)
 
 
-def add_probes(page: Page, content: Mapping[str, Any]) -> Page:
-    """Add the sections of a probing run to a page; argument as of :func:`write_probe_page`."""
-    titles = {arm: arm_title(arm, content["settings"]["arms"]) for arm in content["arms"]}
-    page.section(f"Accuracy on {content['test']['what']}")
-    settings_notice(page, content["settings_that_differ"])
-    _add_cautions(page, content, titles)
-    _add_arms(page, content, titles)
-    _add_differences(page, content)
-    _add_sweeps(page, content, titles)
-    _add_correlation(page, content, titles)
-    _add_shortcut(page, content)
-    _add_groups(page, content, titles)
-    _add_demographics(page, content, titles)
-    _add_data(page, content, titles)
-    page.section("Encoder")
-    add_encoder(page, content["encoder"])
-    return page
-
-
-def _center(content: Mapping[str, Any]) -> str:
-    return str((content["attributes"] or ["center"])[0])
-
-
-def _add_cautions(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
-    repeats, patients = content["settings"]["num_repeats"], content["test"]["patients"]
+def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]:
+    repeats, patients, warnings = results.num_repeats, results.test.patients, []
+    if results.settings_that_differ:
+        warnings.append(differing_settings(results.settings_that_differ))
     if repeats < FEW_REPEATS:
         # signs of the differences are exchanged draw by draw: two of 2 ** n outcomes are as far as can be
-        page.notice(
+        warnings.append(
             f"With only {repeats} draws of training patients, no p value over draws can be below {2 / 2**repeats:.2g}, "
-            "and intervals are rough.",
-            "warning",
+            "and intervals are rough."
         )
     if patients < FEW_PATIENTS:
-        page.notice(f"The test has only {patients} patients: results may differ for others.", "warning")
-    first: Mapping[str, Any] = next(iter(content["arms"].values()), {})
-    worst = first.get("worst_group_accuracy") or {}
-    if worst.get("num_too_small"):
-        page.notice(
-            f"{worst['num_too_small']:,} test groups with fewer than {content['settings']['min_count']} images are "
-            f"excluded from worst-group accuracy; {worst.get('num_groups') or 0:,} groups are included."
-        )
-    converged = {arm: known((one.get("training") or {}).get("converged")) for arm, one in content["arms"].items()}
-    failed = [titles[arm] for arm, share in converged.items() if share is not None and share < 1]
+        warnings.append(f"The test has only {patients} patients: results may differ for others.")
+    failed = [titles[arm] for arm, of_arm in results.arms.items() if of_arm.training.converged < 1]
     if failed:
-        page.notice(f"Some probes did not converge: {listed(failed)}.", "warning")
+        warnings.append(f"Some probes did not converge: {listed(failed)}.")
+    findings = [Finding("warning", text) for text in warnings]
+    for of_arm in list(results.arms.values())[:1]:
+        worst = of_arm.worst_group_accuracy
+        if worst.num_too_small:
+            text = (
+                f"{worst.num_too_small:,} test groups with fewer than {results.min_count} images are excluded from "
+                f"worst-group accuracy; {worst.num_groups:,} groups are included."
+            )
+            findings.append(Finding("note", text))
+    return findings
 
 
-def _add_arms(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
-    training, settings = content["training"], content["settings"]
-    page.text(
-        f"All arms train the same probe on the same {settings['num_repeats']} draws of training patients "
-        f"({training['n']:,} images of {training['patients']:,} patients). They differ only in the images added to the "
-        f"real ones, or in how images are weighted. C is chosen on {training['validation']:,} validation images of "
+def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    training = results.training
+    page.section(
+        f"Accuracy on {results.test.what}",
+        f"All arms train the same probe on the same {results.num_repeats} draws of training patients "
+        f"({training.n:,} images of {training.patients:,} patients). They differ only in the images added to the "
+        f"real ones, or in how images are weighted. C is chosen on {training.validation:,} validation images of "
         "combinations in training. In parentheses: 95% intervals over test patients and draws; of AUROC and "
-        "calibration error over draws alone."
+        "calibration error over draws alone.",
     )
     rows = {}
-    for arm, figures in content["arms"].items():
-        row = {title: figure_text(figures.get(name), 3) for name, title in FIGURES.items()}
-        worst = figures.get("worst_group_accuracy") or {}
-        group = f"{worst.get('group') or '–'} (n\u00a0=\u00a0{worst.get('n') or 0:,})"
+    for arm, of_arm in results.arms.items():
+        row = {title: figure_text(getattr(of_arm, name), 3) for name, title in FIGURES.items()}
+        worst = of_arm.worst_group_accuracy
+        group = f"{worst.group or DASH} (n\u00a0=\u00a0{worst.n or 0:,})"
         columns = list(row.items())
         rows[titles[arm]] = dict([*columns[:2], ("most frequent worst group", group), *columns[2:]])
     page.table(share_table(rows, "training data"))
-    shown = {name: FIGURES[name] for name in MAIN}
-    chance = 1 / len(training["classes"]) if training["classes"] else None
     page.figure(
-        forest_plot(content["arms"], shown, titles, {"balanced_accuracy": chance}),
+        forest_plot(main_figures(results), {name: FIGURES[name] for name in MAIN}, titles, chance_marks(results)),
         "Means over draws with 95% intervals; right is better. Dotted line: chance. All arms share the test patients, "
         "so intervals may overlap although a difference is significant: see the differences below.",
     )
     page.text(
         "Balanced accuracy: mean of the class accuracies. Worst group: the combination of "
-        f"{listed([content['label'], *content['attributes']])} with the lowest accuracy. Group-mean accuracy: balanced "
-        f"accuracy averaged over each {_center(content)} with more than one class. MCC: Matthews correlation "
+        f"{listed([results.label, *results.attributes])} with the lowest accuracy. Group-mean accuracy: balanced "
+        f"accuracy averaged over each {results.center} with more than one class. MCC: Matthews correlation "
         "coefficient, 0 at chance. Calibration error: mean gap between confidence and accuracy, smaller is better."
     )
 
 
-def _add_differences(page: Page, content: Mapping[str, Any]) -> None:
-    compared: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in content["comparisons"]:
-        compared.setdefault(row["arms"][1], {})[row["figure"]] = row
+def main_figures(results: ProbeResults) -> dict[str, dict[str, Figure]]:
+    """By arm, the figures that have plots."""
+    return {arm: {name: getattr(of_arm, name) for name in MAIN} for arm, of_arm in results.arms.items()}
+
+
+def chance_marks(results: ProbeResults) -> dict[str, float | None]:
+    """Where the plot of a figure has a line."""
+    classes = results.training.classes
+    return {"balanced_accuracy": 1 / len(classes) if classes else None}
+
+
+def _add_differences(page: Page, results: ProbeResults) -> None:
+    compared: dict[str, dict[str, Comparison]] = {}
+    for row in results.comparisons:
+        compared.setdefault(row.arms[1], {})[row.figure] = row
     if not compared:
         return
-    focus = content["settings"]["focus"]
+    focus = results.focus
     name_of_focus = arm_title(focus)
     page.section(
         f"Differences between {name_of_focus} and other arms",
@@ -193,15 +189,18 @@ def _add_differences(page: Page, content: Mapping[str, Any]) -> None:
         "for the number of arms (Holm). AUROC and calibration error are compared over draws alone, which says nothing "
         "about other patients.",
     )
-    gaps = {arm: {name: row.get("difference") or {} for name, row in rows.items()} for arm, rows in compared.items()}
     pairs = {arm: _pair(focus, arm) for arm in compared}
-    shown = {name: f"difference in {FIGURES[name]}" for name in MAIN}
     page.figure(
-        forest_plot(gaps, shown, pairs, dict.fromkeys(MAIN, 0.0)),
+        forest_plot(
+            {arm: {name: row.difference for name, row in rows.items()} for arm, rows in compared.items()},
+            {name: f"difference in {FIGURES[name]}" for name in MAIN},
+            pairs,
+            dict.fromkeys(MAIN, 0.0),
+        ),
         f"Differences with 95% intervals; right of the dotted line, {name_of_focus} is better.",
     )
     for name in MAIN:
-        rows = {pairs[arm]: _difference(by_figure.get(name) or {}) for arm, by_figure in compared.items()}
+        rows = {pairs[arm]: _difference(by_figure[name]) for arm, by_figure in compared.items() if name in by_figure}
         page.table(share_table(rows, "arms"), f"Difference in {FIGURES[name]}")
     others = [name for name in FIGURES if name not in MAIN]
     rows = {
@@ -210,8 +209,8 @@ def _add_differences(page: Page, content: Mapping[str, Any]) -> None:
             for name in others
             if name in by_figure
             for title, text in (
-                (FIGURES[name], _signed(by_figure[name].get("difference"))),
-                (f"p, {FIGURES[name]}", p_text(by_figure[name].get("p_holm"))),
+                (FIGURES[name], _signed(by_figure[name].difference)),
+                (f"p, {FIGURES[name]}", p_text(by_figure[name].p_holm)),
             )
         }
         for arm, by_figure in compared.items()
@@ -219,40 +218,43 @@ def _add_differences(page: Page, content: Mapping[str, Any]) -> None:
     page.table(share_table(rows, "arms"), "Differences in other figures, with corrected p values (Holm)")
 
 
-def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {"difference": _signed(row.get("difference"))}
-    if row.get("figure") in FIGURES_OF_COUNTS:
-        texts["p (patients)"] = p_text(row["p_patients"])
-    return texts | {"p (draws)": p_text(row.get("p_draws")), "p, corrected (Holm)": p_text(row.get("p_holm"))}
+def _difference(row: Comparison) -> dict[str, str]:
+    of_patients = {"p (patients)": p_text(row.p_patients)} if row.figure in FIGURES_OF_COUNTS else {}
+    return {
+        "difference": _signed(row.difference),
+        **of_patients,
+        "p (draws)": p_text(row.p_draws),
+        "p, corrected (Holm)": p_text(row.p_holm),
+    }
 
 
-def _add_sweeps(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
+def _add_sweeps(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
     for sweep, (heading, label, log, reading) in SWEEPS.items():
-        points = [point for point in content["sweeps"].get(sweep) or [] if known(point["point"]) is not None]
+        points = results.sweeps.get(sweep, ())
         if not points:
             continue
-        real = content["arms"].get("real") or {}
-        lines = {name: ("real", (real.get(name) or {}).get("value")) for name in MAIN}
-        repeats = sorted({int(point["n"]) for point in points})
+        lines = main_figures(results).get("real", {}) if sweep == "ratio" else {}
+        heights = {name: figure.value for name, figure in lines.items()}
+        repeats = sorted({point.n for point in points})
         counted = f"{repeats[0]}" if len(repeats) == 1 else f"{repeats[0]} to {repeats[-1]}"
         page.section(heading)
         page.figure(
-            sweep_curves(points, label, titles, log, lines if sweep == "ratio" else None),
+            sweep_curves(points, label, titles, log, heights),
             f"Means over {counted} draws with their range (points are offset for legibility). {reading}",
         )
         if sweep == "ratio":
             _add_shortage(page, points, titles)
 
 
-def _add_shortage(page: Page, points: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> None:
+def _add_shortage(page: Page, points: Sequence[SweepPoint], titles: Mapping[str, str]) -> None:
     # a ratio that is asked for is not reached where fewer images were sampled
-    largest = max(point["point"] for point in points)
+    largest = max(point.point for point in points)
     short_of = [
-        f"{titles.get(point['arm'], point['arm'])} has {point['num_added']:,.0f} for {point['num_real']:,.0f} real "
-        f"images at a ratio of {point['point']:g}"
+        f"{titles.get(point.arm, point.arm)} has {point.num_added:,.0f} for {point.num_real:,.0f} real "
+        f"images at a ratio of {point.point:g}"
         for point in points
-        if point["point"] == largest and point.get("num_real") and point.get("num_added")
-        if point["num_added"] < 0.95 * point["point"] * point["num_real"]
+        if point.point == largest and point.num_real and point.num_added
+        if point.num_added < 0.95 * point.point * point.num_real
     ]
     if short_of:
         page.notice(
@@ -262,31 +264,29 @@ def _add_shortage(page: Page, points: Sequence[Mapping[str, Any]], titles: Mappi
         )
 
 
-def _add_correlation(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
-    correlation, center = content["shortcut"].get("correlation") or {}, _center(content)
+def _add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    correlation, center = results.shortcut.correlation, results.center
     page.section(f"Accuracy as {center} and class become correlated")
-    if not correlation.get("arms"):
+    if not correlation.arms:
         page.text(f"Not measured: no two classes share two values of {center} with enough patients.")
         return
     page.figure(
         correlation_curves(correlation, titles),
-        f"Training images from {correlation['num_squares']:,} sets of two classes and two values of {center}, always "
+        f"Training images from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
         f"the same number: at 0, {center} and class are independent, at 1, {center} determines the class; the test is "
         f"balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
         "are offset for legibility).",
     )
+    drops = {arm: of_arm.average_performance_drop for arm, of_arm in correlation.arms.items()}
     rows = {
-        titles.get(arm, arm): {
-            "average performance drop": figure_text(one["average_performance_drop"], 3),
-            "draws": one["average_performance_drop"].get("n"),
-        }
-        for arm, one in correlation["arms"].items()
+        titles.get(arm, arm): {"average performance drop": figure_text(drop, 3), "draws": drop.n}
+        for arm, drop in drops.items()
     }
     page.table(
         share_table(rows, "training data"),
         "Average performance drop (PathoROB): 0 is none; −0.2, accuracy falls by 20%",
     )
-    of_training, num_test = correlation.get("num_test_known") or 0, correlation.get("num_test") or 0
+    of_training, num_test = correlation.num_test_known, correlation.num_test
     if num_test:
         level = "warning" if 2 * of_training > num_test else "note"
         page.notice(
@@ -297,96 +297,102 @@ def _add_correlation(page: Page, content: Mapping[str, Any], titles: Mapping[str
         )
 
 
-def _add_shortcut(page: Page, content: Mapping[str, Any]) -> None:
-    shortcut, center = content["shortcut"], _center(content)
-    rows = {}
-    for name, column in (("label_probe_accuracy", content["label"]), ("center_probe_accuracy", center)):
-        accuracy = shortcut.get(name) or {}
-        rows[column] = {
+def _add_shortcut(page: Page, results: ProbeResults) -> None:
+    shortcut, label, center = results.shortcut, results.label, results.center
+    rows = {
+        column: {
             "balanced accuracy": figure_text(accuracy, 3),
-            "chance": number(accuracy.get("chance"), 3),
-            "values": accuracy.get("num_values"),
-            "images": accuracy.get("n"),
+            "chance": number(accuracy.chance, 3),
+            "values": accuracy.num_values,
+            "images": accuracy.n,
         }
+        for column, accuracy in ((label, shortcut.label_probe_accuracy), (center, shortcut.center_probe_accuracy))
+    }
     page.section(
-        f"Information about {content['label']} and {center} in the features",
-        f"Balanced accuracy of linear probes for {content['label']} and {center} on real images of other patients. "
+        f"Information about {label} and {center} in the features",
+        f"Balanced accuracy of linear probes for {label} and {center} on real images of other patients. "
         f"A classifier can use {center} as a shortcut where it can be predicted well.",
     )
     page.table(share_table(rows, "predicted column"))
-    index = shortcut.get("robustness_index") or {}
+    index = shortcut.robustness_index
     page.text(
-        f"Robustness index (PathoROB): {number(index.get('value'), 3)} over {index.get('num_pairs') or 0:,} pairs of "
-        f"classes and of {center} (n = {index.get('n') or 0:,}). Among nearest neighbors that share either class or "
+        f"Robustness index (PathoROB): {number(index.value, 3)} over {index.num_pairs:,} pairs of "
+        f"classes and of {center} (n = {index.n:,}). Among nearest neighbors that share either class or "
         f"{center} with an image, the fraction that share the class: at 1, features follow class; at 0, {center}."
     )
 
 
-def _add_groups(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
-    center = _center(content)
-    kinds = {
-        "per_center": (center, f"Balanced accuracy within each {center}; where there is a single class, the accuracy "
-                               "of that class. Without intervals, as groups may be small."),
-        "per_class": (content["label"], f"Accuracy of each {content['label']}."),
-    }  # fmt: skip
-    for kind, (column, text) in kinds.items():
-        groups: dict[str, Mapping[str, Any]] = {}
-        for figures in content["arms"].values():
-            groups = {**(figures.get(kind) or {}), **groups}
-        if not groups:
-            continue
-        rows: dict[str, dict[str, Any]] = {}
-        for name, group in sorted(groups.items(), key=lambda item: -(item[1].get("n") or 0)):
-            rows[name] = {"images": group.get("n")}
-            if group.get("num_classes") is not None:
-                rows[name]["classes"] = group["num_classes"]
-            for arm, figures in content["arms"].items():
-                rows[name][titles[arm]] = number((figures[kind].get(name) or {}).get("value"), 3)
-        page.section(f"Accuracy by {column}", text)
-        page.table(share_table(rows, column), max_rows=MOST_ROWS)
+def _add_groups(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    center, label = results.center, results.label
+    _add_accuracy_by(
+        page,
+        center,
+        f"Balanced accuracy within each {center}; where there is a single class, the accuracy of that class. Without "
+        "intervals, as groups may be small.",
+        {titles[arm]: of_arm.per_center for arm, of_arm in results.arms.items()},
+    )
+    by_class = {titles[arm]: of_arm.per_class for arm, of_arm in results.arms.items()}
+    _add_accuracy_by(page, label, f"Accuracy of each {label}.", by_class)
 
 
-def _add_demographics(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
-    columns = list(content.get("demographics") or [])
-    if not columns:
+def _add_accuracy_by(page: Page, column: str, text: str, by_arm: Mapping[str, Mapping[str, GroupAccuracy]]) -> None:
+    groups: dict[str, GroupAccuracy] = {}
+    for of_arm in by_arm.values():
+        groups = {**of_arm, **groups}
+    if not groups:
+        return
+    rows: dict[str, dict[str, Any]] = {}
+    for name, group in sorted(groups.items(), key=lambda item: -item[1].n):
+        classes = {} if group.num_classes is None else {"classes": group.num_classes}
+        accuracies = {
+            title: number(of_arm[name].value if name in of_arm else None, 3) for title, of_arm in by_arm.items()
+        }
+        rows[name] = {"images": group.n, **classes, **accuracies}
+    page.section(f"Accuracy by {column}", text)
+    page.table(share_table(rows, column), max_rows=MOST_ROWS)
+
+
+def _add_demographics(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    if not results.demographics:
         return
     page.section(
         "Gaps between demographic groups",
         "Equal opportunity: largest gap in recall between two groups. Equalized odds: the larger of that gap and of "
         "the gap in false positive rate. 0 is no gap; smaller is better. For each class, groups with fewer than "
-        f"{content['settings']['min_count']} images are excluded. Intervals are over draws of training patients alone; "
+        f"{results.min_count} images are excluded. Intervals are over draws of training patients alone; "
         "with so few test groups, some gap arises by chance.",
     )
-    for column in columns:
-        first = next(iter(content["arms"].values()))["demographics"].get(column) or {}
-        groups = [f"{name} (n\u00a0=\u00a0{count:,})" for name, count in (first.get("groups") or {}).items()]
-        rows = {}
-        for arm, figures in content["arms"].items():
-            gaps = figures["demographics"].get(column) or {}
-            rows[titles[arm]] = {
-                "equal opportunity": figure_text(gaps.get("equal_opportunity"), 3),
-                "equalized odds": figure_text(gaps.get("equalized_odds"), 3),
+    for column in results.demographics:
+        gaps = {arm: of_arm.demographics[column] for arm, of_arm in results.arms.items()}
+        counts = next(iter(gaps.values())).groups
+        groups = [f"{name} (n\u00a0=\u00a0{count:,})" for name, count in counts.items()]
+        rows = {
+            titles[arm]: {
+                "equal opportunity": figure_text(of_arm.equal_opportunity, 3),
+                "equalized odds": figure_text(of_arm.equalized_odds, 3),
             }
+            for arm, of_arm in gaps.items()
+        }
         page.table(share_table(rows, "training data"), f"{column}: {listed(groups) or 'no known group'}")
 
 
-def _add_data(page: Page, content: Mapping[str, Any], titles: Mapping[str, str]) -> None:
+def _add_data(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
     page.section("Training and test data")
     rows = {
         titles[arm]: {
-            "real images": training.get("num_real"),
-            "images added": training.get("num_added"),
-            "C, mean": number(training.get("c")),
-            "converged": training.get("converged"),
+            "real images": of_arm.training.num_real,
+            "images added": of_arm.training.num_added,
+            "C, mean": number(of_arm.training.c),
+            "converged": of_arm.training.converged,
         }
-        for arm, training in ((arm, figures.get("training") or {}) for arm, figures in content["arms"].items())
+        for arm, of_arm in results.arms.items()
     }
     page.table(share_table(rows, "training data"), "Means over draws; converged: the fraction of probes")
-    test, columns = content["test"], [content["label"], *content["attributes"]]
+    test, columns = results.test, [results.label, *results.attributes]
     frame = pd.DataFrame(
-        [[*(group["values"].get(column) for column in columns), group["n"]] for group in test["groups"]],
+        [[*(group.values.get(column) for column in columns), group.n] for group in test.groups],
         columns=[*columns, "images"],
     )
-    caption = f"Test: {test['n']:,} images of {test['patients']:,} patients in {len(frame):,} combinations"
+    caption = f"Test: {test.n:,} images of {test.patients:,} patients in {len(frame):,} combinations"
     frame = frame.sort_values("images", kind="stable").reset_index(drop=True)
     page.table(frame, f"{caption}, smallest first", MOST_ROWS)

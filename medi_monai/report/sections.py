@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,30 +11,30 @@ from PIL import Image
 
 from medi_monai.report.page import Page
 from medi_monai.report.words import (
+    DASH,
     arm_title,
-    differing_settings,
     duration_text,
     figure_text,
-    known,
     number,
     percent_text,
     setting_text,
     share_table,
 )
+from medi_monai.results import Finding
+from medi_monai.results.measures import ClassifierAccuracy, FidelityFigures, Memorization
 
 __all__ = [
     "DISTANCES",
     "QUALITY",
     "Closest",
+    "StageTime",
     "add_classifiers",
-    "add_encoder",
     "add_findings",
     "add_memorization",
     "add_provenance",
     "add_run_time",
-    "add_settings",
-    "distance_row",
-    "settings_notice",
+    "fidelity_row",
+    "quality_row",
     "side_by_side",
 ]
 
@@ -49,28 +50,34 @@ NOTICES = {"leakage": "error"}
 COPY_LIMIT = 0.9
 
 
-def add_findings(page: Page, findings: Iterable[Mapping[str, Any]], heading: str = "Findings") -> None:
-    """A section of findings, each with ``level`` and ``text``; none without findings."""
-    given = list(findings)
-    if not given:
-        return
-    page.section(heading)
-    for finding in given:
-        page.notice(finding["text"], NOTICES.get(finding["level"], finding["level"]))
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage took in seconds, ``None`` where it is unknown, and the arms that need it."""
+
+    seconds: float | None
+    needed_for: tuple[str, ...] = ()
 
 
-def settings_notice(page: Page, differing: Mapping[str, Mapping[str, Any]]) -> None:
-    """A warning that names the sampling settings in which arms differ; none where they agree."""
-    if differing:
-        page.notice(differing_settings(differing), "warning")
+def add_findings(page: Page, findings: Sequence[Finding], heading: str = "Findings") -> None:
+    """A section of findings; none without findings."""
+    if findings:
+        page.section(heading)
+    for finding in findings:
+        page.notice(finding.text, NOTICES.get(finding.level, finding.level))
 
 
-def distance_row(figures: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
-    """One row of a table of fidelity: ``names`` are figures and their heads."""
-    return {head: figure_text(figures.get(name)) for name, head in names.items()}
+def fidelity_row(fidelity: FidelityFigures) -> dict[str, str]:
+    """One row of a table of fidelity: distances and quality by their heads."""
+    distances = {head: figure_text(getattr(fidelity, name)) for name, head in DISTANCES.items()}
+    return {**distances, **quality_row(fidelity)}
 
 
-def add_memorization(page: Page, memorization: Mapping[str, Mapping[str, Any] | None], closest: Closest) -> None:
+def quality_row(fidelity: FidelityFigures) -> dict[str, str]:
+    """Precision, recall, density and coverage of a row by their heads."""
+    return {head: figure_text(getattr(fidelity, name)) for name, head in QUALITY.items()}
+
+
+def add_memorization(page: Page, memorization: Mapping[str, Memorization | None], closest: Closest) -> None:
     """The section on memorization: copies of training images, nearest neighbors, and the closest pairs.
 
     Args:
@@ -79,7 +86,7 @@ def add_memorization(page: Page, memorization: Mapping[str, Mapping[str, Any] | 
         closest: pairs to show.
     """
     page.section("Memorization")
-    limits = [figures.get("limit", COPY_LIMIT) for figures in memorization.values() if figures]
+    limits = [memory.limit for memory in memorization.values() if memory]
     page.text(
         f"A copy is an image that correlates by more than {number(max(limits, default=COPY_LIMIT), 3)} with a training "
         "image, including rotated and mirrored versions. The limit is 0.9, or the 99th percentile of held-out real "
@@ -87,16 +94,16 @@ def add_memorization(page: Page, memorization: Mapping[str, Mapping[str, Any] | 
         "not memorize has a similar share of copies, is nearer to a training image than to a validation image in about "
         "50% of cases, and has a distance ratio near 1."
     )
-    rows = {}
     order = sorted(memorization, key=lambda name: name != "held_out")
-    for name in order:
-        figures = memorization[name] or {}
-        rows[arm_title(name)] = {
-            "copies of training images": percent_text(figures.get("copies")),
-            "nearer to training than validation": percent_text(figures.get("nearer")),
-            "distance to nearest training image, ratio to held-out": number(figures.get("ratio")),
-            "highest correlation": number(figures.get("correlation"), 3),
+    rows = {
+        arm_title(name): {
+            "copies of training images": percent_text(memory.copies if memory else None),
+            "nearer to training than validation": percent_text(memory.nearer if memory else None),
+            "distance to nearest training image, ratio to held-out": number(memory.ratio if memory else None),
+            "highest correlation": number(memory.correlation if memory else None, 3),
         }
+        for name, memory in ((name, memorization[name]) for name in order)
+    }
     page.table(share_table(rows, "images"))
     shown = [name for name in [*order, *(name for name in closest if name not in order)] if closest.get(name)]
     if shown:
@@ -120,44 +127,46 @@ def side_by_side(left: np.ndarray, right: np.ndarray, size: int = THUMBNAIL) -> 
     return both
 
 
-def add_classifiers(page: Page, classifiers: Mapping[str, Mapping[str, Any]], text: str = "") -> None:
+def add_classifiers(page: Page, classifiers: Mapping[str, ClassifierAccuracy | None], text: str = "") -> None:
     """The section on how accurate the classifiers are that a page relies on.
 
     Args:
         page: to add to.
-        classifiers: name to figures on held-out real images: ``balanced_accuracy``, ``chance``, ``n``, and where
-            known ``recall`` by value and ``num_patients``.
+        classifiers: name to accuracies on held-out real images, ``None`` where they are unknown.
         text: of the section.
     """
     page.section("Accuracy of the classifiers", text)
-    rows = {}
-    for name, figures in classifiers.items():
-        row = {
-            "balanced accuracy": figure_text(figures.get("balanced_accuracy"), 3),
-            "chance": number(figures.get("chance"), 3),
+    rows: dict[str, dict[str, Any]] = {}
+    for name, accuracy in classifiers.items():
+        if accuracy is None:
+            rows[name] = {"balanced accuracy": DASH, "chance": DASH}
+            continue
+        rows[name] = {
+            "balanced accuracy": figure_text(accuracy.balanced_accuracy, 3),
+            "chance": number(accuracy.chance, 3),
+            **{f"recall, {value}": figure_text(recall, 3) for value, recall in accuracy.recall.items()},
+            "held-out images": accuracy.n,
+            "patients": accuracy.num_patients,
         }
-        recall = figures.get("recall") or {}
-        row |= {f"recall, {value}": figure_text(figure, 3) for value, figure in recall.items()}
-        rows[name] = {**row, "held-out images": figures.get("n"), "patients": figures.get("num_patients")}
     page.table(share_table(rows, "classifier"))
 
 
-def add_run_time(page: Page, stages: Mapping[str, Mapping[str, Any]], text: str = "") -> None:
+def add_run_time(page: Page, stages: Mapping[str, StageTime], text: str = "") -> None:
     """The section on run time, with a total; none without stages.
 
     Args:
         page: to add to.
-        stages: name to ``seconds`` and further columns.
+        stages: by name.
         text: of the section.
     """
     if not stages:
         return
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for name, stage in stages.items():
-        others = {head: cell for head, cell in stage.items() if head != "seconds"}
-        rows[str(name).replace("_", " ")] = {"time": duration_text(stage["seconds"]), **others}
-    seconds = [known(stage["seconds"]) for stage in stages.values()]
-    rows["all stages"] = {"time": duration_text(sum(value for value in seconds if value is not None))}
+        needed = {"needed for": ", ".join(map(arm_title, stage.needed_for))} if stage.needed_for else {}
+        rows[name.replace("_", " ")] = {"time": duration_text(stage.seconds), **needed}
+    seconds = [stage.seconds for stage in stages.values() if stage.seconds is not None]
+    rows["all stages"] = {"time": duration_text(sum(seconds))}
     page.section("Run time", text)
     page.table(share_table(rows, "stage").fillna(""))
 
@@ -170,23 +179,23 @@ def add_provenance(
 ) -> None:
     """The last section, settings and data in folded tables, and the digest of the cohort in the footer."""
     page.section("Settings and data")
-    add_settings(page, settings, "Settings")
+    _add_settings(page, settings, "Settings")
     if encoder:
-        add_encoder(page, encoder)
+        _add_encoder(page, encoder)
     if digests:
-        add_settings(page, digests, "Digests of the data and models")
+        _add_settings(page, digests, "Digests of the data and models")
     cohort = (digests or {}).get("cohort")
     if cohort:
         page.footnote(f"cohort {str(cohort)[:12]}")
 
 
-def add_encoder(page: Page, encoder: Mapping[str, Any]) -> None:
+def _add_encoder(page: Page, encoder: Mapping[str, Any]) -> None:
     """A folded table of the encoder and its preprocessing."""
     rows = {str(name).replace("_", " "): {"value": setting_text(value)} for name, value in encoder.items()}
     page.table(share_table(rows, "encoder"), "Encoder and preprocessing, the same for all images", folded=True)
 
 
-def add_settings(page: Page, settings: Mapping[str, Any], caption: str = "Settings", max_rows: int = 200) -> None:
+def _add_settings(page: Page, settings: Mapping[str, Any], caption: str = "Settings", max_rows: int = 200) -> None:
     """A folded table of settings; nested ones have names with dots."""
     rows = {name: {"value": setting_text(value)} for name, value in _flat(settings)}
     if rows:

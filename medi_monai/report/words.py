@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.results import Figure
+
 __all__ = [
     "arm_title",
     "differing_settings",
     "duration_text",
-    "edges_of",
     "figure_text",
     "known",
     "listed",
@@ -68,36 +69,32 @@ def number(value: Any, decimals: int | None = None) -> str:
     return f"{given:#.3g}".removesuffix(".").replace("-", "−")
 
 
-def figure_text(figure: Mapping[str, Any] | None, decimals: int | None = None) -> str:
+def figure_text(figure: Figure | None, decimals: int | None = None) -> str:
     """A figure with its interval, or a dash with its count."""
-    if not figure:
+    if figure is None:
         return DASH
-    if known(figure.get("value")) is None:
-        count = known(figure.get("n"))
-        return DASH if count is None else f"{DASH} (n{FIXED}={FIXED}{count:,.0f})"
-    return number(figure["value"], decimals) + span(figure.get("ci95"), decimals)
+    if figure.value is None:
+        return DASH if figure.n is None else f"{DASH} (n{FIXED}={FIXED}{figure.n:,})"
+    return number(figure.value, decimals) + span(figure.ci95, decimals)
 
 
-def percent_text(figure: Mapping[str, Any] | None, interval: bool = True) -> str:
+def percent_text(figure: Figure | None, interval: bool = True) -> str:
     """A share as a percentage, with its interval where it has one."""
-    value = known((figure or {}).get("value"))
-    if value is None:
+    if figure is None or figure.value is None:
         return figure_text(figure)
-    edges = edges_of(figure) if interval else None
-    low, high = (number(100 * edge, 1) for edge in edges or (0, 0))
-    return f"{number(100 * value, 1)}%" + (f" ({low}%{FIXED}to{FIXED}{high}%)" if edges else "")
+    text = f"{number(100 * figure.value, 1)}%"
+    if interval and figure.ci95:
+        low, high = (number(100 * edge, 1) for edge in figure.ci95)
+        text += f" ({low}%{FIXED}to{FIXED}{high}%)"
+    return text
 
 
-def edges_of(figure: Mapping[str, Any] | None, name: str = "ci95") -> tuple[float, float] | None:
-    """Both ends of the interval of a figure, or ``None`` where it has none."""
-    low, high = (known(edge) for edge in (figure or {}).get(name) or (None, None))
-    return None if low is None or high is None else (low, high)
-
-
-def span(interval: Sequence[Any] | None, decimals: int | None = None) -> str:
+def span(interval: Sequence[float] | None, decimals: int | None = None) -> str:
     """An interval in brackets, with a space before it; nothing where there is none."""
-    edges = edges_of({"ci95": interval})
-    return f" ({number(edges[0], decimals)}{FIXED}to{FIXED}{number(edges[1], decimals)})" if edges else ""
+    if not interval:
+        return ""
+    low, high = (number(edge, decimals) for edge in interval)
+    return f" ({low}{FIXED}to{FIXED}{high})"
 
 
 def p_text(value: Any) -> str:

@@ -1,8 +1,9 @@
 """What runs found: figures, findings and results files, with one writer and one reader of them."""
 
 from medi_monai.results.figure import Figure
-from medi_monai.results.files import FORMAT, plain, read_results, read_schema, write_results, write_run
+from medi_monai.results.files import FORMAT, read_results, read_schema, write_results, write_run
 from medi_monai.results.finding import LEVELS, Finding
+from medi_monai.results.typed import plain, typed
 
 __all__ = [
     "FORMAT",
@@ -12,6 +13,7 @@ __all__ = [
     "plain",
     "read_results",
     "read_schema",
+    "typed",
     "write_results",
     "write_run",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from medi_monai.results.typed import Result
 
 __all__ = ["Figure"]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Result):
     """A number that was measured; in JSON ``{"value", "ci95", "n"}``, as the functions of ``metrics`` return it.
 
     Args:
@@ -21,10 +21,4 @@ class Figure:
 
     value: float | None
     ci95: tuple[float, float] | None = None
-    n: float | None = None
-
-    @classmethod
-    def of(cls, figure: Mapping[str, Any]) -> Figure:
-        """The figure of a mapping, which may hold more than a figure."""
-        interval = figure.get("ci95")
-        return cls(figure["value"], None if interval is None else (interval[0], interval[1]), figure.get("n"))
+    n: int | None = None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from medi_monai.results.typed import Result
 from medi_monai.utils.errors import unknown_value
 
 __all__ = ["LEVELS", "Finding"]
@@ -15,7 +18,7 @@ LEVELS = ("leakage", "error", "warning", "note", "ok")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Result):
     """What an audit, an evaluation or a probing found.
 
     Args:
@@ -28,7 +31,7 @@ class Finding:
         InputError: for an unknown level.
     """
 
-    level: str
+    level: Annotated[str, Field(json_schema_extra={"enum": list(LEVELS)})]
     text: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""

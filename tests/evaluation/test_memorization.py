@@ -6,7 +6,6 @@ from PIL import Image
 import medi_monai.evaluation.memorization as module
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.memorization import memorization
-from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.utils.errors import InputError
 
 SIZE = 12
@@ -80,7 +79,7 @@ def test_where_all_images_correlate_a_copy_is_more_alike_than_other_real_images(
     assert 0.9 < figures["held_out"]["limit"] == figures["copier"]["limit"] < 1
     assert figures["held_out"]["copies"]["value"] <= 1 / 30 and figures["honest"]["copies"]["value"] <= 0.1
     assert figures["copier"]["copies"]["value"] == pytest.approx(0.2, abs=0.051)
-    assert reproduces_training_images(figures["copier"], {"copies": {"value": 0, "ci95": [0, 0.07], "n": 50}})
+    assert figures["copier"]["copies"]["ci95"][0] > 0.07
     assert figures["honest"]["nearer"]["ci95"][0] < 0.5 < figures["honest"]["nearer"]["ci95"][1]
     # by patient: both images of one, or none, but for the last
     chosen = module._choices(real.table, np.arange(80, 110), np.arange(80), 0)

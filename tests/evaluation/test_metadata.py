@@ -11,8 +11,10 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.networks.encoders import build_encoder
-from medi_monai.results import read_results, read_schema
+from medi_monai.results import plain, read_results, read_schema
+from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json
 
 LABELS, CENTERS, SIZE = ("A", "B"), ("n", "s", "w"), 16
 SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, neighbors=3)
@@ -55,7 +57,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_evaluation_page", lambda content, closest, path: path.write_text("page"))
+    monkeypatch.setattr(module, "write_evaluation_page", lambda metrics, closest, path: path.write_text("page"))
 
     def go(cohort=data[0], arms=data[1], settings=SETTINGS):
         encoder = build_encoder("embedded")
@@ -66,27 +68,27 @@ def run(data, tmp_path, monkeypatch):
     return go
 
 
-def test_the_content_is_written_and_tells_a_good_arm_from_a_bad_one(run, tmp_path):
-    content = run()
-    assert read_results(tmp_path / "out" / "metrics.json") == content
-    jsonschema.validate(content, read_schema("metrics"))
-    good, bad = (content["arms"][arm]["frechet_distance"] for arm in ("good", "bad"))
-    assert good["mean"]["value"] < 2 * good["floor"]["value"] < bad["mean"]["value"]
-    assert good["mean"]["num_combinations"] == 5 and good["mean"]["n"] == 60
-    assert good["unseen"]["num_combinations"] == 1 and good["seen"]["num_combinations"] == 4
-    rows = {(row["project_id"], row["center"]): row for row in good["by_combination"]}
-    assert rows["B", "w"]["value"] is None and rows["B", "w"]["counts"] == {"real": 24, "good": 5, "bad": 5}
-    assert not rows["A", "n"]["seen"] and rows["B", "n"]["seen"] and rows["A", "s"]["n"] == 12
-    assert good["by_label"]["A"]["pooled"]["n"] == 36 and good["by_label"]["B"]["pooled"]["n"] == 24
-    assert content["arms"]["good"]["attribute_fidelity"]["center"]["value"] > 0.9
-    assert content["arms"]["bad"]["attribute_fidelity"]["center"]["value"] < 0.5
-    assert content["arms"]["good"]["memorization"]["copies"]["value"] == 0
-    assert content["arms"]["good"]["diversity"]["n"] == content["real"]["diversity"]["n"] == 5
-    (all_of_them,) = [row for row in content["comparisons"] if row["combinations"] == "all"]
-    assert all_of_them["ratio_of_means"] < 0.6 and all_of_them["log_ratio"]["n"] == 5
+def test_the_results_are_written_and_tell_a_good_arm_from_a_bad_one(run, tmp_path):
+    metrics = run()
+    assert read_results(tmp_path / "out" / "metrics.json", ArmsMetrics) == metrics
+    jsonschema.validate(read_json(tmp_path / "out" / "metrics.json"), read_schema("metrics"))
+    good, bad = (metrics.arms[arm].frechet_distance for arm in ("good", "bad"))
+    assert good.mean.value < 2 * good.floor.value < bad.mean.value
+    assert good.mean.num_combinations == 5 and good.mean.n == 60
+    assert good.unseen.num_combinations == 1 and good.seen.num_combinations == 4
+    rows = {tuple(row.values.values()): row for row in good.by_combination}
+    assert rows["B", "w"].value is None and rows["B", "w"].counts == {"real": 24, "good": 5, "bad": 5}
+    assert not rows["A", "n"].seen and rows["B", "n"].seen and rows["A", "s"].n == 12
+    assert good.by_label["A"].pooled.n == 36 and good.by_label["B"].pooled.n == 24
+    assert metrics.arms["good"].attribute_fidelity["center"].value > 0.9
+    assert metrics.arms["bad"].attribute_fidelity["center"].value < 0.5
+    assert metrics.arms["good"].memorization.copies.value == 0
+    assert metrics.arms["good"].diversity.n == metrics.real.diversity.n == 5
+    compared = metrics.comparison("bad", "good")
+    assert compared.ratio_of_means < 0.6 and compared.log_ratio.n == 5
     table = pd.read_csv(tmp_path / "out" / "metrics.csv")
     mean = table.query("arm == 'good' and metric == 'frechet_distance' and part == 'mean'")["value"].item()
-    assert mean == pytest.approx(good["mean"]["value"])
+    assert mean == pytest.approx(good.mean.value)
 
 
 def test_the_order_of_rows_does_not_matter(run, data):
@@ -95,8 +97,8 @@ def test_the_order_of_rows_does_not_matter(run, data):
     again = run(cohort=Cohort(shuffled, data[0].root))
     for arm in ("good", "bad"):
         for name in ("frechet_distance", "precision", "label_fidelity", "memorization", "diversity"):
-            text, text_again = (json.dumps(content["arms"][arm][name], default=str) for content in (first, again))
-            numbers = [json.loads(figures, parse_float=lambda x: round(float(x), 6)) for figures in (text, text_again)]
+            one, two = (json.dumps(plain(getattr(metrics.arms[arm], name))) for metrics in (first, again))
+            numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
             assert numbers[0] == numbers[1]
 
 

@@ -6,7 +6,8 @@ import shutil
 import jsonschema
 import pytest
 
-from medi_monai.results import read_results, read_schema
+from medi_monai.results import read_schema
+from medi_monai.utils.files import read_json
 
 SMALL = {
     "max_parallel_stages": 2,
@@ -44,7 +45,7 @@ def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
     [("metrics", "evaluation/metrics.json"), ("probe", "probing/probe.json"), ("experiment", "experiment.json")],
 )
 def test_results_files_keep_to_their_schemas(experiment, name, path):
-    jsonschema.validate(read_results(experiment[0] / path), read_schema(name))
+    jsonschema.validate(read_json(experiment[0] / path), read_schema(name))
 
 
 def test_the_tables_have_what_they_promise(experiment):

@@ -12,8 +12,8 @@ from PIL import Image
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.selection import build_schema
 from medi_monai.networks import MetadataDiffusionUNet
-from medi_monai.results import read_results, read_schema
-from medi_monai.utils.files import file_digest
+from medi_monai.results import read_schema
+from medi_monai.utils.files import file_digest, read_json
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_before_and_after_are_sampled_with_one_plan_and_compared(bundle, classif
         attribute=attribute, image_size=SIDE, min_images=4, neighbors=3, num_halves=1, num_replicates=5,
         output_dir=output / "page",
     )  # fmt: skip
-    content = read_results(output / "page" / "metrics.json")
+    content = read_json(output / "page" / "metrics.json")
     jsonschema.validate(content, read_schema("metrics"))
     assert {"before", "after"} <= set(content["proportions"]) and (output / "page" / "report.html").is_file()
     assert content["part"] == attribute and len(content["by_prompt"][attribute]["prompts"]) == (2 if columns else 1)

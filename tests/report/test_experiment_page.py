@@ -1,14 +1,22 @@
 import html
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
+from result_contents import arms_content, probe_content
 
 from medi_monai.report import write_experiment_page
+from medi_monai.results import typed
+from medi_monai.results.experiment import ExperimentResults
 
 ASSOCIATION = {
     "cramers_v": {"value": 0.47, "ci95": [0.33, 0.6]},
     "majority_rule": {"balanced_accuracy": 0.55, "chance": 0.25},
+}
+
+
+AUDIT = {
+    "attributes": {"center": {"association": {"train": ASSOCIATION}}},
+    "findings": [{"level": "leakage", "text": "Patients in two splits: 1"}, {"level": "note", "text": "Rare."}],
 }
 
 
@@ -23,14 +31,8 @@ def experiment(**changes):
             "combinations": {"seen": 22, "unseen": 10},
             "dir": "cohort",
         },
-        "audit": {
-            "attributes": {"center": {"association": {"train": ASSOCIATION}}},
-            "findings": [{"level": "leakage", "text": "Patients in two splits: 1"}, {"level": "note", "text": "Rare."}],
-        },
-        "samples": None,
-        "fidelity": None,
-        "closest": {},
-        "probe": None,
+        "fidelity": arms_content(),
+        "probe": probe_content(),
         "links": {"audit": "cohort/audit.html"},
         "settings": {"max_steps": 1000, "sampling": {"num_steps": 50}},
         "seconds": {"training_cls": 512.2, "sampling": 30.0, "probing": 4000, "verdict": None},
@@ -39,12 +41,13 @@ def experiment(**changes):
     return {**content, **changes}
 
 
-def source_of(tmp_path, content):
-    return write_experiment_page(content, tmp_path / "report.html").read_text(encoding="utf-8")
+def source_of(tmp_path, content, audit=AUDIT, samples=None):
+    results = typed(ExperimentResults, content)
+    return write_experiment_page(results, tmp_path / "report.html", audit, samples).read_text(encoding="utf-8")
 
 
-def text_of(tmp_path, content):
-    return html.unescape(source_of(tmp_path, content)).replace("\xa0", " ")
+def text_of(tmp_path, content, audit=AUDIT, samples=None):
+    return html.unescape(source_of(tmp_path, content, audit, samples)).replace("\xa0", " ")
 
 
 def test_the_verdict_comes_before_the_cohort_and_its_audit(tmp_path):
@@ -59,36 +62,25 @@ def test_the_verdict_comes_before_the_cohort_and_its_audit(tmp_path):
 
 
 def test_links_are_relative_and_cannot_run_anything(tmp_path):
-    links = {"audit": "cohort/audit page.html", "probing": "javascript:alert(1)", "<b>": 'x" onclick="y', "none": None}
+    links = {"audit": "cohort/audit page.html", "probing": "javascript:alert(1)", "<b>": 'x" onclick="y'}
     source = source_of(tmp_path, experiment(links=links))
     targets = re.findall(r'<a href="([^"#]+)">', source)
     assert targets == ["javascript%3Aalert%281%29", "cohort/audit%20page.html", "x%22%20onclick%3D%22y"]
     assert "<b>" not in source.replace('"><b>', "") and "Full cohort audit</a>" in source
 
 
-def test_stages_that_made_nothing_leave_no_section(tmp_path):
-    content = experiment(audit=None, links={}, seconds={}, verdict=[])
-    text = text_of(tmp_path, content)
-    assert "Not reported: a stage" in text and "<img" not in text and "Run time" not in text and "Example" not in text
+def test_what_is_not_known_leaves_no_section(tmp_path):
+    text = text_of(tmp_path, experiment(links={}, seconds={}), audit=None)
+    assert "Run time" not in text and "Example" not in text and "Cramér" not in text and "audit" not in text
 
 
 def test_samples_are_shown(tmp_path):
-    text = text_of(tmp_path, experiment(samples=np.zeros((8, 8, 3), np.uint8)))
-    assert text.count("<img") == 1 and "Example images" in text
+    text = text_of(tmp_path, experiment(), samples=np.zeros((8, 8, 3), np.uint8))
+    assert text.count("<img") == 3 and "Example images" in text
 
 
-def neighbor(request, name):
-    spec = spec_from_file_location(f"contents_of_{name}", request.path.with_name(f"{name}.py"))
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_all_parts_are_on_one_page(tmp_path, request):
-    fidelity, probe = (neighbor(request, name) for name in ("test_evaluation_page", "test_probe_page"))
-    image = np.zeros((8, 8, 3), np.uint8)
-    content = experiment(fidelity=fidelity.evaluation(), probe=probe.probing(), closest={"cls": [(image, image, 0.5)]})
-    text = text_of(tmp_path, content).partition("<main>")[2]
+def test_all_sections_are_on_one_page(tmp_path):
+    text = text_of(tmp_path, experiment()).partition("<main>")[2]
     order = ["No effect: the difference", "Fidelity<", "Classifier accuracy<", "Cohort<", "Run time<", "Settings and"]
     places = [text.rindex(f">{heading}") for heading in order]
     assert places == sorted(places) and text.count("<img") == 2
@@ -97,5 +89,5 @@ def test_all_parts_are_on_one_page(tmp_path, request):
 def test_an_association_that_is_undefined_is_a_dash(tmp_path):
     empty = {"cramers_v": {"value": None, "ci95": None}, "majority_rule": {"balanced_accuracy": None, "chance": None}}
     audit = {"attributes": {"center": {"association": {"all": empty}}}, "findings": []}
-    text = text_of(tmp_path, experiment(audit=audit))
+    text = text_of(tmp_path, experiment(), audit)
     assert "among all patients: Cramér's V –" in text and "Guessing" not in text and "None" not in text

@@ -1,98 +1,30 @@
 import html
-import json
 import re
 
 import pytest
 from matplotlib.colors import to_hex
+from result_contents import FIGURES, probe_content
 
 from medi_monai.report import write_probe_page
 from medi_monai.report.plots import STYLES, arm_styles, forest_plot, sweep_curves
-
-FIGURES = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc", "calibration_error")
-ARMS = ("real", "stain_normalized", "cls", "medi")
-
-
-def figure(value, low=None, high=None, n=3517, **more):
-    return {"value": value, "ci95": None if low is None else [low, high], "n": n, **more}
-
-
-def arm(level, centers, classes):
-    figures = {name: figure(level + place / 100, level - 0.1, level + 0.1) for place, name in enumerate(FIGURES)}
-    figures["worst_group_accuracy"] |= {"group": "T1 · Fir", "n": 118, "num_groups": 10, "num_too_small": 2}
-    gaps = {"equal_opportunity": figure(level / 2, 0.0, 0.5), "equalized_odds": figure(None)}
-    return figures | {
-        "per_center": {name: {"value": level, "n": 10 + nth, "num_classes": 2} for nth, name in enumerate(centers)},
-        "per_class": {name: {"value": level, "n": 100 + nth} for nth, name in enumerate(classes)},
-        "demographics": {"race": {**gaps, "groups": {"asian": 574, "white": 2063}}},
-        "training": {"num_real": 8352.0, "num_added": 2048.0, "c": 10.0, "converged": 1.0},
-    }
-
-
-def compared(name, other, difference):
-    row = {"figure": name, "arms": ["medi", other], "difference": figure(difference, difference - 0.05, 0.4, n=12)}
-    row |= {"p_draws": 0.0021, "p_value": 0.0021, "p_holm": 0.0063}
-    balanced = name == "balanced_accuracy"
-    return row | {"p_patients": 0.0004 if balanced else None, "num_patients": 32 if balanced else None}
-
-
-def probing(names=ARMS, centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=12):
-    synthetic = [name for name in names if name not in STYLES or name in ("cls", "medi")]
-    points = [
-        {"point": point, "arm": name, "n": 3, "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.4, 0.6],
-         "worst_group_accuracy": 0.3, "worst_group_accuracy_range": [0.1, 0.5], "num_real": 1000.0,
-         "num_added": 1000.0 * point} for point in (0.5, 2.0) for name in synthetic
-    ]  # fmt: skip
-    curve = [{"level": level, **figure(0.9 - level / 5, 0.6, 1.0, n=12)} for level in (0.0, 0.5, 1.0)]
-    readable = {"value": 0.853, "chance": 0.5, "n": 13099, "num_values": 2}
-    return {
-        "label": "tumor",
-        "attributes": ["center"],
-        "demographics": ["race"],
-        "arms": {name: arm(0.5 + place / 10, centers, classes) for place, name in enumerate(names)},
-        "comparisons": [
-            compared(metric, name, 0.1 + place / 100)
-            for metric in FIGURES
-            for place, name in enumerate(name for name in names if name != names[-1])
-        ],
-        "sweeps": {"ratio": points, "real_per_class": points, "num_centers": []},
-        "shortcut": {
-            "label_probe_accuracy": readable,
-            "center_probe_accuracy": {**readable, "value": 0.998},
-            "robustness_index": {"value": 0.014, "k": 5, "num_pairs": 64, "n": 29228},
-            "correlation": {
-                "levels": [0.0, 0.5, 1.0],
-                "arms": {name: {"curve": curve, "average_performance_drop": figure(-0.214, -0.32, -0.135, n=12)}
-                         for name in names},
-                "num_squares": 4, "num_test": 1000, "num_test_known": 510,
-            },
-        },
-        "test": {
-            "n": 3517,
-            "patients": 32,
-            "what": "combinations not seen in training",
-            "groups": [{"values": {"tumor": "T0", "center": name}, "n": 5, "seen": False} for name in centers],
-        },
-        "training": {"n": 8814, "patients": 74, "validation": 768, "classes": list(classes)},
-        "encoder": {"name": "embedded", "image_size": None},
-        "settings": {"num_repeats": repeats, "min_count": 10, "arms": dict.fromkeys(synthetic, "sampled"),
-                     "focus": names[-1], "real_per_class": None},
-        "settings_that_differ": {},
-        "digests": {"draws": "bc7e5d"},
-    }  # fmt: skip
+from medi_monai.results import Figure, typed
+from medi_monai.results.probing import ProbeResults, SweepPoint
 
 
 def undefined(content):
+    """All figures without a value; counts stay."""
     if isinstance(content, dict):
-        return {
-            name: value if name in ("point", "level", "levels") else undefined(value) for name, value in content.items()
+        content = {name: undefined(value) for name, value in content.items()}
+        names = ("value", "ci95", "balanced_accuracy_range", "worst_group_accuracy_range", "p_holm", "p_draws")
+        figures = {
+            name: None for name, value in content.items() if name in names or (name in FIGURES and "point" in content)
         }
-    if isinstance(content, list):
-        return None if content and all(isinstance(value, float) for value in content) else [*map(undefined, content)]
-    return None if isinstance(content, float) else content
+        return {**content, **figures}
+    return [*map(undefined, content)] if isinstance(content, list) else content
 
 
 def source_of(tmp_path, content):
-    return write_probe_page(content, tmp_path / "report.html").read_text(encoding="utf-8")
+    return write_probe_page(typed(ProbeResults, content), tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def text_of(tmp_path, content):
@@ -105,7 +37,7 @@ def row_of(text, name, nth=0):
 
 
 def test_figures_stand_in_the_row_of_their_arm(tmp_path):
-    text = text_of(tmp_path, json.loads(json.dumps(probing())))
+    text = text_of(tmp_path, probe_content())
     assert row_of(text, "Real + MeDi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
     assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
     # differences: of balanced accuracy with a p value over patients, of the worst group one that is undefined
@@ -122,10 +54,10 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
 
 
 def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
-    text = text_of(tmp_path, probing())
+    text = text_of(tmp_path, probe_content())
     assert "510 of 1,000 test images here (51%) are of patients" in text
     assert "2 test groups with fewer than 10 images" in text and "draws of training patients, no p value" not in text
-    content = probing(repeats=3)
+    content = probe_content(repeats=3)
     content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
     content["arms"]["cls"]["training"]["converged"] = 0.5
     content["sweeps"]["ratio"][-1]["num_added"] = 700.0
@@ -139,14 +71,14 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):
-    text = text_of(tmp_path, undefined(probing()))
+    text = text_of(tmp_path, undefined(probe_content()))
     assert row_of(text, "Real")[0] == "– (n = 3,517)" and row_of(text, "Real", 1)[0] == "– (n = 12)"
     shown = re.sub(r'src="data:[^"]*"', "", text.partition("<main>")[2])
     assert not re.search(r"\b(nan|NaN|None|inf)\b", shown)
 
 
 def test_one_arm_no_sweep_no_square_and_no_demographics(tmp_path):
-    content = probing(names=("other",))
+    content = probe_content(names=("other",))
     content["sweeps"] = {"ratio": [], "real_per_class": [], "num_centers": []}
     content["shortcut"]["correlation"] = {"levels": [], "arms": {}, "num_squares": 0}
     content["demographics"] = []
@@ -156,7 +88,7 @@ def test_one_arm_no_sweep_no_square_and_no_demographics(tmp_path):
 
 
 def test_many_centers_are_cut_and_counted(tmp_path):
-    content = probing(
+    content = probe_content(
         centers=[f"C{place:03d}" for place in range(185)], classes=[f"T{place:02d}" for place in range(32)]
     )
     text = text_of(tmp_path, content)
@@ -166,7 +98,7 @@ def test_many_centers_are_cut_and_counted(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    source = source_of(tmp_path, probing(names=("real", "<b>_$x$"), centers=["<script>"]))
+    source = source_of(tmp_path, probe_content(names=("real", "<b>_$x$"), centers=["<script>"]))
     assert "<script>" not in source and "<b>" not in source.replace('"><b>', "") and "Real + &lt;b&gt;_$x$" in source
 
 
@@ -177,7 +109,7 @@ def test_an_arm_keeps_its_color_whatever_else_is_shown(arms):
 
 
 def test_a_forest_has_points_and_intervals_where_they_belong():
-    arms = {"real": {"mcc": figure(0.3, 0.2, 0.5)}, "medi": {"mcc": figure(None)}}
+    arms = {"real": {"mcc": Figure(0.3, (0.2, 0.5))}, "medi": {"mcc": Figure(None)}}
     axes = forest_plot(arms, {"mcc": "MCC"}, {"real": "real", "medi": "Real + MeDi"}).axes[0]
     interval, point = axes.lines
     assert list(interval.get_xdata()) == [0.2, 0.5] and list(point.get_xdata()) == [0.3]
@@ -186,10 +118,7 @@ def test_a_forest_has_points_and_intervals_where_they_belong():
 
 
 def test_ranges_of_a_sweep_lie_within_its_axes():
-    points = [
-        {"point": point, "arm": "medi", "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.05, 0.95],
-         "worst_group_accuracy": None, "worst_group_accuracy_range": None} for point in (25, 1600)
-    ]  # fmt: skip
+    points = [SweepPoint(point, "medi", 3, 0.5, (0.05, 0.95), None, None, 100.0, 100.0) for point in (25, 1600)]
     left, right = sweep_curves(points, "images", {"medi": "medi"}, log=True).axes
     low, high = left.get_ylim()
     assert low <= 0.05 and high >= 0.95 and left.get_xscale() == "log"

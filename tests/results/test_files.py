@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,21 @@ import pytest
 
 from medi_monai.results import FORMAT, Figure, Finding, plain, read_results, read_schema, write_results, write_run
 from medi_monai.results.files import SCHEMAS
+from medi_monai.results.typed import Result
 from medi_monai.utils.errors import InputError
 
 
 @dataclass(frozen=True)
-class Two:
+class Two(Result):
     share: Figure
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Value(Result):
+    value: int
+    settings: Mapping[str, int]
+    digests: Mapping[str, str]
 
 
 def test_dataclasses_arrays_and_paths_become_json():
@@ -29,16 +38,19 @@ def test_dataclasses_arrays_and_paths_become_json():
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    written = write_results(tmp_path / "x.json", Two(Figure(None, None, 0), ()))
-    assert written == read_results(tmp_path / "x.json")
-    assert list(written) == ["format", "share", "findings"]
+    results = Two(Figure(None, None, 0), (Finding("ok", "Fine.", {"a": Figure(1.0)}),))
+    written = write_results(tmp_path / "x.json", results)
+    assert written == read_results(tmp_path / "x.json", Two) and written.share == results.share
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["format", "share", "findings"]
+    with pytest.raises(InputError, match="x.json is not of the type Value"):
+        read_results(tmp_path / "x.json", Value)
 
 
 @pytest.mark.parametrize("content", [{"format": FORMAT + 1}, {}, []])
 def test_another_format_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"format {FORMAT}"):
-        read_results(tmp_path / "x.json")
+        read_results(tmp_path / "x.json", Two)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -57,16 +69,16 @@ def test_a_run_leaves_its_files_and_moves_those_of_an_earlier_one(tmp_path, caps
             "evaluation",
             tmp_path,
             "metrics",
-            {"settings": {"k": 1}, "digests": {}, "value": value},
+            Value(value, {"k": 1}, {}),
             {"metrics.csv": pd.DataFrame({"value": [value]}), "pairs.npz": {"a": np.full(2, value)}},
-            lambda content, path: path.write_text(f"value {content['value']}"),
+            lambda results, path: path.write_text(f"value {results.value}"),
             {"images": 3},
-            lambda content: {"value": content["value"]},
+            {"value": value},
         )
 
     write(1)
-    content = write(2)
-    assert content == read_results(tmp_path / "metrics.json") and content["value"] == 2
+    results = write(2)
+    assert results == read_results(tmp_path / "metrics.json", Value) and results.value == 2
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["figures"] == {"value": 2} and summary["made"] == {"images": 3} and summary["settings"] == {"k": 1}
     for folder, value in ((tmp_path, 2), (tmp_path / "earlier-1", 1)):

@@ -23,8 +23,8 @@ from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import write_alignment_page
-from medi_monai.results import plain, write_run
-from medi_monai.results.metrics import AlignmentMetrics
+from medi_monai.results import Figure, typed, write_run
+from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 from medi_monai.utils.errors import InputError
 
 __all__ = ["MEASURES", "evaluate_alignment_run"]
@@ -63,7 +63,7 @@ def evaluate_alignment_run(
     device: str | torch.device = "cpu",
     num_workers: int = 0,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
+) -> AlignmentMetrics | None:
     """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
 
     Args:
@@ -94,7 +94,7 @@ def evaluate_alignment_run(
             network forward and back, ``gradient_images_allowed``, and ``left_out``, why it has no images; where known.
 
     Returns:
-        The content of ``metrics.json``; nothing in the other processes of ``torchrun``, which embed and end.
+        What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
 
     Raises:
         InputError: for arms that are not there or have no prompt in common, a judge that lacks an attribute or is the
@@ -110,87 +110,100 @@ def evaluate_alignment_run(
     )  # fmt: skip
     images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings)
     if images is None:
-        return {}
+        return None
     measured = [measure(images) for measure in MEASURES]
     figures = {name: own for measures in measured for name, own in measures.figures.items()}
     pictures = {name: own for measures in measured for name, own in measures.pictures.items()}
-    metrics = AlignmentMetrics(
-        **figures,
-        curve=inputs.recorded and {"rows": inputs.recorded["curve"], "kept_step": inputs.recorded["kept_step"]},
-        costs=costs or {},
-        chosen=inputs.selections,
-        settings_that_differ=inputs.differing_settings,
-        encoder=encoder.describe(),
-        settings={
-            **vars(settings), "tolerance": tolerance, "image_size": image_size, "prompt": prompt, "arms": arms,
-            "named": named or {},
+    metrics = typed(
+        AlignmentMetrics,
+        {
+            **figures,
+            "curve": _curve(inputs.recorded),
+            "costs": costs or {},
+            "chosen": inputs.selections,
+            "settings_that_differ": inputs.differing_settings,
+            "encoder": encoder.describe(),
+            "settings": {
+                **vars(settings), "tolerance": tolerance, "image_size": image_size, "prompt": prompt, "arms": arms,
+                "named": named or {},
+            },
+            "digests": inputs.digests,
+            "verdict": {},
+            "warnings": [],
         },
-        digests=inputs.digests,
-        verdict={},
-        warnings=[],
     )  # fmt: skip
-    content = plain(metrics)
-    metrics = replace(metrics, verdict=verdict_by_arm(content, list(inputs.arms)), warnings=cautions(content))
-    counts = {arm: len(own) for arm, own in inputs.arms.items()}
+    metrics = replace(metrics, verdict=verdict_by_arm(metrics), warnings=cautions(metrics))
     return write_run(
         "evaluation",
         output_dir,
         "metrics",
         metrics,
-        {"metrics.csv": _long_table(content)},
+        {"metrics.csv": _long_table(metrics)},
         lambda written, path: write_alignment_page(written, pictures["pairs"], pictures["closest"], path),
-        {"arms": list(inputs.arms), "real_images": len(inputs.real), **counts},
-        _summary_figures,
+        {
+            "arms": list(inputs.arms),
+            "real_images": len(inputs.real),
+            **{arm: len(generated) for arm, generated in inputs.arms.items()},
+        },
+        {
+            "answer": {arm: verdict.answer for arm, verdict in metrics.verdict.items()},
+            "distance_to_target": {
+                arm: distances[metrics.part].total_variation for arm, distances in metrics.distance_to_target.items()
+            },
+        },
     )
 
 
-def _summary_figures(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "answer": {arm: verdict["answer"] for arm, verdict in content["verdict"].items()},
-        "distance_to_target": {
-            arm: by_part[content["part"]]["total_variation"] for arm, by_part in content["distance_to_target"].items()
-        },
-    }
+def _curve(recorded: Mapping[str, Any] | None) -> TuningCurve | None:
+    if recorded is None:
+        return None
+    rows = [
+        {"step": row["step"], "classifiers": {name: seen for name, seen in row.items() if name != "step"}}
+        for row in recorded["curve"]
+    ]
+    return typed(TuningCurve, {"rows": rows, "kept_step": recorded["kept_step"]}, "the record of `aligning`")
 
 
-def _long_table(content: Mapping[str, Any]) -> pd.DataFrame:
+def _long_table(metrics: AlignmentMetrics) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
 
-    def add(arm: str, metric: str, group: str, figure: Mapping[str, Any], reader: str = "", prompt: str = "") -> None:
-        low, high = figure["ci95"] or (None, None)
+    def add(arm: str, metric: str, group: str, figure: Figure, reader: str = "", prompt: str = "") -> None:
+        low, high = figure.ci95 or (None, None)
         row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
-        rows.append({**row, "value": figure["value"], "low": low, "high": high, "n": figure["n"]})
+        rows.append({**row, "value": figure.value, "low": low, "high": high, "n": figure.n})
 
-    for reader, read in {"judge": content, **content["readers"]}.items():
-        for arm, by_part in read["distance_to_target"].items():
+    for reader, predicted in {"judge": metrics, **metrics.readers}.items():
+        for arm, by_part in predicted.distance_to_target.items():
             for part, distances in by_part.items():
-                for value, share in read["proportions"][arm][part].items():
+                for value, share in predicted.proportions[arm][part].items():
                     add(arm, f"proportion of {part}", value, share, reader)
                 for metric in ("total_variation", "kl"):
-                    add(arm, metric, part, distances[metric], reader)
-                    if "corrected" in distances:
-                        add(arm, f"corrected {metric}", part, distances["corrected"][metric], reader)
-                for value, share in distances.get("corrected", {}).get("proportions", {}).items():
+                    add(arm, metric, part, getattr(distances, metric), reader)
+                    if distances.corrected:
+                        add(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), reader)
+                for value, share in distances.corrected.proportions.items() if distances.corrected else ():
                     add(arm, f"corrected proportion of {part}", value, share, reader)
-    for part, given in content["by_prompt"].items():
-        for row in given["prompts"]:
-            for arm, shares in row["arms"].items():
-                add(arm, "total_variation", part, shares["total_variation"], "judge", row["prompt"])
-    for group, compared in content["fidelity"].items():
-        for arm, figures in {FLOOR: compared[FLOOR], **compared["arms"]}.items():
-            for metric in (*DISTANCES, *SHARES, "ratio"):
-                if metric in figures:
-                    add(arm, "frechet_distance_ratio" if metric == "ratio" else metric, group, figures[metric])
-    for group, by_name in content["diversity"].items():
-        for name, measures in by_name.items():
-            for measure, figure in measures.items():
-                add(name, f"diversity_{measure}", group, figure)
-    for arm, figures in content["consistency"].items():
+    for part, by_prompt in metrics.by_prompt.items():
+        for row in by_prompt.prompts:
+            for arm, shares in row.arms.items():
+                add(arm, "total_variation", part, shares.total_variation, "judge", row.prompt)
+    for group, fidelity in metrics.fidelity.items():
+        for metric in (*DISTANCES, *SHARES):
+            add(FLOOR, metric, group, getattr(fidelity.floor, metric))
+        for arm, figures in fidelity.arms.items():
+            for metric in (*DISTANCES, *SHARES):
+                add(arm, metric, group, getattr(figures, metric))
+            add(arm, "frechet_distance_ratio", group, figures.ratio)
+    for group, by_name in metrics.diversity.items():
+        for name, diversity in by_name.items():
+            add(name, "diversity_ms_ssim", group, diversity.ms_ssim)
+            add(name, "diversity_features", group, diversity.features)
+    for arm, pairs in metrics.consistency.items():
         for group in ("all", "stayed", "changed", "unrelated"):
-            add(arm, "consistency", group, figures[group])
-    for arm, figure in content["clip_score"].items():
-        add(arm, "clip_score", "all", figure)
-    for name, by_arm in content["named_prompts"].items():
+            add(arm, "consistency", group, getattr(pairs, group))
+    for arm, score in metrics.clip_score.items():
+        add(arm, "clip_score", "all", score)
+    for attribute, by_arm in metrics.named_prompts.items():
         for arm, adherence in by_arm.items():
-            add(arm, "prompt adherence", name, adherence["share"], "judge")
+            add(arm, "prompt adherence", attribute, adherence.share, "judge")
     return pd.DataFrame(rows)

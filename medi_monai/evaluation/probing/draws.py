@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from medi_monai.results.probing import GroupAccuracy, Training
+from medi_monai.results.typed import Result
 
 __all__ = [
     "FIGURES",
@@ -13,8 +15,6 @@ __all__ = [
     "ArmScores",
     "DemographicGaps",
     "Draw",
-    "GroupAccuracy",
-    "Training",
     "WorstGroup",
 ]
 
@@ -24,22 +24,7 @@ FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
 
 
 @dataclass(frozen=True)
-class GroupAccuracy:
-    """Accuracy within a center or of a class.
-
-    Args:
-        value: balanced accuracy within a center, recall of a class; ``None`` without test images.
-        n: test images.
-        num_classes: that a center has test images of; ``None`` for a class.
-    """
-
-    value: float | None
-    n: int
-    num_classes: int | None = None
-
-
-@dataclass(frozen=True)
-class WorstGroup:
+class WorstGroup(Result):
     """The group with the lowest accuracy.
 
     Args:
@@ -60,7 +45,7 @@ class WorstGroup:
 
 
 @dataclass(frozen=True)
-class DemographicGaps:
+class DemographicGaps(Result):
     """Gaps between the groups of a demographic column in one draw.
 
     Args:
@@ -75,7 +60,7 @@ class DemographicGaps:
 
 
 @dataclass(frozen=True)
-class ArmScores:
+class ArmScores(Result):
     """All figures of one arm in one draw.
 
     Args:
@@ -107,24 +92,7 @@ class ArmScores:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a probe was trained with; in ``probe.json`` means over the draws.
-
-    Args:
-        num_real: real images.
-        num_added: images added to them.
-        c: inverse strength of the regularizer that was chosen.
-        converged: whether the probe reached its optimum; of several draws the share.
-    """
-
-    num_real: float
-    num_added: float
-    c: float
-    converged: float
-
-
-@dataclass(frozen=True)
-class ArmDraw:
+class ArmDraw(Result):
     """One arm in one draw: its scores, and what it was trained with."""
 
     scores: ArmScores
@@ -132,7 +100,7 @@ class ArmDraw:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(Result):
     """One draw of training patients with all arms on it.
 
     Args:
@@ -152,24 +120,3 @@ class Draw:
     square: str | None = None
     num_test: int | None = None
     num_test_known: int | None = None
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Draw:
-        """The draw that was written as JSON."""
-        arms = {
-            name: ArmDraw(_scores(arm["scores"]), Training(**arm["training"])) for name, arm in content["arms"].items()
-        }
-        return cls(**{**content, "arms": arms})
-
-
-def _scores(content: Mapping[str, Any]) -> ArmScores:
-    worst = content["worst_group"]
-    return ArmScores(
-        content["figures"],
-        content["replicates"],
-        None if worst is None else WorstGroup(**{**worst, "group": worst["group"] and tuple(worst["group"])}),
-        {name: GroupAccuracy(**group) for name, group in content["per_center"].items()},
-        {name: GroupAccuracy(**group) for name, group in content["per_class"].items()},
-        {name: DemographicGaps(**gaps) for name, gaps in content["demographics"].items()},
-        content["gain"],
-    )

@@ -32,8 +32,7 @@ from medi_monai.evaluation.probing import (
     probe_accuracy,
 )
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
-from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw, Training
-from medi_monai.evaluation.probing.results import CorrelationSweep, ProbeResults, Shortcut
+from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
 from medi_monai.evaluation.probing.shortcut import Square
 from medi_monai.evaluation.probing.tables import (
@@ -49,7 +48,8 @@ from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
-from medi_monai.results import plain, write_run
+from medi_monai.results import plain, typed, write_run
+from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut, Training
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
 from medi_monai.utils.seeding import seed_from
@@ -106,7 +106,7 @@ def probe_run(
     device: str = "cpu",
     num_workers: int | None = None,
     focus: str = "medi",
-) -> dict[str, Any]:
+) -> ProbeResults | None:
     """Compare arms of training and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
     Every draw is written as it is done, so that an interrupted run goes on.
@@ -130,7 +130,7 @@ def probe_run(
         focus: the arm that is tested against each other one; the last where there is none of that name.
 
     Returns:
-        The content of ``probe.json``; nothing in the other processes of ``torchrun``.
+        What ``probe.json`` holds; nothing in the other processes of ``torchrun``.
     """
     settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
     if not attributes:
@@ -148,7 +148,7 @@ def probe_run(
         focus = names[-1]
     protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
     if protocol is None:
-        return {}
+        return None
     test = real.table.iloc[protocol.test]
     for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
@@ -181,7 +181,7 @@ def probe_run(
         {"probe.csv": long_table(results)},
         write_probe_page,
         {"arms": names, "repeats": settings.num_repeats},
-        lambda content: {name: arm["balanced_accuracy"] for name, arm in content["arms"].items()},
+        {name: arm.balanced_accuracy for name, arm in results.arms.items()},
     )
 
 
@@ -314,7 +314,7 @@ def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int
             path.write_bytes(pickle.dumps(context))
             for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):
                 pass
-    return [Draw.of(read_json(folder / f"{job.key}.json")) for job in jobs]
+    return [typed(Draw, read_json(path), str(path)) for path in (folder / f"{job.key}.json" for job in jobs)]
 
 
 @lru_cache(maxsize=1)

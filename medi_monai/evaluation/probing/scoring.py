@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from torchmetrics.classification import MulticlassCalibrationError
 
 from medi_monai.cohort.groups import codes_of, rows_by_group
-from medi_monai.evaluation.probing.draws import ArmScores, DemographicGaps, GroupAccuracy, WorstGroup
+from medi_monai.evaluation.probing.draws import ArmScores, DemographicGaps, WorstGroup
 from medi_monai.metrics import (
     GroupConfusion,
     auroc,
@@ -25,6 +25,7 @@ from medi_monai.metrics import (
     worst_group_accuracy,
 )
 from medi_monai.metrics.groups import BELOW_ONE
+from medi_monai.results.probing import GroupAccuracy
 from medi_monai.schema import missing_cells
 
 __all__ = ["Scorer", "TestUnits"]

@@ -10,9 +10,10 @@ import numpy as np
 
 from medi_monai.cohort.groups import group_weights, rows_by_group
 from medi_monai.evaluation.probing.probe import Standardizer, fit_path
-from medi_monai.evaluation.probing.results import ProbeAccuracy, RobustnessIndex
 from medi_monai.metrics.groups import balanced_accuracy
 from medi_monai.metrics.neighbors import robustness_index
+from medi_monai.results.measures import ProbeAccuracy
+from medi_monai.results.probing import RobustnessIndex
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
@@ -62,8 +63,9 @@ def probe_accuracy(
         np.add.at(confusion, (codes[test][counted], probe.predictions(test_features).numpy()[counted]), 1)
     num_values, n = int((confusion.sum(1) > 0).sum()), int(confusion.sum())
     if num_values < 2:
-        return ProbeAccuracy(None, None, n, num_values)
-    return ProbeAccuracy(float(balanced_accuracy(confusion)), 1 / num_values, n, num_values)
+        return ProbeAccuracy(None, n=n, chance=None, num_values=num_values)
+    accuracy = float(balanced_accuracy(confusion))
+    return ProbeAccuracy(accuracy, n=n, chance=1 / num_values, num_values=num_values)
 
 
 def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:

@@ -14,28 +14,28 @@ from medi_monai.evaluation.probing.draws import (
     ArmDraw,
     DemographicGaps,
     Draw,
-    GroupAccuracy,
-    Training,
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
-from medi_monai.evaluation.probing.results import (
+from medi_monai.evaluation.probing.scoring import TestUnits
+from medi_monai.metrics import holm, paired_test, percentile_interval
+from medi_monai.results import Figure, typed
+from medi_monai.results.probing import (
     ArmResults,
     Comparison,
     CorrelationArm,
     CorrelationPoint,
     CorrelationSweep,
     DemographicGapFigures,
+    GroupAccuracy,
     ProbeResults,
     RepeatedFigure,
     SweepPoint,
     TestGroup,
     TestSet,
+    Training,
     TrainingSet,
     WorstGroupFigure,
 )
-from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.metrics import holm, paired_test, percentile_interval
-from medi_monai.results import Figure
 
 __all__ = [
     "compare_arms",
@@ -169,7 +169,7 @@ def compare_arms(by_arm: Mapping[str, Sequence[ArmDraw]], focus: str) -> tuple[C
 def _compare(arms: tuple[str, str], draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]], name: str) -> Comparison:
     first, second = (_floats(draw.scores.figures[name] for draw in of_arm) for of_arm in draws)
     by_draw = paired_test(first.tolist(), second.tolist())
-    difference, p_draws = Figure.of(by_draw["difference"]), by_draw["p_value"]
+    difference, p_draws = typed(Figure, by_draw["difference"]), by_draw["p_value"]
     if name not in FIGURES_OF_COUNTS:
         return Comparison(name, arms, difference, p_draws, None, None, p_draws)
     gaps = np.concatenate(

@@ -2,209 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from medi_monai.metrics.memorization import reproduces_training_images
 from medi_monai.report.words import arm_title, differing_settings, number
 from medi_monai.results import Figure, Finding
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import Comparison, ProbeResults
 
 __all__ = ["verdict"]
 
 ALPHA = 0.05
 #: a difference in balanced accuracy that matters to nobody, whatever its p value
 TRIFLE = 0.01
+#: fewer test patients call for a warning
+FEW_PATIENTS = 20
 
 
-def verdict(
-    fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str = "medi", rival: str = "cls"
-) -> list[Finding]:
+def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", rival: str = "cls") -> list[Finding]:
     """Sentences with a level each, the answer first.
 
     An effect on a classifier is claimed where the corrected p value is below 0.05, the 95 % interval of the difference
     excludes 0, and the difference is more than 0.01; all three, in one direction.
 
     Args:
-        fidelity: ``metrics.json`` of ``evaluation``.
-        probe: ``probe.json`` of ``probing``.
+        fidelity: of the evaluation.
+        probe: of the probing.
         focus: the arm that knows the metadata.
         rival: the arm that knows the class alone.
     """
     findings = _of_probe(probe, focus, rival)
     findings += _of_fidelity(fidelity, focus, rival)
     findings += _of_shortcut(probe)
-    return findings + _warnings(fidelity, probe, focus)
+    findings += _of_sampling(fidelity, focus)
+    return findings + _of_protocol(probe)
 
 
-def _of_probe(probe: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
-    rows = {row["arms"][1]: row for row in probe["comparisons"] if row["figure"] == "balanced_accuracy"}
-    wanted = [name for name in ("real", rival) if name in rows]
-    effects = {name: _effect(rows[name]) for name in wanted}
-    sentences = [_difference(rows[name], focus, name) for name in wanted]
-    baselines = {name: row for name, row in rows.items() if name not in wanted}
-    best = max(baselines, key=lambda name: probe["arms"][name]["balanced_accuracy"]["value"] or 0.0, default=None)
-    if not effects:
+def _of_probe(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
+    compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
+    others = [name for name in ("real", rival) if name in compared]
+    if not others:
         return [Finding("warning", "No comparison: there is no other arm.")]
+    effects = {name: _effect(compared[name]) for name in others}
+    level, answer = _answer(effects)
+    differences = {name: compared[name].difference for name in others}
+    sentences = "; ".join(_difference(compared[name], focus, name).removesuffix(".") for name in others)
+    findings = [Finding(level, f"{answer} {sentences}. Tested on {probe.test.what}.", differences)]
+    baselines = [name for name in compared if name not in others]
+    if baselines:
+        best = max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)
+        findings.append(_of_baseline(compared[best], focus, best))
+    return [*findings, _of_worst_group(probe, focus, others)]
+
+
+def _answer(effects: dict[str, int]) -> tuple[str, str]:
     if all(effect > 0 for effect in effects.values()):
-        level, answer = "ok", "Metadata help: images generated with metadata improve the classifier."
-    elif any(effect < 0 for effect in effects.values()):
-        level, answer = "error", "Generated images reduce accuracy."
-    elif any(effect > 0 for effect in effects.values()):
+        return "ok", "Metadata help: images generated with metadata improve the classifier."
+    if any(effect < 0 for effect in effects.values()):
+        return "error", "Generated images reduce accuracy."
+    if any(effect > 0 for effect in effects.values()):
         improved = " and ".join(arm_title(name) for name, effect in effects.items() if effect > 0)
-        level, answer = "warning", f"Mixed result: accuracy improves over {improved} only."
-    else:
-        level, answer = (
-            "note",
-            "No effect: any difference made by the generated images is too small or too uncertain to claim.",
-        )
-    differences = {name: rows[name]["difference"] for name in wanted}
-    compared = "; ".join(sentence.removesuffix(".") for sentence in sentences)
-    findings = [Finding(level, f"{answer} {compared}. Tested on {probe['test']['what']}.", differences)]
-    if best is not None:
-        effect = _effect(baselines[best])
-        words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
-        text = (
-            f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(best)}. "
-            f"{_difference(baselines[best], focus, best)}"
-        )
-        findings.append(
-            Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {best: baselines[best]["difference"]})
-        )
-    findings += _of_worst_group(probe, focus, wanted)
-    return findings
+        return "warning", f"Mixed result: accuracy improves over {improved} only."
+    return "note", "No effect: any difference made by the generated images is too small or too uncertain to claim."
 
 
-def _of_worst_group(probe: Mapping[str, Any], focus: str, others: Sequence[str]) -> list[Finding]:
-    values = {name: probe["arms"][name]["worst_group_accuracy"] for name in (focus, *others)}
-    if any(worst["value"] is None for worst in values.values()):
-        return [Finding("note", "Worst-group accuracy is undefined: no group has enough test images.")]
-    text = ", ".join(
-        f"{arm_title(name)} {worst['value']:.2f} ({worst['group']}, {worst['n']} images)"
-        for name, worst in values.items()
+def _of_baseline(row: Comparison, focus: str, baseline: str) -> Finding:
+    effect = _effect(row)
+    words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
+    text = (
+        f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(baseline)}. "
+        f"{_difference(row, focus, baseline)}"
     )
-    tested = {row["arms"][1]: row for row in probe["comparisons"] if row["figure"] == "worst_group_accuracy"}
-    effects = [_effect(tested[name]) if name in tested else 0 for name in others]
+    return Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {baseline: row.difference})
+
+
+def _of_worst_group(probe: ProbeResults, focus: str, others: Sequence[str]) -> Finding:
+    worst_groups = {name: probe.arms[name].worst_group_accuracy for name in (focus, *others)}
+    if any(worst.value is None for worst in worst_groups.values()):
+        return Finding("note", "Worst-group accuracy is undefined: no group has enough test images.")
+    text = ", ".join(
+        f"{arm_title(name)} {worst.value:.2f} ({worst.group}, {worst.n} images)" for name, worst in worst_groups.items()
+    )
+    rows = [probe.comparison("worst_group_accuracy", name) for name in others]
+    effects = [_effect(row) if row else 0 for row in rows]
     certain = [name for name, effect in zip(others, effects) if effect]
     ending = "no difference is significant"
     if certain:
         ending = f"only the difference from {' and '.join(map(arm_title, certain))} is significant"
-    if others and len(certain) == len(others):
+    if len(certain) == len(others):
         ending = "the differences are significant" if len(others) > 1 else "the difference is significant"
-    level = "warning" if any(effect < 0 for effect in effects) else "ok" if any(effects) and all(effects) else "note"
-    figures = {name: Figure.of(worst) for name, worst in values.items()}
-    return [Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)]
+    level = "warning" if any(effect < 0 for effect in effects) else "ok" if all(effects) else "note"
+    figures = {name: Figure(worst.value, worst.ci95, worst.n) for name, worst in worst_groups.items()}
+    return Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)
 
 
-def _of_fidelity(fidelity: Mapping[str, Any], focus: str, rival: str) -> list[Finding]:
-    arms = fidelity["arms"]
-    if focus not in arms:
+def _of_fidelity(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Finding]:
+    if focus not in fidelity.arms:
         return []
-    mine = arms[focus]["frechet_distance"]
-    if rival not in arms or mine["mean"]["value"] is None:
-        return [
-            Finding(
-                "note",
-                f"Fréchet distance to real images: {arm_title(focus)} {_number(mine['mean'])}; real images of other "
-                f"patients {_number(mine['floor'])}.",
-                {focus: mine["mean"], "floor": mine["floor"]},
-            )
-        ]
-    theirs = arms[rival]["frechet_distance"]
-    pair = next(
-        row for row in fidelity["comparisons"] if set(row["arms"]) == {focus, rival} and row["combinations"] == "all"
-    )
-    test = pair["log_ratio"]
+    mine = fidelity.arms[focus].frechet_distance
+    if rival not in fidelity.arms or mine.mean.value is None:
+        text = (
+            f"Fréchet distance to real images: {arm_title(focus)} {_number(mine.mean)}; real images of other patients "
+            f"{_number(mine.floor)}."
+        )
+        return [Finding("note", text, {focus: mine.mean, "floor": mine.floor})]
+    theirs = fidelity.arms[rival].frechet_distance
     text = (
-        f"Mean Fréchet distance to real images: {arm_title(focus)} {_number(mine['mean'])}, {arm_title(rival)} "
-        f"{_number(theirs['mean'])}; real images of other patients {_number(mine['floor'])}."
+        f"Mean Fréchet distance to real images: {arm_title(focus)} {_number(mine.mean)}, {arm_title(rival)} "
+        f"{_number(theirs.mean)}; real images of other patients {_number(mine.floor)}."
     )
-    if mine["unseen"]["value"] is not None:
-        text += f" For combinations not in training: {_number(mine['unseen'])} and {_number(theirs['unseen'])}."
-    text += f" Paired test over {test['n']} combinations: {_p(test['p_value'])}."
-    certain = test["p_value"] is not None and test["p_value"] < ALPHA
-    nearer = mine["mean"]["value"] < theirs["mean"]["value"]
-    figures = {focus: mine["mean"], rival: theirs["mean"], "floor": mine["floor"]}
+    if mine.unseen.value is not None:
+        text += f" For combinations not in training: {_number(mine.unseen)} and {_number(theirs.unseen)}."
+    test = fidelity.comparison(focus, rival).log_ratio
+    text += f" Paired test over {test.n} combinations: {_p(test.p_value)}."
+    certain = test.p_value is not None and test.p_value < ALPHA
+    nearer = theirs.mean.value is not None and mine.mean.value < theirs.mean.value
+    figures = {focus: mine.mean, rival: theirs.mean, "floor": mine.floor}
     return [Finding("ok" if certain and nearer else "warning" if certain else "note", text, figures)]
 
 
-def _of_shortcut(probe: Mapping[str, Any]) -> list[Finding]:
-    shortcut, findings = probe["shortcut"], []
-    name = next(iter(probe.get("attributes") or ["center"]))
-    center = shortcut.get("center_probe_accuracy") or {}
-    if center.get("value") is not None:
-        findings.append(
-            Finding(
-                "note",
-                f"The {name} can be predicted from the features of real images with a balanced accuracy of "
-                f"{center['value']:.2f} (chance {center['chance']:.2f}).",
-                {name: center},
-            )
+def _of_shortcut(probe: ProbeResults) -> list[Finding]:
+    findings, accuracy = [], probe.shortcut.center_probe_accuracy
+    if accuracy.value is not None:
+        text = (
+            f"The {probe.center} can be predicted from the features of real images with a balanced accuracy of "
+            f"{accuracy.value:.2f} (chance {accuracy.chance:.2f})."
         )
-    drops = {arm: curve["average_performance_drop"]["value"] for arm, curve in shortcut["correlation"]["arms"].items()}
-    if drops and all(value is not None for value in drops.values()):
-        text = ", ".join(f"{arm_title(arm)} {number(100 * value, 1)}%" for arm, value in drops.items())
-        findings.append(
-            Finding(
-                "note",
-                f"Mean change in balanced accuracy as {name} and class become correlated in training: {text}.",
-                drops,
-            )
-        )
+        findings.append(Finding("note", text, {probe.center: accuracy}))
+    arms = probe.shortcut.correlation.arms
+    drops = {arm: curve.average_performance_drop.value for arm, curve in arms.items()}
+    known = {arm: drop for arm, drop in drops.items() if drop is not None}
+    if known and len(known) == len(drops):
+        shown = ", ".join(f"{arm_title(arm)} {number(100 * drop, 1)}%" for arm, drop in known.items())
+        text = f"Mean change in balanced accuracy as {probe.center} and class become correlated in training: {shown}."
+        findings.append(Finding("note", text, known))
     return findings
 
 
-def _warnings(fidelity: Mapping[str, Any], probe: Mapping[str, Any], focus: str) -> list[Finding]:
+def _of_sampling(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
     findings = []
-    if fidelity["settings_that_differ"]:
-        findings.append(Finding("warning", differing_settings(fidelity["settings_that_differ"])))
-    held_out = fidelity["real"].get("memorization")
-    copies = fidelity["arms"].get(focus, {}).get("memorization")
-    if copies and held_out and reproduces_training_images(copies, held_out):
+    if fidelity.settings_that_differ:
+        findings.append(Finding("warning", differing_settings(fidelity.settings_that_differ)))
+    held_out = fidelity.real.memorization
+    if focus in fidelity.copying_arms and held_out:
+        copies = fidelity.arms[focus].memorization.copies
         text = (
-            f"{arm_title(focus)} reproduces training images: {copies['copies']['value']:.1%} of its images are copies, "
-            f"versus {held_out['copies']['value']:.1%} of held-out real images."
+            f"{arm_title(focus)} reproduces training images: {copies.value:.1%} of its images are copies, "
+            f"versus {held_out.copies.value:.1%} of held-out real images."
         )
-        findings.append(Finding("error", text, {focus: copies["copies"], "held_out": held_out["copies"]}))
-    draws = probe["settings"].get("num_repeats")
-    others = sum(row["figure"] == "balanced_accuracy" for row in probe["comparisons"])
-    # the test over draws exchanges signs: its least p value, corrected for the number of arms
-    if draws and others and others * 2 / 2**draws >= ALPHA:
-        text = (
-            f"With {draws} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so no effect "
-            "can be claimed. Increase --num_repeats."
-        )
-        findings.append(Finding("warning", text))
-    patients = probe["test"]["patients"]
-    if patients < 20:
-        findings.append(
-            Finding("warning", f"The test images come from only {patients} patients, so results may differ for others.")
-        )
-    strongest, weakest = min(probe["settings"]["c_values"]), max(probe["settings"]["c_values"])
-    edge = [name for name, figures in probe["arms"].items() if figures["training"]["c"] in (strongest, weakest)]
-    if edge and strongest < weakest:
-        names = ", ".join(map(arm_title, edge))
-        text = f"The best C lies at the edge of its range for {names}: extend the range with --c_values."
-        findings.append(Finding("warning", text))
-    short = [name for name, figures in probe["arms"].items() if figures["training"]["converged"] < 1]
-    if short:
-        findings.append(Finding("warning", f"Some probes did not converge: {', '.join(map(arm_title, short))}."))
+        findings.append(Finding("error", text, {focus: copies, "held_out": held_out.copies}))
     return findings
 
 
-def _effect(row: Mapping[str, Any]) -> int:
-    difference, p_value = row["difference"], row["p_holm"]
-    if p_value is None or p_value >= ALPHA or difference["ci95"] is None or abs(difference["value"]) <= TRIFLE:
+def _of_protocol(probe: ProbeResults) -> list[Finding]:
+    texts = []
+    others = sum(row.figure == "balanced_accuracy" for row in probe.comparisons)
+    # the test over draws exchanges signs: its least p value, corrected for the number of arms
+    if others and others * 2 / 2**probe.num_repeats >= ALPHA:
+        texts.append(
+            f"With {probe.num_repeats} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so "
+            "no effect can be claimed. Increase --num_repeats."
+        )
+    if probe.test.patients < FEW_PATIENTS:
+        texts.append(
+            f"The test images come from only {probe.test.patients} patients, so results may differ for others."
+        )
+    strongest, weakest = min(probe.c_values), max(probe.c_values)
+    edge = [arm_title(arm) for arm, results in probe.arms.items() if results.training.c in (strongest, weakest)]
+    if edge and strongest < weakest:
+        texts.append(
+            f"The best C lies at the edge of its range for {', '.join(edge)}: extend the range with --c_values."
+        )
+    unfinished = [arm_title(arm) for arm, results in probe.arms.items() if results.training.converged < 1]
+    if unfinished:
+        texts.append(f"Some probes did not converge: {', '.join(unfinished)}.")
+    return [Finding("warning", text) for text in texts]
+
+
+def _effect(row: Comparison) -> int:
+    difference, p_value = row.difference, row.p_holm
+    if p_value is None or p_value >= ALPHA or difference.value is None or difference.ci95 is None:
         return 0
-    low, high = difference["ci95"]
+    if abs(difference.value) <= TRIFLE:
+        return 0
+    low, high = difference.ci95
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def _difference(row: Mapping[str, Any], focus: str, other: str) -> str:
-    difference, pair = row["difference"], f"{arm_title(focus)} − {arm_title(other)}"
-    if difference["value"] is None:
+def _difference(row: Comparison, focus: str, other: str) -> str:
+    difference, pair = row.difference, f"{arm_title(focus)} − {arm_title(other)}"
+    if difference.value is None:
         return f"{pair}: undefined."
-    low, high = (_signed(edge) for edge in difference["ci95"] or (None, None))
-    return f"{pair}: {_signed(difference['value'])} balanced accuracy (95% CI {low} to {high}, {_p(row['p_holm'])})."
+    low, high = (_signed(edge) for edge in difference.ci95 or (None, None))
+    return f"{pair}: {_signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {_p(row.p_holm)})."
 
 
 def _signed(value: float | None) -> str:
@@ -212,8 +201,8 @@ def _signed(value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and float(text) else text
 
 
-def _number(figure: Mapping[str, Any]) -> str:
-    return "–" if figure["value"] is None else f"{figure['value']:.2f}"
+def _number(figure: Figure) -> str:
+    return "–" if figure.value is None else f"{figure.value:.2f}"
 
 
 def _p(value: float | None) -> str:

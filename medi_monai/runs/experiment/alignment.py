@@ -16,7 +16,8 @@ from medi_monai.cohort.captions import read_prompts
 from medi_monai.cohort.captions.prompts import NEUTRAL
 from medi_monai.cohort.selection import captioned_cohort
 from medi_monai.networks import build_encoder
-from medi_monai.results import read_results
+from medi_monai.results import plain, read_results
+from medi_monai.results.alignment import AlignmentMetrics
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
@@ -53,7 +54,7 @@ def fair_experiment_run(
     alternatives: bool = True,
     num_candidates: int = 1800,
     max_parallel_stages: int | None = None,
-) -> dict[str, Any]:
+) -> AlignmentMetrics:
     """Prepare, train a model and classifiers, align, sample before and after with the same noise, evaluate.
 
     Args:
@@ -70,7 +71,7 @@ def fair_experiment_run(
         max_parallel_stages: as for :func:`run_experiment`.
 
     Returns:
-        The content of ``metrics.json``.
+        What ``metrics.json`` holds.
 
     Raises:
         InputError: as :func:`run_experiment`; also for no templates and no prompts, and an impossible target: of wrong
@@ -118,11 +119,11 @@ class AlignmentExperiment:
         evaluation = _evaluation(output, stages, self.num_candidates is not None, named, bool(self.reference_dir))
         yield [_with_costs(evaluation, run)]
 
-    def finish(self, run: RunContext) -> Outcome:
+    def finish(self, run: RunContext) -> Outcome[AlignmentMetrics]:
         """Results and page are those of the evaluation."""
         folder = run.output / "evaluation"
-        content: dict[str, Any] = read_results(folder / "metrics.json")
-        return Outcome(content, {"verdict": content["verdict"]}, {}, folder / "report.html")
+        metrics = read_results(folder / "metrics.json", AlignmentMetrics)
+        return Outcome(metrics, {"verdict": plain(metrics.verdict)}, {}, folder / "report.html")
 
 
 def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:

@@ -16,9 +16,12 @@ from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.verdicts.metadata import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
-from medi_monai.results import read_results, write_results
-from medi_monai.runs.experiment.pictures import closest_pairs, sample_grid
-from medi_monai.runs.experiment.results import ExperimentResults, summarize_cohort
+from medi_monai.results import plain, read_results, write_results
+from medi_monai.results.experiment import ExperimentResults
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import ProbeResults
+from medi_monai.runs.experiment.pictures import sample_grid
+from medi_monai.runs.experiment.results import summarize_cohort
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
@@ -37,7 +40,7 @@ def experiment_run(
     options: Mapping[str, Any],
     stage_options: Mapping[str, Mapping[str, Any]],
     max_parallel_stages: int | None = None,
-) -> dict[str, Any]:
+) -> ExperimentResults:
     """Prepare, train and sample both arms, evaluate, probe; ``experiment.json`` and ``report.html``.
 
     Args:
@@ -48,7 +51,7 @@ def experiment_run(
         max_parallel_stages: as for :func:`run_experiment`.
 
     Returns:
-        The content of ``experiment.json``.
+        What ``experiment.json`` holds.
 
     Raises:
         InputError: as :func:`run_experiment`.
@@ -81,24 +84,24 @@ class MetadataExperiment:
         """All of them; none depends on what another one finds."""
         yield metadata_stages(run.output)
 
-    def finish(self, run: RunContext) -> Outcome:
+    def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""
         output = run.output
         cohort = Cohort.read(output / "cohort")
-        fidelity = read_results(output / "evaluation" / "metrics.json")
-        probe = read_results(output / "probing" / "probe.json")
-        columns = [fidelity["label"], *fidelity["attributes"]]
+        fidelity = read_results(output / "evaluation" / "metrics.json", ArmsMetrics)
+        probe = read_results(output / "probing" / "probe.json", ProbeResults)
+        columns = fidelity.columns
         sampling_dirs = {arm: output / arm / "sampling" for arm in ARMS}
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
         with atomic_path(output / "samples.png") as path:
             Image.fromarray(samples).save(path, format="png")
         results = ExperimentResults(
             question=(
-                f"Do generated images improve a classifier of {columns[0]}, tested on {probe['test']['what']}, and "
+                f"Do generated images improve a classifier of {columns[0]}, tested on {probe.test.what}, and "
                 f"does it help to generate them with {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
-            verdict=verdict(fidelity, probe),
+            verdict=tuple(verdict(fidelity, probe)),
             fidelity=fidelity,
             probe=probe,
             links={
@@ -109,20 +112,16 @@ class MetadataExperiment:
             settings=run.settings,
             seconds=run.seconds,
         )
-        content = write_results(output / "experiment.json", results)
-        shown = {
-            "audit": read_json(output / "cohort" / "audit.json"),
-            "samples": samples,
-            "closest": closest_pairs(output / "evaluation" / "closest.npz"),
-        }
-        write_experiment_page({**content, **shown}, output / "report.html")
+        results = write_results(output / "experiment.json", results)
+        audit = read_json(output / "cohort" / "audit.json")
+        write_experiment_page(results, output / "report.html", audit, samples)
         for finding in results.verdict:
             print(f"{finding.level.upper()}: {finding.text}", flush=True)
         figures = {
-            "frechet_distance": {arm: scores["frechet_distance"]["mean"] for arm, scores in fidelity["arms"].items()},
-            "balanced_accuracy": {arm: scores["balanced_accuracy"] for arm, scores in probe["arms"].items()},
+            "frechet_distance": {arm: of_arm.frechet_distance.mean for arm, of_arm in fidelity.arms.items()},
+            "balanced_accuracy": {arm: of_arm.balanced_accuracy for arm, of_arm in probe.arms.items()},
         }
-        return Outcome(content, figures, {"cohort": cohort.digest}, output / "report.html")
+        return Outcome(results, plain(figures), {"cohort": cohort.digest}, output / "report.html")
 
 
 def metadata_stages(output: Path) -> list[Stage]:

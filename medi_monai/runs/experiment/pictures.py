@@ -1,4 +1,4 @@
-"""Pictures in the report of the experiment with metadata: samples side by side, and closest pairs."""
+"""Pictures in the report of the experiment with metadata: samples side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medi_monai.report import labeled_grid
 from medi_monai.report.words import arm_title
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["closest_pairs", "sample_grid"]
+__all__ = ["sample_grid"]
 
 #: combinations in the grid of samples, and images of each
 MAX_ROWS, PER_CELL = 12, 8
@@ -56,19 +56,3 @@ def sample_grid(
     titles = {arm: arm_title(arm) for arm in sources}
     titled = {(row, titles[arm]): images for (row, arm), images in cells.items()}
     return labeled_grid(titled, sorted(names.values()), list(titles.values()), "", (1, PER_CELL), 64)
-
-
-def closest_pairs(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """Generated images with the training image that each is closest to, and the correlation, as evaluation stored them.
-
-    Args:
-        path: ``closest.npz``.
-    """
-    with np.load(path) as stored:
-        names = sorted({name.rpartition(" ")[0] for name in stored.files})
-        return {
-            name: list(
-                zip(stored[f"{name} images"], stored[f"{name} training"], stored[f"{name} correlation"].tolist())
-            )
-            for name in names
-        }

@@ -1,77 +1,14 @@
-"""``experiment.json`` of the experiment with metadata, as ``experiment.schema.json`` describes it."""
+"""What ``experiment.json`` says of a cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.table import SPLITS
-from medi_monai.results import Finding
+from medi_monai.results.experiment import CohortSummary, CombinationCounts, SplitCounts
 
-__all__ = ["CohortSummary", "CombinationCounts", "ExperimentResults", "SplitCounts", "summarize_cohort"]
-
-
-@dataclass(frozen=True)
-class SplitCounts:
-    """What a split holds."""
-
-    patches: int
-    slides: int
-    patients: int
-
-
-@dataclass(frozen=True)
-class CombinationCounts:
-    """Combinations of label and attributes in training, and those that are not."""
-
-    seen: int
-    unseen: int
-
-
-@dataclass(frozen=True)
-class CohortSummary:
-    """The cohort of an experiment.
-
-    Attributes:
-        label: column of the class.
-        attributes: columns of metadata that the generator knows.
-        dir: its folder, from that of the experiment.
-        counts: by split.
-        combinations: of label and attributes.
-    """
-
-    label: str
-    attributes: tuple[str, ...]
-    dir: str
-    counts: Mapping[str, SplitCounts]
-    combinations: CombinationCounts
-
-
-@dataclass(frozen=True)
-class ExperimentResults:
-    """The content of ``experiment.json``.
-
-    Attributes:
-        question: that the experiment asks.
-        cohort: what it was run on.
-        verdict: the answer first.
-        fidelity: content of ``metrics.json``.
-        probe: content of ``probe.json``.
-        links: pages of the stages, from the folder of the experiment.
-        settings: as resolved.
-        seconds: how long each stage took.
-    """
-
-    question: str
-    cohort: CohortSummary
-    verdict: Sequence[Finding]
-    fidelity: Mapping[str, Any]
-    probe: Mapping[str, Any]
-    links: Mapping[str, str]
-    settings: Mapping[str, Any]
-    seconds: Mapping[str, float | None]
+__all__ = ["summarize_cohort"]
 
 
 def summarize_cohort(cohort: Cohort, columns: Sequence[str], folder: str) -> CohortSummary:

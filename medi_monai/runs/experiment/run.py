@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from medi_monai.runs.experiment.schedule import Schedule
 from medi_monai.runs.experiment.stages import Stage
@@ -15,6 +15,9 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.run_dir import finish_run
 
 __all__ = ["Experiment", "Outcome", "RunContext", "run_experiment"]
+
+#: results of an experiment
+R = TypeVar("R", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,23 @@ class RunContext:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[R]):
     """What an experiment ends with.
 
     Attributes:
-        content: of its result file.
+        results: that it wrote.
         figures: for the summary.
         digests: SHA-256 of what it was made from.
         page: the report.
     """
 
-    content: dict[str, Any]
+    results: R
     figures: Mapping[str, Any]
     digests: Mapping[str, str]
     page: Path
 
 
-class Experiment(Protocol):
+class Experiment(Protocol[R]):
     """What one experiment adds to the runner: its stages, its checks and its page."""
 
     @property
@@ -70,18 +73,18 @@ class Experiment(Protocol):
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
         """Lists of stages; each list has been run before the next one is asked for."""
 
-    def finish(self, run: RunContext) -> Outcome:
+    def finish(self, run: RunContext) -> Outcome[R]:
         """Read the results of the stages and write the page."""
 
 
 def run_experiment(
-    experiment: Experiment,
+    experiment: Experiment[R],
     bundle_root: str | os.PathLike,
     output_dir: str | os.PathLike,
     options: Mapping[str, Any],
     stage_options: Mapping[str, Mapping[str, Any]],
     max_parallel_stages: int | None = None,
-) -> dict[str, Any]:
+) -> R:
     """Run the stages of an experiment, and write its results, its page and ``summary.json``.
 
     Each stage is a run of the bundle in a process of its own; its command is printed, and can be given by hand. A stage
@@ -96,7 +99,7 @@ def run_experiment(
         max_parallel_stages: that run at the same time, where none needs the other; None takes two on a CPU.
 
     Returns:
-        The content of the experiment's result file.
+        The results of the experiment.
 
     Raises:
         InputError: for a folder without the bundle, and for an option that a late stage would refuse, before the first
@@ -124,4 +127,4 @@ def run_experiment(
         digests=outcome.digests,
         where=outcome.page,
     )
-    return outcome.content
+    return outcome.results

@@ -19,9 +19,10 @@ from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.metrics.resampling import wilson_interval
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.encoders import build_encoder
-from medi_monai.results import read_results, read_schema
+from medi_monai.results import Figure, plain, read_results, read_schema
+from medi_monai.results.alignment import AlignmentMetrics
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import write_json
+from medi_monai.utils.files import read_json, write_json
 
 SIZE, VALUES = 16, ("dark", "bright")
 SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, neighbors=3)
@@ -97,33 +98,35 @@ def test_the_run_finds_what_is_known(data, tmp_path, capsys):
     }  # fmt: skip
     (tmp_path / "alignment.json").write_text(json.dumps(alignment))
     guide = Brightness(values=("bright", "dark"), threshold=0.02)
-    content = run(data, tmp_path, guide=guide, alignment=tmp_path)
-    assert read_results(tmp_path / "out" / "metrics.json") == content
-    jsonschema.validate(content, read_schema("metrics"))
+    metrics = run(data, tmp_path, guide=guide, alignment=tmp_path)
+    assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == metrics
+    jsonschema.validate(read_json(tmp_path / "out" / "metrics.json"), read_schema("metrics"))
     for arm, bright in (("before", 12), ("after", 30)):
-        share = content["proportions"][arm]["shade"]["bright"]
-        assert share["value"] == bright / 60 and share["n"] == 60
-        assert share["ci95"] == pytest.approx(wilson_interval(bright, 60))
-        distances = content["distance_to_target"][arm]["shade"]
+        share = metrics.proportions[arm]["shade"]["bright"]
+        assert share.value == bright / 60 and share.n == 60
+        assert share.ci95 == pytest.approx(wilson_interval(bright, 60))
+        distances = metrics.distance_to_target[arm]["shade"]
         p = bright / 60
-        assert distances["total_variation"]["value"] == pytest.approx(abs(p - 0.5))
-        assert distances["kl"]["value"] == pytest.approx(p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
+        assert distances.total_variation.value == pytest.approx(abs(p - 0.5))
+        assert distances.kl.value == pytest.approx(p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
         # a guide with its values in another order says the same of images as far apart as these
-        assert content["readers"]["guide"]["proportions"][arm]["shade"]["bright"]["value"] == share["value"]
-    assert content["training"]["shade"]["bright"]["value"] == pytest.approx(0.2)
-    assert content["change"]["after"]["shade"]["value"] == pytest.approx(-0.3)
-    pairs = content["consistency"]["after"]
-    assert (pairs["num_stayed"], pairs["num_changed"]) == (42, 18)
-    assert pairs["stayed"] == {"value": None, "ci95": None, "n": 42} and content["clip_score"]["after"]["n"] == 0
-    assert content["verdict"]["after"]["answer"] == "met"
+        assert metrics.readers["guide"].proportions[arm]["shade"]["bright"].value == share.value
+    assert metrics.training["shade"]["bright"].value == pytest.approx(0.2)
+    assert metrics.change["after"]["shade"].value == pytest.approx(-0.3)
+    assert [row.step for row in metrics.curve.rows] == [0, 10] and metrics.curve.kept_step == 10
+    assert metrics.curve.rows[1].classifiers["judge"].distance == pytest.approx(0.1)
+    pairs = metrics.consistency["after"]
+    assert (pairs.num_stayed, pairs.num_changed) == (42, 18)
+    assert pairs.stayed == Figure(None, None, 42) and metrics.clip_score["after"].n == 0
+    assert metrics.verdict["after"].answer == "met"
     # the judge came without figures of its own, and was right of all real images
-    assert content["judge"]["held_out"]["shade"]["accuracy"]["value"] == 1
-    assert any("came without held-out accuracies" in one["text"] for one in content["warnings"])
-    fidelity = content["fidelity"]["all"]
+    assert metrics.judge.held_out["shade"].accuracy.value == 1
+    assert any("came without held-out accuracies" in warning.text for warning in metrics.warnings)
+    fidelity = metrics.fidelity["all"]
     # 18 real images are bright: the target takes as many dark ones
-    assert fidelity["counts"] == {"before": 60, "after": 60, "reference": 36} and fidelity["matched"] == 18
-    assert fidelity["arms"]["after"]["ratio"]["value"] < 1
-    assert content["fidelity"]["bright"]["counts"] == {"before": 12, "after": 30, "reference": 18}
+    assert fidelity.counts == {"before": 60, "after": 60, "reference": 36} and fidelity.matched == 18
+    assert fidelity.arms["after"].ratio.value < 1
+    assert metrics.fidelity["bright"].counts == {"before": 12, "after": 30, "reference": 18}
     table = pd.read_csv(tmp_path / "out" / "metrics.csv", keep_default_na=False)
     row = table.query("arm == 'after' and metric == 'proportion of shade' and group == 'bright' and reader == 'judge'")
     assert float(row["value"].item()) == 0.5
@@ -139,15 +142,15 @@ def test_prompts_and_named_prompts(data, tmp_path):
         "before": sampled(tmp_path / "b", shades, 3, asked),
         "after": sampled(tmp_path / "a", ["bright"] * 4 + shades[4:], 3, asked),
     }
-    content = run(data, tmp_path, named=named)
-    made = content["named_prompts"]["shade"]
-    assert made["before"]["share"] == {"value": 1.0, "ci95": wilson_interval(40, 40), "n": 40}
-    assert made["after"]["by_value"]["dark"]["value"] == 18 / 20 and made["after"]["by_value"]["bright"]["value"] == 1
-    assert made["after"]["ratio"]["value"] == pytest.approx(38 / 40) and made["after"]["ratio"]["n"] == 40
-    rows = {row["prompt"]: row["arms"] for row in content["by_prompt"]["shade"]["prompts"]}
+    metrics = run(data, tmp_path, named=named)
+    before, after = (metrics.named_prompts["shade"][arm] for arm in ("before", "after"))
+    assert before.share == Figure(1.0, tuple(wilson_interval(40, 40)), 40)
+    assert after.by_value["dark"].value == 18 / 20 and after.by_value["bright"].value == 1
+    assert after.ratio.value == pytest.approx(38 / 40) and after.ratio.n == 40
+    rows = {row.prompt: row.arms for row in metrics.by_prompt["shade"].prompts}
     assert set(rows) == set(PROMPTS)
-    assert rows[PROMPTS[0]]["before"]["n"] == 30 and not rows[PROMPTS[0]]["before"]["few"]
-    assert rows[PROMPTS[0]]["before"]["proportions"]["bright"]["value"] == 6 / 30
+    shares = rows[PROMPTS[0]]["before"]
+    assert shares.n == 30 and not shares.few and shares.proportions["bright"].value == 6 / 30
     with pytest.raises(InputError, match="no prompt of the named ones names a value"):
         run(data, tmp_path, named=data[1])
 
@@ -189,7 +192,7 @@ def test_arms_that_are_swapped_are_refused(data, tmp_path):
     folders = {name: sampled(tmp_path / name, ["dark", "bright"] * 15, 1) for name in ("untuned", "tuned")}
     for name, folder in folders.items():
         write_json(folder / "sampling.json", {"checkpoint": name})
-    rows = [{"step": step, "guide": {"distance": 0.1}} for step in (0, 10)]
+    rows = [{"step": step, "guide": {"distance": 0.1, "proportions": {}}} for step in (0, 10)]
     record = {"curve": rows, "kept_step": 10, "untuned_sha256": "untuned", "target": {}}
 
     def evaluated(before, after, kept):
@@ -202,15 +205,15 @@ def test_arms_that_are_swapped_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="'after' .* are of the untuned model"):
         evaluated("untuned", "untuned", 10)
     # weights that no update made better are those of before
-    content = evaluated("untuned", "untuned", 0)
-    assert any("the original weights were kept" in one["text"] for one in content["warnings"])
+    metrics = evaluated("untuned", "untuned", 0)
+    assert any("the original weights were kept" in warning.text for warning in metrics.warnings)
 
 
 def test_arms_without_pairs_are_pointed_out(data, tmp_path):
     numbers = [str(1000 + number) for number in range(60)]
     other = sampled(tmp_path / "other", ["bright"] * 30 + ["dark"] * 30, 1, number=numbers)
-    content = run(data, tmp_path, arms={**data[1], "after": other})
-    assert any("Consistency could not be measured" in one["text"] for one in content["warnings"])
+    metrics = run(data, tmp_path, arms={**data[1], "after": other})
+    assert any("Consistency could not be measured" in warning.text for warning in metrics.warnings)
 
 
 def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
@@ -220,12 +223,12 @@ def test_a_judge_at_chance_is_warned_of_with_its_accuracy(data, tmp_path):
         "balanced_accuracy": {"value": 0.5, "ci95": [0.4, 0.6], "n": 60},
         "recall": {value: {"value": 0.5, "ci95": None, "n": 30} for value in VALUES},
     }}  # fmt: skip
-    content = run(data, tmp_path, judge=blind)
-    (warning,) = [one for one in content["warnings"] if "chance level" in one["text"]]
-    assert warning["level"] == "error" and "0.500 (0.400" in warning["text"]
-    behind = content["distance_to_target"]["after"]["shade"]["corrected"]
-    assert behind["total_variation"]["value"] is None and "better than chance" in behind["undefined"]
-    assert content["verdict"]["after"]["answer"] == "undecided"
+    metrics = run(data, tmp_path, judge=blind)
+    (warning,) = [warning for warning in metrics.warnings if "chance level" in warning.text]
+    assert warning.level == "error" and "0.500 (0.400" in warning.text
+    corrected = metrics.distance_to_target["after"]["shade"].corrected
+    assert corrected.total_variation.value is None and "better than chance" in corrected.undefined
+    assert metrics.verdict["after"].answer == "undecided"
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.index("chance level") < page.index("The result is undecided")
     assert "chance level" in page and "not corrected" in page
@@ -253,7 +256,7 @@ def test_the_order_of_rows_does_not_matter(data, tmp_path):
     shuffled = Cohort(cohort.table.sample(frac=1, random_state=0).reset_index(drop=True), cohort.root)
     again = run((shuffled, arms, None), tmp_path)
     for name in ("proportions", "distance_to_target", "fidelity", "diversity"):
-        one, two = (json.dumps(content[name], default=str) for content in (first, again))
+        one, two = (json.dumps(plain(getattr(metrics, name))) for metrics in (first, again))
         numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
         assert numbers[0] == numbers[1]
 
@@ -279,15 +282,15 @@ def test_clip_sees_the_images_and_their_prompts(data):
 
 def test_a_small_further_arm_takes_no_images_from_the_answer(data, tmp_path):
     cohort, arms, root = data
-    alone = run(data, tmp_path)["fidelity"]["all"]
+    alone = run(data, tmp_path).fidelity["all"]
     small = sampled(tmp_path / "small", ["bright"] * 10 + ["dark"] * 2, 7)
     tiny = sampled(tmp_path / "tiny", ["bright"] * 4, 8)
-    beside = run(data, tmp_path, arms={**arms, "small": small, "tiny": tiny})["fidelity"]["all"]
+    beside = run(data, tmp_path, arms={**arms, "small": small, "tiny": tiny}).fidelity["all"]
     for arm in ("before", "after"):
-        assert beside["arms"][arm]["frechet_distance"] == alone["arms"][arm]["frechet_distance"]
-    assert beside["matched"] == alone["matched"] == 18
-    assert beside["arms"]["small"]["frechet_distance"]["n"] == beside["arms"]["small"]["ratio"]["n"] == 12
-    assert beside["arms"]["tiny"]["frechet_distance"] == {"value": None, "ci95": None, "n": 4}
+        assert beside.arms[arm].frechet_distance == alone.arms[arm].frechet_distance
+    assert beside.matched == alone.matched == 18
+    assert beside.arms["small"].frechet_distance.n == beside.arms["small"].ratio.n == 12
+    assert beside.arms["tiny"].frechet_distance == Figure(None, None, 4)
 
 
 class TwoAttributes(AttributeClassifier):
@@ -307,17 +310,16 @@ def test_two_attributes_go_by_their_joint(data, tmp_path):
     cohort, arms, _ = data
     joint = {f"{shade}|{side}": 0.25 for shade in VALUES for side in ("left", "right")}
     real = Cohort(cohort.table.assign(side=["left", "right", ""] * 30), cohort.root)
-    content = run((real, arms, None), tmp_path, TwoAttributes(), joint)
-    assert content["part"] == "shade|side" and set(content["target"]["parts"]) == {"shade", "side", "shade|side"}
-    assert content["proportions"]["before"]["shade"]["bright"]["value"] == 12 / 60
+    metrics = run((real, arms, None), tmp_path, TwoAttributes(), joint)
+    assert metrics.part == "shade|side" and set(metrics.target.parts) == {"shade", "side", "shade|side"}
+    assert metrics.proportions["before"]["shade"]["bright"].value == 12 / 60
     codes = []
     for row in pd.read_csv(arms["before"] / "manifest.csv").itertuples():
         pixels = np.asarray(Image.open(arms["before"] / row.image), float)
         codes.append(2 * (pixels.mean() > 127.5) + (pixels[:, SIZE // 2 :].mean() > pixels[:, : SIZE // 2].mean()))
-    read = content["proportions"]["before"]["shade|side"]
-    assert [one["value"] * 60 for one in read.values()] == pytest.approx(np.bincount(codes, minlength=4))
-    assert content["fidelity"]["all"]["counts"]["reference"] == 4 * int(
-        content["fidelity"]["bright|left"]["counts"]["reference"]
-    )
-    assert content["training"]["side"]["left"]["n"] == 40
-    assert set(content["by_prompt"]) == {"shade", "side", "shade|side"}
+    read = metrics.proportions["before"]["shade|side"]
+    assert [share.value * 60 for share in read.values()] == pytest.approx(np.bincount(codes, minlength=4))
+    in_subgroup = metrics.fidelity["bright|left"].counts["reference"]
+    assert metrics.fidelity["all"].counts["reference"] == 4 * in_subgroup
+    assert metrics.training["side"]["left"].n == 40
+    assert set(metrics.by_prompt) == {"shade", "side", "shade|side"}

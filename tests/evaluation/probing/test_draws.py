@@ -5,11 +5,10 @@ from medi_monai.evaluation.probing.draws import (
     ArmScores,
     DemographicGaps,
     Draw,
-    GroupAccuracy,
-    Training,
     WorstGroup,
 )
-from medi_monai.results import plain
+from medi_monai.results import plain, typed
+from medi_monai.results.probing import GroupAccuracy, Training
 
 
 def test_a_draw_is_the_same_after_a_way_through_json():
@@ -30,4 +29,4 @@ def test_a_draw_is_the_same_after_a_way_through_json():
         Draw("correlation", 0.5, 0, {"real": alone}, "square0", 40, 12),
     ]
     for draw in draws:
-        assert Draw.of(json.loads(json.dumps(plain(draw)))) == draw
+        assert typed(Draw, json.loads(json.dumps(plain(draw)))) == draw

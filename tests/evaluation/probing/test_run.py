@@ -11,8 +11,10 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.networks.encoders import build_encoder
-from medi_monai.results import read_results, read_schema
+from medi_monai.results import plain, read_results, read_schema
+from medi_monai.results.probing import ProbeResults
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json
 
 LABELS, CENTERS, SIZE = ("A", "B", "C"), ("n", "s", "w"), 16
 SETTINGS = ProbeSettings(
@@ -66,7 +68,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_probe_page", lambda content, path: path.write_text("page"))
+    monkeypatch.setattr(module, "write_probe_page", lambda results, path: path.write_text("page"))
     encoder = build_encoder("embedded")
 
     def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
@@ -88,23 +90,22 @@ def run(data, tmp_path, monkeypatch):
     return go
 
 
-def test_the_content_is_written_and_holds_what_it_should(run, tmp_path):
-    content = run()
-    assert read_results(tmp_path / "out" / "probe.json") == content
-    jsonschema.validate(content, read_schema("probe"))
-    assert list(content["arms"]) == ["real", "reweighted", "oversampled", "cls", "medi"]
-    assert content["settings"]["focus"] == "medi" and content["test"]["n"] == 120 and content["test"]["patients"] == 12
-    assert content["test"]["left_out"] == 0 and content["training"]["n"] == 350
-    assert {point["point"] for point in content["sweeps"]["num_centers"]} == {2, 3} or content["sweeps"]["num_centers"]
-    assert content["shortcut"]["correlation"]["levels"] == [0.0, 1.0]
-    assert content["shortcut"]["correlation"]["num_squares"] > 0
-    assert content["shortcut"]["center_probe_accuracy"]["chance"] == 1 / 3
-    added = {arm: results["training"]["num_added"] for arm, results in content["arms"].items()}
+def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
+    results = run()
+    assert read_results(tmp_path / "out" / "probe.json", ProbeResults) == results
+    jsonschema.validate(read_json(tmp_path / "out" / "probe.json"), read_schema("probe"))
+    assert list(results.arms) == ["real", "reweighted", "oversampled", "cls", "medi"]
+    assert results.focus == "medi" and results.test.n == 120 and results.test.patients == 12
+    assert results.test.left_out == 0 and results.training.n == 350
+    assert {point.point for point in results.sweeps["num_centers"]} == {2, 3} or results.sweeps["num_centers"]
+    assert results.shortcut.correlation.levels == (0.0, 1.0) and results.shortcut.correlation.num_squares > 0
+    assert results.shortcut.center_probe_accuracy.chance == 1 / 3
+    added = {arm: of_arm.training.num_added for arm, of_arm in results.arms.items()}
     assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
-    assert content["arms"]["real"]["demographics"]["sex"]["groups"] == {"f": 40, "m": 40}
+    assert results.arms["real"].demographics["sex"].groups == {"f": 40, "m": 40}
     table = pd.read_csv(tmp_path / "out" / "probe.csv")
     real = table.query("arm == 'real' and figure == 'balanced_accuracy' and part == 'all'")
-    assert real["value"].item() == pytest.approx(content["arms"]["real"]["balanced_accuracy"]["value"])
+    assert real["value"].item() == pytest.approx(results.arms["real"].balanced_accuracy.value)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
@@ -126,18 +127,18 @@ def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run
     monkeypatch.setattr(module, "_run_job", original)
     again = run("parts", num_workers=2)
     assert {name: (draws / name).stat().st_mtime_ns for name in before} == before
-    assert json.dumps(again) == json.dumps(whole)
+    assert json.dumps(plain(again)) == json.dumps(plain(whole))
 
 
-def test_one_arm_and_no_validation_will_do(run, data):
+def test_one_arm_and_no_validation_will_do(run, data, tmp_path):
     cohort = Cohort(data[0].table.assign(split=data[0].table["split"].replace("val", "train")), data[0].root)
     few = ProbeSettings(**{**vars(SETTINGS), "sweep_repeats": 0, "num_repeats": 1})
-    content = run(cohort=cohort, arms={"only": data[1]["cls"]}, baselines=(), settings=few, demographics=["absent"])
-    assert list(content["arms"]) == ["real", "only"] and content["settings"]["focus"] == "only"
-    assert content["demographics"] == [] and content["sweeps"]["ratio"] == []
-    jsonschema.validate(content, read_schema("probe"))
-    assert all(row["p_value"] is None and row["p_holm"] is None for row in content["comparisons"])
-    assert content["training"]["validation"] == 0
+    results = run(cohort=cohort, arms={"only": data[1]["cls"]}, baselines=(), settings=few, demographics=["absent"])
+    assert list(results.arms) == ["real", "only"] and results.focus == "only"
+    assert results.demographics == () and results.sweeps["ratio"] == ()
+    jsonschema.validate(read_json(tmp_path / "out" / "probe.json"), read_schema("probe"))
+    assert all(row.p_value is None and row.p_holm is None for row in results.comparisons)
+    assert results.training.validation == 0
 
 
 def test_what_cannot_be_is_refused(run):

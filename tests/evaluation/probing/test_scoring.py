@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef, recall_score, roc_auc_score
 
-from medi_monai.evaluation.probing.draws import FIGURES_OF_COUNTS, DemographicGaps, GroupAccuracy
+from medi_monai.evaluation.probing.draws import FIGURES_OF_COUNTS, DemographicGaps
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
+from medi_monai.results.probing import GroupAccuracy
 
 CLASSES = ["A", "B", "C"]
 

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association
 
-from medi_monai.evaluation.probing.results import ProbeAccuracy, RobustnessIndex
 from medi_monai.evaluation.probing.shortcut import (
     NEIGHBORS,
     balanced_robustness,
@@ -12,6 +11,8 @@ from medi_monai.evaluation.probing.shortcut import (
     probe_accuracy,
 )
 from medi_monai.metrics import robustness_index
+from medi_monai.results.measures import ProbeAccuracy
+from medi_monai.results.probing import RobustnessIndex
 from medi_monai.utils.errors import InputError
 
 
@@ -35,7 +36,7 @@ def readable(column, noise, seed=0):
 def test_what_is_in_the_features_is_read_on_other_patients_and_what_is_not_is_at_chance():
     labels, centers, patients = grid()
     accuracy = probe_accuracy(readable(centers, 0.1), centers, patients, [0.1, 1.0])
-    assert accuracy == ProbeAccuracy(1.0, 0.25, len(centers), 4)
+    assert accuracy == ProbeAccuracy(1.0, n=len(centers), chance=0.25, num_values=4)
     noise = np.random.default_rng(0).standard_normal((len(centers), 5))
     assert abs(probe_accuracy(noise, centers, patients, [0.01, 1.0]).value - 0.25) < 0.08
     # what gives a patient away gives nothing of the center of another patient

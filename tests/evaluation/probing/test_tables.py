@@ -11,11 +11,8 @@ from medi_monai.evaluation.probing.draws import (
     ArmScores,
     DemographicGaps,
     Draw,
-    GroupAccuracy,
-    Training,
     WorstGroup,
 )
-from medi_monai.evaluation.probing.results import CorrelationSweep
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
     correlation_sweep,
@@ -25,6 +22,7 @@ from medi_monai.evaluation.probing.tables import (
 )
 from medi_monai.metrics import holm
 from medi_monai.results import Figure
+from medi_monai.results.probing import CorrelationSweep, GroupAccuracy, Training
 
 PATIENTS, DRAWS, REPLICATES = 30, 10, 40
 

@@ -3,22 +3,17 @@
 import copy
 
 import pytest
+from result_contents import arm_results, arms_content, comparison, figure, memory, probe_content
 
-from medi_monai.evaluation.verdicts.metadata import verdict
-
-
-def figure(value, low=None, high=None, n=100):
-    return {"value": value, "ci95": None if low is None else [low, high], "n": n}
+from medi_monai.evaluation.verdicts import metadata
+from medi_monai.results import typed
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import ProbeResults
 
 
 def compared(other, value, low, high, p):
-    return {
-        "figure": "balanced_accuracy",
-        "arms": ["medi", other],
-        "difference": figure(value, low, high),
-        "p_value": p,
-        "p_holm": p,
-    }
+    row = comparison("balanced_accuracy", other, value)
+    return {**row, "difference": figure(value, low, high), "p_value": p, "p_holm": p}
 
 
 def of_worst_group(row):
@@ -26,44 +21,31 @@ def of_worst_group(row):
 
 
 def arm(balanced, worst):
-    return {
-        "balanced_accuracy": figure(balanced),
-        "worst_group_accuracy": {**figure(worst), "group": "a · x"},
-        "training": {"converged": 1.0, "c": 0.5},
-    }
+    training = {"num_real": 10.0, "num_added": 0.0, "converged": 1.0, "c": 0.5}
+    results = arm_results(balanced)
+    worst_group = {**results["worst_group_accuracy"], **figure(worst), "group": "a · x"}
+    return {**results, "worst_group_accuracy": worst_group, "training": training}
 
 
-PROBE = {
-    "arms": {"real": arm(0.5, 0.1), "reweighted": arm(0.55, 0.2), "cls": arm(0.5, 0.1), "medi": arm(0.75, 0.4)},
-    "comparisons": [
-        compared("real", 0.25, 0.2, 0.3, 0.001),
-        compared("reweighted", 0.2, 0.1, 0.3, 0.002),
-        compared("cls", 0.25, 0.2, 0.3, 0.001),
-    ],
-    "shortcut": {
-        "center_probe_accuracy": {"value": 0.99, "chance": 0.125, "n": 10, "num_values": 8},
-        "correlation": {"arms": {"real": {"average_performance_drop": figure(-0.2)}}},
-    },
-    "test": {"patients": 40, "what": "combinations not in training"},
-    "settings": {"c_values": [0.1, 1.0, 10.0]},
-}
-DISTANCES = {"medi": 2.0, "cls": 8.0}
-FIDELITY = {
-    "arms": {
-        name: {
-            "frechet_distance": {
-                "mean": figure(value), "unseen": figure(value + 1), "seen": figure(value - 1), "floor": figure(1.0),
-            },
-            "memorization": {"copies": {"value": 0.001, "ci95": [0.0, 0.003], "n": 1000}},
-        }
-        for name, value in DISTANCES.items()
-    },
-    "comparisons": [
-        {"arms": ["cls", "medi"], "combinations": "all", "ratio_of_means": 4.0, "log_ratio": {"p_value": 1e-5, "n": 32}}
-    ],
-    "real": {"memorization": {"copies": {"value": 0.002, "ci95": [0.0, 0.005], "n": 1000}}},
-    "settings_that_differ": {},
-}  # fmt: skip
+PROBE = probe_content(("real", "reweighted", "cls", "medi"), repeats=12)
+PROBE["arms"] = {"real": arm(0.5, 0.1), "reweighted": arm(0.55, 0.2), "cls": arm(0.5, 0.1), "medi": arm(0.75, 0.4)}
+PROBE["comparisons"] = [
+    compared("real", 0.25, 0.2, 0.3, 0.001),
+    compared("reweighted", 0.2, 0.1, 0.3, 0.002),
+    compared("cls", 0.25, 0.2, 0.3, 0.001),
+]
+PROBE["test"] |= {"patients": 40, "what": "combinations not in training"}
+FIDELITY = arms_content()
+for _arm, _distance in (("medi", 2.0), ("cls", 8.0)):
+    _figures = FIDELITY["arms"][_arm]["frechet_distance"]
+    for _name, _value in (("mean", _distance), ("unseen", _distance + 1), ("seen", _distance - 1), ("floor", 1.0)):
+        _figures[_name] = figure(_value, num_combinations=32)
+    FIDELITY["arms"][_arm]["memorization"] = memory(figure(0.001, 0.0, 0.003, 1000))
+FIDELITY["real"]["memorization"] = memory(figure(0.002, 0.0, 0.005, 1000))
+
+
+def verdict(fidelity, probe):
+    return metadata.verdict(typed(ArmsMetrics, fidelity), typed(ProbeResults, probe))
 
 
 def spoiled(content, *path, value):
@@ -148,8 +130,8 @@ def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
 
 
 def test_copies_differing_settings_and_few_patients_are_told():
-    memory = {"copies": {"value": 0.2, "ci95": [0.15, 0.25], "n": 1000}}
-    fidelity = spoiled(FIDELITY, "arms", "medi", "memorization", value=memory)
+    copying = memory(figure(0.2, 0.15, 0.25, 1000))
+    fidelity = spoiled(FIDELITY, "arms", "medi", "memorization", value=copying)
     fidelity["settings_that_differ"] = {"num_steps": {"cls": 20, "medi": 50}}
     probe = spoiled(PROBE, "test", "patients", value=4)
     probe["arms"]["real"]["training"]["converged"] = 0.5
@@ -167,8 +149,9 @@ def test_copies_differing_settings_and_few_patients_are_told():
 
 def test_undefined_figures_are_said_to_be_so():
     probe = spoiled(PROBE, "arms", "cls", "worst_group_accuracy", "value", value=None)
-    probe["shortcut"] = {"center_probe_accuracy": {"value": None}, "correlation": {"arms": {}}}
-    fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", value=figure(None))
+    probe["shortcut"]["center_probe_accuracy"]["value"] = None
+    probe["shortcut"]["correlation"]["arms"] = {}
+    fidelity = spoiled(FIDELITY, "arms", "medi", "frechet_distance", "mean", "value", value=None)
     texts = [one.text for one in verdict(fidelity, probe)]
     assert any("Worst-group accuracy is undefined" in text for text in texts)
     assert any("Fréchet distance to real images: MeDi –" in text for text in texts)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from monai.bundle import ConfigParser
+from result_contents import alignment_content
 
 pytest.importorskip("transformers")
 
 import medi_monai.runs.experiment.run as runner
-from medi_monai.results import write_results
+from medi_monai.results import typed, write_results
+from medi_monai.results.alignment import AlignmentMetrics
 from medi_monai.runs.experiment.alignment import fair_experiment_run
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError
@@ -65,7 +67,7 @@ def experiment(tmp_path, monkeypatch):
         elif stage.run_id == "resampling":
             write_json(stage.result, {"figures": {"why_none": run.why_none}})
         elif stage.run_id == "evaluation":
-            write_results(stage.result, {"verdict": {}})
+            write_results(stage.result, typed(AlignmentMetrics, alignment_content()))
 
     def run(alternatives=True, **changed):
         started.clear()

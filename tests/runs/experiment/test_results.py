@@ -3,10 +3,15 @@
 import jsonschema
 import pandas as pd
 import pytest
+from result_contents import arms_content, probe_content
 
 from medi_monai.cohort import Cohort
-from medi_monai.results import Finding, read_results, read_schema, write_results
-from medi_monai.runs.experiment.results import ExperimentResults, SplitCounts, summarize_cohort
+from medi_monai.results import Finding, read_results, read_schema, typed, write_results
+from medi_monai.results.experiment import ExperimentResults, SplitCounts
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import ProbeResults
+from medi_monai.runs.experiment.results import summarize_cohort
+from medi_monai.utils.files import read_json
 
 
 @pytest.fixture
@@ -33,11 +38,13 @@ def test_a_cohort_is_counted_by_split_and_combination(cohort):
 def test_results_keep_to_their_schema(cohort, tmp_path):
     links = {name: f"{name}.html" for name in ("audit", "evaluation", "probing")}
     summary = summarize_cohort(cohort, ["tumor", "center"], "cohort")
+    fidelity, probe = typed(ArmsMetrics, arms_content()), typed(ProbeResults, probe_content())
     results = ExperimentResults(
-        "?", summary, [Finding("ok", "Yes.")], {}, {}, links, {"seed": 0}, {"a": 1.5, "b": None}
+        "?", summary, (Finding("ok", "Yes."),), fidelity, probe, links, {"seed": 0}, {"a": 1.5, "b": None}
     )
     write_results(tmp_path / "experiment.json", results)
-    content = read_results(tmp_path / "experiment.json")
+    assert read_results(tmp_path / "experiment.json", ExperimentResults) == results
+    content = read_json(tmp_path / "experiment.json")
     jsonschema.validate(content, read_schema("experiment"))
     assert content["cohort"]["counts"]["train"] == {"patches": 3, "slides": 2, "patients": 1}
     with pytest.raises(jsonschema.ValidationError):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medi_monai.evaluation.probing.draws import GroupAccuracy, Training
-from medi_monai.results import Figure
+from medi_monai.results.figure import Figure
+from medi_monai.results.measures import ProbeAccuracy
+from medi_monai.results.typed import Result
 
 __all__ = [
     "ArmResults",
@@ -16,7 +17,7 @@ __all__ = [
     "CorrelationPoint",
     "CorrelationSweep",
     "DemographicGapFigures",
-    "ProbeAccuracy",
+    "GroupAccuracy",
     "ProbeResults",
     "RepeatedFigure",
     "RobustnessIndex",
@@ -24,6 +25,7 @@ __all__ = [
     "SweepPoint",
     "TestGroup",
     "TestSet",
+    "Training",
     "TrainingSet",
     "WorstGroupFigure",
 ]
@@ -63,7 +65,7 @@ class WorstGroupFigure(RepeatedFigure):
 
 
 @dataclass(frozen=True)
-class DemographicGapFigures:
+class DemographicGapFigures(Result):
     """Gaps between the groups of a demographic column, means over the draws, and the test images by group."""
 
     equal_opportunity: Figure
@@ -72,7 +74,39 @@ class DemographicGapFigures:
 
 
 @dataclass(frozen=True)
-class ArmResults:
+class GroupAccuracy(Result):
+    """Accuracy within a center or of a class.
+
+    Args:
+        value: balanced accuracy within a center, recall of a class; ``None`` without test images.
+        n: test images.
+        num_classes: that a center has test images of; ``None`` for a class.
+    """
+
+    value: float | None
+    n: int
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Training(Result):
+    """What a probe was trained with; in ``probe.json`` means over the draws.
+
+    Args:
+        num_real: real images.
+        num_added: images added to them.
+        c: inverse strength of the regularizer that was chosen.
+        converged: whether the probe reached its optimum; of several draws the share.
+    """
+
+    num_real: float
+    num_added: float
+    c: float
+    converged: float
+
+
+@dataclass(frozen=True)
+class ArmResults(Result):
     """Figures of an arm over all draws; ``per_center`` and ``per_class`` are means without intervals."""
 
     balanced_accuracy: RepeatedFigure
@@ -88,7 +122,7 @@ class ArmResults:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """The first of two arms less the second in one figure, with p values.
 
     Args:
@@ -113,7 +147,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class SweepPoint:
+class SweepPoint(Result):
     """An arm at a point of a sweep: means over ``n`` draws, and the lowest and highest of them."""
 
     point: float
@@ -128,7 +162,7 @@ class SweepPoint:
 
 
 @dataclass(frozen=True)
-class CorrelationPoint:
+class CorrelationPoint(Result):
     """Balanced accuracy at a level of the correlation of class and center, over ``n`` draws."""
 
     level: float
@@ -138,7 +172,7 @@ class CorrelationPoint:
 
 
 @dataclass(frozen=True)
-class CorrelationArm:
+class CorrelationArm(Result):
     """The curve of an arm, and PathoROB's average performance drop: 0 is none, −0.2 a fifth lost."""
 
     curve: tuple[CorrelationPoint, ...]
@@ -146,7 +180,7 @@ class CorrelationArm:
 
 
 @dataclass(frozen=True)
-class CorrelationSweep:
+class CorrelationSweep(Result):
     """Accuracy as center and class become correlated.
 
     Args:
@@ -165,24 +199,7 @@ class CorrelationSweep:
 
 
 @dataclass(frozen=True)
-class ProbeAccuracy:
-    """How well a column can be predicted from features, on patients that the probe was not trained on.
-
-    Args:
-        value: balanced accuracy; ``None`` where it cannot be measured.
-        chance: 1 / values predicted.
-        n: images.
-        num_values: values of the column that could be predicted.
-    """
-
-    value: float | None
-    chance: float | None
-    n: int
-    num_values: int
-
-
-@dataclass(frozen=True)
-class RobustnessIndex:
+class RobustnessIndex(Result):
     """PathoROB's robustness index: 1 where the features follow the class, 0 where they follow the center.
 
     Args:
@@ -199,7 +216,7 @@ class RobustnessIndex:
 
 
 @dataclass(frozen=True)
-class Shortcut:
+class Shortcut(Result):
     """How much of the class and of the center the features hold, and what arms make of it."""
 
     label_probe_accuracy: ProbeAccuracy
@@ -209,7 +226,7 @@ class Shortcut:
 
 
 @dataclass(frozen=True)
-class TestGroup:
+class TestGroup(Result):
     """A combination of label and attributes in the test: its values, its images, and whether training has it."""
 
     __test__ = False
@@ -220,7 +237,7 @@ class TestGroup:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class TestSet(Result):
     """The test images.
 
     Args:
@@ -241,7 +258,7 @@ class TestSet:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class TrainingSet(Result):
     """The real images of training, their patients, those of validation, and the classes."""
 
     n: int
@@ -251,7 +268,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
-class ProbeResults:
+class ProbeResults(Result):
     """The content of ``probe.json``.
 
     Args:
@@ -281,5 +298,39 @@ class ProbeResults:
     demographics: tuple[str, ...]
     encoder: Mapping[str, Any]
     settings: Mapping[str, Any]
-    settings_that_differ: Mapping[str, Any]
+    settings_that_differ: Mapping[str, Mapping[str, Any]]
     digests: Mapping[str, str]
+
+    @property
+    def center(self) -> str:
+        """The first attribute, which may be a shortcut."""
+        return self.attributes[0]
+
+    @property
+    def focus(self) -> str:
+        """The arm that is compared with every other one."""
+        return str(self.settings["focus"])
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """Arms that add generated images to real ones."""
+        return tuple(self.settings["arms"])
+
+    @property
+    def num_repeats(self) -> int:
+        """Draws of training patients."""
+        return int(self.settings["num_repeats"])
+
+    @property
+    def min_count(self) -> int:
+        """Smaller test groups do not count."""
+        return int(self.settings["min_count"])
+
+    @property
+    def c_values(self) -> tuple[float, ...]:
+        """Values of C that probes choose from."""
+        return tuple(self.settings["c_values"])
+
+    def comparison(self, figure: str, other: str) -> Comparison | None:
+        """Of the focus with another arm in one figure."""
+        return next((row for row in self.comparisons if row.figure == figure and row.arms[1] == other), None)
