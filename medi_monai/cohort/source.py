@@ -13,10 +13,11 @@ import pandas as pd
 from medi_monai.cohort.demo import demo_dataset
 from medi_monai.cohort.table import PATCH_COLUMNS
 from medi_monai.cohort.tables.cells import clean_cells
-from medi_monai.cohort.tables.files import IMAGE_SUFFIXES, absent_files, inside_paths, walk_files
+from medi_monai.cohort.tables.files import IMAGE_SUFFIXES, absent_files, checked_folder, inside_paths, walk_files
 from medi_monai.cohort.tables.layouts import TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
+from medi_monai.cohort.tables.spelling import look_alike_notes, spelled_on_disk
 from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
@@ -105,7 +106,7 @@ class ImageTable:
 
     def settings(self) -> dict:
         """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
-        root = self._checked_folder()
+        root = checked_folder(self.folder)
         lookups = sorted({rule.lookup.table for rule in parse_mapping(self.mapping).values() if rule.lookup})
         return {
             **_with_text_keys(asdict(self)),
@@ -128,6 +129,7 @@ class ImageTable:
             one that matches no file or several, an image in several rows, a missing file, a slide name of several
             images (for ``slides``), an mpp that is not a number, a missing label, slide or patient, or a value that
             the mapping does not allow.
+
         Raises:
             InputError: for a table that is missing, empty or unreadable, a missing column, or a code that is missing
                 from a table of codes.
@@ -137,7 +139,9 @@ class ImageTable:
         for note in (*content.notes, *notes):
             print(f"{self.table_name}: {note}", flush=True)
         rows["image"], problem = self._images(content.table)
-        wrongs = (*_problems(rows, self, check_files, problem == ""), *self._lacking(content.table, rows))
+        named = problem == ""
+        rows["image"], absent = self._located(rows["image"], named, check_files)
+        wrongs = (*_problems(rows, self, absent, named), *self._lacking(content.table, rows))
         for wrong, reason in (*wrongs, *problems):
             if wrong.any():
                 problem = problem.mask(wrong & (problem == ""), reason)
@@ -159,7 +163,7 @@ class ImageTable:
         """
         spec = TableSpec.from_setting(self.table)
         if spec.layout == "tcga_ut":
-            return list(spec.read(self._checked_folder(), {}).strays)
+            return list(spec.read(checked_folder(self.folder), {}).strays)
         named = set(rows["image"])
         stray: list[tuple[str, str]] = []
         for top, depth in self._image_folders(rows):
@@ -197,11 +201,6 @@ class ImageTable:
         suffix = os.path.splitext(self._pattern)[1].lower()
         return (suffix,) if suffix in IMAGE_SUFFIXES else IMAGE_SUFFIXES
 
-    def _checked_folder(self) -> Path:
-        if not self.folder.is_dir():
-            raise InputError(f"dataset_dir {self.root} is not a folder")
-        return self.folder
-
     def _rules(self) -> dict[str, ColumnRule]:
         rules = parse_mapping(self.mapping)
         names = dict.fromkeys([self.label, *self.attributes])
@@ -212,7 +211,7 @@ class ImageTable:
         for name, rule in self._rules().items():
             setting = "label" if name == self.label else "metadata_columns"
             needed.setdefault(rule.column, setting if rule.column == name else f"mapping of {name}")
-        return TableSpec.from_setting(self.table).read(self._checked_folder(), needed, self.missing)
+        return TableSpec.from_setting(self.table).read(checked_folder(self.folder), needed, self.missing)
 
     def _columns(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem], list[str]]:
         words = self._words
@@ -230,7 +229,29 @@ class ImageTable:
             rows[name] = mapped.values
             problems.append((mapped.problems != "", mapped.problems))
             notes += [*mapped.notes, *_unlisted_words(mapped.values)]
-        return rows, problems, notes
+        compared = {name: rows[name] for name in (*self._rules(), "patient")}
+        return rows, problems, [*notes, *look_alike_notes(compared, self.mapping)]
+
+    def _located(self, images: pd.Series, named: pd.Series, check_files: bool) -> tuple[pd.Series, pd.Series]:
+        """Images as the disk spells them, and why there is no file."""
+        absent = pd.Series("", index=images.index, dtype="str")
+        if not check_files or TableSpec.from_setting(self.table).layout == "tcga_ut":
+            return images, absent
+        absent[named] = absent_files(images[named], self.folder)
+        lost = absent == "file not found"
+        if not lost.any():
+            return images, absent
+        spelled = images.copy()
+        spelled[lost], absent[lost] = spelled_on_disk(images[lost], self.folder)
+        changed = spelled != images
+        if changed.any():
+            example = f"{ascii(images[changed].iloc[0])} is {ascii(spelled[changed].iloc[0])}"
+            print(
+                f"{self.table_name}: file names in {int(changed.sum()):,} rows differ from the disk in Unicode form, "
+                f"case or blanks alone and are taken as meant, for example {example}",
+                flush=True,
+            )
+        return spelled, absent
 
     def _lacking(self, table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Problem]:
         columns = {name: self._named[name] for name in ("patient", "slide")}
@@ -258,11 +279,9 @@ class ImageTable:
         return images, problem
 
 
-def _problems(rows: pd.DataFrame, source: ImageTable, check_files: bool, named: pd.Series) -> Iterator[Problem]:
+def _problems(rows: pd.DataFrame, source: ImageTable, absent: pd.Series, named: pd.Series) -> Iterator[Problem]:
     yield named & rows["image"].duplicated(keep=False), "several rows of the table name this image"
-    if check_files and TableSpec.from_setting(source.table).layout != "tcga_ut":
-        absent = absent_files(rows.loc[named, "image"], source.folder).reindex(rows.index, fill_value="")
-        yield absent != "", absent
+    yield absent != "", absent
     if source.unit == "slides":
         images = rows.loc[rows["slide"] != "", ["slide", "image"]].drop_duplicates()
         several = rows["slide"].isin(images.loc[images["slide"].duplicated(), "slide"].unique())

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from types import TracebackType
 
+from medi_monai.utils.text import escape_unprintable
+
 __all__ = ["InputError", "RunStopped", "nearest", "unknown_value", "user_error_in", "report_user_errors"]
 
 
@@ -56,5 +58,9 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def report_user_errors() -> None:
-    """Print users' mistakes as one line on stderr from now on; any other error keeps its traceback."""
+    """Print users' mistakes as one line on stderr from now on; any other error keeps its traceback.
+
+    What a terminal cannot show is printed as an escape.
+    """
+    escape_unprintable()
     sys.excepthook = _excepthook

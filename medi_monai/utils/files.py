@@ -85,7 +85,8 @@ def write_json(target: str | os.PathLike, content: object) -> None:
     """Write ``content`` as indented JSON, atomically; NaN is not allowed (an undefined figure is ``null``)."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     with atomic_path(target) as path:
-        path.write_text(text, encoding="utf-8")
+        # a path that is not UTF-8 holds surrogates, which JSON has escapes for
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _plain(value: Any) -> Any:
@@ -199,7 +200,7 @@ def file_fingerprint(path: str | os.PathLike) -> str:
 def json_digest(content: object) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["alike", "escape_unprintable", "escaped", "look_alikes", "number_in", "tidy"]
+__all__ = ["alike", "escape_unprintable", "escaped", "is_text", "look_alikes", "number_in", "tidy"]
 
 #: Python's ``float`` also takes ``1_0``, digits of other scripts and ``infinity``
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -60,6 +60,11 @@ def look_alikes(values: Iterable[str]) -> list[list[str]]:
 def escaped(text: str) -> str:
     """Text with what is no Unicode written out, as a file name in Latin-1: ``M\\\\xfcller.png``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_text(name: str) -> bool:
+    """Whether the bytes of a name or path are UTF-8."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def escape_unprintable() -> None:

@@ -128,6 +128,13 @@ def test_json_round_trip_is_readable_by_people(tmp_path):
     assert "Universität" in text and text.endswith("}\n") and text.count("\n") > 4
 
 
+def test_paths_that_are_not_utf_8_are_written_as_escapes_and_come_back(tmp_path):
+    path = os.fsdecode(b"/data/M\xfcller")
+    write_json(tmp_path / "a.json", {"root": path})
+    assert read_json(tmp_path / "a.json") == {"root": path} and b"\\udcfc" in (tmp_path / "a.json").read_bytes()
+    assert len(json_digest({"root": path})) == 64
+
+
 @pytest.mark.parametrize("figure", [float("nan"), float("inf")])
 def test_json_refuses_what_json_lacks_and_keeps_the_old_file(old, figure):
     with pytest.raises(ValueError):

@@ -16,6 +16,7 @@ from medi_monai.cohort.source import DEMO_BALANCED, ImageTable
 from medi_monai.cohort.splits.patients import keep_apart
 from medi_monai.cohort.table import SPLITS
 from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.cohort.tables.files import checked_folder
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableSpec
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.utils.errors import InputError, unknown_value
@@ -128,7 +129,7 @@ class CaptionTable:
     def settings(self) -> dict:
         """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
         return {
-            "root": str(self._checked_folder().resolve()),
+            "root": str(checked_folder(self.folder).resolve()),
             "tables": {source.table_name: source.settings() for source, _ in self._sources()},
             "attributes": list(self.attributes),
             "columns": dict(self.columns),
@@ -177,19 +178,14 @@ class CaptionTable:
         return str(dict(self.table).get("path") or ".") if isinstance(self.table, Mapping) else ""
 
     def _roco_tables(self) -> list[RocoTable]:
-        return find_roco(self._checked_folder(), self._roco_path)
+        return find_roco(checked_folder(self.folder), self._roco_path)
 
     def _sources(self) -> list[tuple[ImageTable, RocoTable | None]]:
         """The tables to read, each as an :class:`ImageTable`, which handles patterns, files and mapping."""
-        folder = self._checked_folder()
+        folder = checked_folder(self.folder)
         if not self.is_roco:
             return [(self._image_table(folder), None)]
         return [(_roco_table(folder, table, self.missing), table) for table in self._roco_tables()]
-
-    def _checked_folder(self) -> Path:
-        if not self.folder.is_dir():
-            raise InputError(f"dataset_dir {self.root} is not a folder")
-        return self.folder
 
     @property
     def _roles(self) -> dict[str, str | None]:
@@ -224,7 +220,7 @@ class CaptionTable:
     def _check_templates(self) -> None:
         mapped = set(self.mapping or {})
         spec = TableSpec.from_setting(self.table)
-        table = spec.read(self._checked_folder(), {}).table
+        table = spec.read(checked_folder(self.folder), {}).table
         self.templates.check_columns([*table.columns, *mapped], f"the columns of {spec.path}")
         for note in self.templates.notes(table.drop(columns=list(mapped & set(table.columns)))):
             print(f"{self.table_name}: {note}", flush=True)

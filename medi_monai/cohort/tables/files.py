@@ -10,11 +10,24 @@ import os
 import posixpath
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "scan_folder", "walk_files", "inside_paths", "absent_files", "why_absent"]
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.text import escaped, is_text
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Entry",
+    "checked_folder",
+    "scan_folder",
+    "walk_files",
+    "inside_paths",
+    "absent_files",
+    "why_absent",
+]
 
 #: slides and plain images, as a folder of them would hold
 IMAGE_SUFFIXES = (
@@ -52,6 +65,8 @@ def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
 
 
 def _entry(item: os.DirEntry, path: str, root: str | os.PathLike) -> Entry:
+    if not is_text(item.name):
+        return Entry(escaped(item.name), escaped(path), "other", "its name is not UTF-8: rename it")
     # without a link, neither test needs a look-up of its own
     linked = item.is_symlink()
     try:
@@ -86,6 +101,20 @@ def why_absent(path: str | os.PathLike) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def checked_folder(folder: str | os.PathLike) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        InputError: if it is not one, or its path is not UTF-8, which no table could hold.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"dataset_dir {escaped(str(folder))} is not a folder")
+    if not is_text(str(path.resolve())):
+        raise InputError(f"dataset_dir {escaped(str(path.resolve()))}: its path is not UTF-8; rename it or link to it")
+    return path
 
 
 def walk_files(

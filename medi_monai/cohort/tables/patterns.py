@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.text import alike
 
 __all__ = ["pattern_fields", "static_folder", "fill_pattern", "match_files"]
 
@@ -52,7 +53,7 @@ def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
 
 
 def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, pd.Series]:
-    """The one file that each filled pattern means.
+    """The one file that each filled pattern means; where none fits, one that does but for Unicode form, case or blanks.
 
     Args:
         patterns: as :func:`fill_pattern` gives them.
@@ -65,7 +66,10 @@ def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, p
     wanted = patterns.unique().tolist()
     for depth in {pattern.count("/") for pattern in wanted}:
         group = [pattern for pattern in wanted if pattern.count("/") == depth]
-        matches_of.update(_matches(group, [file for file in files if file.count("/") == depth]))
+        deep = [file for file in files if file.count("/") == depth]
+        matches_of.update(_matches(group, deep))
+        lost = [pattern for pattern in group if not matches_of[pattern]]
+        matches_of.update(_alike_matches(lost, deep) if lost else {})
     problems = {pattern: _problem(pattern, matches) for pattern, matches in matches_of.items()}
     paths = {pattern: matches[0] if len(matches) == 1 else _spelled(pattern) for pattern, matches in matches_of.items()}
     return patterns.map(paths).astype("str"), patterns.map(problems).astype("str")
@@ -86,6 +90,18 @@ def _matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
         fits = re.compile(re.escape(pattern).replace(r"\*", "[^/]*").replace(LITERAL_STAR, r"\*")).fullmatch
         matches[pattern] = sorted(file for file in (files[number] for number in order[first:last]) if fits(file))
     return matches
+
+
+def _alike_matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
+    looks: dict[str, list[str]] = {}
+    for file in files:
+        looks.setdefault(_look(file), []).append(file)
+    matches = _matches(list(dict.fromkeys(map(_look, patterns))), list(looks))
+    return {pattern: sorted(file for look in matches[_look(pattern)] for file in looks[look]) for pattern in patterns}
+
+
+def _look(path: str) -> str:
+    return "/".join(map(alike, path.split("/")))
 
 
 def _ends(paths: list[list[str]], depth: int, backwards: bool) -> list[str]:

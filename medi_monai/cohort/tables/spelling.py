@@ -1,0 +1,123 @@
+"""Names and values that look the same to a reader and differ to a computer.
+
+A Mac writes ``ö`` as two characters (NFD), most tables as one (NFC); names copied from a mail end in a blank or hold
+characters without width. Files are found despite such differences; values that differ in nothing else are pointed out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from medi_monai.cohort.tables.files import scan_folder
+from medi_monai.utils.text import alike, look_alikes
+
+__all__ = ["look_alike_notes", "merge_line", "spelled_on_disk"]
+
+#: what a whole number becomes in a column of floats
+FLOAT = re.compile(r"(?<=\d)\.0(?!\d)")
+
+#: columns of sentences, many of which are nearly the same
+SENTENCES = ("caption",)
+
+#: groups of values that a note names
+MAX_GROUPS = 6
+
+
+class _Folders:
+    """The names in folders below a root by what they look like, each listed once."""
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self._root = root
+        self._names: dict[str, dict[str, list[str]]] = {}
+
+    def _inside(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._names:
+            names: dict[str, list[str]] = {}
+            for entry in scan_folder(self._root, folder):
+                if entry.kind != "other":
+                    names.setdefault(alike(entry.name), []).append(entry.path)
+            self._names[folder] = names
+        return self._names[folder]
+
+    def matches(self, path: str) -> list[str]:
+        """The paths that look like ``path``; of each folder, its own name first."""
+        folders = [""]
+        for part in path.split("/"):
+            paths = []
+            for folder in folders:
+                candidates = self._inside(folder).get(alike(part), [])
+                exact = [name for name in candidates if os.path.basename(name) == part]
+                paths += exact or candidates
+            folders = paths
+        return folders
+
+
+def spelled_on_disk(paths: pd.Series, root: str | os.PathLike) -> tuple[pd.Series, pd.Series]:
+    """The files that absent paths mean.
+
+    Args:
+        paths: relative to ``root``, none of which exists as it is spelled.
+        root: the folder of the data set.
+
+    Returns:
+        The path as the disk spells it where one file alone looks like it, else the path itself; and why there is none,
+        empty where there is one.
+    """
+    folders = _Folders(root)
+    spelled, reasons = {}, {}
+    for path in paths.unique():
+        matches = [match for match in folders.matches(path) if os.path.isfile(os.path.join(root, match))]
+        spelled[path] = matches[0] if len(matches) == 1 else path
+        reasons[path] = "" if len(matches) == 1 else _why(path, matches, folders)
+    return paths.map(spelled).astype("str"), paths.map(reasons).astype("str")
+
+
+def _why(path: str, matches: list[str], folders: _Folders) -> str:
+    if matches:
+        shown = ", ".join(map(ascii, matches[:3]))
+        return f"file not found; {len(matches)} files have names that look like it: {shown}"
+    whole = FLOAT.sub("", path)
+    if whole != path and folders.matches(whole):
+        return f"file not found, but there is {whole}: an identifier of the table has become a number with .0"
+    return "file not found"
+
+
+def look_alike_notes(values: Mapping[str, pd.Series], rules: Mapping[str, Any] | None) -> list[str]:
+    """Values of a column that differ in Unicode form, case, blanks or leading zeros alone, a line per column.
+
+    Args:
+        values: clean columns by name.
+        rules: the mapping as the config has it: a line for a column with a rule is an addition to it.
+    """
+    notes = []
+    for name, column in values.items():
+        if name in SENTENCES:
+            continue
+        counts = column[column != ""].value_counts()
+        groups = look_alikes(counts.index)
+        if groups:
+            shown = "; ".join(" and ".join(_shown(value) for value in group) for group in groups[:MAX_GROUPS])
+            more = f"; and {len(groups) - MAX_GROUPS} further groups" if len(groups) > MAX_GROUPS else ""
+            notes.append(f"{name} has values that look alike: {shown}{more}. {merge_line(name, groups, rules)}")
+    return notes
+
+
+def merge_line(name: str, groups: list[list[str]], rules: Mapping[str, Any] | None = None) -> str:
+    """The line of an overlay that gives each group the name of its first value."""
+    merge = ", ".join(f"{_shown(group[0])}: [{', '.join(map(_shown, group[1:]))}]" for group in groups)
+    if rules and name in rules:
+        return f"If they are the same, add to the rule of {name!r} in `mapping`: merge: {{{merge}}}"
+    return f"If they are the same, merge them in the overlay: mapping: {{{json.dumps(name)}: {{merge: {{{merge}}}}}}}"
+
+
+def _shown(value: str) -> str:
+    # YAML reads the escapes of JSON; what can be told apart only by its code points is written as such
+    plain = value.isprintable() and unicodedata.normalize("NFC", value) == value
+    return json.dumps(value, ensure_ascii=not plain)
