@@ -27,7 +27,7 @@ from medi_monai.engines.classifiers.augment import Hardening, harden
 from medi_monai.engines.distributed import refuse_processes
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
-from medi_monai.engines.model_dir import MODEL_FILES, save_settings
+from medi_monai.engines.model_dir import MODEL_FILES, save_model
 from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.engines.trainer import stop_after_step
 from medi_monai.networks.classifier import AttributeClassifier
@@ -35,7 +35,7 @@ from medi_monai.networks.tuning import merge_adapter, save_adapter, tuned_parame
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
-from medi_monai.utils.files import atomic_path, file_digest, json_digest, save_tensors, write_json
+from medi_monai.utils.files import atomic_path, file_digest, json_digest, write_json
 from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
@@ -320,8 +320,7 @@ def _save(
         merge_adapter(network)
     model = folder / "model.pt"
     schema.save(folder / "schema.json")
-    save_settings(folder, {**model_settings, "aligned": record})
-    save_tensors(model, network.state_dict())
+    save_model(folder, network.state_dict(), {**model_settings, "aligned": record})
     write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
     before, after = watch.curve[0], watch.kept
     print(watch.outcome(), flush=True)

@@ -16,7 +16,7 @@ from medi_monai.engines.prepare_batch import AutocastInferer
 from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
-from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.seeding import generator_from
 
@@ -100,6 +100,9 @@ class ImageGenerator:
 
         Returns:
             ``(N, H, W, 3)`` uint8.
+
+        Raises:
+            RunStopped: for pixels that are NaN or infinite, which would be drawn as black.
         """
         device = next(network.parameters()).device
         if isinstance(self.space, nn.Module):
@@ -107,6 +110,13 @@ class ImageGenerator:
         denoise = denoiser(self.bind(network, rows), self.schedule, self.objective, self.space.clip)
         noise = self.noise(rows).to(device)
         images = self.space.decode(SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps))
+        finite = torch.isfinite(images).flatten(1).all(1)
+        if not finite.all():
+            raise RunStopped(
+                f"{int((~finite).sum())} of {len(finite)} images have pixels that are not finite (NaN or infinity) "
+                "and are not written: the numbers overflowed, or the weights are damaged. Try --amp false or a lower "
+                "--guidance_scale"
+            )
         return uint8_arrays(images)
 
     def noise(self, rows: pd.DataFrame) -> torch.Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from medi_monai.cohort import default_cohort_dir
@@ -15,14 +16,36 @@ from medi_monai.cohort.demo import demo_schema
 from medi_monai.cohort.folder import holds_cohort
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import load_tensors, read_json, write_json
+from medi_monai.utils.files import (
+    atomic_path,
+    check_state,
+    file_digest,
+    load_tensors,
+    read_json,
+    write_json,
+    write_tensors,
+)
+from medi_monai.utils.records import Document, parse_document
 
-__all__ = ["MODEL_FILES", "load_network", "load_schema", "load_settings", "save_settings", "trained_cohort_dir"]
+__all__ = [
+    "FROM_HERE",
+    "MODEL_FILES",
+    "has_format",
+    "load_network",
+    "load_schema",
+    "load_settings",
+    "save_model",
+    "save_settings",
+    "trained_cohort_dir",
+]
 
 #: files that a training writes next to its checkpoints: averaged weights, settings, and schema
 MODEL_FILES = ("model.pt", "model.json", "schema.json")
 #: entry of ``model.json``: path of the cohort relative to the model
 FROM_HERE = "cohort_from_here"
+MODEL_RECORD = "model.json"
+#: in it, what is no setting of the training
+BOOKKEEPING = ("format", "weights_sha256")
 
 
 def load_network(network: nn.Module, path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module:
@@ -38,7 +61,7 @@ def load_network(network: nn.Module, path: str | os.PathLike, device: str | torc
     """
     if not Path(path).is_file():
         raise InputError(f"there is no model at {path}: run `training` first, or give --ckpt_dir of a trained model")
-    state = load_tensors(path)
+    state = check_state(path, load_tensors(path, _recorded_digests(Path(path))), network.state_dict())
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -62,27 +85,94 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
     Raises:
         InputError: for weights without a readable ``model.json``, since guessed settings would give wrong images.
     """
-    path = Path(ckpt_dir) / "model.json"
+    path = Path(ckpt_dir) / MODEL_RECORD
     if not path.is_file():
         if (Path(ckpt_dir) / "model.pt").is_file():
             raise InputError(f"there is no {path} beside the weights, which records how they were trained")
         return dict(defaults)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold training settings")
+    content = {key: value for key, value in _read_record(path).items() if key not in BOOKKEEPING}
     # if model and cohort were moved together, the relative path is still valid
-    beside = Path(ckpt_dir) / content.get(FROM_HERE, ".")
+    beside = Path(ckpt_dir) / (content.get(FROM_HERE) or ".")
     if not holds_cohort(content.get("cohort_dir") or "") and FROM_HERE in content and holds_cohort(beside):
         content["cohort_dir"] = str(beside.resolve())
     return {**defaults, **content}
 
 
-def save_settings(ckpt_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Write ``model.json``: the training settings, and the path of the cohort relative to the model."""
-    cohort_path = {}
+def has_format(ckpt_dir: str | os.PathLike) -> bool:
+    """Whether ``model.json`` has the number of its format; records of earlier versions have none."""
+    return "format" in _read_record(Path(ckpt_dir) / MODEL_RECORD)
+
+
+def save_settings(
+    ckpt_dir: str | os.PathLike, settings: Mapping[str, Any], digests: Sequence[str] | None = None
+) -> None:
+    """Write ``model.json``: the training settings, and the path of the cohort relative to the model.
+
+    Args:
+        ckpt_dir: folder of the model.
+        settings: of the training.
+        digests: SHA-256 that ``model.pt`` may have; by default as recorded of the one that is there.
+    """
+    folder = Path(ckpt_dir)
+    digests = _known_digests(folder) if digests is None else digests
+    bookkeeping: dict[str, Any] = {"format": ModelRecord.FORMAT, "weights_sha256": list(dict.fromkeys(digests))}
     if settings.get("cohort_dir"):
-        cohort_path[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
-    write_json(Path(ckpt_dir) / "model.json", {**settings, **cohort_path})
+        bookkeeping[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
+    write_json(folder / MODEL_RECORD, {**settings, **bookkeeping})
+
+
+def save_model(ckpt_dir: str | os.PathLike, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> Path:
+    """Write ``model.pt``, and ``model.json`` with its digest; killed between the two, either model can be loaded.
+
+    Args:
+        ckpt_dir: where to.
+        state: weights.
+        settings: as for :func:`save_settings`.
+
+    Returns:
+        The path of ``model.pt``.
+    """
+    model = Path(ckpt_dir) / "model.pt"
+    with atomic_path(model) as path:
+        digest = write_tensors(path, state)
+        save_settings(ckpt_dir, settings, [*_known_digests(model.parent), digest])
+    save_settings(ckpt_dir, settings, [digest])
+    return model
+
+
+def _known_digests(folder: Path) -> list[str]:
+    model = folder / "model.pt"
+    if not model.is_file():
+        return []
+    recorded = _recorded_digests(model) if (folder / MODEL_RECORD).is_file() else None
+    return [file_digest(model)] if recorded is None else recorded
+
+
+def _recorded_digests(model: Path) -> list[str] | None:
+    """What ``model.json`` says of the weights beside it; None for a record of an earlier version, or no record."""
+    path = model.with_name(MODEL_RECORD)
+    record = _read_record(path) if model.name == "model.pt" and path.is_file() else {}
+    return record["weights_sha256"] if "format" in record else None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if isinstance(content, dict) and content and "format" not in content and "weights_sha256" not in content:
+        # of a version before formats
+        return content
+    parse_document(content, ModelRecord, str(path))
+    return content
+
+
+class ModelRecord(Document):
+    """``model.json``: how a model was trained, and what its weights are. The settings lie beside these keys."""
+
+    model_config = ConfigDict(extra="allow")
+    TITLE = "the record of a training"
+
+    weights_sha256: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    cohort_dir: str | None = None
+    cohort_from_here: str | None = None
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_root: str | os.PathLike) -> str:

@@ -18,10 +18,10 @@ from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.distributed import is_main_process
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
-from medi_monai.engines.model_dir import MODEL_FILES, save_settings
+from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
 from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import file_digest, save_tensors
+from medi_monai.utils.files import file_digest
 from medi_monai.utils.run_dir import finish_run, set_aside
 
 __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
@@ -166,7 +166,7 @@ def train(
     model = folder / "model.pt"
     if not is_main_process():
         return model
-    save_tensors(model, average.network.state_dict())
+    save_model(folder, average.network.state_dict(), settings)
     steps = trainer.state.iteration - first
     finish_run(
         "training",

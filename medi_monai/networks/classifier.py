@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 
 import torch
 from monai.networks.blocks import Convolution, ResidualUnit
+from pydantic import BaseModel, Field
 from torch import nn
 from torch.nn import functional
 
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import file_digest, load_tensors, read_json, save_tensors, tensors_digest, write_json
+from medi_monai.utils.files import check_state, file_digest, load_tensors, save_tensors, tensors_digest, write_json
 from medi_monai.utils.pixels import from_uint8
+from medi_monai.utils.records import Document, read_document, sealed
 
 __all__ = ["AttributeClassifier", "SubgroupClassifier", "images_at", "load_classifier", "save_classifier"]
 
@@ -229,7 +231,7 @@ def save_classifier(
         "training": dict(training or {}),
         "digests": {**(digests or {}), WEIGHTS: file_digest(weights)},
     }
-    write_json(Path(folder) / RECORD, content)
+    write_json(Path(folder) / RECORD, sealed(content))
     return weights
 
 
@@ -259,21 +261,40 @@ def _from_folder(folder: Path) -> SubgroupClassifier:
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"there is no classifier in {folder}: {name} is missing. Train one, or give its folder")
-    content = read_json(folder / RECORD)
-    try:
-        if content["format"] != 1:
-            raise InputError(f"this version reads classifiers of format 1, not {content['format']}")
-        classifier = SubgroupClassifier(content["attributes"], **content["architecture"])
-        classifier.held_out = dict(content["held_out"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / RECORD} is not the record of a classifier: {error} is wrong or missing") from error
-    _load_state(classifier, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    record = read_document(folder / RECORD, ClassifierRecord)
+    classifier = SubgroupClassifier(record.attributes, **record.architecture.model_dump())
+    classifier.held_out = dict(record.held_out)
+    # the digest is that of the file, or of an earlier version without one
+    digests = [record.digests[WEIGHTS]] if WEIGHTS in record.digests else None
+    _load_state(classifier, load_tensors(folder / WEIGHTS, digests), folder / WEIGHTS)
     return classifier.freeze()
+
+
+class Architecture(BaseModel):
+    """Arguments of :class:`SubgroupClassifier` in its record; the bounds keep a damaged one from taking all memory."""
+
+    model_config = Document.model_config
+    image_size: int = Field(ge=8, le=8192)
+    width: int = Field(ge=8, le=1024)
+    depth: int = Field(ge=1, le=64)
+    residual: bool
+
+
+class ClassifierRecord(Document):
+    """``classifier.json``."""
+
+    TITLE = "the record of a classifier"
+    architecture: Architecture
+    attributes: dict[str, list[str]]
+    held_out: dict[str, Any]
+    training: dict[str, Any]
+    digests: dict[str, str]
+    digest: str | None = None
 
 
 def _load_state(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     try:
-        module.load_state_dict(dict(state))
+        module.load_state_dict(check_state(path, state, module.state_dict()))
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the weights in {path} do not fit the classifier: {reason}") from error

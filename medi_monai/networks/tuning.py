@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import load_tensors, save_tensors
+from medi_monai.utils.files import check_state, load_tensors, save_tensors, tensors_digest
 from medi_monai.utils.optional import require
 
 __all__ = ["TUNED", "apply_adapter", "merge_adapter", "save_adapter", "tuned_parameters"]
@@ -55,7 +55,7 @@ def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
     if not state:
         raise InputError("the network has no adapter to save: it is already merged, or was never tuned with 'lora'")
-    save_tensors(path, {"rank": rank, "state": state})
+    save_tensors(path, {"rank": rank, "state": state, "sha256": tensors_digest(state)})
 
 
 def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
@@ -65,9 +65,12 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         InputError: for a file that is no adapter, or of another network, which is then as it was.
     """
     content = load_tensors(path)
-    if set(content) != {"rank", "state"}:
+    if not isinstance(content, dict) or set(content) != {"rank", "state", "sha256"}:
         raise InputError(f"{path} is not an adapter; it holds {sorted(map(str, content))[:5]}")
-    _inject(network, int(content["rank"]))
+    weights = check_state(path, content["state"], {})
+    if tensors_digest(weights) != content["sha256"] or not isinstance(content["rank"], int):
+        raise InputError(f"{path} is damaged: its weights do not fit the digest that they were written with")
+    _inject(network, content["rank"])
     expected = {name: value.shape for name, value in network.state_dict().items() if "lora_" in name}
     state = content["state"]
     if expected != {name: value.shape for name, value in state.items()}:

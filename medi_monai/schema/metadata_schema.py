@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, cast
 
 import pandas as pd
 import torch
+from pydantic import BaseModel, Field
 
 from medi_monai.schema.columns import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.records import Document, parse_document
 
 __all__ = ["MetadataSchema"]
 
@@ -138,17 +141,19 @@ class MetadataSchema:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping) -> MetadataSchema:
-        """The inverse of :meth:`to_dict`."""
-        try:
-            if content["format"] != 1:
-                raise InputError(f"schema format 1 expected, not {content['format']}")
-            label, *attributes = (_column_from(item) for item in (content["label"], *content["attributes"]))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"not a valid metadata schema: {error!r} is missing or malformed") from error
-        if not isinstance(label, CategoricalColumn):
-            raise InputError(f"the label {label.name!r} must be categorical")
-        return cls(label, tuple(attributes))
+    def from_dict(cls, content: Mapping, name: str = "the schema") -> MetadataSchema:
+        """The inverse of :meth:`to_dict`.
+
+        Args:
+            content: JSON.
+            name: of its file, for errors.
+
+        Raises:
+            InputError: where the content is not that of a schema, or of a newer version.
+        """
+        document = parse_document(content, SchemaDocument, name)
+        label, *attributes = (column.build() for column in (document.label, *document.attributes))
+        return cls(cast(CategoricalColumn, label), tuple(attributes))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``schema.json``."""
@@ -161,7 +166,40 @@ class MetadataSchema:
             raise InputError(
                 f"schema not found: {path}. Train a model first, or set ckpt_dir to the folder of a trained model."
             )
-        return cls.from_dict(read_json(path))
+        return cls.from_dict(read_json(path), str(path))
+
+
+class CategoricalDocument(BaseModel):
+    """A categorical column in ``schema.json``."""
+
+    model_config = Document.model_config
+    name: str = Field(min_length=1)
+    kind: Literal["categorical"]
+    values: list[str]
+
+    def build(self) -> Column:
+        return CategoricalColumn(self.name, tuple(self.values))
+
+
+class ContinuousDocument(BaseModel):
+    """A continuous column in ``schema.json``."""
+
+    model_config = Document.model_config
+    name: str = Field(min_length=1)
+    kind: Literal["continuous"]
+    low: float
+    high: float
+
+    def build(self) -> Column:
+        return ContinuousColumn(self.name, self.low, self.high)
+
+
+class SchemaDocument(Document):
+    """``schema.json``."""
+
+    TITLE = "a metadata schema"
+    label: CategoricalDocument
+    attributes: list[Annotated[CategoricalDocument | ContinuousDocument, Field(discriminator="kind")]]
 
 
 def _encode_column(column: Column, values: Sequence[object], unseen: str) -> torch.Tensor:
@@ -175,11 +213,3 @@ def _encode_column(column: Column, values: Sequence[object], unseen: str) -> tor
                 raise
             known[value] = UNKNOWN
     return torch.tensor([known[value] for value in values], dtype=torch.float32)
-
-
-def _column_from(content: Mapping) -> Column:
-    if content["kind"] == "categorical":
-        return CategoricalColumn(content["name"], tuple(content["values"]))
-    if content["kind"] == "continuous":
-        return ContinuousColumn(content["name"], float(content["low"]), float(content["high"]))
-    raise unknown_value("kind of attribute", content["kind"], ("categorical", "continuous"))

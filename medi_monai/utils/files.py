@@ -6,9 +6,11 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,8 @@ __all__ = [
     "save_tensors",
     "write_tensors",
     "load_tensors",
+    "all_finite",
+    "check_state",
     "file_digest",
     "file_fingerprint",
     "json_digest",
@@ -160,17 +164,71 @@ class _HashingFile:
         self._file.flush()
 
 
-def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """What :func:`save_tensors` wrote, on the CPU and without unpickling code (``weights_only=True``)."""
+def load_tensors(path: str | os.PathLike, sha256: Sequence[str] | None = None) -> dict[str, Any]:
+    """What :func:`save_tensors` wrote, on the CPU and without unpickling code (``weights_only=True``).
+
+    Args:
+        path: the file.
+        sha256: digests that it may have; without any, the checksums within the file are compared.
+
+    Raises:
+        InputError: for a file that is missing, damaged, or has another digest.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint not found: {path}")
     try:
+        if sha256 is not None and file_digest(path) not in sha256:
+            raise InputError(
+                f"{path} is damaged or was replaced: its SHA-256 is not the one that was recorded when it was written. "
+                "Copy it again, together with the files beside it, or train again"
+            )
+        if sha256 is None and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} does not fit")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"checkpoint not found: {path}") from None
+    except InputError:
+        raise
     except Exception as error:
         # torch goes on with advice to its developers
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason[:200]})") from error
     return content
+
+
+def check_state(path: str | os.PathLike, state: Any, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that may be loaded into a module: tensors of its types, all of them finite.
+
+    Names and shapes are for ``load_state_dict`` to compare.
+
+    Args:
+        path: where they are from, for the error.
+        state: name to tensor.
+        expected: ``state_dict`` of the module.
+
+    Raises:
+        InputError: naming the first that is wrong.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise InputError(f"{path} does not hold the weights of a network, but {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(f"{path} does not hold the weights of a network: {name} is {type(value).__name__}")
+        if name in expected and value.dtype != expected[name].dtype:
+            raise InputError(f"{path}: {name} has the type {value.dtype}, and the network has {expected[name].dtype}")
+        if not all_finite(value):
+            raise InputError(f"{path} is damaged: the weights {name} are not finite (NaN or infinity)")
+    return dict(state)
+
+
+def all_finite(value: torch.Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    # NaN is both of the extremes
+    return all(math.isfinite(extreme) for extreme in value.detach().float().aminmax())
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -203,7 +203,7 @@ def test_both_processes_end_with_the_same_weights(outcomes):
 def test_the_first_process_alone_writes(outcomes):
     root, _ = outcomes
     names = sorted(path.name for path in (root / "whole").iterdir() if path.name[0] != ".")
-    assert names == [f"checkpoint_{STEPS:08d}.pt", "model.json", "model.pt", "out", "schema.json"]
+    assert names == [f"checkpoint_{STEPS:08d}.pt", "checkpoints.json", "model.json", "model.pt", "out", "schema.json"]
     events = list((root / "whole" / "out").glob("events.out.tfevents.*"))
     assert len(events) == 1 and len(list((root / "whole" / "out" / "samples").iterdir())) == 1
     summary = json.loads((root / "whole" / "out" / "summary.json").read_text())

@@ -11,7 +11,7 @@ from medi_monai.engines.generator import ImageGenerator, identity_noise, subpopu
 from medi_monai.engines.prepare_batch import AutocastInferer
 from medi_monai.networks.spaces import PixelSpace
 from medi_monai.schema import MetadataSchema
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, RunStopped
 
 PLAN = pd.DataFrame(
     [(label, center, 8) for label in "ABC" for center in ("NA", "North", "South")],
@@ -148,6 +148,20 @@ def test_a_space_with_weights_follows_the_network_and_keeps_its_precision(tiny_s
     assert space.sent == [(torch.device("cpu"),)] and space.gain.dtype == torch.float64
     assert np.array_equal(drawn, expected)
     assert np.array_equal(generator(tiny_schema, space=Plain()).draw(tiny_network, rows), expected)
+
+
+def test_pixels_that_are_not_finite_stop_the_sampling_before_they_are_drawn_as_black(tiny_schema):
+    class Spoiled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, image, timesteps, conditions):
+            return torch.full_like(image, torch.nan)
+
+    rows = pd.DataFrame({"project_id": ["A", "B"], "center": ["NA", "NA"], "number": [0, 0]})
+    with pytest.raises(RunStopped, match="2 of 2 images have pixels that are not finite"):
+        generator(tiny_schema).draw(Spoiled(), rows)
 
 
 def test_grids_have_a_cell_for_every_combination(tiny_schema, tiny_network, tiny_cohort):

@@ -168,7 +168,7 @@ def test_the_settings_of_a_training_go_before_the_defaults_and_lie_beside_the_we
     write_json(tmp_path / "model.json", {"objective": "epsilon"})
     assert load_settings(tmp_path, {"objective": "v", "image_size": 32}) == {"objective": "epsilon", "image_size": 32}
     write_json(tmp_path / "model.json", [])
-    with pytest.raises(InputError, match="does not hold training settings"):
+    with pytest.raises(InputError, match="not the record of a training"):
         load_settings(tmp_path, {})
     (tmp_path / "model.json").rename(tmp_path / "model.pt")
     with pytest.raises(InputError, match="no .*model.json beside the weights"):

@@ -119,11 +119,15 @@ class TestFiles:
         save_classifier(tmp_path, small())
         record = json.loads((tmp_path / "classifier.json").read_text())
         (tmp_path / "classifier.json").write_text(json.dumps({**record, "format": 7}))
-        with pytest.raises(InputError, match="format 1, not 7"):
+        with pytest.raises(InputError, match="the format 7, .*reads format 1"):
             load_classifier(tmp_path)
         (tmp_path / "classifier.json").write_text(json.dumps({**record, "architecture": {"hight": 3}}))
-        with pytest.raises(InputError, match="not the record of a classifier.*hight"):
+        with pytest.raises(InputError, match="'hight', which this version of medi_monai does not know"):
             load_classifier(tmp_path)
+        (tmp_path / "classifier.json").write_text(json.dumps({**record, "attributes": {"sex": list("abcd")}}))
+        with pytest.raises(InputError, match="does not fit its digest"):
+            load_classifier(tmp_path)
+        del record["digest"]
         (tmp_path / "classifier.json").write_text(json.dumps({**record, "attributes": {"sex": list("abcd")}}))
         with pytest.raises(InputError, match="do not fit the classifier.*head"):
             load_classifier(tmp_path)

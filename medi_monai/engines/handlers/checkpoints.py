@@ -12,8 +12,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.file_index import FileIndex
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, load_tensors, write_tensors
+from medi_monai.utils.records import FileIndex
 from medi_monai.utils.run_dir import set_aside
 
 __all__ = ["CHECKPOINT_INDEX", "TrainingCheckpoint", "saved_checkpoints"]
@@ -129,7 +129,7 @@ class TrainingCheckpoint:
             set_aside(self.ckpt_dir, [target])
             with atomic_path(target) as path:
                 digest = write_tensors(path, {**content, "step": step, "settings": self.settings})
-                self.index.add(target.name, path, digest, {"step": step})
+                self.index.add(target.name, path, digest, step)
             self._known_whole.add(target.name)
         self._delete_old()
 
@@ -177,6 +177,8 @@ class TrainingCheckpoint:
             content = load_tensors(path)
         except InputError:
             return {}, "is damaged (it cannot be read)"
+        if not isinstance(content, dict):
+            return {}, "is not a checkpoint"
         lacking = {"step", "settings", *self.components} - content.keys()
         if lacking:
             return {}, f"is not a checkpoint of this training: {sorted(lacking)} are missing"
@@ -216,7 +218,7 @@ class TrainingCheckpoint:
             for older in self.paths():
                 if older == path or (older not in passed and not self._read(older)[1]):
                     step = int(NAME.fullmatch(older.name)[1])  # type: ignore[index]
-                    self.index.add(older.name, older, file_digest(older), {"step": step})
+                    self.index.add(older.name, older, file_digest(older), step)
         else:
             self.index.forget([other.name for other in passed])
         set_aside(self.ckpt_dir, passed)
@@ -231,7 +233,7 @@ class TrainingCheckpoint:
             for other in sorted(self.ckpt_dir.glob("checkpoint_*.pt"))
             if other not in own
         }
-        lost = [name for name, entry in self.index.read().items() if entry.get("step", 0) > step]
+        lost = [name for name, entry in self.index.read().items() if (entry["step"] or 0) > step]
         for name in lost:
             if not (self.ckpt_dir / name).exists():
                 beyond[self.ckpt_dir / name] = "is not there (its writing did not end, or it was removed)"

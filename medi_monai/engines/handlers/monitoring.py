@@ -181,7 +181,12 @@ class SampleGridHandler:
         if self._last == step:
             return
         self._last = step
-        grid = self.draw()
+        try:
+            grid = self.draw()
+        except RunStopped as error:
+            # a picture is no reason to end a training
+            print(f"warning: no samples at step {step}: {error}", flush=True)
+            return
         self.writer.add_image("samples", grid, step, dataformats="HWC")
         target = self.folder / f"step_{step:08d}.png"
         with atomic_path(target) as path:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 
 from medi_monai.networks.text.encoder import FrozenTextEncoder, load_text_encoder
 from medi_monai.networks.text.loading import is_local
 from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.records import Document, parse_document
 
 __all__ = ["CAPTION", "CaptionDropout", "CaptionSchema", "drop_captions"]
 
@@ -116,25 +119,37 @@ class CaptionSchema:
         if not Path(path).is_file():
             raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
         content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != KIND:
+        if isinstance(content, dict) and content.get("kind") != KIND and "label" in content:
             raise InputError(
                 f"{path} is not a schema of captions: the model in this folder is not a text-to-image model"
             )
-        if content.get("format") != 1:
-            raise InputError(f"this version reads schema format 1, not {content.get('format')}")
-        source = text_model or _place(content, Path(path).parent)
-        encoder = load_text_encoder(source, content["max_length"], content["on_long"], content["mask_padding"])
-        if encoder.digest != content["text_digest"]:
+        recorded = parse_document(content, CaptionDocument, str(path))
+        source = text_model or _place(recorded, Path(path).parent)
+        encoder = load_text_encoder(source, recorded.max_length, recorded.on_long, recorded.mask_padding)
+        if encoder.digest != recorded.text_digest:
             raise InputError(
                 f"the text model {source} is not the one of {path} (weights or tokenizer differ): "
-                f"digest {encoder.digest[:12]}, not {content['text_digest'][:12]}. Use the text model of the training"
+                f"digest {encoder.digest[:12]}, not {recorded.text_digest[:12]}. Use the text model of the training"
             )
         return cls(encoder)
 
 
-def _place(content: Mapping, folder: Path) -> str:
-    beside = content["beside"] and folder / content["beside"]
-    return os.fspath(beside) if beside and beside.is_dir() else content["text_model"]
+class CaptionDocument(Document):
+    """``schema.json`` of a model of captions."""
+
+    TITLE = "a schema of captions"
+    kind: Literal["captions"]
+    text_model: str = Field(min_length=1)
+    beside: str | None
+    text_digest: str = Field(pattern="^[0-9a-f]{64}$")
+    max_length: int = Field(ge=1, le=1 << 20)
+    on_long: Literal["error", "truncate"]
+    mask_padding: bool
+
+
+def _place(recorded: CaptionDocument, folder: Path) -> str:
+    beside = recorded.beside and folder / recorded.beside
+    return os.fspath(beside) if beside and beside.is_dir() else recorded.text_model
 
 
 def drop_captions(

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import all_finite
 from medi_monai.utils.optional import require
+from medi_monai.utils.records import FileIndex
 
 __all__ = [
     "CLIP_TYPES",
@@ -31,6 +33,8 @@ CLIP_TYPES = ("clip", "vision-text-dual-encoder")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 #: ``name`` or ``owner/name``, as the hub spells ids
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+#: of a model that this package wrote: its files with their digests
+FILES = "medi_files.json"
 LAYOUT = "a folder with config.json, model.safetensors and the files of the tokenizer"
 
 
@@ -144,6 +148,9 @@ def _weights(model: str | os.PathLike, loader: Any) -> tuple[nn.Module, list[str
             f"the weights of {os.fspath(model)} are incomplete: {len(needed)} tensors are missing, such as {needed[0]}."
             " Download them again, or use the model that belongs to the config.json"
         )
+    spoiled = next((name for name, value in network.state_dict().items() if not all_finite(value)), None)
+    if spoiled is not None:
+        raise InputError(f"the weights of {os.fspath(model)} are damaged: {spoiled} is not finite (NaN or infinity)")
     return network, lacking
 
 
@@ -157,6 +164,13 @@ def _check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise InputError(f"there is no config.json in {folder}. Give {LAYOUT}")
+    index = FileIndex(folder, FILES)
+    for name in index.read():
+        if not index.is_whole(name):
+            raise InputError(
+                f"{folder / name} is damaged, missing or was replaced: it does not have the SHA-256 in {FILES}. Copy "
+                f"the folder again or train the text model again; where you changed it on purpose, remove {FILES}"
+            )
 
 
 def _read(kind: str, model: str | os.PathLike, load: Callable[..., Any], **settings: Any) -> Any:

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from medi_monai.networks.text.loading import quiet
+from medi_monai.networks.text.loading import FILES, quiet
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import file_digest
 from medi_monai.utils.optional import require
+from medi_monai.utils.records import FileIndex
 
 __all__ = ["check_free", "make_tokenizer", "save_clip", "small_clip"]
 
@@ -145,6 +147,9 @@ def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Pa
             model.save_pretrained(temporary)  # type: ignore[operator]
             tokenizer.save_pretrained(temporary)
             _processor(transformers, model).save_pretrained(temporary)
+        index = FileIndex(temporary, FILES)
+        for path in sorted(temporary.iterdir()):
+            index.add(path.name, path, file_digest(path))
         temporary.chmod(0o755)
         temporary.replace(folder)
     finally:

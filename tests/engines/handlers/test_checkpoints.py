@@ -281,8 +281,9 @@ def test_the_index_names_the_bytes_of_each_checkpoint(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "not an index of files"),
-        ('{"files": {}}', "not an index of files"),
+        ('{"files": {}}', "has no `format`"),
         ('{"format": 1, "files": {"../x.pt": {"sha256": "", "fingerprint": ""}}}', "not an index of files"),
+        ('{"format": 1, "files": {}, "digest": ""}', "does not fit its digest"),
         ('{"format": 2, "files": {}}', "the format 2, .*update medi_monai"),
     ],
 )

@@ -100,6 +100,17 @@ def test_sample_grids_are_drawn_once_a_step_into_a_file_and_tensorboard(writer, 
     assert not shown
 
 
+def test_samples_that_cannot_be_drawn_do_not_end_a_training(writer, tmp_path, capsys):
+    def draw():
+        raise RunStopped("pixels are not finite")
+
+    trainer = trainer_of(np.ones(4, np.float32))
+    SampleGridHandler(draw, writer, tmp_path / "samples", every=3).attach(trainer)
+    trainer.run(range(4))
+    assert trainer.state.iteration == 4
+    assert "warning: no samples at step 3: pixels are not finite" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("steps", "validated"), [(4, [2, 4]), (5, [2, 4, 5]), (1, [1])])
 def test_the_validation_loss_is_the_mean_over_all_patches_of_the_network_as_it_is(writer, steps, validated):
     # five items in batches of two: the last batch must not count twice

@@ -144,7 +144,7 @@ def test_states_of_inference_mode_are_not_handed_to_training(encoder):
 def test_the_digest_tells_weights_tokenizers_and_lengths_apart(clip_folder, tmp_path, encoder):
     assert load_text_encoder(clip_folder).digest == encoder.digest
     assert load_text_encoder(clip_folder, max_length=12).digest != encoder.digest
-    shutil.copytree(clip_folder, tmp_path / "other")
+    shutil.copytree(clip_folder, tmp_path / "other", ignore=shutil.ignore_patterns("medi_files.json"))
     with quiet():
         model = transformers.CLIPModel.from_pretrained(clip_folder)
         model.text_model.final_layer_norm.bias.data[3] += 1e-4
@@ -153,7 +153,7 @@ def test_the_digest_tells_weights_tokenizers_and_lengths_apart(clip_folder, tmp_
     words = json.loads((clip_folder / "tokenizer.json").read_text())
     vocabulary = words["model"]["vocab"]
     vocabulary["!"], vocabulary['"'] = vocabulary['"'], vocabulary["!"]
-    shutil.copytree(clip_folder, tmp_path / "words")
+    shutil.copytree(clip_folder, tmp_path / "words", ignore=shutil.ignore_patterns("medi_files.json"))
     (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(words))
     assert load_text_encoder(tmp_path / "words").digest != encoder.digest
 
@@ -216,7 +216,11 @@ def test_an_id_without_network_says_what_to_do_and_asks_none_where_offline(name,
 def test_folders_that_are_no_models_are_refused(clip_folder, tmp_path):
     def folder(name, *without):
         target = tmp_path / name
-        shutil.copytree(clip_folder, target, ignore=shutil.ignore_patterns(*without))
+        shutil.copytree(
+            clip_folder,
+            target,
+            ignore=shutil.ignore_patterns(*without, "medi_files.json"),
+        )
         return target
 
     with pytest.raises(InputError, match="no tokenizer in .*tokenizer.json"):
@@ -238,7 +242,7 @@ def test_folders_that_are_no_models_are_refused(clip_folder, tmp_path):
 def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(clip_folder, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(clip_folder, tmp_path / "clip")
+    shutil.copytree(clip_folder, tmp_path / "clip", ignore=shutil.ignore_patterns("medi_files.json"))
     state = load_file(clip_folder / "model.safetensors")
     del state["text_model.encoder.layers.1.mlp.fc1.weight"]
     save_file(state, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})

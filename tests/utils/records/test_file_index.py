@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from medi_monai.utils.file_index import FileIndex
+from medi_monai.utils.records import FileIndex
 
 
 @pytest.fixture
@@ -10,10 +10,10 @@ def index(tmp_path):
     return FileIndex(tmp_path, "index.json")
 
 
-def enter(index, name, content, **more):
+def enter(index, name, content, step=None):
     written = index.folder / f".{name}-new"
     written.write_bytes(content)
-    index.add(name, written, hashlib.sha256(content).hexdigest(), more)
+    index.add(name, written, hashlib.sha256(content).hexdigest(), step)
     written.rename(index.folder / name)
 
 

@@ -5,15 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import file_digest, file_fingerprint, read_json, write_json
+from medi_monai.utils.files import file_digest, file_fingerprint, write_json
+from medi_monai.utils.records.documents import Document, read_document, sealed
 
 __all__ = ["FileIndex"]
 
-FORMAT = 1
 SHA256, FINGERPRINT = "sha256", "fingerprint"
+
+
+class IndexEntry(BaseModel):
+    """What an index knows of a file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    fingerprint: str
+    step: int | None = None
+
+
+class IndexDocument(Document):
+    """The JSON of an index."""
+
+    TITLE = "an index of files"
+    files: dict[Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")], IndexEntry]
+    digest: str
 
 
 class FileIndex:
@@ -42,28 +61,23 @@ class FileIndex:
         """
         if not self.exists():
             return {}
-        content = read_json(self.path)
-        remedy = "Move it away: files then count as written by medi_monai by their names alone"
-        if isinstance(content, dict) and content.get("format") not in (None, FORMAT):
+        try:
+            return read_document(self.path, IndexDocument).model_dump()["files"]
+        except InputError as error:
             raise InputError(
-                f"{self.path} has the format {content['format']!r}, and this version of medi_monai reads format "
-                f"{FORMAT}: update medi_monai"
-            )
-        files = content.get("files") if isinstance(content, dict) and "format" in content else None
-        if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-            raise InputError(f"{self.path} is damaged: it is not an index of files. {remedy}")
-        return files
+                f"{error}. Without the index, files count as ours by their names alone"
+            ) from None
 
-    def add(self, name: str, written: Path, sha256: str, more: Mapping[str, Any] | None = None) -> None:
+    def add(self, name: str, written: Path, sha256: str, step: int | None = None) -> None:
         """Enter a file that is about to be renamed to its name.
 
         Args:
             name: that it will have in the folder.
             written: where it lies now.
             sha256: of its bytes.
-            more: further keys of the entry.
+            step: of the training that wrote it, if one did.
         """
-        entry = {**(more or {}), SHA256: sha256, FINGERPRINT: file_fingerprint(written)}
+        entry = {SHA256: sha256, FINGERPRINT: file_fingerprint(written), "step": step}
         self._write({**self.read(), name: entry})
 
     def forget(self, names: Iterable[str]) -> None:
@@ -83,9 +97,4 @@ class FileIndex:
         return entry is not None and path.is_file() and file_digest(path) == entry[SHA256]
 
     def _write(self, entries: Mapping[str, Any]) -> None:
-        write_json(self.path, {"format": FORMAT, "files": dict(sorted(entries.items()))})
-
-
-def _is_entry(name: str, entry: Any) -> bool:
-    plain = Path(name).name == name and name not in ("", ".", "..")
-    return plain and isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in (SHA256, FINGERPRINT))
+        write_json(self.path, sealed({"format": IndexDocument.FORMAT, "files": dict(sorted(entries.items()))}))
