@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from medi_monai.alignment.settings import (
     TargetSettings,
 )
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
-from medi_monai.engines.model_dir import FROM_HERE, has_format, load_settings
+from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.settings import (
     ClassificationSettings,
     ConditionSettings,
@@ -48,9 +48,9 @@ from medi_monai.evaluation.settings import (
     ReferenceSettings,
 )
 from medi_monai.runs.auditing import AUDIT_SOURCES
+from medi_monai.runs.model_record import check_record
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
-from medi_monai.utils.records.documents import unknown_keys
 from medi_monai.utils.settings import (
     Component,
     Count,
@@ -62,16 +62,12 @@ from medi_monai.utils.settings import (
     Settings,
     Text,
     Words,
-    check_setting,
     is_recorded,
     setting,
 )
 from medi_monai.wsi.readers import BACKENDS
 
 __all__ = ["GROUPS", "BundleSettings", "check_groups", "check_trained", "load_train_config", "stage_options"]
-
-#: what ``model.json`` holds besides settings: digests, and what other runs added
-RECORDED_BESIDES = {FROM_HERE, "schema", "cohort", "space", "resample_to", "aligned"}
 
 
 def _is_device(value: Any) -> Any:
@@ -360,26 +356,9 @@ def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, An
                 needed.append(name)
     path = Path(ckpt_dir) / "model.json"
     if path.is_file():
-        _check_record(path, load_settings(ckpt_dir, {}), groups, needed if has_format(ckpt_dir) else ())
+        content = load_settings(ckpt_dir, {})
+        check_record(path, content, GROUPS, groups, needed if has_format(ckpt_dir) else ())
     return load_settings(ckpt_dir, defaults)
-
-
-def _check_record(path: Path, content: Mapping[str, Any], groups: Sequence[str], needed: Iterable[str]) -> None:
-    lacking = [name for name in needed if name not in content]
-    if lacking:
-        raise InputError(
-            f"{path} does not say {', '.join(lacking[:5])} of the training: it is damaged, or of another run"
-        )
-    known = {name for group in GROUPS.values() for name in group.model_fields}
-    unknown = content.keys() - known - RECORDED_BESIDES
-    if unknown:
-        raise unknown_keys(str(path), unknown)
-    for group in groups:
-        for name in content.keys() & GROUPS[group].model_fields.keys():
-            try:
-                check_setting(GROUPS[group], name, content[name])
-            except InputError as error:
-                raise InputError(f"{path} is damaged, or was changed by hand: {error}") from None
 
 
 def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dict[str, Any]:

@@ -64,9 +64,7 @@ class FileIndex:
         try:
             return read_document(self.path, IndexDocument).model_dump()["files"]
         except InputError as error:
-            raise InputError(
-                f"{error}. Without the index, files count as ours by their names alone"
-            ) from None
+            raise InputError(f"{error}. Without the index, files count as ours by their names alone") from None
 
     def add(self, name: str, written: Path, sha256: str, step: int | None = None) -> None:
         """Enter a file that is about to be renamed to its name.

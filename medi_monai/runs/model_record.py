@@ -1,0 +1,50 @@
+"""The settings in ``model.json``, checked by the declarations of those of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medi_monai.engines.model_dir import FROM_HERE
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.records import unknown_keys
+from medi_monai.utils.settings import Settings, check_setting
+
+__all__ = ["check_record"]
+
+#: what ``model.json`` holds besides settings: digests, and what other runs added
+BESIDES = {FROM_HERE, "schema", "cohort", "space", "resample_to", "aligned"}
+
+
+def check_record(
+    path: Path,
+    content: Mapping[str, Any],
+    groups: Mapping[str, type[Settings]],
+    trained: Iterable[str],
+    needed: Iterable[str],
+) -> None:
+    """Refuse settings of a training that are missing, unknown, or not what their declaration allows.
+
+    Args:
+        path: of ``model.json``.
+        content: its settings.
+        groups: all declarations.
+        trained: names of the groups that the model was trained with.
+        needed: settings that the record has to have.
+
+    Raises:
+        InputError: naming the first that is wrong.
+    """
+    lacking = [name for name in needed if name not in content]
+    if lacking:
+        raise InputError(f"{path} is damaged, or of another run: it lacks {', '.join(lacking[:5])} of the training")
+    unknown = content.keys() - {name for group in groups.values() for name in group.model_fields} - BESIDES
+    if unknown:
+        raise unknown_keys(str(path), unknown)
+    for group in trained:
+        for name in sorted(content.keys() & groups[group].model_fields.keys()):
+            try:
+                check_setting(groups[group], name, content[name])
+            except InputError as error:
+                raise InputError(f"{path} is damaged, or was changed by hand: {error}") from None
