@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.captions.templates import CaptionTemplates
-from medi_monai.cohort.captions.words import names_attribute
+from medi_monai.cohort.captions.words import named_values
 from medi_monai.cohort.table import require_columns
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.tables import read_table
@@ -145,9 +145,17 @@ def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
 
 
 def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]]) -> pd.Series:
-    """:func:`names_attribute` for each caption; the empty string if it names no subgroup."""
-    subgroups = {caption: names_attribute(caption, words) or "" for caption in captions.unique()}
-    return captions.map(subgroups).astype("str")
+    """:func:`names_attribute` for each caption; the empty string if it names none, or several, which is printed."""
+    named = {caption: named_values(caption, words) for caption in captions.unique()}
+    several = {caption: values for caption, values in named.items() if len(values) > 1}
+    if several:
+        first, values = next(iter(several.items()))
+        print(
+            f"captions: {len(several):,} name several of {', '.join(map(repr, words))} and count as naming none, for "
+            f"example {first!r} ({' and '.join(map(repr, values))})",
+            flush=True,
+        )
+    return captions.map(lambda caption: named[caption][0] if len(named[caption]) == 1 else "").astype("str")
 
 
 def _lines(path: Path) -> list[str]:

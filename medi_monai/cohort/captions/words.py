@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 
-__all__ = ["WordRule", "indefinite_article", "names_attribute", "parse_words"]
+__all__ = ["WordRule", "indefinite_article", "is_code", "named_values", "names_attribute", "parse_words"]
 
 BIN_KEYS = ("bins", "words")
 
@@ -26,8 +27,21 @@ SILENT_H = re.compile(r"h(?:ou?r|onest|onou?r|eir)", re.IGNORECASE)
 #: vowels that sound like "you" or "one"
 CONSONANT_SOUND = re.compile(r"(?:u(?:ni(?!n|m)|s[aeiu]|ter|re)|eu|ew|one\b|once)", re.IGNORECASE)
 
-#: terms of radiology whose color names nobody
-NO_PERSON = re.compile(r"\b(?:white|gr[ae]y)[ -]matter\b|\bblack[ -](?:blood|holes?)\b", re.IGNORECASE)
+#: terms whose color or pronoun names nobody: of radiology, a gene, a gas
+NO_PERSON = re.compile(
+    r"\b(?:white|gr[ae]y)[ -]matter\b|\bblack[ -](?:blood|holes?)\b|\bher[ -]?2\b|(?:polari[sz]ed|\b3) ?he\b",
+    re.IGNORECASE,
+)
+
+#: nouns for people, and the pronouns that stand for them
+PRONOUNS = (
+    (frozenset({"woman", "female", "girl", "lady"}), ("she", "her", "hers", "herself")),
+    (frozenset({"man", "male", "boy", "gentleman"}), ("he", "him", "his", "himself")),
+)
+#: words whose plural ends in "men"
+PERSON = re.compile(r"\b(?:wo|gentle)?man$", re.IGNORECASE)
+#: longest code, as ``F``, ``2`` or ``II``
+MAX_CODE = 2
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,9 @@ class WordRule:
         return {**self.words, **{value: [self.words[value], *others] for value, others in self.synonyms.items()}}
 
     def names(self, value: str) -> tuple[str, ...]:
-        """The words that name a value in a caption, the value itself among them."""
-        return tuple(dict.fromkeys([self.words.get(value, value), *self.synonyms.get(value, ()), value]))
+        """The words that name a value in a caption, the value itself among them unless it is a code that has words."""
+        given = [self.words[value], *self.synonyms.get(value, ())] if value in self.words else []
+        return tuple(dict.fromkeys(given if given and is_code(value) else [*given, value]))
 
     def apply(self, values: pd.Series) -> tuple[pd.Series, pd.Series]:
         """The words of clean values, and what is wrong with a value, else empty; missing values stay empty."""
@@ -176,10 +191,7 @@ def indefinite_article(text: str) -> str:
 
 
 def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> str | None:
-    """The subgroup that a caption names.
-
-    Words count as whole ones in any case: "man" is not in "woman", nor "old" in "40-year-old". The longest is looked
-    for first, so that "african american" is not "american". Terms such as "white matter" name nobody.
+    """The subgroup that a caption names, as :func:`named_values` hears it.
 
     Args:
         caption: a prompt.
@@ -189,16 +201,56 @@ def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> s
     Returns:
         The value; ``None`` where no word is there, or words of several values are, as in "a man or a woman".
     """
-    pairs = [
-        (word, value)
-        for value, spellings in words.items()
-        for word in ([spellings] if isinstance(spellings, str) else spellings)
-    ]
+    values = named_values(caption, words)
+    return values[0] if len(values) == 1 else None
+
+
+def named_values(caption: str, words: Mapping[str, str | Sequence[str]]) -> list[str]:
+    """The values of an attribute that a caption names, sorted.
+
+    Words count as whole ones in any case, and so do their plurals; codes, as ``F`` or ``2``, as they are written. The
+    pronouns of women and men count for the values that such words name. "man" is not in "woman", nor "old" in
+    "40-year-old". The longest is looked for first, so that "african american" is not "american". Terms such as "white
+    matter" or "HER2" name nobody.
+    """
     text = NO_PERSON.sub(" ", caption)
     named: set[str] = set()
-    for word in sorted({word for word, _ in pairs}, key=lambda word: (-len(word), word)):
-        shorter, times = re.subn(rf"(?<![\w-]){re.escape(word)}(?![\w-])", " ", text, flags=re.IGNORECASE)
-        if word and times:
-            text = shorter
-            named.update(value for name, value in pairs if name == word)
-    return named.pop() if len(named) == 1 else None
+    for pattern, values in _patterns(tuple((value, _tuple(given)) for value, given in words.items())):
+        text, times = pattern.subn(" ", text)
+        if times:
+            named.update(values)
+    return sorted(named)
+
+
+def _tuple(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+@lru_cache(maxsize=64)
+def _patterns(words: tuple[tuple[str, tuple[str, ...]], ...]) -> list[tuple[re.Pattern[str], frozenset[str]]]:
+    values_of: dict[str, set[str]] = {}
+    for value, given in words:
+        lower = {word.lower() for word in given}
+        pronouns = [word for nouns, others in PRONOUNS if lower & nouns for word in others]
+        plurals = [plural for word in given for plural in _plurals(word)]
+        for name in filter(None, [*given, *plurals, *pronouns]):
+            values_of.setdefault(name, set()).add(value)
+    return [
+        (re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", 0 if is_code(word) else re.IGNORECASE), frozenset(values))
+        for word, values in sorted(values_of.items(), key=lambda item: (-len(item[0]), item[0]))
+    ]
+
+
+def _plurals(word: str) -> list[str]:
+    if is_code(word) or not word[-1].isalpha():
+        return []
+    if PERSON.search(word):
+        return [word[:-2] + "en"]
+    if re.search("[^aeiou]y$", word, re.IGNORECASE):
+        return [word[:-1] + "ies"]
+    return [word + ("es" if re.search("(?:s|x|z|ch|sh)$", word, re.IGNORECASE) else "s")]
+
+
+def is_code(value: str) -> bool:
+    """Whether a value is a code and no word: at most two characters, or none that is a letter."""
+    return len(value) <= MAX_CODE or not any(character.isalpha() for character in value)

@@ -113,7 +113,7 @@ def checked_folder(folder: str | os.PathLike) -> Path:
     if not path.is_dir():
         raise InputError(f"dataset_dir {escaped(str(folder))} is not a folder")
     if not is_text(str(path.resolve())):
-        raise InputError(f"dataset_dir {escaped(str(path.resolve()))}: its path is not UTF-8; rename it or link to it")
+        raise InputError(f"dataset_dir {escaped(str(path.resolve()))}: its path is not UTF-8; rename it")
     return path
 
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from medi_monai.cohort.captions import names_attribute
+from medi_monai.cohort.captions import CaptionTemplates, named_subgroups, names_attribute
 from medi_monai.cohort.captions.words import WordRule, indefinite_article, parse_words
 from medi_monai.utils.errors import InputError
 
@@ -46,6 +46,27 @@ def test_of_several_words_the_first_composes_and_all_name():
     assert rule.settings() == content and WordRule.from_setting("sex", rule.settings()) == rule
 
 
+@pytest.mark.parametrize("codes", [("1", "2"), ("M", "F")])
+def test_codes_name_a_value_only_where_no_words_do(codes):
+    male, female = codes
+    templates = CaptionTemplates.from_setting({"words": {"sex": {male: ["man", "male"], female: "woman"}}})
+    words = templates.names_of("sex", codes)
+    assert words == {male: ("man", "male"), female: ("woman",)}
+    for caption in ("a glioma of grade 2", "slice 1 of 2", "18 F FDG", "M stage", "T M junction"):
+        assert names_attribute(caption, words) is None
+    assert names_attribute("T2 FLAIR slice of a man, grade 2", words) == male
+    assert names_attribute("MR in two women", words) == female
+    assert WordRule("grade").names("2") == ("2",)
+
+
+def test_captions_that_name_both_are_told(capsys):
+    captions = pd.Series(["a man", "a man or a woman", "a brain", "two women and a man"])
+    assert named_subgroups(captions, SEX).tolist() == ["male", "", "", ""]
+    out = capsys.readouterr().out
+    assert "2 name several of 'male', 'female' and count as naming none" in out
+    assert "'a man or a woman' ('female' and 'male')" in out
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -88,6 +109,19 @@ RACE = {"white": ("White", "white"), "black or african american": ("Black", "bla
         ("an old patient", {"old": ("old",), "young": ("young",)}, "old"),
         ("a man", {"male": "man"}, "male"),
         ("grade (II)", {"2": "(II)"}, "2"),
+        ("MR in two females", SEX, "female"),
+        ("MR of women", SEX, "female"),
+        ("three men's brains", SEX, "male"),
+        ("her brain, FLAIR", SEX, "female"),
+        ("FLAIR of a patient and his lesion", SEX, "male"),
+        ("the man and her wife", SEX, None),
+        ("HER2-positive, HER 2 and her-2", SEX, None),
+        ("hyperpolarized He MRI of a woman", SEX, "female"),
+        ("two ladies", {"f": ("lady",), "m": ("gentleman",)}, "f"),
+        ("she and her gentlemen", {"f": ("lady",), "m": ("gentleman",)}, None),
+        ("humans", SEX, None),
+        ("F18-FDG PET, f waves", {"F": ("F",), "M": ("M",)}, None),
+        ("sex F", {"F": ("F",), "M": ("M",)}, "F"),
     ],
 )
 def test_the_subgroup_that_a_caption_names(caption, words, value):
