@@ -48,14 +48,14 @@ ARM_TITLES = {
 }
 
 
-def known(value: Any) -> float | None:
+def known(value: float | None) -> float | None:
     """A finite number, or ``None``."""
-    if value is None or isinstance(value, str) or not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return None
     return float(value)
 
 
-def number(value: Any, decimals: int | None = None) -> str:
+def number(value: float | None, decimals: int | None = None) -> str:
     """A number to three digits or to a fixed number of decimals, with a sign that is no hyphen."""
     given = known(value)
     if given is None:
@@ -97,7 +97,7 @@ def span(interval: Sequence[float] | None, decimals: int | None = None) -> str:
     return f" ({low}{FIXED}to{FIXED}{high})"
 
 
-def p_text(value: Any) -> str:
+def p_text(value: float | None) -> str:
     """A p value to three decimals."""
     given = known(value)
     return DASH if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
@@ -154,7 +154,7 @@ def setting_text(value: Any) -> str:
     return short(value, LONGEST_SETTING)
 
 
-def duration_text(seconds: Any) -> str:
+def duration_text(seconds: float | None) -> str:
     """Seconds in the units that people use."""
     given = known(seconds)
     if given is None:

@@ -150,7 +150,7 @@ class Comparison(Result):
 class SweepPoint(Result):
     """An arm at a point of a sweep: means over ``n`` draws, and the lowest and highest of them."""
 
-    point: float
+    point: int | float
     arm: str
     n: int
     balanced_accuracy: float | None

@@ -114,7 +114,7 @@ class Draw(Result):
     """
 
     sweep: str
-    point: float | None
+    point: int | float | None
     repeat: int
     arms: Mapping[str, ArmDraw]
     square: str | None = None

@@ -30,3 +30,8 @@ def test_a_draw_is_the_same_after_a_way_through_json():
     ]
     for draw in draws:
         assert typed(Draw, json.loads(json.dumps(plain(draw)))) == draw
+
+
+def test_a_whole_number_of_a_sweep_stays_one():
+    draw = Draw("real_per_class", 25, 0, {})
+    assert str(typed(Draw, json.loads(json.dumps(plain(draw)))).point) == "25"
