@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from PIL import Image
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import SubgroupTarget
 from medi_monai.alignment.pool import Features, ReferencePool, draw_images
@@ -25,6 +24,7 @@ from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss, Augment
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.engines.classifiers.augment import Hardening, harden
 from medi_monai.engines.distributed import refuse_processes
+from medi_monai.engines.events import EventWriter, event_files
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.handlers import FiniteLossGuard, ScalarHandler, TrainingCheckpoint, attach_bar
 from medi_monai.engines.model_dir import MODEL_FILES, save_model
@@ -72,7 +72,7 @@ def align(
     source: str | os.PathLike,
     features: Features | None = None,
     anchor: AnchorLoss | None = None,
-    writer: SummaryWriter | None = None,
+    writer: EventWriter | None = None,
     resume: bool = False,
 ) -> Path:
     """Tune, keep the weights that the validation classifier finds nearest to the target, and save them.
@@ -136,7 +136,7 @@ def align(
         _resume(trainer, checkpoint, settings.max_steps)
     else:
         checkpoint.check_free(1, settings.max_steps)
-        _clear(output, folder, checkpoint, writer)
+        _clear(output, folder, checkpoint)
     start = time.perf_counter()
     _run(trainer, watch, checkpoint, settings.max_steps)
     watch.restore()
@@ -228,9 +228,8 @@ def _hardened(seed: int) -> Augment:
     return augment
 
 
-def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint, writer: SummaryWriter | None) -> None:
-    # the newest events are this run's: its writer is open already
-    events = sorted(output.glob("events.out.tfevents.*"))[: None if writer is None else -1]
+def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint) -> None:
+    events = event_files(output)
     set_aside(output, [*(output / name for name in ("samples", "alignment.json", "summary.json")), *events])
     checkpoint.set_aside(tuple(folder / name for name in (*MODEL_FILES, ADAPTER)))
 
@@ -249,7 +248,7 @@ def _trainer(
     schedule: WarmupCosine,
     watch: SubgroupWatch,
     checkpoint: TrainingCheckpoint,
-    writer: SummaryWriter | None,
+    writer: EventWriter | None,
     settings: AlignmentSettings,
 ) -> Engine:
     trainer = Engine(step)
@@ -270,7 +269,7 @@ def _trainer(
     return trainer
 
 
-def _show_terms(engine: Engine, writer: SummaryWriter) -> None:
+def _show_terms(engine: Engine, writer: EventWriter) -> None:
     output: Any = engine.state.output
     for name, value in output["terms"].items():
         writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
@@ -291,7 +290,7 @@ def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max
     watch.look(step)
 
 
-def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: SummaryWriter | None) -> None:
+def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: EventWriter | None) -> None:
     """A picture of the same prompts and noise before and after."""
     cells = {}
     for name, network in (("before", untuned), ("after", watch.network)):

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
 from medi_monai.alignment.step import sets_by_prompt
+from medi_monai.engines.events import EventWriter
 from medi_monai.metrics.subgroups import total_variation
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
@@ -59,7 +59,7 @@ class SubgroupWatch:
         readers: Mapping[str, AttributeClassifier],
         every: int,
         patience: int,
-        writer: SummaryWriter | None,
+        writer: EventWriter | None,
         tolerance: float = 0.005,
         by_prompt: bool = False,
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from ignite.engine import Engine
 from torch.nn import functional
 from torch.optim import AdamW
-from torch.utils.tensorboard import SummaryWriter
 
+from medi_monai.engines.events import EventWriter
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler
 from medi_monai.engines.prepare_batch import random_symmetry
 from medi_monai.engines.schedules import WarmupCosine
@@ -103,7 +104,10 @@ def train_clip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from("clip", seed))
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
-    logs = target.parent / f".{target.name}-{LOGS}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # a name of its own: no folder of the user's is taken for it and removed
+    logs = Path(tempfile.mkdtemp(prefix=f".{target.name}-{LOGS}-", dir=target.parent))
+    logs.chmod(0o755)
     try:
         _run(model, pixels, codes, logs, max_steps, batch_size, learning_rate, weight_decay, augment, seed)
         save_clip(model.cpu(), tokenizer, target)
@@ -154,7 +158,7 @@ def _run(
     model.train()
     engine = Engine(update)
     ProgressHandler("training CLIP", batch_size).attach(engine)
-    with SummaryWriter(str(logs)) as writer:
+    with EventWriter(str(logs)) as writer:
         ScalarHandler(writer, optimizer, batch_size).attach(engine)
         engine.run(_batches(len(pixels), batch_size, seed), max_epochs=1, epoch_length=max_steps)
     model.eval()

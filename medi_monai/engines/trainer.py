@@ -17,9 +17,11 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
 from medi_monai.engines.distributed import is_main_process
+from medi_monai.engines.events import event_files
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
 from medi_monai.schema import Conditioning
+from medi_monai.utils.console import STOP_SIGNALS
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.run_dir import finish_run, set_aside
@@ -142,8 +144,7 @@ def train(
             print(f"resuming from {checkpoint.newest} at step {step}{end}", flush=True)
     elif is_main_process():
         checkpoint.check_free(1, trainer.state.epoch_length)
-        # this run's own writer has already created the newest event file
-        events = sorted(Path(output_dir).glob("events.out.tfevents.*"))[:-1]
+        events = event_files(output_dir)
         set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
         checkpoint.set_aside(tuple(folder / name for name in MODEL_FILES))
     if is_main_process():
@@ -187,25 +188,33 @@ def train(
 
 @contextmanager
 def stop_after_step(trainer: Engine) -> Iterator[None]:
-    """Stop a training after the current step on Ctrl-C or SIGTERM, to save its state; a second signal stops at once."""
+    """Let Ctrl-C, SIGTERM and SIGHUP end a training between two steps, so that its state can be saved; twice, at once.
+
+    SIGHUP stays ignored where it was, as under ``nohup``.
+    """
 
     requested = threading.Event()
 
     def stop(number: int, frame: object) -> None:
         requested.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for another in earlier:
+            signal.signal(another, signal.default_int_handler)
 
-    # if interrupted at another point, Ignite would count a step that was not completed
+    # interrupted at any other moment, Ignite would count a step that was not made
     @trainer.on(Events.ITERATION_COMPLETED)
     def interrupt_after_step(engine: Engine) -> None:
-        # all processes stop after the same step; otherwise, one would wait for the gradients of the others
+        # all processes stop after the same step: one that went on would wait for the gradients of the others
         if idist.all_reduce(int(requested.is_set()), "MAX"):
             engine.interrupt()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    hang_up = getattr(signal, "SIGHUP", None)
+    numbers = [number for number in STOP_SIGNALS if number != hang_up or signal.getsignal(number) != signal.SIG_IGN]
+    earlier = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:

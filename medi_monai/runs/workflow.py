@@ -28,6 +28,7 @@ from medi_monai.runs.config_checks import check_components, check_path, check_re
 from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
 from medi_monai.runs.settings import GROUPS, BundleSettings
 from medi_monai.runs.typed import check_typed, read_typed
+from medi_monai.utils.console import keep_console, stop_like_ctrl_c
 from medi_monai.utils.errors import InputError, report_user_errors, unknown_value
 from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
@@ -122,12 +123,14 @@ def _checked_export(given: dict[str, Any], parameters: Container[str]) -> dict[s
 def _speak_plainly() -> None:
     if is_command_line(sys.argv):
         report_user_errors()
+        stop_like_ctrl_c()
         # "this config can run code" is for configs of strangers
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
         # a terminal of ASCII shows a note about Köln as K\xf6ln, and goes on
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        keep_console()
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -157,8 +157,11 @@ def _lock(file: IO, wait: bool = False) -> None:
 
 
 def _follow_parent() -> None:
-    # Ctrl-C reaches every process of the group; the parent alone acts on it, and takes its workers along when it ends
+    # Ctrl-C and the end of a terminal reach every process of the group; the parent alone acts on them, and takes its
+    # workers along when it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     parent = parent_process()
     if parent is not None:

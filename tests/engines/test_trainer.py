@@ -88,14 +88,29 @@ def test_stopped_at_40_and_resumed_equals_80_without_a_stop(make):
     assert equal(resumed.network.state_dict(), whole.network.state_dict())
 
 
-def test_an_interrupt_saves_the_step_it_ended_with(make):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_the_step_it_ended_with(make, number):
     stopped = make("stopped", 30)
-    stopped.trainer.add_event_handler(Events.ITERATION_STARTED(once=11), lambda _: signal.raise_signal(signal.SIGINT))
+    stopped.trainer.add_event_handler(Events.ITERATION_STARTED(once=11), lambda _: signal.raise_signal(number))
     with pytest.raises(RunStopped, match="after step 11 of 30.*--resume true"):
         stopped.run()
     assert stopped.checkpoint.newest.name == "checkpoint_00000011.pt"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert equal(make("stopped", 30).run(resume=True), make("whole", 30).run())
+
+
+def test_under_nohup_the_end_of_the_terminal_does_not_end_a_training(make):
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        training = make("nohup", 6)
+        training.trainer.add_event_handler(
+            Events.ITERATION_STARTED(once=3), lambda _: signal.raise_signal(signal.SIGHUP)
+        )
+        training.run()
+        assert training.trainer.state.iteration == 6
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
 
 
 def test_the_loss_falls(make):

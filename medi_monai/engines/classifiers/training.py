@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
-from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.cohort import Cohort, PatchDataset
 from medi_monai.engines.classifiers.accuracy import (
@@ -34,6 +33,7 @@ from medi_monai.engines.classifiers.batches import (
     MaskedCrossEntropy,
     label_codes,
 )
+from medi_monai.engines.events import EventWriter, event_files
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler, WeightAverage
 from medi_monai.engines.schedules import WarmupCosine
 from medi_monai.engines.trainer import DiffusionTrainer
@@ -71,7 +71,7 @@ def train_classifier(
     settings: ClassifierSettings | None = None,
     generated: Labeled | None = None,
     device: str | torch.device = "cpu",
-    writer: SummaryWriter | None = None,
+    writer: EventWriter | None = None,
 ) -> SubgroupClassifier:
     """Train one classifier for all of the attributes; the steps are fixed, nothing is chosen on held-out images.
 
@@ -161,7 +161,7 @@ def classify_run(
     held_out_splits: Sequence[str] = ("val", "holdout"),
     num_folds: int | None = None,
     device: str | torch.device = "cpu",
-    writer: SummaryWriter | None = None,
+    writer: EventWriter | None = None,
 ) -> SubgroupClassifier:
     """Train on a cohort; write ``classifier.pt``, ``classifier.json``, ``confusion.csv`` and ``summary.json``.
 
@@ -194,8 +194,7 @@ def classify_run(
         consistent = prompt_consistent_images(
             labeled_generated, train_classifier(training, attributes, None, settings, None, device)
         )
-    # the newest events are this run's: its writer is open already
-    events = sorted(output.glob("events.out.tfevents.*"))[: -1 if writer else None]
+    events = event_files(output)
     set_aside(output, [*(output / name for name in RESULTS), *events])
     classifier = train_classifier(training, attributes, held_out, settings, consistent, device, writer)
     if num_folds is not None:
@@ -254,7 +253,7 @@ def _trainer(
     sources: Sequence[Labeled],
     settings: ClassifierSettings,
     device: str | torch.device,
-    writer: SummaryWriter | None,
+    writer: EventWriter | None,
 ) -> tuple[WeightAverage, DiffusionTrainer]:
     # the trainer of the diffusion models serves: its step is one clipped update, whatever network and loss
     network.to(device)
@@ -290,7 +289,7 @@ def _stop_where_lost(engine: Engine) -> None:
 
 
 def _watch(
-    trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: SummaryWriter, every: int
+    trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: EventWriter, every: int
 ) -> None:
     # for the eye alone: a point estimate on held-out images now and then
     def look(engine: Engine) -> None:

@@ -17,8 +17,8 @@ from ignite.handlers import ProgressBar
 from monai.engines import Evaluator, IterationEvents
 from PIL import Image
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
+from medi_monai.engines.events import EventWriter
 from medi_monai.engines.handlers.checkpoints import TrainingCheckpoint
 from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.files import atomic_path
@@ -92,7 +92,7 @@ class ScalarHandler:
     #: one of several processes is enough
     shows = True
 
-    def __init__(self, writer: SummaryWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
+    def __init__(self, writer: EventWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
         self.writer, self.optimizer, self.num_images, self.every = writer, optimizer, num_images, every
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
@@ -133,7 +133,7 @@ class ValidationLossHandler:
         every: steps between two validations; one is made at the end as well.
     """
 
-    def __init__(self, evaluator: Evaluator, writer: SummaryWriter | None, every: int) -> None:
+    def __init__(self, evaluator: Evaluator, writer: EventWriter | None, every: int) -> None:
         self.evaluator, self.writer, self.every = evaluator, writer, every
 
     def attach(self, engine: Engine) -> None:
@@ -166,7 +166,7 @@ class SampleGridHandler:
     shows = True
 
     def __init__(
-        self, draw: Callable[[], np.ndarray], writer: SummaryWriter, folder: str | os.PathLike, every: int
+        self, draw: Callable[[], np.ndarray], writer: EventWriter, folder: str | os.PathLike, every: int
     ) -> None:
         self.draw, self.writer, self.folder, self.every = draw, writer, Path(folder), every
         self._last: int | None = None
@@ -183,14 +183,13 @@ class SampleGridHandler:
         self._last = step
         try:
             grid = self.draw()
+            with atomic_path(self.folder / f"step_{step:08d}.png") as path:
+                Image.fromarray(grid).save(path, format="png")
         except RunStopped as error:
-            # a picture is no reason to end a training
+            # a picture, or a full disk under it, is no reason to end a training
             print(f"warning: no samples at step {step}: {error}", flush=True)
             return
         self.writer.add_image("samples", grid, step, dataformats="HWC")
-        target = self.folder / f"step_{step:08d}.png"
-        with atomic_path(target) as path:
-            Image.fromarray(grid).save(path, format="png")
 
 
 class FiniteLossGuard:
