@@ -13,6 +13,7 @@ from medi_monai.cohort.extraction import FORMATS, MEASURE, Cutting
 from medi_monai.cohort.patches import Preparation
 from medi_monai.cohort.source import UNITS, ImageTable
 from medi_monai.cohort.splits.scheme import SCHEMES, SplitScheme
+from medi_monai.cohort.tables import TableSpec
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Bounds,
@@ -188,7 +189,8 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
             root=settings.dataset_dir,
             label=settings.label,
             attributes=settings.metadata_columns,
-            **_values(settings, "table columns source_mpp mapping missing unit"),
+            columns=_columns(settings),
+            **_values(settings, "table source_mpp mapping missing unit"),
         ),
         cutting=Cutting(
             grid=PatchGrid(**_values(settings, "image_size mpp stride min_tissue")),
@@ -204,6 +206,12 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
             **_values(settings, "num_folds fold val_fraction"),
         ),
     )
+
+
+def _columns(settings: CohortSettings) -> dict[str, Any]:
+    # those of the demo, the default, belong to its table: folders have their own
+    spec = TableSpec.from_setting(settings.table)
+    return {} if spec.layout == "folders" and settings.columns == DEMO_COLUMNS else settings.columns
 
 
 def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None) -> CaptionPreparation:

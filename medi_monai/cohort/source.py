@@ -49,12 +49,14 @@ class ImageTable:
             ``demo_balanced`` its negative control, whose slides are generated on first use.
         table: path of the CSV, TSV, Excel or Parquet table, relative to ``root``; or a GDC table or a TCGA-UT folder
             tree, as described by :class:`medi_monai.cohort.tables.TableSpec`: ``{layout: gdc, path: slide.tsv,
-            clinical: clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``.
+            clinical: clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``; or, without a table, a pattern of the images'
+            paths, ``{diagnosis}/{center}/{patient}_*.png``.
         label: column of the class label, in the table or in ``mapping``.
         attributes: columns to copy to the cohort as metadata, from the table or from ``mapping``.
         columns: roles of columns: ``slide``, ``patient`` and, if the files do not contain it, ``mpp`` name a column;
             ``image`` is a pattern with columns in braces, such as ``slides/{slide_submitter_id}.tiff``. A ``*`` in
-            it matches any characters except ``/``, as in ``slides/*/{slide_submitter_id}.*.svs``.
+            it matches any characters except ``/``, as in ``slides/*/{slide_submitter_id}.*.svs``. ``slide: null``
+            makes each image its own slide, ``patient: null`` each slide its own patient.
         source_mpp: microns per pixel of all images, if neither files nor table contain it.
         mapping: rules for label and attributes, described in :mod:`medi_monai.cohort.tables.mapping`; a rule takes
             precedence over a column of the same name.
@@ -141,6 +143,7 @@ class ImageTable:
         rows["image"], problem = self._images(content.table)
         named = problem == ""
         rows["image"], absent = self._located(rows["image"], named, check_files)
+        rows = self._with_roles(rows)
         wrongs = (*_problems(rows, self, absent, named), *self._lacking(content.table, rows))
         for wrong, reason in (*wrongs, *problems):
             if wrong.any():
@@ -162,7 +165,7 @@ class ImageTable:
             that is not part of it.
         """
         spec = TableSpec.from_setting(self.table)
-        if spec.layout == "tcga_ut":
+        if spec.lists_files:
             return list(spec.read(checked_folder(self.folder), {}).strays)
         named = set(rows["image"])
         stray: list[tuple[str, str]] = []
@@ -180,7 +183,10 @@ class ImageTable:
 
     @property
     def _named(self) -> dict[str, str]:
-        roles = {role: self.columns.get(role) or default for role, default in ROLES.items() if role != "image"}
+        roles = {role: self.columns.get(role, default) for role, default in ROLES.items() if role != "image"}
+        spec = TableSpec.from_setting(self.table)
+        if spec.layout == "folders" and "slide" not in self.columns and "slide" not in pattern_fields(spec.path):
+            roles["slide"] = None
         return {role: str(column) for role, column in roles.items() if column}
 
     @property
@@ -211,7 +217,14 @@ class ImageTable:
         for name, rule in self._rules().items():
             setting = "label" if name == self.label else "metadata_columns"
             needed.setdefault(rule.column, setting if rule.column == name else f"mapping of {name}")
-        return TableSpec.from_setting(self.table).read(checked_folder(self.folder), needed, self.missing)
+        spec = TableSpec.from_setting(self.table)
+        if spec.layout == "folders" and self._named.get("patient", "") not in ("", *pattern_fields(spec.path)):
+            raise InputError(
+                f"table = {spec.path!r} names no {{{self._named['patient']}}}, and patients decide the split: name the "
+                "part of the path that says it; if none does, set columns: {patient: null} and each image counts as a "
+                "patient of its own"
+            )
+        return spec.read(checked_folder(self.folder), needed, self.missing)
 
     def _columns(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem], list[str]]:
         words = self._words
@@ -229,13 +242,27 @@ class ImageTable:
             rows[name] = mapped.values
             problems.append((mapped.problems != "", mapped.problems))
             notes += [*mapped.notes, *_unlisted_words(mapped.values)]
-        compared = {name: rows[name] for name in (*self._rules(), "patient")}
+        compared = {name: rows[name] for name in (*self._rules(), "patient") if name in rows}
         return rows, problems, [*notes, *look_alike_notes(compared, self.mapping)]
+
+    def _with_roles(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with the slides and patients that no column names, in the order of a cohort."""
+        if "slide" not in rows:
+            rows["slide"] = rows["image"]
+        if "patient" not in rows:
+            rows["patient"] = rows["slide"]
+            print(
+                f"{self.table_name}: patients are unknown: each {'image' if 'slide' not in self._named else 'slide'} "
+                "counts as a patient of its own, so that images of one patient may be in training and in the holdout",
+                flush=True,
+            )
+        first = ["image", "slide", "patient", "mpp"]
+        return rows[[*first, *rows.columns.difference(first, sort=False)]]
 
     def _located(self, images: pd.Series, named: pd.Series, check_files: bool) -> tuple[pd.Series, pd.Series]:
         """Images as the disk spells them, and why there is no file."""
         absent = pd.Series("", index=images.index, dtype="str")
-        if not check_files or TableSpec.from_setting(self.table).layout == "tcga_ut":
+        if not check_files or TableSpec.from_setting(self.table).lists_files:
             return images, absent
         absent[named] = absent_files(images[named], self.folder)
         lost = absent == "file not found"
@@ -254,8 +281,9 @@ class ImageTable:
         return spelled, absent
 
     def _lacking(self, table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Problem]:
-        columns = {name: self._named[name] for name in ("patient", "slide")}
-        for name, column in {self.label: self._rules()[self.label].column, **columns}.items():
+        columns = {self.label: self._rules()[self.label].column}
+        columns |= {name: self._named[name] for name in ("patient", "slide") if name in self._named}
+        for name, column in columns.items():
             empty = rows[name] == ""
             cells = table[column][empty].str.strip()
             # the word may be the name of a class

@@ -3,6 +3,7 @@
 from medi_monai.cohort.tables.barcodes import BARCODE_PARTS, match_barcodes, parse_barcodes
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.centers import CENTER_ALIASES, read_code_table, spellings
+from medi_monai.cohort.tables.folders import list_folders
 from medi_monai.cohort.tables.gdc import Cases, join_cases, read_cases, read_gdc, read_slides
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import Bins, ColumnRule, Lookup, Mapped, parse_mapping
@@ -21,6 +22,7 @@ __all__ = [
     "TableSpec",
     "clean_cells",
     "join_cases",
+    "list_folders",
     "list_tcga_ut",
     "match_barcodes",
     "parse_barcodes",

@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.cohort.tables.folders import is_pattern, list_folders
 from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slides
+from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, json_digest
@@ -18,7 +20,7 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
-LAYOUTS = ("plain", "gdc", "tcga_ut")
+LAYOUTS = ("plain", "gdc", "tcga_ut", "folders")
 KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet")
 
 
@@ -44,7 +46,8 @@ class TableSpec:
     Args:
         path: of a CSV, TSV, Parquet or Excel table or, for ``tcga_ut``, of a folder; from the data set's folder.
         layout: ``plain``, a table taken as it is; ``gdc``, as :func:`medi_monai.cohort.tables.read_slides` reads it;
-            ``tcga_ut``, a tree as :func:`medi_monai.cohort.tables.list_tcga_ut` lists it.
+            ``tcga_ut``, a tree as :func:`medi_monai.cohort.tables.list_tcga_ut` lists it; ``folders``, no table but the
+            files that fit ``path``, a pattern as of :func:`medi_monai.cohort.tables.list_folders`.
         clinical: a clinical table of the GDC whose columns are joined to the rows of its cases (not with ``plain``).
         level: folder of the magnification in a tree of TCGA-UT as published.
         encoding: of a plain table that is not UTF-8, as ``cp1252``.
@@ -61,8 +64,10 @@ class TableSpec:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise unknown_value("layout of `table`", self.layout, LAYOUTS)
-        if self.clinical is not None and self.layout == "plain":
+        if self.clinical is not None and self.layout in ("plain", "folders"):
             raise InputError("table: `clinical` is joined to the layouts gdc and tcga_ut; set layout: gdc")
+        if self.layout == "folders":
+            pattern_fields(self.path)
         if self.level is not None and self.layout != "tcga_ut":
             raise InputError("table: `level` is an option of the layout tcga_ut")
         for key in ("encoding", "sheet"):
@@ -77,7 +82,8 @@ class TableSpec:
             InputError: for an unknown key or layout, or a key that the layout has no use for.
         """
         if isinstance(setting, (str, os.PathLike)):
-            return cls(os.fspath(setting))
+            path = os.fspath(setting)
+            return cls(path, "folders" if is_pattern(path) else "plain")
         if not isinstance(setting, Mapping):
             raise InputError(f"table = {setting!r}: it must be a path, or {{layout: gdc, path: slide.tsv}}")
         for key in setting:
@@ -88,9 +94,16 @@ class TableSpec:
             raise InputError(f"table = {dict(setting)!r}: `path` is missing")
         return cls(**{"path": ".", **fields})
 
+    @property
+    def lists_files(self) -> bool:
+        """Whether rows come from files that are there, and not from a table that names some."""
+        return self.layout in ("tcga_ut", "folders")
+
     def digest(self, root: str | os.PathLike) -> str:
         """One of all that is read: the bytes of tables, the names of a tree's patches."""
-        if self.layout == "tcga_ut":
+        if self.layout == "folders":
+            digest = json_digest(list_folders(root, self.path)[0].to_dict("list"))
+        elif self.layout == "tcga_ut":
             digest = json_digest(list_tcga_ut(self.where(root), self.level)[0]["image"].tolist())
         else:
             digest = file_digest(self.where(root))
@@ -127,9 +140,13 @@ class TableSpec:
         Raises:
             InputError: for anything missing or unreadable, and for a column that neither table has.
         """
+        if self.layout == "folders":
+            table, strays = list_folders(root, self.path)
+            _require(needed, table.columns, f"the pattern {self.path}")
+            return TableContent(table, (), strays)
         path = self.where(root)
         notes: list[str] = []
-        strays: list[tuple[str, str]] = []
+        strays = []
         if self.layout == "plain":
             table = read_table(path, self.encoding, self.sheet)
         elif self.layout == "gdc":
