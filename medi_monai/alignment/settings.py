@@ -19,10 +19,12 @@ from medi_monai.utils.settings import (
     OneOf,
     PathText,
     Rate,
+    Repeats,
     Seed,
     Settings,
     Text,
     Texts,
+    Width,
     setting,
 )
 
@@ -104,7 +106,7 @@ class AlignmentLosses(Settings):
     min_confidence: Fraction = setting(
         0.55, "for `transport`: fraction of sampled label sets that must assign a label to an image for it to be used"
     )
-    draws: Count | None = setting(
+    draws: Repeats | None = setting(
         100, "for `transport`: number of sampled label sets; null: apportion the target to each batch"
     )
     # without it, nothing is aligned
@@ -122,7 +124,7 @@ class AlignmentLosses(Settings):
     rollout: Annotated[str, OneOf("choice of `rollout`", tuple(ROLLOUTS))] = setting(
         "adjusted", "how the gradient passes through the sampler"
     )
-    last_steps: Count | None = setting(
+    last_steps: Repeats | None = setting(
         None, "number of last sampling steps that the gradient passes through; null: all"
     )
 
@@ -139,7 +141,7 @@ class AlignmentSettings(Settings):
     learning_rate: Rate | None = setting(None, "peak learning rate of AdamW; null: default for the choice of `tuned`")
     max_grad_norm: Rate = setting(1.0, "norm to which gradients are clipped")
     tuned: Annotated[str, OneOf("choice of `tuned`", TUNED)] = setting("all", "which weights are tuned")
-    rank: Count = setting(8, "rank of the adapter, for `tuned: lora`")
+    rank: Width = setting(8, "rank of the adapter, for `tuned: lora`")
     pool_size: Count = setting(480, "number of pairs of prompt and noise from which batches are drawn")
     val_interval: Count = setting(10, "updates between validations")
     num_validation: Count = setting(128, "images per validation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,11 +13,15 @@ import pandas as pd
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import is_missing
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.sizes import check_memory
 from medi_monai.utils.tables import read_table
 
 __all__ = ["PLANS", "make_plan", "read_plan", "expand_plan"]
 
 PLANS = ("unseen", "balance", "observed", "all")
+MAX_COMBINATIONS = 10**6
+#: of a table in memory: a pointer to the text, the index, and a copy while it is sorted
+BYTES_PER_CELL = 24
 
 
 def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per_combination: int = 16) -> pd.DataFrame:
@@ -45,7 +50,13 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
     require_columns(table, columns, "the training table")
     counts = table.groupby(list(columns)).size()
     present = {key if isinstance(key, tuple) else (key,): int(size) for key, size in counts.items()}
-    product = itertools.product(*(sorted(set(table[column]) - {""}) for column in columns))
+    values = [sorted(set(table[column]) - {""}) for column in columns]
+    if kind != "observed" and math.prod(map(len, values)) > MAX_COMBINATIONS:
+        raise InputError(
+            f"the plan {kind!r} of {list(columns)} has {math.prod(map(len, values)):,} combinations, more than the "
+            f"{MAX_COMBINATIONS:,} that are compared: name fewer columns, or give the path of a table"
+        )
+    product = itertools.product(*values)
     if kind == "observed":
         plan = {key: images_per_combination for key in sorted(present) if "" not in key}
     elif kind == "unseen":
@@ -87,6 +98,16 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def expand_plan(plan: pd.DataFrame) -> pd.DataFrame:
-    """One row per image: its combination and ``number`` (0, 1, …) within the combination."""
+    """One row per image: its combination and ``number`` (0, 1, …) within the combination.
+
+    Raises:
+        InputError: for more images than a table in memory can list.
+    """
+    total = sum(map(int, plan["count"]))
+    check_memory(
+        f"a plan of {total:,} images",
+        total * (len(plan.columns) + 1) * BYTES_PER_CELL,
+        "Plan fewer images per combination.",
+    )
     rows = plan.loc[plan.index.repeat(plan["count"])].drop(columns="count")
     return rows.assign(number=rows.groupby(level=0).cumcount()).reset_index(drop=True)

@@ -18,15 +18,20 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Bounds,
     Count,
+    Few,
     Fraction,
     MappingOf,
     OneOf,
     PathText,
+    Pixels,
     Rate,
+    Repeats,
     Seed,
     Settings,
     Text,
     Texts,
+    Whole,
+    Width,
     setting,
 )
 from medi_monai.wsi import PatchGrid
@@ -74,9 +79,9 @@ class SourceSettings(Settings):
     intensity_range: Bounds | None = setting(
         None, "values shown as black and white in images with more than 8 bits; null: only where they are unambiguous"
     )
-    page: Seed | None = setting(None, "index of the page, frame, slice or channel to read from files with several")
-    max_pixels: Count = setting(MAX_PIXELS, "maximum number of pixels of image files, which are read whole")
-    image_size: Count = setting(32, "width and height of the images in pixels", recorded=True)
+    page: Whole | None = setting(None, "index of the page, frame, slice or channel to read from files with several")
+    max_pixels: Pixels = setting(MAX_PIXELS, "maximum number of pixels of image files, which are read whole")
+    image_size: Width = setting(32, "width and height of the images in pixels", recorded=True)
     holdout_fraction: Fraction = setting(0.3, "fraction of the patients or combinations that is held out")
     val_fraction: Fraction | None = setting(
         None, "fraction of the remaining patients used for validation; null: default of the split scheme"
@@ -118,8 +123,8 @@ class CohortSettings(SourceSettings):
         None, "label and attributes that define the split", expression="@subpopulation_columns"
     )
     holdout_values: Texts = setting([], "centers to hold out, for `site_holdout`")
-    num_folds: Count = setting(5, "number of folds, for `patient_kfold`")
-    fold: Seed = setting(0, "index of the held-out fold, for `patient_kfold`")
+    num_folds: Repeats = setting(5, "number of folds, for `patient_kfold`")
+    fold: Whole = setting(0, "index of the held-out fold, for `patient_kfold`")
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CohortSettings:
@@ -167,7 +172,7 @@ class ReadingSettings(Settings):
     on_error: Annotated[str, OneOf("choice of `on_error`", ("stop", "skip"))] = setting(
         "stop", "what to do with a row or file that cannot be used"
     )
-    num_workers: Count | None = setting(None, "number of worker processes; null: one per core")
+    num_workers: Few | None = setting(None, "number of worker processes; null: one per core")
 
 
 def check_named_once(name: str, columns: Sequence[str], label: str | None) -> None:

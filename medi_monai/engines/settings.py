@@ -16,7 +16,8 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.settings import (
     Component,
     Count,
-    Counts,
+    Few,
+    Fews,
     Flag,
     Flags,
     Fraction,
@@ -25,10 +26,14 @@ from medi_monai.utils.settings import (
     OneOf,
     PathText,
     Rate,
+    Repeats,
     Seed,
     Settings,
     Text,
     Texts,
+    Whole,
+    Width,
+    Widths,
     setting,
 )
 
@@ -71,12 +76,12 @@ class DiffusionSettings(Settings):
 
     objective: Annotated[str, OneOf("objective", OBJECTIVES)] = setting("v", "what the network predicts", recorded=True)
     schedule: Annotated[str, OneOf("noise schedule", SCHEDULES)] = setting("cosine", "noise schedule", recorded=True)
-    num_timesteps: Count = setting(1000, "number of timesteps of the noise schedule", recorded=True)
-    channels: Counts = setting([32, 64, 64], "channels at each level of the UNet", recorded=True)
+    num_timesteps: Repeats = setting(1000, "number of timesteps of the noise schedule", recorded=True)
+    channels: Widths = setting([32, 64, 64], "channels at each level of the UNet", recorded=True)
     attention_levels: Flags = setting([False, False, True], "whether each level has attention", recorded=True)
-    num_res_blocks: Count | Counts = setting([2, 2, 1], "residual blocks at each level", recorded=True)
-    num_head_channels: Count | Counts = setting(32, "channels per attention head", recorded=True)
-    norm_num_groups: Count = setting(16, "groups in group normalization", recorded=True)
+    num_res_blocks: Few | Fews = setting([2, 2, 1], "residual blocks at each level", recorded=True)
+    num_head_channels: Width | Widths = setting(32, "channels per attention head", recorded=True)
+    norm_num_groups: Width = setting(16, "groups in group normalization", recorded=True)
 
 
 class NetworkSettings(DiffusionSettings):
@@ -90,8 +95,8 @@ class NetworkSettings(DiffusionSettings):
 class SpaceSettings(Settings):
     """Image space of a text-to-image model."""
 
-    image_channels: Count = setting(1, "channels of the images", recorded=True)
-    patch_size: Count = setting(2, "side of the pixel squares that are stacked as channels", recorded=True)
+    image_channels: Width = setting(1, "channels of the images", recorded=True)
+    patch_size: Width = setting(2, "side of the pixel squares that are stacked as channels", recorded=True)
 
 
 class TextNetworkSettings(
@@ -110,7 +115,7 @@ class TrainingSettings(Settings):
     batch_size: Count = setting(16, "images per batch", recorded=True)
     accumulation_steps: Count = setting(1, "batches whose gradients are accumulated for each step", recorded=True)
     learning_rate: Rate = setting(0.002, "peak learning rate", recorded=True)
-    warmup_steps: Seed = setting(100, "steps of linear warm-up to the peak learning rate", recorded=True)
+    warmup_steps: Whole = setting(100, "steps of linear warm-up to the peak learning rate", recorded=True)
     decay_steps: Count | None = setting(
         None, "step at which cosine decay reaches a learning rate of zero", expression="@max_steps", recorded=True
     )
@@ -166,7 +171,7 @@ class TextSettings(Settings):
 
     text_model: PathText | None = setting(None, "hub id or folder of a CLIP model; null: train a small CLIP")
     text_steps: Count = setting(600, "training steps of the small CLIP")
-    max_length: Count | None = setting(None, "maximum number of tokens in a caption; null: the model's limit")
+    max_length: Repeats | None = setting(None, "maximum number of tokens in a caption; null: the model's limit")
     on_long: Annotated[str, OneOf("choice of `on_long`", ON_LONG)] = setting("error", "what to do with longer captions")
 
 
@@ -174,7 +179,7 @@ class SamplingSettings(Settings):
     """Sampling."""
 
     solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("ddim", "solver")
-    num_steps: Count = setting(50, "number of sampling steps")
+    num_steps: Repeats = setting(50, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
     batch_size: Count = setting(64, "images per batch")
     amp: Flag = setting(
@@ -199,11 +204,11 @@ class ClassificationSettings(Settings):
     max_steps: Count = setting(600, "number of optimizer steps")
     batch_size: Count = setting(64, "images per batch")
     learning_rate: Rate = setting(0.004, "peak learning rate")
-    depth: Count = setting(1, "blocks per level")
-    width: Count | None = setting(None, "channels of the first level; null: default of the role")
+    depth: Few = setting(1, "blocks per level")
+    width: Width | None = setting(None, "channels of the first level; null: default of the role")
     residual: Flag | None = setting(None, "whether blocks are residual; null: default of the role")
     generated: Component | None = setting(None, "folder of generated images to add to the training data")
-    classifier_folds: Count | None = setting(
+    classifier_folds: Repeats | None = setting(
         None, "folds of cross-validation, to measure accuracy if few patients are held out"
     )
 

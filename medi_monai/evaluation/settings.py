@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from medi_monai.evaluation.probing.arms import BASELINES
 from medi_monai.utils.errors import InputError
@@ -20,10 +20,12 @@ from medi_monai.utils.settings import (
     PathText,
     Rate,
     Rates,
+    Repeats,
     Seed,
     Settings,
     Text,
     Texts,
+    Whole,
     Words,
     setting,
 )
@@ -41,6 +43,7 @@ __all__ = [
 
 Baselines = Annotated[
     list[Annotated[str, OneOf("baseline", BASELINES)]],
+    Field(strict=True, max_length=100, fail_fast=True),
     Words("a list, such as \"['reweighted', 'oversampled']\", of " + ", ".join(BASELINES)),
 ]
 
@@ -71,9 +74,9 @@ class FidelitySettings(Settings):
 
     max_images: Count = setting(512, "maximum number of images per combination")
     min_images: Count = setting(16, "minimum number of images; combinations with fewer are not evaluated")
-    num_halves: Count = setting(4, "number of random splits of the real patients to average over")
-    num_replicates: Count = setting(100, "bootstrap samples per confidence interval")
-    neighbors: Count = setting(5, "number of nearest neighbors for precision, recall, density and coverage")
+    num_halves: Repeats = setting(4, "number of random splits of the real patients to average over")
+    num_replicates: Repeats = setting(100, "bootstrap samples per confidence interval")
+    neighbors: Repeats = setting(5, "number of nearest neighbors for precision, recall, density and coverage")
     seed: Seed = setting(0, "random seed")
 
     @model_validator(mode="after")
@@ -90,17 +93,17 @@ class BrainFidelitySettings(FidelitySettings, defaults={"num_replicates": 200}):
 class ProbeSettings(PenaltySettings):
     """Probing."""
 
-    num_repeats: Count = setting(12, "number of draws of training patients; all arms use the same draws")
-    probe_replicates: Count = setting(200, "bootstrap samples of the test patients within each draw")
+    num_repeats: Repeats = setting(12, "number of draws of training patients; all arms use the same draws")
+    probe_replicates: Repeats = setting(200, "bootstrap samples of the test patients within each draw")
     ratio: Rate = setting(0.5, "synthetic images per real image")
     real_per_class: Count | None = setting(None, "maximum number of real training images per class; null: all")
-    sweep_repeats: Seed = setting(3, "draws per point of a sweep; 0: no sweeps")
+    sweep_repeats: Whole = setting(3, "draws per point of a sweep; 0: no sweeps")
     sweep_ratios: Rates = setting([0.125, 0.25, 0.5], "sweep: synthetic images per real image")
     sweep_real_per_class: Counts = setting([25, 100, 400, 1600], "sweep: real images per class")
     sweep_num_centers: Counts = setting([2, 4, 6], "sweep: number of centers in training")
     sweep_correlations: Fractions = setting([0.0, 0.25, 0.5, 0.75, 1.0], "sweep: correlation of class and center")
     min_count: Count = setting(10, "minimum number of images for a group to count in worst-group accuracy")
-    num_augmented: Count = setting(2, "stain-augmented copies per training image")
+    num_augmented: Repeats = setting(2, "stain-augmented copies per training image")
     stain_jitter: Fraction = setting(0.2, "strength of the stain augmentation")
     normalization: Annotated[str, OneOf("stain normalization", tuple(NORMALIZATIONS))] = setting(
         "macenko", "stain normalization of the stain-normalized baseline"

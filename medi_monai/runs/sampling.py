@@ -26,6 +26,7 @@ from medi_monai.schema import Conditioning, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
+from medi_monai.utils.sizes import check_disk
 from medi_monai.utils.tables import read_table
 from medi_monai.wsi.readers import read_image
 
@@ -35,6 +36,8 @@ __all__ = ["image_name", "resolve_plan", "sample_plan"]
 PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
 #: column of the manifest: the name of an image's combination, also where the plan left columns to the model
 COMBINATION = "combination"
+#: of a PNG file, at least: noise and tissue take two or three, a smooth image of the brain less than one
+BYTES_PER_PIXEL, BYTES_PER_FILE = 0.25, 512
 #: images of a combination shown in grid.png
 MAX_GRID_IMAGES = 4
 
@@ -92,6 +95,7 @@ def sample_plan(
         InputError: for a combination or a column that the model does not know; nothing is written then.
     """
     label = generator.schema.names[0]
+    _check_disk(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
     _check_plan(plan, generator.schema, columns, trained_with)
     rows = expand_plan(plan)
@@ -142,6 +146,13 @@ def _check_plan(
     print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
     if free:
         print(f"the plan does not specify {', '.join(free)}: the model chooses", flush=True)
+
+
+def _check_disk(count: int, image_size: int, output_dir: str | os.PathLike) -> None:
+    num_bytes = count * max(image_size**2 * BYTES_PER_PIXEL, BYTES_PER_FILE)
+    check_disk(
+        f"a plan of {count:,} images of {image_size} × {image_size} pixels", num_bytes, output_dir, "Plan fewer images."
+    )
 
 
 def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -49,16 +49,19 @@ from medi_monai.evaluation.settings import (
 )
 from medi_monai.runs.auditing import AUDIT_SOURCES
 from medi_monai.runs.model_record import check_record
+from medi_monai.runs.sizes import check_sizes
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
 from medi_monai.utils.settings import (
     Component,
     Count,
+    Few,
     Flag,
     Number,
     OneOf,
     PathText,
     Rate,
+    Repeats,
     Settings,
     Text,
     Words,
@@ -170,7 +173,7 @@ class TuningPromptSettings(PromptSettings, defaults={"num_images": 256}):
 class TuningSamplingSettings(Settings):
     """Sampling during tuning."""
 
-    num_steps: Count = setting(15, "number of sampling steps")
+    num_steps: Repeats = setting(15, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
     amp: Flag = setting(True, "whether to use bfloat16 autocast where it is faster")
 
@@ -200,7 +203,7 @@ class MeasuredTargetSettings(TargetSettings, defaults={"target": None}):
 class FoldSettings(Settings):
     """Cross-validation of classifiers."""
 
-    num_folds: Count | None = setting(
+    num_folds: Repeats | None = setting(
         None, "folds of cross-validation, to measure accuracy if few patients are held out"
     )
 
@@ -220,7 +223,7 @@ class ExperimentReadingSettings(ReadingSettings, defaults={"on_error": "skip"}):
 class ParallelSettings(Settings):
     """Stages of an experiment."""
 
-    max_parallel_stages: Count | None = setting(
+    max_parallel_stages: Few | None = setting(
         None, "maximum number of stages that run in parallel; null: 2 on a CPU, otherwise 1"
     )
 
@@ -252,7 +255,7 @@ class BrainExperimentSettings(ParallelSettings):
     )
     classifier_steps: Count = setting(600, "training steps per classifier")
     classifier_batch_size: Count = setting(64, "images per batch of a classifier")
-    classifier_folds: Count | None = setting(None, "folds of cross-validation of the classifiers")
+    classifier_folds: Repeats | None = setting(None, "folds of cross-validation of the classifiers")
     retrain_steps: Count | None = setting(
         None, "training steps of the alternative `retrained`; null: same number of images as the tuning"
     )
@@ -333,6 +336,7 @@ def check_groups(groups: Any) -> None:
         )
     if all(isinstance(groups.get(name), Settings) for name in ("conditions", "cohort", "network")):
         check_model(groups["conditions"], groups["cohort"], groups["network"])
+    check_sizes(groups)
     attribute = next((values["attribute"] for group in groups.values() if "attribute" in (values := dict(group))), None)
     for group in groups.values():
         if isinstance(group, TargetSettings):

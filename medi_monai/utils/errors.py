@@ -35,7 +35,8 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
     close = nearest(value, names)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     shown = ", ".join(map(repr, names[:12])) + (f", … ({len(names)} in total)" if len(names) > 12 else "")
-    return InputError(f"unknown {kind} {str(value)!r}: {hint}Known: {shown or 'none'}. {remedy}".strip())
+    given = repr(str(value)) if len(str(value)) <= 200 else f"{str(value)[:200]!r}…"
+    return InputError(f"unknown {kind} {given}: {hint}Known: {shown or 'none'}. {remedy}".strip())
 
 
 def user_error_in(error: BaseException | None) -> BaseException | None:

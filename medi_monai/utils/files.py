@@ -22,6 +22,7 @@ from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = [
     "atomic_path",
+    "check_path_length",
     "write_json",
     "read_json",
     "write_table",
@@ -40,6 +41,7 @@ __all__ = [
 
 #: bytes of each of the blocks of a file that its fingerprint is made of
 BLOCK = 64 * 1024
+LONGEST_NAME, LONGEST_PATH = 255, 4095
 
 
 @contextmanager
@@ -276,6 +278,24 @@ def cache_dir() -> Path:
     if os.environ.get("MEDI_CACHE"):
         return Path(os.environ["MEDI_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medi_monai"
+
+
+def check_path_length(path: str) -> None:
+    """Refuse a path that no file system has: some calls of the system would raise for it, others find nothing there.
+
+    Raises:
+        InputError: for a name in it of more than 255 bytes, more than 4,095 bytes in all, or a null character.
+    """
+    names = [os.fsencode(name) for name in path.replace("\\", "/").split("/")]
+    longest, length = max(map(len, names)), len(os.fsencode(path))
+    if longest > LONGEST_NAME or length > LONGEST_PATH:
+        where = f"it has {length:,} bytes" if length > LONGEST_PATH else f"a name in it has {longest:,} bytes"
+        raise InputError(
+            f"the path {path[:60]!r}… is too long: {where}; {LONGEST_NAME} are possible in a name, and "
+            f"{LONGEST_PATH:,} in all"
+        )
+    if "\0" in path:
+        raise InputError(f"the path {path[:60]!r} has a null character in it")
 
 
 def writable_dir(path: str | os.PathLike) -> Path:

@@ -27,12 +27,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, core_schema
 
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import check_path_length
+from medi_monai.utils.sizes import time_text
 
 __all__ = [
     "Bounds",
     "Component",
     "Count",
     "Counts",
+    "Few",
+    "Fews",
     "Flag",
     "Flags",
     "Fraction",
@@ -42,13 +46,18 @@ __all__ = [
     "OneOf",
     "PathText",
     "Paths",
+    "Pixels",
     "Rate",
     "Rates",
+    "Repeats",
     "Seed",
     "Settings",
     "Text",
     "Texts",
     "Verbatim",
+    "Whole",
+    "Width",
+    "Widths",
     "Words",
     "check_setting",
     "config_default",
@@ -97,26 +106,46 @@ def _as_text(value: Any) -> Any:
     return str(value) if hasattr(value, "__fspath__") else value
 
 
+def _fits_names(value: Any) -> Any:
+    if isinstance(value, str):
+        check_path_length(value)
+    return value
+
+
 def _named(value: Any) -> Any:
-    if not isinstance(value, (str, Mapping, list)):
+    items = value if isinstance(value, list) else [value]
+    if not 1 <= len(items) <= 1000 or not all(isinstance(item, (str, Mapping)) for item in items):
         raise ValueError
     return value
 
 
-_NUMBER = {"strict": True, "allow_inf_nan": False}
+#: nothing that is counted here is more, nor any rate, weight or size
+LARGEST = 10**9
+_NUMBER = {"strict": True, "allow_inf_nan": False, "le": float(LARGEST)}
 _LIST = BeforeValidator(_plain)
 
-Count = Annotated[int, _LIST, Field(strict=True, ge=1, lt=2**63), Words("a whole number of 1 or more")]
+
+_WHOLE = Words("a whole number of 1 or more")
+Count = Annotated[int, _LIST, Field(strict=True, ge=1, le=LARGEST), _WHOLE]
+Whole = Annotated[int, _LIST, Field(strict=True, ge=0, le=LARGEST), Words("a whole number of 0 or more")]
+#: bootstrap samples, folds, timesteps, tokens: each is kept in memory
+Repeats = Annotated[int, _LIST, Field(strict=True, ge=1, le=10**6), _WHOLE]
+#: channels and groups of a network, the rank of a matrix, pixels along a side
+Width = Annotated[int, _LIST, Field(strict=True, ge=1, le=2**16), _WHOLE]
+#: layers, processes
+Few = Annotated[int, _LIST, Field(strict=True, ge=1, le=1000), _WHOLE]
+Pixels = Annotated[int, _LIST, Field(strict=True, ge=1, le=10**12), _WHOLE]
 Seed = Annotated[int, _LIST, Field(strict=True, ge=0, lt=2**63), Words("a whole number from 0 to 2**63 - 1")]
 Rate = Annotated[float, _LIST, Field(gt=0, **_NUMBER), Words("a number above 0")]
 Number = Annotated[float, _LIST, Field(ge=0, **_NUMBER), Words("a number of 0 or more")]
-Fraction = Annotated[float, _LIST, Field(ge=0, le=1, **_NUMBER), Words("a number from 0 to 1")]
+Fraction = Annotated[float, _LIST, Field(strict=True, allow_inf_nan=False, ge=0, le=1), Words("a number from 0 to 1")]
 Flag = Annotated[bool, BeforeValidator(_flag), Field(strict=True), Words("true or false")]
 Text = Annotated[str, Field(strict=True), Verbatim(), Words("text")]
 PathText = Annotated[
     str,
     BeforeValidator(_as_text),
     Field(strict=True, pattern=r"\S"),
+    AfterValidator(_fits_names),
     Verbatim(path=True),
     Words("a path; if it consists of digits only, start it with ./"),
 ]
@@ -124,25 +153,29 @@ Component = Annotated[
     Any,
     BeforeValidator(_as_text),
     AfterValidator(_named),
+    AfterValidator(_fits_names),
     Verbatim(path=True, component=True),
     Words("a path, a name or a mapping; if a path consists of digits only, start it with ./"),
 ]
-Counts = Annotated[list[Count], _LIST, Field(min_length=1), Words('a list of whole numbers, such as "[32, 64]"')]
-Rates = Annotated[list[Rate], _LIST, Field(min_length=1), Words('a list of numbers above 0, such as "[0.1, 1, 10]"')]
-Fractions = Annotated[
-    list[Fraction], _LIST, Field(min_length=1), Words('a list of numbers from 0 to 1, such as "[0, 0.5, 1]"')
-]
+_SHORT = Field(strict=True, min_length=1, max_length=1000, fail_fast=True)
+_LISTED = Words('a list of whole numbers, such as "[32, 64]"')
+Counts = Annotated[list[Count], _SHORT, _LIST, _LISTED]
+Widths = Annotated[list[Width], _SHORT, _LIST, _LISTED]
+Fews = Annotated[list[Few], _SHORT, _LIST, _LISTED]
+Rates = Annotated[list[Rate], _SHORT, _LIST, Words('a list of numbers above 0, such as "[0.1, 1, 10]"')]
+Fractions = Annotated[list[Fraction], _SHORT, _LIST, Words('a list of numbers from 0 to 1, such as "[0, 0.5, 1]"')]
 Bounds = Annotated[
-    list[Annotated[float, _LIST, Field(**_NUMBER)]],
+    list[Annotated[float, _LIST, Field(strict=True, allow_inf_nan=False)]],
     _LIST,
-    Field(min_length=2, max_length=2),
+    Field(strict=True, min_length=2, max_length=2),
     Words('two increasing numbers, such as "[0, 4095]"'),
 ]
-Flags = Annotated[
-    list[Flag], _LIST, Field(min_length=1), Words('a list of true and false, one per level, such as "[False, True]"')
-]
+Flags = Annotated[list[Flag], _SHORT, _LIST, Words('a list of true and false, one per level, such as "[False, True]"')]
 Texts = Annotated[
-    list[Text], _LIST, Words("a list of strings, such as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`")
+    list[Text],
+    Field(strict=True, max_length=10_000, fail_fast=True),
+    _LIST,
+    Words("a list of strings, such as \"['Aspen', 'Birch']\"; in YAML, quote numbers and `no`"),
 ]
 Paths = Annotated[dict[str, Any], Field(strict=True), Verbatim(path=True), Words("a mapping from names to folders")]
 MappingOf = Annotated[dict[str, Any], Field(strict=True), Verbatim(), Words("a mapping")]
@@ -225,13 +258,39 @@ def _input_error(group: type[Settings], error: ValidationError, values: Mapping[
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return unknown_value("setting", name, group.model_fields)
-    return _wrong(name, values.get(name), group.model_fields[name])
+    return _wrong(name, values.get(name), group.model_fields[name], error)
 
 
-def _wrong(name: str, value: Any, field: FieldInfo) -> InputError:
+def _wrong(name: str, value: Any, field: FieldInfo, error: ValidationError) -> InputError:
+    too_large = _too_large(name, value, error)
+    if too_large is not None:
+        return too_large
     if value == "null":
         return InputError(f"{name} = 'null': null is not allowed; it has to be {words_of(field)}")
-    return InputError(f"{name} = {value!r}: it has to be {words_of(field)}")
+    return InputError(f"{name} = {_short(value)}: it has to be {words_of(field)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or value < 10**30 else f"{float(min(value, 10**300)):.0e}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _too_large(name: str, value: Any, error: ValidationError) -> InputError | None:
+    for item in error.errors():
+        context = item.get("ctx", {})
+        if item["type"] == "too_long":
+            count, limit = context["actual_length"], context["max_length"]
+            return InputError(f"{name}: a list of {count:,} entries is beyond reason; at most {limit:,} are allowed")
+        # a count that a config spells 1e12 is a float
+        is_count = item["type"] == "int_type" and isinstance(value, float) and LARGEST < value < float("inf")
+        is_beyond = item["type"] == "less_than_equal" and context["le"] >= 1000 and item["input"] != float("inf")
+        if is_beyond or is_count:
+            given, limit = item["input"], context.get("le", LARGEST)
+            # more than any machine trains, draws or compares in a second
+            seconds = min(given, 10**300) // 1000 if limit == LARGEST and (is_count or isinstance(given, int)) else 0
+            takes = f": even at a thousand a second, it takes {time_text(seconds)}" if seconds else ""
+            return InputError(f"{name} = {_short(given)} is beyond reason{takes}; at most {limit:,.0f} is allowed")
+    return None
 
 
 def _markers(annotation: Any, kind: type) -> list[Any]:
@@ -288,7 +347,7 @@ def check_setting(group: type[Settings], name: str, value: Any) -> Any:
         return _adapter(group, name).validate_python(value)
     except ValidationError as error:
         cause = error.errors()[0].get("ctx", {}).get("error")
-        raise (cause if isinstance(cause, InputError) else _wrong(name, value, field)) from None
+        raise (cause if isinstance(cause, InputError) else _wrong(name, value, field, error)) from None
 
 
 def config_default(field: FieldInfo) -> Any:

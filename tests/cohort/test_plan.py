@@ -158,3 +158,12 @@ def test_identities_do_not_depend_on_the_order_of_the_plan_and_grow_with_its_cou
 
     assert identities(plan.sample(frac=1, random_state=3)) == identities(plan)
     assert identities(plan) < identities(plan.assign(count=plan["count"] + 1))
+
+
+def test_plans_that_no_machine_can_list_are_refused():
+    table = pd.DataFrame({f"column {number}": list("abcdefghij") for number in range(9)})
+    with pytest.raises(InputError, match=r"'all' of .* has 1,000,000,000 combinations.*name fewer columns"):
+        make_plan(table, list(table.columns), "all")
+    assert len(make_plan(table, list(table.columns), "observed")) == 10
+    with pytest.raises(InputError, match="a plan of 4,611,686,018,427,387,904 images: this takes .* EB of memory"):
+        expand_plan(pd.DataFrame({"tumor": ["A"], "count": [2**62]}))

@@ -152,3 +152,9 @@ def test_a_column_that_means_nothing_and_a_row_without_label_are_refused(run, tm
     with pytest.raises(InputError, match="no 'project_id'"):
         run(pd.DataFrame([("", "South", 1)], columns=PLAN.columns))
     assert not (tmp_path / "output").exists()
+
+
+def test_a_plan_that_no_disk_holds_is_refused_before_anything_is_written(run, tmp_path):
+    with pytest.raises(InputError, match="a plan of 9,223,372,036,854,775,808 images of .* EB on disk.*Plan fewer"):
+        run(PLAN.assign(count=2**62))
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,105 @@
+"""What numbers would take in memory, on disk and in time; those that no machine has room for are refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["check_disk", "check_memory", "machine_memory", "size_text", "time_text"]
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+#: limits of a container, versions 2 and 1 of control groups
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+SECONDS = {"years": 365.25 * 86400, "days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes in words, as ``3.2 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} EB" if num_bytes < 1000 else f"{num_bytes:,.0f} EB"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in words, as ``3.2 days``."""
+    unit, length = next(((unit, length) for unit, length in SECONDS.items() if seconds >= length), ("seconds", 1.0))
+    count = seconds / length
+    for word, power in (("billion ", 1e9), ("million ", 1e6)):
+        if count >= 10 * power:
+            return f"{count / power:,.0f} {word}{unit}" if count < 1e15 else f"{count:.0e} {unit}"
+    return f"{count:,.0f} {unit}" if count >= 10 else f"{count:.2g} {unit}"
+
+
+def machine_memory(device: str | torch.device = "cpu") -> float:
+    """Bytes of memory that a run can have at most: of the GPU; or of the machine, its container and its limits."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limits = []
+    with suppress(AttributeError, OSError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(file).read_text()))
+    if resource is not None:
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    return float(min(limits, default=float("inf")))
+
+
+def check_memory(what: str, num_bytes: float, remedy: str, device: str | torch.device = "cpu") -> None:
+    """Refuse what needs more memory than there is, before it is asked for.
+
+    Args:
+        what: the settings and their values, as the subject of a sentence.
+        num_bytes: a lower bound of what they need.
+        remedy: what to change.
+        device: that needs it.
+
+    Raises:
+        InputError: with the estimate, and what the machine has.
+    """
+    available = machine_memory(device)
+    if num_bytes > available:
+        raise InputError(
+            f"{what}: this takes at least {size_text(num_bytes)} of memory, and {device} has {size_text(available)}. "
+            f"{remedy}"
+        )
+
+
+def check_disk(what: str, num_bytes: float, folder: str | os.PathLike, remedy: str) -> None:
+    """Refuse what does not fit the disk of ``folder``, before any of it is written.
+
+    Args:
+        what: the settings and their values, as the subject of a sentence.
+        num_bytes: a lower bound of what they need.
+        folder: that is or will be there.
+        remedy: what to change.
+
+    Raises:
+        InputError: with the estimate, and what the disk has.
+    """
+    existing = Path(folder).absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError:
+        return
+    if num_bytes > free:
+        raise InputError(
+            f"{what}: this takes at least {size_text(num_bytes)} on disk, and {size_text(free)} are free in {folder}. "
+            f"{remedy}"
+        )
