@@ -18,9 +18,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from medi_monai.report.version import code_version
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path
-from medi_monai.utils.version import code_version
 
 __all__ = ["LEVELS", "Page", "Picture"]
 

@@ -1,7 +1,7 @@
 import subprocess
 
 import medi_monai
-from medi_monai.utils import version
+from medi_monai.report import version
 
 
 def described(monkeypatch, tmp_path, run):
