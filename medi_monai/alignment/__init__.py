@@ -1,1 +1,1 @@
-"""Tunes a model until the subgroups among its images match a target."""
+"""Fine-tune a model until the subgroup shares of its images match a target."""

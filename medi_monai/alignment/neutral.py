@@ -1,4 +1,4 @@
-"""Aligning a model that is conditioned on metadata: neutral is what leaves the aligned attributes null."""
+"""Alignment of a model conditioned on metadata: neutral conditions leave the aligned attributes null."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from medi_monai.utils.pixels import to_gray_levels
 __all__ = ["encoder_features", "names_some", "neutral_plan", "neutral_share", "rows_naming", "sampled_subgroups"]
 
 NEUTRAL = "neutral"
-#: a null that fewer rows of the training saw than this is hardly known
+#: share of training rows with these attributes null, below which the model has hardly learned that condition
 FEW = 0.01
 
 
 def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: Mapping[str, Any]) -> float:
-    """The share of training rows that had exactly these attributes dropped to null.
+    """Return the share of training rows in which exactly these attributes were dropped to null.
 
     Args:
-        schema: of the model.
-        attributes: to be left null, the label among them or not; those that the model is not conditioned on do not
-            count, for all that it draws is neutral in them.
-        settings: of the training (``model.json``): ``label_dropout``, ``attribute_dropout`` and ``joint_dropout``.
+        schema: schema of the model.
+        attributes: attributes to leave null, which may include the label; attributes that the model is not conditioned
+            on are ignored, because all its images are neutral in them.
+        settings: settings of the training (``model.json``), with ``label_dropout``, ``attribute_dropout`` and
+            ``joint_dropout``.
 
     Returns:
-        In (0, 1]; a warning is printed where it is small.
+        The share, in (0, 1]; a warning is printed if it is small.
 
     Raises:
-        InputError: for a null that the model never saw in training.
+        InputError: if these attributes were never null together in training.
     """
     attributes = [name for name in attributes if name in schema.names]
     if not attributes:
@@ -73,23 +74,24 @@ def neutral_plan(
     settings: Mapping[str, Any],
     num_images: int,
 ) -> pd.DataFrame:
-    """The conditions to align: those of the training, with the aligned attributes null.
+    """Return the conditions to align: those of the training, with the aligned attributes null.
 
     Args:
-        plan: ``neutral``: every combination of the other columns in training, as often as it occurs there; or the path
-            of a table with these columns and ``count``.
-        training: returns the rows in training; called for the word, and for an attribute that the model does not know.
-        schema: of the model.
-        attributes: the aligned ones; the model need not be conditioned on them.
-        settings: of the training; see :func:`neutral_share`.
-        num_images: of the word ``neutral``, of all conditions together.
+        plan: ``neutral``, for every combination of the other columns in proportion to its frequency in training; or
+            the path of a table with these columns and ``count``.
+        training: function that returns the training rows; called for ``neutral``, and if the model is not conditioned
+            on an aligned attribute.
+        schema: schema of the model.
+        attributes: attributes to align; the model need not be conditioned on them.
+        settings: settings of the training, as for :func:`neutral_share`.
+        num_images: total number of images for ``neutral``.
 
     Returns:
-        The label, the other columns that are not null, and ``count``; rows with the count 0 are left out. Where the
-        label is aligned it is None.
+        The label (None if it is aligned), the other columns that are not null, and ``count``, without rows whose count
+        is 0.
 
     Raises:
-        InputError: as :func:`neutral_share`; for a column that lacks, or a plan that names an aligned attribute.
+        InputError: as for :func:`neutral_share`; for a missing column, or a plan that names an aligned attribute.
     """
     _check_unconditioned(schema, attributes, training)
     neutral_share(schema, attributes, settings)
@@ -114,7 +116,7 @@ def neutral_plan(
 def _check_unconditioned(
     schema: MetadataSchema, attributes: Sequence[str], training: Callable[[], pd.DataFrame]
 ) -> None:
-    """A word on attributes that the model is not conditioned on: any column of the cohort may be one."""
+    """Print a note about attributes that the model is not conditioned on, which may be any column of the cohort."""
     unconditioned = [name for name in attributes if name not in schema.names]
     for name in unconditioned:
         columns = training().columns
@@ -139,15 +141,15 @@ def _occurring(table: pd.DataFrame, columns: Sequence[str], num_images: int) -> 
 
 
 def names_some(schema: MetadataSchema, attributes: Sequence[str]) -> bool:
-    """Whether the model is conditioned on one of the attributes, so that its meaning can be distilled."""
+    """Return whether the model is conditioned on any of the attributes, so that it can be distilled."""
     return any(name in schema.names for name in attributes)
 
 
 def rows_naming(cohort: Cohort, attributes: Sequence[str]) -> Cohort:
-    """The images of which all of these attributes are known; of the anchor, which must not teach the null its skew.
+    """Return the images with a value for each attribute, for an anchor that does not train the null condition.
 
     Raises:
-        InputError: where there is none.
+        InputError: if there are no such images.
     """
     require_columns(cohort.table, attributes, cohort.root)
     known = ~np.any([missing_cells(cohort.table[name]) for name in attributes], axis=0)
@@ -157,10 +159,10 @@ def rows_naming(cohort: Cohort, attributes: Sequence[str]) -> Cohort:
 
 
 def sampled_subgroups(folder: str | os.PathLike, attributes: Sequence[str]) -> Cohort:
-    """Images that a sampling made of rows that name the attributes, labeled by what was asked for.
+    """Return generated images whose conditions name the attributes, labeled with the requested values.
 
     Args:
-        folder: the ``output_dir`` of a sampling.
+        folder: the ``output_dir`` of a sampling run.
         attributes: columns of its manifest.
     """
     return read_arms({"generated": folder}, attributes)["generated"]
@@ -169,18 +171,20 @@ def sampled_subgroups(folder: str | os.PathLike, attributes: Sequence[str]) -> C
 def encoder_features(
     spec: Any, device: str | torch.device = "cpu", image_size: int = 32
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Features of an encoder as the consistency needs them, differentiable with respect to the images.
+    """Return an encoder as a function that is differentiable with respect to the images, for the consistency loss.
 
     Args:
-        spec: as for :func:`medi_monai.networks.encoders.build_encoder`; None for none.
-        device: where to.
-        image_size: side of the images that it is tried with.
+        spec: encoder, as for :func:`medi_monai.networks.encoders.build_encoder`; None for no encoder.
+        device: device of the encoder.
+        image_size: side in pixels of the images used to test the gradient.
 
     Returns:
-        From ``(N, 3, H, W)`` floats in [-1, 1] to ``(N, dim)``; what is beyond is cut, as in a file.
+        A function from ``(N, 3, H, W)`` floats in [-1, 1] to ``(N, dim)`` features; values outside the range are
+        clipped, as when an image is saved.
 
     Raises:
-        InputError: for an encoder that passes no gradient to the images, and as the function above.
+        InputError: for an encoder that passes no gradient to the images, and as for
+            :func:`medi_monai.networks.encoders.build_encoder`.
     """
     if spec is None:
         return None
@@ -188,7 +192,7 @@ def encoder_features(
 
     def features(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            # the scale of uint8, which encoders expect, without its steps
+            # the range of uint8, which encoders expect, without its rounding
             return encoder.encode(encoder.preprocess(to_gray_levels(images.float()))).float()
 
     tried = torch.linspace(-0.9, 0.9, 3 * image_size**2, device=device).view(1, 3, image_size, image_size)

@@ -1,4 +1,4 @@
-"""What an alignment draws from: prompts with their noise, and what the untuned model makes of them."""
+"""Pool of prompts and noise that an alignment draws from, with the untuned model's images as references."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class SubgroupReader:
-    """Log-probabilities of a target's subgroups, ``(N, 3, H, W)`` images in [-1, 1] to ``(N, G)``.
+    """Predict ``(N, G)`` log-probabilities of a target's subgroups from ``(N, 3, H, W)`` images in [-1, 1].
 
-    Classifiers may have the values of an attribute in any order; what is read has that of the target.
+    Classifiers may have the values of an attribute in any order; the output has the order of the target.
 
     Args:
-        name: of the classifier, for errors.
-        classifier: frozen.
-        target: whose subgroups are read.
-        batch_size: images read at once.
+        name: name of the classifier, for errors.
+        classifier: frozen classifier.
+        target: target whose subgroups are predicted.
+        batch_size: number of images classified at once.
 
     Raises:
-        InputError: for a classifier without an attribute of the target, or with other values.
+        InputError: for a classifier without one of the target's attributes, or with other values of it.
     """
 
     def __init__(self, name: str, classifier: AttributeClassifier, target: SubgroupTarget, batch_size: int) -> None:
@@ -48,7 +48,7 @@ class SubgroupReader:
             known = classifier.column(attribute).values
             if set(values) != set(known):
                 raise InputError(
-                    f"the {name} classifier knows the values {list(known)} of {attribute!r}, and the target has "
+                    f"the {name} classifier predicts the values {list(known)} of {attribute!r}, but the target has "
                     f"{values}: train all classifiers on the same values"
                 )
             self._value_indices[attribute] = [known.index(value) for value in values]
@@ -62,7 +62,7 @@ class SubgroupReader:
 
 
 def by_blocks(function: Features, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A function of each part, joined; where there are several, what lies within is computed again on the way back."""
+    """Apply a function to each block and join the results; several blocks are recomputed in the backward pass."""
     if len(blocks) == 1 or not torch.is_grad_enabled():
         return torch.cat([function(block) for block in blocks])
     results: list[torch.Tensor] = [recomputed(function, block, use_reentrant=False) for block in blocks]
@@ -70,14 +70,14 @@ def by_blocks(function: Features, blocks: Sequence[torch.Tensor]) -> torch.Tenso
 
 
 def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Rows to draw, each with a ``number`` of its own and so with its own noise.
+    """Return rows to draw, each with its own ``number`` and therefore its own noise.
 
     Args:
-        prompts: a plan (with ``count``) or an expanded one.
-        count: of the rows; they have the shares of the plan, however many are taken, and begin anew at its end.
+        prompts: sampling plan, with ``count`` or with one row per image.
+        count: number of rows; any number of leading rows has about the shares of the plan, which repeats at its end.
 
     Raises:
-        InputError: for a plan without a row.
+        InputError: for a plan without rows.
     """
     rows = expand_plan(prompts.reset_index(drop=True)) if "count" in prompts else prompts
     rows = rows.drop(columns="number", errors="ignore").reset_index(drop=True)
@@ -91,29 +91,29 @@ def spread_rows(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def codes_of_prompts(rows: pd.DataFrame) -> np.ndarray:
-    """``(N,)`` integer prompt of every row, in the order in which they come."""
+    """Return ``(N,)`` integer codes of the prompts, numbered by first occurrence."""
     if not len(rows.columns):
         return np.zeros(len(rows), int)
     return rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup().to_numpy()
 
 
 class ReferencePool:
-    """Prompts with their noise, and what the untuned model makes of them; each is drawn once.
+    """Pairs of prompt and noise, with the untuned model's images of them, each of which is drawn only once.
 
     Args:
-        network: the untuned model, frozen.
-        generator: how images are drawn; its solver has to be ``ddim``.
-        prompts: a plan; see :func:`spread_rows`.
-        size: of the pool.
-        guide: reads the subgroups.
-        target: whose attributes are read.
-        features: of images, for the consistency.
-        seed: of noise and order.
-        together: images of one prompt that follow each other, so that an update sees enough of a prompt to compare
-            them with the target; 1 leaves no trace of prompts in the order.
+        network: untuned model, frozen.
+        generator: generator of the images; its solver has to be ``ddim``.
+        prompts: sampling plan, as for :func:`spread_rows`.
+        size: number of pairs.
+        guide: classifier that predicts the subgroups.
+        target: target whose attributes are predicted.
+        features: function that returns features of images, for the consistency loss.
+        seed: seed of noise and order.
+        together: number of consecutive images of the same prompt, so that an update has enough images of a prompt to
+            compare with the target; with 1, the order does not depend on the prompts.
 
     Raises:
-        InputError: for a plan without a row, another solver, or a guide that does not fit the target.
+        InputError: for a plan without rows, another solver, or a guide that does not match the target.
     """
 
     def __init__(
@@ -135,23 +135,23 @@ class ReferencePool:
         self.generator = copy(generator)
         self.generator.seed = seed_from("alignment", seed)
         rows = spread_rows(prompts, size).drop(columns="number")
-        # the first turn takes rows as they come, so that each update draws the references it needs
+        # the first pass takes the rows in order, so that each update draws only the references it needs
         self.rows = rows.iloc[self._order(0, codes_of_prompts(rows))].reset_index(drop=True).assign(number=range(size))
         #: ``(size,)`` integer prompt of every row
         self.prompts = codes_of_prompts(self.rows.drop(columns="number"))
         self._drawn: dict[int, dict[str, torch.Tensor]] = {}
 
     def row_numbers(self, step: int, count: int) -> list[int]:
-        """The rows of one update, counted from 1: all of the pool once, in another order every time.
+        """Return the rows of an update (counted from 1); each pass through the pool has a different order.
 
-        A turn has whole updates: what is left of the pool waits for the next one, in which it may come first.
+        A pass consists of whole updates; the remaining rows are left out of that pass.
         """
         turn, update = divmod(step - 1, max(1, len(self.rows) // count))
         order = range(len(self.rows)) if turn == 0 else self._order(turn, self.prompts).tolist()
         return list(order[update * count : (update + 1) * count])
 
     def _order(self, turn: int, prompts: np.ndarray) -> np.ndarray:
-        """All rows in a random order, up to ``together`` of one prompt after each other."""
+        """Return all rows in random order, in blocks of up to ``together`` rows of the same prompt."""
         rng = np.random.default_rng(seed_from("alignment order", self.seed, turn))
         shuffled = rng.permutation(len(prompts))
         if self.together == 1:
@@ -161,9 +161,9 @@ class ReferencePool:
         return np.concatenate([blocks[index] for index in rng.permutation(len(blocks))])
 
     def reference(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """``images``, ``probabilities`` of the subgroups and ``features`` of the untuned model, in the order asked."""
+        """Return ``images``, subgroup ``probabilities`` and ``features`` of the untuned model for the given rows."""
         size = self.generator.batch_size
-        # always drawn in the same company, so that a resumed run has the same to the bit
+        # always drawn in the same batches, so that a resumed run has bit-identical references
         for block in sorted({number // size for number in numbers if number not in self._drawn}):
             rows = self.rows.iloc[block * size : (block + 1) * size]
             drawn = self._draw(rows)
@@ -181,7 +181,7 @@ class ReferencePool:
 
 @torch.no_grad()
 def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
-    """``(N, 3, H, W)`` images in [-1, 1] of the rows, by DDIM in batches, without rounding to uint8."""
+    """Draw ``(N, 3, H, W)`` images in [-1, 1] for the rows, by DDIM in batches, without rounding to uint8."""
     device = next(network.parameters()).device
     drawn = []
     for batch in generator.batches(rows):

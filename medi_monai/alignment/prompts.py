@@ -1,4 +1,4 @@
-"""Prompts of the runs of a text-to-image bundle, and what captions say of a sensitive attribute."""
+"""Prompts of text-to-image runs, and the sensitive attribute as named in captions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["caption_words", "composes_captions", "generated_cohort", "named_prompts", "naming_cohort", "prompt_plan"]
 
-#: prompts of the training captions that name the attribute
+#: setting for prompts taken from the training captions that name the attribute
 NAMED = "named"
 
-#: of each attribute, its values and the words that name them
+#: for each attribute, its values and the words that name them
 Words = Mapping[str, Mapping[str, Sequence[str]]]
 
 
@@ -35,24 +35,24 @@ def prompt_plan(
     attribute: str | None,
     neutral: bool = False,
 ) -> pd.DataFrame:
-    """The prompts to sample.
+    """Return the prompts to sample, with the number of images of each.
 
     Args:
-        prompts: a file or a list, as for :func:`medi_monai.cohort.captions.read_prompts`; ``neutral``, made by the
-            templates that do not name the attribute; or ``named``, the captions in training that do.
-        num_images: of all prompts together.
-        training: returns the rows in training; called where they are needed.
-        templates: of the captions; None, or words alone, where captions were read, not composed.
-        attribute: the sensitive one, or several as ``sex|age``; None where there is none.
-        neutral: whether prompts that name the attribute are left out.
+        prompts: a file or list, as for :func:`medi_monai.cohort.captions.read_prompts`; ``neutral``, for prompts from
+            the templates that do not name the attribute; or ``named``, for the training captions that do.
+        num_images: total number of images.
+        training: function that returns the training rows; called only if they are needed.
+        templates: caption templates; None, or only words, if captions were read rather than composed.
+        attribute: sensitive attribute, or several as ``sex|age``; None if there is none.
+        neutral: whether to leave out prompts that name the attribute.
 
     Returns:
-        ``caption`` and ``count``.
+        A table with ``caption`` and ``count``.
 
     Raises:
-        InputError: as :func:`medi_monai.cohort.captions.read_prompts` and :func:`named_prompts`; also for ``neutral``
-            without templates, where all prompts name the attribute and neutral ones are needed, and for ``named`` or
-            ``neutral`` ones without an attribute.
+        InputError: as for :func:`medi_monai.cohort.captions.read_prompts` and :func:`named_prompts`; also for
+            ``neutral`` without templates, if neutral prompts are needed and all name the attribute, and for ``named``
+            or ``neutral`` without an attribute.
     """
     composed = CaptionTemplates.from_setting(templates) if composes_captions(templates) else None
     needed = prompts == NAMED or neutral
@@ -67,20 +67,20 @@ def prompt_plan(
 
 
 def composes_captions(templates: Any) -> bool:
-    """Whether a setting of templates holds any, and not only words."""
+    """Return whether the setting contains templates, rather than only words."""
     return templates is not None and CaptionTemplates.from_setting(templates).composes
 
 
 def caption_words(cohort: Cohort, templates: Any, attribute: str | None) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Of each attribute, its values and the words that name them in captions: those of the setting, and the value.
+    """Return, for each value of each attribute, the words that name it in captions: those of the setting, and itself.
 
     Args:
         cohort: rows with the attributes.
-        templates: templates with words, words alone, or None.
-        attribute: the sensitive one, or several as ``sex|age``.
+        templates: templates with words, only words, or None.
+        attribute: sensitive attribute, or several as ``sex|age``.
 
     Raises:
-        InputError: without an attribute, or where the cohort lacks it.
+        InputError: without an attribute, or if the cohort lacks it.
     """
     names = joint_attributes(attribute)
     require_columns(cohort.table, names, cohort.root)
@@ -96,18 +96,18 @@ def caption_words(cohort: Cohort, templates: Any, attribute: str | None) -> dict
 
 
 def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame:
-    """Prompts of the training captions that name a subgroup, with the same count for each.
+    """Return training captions that name a subgroup as prompts, with the same number of images for each subgroup.
 
     Args:
-        cohort: rows in training.
-        words: as of :func:`caption_words`; of several attributes, a caption has to name a value of each.
-        num_images: of all prompts together.
+        cohort: training rows.
+        words: words from :func:`caption_words`; with several attributes, a caption has to name a value of each.
+        num_images: total number of images.
 
     Returns:
-        ``caption`` and ``count``.
+        A table with ``caption`` and ``count``.
 
     Raises:
-        InputError: where a subgroup is named by no caption, or there are more of them than images.
+        InputError: if no caption names one of the subgroups, or there are more subgroups than images.
     """
     groups = list(product(*words.values()))
     share = num_images // max(len(groups), 1)
@@ -126,14 +126,14 @@ def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame
             raise InputError(
                 f"no caption in training names {_shown(group)} (by {' and '.join(map(str, by))}): nothing to prompt for"
             )
-        # where there are fewer images than captions, those that get one are spread over all
+        # with fewer images than captions, the captions used are spread over all of them
         ends = [index * share // len(chosen) for index in range(len(chosen) + 1)]
         plan += [(caption, end - start) for caption, start, end in zip(chosen, ends, ends[1:]) if end > start]
     return pd.DataFrame(plan, columns=["caption", "count"])
 
 
 def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | None:
-    """The rows in training with a value of the attribute that the caption names (all of ``sex|age``); None without."""
+    """Return the training rows whose caption names their value of the attribute (all of ``sex|age``); None if none."""
     words = caption_words(cohort, templates, attribute)
     named = (_named(cohort.table["caption"], words) != "").all(axis=1)
     for name in words:
@@ -148,16 +148,16 @@ def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | No
 
 
 def generated_cohort(folder: str | os.PathLike, cohort: Cohort, templates: Any, attribute: str) -> Cohort:
-    """Images sampled for prompts that name the attribute (all of ``sex|age``), labeled by what was asked for.
+    """Return images generated for prompts that name the attribute (all of ``sex|age``), labeled as requested.
 
     Args:
-        folder: the ``output_dir`` of a sampling.
-        cohort: rows in training.
-        templates: of the captions.
-        attribute: the sensitive one, or several.
+        folder: the ``output_dir`` of a sampling run.
+        cohort: training rows.
+        templates: caption templates.
+        attribute: sensitive attribute, or several as ``sex|age``.
 
     Raises:
-        InputError: where no prompt names it.
+        InputError: if no prompt names it.
     """
     generated = read_arms({"generated": folder}, ["caption"])["generated"]
     named = _named(generated.table["caption"], caption_words(cohort, templates, attribute))
@@ -168,7 +168,7 @@ def generated_cohort(folder: str | os.PathLike, cohort: Cohort, templates: Any, 
 
 
 def _named(captions: pd.Series, words: Words) -> pd.DataFrame:
-    """Of each attribute, the value that each caption names, or the empty string."""
+    """Return, for each attribute, the value that each caption names, or the empty string."""
     return pd.DataFrame({name: named_subgroups(captions, of_value) for name, of_value in words.items()})
 
 

@@ -1,4 +1,4 @@
-"""What else could bring subgroups to a target: choosing among generated images, or training on chosen real ones."""
+"""Baselines of alignment: selecting generated images, or training on resampled real images."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ RESULTS = ("images", "manifest.csv", "summary.json")
 def gradient_images(
     updates: int, batch_size: int, gradient_steps: int, guidance_scale: float = 1.0, real_images: int = 0
 ) -> int:
-    """Images that the updates of an alignment send through the network, forward and back.
+    """Return the number of images with a forward and backward pass through the network in an alignment.
 
     Args:
-        updates: of the alignment.
-        batch_size: images in an update.
-        gradient_steps: sampling steps that the gradient goes through.
-        guidance_scale: any but 1 takes the network twice a step.
-        real_images: of the anchor in an update.
+        updates: number of updates.
+        batch_size: images per update.
+        gradient_steps: number of sampling steps that the gradient passes through.
+        guidance_scale: guidance scale; any value other than 1 needs two network evaluations per step.
+        real_images: real images of the anchor per update.
     """
     return updates * (batch_size * gradient_steps * (1 if guidance_scale == 1 else 2) + real_images)
 
@@ -63,39 +63,39 @@ def equal_steps(
     guidance_scale: float = 1.0,
     real_images: int = 0,
 ) -> int:
-    """Steps of a training that send as many images through the network, forward and back, as an alignment's updates.
+    """Return the number of training steps with as many forward and backward passes as an alignment.
 
     Args:
         align_steps: updates of the alignment.
-        align_batch_size: images in each.
-        gradient_steps: sampling steps that its gradient goes through.
-        batch_size: of the training.
-        guidance_scale: of the alignment.
-        real_images: of its anchor in an update.
+        align_batch_size: images per update of the alignment.
+        gradient_steps: number of sampling steps that its gradient passes through.
+        batch_size: batch size of the training.
+        guidance_scale: guidance scale of the alignment.
+        real_images: real images of its anchor per update.
     """
     images = gradient_images(align_steps, align_batch_size, gradient_steps, guidance_scale, real_images)
     return max(1, round(images / batch_size))
 
 
 def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.ndarray:
-    """The largest choice of rows whose subgroups have the shares of the target, each row once.
+    """Select the largest set of rows with the target's subgroup shares, using each row at most once.
 
     Args:
-        groups: ``(N,)`` place of each row's subgroup in ``target.groups``; -1 where it is not known.
-        target: shares.
-        seed: of the choice among rows of one subgroup.
+        groups: ``(N,)`` index of each row's subgroup in ``target.groups``; -1 if unknown.
+        target: target shares.
+        seed: seed of the selection among rows of the same subgroup.
 
     Returns:
-        Places, sorted.
+        Sorted row indices.
 
     Raises:
-        InputError: where a wanted subgroup has no row.
+        InputError: if a subgroup with a positive share has no rows.
     """
     shares = np.asarray(target.probabilities)
     counts = np.bincount(groups[groups >= 0], minlength=len(shares))
     for name, share, count in zip(target.names, shares, counts):
         if share > 0 and count == 0:
-            raise InputError(f"no image is predicted as {name!r}, which has a share of {share:g} in the target")
+            raise InputError(f"no image is predicted as {name!r}, which has a target share of {share:g}")
     rng = np.random.default_rng(seed_from("alternatives", seed))
     chosen = [
         rng.permutation(np.flatnonzero(groups == group))[:count]
@@ -112,23 +112,23 @@ def resample_run(
     image_size: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Choose among generated images so that the classifier reads the target's shares; copy them with their manifest.
+    """Select generated images so that their predicted subgroups have the target's shares, and copy them.
 
-    Nothing is tuned; the price is that all but a part of the images are thrown away.
+    The model is not tuned; in return, only some of the images are kept.
 
     Args:
-        sampling_dir: the ``output_dir`` of a sampling.
-        output_dir: gets ``images/``, ``manifest.csv`` and ``summary.json``.
-        reader: the guide of the alignment it is compared with.
-        target: shares.
-        image_size: side of the images.
-        seed: of the choice.
+        sampling_dir: the ``output_dir`` of a sampling run.
+        output_dir: output folder for ``images/``, ``manifest.csv`` and ``summary.json``.
+        reader: guide of the alignment that the selection is compared with.
+        target: target shares.
+        image_size: side of the images in pixels.
+        seed: seed of the selection.
 
     Returns:
-        The manifest of the images kept; without a row, and no images, where a wanted subgroup is read in none.
+        The manifest of the selected images; empty if a subgroup with a positive share is predicted for no image.
 
     Raises:
-        InputError: for a folder without a sampling, or the sampling's own folder for the result.
+        InputError: for a folder without a sampling run, or if the output folder is the sampling folder.
     """
     start, output, source = time.perf_counter(), Path(output_dir), Path(sampling_dir)
     if not (source / "manifest.csv").is_file():
@@ -186,16 +186,16 @@ def _read_groups(samples: Cohort, reader: AttributeClassifier, target: SubgroupT
 def cohort_target(
     spec: Any, cohort: Cohort, attribute: str, table: str | os.PathLike | None = None
 ) -> SubgroupTarget | None:
-    """The shares wanted of the rows in training, of the values that occur among them; None where none are wanted.
+    """Return the target shares of the training rows, over the values that occur in them; None without a ``spec``.
 
     Args:
-        spec: None, or as for :func:`medi_monai.alignment.functional.make_target`.
-        cohort: rows in training.
-        attribute: column, or several as ``sex|age`` for their joint.
+        spec: None, or a target as for :func:`medi_monai.alignment.functional.make_target`.
+        cohort: training rows.
+        attribute: column, or several as ``sex|age`` for their joint distribution.
         table: path of a reference table, for ``table``.
 
     Raises:
-        InputError: as :func:`medi_monai.alignment.functional.make_target`, and for a column that lacks.
+        InputError: as for :func:`medi_monai.alignment.functional.make_target`, and for a missing column.
     """
     if spec is None:
         return None
@@ -206,15 +206,15 @@ def cohort_target(
 
 
 def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> Cohort:
-    """Rows in training with the shares of the target: those of rare subgroups are repeated, as many rows as before.
+    """Resample the training rows to the target's shares, repeating rows of rare subgroups; the total is unchanged.
 
     Args:
-        cohort: rows in training, with the attributes of the target; rows without a value are left out.
-        target: shares.
-        seed: of the choice.
+        cohort: training rows with the target's attributes; rows without a value are left out.
+        target: target shares.
+        seed: seed of the resampling.
 
     Raises:
-        InputError: where a wanted subgroup has no row.
+        InputError: if a subgroup with a positive share has no rows.
     """
     table, joint = cohort.table, parts_of(target)[-1]
     groups = joint.codes(table)
@@ -224,10 +224,10 @@ def resampled_cohort(cohort: Cohort, target: SubgroupTarget, seed: int = 0) -> C
     for group, (name, count) in enumerate(zip(target.names, counts)):
         members = np.flatnonzero(groups == group)
         if count and not len(members):
-            raise InputError(f"no training image is {name!r}, which has a share in the target")
+            raise InputError(f"no training image is {name!r}, which has a positive target share")
         if count:
             rows.append(np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count])
-            words.append(f"{name} {count:,} (of {len(members):,} different ones)")
+            words.append(f"{name} {count:,} (from {len(members):,} distinct images)")
     if is_main_process():
         print(f"training on images resampled to {'; '.join(words)}", flush=True)
     return Cohort(table.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True), cohort.root)

@@ -1,4 +1,4 @@
-"""The roles in an alignment: guide, validation classifier and judge, and the target that they are held against."""
+"""Classifiers of an alignment (guide, validation classifier and judge) and the target they are compared with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["load_readers", "subgroup_target"]
 def load_readers(
     guide: Any, validation: Any, judge: Any, attribute: str, device: str | torch.device = "cpu"
 ) -> dict[str, AttributeClassifier]:
-    """Guide, validation classifier and judge, each as :func:`medi_monai.networks.classifier.load_classifier` takes it.
+    """Load guide, validation classifier and judge by :func:`medi_monai.networks.classifier.load_classifier`.
 
     Args:
-        guide: whose gradient tunes the model.
-        validation: decides when to stop; None leaves that to the guide.
-        judge: measures the result and decides nothing; None for no judge.
-        attribute: that all of them have to predict; several as ``sex|age``.
-        device: where to.
+        guide: classifier whose gradient tunes the model.
+        validation: classifier that decides when to stop; with None, the guide does.
+        judge: classifier that measures the result and takes no part in tuning; None for no judge.
+        attribute: attribute that all of them have to predict, or several as ``sex|age``.
+        device: device of the classifiers.
 
     Raises:
-        InputError: for a classifier without the attribute, or where two of them are the same.
+        InputError: for a classifier without the attribute, or if two of them are the same.
     """
     classifiers: dict[str, AttributeClassifier] = {}
     for role, spec in (("guide", guide), ("validation", validation), ("judge", judge)):
@@ -42,7 +42,7 @@ def load_readers(
         for other, earlier in classifiers.items():
             if earlier.describe() == classifier.describe():
                 raise InputError(
-                    f"the {role} classifier is the same as the {other}: it cannot check it. Train another one, on "
+                    f"the {role} classifier is the same as the {other}, so it cannot check it. Train another one, on "
                     "other patients and with another seed"
                 )
         classifiers[role] = classifier
@@ -59,12 +59,12 @@ def _warn_at_chance(role: str, classifier: AttributeClassifier, attribute: str) 
 def subgroup_target(
     target: Any, guide: AttributeClassifier, attribute: str, table: str | os.PathLike | None = None
 ) -> SubgroupTarget:
-    """The shares wanted of an attribute; see :func:`medi_monai.alignment.functional.make_target`.
+    """Return the target shares of an attribute by :func:`medi_monai.alignment.functional.make_target`.
 
     Args:
         target: ``uniform``, ``table``, or a mapping of values to shares.
-        guide: knows the values.
-        attribute: the sensitive one, or several as ``sex|age`` for their joint.
+        guide: classifier that defines the values.
+        attribute: sensitive attribute, or several as ``sex|age`` for their joint distribution.
         table: path of a reference table, for ``table``.
     """
     rows = None if table is None else read_table(table)

@@ -58,7 +58,7 @@ class TargetSettings(Settings):
     )
 
     def check_attribute(self, attribute: str | None) -> None:
-        """Check that the shares are possible for the attribute, or for the joint of several.
+        """Check that the shares are possible for the attribute, or for the joint distribution of several.
 
         Raises:
             InputError: if they are not.
@@ -109,7 +109,7 @@ class AlignmentLosses(Settings):
     draws: Repeats | None = setting(
         100, "for `transport`: number of sampled label sets; null: apportion the target to each batch"
     )
-    # without it, nothing is aligned
+    # at 0, nothing would be aligned
     subgroup_weight: Rate = setting(1.0, "weight of the subgroup loss")
     consistency_weight: Number = setting(
         1.0, "weight of 1 - cosine similarity between features of tuned and original images"
@@ -156,7 +156,7 @@ class AlignmentSettings(Settings):
     @model_validator(mode="after")
     def _pool_holds_a_batch(self) -> AlignmentSettings:
         if self.batch_size < 2:
-            raise InputError("batch_size = 1: an alignment needs a distribution; give 2 or more")
+            raise InputError("batch_size = 1: an alignment compares the shares within a batch; give at least 2")
         if self.pool_size < self.batch_size:
             raise InputError(
                 f"pool_size = {self.pool_size} is less than batch_size = {self.batch_size}: an update would "

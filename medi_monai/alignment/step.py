@@ -37,31 +37,31 @@ __all__ = [
     "sets_by_prompt",
 ]
 
-#: images of a prompt below which they are taken together with those of other such prompts
+#: number of images below which a prompt is pooled with other such prompts
 FEW = 4
 
-#: what an update does to images before the guide sees them: ``(images, step) -> images``, differentiable
+#: differentiable augmentation of images for the guide: ``(images, step) -> images``
 Augment = Callable[[torch.Tensor, int], torch.Tensor]
-#: ``(network, untuned network, step, whether it is distilled)`` to the terms of :class:`AnchorLoss`
+#: ``(network, untuned network, step, whether to distill) -> terms`` of :class:`AnchorLoss`
 Anchor = Callable[[nn.Module, nn.Module, int, bool], Mapping[str, torch.Tensor]]
 
 
 class AnchorLoss:
-    """Two losses on real images: what they look like, and what conditions that name the attribute mean.
+    """Two losses on real images, which preserve image quality and the meaning of conditions that name the attribute.
 
     The first is the denoising loss of the training. The second is the squared distance between the predictions of the
-    tuned and of the untuned network on the same noisy images and conditions, so that an image that is asked for by its
-    subgroup still is of it.
+    tuned and the untuned network for the same noisy images and conditions, so that images requested by their subgroup
+    still belong to it.
 
     Args:
-        dataset: real images with conditions; those that name the attribute, so that the shares in the training data
-            do not pull the model back.
-        batch_size: of each update.
-        prepare_batch: of the training; what it drops or augments is its own affair.
-        inferer: how the network is run.
-        device: where to.
-        seed: of the choice of images.
-        attributes: columns; images of each of their subgroups are drawn alike often.
+        dataset: real images with conditions that name the attribute, so that the shares of the training data do not
+            pull the model back.
+        batch_size: real images per update.
+        prepare_batch: batch preparation of the training, which applies its own dropout and augmentation.
+        inferer: inferer that runs the network.
+        device: device of the network.
+        seed: seed of the image selection.
+        attributes: columns whose subgroups are drawn with equal frequency.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AnchorLoss:
     def __call__(
         self, network: nn.Module, untuned: nn.Module, step: int, distilled: bool = True
     ) -> dict[str, torch.Tensor]:
-        """``anchor`` and, unless it is not wanted, ``distillation`` of one batch, functions of seed and step alone."""
+        """Return ``anchor`` and, if ``distilled``, ``distillation`` for a batch that depends only on seed and step."""
         batch = default_collate([self.dataset[index] for index in self.sampler.batch(step)])
         inputs, targets, args, kwargs = self.prepare_batch(batch, self.device, step=step)
         predicted = self.inferer(inputs, network, *args, **kwargs)
@@ -94,20 +94,21 @@ class AnchorLoss:
 
 
 class AlignmentStep:
-    """The process function of an Ignite engine: draws a batch, compares its subgroups with the target, updates.
+    """Process function of an Ignite engine: draws a batch, compares its subgroups with the target, and updates.
 
-    The gradient is that of the loss over the whole batch, whatever is drawn at once: images, latents and what the guide
-    says of them are kept, all else is computed again by parts of the generator's ``batch_size`` on the way back.
+    The gradient is that of the loss over the whole batch, independent of how many images are drawn at once: images,
+    latents and the guide's predictions are kept, and everything else is recomputed in the backward pass, in blocks of
+    the generator's ``batch_size``.
 
     Args:
-        network: in tuning, in evaluation mode.
-        optimizer: of its parameters.
-        pool: neutral prompts and references.
-        losses: what is minimized.
-        batch_size: images in an update; those drawn at once are the generator's ``batch_size``.
-        anchor: returns the losses of a step on real images; None leaves them out.
-        augment: changes images before the guide sees them.
-        max_grad_norm: the gradient's norm is clipped to it.
+        network: network to tune, in evaluation mode.
+        optimizer: optimizer of its parameters.
+        pool: neutral prompts and their references.
+        losses: weights and choices of the losses.
+        batch_size: images per update; the generator's ``batch_size`` is the number drawn at once.
+        anchor: function that returns the losses on real images of a step; None for none.
+        augment: augmentation of the images that the guide classifies.
+        max_grad_norm: norm to which the gradient is clipped.
     """
 
     def __init__(
@@ -126,9 +127,10 @@ class AlignmentStep:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def __call__(self, engine: Engine, batch: Any) -> dict[str, Any]:
-        """One update; ``loss``, ``grad_norm``, ``terms`` and ``seconds``.
+        """Run one update and return ``loss``, ``grad_norm``, ``terms`` and ``seconds``.
 
-        ``BACKWARD_COMPLETED`` is fired before the weights change, so that a lost loss does not spoil them.
+        ``BACKWARD_COMPLETED`` is fired before the weights change, so that a loss that is not finite does not corrupt
+        them.
         """
         start, step = time.perf_counter(), engine.state.iteration
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,7 +145,7 @@ class AlignmentStep:
         return output
 
     def backward(self, step: int) -> dict[str, float]:
-        """Add the gradient of one update to that of the parameters; returns the weighted terms of the loss."""
+        """Accumulate the gradient of one update in the parameters, and return the weighted terms of the loss."""
         numbers = self.pool.row_numbers(step, self.batch_size)
         reference = self.pool.reference(numbers)
         rollouts = list(self._rollouts(numbers))
@@ -197,7 +199,7 @@ class AlignmentStep:
     def _subgroup(
         self, logs: torch.Tensor, reference: torch.Tensor, numbers: Sequence[int], step: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss that aligns, and the weight of each image's consistency."""
+        """Return the subgroup loss, and the consistency weight of each image."""
         drawing = generator_from("alignment transport", self.pool.seed, step)
         loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
         prompts = self.pool.prompts[list(numbers)]
@@ -223,16 +225,16 @@ class AlignmentStep:
 
 
 def sets_by_prompt(prompts: np.ndarray, few: int = FEW) -> list[np.ndarray]:
-    """The images that a target is met by together: those of a prompt, and those of all prompts with few of them.
+    """Return the sets of images that each have to meet the target: one per prompt, and one of all rare prompts.
 
-    Where even these are few, they join the smallest of the other sets.
+    If the rare prompts together still have too few images, they join the smallest of the other sets.
 
     Args:
         prompts: ``(N,)`` integer prompt of every image.
-        few: a set has no fewer images, unless there are no more.
+        few: smallest size of a set, unless there are fewer images in total.
 
     Returns:
-        Places, each in one set.
+        Image indices, each in exactly one set.
     """
     codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)[1:]
     sets = [np.flatnonzero(codes == code) for code in np.flatnonzero(sizes >= few)]

@@ -1,4 +1,4 @@
-"""The run ``aligning``: tune a trained model until the subgroups among its images meet a target."""
+"""The run ``aligning``: tune a trained model until the subgroup shares of its images match a target."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from medi_monai.utils.seeding import generator_from
 
 __all__ = ["align", "tuning_rate", "tuning_schedule"]
 
-#: images of one prompt that follow each other where the target is that of each prompt: at least so many, and for each
-#: subgroup, for a share of few images cannot be told from the target
+#: consecutive images of the same prompt when each prompt has to meet the target: at least TOGETHER, and PER_SUBGROUP
+#: for each subgroup, because a share of few images cannot be compared with the target
 TOGETHER, PER_SUBGROUP = 16, 6
-#: share of the pool in prompts with too few images to be met by themselves, above which a word is said
+#: share of the pool in prompts with too few images to be matched individually, above which a warning is printed
 MANY_PROMPTS = 0.25
-#: images of the picture of before and after
+#: number of images in the before-and-after figure
 SHOWN = 12
-#: part of the updates in which the learning rate rises, and what is left of it in the end
+#: fraction of the updates in which the learning rate rises, and its final value as a fraction of the peak
 WARMUP, LEFT = 0.1, 0.1
 ADAPTER = "adapter.pt"
-#: by what is tuned: the fewer the weights, the farther each has to go
+#: learning rates by the weights that are tuned: the fewer they are, the farther each has to move
 RATES = {"all": 2.5e-5, "cross_attention": 5e-4, "lora": 1e-3}
 
 
@@ -75,33 +75,35 @@ def align(
     writer: EventWriter | None = None,
     resume: bool = False,
 ) -> Path:
-    """Tune, keep the weights that the validation classifier finds nearest to the target, and save them.
+    """Tune a model, and save the weights that are closest to the target according to the validation classifier.
 
     Args:
-        network: trained; changed in place.
-        generator: how images are drawn, by DDIM.
-        prompts: neutral conditions: a plan with ``count``, or one row each.
-        target: the shares wanted.
-        guide: frozen, reads the subgroups for the loss.
-        readers: ``validation`` decides when to stop and what to keep; others, as ``judge``, are written down.
-        losses: what is minimized.
-        settings: how.
-        schema: of the network, saved beside the weights.
-        model_settings: of the training (``model.json``), kept and marked.
-        output_dir: gets ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
-        ckpt_dir: gets ``model.pt``, ``adapter.pt`` where one was tuned, ``schema.json`` and ``model.json``.
-        source: the file of the untuned weights, which stays as it is.
-        features: differentiable, of ``(N, 3, H, W)`` images in [-1, 1]; of the CLIP consistency.
-        anchor: the losses on real images.
-        writer: TensorBoard.
-        resume: go on from the newest checkpoint; otherwise what is in the folders is moved aside.
+        network: trained network; changed in place.
+        generator: generator of the images, with DDIM.
+        prompts: neutral conditions: a plan with ``count``, or one row per image.
+        target: target shares.
+        guide: frozen classifier that predicts the subgroups for the loss.
+        readers: further classifiers by role: ``validation`` decides when to stop and which weights to keep; the
+            predictions of others, such as ``judge``, are only recorded.
+        losses: weights and choices of the losses.
+        settings: settings of the optimization.
+        schema: schema of the network, saved beside the weights.
+        model_settings: settings of the training (``model.json``), saved with a mark of the alignment.
+        output_dir: output folder for ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
+        ckpt_dir: output folder for ``model.pt``, ``adapter.pt`` if one was tuned, ``schema.json`` and ``model.json``.
+        source: file of the untuned weights, which is not changed.
+        features: function that returns differentiable features of ``(N, 3, H, W)`` images in [-1, 1], for the CLIP
+            consistency loss.
+        anchor: losses on real images.
+        writer: TensorBoard writer.
+        resume: whether to resume from the newest checkpoint; if not, earlier results in the folders are moved aside.
 
     Returns:
         The path of ``model.pt``.
 
     Raises:
-        InputError: for several processes of ``torchrun``, a folder that holds the untuned model, settings that do not
-            fit each other, or nothing to resume from.
+        InputError: for several ``torchrun`` processes, a folder that holds the untuned model, settings that contradict
+            each other, or if there is nothing to resume from.
         RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
@@ -146,17 +148,17 @@ def align(
 
 
 def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupCosine:
-    """The learning rate rises in a tenth of the updates and falls along a cosine to a tenth at the last one.
+    """Return a schedule with linear warmup in the first tenth of the updates and cosine decay to a tenth of the peak.
 
-    At a constant rate the tuning ends by swinging around the target.
+    With a constant rate, tuning ends up oscillating around the target.
     """
     warmup = max(1, round(WARMUP * max_steps))
-    # the last update of the warmup has the full rate and the last of all what is left
+    # the last update of the warmup has the peak rate, and the very last update the final rate
     return WarmupCosine(optimizer, warmup, max_steps - 1, cosine_start=warmup - 1, end_factor=LEFT)
 
 
 def tuning_rate(tuned: str) -> float:
-    """A learning rate that suits what is tuned, as found on the demo cohort of brain MR.
+    """Return the default learning rate for a choice of tuned weights, as determined on the brain MR demo cohort.
 
     Raises:
         InputError: for an unknown choice.
@@ -171,7 +173,7 @@ def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, sou
     if not source.is_file():
         raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
     if source.resolve().parent == folder.resolve():
-        raise InputError(f"ckpt_dir = {folder} holds the model that is to be tuned; give another folder for the result")
+        raise InputError(f"ckpt_dir = {folder} contains the model to tune; give another folder for the tuned model")
     if losses.last_steps is not None and losses.last_steps > generator.num_steps:
         raise InputError(
             f"last_steps = {losses.last_steps}: the gradient can pass through 1 to {generator.num_steps} (num_steps)"
@@ -189,7 +191,7 @@ def _record(
     real_images: int,
     source: str | os.PathLike,
 ) -> dict[str, Any]:
-    """What a result depends on: what a checkpoint is compared with, and ``alignment.json`` holds."""
+    """Return all that a result depends on, for comparison with checkpoints and for ``alignment.json``."""
     return {
         "losses": losses.model_dump(),
         "settings": settings.model_dump(),
@@ -212,8 +214,8 @@ def _warn_of_many_prompts(pool: ReferencePool) -> None:
     share = sizes[sizes < FEW].sum() / len(pool.prompts)
     if share > MANY_PROMPTS and len(sizes) > 1:
         print(
-            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {share:.0%} of them are of "
-            f"prompts with fewer than {FEW}: those prompts are matched to the target together. Give a larger "
+            f"warning: {len(sizes)} prompts share a pool of {len(pool.prompts)} images, and {share:.0%} of these "
+            f"belong to prompts with fewer than {FEW} images, which are matched to the target together. Give a larger "
             "--pool_size, fewer prompts, or --scope batch",
             flush=True,
         )
@@ -262,7 +264,7 @@ def _trainer(
     def next_rate() -> None:
         schedule.step()
 
-    # a checkpoint holds the rate of the next update, and what was seen after this one
+    # a checkpoint holds the learning rate of the next update and the validations up to this one
     watch.attach(trainer)
     checkpoint.attach(trainer)
     attach_bar(trainer, "aligning", settings.max_steps)
@@ -276,7 +278,7 @@ def _show_terms(engine: Engine, writer: EventWriter) -> None:
 
 
 def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
-    """Update until the end, the watch or Ctrl-C; a run that was resumed at its end has nothing left to do."""
+    """Update until the last step, early stopping or Ctrl-C; a run resumed after its last step has nothing to do."""
     if trainer.state.iteration < max_steps and not watch.exhausted:
         with stop_after_step(trainer):
             trainer.run(range(max_steps), max_epochs=1, epoch_length=max_steps)

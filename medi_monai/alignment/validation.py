@@ -1,4 +1,4 @@
-"""How far tuned images are from the target as classifiers see it that do not guide, and when that is enough."""
+"""Validation of a tuning: distance of its images from the target by independent classifiers, and early stopping."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ from medi_monai.utils.seeding import seed_from
 __all__ = ["SubgroupWatch"]
 
 GUIDE, VALIDATION = "guide", "validation"
-#: images of a prompt below which its distance is that of chance: such prompts are taken together
+#: number of images below which a prompt's distance is dominated by chance; such prompts are pooled
 FEW_OF_A_PROMPT = 16
 
 
 class SubgroupWatch:
-    """Draws the same images again and again as the weights change, and keeps the weights that serve best.
+    """Validates the weights during tuning on images of the same prompts and noise, and keeps the best weights.
 
-    A tuning that learns to fool its guide shows here: the guide's distance goes on falling while that of the others
-    rises. The weights kept are those at which the validation classifier finds the least distance; the judge has no say.
+    A tuning that learns to fool its guide becomes visible: the guide's distance keeps falling while that of the other
+    classifiers rises. The weights kept are those with the smallest distance according to the validation classifier;
+    the judge is not used.
 
     Args:
-        network: in tuning, in evaluation mode.
-        pool: of the training; guide and target are its own.
-        prompts: a plan; see :func:`medi_monai.alignment.pool.spread_rows`.
-        num_images: drawn at each look, with the same prompts and noise every time.
-        readers: further classifiers by name: ``validation`` decides, the guide in its absence; any other is only
-            written down.
-        every: updates between two looks.
-        patience: looks without a lesser distance after which the tuning ends.
-        writer: TensorBoard.
-        tolerance: distances within it of that of the kept weights count as no less: total variation, in [0, 1].
-        by_prompt: weights are kept by the mean distance of each prompt by itself, in place of that of all images.
+        network: network being tuned, in evaluation mode.
+        pool: pool of the tuning, with its guide and target.
+        prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
+        num_images: images per validation, with the same prompts and noise every time.
+        readers: further classifiers by name: ``validation`` decides, or the guide in its absence; the predictions of
+            any other are only recorded.
+        every: updates between validations.
+        patience: number of validations without a smaller distance after which tuning ends.
+        writer: TensorBoard writer.
+        tolerance: smallest reduction of the distance (total variation, in [0, 1]) that counts as an improvement.
+        by_prompt: whether to use the mean of each prompt's distance instead of the distance of all images.
 
     Raises:
-        InputError: for a reader that does not fit the target, or has the name of the guide.
+        InputError: for a classifier that does not match the target, or has the name of the guide.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class SubgroupWatch:
         by_prompt: bool = False,
     ) -> None:
         if GUIDE in readers:
-            raise InputError(f"a reader called {GUIDE!r}: the guide is always included; choose another name")
+            raise InputError(f"a classifier named {GUIDE!r}: the guide is always included; choose another name")
         self.network, self.target, self.writer = network, pool.target, writer
         self.every, self.patience, self.tolerance = every, patience, tolerance
         size = pool.generator.batch_size
@@ -75,19 +76,19 @@ class SubgroupWatch:
         self.rows = spread_rows(prompts, num_images)
         prompts_of = codes_of_prompts(self.rows.drop(columns="number"))
         self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(num_images)]
-        #: one record per look: step, and by reader the proportions, their distance to the target and the mean of the
-        #: distances of prompts
+        #: one record per validation: the step and, for each classifier, the proportions, their distance to the target
+        #: and the mean distance over prompts
         self.curve: list[dict[str, Any]] = []
         self._best: dict[str, torch.Tensor] = {}
         self.best_step = 0
 
     def attach(self, engine: Engine) -> None:
-        """Look before the first update, then after every ``every``-th, and end the tuning where it no longer helps."""
+        """Validate before the first update and after every ``every``-th one, and end tuning when it stops improving."""
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
 
     def _begin(self, engine: Engine) -> None:
-        # a resumed tuning has looked before
+        # a resumed tuning has already been validated at its start
         if not self.curve:
             self.look(engine.state.iteration)
 
@@ -98,7 +99,7 @@ class SubgroupWatch:
 
     @property
     def exhausted(self) -> bool:
-        """Whether ``patience`` looks in a row found no lesser distance."""
+        """Whether the last ``patience`` validations found no smaller distance."""
         return sum(record["step"] > self.best_step for record in self.curve) >= self.patience
 
     @property
@@ -107,7 +108,7 @@ class SubgroupWatch:
         return next(record for record in self.curve if record["step"] == self.best_step)
 
     def outcome(self) -> str:
-        """Which weights are kept, and the distance to the target before and with them as each reader saw it."""
+        """Describe which weights are kept, with the distance to the target before and after for each classifier."""
         moved = ", ".join(
             f"{name} {self.curve[0][name]['distance']:.2f} to {self.kept[name]['distance']:.2f}"
             for name in self.readers
@@ -120,7 +121,7 @@ class SubgroupWatch:
 
     @torch.no_grad()
     def look(self, step: int) -> None:
-        """Read the images of the weights as they are after a step, once; keep the weights if they serve better."""
+        """Validate the weights after a step, unless already done, and keep them if they are the best so far."""
         if self.curve and self.curve[-1]["step"] == step:
             return
         images = draw_images(self.network, self.generator, self.rows)
@@ -152,16 +153,16 @@ class SubgroupWatch:
             self.writer.add_scalar(f"proportion_{group}/{name}", share, step)
 
     def restore(self) -> None:
-        """Put the kept weights into the network."""
+        """Load the kept weights into the network."""
         self.network.load_state_dict(self._best)
 
     def _distance(self, proportions: torch.Tensor) -> float:
         return float(total_variation(proportions.cpu().numpy(), np.array(self.target.probabilities)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve and the kept weights, for a checkpoint."""
+        """Return the validation curve and the kept weights, for a checkpoint."""
         return {"curve": self.curve, "best": self._best, "best_step": self.best_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         self.curve, self._best, self.best_step = list(state["curve"]), dict(state["best"]), int(state["best_step"])

@@ -1,4 +1,4 @@
-"""Noise schedules, objectives, guidance and solvers: callables and tensors, never a network or a cohort."""
+"""Noise schedules, objectives, guidance and solvers, as functions of tensors and callables, without networks."""
 
 from medi_monai.diffusion.guidance import guided
 from medi_monai.diffusion.objectives import OBJECTIVES, add_noise, denoiser, training_target

@@ -16,13 +16,13 @@ Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def guided(
     network: Network, conditions: torch.Tensor, null_conditions: torch.Tensor, scale: float = 1.0
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Bind conditions to a network: ``f(null) + scale · (f(conditions) - f(null))``.
+    """Return a function that predicts with guidance: ``f(null) + scale · (f(conditions) - f(null))``.
 
     Args:
         network: ``(x_t, timesteps, conditions) -> prediction``.
         conditions: ``(N, …)`` conditions, one row per image.
-        null_conditions: the same with the conditioning dropped.
-        scale: 1 is the conditional network itself, at half the work; 0 ignores the conditions.
+        null_conditions: ``(N, …)`` null conditions.
+        scale: guidance scale; 1 is the conditional network itself, at half the work, and 0 ignores the conditions.
 
     Returns:
         ``(x_t, timesteps) -> prediction``.

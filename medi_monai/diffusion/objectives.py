@@ -1,4 +1,4 @@
-"""What the network learns to predict, and how a prediction becomes a denoised image: both in this one place."""
+"""Prediction targets of the network, and conversion of its prediction to a denoised image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def add_noise(
     images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, schedule: NoiseSchedule
 ) -> torch.Tensor:
-    """``x_t = alpha_t x_0 + sigma_t eps`` for ``(N, …)`` images and noise and ``(N,)`` timesteps."""
+    """Return ``x_t = alpha_t x_0 + sigma_t eps`` for ``(N, …)`` images and noise and ``(N,)`` timesteps."""
     alpha, sigma = schedule.coefficients(timesteps, images)
     return alpha * images + sigma * noise
 
@@ -29,7 +29,7 @@ def add_noise(
 def training_target(
     images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, schedule: NoiseSchedule, objective: str
 ) -> torch.Tensor:
-    """What the network should return for ``add_noise(images, noise, timesteps)``."""
+    """Return the desired output of the network for ``add_noise(images, noise, timesteps)``."""
     _check(objective)
     if objective == "epsilon":
         return noise
@@ -46,10 +46,10 @@ def denoiser(
     """Adapt a network ``(x_t, timesteps) -> prediction`` to a function ``(x_t, timesteps) -> x_0``.
 
     Args:
-        network: conditions, guidance and autocast are bound already.
-        schedule: the one of the training.
-        objective: one of :data:`OBJECTIVES`.
-        clip: images lie in [-clip, clip]; ``None`` for data without bounds.
+        network: network with conditions, guidance and autocast already applied.
+        schedule: noise schedule of the training.
+        objective: prediction target of the network, one of :data:`OBJECTIVES`.
+        clip: bound of the denoised image, [-clip, clip]; ``None`` for unbounded data.
     """
     _check(objective)
 

@@ -16,13 +16,13 @@ SCHEDULES = ("linear", "cosine")
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A discrete schedule.
+    """A discrete noise schedule.
 
     Args:
         name: ``linear``: betas from 1e-4 to 0.02 (Ho et al. 2020, section 4), scaled to ``num_timesteps``;
             ``cosine``: ``alpha_bar(t) = cos²((t/T + s)/(1 + s) · π/2)`` with s = 0.008 and betas of at most 0.999
             (Nichol and Dhariwal 2021, eq. 17).
-        num_timesteps: ``T``.
+        num_timesteps: number of timesteps ``T``.
     """
 
     name: str = "cosine"
@@ -41,9 +41,9 @@ class NoiseSchedule:
         return self._alphas_cumprod  # type: ignore[attr-defined]
 
     def coefficients(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(alpha_t, sigma_t)`` as float32 of shape ``(N, 1, …)`` on the device of ``like``, which has N rows.
+        """Return ``(alpha_t, sigma_t)`` as float32 of shape ``(N, 1, …)`` on the device of ``like``, which has N rows.
 
-        A timestep of -1 is the end of sampling, without noise: ``(1, 0)``.
+        A timestep of -1 stands for the end of sampling, without noise: ``(1, 0)``.
         """
         timesteps = timesteps.long().cpu()
         alpha_bar = torch.where(timesteps < 0, 1.0, self.alphas_cumprod[timesteps.clamp(min=0)])

@@ -1,4 +1,4 @@
-"""Samplers as plain functions of one signature: a denoiser, the noise, the schedule and a number of steps."""
+"""Samplers as plain functions with a common signature: denoiser, noise, schedule and number of steps."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ __all__ = ["SOLVERS", "sampling_timesteps", "ddim", "dpm_solver"]
 
 
 def sampling_timesteps(num_steps: int, num_timesteps: int, power: float = 1.0) -> torch.Tensor:
-    """``(num_steps + 1,)`` descending timesteps, from T-1 to 0 and then -1, the clean image.
+    """Return ``(num_steps + 1,)`` descending timesteps, from T-1 to 0 and then -1, the clean image.
 
-    They are rounded and distinct, so that any number of steps from 1 to T is right: the next timestep is read from the
-    list, never computed as ``t - T // num_steps``.
+    They are rounded and distinct, so that any number of steps from 1 to T is valid: the next timestep is looked up in
+    the list, never computed as ``t - T // num_steps``.
 
     Args:
-        num_steps: network evaluations, 1 to T.
-        num_timesteps: T.
-        power: 1 spaces them evenly, 2 puts more of them where little noise is left.
+        num_steps: number of network evaluations, 1 to T.
+        num_timesteps: number of timesteps of the schedule, T.
+        power: exponent of the spacing: 1 spaces them evenly, 2 more densely at low noise.
     """
     if not 1 <= num_steps <= num_timesteps:
         raise InputError(f"num_steps = {num_steps}: the schedule allows 1 to {num_timesteps} sampling steps")
     fractions = torch.linspace(1, 0, num_steps, dtype=torch.float64)
     steps = (fractions**power * (num_timesteps - 1)).round().long()
-    # where the spacing is finer than 1, every timestep is taken once
+    # if the spacing is finer than 1, every timestep is taken once
     steps = torch.maximum(steps, torch.arange(num_steps - 1, -1, -1))
     return torch.cat([steps, torch.tensor([-1])])
 
 
 @torch.no_grad()
 def ddim(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_steps: int) -> torch.Tensor:
-    """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
+    """Sample by deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0).
 
     Args:
         denoise: ``(x_t, timesteps) -> x_0``.
         noise: ``(N, …)`` standard normal noise.
-        schedule: the one of the training.
-        num_steps: network evaluations, 1 to T.
+        schedule: noise schedule of the training.
+        num_steps: number of network evaluations, 1 to T.
 
     Returns:
         ``(N, …)`` images.
@@ -61,18 +61,18 @@ def ddim(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_st
 
 @torch.no_grad()
 def dpm_solver(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_steps: int) -> torch.Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from one network evaluation per step.
+    """Sample by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, with one network evaluation per step.
 
     With ``lambda = log(alpha / sigma)`` and ``h`` its increase over a step, the image is extrapolated from the last two
-    predictions; the first step and the last, onto the clean image, are of first order. Timesteps are spaced by their
-    square. The standard deviation of a Gaussian comes out 1 % off with 15 steps of the cosine schedule, where
-    :func:`ddim` is 10 % off, and 3 % with 50.
+    predictions; the first and last steps are of first order. Timesteps are spaced quadratically. With 15 steps of the
+    cosine schedule, the standard deviation of a Gaussian is off by 1%, compared to 10% for :func:`ddim` (and 3% for
+    :func:`ddim` with 50 steps).
 
     Args:
         denoise: ``(x_t, timesteps) -> x_0``.
         noise: ``(N, …)`` standard normal noise.
-        schedule: the one of the training.
-        num_steps: network evaluations, 1 to T.
+        schedule: noise schedule of the training.
+        num_steps: number of network evaluations, 1 to T.
 
     Returns:
         ``(N, …)`` images.

@@ -1,4 +1,4 @@
-"""The metadata conditioner, the UNet that hears it in every residual block, and frozen encoders."""
+"""Metadata conditioner, the UNet conditioned on it in every residual block, classifiers, and frozen encoders."""
 
 from medi_monai.networks.conditioner import MetadataConditioner
 from medi_monai.networks.encoders import Encoder, build_encoder

@@ -1,7 +1,7 @@
 """Classifiers of attributes in images: the guide of an alignment, the validation classifier and the judge.
 
-All of them take images ``(N, 3, H, W)`` in [-1, 1], of any size, and give logits by attribute; gradients flow to the
-images. What is used for an alignment is frozen: in evaluation mode for ever, and without gradients of its own weights.
+All of them take images ``(N, 3, H, W)`` in [-1, 1] of any size and return logits by attribute; gradients flow to the
+images. Classifiers used in an alignment are frozen: permanently in evaluation mode, without gradients of the weights.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from medi_monai.utils.records import Document, read_document, sealed
 __all__ = ["AttributeClassifier", "SubgroupClassifier", "images_at", "load_classifier", "save_classifier"]
 
 WEIGHTS, RECORD = "classifier.pt", "classifier.json"
-#: images that are resized at a time
+#: number of images resized at once
 BLOCK = 1024
 
 Self = TypeVar("Self", bound="AttributeClassifier")
 
 
 class AttributeClassifier(nn.Module):
-    """Images in [-1, 1] in, logits by attribute out: the base of all classifiers, and of one of your own.
+    """Base class of classifiers, including custom ones: images in [-1, 1] to logits by attribute.
 
     Args:
-        attributes: name to values; the code of a value is its place.
-        image_size: side in pixels that images are resized to, with antialiasing; None takes them as they are.
+        attributes: values of each attribute; the code of a value is its index.
+        image_size: side in pixels to which images are resized, with antialiasing; None for no resizing.
 
     Attributes:
-        held_out: by attribute, what the classifier does on images of other patients (confusion, accuracies); empty
-            where nobody measured it.
+        held_out: for each attribute, performance on images of held-out patients (confusion matrix, accuracies); empty
+            if not measured.
 
     Raises:
-        InputError: for no attribute, an attribute with fewer than two values, or a size below 8.
+        InputError: without attributes, for an attribute with fewer than two values, or for a size below 8.
     """
 
     def __init__(self, attributes: Mapping[str, Sequence[str]], image_size: int | None) -> None:
@@ -65,36 +65,36 @@ class AttributeClassifier(nn.Module):
 
     @property
     def attributes(self) -> dict[str, tuple[str, ...]]:
-        """Name to values, in the order of their logits."""
+        """Values of each attribute, in the order of their logits."""
         return {name: column.values for name, column in self.columns.items()}
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, sum of G)`` of ``(N, 3, image_size, image_size)``, the attributes side by side in their order."""
+        """Return ``(N, sum of G)`` logits of ``(N, 3, image_size, image_size)`` images, attributes concatenated."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits ``(N, G)`` of every attribute.
+        """Return ``(N, G)`` logits of every attribute.
 
         Args:
-            images: ``(N, 3, H, W)`` floats in [-1, 1]; square where the classifier resizes.
+            images: ``(N, 3, H, W)`` floats in [-1, 1]; square if the classifier resizes them.
 
         Raises:
-            InputError: for images of another type or shape.
+            InputError: for images of the wrong type or shape.
         """
         sizes = [len(values) for values in self.attributes.values()]
         return dict(zip(self.columns, self.logits(self.resized(images)).split(sizes, dim=1)))
 
     def log_probabilities(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logarithms of the probabilities, ``(N, G)`` of every attribute."""
+        """Return ``(N, G)`` log-probabilities of every attribute."""
         return {name: logits.log_softmax(1) for name, logits in self(images).items()}
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, batch_size: int = 256) -> dict[str, torch.Tensor]:
-        """Probabilities ``(N, G)`` of every attribute in evaluation mode, on the CPU.
+        """Return ``(N, G)`` probabilities of every attribute on the CPU, computed in evaluation mode.
 
         Args:
             images: ``(N, 3, H, W)`` uint8, or floats in [-1, 1].
-            batch_size: images at a time.
+            batch_size: number of images classified at once.
         """
         device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
         was_training = self.training
@@ -102,7 +102,7 @@ class AttributeClassifier(nn.Module):
         predicted = []
         for batch in images.split(batch_size):
             if batch.dtype == torch.uint8:
-                # at the size of the training, by the same way
+                # resized to the size of the training, in the same way
                 batch = batch if self.image_size is None else images_at(batch, self.image_size)
                 batch = from_uint8(batch.to(device))
             predicted.append(
@@ -113,7 +113,7 @@ class AttributeClassifier(nn.Module):
         return {name: torch.cat([none, *(batch[name] for batch in predicted)]) for name, none in empty.items()}
 
     def resized(self, images: torch.Tensor) -> torch.Tensor:
-        """Images at the size of the classifier; differentiable."""
+        """Resize images to the size of the classifier, differentiably."""
         if not isinstance(images, torch.Tensor) or not images.is_floating_point():
             kind = getattr(images, "dtype", type(images).__name__)
             raise InputError(
@@ -130,23 +130,23 @@ class AttributeClassifier(nn.Module):
         return functional.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
 
     def column(self, attribute: str) -> CategoricalColumn:
-        """The vocabulary of one attribute, or an :class:`InputError` that names those there are."""
+        """Return the vocabulary of an attribute; an :class:`InputError` lists the known attributes."""
         if attribute not in self.columns:
             remedy = "Train a classifier for it, or align another attribute."
             raise unknown_value("attribute of the classifier", attribute, self.columns, remedy)
         return self.columns[attribute]
 
     def freeze(self: Self) -> Self:
-        """Evaluation mode for ever and no gradients of the weights; those of the images flow."""
+        """Fix evaluation mode and disable gradients of the weights; gradients of the images still flow."""
         self._frozen = True
         return self.requires_grad_(False).eval()
 
     def train(self: Self, mode: bool = True) -> Self:
-        """As of a module, but a frozen classifier stays in evaluation mode."""
+        """Set training or evaluation mode; a frozen classifier stays in evaluation mode."""
         return super().train(mode and not self._frozen)
 
     def describe(self) -> dict[str, Any]:
-        """What decides its answers, as JSON: architecture, attributes and the SHA-256 of the weights."""
+        """Return what determines the predictions as JSON: architecture, attributes and the SHA-256 of the weights."""
         return {
             "kind": type(self).__name__,
             "image_size": self.image_size,
@@ -158,15 +158,15 @@ class AttributeClassifier(nn.Module):
 class SubgroupClassifier(AttributeClassifier):
     """A small CNN: a stem, three stages that halve the image, global mean pooling, one linear layer.
 
-    Group norm: an image is read alike alone and in any batch, in training and afterwards.
+    With group normalization, predictions do not depend on the batch and are the same in training and evaluation.
 
     Args:
-        attributes: as for :class:`AttributeClassifier`.
-        image_size: images are resized to it; from 64 on, the stem halves as well.
+        attributes: values of each attribute, as for :class:`AttributeClassifier`.
+        image_size: side in pixels to which images are resized; from 64 on, the stem halves the image as well.
         width: channels of the stem, a multiple of 8; the stages have 2, 4 and 8 times as many.
-        depth: convolutions of a stage.
-        residual: stages are residual units; classifiers that should not share their mistakes differ in it, in width
-            and in seed.
+        depth: number of convolutions per stage.
+        residual: whether stages are residual units; classifiers that should make different errors differ in this, in
+            width and in seed.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class SubgroupClassifier(AttributeClassifier):
 
 
 def images_at(images: torch.Tensor, image_size: int) -> torch.Tensor:
-    """``(N, 3, image_size, image_size)`` uint8, resized with antialiasing where they have another size."""
+    """Return ``(N, 3, image_size, image_size)`` uint8 images, resized with antialiasing if necessary."""
     if tuple(images.shape[2:]) == (image_size,) * 2:
         return images
     blocks = [
@@ -213,13 +213,13 @@ def save_classifier(
     training: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``classifier.pt`` (weights) and ``classifier.json`` (all else); returns the path of the weights.
+    """Write ``classifier.pt`` (weights) and ``classifier.json`` (all else), and return the path of the weights.
 
     Args:
-        folder: where to.
-        classifier: its ``held_out`` is written as well.
+        folder: output folder.
+        classifier: classifier to save, including its ``held_out`` performance.
         training: settings of the training.
-        digests: of what it was trained on.
+        digests: digests of the training data.
     """
     weights = Path(folder) / WEIGHTS
     save_tensors(weights, {name: value.cpu() for name, value in classifier.state_dict().items()})
@@ -238,22 +238,22 @@ def save_classifier(
 def load_classifier(
     spec: str | os.PathLike | AttributeClassifier, device: str | torch.device = "cpu"
 ) -> AttributeClassifier:
-    """A frozen classifier.
+    """Load a classifier and freeze it.
 
     Args:
-        spec: the folder of :func:`save_classifier`, or a file in it; or a classifier, such as one of your own that
-            derives from :class:`AttributeClassifier`.
-        device: where it is to run.
+        spec: folder of :func:`save_classifier`, or a file in it; or a classifier, such as a custom subclass of
+            :class:`AttributeClassifier`.
+        device: device of the classifier.
 
     Raises:
-        InputError: for what is not there, does not fit, or is no classifier.
+        InputError: for missing files, weights that do not match, or anything that is not a classifier.
     """
     if isinstance(spec, AttributeClassifier):
         return spec.freeze().to(device)
     if not isinstance(spec, (str, os.PathLike)):
-        raise InputError(f"a classifier has to be the folder of its training or an AttributeClassifier, not {spec!r}")
+        raise InputError(f"a classifier must be the folder of a trained one or an AttributeClassifier, not {spec!r}")
     path = Path(spec)
-    # the record or the weights are given, or their folder, which may not be there
+    # the path may be that of the record, of the weights, or of their folder, which may not exist
     return _from_folder(path.parent if path.suffix else path).to(device)
 
 
@@ -301,7 +301,7 @@ def _load_state(module: nn.Module, state: Mapping[str, Any], path: Path) -> None
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    # channels of a group: 8, so that a group sees enough values where the maps are small
+    # groups of 8 channels, so that each has enough values even for small feature maps
     norm = ("group", {"num_groups": out_channels // 8})
     return Convolution(2, in_channels, out_channels, stride, act="gelu", norm=norm)
 

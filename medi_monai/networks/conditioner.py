@@ -1,4 +1,4 @@
-"""Class and metadata as one vector: ``z_cond`` of MeDi (arXiv 2506.17140)."""
+"""Embedding of class and metadata in one vector, ``z_cond`` of MeDi (arXiv 2506.17140)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["MODES", "MetadataConditioner", "drop_to_null"]
 
-#: ``concat`` is the paper's; ``additive`` and ``linear`` are found in its published code
+#: ``concat`` is the paper's mode; ``additive`` and ``linear`` are from its published code
 MODES = ("concat", "additive", "linear")
 
 
 class MetadataConditioner(nn.Module):
-    """Embeds label and attributes and joins them: ``z_cond = concat(z_class, z_meta,1 … z_meta,k) ∈ R^{d_t}``.
+    """Embeds label and attributes and concatenates them: ``z_cond = concat(z_class, z_meta,1 … z_meta,k) ∈ R^{d_t}``.
 
-    A categorical column is a table of learnable embeddings with a row for null, one for unknown and one per value. A
-    continuous column is sinusoidal features through a two-layer projection, with its own null and unknown embeddings.
+    A categorical column has a table of learnable embeddings, with a row for null, one for unknown and one per value. A
+    continuous column has sinusoidal features and a two-layer projection, with its own null and unknown embeddings.
 
     Args:
-        schema: label and attributes; the model keeps its digest and refuses weights trained with another one.
+        schema: label and attributes; its digest is saved with the weights, and weights of another schema are refused.
         embed_dim: ``d_t``, the width of the timestep embedding.
         mode: ``concat`` splits ``d_t`` among the columns; ``additive`` sums embeddings of the full width; ``linear``
             concatenates embeddings of the full width and projects them to ``d_t``.
@@ -48,7 +48,7 @@ class MetadataConditioner(nn.Module):
         self.register_buffer("schema_digest", torch.tensor(list(bytes.fromhex(schema.digest)), dtype=torch.uint8))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """``z_cond`` of shape ``(N, embed_dim)`` for codes ``(N, 1 + k)`` of :meth:`MetadataSchema.encode`."""
+        """Return ``z_cond``, shape ``(N, embed_dim)``, for ``(N, 1 + k)`` codes from :meth:`MetadataSchema.encode`."""
         if codes.ndim != 2 or codes.shape[1] != len(self.embeddings):
             raise InputError(
                 f"conditions of shape {tuple(codes.shape)} do not fit the schema's {len(self.embeddings)} columns "
@@ -85,7 +85,7 @@ class _ContinuousEmbedding(nn.Module):
         self.tokens = nn.Embedding(-NULL, width)
         self.project = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.frequencies: torch.Tensor
-        # half a period to 32 periods over the range seen in training
+        # half a period to 32 periods over the range of the training data
         self.register_buffer("frequencies", math.pi * torch.logspace(0, 6, num_frequencies, base=2), persistent=False)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -102,15 +102,15 @@ def drop_to_null(
     generator: torch.Generator | None = None,
     joint_dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Replace label and attributes by null, each by itself and all at once, so that guidance finds a trained null.
+    """Drop label and attributes to null at random, so that classifier-free guidance has a trained null condition.
 
     Args:
-        codes: ``(N, 1 + k)`` codes on the CPU's or any device.
+        codes: ``(N, 1 + k)`` codes on any device.
         label_dropout: probability in [0, 1] that a row loses its label.
-        attribute_dropout: probability in [0, 1] that a row loses an attribute, drawn for each attribute.
-        generator: a CPU generator.
-        joint_dropout: probability in [0, 1] that a row loses all of them: the null of guidance, which independent
-            draws of many columns would hardly ever meet.
+        attribute_dropout: probability in [0, 1] that a row loses an attribute, drawn independently for each attribute.
+        generator: random generator on the CPU.
+        joint_dropout: probability in [0, 1] that a row loses label and all attributes, the null condition of guidance,
+            which independent dropout of many columns would rarely produce.
     """
     probability = torch.full((codes.shape[1],), attribute_dropout)
     probability[0] = label_dropout

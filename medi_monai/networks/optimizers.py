@@ -14,31 +14,31 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["MuonAdamW", "orthogonalized"]
 
-#: parts of MONAI's ``DiffusionModelUNet`` whose matrices are no map from features to features
+#: children of MONAI's ``DiffusionModelUNet`` whose matrices do not map features to features
 EDGES = ("conv_in", "out", "time_embed", "class_embedding")
-#: of the quintic iteration, and how often it is applied (K. Jordan 2024, "Muon")
+#: coefficients of the quintic iteration, and number of iterations (K. Jordan 2024, "Muon")
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 #: root mean square of AdamW's updates (arXiv 2502.16982)
 ADAMW_RMS = 0.2
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the matrices and convolutions within a network, AdamW for all else; one learning rate for both.
+    """Muon for the hidden matrices and convolutions of a network, AdamW for all other parameters, at one learning rate.
 
-    Muon (K. Jordan 2024) makes the momentum of a matrix orthogonal before it is applied, so that what few images show
-    is learned at the pace of what all of them show: rare subgroups appear after fewer steps. A convolution counts as
-    the matrix of its output channels by all else. Updates are scaled to the size of AdamW's, so that its learning rates
-    serve. It does what ``torch.optim.Muon`` does, with all matrices of one shape at once.
+    Muon (K. Jordan 2024) orthogonalizes the momentum of a matrix before applying it, so that features of few images
+    are learned as fast as those of all images: rare subgroups appear after fewer steps. A convolution is treated as a
+    matrix of output channels by all other dimensions. Updates are scaled to the size of AdamW's, so that the same
+    learning rates apply. The result is that of ``torch.optim.Muon``, but all matrices of one shape are updated at once.
 
     Args:
-        network: whose parameters that require a gradient are optimized.
+        network: network whose parameters that require a gradient are optimized.
         lr: learning rate.
-        weight_decay: decoupled, of both.
-        momentum: of Muon, in [0, 1).
-        edges: names of children whose matrices are left to AdamW: inputs, outputs and embeddings.
+        weight_decay: decoupled weight decay of both optimizers.
+        momentum: momentum of Muon, in [0, 1).
+        edges: names of children whose matrices are optimized by AdamW: inputs, outputs and embeddings.
 
     Raises:
-        InputError: for a network without such matrices.
+        InputError: for a network without hidden matrices.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update from the gradients of the network's parameters."""
+        """Update the network's parameters once from their gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +82,7 @@ class MuonAdamW(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(param.grad)
             buffer = state["momentum_buffer"].lerp_(param.grad, 1 - momentum)
-            # Nesterov's
+            # Nesterov momentum
             update = param.grad.lerp(buffer, momentum).flatten(1)
             alike[tuple(update.shape)].append((param, update))
         for shape, pairs in alike.items():
@@ -92,19 +92,19 @@ class MuonAdamW(torch.optim.Optimizer):
                 param.mul_(1 - lr * weight_decay).add_(change.view_as(param), alpha=-size)
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any optimizer, with that of AdamW as ``adamw``."""
+        """Return the state of the optimizer, with that of AdamW as ``adamw``."""
         return {**super().state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`."""
         super().load_state_dict({name: value for name, value in state_dict.items() if name != "adamw"})
         self._adamw.load_state_dict(state_dict["adamw"])
 
 
 def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
-    """Each of ``(K, A, B)`` matrices with singular values between about 0.5 and 1.5, in bfloat16.
+    """Orthogonalize ``(K, A, B)`` matrices approximately, to singular values between about 0.5 and 1.5, in bfloat16.
 
-    Newton and Schulz's iteration with the coefficients of Muon; what is exactly singular stays so.
+    Newton-Schulz iteration with the coefficients of Muon; singular values of exactly 0 stay 0.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     result = (matrices.mT if tall else matrices).bfloat16()

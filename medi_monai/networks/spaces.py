@@ -1,4 +1,4 @@
-"""What a diffusion network sees of an image: its pixels, or the latents of an autoencoder."""
+"""Spaces in which a diffusion network works: pixels, or the latents of an autoencoder."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ __all__ = ["LatentSpace", "PixelSpace", "Space", "latent_scale"]
 
 
 class Space(Protocol):
-    """Between images ``(N, 3, H, W)`` in [-1, 1] and what the network denoises."""
+    """Conversion between images ``(N, 3, H, W)`` in [-1, 1] and the values that the network denoises."""
 
-    #: bound of the values, as for :func:`medi_monai.diffusion.denoiser`; None where they have none
+    #: bound of the values, as for :func:`medi_monai.diffusion.denoiser`; None if they are unbounded
     clip: float | None
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network learns to make: ``(N, C, h, w)``."""
+        """Return ``(N, C, h, w)`` values, which the network learns to generate."""
 
     def decode(self, values: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, H, W)`` images in [-1, 1]; differentiable."""
+        """Return ``(N, 3, H, W)`` images in [-1, 1]; differentiable."""
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
-        """``(C, h, w)`` of one image of ``image_size`` pixels a side."""
+        """Return ``(C, h, w)`` of an image with a side of ``image_size`` pixels."""
 
     def describe(self) -> dict[str, Any]:
-        """All that decides it, as JSON."""
+        """Return everything that determines the space, as JSON."""
 
 
 class PixelSpace(nn.Module):
-    """The pixels themselves.
+    """Pixel space.
 
     Args:
-        channels: 3, or 1 for gray images: their mean, and repeated on the way back.
-        patch_size: squares of so many pixels a side become the channels of one place, so that the network works at a
-            smaller side and sees the whole of an image sooner; nothing is lost (``torch.nn.PixelUnshuffle``).
+        channels: 3, or 1 for grayscale images: the mean of the channels, repeated in decoding.
+        patch_size: side in pixels of squares that are rearranged into channels (``torch.nn.PixelUnshuffle``, without
+            loss), so that the network works at a smaller size with a larger receptive field.
 
     Raises:
-        InputError: for a number that cannot be.
+        InputError: for an invalid number.
     """
 
     clip: float | None = 1.0
@@ -56,31 +56,31 @@ class PixelSpace(nn.Module):
         self.patch_size = int(patch_size)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, channels * patch_size**2, H / patch_size, W / patch_size)``."""
+        """Return values of shape ``(N, channels * patch_size**2, H / patch_size, W / patch_size)``."""
         inside = _inside(images, self.channels)
         for side in inside.shape[2:]:
             self._check_side(side)
         return pixel_unshuffle(inside, self.patch_size)
 
     def decode(self, values: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, H, W)``; within [-1, 1] where a sampler clips to :attr:`clip`."""
+        """Return ``(N, 3, H, W)`` images; in [-1, 1] if the sampler clips to :attr:`clip`."""
         wanted = self.channels * self.patch_size**2
         if values.ndim != 4 or values.shape[1] != wanted:
             raise InputError(f"values of shape {tuple(values.shape)}, expected (N, {wanted}, H, W)")
         return pixel_shuffle(values, self.patch_size).expand(-1, 3, -1, -1)
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
-        """``(channels * patch_size**2, image_size / patch_size, image_size / patch_size)``.
+        """Return ``(channels * patch_size**2, image_size / patch_size, image_size / patch_size)``.
 
         Raises:
-            InputError: for a size that is no multiple of ``patch_size``.
+            InputError: for a size that is not a multiple of ``patch_size``.
         """
         self._check_side(image_size)
         side = image_size // self.patch_size
         return self.channels * self.patch_size**2, side, side
 
     def describe(self) -> dict[str, Any]:
-        """Kind and channels, and the side of patches where there are some."""
+        """Return kind and channels, and the patch size if it is not 1."""
         patches = {"patch_size": self.patch_size} if self.patch_size > 1 else {}
         return {"space": "pixels", "channels": self.channels, **patches}
 
@@ -93,19 +93,19 @@ class PixelSpace(nn.Module):
 
 
 class LatentSpace(nn.Module):
-    """The scaled latents of a frozen autoencoder (latent diffusion, arXiv 2112.10752).
+    """Latent space of a frozen autoencoder, scaled (latent diffusion, arXiv 2112.10752).
 
-    An image has one latent, the mean of its posterior: nothing is drawn.
+    The latent of an image is the mean of its posterior, so encoding is deterministic.
 
     Args:
         autoencoder: MONAI's ``AutoencoderKL`` or a module like it: ``encode`` (or ``encode_stage_2_inputs``) and
-            ``decode_stage_2_outputs`` (or ``decode``). It is taken over: frozen and set to evaluation mode.
-        scale: latents are multiplied by it; :func:`latent_scale` gives unit variance.
-        channels: of the autoencoder's images, 3 or 1.
-        low: what black is for the autoencoder, whose images lie in [low, 1]: -1 or 0.
+            ``decode_stage_2_outputs`` (or ``decode``). It is modified: frozen and set to evaluation mode.
+        scale: factor of the latents; :func:`latent_scale` gives unit variance.
+        channels: number of channels of the autoencoder's images, 3 or 1.
+        low: value of black for the autoencoder, whose images lie in [low, 1]: -1 or 0.
 
     Raises:
-        InputError: for an autoencoder that has not these methods, or a scale that cannot be.
+        InputError: for an autoencoder without these methods, or an invalid scale.
     """
 
     clip: float | None = None
@@ -124,24 +124,24 @@ class LatentSpace(nn.Module):
         self._shapes: dict[int, tuple[int, int, int]] = {}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents ``(N, C, h, w)``."""
+        """Return ``(N, C, h, w)`` latents."""
         inside = _inside(images, self.channels)
         inside = self.low + (inside + 1) * (1 - self.low) / 2
         return _mean(getattr(self.autoencoder, self._encode)(inside)) * self.scale
 
     def decode(self, values: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, H, W)``, clipped to [-1, 1]."""
+        """Return ``(N, 3, H, W)`` images, clipped to [-1, 1]."""
         images = getattr(self.autoencoder, self._decode)(values / self.scale)
-        # the autoencoders of diffusers wrap what they return
+        # the autoencoders of diffusers wrap their output
         images = getattr(images, "sample", images)
         return ((images - self.low) * 2 / (1 - self.low) - 1).clamp(-1, 1).expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def shape(self, image_size: int) -> tuple[int, int, int]:
-        """``(C, h, w)``, found by encoding an empty image once.
+        """Return ``(C, h, w)``, determined by encoding an empty image once.
 
         Raises:
-            InputError: for a size that the autoencoder cannot encode, or does not give back.
+            InputError: for a size that the autoencoder cannot encode, or does not restore in decoding.
         """
         if image_size not in self._shapes:
             device = next((value.device for value in self.autoencoder.parameters()), torch.device("cpu"))
@@ -161,11 +161,11 @@ class LatentSpace(nn.Module):
         return self._shapes[image_size]
 
     def train(self, mode: bool = True) -> LatentSpace:
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """Kind, channels, range, scale, and the SHA-256 of the weights."""
+        """Return kind, channels, range, scale, and the SHA-256 of the weights."""
         weights = tensors_digest(self.autoencoder.state_dict())
         return {
             "space": "latents",
@@ -178,7 +178,7 @@ class LatentSpace(nn.Module):
 
 @torch.no_grad()
 def latent_scale(space: LatentSpace, images: torch.Tensor) -> float:
-    """The scale that gives the latents of ``images`` ``(N, 3, H, W)`` in [-1, 1] a standard deviation of 1."""
+    """Return the scale that gives the latents of ``(N, 3, H, W)`` images in [-1, 1] a standard deviation of 1."""
     deviation = float((space.encode(images) / space.scale).double().std())
     if not (math.isfinite(deviation) and deviation > 0):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which weights of a trained network are tuned: all, the cross-attention, or a low-rank adapter."""
+"""Selection of the weights to tune in a trained network: all, the cross-attention, or a low-rank adapter."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from medi_monai.utils.optional import require
 __all__ = ["TUNED", "apply_adapter", "merge_adapter", "save_adapter", "tuned_parameters"]
 
 TUNED = ("all", "cross_attention", "lora")
-#: linear layers of MONAI's attention blocks; ``to_qkv`` where query, key and value are one
+#: linear layers of MONAI's attention blocks; ``to_qkv`` if query, key and value are combined
 ATTENTION = ("to_q", "to_k", "to_v", "to_qkv", "out_proj")
 #: name of the cross-attention in MONAI's transformer block
 CROSS = "attn2"
 
 
 def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> list[nn.Parameter]:
-    """Freeze a network but for what is tuned.
+    """Freeze a network except for the weights to tune.
 
     Args:
-        network: changed in place; with ``lora``, its attention layers get an adapter (Hu et al., arXiv 2106.09685)
-            that is zero at first, by peft.
-        tuned: one of :data:`TUNED`.
-        rank: of the adapter.
+        network: network, changed in place; with ``lora``, peft adds an adapter to its attention layers (Hu et al.,
+            arXiv 2106.09685), which is zero at first.
+        tuned: weights to tune, one of :data:`TUNED`.
+        rank: rank of the adapter.
 
     Returns:
         The parameters with a gradient, in the order of the network.
 
     Raises:
-        InputError: for an unknown choice, a rank below 1, without peft, or a network without the layers.
+        InputError: for an unknown choice, a rank below 1, a network without such layers, or if peft is missing.
     """
     if tuned not in TUNED:
         raise unknown_value("choice of `tuned`", tuned, TUNED)
@@ -51,7 +51,7 @@ def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> l
 
 
 def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None:
-    """Write the adapter of a network alone, before it is merged: its weights and its rank."""
+    """Write only the adapter of a network (weights and rank), before it is merged."""
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
     if not state:
         raise InputError("the network has no adapter to save: it is already merged, or was never tuned with 'lora'")
@@ -59,10 +59,10 @@ def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None
 
 
 def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Load an adapter that :func:`save_adapter` wrote on the untuned network, and merge it into the weights.
+    """Load an adapter written by :func:`save_adapter` into the untuned network, and merge it into the weights.
 
     Raises:
-        InputError: for a file that is no adapter, or of another network, which is then as it was.
+        InputError: for a file that is not an adapter or belongs to another network; the network is then unchanged.
     """
     content = load_tensors(path)
     if not isinstance(content, dict) or set(content) != {"rank", "state", "sha256"}:
@@ -74,7 +74,7 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     expected = {name: value.shape for name, value in network.state_dict().items() if "lora_" in name}
     state = content["state"]
     if expected != {name: value.shape for name, value in state.items()}:
-        # an adapter that nothing was loaded into is zero
+        # an adapter without loaded weights is zero
         merge_adapter(network)
         raise InputError(f"the adapter in {path} belongs to another network: its layers differ in name or size")
     network.load_state_dict(state, strict=False)
@@ -82,7 +82,7 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
 
 
 def merge_adapter(network: nn.Module) -> nn.Module:
-    """Add adapters to the weights they adapt, so that the network is an ordinary one again; without any, nothing."""
+    """Merge adapters, if any, into the weights they adapt, which restores an ordinary network."""
     layers = [(name, module) for name, module in network.named_modules() if hasattr(module, "get_base_layer")]
     for name, module in layers:
         merging: Any = module
@@ -94,7 +94,7 @@ def merge_adapter(network: nn.Module) -> nn.Module:
 
 def _inject(network: nn.Module, rank: int) -> None:
     if rank < 1:
-        raise InputError(f"rank = {rank}: an adapter has a rank of 1 or more")
+        raise InputError(f"rank = {rank}: the rank of an adapter must be at least 1")
     names = [
         name
         for name, module in network.named_modules()
@@ -103,7 +103,7 @@ def _inject(network: nn.Module, rank: int) -> None:
     if not names:
         raise InputError("the network has no attention layer for an adapter; tune 'all' instead of 'lora'")
     peft = require("peft", "to tune an adapter (lora)")
-    # on every device alike: peft draws the first weights on the CPU, from torch's generator
+    # the same on every device: peft draws initial weights on the CPU, from torch's generator
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)

@@ -1,4 +1,4 @@
-"""The diffusion UNet of MeDi: MONAI's, with class and metadata added to the timestep embedding."""
+"""Diffusion UNet of MeDi: MONAI's UNet with class and metadata added to the timestep embedding."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ __all__ = ["MetadataDiffusionUNet", "check_sides"]
 
 
 class MetadataDiffusionUNet(DiffusionModelUNet):
-    """``DiffusionModelUNet`` whose every residual block receives ``z_final = z_t + z_cond`` (arXiv 2506.17140).
+    """``DiffusionModelUNet`` in which every residual block receives ``z_final = z_t + z_cond`` (arXiv 2506.17140).
 
-    The conditioner takes the place of the class embedding of MONAI's network, which is added to the timestep
-    embedding before the first block. A schema without attributes makes the class-only model (CLS).
+    The conditioner replaces the class embedding of MONAI's network, which is added to the timestep embedding before
+    the first block. A schema without attributes gives the class-only model (CLS).
 
     Args:
         schema: label and attributes.
         conditioning: mode of :class:`MetadataConditioner`.
         spatial_dims: 2 for images.
-        in_channels, out_channels: of images or latents; alike, as the network predicts what it sees.
-        num_res_blocks: residual blocks of a level, or of each.
-        channels: of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
-        attention_levels: whether a level has attention, one a level.
-        norm_num_groups: of group normalization.
-        norm_eps: of it.
-        resblock_updown: residual blocks halve and double, in place of convolutions.
-        num_head_channels: channels of an attention head, or of each level's.
-        with_conditioning: attend to a ``context`` as well, which :meth:`forward` then needs.
-        transformer_num_layers: of the blocks that attend to it.
+        in_channels, out_channels: equal numbers of channels of images or latents.
+        num_res_blocks: number of residual blocks per level, or one number per level.
+        channels: channels of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        attention_levels: for each level, whether it has attention.
+        norm_num_groups: number of groups of group normalization.
+        norm_eps: epsilon of group normalization.
+        resblock_updown: whether residual blocks, rather than convolutions, change the resolution.
+        num_head_channels: channels per attention head, or one number per level.
+        with_conditioning: whether to attend to a ``context`` as well, which :meth:`forward` then requires.
+        transformer_num_layers: number of layers of the blocks that attend to the context.
         cross_attention_dim: width of the context.
-        upcast_attention: attention in float32 under autocast.
-        dropout_cattn: of cross-attention, in [0, 1).
-        include_fc: a linear layer behind self-attention.
-        use_combined_linear: one linear layer for query, key and value of self-attention.
-        use_flash_attention: memory-efficient attention of PyTorch.
+        upcast_attention: whether attention uses float32 under autocast.
+        dropout_cattn: dropout of cross-attention, in [0, 1).
+        include_fc: whether self-attention has an output linear layer.
+        use_combined_linear: whether self-attention has one linear layer for query, key and value.
+        use_flash_attention: whether to use PyTorch's memory-efficient attention.
 
     Raises:
         InputError: for settings that MONAI's network refuses.
@@ -84,7 +84,7 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
                 with_conditioning=with_conditioning,
                 transformer_num_layers=transformer_num_layers,
                 cross_attention_dim=cross_attention_dim,
-                # one class, so that the base network adds its class embedding; it is replaced below
+                # a single class makes the base network create a class embedding, which is replaced below
                 num_class_embeds=1,
                 upcast_attention=upcast_attention,
                 dropout_cattn=dropout_cattn,
@@ -106,16 +106,16 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
         conditions: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The network's prediction (epsilon or v, as it was trained) for noisy images.
+        """Return the network's prediction (epsilon or v, depending on its training) for noisy images.
 
         Args:
             image: ``(N, C, H, W)`` noisy images.
-            timesteps: ``(N,)``; left out, zero.
-            conditions: ``(N, 1 + k)`` codes of :meth:`MetadataSchema.encode`; left out, null.
-            context: ``(N, L, D)`` for cross-attention, where the network has it.
+            timesteps: ``(N,)`` timesteps; by default 0.
+            conditions: ``(N, 1 + k)`` codes from :meth:`MetadataSchema.encode`; by default null.
+            context: ``(N, L, D)`` context, if the network has cross-attention.
 
         Raises:
-            InputError: for images whose sides the levels of the network cannot halve.
+            InputError: for images whose sides are not divisible by the network's downsampling.
         """
         check_sides(image, len(self.block_out_channels))
         if timesteps is None:
@@ -126,7 +126,7 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
 
 
 def check_sides(image: torch.Tensor, num_levels: int) -> None:
-    """Refuse images ``(N, C, H, W)`` whose sides a network of ``num_levels`` levels cannot halve, by an InputError."""
+    """Raise an InputError for ``(N, C, H, W)`` images whose sides a network of ``num_levels`` levels cannot halve."""
     factor = 2 ** (num_levels - 1)
     if any(side % factor for side in image.shape[2:]):
         raise InputError(

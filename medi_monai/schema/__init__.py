@@ -1,4 +1,4 @@
-"""The frozen vocabulary of a model: its label, its attributes, and the one mapping from values to codes."""
+"""Fixed vocabulary of a model: its label and attributes, and the mapping from values to codes."""
 
 from medi_monai.schema.columns import (
     MISSING_WORDS,

@@ -1,8 +1,8 @@
-"""One metadata field each: how its values become codes and codes become values.
+"""Metadata columns: conversion between values and codes.
 
-Every column shares two codes below zero. ``NULL`` (-2) is conditioning that was dropped, for guidance; ``UNKNOWN``
-(-1) is data that is missing. A code of zero or more is a value: an index into a vocabulary, or a number scaled to
-[0, 1] over the range seen in training.
+Two negative codes are common to all columns. ``NULL`` (-2) is dropped conditioning, for guidance; ``UNKNOWN`` (-1) is
+missing data. Other codes are values: an index into a vocabulary, or a number scaled to [0, 1] over the range of the
+training data.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = [
 NULL = -2
 UNKNOWN = -1
 
-#: words for missing data in exports of the GDC and of hospitals, where a setting does not say otherwise; ``NA`` is not
-#: one of them, it is a site code. They count where a table is read; in a cohort, an empty cell alone is missing
+#: default words for missing data in exports of the GDC and of hospitals, without ``NA``, which is a site code. They
+#: apply when a source table is read; in a prepared cohort, only an empty cell is missing
 MISSING_WORDS = ("'--", "--", "not reported", "unknown", "not available", "nan", "none")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell of a cohort or plan holds no data: ``None``, NaN, or blanks alone."""
+    """Return whether a cell of a cohort or plan is empty: ``None``, NaN, or only blanks."""
     if isinstance(value, str):
         return not value.strip()
     return bool(pd.isna(value))
 
 
 def missing_cells(cells: pd.Series, words: Iterable[str] = ()) -> pd.Series:
-    """:func:`is_missing` of every cell of a column at once: a million strings take a tenth of a second.
+    """Apply :func:`is_missing` to a whole column; a million strings take a tenth of a second.
 
     Args:
-        cells: a column of any type.
-        words: that mean missing data as well, in any case.
+        cells: column of any type.
+        words: additional words for missing data, in upper or lower case.
 
     Returns:
         Booleans with the index of ``cells``.
@@ -60,11 +60,11 @@ def missing_cells(cells: pd.Series, words: Iterable[str] = ()) -> pd.Series:
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A field with a closed vocabulary.
+    """A column with a closed vocabulary.
 
     Args:
         name: column of the cohort table.
-        values: the vocabulary; the code of a value is its place in it.
+        values: vocabulary; the code of a value is its index.
     """
 
     name: str
@@ -80,11 +80,11 @@ class CategoricalColumn:
 
     @classmethod
     def from_values(cls, name: str, values: Iterable[object]) -> CategoricalColumn:
-        """The column whose vocabulary is the sorted set of ``values``, missing ones left out."""
+        """Create the column with the sorted distinct ``values``, except missing ones, as its vocabulary."""
         return cls(name, tuple(sorted({_spelled(value) for value in values if not is_missing(value)})))
 
     def encode(self, value: object, null: bool = False) -> float:
-        """The code of one value; :data:`UNKNOWN` for missing data, :data:`NULL` where ``null`` is set."""
+        """Return the code of a value; :data:`UNKNOWN` for missing data, :data:`NULL` if ``null`` is set."""
         if null:
             return NULL
         if is_missing(value):
@@ -109,12 +109,12 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class ContinuousColumn:
-    """A field that holds a number, such as age in years.
+    """A numeric column, such as age in years.
 
     Args:
         name: column of the cohort table.
-        low: smallest value seen in training, code 0.
-        high: largest value seen in training, code 1.
+        low: smallest value in the training data, code 0.
+        high: largest value in the training data, code 1.
     """
 
     name: str
@@ -124,7 +124,7 @@ class ContinuousColumn:
     kind = "continuous"
 
     def __post_init__(self) -> None:
-        # 25 and 25.0 are one bound, and have to have one digest
+        # 25 and 25.0 are the same bound and must have the same digest
         object.__setattr__(self, "low", float(self.low))
         object.__setattr__(self, "high", float(self.high))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -135,14 +135,14 @@ class ContinuousColumn:
 
     @classmethod
     def from_values(cls, name: str, values: Iterable[object]) -> ContinuousColumn:
-        """The column whose range spans ``values``, missing ones left out."""
+        """Create the column with the range of ``values``, except missing ones."""
         numbers = [_number(name, value) for value in values if not is_missing(value)]
         if not numbers:
             raise InputError(f"the continuous attribute {name!r} has no values in the training table")
         return cls(name, min(numbers), max(numbers))
 
     def encode(self, value: object, null: bool = False) -> float:
-        """The code of one value, in [0, 1]; :data:`UNKNOWN` for missing data, :data:`NULL` where ``null`` is set."""
+        """Return the code of a value in [0, 1]; :data:`UNKNOWN` for missing data, :data:`NULL` if ``null`` is set."""
         if null:
             return NULL
         if is_missing(value):
@@ -165,7 +165,7 @@ class ContinuousColumn:
 
 
 def _spelled(value: object) -> str:
-    # pandas turns a column of whole numbers into floats as soon as one is missing: 3.0 is 3
+    # pandas converts a column of whole numbers with a missing value to floats: 3.0 is 3
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

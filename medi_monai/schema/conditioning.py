@@ -1,4 +1,4 @@
-"""What a generator may be conditioned on: rows of a table, turned into codes."""
+"""Conditions of a generator: rows of a table, encoded as codes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["Conditioning"]
 
 
 class Conditioning(Protocol):
-    """Rows of metadata (:class:`MetadataSchema`) or captions as codes, with a null that guidance needs."""
+    """Encoding of metadata (:class:`MetadataSchema`) or captions as codes, with a null condition for guidance."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns of the codes; the first is the label, or the caption."""
+        """Columns of the codes; the first is the label or the caption."""
 
     @property
     def digest(self) -> str:
-        """Two models agree on every code if and only if their digests are equal."""
+        """Digest; two models agree on all codes if and only if their digests are equal."""
 
     def encode(self, table: pd.DataFrame, unseen: str = "error", absent: str = "error") -> torch.Tensor:
-        """``(N, L)`` codes of the rows."""
+        """Return ``(N, L)`` codes of the rows."""
 
     def null_codes(self, num_rows: int) -> torch.Tensor:
-        """``(num_rows, L)`` codes of conditioning that was dropped."""
+        """Return ``(num_rows, L)`` codes of the null condition."""
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write it as JSON."""
+        """Write the schema as JSON."""

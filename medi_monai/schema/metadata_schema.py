@@ -1,4 +1,4 @@
-"""The schema: label and attributes of a model, frozen as JSON beside every checkpoint."""
+"""Metadata schema: label and attributes of a model, saved as JSON beside every checkpoint."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Column = CategoricalColumn | ContinuousColumn
 
 @dataclass(frozen=True)
 class MetadataSchema:
-    """Label and attributes in a fixed order; the only source of an index anywhere.
+    """Label and attributes in a fixed order, which defines all indices of conditions.
 
     Args:
-        label: the class label.
-        attributes: the metadata that the model is conditioned on besides; none for a class-only model (CLS).
+        label: column of the class label.
+        attributes: further metadata columns that the model is conditioned on; none for a class-only model (CLS).
     """
 
     label: CategoricalColumn
@@ -45,16 +45,16 @@ class MetadataSchema:
     def from_table(
         cls, table: pd.DataFrame, label: str, attributes: Sequence[str] = (), continuous: Sequence[str] = ()
     ) -> MetadataSchema:
-        """The schema of a training table; it does not depend on the order of the rows.
+        """Create the schema of a training table, independent of the order of its rows.
 
         Args:
             table: one row per patch (or per slide); cells may be strings.
             label: column of the class label.
             attributes: columns of the attributes, in the order of the conditioning.
-            continuous: those among ``attributes`` that hold numbers.
+            continuous: numeric columns among ``attributes``.
 
         Raises:
-            InputError: for a column that the table lacks, or a continuous one that is not among the attributes.
+            InputError: for a missing column, or a continuous column that is not among the attributes.
         """
         for name in (label, *attributes):
             if name not in table.columns:
@@ -70,36 +70,36 @@ class MetadataSchema:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Label first, then the attributes."""
+        """The label, followed by the attributes."""
         return (self.label, *self.attributes)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of :attr:`columns`, the order of the codes."""
+        """Names of :attr:`columns`, in the order of the codes."""
         return tuple(column.name for column in self.columns)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the JSON form: two models agree on every code if and only if their digests are equal."""
+        """SHA-256 of the JSON form; two models agree on all codes if and only if their digests are equal."""
         return json_digest(self.to_dict())
 
     def encode(
         self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error", absent: str = "error"
     ) -> torch.Tensor:
-        """Codes of a table's rows.
+        """Encode the rows of a table.
 
         Args:
             table: a column for each of :attr:`names`; further columns do not count. ``None`` in a mapping or in a
                 column of dtype object is null; missing data (NaN, empty, ``not reported``, …) is unknown.
-            unseen: what a value that the model never saw becomes: ``"error"``, or ``"unknown"``.
-            absent: what an attribute without a column becomes: ``"error"``, or ``"null"``, which leaves it to the
-                model. The label has to be there.
+            unseen: handling of values that are not in the training data: ``"error"`` or ``"unknown"``.
+            absent: handling of attributes without a column: ``"error"``, or ``"null"``, which leaves them to the model.
+                The label is required.
 
         Returns:
             ``(N, 1 + k)`` float32: -2 null, -1 unknown, otherwise an index or a number scaled to [0, 1].
 
         Raises:
-            InputError: for a missing column, or a value that the model never saw.
+            InputError: for a missing column, or a value that is not in the training data.
         """
         for name, choice, allowed in (("unseen", unseen, "unknown"), ("absent", absent, "null")):
             if choice not in ("error", allowed):
@@ -116,7 +116,7 @@ class MetadataSchema:
         return codes
 
     def decode(self, codes: torch.Tensor) -> pd.DataFrame:
-        """The table behind ``(N, 1 + k)`` codes: ``None`` where null, the empty string where unknown."""
+        """Return the table of ``(N, 1 + k)`` codes, with ``None`` for null and the empty string for unknown."""
         if codes.ndim != 2 or codes.shape[1] != len(self.columns):
             raise InputError(
                 f"codes of shape {tuple(codes.shape)} do not match the {len(self.columns)} columns of the schema"
@@ -129,11 +129,11 @@ class MetadataSchema:
         )
 
     def null_codes(self, num_rows: int) -> torch.Tensor:
-        """``(num_rows, 1 + k)`` codes with all conditioning dropped."""
+        """Return ``(num_rows, 1 + k)`` codes of the null condition, with label and attributes dropped."""
         return torch.full((num_rows, len(self.columns)), float(NULL))
 
     def to_dict(self) -> dict:
-        """The JSON form."""
+        """Return the JSON form."""
         return {
             "format": 1,
             "label": self.label.to_dict(),
@@ -203,7 +203,7 @@ class SchemaDocument(Document):
 
 
 def _encode_column(column: Column, values: Sequence[object], unseen: str) -> torch.Tensor:
-    # a million rows hold few different values: encode each once
+    # a million rows have few distinct values: encode each once
     known: dict[object, float] = {}
     for value in set(values):
         try:

@@ -15,7 +15,7 @@ from medi_monai.utils.errors import InputError
         ({"patience": True}, "patience = True"),
         ({"rank": 2.0}, "rank = 2.0"),
         ({"seed": -1}, "seed = -1"),
-        ({"batch_size": 1}, "an alignment needs a distribution"),
+        ({"batch_size": 1}, "compares the shares within a batch"),
         ({"pool_size": 16}, "pool_size = 16 is less than batch_size = 48"),
         ({"harden_guide": "no"}, "harden_guide = 'no'"),
     ],

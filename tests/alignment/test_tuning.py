@@ -117,7 +117,7 @@ def test_the_original_is_refused_before_any_work(tmp_path):
     before = {name: value.clone() for name, value in tuning.network.state_dict().items()}
     (tmp_path / "link").symlink_to(tuning.source.parent)
     for folder in (tuning.source.parent, tmp_path / "link", tuning.source.parent / ".." / "original"):
-        with pytest.raises(InputError, match="holds the model that is to be tuned"):
+        with pytest.raises(InputError, match="contains the model to tune"):
             tuning.run(folder=folder)
     with pytest.raises(InputError, match="last_steps = 3.*1 to 2"):
         tuning.run(losses=AlignmentLosses(subgroup_loss="matching", min_confidence=0.8, last_steps=3))

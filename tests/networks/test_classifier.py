@@ -149,5 +149,5 @@ class TestFiles:
         odds = own.log_probabilities(torch.full((1, 3, 9, 7), 0.25))["sex"]
         assert (odds[0, 1] - odds[0, 0]).item() == pytest.approx(0.5)
         for wrong in ({"_target_": "torch.nn.Flatten"}, ["one", "two"], 3):
-            with pytest.raises(InputError, match="the folder of its training"):
+            with pytest.raises(InputError, match="the folder of a trained one"):
                 load_classifier(wrong)

@@ -1,4 +1,4 @@
-"""Bringing subgroups among generated images to a target: tensors and callables, never a network or a cohort."""
+"""Losses, targets and rollouts of alignment as pure functions of tensors and callables, without networks or cohorts."""
 
 from medi_monai.alignment.functional.consistency import (
     consistency_loss,

@@ -1,4 +1,4 @@
-"""What keeps tuned images as they were: distillation from the untuned model on the same noise and prompt."""
+"""Consistency losses, which keep tuned images close to those of the untuned model for the same noise and prompt."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["consistency_loss", "consistency_weights", "form_and_color_loss", "images_to_change"]
 
-#: differences of pixels well below this, in images of [-1, 1], weigh as their squares
+#: pixel differences (images in [-1, 1]) well below this contribute quadratically
 SMOOTH = 0.02
-#: energy of gradients, per pixel, below which structure is noise
+#: gradient energy per pixel below which structure is treated as noise
 STRUCTURE_FLOOR = 1e-4
 
 
 def consistency_loss(
     features: torch.Tensor, reference_features: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``mean(w · (1 - cosine))`` of an encoder's features (the CLIP-consistency of arXiv 2406.14847).
+    """Return ``mean(w · (1 - cosine))`` of an encoder's features (CLIP consistency of arXiv 2406.14847).
 
     Args:
-        features: ``(N, D)`` of the tuned model's images.
-        reference_features: ``(N, D)`` of the untuned model's on the same noise and prompt; no gradient.
-        weights: ``(N,)`` of :func:`consistency_weights`; left out, 1.
+        features: ``(N, D)`` features of the tuned model's images.
+        reference_features: ``(N, D)`` features of the untuned model's images for the same noise and prompt; receives
+            no gradient.
+        weights: ``(N,)`` weights from :func:`consistency_weights`; by default 1.
 
     Returns:
         A scalar in [0, 2 · max(w)].
@@ -36,17 +37,18 @@ def consistency_loss(
 def form_and_color_loss(
     images: torch.Tensor, reference_images: torch.Tensor, weights: torch.Tensor | None = None, levels: int = 3
 ) -> torch.Tensor:
-    """A distance in the pixels that sees color and form, for what an encoder or a gray-level term overlooks.
+    """Return a pixel distance in color and form, for changes that an encoder or a gray-level term overlooks.
 
-    Color: the absolute difference of the low-pass images (means of 4 x 4 pixels), rounded near zero. Form: at each of
-    ``levels`` halved sizes and for every channel, with ``g`` the gradient images, ``|g - g'|² / (|g|² + |g'|²)``, which
-    is 0 for equal structure, 1 for unrelated and 2 for inverted. The sum of the two means. The term is ours.
+    Color: the absolute difference of the low-pass images (means of 4 x 4 pixels), smoothed near zero. Form: at each of
+    ``levels`` successively halved sizes and for every channel, with the gradient images ``g`` and ``g'``,
+    ``|g - g'|² / (|g|² + |g'|²)``, which is 0 for equal, 1 for unrelated and 2 for inverted structure. The result is
+    the sum of the two means. This term is our own.
 
     Args:
-        images: ``(N, C, H, W)`` in [-1, 1].
-        reference_images: of the untuned model; no gradient.
-        weights: ``(N,)``; left out, 1.
-        levels: sizes that structure is compared at; fewer where an image is too small.
+        images: ``(N, C, H, W)`` images of the tuned model in [-1, 1].
+        reference_images: ``(N, C, H, W)`` images of the untuned model; receives no gradient.
+        weights: ``(N,)`` weights; by default 1.
+        levels: number of sizes at which structure is compared; fewer for images that are too small.
 
     Returns:
         A scalar, zero for equal images.
@@ -68,15 +70,15 @@ def form_and_color_loss(
 def images_to_change(
     reference_probabilities: torch.Tensor, target: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """The fewest images of a batch that have to change their subgroup for the batch to meet its target.
+    """Return the smallest set of images that have to change their subgroup for the batch to meet its target.
 
-    From every subgroup with more images than the target gives it, the excess, and of those the ones that the
-    classifier is least sure of.
+    These are the excess images of every subgroup with more images than its target share, and among its images those
+    with the lowest classifier confidence.
 
     Args:
-        reference_probabilities: ``(N, G)`` of the untuned model's images.
-        target: ``(G,)`` shares.
-        generator: on the CPU; as for :func:`medi_monai.alignment.functional.apportion`.
+        reference_probabilities: ``(N, G)`` subgroup probabilities of the untuned model's images.
+        target: ``(G,)`` target shares.
+        generator: random generator on the CPU, as for :func:`medi_monai.alignment.functional.apportion`.
 
     Returns:
         ``(N,)`` boolean, on the device of the probabilities.
@@ -100,27 +102,27 @@ def consistency_weights(
     change_weight: float = 0.2,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Strong consistency where the subgroup need not change, weak where it must.
+    """Return consistency weights: high for images that keep their subgroup, low for images that have to change it.
 
     Args:
-        reference_probabilities: ``(N, G)``, what the guide reads in the untuned model's images.
-        target: ``(G,)``; without labels, :func:`images_to_change` says which must change.
-        labels: ``(N,)`` pseudo-targets of :func:`transport_labels`: an image changes where its
-            own differs from what it was.
-        confident: ``(N,)``; an image whose pseudo-target is not confident may change: held as one that stays, it
-            would be drawn back from the boundary, and the target be missed by as much.
+        reference_probabilities: ``(N, G)`` probabilities that the guide predicts for the untuned model's images.
+        target: ``(G,)`` target shares, from which :func:`images_to_change` selects the images if there are no labels.
+        labels: ``(N,)`` pseudo-targets from :func:`transport_labels`; an image changes if its pseudo-target differs
+            from its subgroup before tuning.
+        confident: ``(N,)`` whether each pseudo-target is confident; an image without a confident one is allowed to
+            change, since a high weight would pull it back from the decision boundary and away from the target.
         keep_weight: weight of an image that keeps its subgroup.
-        change_weight: weight of one that changes it.
-        generator: as for :func:`images_to_change`.
+        change_weight: weight of an image that changes its subgroup.
+        generator: random generator on the CPU, as for :func:`images_to_change`.
 
     Returns:
         ``(N,)`` weights, without gradient.
 
     Raises:
-        InputError: with neither labels nor target, or a negative weight.
+        InputError: with neither labels nor target, or for a negative weight.
     """
     if min(keep_weight, change_weight) < 0:
-        raise InputError(f"keep_weight = {keep_weight} and change_weight = {change_weight} are weights: zero or more")
+        raise InputError(f"keep_weight = {keep_weight} and change_weight = {change_weight} must be zero or more")
     if labels is not None:
         change = labels.to(reference_probabilities.device) != reference_probabilities.argmax(1)
         if confident is not None:
@@ -134,7 +136,7 @@ def consistency_weights(
 
 
 def _structure_distance(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``(N,)``: each channel by itself, so that what is lost in one is not hidden by another."""
+    """Return ``(N,)`` distances, averaged over channels so that a loss in one is not hidden by another."""
     difference, energy = images.new_zeros(1), images.new_zeros(1)
     for axis in (2, 3):
         gradient, reference_gradient = images.diff(dim=axis), reference.diff(dim=axis)

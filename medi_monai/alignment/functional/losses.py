@@ -1,4 +1,4 @@
-"""How far the subgroups of a batch are from their target: losses on a frozen classifier's log-probabilities."""
+"""Subgroup losses: distance of a batch from its target, from the log-probabilities of a frozen classifier."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["batch_matching_loss", "transport_loss"]
 
-#: in place of the logarithm of a probability of exactly 0
+#: substitute for log(0)
 LOWEST = -1e4
 
 
 def batch_matching_loss(log_probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Batch probability matching: KL(target || mean prediction of a batch).
+    """Return the loss of batch probability matching: KL(target || mean prediction of the batch).
 
     Han et al. (arXiv 2406.14847) match the classifier's probabilities over generated images to those expected in the
-    target data. This divergence, which is steepest where a wanted subgroup is absent, and working on logarithms, are
-    ours. The mean is blind to which image changes, and a batch of undecided images has the mean of a batch of decided
-    ones; :func:`transport_loss` tells them apart.
+    target data. The choice of this divergence, which is steepest where a required subgroup is absent, and the use of
+    log-probabilities are our own. The loss depends only on the mean: it does not determine which images change, and
+    cannot distinguish ambiguous images from confident ones with the same mean; :func:`transport_loss` can.
 
     Args:
-        log_probabilities: ``(N, G)`` log-softmax of the guide; a row may be sure (0 and very negative).
+        log_probabilities: ``(N, G)`` log-softmax of the guide; rows of full confidence (0 and very negative) are
+            allowed.
         target: ``(G,)`` shares that sum to 1.
 
     Returns:
-        A scalar, zero where the mean is the target.
+        A scalar, zero if the mean equals the target.
     """
     _check(log_probabilities, target)
     share = target.to(log_probabilities)
@@ -36,15 +37,16 @@ def batch_matching_loss(log_probabilities: torch.Tensor, target: torch.Tensor) -
 
 
 def transport_loss(log_probabilities: torch.Tensor, labels: torch.Tensor, confident: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy to pseudo-targets, those that are not confident left out (Shen et al., arXiv 2311.07604).
+    """Return the cross-entropy to confident pseudo-targets (Shen et al., arXiv 2311.07604).
 
     Args:
         log_probabilities: ``(N, G)`` log-softmax of the guide.
-        labels: ``(N,)`` of :func:`medi_monai.alignment.functional.transport_labels`.
-        confident: ``(N,)`` boolean.
+        labels: ``(N,)`` pseudo-targets from :func:`medi_monai.alignment.functional.transport_labels`.
+        confident: ``(N,)`` boolean, whether each pseudo-target is confident.
 
     Returns:
-        The sum over confident images divided by N, so that a batch with few of them pulls less; zero with none.
+        The sum over confident images divided by N, so that a batch with few of them contributes less; zero without
+        any.
     """
     if labels.shape != log_probabilities.shape[:1] or confident.shape != labels.shape:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Sampling that a loss on images can be sent back through, at the memory of one step.
+"""Differentiable sampling: backpropagation of an image loss through the sampler, with the memory of one step.
 
-Either kind draws exactly what :func:`medi_monai.diffusion.ddim` draws, and gives a :class:`Rollout`: losses are
+Both methods draw exactly the images of :func:`medi_monai.diffusion.ddim` and return a :class:`Rollout`: losses are
 computed on its ``images``, and ``rollout.backward(loss)`` adds to the gradients of the network's parameters.
 """
 
@@ -16,43 +16,43 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "step_coefficients", "truncated"]
 
-#: ``(x_t, timesteps) -> prediction``, conditions, guidance and autocast bound
+#: ``(x_t, timesteps) -> prediction``, with conditions, guidance and autocast already applied
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Rollout:
-    """Images that were drawn, and the way back from them to the parameters.
+    """Sampled images, with backpropagation from them to the parameters.
 
     Args:
-        images: ``(N, …)`` the end of sampling: images, or latents that the caller decodes.
-        send_back: takes the gradient of ``images`` and adds to the gradients of the parameters.
+        images: ``(N, …)`` result of sampling: images, or latents for the caller to decode.
+        send_back: function that takes the gradient of ``images`` and adds to the gradients of the parameters.
     """
 
     def __init__(self, images: torch.Tensor, send_back: Callable[[torch.Tensor], None]) -> None:
-        #: a leaf of the graph: losses are computed on it, or on its decoding
+        #: a leaf of the graph: losses are computed on it, or on the decoded images
         self.images = images.detach().clone().requires_grad_()
         self._send_back: Callable[[torch.Tensor], None] | None = send_back
 
     def backward(self, loss: torch.Tensor) -> None:
-        """``loss.backward()``, and from the images on to the parameters; once.
+        """Backpropagate the loss to the images, and from there to the parameters; can be called only once.
 
-        Terms that reach the parameters by another way (a denoising loss) may be part of the loss.
+        The loss may include terms that depend on the parameters in other ways (such as a denoising loss).
         """
         loss.backward()
         if self.images.grad is not None:
             self.send_back(self.images.grad)
 
     def send_back(self, gradient: torch.Tensor) -> None:
-        """The second half of :meth:`backward`, for a loss over the images of several rollouts.
+        """Backpropagate from the images to the parameters, for a loss over the images of several rollouts.
 
         Args:
-            gradient: ``(N, …)`` of the loss with respect to ``images``.
+            gradient: ``(N, …)`` gradient of the loss with respect to ``images``.
 
         Raises:
-            InputError: the second time, or for a gradient of another shape.
+            InputError: on a second call, or for a gradient of the wrong shape.
         """
         if self._send_back is None:
-            raise InputError("a rollout goes backward once: draw the images again")
+            raise InputError("a rollout can be backpropagated only once: draw the images again")
         if gradient.shape != self.images.shape:
             raise InputError(f"a gradient of {tuple(gradient.shape)} does not fit images of {tuple(self.images.shape)}")
         send_back, self._send_back = self._send_back, None
@@ -69,19 +69,19 @@ def truncated(
     checkpoint: bool = True,
     clip: float | None = 1.0,
 ) -> Rollout:
-    """The true gradient through the last K steps of DDIM, none through those before (Clark et al. 2023, DRaFT-K).
+    """Sample by DDIM with the exact gradient through only the last K steps (Clark et al. 2023, DRaFT-K).
 
     Args:
-        predict: ``(x_t, timesteps) -> prediction``; called again in :meth:`Rollout.backward`, so it has to be in
-            evaluation mode or draw its dropout from torch's generators.
+        predict: ``(x_t, timesteps) -> prediction``; evaluated again in :meth:`Rollout.backward`, so its network has to
+            be in evaluation mode, or take its dropout from torch's generators.
         noise: ``(N, …)`` standard normal noise.
-        schedule: the one of the training.
-        objective: what the network predicts.
-        num_steps: network evaluations, 1 to T.
-        last_steps: K, 1 to ``num_steps``; left out, all.
-        checkpoint: keep the latents alone and evaluate the network again on the way back: the activations are those of
-            one step, at half as much work again.
-        clip: the denoised image lies in [-clip, clip]; ``None`` for latents.
+        schedule: noise schedule of the training.
+        objective: prediction target of the network.
+        num_steps: number of network evaluations, 1 to T.
+        last_steps: K, from 1 to ``num_steps``; by default all.
+        checkpoint: whether to store only latents and evaluate the network again in the backward pass, which limits
+            activations to those of one step, for half as much work again.
+        clip: bound of the denoised image, [-clip, clip]; ``None`` for latents.
     """
     steps = _steps(schedule, num_steps, last_steps)
     first = num_steps - (num_steps if last_steps is None else last_steps)
@@ -110,31 +110,32 @@ def adjusted_direct(
     last_steps: int | None = None,
     clip: float | None = 1.0,
 ) -> Rollout:
-    """The adjusted direct gradient (Shen et al., arXiv 2311.07604, adjusted direct finetuning).
+    """Sample by DDIM with the adjusted direct gradient (Shen et al., arXiv 2311.07604, adjusted direct finetuning).
 
-    The gradient through a long chain of steps explodes. Here latents count as constants where they enter the network,
-    so that the image is a linear function of the predictions with the coefficients of :func:`step_coefficients`, and
-    those are replaced by numbers of one size, their geometric mean: every step that has a gradient counts alike. The
-    paper does so for predictions of epsilon and makes the size 1; here it is for whatever the network predicts.
+    The gradient through a long chain of steps explodes. Here the latents that enter the network are treated as
+    constants, so the image is a linear function of the predictions, with the coefficients of :func:`step_coefficients`.
+    These are replaced by their geometric mean, so that every step with a gradient has the same weight. The paper does
+    so for epsilon prediction, with 1 instead of the mean; here it applies to any prediction target.
 
-    Latents are stored, and the network is evaluated again step by step on the way back: activations are those of one
-    step.
+    Latents are stored, and the network is evaluated again step by step in the backward pass, which limits activations
+    to those of one step.
 
-    The clamp of the denoised image counts as the identity on the way back (straight through): a clipped pixel pulls.
+    The clamp of the denoised image is the identity in the backward pass (straight-through), so clipped pixels have a
+    gradient.
 
     Args:
-        predict: as in :func:`truncated`, but without dropout.
+        predict: ``(x_t, timesteps) -> prediction``, as in :func:`truncated`, but without dropout.
         noise: ``(N, …)`` standard normal noise.
-        schedule: the one of the training.
-        objective: what the network predicts; the coefficients are those of this prediction.
-        num_steps: network evaluations, 1 to T.
-        last_steps: K, the steps that have a gradient; left out, all.
-        clip: the denoised image lies in [-clip, clip]; ``None`` for latents.
+        schedule: noise schedule of the training.
+        objective: prediction target of the network, to which the coefficients apply.
+        num_steps: number of network evaluations, 1 to T.
+        last_steps: K, the number of last steps with a gradient; by default all.
+        clip: bound of the denoised image, [-clip, clip]; ``None`` for latents.
     """
     steps = _steps(schedule, num_steps, last_steps)
     count = num_steps if last_steps is None else last_steps
     coefficients = step_coefficients(schedule, objective, num_steps)[num_steps - count :]
-    # an arithmetic mean of epsilon's is decided by the first, the noise-to-signal ratio at T
+    # for epsilon, an arithmetic mean would be dominated by the first coefficient, the noise-to-signal ratio at T
     common = coefficients.abs().log().mean().exp()
     weights = (common * coefficients.sign()).tolist()
 
@@ -159,17 +160,18 @@ def adjusted_direct(
     return Rollout(sample, send_back)
 
 
-#: by the name that configs use
+#: by their name in configs
 ROLLOUTS: dict[str, Callable[..., Rollout]] = {"truncated": truncated, "adjusted": adjusted_direct}
 
 
 def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -> torch.Tensor:
-    """``(num_steps,)`` float64: how the image of DDIM depends on each step's prediction, the predictions being given.
+    """Return ``(num_steps,)`` float64 coefficients of each step's prediction in the image drawn by DDIM.
 
     Without a clamp a step is linear in latent and prediction, ``x' = keep x + gain prediction``, and the coefficient of
-    a prediction is its gain times what all later steps keep. For epsilon (Song et al. 2021, eq. 13) it telescopes to
-    ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi), sigma = sin(phi)``, a step is a
-    turn by ``phi_i - phi_{i+1}``: it keeps its cosine and gains minus its sine. All are negative.
+    a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021, eq. 13)
+    it telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi), sigma =
+    sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine and ``gain`` minus its sine. All
+    coefficients are negative.
     """
     _check_objective(schedule, objective)
     steps = sampling_timesteps(num_steps, schedule.num_timesteps)[:-1]
@@ -187,7 +189,7 @@ _NOTHING_TO_TUNE = "the network's prediction depends on no parameter that requir
 
 
 def _ddim_step(denoise: Predict, sample: torch.Tensor, now: int, later: int, schedule: NoiseSchedule) -> torch.Tensor:
-    """One step of :func:`medi_monai.diffusion.ddim`, with a gradient."""
+    """Take one step of :func:`medi_monai.diffusion.ddim`, with a gradient."""
     image = denoise(sample, _timesteps(sample, now))
     alpha, sigma = schedule.coefficients(torch.tensor([now]), sample)
     alpha_later, sigma_later = schedule.coefficients(torch.tensor([later]), sample)

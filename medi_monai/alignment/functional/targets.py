@@ -1,4 +1,4 @@
-"""The distribution that a subgroup should have among generated images."""
+"""Target distributions of subgroups among generated images."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = [
 
 #: joins the values of a joint subgroup: ``female|young``
 SEPARATOR = "|"
-#: how far a sum of shares may be from 1
+#: tolerance of the sum of shares, which has to be 1
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class SubgroupTarget:
-    """Shares of the subgroups of one attribute, or of the joint of several.
+    """Target shares of the subgroups of one attribute, or of the joint distribution of several.
 
     Args:
-        attributes: in a fixed order.
-        groups: every combination of their values, the last attribute running fastest: the order of all that is
-            ``(N, G)`` or ``(G,)``.
-        probabilities: one share per group; they sum to 1.
+        attributes: names of the attributes.
+        groups: all combinations of their values, with the last attribute varying fastest; this is the order of every
+            ``(N, G)`` or ``(G,)`` tensor.
+        probabilities: share of each group; they sum to 1.
     """
 
     attributes: tuple[str, ...]
@@ -49,19 +49,19 @@ class SubgroupTarget:
 
     @property
     def names(self) -> list[str]:
-        """Groups as text: ``female``, or ``female|young`` of a joint."""
+        """Names of the groups: ``female``, or ``female|young`` for a joint distribution."""
         return [SEPARATOR.join(group) for group in self.groups]
 
     def tensor(self, like: torch.Tensor | None = None) -> torch.Tensor:
-        """``(G,)`` shares, float32 on the CPU or of the type and on the device of ``like``."""
+        """Return the ``(G,)`` shares, with the type and device of ``like`` or as float32 on the CPU."""
         if like is None:
             return torch.tensor(self.probabilities, dtype=torch.float32)
         return torch.tensor(self.probabilities, dtype=like.dtype, device=like.device)
 
     def log_probabilities(self, logits: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """``(N, G)`` log-probabilities from a classifier's logits ``(N, V)`` of each attribute.
+        """Return ``(N, G)`` log-probabilities of the groups from a classifier's ``(N, V)`` logits of each attribute.
 
-        The attributes are taken as independent given the image. Never by way of a probability, so that a sure
+        Attributes are assumed independent given the image. Probabilities are never formed, so that a very confident
         classifier still has a gradient.
 
         Raises:
@@ -74,7 +74,7 @@ class SubgroupTarget:
         return reduce(lambda joint, logs: (joint[:, :, None] + logs[:, None, :]).flatten(1), by_attribute)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: attributes, and the share of each group."""
+        """Return the target as JSON: attributes, and the share of each group."""
         return {"attributes": list(self.attributes), "target": dict(zip(self.names, self.probabilities))}
 
 
@@ -84,21 +84,21 @@ def make_target(
     table: pd.DataFrame | None = None,
     names: Sequence[str] | None = None,
 ) -> SubgroupTarget:
-    """A target from what the user gives.
+    """Create a target from the user's specification.
 
     Args:
-        spec: ``uniform``; ``table``, the shares in ``table``; or a mapping to shares that sum to 1, in one of the forms
-            ``{female: 0.5, male: 0.5}``, of a joint ``{female|young: 0.25, …}`` or ``{female: {young: 0.25, …}, …}``,
-            and by attribute ``{sex: {female: 0.5, male: 0.5}, age: {…}}``, several of which are taken as independent.
-            Every subgroup has to be given, 0 where none is wanted.
-        attributes: the classifier's attributes, with their values in its order.
-        table: reference, one row per image or patient, with a column per attribute; rows with a missing cell are left
-            out. With a column ``count`` or ``share``, a row stands for so many.
-        names: the attributes to align; left out, those that ``spec`` names, or all.
+        spec: ``uniform``; ``table``, for the shares in ``table``; or a mapping to shares that sum to 1: of one
+            attribute, ``{female: 0.5, male: 0.5}``; of a joint distribution, ``{female|young: 0.25, …}`` or
+            ``{female: {young: 0.25, …}, …}``; or by attribute, ``{sex: {female: 0.5, male: 0.5}, age: {…}}``, in which
+            case the attributes are treated as independent. Every subgroup needs a share, 0 for unwanted ones.
+        attributes: attributes of the classifier, with their values in its order.
+        table: reference table, one row per image or patient, with a column per attribute; rows with a missing cell are
+            ignored. A column ``count`` or ``share`` weights the rows.
+        names: attributes to align; by default those that ``spec`` names, or all.
 
     Raises:
-        InputError: for shares that are negative or do not sum to 1, for an attribute or a value that the classifier
-            does not have, for a subgroup without a share, and for a table that ``spec`` does not ask for.
+        InputError: for shares that are negative or do not sum to 1, an attribute or value unknown to the classifier, a
+            subgroup without a share, or a table that ``spec`` does not use.
     """
     _check_unused(spec, table)
     by_attribute = _is_by_attribute(spec, attributes)
@@ -120,16 +120,16 @@ def make_target(
 
 
 def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
-    """Refuse a target that cannot be whatever the values of its attributes are, before they are known.
+    """Check as much of a target as is possible before the values of its attributes are known.
 
     Args:
-        spec: as for :func:`make_target`.
-        names: of the attributes.
-        table: the reference table or its path, which is not looked into.
+        spec: specification of the target, as for :func:`make_target`.
+        names: names of the attributes.
+        table: reference table or its path, whose contents are not checked.
 
     Raises:
-        InputError: for an unknown word, ``table`` without one, one that is not asked for, and shares that are
-            negative or do not sum to 1.
+        InputError: for an unknown keyword, ``table`` without a table, a table that ``spec`` does not use, and shares
+            that are negative or do not sum to 1.
     """
     _check_unused(spec, table)
     if isinstance(spec, str):
@@ -181,7 +181,7 @@ def _named_shares(
 
 
 def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table: pd.DataFrame) -> tuple[float, ...]:
-    """The share of each group among the rows of a table that have all attributes."""
+    """Return the share of each group among the rows of a table that have all attributes."""
     for name in names:
         if name not in table.columns:
             raise unknown_value("column", name, table.columns, "The reference table needs a column per attribute.")
@@ -204,7 +204,7 @@ def _counted(names: tuple[str, ...], groups: tuple[tuple[str, ...], ...], table:
 
 
 def _weights(table: pd.DataFrame) -> pd.Series:
-    """What each row counts: one, or what ``count`` or ``share`` says."""
+    """Return the weight of each row: its ``count`` or ``share``, or 1."""
     name = next((name for name in ("count", "share") if name in table.columns), None)
     if name is None:
         return pd.Series(1.0, index=table.index)
@@ -220,7 +220,7 @@ def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:
 
 
 def _codes(cells: pd.Series, values: tuple[str, ...]) -> pd.Series:
-    """Places in ``values``, -1 where missing; a reference table may have a row per image, and few different values."""
+    """Return indices into ``values``, -1 if missing; a reference table may have many rows and few distinct values."""
     column = CategoricalColumn(str(cells.name), values)
     return cells.map({value: int(column.encode(value)) for value in cells.dropna().unique()}).fillna(-1).astype(int)
 
@@ -229,7 +229,7 @@ def _independent_shares(
     spec: Mapping[Any, Mapping[Any, Any]], names: tuple[str, ...], values: list[tuple[str, ...]]
 ) -> tuple[float, ...]:
     if set(spec) != set(names):
-        raise InputError(f"the target gives shares of {list(spec)}, and the attributes to align are {list(names)}")
+        raise InputError(f"the target gives shares of {list(spec)}, but the attributes to align are {list(names)}")
     by_attribute = [
         _checked_shares(_flat(spec[name]), tuple((value,) for value in known), f"target of {name!r}")
         for name, known in zip(names, values)
@@ -238,7 +238,7 @@ def _independent_shares(
 
 
 def _flat(spec: Mapping[Any, Any]) -> dict[str, Any]:
-    """Nested mappings as one, keys joined."""
+    """Flatten nested mappings, joining their keys."""
     flat: dict[str, Any] = {}
     for key, share in spec.items():
         name = SEPARATOR.join(map(str, key)) if isinstance(key, tuple) else str(key)
@@ -259,16 +259,16 @@ def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...]
     lacking = [name for name in names if name not in spec]
     total = _total(spec, source, bool(lacking))
     if lacking:
-        raise InputError(f"the {source} leaves out {', '.join(map(repr, lacking))}: give 0 for what is not wanted")
+        raise InputError(f"the {source} leaves out {', '.join(map(repr, lacking))}: give 0 for unwanted subgroups")
     return tuple(float(spec[name]) / total for name in names)
 
 
-#: beyond any percentage, so that no sum overflows
+#: larger than any percentage, to prevent the sum from overflowing
 MOST = 1e6
 
 
 def _total(spec: Mapping[str, Any], source: str, open_end: bool = False) -> float:
-    """The sum of shares, which are numbers; it has to be 1, unless some lack."""
+    """Return the sum of the shares, after checking that they are numbers and sum to 1 (or less if some are missing)."""
     for name, share in spec.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MOST:
             raise InputError(f"the {source} gives {name!r} the share {share!r}: shares are numbers from 0 to 1")
@@ -281,13 +281,13 @@ def _total(spec: Mapping[str, Any], source: str, open_end: bool = False) -> floa
 
 @dataclass(frozen=True)
 class Part:
-    """One attribute of a target, or the joint of all.
+    """Target of a single attribute, or the joint target of all.
 
     Args:
-        name: of the attribute; of a joint, the names joined.
-        vocabulary: attribute to its values, the last running fastest.
+        name: name of the attribute, or the joined names for a joint target.
+        vocabulary: values of each attribute, with the last attribute varying fastest in ``values``.
         values: names of the subgroups.
-        target: ``(G,)`` shares.
+        target: ``(G,)`` target shares.
     """
 
     name: str
@@ -296,7 +296,7 @@ class Part:
     target: np.ndarray
 
     def join(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """``(N,)`` subgroup of codes by attribute; -1 where one of them is."""
+        """Combine each attribute's codes to ``(N,)`` subgroup codes; -1 if any of them is -1."""
         columns = [np.asarray(codes[name]) for name in self.vocabulary]
         joint = np.zeros(len(columns[0]), np.int64)
         for column, values in zip(columns, self.vocabulary.values()):
@@ -304,7 +304,7 @@ class Part:
         return np.where(np.any([column < 0 for column in columns], axis=0), -1, joint)
 
     def codes(self, table: pd.DataFrame) -> np.ndarray:
-        """``(N,)`` subgroup of every row as its columns say; -1 where one of them has none of the values."""
+        """Return the ``(N,)`` subgroup of every row from its columns; -1 if one of them has none of the values."""
         code_of = {name: {value: code for code, value in enumerate(values)} for name, values in self.vocabulary.items()}
         return self.join(
             {name: table[name].map(codes).fillna(-1).to_numpy(np.int64) for name, codes in code_of.items()}
@@ -312,7 +312,7 @@ class Part:
 
 
 def parts_of(target: SubgroupTarget) -> list[Part]:
-    """Every attribute of a target by itself and, of several, their joint, which comes last."""
+    """Split a target into the targets of its attributes, followed by the joint target if there are several."""
     vocabulary = {
         name: tuple(dict.fromkeys(group[axis] for group in target.groups))
         for axis, name in enumerate(target.attributes)
@@ -328,10 +328,10 @@ def parts_of(target: SubgroupTarget) -> list[Part]:
 
 
 def joint_attributes(attribute: str | None) -> list[str]:
-    """The columns behind ``center``, or behind ``project_id|center`` where the joint of several is aligned.
+    """Return the columns of an attribute setting: one, ``center``, or several for a joint, ``project_id|center``.
 
     Raises:
-        InputError: for none at all, or a name that is empty or given twice.
+        InputError: for no attribute, or a name that is empty or repeated.
     """
     if attribute is None:
         raise InputError("an attribute is needed here: name a column of the cohort with --attribute")

@@ -1,4 +1,4 @@
-"""Which subgroup each image of a batch should show: the least change that brings the batch to its target."""
+"""Optimal-transport pseudo-targets: assign a subgroup to each image so that the batch meets its target."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TransportLabels:
     """Pseudo-targets of a batch, on the CPU.
 
     Args:
-        distribution: ``(N, G)``, how often each image was given each subgroup.
-        labels: ``(N,)`` its most frequent one.
-        confidence: ``(N,)`` the share of that one.
-        confident: ``(N,)`` whether the confidence suffices.
+        distribution: ``(N, G)`` fraction of draws that assign each subgroup to each image.
+        labels: ``(N,)`` most frequently assigned subgroup.
+        confidence: ``(N,)`` fraction of draws that assign it.
+        confident: ``(N,)`` whether the confidence is high enough.
     """
 
     distribution: torch.Tensor
@@ -37,19 +37,19 @@ def transport_labels(
     generator: torch.Generator | None = None,
     min_confidence: float = 0.8,
 ) -> TransportLabels:
-    """Optimal-transport pseudo-targets (Shen et al., arXiv 2311.07604, distributional alignment loss).
+    """Compute optimal-transport pseudo-targets (Shen et al., arXiv 2311.07604, distributional alignment loss).
 
-    N labels are drawn from the target and given to the images so that the sum of Euclidean distances between
-    predictions and one-hot labels is least; the average over draws says how sure an image's label is. Draws with the
-    same counts are solved once.
+    N labels are drawn from the target and assigned to the images so that the sum of Euclidean distances between
+    predictions and one-hot labels is minimal; the fraction of draws that agree is the confidence of an image's label.
+    Draws with the same counts are solved once.
 
     Args:
-        probabilities: ``(N, G)`` of the guide.
+        probabilities: ``(N, G)`` probabilities predicted by the guide.
         target: ``(G,)`` shares that sum to 1.
-        draws: batches of labels that are drawn; ``None`` apportions the target to the batch instead, once, where every
-            label is as sure as any.
-        generator: on the CPU; of the draws, or of the remainders of ``None``.
-        min_confidence: in [0, 1]; images below are not confident.
+        draws: number of label sets to draw; ``None`` instead apportions the target to the batch once, which makes all
+            labels equally confident.
+        generator: random generator on the CPU, for the draws or, with ``None``, for equal remainders.
+        min_confidence: confidence in [0, 1] below which an image is not confident.
     """
     if probabilities.ndim != 2 or probabilities.shape[1:] != target.shape or not len(probabilities):
         raise InputError(
@@ -57,7 +57,7 @@ def transport_labels(
             "(N, G) and (G,) are needed"
         )
     if not 0 <= min_confidence <= 1 or (draws is not None and draws < 1):
-        raise InputError(f"min_confidence = {min_confidence} has to lie in [0, 1], and draws = {draws} be 1 or more")
+        raise InputError(f"min_confidence = {min_confidence} must be in [0, 1], and draws = {draws} must be at least 1")
     predicted = probabilities.detach().double().cpu()
     cost = torch.cdist(predicted, torch.eye(len(target), dtype=torch.float64)).numpy()
     total = np.zeros(cost.shape)
@@ -72,12 +72,13 @@ def transport_labels(
 
 
 def apportion(target: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """``(G,)`` whole numbers that sum to ``count`` and are nearest to ``count · target`` (largest remainders).
+    """Return ``(G,)`` whole numbers that sum to ``count`` and are nearest to ``count · target`` (largest remainders).
 
-    Of equal remainders the first come first; with a generator chance decides, so that over many sets none is favored.
+    Ties between remainders go to the first group or, with a generator, to a random one, so that no group is favored
+    over many batches.
     """
     quotas = target.double() * count
-    # a share of 0.7 of 10 is 7, whatever its binary form
+    # 0.7 of 10 must be 7 despite floating-point error
     whole = (quotas + 1e-9).floor()
     mixed = torch.arange(len(quotas)) if generator is None else torch.randperm(len(quotas), generator=generator)
     order = mixed[(quotas - whole)[mixed].round(decimals=9).argsort(descending=True, stable=True)]
@@ -86,17 +87,18 @@ def apportion(target: torch.Tensor, count: int, generator: torch.Generator | Non
 
 
 def subset_counts(available: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """``(G,)`` rows of each subgroup in the largest set that has the shares of a target and no row twice.
+    """Return ``(G,)`` row counts of each subgroup in the largest set with the target's shares and no repeated row.
 
-    Its size is that of the subgroup which runs out first; the counts are the largest remainders of :func:`apportion`,
-    which are nearest to the target and sum to the size: rounding down would leave out a row of almost every subgroup.
+    The size is limited by the subgroup that runs out first; the counts come from the largest remainders of
+    :func:`apportion`, which are nearest to the target and sum to the size. Rounding down would lose a row of almost
+    every subgroup.
 
     Args:
-        available: ``(G,)`` rows there are.
+        available: ``(G,)`` number of available rows.
         target: ``(G,)`` shares that sum to 1.
 
     Returns:
-        Whole numbers, none above ``available``; all 0 where a subgroup that is wanted has no row.
+        Whole numbers, none above ``available``; all 0 if a subgroup with a positive share has no rows.
     """
     wanted = target > 0
     size = int(np.floor((available[wanted] / target[wanted]).min() + 1e-9))

@@ -1,4 +1,4 @@
-"""What a cohort with a split holds, what leaks across it, and what gives its classes away."""
+"""Audit of a cohort: its contents, leakage across its split, and metadata that predict the class."""
 
 from medi_monai.cohort.audit.findings import has_leakage
 from medi_monai.cohort.audit.run import PROPERTIES, audit_cohort

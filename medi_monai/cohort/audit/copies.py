@@ -1,4 +1,4 @@
-"""Files that are byte-identical under several names."""
+"""Detect byte-identical files stored under different names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class FileCopies:
     """Copies of files that belong to several slides or patients.
 
     Args:
-        frame: codes of ``file``, ``slide``, ``patient``, ``label`` and ``split``, NaN where a cell is empty, and
-            ``rows``: how many rows of the cohort agree in them. Of files with one slide and patient there is none.
-        names: of each column but ``file`` and ``rows``, the values in the order of their codes.
-        sides: codes of the splits that must not share anything.
+        frame: one row per distinct combination of the codes ``file``, ``slide``, ``patient``, ``label`` and ``split``
+            (NaN for an empty cell), with ``rows``, the number of cohort rows that have it. Files of only one slide and
+            patient are not listed.
+        names: values of each column except ``file`` and ``rows``, in the order of their codes.
+        sides: codes of the splits that must not share files.
     """
 
     frame: pd.DataFrame
@@ -34,16 +35,17 @@ class FileCopies:
     def among(
         cls, fingerprints: Sequence[str], coded: dict[str, tuple[np.ndarray, list[str]]], label: str, rows: CodedRows
     ) -> FileCopies:
-        """Look for copies.
+        """Find files that occur under several slides or patients.
 
         Args:
-            fingerprints: one per row of the cohort; the empty string is not known.
-            coded: codes of ``slide``, ``patient``, ``split`` and the label, one per row, and their names.
-            label: its name there.
-            rows: for the sides of the split.
+            fingerprints: content fingerprint of each cohort row's file; an empty string if unknown.
+            coded: for ``slide``, ``patient``, ``split`` and the label: one code per cohort row, and the names of the
+                codes.
+            label: key of the label in ``coded``.
+            rows: coded cohort, which defines the splits to compare.
 
         Raises:
-            InputError: for another number of fingerprints than of rows.
+            InputError: if the number of fingerprints differs from the number of rows.
         """
         columns = {"slide": "slide", "patient": "patient", "label": label, "split": "split"}
         prints, count = pd.Series(fingerprints, dtype="str").to_numpy(), len(coded["slide"][0])
@@ -59,7 +61,7 @@ class FileCopies:
         return cls(frame, {name: coded[column][1] for name, column in columns.items()}, rows.sides)
 
     def crossing(self) -> dict:
-        """Files on more than one side of the split."""
+        """Report files that occur in more than one split."""
         in_splits = self.frame[self.frame["split"].isin(self.sides)]
         crossing = in_splits[in_splits["file"].isin(self._with_several(in_splits, "split"))]
         return {
@@ -69,7 +71,7 @@ class FileCopies:
         }
 
     def conflicts(self) -> dict:
-        """Files of several patients or of several labels."""
+        """Report files that occur under several patients or several labels."""
         patients, labels = (self._with_several(self.frame, name) for name in ("patient", "label"))
         conflicting = self.frame[self.frame["file"].isin(patients | labels)]
         return {
@@ -92,5 +94,5 @@ class FileCopies:
             }
             for _, file_rows in frame.groupby("file")
         ]
-        # the order of the rows, and so of the files, does not matter
+        # independent of the order of the rows, and so of the files
         return sorted(examples, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]

@@ -1,4 +1,4 @@
-"""What a cohort holds: counts of class and attributes, association, missing metadata, what training never sees."""
+"""Contents of a cohort: class and attribute counts, association, missing metadata, combinations unseen in training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medi_monai.metrics.association import associate, contingency_table
 
 __all__ = ["EXAMPLES", "attribute_section", "combination_section", "missing_section", "property_section", "split_sizes"]
 
-#: so many examples are named where there are more
+#: maximum number of examples named
 EXAMPLES = 20
 
 
 def split_sizes(rows: CodedRows, label: str) -> dict[str, dict[str, int]]:
-    """Rows, slides, patients and classes of the whole cohort and of each split."""
+    """Count rows, slides, patients and classes in the whole cohort and in each split."""
     sizes = {}
     for split in ("all", *rows.splits):
         split_rows = rows.of_split(split)
@@ -32,7 +32,7 @@ def split_sizes(rows: CodedRows, label: str) -> dict[str, dict[str, int]]:
 
 
 def attribute_section(rows: CodedRows, label: str, attribute: str, min_patients: int, seed: int) -> dict:
-    """Counts and association of one attribute with the label."""
+    """Count one attribute by class and measure its association with the label."""
     patients = distinct(rows.frame, ["patient", label, attribute])
     table = contingency_table(patients[label].to_numpy(), patients[attribute].to_numpy())
     cells = patients.groupby([label, attribute]).size()
@@ -61,7 +61,7 @@ def _judged(rows: CodedRows) -> list[str]:
 
 
 def _associate(frame: pd.DataFrame, label: str, attribute: str, seed: int) -> dict:
-    # patches of a patient are no independent evidence: each patient counts once per class and value
+    # patches of one patient are not independent: each patient counts once per class and value
     units = distinct(frame, ["patient", label, attribute])
     table = contingency_table(units[label].to_numpy(), units[attribute].to_numpy())
     return associate(table, seed)
@@ -69,7 +69,7 @@ def _associate(frame: pd.DataFrame, label: str, attribute: str, seed: int) -> di
 
 def _classes_per_value(rows: CodedRows, attribute: str, classes: np.ndarray, patients: np.ndarray) -> dict:
     names = rows.names[attribute]
-    # a value without a known class or patient has no column in the table, or an empty one
+    # a value without a known class or patient has no column in the table, or an all-zero one
     held = [code for code in range(len(classes)) if classes[code] > 0]
     single = [code for code in held if classes[code] == 1]
     largest = max(held, key=lambda code: classes[code], default=None)
@@ -100,7 +100,7 @@ def _cells(rows: CodedRows, label: str, attribute: str) -> dict[str, list]:
 
 
 def combination_section(rows: CodedRows, columns: Sequence[str]) -> dict | None:
-    """Which combinations of label and attributes each split holds, and which of them training holds too."""
+    """Count the combinations of label and attributes in each split, and how many of them occur in training."""
     if "train" not in rows.splits:
         return None
     keys = list(columns)
@@ -109,7 +109,7 @@ def combination_section(rows: CodedRows, columns: Sequence[str]) -> dict | None:
     for split in (name for name in rows.splits if name != "train"):
         split_rows = rows.of_split(split)
         counts = split_rows.groupby(keys, as_index=False)["rows"].sum()
-        # of one column too, a group is a tuple
+        # groups of a single column are tuples, too
         in_training = pd.MultiIndex.from_frame(counts[keys]).isin(train)
         section[split] = {
             "combinations": len(counts),
@@ -128,7 +128,7 @@ def _unseen(rows: CodedRows, split: str, column: str) -> list[str]:
 
 
 def missing_section(rows: CodedRows, label: str, columns: Sequence[str]) -> dict:
-    """Empty cells per column: rows and patients, and the share of patients in each class."""
+    """Count empty cells per column, as rows, as patients, and as the share of patients in each class."""
     classes = rows.names[label]
     section = {}
     for column in columns:
@@ -146,7 +146,7 @@ def missing_section(rows: CodedRows, label: str, columns: Sequence[str]) -> dict
 
 
 def property_section(rows: CodedRows, columns: Sequence[str], targets: Sequence[str], seed: int) -> list[dict]:
-    """Whether properties of the files (size, type, resolution) give label or attributes away, over patients."""
+    """Measure, over patients, how well file properties (size, type, resolution) predict the label or attributes."""
     section = []
     for column in columns:
         values = len(distinct(rows.frame, [column]))

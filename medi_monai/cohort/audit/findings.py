@@ -1,4 +1,4 @@
-"""Findings of an audit, in plain words."""
+"""Findings of a cohort audit, written as sentences."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from medi_monai.results import LEVELS, Finding
 
 __all__ = ["find", "has_leakage"]
 
-#: a corrected Cramér's V from which an attribute is a strong shortcut, and one that is worth a note where all of its
-#: interval lies above
+#: bias-corrected Cramér's V from which an attribute counts as a strong shortcut, and the one above which the whole
+#: interval has to lie for a note
 STRONG, WEAK = 0.3, 0.1
-#: share of patients that a value of one class alone has to cover, for the attribute to give the class away
+#: share of patients that single-class values have to cover for the attribute to determine the class
 DECISIVE_SHARE = 0.9
-#: share of patients without a value, and its spread over the classes, from which missing data is a warning
+#: share of patients without a value, and its range over the classes, from which missing data are a warning
 MISSING_SHARE, MISSING_SPREAD = 0.2, 0.5
 
 
 def has_leakage(audit: dict) -> bool:
-    """Whether anything lies on both sides of the split."""
+    """Return whether any patient, slide, image, file or near-duplicate occurs in more than one split."""
     return any(finding["level"] == "leakage" for finding in audit["findings"])
 
 
 def find(audit: dict) -> list[Finding]:
-    """The findings of an audit, worst first, each with its name and what was counted."""
+    """Return the findings of an audit, most serious first, each with its name and counts."""
     checks = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
     findings = [finding for check in checks for finding in check(audit)]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
@@ -161,7 +161,7 @@ def _rule(figures: dict, known: str, guessed: str) -> str:
     rule, figure = figures["majority_rule"], figures["cramers_v"]
     text = f"Cramér's V {figure['value']:.2f} (95% CI {figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
     if rule["balanced_accuracy"] <= rule["chance"]:
-        # ties among few patients count as wrong guesses: no evidence that the attribute is harmless
+        # with few patients, ties count as wrong guesses: a low accuracy does not show that the attribute is harmless
         return text
     return (
         f"{text}. Guessing {guessed} from {known} alone is correct for {rule['accuracy']:.0%} of patients (most common "

@@ -1,4 +1,4 @@
-"""What lies on both sides of a split."""
+"""Detect patients, slides, images and near-duplicates that occur in more than one split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["checked_hashes", "conflict_section", "crossing", "crossing_images", 
 
 
 def crossing(rows: CodedRows, column: str) -> dict:
-    """Patients or slides in more than one split; ``excluded`` does not count, nor does an empty cell."""
+    """Find patients or slides in more than one split; ``excluded`` rows and empty cells do not count."""
     in_splits = rows.frame[rows.frame["split"].isin(rows.sides)]
     pairs = distinct(in_splits, [column, "split"])
     several = pairs[pairs[column].duplicated(keep=False)].sort_values([column, "split"])
@@ -29,13 +29,13 @@ def crossing(rows: CodedRows, column: str) -> dict:
 
 
 def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> dict:
-    """Images listed in more than one split, and images listed more than once within one."""
+    """Find images listed in more than one split, and images listed more than once within a split."""
     doubled = images.duplicated(keep=False).to_numpy() & np.isin(splits, rows.sides)
     listed = pd.DataFrame({"image": images[doubled].astype(object), "split": splits[doubled]})
     listed = listed[~missing_cells(listed["image"]).to_numpy(bool)]
     by_image = listed.groupby("image")["split"].agg(["nunique", "size"])
     across = by_image.index[by_image["nunique"] > 1]
-    # a name may also be listed twice for one of its rows is in ``excluded``
+    # a name may also be repeated because one of its rows is in ``excluded``
     repeated = by_image.index[(by_image["nunique"] == 1) & (by_image["size"] > 1)]
     examples = [
         {"image": str(image), "splits": [rows.splits[code] for code in sorted(set(group["split"]))]}
@@ -50,14 +50,14 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
 
 
 def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
-    """The hashes as an array.
+    """Return the hashes as an array, after checking their type and number.
 
     Args:
-        hashes: ``(N,)`` uint64 of :func:`medi_monai.cohort.hash_images`.
-        count: rows of the table.
+        hashes: ``(N,)`` uint64, from :func:`medi_monai.cohort.hash_images`.
+        count: number of rows of the table.
 
     Raises:
-        InputError: for another type, or unless there is one for each row.
+        InputError: unless the hashes are uint64, one per row.
     """
     hashes = np.asarray(hashes)
     if hashes.shape != (count,) or hashes.dtype != np.uint64:
@@ -70,15 +70,15 @@ def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
 def crossing_near_duplicates(
     table: pd.DataFrame, columns: dict[str, str], splits: np.ndarray, hashes: np.ndarray, rows: CodedRows, bits: int
 ) -> dict:
-    """Patches in different splits whose hashes differ in few bits.
+    """Find near-duplicate patches: patches in different splits whose hashes differ in few bits.
 
     Args:
-        table: the cohort.
-        columns: role to column, for what is said of the examples.
-        splits: ``(N,)`` codes.
-        hashes: ``(N,)`` uint64 of :func:`checked_hashes`.
-        rows: for the names of the splits.
-        bits: that may differ.
+        table: cohort table, ``N`` rows.
+        columns: column of each role, used to describe the examples.
+        splits: ``(N,)`` split codes.
+        hashes: ``(N,)`` uint64, from :func:`checked_hashes`.
+        rows: coded cohort, which names the splits.
+        bits: largest number of differing bits.
     """
     groups = np.where(np.isin(splits, rows.sides), splits, MISSING)
     duplicates = near_duplicates(hashes, groups, bits)
@@ -105,7 +105,7 @@ def _examples(
         # train comes before holdout
         ordered = sorted((pair.first, pair.second), key=lambda row: groups[row])
         ends = [shown[hashes[row], groups[row]] for row in ordered]
-        # one pair of patches stands for all of its two slides
+        # one pair of patches represents all pairs of its two slides
         key = tuple(str(table[columns["slide"]].iloc[row]) for row in ends)
         if key not in examples:
             both_named = [
@@ -122,7 +122,7 @@ def _examples(
 def _first_by_name(
     names: pd.Series, groups: np.ndarray, hashes: np.ndarray, pairs: pd.DataFrame
 ) -> dict[tuple[int, int], int]:
-    # so that the order of the rows does not decide which of several equal patches is shown
+    # the example shown of several equal patches must not depend on the order of the rows
     meant = hashes[pairs[["first", "second"]].to_numpy().ravel()]
     positions = np.flatnonzero(np.isin(hashes, meant) & (groups != MISSING))
     alike = pd.DataFrame(
@@ -138,7 +138,7 @@ def _first_by_name(
 
 
 def conflict_section(rows: CodedRows, label: str, attributes: list[str]) -> dict:
-    """Slides of several patients, and patients with several values of a column that should have one."""
+    """Find slides listed under several patients, and patients with several values of a patient-level column."""
     owners = distinct(rows.frame, ["slide", "patient"])["slide"].value_counts()
     shared = sorted(owners[owners > 1].index)
     section = {

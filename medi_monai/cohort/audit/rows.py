@@ -1,4 +1,4 @@
-"""A cohort table as small whole numbers, one row per slide instead of one per patch."""
+"""Compact form of a cohort table: integer codes, with identical rows merged and counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["MISSING", "CodedRows", "code_column", "code_numbers", "code_split", "distinct"]
 
-#: code of a cell without a value
+#: code of an empty cell
 MISSING = -1
 
 NUM_BINS = 10
@@ -22,12 +22,12 @@ NUM_BINS = 10
 
 @dataclass(frozen=True)
 class CodedRows:
-    """Rows of a cohort that agree in all columns of interest, counted.
+    """Distinct rows of a cohort, as integer codes with counts.
 
     Args:
-        frame: codes, one column per role or metadata field, -1 where a cell is empty; ``rows`` is how many rows of the
-            cohort it stands for.
-        names: of each column, the values in the order of their codes.
+        frame: codes, one column per role or metadata field, -1 for an empty cell; ``rows`` is the number of cohort
+            rows with these codes.
+        names: values of each column, in the order of their codes.
     """
 
     frame: pd.DataFrame
@@ -35,46 +35,46 @@ class CodedRows:
 
     @classmethod
     def of(cls, coded: dict[str, tuple[np.ndarray, list[str]]]) -> CodedRows:
-        """Collapse coded columns of the full length; the order of the rows does not matter."""
+        """Merge equal rows of full-length coded columns; the result does not depend on their order."""
         frame = pd.DataFrame({name: codes for name, (codes, _) in coded.items()})
         sizes = frame.groupby(list(frame.columns), sort=True).size()
         return cls(sizes.rename("rows").reset_index(), {name: names for name, (_, names) in coded.items()})
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits in their order; ``excluded`` comes last."""
+        """Names of the splits in order, ``excluded`` last."""
         return self.names["split"]
 
     @property
     def sides(self) -> list[int]:
-        """Codes of the splits that must not share anything: all but ``excluded``."""
+        """Codes of the splits that must not share data: all except ``excluded``."""
         return [code for code, name in enumerate(self.splits) if name != "excluded"]
 
     def of_split(self, split: str) -> pd.DataFrame:
-        """The rows of one split, or of the whole cohort where ``split`` is ``all``."""
+        """Return the rows of one split, or of the whole cohort if ``split`` is ``all``."""
         if split == "all":
             return self.frame
         code = self.splits.index(split) if split in self.splits else len(self.splits)
         return self.frame[self.frame["split"] == code]
 
     def name_of(self, column: str, code: int) -> str:
-        """The value behind a code; an empty cell is the empty string."""
+        """Return the value of a code; the empty string for an empty cell."""
         return "" if code == MISSING else self.names[column][code]
 
 
 def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Codes of a column of strings: sorted values from 0, -1 for missing data."""
+    """Code a column of strings: sorted values count from 0, missing data are -1."""
     codes, values = pd.factorize(column)
     text = pd.Series(values).astype(str)
     missing = np.array([is_missing(value) for value in values], dtype=bool)
     names = sorted(set(text[~missing]))
     value_codes = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
-    # the last place answers for the code -1, which pandas gives to NaN
+    # pandas codes NaN as -1, which indexes the last entry
     return np.array([*value_codes, MISSING], np.int32)[codes], names
 
 
 def code_split(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """As :func:`code_column`, in the order train, val, holdout, further names, excluded."""
+    """Code the split column like :func:`code_column`, in the order train, val, holdout, other names, excluded."""
     codes, names = code_column(column)
     known = [name for name in SPLITS if name in names and name != "excluded"]
     further = [name for name in names if name not in SPLITS]
@@ -84,11 +84,12 @@ def code_split(column: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]]:
-    """Codes of a column of numbers: ten bins of about equally many rows, or the numbers where they are ten or fewer.
+    """Code a numeric column: by its values if they are ten or fewer, else by ten bins with about equal row counts.
 
     Args:
-        column: numbers, or strings that spell them.
-        strict: raise an :class:`InputError` for a cell that is no number; else such a column is taken as it is.
+        column: numbers, or numeric strings.
+        strict: whether a non-numeric cell raises an :class:`InputError`; if not, such a column is treated as
+            categorical.
     """
     codes, names = code_column(column)
     numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
@@ -113,6 +114,6 @@ def _span(low: float, high: float) -> str:
 
 
 def distinct(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Distinct combinations of columns, those with an empty cell left out."""
+    """Return the distinct combinations of columns, without those that have an empty cell."""
     unique = frame[list(columns)].drop_duplicates()
     return unique[(unique != MISSING).all(axis=1)]

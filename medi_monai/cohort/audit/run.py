@@ -1,4 +1,4 @@
-"""The audit of a cohort: one call, one dictionary."""
+"""Audit a cohort with one call that returns a dictionary."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["PROPERTIES", "audit_cohort"]
 
-#: columns that describe a file rather than a patient, looked at where a table has them
+#: columns that describe a file rather than a patient; audited if the table has them
 PROPERTIES = ("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification")
 
-#: combinations of the values of two columns that are counted: 32 classes of a million values
+#: largest number of value combinations of two columns to count: 32 classes times a million values
 MAX_CELLS = 2**25
-#: bits that differ on average between patients, below which near-duplicates cannot be told: of tissue 31.8 to 32.1 in
-#: every cohort so far, of brain slices 23 to 25
+#: mean number of bits that differ between patients, below which near-duplicates cannot be identified: 31.8 to 32.1 for
+#: tissue in every cohort so far, 23 to 25 for brain slices
 LEAST_APART = 28.0
 RESERVED = ("patient", "slide", "split", "rows")
 SUFFIX = r"\.([A-Za-z0-9]{1,5})$"
@@ -62,39 +62,42 @@ def audit_cohort(
     min_patients: int = 5,
     seed: int = 0,
 ) -> dict:
-    """What a cohort holds, what leaks across its split, and what gives its classes away.
+    """Audit a cohort: contents, leakage across its split, and metadata that predict the class.
 
-    Association is measured on patients, each counted once per class and value: patches of one patient are no
-    independent evidence. Nothing depends on the order of the rows. 1.6 million rows take seconds.
+    Association is measured on patients, each counted once per class and value, because patches of one patient are not
+    independent. The result does not depend on the order of the rows. 1.6 million rows take seconds.
 
     Args:
-        table: one row per patch, or per slide; cells that :func:`~medi_monai.schema.is_missing` knows are empty.
+        table: one row per patch or per slide; cells for which :func:`~medi_monai.schema.is_missing` holds are empty.
         label: column of the class.
-        attributes: columns of metadata.
+        attributes: metadata columns.
         patient: column of the patient.
         slide: column of the slide.
-        image: column of the image; a table of slides may lack it.
-        split: column of the split; ``None`` audits a cohort that has none yet. Its value ``excluded`` is no side of it.
-        continuous: those of ``attributes`` that hold numbers; they are looked at in ten bins.
-        properties: columns that describe files, as size, type, resolution; by default those of :data:`PROPERTIES` that
-            the table has, and the suffix of the images.
-        combinations: columns of the combinations that training lacks or holds; by default label and all attributes.
-        hashes: ``(N,)`` uint64 of :func:`~medi_monai.cohort.duplicates.hash_images`, one per row, to look for
+        image: column of the image; optional in a table of slides.
+        split: column of the split, in which ``excluded`` marks rows that belong to no split; ``None`` audits a cohort
+            that is not split yet.
+        continuous: numeric columns among ``attributes``, audited in ten bins.
+        properties: columns that describe files, such as size, type and resolution; by default the columns of
+            :data:`PROPERTIES` that the table has, and the suffix of the images.
+        combinations: columns whose combinations are compared between training and the other splits; by default the
+            label and all attributes.
+        hashes: ``(N,)`` uint64 from :func:`~medi_monai.cohort.duplicates.hash_images`, one per row, used to find
             near-duplicate patches across the split.
-        fingerprints: of the file that each row comes from, equal where files are byte-identical and empty where that is
-            not known, to look for copies of a file under other names.
-        max_distance: bits in which near-duplicates may differ.
-        min_patients: a combination of class and value with fewer patients is rare.
-        seed: of the bootstrap intervals.
+        fingerprints: content fingerprint of each row's file, equal for byte-identical files and empty if unknown,
+            used to find copies of a file under other names.
+        max_distance: largest number of bits in which near-duplicates differ.
+        min_patients: number of patients below which a combination of class and value is rare.
+        seed: seed of the bootstrap intervals.
 
     Returns:
-        JSON: ``label``, ``settings``, ``splits`` (sizes), ``attributes`` (of each: counts, ``cells`` by class, value
-        and split as columns of a table, classes per value, ``association`` by split), ``combinations`` (what train
-        lacks), ``missing``, ``properties``, ``conflicts``, ``leakage`` and ``findings``.
+        JSON-compatible dictionary: ``label``, ``settings``, ``splits`` (sizes), ``attributes`` (for each: counts,
+        ``cells`` by class, value and split as columns of a table, classes per value, ``association`` by split),
+        ``combinations`` (unseen in training), ``missing``, ``properties``, ``conflicts``, ``leakage`` and
+        ``findings``.
 
     Raises:
-        InputError: for a column that the table lacks, a column with two roles, columns with more values than can be
-            counted against each other, or hashes or fingerprints of another length.
+        InputError: for a missing column, a column with two roles, columns with too many values to cross-tabulate, or
+            hashes or fingerprints of the wrong length.
     """
     attributes = list(attributes)
     roles = {"slide": slide, "patient": patient, **({} if split is None else {"split": split})}
@@ -131,7 +134,7 @@ def audit_cohort(
         if hashes is not None:
             hashes = checked_hashes(hashes, len(table))
             bits_apart = mean_distance(hashes, codes["patient"][0], seed)
-            # of one patient alone there is nothing to compare
+            # a single patient has nothing to be compared with
             if not bits_apart < LEAST_APART:
                 near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
         audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}
@@ -159,9 +162,9 @@ def _check_sizes(rows: CodedRows, label: str, attributes: Sequence[str], propert
         counts = len(rows.names[first]), len(rows.names[second])
         if counts[0] * counts[1] > MAX_CELLS:
             raise InputError(
-                f"{first!r} has {counts[0]:,} values and {second!r} {counts[1]:,}, too many to count "
-                f"one against the other. Is {label!r} the label ({len(rows.names[label]):,} classes)? A column with a "
-                "value for each row is none, nor is it an attribute; name numbers in `continuous`"
+                f"{first!r} has {counts[0]:,} values and {second!r} {counts[1]:,}, too many to "
+                f"cross-tabulate. Is {label!r} the label ({len(rows.names[label]):,} classes)? A column with a "
+                "different value in each row cannot be a label or attribute; list numeric columns in `continuous`"
             )
 
 

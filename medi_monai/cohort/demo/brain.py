@@ -1,8 +1,9 @@
-"""Draw axial FLAIR-like slices of heads whose sex, age and lesion are known.
+"""Draw axial FLAIR-like head slices of known sex, age and lesion.
 
 Sex shifts four measures at once, three of shape and one of relative contrast (:data:`SEX_MEASURES`). The sexes overlap
-in each of them and are apart only in their mean; gain, offset, field inhomogeneity, pose and noise are drawn alike for
-both, so that no pixel, and no mean gray level, tells one from the other. Age sets the width of ventricles and sulci.
+in each measure and are separable only by the mean of all four; gain, offset, field inhomogeneity, pose and noise have
+the same distribution for both, so no single pixel and no mean gray level reveals the sex. Age sets the width of
+ventricles and sulci.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ __all__ = [
 ]
 
 SEXES = ("female", "male")
-#: the hemisphere of the lesion; slices are shown as radiologists do, the patient's left on the right of the image
+#: hemisphere of the lesion; slices follow the radiological convention (the patient's left is on the image's right)
 LESIONS = ("absent", "left", "right")
-#: youngest and oldest patient in years
+#: age range of the patients in years
 AGES = (20.0, 90.0)
 
-#: center and spread of each measure that depends on sex, and whether men have more (+1) or less (-1) of it
+#: center and spread of each measure that depends on sex, and whether it is larger (+1) or smaller (-1) in men
 SEX_MEASURES = {
     "axis_ratio": (1.25, 0.043, 1),
     "skull": (0.066, 0.0095, -1),
     "taper": (0.09, 0.036, 1),
     "contrast": (0.36, 0.100, -1),
 }
-#: by how many spreads each sex is away from the center: in one measure on average, and in the mean of all (one spread)
+#: distance of each sex from the center, in spreads: of a single measure on average, and of the mean of all measures
 SEPARATION, MEAN_SPREAD = 1.8, 0.20
 
-#: gray levels between 0 and 1 before the scanner; white and gray matter lie about MATTER
+#: gray levels in [0, 1] before the scanner; those of white and gray matter are centered at MATTER
 AIR, BONE, FLUID, GROOVE, SCALP, MATTER, TUMOR = 0.02, 0.10, 0.08, 0.13, 0.75, 0.48, 0.98
-#: thickness of the cortex, and the geometric mean of half length and half width of a head; in half fields of view
+#: thickness of the cortex, and geometric mean of a head's half length and half width; in half fields of view
 CORTEX, HEAD = 0.100, 0.73
 
 Array = np.ndarray
@@ -52,19 +53,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Brain:
-    """What a patient's head is like; lengths in units of half the field of view.
+    """Anatomy of a patient's head; lengths in units of half the field of view.
 
     Attributes:
-        axis_ratio: length of the head by its width.
+        axis_ratio: length of the head divided by its width.
         skull: thickness of the skull.
-        taper: by which part the head is narrower at the forehead, and wider at the back, than in its middle.
-        contrast: gray less white matter, by their mean.
+        taper: fraction by which the head is narrower at the forehead, and wider at the back, than in its middle.
+        contrast: difference of gray and white matter, divided by their mean.
         scalp: thickness of the scalp.
         ventricle: half width of the lateral ventricles.
         sulcus: half width of the sulci.
-        lesion_x: place of the lesion, to the right of the image; NaN without a lesion, as the next two.
-        lesion_y: place of the lesion, towards the forehead.
-        lesion_radius: radius of the lesion without its edema.
+        lesion_x: position of the lesion, toward the right of the image; NaN without a lesion.
+        lesion_y: position of the lesion, toward the forehead; NaN without a lesion.
+        lesion_radius: radius of the lesion without its edema; NaN without a lesion.
     """
 
     sex: str
@@ -85,17 +86,17 @@ class Brain:
 
 @dataclass(frozen=True)
 class View:
-    """How a slice was taken.
+    """Acquisition of a slice: pose and scanner.
 
     Attributes:
         level: height of the slice, from -1 (basal ganglia) to 1 (bodies of the ventricles).
         angle: rotation of the head in radians.
         scale: magnification.
-        shift_x: shift to the right by half the field of view.
-        shift_y: shift upwards by half the field of view.
-        gain: factor of the gray levels.
-        offset: what is added to them, of 1.
-        noise: standard deviation of the noise in each channel of the coil, of 1.
+        shift_x: shift to the right, in units of half the field of view.
+        shift_y: shift upward, in units of half the field of view.
+        gain: factor applied to the gray levels.
+        offset: constant added to the gray levels, which range from 0 to 1.
+        noise: standard deviation of the noise in each coil channel, in gray levels from 0 to 1.
     """
 
     seed: int
@@ -110,7 +111,7 @@ class View:
 
 
 def brain_of(sex: str, age: float, lesion: str, seed: int) -> Brain:
-    """The anatomy of a patient: what sex and age leave open is drawn from ``seed``."""
+    """Return the anatomy of a patient; what sex, age and lesion do not determine is drawn from ``seed``."""
     if sex not in SEXES:
         raise unknown_value("sex of a demo patient", sex, SEXES)
     if lesion not in LESIONS:
@@ -132,20 +133,20 @@ def brain_of(sex: str, age: float, lesion: str, seed: int) -> Brain:
 
 
 def _place(lesion: str, rng: np.random.Generator) -> tuple[float, float, float]:
-    # drawn also where there is none, so that all else is the same with and without a lesion
+    # drawn even without a lesion, so that everything else is the same with and without one
     x, y, radius = rng.uniform((0.24, -0.42, 0.11), (0.36, 0.36, 0.17))
     return {"left": (x, y, radius), "right": (-x, y, radius)}.get(lesion, (np.nan, np.nan, np.nan))
 
 
 def _sex_scores(sign: int, rng: np.random.Generator) -> Array:
-    # each score alone overlaps with the other sex; their mean is held within bounds, so that together they do not
+    # each score overlaps between the sexes; their mean is bounded, so that together they do not overlap
     scores = rng.normal(size=len(SEX_MEASURES)).clip(-2.5, 2.5)
     mean = SEPARATION + MEAN_SPREAD * np.clip(rng.normal(), -2, 2)
     return scores - scores.mean() + sign * mean
 
 
 def view_of(seed: int, level: float = 0.0) -> View:
-    """How a slice of any patient is taken: pose and scanner, drawn from ``seed``."""
+    """Return the pose and scanner of a slice, drawn from ``seed`` and independent of the patient."""
     if not -1 <= level <= 1:
         raise InputError(f"the level of a slice must be between -1 and 1, not {level}")
     rng = np.random.default_rng(seed_from("demo brain view", seed))
@@ -164,26 +165,26 @@ def view_of(seed: int, level: float = 0.0) -> View:
 
 
 def draw_slice(brain: Brain, view: View, image_size: int = 64) -> Array:
-    """The slice of a patient as a scanner shows it.
+    """Draw a slice of a patient as a scanner would show it.
 
     Args:
-        brain: the patient.
-        view: how the slice was taken.
-        image_size: side in pixels, at least 16.
+        brain: anatomy of the patient.
+        view: pose and scanner of the slice.
+        image_size: side of the image in pixels, at least 16.
 
     Returns:
         ``(image_size, image_size)`` uint8, forehead up.
     """
     if image_size < 16:
         raise InputError(f"a demo slice needs a side of at least 16 pixels, not {image_size}")
-    # edges are soft over one fine pixel, and two by two fine pixels make one: no edge has steps
+    # antialiasing: edges are soft over one fine pixel, and 2 x 2 fine pixels are averaged into one
     signal = _tissue(brain, view, 2 * image_size)
     signal = signal.reshape(image_size, 2, image_size, 2).mean(axis=(1, 3))
     return _scan(signal, view)
 
 
 def _tissue(brain: Brain, view: View, side: int) -> Array:
-    # gray levels before the scanner, from the outside to the inside
+    # gray levels before the scanner, from the outside in
     edge = 2 / side / view.scale
     x, y = _head_frame(view, side)
     depth, angle, radius = _head(brain, x, y)
@@ -210,7 +211,7 @@ def _tissue(brain: Brain, view: View, side: int) -> Array:
 
 
 def _paint(image: Array, level: float | Array, inside: Array, edge: float) -> None:
-    # replace the gray level where the distance to the border is positive, softly over the width of an edge
+    # replace the gray level where the distance to the border is positive, with a soft edge
     image += (level - image) * np.clip(inside / edge + 0.5, 0, 1)
 
 
@@ -234,7 +235,7 @@ def _head(brain: Brain, x: Array, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _sulci(brain: Brain, angle: Array, radius: Array, cortex: Array) -> Array:
-    # distance to the nearest of some radial lines that start at the surface, bend, and end at a depth of their own
+    # distance to the nearest sulcus: radial lines that start at the surface, bend, and end at different depths
     rng = np.random.default_rng(seed_from("demo brain folds", brain.seed))
     count = int(rng.integers(9, 12))
     turns, depths = [], []
@@ -258,12 +259,12 @@ def _sulci(brain: Brain, angle: Array, radius: Array, cortex: Array) -> Array:
 
 
 def _fissure(x: Array, y: Array) -> Array:
-    # between the hemispheres, before and behind the corpus callosum
+    # interhemispheric fissure, in front of and behind the corpus callosum
     return np.hypot(x, np.maximum(np.where(y > 0, 0.36 - y, y + 0.40), 0))
 
 
 def _ventricles(brain: Brain, view: View, x: Array, y: Array) -> Array:
-    # distance to two mirrored horns each; at higher levels they grow together into two long bodies
+    # distance to two mirrored pairs of horns; at higher levels they merge into two long bodies
     size, up = brain.ventricle, (view.level + 1) / 2
     mirrored = np.abs(x)
     outward = 0.6 * size
@@ -279,7 +280,7 @@ def _ventricles(brain: Brain, view: View, x: Array, y: Array) -> Array:
 def _horn(
     x: Array, y: Array, start: tuple[float, float], end: tuple[float, float], wide: float, narrow: float, bow: float
 ) -> Array:
-    # about the distance to a line, bowed to the side, whose half width goes from wide to narrow
+    # approximate distance to a line that is bowed to the side and narrows from wide to narrow half width
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
     bowed = start[0] + along * dx + bow * along * (1 - along)
@@ -295,7 +296,7 @@ def _nuclei(x: Array, y: Array) -> Array:
 
 
 def _add_lesion(matter: Array, brain: Brain, view: View, x: Array, y: Array) -> None:
-    # a bright core with an uneven outline in an edema that fades into the white matter
+    # a bright core with an irregular outline, in an edema that fades into the white matter
     if brain.lesion == "absent":
         return
     rng = np.random.default_rng(seed_from("demo brain lesion", brain.seed))

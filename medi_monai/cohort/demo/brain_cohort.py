@@ -1,4 +1,4 @@
-"""Write the brain demo cohort: gray PNG slices, their table as that of a real FLAIR cohort, and the truth of each."""
+"""Write the brain demo cohort: grayscale PNG slices, a table like that of a real FLAIR cohort, and the ground truth."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["brain_dataset", "brain_patient_table", "make_brain_cohort"]
 
-#: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+#: increased whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
 VERSION = 2
-#: lesions in the order in which patients of rising age get them: half of all patients have none
+#: lesions assigned in turn to patients of increasing age: half of all patients have none
 LESION_CYCLE = ("absent", "left", "absent", "right")
-#: slices of a patient lie at equal distances between these levels (-1 to 1), each off by at most the jitter
+#: slices of a patient are evenly spaced between these levels (-1 to 1), each displaced by at most the jitter
 LEVELS, LEVEL_JITTER = (-0.6, 0.6), 0.1
 
 
@@ -34,15 +34,16 @@ def brain_dataset(
     male_fraction: float = 0.8,
     image_size: int = 64,
 ) -> Path:
-    """The folder of a brain demo cohort in the cache (``$MEDI_CACHE``), written on first use.
+    """Return the folder of a brain demo cohort in the cache (``$MEDI_CACHE``), which is written on first use.
 
     Args:
-        seed: another seed gives other patients.
-        balanced: as many women as men, and none of the patients of the skewed cohort: a reference to judge by.
-        num_patients: as for :func:`make_brain_cohort`, and so are the next three.
-        slices_per_patient: see there.
-        male_fraction: see there; not used where ``balanced``.
-        image_size: see there.
+        seed: seed of the cohort; another seed gives other patients.
+        balanced: whether to return the balanced reference cohort: as many women as men, and none of the patients of
+            the imbalanced cohort.
+        num_patients: number of patients, as for :func:`make_brain_cohort`.
+        slices_per_patient: number of slices per patient.
+        male_fraction: share of men; ignored if ``balanced``.
+        image_size: side of the slices in pixels.
     """
     fraction, name = (0.5, "REFERENCE") if balanced else (male_fraction, "DEMO")
     folder = f"brain_{name.lower()}_v{VERSION}_{num_patients}x{slices_per_patient}_male{fraction:g}"
@@ -59,23 +60,23 @@ def make_brain_cohort(
     image_size: int = 64,
     name: str = "DEMO",
 ) -> Path:
-    """Write a cohort; where it lies there already nothing is done, and interrupted the next call goes on.
+    """Write a brain demo cohort; an existing cohort is reused, and an interrupted one is completed.
 
     Args:
-        folder: gets ``slices/*.png``, ``truth.csv`` (all that was drawn, per image) and, last, ``slices.csv`` with
-            the columns image, patient, slice, sex, age, lesion and modality.
-        num_patients: number of patients; ages are spread evenly, half of the patients have a lesion.
-        slices_per_patient: slices of each, at levels of their own.
-        male_fraction: the part of men, exact to a patient in all, at every lesion, and in any range of ages there.
+        folder: output folder for ``slices/*.png``, ``truth.csv`` (all drawn parameters, per image) and, written last,
+            ``slices.csv`` with the columns image, patient, slice, sex, age, lesion and modality.
+        num_patients: number of patients; ages are evenly spread, and half of the patients have a lesion.
+        slices_per_patient: number of slices per patient, each at its own level.
+        male_fraction: share of men, exact to one patient overall, for each lesion, and in any age range for a lesion.
         seed: source of all randomness.
         image_size: side of the slices in pixels.
-        name: begins the names of the patients; another name gives other patients.
+        name: prefix of the patients' names; another name gives other patients.
 
     Returns:
         ``folder``.
 
     Raises:
-        InputError: for a setting that is not allowed, or a folder that holds a cohort of other settings.
+        InputError: for an invalid setting, or a folder with a cohort of other settings.
     """
     table = brain_patient_table(num_patients, male_fraction, seed, name)
     if slices_per_patient < 1:
@@ -112,7 +113,7 @@ def make_brain_cohort(
 def brain_patient_table(
     num_patients: int = 1000, male_fraction: float = 0.8, seed: int = 0, name: str = "DEMO"
 ) -> pd.DataFrame:
-    """One row per patient: patient, sex, age (whole years) and lesion, sex being independent of both by count."""
+    """Return one row per patient: patient, sex, age (whole years) and lesion; sex is balanced over age and lesion."""
     if num_patients < 1:
         raise InputError(f"num_patients must be at least 1, not {num_patients}")
     if not 0 <= male_fraction <= 1:
@@ -122,9 +123,9 @@ def brain_patient_table(
     youngest, oldest = AGES
     age = np.floor(youngest + (oldest + 1 - youngest) * (rank + rng.random(num_patients)) / num_patients).astype(int)
     lesion = np.asarray(LESION_CYCLE)[rank % len(LESION_CYCLE)]
-    # men are spread evenly over the patients in the order of lesion, then age: any run of them has its share
+    # men are spread evenly over the patients sorted by lesion, then age, so that any run has the same share of men
     order = np.lexsort((rank, lesion))
-    # rounded, for 0.8 * 10 * k may fall short of a whole number
+    # rounded, because 0.8 * 10 * k may fall short of a whole number
     men = np.floor(np.round(male_fraction * np.arange(num_patients + 1), 9) + 0.5)
     male = np.empty(num_patients, bool)
     male[order] = np.diff(men) > 0
@@ -137,7 +138,7 @@ def brain_patient_table(
 
 
 def _claim(root: Path, settings: dict) -> None:
-    # a folder holds one cohort: half of another one under the same names would go unnoticed
+    # a folder holds one cohort: a mix with another one under the same names would go unnoticed
     path = root / "cohort.json"
     if not path.is_file():
         write_json(path, settings)
@@ -170,7 +171,7 @@ def _attributes(patient: dict) -> dict:
 
 
 def _truth(brain: Brain, view: View) -> dict:
-    # the two seeds draw the slice again
+    # the two seeds reproduce the slice
     drawn, taken = asdict(brain), asdict(view)
     seeds = {"brain_seed": drawn.pop("seed"), "view_seed": taken.pop("seed")}
     return {**seeds, **drawn, **taken}

@@ -18,19 +18,19 @@ from medi_monai.utils.workers import map_processes
 
 __all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
 
-#: raised whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+#: increased whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
 VERSION = 2
 TILE = 256
 RACES = ("white", "black or african american", "asian", "not reported")
 
 
 def demo_dataset(seed: int = 0, num_workers: int | None = None, balanced: bool = False) -> Path:
-    """The folder of the demo slides in the cache (``$MEDI_CACHE``), written on first use.
+    """Return the folder of the demo slides in the cache (``$MEDI_CACHE``), which is written on first use.
 
     Args:
-        seed: another seed gives other patients, slides and pixels of the same tumors and centers.
-        num_workers: processes; by default one per core.
-        balanced: every tumor has as many patients at every center, a negative control.
+        seed: seed of the cohort; another seed gives other patients, slides and pixels of the same tumors and centers.
+        num_workers: number of processes; by default one per core.
+        balanced: whether every tumor has the same number of patients at every center, as a negative control.
     """
     root = cache_dir() / f"demo{'_balanced' if balanced else ''}_v{VERSION}_seed{seed}"
     if not (root / "slides.csv").is_file():
@@ -41,13 +41,13 @@ def demo_dataset(seed: int = 0, num_workers: int | None = None, balanced: bool =
 def write_demo_slides(
     root: str | os.PathLike, seed: int = 0, num_workers: int | None = None, balanced: bool = False
 ) -> Path:
-    """Write all demo slides and, last, their table; interrupted, the next call goes on with the slides that lack.
+    """Write all demo slides and then their table; after an interruption, the next call writes the missing slides.
 
     Args:
-        root: folder; gets ``slides/*.tiff`` and ``slides.csv``.
+        root: output folder for ``slides/*.tiff`` and ``slides.csv``.
         seed: source of all randomness; the same seed gives the same pixels.
-        num_workers: processes; by default one per core.
-        balanced: as for :func:`demo_dataset`.
+        num_workers: number of processes; by default one per core.
+        balanced: whether to write the negative control, as for :func:`demo_dataset`.
 
     Returns:
         ``root``.
@@ -62,9 +62,9 @@ def write_demo_slides(
 
 
 def demo_slide_table(seed: int = 0, balanced: bool = False) -> pd.DataFrame:
-    """One row per slide with GDC column names, places of its tumor and center in the profiles, patients there.
+    """Return one row per slide: GDC columns, indices of its tumor and center profile, and the patient count there.
 
-    A tissue source site code belongs to one tumor, as in TCGA; one code reads ``NA`` and one ``01``, as in TCGA.
+    As in TCGA, a tissue source site code belongs to one tumor, and the codes ``NA`` and ``01`` occur.
     """
     rng = np.random.default_rng(seed_from("demo table", seed))
     num_patients = NUM_PATIENTS_BALANCED if balanced else NUM_PATIENTS
@@ -94,7 +94,7 @@ def demo_slide_table(seed: int = 0, balanced: bool = False) -> pd.DataFrame:
 
 
 def demo_schema() -> MetadataSchema:
-    """The schema of the demo cohort with the attribute ``center``: for a network that is not trained yet."""
+    """Return the schema of the demo cohort with the attribute ``center``, for an untrained network."""
     return MetadataSchema.from_table(demo_slide_table(), "project_id", ["center"])
 
 
@@ -114,12 +114,12 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
 
 
 def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, levels: int = 3) -> None:
-    """A tiled JPEG TIFF with halved levels as reduced pages and its resolution in the tags.
+    """Write a tiled JPEG TIFF with its resolution in the tags; each level, stored as a page, halves the one before.
 
     Args:
-        path: the file to write.
+        path: file to write.
         pixels: ``(H, W, 3)`` uint8; sides divisible by ``2 ** (levels - 1)``.
-        mpp: microns per pixel.
+        mpp: microns per pixel of the first level.
         levels: number of levels.
     """
     with tifffile.TiffWriter(path) as file:

@@ -1,4 +1,4 @@
-"""Draw tissue as amounts of hematoxylin and eosin, and turn the amounts into a scanner's pixels."""
+"""Draw tissue as amounts of hematoxylin and eosin, and render them as scanner pixels."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 
 __all__ = ["draw_stains", "of_patient", "scan"]
 
-#: microns from one fiber of the stroma to the next
+#: spacing of stromal fibers in microns
 FIBER_SPACING = 7.5
 
 
 def of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProfile:
-    """A patient's own variant of a tumor: nuclei a little larger or smaller, denser or sparser."""
+    """Return a patient-specific variant of a tumor, with slightly larger or smaller, denser or sparser nuclei."""
     size, density = np.exp(rng.normal(0, (0.05, 0.10)))
     return replace(tumor, nuclear_diameter=tumor.nuclear_diameter * size, nuclei_per_mm2=tumor.nuclei_per_mm2 * density)
 
 
 def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Amounts of hematoxylin and eosin, 0 on glass and about 1 in a nucleus or in dense stroma.
+    """Draw the amounts of hematoxylin and eosin: 0 on glass, about 1 in a nucleus or in dense stroma.
 
     Args:
-        tumor: the morphology.
+        tumor: morphology to draw.
         size: side of the square field in pixels.
         mpp: microns per pixel.
         rng: source of all randomness.
@@ -48,7 +48,7 @@ def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Gener
 def scan(
     hematoxylin: np.ndarray, eosin: np.ndarray, center: CenterProfile, mpp: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Beer-Lambert: ``I = white · 10^-(h·H + e·E)``, with a slide's own small variation, blur and sensor noise.
+    """Render stains by the Beer-Lambert law, ``I = white · 10^-(h·H + e·E)``, with slide variation, blur and noise.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -73,7 +73,7 @@ def _tissue_outline(size: int, mpp: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _fiber_phase(size: int, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    # microns across the fibers: straight, then bent by smooth noise, so that their width stays nearly the same
+    # position across the fibers in microns, bent by smooth noise so that their width stays nearly constant
     ticks = np.arange(size, dtype=np.float32) * np.float32(mpp)
     angle = rng.uniform(0, 2 * np.pi)
     straight = ticks * np.float32(np.cos(angle)) + ticks[:, None] * np.float32(np.sin(angle))
@@ -81,7 +81,7 @@ def _fiber_phase(size: int, mpp: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stroma(tumor: TumorProfile, size: int, mpp: float, across: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # fibers in waves across their direction; the rest is cytoplasm
+    # wavy fibers; the rest is cytoplasm
     fibers = 0.5 + 0.5 * np.sin((across + _noise(size, 3 / mpp, 1.2, rng)) * np.float32(2 * np.pi / FIBER_SPACING))
     cytoplasm = 0.55 + _noise(size, 1.2 / mpp, 0.09, rng)
     return np.clip(cytoplasm * (1 - 0.6 * tumor.stroma) + tumor.stroma * 0.75 * fibers, 0.05, 1.3)
@@ -90,7 +90,7 @@ def _stroma(tumor: TumorProfile, size: int, mpp: float, across: np.ndarray, rng:
 def _lumina(
     tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
-    # round clear spaces; the rings say where the nuclei around them stand
+    # round lumina; the rings mark where their nuclei lie
     clear = np.zeros((size, size), bool)
     rings: list[tuple[float, float, float]] = []
     count = rng.poisson(tumor.lumina_per_mm2 * (size * mpp / 1000) ** 2)
@@ -136,7 +136,7 @@ def _positions(
     rings: list[tuple[float, float, float]],
     rng: np.random.Generator,
 ) -> list[tuple[float, float, float]]:
-    # a jittered grid keeps nuclei apart without a rejection loop; rings of a gland stand beside their lumen
+    # a jittered grid keeps nuclei apart without a rejection loop; nuclei of a gland surround its lumen
     spacing = 1000 / np.sqrt(tumor.nuclei_per_mm2) / mpp
     ticks = np.arange(spacing / 2, size, spacing)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
@@ -161,7 +161,7 @@ def _positions(
 def _ellipse(
     size: int, cx: float, cy: float, a: float, b: float, angle: float
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    # a window around an ellipse, and each of its pixels' distance from the center in units of the radius
+    # window around an ellipse, and the distance of each pixel from the center in units of the radius
     reach = int(np.ceil(max(a, b))) + 2
     x0, x1 = max(0, int(cx) - reach), min(size, int(cx) + reach + 1)
     y0, y1 = max(0, int(cy) - reach), min(size, int(cy) + reach + 1)
@@ -172,7 +172,7 @@ def _ellipse(
 
 
 def _noise(size: int, smoothness: float, spread: float, rng: np.random.Generator) -> np.ndarray:
-    # smooth noise of a given standard deviation; what is very smooth is drawn small and enlarged
+    # smooth noise of a given standard deviation; very smooth noise is drawn at low resolution and enlarged
     reduction = max(1.0, smoothness / 3)
     small = int(np.ceil(size / reduction)) + 1
     drawn = rng.standard_normal((small, small), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The truth of the demo cohort: four tumors, eight centers, and how often they meet."""
+"""Ground truth of the demo cohort: four tumors, eight centers, and the number of patients for each pair."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TumorProfile:
 
 @dataclass(frozen=True)
 class CenterProfile:
-    """How one center stains and scans.
+    """Staining and scanner of one center.
 
     ``hematoxylin`` and ``eosin`` are optical densities of red, green and blue per unit of stain; ``white`` is the
     scanner's white point; ``blur`` the standard deviation of its point spread in microns; ``mpp`` its resolution.
@@ -77,9 +77,9 @@ NUM_PATIENTS = np.array(
     ]
 )
 
-#: the negative control: class and center are independent, so that there is no shortcut to mend
+#: the negative control: class and center are independent, so there is no shortcut to correct
 BALANCED = 3
 NUM_PATIENTS_BALANCED = np.full_like(NUM_PATIENTS, BALANCED)
 
-#: side of a slide in microns, by the number of patients: away from home there is little tissue as well
+#: side of a slide in microns, by the number of patients: rare pairs of tumor and center have little tissue as well
 SIDE_MICRONS = {HOME: 512, AWAY: 320, BALANCED: 400}

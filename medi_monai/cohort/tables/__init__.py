@@ -1,4 +1,4 @@
-"""From messy tables to clean columns: barcodes, tables of the GDC, trees of TCGA-UT, mappings, centers, files."""
+"""Turn messy tables into clean columns: TCGA barcodes, GDC tables, TCGA-UT folders, mappings, centers, files."""
 
 from medi_monai.cohort.tables.barcodes import BARCODE_PARTS, match_barcodes, parse_barcodes
 from medi_monai.cohort.tables.cells import clean_cells

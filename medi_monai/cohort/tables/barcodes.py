@@ -1,7 +1,7 @@
-"""Barcodes of TCGA: the patient, the tissue source site, the sample and the slide in one name.
+"""TCGA barcodes, which encode the patient, the tissue source site, the sample and the slide in one name.
 
-``TCGA-3B-A9HI-01Z-00-DX1`` is site ``3B``, participant ``A9HI``, sample ``01`` of vial ``Z``, portion ``00`` and slide
-``DX1``; files of the GDC append ``.<UUID>.svs``. The layout is that of the GDC's encyclopedia, "TCGA Barcode".
+``TCGA-3B-A9HI-01Z-00-DX1`` is site ``3B``, participant ``A9HI``, sample type ``01``, vial ``Z``, portion ``00`` and
+slide ``DX1``; GDC file names append ``.<UUID>.svs``. Source: GDC Encyclopedia, "TCGA Barcode".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BARCODE_PARTS", "SECTIONS", "match_barcodes", "parse_barcodes"]
 #: columns of a parsed barcode, as :func:`parse_barcodes` describes them
 BARCODE_PARTS = ("patient", "site", "sample_type", "vial", "portion", "slide", "section")
 
-#: what the letters of a slide say about how the tissue was preserved: top, middle and bottom sections are frozen
+#: tissue preservation by slide prefix: top, middle and bottom sections are frozen
 SECTIONS = {"DX": "diagnostic", "TS": "frozen", "MS": "frozen", "BS": "frozen"}
 
 PATIENT = r"(?P<patient>TCGA-(?P<site>[0-9A-Z]{2})-[0-9A-Z]{4})"
@@ -31,7 +31,7 @@ PART = re.compile(f"{PATIENT}(?:{SAMPLE}(?:{PORTION})?)?{FILE}")
 
 
 def match_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
-    """As :func:`parse_barcodes`, with all parts empty where a name is no barcode."""
+    """Parse barcodes like :func:`parse_barcodes`, with empty parts for a name that is not a barcode."""
     codes, values = pd.factorize(names)
     fields = np.array([_fields_of(value, whole) for value in values], dtype=object).reshape(-1, len(BARCODE_PARTS))
     columns = {
@@ -42,29 +42,25 @@ def match_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
 
 
 def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
-    """The parts of TCGA barcodes.
+    """Parse TCGA barcodes.
 
     Args:
-        names: barcodes, or names of files of the GDC that begin with one.
-        whole: they have to reach down to the slide; otherwise a patient, sample or portion will do.
+        names: barcodes, or GDC file names that begin with one.
+        whole: whether names have to be slide barcodes; if not, patient, sample and portion barcodes are accepted too.
 
     Returns:
         Strings with the index of ``names``: ``patient`` (``TCGA-3B-A9HI``), ``site`` (``3B``; ``NA`` and ``01`` are
         codes like any other), ``sample_type`` (``01`` primary tumor, ``06`` metastasis, ``11`` normal tissue …),
-        ``vial``, ``portion``, ``slide`` (the whole barcode without what a file name appends) and ``section``
-        (``diagnostic`` or ``frozen``). What a name does not reach is empty.
+        ``vial``, ``portion``, ``slide`` (the barcode without the rest of the file name) and ``section``
+        (``diagnostic`` or ``frozen``). Parts that a barcode does not have are empty.
 
     Raises:
-        InputError: naming the first name that is no barcode and how many there are.
+        InputError: for names that are not barcodes, with the first one and their number.
     """
     barcodes = match_barcodes(names, whole)
     wrong = names[barcodes["patient"] == ""]
     if len(wrong):
-        kind = (
-            "slide barcode of TCGA, such as TCGA-3B-A9HI-01Z-00-DX1"
-            if whole
-            else "barcode of TCGA, such as TCGA-3B-A9HI"
-        )
+        kind = "TCGA slide barcode, such as TCGA-3B-A9HI-01Z-00-DX1" if whole else "TCGA barcode, such as TCGA-3B-A9HI"
         others = f"; nor are {len(wrong) - 1:,} others of {len(names):,}" if len(wrong) > 1 else ""
         raise InputError(f"{wrong.iloc[0]!r} is not a {kind} (a UUID and a file suffix may follow){others}")
     return barcodes

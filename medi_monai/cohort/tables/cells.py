@@ -1,4 +1,4 @@
-"""Columns of strings, worked on once per different value: a million rows hold few of them."""
+"""Clean columns of strings, once per distinct value: a million rows have few of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["clean_cells"]
 
 
 def clean_cells(cells: pd.Series, missing: Iterable[str] | None = None) -> pd.Series:
-    """A column of strings without blanks around its cells, and with the empty string where data are missing.
+    """Strip surrounding blanks from a column of strings, and replace words for missing data with the empty string.
 
     Args:
-        cells: strings.
-        missing: words that mean missing data, in any case; None: :data:`medi_monai.schema.MISSING_WORDS`.
+        cells: column of strings.
+        missing: words for missing data, in upper or lower case; by default :data:`medi_monai.schema.MISSING_WORDS`.
     """
     codes, values = pd.factorize(cells.astype("str"), use_na_sentinel=False)
     stripped = pd.Series(values, dtype="str").str.strip()

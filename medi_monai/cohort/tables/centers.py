@@ -1,7 +1,7 @@
-"""From tissue source site codes to centers, and the spellings under which one center goes.
+"""Map tissue source site codes to centers, and unify the spellings of one center.
 
-A site code of TCGA occurs in one project alone, so a code gives the cancer type away; centers are shared by projects
-and can be recombined with them. The table of codes is the user's own file, none is shipped.
+A TCGA site code occurs in only one project, so the code determines the cancer type; centers are shared by projects and
+can be recombined with them. The table of codes is the user's own file; none is included.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from medi_monai.utils.tables import read_table
 __all__ = ["CENTER_ALIASES", "read_code_table", "spellings"]
 
 #: Institutions that the NCI's table of tissue source site codes (830 codes, 215 names) spells in more than one way.
-#: The rule: another punctuation, abbreviation, typing error, place or department of the very same institution. Kept
-#: apart are networks and what came through them (``BLN - …``, ``ABS - …``, ``Washington University - NYU``), other
-#: campuses (``Mayo Clinic Arizona``), hospitals with a name of their own (``Harvard Beth Israel``), and pairs that
-#: may be two institutions (``University of Kansas Medical Center``, ``Michigan University``, ``Baylor Network``).
+#: Merged are names that differ in punctuation, abbreviation, a typing error, the place or the department of the same
+#: institution. Kept apart are networks and their members (``BLN - …``, ``ABS - …``, ``Washington University - NYU``),
+#: other campuses (``Mayo Clinic Arizona``), hospitals with a name of their own (``Harvard Beth Israel``), and pairs
+#: that may be two institutions (``University of Kansas Medical Center``, ``Michigan University``, ``Baylor Network``).
 CENTER_ALIASES: dict[str, tuple[str, ...]] = {
     "ABS - IUPUI": ("ABS IUPUI",),
     "BC Cancer Agency": ("British Columbia Cancer Agency",),
@@ -61,19 +61,20 @@ CENTER_ALIASES: dict[str, tuple[str, ...]] = {
     "Yale University": ("Yale",),
 }
 
-#: aliases that are shipped, by the name that a config gives
+#: built-in sets of aliases, by their name in a config
 SHIPPED = {"tcga": CENTER_ALIASES}
 
 
 def spellings(aliases: str | Mapping[str, Sequence[str]] | None) -> dict[str, str]:
-    """The one name that each other spelling stands for.
+    """Return the preferred name of each alternative spelling.
 
     Args:
-        aliases: names and their other spellings, as ``{"UNC": ["University of North Carolina"]}``; ``"tcga"`` are
-            :data:`CENTER_ALIASES`; ``None`` merges nothing.
+        aliases: preferred names and their other spellings, such as ``{"UNC": ["University of North Carolina"]}``;
+            ``"tcga"`` selects :data:`CENTER_ALIASES`; ``None`` merges nothing.
 
     Raises:
-        InputError: for another word, or a spelling that stands for two names or is a name itself.
+        InputError: for an unknown set of aliases, or a spelling that stands for two names or is itself a preferred
+            name.
     """
     if isinstance(aliases, str):
         if aliases not in SHIPPED:
@@ -94,20 +95,20 @@ def spellings(aliases: str | Mapping[str, Sequence[str]] | None) -> dict[str, st
 def read_code_table(
     path: str | os.PathLike, key: str, value: str, name_of: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """What each code of a table stands for; codes are strings, so that ``NA`` and ``01`` survive.
+    """Read the meaning of each code from a table; codes are strings, so ``NA`` and ``01`` are kept.
 
     Args:
-        path: CSV, TSV, Excel or Parquet.
+        path: CSV, TSV, Excel or Parquet file.
         key: column of the codes.
-        value: column of what they stand for.
-        name_of: the one name of each other spelling, as :func:`spellings` gives it.
+        value: column of their meanings.
+        name_of: preferred name of each alternative spelling, from :func:`spellings`.
 
     Raises:
-        InputError: for a table or column that is missing, or a code that stands for two things.
+        InputError: for a missing table or column, or a code with two meanings.
     """
     names = name_of or {}
     table = read_table(path)
-    require_columns(table, (key, value), f"{path}, as `key` and `value` say")
+    require_columns(table, (key, value), f"{path}, as set by `key` and `value`")
     codes, values = table[key].str.strip().tolist(), clean_cells(table[value], ()).tolist()
     meanings: dict[str, str] = {}
     for code, center in zip(codes, (names.get(center, center) for center in values)):

@@ -1,6 +1,6 @@
-"""The files of a data set: listed once, folder by folder, so that a million rows need no million look-ups.
+"""List the files of a data set once per folder, so that a million rows do not need a million look-ups.
 
-Symbolic links are followed, for data are often linked into place; a link back to a folder above it is not.
+Symbolic links are followed, because data are often linked into place, except links back to a parent folder.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
     "why_absent",
 ]
 
-#: slides and plain images, as a folder of them would hold
+#: suffixes of slides and plain images
 IMAGE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi", ".zvi"),
     *(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
 )
 
-#: folders that one walk opens at most, whatever links point to
+#: largest number of folders that one walk opens
 MAX_FOLDERS = 200_000
 
-#: levels of folders below each other
+#: largest depth of nested folders
 MAX_DEPTH = 24
 
 LOOP = "a loop of symbolic links"
 
 
 class Entry(NamedTuple):
-    """A name in a folder: ``kind`` is ``file``, ``folder`` or, with a ``problem``, ``other``."""
+    """An entry of a folder: ``kind`` is ``file``, ``folder`` or, with a ``problem``, ``other``."""
 
     name: str
     path: str
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
-    """The entries of ``root/folder`` by name, with paths from ``root``; empty where it cannot be opened."""
+    """Return the entries of ``root/folder`` by name, with paths from ``root``; empty if it cannot be opened."""
     try:
         with os.scandir(os.path.join(root, folder)) as items:
             entries = [_entry(item, f"{folder}/{item.name}" if folder else item.name, root) for item in items]
@@ -87,7 +87,7 @@ def _leads_up(path: str) -> bool:
 
 
 def why_absent(path: str | os.PathLike) -> str:
-    """Why there is no file at ``path``; the empty string where there is one."""
+    """Return why there is no file at ``path``; the empty string if there is one."""
     try:
         mode = os.stat(path).st_mode
     except ValueError:
@@ -120,17 +120,17 @@ def checked_folder(folder: str | os.PathLike) -> Path:
 def walk_files(
     root: str | os.PathLike, top: str = "", suffixes: Sequence[str] = IMAGE_SUFFIXES, depth: int | None = None
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """All files below ``root/top`` whose names end in one of ``suffixes``, in any case; hidden ones are left out.
+    """List all files below ``root/top`` with one of the ``suffixes`` (upper or lower case), except hidden files.
 
     Args:
-        root: what paths start from.
-        top: where to begin.
-        suffixes: in lower case; an empty one takes all files.
-        depth: levels of folders below ``top`` to look into; 0 for those files alone that lie in it.
+        root: folder that paths are relative to.
+        top: folder to start in, relative to ``root``.
+        suffixes: file suffixes in lower case; an empty suffix matches all files.
+        depth: levels of folders below ``top`` to search; 0 lists only the files in ``top`` itself.
 
     Returns:
-        Their paths from ``root``, sorted; and ``(path, reason)`` of links that lead nowhere or round in a loop, and of
-        folders not opened because there are too many.
+        Sorted paths relative to ``root``; and ``(path, reason)`` for broken links, loops of links, and folders not
+        opened because there are too many.
     """
     walk = _Walk(os.fspath(root), tuple(suffixes), depth)
     walk.run(top)
@@ -138,7 +138,7 @@ def walk_files(
 
 
 class _Walk:
-    """One walk: folders still to open with the identities of those above, and what was found so far."""
+    """State of a walk: folders still to open, with the identities of their parents, and the files found so far."""
 
     def __init__(self, root: str, suffixes: tuple[str, ...], depth: int | None) -> None:
         self.root, self.suffixes, self.depth = root, suffixes, depth
@@ -177,7 +177,7 @@ class _Walk:
             if target in inside:
                 self.problems.append((entry.path, LOOP))
             elif target not in self.linked:
-                # folders that link to each other crosswise have endlessly many names: one by way of a link will do
+                # folders that link to each other have infinitely many paths: visit each once by way of a link
                 self.linked.add(target)
                 self.waiting.append((entry.path, inside))
 
@@ -191,10 +191,10 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def inside_paths(paths: pd.Series, root: str | os.PathLike) -> tuple[pd.Series, pd.Series]:
-    """Paths from ``root`` in their shortest form, and which of them leave it.
+    """Return the paths in their shortest form relative to ``root``, and which of them lead out of it.
 
     ``./a.png``, ``b//../a.png`` and the absolute path of ``a.png`` become ``a.png``, so that one file has one name;
-    paths that leave the root stay as they are. Links are not looked at.
+    paths that lead out of the root are unchanged. Links are not resolved.
     """
     odd = paths.str.contains(r"(?:^|/)\.{0,2}(?:/|$)", regex=True)
     roots = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))
@@ -217,11 +217,11 @@ def _inside(path: str, roots: list[str]) -> str | None:
 
 
 def absent_files(paths: pd.Series, root: str | os.PathLike) -> pd.Series:
-    """Why there is no file at ``root/path``, the empty string where there is one; every folder is listed once."""
+    """Return why there is no file at ``root/path``, empty if there is one; each folder is listed only once."""
     reasons = pd.Series("", index=paths.index, dtype="str")
     folders = paths.str.replace(r"/?[^/]*$", "", regex=True).unique()
     present = {entry.path for folder in folders for entry in scan_folder(root, folder) if entry.kind == "file"}
-    # a set of Python's answers a million paths in a third of a second, pandas' isin takes ten times as long
+    # a Python set tests a million paths in a third of a second; pandas' isin takes ten times as long
     absent = pd.Series([path not in present for path in paths.tolist()], index=paths.index, dtype=bool)
     why = {path: why_absent(os.path.join(root, path)) for path in paths[absent].unique()}
     return reasons.mask(absent, paths[absent].map(why).reindex(paths.index)).astype("str") if why else reasons

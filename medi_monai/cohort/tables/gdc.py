@@ -1,7 +1,7 @@
 """Slide and clinical tables of the NCI Genomic Data Commons (GDC), joined on the case.
 
-Three ways of naming columns become one, the flat one: ``case_submitter_id`` (exports until 2024),
-``cases.submitter_id`` (exports since, and answers of the API) and ``Case ID`` (the sample sheet of a download).
+Three conventions for column names are unified: flat names as in ``case_submitter_id`` (exports until 2024) are kept,
+and ``cases.submitter_id`` (later exports and the API) and ``Case ID`` (the sample sheet of a download) become flat.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Cases", "flat_names", "read_gdc", "read_slides", "read_cases", "join
 
 CASE, SLIDE, SITE = "case_submitter_id", "slide_submitter_id", "tissue_source_site"
 
-#: columns of the sample sheet that comes with a download
+#: flat names of the columns of a download's sample sheet
 SAMPLE_SHEET = {"File ID": "file_id", "File Name": "file_name", "Project ID": "project_id", "Case ID": CASE}
 SAMPLE_SHEET |= {"Sample ID": "sample_submitter_id", "Sample Type": "sample_type", "Tissue Type": "tissue_type"}
 SAMPLE_SHEET |= {"Tumor Descriptor": "tumor_descriptor", "Preservation Method": "preservation_method"}
 
 SINGULAR = {"diagnoses": "diagnosis", "family_histories": "family_history"}
 
-#: conflicting columns that a note names
+#: largest number of conflicting columns that a note names
 NAMED = 4
 
 
@@ -40,9 +40,9 @@ class Cases:
     """A clinical table with one row per case.
 
     Args:
-        table: strings, indexed by case.
-        conflicts: how many cases have several values of a column, and therefore none here; columns without are
-            left out.
+        table: columns of strings, indexed by case.
+        conflicts: by column, the number of cases with several values, which are empty in ``table``; only columns that
+            have such cases.
         columns: all columns of the clinical table, collapsed or not.
     """
 
@@ -52,10 +52,10 @@ class Cases:
 
 
 def flat_names(columns: Collection[str]) -> dict[str, str]:
-    """The flat name of each column of a GDC table.
+    """Return the flat name of each column of a GDC table.
 
-    ``demographic.race`` becomes ``race``, ``cases.submitter_id`` ``case_submitter_id``, and numbers, as in
-    ``cases.0.samples.1.sample_type``, do not count. Columns whose flat names would be alike keep their own.
+    ``demographic.race`` becomes ``race``, ``cases.submitter_id`` becomes ``case_submitter_id``, and numbers, as in
+    ``cases.0.samples.1.sample_type``, are ignored. Columns whose flat names would be equal keep their names.
     """
     flat = {column: SAMPLE_SHEET.get(column) or _flat(column) for column in columns}
     counts = Counter(flat.values())
@@ -71,14 +71,13 @@ def _flat(column: str) -> str:
 
 
 def read_gdc(path: str | os.PathLike, missing: Sequence[str] | None = None) -> pd.DataFrame:
-    """A GDC export with flat names and the empty string where data are missing.
+    """Read a GDC export, with flat column names and the empty string for missing data.
 
-    ``missing`` are the words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; ``'--`` is one in
-    any case. ``gender``, which newer exports call ``sex_at_birth``, is filled in where a table has the newer name
-    alone.
+    ``missing`` lists the words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; ``'--`` always
+    counts as one. ``gender``, which newer exports call ``sex_at_birth``, is added if a table has only the newer name.
 
     Raises:
-        InputError: for a table that cannot be read or names no case.
+        InputError: for an unreadable table, or one without a case column.
     """
     table = read_table(path)
     words = MISSING_WORDS if missing is None else (*missing, "'--")
@@ -90,17 +89,17 @@ def read_gdc(path: str | os.PathLike, missing: Sequence[str] | None = None) -> p
 
 
 def read_slides(path: str | os.PathLike, missing: Sequence[str] | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """A GDC table with one row per slide: the biospecimen export ``slide.tsv``, a sample sheet, or a joined table.
+    """Read a GDC table with one row per slide: the biospecimen export ``slide.tsv``, a sample sheet, or a joined table.
 
-    Names of slides that begin with ``TCGA-`` are read as barcodes: ``tissue_source_site`` and ``section`` (diagnostic
-    or frozen) come from them, whatever a column of that name says. Without a column of slides, the barcode at the
-    beginning of ``file_name`` names the slide. ``missing`` is that of :func:`read_gdc`.
+    Slide names that begin with ``TCGA-`` are parsed as barcodes, which determine ``tissue_source_site`` and ``section``
+    (diagnostic or frozen). Without a slide column, the barcode at the beginning of ``file_name`` names the slide.
+    ``missing`` is as for :func:`read_gdc`.
 
     Returns:
-        The table, and notes on where columns and barcodes disagree.
+        The table, and notes on rows in which columns and barcodes disagree.
 
     Raises:
-        InputError: as :func:`read_gdc`; for a table without slides; for a TCGA slide whose barcode is malformed.
+        InputError: as for :func:`read_gdc`; for a table without slides; for a malformed TCGA slide barcode.
     """
     table = read_gdc(path, missing)
     if SLIDE not in table and "file_name" in table:
@@ -124,7 +123,7 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
     if wrong.empty:
         return []
     first = wrong.iloc[0]
-    used = "the barcode counts" if column == SITE else "the column counts"
+    used = "the barcode is used" if column == SITE else "the column is used"
     return [
         f"{column} and barcode disagree in {len(wrong):,} rows, first {first[SLIDE]} with {first[column]!r}; {used}"
     ]
@@ -133,19 +132,19 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
 def read_cases(
     path: str | os.PathLike, columns: Collection[str] | None = None, missing: Sequence[str] | None = None
 ) -> Cases:
-    """A clinical table of the GDC with its rows per diagnosis, treatment and follow-up collapsed to one per case.
+    """Read a GDC clinical table and collapse its rows (per diagnosis, treatment and follow-up) to one per case.
 
-    Missing data give way to data. Where a column still has several values, those of rows whose
-    ``diagnosis_is_primary_disease`` is true go first; where several are left, none is taken: a wrong value would
-    pass unseen. The order of the rows does not matter.
+    Empty cells are ignored. If a column has several values for a case, values from rows whose
+    ``diagnosis_is_primary_disease`` is true take precedence; if several remain, the cell is left empty, because a wrong
+    value would go unnoticed. The order of the rows does not matter.
 
     Args:
-        path: CSV, TSV, Excel or Parquet.
-        columns: those to collapse (flat names; others that the table has not do not count); all by default.
+        path: CSV, TSV, Excel or Parquet file.
+        columns: flat names of the columns to collapse, by default all; names that the table lacks are ignored.
         missing: words for missing data, as for :func:`read_gdc`.
 
     Raises:
-        InputError: as :func:`read_gdc`.
+        InputError: as for :func:`read_gdc`.
     """
     table = read_gdc(path, missing)
     table = table[table[CASE] != ""]
@@ -170,19 +169,20 @@ def _collapsed(cases: pd.Series, cells: pd.Series, primary: pd.Series) -> tuple[
 def join_cases(table: pd.DataFrame, key: str, cases: Cases, where: object) -> tuple[pd.DataFrame, list[str]]:
     """Add the columns of a clinical table to the rows of its cases.
 
-    A column that both have stays the table's own, filled from the clinical one where the table's cell is empty.
+    If both tables have a column, the table's own values are kept, and its empty cells are filled from the clinical
+    table.
 
     Args:
-        table: rows of slides or patches.
-        key: its column of cases.
-        cases: as :func:`read_cases` has it.
-        where: the clinical table, for messages.
+        table: one row per slide or patch.
+        key: case column of ``table``.
+        cases: clinical table, from :func:`read_cases`.
+        where: path of the clinical table, for messages.
 
     Returns:
-        A new table with the rows and the order of ``table``, and notes on what was not found or left open.
+        A new table with the rows of ``table`` in their order, and notes on missing cases and conflicting values.
 
     Raises:
-        InputError: if no case of the table is in the clinical one.
+        InputError: if the clinical table has none of the table's cases.
     """
     known = table[key].isin(cases.table.index)
     if not known.any():
@@ -198,10 +198,10 @@ def join_cases(table: pd.DataFrame, key: str, cases: Cases, where: object) -> tu
     if cases.conflicts:
         named = sorted(cases.conflicts, key=lambda column: (-cases.conflicts[column], column))
         shown = ", ".join(f"{column} ({cases.conflicts[column]:,} cases)" for column in named[:NAMED])
-        more = f" and {len(named) - NAMED} columns more" if len(named) > NAMED else ""
+        more = f" and {len(named) - NAMED} more columns" if len(named) > NAMED else ""
         notes.append(f"{where} has several values for one case, treated as missing: {shown}{more}")
     return table.assign(**joined), notes
 
 
 def _lacking(cases: pd.Series, where: object) -> str:
-    return f"{where} lacks {cases.nunique():,} cases, first {cases.iloc[0]!r}: their columns stay empty"
+    return f"{where} lacks {cases.nunique():,} cases, first {cases.iloc[0]!r}: their clinical columns are left empty"

@@ -1,4 +1,4 @@
-"""Where the rows of a cohort come from: a plain table, tables of the GDC, or a folder tree."""
+"""Sources of a cohort's rows: a plain table, GDC tables, or a folder tree."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet")
 
 @dataclass(frozen=True)
 class TableContent:
-    """What a table holds.
+    """Contents of a table, with notes.
 
     Args:
-        table: strings, in file order.
-        notes: what its user should know, a line each.
-        strays: ``(path, reason)`` of files and folders of a tree that are no part of it.
+        table: columns of strings, in file order.
+        notes: notes for the user, one line each.
+        strays: ``(path, reason)`` of files and folders of a folder tree that do not belong to the layout.
     """
 
     table: pd.DataFrame
@@ -41,7 +41,7 @@ class TableContent:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """Where the rows come from.
+    """Source of a cohort's rows.
 
     Args:
         path: of a CSV, TSV, Parquet or Excel table or, for ``tcga_ut``, of a folder; from the data set's folder.
@@ -76,10 +76,10 @@ class TableSpec:
 
     @classmethod
     def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
-        """From ``table`` in a config: a path, or ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}``.
+        """Parse ``table`` of a config: a path, or ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}``.
 
         Raises:
-            InputError: for an unknown key or layout, or a key that the layout has no use for.
+            InputError: for an unknown key or layout, or a key that does not apply to the layout.
         """
         if isinstance(setting, (str, os.PathLike)):
             path = os.fspath(setting)
@@ -110,10 +110,10 @@ class TableSpec:
         return digest if self.clinical is None else json_digest([digest, file_digest(self._clinical(root))])
 
     def where(self, root: str | os.PathLike) -> Path:
-        """The table or folder itself.
+        """Return the path of the table or folder.
 
         Raises:
-            InputError: if it is not there.
+            InputError: if it does not exist.
         """
         path = Path(root, self.path)
         if not (path.is_dir() if self.layout == "tcga_ut" else path.is_file()):
@@ -130,15 +130,15 @@ class TableSpec:
     def read(
         self, root: str | os.PathLike, needed: Mapping[str, str], missing: Sequence[str] | None = None
     ) -> TableContent:
-        """The rows.
+        """Read the rows.
 
         Args:
-            root: the data set's folder.
-            needed: columns that have to be there, and the setting that names each.
-            missing: words for missing data in tables of the GDC, which give way to data where tables are joined.
+            root: folder of the data set.
+            needed: required columns, each with the setting that names it.
+            missing: words for missing data in GDC tables; when tables are joined, such cells are filled.
 
         Raises:
-            InputError: for anything missing or unreadable, and for a column that neither table has.
+            InputError: for a missing or unreadable table, or a column that no table has.
         """
         if self.layout == "folders":
             table, strays = list_folders(root, self.path)
@@ -173,4 +173,4 @@ def _below(folder: str, path: Any) -> Any:
 def _require(needed: Mapping[str, str], columns: Collection[str], where: object) -> None:
     for column, setting in needed.items():
         if column not in columns:
-            raise unknown_value("column", column, columns, f"It is expected in {where}, as `{setting}` says.")
+            raise unknown_value("column", column, columns, f"`{setting}` expects it in {where}.")

@@ -1,9 +1,9 @@
-"""A declared mapping from the columns of a table to clean label and attributes.
+"""Map the columns of a table to a clean label and attributes.
 
-A rule says, for one column of the cohort, which column of the table it comes from and what becomes of the values, in
-this order: ``barcode`` takes a part of a TCGA barcode, ``lookup`` a value from a table of codes, ``aliases`` one
-spelling of several, ``bins`` the interval of a number, ``rename`` and ``merge`` other names. What then is a word for
-missing data becomes empty; one that a rule names, as ``rename: {none: no tumor}``, is a value.
+A rule names, for one column of the cohort, the source column in the table and the steps applied to its values, in this
+order: ``barcode`` extracts a part of a TCGA barcode, ``lookup`` replaces a code by its value in a table, ``aliases``
+unifies spellings, ``bins`` replaces a number by its interval, ``rename`` and ``merge`` change names. After that, words
+for missing data become empty, except words that a rule names: with ``rename: {none: no tumor}``, ``none`` is a value.
 
 .. code-block:: yaml
 
@@ -38,19 +38,19 @@ KEYS = ("column", "barcode", "lookup", "key", "value", "aliases", "unlisted", "b
 LOOKUP_KEYS = ("key", "value", "unlisted")
 UNLISTED = ("error", "missing", "keep")
 
-#: oldest age that bins of decades take: beyond it the column is not in years, as ``age_at_diagnosis`` of the GDC
+#: largest age for bins of decades: larger values are not in years, such as the GDC's ``age_at_diagnosis`` (days)
 MAX_AGE = 130
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A table of codes, such as that of tissue source sites and their centers.
+    """Table of codes, such as tissue source sites and their centers.
 
     Args:
-        table: path of a CSV, TSV, Excel or Parquet, from the data set's folder.
-        key: its column of codes.
-        value: its column of what they stand for.
-        unlisted: what becomes of codes that the table lacks: ``error``, ``missing`` or ``keep`` (the code itself).
+        table: path of a CSV, TSV, Excel or Parquet file, relative to the data set's folder.
+        key: column of the codes.
+        value: column of their meanings.
+        unlisted: handling of codes that the table lacks: ``error``, ``missing`` or ``keep`` (the code itself).
     """
 
     table: str
@@ -65,11 +65,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Bins:
-    """Intervals of a number, closed below and open above, named by the whole numbers in them as ``60-69``.
+    """Half-open intervals ``[low, high)`` of a number, named after the whole numbers in them, such as ``60-69``.
 
     Args:
-        edges: increasing; with edges that are no whole numbers, names give the edges, as ``0.5-1.5``.
-        open_end: whether the last edge begins a bin of its own, as ``80+``.
+        edges: increasing edges; if they are not whole numbers, names give the edges, such as ``0.5-1.5``.
+        open_end: whether the last edge starts an open-ended bin, such as ``80+``.
     """
 
     edges: tuple[float, ...]
@@ -85,11 +85,11 @@ class Bins:
 
     @classmethod
     def decades(cls) -> Bins:
-        """Ages in years: ``0-9``, ``10-19`` … ``120-129``."""
+        """Return bins of ages in years: ``0-9``, ``10-19`` … ``120-129``."""
         return cls(tuple(range(0, MAX_AGE + 1, 10)), open_end=False)
 
     def name_of(self, number: float) -> str | None:
-        """The name of the bin that a number lies in; ``None`` outside of all."""
+        """Return the name of the bin that contains a number, or ``None`` if no bin does."""
         for low, high in pairwise(self.edges):
             if low <= number < high:
                 whole = all(float(edge).is_integer() for edge in self.edges)
@@ -106,9 +106,9 @@ class Mapped:
     """A mapped column.
 
     Args:
-        values: the new column; empty where data are missing or a value is wrong.
-        problems: what is wrong with a row's value; empty where nothing is.
-        notes: what in the rule had no effect.
+        values: the new column; empty for missing data and invalid values.
+        problems: for each row, why its value is invalid; empty for valid rows.
+        notes: parts of the rule that had no effect.
     """
 
     values: pd.Series
@@ -118,16 +118,16 @@ class Mapped:
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """How one column of the cohort comes about.
+    """Rule that derives one column of the cohort.
 
     Args:
-        name: the column of the cohort.
-        column: the column of the table.
-        barcode: a part of TCGA barcodes, one of :data:`medi_monai.cohort.tables.BARCODE_PARTS`.
-        lookup: a table of codes.
-        aliases: the one name of each other spelling, as :func:`medi_monai.cohort.tables.spellings` gives it.
-        bins: intervals of a number.
-        names: other names of values; an empty name makes a value missing.
+        name: column of the cohort.
+        column: source column of the table.
+        barcode: part of a TCGA barcode to extract, one of :data:`medi_monai.cohort.tables.BARCODE_PARTS`.
+        lookup: table of codes.
+        aliases: preferred name of each alternative spelling, from :func:`medi_monai.cohort.tables.spellings`.
+        bins: intervals for a numeric column.
+        names: new names of values; an empty name makes a value missing.
     """
 
     name: str
@@ -141,15 +141,15 @@ class ColumnRule:
     def apply(
         self, table: pd.DataFrame, folder: str | os.PathLike = ".", missing: Sequence[str] | None = None
     ) -> Mapped:
-        """The new column.
+        """Apply the rule to a table.
 
         Args:
-            table: has :attr:`column`.
-            folder: where the path of a table of codes starts.
-            missing: words for missing data; None: :data:`medi_monai.schema.MISSING_WORDS`.
+            table: table with the column :attr:`column`.
+            folder: folder that the path of a table of codes is relative to.
+            missing: words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`.
 
         Raises:
-            InputError: for codes that the table of codes lacks, or numbers to put into bins where not one is right.
+            InputError: for codes that the table of codes lacks, or if no value fits into the bins.
         """
         words = MISSING_WORDS if missing is None else missing
         codes, values = pd.factorize(table[self.column].astype("str"), use_na_sentinel=False)
@@ -185,7 +185,7 @@ class ColumnRule:
 
     def _binned(self, cells: pd.Series, bins: Bins, words: Sequence[str]) -> tuple[pd.Series, pd.Series]:
         numbers = pd.to_numeric(cells, errors="coerce").replace([math.inf, -math.inf], math.nan)
-        # a word for missing data that has another name stands for something
+        # a word for missing data that the rule renames is a value
         absent = missing_cells(cells, words)
         named = absent & cells.isin(list(self.names))
         present = ~absent
@@ -215,15 +215,15 @@ class ColumnRule:
 
 
 def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
-    """The rules of a mapping as a config has it, checked before anything is read.
+    """Parse and check the mapping of a config, before any table is read.
 
     Args:
-        mapping: ``{name: {column: …, …}}`` as at the top of this module; a name alone, ``{sex: gender}``, is the
-            column that it comes from.
+        mapping: ``{name: {column: …, …}}`` as in the module's docstring; in the short form ``{sex: gender}``, the
+            string is the source column.
 
     Raises:
-        InputError: for keys or choices that are unknown, bins that do not increase, a value with two names, or keys
-            that go together but are not.
+        InputError: for unknown keys or choices, bins that do not increase, a value with two new names, or a key that is
+            given without the keys it needs.
     """
     if mapping is not None and not isinstance(mapping, Mapping):
         raise InputError(f"mapping = {mapping!r}: it must be a mapping of rules, such as {{sex: {{column: gender}}}}")
@@ -291,7 +291,7 @@ def _table(content: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
-        raise InputError(f"{value!r} is not a text: YAML interprets yes, no, on, off and null; put it in quotes")
+        raise InputError(f"{value!r} is not a string: YAML converts yes, no, on, off and null; put it in quotes")
     return str(value)
 
 

@@ -1,7 +1,7 @@
-"""Paths of images as a pattern of columns: ``slides/*/{slide_submitter_id}.*.svs``.
+"""Image paths given as a pattern of columns: ``slides/*/{slide_submitter_id}.*.svs``.
 
-``{column}`` is a cell of the row, ``*`` any characters but ``/``, for names that hold more than the table knows, as the
-folders and UUIDs of a GDC download.
+``{column}`` stands for the row's cell, and ``*`` for any characters except ``/``, for parts of a path that the table
+does not have, such as the folders and UUIDs of a GDC download.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from medi_monai.utils.text import alike
 
 __all__ = ["pattern_fields", "static_folder", "fill_pattern", "match_files"]
 
-#: a column in braces; names with dots, as the GDC has them, are names
+#: a column in braces; names may contain dots, as in GDC tables
 FIELD = re.compile(r"\{([^{}]*)\}")
 
-#: a star that stands in a cell, where it means itself
+#: placeholder for a star in a cell, which is matched literally
 LITERAL_STAR = "\ue02a"
 
 
 def pattern_fields(pattern: str) -> list[str]:
-    """The columns of a pattern.
+    """Return the columns of a pattern.
 
     Raises:
-        InputError: where it has none, or a brace without its partner.
+        InputError: if there are none, or for an unmatched brace.
     """
     fields = FIELD.findall(pattern)
     if not fields or set(FIELD.sub("", pattern)) & set("{}"):
@@ -39,12 +39,12 @@ def pattern_fields(pattern: str) -> list[str]:
 
 
 def static_folder(pattern: str) -> str:
-    """The folder that all paths of a pattern lie in, as far as the pattern alone says; empty for the root."""
+    """Return the fixed leading folder of a pattern, which contains all its paths; empty for the root."""
     return re.split(r"[{*]", pattern)[0].rpartition("/")[0]
 
 
 def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
-    """The pattern with the cells of each row; a star in a cell is kept apart from those of the pattern."""
+    """Fill the pattern with the cells of each row; stars in cells are marked as literal."""
     filled = pd.Series("", index=table.index, dtype="str")
     for position, text in enumerate(FIELD.split(pattern)):
         cells = table[text].str.replace("*", LITERAL_STAR, regex=False) if position % 2 and "*" in pattern else None
@@ -56,11 +56,12 @@ def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, p
     """The one file that each filled pattern means; where none fits, one that does but for Unicode form, case or blanks.
 
     Args:
-        patterns: as :func:`fill_pattern` gives them.
+        patterns: filled patterns, from :func:`fill_pattern`.
         files: paths to choose from.
 
     Returns:
-        The paths, with the pattern itself where it means no file or several; and what is wrong there, else empty.
+        The matching paths, or the pattern itself if no file or several match; and the problem in those rows, else
+        empty.
     """
     matches_of: dict[str, list[str]] = {}
     wanted = patterns.unique().tolist()
@@ -79,7 +80,7 @@ def _matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
     pattern_components = [pattern.split("/") for pattern in patterns]
     file_components = [file.split("/") for file in files]
     choices = [(depth, backwards) for depth in range(len(pattern_components[0])) for backwards in (False, True)]
-    # what comes before the first star of a component, or after its last: where most rows differ, fewest files are left
+    # group files by the text before the first or after the last star of a component, whichever separates most rows
     depth, backwards = max(choices, key=lambda item: len(set(_ends(pattern_components, *item))))
     names = [components[depth][::-1] if backwards else components[depth] for components in file_components]
     order = sorted(range(len(names)), key=names.__getitem__)

@@ -1,8 +1,8 @@
 """TCGA-UT: a folder tree of patches, ``<cancer_type>/<slide>/<patch>.jpg``.
 
 D. Komura and S. Ishikawa, "Histology images from uniform tumor regions in TCGA Whole Slide Images", Zenodo 2019. As
-published, every cancer type holds folders of six magnifications, ``<cancer_type>/<level>/<slide>/<patch>.jpg``; one
-of them is 271,710 patches.
+published, every cancer type has folders of six magnifications, ``<cancer_type>/<level>/<slide>/<patch>.jpg``, with
+271,710 patches at each magnification.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["TREE_COLUMNS", "list_tcga_ut"]
 
-#: columns of the table that a tree becomes
+#: columns of the resulting table
 TREE_COLUMNS = ("image", "slide", "patient", "site", "label")
 
 PATCH_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -28,21 +28,20 @@ Strays = list[tuple[str, str]]
 
 
 def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.DataFrame, Strays]:
-    """The patches of a tree.
+    """List the patches of a TCGA-UT folder tree.
 
     Args:
         root: folder of the cancer types.
-        level: folder of the magnification between cancer type and slide, such as ``"0"``; ``None`` where there is
-            none.
+        level: magnification folder between cancer type and slide, such as ``"0"``; ``None`` if the tree has none.
 
     Returns:
-        A table of strings, ordered by image: ``image`` (path from ``root``), ``slide`` (name of its folder),
-        ``patient`` and ``site`` (from its barcode), ``label`` (name of the cancer type's folder). Beside it ``(path,
-        reason)`` of everything that is no part of such a tree: files elsewhere, folders that are no barcode, files
-        that are no image, loops of symbolic links.
+        A table of strings, ordered by image: ``image`` (path relative to ``root``), ``slide`` (name of its folder),
+        ``patient`` and ``site`` (from its barcode), ``label`` (name of the cancer type's folder); and ``(path,
+        reason)`` of everything that does not belong to such a tree: misplaced files, folders not named after a
+        barcode, files that are not images, loops of symbolic links.
 
     Raises:
-        InputError: for a folder that is missing or holds no patch, or a level that the tree lacks.
+        InputError: for a folder that is missing or has no patches, or a level that the tree lacks.
     """
     root = Path(root)
     if not root.is_dir():
@@ -50,7 +49,7 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
     slides, strays = _slide_folders(root, level)
     names, counts = [], []
     for folder in slides["folder"]:
-        files = sorted(entry.name for entry in _taken(scan_folder(root, folder), "file", strays, "no patch image"))
+        files = sorted(entry.name for entry in _taken(scan_folder(root, folder), "file", strays, "not a patch image"))
         names += files
         counts.append(len(files))
         if not files:
@@ -90,7 +89,7 @@ def _taken(entries: list[Entry], kind: str, strays: Strays, reason: str) -> list
         if entry.kind == kind and (kind == "folder" or entry.name.lower().endswith(PATCH_SUFFIXES)):
             taken.append(entry)
         else:
-            strays.append((entry.path, entry.problem or (reason if entry.kind != kind else "no patch image")))
+            strays.append((entry.path, entry.problem or (reason if entry.kind != kind else "not a patch image")))
     return taken
 
 

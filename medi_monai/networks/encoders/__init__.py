@@ -1,4 +1,4 @@
-"""Frozen encoders: images in, features out, each with its own resize and normalization."""
+"""Frozen image encoders, each with its own resizing and normalization."""
 
 from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder

@@ -1,4 +1,4 @@
-"""What every encoder is: frozen, deterministic, and in charge of its own resize and normalization."""
+"""Base class of encoders: frozen, deterministic, with their own resizing and normalization."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from medi_monai.utils.files import tensors_digest
 __all__ = ["INTERPOLATIONS", "Encoder"]
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-#: names are parts of folder names
+#: names become parts of folder names
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Encoder(nn.Module):
-    """A frozen extractor of features: uint8 images in, ``(N, dim)`` float32 features out.
+    """Frozen feature extractor: uint8 images to ``(N, dim)`` float32 features.
 
-    Images of any size are scaled to [0, 1], resized with antialiasing to ``image_size`` (as Pillow does, in floating
-    point, and cut to [0, 1] again), then normalized by ``(x - mean) / std``. A subclass gives :meth:`encode` and sets
-    ``dim``. It stays in evaluation mode, without gradients, in float32 even under autocast.
+    Images of any size are scaled to [0, 1], resized with antialiasing to ``image_size`` (as in Pillow, but in floating
+    point, and clipped to [0, 1] again), then normalized by ``(x - mean) / std``. A subclass implements :meth:`encode`
+    and sets ``dim``. Encoders stay in evaluation mode, without gradients, and in float32 even under autocast.
 
     Args:
-        name: letters, digits, ``.``, ``_`` and ``-``; a folder of features is named by it.
-        image_size: side in pixels that :meth:`encode` takes; None takes images as they are.
-        interpolation: ``bilinear`` or ``bicubic``, as the model was trained.
-        mean: of red, green and blue, of values in [0, 1].
-        std: as ``mean``.
+        name: letters, digits, ``.``, ``_`` and ``-``; folders of features are named after it.
+        image_size: side in pixels of the input of :meth:`encode`; None for no resizing.
+        interpolation: ``bilinear`` or ``bicubic``, as in the model's training.
+        mean: means of red, green and blue, for values in [0, 1].
+        std: standard deviations of red, green and blue, for values in [0, 1].
 
     Raises:
-        InputError: for a name, a size or an interpolation that cannot be.
+        InputError: for an invalid name, size, interpolation or normalization.
     """
 
     dim: int
@@ -59,30 +59,30 @@ class Encoder(nn.Module):
         self.eval()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, dim)`` features of images as :meth:`preprocess` gives them."""
+        """Return ``(N, dim)`` features of images from :meth:`preprocess`."""
         raise NotImplementedError
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, 3, image_size, image_size)`` float32, resized and normalized, of uint8 images."""
+        """Resize and normalize uint8 images to ``(N, 3, image_size, image_size)`` float32."""
         scaled = images.float() / 255
         if self.image_size is not None and tuple(scaled.shape[2:]) != (self.image_size,) * 2:
             size = (self.image_size,) * 2
-            # bicubic filters overshoot; Pillow, with which the models were trained, cuts that off
+            # bicubic filters overshoot; Pillow, which was used in training the models, clips the result
             scaled = functional.interpolate(scaled, size, mode=self.interpolation, antialias=True).clamp_(0, 1)
         return (scaled - self.get_buffer("_mean")) / self.get_buffer("_std")
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of images.
+        """Return the features of images.
 
         Args:
-            images: ``(N, 3, H, W)`` uint8 on any device; square where the encoder resizes.
+            images: ``(N, 3, H, W)`` uint8 on any device; square if the encoder resizes them.
 
         Returns:
             ``(N, dim)`` float32, on the device of the encoder.
 
         Raises:
-            InputError: for images of another type or shape.
+            InputError: for images of the wrong type or shape.
         """
         self._check_images(images)
         images = images.to(self.get_buffer("_mean").device)
@@ -101,17 +101,17 @@ class Encoder(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not {tuple(images.shape)}")
         if self.image_size is not None and images.shape[2] != images.shape[3]:
-            # to stretch them would change the morphology, to crop them the field of view
+            # stretching would change the morphology, and cropping the field of view
             raise InputError(
                 f"{self.name} takes square images, not images of {images.shape[3]} x {images.shape[2]} pixels"
             )
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the features, as JSON: preprocessing, and the SHA-256 of the weights."""
+        """Return everything that determines the features as JSON: preprocessing, and the SHA-256 of the weights."""
         return {
             "name": self.name,
             "dim": self.dim,
@@ -124,9 +124,9 @@ class Encoder(nn.Module):
         }
 
     def weights_digest(self) -> str:
-        """The SHA-256 of names, types, shapes and bytes of the state, in the order of names, on any device."""
+        """Return the SHA-256 of names, types, shapes and bytes of the state, sorted by name; the same on any device."""
         state = self.state_dict()
-        # hashing a billion weights takes seconds: done again only where a tensor was moved or changed
+        # hashing a billion weights takes seconds: repeated only if a tensor was moved or changed
         key = [(name, value.data_ptr(), value._version) for name, value in state.items()]
         if self._digest is None or self._digest[0] != key:
             self._digest = (key, tensors_digest(state))

@@ -1,4 +1,4 @@
-"""Encoders by name, by path, or from a mapping of a config."""
+"""Build encoders from a name, a path, or a mapping in a config."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["ENCODERS", "build_encoder"]
 
-#: name -> what makes the encoder; arguments are the other entries of a mapping
+#: factories by name; the other entries of a mapping are their arguments
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "embedded": EmbeddedEncoder,
     **{name: partial(TimmEncoder, name) for name in TIMM_MODELS},
     "inception": InceptionEncoder,
 }
-#: endings of TorchScript files
+#: suffixes of TorchScript files
 SCRIPTS = (".pt", ".ts")
 TIMM = "timm:"
 
@@ -35,17 +35,17 @@ def build_encoder(
     device: str | torch.device = "cpu",
     more: Mapping[str, Callable[..., Encoder]] | None = None,
 ) -> Encoder:
-    """An encoder, on a device.
+    """Build an encoder on a device.
 
     Args:
-        spec: a name of :data:`ENCODERS`; the path of a TorchScript file that ends in ``.pt`` or ``.ts``; ``timm:``
-            with a model of timm or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and further
+        spec: a name in :data:`ENCODERS`; the path of a TorchScript file with the suffix ``.pt`` or ``.ts``; ``timm:``
+            followed by a timm model or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and further
             arguments of the encoder, such as ``{"name": "uni", "weights": "uni.bin"}``; or an encoder.
-        device: where it is to run.
-        more: encoders that are known by name beside :data:`ENCODERS`, as the ``clip`` of a text-to-image model.
+        device: device of the encoder.
+        more: additional encoders by name, such as the ``clip`` of a text-to-image model.
 
     Raises:
-        InputError: for an unknown name, argument or device, and whatever the encoder says.
+        InputError: for an unknown name, argument or device, and any input error of the encoder.
     """
     target, known = _device(device), {**(more or {}), **ENCODERS}
     if isinstance(spec, Encoder):

@@ -1,4 +1,4 @@
-"""The encoder that needs no download: fixed filters that see stain and morphology."""
+"""Built-in encoder without weights to download: fixed filters for stain and morphology."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["EmbeddedEncoder"]
 
-#: of the optical densities of a channel
+#: quantiles of the optical densities of a channel
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: pyramid levels, each half the size of the one before
 NUM_SCALES = 4
-#: least side: the coarsest level has two pixels
+#: smallest side in pixels, at which the coarsest level has two pixels
 MIN_SIDE = 2**NUM_SCALES
-#: units in which features have a spread of about 1 over patches of several classes and centers
+#: units that give features a spread of about 1 over patches of several classes and centers
 DENSITY_UNIT, CORRELATION_UNIT, CONTRAST_UNIT = 0.1, 0.25, 0.05
-#: filters of the 3 x 3 cosine basis, without the mean; a filter and its transpose see one pattern, turned
+#: filters of the 3 x 3 cosine basis, without the mean; a filter and its transpose respond to the same rotated pattern
 PATTERNS = ((0, 2), (1, 5), (3, 3), (4, 6), (7, 7))
 
 
 class EmbeddedEncoder(Encoder):
-    """Stain and morphology of a patch in 81 numbers: deterministic, without weights to download or to train.
+    """Describes stain and morphology of a patch by 81 numbers: deterministic, without weights to download or train.
 
-    All are taken of the optical density of red, green and blue, at the size that images come in (16 px or more):
+    All are computed from the optical density of red, green and blue, at the size of the image (16 px or more):
 
     - *stain*: five quantiles and the standard deviation of each channel, the correlations between channels (21);
     - *morphology*: the mean modulus of five 3 x 3 patterns (edges, lines, corners, saddles, checks) in each channel, on
-      four levels of a pyramid (60): how large, dense and oriented nuclei are, and how sharp a scanner draws them.
+      four levels of a pyramid (60), which reflect size, density and orientation of nuclei, and the scanner's sharpness.
 
-    Contrasts are in units of density, and grow with the strength of a stain: stain and morphology are entangled, as
-    they are in learned encoders. It sees classes and centers of H&E apart and knows nothing of disease. It is there to
-    run and to follow everything where nothing can be downloaded; for a publication, use a pathology encoder as well.
+    Contrasts are in units of density and grow with the strength of a stain: stain and morphology are entangled, as
+    they are in learned encoders. It separates classes and centers of H&E, but knows nothing about disease. It is meant
+    for trying everything without downloads; for a publication, use a pathology encoder as well.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class EmbeddedEncoder(Encoder):
             raise InputError(
                 f"{self.name} needs images of at least {MIN_SIDE} px per side, not {min(images.shape[2:])}"
             )
-        # one gray level is added, so that black has a density
+        # one gray level is added, so that black has a finite density
         density = -torch.log10((images * 255 + 1) / 256)
         return torch.cat([self._stain(density), self._morphology(density)], 1)
 

@@ -1,4 +1,4 @@
-"""Encoders around trained networks: any module, TorchScript, timm with its pathology models, Inception."""
+"""Encoders from pretrained networks: any module, TorchScript, timm (including pathology models), Inception."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from medi_monai.utils.optional import require
 __all__ = ["POOLS", "InceptionEncoder", "ModuleEncoder", "TimmEncoder", "TorchScriptEncoder", "load_weights"]
 
 POOLS = ("cls", "mean", "cls+mean")
-#: files of weights in a folder downloaded from a hub, the first that is there
+#: names of weights files in a downloaded folder; the first that exists is used
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class ModuleEncoder(Encoder):
-    """Features of any module: ``(N, D)`` as they are, maps ``(N, D, h, w)`` averaged, tokens ``(N, T, D)`` pooled.
+    """Encoder from any module, whose output may be features ``(N, D)``, maps ``(N, D, h, w)`` or tokens ``(N, T, D)``.
+
+    Maps are averaged, and tokens are pooled.
 
     Args:
-        module: takes normalized ``(N, 3, image_size, image_size)`` float32. It is taken over: set to evaluation mode
-            and float32, and frozen.
-        name: as for :class:`Encoder`.
-        image_size: side that the module takes; images are resized with antialiasing.
-        mean: by default ImageNet's.
-        std: by default ImageNet's.
+        module: module that takes normalized ``(N, 3, image_size, image_size)`` float32. It is modified: set to
+            evaluation mode and float32, and frozen.
+        name: name of the encoder, as for :class:`Encoder`.
+        image_size: input side in pixels; images are resized with antialiasing.
+        mean: channel means of the normalization; by default those of ImageNet.
+        std: channel standard deviations of the normalization; by default those of ImageNet.
         interpolation: ``bilinear`` or ``bicubic``.
-        pool: of tokens: ``cls`` (the first), ``mean`` (of the patch tokens) or ``cls+mean``, one behind the other.
-        num_prefix_tokens: class and register tokens in front of the patch tokens.
+        pool: pooling of tokens: ``cls`` (the first), ``mean`` (of the patch tokens) or ``cls+mean`` (concatenated).
+        num_prefix_tokens: number of class and register tokens before the patch tokens.
 
     Raises:
-        InputError: where the module does not give features; found by a dry run, which also finds ``dim``.
+        InputError: if the module does not return features, which a dry run checks; it also determines ``dim``.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class ModuleEncoder(Encoder):
         self.pool, self.num_prefix_tokens = pool, num_prefix_tokens
         self.module = module.float().eval()
         for parameter in module.parameters():
-            # a script has no requires_grad_
+            # a ScriptModule has no requires_grad_
             parameter.requires_grad = False
         self.dim = self._dry_run(image_size)
 
@@ -88,7 +90,7 @@ class ModuleEncoder(Encoder):
             raise InputError(
                 f"{self.name} returns {tuple(output.shape)} for {len(images)} images, but pool is "
                 f"{self.pool!r}: tokens "
-                f"(N, T, D) need one of {', '.join(POOLS)}, anything else none"
+                f"(N, T, D) need one of {', '.join(POOLS)}, other outputs none"
             )
         return {2: lambda: output, 3: lambda: self._pooled(output), 4: lambda: output.mean((2, 3))}[output.ndim]()
 
@@ -102,20 +104,20 @@ class ModuleEncoder(Encoder):
         return torch.cat([pooled[name] for name in str(self.pool).split("+")], 1)
 
     def describe(self) -> dict[str, Any]:
-        """As :meth:`Encoder.describe`, with the pooling of tokens."""
+        """Return the description of :meth:`Encoder.describe`, with the pooling of tokens."""
         return {**super().describe(), "pool": self.pool, "num_prefix_tokens": self.num_prefix_tokens}
 
 
 class TorchScriptEncoder(ModuleEncoder):
-    """A scripted or traced module in a file; its digest is the file's.
+    """Encoder from a scripted or traced module in a file, whose digest is that of the file.
 
     Args:
         path: file written by ``torch.jit.save``.
-        name: by default the name of the file.
-        settings: as for :class:`ModuleEncoder`: ``image_size``, ``mean``, ``std``, ``interpolation``, ``pool``.
+        name: name of the encoder; by default the name of the file.
+        settings: arguments of :class:`ModuleEncoder`: ``image_size``, ``mean``, ``std``, ``interpolation``, ``pool``.
 
     Raises:
-        InputError: for a file that is missing or not TorchScript, and as :class:`ModuleEncoder`.
+        InputError: for a file that is missing or not TorchScript, and as for :class:`ModuleEncoder`.
     """
 
     def __init__(self, path: str | os.PathLike, name: str | None = None, **settings: Any) -> None:
@@ -128,36 +130,36 @@ class TorchScriptEncoder(ModuleEncoder):
             raise InputError(
                 f"{path} is not TorchScript; save it with torch.jit.save, or pass an nn.Module to ModuleEncoder"
             ) from error
-        # constants of a frozen script are in no state
+        # the constants of a frozen script are not in its state
         self._file_digest = file_digest(path)
         super().__init__(module, name or _file_name(path.stem), **settings)
 
     def weights_digest(self) -> str:
-        """The SHA-256 of the file."""
+        """Return the SHA-256 of the file."""
         return self._file_digest
 
 
 class TimmEncoder(ModuleEncoder):
-    """A model of timm: one of :data:`TIMM_MODELS` with the settings it was published with, or any other.
+    """Encoder from a timm model: one of :data:`TIMM_MODELS`, with its published settings, or any other.
 
-    Of another model, size, interpolation and normalization are those that timm knows; the whole image is resized, and
-    nothing is cropped.
+    For other models, size, interpolation and normalization are those of timm; the whole image is resized, without
+    cropping.
 
     Args:
-        model: a name of :data:`TIMM_MODELS`, ``hf-hub:<repository>`` or an architecture of timm.
-        weights: a file of weights (safetensors, or a state dictionary of PyTorch), or the folder of a downloaded
-            repository; by default they are downloaded.
-        name: of the encoder; by default made of ``model``.
-        image_size: another size than the model's own.
-        mean: another normalization than the model's own.
-        std: as ``mean``.
-        interpolation: another one than the model's own.
-        pool: as for :class:`ModuleEncoder`; needed for models that give tokens.
-        num_prefix_tokens: as for :class:`ModuleEncoder`.
+        model: a name in :data:`TIMM_MODELS`, ``hf-hub:<repository>`` or a timm architecture.
+        weights: weights file (safetensors, or a PyTorch state dictionary), or the folder of a downloaded repository; by
+            default the weights are downloaded.
+        name: name of the encoder; by default derived from ``model``.
+        image_size: input side in pixels, if not the model's own.
+        mean: channel means of the normalization, if not the model's own.
+        std: channel standard deviations of the normalization, if not the model's own.
+        interpolation: interpolation, if not the model's own.
+        pool: pooling of tokens, as for :class:`ModuleEncoder`; required for models that return tokens.
+        num_prefix_tokens: number of class and register tokens, as for :class:`ModuleEncoder`.
         settings: further arguments of ``timm.create_model``.
 
     Raises:
-        InputError: without timm, for an unknown model, weights that cannot be downloaded or do not fit.
+        InputError: without timm, for an unknown model, or weights that cannot be downloaded or do not match.
     """
 
     def __init__(
@@ -236,10 +238,10 @@ def _timm_network(
 
 
 def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The tensors of a file, or of the file in a folder downloaded from a hub; no code in it is run.
+    """Load the tensors of a weights file or of a downloaded folder, without running any code in the file.
 
     Raises:
-        InputError: where there are none.
+        InputError: if there are none.
     """
     path = Path(path)
     if path.is_dir():
@@ -281,16 +283,16 @@ def _load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: st
 
 
 class InceptionEncoder(Encoder):
-    """The 2,048 features of the classic FID: torch-fidelity's port of the TensorFlow graph of 2015.
+    """Encoder with the 2,048 features of the classic FID: torch-fidelity's port of the TensorFlow graph of 2015.
 
-    Images are resized to 299 x 299 by its own bilinear interpolation without antialiasing, as TensorFlow 1 did, and
-    normalized to ``(x - 128) / 128``.
+    Images are resized to 299 x 299 by its own bilinear interpolation without antialiasing, as in TensorFlow 1, and
+    normalized by ``(x - 128) / 128``.
 
     Args:
         weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``; by default downloaded.
 
     Raises:
-        InputError: without torch-fidelity, or weights that cannot be downloaded or do not fit.
+        InputError: without torch-fidelity, or for weights that cannot be downloaded or do not match.
     """
 
     antialias = False
@@ -299,7 +301,7 @@ class InceptionEncoder(Encoder):
         super().__init__("inception", None, "bilinear", (128 / 255,) * 3, (128 / 255,) * 3)
         fidelity = require("torch_fidelity", "for the Inception features of the classic FID")
         if weights is not None:
-            # what is no plain state dictionary never reaches the loader of the package
+            # the package's loader only ever receives plain state dictionaries
             load_tensors(weights)
         path = None if weights is None else os.fspath(weights)
         try:
@@ -315,14 +317,14 @@ class InceptionEncoder(Encoder):
         self.dim = 2048
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """Images as they are: the network resizes and normalizes them."""
+        """Return the images unchanged, because the network resizes and normalizes them."""
         return images
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return self.module(images)[0]
 
     def describe(self) -> dict[str, Any]:
-        """As :meth:`Encoder.describe`, with the size that the network itself resizes to."""
+        """Return the description of :meth:`Encoder.describe`, with the size to which the network itself resizes."""
         return {**super().describe(), "image_size": 299}
 
 

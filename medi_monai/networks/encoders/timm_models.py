@@ -1,4 +1,4 @@
-"""What is published of the pathology models of timm: architecture, resize, normalization, pooling."""
+"""Published settings of pathology models in timm: architecture, resizing, normalization, pooling."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TimmModel:
-    """What is published of a model beside its weights.
+    """Published settings of a model.
 
     Args:
-        hub: repository of the Hugging Face hub.
+        hub: repository on the Hugging Face hub.
         architecture: name in timm.
         dim: number of features.
-        interpolation: of the resize to 224 x 224.
+        interpolation: interpolation of the resize to 224 x 224.
         settings: arguments of ``timm.create_model``.
-        gated: whether its blocks have SwiGLU, which JSON of the hub cannot say.
-        pool: of tokens; None where timm pools them itself.
-        num_prefix_tokens: class and register tokens.
-        mean: of the normalization.
-        std: of the normalization.
+        gated: whether its blocks have SwiGLU, which the hub's JSON cannot express.
+        pool: pooling of tokens; None if timm pools them.
+        num_prefix_tokens: number of class and register tokens.
+        mean: channel means of the normalization.
+        std: channel standard deviations of the normalization.
     """
 
     hub: str
@@ -40,7 +40,7 @@ class TimmModel:
     std: tuple[float, ...] = IMAGENET_STD
 
 
-#: the pathology models that are known by name, each resized to 224 x 224
+#: pathology models by name, all with a resize to 224 x 224
 TIMM_MODELS = {
     # Chen et al. 2024
     "uni": TimmModel(
@@ -70,7 +70,7 @@ TIMM_MODELS = {
         },
         gated=True,
     ),
-    # Zimmermann et al. 2024: class token and mean of the patch tokens, behind four registers
+    # Zimmermann et al. 2024: class token and mean of the patch tokens, which follow four register tokens
     "virchow2": TimmModel(
         hub="paige-ai/Virchow2",
         architecture="vit_huge_patch14_224",
@@ -89,7 +89,7 @@ TIMM_MODELS = {
         pool="cls+mean",
         num_prefix_tokens=5,
     ),
-    # Saillard et al. 2024; its card asks for 224 x 224 at 0.5 microns per pixel and names no resize
+    # Saillard et al. 2024; its model card requires 224 x 224 at 0.5 microns per pixel and does not mention resizing
     "h_optimus_0": TimmModel(
         hub="bioptimus/H-optimus-0",
         architecture="vit_giant_patch14_reg4_dinov2",

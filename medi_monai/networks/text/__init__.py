@@ -1,4 +1,4 @@
-"""Networks that read captions: frozen text encoders, a UNet with cross-attention, and CLIP."""
+"""Networks for captions: frozen text encoders, a UNet with cross-attention, and CLIP."""
 
 from medi_monai.networks.text.captions import CAPTION, CaptionDropout, CaptionSchema, drop_captions
 from medi_monai.networks.text.clip_model import ClipImageEncoder, ClipModel

@@ -1,4 +1,4 @@
-"""Captions as conditions: the twin of the metadata schema for a network that reads text."""
+"""Captions as conditions: the counterpart of the metadata schema for text-to-image networks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from medi_monai.utils.records import Document, parse_document
 
 __all__ = ["CAPTION", "CaptionDropout", "CaptionSchema", "drop_captions"]
 
-#: the column of a table that holds captions
+#: column of the captions
 CAPTION = "caption"
 KIND = "captions"
 
 
 class CaptionSchema:
-    """What the captions of a model are: which text encoder reads them, and how many tokens they have.
+    """Caption schema of a model: its text encoder, and the number of tokens of a caption.
 
-    It plays the part of :class:`medi_monai.schema.MetadataSchema`: its codes are token ids ``(N, max_length)``.
+    It corresponds to :class:`medi_monai.schema.MetadataSchema`; its codes are token ids ``(N, max_length)``.
 
     Args:
-        text_encoder: the frozen text encoder that the network shares.
+        text_encoder: frozen text encoder, shared with the network.
     """
 
-    #: stands where a metadata schema has its class label; it has no vocabulary
+    #: counterpart of the class label of a metadata schema, without a vocabulary
     label = CategoricalColumn(CAPTION, ())
     attributes: tuple = ()
 
@@ -43,7 +43,7 @@ class CaptionSchema:
 
     @property
     def columns(self) -> tuple[CategoricalColumn, ...]:
-        """The caption."""
+        """The caption column."""
         return (self.label,)
 
     @property
@@ -53,21 +53,22 @@ class CaptionSchema:
 
     @property
     def digest(self) -> str:
-        """SHA-256: two models agree on every code and its states if and only if their digests are equal."""
+        """SHA-256: two models agree on all codes and their states if and only if their digests are equal."""
         return json_digest({"kind": KIND, "text_encoder": self.text_encoder.digest})
 
     def encode(
         self, table: pd.DataFrame | Mapping[str, Sequence], unseen: str = "error", absent: str = "error"
     ) -> torch.Tensor:
-        """Codes of a table's captions.
+        """Encode the captions of a table.
 
         Args:
-            table: with a column ``caption``; further columns do not count. A caption of None, NaN or nothing is null.
-            unseen: ``"error"`` or ``"unknown"``, as for a metadata schema; a tokenizer knows every text.
-            absent: what a table without captions becomes: ``"error"``, or ``"null"``, which leaves all to the model.
+            table: table with a column ``caption``; other columns are ignored. None, NaN and the empty string are null.
+            unseen: ``"error"`` or ``"unknown"``, as for a metadata schema; without effect, since a tokenizer can encode
+                any text.
+            absent: handling of a table without captions: ``"error"``, or ``"null"``, which leaves all captions null.
 
         Returns:
-            ``(N, max_length)`` int64.
+            ``(N, max_length)`` int64 token ids.
 
         Raises:
             InputError: without the column, or for a caption longer than the text encoder allows.
@@ -81,22 +82,22 @@ class CaptionSchema:
                 return self.null_codes(len(frame))
             raise unknown_value("column", CAPTION, frame.columns, "It holds the captions.")
         captions = frame[CAPTION].astype(object)
-        # a million rows hold few different captions: each is read once
+        # a million rows have few distinct captions: each is tokenized once
         caption_codes, unique = pd.factorize(captions.where(captions.notna(), ""))
         return self.text_encoder.tokenize(list(unique))[torch.from_numpy(caption_codes)]
 
     def null_codes(self, num_rows: int) -> torch.Tensor:
-        """``(num_rows, max_length)`` codes of the empty caption."""
+        """Return ``(num_rows, max_length)`` codes of the empty caption."""
         return self.text_encoder.null_codes(num_rows)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write ``schema.json``: id or folder of the text model, its digest and the length of captions."""
+        """Write ``schema.json``: the id or folder of the text model, its digest and the caption length."""
         encoder, model = self.text_encoder, self.text_encoder.source
         content = {
             "format": 1,
             "kind": KIND,
             "text_model": os.path.abspath(os.path.expanduser(model)) if is_local(model) else model,
-            # found again where model and text model were moved together
+            # a relative path stays valid if model and text model are moved together
             "beside": os.path.relpath(os.path.expanduser(model), Path(path).parent) if is_local(model) else None,
             "text_digest": encoder.digest,
             "max_length": encoder.max_length,
@@ -110,11 +111,11 @@ class CaptionSchema:
         """Read ``schema.json`` and load the text encoder that it names.
 
         Args:
-            path: what :meth:`save` wrote.
-            text_model: id or folder of the same text model, where it is no longer in its place.
+            path: file written by :meth:`save`.
+            text_model: id or folder of the same text model, if it was moved.
 
         Raises:
-            InputError: without the file or the text model, or where the text model is another one.
+            InputError: without the file or the text model, or for a different text model.
         """
         if not Path(path).is_file():
             raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
@@ -155,13 +156,13 @@ def _place(recorded: CaptionDocument, folder: Path) -> str:
 def drop_captions(
     codes: torch.Tensor, null: torch.Tensor, rate: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Replace whole captions by the null one, so that guidance finds a trained null.
+    """Replace whole captions by the null caption at random, so that guidance has a trained null condition.
 
     Args:
         codes: ``(N, L)`` codes on any device.
         null: ``(1, L)`` or ``(L,)`` codes of the null caption.
         rate: probability in [0, 1] that a row loses its caption.
-        generator: a CPU generator.
+        generator: random generator on the CPU.
     """
     _check_rate(rate)
     dropped = torch.rand(len(codes), 1, generator=generator) < rate
@@ -169,10 +170,10 @@ def drop_captions(
 
 
 class CaptionDropout:
-    """:func:`drop_captions` of one schema at one rate, for the batches of a training.
+    """:func:`drop_captions` with the null caption of a schema and a fixed rate, for training batches.
 
     Args:
-        schema: gives the null caption.
+        schema: schema that defines the null caption.
         rate: probability in [0, 1] that an image loses its caption.
     """
 
@@ -181,10 +182,10 @@ class CaptionDropout:
         self.null, self.rate = schema.null_codes(1), rate
 
     def __call__(self, codes: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Codes ``(N, L)``, of which some rows are null."""
+        """Return ``(N, L)`` codes, with some rows set to null."""
         return drop_captions(codes, self.null, self.rate, generator)
 
 
 def _check_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise InputError(f"caption_dropout = {rate}: a probability lies in [0, 1]")
+        raise InputError(f"caption_dropout = {rate}: a probability must lie in [0, 1]")

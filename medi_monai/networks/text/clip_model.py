@@ -1,4 +1,4 @@
-"""CLIP: features of images and captions in one space, differentiable in the images."""
+"""CLIP: features of images and captions in a common space, differentiable with respect to the images."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from medi_monai.utils.files import json_digest, tensors_digest
 
 __all__ = ["ClipImageEncoder", "ClipModel", "Processing"]
 
-#: of Pillow, by the number that preprocessor_config.json gives
+#: Pillow's filters, by their number in preprocessor_config.json
 RESAMPLING = {2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
 class Processing:
-    """How a CLIP's image processor makes its input of a square image.
+    """Preprocessing of a square image by a CLIP image processor.
 
     Args:
-        resize: side in pixels after the resize; None for none.
-        crop: side in pixels of the center that is kept; None for all.
+        resize: side in pixels after resizing; None for no resizing.
+        crop: side in pixels of the center crop; None for no cropping.
         interpolation: ``bilinear`` or ``bicubic``.
-        mean: of red, green and blue, of values in [0, 1].
-        std: as ``mean``.
+        mean: means of red, green and blue, for values in [0, 1].
+        std: standard deviations of red, green and blue, for values in [0, 1].
     """
 
     resize: int | None
@@ -45,7 +45,7 @@ class Processing:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str = "the model") -> Processing:
-        """Of the content of ``preprocessor_config.json``.
+        """Create the preprocessing from the content of ``preprocessor_config.json``.
 
         Raises:
             InputError: for a size that is not square or a filter that is neither bilinear nor bicubic.
@@ -53,7 +53,7 @@ class Processing:
         resample = settings.get("resample", 3)
         if resample not in RESAMPLING:
             raise InputError(
-                f"{source} resizes with Pillow's filter {resample}; bilinear (2) and bicubic (3) are known"
+                f"{source} resizes with Pillow's filter {resample}; only bilinear (2) and bicubic (3) are supported"
             )
         normalize = settings.get("do_normalize", True)
         return cls(
@@ -65,32 +65,32 @@ class Processing:
         )
 
     def center(self, images: torch.Tensor) -> torch.Tensor:
-        """The part of resized images that is kept."""
+        """Crop resized images to their center."""
         if self.crop is None or self.crop >= images.shape[-1]:
             return images
         start = (images.shape[-1] - self.crop) // 2
         return images[..., start : start + self.crop, start : start + self.crop]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalized input for square images ``(N, 3, S, S)`` in [-1, 1]; differentiable."""
+        """Return the normalized input for ``(N, 3, S, S)`` images in [-1, 1]; differentiable."""
         scaled = (images + 1) / 2
         if self.resize is not None and scaled.shape[-1] != self.resize:
             size = (self.resize, self.resize)
-            # bicubic filters overshoot; Pillow, with which the models were trained, cuts that off
+            # bicubic filters overshoot; Pillow, which was used in training the models, clips the result
             scaled = functional.interpolate(scaled, size, mode=self.interpolation, antialias=True).clamp(0, 1)
         mean, std = (scaled.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (self.center(scaled) - mean) / std
 
 
 class ClipModel(nn.Module):
-    """A CLIP or dual encoder of transformers: frozen, in evaluation mode for ever, float32 even under autocast.
+    """CLIP or dual encoder of transformers: frozen, permanently in evaluation mode, in float32 even under autocast.
 
     Args:
         model: id on a hub (``owner/name``) or a folder in the layout of transformers.
-        on_long: what is done with captions that are too long: ``error`` or ``truncate``.
+        on_long: handling of captions that are too long: ``error`` or ``truncate``.
 
     Raises:
-        InputError: without transformers, or where model, tokenizer or ``preprocessor_config.json`` cannot be loaded.
+        InputError: without transformers, or if model, tokenizer or ``preprocessor_config.json`` cannot be loaded.
     """
 
     def __init__(self, model: str | os.PathLike, on_long: str = "error") -> None:
@@ -115,24 +115,24 @@ class ClipModel(nn.Module):
         return json_digest([weights, self.captions.describe(), vars(self.processing)])
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, dim)`` features of length 1, differentiable with respect to the images.
+        """Return ``(N, dim)`` features of unit length, differentiable with respect to the images.
 
         Args:
             images: ``(N, 3, S, S)`` floating point in [-1, 1].
 
         Raises:
-            InputError: for images of another type or shape.
+            InputError: for images of the wrong type or shape.
         """
         return functional.normalize(self.image_embeddings(self._prepared(images)), dim=1)
 
     def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``(N, dim)`` projected features of any length, for normalized input of the image tower."""
+        """Return ``(N, dim)`` projected features, not of unit length, for normalized input of the image tower."""
         with torch.autocast(pixels.device.type, enabled=False):
             return _features(self.model.get_image_features(pixel_values=pixels.float()))
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
-        """``(N, dim)`` features of length 1 of captions; an :class:`InputError` for one that is too long."""
+        """Return ``(N, dim)`` unit-length features of captions; an :class:`InputError` for one that is too long."""
         codes = self.captions(captions)
         device = next(self.model.parameters()).device
         if len(codes) == 0:
@@ -144,11 +144,11 @@ class ClipModel(nn.Module):
         return functional.normalize(features.float(), dim=1)[row_of.to(device)]
 
     def score(self, images: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
-        """``(N,)`` cosine of each image with its caption, in [-1, 1].
+        """Return ``(N,)`` cosine similarities of each image with its caption, in [-1, 1].
 
         Args:
-            images: as for :meth:`image_features`.
-            captions: one for each image.
+            images: ``(N, 3, S, S)`` floating point in [-1, 1].
+            captions: one caption per image.
         """
         if len(images) != len(captions):
             raise InputError(f"{len(images)} images and {len(captions)} captions: give one caption per image")
@@ -166,19 +166,19 @@ class ClipModel(nn.Module):
             return self.processing(images.float())
 
     def train(self, mode: bool = True) -> ClipModel:
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
 
 class ClipImageEncoder(Encoder):
-    """The image tower of a CLIP as an encoder of uint8 images: projected features, of any length.
+    """Encoder from the image tower of a CLIP: projected features of uint8 images, not scaled to unit length.
 
     Args:
-        model: id on a hub, a folder, or a :class:`ClipModel` to be shared.
-        name: by default made of the id or the name of the folder.
+        model: id on a hub, a folder, or a :class:`ClipModel` to share.
+        name: name of the encoder; by default derived from the id or the name of the folder.
 
     Raises:
-        InputError: as :class:`ClipModel`.
+        InputError: as for :class:`ClipModel`.
     """
 
     def __init__(self, model: str | os.PathLike | ClipModel, name: str | None = None) -> None:
@@ -194,12 +194,12 @@ class ClipImageEncoder(Encoder):
         return self.clip.image_embeddings(self.clip.processing.center(images))
 
     def describe(self) -> dict[str, Any]:
-        """As :meth:`Encoder.describe`, with the part of the image that is kept."""
+        """Return the description of :meth:`Encoder.describe`, with the crop."""
         return {**super().describe(), "crop": self.clip.processing.crop}
 
 
 def _features(output: Any) -> torch.Tensor:
-    # a tensor up to transformers 4, an output with the projected features as `pooler_output` since
+    # transformers up to 4 return a tensor, later versions an output with the projected features as `pooler_output`
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 

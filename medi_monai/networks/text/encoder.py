@@ -1,4 +1,4 @@
-"""A frozen text encoder: captions to token ids, token ids to the states that cross-attention reads."""
+"""Frozen text encoder: captions to token ids, and token ids to the token states for cross-attention."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from medi_monai.utils.files import json_digest, tensors_digest
 
 __all__ = ["CaptionTokenizer", "FrozenTextEncoder", "ON_LONG", "load_text_encoder"]
 
-#: what is done with a caption of more tokens than fit
+#: handling of captions with too many tokens
 ON_LONG = ("error", "truncate")
-#: captions encoded at once
+#: number of captions encoded at once
 CHUNK = 256
-#: contexts kept: of a tuned network, of its guidance, and of real captions in between
+#: number of contexts cached: for a tuned network, its guidance, and real captions in between
 KEPT = 3
 
 
 class CaptionTokenizer:
-    """Captions to token ids of one length, by a tokenizer of transformers.
+    """Converts captions to token ids of fixed length, by a tokenizer of transformers.
 
     Args:
-        tokenizer: with a token for padding.
-        num_positions: tokens that the text tower has positions for; None where it does not say.
-        max_length: tokens of every row; by default as many as tokenizer and tower allow.
-        on_long: a caption that does not fit is an ``error``, or is cut (``truncate``) with a word on how many were.
+        tokenizer: tokenizer with a padding token.
+        num_positions: number of token positions of the text tower; None if unknown.
+        max_length: number of tokens per row; by default the most that tokenizer and tower allow.
+        on_long: handling of captions that are too long: ``error``, or ``truncate``, which prints how many were.
 
     Raises:
         InputError: for a length that tokenizer or tower do not allow.
@@ -47,16 +47,16 @@ class CaptionTokenizer:
         self._null = self([""])
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """``(N, max_length)`` int64 token ids, with start and end, padded.
+        """Return ``(N, max_length)`` int64 token ids, with start and end tokens and padding.
 
         Raises:
-            InputError: for a caption that does not fit, or is no string.
+            InputError: for a caption that is too long, or not a string.
         """
         captions = list(captions)
         for caption in captions:
             if not isinstance(caption, str):
                 raise InputError(f"a caption has to be text, not {caption!r} ({type(caption).__name__})")
-        # padded here: to set the padding of a tokenizer would change it for all its users
+        # padded here, because setting the padding of a tokenizer would change it for all its users
         codes = torch.full((len(captions), self.max_length), self.tokenizer.pad_token_id, dtype=torch.int64)
         if not captions:
             return codes
@@ -84,24 +84,24 @@ class CaptionTokenizer:
         print(f"{count} of {total} captions were truncated to {self.max_length} tokens, such as {shown!r}", flush=True)
 
     def null_codes(self, count: int) -> torch.Tensor:
-        """``(count, max_length)`` codes of the empty caption: the null of guidance."""
+        """Return ``(count, max_length)`` codes of the empty caption, the null condition of guidance."""
         return self._null.repeat(count, 1)
 
     def mask(self, codes: torch.Tensor) -> torch.Tensor:
-        """``(N, max_length)`` int64: 1 to the end of the caption, 0 for what pads it."""
+        """Return a ``(N, max_length)`` int64 mask: 1 for the tokens of the caption, 0 for padding."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         if pad != end:
             return (codes != pad).long()
-        # CLIP pads with its end token: the first of them belongs to the caption
+        # CLIP pads with its end token, the first of which belongs to the caption
         ended = (codes == end).long().cumsum(1)
         return ((ended == 0) | ((ended == 1) & (codes == end))).long()
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the codes, as JSON."""
+        """Return everything that determines the codes, as JSON."""
         model = _backend_model(self.tokenizer)
         return {
             "vocabulary": dict(sorted(self.tokenizer.get_vocab().items())),
-            # written as pairs or as words, depending on the version of tokenizers
+            # stored as pairs or as strings, depending on the version of tokenizers
             "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])],
             "special": {name: str(token) for name, token in sorted(self.tokenizer.special_tokens_map.items())},
             "null": self._null[0].tolist(),
@@ -109,20 +109,21 @@ class CaptionTokenizer:
 
 
 class FrozenTextEncoder(nn.Module):
-    """Token states of captions: frozen, in evaluation mode for ever, float32 even under autocast.
+    """Text encoder for token states: frozen, permanently in evaluation mode, in float32 even under autocast.
 
-    A copy of it is itself, so that averaged and tuned copies of a network share one. The last few contexts are kept:
-    fifty steps of a sampler encode their captions once.
+    Copying returns the same object, so that averaged and tuned copies of a network share one text encoder. The last
+    few contexts are cached, so that a sampler with fifty steps encodes its captions only once.
 
     Args:
-        tower: a text model of transformers; its ``last_hidden_state`` lies behind the final layer normalization.
-        tokenizer: its tokenizer.
-        max_length: tokens of a caption, with start and end; by default as many as tokenizer and tower allow.
-        on_long: as for :class:`CaptionTokenizer`.
-        mask_padding: whether the tower's attention leaves padding out; False is how Stable Diffusion and what was
-            derived from it use CLIP.
+        tower: text model of transformers, whose ``last_hidden_state`` follows the final layer normalization.
+        tokenizer: tokenizer of the tower.
+        max_length: number of tokens of a caption, including start and end; by default the most that tokenizer and tower
+            allow.
+        on_long: handling of captions that are too long, as for :class:`CaptionTokenizer`.
+        mask_padding: whether padding is masked in the tower's attention; Stable Diffusion and its derivatives use CLIP
+            with False.
         source: id or folder that it was loaded from.
-        unused: names of weights that no state depends on.
+        unused: names of weights that do not affect the states.
 
     Raises:
         InputError: for a tokenizer that does not belong to the tower, or a length that they do not allow.
@@ -163,12 +164,12 @@ class FrozenTextEncoder(nn.Module):
 
     @property
     def max_length(self) -> int:
-        """Tokens of a caption, with start, end and padding."""
+        """Number of tokens of a caption, including start, end and padding."""
         return self.captions.max_length
 
     @property
     def digest(self) -> str:
-        """SHA-256 of weights, tokenizer and length: equal where the same caption gives the same states."""
+        """SHA-256 of weights, tokenizer and length; equal digests mean equal states for the same caption."""
         if self._digest is None:
             prefix = "text_model."
             state = {
@@ -186,25 +187,25 @@ class FrozenTextEncoder(nn.Module):
         return self._digest
 
     def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
-        """``(N, max_length)`` int64 codes; an :class:`InputError` for a caption that does not fit, or it is cut."""
+        """Return ``(N, max_length)`` int64 codes; captions that are too long raise an error or are truncated."""
         return self.captions(captions)
 
     def null_codes(self, count: int) -> torch.Tensor:
-        """``(count, max_length)`` codes of the empty caption."""
+        """Return ``(count, max_length)`` codes of the empty caption."""
         return self.captions.null_codes(count)
 
     @torch.no_grad()
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Token states.
+        """Return the token states of captions.
 
         Args:
-            codes: ``(N, max_length)`` of :meth:`tokenize`, on any device.
+            codes: ``(N, max_length)`` codes from :meth:`tokenize`, on any device.
 
         Returns:
-            ``(N, max_length, dim)`` float32 on the device of the encoder; not to be changed in place.
+            ``(N, max_length, dim)`` float32 on the device of the encoder; must not be changed in place.
 
         Raises:
-            InputError: for codes of another shape.
+            InputError: for codes of the wrong shape or type.
         """
         if codes.ndim != 2 or codes.shape[1] != self.max_length or codes.is_floating_point():
             raise InputError(
@@ -216,7 +217,7 @@ class FrozenTextEncoder(nn.Module):
         if context is None:
             rows, row_of = torch.unique(codes, dim=0, return_inverse=True)
             with torch.autocast(codes.device.type, enabled=False):
-                # the towers of transformers cannot take a batch of nothing
+                # the towers of transformers do not accept an empty batch
                 context = self._none(codes) if len(rows) == 0 else self._encoded(rows)[row_of]
             self._kept = [(codes.clone(), context), *self._kept][:KEPT]
         return context
@@ -233,45 +234,45 @@ class FrozenTextEncoder(nn.Module):
 
     def _known(self, codes: torch.Tensor) -> torch.Tensor | None:
         for kept, context in self._kept:
-            # what was made in inference mode cannot be saved for a backward pass
+            # tensors created in inference mode cannot be saved for a backward pass
             usable = torch.is_inference_mode_enabled() or not context.is_inference()
             if usable and kept.device == codes.device and kept.shape == codes.shape and torch.equal(kept, codes):
                 return context
         return None
 
     def train(self, mode: bool = True) -> FrozenTextEncoder:
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     def __deepcopy__(self, memo: dict) -> FrozenTextEncoder:
-        # frozen: a copy could only cost memory
+        # frozen, so a copy would only cost memory
         return self
 
 
 def load_text_encoder(
     model: str | os.PathLike, max_length: int | None = None, on_long: str = "error", mask_padding: bool = True
 ) -> FrozenTextEncoder:
-    """A text encoder with its tokenizer, by id or from a folder in the layout of transformers.
+    """Load a text encoder and its tokenizer, by id or from a folder in the layout of transformers.
 
-    The text tower is taken of a ``CLIPModel`` or ``CLIPTextModel``, of a ``VisionTextDualEncoderModel`` (a BERT beside
-    an image tower, as BiomedCLIP has it), or is the model itself (BERT and its kin).
+    The text tower is that of a ``CLIPModel`` or ``CLIPTextModel``, that of a ``VisionTextDualEncoderModel`` (a BERT
+    paired with an image tower, as in BiomedCLIP), or the model itself (BERT and similar models).
 
     Args:
-        model: id on a hub (``owner/name``) or a folder; for what is spelled as a path no network is asked.
-        max_length: as for :class:`FrozenTextEncoder`.
-        on_long: as for :class:`CaptionTokenizer`.
-        mask_padding: as for :class:`FrozenTextEncoder`.
+        model: id on a hub (``owner/name``) or a folder; for a path, the hub is not accessed.
+        max_length: number of tokens of a caption, as for :class:`FrozenTextEncoder`.
+        on_long: handling of captions that are too long, as for :class:`CaptionTokenizer`.
+        mask_padding: whether padding is masked, as for :class:`FrozenTextEncoder`.
 
     Raises:
-        InputError: without transformers, for a folder that is not there or lacks weights or tokenizer, an id that is
-            neither in the cache nor can be downloaded.
+        InputError: without transformers, for a folder that does not exist or lacks weights or tokenizer, or an id that
+            is not in the cache and cannot be downloaded.
     """
     tower, unused = load_text_tower(model)
     return FrozenTextEncoder(tower, load_tokenizer(model), max_length, on_long, mask_padding, os.fspath(model), unused)
 
 
 def _length(tokenizer: Any, num_positions: int | None, max_length: int | None) -> int:
-    # a tokenizer that does not know its length gives an astronomical number
+    # a tokenizer without a maximum length returns an astronomical number
     limits = [value for value in (tokenizer.model_max_length, num_positions) if value is not None and value < 1 << 20]
     if max_length is None:
         if not limits:

@@ -1,4 +1,4 @@
-"""Models and tokenizers of transformers, by id or from a folder, with errors that say what to do."""
+"""Load models and tokenizers of transformers, by id or from a folder, with actionable errors."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
     "quiet",
 ]
 
-#: ``model_type`` of models that hold an image tower and a text tower with projections into one space
+#: ``model_type`` of models with an image tower and a text tower that project into a common space
 CLIP_TYPES = ("clip", "vision-text-dual-encoder")
-#: what a tokenizer is read from; a folder has at least one of them
+#: files of a tokenizer; a folder has at least one of them
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-#: ``name`` or ``owner/name``, as the hub spells ids
+#: ``name`` or ``owner/name``, the form of ids on the hub
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 #: of a model that this package wrote: its files with their digests
 FILES = "medi_files.json"
@@ -39,21 +39,21 @@ LAYOUT = "a folder with config.json, model.safetensors and the files of the toke
 
 
 def is_local(model: str | os.PathLike) -> bool:
-    """Whether ``model`` is a path and not an id of a hub: then the network is never asked."""
+    """Return whether ``model`` is a path rather than an id on a hub, in which case the hub is not accessed."""
     text = os.fspath(model)
     if isinstance(model, os.PathLike) or os.path.exists(os.path.expanduser(text)) or not HUB_ID.fullmatch(text):
         return True
-    # `work/clip` is spelled as an id is: a folder `work` here says that it is meant as a path
+    # `work/clip` has the form of an id; if there is a folder `work`, it is treated as a path
     owner, slash, _ = text.partition("/")
     return bool(slash) and Path(owner).is_dir()
 
 
 def load_config(model: str | os.PathLike) -> Any:
-    """The configuration of a model.
+    """Load the configuration of a model.
 
     Raises:
-        InputError: without transformers, for a folder that is not there or holds no model, an id that is neither in
-            the cache nor can be downloaded.
+        InputError: without transformers, for a folder that does not exist or has no model, or an id that is not in the
+            cache and cannot be downloaded.
     """
     transformers = require("transformers", f"for the text model {os.fspath(model)}")
     if is_local(model):
@@ -62,10 +62,10 @@ def load_config(model: str | os.PathLike) -> Any:
 
 
 def load_tokenizer(model: str | os.PathLike) -> Any:
-    """The tokenizer beside a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        InputError: for a folder without tokenizer, or one without a token for padding.
+        InputError: for a folder without a tokenizer, or a tokenizer without a padding token.
     """
     transformers = require("transformers", f"for the tokenizer of {os.fspath(model)}")
     folder = Path(model).expanduser()
@@ -82,18 +82,18 @@ def load_tokenizer(model: str | os.PathLike) -> Any:
 
 
 def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...]]:
-    """The text tower of a CLIP, a dual encoder, or a model of text such as BERT, in float32.
+    """Load the text tower of a CLIP, a dual encoder, or a text model such as BERT, in float32.
 
     Returns:
-        The tower, whose output has ``last_hidden_state``, and the names of its weights that no file holds: heads on top
-        of the token states, which are not used.
+        The tower, whose output has ``last_hidden_state``, and the names of its weights that the file does not contain:
+        heads on top of the token states, which are not used.
 
     Raises:
-        InputError: as :func:`load_config`, and for weights that are missing.
+        InputError: as for :func:`load_config`, and for missing weights.
     """
     config = load_config(model)
     transformers = require("transformers", f"for the text model {os.fspath(model)}")
-    # of a CLIP's file, this class reads the text tower alone
+    # this class reads only the text tower of a CLIP's file
     loader = transformers.CLIPTextModel if config.model_type == "clip" else transformers.AutoModel
     network, lacking = _weights(model, loader)
     inner = getattr(network, "text_model", None)
@@ -110,10 +110,10 @@ def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...
 
 
 def load_clip(model: str | os.PathLike) -> nn.Module:
-    """A whole CLIP or dual encoder, in float32.
+    """Load a complete CLIP or dual encoder, in float32.
 
     Raises:
-        InputError: as :func:`load_config`, for a model that is neither, and for weights that are missing.
+        InputError: as for :func:`load_config`, for a model that is neither, and for missing weights.
     """
     config = load_config(model)
     if config.model_type not in CLIP_TYPES:
@@ -126,22 +126,22 @@ def load_clip(model: str | os.PathLike) -> nn.Module:
 
 
 def load_processing(model: str | os.PathLike) -> dict[str, Any]:
-    """How a model's images are resized and normalized: the content of its ``preprocessor_config.json``.
+    """Load a model's image preprocessing: the content of its ``preprocessor_config.json``.
 
     Raises:
-        InputError: where it is not there.
+        InputError: if there is none.
     """
     require("transformers", f"for the model {os.fspath(model)}")
     from transformers.image_processing_base import ImageProcessingMixin
 
-    # a folder's processor may name classes that need torchvision; its settings do not
+    # the processor of a folder may use classes that need torchvision; its settings do not
     return _read("preprocessor_config.json", model, ImageProcessingMixin.get_image_processor_dict)[0]
 
 
 def _weights(model: str | os.PathLike, loader: Any) -> tuple[nn.Module, list[str]]:
     network, info = _read("weights", model, loader.from_pretrained, dtype="float32", output_loading_info=True)
     lacking = sorted(info["missing_keys"])
-    # heads that pool or predict are on top of what is read here
+    # pooling and prediction heads are not needed here
     needed = [name for name in lacking if not re.search(r"(^|\.)(pooler|cls|lm_head)\.", name)]
     if needed:
         raise InputError(
@@ -199,7 +199,7 @@ def _offline() -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers without a word: neither bars nor reports of weights that were left out on purpose."""
+    """Silence transformers: no progress bars, no reports of weights that were left out on purpose."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

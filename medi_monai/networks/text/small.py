@@ -1,4 +1,4 @@
-"""A small CLIP with its own tokenizer, in the layout and the classes of transformers."""
+"""A small CLIP with its own tokenizer, in the classes and file layout of transformers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ PURPOSE = "for a small CLIP"
 
 
 def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_merges: int = 512) -> Any:
-    """CLIP's byte-level tokenizer with merges learned from captions: it can spell any text.
+    """Train CLIP's byte-level tokenizer on captions; it can encode any text.
 
     Args:
-        captions: to learn from; their order does not count.
-        max_length: tokens of a caption with start and end; by default room for half as many more as the longest has,
-            a multiple of 8, and at most the 77 of CLIP.
-        num_merges: at most.
+        captions: training captions, in any order.
+        max_length: number of tokens of a caption, including start and end; by default 1.5 times the longest, rounded
+            to a multiple of 8, and at most CLIP's 77.
+        num_merges: maximum number of merges.
 
     Returns:
-        A ``transformers.CLIPTokenizer``; end and padding are one token, as in CLIP.
+        A ``transformers.CLIPTokenizer``; end and padding are the same token, as in CLIP.
 
     Raises:
-        InputError: without captions, or where the longest does not fit.
+        InputError: without captions, or if the longest does not fit.
     """
     transformers = require("transformers", PURPOSE)
     texts = sorted({caption for caption in captions if caption.strip()})
@@ -61,12 +61,12 @@ def _learn(texts: list[str], num_merges: int, transformers: Any) -> tuple[list[s
 
     blank = transformers.CLIPTokenizer()._tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # the trainer counts the alphabet of the texts twice, within words and at their end
+    # the trainer counts the alphabet of the texts twice: within words, and at the end of words
     trainer = trainers.BpeTrainer(
         vocab_size=2 * len(alphabet) + num_merges,
         initial_alphabet=alphabet,
         end_of_word_suffix=WORD_END,
-        # numbered first: the trainer numbers ends of words as a hash map has them, and ties between merges go by number
+        # given first, because the trainer numbers word endings in hash order, which decides ties between merges
         special_tokens=[sign + WORD_END for sign in alphabet],
         show_progress=False,
     )
@@ -85,19 +85,19 @@ def small_clip(
     num_heads: int = 4,
     projection_dim: int = 64,
 ) -> nn.Module:
-    """A ``transformers.CLIPModel`` of less than a million parameters, with random weights of torch's global seed.
+    """Create a ``transformers.CLIPModel`` of less than a million parameters, with weights from torch's global seed.
 
     Args:
-        tokenizer: of :func:`make_tokenizer`.
-        image_size: side of its images in pixels.
-        patch_size: side of a patch in pixels; it divides ``image_size``.
+        tokenizer: tokenizer from :func:`make_tokenizer`.
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels; has to divide ``image_size``.
         hidden_size: width of both towers.
-        num_layers: of both towers.
-        num_heads: of both towers; it divides ``hidden_size``.
+        num_layers: number of layers of each tower.
+        num_heads: number of attention heads of each tower; has to divide ``hidden_size``.
         projection_dim: number of features.
 
     Raises:
-        InputError: for sizes that do not divide.
+        InputError: for sizes that are not divisible.
     """
     transformers = require("transformers", PURPOSE)
     for name, value, divisor_name, divisor in (
@@ -126,17 +126,17 @@ def small_clip(
 
 
 def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Path:
-    """Write a CLIP in the ordinary layout: configuration, weights, tokenizer and ``preprocessor_config.json``.
+    """Write a CLIP in the standard layout: configuration, weights, tokenizer and ``preprocessor_config.json``.
 
-    The folder appears whole or not at all.
+    The folder is created complete or not at all.
 
     Args:
         model: a ``transformers.CLIPModel``.
-        tokenizer: its tokenizer.
-        folder: new, or empty.
+        tokenizer: tokenizer of the model.
+        folder: new or empty folder.
 
     Raises:
-        InputError: for a folder that holds something already.
+        InputError: for a folder that is not empty.
     """
     transformers = require("transformers", PURPOSE)
     folder = check_free(folder)
@@ -158,7 +158,7 @@ def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Pa
 
 
 def check_free(folder: str | os.PathLike) -> Path:
-    """The folder, which is not there or is empty; otherwise an :class:`InputError`."""
+    """Return the folder if it does not exist or is empty; otherwise raise an :class:`InputError`."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists and is not empty; choose another folder, or move it away")
@@ -167,7 +167,7 @@ def check_free(folder: str | os.PathLike) -> Path:
 
 def _processor(transformers: Any, model: Any) -> Any:
     side = model.config.vision_config.image_size
-    # [-1, 1] as the diffusion networks have it; without torchvision this class is the one of Pillow
+    # [-1, 1] as in the diffusion networks; without torchvision this is Pillow's processor
     return transformers.CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},

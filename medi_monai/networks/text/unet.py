@@ -1,4 +1,4 @@
-"""The text-to-image UNet: MONAI's, with cross-attention on the token states of a frozen text encoder."""
+"""Text-to-image UNet: MONAI's UNet with cross-attention to the token states of a frozen text encoder."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ from medi_monai.utils.errors import InputError
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
 
 DIGEST = "text_digest"
-#: of averaged weights, as a training's checkpoint holds them
+#: prefix of averaged weights in a training checkpoint
 COUNTER = "n_averaged"
-#: the projection of a caption's last state, in the place of MONAI's class embedding
+#: projection of a caption's last state, which replaces MONAI's class embedding
 POOLED = "class_embedding."
 
 
 class TextDiffusionUNet(DiffusionModelUNet):
-    """``DiffusionModelUNet`` whose cross-attention reads captions.
+    """``DiffusionModelUNet`` with cross-attention to captions.
 
-    The text encoder is shared by all copies of the network and is none of its parts: neither ``state_dict`` nor
-    ``parameters`` hold it. What the weights keep of it is its digest, and those trained with another one are refused.
+    The text encoder is shared by all copies of the network and is not part of ``state_dict`` or ``parameters``. Its
+    digest is saved with the weights, and weights trained with another text encoder are refused.
 
     Args:
-        text_encoder: turns codes into context; follows the network to its device.
-        pooled: add the state of a caption's last token, which sums it up, to the timestep embedding as well, projected,
-            so that every residual block receives the caption: small networks follow it sooner. The projection begins
-            at zero, so that a network that began without it (:func:`load_pretrained_unet`) first does as before.
+        text_encoder: text encoder that turns codes into context; moves with the network to its device.
+        pooled: whether to also add the projected state of a caption's last token, which summarizes it, to the timestep
+            embedding, so that every residual block receives the caption; small networks then follow captions earlier
+            in training. The projection starts at zero, so that a network trained without it
+            (:func:`load_pretrained_unet`) is not changed at first.
         spatial_dims: 2 for images.
-        in_channels, out_channels: of images or latents; alike, as the network predicts what it sees.
-        num_res_blocks: residual blocks of a level, or of each.
-        channels: of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
-        attention_levels: whether a level has attention to the caption, one a level.
-        norm_num_groups: of group normalization.
-        norm_eps: of it.
-        resblock_updown: residual blocks halve and double, in place of convolutions.
-        num_head_channels: channels of an attention head, or of each level's.
-        transformer_num_layers: of the blocks that attend to the caption.
-        upcast_attention: attention in float32 under autocast.
-        dropout_cattn: of cross-attention, in [0, 1).
-        include_fc: a linear layer behind self-attention.
-        use_combined_linear: one linear layer for query, key and value of self-attention.
-        use_flash_attention: memory-efficient attention of PyTorch.
+        in_channels, out_channels: equal numbers of channels of images or latents.
+        num_res_blocks: number of residual blocks per level, or one number per level.
+        channels: channels of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        attention_levels: for each level, whether it has attention to the caption.
+        norm_num_groups: number of groups of group normalization.
+        norm_eps: epsilon of group normalization.
+        resblock_updown: whether residual blocks, rather than convolutions, change the resolution.
+        num_head_channels: channels per attention head, or one number per level.
+        transformer_num_layers: number of layers of the blocks that attend to the caption.
+        upcast_attention: whether attention uses float32 under autocast.
+        dropout_cattn: dropout of cross-attention, in [0, 1).
+        include_fc: whether self-attention has an output linear layer.
+        use_combined_linear: whether self-attention has one linear layer for query, key and value.
+        use_flash_attention: whether to use PyTorch's memory-efficient attention.
 
     Raises:
         InputError: for settings that MONAI's network refuses.
@@ -95,7 +96,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
                 with_conditioning=True,
                 transformer_num_layers=transformer_num_layers,
                 cross_attention_dim=text_encoder.dim,
-                # one class, so that the base network adds its class embedding; it is replaced below
+                # a single class makes the base network create a class embedding, which is replaced below
                 num_class_embeds=1 if pooled else None,
                 upcast_attention=upcast_attention,
                 dropout_cattn=dropout_cattn,
@@ -112,14 +113,14 @@ class TextDiffusionUNet(DiffusionModelUNet):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.class_embedding = nn.Sequential(nn.Linear(text_encoder.dim, width), nn.SiLU(), last)  # type: ignore[assignment]
-        # in a tuple, where neither parameters() nor state_dict() look
+        # in a tuple, so that it is not part of parameters() or state_dict()
         self._text = (text_encoder,)
         self.text_digest: torch.Tensor
         self.register_buffer(DIGEST, torch.tensor(list(bytes.fromhex(text_encoder.digest)), dtype=torch.uint8))
 
     @property
     def text_encoder(self) -> FrozenTextEncoder:
-        """The frozen text encoder, the same for all copies of the network."""
+        """The frozen text encoder, shared by all copies of the network."""
         return self._text[0]
 
     def forward(  # type: ignore[override]
@@ -129,16 +130,17 @@ class TextDiffusionUNet(DiffusionModelUNet):
         conditions: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The network's prediction (epsilon or v, as it was trained) for noisy images.
+        """Return the network's prediction (epsilon or v, depending on its training) for noisy images.
 
         Args:
             image: ``(N, C, H, W)`` noisy images or latents.
-            timesteps: ``(N,)``; left out, zero.
-            conditions: ``(N, L)`` codes of captions; left out, the empty caption.
-            context: ``(N, L, D)`` states in place of ``conditions``.
+            timesteps: ``(N,)`` timesteps; by default 0.
+            conditions: ``(N, L)`` codes of captions; by default the empty caption.
+            context: ``(N, L, D)`` token states, as an alternative to ``conditions``.
 
         Raises:
-            InputError: for images whose sides the levels of the network cannot halve, or both conditions and context.
+            InputError: for images whose sides are not divisible by the network's downsampling, or for both conditions
+                and context.
         """
         check_sides(image, len(self.block_out_channels))
         if timesteps is None:
@@ -153,7 +155,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
             ends = torch.full((len(context),), context.shape[1] - 1, device=context.device)
         labels = None
         if self.pooled:
-            # its mean would hardly differ between captions that differ in a word
+            # the mean over tokens would hardly differ between captions that differ in one word
             labels = context[torch.arange(len(context), device=context.device), ends].to(image.dtype)
         return super().forward(image, timesteps, context=context.to(image.dtype), class_labels=labels)
 
@@ -166,7 +168,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
 
     def _apply(self, fn: Any, recurse: bool = True) -> TextDiffusionUNet:
         super()._apply(fn, recurse)
-        # the device alone: the encoder stays float32
+        # only the device changes: the encoder stays in float32
         self.text_encoder.to(next(self.parameters()).device)
         return self
 
@@ -183,18 +185,19 @@ class TextDiffusionUNet(DiffusionModelUNet):
 
 
 def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
-    """Load weights of this package, of MONAI's ``DiffusionModelUNet`` or of monai-generative's; all of them or none.
+    """Load weights of this package, of MONAI's ``DiffusionModelUNet`` or of monai-generative; all of them or none.
 
     Args:
-        network: a :class:`TextDiffusionUNet`, or any network made of MONAI's.
-        path: a file of weights (safetensors, or a state dictionary of PyTorch), a training's checkpoint, whose
-            averaged weights count, or the folder of a download.
+        network: a :class:`TextDiffusionUNet`, or any network derived from MONAI's.
+        path: weights file (safetensors, or a PyTorch state dictionary), a training checkpoint, from which the averaged
+            weights are used, or a downloaded folder.
 
     Returns:
-        ``layout`` (``medi_monai``, ``monai`` or ``monai-generative``), ``tensors`` and ``parameters`` that were loaded.
+        ``layout`` (``medi_monai``, ``monai`` or ``monai-generative``), and the number of loaded ``tensors`` and
+        ``parameters``.
 
     Raises:
-        InputError: for weights that do not fit in name or shape; the network is then as it was.
+        InputError: for weights that do not match in name or shape; the network is then unchanged.
     """
     state = {name.removeprefix("module."): value for name, value in load_weights(path).items() if name != COUNTER}
     own_state = network.state_dict()
@@ -221,14 +224,14 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
     own_state = network.state_dict()
     trial, left = deepcopy(network), dict(state)
     try:
-        # takes every tensor that it uses out of the dictionary
+        # removes every tensor that it uses from the dictionary
         with redirect_stdout(StringIO()):
             trial.load_old_state_dict(left)  # type: ignore[operator]
     except KeyError as error:
         raise _misfit(own_state, state, path, f"{error.args[0]} lacks") from error
     except (RuntimeError, AttributeError) as error:
         raise _misfit(own_state, state, path, " ".join(str(error).split())[:200]) from error
-    # MONAI leaves what it cannot place, and keeps random weights where nothing was given, without a word
+    # MONAI silently ignores tensors that it cannot assign, and keeps random weights for missing ones
     if left:
         raise _misfit(
             own_state, state, path, f"{len(left)} of its tensors do not belong to the network, such as {min(left)}"
@@ -239,7 +242,7 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
 
 
 def _added(own_state: dict, state: dict) -> set[str]:
-    """The projection of pooled captions, where a file knows nothing of it: it stays at zero."""
+    """Return the names of the pooled-caption projection if a file does not contain it, in which case it stays zero."""
     if any(name.startswith(POOLED) for name in state):
         return set()
     return {name for name in own_state if name.startswith(POOLED)}

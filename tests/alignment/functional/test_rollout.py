@@ -279,7 +279,7 @@ def test_mistakes_are_errors(kind, network, noise):
     with pytest.raises(InputError, match="a gradient of"):
         rollout.send_back(torch.zeros(1))
     rollout.backward(rollout.images.sum())
-    with pytest.raises(InputError, match="goes backward once"):
+    with pytest.raises(InputError, match="backpropagated only once"):
         rollout.backward(rollout.images.sum())
     with pytest.raises(InputError, match="nothing can be tuned"):
         rollout = ROLLOUTS[kind](network.requires_grad_(False), noise, SCHEDULE, "v", 2)

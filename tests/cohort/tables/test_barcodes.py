@@ -58,7 +58,7 @@ def test_codes_that_look_like_missing_data_or_numbers_survive():
 )
 def test_a_malformed_barcode_is_named_with_the_count(wrong):
     good = "TCGA-3B-A9HI-01Z-00-DX1"
-    with pytest.raises(InputError, match="not a slide barcode") as caught:
+    with pytest.raises(InputError, match="not a TCGA slide barcode") as caught:
         parse_barcodes(pd.Series([good, wrong, good, "other"]))
     assert repr(wrong) in str(caught.value) and "1 others of 4" in str(caught.value)
     fields = match_barcodes(pd.Series([wrong, good]))

@@ -79,7 +79,7 @@ def test_the_barcode_counts_where_a_column_of_sites_disagrees(tmp_path):
 
 
 def test_a_malformed_barcode_and_a_missing_column_are_named(tmp_path):
-    with pytest.raises(InputError, match="'TCGA-3B-A9HI-01Z' is not a slide barcode"):
+    with pytest.raises(InputError, match="'TCGA-3B-A9HI-01Z' is not a TCGA slide barcode"):
         read_slides(write(tmp_path / "a.csv", {"case_submitter_id": ["c"], "slide_submitter_id": ["TCGA-3B-A9HI-01Z"]}))
     with pytest.raises(InputError, match="'slide_submitter_id'.*slides.submitter_id"):
         read_slides(write(tmp_path / "b.csv", {"case_submitter_id": ["c"]}))
@@ -148,11 +148,11 @@ def test_the_join_keeps_rows_and_order_fills_gaps_and_says_what_lacks(tmp_path):
     assert table["project_id"].tolist() == ["Q", "own", "own", "Q"]
     assert table["treatment_type"].tolist() == ["z", "", "", "z"]
     assert notes == [
-        "clinical.tsv lacks 1 cases, first 'C': their columns stay empty",
+        "clinical.tsv lacks 1 cases, first 'C': their clinical columns are left empty",
         "clinical.tsv has several values for one case, treated as missing: treatment_type (1 cases)",
     ]
     assert join_cases(slides, "case", read_cases(tmp_path / "clinical.tsv", ["race"]), "c")[1] == [
-        "c lacks 1 cases, first 'C': their columns stay empty"
+        "c lacks 1 cases, first 'C': their clinical columns are left empty"
     ]
     with pytest.raises(InputError, match="none of the 1 cases.*'Z'"):
         join_cases(pd.DataFrame({"case": ["Z"]}), "case", cases, "clinical.tsv")

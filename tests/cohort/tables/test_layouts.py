@@ -55,7 +55,7 @@ def test_a_tree_is_a_table_joined_to_its_patients(data):
 
 def test_a_column_of_neither_table_is_named_with_the_nearest_of_both(data):
     spec = TableSpec.from_setting({"layout": "gdc", "path": "slide.tsv", "clinical": "clinical.tsv"})
-    with pytest.raises(InputError, match="'rase'.*did you mean 'race'.*clinical.tsv, as `metadata_columns` says"):
+    with pytest.raises(InputError, match="'rase'.*did you mean 'race'.*metadata_columns` expects it in .*clinical.tsv"):
         spec.read(data, {"rase": "metadata_columns"})
 
 

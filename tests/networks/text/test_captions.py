@@ -88,7 +88,7 @@ def test_files_that_are_no_schema_of_captions_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no schema"):
         CaptionSchema.load(tmp_path / "schema.json")
     MetadataSchema.from_table(pd.DataFrame({"label": ["x"]}), "label").save(tmp_path / "schema.json")
-    with pytest.raises(InputError, match="not a schema of captions"):
+    with pytest.raises(InputError, match="not a caption schema"):
         CaptionSchema.load(tmp_path / "schema.json")
     write_json(tmp_path / "schema.json", {"kind": "captions", "format": 2})
     with pytest.raises(InputError, match="the format 2, .*reads format 1"):
