@@ -1,10 +1,9 @@
-"""Lets this package read a bundle's configs before MONAI does: ``python -m monai.bundle run …`` stays as it is.
+"""Check a bundle's configs before MONAI reads them, with the unmodified command ``python -m monai.bundle run …``.
 
-MONAI parses the configs, and rewrites the text in them, before anything that a config names can run: what is wrong in
-them would end in a traceback, and ``#N/A`` would become ``::N/A``. It has no place to register a check, so
-``ConfigWorkflow`` and the functions that take a config file are extended where the bundle is one of ours. PyTorch calls
-:func:`install` when it is imported, by the entry point ``torch.backends`` of this package; it imports nothing but the
-standard library.
+MONAI parses configs, and rewrites the text in them, before any code named in a config can run: errors in them would end
+in a traceback, and ``#N/A`` would become ``::N/A``. MONAI has no hook for such checks, so ``ConfigWorkflow`` and the
+functions that take a config file are extended for the bundles of this package. PyTorch calls :func:`install` when it is
+imported, through the entry point ``torch.backends`` of this package; this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from typing import Any
 __all__ = ["install"]
 
 WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
-#: their native code prints on standard error what it lacks on a machine without CUDA
+#: packages whose native code reports missing libraries on standard error on a machine without CUDA
 LOUD = ("cucim.clara", "nvidia.nvimgcodec")
-#: what takes a config file: of these ``create_workflow`` is for Python only
+#: functions that take a config file; ``create_workflow`` is for Python only
 ENTRIES = ("run", "run_workflow", "create_workflow", "ckpt_export", "onnx_export", "trt_export")
 
 
@@ -39,7 +38,7 @@ def install() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules as usual, and has a call ready for when one of them has been executed."""
+    """Finds modules as usual, and calls a function once a particular module has been executed."""
 
     def __init__(self, calls: dict[str, Callable[[ModuleType], None]]) -> None:
         self._calls = calls
@@ -66,7 +65,7 @@ def _nothing(module: ModuleType) -> None:
 
 @contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Without what native code prints on standard error: nvImageCodec, of libraries that no slide needs."""
+    """Silence native code on standard error: nvImageCodec reports libraries that no slide needs."""
     if not wanted:
         yield
         return
@@ -119,7 +118,8 @@ def _checked_before(entry: Callable) -> Callable:
             return entry(*map(as_fire_reads, args), **{name: as_fire_reads(value) for name, value in options.items()})
         from medi_monai.runs.workflow import checked_options
 
-        # as one mapping they reach MONAI's parser whole: alone, None is dropped and `+` replaces
+        # passed as one mapping, they reach MONAI's parser unchanged: as separate arguments, None is dropped and `+`
+        # replaces
         return entry(args_file=checked_options(entry, arguments))
 
     if "monai.bundle" in sys.orig_argv:
@@ -130,7 +130,7 @@ def _checked_before(entry: Callable) -> Callable:
 
 
 def _named(signature: inspect.Signature, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, however they were handed over."""
+    """Return the arguments by name, whether they were given by position or by keyword."""
     arguments = signature.bind_partial(*args, **options).arguments
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:

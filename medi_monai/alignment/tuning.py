@@ -293,7 +293,7 @@ def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max
 
 
 def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: EventWriter | None) -> None:
-    """A picture of the same prompts and noise before and after."""
+    """Save a figure of images before and after tuning, for the same prompts and noise."""
     cells = {}
     for name, network in (("before", untuned), ("after", watch.network)):
         images = draw_images(network, watch.generator, watch.rows.head(SHOWN))

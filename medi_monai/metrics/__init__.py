@@ -1,4 +1,4 @@
-"""Measures of images, of features, of predictions and of metadata: functions on arrays."""
+"""Metrics of images, features, predictions and metadata, as functions of arrays."""
 
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
 from medi_monai.metrics.diversity import ms_ssim_diversity

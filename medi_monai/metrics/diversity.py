@@ -1,4 +1,4 @@
-"""How unlike each other images of one set are."""
+"""Diversity of a set of images."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["ms_ssim_diversity"]
 
-#: exponents of the scales, fine to coarse (Wang, Simoncelli & Bovik 2003)
+#: exponents of the scales, from fine to coarse (Wang, Simoncelli & Bovik 2003)
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-#: shortest side in pixels for 1, 2, … scales: a window of 11 px has to fit into the coarsest, which is halved at every
-#: scale, and torchmetrics asks for more than 10 (scales - 1)^2
+#: minimum shorter side in pixels for 1, 2, … scales: a window of 11 px has to fit into the coarsest scale, each scale
+#: halves the image, and torchmetrics requires more than 10 (scales - 1)^2
 SHORTEST_SIDE = (11, 22, 44, 99, 176)
-#: pairs compared at a time
+#: number of pairs compared at once
 BATCH = 64
 
 
 def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) -> dict:
-    """One minus the mean multi-scale structural similarity (MS-SSIM) over pairs of different images.
+    """Return one minus the mean multi-scale structural similarity (MS-SSIM) over pairs of different images.
 
-    0 where all images are alike, as after mode collapse. It has no ideal value: read it beside that of as many real
-    images. All five scales are used from 176 px on, 4 from 99, 3 from 44, 2 from 22 and 1 from 11 (the shorter side),
-    with a Gaussian window of 11 px; the exponents of those used are scaled to the sum that they are defined with, 1.
-    Figures of different image sizes are therefore not comparable.
+    It is 0 if all images are identical, as after mode collapse, and has no ideal value: compare it with that of the
+    same number of real images. All five scales are used for a shorter side of 176 px or more, 4 from 99, 3 from 44, 2
+    from 22 and 1 from 11, with a Gaussian window of 11 px; the exponents used are rescaled to a sum of 1. Values for
+    different image sizes are therefore not comparable.
 
     Args:
-        images: ``(N, 3, H, W)`` uint8, 11 px or more.
-        num_pairs: distinct pairs to draw; all of them where there are no more.
-        seed: of the draw.
+        images: ``(N, 3, H, W)`` uint8, at least 11 px per side.
+        num_pairs: number of distinct pairs to draw; all pairs if there are no more.
+        seed: seed of the draw.
 
     Returns:
         ``value`` and ``standard_error`` (pairs that share an image are not independent: Aronow, Samii & Assenova 2015,
@@ -42,7 +42,7 @@ def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) ->
         standard error for fewer than two pairs.
 
     Raises:
-        InputError: for images of another kind or smaller ones, or less than one pair.
+        InputError: for images of the wrong type or shape, images that are too small, or ``num_pairs`` below 1.
     """
     if tuple(images.shape[1:2]) != (3,) or images.ndim != 4 or str(images.dtype) not in ("uint8", "torch.uint8"):
         raise InputError(f"images have to be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
@@ -90,6 +90,6 @@ def _similarities(images: Features, pairs: np.ndarray, num_scales: int) -> np.nd
 def _standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float:
     errors = values - values.mean()
     of_image = np.bincount(pairs.ravel(), weights=np.repeat(errors, 2), minlength=n)
-    # every pair is counted with both of its images; few images can bring the sum below what independent pairs have
+    # every pair counts for both of its images; with few images, the sum can fall below that of independent pairs
     independent = float((errors**2).sum())
     return math.sqrt(max(float((of_image**2).sum()) - independent, independent)) / len(values)

@@ -17,28 +17,28 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["frechet_distance", "frechet_distance_of_moments", "frechet_distance_with_interval"]
 
-#: share of the distance that rounding may take from it before the slower of both ways is gone
+#: relative rounding error of the distance above which the slower, exact method is used
 TOLERANCE = 1e-7
 
 
 def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
-    """``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
+    """Return ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
-    The trace of the root is the sum of the roots of the eigenvalues of ``S1 S2``, a symmetric problem where ``S1`` has
-    full rank. Roots of small eigenvalues lose digits: where that could be 1e-7 of the distance (singular or nearly
-    singular covariances, or sets that hardly differ), it is the sum of the singular values of ``S1^(1/2) S2^(1/2)``,
-    which are exact to rounding and take four times as long.
+    The trace of the root is the sum of the square roots of the eigenvalues of ``S1 S2``, a symmetric problem if ``S1``
+    has full rank. Roots of small eigenvalues lose precision: if the error could reach 1e-7 of the distance (singular or
+    nearly singular covariances, or nearly equal sets), the trace is computed as the sum of the singular values of
+    ``S1^(1/2) S2^(1/2)``, which are exact to rounding and take four times as long.
 
     Args:
-        first: of one set, two images or more.
-        second: of the other.
+        first: moments of one set, with at least two images.
+        second: moments of the other set, with at least two images.
 
     Returns:
-        0 or more, in squared units of the features. It is biased upwards by a term that falls with the number of
-        images: compare sets of one size, and report the distance between real images with it.
+        A distance of 0 or more, in squared units of the features. It has a positive bias, which falls with the number
+        of images: compare sets of equal size, and report the distance between real images as well.
 
     Raises:
-        InputError: for fewer than two images in either, or other dimensions.
+        InputError: for a set of fewer than two images, or different dimensions.
     """
     _check_dims(first.dim, second.dim)
     covariance, other_covariance = (moments.covariance.cpu().numpy() for moments in (first, second))
@@ -52,13 +52,13 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """:func:`frechet_distance_of_moments` of two arrays ``(N1, D)`` and ``(N2, D)``.
+    """Return :func:`frechet_distance_of_moments` for features ``(N1, D)`` and ``(N2, D)``.
 
-    Where there are fewer images than dimensions, the trace of the root is the sum of the singular values of the product
-    of both centered arrays, ``(N1, N2)``: the same number, without a matrix of ``D x D``.
+    With fewer images than dimensions, the trace of the root is the sum of the singular values of the ``(N1, N2)``
+    product of the two centered arrays: the same value, without a ``D x D`` matrix.
 
     Raises:
-        InputError: for fewer than two images in either, other dimensions, or values that are not finite.
+        InputError: for a set of fewer than two images, different dimensions, or values that are not finite.
     """
     (count, dim), (other_count, other_dim) = feature_shape(first), feature_shape(second)
     _check_dims(dim, other_dim)
@@ -80,27 +80,27 @@ def frechet_distance_with_interval(
     num_replicates: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """:func:`frechet_distance` with a 95 % bootstrap interval, over images or over patients.
+    """Return :func:`frechet_distance` with a 95% bootstrap interval, over images or patients.
 
-    Samples with repetition hold fewer different images, so their distance is larger than that of the images at hand:
-    the interval of their percentiles would lie above the value. It is therefore shifted from the mean of the replicates
-    onto the value (:func:`medi_monai.metrics.interval_around`), and cut at 0. It is an interval of the distance at
-    these numbers of images, which is biased upwards as the value is.
+    Bootstrap samples contain fewer distinct images, so their distance is larger than that of the original images, and
+    a percentile interval would lie above the value. It is therefore shifted from the mean of the replicates to the
+    value (:func:`medi_monai.metrics.interval_around`), and truncated at 0. It is an interval for the distance at these
+    numbers of images, and has the same positive bias as the value.
 
     Args:
-        first: ``(N1, D)`` features of one set, two images or more.
-        second: ``(N2, D)`` of the other.
-        first_patients: ``(N1,)``; where given, all images of a patient are drawn together. A single patient is taken
-            by image.
-        second_patients: ``(N2,)``, likewise; generated images have none.
-        num_replicates: bootstrap samples, two or more.
-        seed: of the bootstrap.
+        first: ``(N1, D)`` features of one set, with at least two images.
+        second: ``(N2, D)`` features of the other set, with at least two images.
+        first_patients: ``(N1,)`` patients, whose images are resampled together; images of a single patient are
+            resampled individually.
+        second_patients: ``(N2,)`` patients of the second set; None for generated images.
+        num_replicates: number of bootstrap samples, at least 2.
+        seed: seed of the bootstrap.
 
     Returns:
-        ``value``, ``ci95``, and ``n``, the images of the smaller set.
+        ``value``, ``ci95``, and ``n``, the number of images of the smaller set.
 
     Raises:
-        InputError: as :func:`frechet_distance`, for patients that do not match the images, or too few replicates.
+        InputError: as for :func:`frechet_distance`, for patients that do not match the images, or too few replicates.
 
     Example:
         >>> import numpy as np
@@ -131,7 +131,7 @@ def _sampler(patients: np.ndarray | None, count: int) -> PatientSampler:
 
 
 def _trace_by_eigenvalues(covariance: np.ndarray, other_covariance: np.ndarray) -> tuple[float, float]:
-    # tr (S1 S2)^(1/2), and what rounding may have done to it
+    # tr (S1 S2)^(1/2), and a bound of its rounding error
     try:
         values = scipy.linalg.eigh(
             other_covariance, covariance, type=2, eigvals_only=True, driver="gv", check_finite=False
@@ -145,8 +145,8 @@ def _trace_by_eigenvalues(covariance: np.ndarray, other_covariance: np.ndarray) 
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    # (D, rank): its product with its own transpose is the covariance; eigenvalues that are rounding alone are left out,
-    # for their roots are not small
+    # (D, rank): its product with its own transpose is the covariance; eigenvalues that are only rounding error are left
+    # out, because their roots are not small
     values, vectors = np.linalg.eigh(covariance)
     known = values > values[-1] * len(values) * np.finfo(float).eps
     return vectors[:, known] * np.sqrt(values[known])
@@ -161,4 +161,4 @@ def _centered(features: torch.Tensor) -> torch.Tensor:
 
 def _check_dims(first: int, second: int) -> None:
     if first != second:
-        raise InputError(f"features of {first} and of {second} dimensions: embed both sets with the same encoder")
+        raise InputError(f"features of {first} and {second} dimensions: embed both sets with the same encoder")

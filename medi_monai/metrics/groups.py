@@ -1,6 +1,6 @@
-"""How well a classifier does overall, in the worst group, and how unlike each other groups fare.
+"""Classifier performance overall and in the worst group, and gaps between groups.
 
-Counts are confusions ``(…, C, C)``, target by predicted class. What is undefined is NaN with its count beside it.
+Counts are confusion matrices ``(…, C, C)``, target by predicted class. Undefined figures are NaN, with their count.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = [
 
 Counts = np.ndarray | torch.Tensor
 
-#: the largest number below 1 in single precision: torchmetrics gives a confidence of 1 a bin of its own
+#: largest number below 1 in single precision, because torchmetrics puts a confidence of 1 into an extra bin
 BELOW_ONE = 1 - 2.0**-24
 
 
 class GroupConfusion(Metric):
-    """Confusions by group, added up over batches and processes.
+    """Confusion matrices by group, accumulated over batches and processes.
 
     Args:
-        num_groups: G.
-        num_classes: C.
-        kwargs: of ``torchmetrics.Metric``.
+        num_groups: number of groups G.
+        num_classes: number of classes C.
+        kwargs: arguments of ``torchmetrics.Metric``.
     """
 
     full_state_update = False
@@ -57,11 +57,11 @@ class GroupConfusion(Metric):
         self.add_state("confusion", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor) -> None:
-        """Add ``(N,)`` codes of each.
+        """Add ``(N,)`` codes of predicted classes, targets and groups.
 
         Raises:
-            InputError: for codes out of range (rows whose group is unknown are left out beforehand, or have a group of
-                their own), or columns of unequal length.
+            InputError: for codes out of range (remove rows of unknown group beforehand, or give them their own group),
+                or columns of unequal length.
         """
         if not predicted.shape == targets.shape == groups.shape or predicted.ndim != 1:
             shapes = [tuple(codes.shape) for codes in (predicted, targets, groups)]
@@ -75,25 +75,25 @@ class GroupConfusion(Metric):
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
     def compute(self) -> torch.Tensor:
-        """``(G, C, C)`` int64: group, target, predicted class."""
+        """Return ``(G, C, C)`` int64 counts: group, target, predicted class."""
         return self.confusion
 
 
 def balanced_accuracy(confusion: Counts) -> np.ndarray:
-    """``(…)`` mean recall of the classes that have targets, NaN where there is none (scikit-learn's definition)."""
+    """Return ``(…)`` mean recall over classes with targets, NaN if there are none (scikit-learn's definition)."""
     return _mean_of_known(_recall(_counts(confusion)))
 
 
 def accuracy(confusion: Counts) -> np.ndarray:
-    """``(…)`` share of the targets that are predicted right, NaN where there is none."""
+    """Return ``(…)`` share of correct predictions, NaN without targets."""
     counts = _counts(confusion)
     return _ratio(_diagonal(counts).sum(-1), counts.sum((-2, -1)))
 
 
 def matthews_correlation(confusion: Counts) -> np.ndarray:
-    """``(…)`` multi-class correlation of Matthews (Gorodkin 2004), in [-1, 1].
+    """Return ``(…)`` multi-class Matthews correlation coefficients (Gorodkin 2004), in [-1, 1].
 
-    NaN where all targets or all predictions are of one class, which scikit-learn calls 0.
+    NaN if all targets or all predictions belong to one class, for which scikit-learn returns 0.
     """
     counts = _counts(confusion)
     targets, predicted, total = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
@@ -103,27 +103,27 @@ def matthews_correlation(confusion: Counts) -> np.ndarray:
 
 
 def worst_group_accuracy(counts: Counts, names: Sequence, min_count: int = 1) -> dict:
-    """The lowest accuracy among groups of at least ``min_count`` members; of equals the earlier group.
+    """Return the lowest accuracy among groups of at least ``min_count`` members; the first group in case of ties.
 
     Args:
-        counts: confusions ``(G, C, C)``, or ``(G, 2)``: right and all members of every group.
-        names: of the G groups.
-        min_count: 1 or more.
+        counts: confusion matrices ``(G, C, C)``, or ``(G, 2)`` numbers of correct and of all members of each group.
+        names: names of the G groups.
+        min_count: minimum number of members of a group, at least 1.
 
     Returns:
-        ``value`` (NaN where no group is large enough), ``group`` (its name, or ``None``) and ``n`` (its members),
-        ``num_groups`` compared, ``num_too_small`` (with members, but fewer) and ``num_empty``.
+        ``value`` (NaN if no group is large enough), ``group`` (its name, or ``None``) and ``n`` (its members),
+        ``num_groups`` compared, ``num_too_small`` (non-empty groups with fewer members) and ``num_empty``.
 
     Raises:
-        InputError: for counts of another shape, or not a name per group.
+        InputError: for counts of the wrong shape, or a number of names other than the number of groups.
     """
     array = _counts(counts, ndim=3) if np.ndim(counts) == 3 else _array(counts)
     if array.ndim == 3:
         array = np.stack([_diagonal(array).sum(-1), array.sum((-2, -1))], axis=-1)
     if array.ndim != 2 or array.shape[1] != 2 or len(names) != len(array) or (array[:, 0] > array[:, 1]).any():
         raise InputError(
-            f"counts of the shape {np.shape(counts)} with {len(names)} names are neither confusions (groups, classes, "
-            "classes) nor right and all members (groups, 2), with a name per group"
+            f"counts of shape {np.shape(counts)} with {len(names)} names are neither confusion matrices (groups, "
+            "classes, classes) nor numbers of correct and all members (groups, 2), with a name per group"
         )
     right, members = array.T
     large = members >= _at_least_one(min_count)
@@ -139,15 +139,17 @@ def worst_group_accuracy(counts: Counts, names: Sequence, min_count: int = 1) ->
 
 
 def equal_opportunity_gap(confusions: Counts, min_count: int = 1) -> dict:
-    """How far groups differ in recall (Hardt, Price & Srebro 2016): the largest gap of any class.
+    """Return the equal opportunity gap: the largest difference in recall between groups, over classes.
+
+    Source: Hardt, Price & Srebro 2016.
 
     Args:
-        confusions: ``(G, C, C)``.
-        min_count: groups with fewer targets of a class are left out for that class.
+        confusions: ``(G, C, C)`` confusion matrices by group.
+        min_count: number of targets of a class below which a group is left out for that class.
 
     Returns:
-        ``value`` (NaN where no class has two groups), ``class`` (its code, or ``None``), ``num_classes`` with two
-        groups or more, and lists by class: ``by_class`` (NaN where there are fewer), ``num_groups`` and ``n`` targets
+        ``value`` (NaN if no class has two groups), ``class`` (its code, or ``None``), ``num_classes`` with at least two
+        groups, and lists by class: ``by_class`` (NaN for fewer than two groups), ``num_groups`` and ``n`` targets
         compared.
     """
     counts = _counts(confusions, ndim=3)
@@ -155,15 +157,17 @@ def equal_opportunity_gap(confusions: Counts, min_count: int = 1) -> dict:
 
 
 def equalized_odds_gap(confusions: Counts, min_count: int = 1) -> dict:
-    """The larger of both gaps of equalized odds (Hardt, Price & Srebro 2016): in recall, and in false positive rate.
+    """Return the equalized odds gap: the larger of the gaps in recall and in false positive rate.
+
+    Source: Hardt, Price & Srebro 2016.
 
     Args:
-        confusions: ``(G, C, C)``.
-        min_count: groups with fewer targets of a class (of other classes, for the false positive rate) are left out for
-            that class.
+        confusions: ``(G, C, C)`` confusion matrices by group.
+        min_count: number of targets of a class (of other classes, for the false positive rate) below which a group is
+            left out for that class.
 
     Returns:
-        ``value`` (NaN where either gap is), and ``recall`` and ``false_positive_rate`` as of
+        ``value`` (NaN if either gap is NaN), and ``recall`` and ``false_positive_rate``, each in the form of
         :func:`equal_opportunity_gap`.
     """
     counts = _counts(confusions, ndim=3)
@@ -171,19 +175,19 @@ def equalized_odds_gap(confusions: Counts, min_count: int = 1) -> dict:
     others = targets.sum(-1, keepdims=True) - targets
     recall = _largest_gap(_diagonal(counts), targets, min_count)
     false_positives = _largest_gap(predicted - _diagonal(counts), others, min_count)
-    value = float(np.maximum(recall["value"], false_positives["value"]))  # NaN where either is
+    value = float(np.maximum(recall["value"], false_positives["value"]))  # NaN if either is
     return {"value": value, "recall": recall, "false_positive_rate": false_positives}
 
 
 def auroc(probabilities: torch.Tensor | np.ndarray, targets: torch.Tensor | np.ndarray) -> dict:
-    """Area under the receiver operating characteristic, one class against the rest, mean over classes.
+    """Return the area under the ROC curve, one class versus the rest, averaged over classes.
 
     Args:
-        probabilities: ``(N, C)`` in [0, 1].
-        targets: ``(N,)`` codes.
+        probabilities: ``(N, C)`` predicted probabilities in [0, 1].
+        targets: ``(N,)`` codes of the true classes.
 
     Returns:
-        ``value`` (NaN where no class has both targets and others), ``num_classes`` that have, and ``n``.
+        ``value`` (NaN if no class has both positives and negatives), ``num_classes`` (classes that do), and ``n``.
     """
     scores, codes = _checked(probabilities, targets)
     present = torch.bincount(codes, minlength=scores.shape[1])
@@ -195,12 +199,12 @@ def auroc(probabilities: torch.Tensor | np.ndarray, targets: torch.Tensor | np.n
 def calibration_error(
     probabilities: torch.Tensor | np.ndarray, targets: torch.Tensor | np.ndarray, num_bins: int = 15
 ) -> dict:
-    """Expected calibration error of the most probable class (Guo et al. 2017): ``value`` (NaN without rows) and ``n``.
+    """Return the expected calibration error (Guo et al. 2017): ``value`` (NaN without rows) and ``n``.
 
     Args:
-        probabilities: ``(N, C)`` in [0, 1].
-        targets: ``(N,)`` codes.
-        num_bins: of equal width.
+        probabilities: ``(N, C)`` predicted probabilities in [0, 1].
+        targets: ``(N,)`` codes of the true classes.
+        num_bins: number of confidence bins of equal width.
     """
     scores, codes = _checked(probabilities, targets)
     if num_bins < 1:
@@ -217,7 +221,7 @@ def _array(counts: Counts) -> np.ndarray:
     array = counts.detach().cpu().numpy() if isinstance(counts, torch.Tensor) else np.asarray(counts)
     if array.dtype.kind not in "iuf" or (array < 0).any() or not np.isfinite(array).all():
         raise InputError("counts must not be negative")
-    # exact up to 2^53, and its squares do not wrap around
+    # float64: exact up to 2^53, and squares do not overflow
     return array.astype(np.float64)
 
 
@@ -237,7 +241,7 @@ def _checked(
         raise InputError(f"probabilities {tuple(scores.shape)} do not match targets {tuple(codes.shape)}")
     if not len(codes):
         return scores, codes
-    # negated, for NaN compares false
+    # negated, because comparisons with NaN are false
     if not (scores.min() >= 0 and scores.max() <= 1):
         raise InputError("probabilities must be between 0 and 1, without NaN")
     if codes.min() < 0 or codes.max() >= scores.shape[1]:

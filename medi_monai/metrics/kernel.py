@@ -14,15 +14,15 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
-#: rows of a kernel matrix held at a time
+#: number of rows of a kernel matrix held at once
 BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """An estimate with its jackknife standard error; it may be negative where both sets come from one distribution.
+    """An estimate with its jackknife standard error; it may be negative if both sets have the same distribution.
 
-    The standard error is NaN where leaving out an image, or a patient, leaves fewer than two images of a set.
+    The standard error is NaN if leaving out an image, or a patient, leaves fewer than two images in a set.
     """
 
     value: float
@@ -36,29 +36,29 @@ def kernel_distance(
     first_patients: np.ndarray | None = None,
     second_patients: np.ndarray | None = None,
 ) -> KernelDistance:
-    """Unbiased squared MMD with ``k(x, y) = (x·y / D + 1)^degree`` (Bińkowski et al. 2018).
+    """Return the unbiased squared MMD with ``k(x, y) = (x·y / D + 1)^degree`` (Bińkowski et al. 2018).
 
-    All pairs are used instead of random subsets, so that there is nothing to draw. The standard error is the jackknife
-    over the units of both sets: images, or patients, who have unequal numbers of images (Busing, Meijer & van der
-    Leeden 1999). Memory is bounded by blocks of rows.
+    All pairs are used instead of random subsets, so the result is deterministic. The standard error is a jackknife over
+    the units of both sets: images, or patients with unequal numbers of images (Busing, Meijer & van der Leeden 1999).
+    Memory is bounded by blocks of rows.
 
     Args:
-        first: ``(N1, D)``, two images or more.
-        second: ``(N2, D)``.
-        degree: of the polynomial, 1 or more.
-        first_patients: ``(N1,)``; where given, all images of a patient are left out together. A single patient is taken
-            by image.
-        second_patients: ``(N2,)``, likewise.
+        first: ``(N1, D)`` features of one set, with at least two images.
+        second: ``(N2, D)`` features of the other set, with at least two images.
+        degree: degree of the polynomial, at least 1.
+        first_patients: ``(N1,)`` patients, whose images are left out together; images of a single patient are left out
+            individually.
+        second_patients: ``(N2,)`` patients of the second set.
 
     Raises:
-        InputError: for fewer than two images in either, other dimensions, values that are not finite, or patients that
-            do not match the images.
+        InputError: for a set of fewer than two images, different dimensions, values that are not finite, or patients
+            that do not match the images.
     """
     first = as_features(first)
     second = as_features(second).to(first)
     if first.shape[1] != second.shape[1]:
         raise InputError(
-            f"features of {first.shape[1]} and of {second.shape[1]} dimensions: use the same encoder for both"
+            f"features of {first.shape[1]} and {second.shape[1]} dimensions: use the same encoder for both"
         )
     if degree < 1:
         raise InputError(f"the degree of the kernel has to be 1 or more, not {degree}")
@@ -73,13 +73,13 @@ def kernel_distance(
     value = _estimate(a, b, c, m, n)
     without_unit = _estimate(a - removed_first, b, c - _by_unit(across_first, units), m - sizes, n)
     without_other_unit = _estimate(a, b - removed_second, c - _by_unit(across_second, other_units), m, n - other_sizes)
-    # of large features the squares of both errors would overflow
+    # for large features, the squares of both errors would overflow
     error = math.hypot(_jackknife(value, without_unit, m, sizes), _jackknife(value, without_other_unit, n, other_sizes))
     return KernelDistance(float(value), error)
 
 
 def _units(patients: np.ndarray | None, features: torch.Tensor) -> torch.Tensor:
-    # code of every image
+    # unit code of every image
     images = torch.arange(len(features), device=features.device)
     if patients is None:
         return images
@@ -98,7 +98,7 @@ def _estimate(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, m: Any, n: Any)
 
 
 def _jackknife(value: torch.Tensor, without: torch.Tensor, count: int, sizes: torch.Tensor) -> float:
-    # standard error from the estimates without each unit of a set
+    # standard error from the leave-one-unit-out estimates of a set
     if count - int(sizes.max()) < 2:
         return math.nan
     share = sizes / count
@@ -110,7 +110,7 @@ def _jackknife(value: torch.Tensor, without: torch.Tensor, count: int, sizes: to
 
 
 def _within(rows: torch.Tensor, degree: int, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # the sum of the kernel matrix without its diagonal, what each unit's rows and columns have in it, and the sizes
+    # sum of the kernel matrix without its diagonal, contribution of each unit's rows and columns, and unit sizes
     scaled, itself = rows.T / rows.shape[1], _kernel_of_itself(rows, degree)
     by_row, of_own = [], []
     for block_of_rows, block_units in zip(rows.split(BLOCK), units.split(BLOCK)):
@@ -119,12 +119,12 @@ def _within(rows: torch.Tensor, degree: int, units: torch.Tensor) -> tuple[torch
         of_own.append(block.masked_fill_(block_units[:, None] != units, 0).sum(1))
     sizes = _by_unit(torch.ones_like(itself), units)
     total, twice = torch.cat(by_row) - itself, torch.cat(of_own) - itself
-    # pairs within a unit are in its rows and in its columns, and leave once
+    # pairs within a unit are in both its rows and its columns, but are removed only once
     return total.sum(), _by_unit(2 * total - twice, units), sizes
 
 
 def _across(rows: torch.Tensor, columns: torch.Tensor, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # sums of the kernel matrix by row and by column
+    # row and column sums of the kernel matrix
     scaled = columns.T / rows.shape[1]
     by_row, by_column = [], torch.zeros(len(columns)).to(rows)
     for block_of_rows in rows.split(BLOCK):

@@ -1,4 +1,4 @@
-"""Whether a generative model repeats its training images."""
+"""Memorization: measures of whether a generative model reproduces its training images."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ __all__ = ["nearer_share", "symmetric_correlation", "turned"]
 
 
 def turned(images: np.ndarray, symmetry: int) -> np.ndarray:
-    """Square images ``(N, S, S, C)`` under one of the eight symmetries of the square, 0 to 7; 0 leaves them."""
+    """Apply one of the eight symmetries of the square (0 to 7; 0 is the identity) to ``(N, S, S, C)`` images."""
     mirrored = images[:, :, ::-1] if symmetry >= 4 else images
     return np.rot90(mirrored, symmetry % 4, axes=(1, 2))
 
 
 def symmetric_correlation(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How alike two images are under the best of the eight symmetries of the square.
+    """Return the correlation of pairs of images under the best of the eight symmetries of the square.
 
-    Both are brought to the mean 0 and the length 1 over pixels and channels, so that a copy in another brightness or
-    contrast is a copy still.
+    Both images are normalized to mean 0 and unit length over pixels and channels, so that a copy with another
+    brightness or contrast is still recognized.
 
     Args:
-        images: ``(N, S, S, 3)`` uint8.
-        others: ``(N, S, S, 3)``, compared one by one.
+        images: ``(N, S, S, 3)`` uint8 images.
+        others: ``(N, S, S, 3)`` uint8 images, compared pair by pair.
 
     Returns:
-        ``(N,)`` correlations, 1 for a copy that was turned or mirrored; NaN where an image is of one color. And the
-        ``(N,)`` symmetries of the others under which they are found, as :func:`turned` takes them.
+        ``(N,)`` correlations, 1 for a rotated or mirrored copy and NaN for an image of uniform color; and the ``(N,)``
+        symmetries of ``others`` that give them, as for :func:`turned`.
     """
     if images.shape != others.shape or images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise InputError(f"pairs of square images are needed, not {images.shape} and {others.shape}")
     first = _normalized(images)
     correlations = np.stack([np.einsum("ni,ni->n", first, _normalized(turned(others, number))) for number in range(8)])
-    # NaN under one symmetry is NaN under all
+    # if NaN for one symmetry, it is NaN for all
     best = correlations.argmax(0)
     return np.minimum(correlations[best, np.arange(len(images))], 1.0), best
 
@@ -53,22 +53,22 @@ def _normalized(images: np.ndarray) -> np.ndarray:
 
 
 def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fresh: torch.Tensor) -> dict[str, Any]:
-    """How often a generated image is nearer to the training images than to as many that the model never saw.
+    """Return how often a generated image is closer to training images than to as many unseen images.
 
-    One half where nothing was memorized, for then the two sets are exchangeable, however smooth generated images are
+    It is one half without memorization, because the two sets are then exchangeable, however smooth generated images are
     (the idea of the three-sample test of Meehan et al., arXiv 2004.05675, without its cells).
 
     Args:
-        generated: ``(N, D)`` features.
-        training: choices of training images, each of the size of ``fresh``, ``(M, D)``.
-        fresh: ``(M, D)`` of the same distribution.
+        generated: ``(N, D)`` features of generated images.
+        training: samples of training images, each ``(M, D)`` like ``fresh``.
+        fresh: ``(M, D)`` features of unseen images from the same distribution.
 
     Returns:
-        ``value``, the mean over the choices; ``ci95`` of the normal approximation, whose variance is that of N images
-        and that between choices, in place of that of the one set of fresh images; ``n``.
+        ``value``, the mean over the samples; ``ci95`` by the normal approximation, with the variance over the N images
+        plus that between samples, which stands in for the variance due to the single set of unseen images; ``n``.
 
     Raises:
-        InputError: for choices of another size than the fresh images.
+        InputError: for samples that differ in size from the unseen images.
     """
     if not training or any(len(choice) != len(fresh) for choice in training):
         sizes = [len(choice) for choice in training]

@@ -1,4 +1,4 @@
-"""Mean and covariance of features that come in batches, in double precision and bounded memory."""
+"""Mean and covariance of batches of features, in double precision and bounded memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Features", "Moments", "as_features", "check_features", "feature_bloc
 #: ``(N, D)``, one row per image; arrays may be memory-mapped
 Features = np.ndarray | torch.Tensor
 
-#: rows held in double precision at a time
+#: number of rows held in double precision at once
 BLOCK = 4096
-#: beyond what single precision holds; the sixth power, which kernels take, of larger values overflows
+#: largest value allowed, beyond the range of single precision; sixth powers of larger values overflow in kernels
 LARGEST = 1e40
 
 
 class Moments:
-    """Count, mean and scatter of the rows seen so far; parts are merged without loss (Chan et al. 1979).
+    """Count, mean and scatter of the rows added so far, which can be merged exactly (Chan et al. 1979).
 
     Args:
         dim: number of features D.
-        device: where to add up; float64 throughout.
+        device: device of the accumulators, which are float64.
     """
 
     def __init__(self, dim: int, device: str | torch.device = "cpu") -> None:
@@ -36,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Features) -> Moments:
-        """The moments of one array, read in blocks of rows."""
+        """Return the moments of an array, computed in blocks of rows."""
         device = features.device if isinstance(features, torch.Tensor) else "cpu"
         return cls(feature_shape(features)[1], device).update(features)
 
@@ -49,17 +49,17 @@ class Moments:
         """Add ``(N, D)`` rows.
 
         Raises:
-            InputError: for another number of features, or values that are not finite; nothing is added then.
+            InputError: for the wrong number of features, or values that are not finite; nothing is added then.
         """
         dim = check_features(features)[1]
         if dim != self.dim:
-            raise InputError(f"features have {dim} dimensions, moments {self.dim}: use the same encoder for both")
+            raise InputError(f"features have {dim} dimensions but moments {self.dim}: use the same encoder for both")
         for block in feature_blocks(features):
             self._add(len(block), *_mean_and_scatter(block.to(self.mean)))
         return self
 
     def merge(self, other: Moments) -> Moments:
-        """Add the rows that another one has seen."""
+        """Add the rows of other moments."""
         if other.dim != self.dim:
             raise InputError(f"moments of {other.dim} dimensions cannot be added to moments of {self.dim}")
         self._add(other.count, other.mean.to(self.mean), other.scatter.to(self.mean))
@@ -77,7 +77,7 @@ class Moments:
 
     @property
     def covariance(self) -> torch.Tensor:
-        """``(D, D)`` unbiased covariance.
+        """Return the ``(D, D)`` unbiased covariance.
 
         Raises:
             InputError: for fewer than two rows.
@@ -88,20 +88,20 @@ class Moments:
 
 
 def as_features(features: Features) -> torch.Tensor:
-    """``(N, D)`` as a float64 tensor, on the device where it is.
+    """Return ``(N, D)`` features as a float64 tensor, on their device.
 
     Raises:
-        InputError: for another shape, or values that are not finite; the message counts them.
+        InputError: for the wrong shape, or values that are not finite, with their count.
     """
     check_features(features)
     return _double(features)
 
 
 def feature_shape(features: Features) -> tuple[int, int]:
-    """``(N, D)``.
+    """Return the shape ``(N, D)`` of features.
 
     Raises:
-        InputError: for another shape, no dimension, or what is no number.
+        InputError: for the wrong number of axes, no dimension, or values that are not numbers.
     """
     if isinstance(features, torch.Tensor):
         real = not features.is_complex()
@@ -117,10 +117,10 @@ def feature_shape(features: Features) -> tuple[int, int]:
 
 
 def check_features(features: Features) -> tuple[int, int]:
-    """:func:`feature_shape`, once every value is known to be finite.
+    """Return :func:`feature_shape` after checking that all values are finite.
 
     Raises:
-        InputError: for another shape, or values that are not finite; the message counts them.
+        InputError: for the wrong shape, or values that are not finite, with their count.
     """
     count, dim = feature_shape(features)
     rows = sum(_num_spoiled(features[start : start + BLOCK]) for start in range(0, count, BLOCK))
@@ -133,7 +133,7 @@ def check_features(features: Features) -> tuple[int, int]:
 
 
 def feature_blocks(features: Features, rows: int = BLOCK) -> Iterator[torch.Tensor]:
-    """``rows`` of the features at a time, as float64 tensors: what is larger than memory may be memory-mapped."""
+    """Yield blocks of ``rows`` features as float64 tensors; features larger than memory may be memory-mapped."""
     for start in range(0, len(features), rows):
         yield _double(features[start : start + rows])
 
@@ -147,12 +147,12 @@ def _mean_and_scatter(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     middle = array.mean(0)
     array = array - middle
     with threads_for(array.shape[1]):
-        # numpy sees that the result is symmetric and computes half of it
+        # numpy recognizes that the result is symmetric and computes half of it
         return torch.from_numpy(middle), torch.from_numpy(array.T @ array)
 
 
 def _num_spoiled(block: Features) -> int:
-    # in the precision that they come in; both are NaN where any value is, and need no second array
+    # in the original precision; both are NaN if any value is, and need no second array
     plain = block.detach() if isinstance(block, torch.Tensor) else block
     if float(plain.min()) >= -LARGEST and float(plain.max()) <= LARGEST:
         return 0
@@ -162,5 +162,5 @@ def _num_spoiled(block: Features) -> int:
 def _double(features: Features) -> torch.Tensor:
     if isinstance(features, torch.Tensor):
         return features.detach().to(torch.float64)
-    # torch warns of arrays that cannot be written to, as memory-mapped ones
+    # torch warns about read-only arrays, such as memory-mapped ones
     return torch.from_numpy(np.require(features, np.float64, ["C", "W"]))

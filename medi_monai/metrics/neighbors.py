@@ -1,4 +1,4 @@
-"""What nearest neighbors say: precision, recall, density, coverage, copies, and the robustness index."""
+"""Nearest-neighbor metrics: precision, recall, density, coverage, and the robustness index."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["nearest_neighbors", "precision_recall", "robustness_index"]
 
-#: queries and references whose distances are held at a time
+#: numbers of queries and references whose distances are held at once
 BLOCK, REFERENCES = 1024, 16384
-#: squared distances below this share of both squared norms are rounding, for ``|x|^2 + |y|^2 - 2 x·y`` is no better
+#: share of both squared norms below which a squared distance is rounding error, from ``|x|^2 + |y|^2 - 2 x·y``
 TOLERANCE = 1e-12
 
 
 def nearest_neighbors(
     queries: Features, references: Features, k: int = 1, exclude_self: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``k`` nearest rows of ``references`` to each query, nearest first; of equals the earlier row.
+    """Find the ``k`` rows of ``references`` nearest to each query, nearest first, with ties in the order of rows.
 
-    Memory is bounded by blocks of both, so that either may be memory-mapped. Rows closer than 1e-6 of their distance
-    from the mean of the references count as equal, and their distance is 0.
+    Memory is bounded by blocks of both, so either may be memory-mapped. Rows closer than 1e-6 of their distance from
+    the mean of the references are treated as equal, with a distance of 0.
 
     Args:
-        queries: ``(Q, D)``.
-        references: ``(R, D)``.
-        k: how many.
-        exclude_self: both are the same array, and a row is no neighbor of itself.
+        queries: ``(Q, D)`` features.
+        references: ``(R, D)`` features.
+        k: number of neighbors.
+        exclude_self: whether both are the same array, and a row is not its own neighbor.
 
     Returns:
-        Euclidean distances ``(Q, k)`` float64 and rows ``(Q, k)``.
+        ``(Q, k)`` float64 Euclidean distances and ``(Q, k)`` row numbers.
 
     Raises:
-        InputError: for other dimensions, values that are not finite, or fewer than ``k`` references.
+        InputError: for different dimensions, values that are not finite, or fewer than ``k`` references.
     """
     if exclude_self and len(queries) != len(references):
         raise InputError(
@@ -45,30 +45,30 @@ def nearest_neighbors(
 
 
 def precision_recall(real: Features, generated: Features, k: int = 5) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019, eq. 1), density and coverage (Naeem et al. 2020, eqs. 2 and 3).
+    """Return precision, recall (Kynkäänniemi et al. 2019, eq. 1), density and coverage (Naeem et al. 2020, eqs. 2, 3).
 
-    A ball around every real image reaches to its ``k``-th nearest real neighbor, and likewise for generated ones. An
-    image on the edge of a ball lies within.
+    Each real image has a ball with the distance to its ``k``-th nearest real neighbor as its radius, and each generated
+    image one with the distance to its ``k``-th nearest generated neighbor. Balls include their boundary.
 
     Args:
-        real: ``(N, D)``, more than ``k``.
-        generated: ``(M, D)``, more than ``k``.
-        k: neighbors that make the radius.
+        real: ``(N, D)`` features, N greater than ``k``.
+        generated: ``(M, D)`` features, M greater than ``k``.
+        k: number of the neighbor that defines the radius.
 
     Returns:
-        ``precision``: share of generated images in some real ball; ``recall``: of real images in some generated ball;
-        ``density``: real balls around a generated image over ``k``, may exceed 1; ``coverage``: share of real balls
-        with a generated image within.
+        ``precision``: share of generated images in any real ball; ``recall``: share of real images in any generated
+        ball; ``density``: number of real balls around a generated image divided by ``k``, which may exceed 1;
+        ``coverage``: share of real balls that contain a generated image.
 
     Raises:
-        InputError: for ``k`` images or fewer in either, other dimensions, or values that are not finite.
+        InputError: for a set of ``k`` or fewer images, different dimensions, or values that are not finite.
     """
     real = as_features(real)
     generated = as_features(generated).to(real)
     _check_dims(real.shape[1], generated.shape[1])
     if not 1 <= k < min(len(real), len(generated)):
         raise InputError(
-            f"precision and recall need k of 1 or more and more than k images per set; with k = {k}, there are "
+            f"precision and recall need k of at least 1 and more than k images per set; k = {k}, and there are "
             f"{len(real)} real and {len(generated)} generated images"
         )
     real, generated = real - real.mean(0), generated - real.mean(0)
@@ -100,28 +100,30 @@ def robustness_index(
     slides: np.ndarray | None = None,
     cosine: bool = True,
 ) -> dict:
-    """How far neighbors share the class rather than the center (PathoROB, arXiv 2507.17845).
+    """Return the robustness index of PathoROB: how often neighbors share the class rather than the center.
 
-    Of the ``k`` nearest neighbors of every image, those of the same class from another center (SO) and those of another
-    class from the same center (OS) are counted: ``SO / (SO + OS)``. At 1 the features see biology alone, at 0 the
-    center alone; an even mixture of all combinations scores by chance what their frequencies give, so the combinations
-    have to be balanced.
+    Source: arXiv 2507.17845.
+
+    Among the ``k`` nearest neighbors of every image, those of the same class from another center (SO) and those of
+    another class from the same center (OS) are counted; the index is ``SO / (SO + OS)``. At 1 the features reflect only
+    biology, at 0 only the center. The value expected by chance depends on the frequencies of the combinations, which
+    therefore have to be balanced.
 
     Args:
-        features: ``(N, D)``.
-        labels: ``(N,)`` classes; pairs in which one is missing are of neither kind.
-        centers: ``(N,)`` centers, likewise.
-        k: neighbors.
-        slides: ``(N,)``; where given, images of the same slide are no neighbors. An image for which fewer than ``k``
-            are left has that many.
-        cosine: rows are scaled to length 1 first, as the paper's code does.
+        features: ``(N, D)`` features.
+        labels: ``(N,)`` classes; pairs with a missing class count as neither.
+        centers: ``(N,)`` centers; pairs with a missing center count as neither.
+        k: number of neighbors.
+        slides: ``(N,)`` slides; images of the same slide are not neighbors. An image with fewer than ``k`` other images
+            uses all of them.
+        cosine: whether features are first scaled to unit length, as in the paper's code.
 
     Returns:
-        ``value`` (NaN where no neighbor is of either kind), ``same_class_other_center``, ``other_class_same_center``
-        and ``same_class`` (counts of neighbors), ``neighbors`` (all), and ``n`` images.
+        ``value`` (NaN if no neighbor counts as either), ``same_class_other_center``, ``other_class_same_center`` and
+        ``same_class`` (counts of neighbors), ``neighbors`` (all), and ``n`` images.
 
     Raises:
-        InputError: for columns of another length, values that are not finite, or ``k`` images or fewer.
+        InputError: for columns of the wrong length, values that are not finite, or ``k`` or fewer images.
     """
     rows = as_features(features)
     units = np.arange(len(rows)) if slides is None else slides
@@ -183,8 +185,8 @@ def _nearest_of_block(
 
 
 def _first(squared: torch.Tensor, indices: torch.Tensor, k: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # topk takes any of equals, and rounding tells equals apart. Doubles of 0 or more are ordered as their bits are:
-    # the lowest bits are rounded away (1e-9 of the value for a million rows) and make room for the row number
+    # topk breaks ties arbitrarily, and rounding creates differences between equal values. Non-negative doubles sort
+    # like their bits, so the lowest bits (1e-9 of the value for a million rows) are replaced by the row number
     room = 1 << max(1, (count - 1).bit_length())
     keys = (squared.contiguous().view(torch.int64) + room // 2) & -room | indices
     order = keys.topk(min(k, keys.shape[1]), largest=False).indices
@@ -192,7 +194,7 @@ def _first(squared: torch.Tensor, indices: torch.Tensor, k: int, count: int) -> 
 
 
 def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # and what they may be off by; subtraction is exact and takes ten times longer
+    # with a bound of their error; exact subtraction would take ten times longer
     squares = rows.square().sum(1, keepdim=True) + columns.square().sum(1)
     squared = torch.addmm(squares, rows, columns.T, alpha=-2)
     slack = squares.mul_(TOLERANCE)
@@ -209,4 +211,4 @@ def _codes(column: np.ndarray, count: int) -> np.ndarray:
 
 def _check_dims(first: int, second: int) -> None:
     if first != second:
-        raise InputError(f"features of {first} and of {second} dimensions: use the same encoder for both")
+        raise InputError(f"features of {first} and {second} dimensions: use the same encoder for both")

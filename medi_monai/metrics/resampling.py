@@ -1,4 +1,4 @@
-"""Intervals and tests that take the patient, not the patch, for the unit."""
+"""Confidence intervals and tests with the patient, not the patch, as the unit."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = [
     "wilson_interval",
 ]
 
-#: the 97.5 % quantile of the standard normal distribution
+#: 97.5% quantile of the standard normal distribution
 Z95 = float(stats.norm.ppf(0.975))
-#: signs held at a time: thousands of patients would make gigabytes
+#: number of signs held at once, because thousands of patients would need gigabytes
 SIGNS = 2**22
 
 
 class PatientSampler:
-    """Bootstrap samples of a table: as many patients as there are, with replacement, each with all of its rows.
+    """Draws bootstrap samples of patients, as many as there are and with replacement, each with all its rows.
 
     Args:
         patients: ``(N,)`` patient of every row, none missing.
-        strata: ``(N,)``; patients are drawn within each stratum, so that none is lost. A patient whose rows lie in
-            several is drawn in each by itself.
+        strata: ``(N,)`` stratum of every row; patients are drawn within each stratum, so that no stratum is lost. A
+            patient with rows in several strata is drawn independently in each.
 
     Raises:
-        InputError: for rows without a patient or a stratum, or columns of unequal length.
+        InputError: for rows without a patient or stratum, or columns of unequal length.
     """
 
     def __init__(self, patients: np.ndarray, strata: np.ndarray | None = None) -> None:
@@ -49,7 +49,7 @@ class PatientSampler:
         stratum = np.zeros(len(patient), int) if strata is None else _sorted_codes(strata, "stratum")
         if len(stratum) != len(patient):
             raise InputError(f"{len(stratum)} strata do not match {len(patient)} patients: give one of each per row")
-        # a unit is a patient within a stratum; units are in the order of both names, whatever the order of the rows
+        # a unit is a patient within a stratum; units are sorted by both names, whatever the order of the rows
         units, unit_of = np.unique(stratum * (patient.max(initial=0) + 1) + patient, return_inverse=True)
         self._rows = np.argsort(unit_of, kind="stable")
         self._ends = np.cumsum(np.bincount(unit_of, minlength=len(units)))
@@ -57,7 +57,7 @@ class PatientSampler:
         self._strata = [stratum for stratum in np.split(np.arange(len(units)), first_of_stratum) if len(stratum)]
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Row numbers of one sample, those of a patient drawn twice twice."""
+        """Return the row numbers of one sample; those of a patient drawn twice occur twice."""
         if not self._strata:
             return np.empty(0, np.int64)
         drawn = np.concatenate([rng.choice(units, len(units)) for units in self._strata])
@@ -68,12 +68,12 @@ class PatientSampler:
 
 
 def draw_patients(patients: np.ndarray, rng: np.random.Generator, strata: np.ndarray | None = None) -> np.ndarray:
-    """Rows of one sample of :class:`PatientSampler`; for many samples of one table, make the sampler once."""
+    """Return the rows of one sample of :class:`PatientSampler`; for many samples, create the sampler once instead."""
     return PatientSampler(patients, strata).draw(rng)
 
 
 def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """The central ``level`` of replicates, those that are NaN left out; ``None`` where fewer than two are left."""
+    """Return the central ``level`` interval of replicates, ignoring NaN; ``None`` for fewer than two of them."""
     known = np.asarray(replicates, float)
     known = known[np.isfinite(known)]
     if len(known) < 2:
@@ -84,18 +84,18 @@ def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> list[flo
 def interval_around(
     value: float, replicates: np.ndarray, level: float = 0.95, lowest: float = -math.inf
 ) -> list[float] | None:
-    """:func:`percentile_interval` of replicates, shifted from their mean onto ``value``.
+    """Return the :func:`percentile_interval` of replicates, shifted from their mean to ``value``.
 
-    For estimates that resampling biases: repeated images have less spread than new ones, which adds to a distance.
+    For estimates that are biased by resampling: repeated images vary less than new ones, which increases a distance.
 
     Args:
-        value: the estimate.
-        replicates: of its bootstrap; those that are NaN are left out.
-        level: of the interval.
-        lowest: what the estimated quantity cannot be below, such as 0 for a distance; ends are raised to it.
+        value: estimate.
+        replicates: bootstrap replicates of the estimate; NaN is ignored.
+        level: confidence level.
+        lowest: smallest possible value of the quantity, such as 0 for a distance, at which the interval is truncated.
 
     Returns:
-        Both ends; ``None`` with fewer than two replicates, and for a value that is not finite.
+        Both ends; ``None`` for fewer than two replicates, or a value that is not finite.
     """
     known = np.asarray(replicates, float)
     known = known[np.isfinite(known)]
@@ -108,13 +108,13 @@ def interval_around(
 def normal_interval(
     value: float, standard_error: float, lowest: float = -math.inf, highest: float = math.inf
 ) -> list[float] | None:
-    """The 95 % interval ``value ± 1.96 standard_error``, cut at what can be; ``None`` for an error that is not finite.
+    """Return the truncated 95% interval ``value ± 1.96 standard_error``; ``None`` if the error is not finite.
 
     Args:
-        value: the estimate.
-        standard_error: of the estimate.
-        lowest: what the estimated quantity cannot be below.
-        highest: what it cannot be above.
+        value: estimate.
+        standard_error: standard error of the estimate.
+        lowest: smallest possible value of the quantity.
+        highest: largest possible value of the quantity.
     """
     if not math.isfinite(standard_error):
         return None
@@ -122,14 +122,14 @@ def normal_interval(
 
 
 def wilson_interval(count: float, n: float) -> list[float] | None:
-    """The 95 % interval of a share ``count / n`` (Wilson 1927); ``None`` for n of 0.
+    """Return Wilson's 95% interval of a share ``count / n`` (Wilson 1927); ``None`` if n is 0.
 
-    Of a weighted share, ``n`` is the effective number, ``(sum of weights)^2 / sum of squares`` (Kish 1965), and
-    ``count`` the share of it.
+    For a weighted share, ``n`` is the effective sample size, ``(sum of weights)^2 / sum of squares`` (Kish 1965), and
+    ``count`` the share times ``n``.
     """
     if n == 0:
         return None
-    # scipy's binomtest(count, n).proportion_ci(method="wilson") gives the same for whole numbers, and takes no others
+    # scipy's binomtest(count, n).proportion_ci(method="wilson") gives the same, but accepts only whole numbers
     share, spread = count / n, Z95 * Z95 / n
     middle = (share + spread / 2) / (1 + spread)
     half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
@@ -137,7 +137,7 @@ def wilson_interval(count: float, n: float) -> list[float] | None:
 
 
 def figure(value: float | None, replicates: np.ndarray | None = None, n: int | None = None) -> dict:
-    """``{"value", "ci95", "n"}`` as JSON: what is undefined is ``None`` with its count."""
+    """Return ``{"value", "ci95", "n"}`` as JSON; undefined figures are ``None``, with their count."""
     if value is None or not math.isfinite(value):
         return {"value": None, "ci95": None, "n": n}
     interval = None if replicates is None else percentile_interval(replicates)
@@ -145,7 +145,7 @@ def figure(value: float | None, replicates: np.ndarray | None = None, n: int | N
 
 
 def mean_figure(values: np.ndarray | None) -> dict:
-    """The mean of ``(N,)`` values as a figure with its 95 % interval by the normal law; undefined for no value."""
+    """Return the mean of ``(N,)`` values as a figure with a normal 95% interval; undefined without values."""
     if values is None or not len(values):
         return figure(None, n=0)
     value, n = float(np.mean(values)), len(values)
@@ -154,21 +154,20 @@ def mean_figure(values: np.ndarray | None) -> dict:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float], num_flips: int = 20000, seed: int = 0) -> dict:
-    """Whether paired figures of two arms differ: sign-flip permutation test and t interval of the mean difference.
+    """Compare paired figures of two arms by a sign-flip permutation test, with a t interval of the mean difference.
 
-    Under the null hypothesis each difference is as likely as its negative. All ``2^n`` assignments of signs are looked
-    at where there are no more than ``num_flips`` of them; else so many are drawn.
+    Under the null hypothesis, each difference is as likely as its negative. All ``2^n`` assignments of signs are used
+    if there are at most ``num_flips`` of them; otherwise ``num_flips`` assignments are drawn.
 
     Args:
-        first: one figure per repeat.
-        second: of the other arm, in the same order. Pairs in which either is NaN are left out.
-        num_flips: bound on the assignments.
-        seed: of the draw.
+        first: figures of one arm, one per repeat.
+        second: figures of the other arm, in the same order. Pairs with a NaN are left out.
+        num_flips: maximum number of sign assignments.
+        seed: seed of the draw.
 
     Returns:
-        ``difference`` (mean of first - second) as a figure with a 95 % interval (Student's t), ``p_value`` (two-sided)
-        and ``n`` pairs; ``None`` where there are fewer than two pairs. The smallest p value of ``n`` pairs is
-        ``2^(1 - n)``.
+        ``difference`` (mean of first - second) as a figure with a 95% interval (Student's t), ``p_value`` (two-sided)
+        and ``n`` pairs; ``None`` for fewer than two pairs. The smallest possible p value is ``2^(1 - n)``.
 
     Raises:
         InputError: for lists of unequal length.
@@ -195,27 +194,27 @@ def _sign_flip_p_value(differences: np.ndarray, num_flips: int, seed: int) -> fl
             (differences,), _extremity, permutation_type="samples", n_resamples=num_flips, alternative="greater"
         )
         return float(exact.pvalue)
-    # drawn here and not by scipy, whose draws take a generator of another kind of stream and gigabytes for thousands of
-    # patients: p values stay those of earlier versions
+    # not drawn by scipy, which uses another random stream, and gigabytes for thousands of patients: p values are the
+    # same as in earlier versions
     edge = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     rng, extreme, rows = np.random.default_rng(seed_from("sign flips", seed)), 0, max(1, SIGNS // n)
     for start in range(0, num_flips, rows):
         signs = rng.choice([-1.0, 1.0], (min(rows, num_flips - start), n))
         extreme += int((np.abs(signs @ differences) >= edge).sum())
-    # the assignment at hand counts as well, so that no p value is 0 (Phipson & Smyth 2010)
+    # the observed assignment counts as well, so that no p value is 0 (Phipson & Smyth 2010)
     return (extreme + 1) / (num_flips + 1)
 
 
 def _extremity(differences: np.ndarray, axis: int) -> np.ndarray:
-    # scipy takes statistics for equal that differ by rounding of their own size: with the sum of the absolute values,
-    # which no sign changes, that is the rounding of the differences, also where they cancel
+    # scipy treats statistics as equal if they differ by rounding relative to their size: adding the sum of absolute
+    # values, which no sign change affects, makes this the rounding of the differences even if they cancel
     return np.abs(differences.sum(axis)) + np.abs(differences).sum(axis)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for their number (Holm 1979), in the order given.
+    """Return p values adjusted for multiple testing (Holm 1979), in the given order.
 
-    ``None`` and NaN are tests that could not be made: they become ``None`` and do not count.
+    ``None`` and NaN stand for tests that could not be performed: they become ``None`` and do not count.
     """
     known = {index: float(value) for index, value in enumerate(p_values) if value is not None and not math.isnan(value)}
     adjusted: list[float | None] = [None] * len(p_values)
@@ -227,7 +226,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _sorted_codes(column: np.ndarray, kind: str) -> np.ndarray:
-    # of sorted names, so that a draw does not depend on the order of the rows
+    # codes of sorted names, so that a draw does not depend on the order of the rows
     codes = pd.factorize(np.asarray(column), sort=True)[0]
     if (codes < 0).any():
         raise InputError(f"{int((codes < 0).sum())} of {len(codes)} rows have no {kind}: remove them, or fill it in")

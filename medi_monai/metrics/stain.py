@@ -1,4 +1,4 @@
-"""Does a generated patch wear the stain of its center? A regression of optical densities."""
+"""Stain fidelity: regression of the optical densities of generated patches on those of real patches of their center."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["group_means", "stain_regression"]
 
 
 def group_means(values: np.ndarray, groups: Sequence) -> dict:
-    """Mean over the rows of each group, as ``{group: (D,) array}`` for ``(N, D)`` values and N groups."""
+    """Return the mean of each group, ``{group: (D,) array}``, for ``(N, D)`` values and N group names."""
     rows_of: dict = {}
     for group, row in zip(groups, values, strict=True):
         rows_of.setdefault(group, []).append(row)
@@ -21,19 +21,19 @@ def group_means(values: np.ndarray, groups: Sequence) -> dict:
 
 
 def stain_regression(real: np.ndarray, generated: np.ndarray, labels: Sequence[str]) -> dict[str, float | int | None]:
-    """Regress generated on real mean optical densities, over centers within each class.
+    """Regress mean optical densities of generated patches on those of real patches, over centers within each class.
 
-    Each class and channel is centered on its own mean, so that a model which knows the class alone cannot score by
-    the classes' different densities. The three channels are pooled.
+    Each class and channel is centered on its own mean, so that a model that knows only the class does not benefit from
+    density differences between classes. The three channels are pooled.
 
     Args:
-        real: ``(G, 3)`` mean optical density per color channel of real patches, one row per class × center.
-        generated: ``(G, 3)`` the same of generated patches.
-        labels: ``G`` class labels; a class with a single center says nothing about centers and is left out.
+        real: ``(G, 3)`` mean optical density per color channel of real patches, one row per class and center.
+        generated: ``(G, 3)`` mean optical density of generated patches, in the same order.
+        labels: ``G`` class labels; a class with only one center is uninformative and is left out.
 
     Returns:
-        ``slope`` (1: the centers differ as they should, 0: not at all), Pearson's ``r``, ``slope_pooled`` and
-        ``r_pooled`` without the centering on classes, and ``n``, the number of combinations used. Undefined is
+        ``slope`` (1: generated centers differ as much as real ones, 0: not at all), Pearson's ``r``, ``slope_pooled``
+        and ``r_pooled`` without centering by class, and ``n``, the number of combinations used. Undefined figures are
         ``None``.
 
     Raises:
@@ -54,7 +54,7 @@ def stain_regression(real: np.ndarray, generated: np.ndarray, labels: Sequence[s
 
 
 def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
-    # densities lie between 0 and 2.4: a spread below 1e-9 is rounding
+    # densities range from 0 to 2.4: a spread below 1e-9 is rounding error
     constant_x, constant_y = (len(values) < 2 or np.abs(values).max() < 1e-9 for values in (x, y))
     if constant_x:
         return None, None

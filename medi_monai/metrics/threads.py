@@ -1,4 +1,4 @@
-"""Threads of BLAS, which wait for each other longer than small matrices take."""
+"""Number of BLAS threads, whose synchronization takes longer than the computation for small matrices."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["threads_for"]
 
-#: dimensions up to which one thread is faster than several
+#: number of dimensions up to which one thread is faster than several
 SMALL = 256
 
 
 def threads_for(dim: int) -> AbstractContextManager[Any]:
-    """Within it, BLAS takes one thread for matrices of up to 256 dimensions, and all for larger ones."""
+    """Return a context in which BLAS uses one thread for matrices of up to 256 dimensions, and all for larger ones."""
     return _controller().limit(limits=1, user_api="blas") if dim <= SMALL else nullcontext()
 
 

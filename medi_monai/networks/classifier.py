@@ -264,7 +264,7 @@ def _from_folder(folder: Path) -> SubgroupClassifier:
     record = read_document(folder / RECORD, ClassifierRecord)
     classifier = SubgroupClassifier(record.attributes, **record.architecture.model_dump())
     classifier.held_out = dict(record.held_out)
-    # the digest is that of the file, or of an earlier version without one
+    # earlier versions recorded no digest
     digests = [record.digests[WEIGHTS]] if WEIGHTS in record.digests else None
     _load_state(classifier, load_tensors(folder / WEIGHTS, digests), folder / WEIGHTS)
     return classifier.freeze()

@@ -1,4 +1,4 @@
-"""The version of this code, with its commit where it runs from a repository."""
+"""Version of this code, with the commit if it runs from a repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIT = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "
 
 @functools.cache
 def code_version() -> str:
-    """Such as ``0.1.0 (commit 1a2b3c4)``; with ``-dirty`` where files have changed since the commit."""
+    """Return the version, such as ``0.1.0 (commit 1a2b3c4)``, with ``-dirty`` if files changed since the commit."""
     if not (ROOT / ".git").exists():
         return __version__
     try:

@@ -142,14 +142,14 @@ class MetadataSchema:
 
     @classmethod
     def from_dict(cls, content: Mapping, name: str = "the schema") -> MetadataSchema:
-        """The inverse of :meth:`to_dict`.
+        """Create the schema from the output of :meth:`to_dict`.
 
         Args:
-            content: JSON.
-            name: of its file, for errors.
+            content: JSON content.
+            name: name of the file, for errors.
 
         Raises:
-            InputError: where the content is not that of a schema, or of a newer version.
+            InputError: if the content is not a schema, or is from a newer version.
         """
         document = parse_document(content, SchemaDocument, name)
         label, *attributes = (column.build() for column in (document.label, *document.attributes))

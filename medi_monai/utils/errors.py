@@ -13,15 +13,15 @@ __all__ = ["InputError", "RunStopped", "nearest", "unknown_value", "user_error_i
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: the message names the value, what is allowed, and the remedy."""
+    """An error in the user's input: the message names the given value, the allowed values, and the remedy."""
 
 
 class RunStopped(RuntimeError):
-    """A run that ended early for a reason the user should read (loss not finite, interrupted, disk full)."""
+    """A run that ended early for a reason that the user should know (loss not finite, interrupted, disk full)."""
 
 
 def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]:
-    """The ``count`` known values whose spelling is nearest to ``value``, best first (case does not count)."""
+    """Return the ``count`` known values with the most similar spelling, best first and ignoring case."""
     by_lower: dict[str, str] = {}
     for name in map(str, known):
         by_lower.setdefault(name.lower(), name)
@@ -30,7 +30,7 @@ def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]
 
 
 def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str = "") -> InputError:
-    """An :class:`InputError` for a value outside a closed list; it names the nearest allowed values."""
+    """Return an :class:`InputError` for a value outside a closed list, which suggests the nearest allowed values."""
     names = [str(name) for name in known]
     close = nearest(value, names)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
@@ -40,7 +40,7 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
 
 
 def user_error_in(error: BaseException | None) -> BaseException | None:
-    """The first error meant for the user in a chain of causes (MONAI wraps what a config raises)."""
+    """Return the first error meant for the user in a chain of causes (MONAI wraps errors raised in a config)."""
     while error is not None:
         if isinstance(error, (InputError, RunStopped)):
             return error

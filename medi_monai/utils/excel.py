@@ -1,4 +1,4 @@
-"""Sheets of Excel files as rows of text; openpyxl, an extra, reads them."""
+"""Read sheets of Excel files as rows of text, by openpyxl (an extra)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from medi_monai.utils.optional import is_installed, require
 
 __all__ = ["read_excel"]
 
-#: a format of numbers that shows zeros before them, as that of patients 007 and 012
+#: a number format with leading zeros, as for patients 007 and 012
 PADDED = re.compile(r"0{2,}")
 
 
 def read_excel(path: str | os.PathLike, sheet: str | None = None) -> list[list[str]]:
-    """The rows of a sheet as it shows them, the header first; rows without a cell are left out.
+    """Read the rows of a sheet as displayed, header first, without empty rows.
 
     Args:
-        path: of an ``.xlsx`` or ``.xlsm`` file.
-        sheet: its name; without one, the only sheet that is visible and holds anything.
+        path: ``.xlsx`` or ``.xlsm`` file.
+        sheet: name of the sheet; by default the only visible sheet that is not empty.
 
     Raises:
-        InputError: without openpyxl, for a file that it cannot read, a sheet that is not there or has to be named,
-            merged cells, or formulas whose results the file lacks.
+        InputError: without openpyxl, for an unreadable file, a sheet that does not exist or has to be named, merged
+            cells, or formulas without stored results.
     """
     if not is_installed("openpyxl"):
         raise InputError(
@@ -36,11 +36,11 @@ def read_excel(path: str | os.PathLike, sheet: str | None = None) -> list[list[s
         )
     openpyxl = require("openpyxl", f"to read {path}")
     try:
-        # from bytes: openpyxl goes by the name of a file and refuses .csv
+        # from bytes, because openpyxl checks the file name and refuses .csv
         content = Path(path).read_bytes()
         book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
     except Exception as error:
-        # broken files end in errors of zipfile, of XML and of openpyxl's own
+        # damaged files raise errors of zipfile, of XML or of openpyxl
         raise InputError(
             f"{path} is a zip archive and not a readable Excel file ({type(error).__name__}: {error}); save the table "
             "as .xlsx or CSV"
@@ -53,7 +53,7 @@ def read_excel(path: str | os.PathLike, sheet: str | None = None) -> list[list[s
         )
     rows = [[_text(cell) for cell in row] for row in chosen.iter_rows()]
     if any(not any(column[1:]) for column in zip(*rows)):
-        # a program that writes formulas without computing them leaves a column empty, as if data were missing
+        # formulas without stored results would look like missing data
         formulas = openpyxl.load_workbook(io.BytesIO(content))[chosen.title]
         _check_results(formulas, rows, path)
     rows = [row for row in rows if any(row)]

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written beside its target and then renamed."""
+"""Atomic file output: files are written under a temporary name in their folder and then renamed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
     "writable_dir",
 ]
 
-#: bytes of each of the blocks of a file that its fingerprint is made of
+#: size in bytes of each block of a file that enters its fingerprint
 BLOCK = 64 * 1024
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 
@@ -49,7 +49,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; rename it onto ``target`` on success, delete it otherwise.
 
     Raises:
-        RunStopped: where the disk is full or the folder cannot be written; ``target`` is then as it was before.
+        RunStopped: if the disk is full or the folder is not writable; ``target`` is then unchanged.
     """
     target = Path(target)
     temporary = None
@@ -102,13 +102,13 @@ def _plain(value: Any) -> Any:
         raise TypeError(f"{type(value).__name__} cannot be written as JSON")
     number = value.item()
     if number != number:
-        # json looks for NaN in Python's own floats alone
+        # json checks only Python floats for NaN
         raise ValueError("NaN cannot be written as JSON; an undefined figure is None")
     return number
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file; a missing or broken file is an :class:`InputError` that names it."""
+    """Return the content of a JSON file; a missing or invalid file raises an :class:`InputError` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -118,12 +118,12 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write a table as CSV or, where the name ends so, as Parquet, atomically and without the index."""
+    """Write a table as CSV or, depending on the suffix, as Parquet, atomically and without the index."""
     with atomic_path(target) as path:
         if Path(target).suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
-            # a carriage return alone ends a line for a reader of CSV, unless it is quoted
+            # a carriage return ends a line when CSV is read, unless it is quoted
             returns = any(table[name].astype(str).str.contains("\r", regex=False).any() for name in table.columns)
             quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
             table.to_csv(path, index=False, sep=_separator(target), quoting=quoting)
@@ -134,18 +134,18 @@ def _separator(path: str | os.PathLike) -> str:
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """``torch.save`` of tensors, numbers, strings and containers of them, atomically; equal tensors are equal files."""
+    """Save tensors, numbers, strings and containers of them atomically; equal content gives equal files."""
     with atomic_path(target) as path:
         write_tensors(path, content)
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> str:
-    """Write tensors, numbers, strings and containers of them into a file; within :func:`atomic_path`.
+    """Write tensors, numbers, strings and containers of them to a file inside :func:`atomic_path`.
 
     Returns:
-        The SHA-256 of its bytes, computed on their way: a quarter of the time that writing takes.
+        The SHA-256 of its bytes, computed while writing, which adds a quarter of the writing time.
     """
-    # given a path, torch writes its name into the file
+    # torch would write the file's name into it if given a path
     with open(path, "wb") as file:
         hashing = _HashingFile(file)
         torch.save(dict(content), hashing)  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> str:
 
 
 class _HashingFile:
-    """What ``torch.save`` needs of a file that is written from start to end."""
+    """The part of a file object that ``torch.save`` needs for sequential writing."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest = file, hashlib.sha256()
@@ -194,7 +194,7 @@ def load_tensors(path: str | os.PathLike, sha256: Sequence[str] | None = None) -
     except InputError:
         raise
     except Exception as error:
-        # torch goes on with advice to its developers
+        # the rest of torch's message is advice for developers
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason[:200]})") from error
     return content
@@ -234,7 +234,7 @@ def all_finite(value: torch.Tensor) -> bool:
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -243,7 +243,7 @@ def file_digest(path: str | os.PathLike) -> str:
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
-    """What tells a large file from another at little cost: its size, and the SHA-256 of first, middle and last 64 KiB.
+    """Return a fast fingerprint of a file: its size, and the SHA-256 of its first, middle and last 64 KiB.
 
     Returns:
         ``<bytes>-<64 hexadecimal digits>``.
@@ -258,23 +258,23 @@ def file_fingerprint(path: str | os.PathLike) -> str:
 
 
 def json_digest(content: object) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value, independent of the order of its keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """The SHA-256 of names, types, shapes and bytes of tensors, in the order of names, on any device."""
+    """Return the SHA-256 of names, types, shapes and bytes of tensors, sorted by name; the same on any device."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        # bytes and not numbers: NumPy has no bfloat16
+        # as bytes, because NumPy has no bfloat16
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def cache_dir() -> Path:
-    """Where what can be made again is kept: ``$MEDI_CACHE``, else ``$XDG_CACHE_HOME/medi_monai`` or ``~/.cache``."""
+    """Return the cache folder: ``$MEDI_CACHE``, else ``$XDG_CACHE_HOME/medi_monai`` or ``~/.cache/medi_monai``."""
     if os.environ.get("MEDI_CACHE"):
         return Path(os.environ["MEDI_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medi_monai"
@@ -299,7 +299,7 @@ def check_path_length(path: str) -> None:
 
 
 def writable_dir(path: str | os.PathLike) -> Path:
-    """Make a folder, with its parents, and show that a file can be written into it before any work starts."""
+    """Create a folder, with its parents, and check that files can be written into it before any work starts."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

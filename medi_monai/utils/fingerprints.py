@@ -1,4 +1,4 @@
-"""Fingerprints of many files, read again only where a file has changed: results are to follow pixels, not names."""
+"""Cached fingerprints of many files, so that results depend on content, not names; unchanged files are read once."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from medi_monai.utils.progress import progress
 
 __all__ = ["fingerprints"]
 
-#: columns of the record: the stat of a file when it was read, and its fingerprint
+#: columns of the cache: the stat of a file when it was read, and its fingerprint
 STAT = ("size", "mtime", "ctime")
 THREADS = 8
-#: nanoseconds: a file that was changed so shortly before it was read may change again with the same time stamp
+#: in nanoseconds: a file changed this shortly before it was read may change again with the same time stamp
 TICK = 2 * 10**9
-#: fewer files are not worth a record, and fewer are read before a bar would be seen
+#: number of files below which neither a cache nor a progress bar is worthwhile
 LEAST_RECORDED, LEAST_SHOWN = 64, 5000
 
 
 def fingerprints(paths: Sequence[str | os.PathLike]) -> list[str]:
-    """The :func:`~medi_monai.utils.files.file_fingerprint` of every file; the empty string where none can be read.
+    """Return the :func:`~medi_monai.utils.files.file_fingerprint` of each file; the empty string if it is unreadable.
 
-    What was read before is remembered in the cache (``$MEDI_CACHE``), by size and times of change; a file that was
-    replaced has another time of change, which no copying tool can set. Without a cache, all files are read.
+    Fingerprints are cached (``$MEDI_CACHE``) by size and times of change; a replaced file has another ctime, which
+    copying tools cannot set. Without a cache, all files are read.
 
     Args:
-        paths: files, of which none need exist.
+        paths: files, which need not exist.
     """
     names = [os.path.abspath(path) for path in paths]
     if not names:
         return []
     record = _record_of(names)
     known = _read(record)
-    # of many patches of one slide, the file is looked at once
+    # the file of a slide is checked once, however many patches it has
     stats = {name: stat for name in dict.fromkeys(names) if (stat := _stat(name)) is not None}
     read = {name: known[name][3] for name, stat in stats.items() if known.get(name, ())[:3] == stat}
     wanted = [name for name in stats if name not in read]
@@ -67,7 +67,7 @@ def _stat(name: str) -> tuple[int, int, int] | None:
         stat = os.stat(name)
     except (OSError, ValueError):
         return None
-    # a pipe would be waited for
+    # opening a pipe would block
     return None if not S_ISREG(stat.st_mode) else (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
@@ -84,7 +84,7 @@ def _read(record: Path) -> dict[str, tuple[int, int, int, str]]:
         rows = zip(*(table[name].tolist() for name in (*STAT, "fingerprint")))
         return dict(zip(table["path"].tolist(), rows))
     except (OSError, ValueError, KeyError):
-        # none yet, or one that cannot be used: it can be made again
+        # no cache yet, or an unusable one: it is created again
         return {}
 
 
@@ -94,5 +94,5 @@ def _write(record: Path, rows: dict[str, tuple[int, int, int, str]]) -> None:
         with atomic_path(record) as path:
             table.to_parquet(path, index=False)
     except (OSError, InputError):
-        # a cache that cannot be written only costs time
+        # without a writable cache, the run is only slower
         return

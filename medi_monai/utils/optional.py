@@ -1,4 +1,4 @@
-"""Optional packages, probed here alone and only when they are needed."""
+"""Optional packages, imported only here and only when they are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["EXTRAS", "is_installed", "quiet_stderr", "require"]
 
-#: extra of ``pip install "medi_monai[extra]"`` that brings each optional package
+#: the extra of ``pip install "medi_monai[extra]"`` that installs each optional package
 EXTRAS = {
     "cucim": "cucim",
     "cupy": "cucim",
@@ -28,7 +28,7 @@ EXTRAS = {
 
 
 def is_installed(package: str) -> bool:
-    """Whether ``package`` can be imported; nothing is imported to find out."""
+    """Return whether ``package`` can be imported, without importing it."""
     return find_spec(package) is not None
 
 
@@ -37,10 +37,10 @@ def require(package: str, purpose: str) -> ModuleType:
 
     Args:
         package: import name, a key of :data:`EXTRAS`.
-        purpose: what it is needed for, as the end of the sentence "X is needed …".
+        purpose: purpose of the package, which completes the sentence "X is needed …".
 
     Raises:
-        InputError: if the package is not installed; the message names the ``pip install`` that brings it.
+        InputError: if the package is not installed; the message gives the ``pip install`` command.
     """
     try:
         return import_module(package)
@@ -50,13 +50,13 @@ def require(package: str, purpose: str) -> ModuleType:
         raise InputError(f"{package} is needed {purpose} but cannot be imported ({error}). Remedy: {remedy}") from error
 
 
-#: one at a time: a thread that came second would keep the silence of the first as what to return to
+#: held by one thread at a time, because a second one would restore the already silenced stream
 _SILENCE = RLock()
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Silence what native code prints on standard error: libraries of cuCIM name decoders that are not needed."""
+    """Silence native code on standard error: cuCIM's libraries report missing decoders that are not needed."""
     with _SILENCE:
         try:
             kept = os.dup(2)

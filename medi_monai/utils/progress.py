@@ -1,4 +1,4 @@
-"""One way to show progress: a live bar on a terminal, a line now and then in a log."""
+"""Progress display: a live bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 def bar_settings() -> dict:
-    """Settings of a tqdm bar: redrawn ten times a second on a terminal, every ten seconds in a log file."""
+    """Return settings of a tqdm bar: redrawn ten times a second on a terminal, every ten seconds in a log file."""
     live = sys.stderr.isatty()
     return {"mininterval": 0.1 if live else 10.0, "dynamic_ncols": live, "ascii": None if live else " #"}
 
@@ -23,9 +23,9 @@ def progress(items: Iterable[Item], total: int, task: str, unit: str) -> Iterabl
     """Pass ``items`` through and show how many of ``total`` are done.
 
     Args:
-        items: what is worked on.
-        total: how many there are.
-        task: what is being done, as "writing the demo slides".
-        unit: what is counted, singular.
+        items: items to process.
+        total: number of items.
+        task: description of the task, such as "writing the demo slides".
+        unit: name of an item, singular.
     """
     return tqdm(items, total=total, desc=task, unit=unit, **bar_settings())

@@ -1,4 +1,4 @@
-"""The folder of a run: claimed, with a summary at the end; results of earlier runs are moved aside."""
+"""Folder of a run: locked during the run, with a summary at the end; results of earlier runs are moved aside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", 
 
 
 def is_command_line(arguments: Sequence[str]) -> bool:
-    """Whether these are the arguments of ``python -m monai.bundle``, whose process ends with its run."""
+    """Return whether these are arguments of ``python -m monai.bundle``, whose process ends with its run."""
     return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
@@ -32,24 +32,24 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-py
 
 
 def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None) -> None:
-    """Make the folders of a run, check that they can be written, and seed the initial weights of the network.
+    """Create the folders of a run, check that they are writable, and seed the initial weights of the network.
 
-    All else is seeded by name. A run of the command line keeps others out of its folders until :func:`finish_run` or
-    the end of its process.
+    All other randomness is seeded by name. A run started from the command line locks its folders until
+    :func:`finish_run` or the end of its process.
 
     Args:
-        folders: of the run, that of its summary first.
-        seed: of the weights.
-        run: what its summary will be called.
+        folders: folders of the run, starting with that of its summary.
+        seed: seed of the weights.
+        run: name of the run in its summary.
 
     Raises:
-        InputError: for a folder that cannot be written, that another run works in, or that holds the results of a run
-            of another kind.
+        InputError: for a folder that is not writable, is in use by another run, or holds results of another kind of
+            run.
     """
     if run is not None:
         _check_kind(Path(folders[0]), run)
     writable = [writable_dir(folder) for folder in folders]
-    # of the processes that torchrun starts, the first one writes
+    # only the first of torchrun's processes writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
         claim_folders(writable)
     torch.manual_seed(seed)
@@ -72,16 +72,16 @@ def finish_run(
     digests: Mapping[str, str],
     where: str | os.PathLike,
 ) -> None:
-    """Write ``summary.json`` and print the one line that says where the results are.
+    """Write ``summary.json`` and print one line with the path of the results.
 
     Args:
-        run: the run id.
-        output_dir: the run's folder.
-        made: files and counts.
-        figures: what was measured; undefined is ``None``.
-        settings: as resolved.
+        run: run id.
+        output_dir: folder of the run.
+        made: files written, and counts.
+        figures: measured figures; undefined ones are ``None``.
+        settings: resolved settings.
         digests: SHA-256 of models, schemas and tables.
-        where: the path to print.
+        where: path to print.
     """
     content = {
         "run": run,

@@ -1,4 +1,4 @@
-"""Seeds that are functions of names, so that nothing depends on the order in which things happen."""
+"""Seeds derived from names, so that results do not depend on the order of operations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["seed_from", "generator_from"]
 
 
 def seed_from(*parts: object) -> int:
-    """A seed in [0, 2**63) that depends on ``parts`` alone, alike on every machine and Python version.
+    """Return a seed in [0, 2**63) that depends only on ``parts``, the same on every machine and Python version.
 
     Args:
-        parts: strings, numbers, or lists and dictionaries of them; dictionaries count in the order of their keys.
+        parts: strings, numbers, or lists and dictionaries of them; dictionaries are sorted by key.
     """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator_from(*parts: object) -> torch.Generator:
-    """A CPU random generator seeded by :func:`seed_from`; drawing on the CPU keeps noise alike on every device."""
+    """Return a CPU generator seeded by :func:`seed_from`; drawing on the CPU gives the same noise on any device."""
     return torch.Generator().manual_seed(seed_from(*parts))

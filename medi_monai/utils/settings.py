@@ -246,7 +246,7 @@ class Settings(BaseModel):
             cls.model_rebuild(force=True)
 
     def replaced(self, **values: Any) -> Settings:
-        """A copy of the group with other values, which are checked."""
+        """Return a copy of the group with other values, which are checked."""
         return type(self)(**{**dict(self), **values})
 
 
@@ -294,7 +294,7 @@ def _too_large(name: str, value: Any, error: ValidationError) -> InputError | No
 
 
 def _markers(annotation: Any, kind: type) -> list[Any]:
-    """Markers of one type in an annotation, outermost first."""
+    """Return the markers of one type in an annotation, outermost first."""
     markers = [marker for marker in getattr(annotation, "__metadata__", ()) if isinstance(marker, kind)]
     return markers + [marker for inner in typing.get_args(annotation) for marker in _markers(inner, kind)]
 
@@ -305,18 +305,18 @@ def _field_markers(field: FieldInfo, kind: type) -> list[Any]:
 
 
 def verbatim(field: FieldInfo) -> Verbatim | None:
-    """The :class:`Verbatim` marker of a setting, or None if it has no text of the user."""
+    """Return the :class:`Verbatim` marker of a setting, or None if it does not hold text of the user."""
     markers = _field_markers(field, Verbatim)
     return markers[0] if markers else None
 
 
 def is_optional(field: FieldInfo) -> bool:
-    """Whether null is allowed."""
+    """Return whether null is allowed."""
     return type(None) in typing.get_args(field.annotation) or field.annotation is Any
 
 
 def words_of(field: FieldInfo) -> str:
-    """The allowed values of a setting, in words."""
+    """Return the allowed values of a setting, in words."""
     markers = [marker for marker in field.metadata if isinstance(marker, Words)]
     if markers:
         return markers[0].text
@@ -335,7 +335,7 @@ def _adapter(group: type[Settings], name: str) -> TypeAdapter:
 
 
 def check_setting(group: type[Settings], name: str, value: Any) -> Any:
-    """Check a value against its declaration; returns it normalized (``"true"`` as True, ``"null"`` as None).
+    """Check a value against its declaration, and return it normalized (``"true"`` as True, ``"null"`` as None).
 
     Raises:
         InputError: if it is invalid, with the given value and the allowed values.
@@ -351,18 +351,18 @@ def check_setting(group: type[Settings], name: str, value: Any) -> Any:
 
 
 def config_default(field: FieldInfo) -> Any:
-    """The value that configs contain unless changed: a MONAI expression, or the default."""
+    """Return the value that configs contain unless changed: a MONAI expression, or the default."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     return extra.get("expression") or field.get_default(call_default_factory=True)
 
 
 def is_recorded(field: FieldInfo) -> bool:
-    """Whether the weights of a model depend on this setting."""
+    """Return whether the weights of a model depend on this setting."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("recorded"))
 
 
 def recorded(groups: Mapping[str, Settings], **more: Any) -> dict[str, Any]:
-    """Settings that the weights of a model depend on, for its checkpoint and ``model.json``."""
+    """Return the settings that the weights of a model depend on, for its checkpoint and ``model.json``."""
     values = {
         name: getattr(group, name)
         for group in groups.values()

@@ -1,4 +1,4 @@
-"""Tables as people have them: text in several encodings and separators, Excel and Parquet, with every cell a string."""
+"""Read tables from text in several encodings and separators, Excel and Parquet, with every cell as a string."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from medi_monai.utils.text import tidy
 
 __all__ = ["TABLE_SUFFIXES", "read_table"]
 
-#: names of files that are tables
+#: suffixes of table files
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx", ".xlsm")
 
-#: the separator that a name promises
+#: separators by suffix
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-#: the others are looked for in this order
+#: separators to try, in this order
 CANDIDATES = "\t,;|"
-#: bytes at the beginning that show separator and encoding, and records of them that have to agree
+#: number of leading bytes used to detect separator and encoding, and number of their records that have to agree
 HEAD, RECORDS = 256 * 1024, 50
 
 BYTE_ORDER_MARKS = {
@@ -42,25 +42,25 @@ BYTE_ORDER_MARKS = {
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP, PARQUET, OLD_EXCEL = b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0"
 
-#: whole numbers beyond it are no longer exact in a column of floats
+#: largest whole number that is exact in a column of floats
 EXACT = 2**53
 
 
 def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str | None = None) -> pd.DataFrame:
-    """A table with every cell a string: ``NA`` stays a value and ``01`` keeps its zero.
+    """Read a table with every cell as a string: ``NA`` stays a value and ``01`` keeps its zero.
 
-    What a file is, its bytes say and not its name: Parquet, Excel, or text in UTF-8 or UTF-16. Its separator is that
-    of its name (``.csv``, ``.tsv``) or the one that all rows agree in (tab, comma, semicolon or bar). Names of columns
-    lose blanks around them and invisible characters. Whole numbers that Parquet keeps as floats are written without
-    ``.0``: a gap makes floats of whole numbers.
+    The file format is detected from the bytes, not the name: Parquet, Excel, or text in UTF-8 or UTF-16. The separator
+    is that of the suffix (``.csv``, ``.tsv``) or one that is consistent over all rows (tab, comma, semicolon or bar).
+    Surrounding blanks and invisible characters are removed from column names. Whole numbers that Parquet stores as
+    floats, which happens in columns with missing values, are written without ``.0``.
 
     Args:
-        path: of the file; text may be compressed with gzip, bzip2 or xz.
-        encoding: of text that is not UTF-8, as ``cp1252``.
-        sheet: of an Excel file with several.
+        path: file to read; text may be compressed with gzip, bzip2 or xz.
+        encoding: encoding of text that is not UTF-8, such as ``cp1252``.
+        sheet: sheet of an Excel file that has several.
 
     Raises:
-        InputError: if the file is missing, unreadable, without a row, or names two columns alike.
+        InputError: if the file is missing, unreadable or has no rows, or two columns have the same name.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +104,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
     _checked_names(pyarrow.parquet.read_schema(path).names, path)
-    # nullable types: a gap in a column of whole numbers makes no floats of them
+    # nullable types: whole numbers stay whole in columns with missing values
     frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     table = pd.DataFrame({tidy(str(name)): _as_text(frame[name]) for name in frame.columns}, index=frame.index)
     return table.reset_index(drop=True)
@@ -117,7 +117,7 @@ def _as_text(cells: pd.Series) -> pd.Series:
         if (numbers == numbers.round()).all() and (numbers.abs() < EXACT).all():
             known = numbers.astype("int64")
     elif cells.dtype == object and known.map(lambda cell: isinstance(cell, bytes)).any():
-        # other programs write strings as bytes
+        # some programs write strings as bytes
         known = known.map(lambda cell: cell.decode("utf-8") if isinstance(cell, bytes) else cell)
     return known.astype(object).map(str).reindex(cells.index, fill_value="").astype("str")
 
@@ -154,12 +154,12 @@ def _encoding(path: Path, head: bytes, opened: Callable[[], IO[bytes]]) -> str:
         if head.startswith(mark):
             return name
     if b"\0" in head:
-        # UTF-16 without its mark: of letters of Europe, every other byte is zero
+        # UTF-16 without a byte order mark: every other byte of Latin letters is zero
         for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
             letters, zeros = head[1 - offset :: 2], head[offset::2]
             if 0 not in letters and zeros.count(0) > 0.7 * len(zeros):
                 return name
-        raise InputError(f"the table {path} is not text, nor Parquet nor Excel; save it as CSV in UTF-8")
+        raise InputError(f"the table {path} is not text, Parquet or Excel; save it as CSV in UTF-8")
     with opened() as file:
         for number, line in enumerate(file, 1):
             try:
@@ -178,7 +178,7 @@ def _not_utf8(path: Path, number: int, line: bytes, position: int) -> str:
 
 
 def _layout(path: Path, text: str, whole: bool) -> tuple[str, list[str], int]:
-    """Separator, names of columns, and lines before the header."""
+    """Return the separator, the column names, and the number of lines before the header."""
     lines = text.removeprefix("\ufeff").splitlines(keepends=True)
     if not whole and len(lines) > 1:
         lines.pop()
@@ -186,7 +186,7 @@ def _layout(path: Path, text: str, whole: bool) -> tuple[str, list[str], int]:
     first = lines[0].strip().strip('"') if lines else ""
     skipped = 0
     if first.lower().startswith("sep=") and len(first) == 5:
-        # Excel writes and reads this line
+        # the `sep=` line that Excel writes and reads
         promised, skipped, lines = first[4], 1, lines[1:]
     candidates = [promised, *CANDIDATES] if promised else list(CANDIDATES)
     widths = {sign: _widths(lines, sign) for sign in dict.fromkeys(candidates)}

@@ -1,4 +1,4 @@
-"""Text as people have it: numbers in cells, spellings that look alike, and characters that a terminal cannot show."""
+"""Text of users: numbers in cells, spellings that look alike, and characters that a terminal cannot show."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterable
 
 __all__ = ["alike", "escape_unprintable", "escaped", "is_text", "look_alikes", "number_in", "tidy"]
 
-#: Python's ``float`` also takes ``1_0``, digits of other scripts and ``infinity``
+#: Python's ``float`` also accepts ``1_0``, digits of other scripts and ``infinity``
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
-#: characters without width, which no reader sees: spaces, joiners and marks of direction, the soft hyphen, the BOM
+#: invisible characters of zero width: spaces, joiners, direction marks, the soft hyphen and the byte order mark
 INVISIBLE = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 WHOLE = re.compile(r"0+(?=\d)")
 
 
 def number_in(text: str) -> float | None:
-    """The finite number that a cell holds, as people write it; None for anything else, as ``1_0``, ``nan`` or ``0,5``.
+    """Return the finite number in a cell; None for anything else, such as ``1_0``, ``nan`` or ``0,5``.
 
     >>> number_in(" 0.25 "), number_in("1_0"), number_in("1e400")
     (0.25, None, None)
@@ -31,12 +31,12 @@ def number_in(text: str) -> float | None:
 
 
 def tidy(text: str) -> str:
-    """Text in composed form (NFC) without invisible characters, and without blanks around it."""
+    """Return text in composed form (NFC), without invisible characters and surrounding blanks."""
     return INVISIBLE.sub("", unicodedata.normalize("NFC", text)).strip()
 
 
 def alike(text: str) -> str:
-    """What spellings have in common that look the same or nearly so: Unicode form, case and blanks do not count.
+    """Return a key that is equal for spellings that look alike: Unicode form, case and blanks are ignored.
 
     >>> alike("Ko\\u0308ln ") == alike("KÖLN") and alike("St.  Mary") == alike("st. mary")
     True
@@ -45,10 +45,11 @@ def alike(text: str) -> str:
 
 
 def look_alikes(values: Iterable[str]) -> list[list[str]]:
-    """Groups of two or more values that differ in nothing but Unicode form, case, blanks, or zeros before a number.
+    """Return groups of values that differ only in Unicode form, case, blanks, or leading zeros.
 
     Returns:
-        Each group in the order of ``values``, the most frequent spelling first if they come so.
+        Groups of two or more values in the order of ``values``, so the most frequent spelling is first if they are
+        sorted by frequency.
     """
     groups: dict[str, dict[str, None]] = {}
     for value in values:
@@ -58,7 +59,7 @@ def look_alikes(values: Iterable[str]) -> list[list[str]]:
 
 
 def escaped(text: str) -> str:
-    """Text with what is no Unicode written out, as a file name in Latin-1: ``M\\\\xfcller.png``."""
+    """Return text with invalid Unicode escaped, such as the Latin-1 file name ``M\\\\xfcller.png``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -68,7 +69,7 @@ def is_text(name: str) -> bool:
 
 
 def escape_unprintable() -> None:
-    """Print what a terminal cannot show as an escape from now on: no run ends because of a hospital's name."""
+    """From now on, escape characters that the terminal cannot show, so that no run fails because of a name."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Work spread over processes, with a progress bar, that stops at once when it is interrupted."""
+"""Parallel processes with a progress bar that stop at once when interrupted, and locks of folders."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ __all__ = ["LOCK_FILES", "claim_folders", "release_locks", "map_processes", "fol
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: of a folder: held during one step that other runs may do as well, and by a run from start to end
+#: lock files of a folder: for a single step that other runs may also do, and for a run from start to end
 LOCK_FILES = STEP_LOCK, RUN_LOCK = ".lock", ".run.lock"
-#: locks of this process's run
+#: locks held by this process's run
 _claims = ExitStack()
-#: whether this process, a worker, is to begin no other job
+#: whether this worker process must not start another job
 _ended = threading.Event()
 
 
 def map_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int | None, task: str, unit: str
 ) -> Generator[Result, None, None]:
-    """``map(function, jobs)`` over processes, in order.
+    """Yield the results of ``map(function, jobs)`` in order, computed in several processes.
 
-    On an error, on Ctrl-C, and when the results are no longer asked for, all other jobs end at once, those under way
-    with a :class:`SystemExit`, on which ``function`` may tidy up.
+    On an error, on Ctrl-C, and when the generator is closed, all other jobs end at once; running jobs get a
+    :class:`SystemExit`, on which ``function`` may clean up.
 
     Args:
-        function: importable by name; processes are spawned, never forked, for forking breaks threads of torch.
-        jobs: arguments.
-        num_workers: processes; by default one per core.
-        task: what is being done, for the progress bar.
-        unit: what is counted.
+        function: function that is importable by name; processes are spawned, because forking breaks torch's threads.
+        jobs: arguments of the function.
+        num_workers: number of processes; by default one per core.
+        task: description of the task, for the progress bar.
+        unit: name of a job, singular, for the progress bar.
 
     Raises:
-        RunStopped: where a process was ended from outside or by a crash of native code.
+        RunStopped: if a process was killed or crashed in native code.
     """
     if not jobs:
         return
@@ -83,19 +83,19 @@ def _run(function: Callable[[Job], Result], job: Job) -> Result:
             raise SystemExit
         return function(job)
     except SystemExit:
-        # the pool would take it for a result, and begin the next job
+        # the pool would treat it as a result and start the next job
         os._exit(1)
 
 
 def _end(*_: object) -> None:
-    # also between two jobs, where the pool catches what is raised
+    # also between two jobs, where the pool catches exceptions
     _ended.set()
     raise SystemExit
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads of torch: with small matrices, several wait for each other longer than they work."""
+    """Limit torch to ``count`` threads; for small matrices, synchronizing several takes longer than the computation."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -106,9 +106,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold the lock of a folder, a file ``.lock`` in it; waits while another process holds it.
+    """Hold the lock of a folder, the file ``.lock`` in it, after waiting for any other process that holds it.
 
-    The end of a process releases what it holds, however it ends. On a file system without locks, nothing is held.
+    The lock is released when the process ends, however it ends. On a file system without locks, this has no effect.
     """
     with ExitStack() as held:
         with suppress(OSError):
@@ -123,15 +123,15 @@ def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
-    """Keep runs of other processes out of these folders until :func:`release_locks`, or the end of this process.
+    """Lock folders against runs of other processes until :func:`release_locks`, or the end of this process.
 
-    What this process had claimed before is released. On a file system without locks, nothing is kept out.
+    Earlier locks of this process are released. On a file system without locks, this has no effect.
 
     Args:
-        folders: that exist.
+        folders: existing folders.
 
     Raises:
-        InputError: where a run of another process uses one of them.
+        InputError: if a run of another process uses one of them.
     """
     release_locks()
     for folder in {Path(folder).resolve() for folder in folders}:

@@ -1,4 +1,4 @@
-"""Patch coordinates before pixels: a grid in microns per pixel over the tissue."""
+"""Plan patch coordinates before reading pixels: a grid over the tissue, in microns per pixel."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from medi_monai.wsi.tissue import tissue_mask
 
 __all__ = ["PatchGrid", "PatchPlan", "plan_patches"]
 
-#: resolution of the thumbnail on which tissue is found, microns per pixel
+#: resolution, in microns per pixel, of the thumbnail used for tissue detection
 MASK_MPP = 8.0
 
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How a slide is cut.
+    """Grid by which slides are divided into patches.
 
     Args:
         image_size: side of a patch in pixels.
-        mpp: resolution of a patch, microns per pixel; a slide may be finer, never coarser by more than 1 %.
-        stride: distance between patches in patch pixels; by default they touch and do not overlap.
+        mpp: resolution of a patch in microns per pixel; a slide may be finer, but not more than 1% coarser.
+        stride: distance between patches in patch pixels; by default patches are adjacent without overlap.
         min_tissue: smallest fraction of tissue in a patch, in [0, 1].
     """
 
@@ -44,14 +44,14 @@ class PatchGrid:
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """The patches of a slide before any of them is read.
+    """Planned patches of a slide.
 
     Args:
-        corners: ``(M, 2)`` integer (x, y) at level 0, row by row.
-        tissue: ``(M,)`` fraction of tissue of each.
-        field: (width, height) of a patch in level 0 pixels, real-valued.
-        thumbnail: ``(h, w, 3)`` uint8, the slide at about :data:`MASK_MPP`.
-        mask: ``(h, w)`` bool, its tissue.
+        corners: ``(M, 2)`` integer (x, y) of the upper left corners at level 0, row by row.
+        tissue: ``(M,)`` fraction of tissue in each patch.
+        field: real-valued (width, height) of a patch in level 0 pixels.
+        thumbnail: ``(h, w, 3)`` uint8 image of the slide at about :data:`MASK_MPP`.
+        mask: ``(h, w)`` bool tissue mask of the thumbnail.
     """
 
     corners: np.ndarray
@@ -62,14 +62,14 @@ class PatchPlan:
 
 
 def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
-    """Where a slide's patches are; reads a thumbnail and no patch.
+    """Plan the patches of a slide from its thumbnail, without reading any patch.
 
     Args:
-        slide: an open slide.
-        grid: size, resolution, stride and least tissue.
+        slide: open slide.
+        grid: size, resolution, stride and minimum tissue of patches.
 
     Raises:
-        InputError: where the slide is coarser than the grid asks, or smaller than one patch.
+        InputError: if the slide is coarser than the grid's resolution, or smaller than one patch.
     """
     if grid.mpp / max(slide.spacing) < 0.99:
         raise InputError(f"the slide has {slide.mpp:g} microns per pixel and cannot be cut at a finer {grid.mpp:g}")
@@ -91,7 +91,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
 
 
 def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, float], grid: PatchGrid) -> np.ndarray:
-    # of the level that has the resolution asked, if there is one: patches are then its own pixels, not resampled ones
+    # if a level has the requested resolution, align with its pixels, so that patches are not resampled
     size = (grid.image_size, grid.image_size)
     whole = np.floor(corners).astype(int)
     if len(corners) == 0:
@@ -108,7 +108,7 @@ def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, floa
 def _covered(
     mask: np.ndarray, corners: np.ndarray, field: tuple[float, float], dimensions: tuple[int, int]
 ) -> np.ndarray:
-    # summed area table: the tissue in any rectangle in four look-ups
+    # summed-area table: tissue in any rectangle from four look-ups
     total = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     size = np.array(mask.shape[::-1])
     scale = size / dimensions

@@ -1,4 +1,4 @@
-"""Stain normalization: make a patch look as if it were stained and scanned like a target."""
+"""Stain normalization: match the color statistics of a patch to those of a target."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from medi_monai.wsi.stain import MAX_PIXELS, MIN_STAINED, check_patch, macenko_s
 
 __all__ = ["NORMALIZATIONS", "MacenkoTarget", "ReinhardTarget", "StainTarget", "fit_target", "load_target"]
 
-#: spread of a CIELAB channel below which a patch is one flat color
+#: standard deviation of a CIELAB channel below which a patch has a single flat color
 MIN_SPREAD = 0.1
 
 
 class StainTarget:
-    """Statistics that patches are normalized to, small enough for a config; :func:`load_target` reads them back."""
+    """Target statistics of a stain normalization, small enough for a config; loaded by :func:`load_target`."""
 
     method: ClassVar[str]
 
     @classmethod
     def fit(cls, image: np.ndarray) -> StainTarget:
-        """The statistics of one ``(3, H, W)`` uint8 patch; see :func:`fit_target` for many."""
+        """Return the statistics of a ``(3, H, W)`` uint8 patch; use :func:`fit_target` for several patches."""
         raise NotImplementedError
 
     def normalize(self, image: Any, pixels: CpuPixels | None = None) -> Any:
-        """A patch with the target's statistics, or None where its own cannot be estimated.
+        """Normalize a patch to the target; None if the patch's own statistics cannot be estimated.
 
         Args:
-            image: ``(3, H, W)`` uint8, an array of the back end.
-            pixels: the back end's arithmetic; by default the CPU's.
+            image: ``(3, H, W)`` uint8 array of the back end.
+            pixels: arithmetic of the back end; by default that of the CPU.
         """
         raise NotImplementedError
 
     def to_dict(self) -> dict:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"format": 1, "method": self.method, **asdict(self)}  # type: ignore[call-overload]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -53,10 +53,10 @@ class MacenkoTarget(StainTarget):
     """Stain vectors and amounts (Macenko et al. 2009).
 
     Args:
-        vectors: optical density of red, green and blue per unit of hematoxylin and of eosin, each of length 1.
+        vectors: optical density of red, green and blue per unit of hematoxylin and of eosin, each of unit length.
         amounts: 99th percentile of the amounts of hematoxylin and eosin over stained pixels.
 
-    The default is the reference that the authors' program, MONAI and cuCIM share (there in natural logarithms).
+    The default is the reference shared by the authors' program, MONAI and cuCIM (there in natural logarithms).
     """
 
     vectors: tuple[tuple[float, ...], ...] = ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581))
@@ -74,7 +74,7 @@ class MacenkoTarget(StainTarget):
         stains = macenko_stains(image, max_pixels=None)
         if stains is None:
             raise InputError(
-                "two stains could not be found in the target patches; use patches with tissue, hematoxylin and eosin"
+                "the target patches do not show two stains; use patches with tissue, hematoxylin and eosin"
             )
         return cls(tuple(map(tuple, stains.vectors.tolist())), tuple(stains.amounts.tolist()))
 
@@ -93,12 +93,12 @@ class MacenkoTarget(StainTarget):
 class ReinhardTarget(StainTarget):
     """Mean and standard deviation of the tissue's color in CIELAB (Reinhard et al. 2001).
 
-    Glass is left out of the statistics and keeps its color: it would be tinted otherwise, and its share of a patch
-    would shift the tissue.
+    Glass is excluded from the statistics and keeps its color; otherwise it would be tinted, and its share of a patch
+    would change the color of the tissue.
 
     Args:
-        mean: of L*, a*, b* over tissue.
-        std: of the same.
+        mean: means of L*, a*, b* over tissue.
+        std: standard deviations of L*, a*, b* over tissue.
     """
 
     mean: tuple[float, ...]
@@ -131,7 +131,7 @@ class ReinhardTarget(StainTarget):
             xp.asarray(values.astype(np.float32))[:, None] for values in (factor, np.array(self.mean) - factor * mean)
         )
         lab += weight * (slope * lab + start - lab)
-        # Z is not negative: the conversion warns of colors beyond that rim, and rounding may cross it
+        # the conversion warns about negative Z, which rounding may cause
         lab[0] = xp.clip(lab[0], 0, 100)
         lab[2] = xp.minimum(lab[2], (lab[0] + 16) * (200 / 116) - 0.01)
         return pixels.from_lab(lab.reshape(image.shape))
@@ -154,11 +154,11 @@ def _lab_moments(image: Any, pixels: CpuPixels) -> tuple[Any, Any, np.ndarray, n
 
 
 def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTarget:
-    """The statistics of patches taken together, to normalize others to.
+    """Fit a target to the pooled pixels of several patches.
 
     Args:
-        images: ``(3, H, W)`` uint8 patches, of a slide or a center that the others should look like. Each gives up to
-            16,384 of its pixels, evenly spaced.
+        images: ``(3, H, W)`` uint8 patches of the slide or center that serves as the reference. Up to 16,384 evenly
+            spaced pixels of each are used.
         method: ``macenko`` or ``reinhard``.
 
     Raises:
@@ -176,14 +176,14 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
 
 
 def load_target(source: StainTarget | Mapping | str | os.PathLike | None, method: str | None = None) -> StainTarget:
-    """A target from a config.
+    """Load a target from a config.
 
     Args:
-        source: a target, its JSON form, the path of a JSON file, or None for Macenko's usual reference.
-        method: the normalization it has to be for, if that is fixed.
+        source: a target, its JSON form, the path of a JSON file, or None for Macenko's standard reference.
+        method: required normalization method, if any.
 
     Raises:
-        InputError: for a missing or malformed target, or one of another method.
+        InputError: for a missing or malformed target, or one for another method.
     """
     if method is not None and method not in NORMALIZATIONS:
         raise unknown_value("stain normalization", method, NORMALIZATIONS)
@@ -211,7 +211,7 @@ def _from_dict(content: Any) -> StainTarget:
 
 
 def _check_numbers(target: Any, name: str, shape: tuple[int, ...]) -> None:
-    # lists of JSON become tuples, so that a target is a value: comparable and hashable
+    # JSON lists become tuples, so that targets are comparable and hashable
     try:
         values = np.array(getattr(target, name), float)
     except (TypeError, ValueError):

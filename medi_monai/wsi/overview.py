@@ -1,4 +1,4 @@
-"""A picture of what was planned on a slide: its thumbnail with the tissue's outline and the patches."""
+"""Overview image of a slide: its thumbnail with the tissue outline and the planned patches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OUTLINE, PATCH = (0, 150, 60), (30, 60, 220)
 
 
 def draw_plan(plan: PatchPlan, dimensions: tuple[int, int], corners: np.ndarray, side: int = 512) -> Image.Image:
-    """The slide, at most ``side`` pixels wide and high, with its tissue outlined in green and patches in blue.
+    """Draw the thumbnail of a slide with its tissue outlined in green and patches in blue.
 
     Args:
-        plan: as planned.
+        plan: plan of the slide.
         dimensions: (width, height) of the slide at level 0.
-        corners: ``(M, 2)`` of the patches to draw.
-        side: longest side in pixels.
+        corners: ``(M, 2)`` corners of the patches to draw.
+        side: longer side of the image in pixels.
     """
     height, width = plan.mask.shape
     scale = side / max(width, height)

@@ -1,4 +1,4 @@
-"""The arithmetic of the patch transforms: NumPy and scikit-image on the CPU, CuPy and cuCIM on the GPU."""
+"""Arithmetic of the patch transforms: NumPy and scikit-image on the CPU, CuPy and cuCIM on the GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CpuPixels:
     xp: Any = np
 
     def take(self, image: Any) -> Any:
-        """The array behind a NumPy array or torch tensor; what is on the host is not copied."""
+        """Return a NumPy array or CPU tensor as an array, without copying."""
         if isinstance(image, torch.Tensor):
             return image.detach().cpu().numpy()
         if isinstance(image, np.ndarray):
@@ -38,36 +38,36 @@ class CpuPixels:
         raise InputError(f"a patch of type {type(image).__name__} needs the back end 'gpu'")
 
     def give(self, pixels: Any, like: Any) -> Any:
-        """``pixels`` in the type and on the device of ``like``."""
+        """Return ``pixels`` in the type and on the device of ``like``."""
         return torch.from_numpy(pixels).to(like.device) if isinstance(like, torch.Tensor) else pixels
 
     def density(self, pixels: Any) -> Any:
-        """float32 optical density of uint8 pixels, by a table of the 256 values."""
+        """Return the float32 optical density of uint8 pixels, from a table of the 256 values."""
         return np.take(_DENSITY, pixels)
 
     def from_density(self, density: Any) -> Any:
-        """uint8 pixels of an optical density."""
+        """Return the uint8 pixels of an optical density."""
         return from_optical_density(density)
 
     def lab(self, pixels: Any) -> Any:
-        """float32 CIELAB (D65) of uint8 sRGB pixels."""
+        """Convert uint8 sRGB pixels to float32 CIELAB (D65)."""
         return np.ascontiguousarray(rgb2lab(pixels.astype(np.float32) / 255, channel_axis=0))
 
     def from_lab(self, lab: Any) -> Any:
-        """uint8 sRGB pixels of CIELAB values; what lies outside the gamut is clipped."""
+        """Convert CIELAB values to uint8 sRGB pixels; colors outside the gamut are clipped."""
         return np.rint(lab2rgb(lab, channel_axis=0) * 255).astype(np.uint8)
 
     def turned(self, pixels: Any, turns: int, mirrored: bool) -> Any:
-        """Mirrored left to right, or not, then turned by ``turns`` right angles counterclockwise."""
+        """Mirror images left to right if ``mirrored``, then rotate them counterclockwise by ``turns`` right angles."""
         pixels = pixels[..., ::-1] if mirrored else pixels
         return np.ascontiguousarray(np.rot90(pixels, turns, axes=(1, 2)))
 
 
 class GpuPixels(CpuPixels):
-    """Pixels as CuPy arrays, through cuCIM; a CUDA tensor comes and goes without a copy.
+    """Pixels as CuPy arrays, processed by cuCIM; CUDA tensors are passed in and out without copies.
 
-    The random operations of cuCIM, and so MONAI's ``RandCuCIMd``, draw from a generator of their own that no seed
-    reaches. So the transforms draw, on the host, and cuCIM's operations without chance do the work.
+    The random operations of cuCIM, and therefore MONAI's ``RandCuCIMd``, use a generator that cannot be seeded. The
+    transforms therefore draw their parameters on the host and use only deterministic operations of cuCIM.
     """
 
     name = "gpu"
@@ -93,7 +93,7 @@ class GpuPixels(CpuPixels):
         return pixels
 
     def density(self, pixels: Any) -> Any:
-        # I + 1 of 256, as on the CPU: cuCIM's own clipping then changes black alone, by 0.4 % of one level
+        # (I + 1) / 256, as on the CPU: cuCIM's own clipping then changes only black, by 0.4% of one level
         return self._color.image_to_absorbance(pixels.astype(np.float32) + 1, source_intensity=256.0) / _LN10
 
     def from_density(self, density: Any) -> Any:
@@ -112,7 +112,7 @@ class GpuPixels(CpuPixels):
 
 
 def check_backend(backend: str) -> None:
-    """Raise what :func:`select_pixels` would, but leave the device alone where it is not asked for by name."""
+    """Raise the errors of :func:`select_pixels`, but access the GPU only if it is requested by name."""
     if backend not in BACKENDS:
         raise unknown_value("back end of the transforms", backend, BACKENDS)
     if backend == "gpu":
@@ -120,14 +120,14 @@ def check_backend(backend: str) -> None:
 
 
 def select_pixels(backend: str) -> CpuPixels:
-    """The arithmetic for a choice of back end.
+    """Return the arithmetic of a back end.
 
     Args:
-        backend: ``cpu``; ``gpu``; or ``auto``, which takes the GPU where CuPy, cuCIM and a CUDA device are there, and
-            the CPU in the worker processes of a loader, to which a CUDA device is closed once they are forked.
+        backend: ``cpu``; ``gpu``; or ``auto``, which uses the GPU if CuPy, cuCIM and a CUDA device are available, and
+            the CPU in the worker processes of a data loader, which cannot use CUDA once they are forked.
 
     Raises:
-        InputError: for an unknown choice, or ``gpu`` where something lacks; the message says what.
+        InputError: for an unknown choice, or ``gpu`` if it is not available; the message says why.
     """
     if backend not in BACKENDS:
         raise unknown_value("back end of the transforms", backend, BACKENDS)
@@ -144,13 +144,13 @@ def select_pixels(backend: str) -> CpuPixels:
 
 
 def gpu_obstacle() -> str:
-    """Why the GPU cannot be used in this process; empty where it can."""
+    """Return why the GPU cannot be used in this process; empty if it can."""
     return _obstacle(os.getpid())
 
 
 @functools.cache
 def _obstacle(process: int) -> str:
-    # asked once in every process, for a forked one inherits the answer of its parent but not the device
+    # checked once per process, because a forked process inherits the result of its parent but not the device
     missing = [name for name in ("cupy", "cucim") if not is_installed(name)]
     if missing:
         return f"{' and '.join(missing)} not installed"

@@ -1,4 +1,4 @@
-"""How good a patch is: sharpness and background, for the eyes of a reader of the quality page."""
+"""Patch quality for visual review: sharpness and background."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _DENSITY = optical_density(np.arange(256, dtype=np.uint8))
 
 
 def sharpness(patch: np.ndarray) -> float:
-    """Variance of the Laplacian of the gray values (Pech-Pacheco et al. 2000): low in a blurred patch.
+    """Return the variance of the Laplacian of the gray values (Pech-Pacheco et al. 2000), which is low if blurred.
 
-    Comparable between patches of one resolution only; the unit is gray levels squared.
+    The unit is gray levels squared; values are comparable only between patches of the same resolution.
 
     Args:
-        patch: ``(H, W, 3)`` uint8.
+        patch: ``(H, W, 3)`` uint8 patch.
     """
     gray = patch.mean(axis=2, dtype=np.float32)
     return float(ndimage.laplace(gray).var())
 
 
 def background_fraction(patch: np.ndarray) -> float:
-    """Share of pixels, in [0, 1], as bright as glass: ``(H, W, 3)`` uint8."""
+    """Return the share of pixels, in [0, 1], that are as bright as glass, for a ``(H, W, 3)`` uint8 patch."""
     return float((_DENSITY[patch].mean(axis=2) < GLASS_DENSITY).mean())

@@ -1,4 +1,4 @@
-"""Hematoxylin and eosin: stain vectors, and changes of the amounts of stain."""
+"""Hematoxylin and eosin: estimation of stain vectors, and modification of stain amounts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ __all__ = ["RUIFROK", "Stains", "check_patch", "full_basis", "jitter_stains", "m
 
 #: optical density of red, green and blue per unit of hematoxylin, eosin and the rest (Ruifrok and Johnston 2001)
 RUIFROK: np.ndarray = rgb_from_hed / np.linalg.norm(rgb_from_hed, axis=1, keepdims=True)
-#: glass of a scanned slide is not 255; stain is counted from this gray level on
+#: gray level of glass, which is below 255 in scanned slides; stain is measured relative to it
 GLASS_LEVEL = 240
-#: optical density in any channel, above glass, of a pixel that counts as stained (Macenko et al. 2009: beta = 0.15)
+#: optical density above glass, in any channel, from which a pixel counts as stained (Macenko et al. 2009: beta = 0.15)
 STAINED = 0.15
-#: part of the pixels beyond the angles that stand for the pure stains (Macenko et al. 2009: alpha = 1 %)
+#: fraction of pixels beyond the angles of the pure stains (Macenko et al. 2009: alpha = 1%)
 BEYOND = 0.01
-#: pixels, evenly spaced, from which the stains of a patch are estimated: more take time and hardly change them
+#: number of evenly spaced pixels from which stains are estimated; more pixels take longer and hardly matter
 MAX_PIXELS = 1 << 14
-#: degrees between the stain vectors below which there is one stain and noise: one drawn stain gave at most 5.1,
-#: real patches of 64 px at least 9.3
+#: angle between the stain vectors, in degrees, below which there is only one stain and noise: a single simulated stain
+#: gave at most 5.1, real patches of 64 px at least 9.3
 MIN_ANGLE = 7.0
-#: least fraction of stained pixels, and least amount of either stain, from which stains are estimated
+#: minimum fraction of stained pixels, and minimum amount of either stain, for stains to be estimated
 MIN_STAINED, MIN_AMOUNT = 0.05, 0.05
 _GLASS = float(optical_density(np.array(GLASS_LEVEL)))
 
 
 @dataclass(frozen=True)
 class Stains:
-    """What a patch is stained with.
+    """Stains of a patch.
 
     Args:
-        vectors: ``(2, 3)`` optical density of red, green and blue per unit of hematoxylin and eosin, of length 1.
-        amounts: ``(2,)`` 99th percentile of the amounts over stained pixels.
+        vectors: ``(2, 3)`` optical density of red, green and blue per unit of hematoxylin and eosin, of unit length.
+        amounts: ``(2,)`` 99th percentiles of the amounts over stained pixels.
     """
 
     vectors: np.ndarray
@@ -57,18 +57,18 @@ def check_patch(image: Any) -> None:
 
 
 def macenko_stains(image: Any, pixels: CpuPixels | None = None, max_pixels: int | None = MAX_PIXELS) -> Stains | None:
-    """Stain vectors of one patch (Macenko et al. 2009), or None where it does not show two stains.
+    """Estimate the stain vectors of a patch (Macenko et al. 2009); None if it does not show two stains.
 
-    The plane is that of the singular vectors of the optical densities themselves, as in the paper, and not of their
-    covariance: it passes through the origin, as sums of stains do. On 90 real patches of 256 px, projecting on it
-    changed a gray value by 2.0 on average and 3.1 at most; cuCIM's ``stain_extraction_pca``, which centers, by 3.6 and
-    13.8. MONAI's ``ExtractHEStains`` does not fix the signs of the axes and drops pixels that lack red: it was 24
-    degrees off where the truth is known, and both stop with an exception at a blank patch.
+    As in the paper, the plane is spanned by singular vectors of the optical densities themselves rather than of their
+    covariance, so that it passes through the origin, as sums of stains do. On 90 real patches of 256 px, projection
+    onto it changed gray values by 2.0 on average and 3.1 at most; cuCIM's ``stain_extraction_pca``, which centers the
+    data, by 3.6 and 13.8. MONAI's ``ExtractHEStains`` does not fix the signs of the axes and drops pixels that lack
+    red: it was off by 24 degrees where the true stains are known. Both raise an exception for a blank patch.
 
     Args:
-        image: ``(3, H, W)`` uint8, an array of the back end.
-        pixels: the back end's arithmetic; by default the CPU's.
-        max_pixels: how many pixels to look at, evenly spaced; None for all.
+        image: ``(3, H, W)`` uint8 array of the back end.
+        pixels: arithmetic of the back end; by default that of the CPU.
+        max_pixels: number of evenly spaced pixels to use; None for all.
     """
     pixels = pixels or select_pixels("cpu")
     xp = pixels.xp
@@ -86,28 +86,28 @@ def macenko_stains(image: Any, pixels: CpuPixels | None = None, max_pixels: int 
 
 
 def _extreme_vectors(stained: Any, xp: Any) -> np.ndarray:
-    # small matrices are the host's: a GPU waits longer for them than it computes
+    # small matrices stay on the host: for a GPU, the transfer takes longer than the computation
     moments = _on_host(stained @ stained.T).astype(float)
     axes = np.linalg.eigh(moments)[1][:, [2, 1]]
-    # the first singular vector of numbers that are not negative has components of one sign
+    # the first singular vector of non-negative numbers has components of the same sign
     axes[:, 0] = np.abs(axes[:, 0])
     along, across = xp.asarray(axes.T.astype(np.float32)) @ stained
-    # tangents stand for angles: the first axis is never negative, and the order is the same
+    # tangents in place of angles, which have the same order because the first axis is never negative
     tangents = _low_and_high(across / (along + 1e-6), xp)
     first, second = (axes @ (np.array([1.0, tangent]) / np.hypot(1.0, tangent)) for tangent in tangents)
-    # hematoxylin absorbs red, eosin hardly
+    # hematoxylin absorbs red, eosin hardly does
     return np.stack([first, second] if first[0] > second[0] else [second, first])
 
 
 def _low_and_high(values: Any, xp: Any) -> tuple[float, float]:
-    # the 1st and 99th percentile by rank: sorting single precision is four times as fast as numpy.percentile
+    # 1st and 99th percentile by rank: sorting in single precision is four times as fast as numpy.percentile
     ordered = xp.sort(values)
     rank = round(BEYOND * (len(ordered) - 1))
     return float(ordered[rank]), float(ordered[-1 - rank])
 
 
 def thinned(image: Any, max_pixels: int | None) -> Any:
-    """``(3, P)``: the pixels of a ``(3, H, W)`` image, or evenly spaced ones, at most ``max_pixels``."""
+    """Return ``(3, P)`` pixels of a ``(3, H, W)`` image: all, or at most ``max_pixels`` evenly spaced ones."""
     flat = image.reshape(3, -1)
     return flat if max_pixels is None else flat[:, :: -(-flat.shape[1] // max_pixels)]
 
@@ -117,13 +117,13 @@ def _on_host(values: Any) -> np.ndarray:
 
 
 def full_basis(vectors: np.ndarray) -> np.ndarray:
-    """``(3, 3)``: two stain vectors, and the direction across both for what is neither."""
+    """Return a ``(3, 3)`` basis: two stain vectors, and the direction orthogonal to both for the residual."""
     across = np.cross(vectors[0], vectors[1])
     return np.stack([vectors[0], vectors[1], across / np.linalg.norm(across)])
 
 
 def tissue_weight(density: Any, xp: Any) -> Any:
-    """0 on glass, 1 on tissue and a ramp between, by the mean optical density: ``(3, P)`` to ``(P,)``."""
+    """Return ``(P,)`` weights from ``(3, P)`` optical densities: 0 on glass, 1 on tissue, with a ramp in between."""
     return xp.clip((density.mean(axis=0) - GLASS_DENSITY) / (TISSUE_DENSITY - GLASS_DENSITY), 0, 1)
 
 
@@ -134,22 +134,22 @@ def jitter_stains(
     basis: np.ndarray = RUIFROK,
     pixels: CpuPixels | None = None,
 ) -> Any:
-    """Change the amounts of stain ``c`` of a patch to ``scale * c + shift`` (Tellez et al. 2018).
+    """Change the stain amounts ``c`` of a patch to ``scale * c + shift`` (Tellez et al. 2018).
 
-    Glass stays as it is: the shift would color it, so tissue alone is changed (:func:`tissue_weight`). Negative
-    amounts are kept, unlike in ``skimage.color.rgb2hed``, so that scale 1 and shift 0 give the patch back.
+    Only tissue is changed (:func:`tissue_weight`), because the shift would color glass. Negative amounts are kept,
+    unlike in ``skimage.color.rgb2hed``, so that scale 1 and shift 0 leave the patch unchanged.
 
     Args:
-        image: ``(3, H, W)`` uint8, an array of the back end.
-        scale: ``(3,)`` factor of each row of ``basis``.
-        shift: ``(3,)`` optical density to add of each, of the order of 0.1.
+        image: ``(3, H, W)`` uint8 array of the back end.
+        scale: ``(3,)`` factor for each row of ``basis``.
+        shift: ``(3,)`` optical density to add for each row of ``basis``, of the order of 0.1.
         basis: ``(3, 3)`` optical density of red, green and blue per unit of each stain.
-        pixels: the back end's arithmetic; by default the CPU's.
+        pixels: arithmetic of the back end; by default that of the CPU.
     """
     pixels = pixels or select_pixels("cpu")
     xp = pixels.xp
     density = pixels.density(image).reshape(3, -1)
-    # the change of the density, not the density: its rounding then does not touch what stays
+    # computed as a change of density, so that rounding does not affect unchanged pixels
     matrix = basis.T @ np.diag(np.asarray(scale) - 1) @ np.linalg.inv(basis.T)
     change = xp.asarray(matrix.astype(np.float32)) @ density
     change += xp.asarray((basis.T @ shift).astype(np.float32))[:, None]
@@ -159,11 +159,11 @@ def jitter_stains(
 
 
 def restain(density: Any, matrix: np.ndarray, xp: Any) -> Any:
-    """Apply a ``(3, 3)`` matrix to the optical density above glass; what is brighter than glass stays.
+    """Apply a ``(3, 3)`` matrix to the optical density above glass; pixels brighter than glass are unchanged.
 
     Args:
-        density: ``(3, P)``.
-        matrix: maps optical densities to optical densities.
+        density: ``(3, P)`` optical densities.
+        matrix: ``(3, 3)`` matrix that maps optical densities to optical densities.
         xp: NumPy or CuPy.
     """
     below = xp.minimum(density, _GLASS)

@@ -1,4 +1,4 @@
-"""Dictionary transforms for patches: geometry, jitter of the stains, stain normalization; on the CPU or the GPU."""
+"""Dictionary transforms for patches, on the CPU or the GPU: symmetries, stain jitter, stain normalization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASES = ("ruifrok", "macenko")
 
 
 class _RandPatchTransform(RandomizableTransform, MapTransform):
-    # each image of an item draws in its turn, on the host: a batch of N gets what N items would, on any back end
+    # parameters are drawn image by image on the host: a batch of N gives the same as N items, on any back end
 
     def __init__(self, keys: KeysCollection, prob: float, backend: str, allow_missing_keys: bool) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -35,15 +35,15 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
         self.drawn: list[Any] = []
 
     def draw(self) -> Any:
-        """The parameters of one image."""
+        """Draw the parameters of one image."""
         raise NotImplementedError
 
     def change(self, image: Any, drawn: Any, pixels: CpuPixels) -> Any:
-        """One ``(3, H, W)`` image under the parameters ``drawn``."""
+        """Transform one ``(3, H, W)`` image with the parameters ``drawn``."""
         raise NotImplementedError
 
     def randomize(self, data: int) -> None:
-        """Draw the parameters of ``data`` images: None for those that stay as they are."""
+        """Draw the parameters of ``data`` images; None for images that are not changed."""
         self.drawn = [self.draw() if self.R.rand() < self.prob else None for _ in range(data)]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -71,17 +71,17 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
 
 
 class RandSymmetryd(_RandPatchTransform):
-    """One of the eight symmetries of the square, all alike: flips and right-angle turns, exact to the pixel.
+    """Apply one of the eight symmetries of the square with equal probability: flips and right-angle rotations, exactly.
 
     Args:
-        keys: of ``(3, H, W)`` uint8 patches, or batches ``(N, 3, H, W)`` whose images draw one by one; arrays and
-            tensors keep their type and device. All keys of an item get the same symmetry.
-        prob: probability that an image takes part; with 1 it is left as it is one time in eight.
-        backend: ``auto``, ``cpu`` or ``gpu``, see :func:`medi_monai.wsi.pixels.select_pixels`.
+        keys: keys of ``(3, H, W)`` uint8 patches, or batches ``(N, 3, H, W)`` with independent draws for each image;
+            arrays and tensors keep their type and device. All keys of an item get the same symmetry.
+        prob: probability that an image is transformed; one of the eight symmetries is the identity.
+        backend: ``auto``, ``cpu`` or ``gpu``, as for :func:`medi_monai.wsi.pixels.select_pixels`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        InputError: for settings or patches that do not fit, or a batch of patches that are not square.
+        InputError: for invalid settings or patches, or a batch of patches that are not square.
     """
 
     def __init__(
@@ -97,25 +97,25 @@ class RandSymmetryd(_RandPatchTransform):
 
 
 class RandStainJitterd(_RandPatchTransform):
-    """Jitter of the stains: each amount ``c`` becomes ``a * c + b`` (Tellez et al. 2018, 2019).
+    """Jitter stains: each stain amount ``c`` becomes ``a * c + b`` (Tellez et al. 2018, 2019).
 
-    ``a`` is uniform in [1 - scale, 1 + scale], ``b`` in [-shift, shift], for each stain by itself. In the Ruifrok
-    basis the third channel, what is neither hematoxylin nor eosin, is jittered like the two, as in the papers; in the
-    patch's own Macenko basis it is noise and stays. A patch whose own basis cannot be estimated takes Ruifrok's.
+    ``a`` is uniform in [1 - scale, 1 + scale] and ``b`` in [-shift, shift], independently for each stain. In the
+    Ruifrok basis, the residual third channel is jittered like hematoxylin and eosin, as in the papers; in the patch's
+    own Macenko basis, it is noise and is not changed. If the patch's own basis cannot be estimated, Ruifrok's is used.
 
     Args:
-        keys: as for :class:`RandSymmetryd`.
-        scale: half the width of the range of ``a``, in [0, 1].
-        shift: half the width of the range of ``b``, in optical density (log10) along a stain vector of length 1; by
-            default a quarter of ``scale``. The papers take one number for both, in the units of their program, which
-            are not those of optical density: taken so, 0.2 bleaches stroma, whose amounts are about 0.3, to white.
+        keys: keys of the patches, as for :class:`RandSymmetryd`.
+        scale: half width of the range of ``a``, in [0, 1].
+        shift: half width of the range of ``b``, in optical density (log10) along a stain vector of unit length; by
+            default a quarter of ``scale``. The papers use one number for both, in units other than optical density: as
+            an optical density, 0.2 would bleach stroma, whose amounts are about 0.3, to white.
         basis: ``ruifrok`` or ``macenko``.
         prob: probability that an image is jittered.
-        backend: as for :class:`RandSymmetryd`.
+        backend: ``auto``, ``cpu`` or ``gpu``, as for :class:`RandSymmetryd`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        InputError: for settings or patches that do not fit.
+        InputError: for invalid settings or patches.
     """
 
     def __init__(
@@ -151,19 +151,20 @@ class RandStainJitterd(_RandPatchTransform):
 class StainNormalized(MapTransform):
     """Normalize the stains of patches to a target (Macenko et al. 2009, Reinhard et al. 2001).
 
-    A patch from which nothing can be estimated (glass, one stain, one flat color) stays as it is, and is counted:
-    the item says which patches were normalized, so that the count survives the worker processes of a loader.
+    Patches whose statistics cannot be estimated (glass, one stain, one flat color) are unchanged. Each item records
+    which patches were normalized, so that they can be counted across the worker processes of a data loader.
 
     Args:
-        keys: as for :class:`RandSymmetryd`.
-        target: a :class:`StainTarget`, its JSON form or the path of a JSON file; None is Macenko's usual reference.
-        method: ``macenko`` or ``reinhard``, if it is to be checked against the target's.
-        flag_postfix: the item gets ``<key><flag_postfix>``: whether the patch was normalized, ``(N,)`` for a batch.
-        backend: as for :class:`RandSymmetryd`.
+        keys: keys of the patches, as for :class:`RandSymmetryd`.
+        target: a :class:`StainTarget`, its JSON form or the path of a JSON file; None for Macenko's standard reference.
+        method: ``macenko`` or ``reinhard``, to check it against the target's method.
+        flag_postfix: postfix of the key, ``<key><flag_postfix>``, that records whether a patch was normalized; ``(N,)``
+            for a batch.
+        backend: ``auto``, ``cpu`` or ``gpu``, as for :class:`RandSymmetryd`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        InputError: for settings, a target or patches that do not fit.
+        InputError: for invalid settings, targets or patches.
     """
 
     def __init__(
@@ -204,20 +205,20 @@ def patch_transforms(
     backend: str = "auto",
     seed: int | None = None,
 ) -> Compose:
-    """The transforms of a config, in this order: normalization, jitter of the stains, geometry.
+    """Return the transforms of a config, in this order: normalization, stain jitter, symmetry.
 
     Args:
-        keys: of the patches in an item.
-        geometry: whether to draw one of the eight symmetries.
+        keys: keys of the patches in an item.
+        geometry: whether to apply a random symmetry of the square.
         stain_jitter: ``scale`` of :class:`RandStainJitterd`; 0.05 is light, 0.2 strong, 0 none.
         stain_basis: ``ruifrok`` or ``macenko``.
         normalize: ``macenko``, ``reinhard`` or None.
-        target: for the normalization, see :class:`StainNormalized`.
+        target: target of the normalization, as for :class:`StainNormalized`.
         backend: ``auto``, ``cpu`` or ``gpu``.
-        seed: of all draws; None draws from MONAI's global state (``monai.utils.set_determinism``).
+        seed: seed of all draws; None draws from MONAI's global state (``monai.utils.set_determinism``).
 
     Raises:
-        InputError: for settings that do not fit.
+        InputError: for invalid settings.
     """
     if normalize is not None and normalize not in NORMALIZATIONS:
         raise unknown_value("stain normalization", normalize, NORMALIZATIONS)

@@ -163,9 +163,9 @@ def test_too_few_images_are_one_error(dim):
 
 
 def test_other_dimensions_and_values_that_are_not_finite_are_one_error():
-    with pytest.raises(InputError, match="of 3 and of 4 dimensions"):
+    with pytest.raises(InputError, match="of 3 and 4 dimensions"):
         frechet_distance(draw(5, 3), draw(5, 4))
-    with pytest.raises(InputError, match="of 3 and of 4 dimensions"):
+    with pytest.raises(InputError, match="of 3 and 4 dimensions"):
         frechet_distance_of_moments(Moments(3), Moments(4))
     for dim in (3, 9):
         spoiled = draw(5, dim)

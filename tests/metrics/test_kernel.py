@@ -92,7 +92,7 @@ def test_mistakes_are_one_error():
     for pair in ((FIRST[:1], SECOND), (FIRST, SECOND[:0])):
         with pytest.raises(InputError, match="at least two images"):
             kernel_distance(*pair)
-    with pytest.raises(InputError, match="of 5 and of 3 dimensions"):
+    with pytest.raises(InputError, match="of 5 and 3 dimensions"):
         kernel_distance(FIRST, SECOND[:, :3])
     with pytest.raises(InputError, match="not finite"):
         kernel_distance(FIRST, SECOND * np.nan)

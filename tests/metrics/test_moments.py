@@ -113,7 +113,7 @@ def test_what_is_no_table_of_features_is_refused(features):
 
 
 def test_other_dimensions_are_refused():
-    with pytest.raises(InputError, match="have 5 dimensions, moments 6"):
+    with pytest.raises(InputError, match="have 5 dimensions but moments 6"):
         Moments(6).update(np.zeros((3, 5)))
     with pytest.raises(InputError, match="5 dimensions cannot be added to moments of 6"):
         Moments(6).merge(Moments(5))

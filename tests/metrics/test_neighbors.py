@@ -214,12 +214,12 @@ def test_mistakes_are_one_error():
     with pytest.raises(InputError, match="and 33 references"):
         nearest_neighbors(REAL, GENERATED, 1, exclude_self=True)
     for function in (nearest_neighbors, precision_recall):
-        with pytest.raises(InputError, match="of 6 and of 5 dimensions"):
+        with pytest.raises(InputError, match="of 6 and 5 dimensions"):
             function(REAL, GENERATED[:, :5])
         with pytest.raises(InputError, match="33 of 33 images"):
             function(REAL, GENERATED * np.nan)
     for k in (0, 33):
-        with pytest.raises(InputError, match=f"k = {k} .* 40 real and 33 generated"):
+        with pytest.raises(InputError, match=f"k = {k}, .* 40 real and 33 generated"):
             precision_recall(REAL, GENERATED, k)
     with pytest.raises(InputError, match="39 classes, centers or slides do not match 40"):
         robustness_index(REAL, LABELS[1:], CENTERS, 3)

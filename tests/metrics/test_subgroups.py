@@ -177,7 +177,7 @@ def test_wrong_counts_are_errors(counts):
 
 
 def test_a_matrix_or_target_that_does_not_fit_is_an_error():
-    with pytest.raises(InputError, match=r"\(3, 3\) does not fit 2"):
+    with pytest.raises(InputError, match=r"\(3, 3\) confusion matrix does not match 2"):
         corrected_proportions(np.array([1, 2]), np.ones((3, 3)))
     for target in ([1.0], [0.5, 0.6], [-0.5, 1.5]):
         with pytest.raises(InputError, match="has to be 2 shares"):

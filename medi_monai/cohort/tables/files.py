@@ -67,7 +67,7 @@ def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
 def _entry(item: os.DirEntry, path: str, root: str | os.PathLike) -> Entry:
     if not is_text(item.name):
         return Entry(escaped(item.name), escaped(path), "other", "its name is not UTF-8: rename it")
-    # without a link, neither test needs a look-up of its own
+    # for entries that are not links, neither test needs an extra look-up
     linked = item.is_symlink()
     try:
         if item.is_file():

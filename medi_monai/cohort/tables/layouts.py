@@ -44,14 +44,15 @@ class TableSpec:
     """Source of a cohort's rows.
 
     Args:
-        path: of a CSV, TSV, Parquet or Excel table or, for ``tcga_ut``, of a folder; from the data set's folder.
-        layout: ``plain``, a table taken as it is; ``gdc``, as :func:`medi_monai.cohort.tables.read_slides` reads it;
-            ``tcga_ut``, a tree as :func:`medi_monai.cohort.tables.list_tcga_ut` lists it; ``folders``, no table but the
-            files that fit ``path``, a pattern as of :func:`medi_monai.cohort.tables.list_folders`.
-        clinical: a clinical table of the GDC whose columns are joined to the rows of its cases (not with ``plain``).
-        level: folder of the magnification in a tree of TCGA-UT as published.
-        encoding: of a plain table that is not UTF-8, as ``cp1252``.
-        sheet: of a plain table in an Excel file with several.
+        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` a folder, and for ``folders`` a pattern of paths;
+            relative to the data set's folder.
+        layout: ``plain``, a table used as it is; ``gdc``, a table for :func:`medi_monai.cohort.tables.read_slides`;
+            ``tcga_ut``, a folder tree for :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, the files that
+            match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`.
+        clinical: GDC clinical table whose columns are joined by case (only for ``gdc`` and ``tcga_ut``).
+        level: magnification folder of TCGA-UT as published.
+        encoding: encoding of a plain table that is not UTF-8, such as ``cp1252``.
+        sheet: sheet of a plain Excel table that has several.
     """
 
     path: str
@@ -65,7 +66,7 @@ class TableSpec:
         if self.layout not in LAYOUTS:
             raise unknown_value("layout of `table`", self.layout, LAYOUTS)
         if self.clinical is not None and self.layout in ("plain", "folders"):
-            raise InputError("table: `clinical` is joined to the layouts gdc and tcga_ut; set layout: gdc")
+            raise InputError("table: `clinical` needs the layout gdc or tcga_ut; set layout: gdc")
         if self.layout == "folders":
             pattern_fields(self.path)
         if self.level is not None and self.layout != "tcga_ut":
@@ -96,11 +97,11 @@ class TableSpec:
 
     @property
     def lists_files(self) -> bool:
-        """Whether rows come from files that are there, and not from a table that names some."""
+        """Whether rows are made from existing files rather than read from a table."""
         return self.layout in ("tcga_ut", "folders")
 
     def digest(self, root: str | os.PathLike) -> str:
-        """One of all that is read: the bytes of tables, the names of a tree's patches."""
+        """Return a digest of the source: the bytes of tables, or the paths of listed files."""
         if self.layout == "folders":
             digest = json_digest(list_folders(root, self.path)[0].to_dict("list"))
         elif self.layout == "tcga_ut":

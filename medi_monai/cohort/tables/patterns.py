@@ -53,7 +53,7 @@ def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
 
 
 def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, pd.Series]:
-    """The one file that each filled pattern means; where none fits, one that does but for Unicode form, case or blanks.
+    """Find the one file that matches each filled pattern, or else one that differs in Unicode form, case or blanks.
 
     Args:
         patterns: filled patterns, from :func:`fill_pattern`.

@@ -121,9 +121,7 @@ class CaptionSchema:
             raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
         content = read_json(path)
         if isinstance(content, dict) and content.get("kind") != KIND and "label" in content:
-            raise InputError(
-                f"{path} is not a schema of captions: the model in this folder is not a text-to-image model"
-            )
+            raise InputError(f"{path} is not a caption schema: the model in this folder is not a text-to-image model")
         recorded = parse_document(content, CaptionDocument, str(path))
         source = text_model or _place(recorded, Path(path).parent)
         encoder = load_text_encoder(source, recorded.max_length, recorded.on_long, recorded.mask_padding)

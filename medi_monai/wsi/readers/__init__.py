@@ -1,4 +1,4 @@
-"""Readers of slides and tiles behind one class: OpenSlide, cuCIM, and arrays in memory."""
+"""Readers of slides and tiles with a common interface: OpenSlide, cuCIM, and arrays in memory."""
 
 from medi_monai.wsi.readers.array import ArrayReader
 from medi_monai.wsi.readers.base import SlideReader

@@ -12,12 +12,12 @@ __all__ = ["ArrayReader"]
 
 
 class ArrayReader(SlideReader):
-    """A tile or any image in memory, with one level.
+    """A tile or any other image in memory, with a single level.
 
     Args:
-        pixels: ``(H, W, 3)`` uint8.
-        mpp: microns per pixel, or those of both directions, horizontally first.
-        path: where it came from, for messages.
+        pixels: ``(H, W, 3)`` uint8 pixels.
+        mpp: microns per pixel, or (horizontal, vertical) microns per pixel.
+        path: source of the image, for messages.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every reader does alike: choose the level, place the window, rescale to the size asked."""
+"""Base class of readers: select the level, place the window, rescale to the requested size."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ __all__ = ["SlideReader", "Window", "batched", "rescaled"]
 Item = TypeVar("Item")
 Corner = tuple[float, float]
 
-#: a patch that lies this near to the pixels of a level, in pixels of the level, is taken to lie on them: levels with
-#: downsamples of 3.9996 have no common grid with level 0, and half a pixel of level 0 is an eighth of theirs
+#: offset from a level's pixel grid, in pixels of the level, up to which a patch is treated as aligned with it: levels
+#: with downsamples such as 3.9996 share no grid with level 0, half a pixel of which is an eighth of theirs
 ON_GRID = 0.13
-#: how far a field may be off, in pixels of a level, to be taken for a whole number of them
+#: deviation of a field from a whole number of pixels of a level, in these pixels, up to which it is treated as whole
 SAME_FIELD = 0.1
-#: relative difference between the downsamples of a level in both directions that is more than rounding
+#: relative difference between horizontal and vertical downsample of a level that exceeds rounding
 MAX_DISTORTION = 0.02
-#: side of the blocks of a thumbnail, and of a slide that has no coarser level to read it from: 2,048 pixels of one
-#: that is 32 times finer
+#: side of the blocks of a thumbnail; from a level that is 32 times finer, a block needs 2,048 pixels per side
 THUMBNAIL_BLOCK, FINE_BLOCK = 256, 64
-#: windows decoded ahead of the caller, per thread
+#: number of windows per thread that are decoded in advance
 AHEAD = 4
 
 
 class Window(NamedTuple):
-    """The pixels of one level that a patch needs: a whole-numbered window, and the real-valued box within the level."""
+    """Pixels of a level needed for a patch: a window of whole pixels, and the real-valued box of the patch."""
 
     level: int
     left: int
@@ -48,16 +47,16 @@ class Window(NamedTuple):
 
 
 class SlideReader(ABC):
-    """An open slide. Coordinates are pixels of level 0, ``x`` to the right and ``y`` down.
+    """An open slide. Coordinates are pixels of level 0, with ``x`` to the right and ``y`` down.
 
-    A reader is a context manager. It cannot be pickled: open it in the process that reads.
+    Readers are context managers. They cannot be pickled: open the slide in the process that reads it.
     """
 
-    #: pixels of a level, per direction, that a pixel of a patch is made of at least, where the two do not coincide.
-    #: With 2, patches stay within a gray level of those made from level 0; with 1 they are read from coarser levels,
-    #: up to 16 times faster, and differ by two gray levels on sharp tissue.
+    #: minimum number of level pixels per patch pixel and direction, if the two grids do not coincide. With 2, patches
+    #: are within one gray level of those from level 0; with 1, they are read from coarser levels, up to 16 times
+    #: faster, and differ by two gray levels in sharp tissue.
     oversampling: float = 2.0
-    #: where it was read from, for messages
+    #: source of the slide, for messages
     path: str | os.PathLike
     #: microns per pixel at level 0, horizontally and vertically
     spacing: tuple[float, float]
@@ -71,18 +70,18 @@ class SlideReader(ABC):
 
     @property
     def mpp(self) -> float:
-        """Microns per pixel at level 0, the mean of both directions."""
+        """Microns per pixel at level 0, averaged over both directions."""
         return sum(self.spacing) / 2
 
     @cached_property
     def level_downsamples(self) -> list[tuple[float, float]]:
-        """Real-valued (horizontal, vertical) downsample of every level, from the dimensions themselves."""
+        """Real-valued (horizontal, vertical) downsample of every level, computed from the dimensions."""
         width, height = self.dimensions
         return [(width / across, height / down) for across, down in self.level_dimensions]
 
     @cached_property
     def _levels(self) -> list[int]:
-        # a page of another shape is no level, though its writer marked it as one: a label, a picture of the glass
+        # a page with another aspect ratio is not a level even if marked as one, but a label or macro image
         width, height = self.dimensions
         return [
             level
@@ -91,22 +90,22 @@ class SlideReader(ABC):
         ]
 
     def field(self, size: tuple[int, int], mpp: float) -> tuple[float, float]:
-        """The (width, height) in level 0 pixels, real-valued, of ``size`` pixels at ``mpp`` microns per pixel."""
+        """Return the real-valued (width, height) in level 0 pixels of ``size`` pixels at ``mpp`` microns per pixel."""
         return size[0] * mpp / self.spacing[0], size[1] * mpp / self.spacing[1]
 
     def read(self, x: float, y: float, field: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
         """Read a region.
 
         Args:
-            x, y: upper left corner, level 0 pixels.
-            field: (width, height) of the field of view, in level 0 pixels, real-valued.
+            x, y: upper left corner in level 0 pixels.
+            field: real-valued (width, height) of the field of view in level 0 pixels.
             size: (width, height) of the result in pixels.
 
         Returns:
-            ``(height, width, 3)`` uint8.
+            ``(height, width, 3)`` uint8 pixels.
 
         Raises:
-            InputError: where the region leaves the slide, or its pixels cannot be read.
+            InputError: if the region extends beyond the slide, or its pixels cannot be read.
         """
         return self._patch(self.window(x, y, field, size), size)
 
@@ -117,27 +116,27 @@ class SlideReader(ABC):
         size: tuple[int, int],
         threads: int = 1,
     ) -> Iterator[np.ndarray]:
-        """Read regions of one field and size, in order; as :meth:`read`, with several threads where it helps.
+        """Yield regions of the same field and size in order, each as by :meth:`read`, with several decoding threads.
 
         Args:
-            corners: (x, y) of every region.
-            field: as for :meth:`read`.
-            size: as for :meth:`read`.
-            threads: that decode; each patch comes out the same with any number.
+            corners: upper left corner (x, y) of every region in level 0 pixels.
+            field: real-valued (width, height) of the field of view in level 0 pixels.
+            size: (width, height) of the results in pixels.
+            threads: number of decoding threads, which does not affect the results.
         """
         windows = (self.window(x, y, field, size) for x, y in corners)
         if threads <= 1:
             yield from (self._patch(window, size) for window in windows)
             return
         with ThreadPoolExecutor(threads) as pool:
-            # a bounded look-ahead keeps memory flat however many patches there are
+            # a bounded look-ahead keeps memory constant for any number of patches
             batches = batched(windows, threads * AHEAD)
             yield from chain.from_iterable(
                 pool.map(lambda window: self._patch(window, size), batch) for batch in batches
             )
 
     def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
-        """The whole slide in ``size`` (width, height) pixels: ``(height, width, 3)`` uint8, read block by block."""
+        """Return the whole slide as ``(height, width, 3)`` uint8 of ``size`` (width, height), read block by block."""
         (width, height), (across, down) = self.dimensions, size
         result = np.empty((down, across, 3), np.uint8)
         side = THUMBNAIL_BLOCK if len(self._levels) > 1 else FINE_BLOCK
@@ -150,7 +149,7 @@ class SlideReader(ABC):
 
     @abstractmethod
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """``(height, width, 3)`` uint8 of a level."""
+        """Return ``(height, width, 3)`` uint8 pixels of a level."""
 
     def close(self) -> None:  # noqa: B027 (an array has nothing to release)
         """Release the file."""
@@ -164,10 +163,10 @@ class SlideReader(ABC):
         self.close()
 
     def window(self, x: float, y: float, field: tuple[float, float], size: tuple[int, int]) -> Window:
-        """The window of the level that serves a region best; arguments as for :meth:`read`.
+        """Return the window in the best level for a region; arguments as for :meth:`read`.
 
-        That is the coarsest level whose pixels are those of the patch, or that is finer than the patch by
-        :attr:`oversampling`; both by real-valued downsamples.
+        This is the coarsest level whose pixels coincide with those of the patch, or that is finer than the patch by
+        :attr:`oversampling`, according to real-valued downsamples.
         """
         width, height = self.dimensions
         inside = x >= -1e-6 and y >= -1e-6 and x + field[0] <= width + 1e-3 and y + field[1] <= height + 1e-3
@@ -177,7 +176,7 @@ class SlideReader(ABC):
                 f"{self.path} ({width} x {height} pixels)"
             )
         if (field, x, y) == (size, int(x), int(y)):
-            # pixels of level 0 as they are, by far the most frequent case
+            # unscaled pixels of level 0, by far the most frequent case
             right, bottom = x + size[0], y + size[1]
             return Window(0, int(x), int(y), int(right), int(bottom), (x, y, right, bottom))
         for level in reversed(self._levels):
@@ -191,7 +190,7 @@ class SlideReader(ABC):
 
     def _around(self, level: int, box: tuple[float, float, float, float]) -> Window:
         limits = self.level_dimensions[level]
-        # a box that ends a rounding error behind a pixel does not need that pixel
+        # a box that reaches into a pixel only by rounding error does not need that pixel
         left, top = (min(int(np.floor(edge + 1e-6)), limit - 1) for edge, limit in zip(box[:2], limits))
         right, bottom = (min(int(np.ceil(edge - 1e-6)), limit) for edge, limit in zip(box[2:], limits))
         return Window(level, left, top, max(right, left + 1), max(bottom, top + 1), box)
@@ -202,7 +201,7 @@ class SlideReader(ABC):
 
 
 def _lies_on_grid(box: tuple[float, float, float, float], size: tuple[int, int], largest: float = math.inf) -> bool:
-    # whole pixels of the box for each of the result, at most ``largest``, and a field that is off by less than 0.4 %
+    # whole number of box pixels per result pixel, at most ``largest``, with a field deviation below 0.4%
     for low, high, pixels in zip(box[:2], box[2:], size):
         side = round(high) - round(low)
         if not pixels <= side <= pixels * largest or side % pixels or abs(low - round(low)) > ON_GRID:
@@ -217,14 +216,14 @@ def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, floa
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    """Consecutive tuples of up to ``size`` items (``itertools.batched`` of Python 3.12)."""
+    """Yield consecutive tuples of up to ``size`` items (``itertools.batched`` of Python 3.12)."""
     remaining = iter(items)
     while batch := tuple(islice(remaining, size)):
         yield batch
 
 
 def rescaled(pixels: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
-    """The box of a window, whose pixels these are, resampled to ``size``."""
+    """Resample the box of a window, given the window's pixels, to ``size``."""
     height, width = pixels.shape[:2]
     if size == (width, height) and window.box == window[1:5]:
         return pixels
@@ -237,7 +236,7 @@ def rescaled(pixels: np.ndarray, window: Window, size: tuple[int, int]) -> np.nd
     )
     if window.level > 0 or not _lies_on_grid(box, size):
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC, box))
-    # a whole-numbered reduction on the pixel grid is exactly the mean of its pixels, as in the levels of a pyramid
+    # a reduction by a whole number on the pixel grid is the exact mean of the pixels, as in the levels of a pyramid
     left, top, right, bottom = map(round, box)
     pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
     factors = (right - left) // size[0], (bottom - top) // size[1]

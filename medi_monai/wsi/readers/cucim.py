@@ -1,4 +1,4 @@
-"""Slides through cuCIM, which decodes batches of regions in a thread pool of its own."""
+"""Read slides by cuCIM, which decodes batches of regions in its own thread pool."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from medi_monai.wsi.readers.openslide import OpenSlideReader
 
 __all__ = ["CuCIMReader"]
 
-#: regions in one batch of cuCIM, and batches in one call: a call's list of locations is bounded
+#: number of regions per batch of cuCIM, and of batches per call, since the number of locations per call is limited
 BATCH_SIZE, REGIONS_PER_CALL = 8, 4096
 CUCIM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError, OSError)
 
 
 class CuCIMReader(SlideReader):
-    """A TIFF or SVS slide through cuCIM, on the CPU.
+    """A TIFF or SVS slide, read by cuCIM on the CPU.
 
-    Levels and resolution are OpenSlide's, so that both back ends mean the same by a level and a micron.
+    Levels and resolution are those of OpenSlide, so that both back ends agree on them.
 
     Args:
-        path: the slide.
-        mpp: as for :class:`OpenSlideReader`.
-        on_conflict: as for :func:`medi_monai.wsi.open_slide`.
+        path: path of the slide.
+        mpp: microns per pixel at level 0, as for :class:`OpenSlideReader`.
+        on_conflict: handling of conflicting resolutions, as for :func:`medi_monai.wsi.open_slide`.
 
     Raises:
-        InputError: if cuCIM is not installed, or cannot read such a file; where it would crash, it is not tried.
+        InputError: if cuCIM is not installed or cannot read the file; files on which it would crash are not tried.
     """
 
     def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
@@ -75,14 +75,14 @@ class CuCIMReader(SlideReader):
                     yield from (self._patch(window, size) for window in batch)
 
     def _batches(self, window: Window) -> tuple[int, bool]:
-        # an error within a thread of cuCIM ends the process: what may fail is read by itself
+        # an error in a thread of cuCIM kills the process: regions that may fail are read individually
         level = window.level
         return level, self._tiles.compression[level] not in DEFLATE and self._tiles.whole(*window[:5])
 
     def _batch(
         self, level: int, windows: Sequence[Window], size: tuple[int, int], threads: int
     ) -> Iterator[np.ndarray]:
-        # all regions of a call have one size: the largest needed, moved inwards at the far borders and cropped again
+        # all regions of a call have the same size: the largest needed, moved inward at the far borders, then cropped
         width = max(window.right - window.left for window in windows)
         height = max(window.bottom - window.top for window in windows)
         limits = self.level_dimensions[level]
@@ -93,7 +93,7 @@ class CuCIMReader(SlideReader):
             batches = self._slide.read_region(
                 locations, (width, height), level, batch_size=batch_size, num_workers=threads
             )
-            # a batch is a view of memory that cuCIM uses again
+            # a batch is a view of memory that cuCIM reuses
             blocks = (np.array(batch, copy=True).reshape(-1, height, width, 3) for batch in batches)
             pixels = chain.from_iterable(blocks)
             if size == (width, height) and all(window.box == window[1:5] for window in windows):
@@ -107,7 +107,7 @@ class CuCIMReader(SlideReader):
 
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         if not self._tiles.whole(level, left, top, left + width, top + height):
-            # OpenSlide says what is wrong with them, if anything is
+            # OpenSlide reports what is wrong with them, if anything
             return self._known._pixels(level, left, top, width, height)
         try:
             region = self._slide.read_region(self._location(level, left, top), (width, height), level)
@@ -116,7 +116,7 @@ class CuCIMReader(SlideReader):
         return np.array(region, copy=True)
 
     def _location(self, level: int, left: int, top: int) -> tuple[int, int]:
-        # cuCIM divides by the downsample and cuts off: the middle of a pixel cannot fall into its neighbor
+        # cuCIM divides by the downsample and truncates: the center of a pixel cannot fall into its neighbor
         if level == 0:
             return left, top
         scale = self._scales[level]

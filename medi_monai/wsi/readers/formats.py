@@ -1,4 +1,4 @@
-"""What a TIFF holds, before a decoder is trusted with it: some layouts crash or garble cuCIM, and so does damage."""
+"""Inspect TIFF files before decoding: some layouts, and damaged files, crash cuCIM or yield wrong pixels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import tifffile
 
 __all__ = ["HEAD", "Tiles", "content_of", "content_type", "cucim_obstacle", "tiff_damage", "tiff_pages"]
 
-#: vendors, in OpenSlide's words, whose files cuCIM 26.10 reads as OpenSlide does
+#: vendors, as named by OpenSlide, whose files cuCIM 26.10 reads like OpenSlide
 CUCIM_VENDORS = ("aperio", "generic-tiff")
-#: measured with cuCIM 26.10: raw, LZW, JPEG and deflate decode; zstd, JPEG 2000, WebP and PackBits do not
+#: tested with cuCIM 26.10: raw, LZW, JPEG and deflate can be decoded; zstd, JPEG 2000, WebP and PackBits cannot
 CUCIM_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate"}
 RAW, LZW, JPEG, DEFLATE = 1, 5, 7, (8, 32946)
 #: first bytes of a file
@@ -36,7 +36,7 @@ MAGIC = {
     b"PK\x03\x04": "ZIP",
     b"%PDF": "PDF",
 }
-#: bytes after the first four or more, by where they begin
+#: further signature bytes, by their position
 INNER_MAGIC = (
     (8, b"WEBP", "WEBP"),
     (4, b"jP  ", "JPEG2000"),
@@ -45,26 +45,26 @@ INNER_MAGIC = (
     (128, b"DICM", "DICOM"),
     (344, b"n+1\0", "NIfTI"),
 )
-#: bytes that hold all of these
+#: number of bytes that contain all of these
 HEAD = 348
-#: pixels of a tile; more come from a damaged directory, and decoders end the process for lack of memory
+#: largest number of pixels of a tile; more indicate a damaged directory, and decoders would run out of memory
 MAX_TILE = 2**26
-#: bytes at the end of a JPEG tile among which its end is looked for: some writers pad
+#: number of trailing bytes in which the end marker of a JPEG tile is searched, since some writers add padding
 PADDING = 8
-#: what never occurs in the coded pixels of a JPEG: after 255 there is 0, a restart marker or filling. Progressive
-#: files and those of several scans hold other markers as well
+#: byte sequences that never occur in the coded pixels of a JPEG, where 255 is followed by 0, a restart marker or fill
+#: bytes. Progressive files and those with several scans contain other markers as well
 OUT_OF_PLACE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-#: what a copy leaves where it lost a part; of coded pixels, plain glass alone may give it
+#: run of zeros, as left by an incomplete copy; among coded pixels, only plain glass may produce it
 HOLE = bytes(64)
 
 
 def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[int, int]]) -> str:
-    """Why cuCIM cannot be trusted with a slide; the empty string where it can.
+    """Return why cuCIM must not read a slide; the empty string if it can.
 
     Args:
-        path: a slide that OpenSlide opens.
-        vendor: what OpenSlide calls its format.
-        levels: (width, height) of each level, as OpenSlide sees them.
+        path: slide that OpenSlide can open.
+        vendor: OpenSlide's name of its format.
+        levels: (width, height) of each level according to OpenSlide.
     """
     if vendor not in CUCIM_VENDORS:
         return f"its format is {vendor or 'unknown'}"
@@ -86,15 +86,15 @@ def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[
 
 
 def tiff_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """All pages of a TIFF with their tags.
+    """Return all pages of a TIFF with their tags.
 
     Raises:
-        ValueError: where its directories form a loop.
+        ValueError: if its directories form a loop.
     """
     pages: dict[int, tifffile.TiffPage] = {}
     for page in file.pages:
         if page.offset in pages:
-            # tifffile would go round for ever
+            # tifffile would loop forever
             raise ValueError("the TIFF directories form a loop")
         pages[page.offset] = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     return list(pages.values())
@@ -119,13 +119,13 @@ def _page_obstacle(page: tifffile.TiffPage) -> str:
 
 
 def _next_page(file: tifffile.TiffFile) -> int:
-    # where the last page that was found says that another one begins; the parser passes over it if that is nowhere
+    # position of the next page according to the last page found; the parser ignores it if it is outside the file
     file.filehandle.seek(file.pages.next_page_offset or 0)
     return int(struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))[0])
 
 
 def tiff_damage(path: str | os.PathLike) -> str:
-    """What is wrong with a TIFF whose directories point behind the end of the file; the empty string if nothing."""
+    """Return what is wrong with a TIFF whose directories point beyond the end of the file; empty if nothing."""
     size = Path(path).stat().st_size
     try:
         with tifffile.TiffFile(path) as file:
@@ -143,13 +143,13 @@ def tiff_damage(path: str | os.PathLike) -> str:
     except PermissionError as error:
         return f"it cannot be read ({error.strerror})"
     except Exception as error:
-        # bytes in disorder make the parser fail in any way
+        # corrupt bytes can make the parser fail with any error
         return f"its TIFF directory is damaged ({error})".replace("\n", " ")
     return ""
 
 
 def content_type(path: str | os.PathLike) -> str:
-    """What a file is by its first bytes, whatever its name: ``PNG``, ``JPEG``, …; the empty string if unknown."""
+    """Return a file's format by its first bytes, whatever its name: ``PNG``, ``JPEG``, …; empty if unknown."""
     try:
         with open(path, "rb") as file:
             return content_of(file.read(HEAD))
@@ -158,20 +158,20 @@ def content_type(path: str | os.PathLike) -> str:
 
 
 def content_of(head: bytes) -> str:
-    """As :func:`content_type`, from the first :data:`HEAD` bytes."""
+    """Return the format, like :func:`content_type`, from the first :data:`HEAD` bytes."""
     kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
     return kind or next((kind for start, magic, kind in INNER_MAGIC if head.startswith(magic, start)), "")
 
 
 class Tiles:
-    """Whether the tiles under a window look whole: a JPEG begins, goes on and ends as it must, LZW begins so.
+    """Checks whether the tiles under a window look intact: start, content and end of a JPEG, start of LZW data.
 
-    cuCIM gives noise for a damaged JPEG or LZW tile, without a word. What a copy that broke off leaves behind are
-    zeros, which show at the ends of a JPEG and within, as bytes in disorder do; a tile is looked at once. A whole tile
-    of an unusual kind may look damaged, and then costs time alone: OpenSlide reads it.
+    For a damaged JPEG or LZW tile, cuCIM silently returns noise. An interrupted copy leaves zeros, which are visible at
+    the ends of a JPEG and inside, as are corrupt bytes; each tile is checked once. An intact tile of an unusual kind
+    may look damaged, which only costs time, because OpenSlide then reads it.
 
     Args:
-        path: a TIFF without an obstacle (see :func:`cucim_obstacle`).
+        path: TIFF that cuCIM can read (see :func:`cucim_obstacle`).
         levels: (width, height) of each level.
     """
 
@@ -187,7 +187,7 @@ class Tiles:
         self._file = FileIO(path)
 
     def whole(self, level: int, left: int, top: int, right: int, bottom: int) -> bool:
-        """Whether all tiles under a window of a level look whole."""
+        """Return whether all tiles under a window of a level look intact."""
         across, down = self._sides[level]
         columns, known = self._columns[level], self._whole[level]
         first, last = left // across, -(-right // across)
@@ -204,7 +204,7 @@ class Tiles:
         offset, count = offsets[tile], counts[tile]
         compression = self.compression[level]
         try:
-            # unlike seek and read, safe in threads
+            # thread-safe, unlike seek and read
             content = os.pread(self._file.fileno(), count if compression == JPEG else 1, offset)
         except (OSError, ValueError):
             return False

@@ -1,4 +1,4 @@
-"""Open a slide or a tile with the back end that suits it."""
+"""Open a slide or a tile with a suitable back end."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def open_slide(
     """Open a slide or a plain image.
 
     Args:
-        path: PNG and JPEG files, and TIFFs that are no slides, are read whole; all else is a slide.
-        mpp: microns per pixel at level 0; needed where the file does not say.
-        backend: ``auto`` takes cuCIM where it is installed and safe with the file's layout, else OpenSlide.
-        on_conflict: where the file and ``mpp`` differ by more than 0.5 %: ``error``, or whose word counts, ``file`` or
-            ``given``.
-        pixels: of a file that is read whole, what its values, pages and transparent pixels mean.
+        path: slide or plain image; PNG and JPEG files, and TIFFs that are not slides, are read whole.
+        mpp: microns per pixel at level 0; required if the file does not contain it.
+        backend: back end; ``auto`` uses cuCIM if it is installed and safe for the file's layout, else OpenSlide.
+        on_conflict: handling of a difference of more than 0.5% between the file's resolution and ``mpp``: ``error``, or
+            the one to use, ``file`` or ``given``.
+        pixels: rules for the values, pages and transparent pixels of files that are read whole.
 
     Raises:
-        InputError: for a missing, empty, unreadable or truncated file, one whose resolution nothing gives or on whose
-            resolution file and ``mpp`` disagree, or an unknown back end.
+        InputError: for a missing, empty, unreadable or truncated file, a file of unknown or conflicting resolution, or
+            an unknown back end.
     """
     if backend not in BACKENDS:
         raise unknown_value("back end", backend, BACKENDS)
@@ -69,7 +69,7 @@ def _open_best(path: Path, mpp: float | None, on_conflict: str, use_cucim: bool,
             return _plain(path, mpp, on_conflict, pixels)
         raise
     if reader.vendor == "generic-tiff" and several_pages(path) > 1:
-        # OpenSlide sees the first page and its levels alone
+        # OpenSlide reads only the first page and its levels
         reader.close()
         return _plain(path, mpp, on_conflict, pixels)
     if use_cucim:

@@ -1,4 +1,4 @@
-"""Slides through OpenSlide, and what OpenSlide says of a file."""
+"""Read slides by OpenSlide."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from medi_monai.wsi.readers.tiff import tiff_resolution
 
 __all__ = ["OpenSlideReader"]
 
-#: a shift below this, in pixels of a level, changes no pixel by more than half a gray level
+#: shift, in pixels of a level, below which no pixel changes by more than half a gray level
 NO_SHIFT = 0.002
-#: pixels over which a shift is taken back
+#: number of pixels over which a shift is corrected
 REACH = 6
 
 
 class OpenSlideReader(SlideReader):
-    """A slide through OpenSlide: SVS, NDPI, MRXS, DICOM, generic pyramidal TIFF and the like.
+    """A slide read by OpenSlide: SVS, NDPI, MRXS, DICOM, generic pyramidal TIFF and other formats.
 
     Args:
-        path: the slide.
-        mpp: microns per pixel at level 0, for a slide whose file does not say.
-        on_conflict: as for :func:`medi_monai.wsi.open_slide`.
+        path: path of the slide.
+        mpp: microns per pixel at level 0, if the file does not contain it.
+        on_conflict: handling of conflicting resolutions, as for :func:`medi_monai.wsi.open_slide`.
 
     Raises:
-        InputError: if OpenSlide cannot read the file, or nothing gives its resolution.
+        InputError: if OpenSlide cannot read the file, or the resolution is unknown.
     """
 
     def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
@@ -58,7 +58,7 @@ class OpenSlideReader(SlideReader):
 
     @staticmethod
     def detects(path: str | os.PathLike) -> bool:
-        """Whether OpenSlide knows the file as a slide."""
+        """Return whether OpenSlide recognizes the file as a slide."""
         return openslide.OpenSlide.detect_format(str(path)) is not None
 
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -74,8 +74,8 @@ class OpenSlideReader(SlideReader):
         return _unshifted(pixels, shift_x, shift_y)[top : top + height, left : left + width]
 
     def _to_level_0(self, level: int, pixel: int) -> tuple[int, float]:
-        # OpenSlide takes whole pixels of level 0: the nearest to a pixel of the level, and how far off that is in
-        # pixels of the level, half a pixel of level 0 at most
+        # OpenSlide takes whole pixels of level 0: use the one nearest to the pixel of the level, and its offset in
+        # pixels of the level, at most half a pixel of level 0
         scale = self._scales[level]
         level_0 = round(pixel * scale)
         return level_0, level_0 / scale - pixel
@@ -84,7 +84,7 @@ class OpenSlideReader(SlideReader):
         try:
             region = self._slide.read_region((x, y), level, (width, height))
         except (openslide.OpenSlideError, ArgumentError) as error:
-            # an ArgumentError is a slide that was closed
+            # an ArgumentError means that the slide was closed
             raise InputError(f"cannot read the slide {self.path} at x {x}, y {y}: {error}") from error
         return _on_white(region)
 
@@ -94,19 +94,19 @@ class OpenSlideReader(SlideReader):
 
 
 def _on_white(region: Image.Image) -> np.ndarray:
-    # what a slide does not hold is transparent; nearly all regions are opaque, and need no blending
+    # unscanned areas are transparent; nearly all regions are opaque and need no blending
     alpha = region.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return np.asarray(region.convert("RGB"))
     white = Image.new("RGB", region.size, "white")
-    # half-transparent pixels lie at the rim of what was scanned, and have its color
+    # partially transparent pixels lie at the edge of the scanned area, and have its color
     white.paste(region, mask=alpha.point([0] * 128 + [255] * 128))
     return np.asarray(white)
 
 
 def _unshifted(pixels: np.ndarray, shift_x: float, shift_y: float) -> np.ndarray:
-    # between the pixels of a level OpenSlide interpolates linearly, r[i] = (1 - a) p[i] + a p[i + 1], which blurs; the
-    # inverse is a geometric series, and gives the pixels of the level within 2 gray levels
+    # OpenSlide interpolates linearly between pixels of a level, r[i] = (1 - a) p[i] + a p[i + 1], which blurs; the
+    # inverse is a geometric series that restores the pixels of the level within 2 gray levels
     values = pixels.astype(np.float32)
     for axis, shift in ((1, shift_x), (0, shift_y)):
         if abs(shift) >= NO_SHIFT:

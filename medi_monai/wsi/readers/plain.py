@@ -1,4 +1,4 @@
-"""Image files that are read whole: the one reader of both bundles, for tiles, patches and pictures."""
+"""Read complete image files: tiles, patches and captioned images, in the same way for both bundles."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from medi_monai.wsi.readers.tiff import read_tiff
 
 __all__ = ["FORMATS", "check_file", "opened", "read_image", "read_plain"]
 
-#: what is read, by the first bytes of a file. Pillow's own choice tries all of its formats, and its limit of pixels is
-#: one for the process
+#: supported formats, by the first bytes of a file. Pillow would try all of its formats, and its pixel limit applies to
+#: the whole process
 PLUGINS: dict[str, Callable[..., Image.Image]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "JPEG": JpegImagePlugin.jpeg_factory,
@@ -46,25 +46,24 @@ PLUGINS: dict[str, Callable[..., Image.Image]] = {
 FORMATS = "PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000"
 GRAY = ("1", "L")
 ORIENTATION = 274
-#: where metadata of an image may say that it lies on its side
+#: metadata that may contain the orientation of an image
 ORIENTED = ("exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp")
-#: place of the bits per value in a PNG
+#: position of the bit depth in a PNG
 PNG_BITS = 24
 
 
 def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.ndarray:
-    """An image file as its maker saw it: upright, opaque, 8 bits.
+    """Read an image file as displayed: upright, opaque, with 8 bits.
 
     Args:
-        path: a file in one of :data:`FORMATS`, whatever its name ends in.
-        rules: what values, pages and transparent pixels mean.
+        path: file in one of :data:`FORMATS`, whatever its suffix.
+        rules: rules for values, pages and transparent pixels.
 
     Returns:
-        ``(H, W)`` uint8 where the file is gray, else ``(H, W, 3)``.
+        ``(H, W)`` uint8 if the image is grayscale, else ``(H, W, 3)``.
 
     Raises:
-        InputError: for a file that is missing, unreadable or of another format, and where a rule is needed that was
-            not given.
+        InputError: for a file that is missing, unreadable or of another format, or if a required rule is not given.
     """
     rules = rules or PixelRules()
     with opened(path) as file:
@@ -81,13 +80,13 @@ def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.n
         except MemoryError:
             raise InputError(f"cannot read the image {path}: there is not enough memory for it") from None
         except Exception as error:
-            # bytes in disorder make decoders fail in any way
+            # corrupt bytes can make decoders fail with any error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot read the image {path}: {reason}") from error
 
 
 def read_image(path: str | os.PathLike, rules: PixelRules | None = None) -> np.ndarray:
-    """As :func:`read_plain`, always in color: ``(H, W, 3)`` uint8."""
+    """Read an image file like :func:`read_plain`, but always in color: ``(H, W, 3)`` uint8."""
     pixels = read_plain(path, rules)
     if pixels.ndim == 3:
         return pixels
@@ -111,7 +110,7 @@ def _with_pillow(
     image = PLUGINS[kind](file, os.fspath(path))
     rules.check_size(path, *image.size)
     frames = getattr(image, "n_frames", 1)
-    # the further images of a JPEG are previews and depths of the first
+    # further images in a JPEG are previews and depth maps of the first
     if page is None and frames > 1 and kind != "JPEG":
         page = rules.chosen_page(path, f"{frames} frames", frames)
     if page:
@@ -132,7 +131,7 @@ def _with_pillow(
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    # Pillow turns TIFFs by itself, and takes the tag away
+    # Pillow already rotates TIFFs and removes the tag
     if not any(name in image.info for name in ORIENTED):
         return pixels
     return oriented(pixels, image.getexif().get(ORIENTATION, 1))
@@ -152,7 +151,7 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def _deep_png(file: BinaryIO, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
-    # Pillow keeps the high byte of colors alone
+    # Pillow keeps only the high byte of deep colors
     image: Any = PngImagePlugin.PngImageFile(file, os.fspath(path))
     rules.check_size(path, *image.size, 2 * len(image.getbands()))
     image.load()
@@ -178,10 +177,10 @@ def check_file(path: str | os.PathLike) -> None:
 
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open an image file without waiting at a pipe.
+    """Open an image file without blocking on a pipe.
 
     Raises:
-        InputError: as :func:`check_file`.
+        InputError: as for :func:`check_file`.
     """
     try:
         file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (closed below, apart from these errors)
@@ -205,7 +204,7 @@ def _without_waiting(path: str, flags: int) -> int:
 def _not_opened(path: str | os.PathLike, error: OSError | ValueError) -> InputError:
     if isinstance(error, InputError):
         return error
-    # a loop of links, a name too long, or a zero byte within it
+    # a loop of links, a name that is too long, or a null byte in it
     reason = error.strerror if isinstance(error, OSError) else error
     return InputError(f"image not found: {str(path)!r} ({reason})")
 

@@ -1,4 +1,4 @@
-"""Microns per pixel: what the file says, what the table says, and what to do where they disagree."""
+"""Resolution of slides in microns per pixel: the file's, the table's, and the handling of conflicts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = ["ON_CONFLICT", "is_resolution", "resolution"]
 
 ON_CONFLICT = ("error", "file", "given")
-#: relative difference up to which two resolutions agree: a field of view may be 0.5 % off, no more
+#: relative difference up to which two resolutions agree: the field of view may be off by at most 0.5%
 AGREEMENT = 0.005
-#: pixels of a scanner are square within this; beyond, one of the two numbers is a mistake, or the image was resized
+#: relative deviation from square pixels of scanners; beyond it, a number is wrong or the image was resized
 MAX_ANISOTROPY = 0.1
-#: coarser ones in a file are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns per pixel)
+#: coarser values in a file are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns per pixel)
 MAX_IN_FILE = 40.0
 
 
@@ -25,17 +25,17 @@ def resolution(
     declared: float | None,
     on_conflict: str = "error",
 ) -> tuple[float, float]:
-    """(horizontal, vertical) microns per pixel at level 0.
+    """Return the (horizontal, vertical) microns per pixel at level 0.
 
     Args:
-        path: the file, for messages.
-        stored: what the file says, horizontally and vertically.
-        declared: what the table or a setting says, or ``None``.
-        on_conflict: where both say and differ by more than 0.5 %, or the file says that pixels are not square:
-            ``error``, or whose word counts.
+        path: path of the file, for messages.
+        stored: horizontal and vertical microns per pixel stored in the file.
+        declared: microns per pixel from the table or a setting, or ``None``.
+        on_conflict: handling of differences of more than 0.5%, or of non-square pixels according to the file:
+            ``error``, or the one to use, ``file`` or ``given``.
 
     Raises:
-        InputError: where neither says, they disagree, pixels are not square, or the number cannot be one.
+        InputError: if both are missing, they disagree, pixels are not square, or the value is invalid.
     """
     if on_conflict not in ON_CONFLICT:
         raise unknown_value("choice of `mpp_conflict`", on_conflict, ON_CONFLICT)
@@ -62,14 +62,14 @@ def resolution(
             "value, or set `mpp_conflict` to 'file' or 'given' to select one."
         )
     raise InputError(
-        f"{path} says that its pixels are not square: {across:g} x {down:g} microns. If that is right, set "
-        "`mpp_conflict` to 'file', and patches are resampled to square pixels; if not, set it to 'given' and give "
-        "the resolution as a column `mpp` of the table or as `source_mpp`."
+        f"the pixels of {path} are not square: {across:g} x {down:g} microns. If that is correct, set "
+        "`mpp_conflict` to 'file' to resample patches to square pixels; if not, set it to 'given' and give the "
+        "resolution as a column `mpp` of the table or as `source_mpp`."
     )
 
 
 def is_resolution(stored: Sequence[str | float | None]) -> bool:
-    """Whether a file gives microns per pixel for both directions, beyond the default of an image editor."""
+    """Return whether a file has microns per pixel for both directions that are not the default of an image editor."""
     return not any(math.isnan(_number(value)) for value in stored)
 
 

@@ -1,4 +1,4 @@
-"""How the values of image files become gray levels and colors of 8 bits: rules for a whole cohort."""
+"""Rules, common to a whole cohort, that convert the values of image files to 8-bit gray levels and colors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = ["BACKGROUNDS", "MAX_PIXELS", "PixelRules", "laid_on", "oriented"]
 
 BACKGROUNDS = ("white", "black", "border")
-#: pixels of a file that is read whole, at most: half a gigabyte in color
+#: largest number of pixels of a file that is read whole: half a gigabyte in color
 MAX_PIXELS = 178_956_970
 #: a 16-bit image whose values reach this uses the highest bit, so that white is 65535
 HIGHEST_BIT = 2**15
@@ -23,21 +23,21 @@ WHITE16 = 2**16 - 1
 
 @dataclass(frozen=True)
 class PixelRules:
-    """What the values in image files mean.
+    """Interpretation of the values in image files.
 
     Args:
-        intensity_range: values that become black and white in images of more than 8 bits. Without it, 16-bit images
-            whose values reach 32768 have 65535 as white, and other images of more than 8 bits are refused.
-        percentiles: of each image of more than 8 bits, the percentiles of its values that become black and white,
-            where no range is given: for MR, whose values have no unit.
-        page: which page, frame, slice or channel of a file with several is read, from 0. Without it, such files are
-            refused.
-        max_pixels: of a file that is read whole, at most.
-        background: what transparent pixels are laid on: ``white``, ``black``, or the median of the opaque pixels at
-            the ``border`` (black where there are none).
+        intensity_range: values that become black and white in images of more than 8 bits. Without it, white is 65535
+            for 16-bit images whose values reach 32768, and other images of more than 8 bits are refused.
+        percentiles: percentiles of the values of each image of more than 8 bits that become black and white, if there
+            is no range: for MR, whose values have no unit.
+        page: index, from 0, of the page, frame, slice or channel to read from a file with several. Without it, such
+            files are refused.
+        max_pixels: largest number of pixels of a file that is read whole.
+        background: color behind transparent pixels: ``white``, ``black``, or the median of the opaque pixels at the
+            ``border`` (black if there are none).
 
     Raises:
-        InputError: for a value out of its range.
+        InputError: for a value out of range.
     """
 
     intensity_range: Sequence[float] | None = None
@@ -59,7 +59,7 @@ class PixelRules:
             raise unknown_value("background of transparent images", self.background, BACKGROUNDS)
 
     def check_size(self, path: str | os.PathLike, width: int, height: int, samples: int = 3) -> None:
-        """Raise an InputError where a file that is read whole has too many pixels."""
+        """Raise an InputError if a file that is read whole has too many pixels."""
         if width * height > self.max_pixels:
             raise InputError(
                 f"{path} has {width} x {height} pixels, more than max_pixels = {self.max_pixels:,}. Such files are "
@@ -68,28 +68,28 @@ class PixelRules:
             )
 
     def chosen_page(self, path: str | os.PathLike, about: str, count: int) -> int:
-        """The page to read of a file with several.
+        """Return the page to read from a file.
 
         Args:
-            path: for messages.
-            about: what the file has, for messages: ``3 pages``.
-            count: pages, frames, slices or channels.
+            path: path of the file, for messages.
+            about: contents of the file, for messages: ``3 pages``.
+            count: number of pages, frames, slices or channels.
 
         Raises:
-            InputError: where several are there and none was chosen, or the choice is not among them.
+            InputError: if there are several and none was chosen, or the chosen one does not exist.
         """
         if self.page is None and count > 1:
             raise InputError(f"{path} has {about}, of which one is read: set `page` to its number, 0 to {count - 1}")
         if self.page is not None and self.page >= count > 1:
             raise InputError(f"page = {self.page}: {path} has {about}; use a number from 0 to {count - 1}")
-        # a cohort of stacks may hold files with a single page as well
+        # a cohort of stacks may also contain files with a single page
         return self.page if self.page is not None and count > 1 else 0
 
     def gray_levels(self, values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-        """Values of any type and shape as uint8; those of 8 bits stay as they are.
+        """Convert values of any type and shape to uint8; 8-bit values are unchanged.
 
         Raises:
-            InputError: for values that are not finite, or where no rule says which of them are black and white.
+            InputError: for values that are not finite, or if no rule defines which values are black and white.
         """
         if values.dtype == np.uint8:
             return values
@@ -104,13 +104,13 @@ class PixelRules:
         return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
     def limits(self, values: np.ndarray, path: str | os.PathLike) -> tuple[float, float]:
-        """The values of an image that become black and white."""
+        """Return the values of an image that become black and white."""
         if self.intensity_range is not None:
             return float(self.intensity_range[0]), float(self.intensity_range[1])
         low, high = float(values.min()), float(values.max())
         if self.percentiles is not None:
             inner = np.percentile(values, self.percentiles)
-            # most of the image is of one value: all of its range, for what is left
+            # most of the image has a single value: use the full range for the rest
             return (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
         if values.dtype == np.uint16 and high >= HIGHEST_BIT:
             return 0.0, float(WHITE16)
@@ -138,11 +138,11 @@ def _example(values: np.ndarray, low: float, high: float) -> str:
 
 
 def laid_on(pixels: np.ndarray, background: str) -> np.ndarray:
-    """An image with its last channel, opacity, taken away: what is transparent shows the background.
+    """Blend an image with an opacity channel (the last one) onto a background.
 
     Args:
-        pixels: ``(H, W, 2)`` or ``(H, W, 4)`` uint8.
-        background: one of :data:`BACKGROUNDS`.
+        pixels: ``(H, W, 2)`` or ``(H, W, 4)`` uint8 pixels.
+        background: color behind transparent pixels, one of :data:`BACKGROUNDS`.
 
     Returns:
         ``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -165,10 +165,10 @@ def _behind(color: np.ndarray, opacity: np.ndarray, background: str) -> Any:
 
 
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """``(H, W, …)`` pixels turned and mirrored as the tag *Orientation* of EXIF and TIFF says (1 to 8)."""
+    """Rotate and mirror ``(H, W, …)`` pixels according to the *Orientation* tag of EXIF and TIFF (1 to 8)."""
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)
-    # over the diagonal first, then from right to left, and from bottom to top
+    # first transpose, then mirror left to right, then top to bottom
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):

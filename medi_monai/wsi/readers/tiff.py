@@ -1,4 +1,4 @@
-"""What TIFFs that are no slides hold: which pages, of how many bits, and at what resolution."""
+"""Read TIFFs that are not slides: pages, bit depth and resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medi_monai.wsi.readers.rules import MAX_PIXELS, PixelRules, laid_on, orient
 
 __all__ = ["read_tiff", "several_pages", "tiff_resolution"]
 
-#: microns of the units of OME-XML and of ImageJ, which spells them in several ways
+#: microns per unit of OME-XML and of ImageJ, which has several spellings
 UNITS = {
     "m": 1e6,
     "cm": 1e4,
@@ -35,7 +35,7 @@ UNITS = {
     "inch": 25400.0,
 }
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
-#: microns of the units of the tag ResolutionUnit
+#: microns per unit of the tag ResolutionUnit
 TAG_UNITS = {2: 25400.0, 3: 10000.0}
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
 JPEG = 7
@@ -44,23 +44,23 @@ JPEG = 7
 def read_tiff(
     file: BinaryIO, path: str | os.PathLike, rules: PixelRules, decode: Callable[[int], np.ndarray]
 ) -> np.ndarray:
-    """``(H, W)`` or ``(H, W, 3)`` uint8 of a TIFF that is read whole.
+    """Read a complete TIFF as ``(H, W)`` or ``(H, W, 3)`` uint8.
 
     Args:
-        file: open.
-        path: for messages.
-        rules: which page, and what its values mean.
-        decode: reads a page of 8 bits, by its number.
+        file: open file.
+        path: path of the file, for messages.
+        rules: rules for pages and values.
+        decode: function that reads an 8-bit page, given its number.
 
     Raises:
-        InputError: for several pages without a choice, too many pixels, or pixels of an unknown kind.
+        InputError: for several pages without a choice, too many pixels, or an unsupported kind of pixels.
     """
     with tifffile.TiffFile(file) as tiff:
         number = _chosen(tiff, path, rules)
         page: Any = tiff.pages[number]
         page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
         rules.check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel * page.bitspersample // 8 or 1)
-        # Pillow has neither deep colors nor pages beyond its own limit
+        # Pillow supports neither deep colors nor pages beyond its own limit
         if (page.bitspersample > 8 or page.imagewidth * page.imagelength > MAX_PIXELS) and page.imagedepth == 1:
             return _deep(page, path, rules)
     return decode(number)
@@ -76,7 +76,7 @@ def _deep(page: Any, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
     if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or colors != (3 if kind == RGB else 1):
         raise InputError(
             f"cannot read the image {path}: it has {samples} channels of {page.bitspersample} bits "
-            f"({getattr(page.photometric, 'name', kind)}); gray and RGB are read. Convert it to one of these"
+            f"({getattr(page.photometric, 'name', kind)}); convert it to grayscale or RGB"
         )
     values = page.asarray()
     if values.ndim == 3 and page.planarconfig == 2:
@@ -93,7 +93,7 @@ def _deep(page: Any, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
 
 
 def several_pages(path: str | os.PathLike) -> int:
-    """How many pages of a TIFF are images of their own, neither levels nor thumbnails; 1 for what is no TIFF."""
+    """Return the number of pages of a TIFF that are separate images, not levels or thumbnails; 1 for other files."""
     with suppress(Exception), tifffile.TiffFile(path) as tiff:
         return len(_alternatives(tiff))
     return 1
@@ -117,12 +117,12 @@ def _chosen(tiff: tifffile.TiffFile, path: str | os.PathLike, rules: PixelRules)
     if images > len(numbers):
         raise InputError(
             f"cannot read the image {path}: it is a stack of {images} images in a single page of ImageJ. Save the one "
-            "to use as a TIFF of its own"
+            "to use as a separate TIFF"
         )
     about = f"{len(numbers)} pages"
     if len(numbers) > 1:
         with suppress(Exception):
-            # tifffile knows what the pages are to each other from OME-XML and ImageJ
+            # tifffile knows the relation of the pages from OME-XML and ImageJ
             names = {"Z": "z", "C": "channels", "T": "times"}
             series = tiff.series[0]
             sizes = [f"{size} {names[axis]}" for axis, size in zip(series.axes, series.shape) if axis in names]
@@ -131,10 +131,10 @@ def _chosen(tiff: tifffile.TiffFile, path: str | os.PathLike, rules: PixelRules)
 
 
 def tiff_resolution(path: str | os.PathLike) -> tuple[float | None, float | None]:
-    """(horizontal, vertical) microns per pixel after OME-XML, ImageJ or the tags of a TIFF; None where nothing says.
+    """Return (horizontal, vertical) microns per pixel from OME-XML, ImageJ or the tags of a TIFF; None if unknown.
 
     Args:
-        path: any file.
+        path: path of any file.
     """
     with suppress(Exception), tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages[0]

@@ -218,7 +218,7 @@ def test_two_resolutions_that_disagree(tmp_path, pixels, reader, write_tiff):
 def test_pixels_that_are_not_square_are_refused_or_resampled(tmp_path, pixels, write_tiff):
     path = write_tiff(tmp_path / "slide.tiff", [pixels], (0.25, 0.5))
     for given in (None, 0.25):
-        with pytest.raises(InputError, match="slide.tiff says that its pixels are not square: 0.25 x 0.5 microns"):
+        with pytest.raises(InputError, match="slide.tiff are not square: 0.25 x 0.5 microns"):
             open_slide(path, given)
     with open_slide(path, on_conflict="file") as slide:
         # 100 x 50 pixels of the file cover a square of 25 microns
