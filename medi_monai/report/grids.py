@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from medi_monai.report.words import short
+
 __all__ = ["labeled_grid"]
 
 GAP = 3
@@ -37,20 +39,21 @@ def labeled_grid(
         ``(H, W, 3)`` uint8.
     """
     font = _font(15)
+    shown = {name: short(name) for name in (*rows, *columns)}
     patch = next((len(images[0]) for images in cells.values() if len(images)), 32)
     patch *= max(1, -(-cell_size // (patch * cell[0])))
     height, width = patch * cell[0], patch * cell[1]
-    left = 12 + max((int(font.getlength(label)) for label in rows), default=0)
+    left = 12 + max((int(font.getlength(shown[name])) for name in rows), default=0)
     top = 34 + (26 if title else 0)
     page = Image.new("RGB", (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), WHITE)
     draw = ImageDraw.Draw(page)
-    draw.text((6, 6), title, INK, _font(17))
+    draw.text((6, 6), short(title, 500), INK, _font(17))
     for place, label in enumerate(columns):
         x = left + place * (width + GAP)
-        draw.text((x + width / 2, top - 8), _fitted(label, font, width), INK, font, anchor="ms")
+        draw.text((x + width / 2, top - 8), _fitted(shown[label], font, width), INK, font, anchor="ms")
     for down, row in enumerate(rows):
         y = top + down * (height + GAP)
-        draw.text((left - 6, y + height / 2), row, INK, font, anchor="rm")
+        draw.text((left - 6, y + height / 2), shown[row], INK, font, anchor="rm")
         for across, column in enumerate(columns):
             x = left + across * (width + GAP)
             draw.rectangle((x, y, x + width - 1, y + height - 1), EMPTY)

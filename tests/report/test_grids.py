@@ -119,3 +119,20 @@ def test_a_title_is_a_line_above_and_changes_nothing_below():
     added = len(titled) - len(plain)
     assert added > 0 and (titled[:added] < 100).any()
     assert np.array_equal(titled[added + 6 :], plain[6:])
+
+
+@pytest.mark.parametrize(
+    "name", ["lung\nupper lobe", "a\r\nb", "a\vb\fc", "x" * 100_000, "\0", "\u2028", "", "$\\frac{", "🫁"]
+)
+def test_names_from_data_do_not_stop_a_picture(name, cells):
+    image = labeled_grid({(name, name): cells["lung", "Aspen"]}, [name], [name], title=name, cell=(1, 1), cell_size=32)
+    assert image.shape[0] < 200 and image.shape[1] < 1000
+    assert places_of(cells["lung", "Aspen"][0], image, 4)
+
+
+def test_a_line_break_in_a_name_is_shown_as_a_blank(cells):
+    pictures = [
+        labeled_grid({(name, "A"): cells["lung", "Aspen"]}, [name], ["A"], cell=(1, 1), cell_size=32)
+        for name in ("lung\nupper", "lung upper")
+    ]
+    assert np.array_equal(*pictures)
