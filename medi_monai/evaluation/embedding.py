@@ -31,7 +31,7 @@ from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["PIXEL_COLUMNS", "GroupName", "ImageSets", "draw_name", "embed_all", "embed_images"]
+__all__ = ["PIXEL_COLUMNS", "GroupName", "ImageSets", "draw_name", "embed_all", "embed_images", "features_folder"]
 
 #: a combination of label and attributes by its values, or a subgroup by its name
 GroupName: TypeAlias = str | tuple[str, ...]
@@ -211,6 +211,19 @@ class _SeededTransform:
         return {"image": torch.as_tensor(image), "index": item["index"]}
 
 
+def features_folder(images: Cohort, features_dir: str | os.PathLike | None = None) -> Path:
+    """Where the features of images are stored.
+
+    Args:
+        images: a cohort, or sampled images.
+        features_dir: a folder for those of all images, each cohort in one of its own; None is ``features`` beside the
+            images.
+    """
+    if features_dir is None:
+        return images.root / "features"
+    return Path(features_dir) / f"{images.root.name}_{json_digest(str(images.root.resolve()))[:8]}"
+
+
 def embed_all(
     cohort: Cohort,
     arms: Mapping[str, Cohort],
@@ -219,8 +232,9 @@ def embed_all(
     batch_size: int = 256,
     device: str = "cpu",
     num_workers: int = 0,
+    features_dir: str | os.PathLike | None = None,
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Features of the real images (``real``) and of each arm, embedded once into ``features`` beside the images.
+    """Features of the real images (``real``) and of each arm, embedded once; see :func:`features_folder`.
 
     Returns:
         ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
@@ -229,7 +243,7 @@ def embed_all(
     with torchrun_session() as shard:
         features = {}
         for name, images in {"real": cohort, **arms}.items():
-            folder = images.root / "features"
+            folder = features_folder(images, features_dir)
             features[name] = embed_images(
                 images, encoder, folder, image_size, batch_size, device, num_workers=num_workers, shard=shard
             ).features

@@ -62,6 +62,7 @@ def evaluate_run(
     batch_size: int = 256,
     device: str = "cpu",
     num_workers: int = 0,
+    features_dir: str | os.PathLike | None = None,
 ) -> ArmsMetrics | None:
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
@@ -78,6 +79,7 @@ def evaluate_run(
         batch_size: of the encoder.
         device: of the encoder.
         num_workers: processes that read images.
+        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
         What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
@@ -87,7 +89,7 @@ def evaluate_run(
     """
     settings, columns = settings or FidelitySettings(), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
-    features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers)
+    features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers, features_dir)
     if not first:
         return None
     sets = combination_sets(real, sampled, features, columns)

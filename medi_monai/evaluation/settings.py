@@ -59,6 +59,9 @@ class EncoderSettings(Settings):
 
     encoder: Component = setting("embedded", "name of the frozen encoder, or a mapping with its settings")
     encoder_batch_size: Count = setting(256, "images per embedding batch")
+    features_dir: PathText | None = setting(
+        None, "folder for the features of all images; null: `features` in the folder of the images"
+    )
 
 
 class PenaltySettings(Settings):

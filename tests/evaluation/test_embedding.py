@@ -8,7 +8,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from medi_monai.cohort import Cohort, Shard, StreamedPatchDataset
-from medi_monai.evaluation.embedding import ImageSets, embed_images
+from medi_monai.evaluation.embedding import ImageSets, embed_all, embed_images
 from medi_monai.evaluation.probing import FeatureStore
 from medi_monai.networks.encoders import Encoder
 from medi_monai.utils.errors import InputError, RunStopped
@@ -273,3 +273,32 @@ def test_sets_hold_the_rows_of_every_group_in_the_order_of_names():
     assert [rows.tolist() for rows in sets.rows["arm"]] == [[], [1, 0], []]
     assert sets.arms == ["arm"] and sets.counts(1) == {"real": 2, "arm": 2}
     assert sets.patients.tolist() == [1, 0, 0, 1]
+
+
+def test_features_of_images_on_a_share_go_to_a_folder_of_the_user(pixels, tmp_path, nothing_is_read):
+    images = {}
+    for name in ("share", "arm"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels[len(images)]).save(tmp_path / name / "0.png")
+        # as a share that cannot be written
+        (tmp_path / name / "features").write_text("")
+        table = pd.DataFrame({"image": ["0.png"], "x": "0", "y": "0", "mpp": "1.0"})
+        images[name] = Cohort(table, tmp_path / name)
+    with pytest.raises(InputError, match="cannot write to .*features.*--features_dir names a folder"):
+        embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE)
+    first, _ = embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE, features_dir=tmp_path / "mine")
+    assert len(list((tmp_path / "mine").iterdir())) == 2 and not np.allclose(first["real"], first["arm"])
+    nothing_is_read()
+    again, _ = embed_all(images["share"], {"arm": images["arm"]}, Means(), SIZE, features_dir=tmp_path / "mine")
+    assert all(np.array_equal(again[name], first[name]) for name in first)
+
+
+def test_complete_features_are_opened_where_nothing_can_be_written(
+    cohort, tmp_path, nothing_is_read, monkeypatch, expected
+):
+    embed_images(cohort, Means(), tmp_path, SIZE)
+    nothing_is_read()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    np.testing.assert_allclose(embed_images(cohort, Means(), tmp_path, SIZE).features, expected, atol=1e-6)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times

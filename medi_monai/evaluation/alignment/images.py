@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,10 +94,13 @@ def compared_images(
     device: str,
     num_workers: int,
     settings: FidelitySettings,
+    features_dir: str | os.PathLike | None = None,
 ) -> ComparedImages | None:
     """Embed and classify all images; None in all but the first of the processes that ``torchrun`` started."""
     images = {**inputs.arms, REFERENCE: inputs.real}
-    features, first = embed_all(inputs.cohort, images, encoder, image_size, batch_size, device, num_workers)
+    features, first = embed_all(
+        inputs.cohort, images, encoder, image_size, batch_size, device, num_workers, features_dir
+    )
     if not first:
         return None
     scored = inputs.prompt if inputs.clip is not None else None

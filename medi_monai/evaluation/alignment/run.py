@@ -63,6 +63,7 @@ def evaluate_alignment_run(
     device: str | torch.device = "cpu",
     num_workers: int = 0,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
+    features_dir: str | os.PathLike | None = None,
 ) -> AlignmentMetrics | None:
     """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
 
@@ -92,6 +93,7 @@ def evaluate_alignment_run(
         num_workers: processes that read images for the encoder.
         costs: of each arm, for the page: ``stages`` (name to seconds), ``gradient_images`` that went through the
             network forward and back, ``gradient_images_allowed``, and ``left_out``, why it has no images; where known.
+        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
         What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
@@ -108,7 +110,7 @@ def evaluate_alignment_run(
         arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, words,
         device,
     )  # fmt: skip
-    images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings)
+    images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings, features_dir)
     if images is None:
         return None
     measured = [measure(images) for measure in MEASURES]

@@ -19,7 +19,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
 from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
-from medi_monai.evaluation.embedding import embed_images
+from medi_monai.evaluation.embedding import embed_images, features_folder
 from medi_monai.evaluation.probing import (
     BASELINES,
     ImageSet,
@@ -106,6 +106,7 @@ def probe_run(
     device: str = "cpu",
     num_workers: int | None = None,
     focus: str = "medi",
+    features_dir: str | os.PathLike | None = None,
 ) -> ProbeResults | None:
     """Compare arms of training and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
@@ -128,6 +129,7 @@ def probe_run(
         device: of encoder and probes.
         num_workers: processes that fit; by default one per core on the CPU.
         focus: the arm that is tested against each other one; the last where there is none of that name.
+        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
         What ``probe.json`` holds; nothing in the other processes of ``torchrun``.
@@ -146,7 +148,9 @@ def probe_run(
     if focus not in names:
         print(f"there is no arm {focus!r}: comparing {names[-1]!r} with the other arms", flush=True)
         focus = names[-1]
-    protocol = _protocol(real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device)
+    protocol = _protocol(
+        real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device, features_dir
+    )
     if protocol is None:
         return None
     test = real.table.iloc[protocol.test]
@@ -196,12 +200,13 @@ def _protocol(
     settings: ProbeSettings,
     batch_size: int,
     device: str,
+    features_dir: str | os.PathLike | None,
 ) -> ProbeProtocol | None:
     # None in all processes of torchrun but the first: they take part in embedding alone
     with torchrun_session() as shard:
 
         def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
-            folder = images.root / "features"
+            folder = features_folder(images, features_dir)
             store = embed_images(images, encoder, folder, image_size, batch_size, device, transform, 0, recipe, shard)
             return ImageSet(store.folder, images.table)
 

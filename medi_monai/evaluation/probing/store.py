@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import atomic_path, json_digest, read_json, write_json, write_table
+from medi_monai.utils.files import atomic_path, json_digest, read_json, writable_dir, write_json, write_table
 from medi_monai.utils.workers import folder_lock
 
 __all__ = ["FeatureStore"]
@@ -82,7 +82,15 @@ class FeatureStore:
                 f"features of {len(table)} rows, {dim} dimensions and blocks of {block_size} cannot be stored in "
                 f"{folder}: each has to be 1 or more"
             )
-        (folder / DONE_DIR).mkdir(parents=True, exist_ok=True)
+        if (folder / STORE_FILE).is_file() and not os.access(folder, os.W_OK):
+            # complete, it needs no writing
+            store = cls(folder)
+            store._check(fingerprint, len(table), dim)
+            return store
+        try:
+            writable_dir(folder / DONE_DIR)
+        except InputError as error:
+            raise InputError(f"{error} Features of images go there unless --features_dir names a folder.") from None
         with folder_lock(folder):
             if (folder / STORE_FILE).is_file():
                 store = cls(folder)
