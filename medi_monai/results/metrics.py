@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from medi_monai.results.figure import Figure
@@ -187,14 +187,7 @@ class ArmMetrics(Result):
     @property
     def means(self) -> MeanFidelity:
         """Of all metrics over all combinations."""
-        return MeanFidelity(
-            self.frechet_distance.mean,
-            self.kernel_distance.mean,
-            self.precision.mean,
-            self.recall.mean,
-            self.density.mean,
-            self.coverage.mean,
-        )
+        return MeanFidelity(**{field.name: getattr(self, field.name).mean for field in fields(MeanFidelity)})
 
 
 @dataclass(frozen=True)

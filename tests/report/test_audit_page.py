@@ -99,7 +99,7 @@ def test_what_is_held_out_and_never_trained_is_framed(tmp_path, monkeypatch):
     )
     table = cohort()
     shared = table[table["split"] == "train"].head(1).assign(patient="other", slide="other", split="holdout")
-    unknown = table.head(3).assign(center=["", "unknown", "--"])
+    unknown = table.head(3).assign(center="")
     text = page_of(tmp_path, audit_cohort(pd.concat([table, shared, unknown]), "tumor", ["center"]))
     ((counts, framed),) = drawn
     assert framed == {("t0", "center 1")} and "Red frames mark held-out combinations" in text
