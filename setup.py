@@ -43,6 +43,8 @@ EXTRAS = {
     "encoders": ["timm", "torch-fidelity"],
     "text": ["transformers>=5", "peft"],
     "mlflow": ["mlflow>=3.16"],
+    "mr": ["nibabel", "pydicom"],
+    "itk": ["itk"],  # MetaImage and NRRD
     "excel": ["openpyxl"],
     "test": [
         "pytest",

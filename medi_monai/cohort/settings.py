@@ -14,12 +14,15 @@ from medi_monai.cohort.patches import Preparation
 from medi_monai.cohort.source import UNITS, ImageTable
 from medi_monai.cohort.splits.scheme import SCHEMES, SplitScheme
 from medi_monai.cohort.tables import TableSpec
+from medi_monai.cohort.volumes import PLANES, VolumeRules
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Bounds,
     Count,
     Few,
     Fraction,
+    Fractions,
+    Indices,
     MappingOf,
     OneOf,
     PathText,
@@ -159,6 +162,12 @@ class CaptionSettings(
     intensity_percentiles: Bounds = setting(
         [0.5, 99.5], "without intensity_range: percentiles of the values that are shown as black and white"
     )
+    plane: Annotated[str, OneOf("plane", PLANES)] = setting("axial", "of volumes: plane of the slices")
+    slices: Count | Indices = setting(1, "of volumes: number of slices of each, or indices of slices from 0")
+    slice_range: Fractions = setting(
+        [0.3, 0.7], "of volumes: fractions of the extent of the tissue between which slices are taken"
+    )
+    spacing: Rate | None = setting(None, "millimeters per pixel of the images; null: images cover the whole slice")
 
     @model_validator(mode="after")
     def _columns_agree(self) -> CaptionSettings:
@@ -228,9 +237,11 @@ def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None
     """
     return CaptionPreparation(
         source=CaptionTable(
-            root=settings.dataset_dir, **_values(settings, "table attributes columns templates mapping missing")
+            root=settings.dataset_dir,
+            volumes=VolumeRules(**_values(settings, "plane slices slice_range")),
+            **_values(settings, "table attributes columns templates mapping missing"),
         ),
-        square=SquareFit(**_values(settings, "image_size fit pad")),
+        square=SquareFit(**_values(settings, "image_size fit pad spacing")),
         pixels=PixelRules(
             percentiles=settings.intensity_percentiles,
             background=settings.pad,

@@ -13,7 +13,14 @@ import pandas as pd
 from medi_monai.cohort.demo import demo_dataset
 from medi_monai.cohort.table import PATCH_COLUMNS
 from medi_monai.cohort.tables.cells import clean_cells
-from medi_monai.cohort.tables.files import IMAGE_SUFFIXES, absent_files, checked_folder, inside_paths, walk_files
+from medi_monai.cohort.tables.files import (
+    A_FOLDER,
+    IMAGE_SUFFIXES,
+    absent_files,
+    checked_folder,
+    inside_paths,
+    walk_files,
+)
 from medi_monai.cohort.tables.layouts import TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
@@ -117,12 +124,13 @@ class ImageTable:
             "lookup_sha256": {name: file_digest(root / name) for name in lookups if (root / name).is_file()},
         }
 
-    def rows(self, check_files: bool = True) -> pd.DataFrame:
+    def rows(self, check_files: bool = True, volumes: bool = False) -> pd.DataFrame:
         """The table with the columns of a cohort, sorted by image; prints notes for the user.
 
         Args:
             check_files: whether to check that each image exists; each folder is listed once, which takes some seconds
                 for a million files.
+            volumes: whether folders, as of DICOM series, are images as well, and several rows may name the same one.
 
         Returns:
             Strings: ``image`` (path relative to the root, normalized), ``slide``, ``patient``, ``mpp`` (may be
@@ -144,7 +152,7 @@ class ImageTable:
         named = problem == ""
         rows["image"], absent = self._located(rows["image"], named, check_files)
         rows = self._with_roles(rows)
-        wrongs = (*_problems(rows, self, absent, named), *self._lacking(content.table, rows))
+        wrongs = (*_problems(rows, self, absent, named, volumes), *self._lacking(content.table, rows))
         for wrong, reason in (*wrongs, *problems):
             if wrong.any():
                 problem = problem.mask(wrong & (problem == ""), reason)
@@ -167,6 +175,9 @@ class ImageTable:
         spec = TableSpec.from_setting(self.table)
         if spec.lists_files:
             return list(spec.read(checked_folder(self.folder), {}).strays)
+        if spec.layout == "dicom":
+            # it lists all series, and a note says how many are not used
+            return []
         named = set(rows["image"])
         stray: list[tuple[str, str]] = []
         for top, depth in self._image_folders(rows):
@@ -174,7 +185,7 @@ class ImageTable:
             stray += [(file, "no row of the table names this file") for file in files if file not in named]
             stray += [(path, reason) for path, reason in problems if path not in named]
         # a DICOM slide is a folder of files, of which a row names one
-        dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
+        dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")} | named
         return sorted(item for item in stray if os.path.dirname(item[0]) not in dicom)
 
     @property
@@ -307,9 +318,12 @@ class ImageTable:
         return images, problem
 
 
-def _problems(rows: pd.DataFrame, source: ImageTable, absent: pd.Series, named: pd.Series) -> Iterator[Problem]:
-    yield named & rows["image"].duplicated(keep=False), "several rows of the table name this image"
-    yield absent != "", absent
+def _problems(
+    rows: pd.DataFrame, source: ImageTable, absent: pd.Series, named: pd.Series, volumes: bool
+) -> Iterator[Problem]:
+    if not volumes:
+        yield named & rows["image"].duplicated(keep=False), "several rows of the table name this image"
+    yield (absent != "") & ~(absent.eq(A_FOLDER) & volumes), absent
     if source.unit == "slides":
         images = rows.loc[rows["slide"] != "", ["slide", "image"]].drop_duplicates()
         several = rows["slide"].isin(images.loc[images["slide"].duplicated(), "slide"].unique())

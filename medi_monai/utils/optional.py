@@ -23,6 +23,9 @@ EXTRAS = {
     "transformers": "text",
     "peft": "text",
     "mlflow": "mlflow",
+    "nibabel": "mr",
+    "pydicom": "mr",
+    "itk": "itk",
     "openpyxl": "excel",
 }
 

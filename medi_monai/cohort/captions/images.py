@@ -13,6 +13,8 @@ __all__ = ["FITS", "PADS", "SquareFit", "area_resize"]
 
 FITS = ("pad", "crop")
 PADS = ("border", "black")
+#: relative difference between the sides of a pixel that is rounding
+SQUARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class SquareFit:
         image_size: side in pixels.
         fit: ``pad`` pads the shorter side equally at both ends; ``crop`` takes the center of the longer side.
         pad: value of the padding: the median of the image's ``border``, or ``black``.
+        spacing: millimeters per pixel of the square, which is centered in the image and covers ``image_size`` times
+            this, whatever ``fit``. Without it the square covers the image.
 
     Raises:
         InputError: for an unknown choice, or a number out of range.
@@ -31,6 +35,7 @@ class SquareFit:
     image_size: int
     fit: str = "pad"
     pad: str = "border"
+    spacing: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
@@ -39,20 +44,44 @@ class SquareFit:
             raise unknown_value("choice of `fit`", self.fit, FITS)
         if self.pad not in PADS:
             raise unknown_value("choice of `pad`", self.pad, PADS)
+        if self.spacing is not None and not 0 < self.spacing < float("inf"):
+            raise InputError(f"spacing = {self.spacing!r}: it has to be a number of millimeters above 0, or null")
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
+    def apply(self, pixels: np.ndarray, spacing: tuple[float, float] | None = None) -> np.ndarray:
         """Make an image square.
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
+            spacing: millimeters per pixel (vertical, horizontal), if known. Pixels that are not square become so.
 
         Returns:
             ``(image_size, image_size)`` or ``(image_size, image_size, 3)`` uint8.
+
+        Raises:
+            InputError: if the square has a spacing and that of the image is unknown.
         """
+        if self.spacing is not None:
+            if spacing is None:
+                raise InputError("it does not contain the size of its pixels, which `spacing` needs")
+            return self._at_spacing(pixels, spacing)
+        if spacing is not None and abs(spacing[0] / spacing[1] - 1) > SQUARE:
+            finer = min(spacing)
+            size = [max(1, round(length * side / finer)) for length, side in zip(pixels.shape[:2], spacing)]
+            pixels = _rounded(_weighted(pixels, *(_weights(*ends) for ends in zip(pixels.shape[:2], size))))
         square = _cropped(pixels) if self.fit == "crop" else _padded(pixels, self.pad)
         if square.shape[0] == self.image_size:
             return np.ascontiguousarray(square)
-        return np.rint(np.clip(area_resize(square, self.image_size), 0, 255)).astype(np.uint8)
+        return _rounded(area_resize(square, self.image_size))
+
+    def _at_spacing(self, pixels: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+        down, across = (
+            _centered_weights(length, self.image_size, float(self.spacing or 1) / side)
+            for length, side in zip(pixels.shape[:2], spacing)
+        )
+        covered = np.outer(down.sum(axis=1), across.sum(axis=1)).reshape(
+            *[self.image_size] * 2, *[1] * (pixels.ndim - 2)
+        )
+        return _rounded(_weighted(pixels, down, across) + (1 - covered) * _padding(pixels, self.pad))
 
 
 def _cropped(pixels: np.ndarray) -> np.ndarray:
@@ -66,13 +95,20 @@ def _padded(pixels: np.ndarray, pad: str) -> np.ndarray:
     side = max(height, width)
     if height == width:
         return pixels
-    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    value = np.rint(np.median(border, axis=0)) if pad == "border" else 0
     square = np.empty((side, side, *pixels.shape[2:]), np.uint8)
-    square[:] = value
+    square[:] = _padding(pixels, pad)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
+
+
+def _padding(pixels: np.ndarray, pad: str) -> np.ndarray:
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    return np.rint(np.median(border, axis=0)) if pad == "border" else np.zeros(pixels.shape[2:])
+
+
+def _rounded(pixels: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
 def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -82,8 +118,24 @@ def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
     When enlarging, pixel centers are interpolated linearly.
     """
     weights = _weights(pixels.shape[0], size)
-    down = np.tensordot(weights, pixels.astype(np.float32), axes=(1, 0))
-    return np.ascontiguousarray(np.moveaxis(np.tensordot(weights, down, axes=(1, 1)), 0, 1))
+    return _weighted(pixels, weights, weights)
+
+
+def _weighted(pixels: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    rows = np.tensordot(down, pixels.astype(np.float32), axes=(1, 0))
+    return np.ascontiguousarray(np.moveaxis(np.tensordot(across, rows, axes=(1, 1)), 0, 1))
+
+
+def _centered_weights(old: int, new: int, scale: float) -> np.ndarray:
+    """``(new, old)`` weights of new pixels that are ``scale`` old ones wide, around the center; zero outside."""
+    edges, pixels = old / 2 + (np.arange(new + 1) - new / 2) * scale, np.arange(old)
+    if scale >= 1:
+        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+        return (np.clip(overlap, 0, None) / scale).astype(np.float32)
+    centers = (edges[:-1] + edges[1:]) / 2 - 0.5
+    inside = (centers > -0.5) & (centers < old - 0.5)
+    weights = np.clip(1 - np.abs(np.clip(centers, 0, old - 1)[:, None] - pixels), 0, None)
+    return (weights * inside[:, None]).astype(np.float32)
 
 
 @lru_cache(maxsize=64)

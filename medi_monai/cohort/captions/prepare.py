@@ -21,8 +21,10 @@ from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
 from medi_monai.cohort.prepare import AuditColumns, PreparedImages, Shard, Work
+from medi_monai.cohort.volumes import VolumeReader
+from medi_monai.cohort.volumes.reading import image_fingerprint
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest
+from medi_monai.utils.files import atomic_path, json_digest
 from medi_monai.utils.progress import progress
 from medi_monai.wsi.readers import PixelRules, read_plain
 
@@ -36,6 +38,8 @@ PERCENTILES = (0.5, 99.5)
 SOURCE_SIZE = "source_size"
 #: images per task
 CHUNK = 64
+#: name of an image, its file or folder, the slice of a volume and the DICOM series; the last two may be empty
+ImageSource = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -141,21 +145,20 @@ class _Pictures:
     """Makes images square; an image whose file has changed is processed again."""
 
     def __init__(self, preparation: CaptionPreparation, root: Path, rows: pd.DataFrame) -> None:
-        self._root, self._rows = root, rows
+        self._root, self._rows, self._preparation = root, rows, preparation
         self._folder = preparation.source.folder.resolve()
-        self._square, self._pixels = preparation.square, preparation.pixels
         self._num_workers: int | None = None
         self._measures: dict[str, dict[str, Any]] = {}
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
         """Do the shard's share; yields each unusable image and the reason."""
         self._num_workers = num_workers
-        yield from self._measure(self._rows["image"].tolist()[shard.rank :: shard.world_size])
+        yield from self._measure(self._rows.iloc[shard.rank :: shard.world_size])
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
         """All squares; those of other processes are read to measure them."""
         images = self._rows["image"]
-        problems |= self._measure([image for image in images if image not in self._measures and image not in problems])
+        problems |= self._measure(self._rows[~images.isin([*self._measures, *problems])])
         rows = self._rows[~images.isin(problems)]
         measured = pd.DataFrame([self._measures[image] for image in rows["image"]])
         if measured.empty:
@@ -165,15 +168,17 @@ class _Pictures:
         quality = measured[list(MEASURES)].astype({"width": np.int64, "height": np.int64, "hash": np.uint64})
         return PreparedImages(table, rows.index, quality)
 
-    def _measure(self, images: list[str]) -> Iterator[tuple[str, str]]:
+    def _measure(self, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+        images = rows["image"].tolist()
         if not images:
             return
+        sources = list(zip(images, rows["file"], rows["slice"], rows["series"]))
         # decoding and arithmetic release the GIL, and processes take seconds to start
         pool = ThreadPoolExecutor(max(1, self._num_workers or os.cpu_count() or 1))
-        chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+        chunks = [sources[start : start + CHUNK] for start in range(0, len(sources), CHUNK)]
         try:
             measured = chain.from_iterable(
-                pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._square, self._pixels), chunks)
+                pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._preparation), chunks)
             )
             # results come first: zip would otherwise not complete the progress bar
             for measures, image in zip(progress(measured, len(images), "preparing pictures", "picture"), images):
@@ -186,14 +191,17 @@ class _Pictures:
 
 
 def _make_all(
-    root: Path, folder: Path, images: list[str], square: SquareFit, rules: PixelRules
+    root: Path, folder: Path, images: list[ImageSource], preparation: CaptionPreparation
 ) -> list[dict[str, Any]]:
     """For each image, the path of its square relative to the root and its measurements, or a problem."""
     rows, patches = [], []
-    for image in images:
+    square = preparation.square
+    # the slices of a volume follow each other
+    reader = VolumeReader(preparation.source.volumes, preparation.pixels)
+    for image, *where in images:
         empty: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
         try:
-            patch, measures = _make(root, folder, image, square, rules)
+            patch, measures = _make(root, folder, (image, *where), square, reader)
             rows.append(empty | measures)
             patches.append(patch if patch.ndim == 3 else np.repeat(patch[..., None], 3, axis=2))
         except InputError as error:
@@ -205,18 +213,19 @@ def _make_all(
 
 
 def _make(
-    root: Path, folder: Path, image: str, square: SquareFit, rules: PixelRules
+    root: Path, folder: Path, source: ImageSource, square: SquareFit, reader: VolumeReader
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The square of an image, written if it does not exist, and its measurements."""
-    path = folder / image
-    fingerprint = _fingerprint(path)
+    image, file, name, series = source
+    path = folder / file
+    fingerprint = _fingerprint(path, series)
     target = _target(image, fingerprint)
     size = _source_size(root / target)
     if size is not None:
         patch, (width, height) = read_plain(root / target), size
     else:
-        pixels = read_plain(path, rules)
-        (height, width), patch = pixels.shape[:2], square.apply(pixels)
+        picture = reader.read(path, name, series)
+        (height, width), patch = picture.pixels.shape[:2], square.apply(picture.pixels, picture.spacing)
         about = PngInfo()
         about.add_text(SOURCE_SIZE, f"{width} {height}")
         with atomic_path(root / target) as temporary:
@@ -234,9 +243,9 @@ def _source_size(square: Path) -> tuple[int, int] | None:
     return (int(width), int(height)) if width.isdigit() and height.isdigit() else None
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path, series: str) -> str:
     try:
-        return file_fingerprint(path)
+        return image_fingerprint(path, series)
     except OSError as error:
         raise InputError(f"cannot read the image {path}: {error.strerror}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import checked_folder
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableSpec
 from medi_monai.cohort.tables.patterns import pattern_fields
+from medi_monai.cohort.volumes import VolumeRules, expand_volumes
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["CAPTION_COLUMN", "CaptionTable"]
 
 CAPTION_COLUMN = "caption"
 
-ROLES = ("image", "slide", "patient", "caption", "split")
+ROLES = ("image", "slide", "patient", "caption", "split", "slice", "series")
 #: names of splits in published data sets, and their names here
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "test": "holdout"}
 
@@ -51,6 +52,9 @@ class CaptionTable:
         mapping: rules for attributes and columns of templates, described in
             :mod:`medi_monai.cohort.tables.mapping`.
         missing: words that mean missing data in any column; None: :data:`medi_monai.schema.MISSING_WORDS`.
+        volumes: which slices of volumes (NIfTI, DICOM series, MetaImage, NRRD) become images. The column in the role
+            ``slice`` has the index of a slice instead; that in the role ``series`` the SeriesInstanceUID, if a folder
+            has several.
 
     Raises:
         InputError: for an unknown or contradictory setting; no file is read for this check.
@@ -63,6 +67,7 @@ class CaptionTable:
     templates: Any = None
     mapping: Mapping[str, Any] | None = None
     missing: Sequence[str] | None = None
+    volumes: VolumeRules = field(default_factory=VolumeRules)
 
     def __post_init__(self) -> None:
         for role in self.columns:
@@ -134,6 +139,7 @@ class CaptionTable:
             "attributes": list(self.attributes),
             "columns": dict(self.columns),
             "templates": self.templates.settings() if self.templates is not None else None,
+            "volumes": asdict(self.volumes),
         }
 
     def rows(self, check_files: bool = True) -> pd.DataFrame:
@@ -147,7 +153,8 @@ class CaptionTable:
             ``caption`` (with whitespace normalized), ``split`` (empty if the table has none), with the empty string for
             missing data. ``row`` is the position in its table, from 0. ``problem`` is the reason why a row cannot be
             used: as in :class:`medi_monai.cohort.ImageTable`, or no caption, no matching template, or a value that
-            does not fit the template.
+            does not fit the template. Of a volume, each slice has a row: ``file`` is its path, ``slice`` which slice it
+            is, ``series`` its DICOM series; of an image, ``file`` is ``image``, and the others are empty.
 
         Raises:
             InputError: as :meth:`medi_monai.cohort.ImageTable.rows`; also if a column of a template is missing, or for
@@ -157,7 +164,7 @@ class CaptionTable:
             self._check_templates()
         tables = []
         for source, roco in self._sources():
-            rows = source.rows(check_files)
+            rows = source.rows(check_files, volumes=roco is None)
             tables.append(self._of_table(rows) if roco is None else _of_roco(rows, roco))
         rows = pd.concat(tables, ignore_index=True).sort_values("image", kind="stable", ignore_index=True)
         rows["caption"] = rows["caption"].str.replace(r"\s+", " ", regex=True).str.strip()
@@ -166,10 +173,11 @@ class CaptionTable:
         if self.comes_split:
             rows["split"] = _one_side(rows, self.table_name)
         columns = ["image", "slide", "patient", "mpp", *self.metadata, "caption", "split"]
-        return rows[[*columns, "row", "problem"]]
+        return rows[[*columns, "file", "slice", "series", "row", "problem"]]
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
         """Like :meth:`medi_monai.cohort.ImageTable.files_without_row`."""
+        rows = rows.assign(image=rows["file"])
         files = [item for source, _ in self._sources() for item in source.files_without_row(rows)]
         return sorted(set(files))
 
@@ -202,10 +210,9 @@ class CaptionTable:
         # if no captions are read, the column of the image name takes their place, because it always exists
         caption = self.columns.get("caption") or str(self._roles["slide"])
         mapping = {**(self.mapping or {}), CAPTION_COLUMN: {"column": caption}}
-        more: list[str] = []
-        if self.columns.get("split"):
-            mapping[_SPLIT] = {"column": self.columns["split"]}
-            more.append(_SPLIT)
+        roles = {_SPLIT: self.columns.get("split"), _SLICE: self.columns.get("slice"), _SERIES: self._series_column}
+        more = [name for name, column in roles.items() if column]
+        mapping |= {name: {"column": roles[name]} for name in more}
         return ImageTable(
             folder,
             self.table,
@@ -216,6 +223,12 @@ class CaptionTable:
             missing=self.missing,
             unit="tiles",
         )
+
+    @property
+    def _series_column(self) -> str | None:
+        # a tree of DICOM lists the series itself
+        is_dicom = isinstance(self.table, Mapping) and self.table.get("layout") == "dicom"
+        return self.columns.get("series", "SeriesInstanceUID" if is_dicom else None)
 
     def _check_templates(self) -> None:
         mapped = set(self.mapping or {})
@@ -231,6 +244,9 @@ class CaptionTable:
         if self.columns.get("patient", "patient") is None:
             rows["patient"] = rows["image"]
         rows["split"] = _split_names(rows[_SPLIT], self.table_name) if _SPLIT in rows else ""
+        for role, name in (("slice", _SLICE), ("series", _SERIES)):
+            rows[role] = rows.get(name, "")
+        rows = expand_volumes(rows, self.folder, self.volumes)
         if self.composes:
             rows["caption"], problem = self.templates.fill(rows, "image")
             rows["problem"] = rows["problem"].mask(rows["problem"] == "", problem)
@@ -239,6 +255,7 @@ class CaptionTable:
 
 #: column of splits while it passes through an :class:`ImageTable`, which uses the name ``split`` itself
 _SPLIT = "split of the table"
+_SLICE, _SERIES = "slice of the table", "series of the table"
 
 
 def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -> ImageTable:
@@ -248,6 +265,7 @@ def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -
 
 
 def _of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
+    rows = rows.assign(file=rows["image"], slice="", series="")
     return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=table.split)
 
 

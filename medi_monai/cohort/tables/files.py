@@ -19,6 +19,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import escaped, is_text
 
 __all__ = [
+    "A_FOLDER",
     "IMAGE_SUFFIXES",
     "Entry",
     "checked_folder",
@@ -32,7 +33,7 @@ __all__ = [
 #: suffixes of slides and plain images
 IMAGE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi", ".zvi"),
-    *(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".jp2", ".nii", ".nii.gz", ".mha", ".nrrd"),
 )
 
 #: largest number of folders that one walk opens
@@ -42,6 +43,7 @@ MAX_FOLDERS = 200_000
 MAX_DEPTH = 24
 
 LOOP = "a loop of symbolic links"
+A_FOLDER = "a folder, not a file"
 
 
 class Entry(NamedTuple):
@@ -100,7 +102,7 @@ def why_absent(path: str | os.PathLike) -> str:
         return f"cannot be opened: {error.strerror}"
     if stat.S_ISREG(mode):
         return ""
-    return "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
+    return A_FOLDER if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def checked_folder(folder: str | os.PathLike) -> Path:

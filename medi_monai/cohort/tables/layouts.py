@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.cohort.tables.dicom import list_series, series_digest
 from medi_monai.cohort.tables.folders import is_pattern, list_folders
 from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slides
 from medi_monai.cohort.tables.patterns import pattern_fields
@@ -20,8 +21,10 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
-LAYOUTS = ("plain", "gdc", "tcga_ut", "folders")
-KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet")
+LAYOUTS = ("plain", "gdc", "tcga_ut", "folders", "dicom")
+#: those whose path is a folder
+TREES = ("tcga_ut", "dicom")
+KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet", "series")
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,17 @@ class TableSpec:
     """Source of a cohort's rows.
 
     Args:
-        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` a folder, and for ``folders`` a pattern of paths;
+        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` and ``dicom`` a folder, and for ``folders`` a pattern of paths;
             relative to the data set's folder.
         layout: ``plain``, a table used as it is; ``gdc``, a table for :func:`medi_monai.cohort.tables.read_slides`;
             ``tcga_ut``, a folder tree for :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, the files that
-            match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`.
+            match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`;
+            ``dicom``, a folder tree of series for :func:`medi_monai.cohort.tables.dicom.list_series`.
         clinical: GDC clinical table whose columns are joined by case (only for ``gdc`` and ``tcga_ut``).
         level: magnification folder of TCGA-UT as published.
         encoding: encoding of a plain table that is not UTF-8, such as ``cp1252``.
         sheet: sheet of a plain Excel table that has several.
+        series: pattern of the SeriesDescription, such as ``*FLAIR*`` (only for ``dicom``).
     """
 
     path: str
@@ -61,16 +66,19 @@ class TableSpec:
     level: str | None = None
     encoding: str | None = None
     sheet: str | None = None
+    series: str | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise unknown_value("layout of `table`", self.layout, LAYOUTS)
-        if self.clinical is not None and self.layout in ("plain", "folders"):
+        if self.clinical is not None and self.layout in ("plain", "folders", "dicom"):
             raise InputError("table: `clinical` needs the layout gdc or tcga_ut; set layout: gdc")
         if self.layout == "folders":
             pattern_fields(self.path)
         if self.level is not None and self.layout != "tcga_ut":
             raise InputError("table: `level` is an option of the layout tcga_ut")
+        if self.series is not None and self.layout != "dicom":
+            raise InputError("table: `series` is an option of the layout dicom")
         for key in ("encoding", "sheet"):
             if getattr(self, key) is not None and self.layout != "plain":
                 raise InputError(f"table: `{key}` is an option of plain tables, not of the layout {self.layout}")
@@ -91,7 +99,7 @@ class TableSpec:
             if key not in KEYS:
                 raise unknown_value("key of `table`", key, KEYS)
         fields = {key: str(value) for key, value in setting.items() if value is not None}
-        if "path" not in fields and fields.get("layout") != "tcga_ut":
+        if "path" not in fields and fields.get("layout") not in TREES:
             raise InputError(f"table = {dict(setting)!r}: `path` is missing")
         return cls(**{"path": ".", **fields})
 
@@ -106,6 +114,8 @@ class TableSpec:
             digest = json_digest(list_folders(root, self.path)[0].to_dict("list"))
         elif self.layout == "tcga_ut":
             digest = json_digest(list_tcga_ut(self.where(root), self.level)[0]["image"].tolist())
+        elif self.layout == "dicom":
+            digest = series_digest(self.where(root))
         else:
             digest = file_digest(self.where(root))
         return digest if self.clinical is None else json_digest([digest, file_digest(self._clinical(root))])
@@ -117,8 +127,8 @@ class TableSpec:
             InputError: if it does not exist.
         """
         path = Path(root, self.path)
-        if not (path.is_dir() if self.layout == "tcga_ut" else path.is_file()):
-            kind = "folder" if self.layout == "tcga_ut" else "table"
+        if not (path.is_dir() if self.layout in TREES else path.is_file()):
+            kind = "folder" if self.layout in TREES else "table"
             raise InputError(f"{kind} not found: {path}. Check `table` and dataset_dir.")
         return path
 
@@ -152,6 +162,9 @@ class TableSpec:
             table = read_table(path, self.encoding, self.sheet)
         elif self.layout == "gdc":
             table, notes = read_slides(path, missing)
+        elif self.layout == "dicom":
+            table, notes = list_series(path, self.series)
+            table["image"] = _below(self.path, table["image"])
         else:
             table, strays = list_tcga_ut(path, self.level)
             table["image"] = _below(self.path, table["image"])

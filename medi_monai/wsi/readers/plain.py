@@ -30,7 +30,7 @@ from medi_monai.wsi.readers.formats import HEAD, content_of
 from medi_monai.wsi.readers.rules import PixelRules, laid_on, oriented
 from medi_monai.wsi.readers.tiff import read_tiff
 
-__all__ = ["FORMATS", "check_file", "opened", "read_image", "read_plain"]
+__all__ = ["FORMATS", "check_file", "file_kind", "opened", "read_image", "read_plain"]
 
 #: supported formats, by the first bytes of a file. Pillow would try all of its formats, and its pixel limit applies to
 #: the whole process
@@ -83,6 +83,16 @@ def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.n
             # corrupt bytes can make decoders fail with any error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot read the image {path}: {reason}") from error
+
+
+def file_kind(path: str | os.PathLike) -> str:
+    """What a file contains, as :func:`medi_monai.wsi.readers.formats.content_type` names it.
+
+    Raises:
+        InputError: as :func:`check_file`.
+    """
+    with opened(path) as file:
+        return content_of(file.read(HEAD))
 
 
 def read_image(path: str | os.PathLike, rules: PixelRules | None = None) -> np.ndarray:

@@ -63,3 +63,31 @@ def test_cropping_takes_the_middle():
 def test_settings_out_of_range_are_errors(settings, message):
     with pytest.raises(InputError, match=message):
         SquareFit(**{"image_size": 32, **settings})
+
+
+def test_a_square_at_a_spacing_covers_its_millimeters():
+    pixels = np.random.default_rng(3).integers(0, 256, (12, 10), dtype=np.uint8)
+    # 12 x 10 pixels of 1 x 2 mm: 8 pixels of 2 mm are 16 mm, of which the image has 12 down
+    square = SquareFit(8, pad="black", spacing=2.0).apply(pixels, (1.0, 2.0))
+    expected = np.zeros((8, 8))
+    expected[1:7] = pixels[:, 1:9].reshape(6, 2, 8).mean(axis=1)
+    np.testing.assert_array_equal(square, np.rint(expected))
+    padded = SquareFit(8, spacing=2.0).apply(pixels, (1.0, 2.0))
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    assert (padded[[0, 7]] == np.rint(np.median(border))).all() and (padded[1:7] == square[1:7]).all()
+    color = np.stack([pixels, pixels // 2, pixels // 3], axis=2)
+    assert SquareFit(8, pad="black", spacing=2.0).apply(color, (1.0, 2.0)).shape == (8, 8, 3)
+    # finer than the pixels: interpolated between their centers
+    ramp = np.tile(np.arange(0, 80, 10, dtype=np.uint8), (8, 1))
+    fine = SquareFit(8, spacing=0.5).apply(ramp, (1.0, 1.0))
+    np.testing.assert_array_equal(fine[4], np.rint(np.arange(8) * 5 + 17.5))
+
+
+def test_pixels_that_are_not_square_become_so():
+    pixels = np.random.default_rng(4).integers(0, 256, (10, 20), dtype=np.uint8)
+    square = SquareFit(20).apply(pixels, (2.0, 1.0))
+    np.testing.assert_array_equal(square, SquareFit(20).apply(pixels, (1.0, 0.5)))
+    centers = np.clip((np.arange(20) + 0.5) / 2 - 0.5, 0, 9)
+    expected = np.stack([np.interp(centers, np.arange(10), column) for column in pixels.T.astype(float)], axis=1)
+    np.testing.assert_allclose(square, expected, atol=0.51)
+    np.testing.assert_array_equal(SquareFit(20).apply(pixels, (1.0, 1.001)), SquareFit(20).apply(pixels))

@@ -46,6 +46,9 @@ def test_rows_with_a_caption_column(folder):
         "sex": ["male", "male", "female", ""],
         "caption": ["A1", "A2", "a slice of B", ""],
         "split": [""] * 4,
+        "file": ["slices/a_1.png", "slices/a_2.png", "slices/b_1.png", "slices/c_1.png"],
+        "slice": [""] * 4,
+        "series": [""] * 4,
         "row": [1, 2, 0, 3],
         "problem": ["", "", "", "no caption"],
     }

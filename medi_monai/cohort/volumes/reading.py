@@ -1,0 +1,199 @@
+"""Slices of volumes as images: NIfTI, MetaImage and NRRD through MONAI's readers, DICOM series slice by slice."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medi_monai.cohort.tables.dicom import series_files
+from medi_monai.cohort.volumes.rules import PLANES, VolumeRules, slice_of
+from medi_monai.cohort.volumes.series import read_series, read_single
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import file_fingerprint, json_digest
+from medi_monai.utils.optional import require
+from medi_monai.wsi.readers import PixelRules, read_plain
+from medi_monai.wsi.readers.plain import file_kind
+
+__all__ = ["Picture", "Volume", "VolumeReader", "image_fingerprint", "read_volume"]
+
+ITK_SUFFIXES = (".mha", ".nrrd")
+#: ends of the axes of voxels, the low one first
+RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on its way into a cohort.
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        spacing: millimeters per pixel (vertical, horizontal), or None if the file does not contain it.
+    """
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels in RAS+ orientation: indices increase to the patient's right, to the front and to the head.
+
+    Args:
+        values: ``(X, Y, Z)`` float32.
+        spacing: millimeters per voxel along each axis.
+        limits: values that become black and white, the same for all slices.
+        inverted: whether low values are shown bright.
+    """
+
+    values: np.ndarray
+    spacing: tuple[float, float, float]
+    limits: tuple[float, float]
+    inverted: bool = False
+
+    def picture(self, rules: VolumeRules, name: str) -> Picture:
+        """A slice as it is shown.
+
+        Args:
+            rules: its plane and place.
+            name: one of ``rules.names``, or an index.
+        """
+        values = slice_of(self.values, rules.plane, rules.index_of(name, self.values))
+        pixels = PixelRules(intensity_range=self.limits).gray_levels(values, "")
+        across, down = (self.spacing[axis] for axis in range(3) if axis != PLANES[rules.plane])
+        return Picture(np.ascontiguousarray(255 - pixels if self.inverted else pixels), (down, across))
+
+
+class VolumeReader:
+    """Reads images and slices; keeps the last volume, because its slices follow each other. Not shared by threads.
+
+    Args:
+        volumes: which slices.
+        pixels: how values become gray levels.
+    """
+
+    def __init__(self, volumes: VolumeRules, pixels: PixelRules) -> None:
+        self._volumes, self._rules = volumes, pixels
+        self._last: tuple[tuple[str, str], Volume] | None = None
+
+    def read(self, path: str | os.PathLike, name: str = "", series: str = "") -> Picture:
+        """A slice of a volume, or an image.
+
+        Args:
+            path: of an image file, a volume, or the folder of a DICOM series.
+            name: of the slice, as in ``VolumeRules.names``; empty for an image file.
+            series: ``SeriesInstanceUID``, if the folder has several.
+
+        Raises:
+            InputError: for whatever cannot be read, or a slice that does not exist.
+        """
+        if name:
+            key = os.fspath(path), series
+            if self._last is None or self._last[0] != key:
+                self._last = None
+                self._last = key, read_volume(path, self._rules, series)
+            try:
+                return self._last[1].picture(self._volumes, name)
+            except InputError as error:
+                raise InputError(f"{path} {error}") from None
+        if file_kind(path) == "DICOM":
+            return self._single(path)
+        return Picture(read_plain(path, self._rules))
+
+    def _single(self, path: str | os.PathLike) -> Picture:
+        values, spacing, inverted = read_single(path, self._rules.page)
+        self._rules.check_size(path, values.shape[1], values.shape[0])
+        pixels = self._rules.gray_levels(values, path)
+        return Picture(np.ascontiguousarray(255 - pixels if inverted else pixels), spacing)
+
+
+def read_volume(path: str | os.PathLike, rules: PixelRules, series: str = "") -> Volume:
+    """A volume in RAS+ orientation.
+
+    Args:
+        path: a NIfTI, MetaImage or NRRD file, a folder of DICOM files, or one of them.
+        rules: how values become gray levels; ``page`` is the volume of a 4D file.
+        series: ``SeriesInstanceUID``.
+
+    Raises:
+        InputError: for whatever cannot be read, several volumes without a choice, or an unknown orientation.
+    """
+    inverted = False
+    if series or Path(path).is_dir() or file_kind(path) == "DICOM":
+        values, affine, inverted = read_series(series_files(path, series), path)
+    elif str(path).lower().endswith(ITK_SUFFIXES):
+        require("itk", "to read MetaImage and NRRD files")
+        values, affine = _load(path, "ITKReader")
+    else:
+        _check_nifti(path, rules)
+        values, affine = _load(path, "NibabelReader")
+    while values.ndim > 3:
+        number = rules.chosen_page(path, f"{values.shape[-1]} volumes", values.shape[-1])
+        values = values[..., number]
+    values = values.reshape(*values.shape, *[1] * (3 - values.ndim))
+    if values.size > rules.max_pixels:
+        raise InputError(f"{path} has {values.size:,} voxels, more than max_pixels = {rules.max_pixels:,}")
+    if not np.isfinite(values).all():
+        raise InputError(f"cannot read the image {path}: it contains values that are not finite")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError(f"cannot read {path}: its affine is damaged, so that its orientation is unknown")
+    values, spacing = _ras(values, affine)
+    return Volume(values, spacing, rules.limits(values, path), inverted)
+
+
+def image_fingerprint(path: str | os.PathLike, series: str = "") -> str:
+    """Fingerprint of an image file, or of all files of a DICOM series."""
+    if series or Path(path).is_dir():
+        return json_digest([[file.name, file_fingerprint(file)] for file in series_files(path, series)])
+    return file_fingerprint(path)
+
+
+def _check_nifti(path: str | os.PathLike, rules: PixelRules) -> None:
+    nibabel = require("nibabel", "to read NIfTI files")
+    file_kind(path)
+    try:
+        image = nibabel.load(path)
+        header, shape = image.header, image.shape
+        codes = int(header["sform_code"]), int(header["qform_code"])
+    except Exception as error:
+        raise InputError(f"cannot read {path} as NIfTI: {_line(error)}") from error
+    if header.get_data_dtype().fields or header.get_data_dtype().kind == "c":
+        raise InputError(f"cannot read {path}: its values are of type {header.get_data_dtype()}; scalars are read")
+    if not 2 <= len(shape) <= 5 or 0 in shape:
+        raise InputError(f"cannot read {path}: its shape is {shape}")
+    if codes == (0, 0):
+        raise InputError(
+            f"{path} does not contain its orientation (sform_code and qform_code are 0), so that left and right are "
+            "unknown. Set it in the file, if you know it (fslorient, or nibabel's set_sform)"
+        )
+
+
+def _load(path: str | os.PathLike, name: str) -> tuple[np.ndarray, np.ndarray]:
+    # LoadImage would also register readers that print what they lack
+    from monai.data import image_reader
+
+    try:
+        reader = getattr(image_reader, name)()
+        values, meta = reader.get_data(reader.read(os.fspath(path)))
+        return np.asarray(values, np.float32), np.asarray(meta["affine"], np.float64)
+    except Exception as error:
+        raise InputError(f"cannot read {path}: {_line(error)}") from error
+
+
+def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Voxels with the axes nearest to RAS+, and their spacing; oblique volumes are not resampled."""
+    from monai.data import MetaTensor
+    from monai.transforms import Orientation
+
+    image: Any = MetaTensor(torch.from_numpy(np.ascontiguousarray(values))[None], affine=torch.from_numpy(affine))
+    image = Orientation(axcodes="RAS", labels=RAS)(image)
+    x, y, z = (float(size) for size in np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0))
+    return np.asarray(image)[0], (x, y, z)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
