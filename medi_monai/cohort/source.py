@@ -185,7 +185,9 @@ class ImageTable:
             stray += [(file, "no row of the table names this file") for file in files if file not in named]
             stray += [(path, reason) for path, reason in problems if path not in named]
         # a DICOM slide is a folder of files, of which a row names one
-        dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")} | named
+        dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
+        # or the folder of a series
+        dicom |= set(rows.loc[rows["problem"] == "", "image"])
         return sorted(item for item in stray if os.path.dirname(item[0]) not in dicom)
 
     @property
