@@ -163,7 +163,7 @@ class CaptionSettings(
         [0.5, 99.5], "without intensity_range: percentiles of the values that are shown as black and white"
     )
     plane: Annotated[str, OneOf("plane", PLANES)] = setting("axial", "of volumes: plane of the slices")
-    slices: Count | Indices = setting(1, "of volumes: number of slices of each, or indices of slices from 0")
+    slices: Few | Indices = setting(1, "of volumes: number of slices of each, or indices of slices from 0")
     slice_range: Fractions = setting(
         [0.3, 0.7], "of volumes: fractions of the extent of the tissue between which slices are taken"
     )

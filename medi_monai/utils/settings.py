@@ -163,7 +163,12 @@ _LISTED = Words('a list of whole numbers, such as "[32, 64]"')
 Counts = Annotated[list[Count], _SHORT, _LIST, _LISTED]
 Widths = Annotated[list[Width], _SHORT, _LIST, _LISTED]
 Fews = Annotated[list[Few], _SHORT, _LIST, _LISTED]
-Indices = Annotated[list[Seed], _SHORT, _LIST, Words('a list of indices, such as "[60, 80]"')]
+Indices = Annotated[
+    list[Annotated[int, _LIST, Field(strict=True, ge=0, le=10**6)]],
+    _SHORT,
+    _LIST,
+    Words('a list of indices, such as "[60, 80]"'),
+]
 Rates = Annotated[list[Rate], _SHORT, _LIST, Words('a list of numbers above 0, such as "[0.1, 1, 10]"')]
 Fractions = Annotated[list[Fraction], _SHORT, _LIST, Words('a list of numbers from 0 to 1, such as "[0, 0.5, 1]"')]
 Bounds = Annotated[
