@@ -47,8 +47,8 @@ class TableSpec:
     """Source of a cohort's rows.
 
     Args:
-        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` and ``dicom`` a folder, and for ``folders`` a pattern of paths;
-            relative to the data set's folder.
+        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` and ``dicom`` a folder, and for ``folders`` a pattern of
+            paths; relative to the data set's folder.
         layout: ``plain``, a table used as it is; ``gdc``, a table for :func:`medi_monai.cohort.tables.read_slides`;
             ``tcga_ut``, a folder tree for :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, the files that
             match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`;
