@@ -16,7 +16,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.sizes import check_memory
 from medi_monai.utils.tables import read_table
 
-__all__ = ["PLANS", "make_plan", "read_plan", "expand_plan"]
+__all__ = ["PLANS", "expand_plan", "held_out_combinations", "make_plan", "read_plan"]
 
 PLANS = ("unseen", "balance", "observed", "all")
 MAX_COMBINATIONS = 10**6
@@ -71,6 +71,26 @@ def make_plan(table: pd.DataFrame, columns: Sequence[str], kind: str, images_per
             f"the plan {kind!r} is empty: the training table contains every combination of {list(columns)}"
         )
     return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
+
+
+def held_out_combinations(table: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Combinations of a cohort table that no training row has, sorted; those with an empty cell do not count.
+
+    Args:
+        table: with ``split``; excluded rows do not count.
+        columns: label and attributes that make a combination.
+
+    Raises:
+        InputError: for a column that is missing.
+    """
+    require_columns(table, [*columns, "split"], "the cohort table")
+    keys = table[list(columns)].astype(str)
+    in_split = {
+        split: set(keys[table["split"] == split].drop_duplicates().itertuples(index=False, name=None))
+        for split in set(table["split"]) - {"excluded"}
+    }
+    in_training = in_split.pop("train", set())
+    return sorted(key for key in set().union(*in_split.values()) - in_training if not any(map(is_missing, key)))
 
 
 def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,22 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.plan import held_out_combinations
 from medi_monai.cohort.table import require_columns
+from medi_monai.results import Finding, typed
+from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import listed, plural
 
 __all__ = [
     "MANIFEST",
     "RESAMPLING",
     "SETTINGS_FILE",
     "SampledImages",
+    "check_arms",
     "known_rows",
     "read_arms",
     "settings_that_differ",
@@ -47,7 +52,14 @@ class SampledImages(Cohort):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Settings of the sampling; empty if the folder does not contain them, as after a selection."""
-        return _content(self.root / SETTINGS_FILE)
+        return {name: value for name, value in _content(self.root / SETTINGS_FILE).items() if name != RECORD}
+
+    @cached_property
+    def trained_on(self) -> TrainingRecord | None:
+        """What the model was trained on; None if the folder does not say."""
+        path = self.root / SETTINGS_FILE
+        record = _content(path).get(RECORD)
+        return None if record is None else typed(TrainingRecord, record, f"{RECORD} in {path}")
 
     @cached_property
     def selection(self) -> dict[str, int] | None:
@@ -107,6 +119,76 @@ def read_arms(
             raise InputError(f"{repeated} rows of {root / 'manifest.csv'} repeat an image: list each image once")
         cohorts[name] = SampledImages(table, root)
     return cohorts
+
+
+def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Sequence[str]) -> list[Finding]:
+    """Findings on whether arms suit a cohort that holds out combinations.
+
+    Args:
+        arms: from :func:`read_arms`.
+        cohort: the cohort with its split.
+        columns: label and attributes that make a combination.
+
+    Returns:
+        Warnings for arms whose model was trained on a different cohort, and for arms without images of some
+        combinations that the cohort holds out; notes for arms without a record of their training.
+
+    Raises:
+        InputError: if a combination that the cohort holds out was in the training data of an arm.
+    """
+    held_out = held_out_combinations(cohort.table, columns)
+    digest = cohort.digest if any(images.trained_on for images in arms.values()) else ""
+    findings = [
+        finding
+        for name, images in arms.items()
+        for finding in _of_training(name, images.trained_on, cohort, held_out, columns, digest)
+    ]
+    by_absent: dict[tuple, list[str]] = {}
+    for name, images in arms.items():
+        sampled = set(images.table[list(columns)].astype(str).itertuples(index=False, name=None))
+        by_absent.setdefault(tuple(key for key in held_out if key not in sampled), []).append(name)
+    for absent, names in by_absent.items():
+        if absent:
+            text = (
+                f"{len(absent):,} of {plural(len(held_out), 'combination')} that the cohort holds out have no image in "
+                f"{' and '.join(map(repr, names))}: {listed(' · '.join(key) for key in absent)}. Generated images say "
+                "nothing of these."
+            )
+            figures = {"arms": names, "absent": len(absent), "of": len(held_out)}
+            findings.append(Finding("warning", text, figures, "held_out_not_sampled"))
+    return findings
+
+
+def _of_training(
+    arm: str,
+    record: TrainingRecord | None,
+    cohort: Cohort,
+    held_out: Sequence[tuple[str, ...]],
+    columns: Sequence[str],
+    digest: str,
+) -> Iterator[Finding]:
+    trained = record.of_columns(columns) if record else None
+    if record is None or trained is None:
+        text = (
+            f"What the model of the arm {arm!r} was trained on is not recorded, so it is not known whether it was "
+            "trained on combinations or patients that this cohort holds out."
+        )
+        yield Finding("note", text, {"arm": arm}, "training_not_recorded")
+        return
+    seen = [key for key in held_out if key in trained]
+    if seen:
+        raise InputError(
+            f"the model of the arm {arm!r} was trained on {len(seen):,} of {plural(len(held_out), 'combination')} of "
+            f"{', '.join(columns)} that the cohort in {cohort.root} holds out, for example {' · '.join(seen[0])}: give "
+            "--cohort_dir of the cohort that it was trained on, or train a model on this cohort"
+        )
+    if record.cohort != digest:
+        text = (
+            f"The model of the arm {arm!r} was trained on a different cohort than {cohort.root}. It was trained on "
+            "none of the combinations that this cohort holds out, but may have been trained on its patients: results "
+            "may measure memorization."
+        )
+        yield Finding("warning", text, {"arm": arm}, "other_cohort")
 
 
 def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:

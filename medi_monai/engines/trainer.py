@@ -20,6 +20,8 @@ from medi_monai.engines.distributed import is_main_process
 from medi_monai.engines.events import event_files
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
+from medi_monai.results import plain
+from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning
 from medi_monai.utils.console import STOP_SIGNALS
 from medi_monai.utils.errors import InputError, RunStopped
@@ -107,6 +109,7 @@ def train(
     output_dir: str | os.PathLike,
     settings: Mapping[str, Any],
     resume: bool = False,
+    trained_on: TrainingRecord | None = None,
 ) -> Path:
     """Run a training; write ``model.pt`` (averaged weights), ``model.json`` and ``schema.json``.
 
@@ -118,6 +121,7 @@ def train(
         output_dir: folder for ``summary.json``.
         settings: resolved settings, for the summary and for ``model.json``, which sampling reads.
         resume: resume from the newest checkpoint; otherwise, earlier checkpoints are moved, never deleted.
+        trained_on: record of the training data for ``model.json``, with which evaluations are compared.
 
     Returns:
         The path of ``model.pt``.
@@ -127,6 +131,7 @@ def train(
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
     folder = checkpoint.ckpt_dir
+    record = settings if trained_on is None else {**settings, RECORD: plain(trained_on)}
     if resume:
         if checkpoint.newest is None:
             raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
@@ -150,7 +155,7 @@ def train(
     if is_main_process():
         # saved before the first checkpoint, so every checkpoint has its vocabulary
         schema.save(folder / "schema.json")
-        save_settings(folder, settings)
+        save_settings(folder, record)
     start = time.perf_counter()
     first = trainer.state.iteration
     if first < trainer.state.epoch_length:
@@ -167,7 +172,7 @@ def train(
     model = folder / "model.pt"
     if not is_main_process():
         return model
-    save_model(folder, average.network.state_dict(), settings)
+    save_model(folder, average.network.state_dict(), record)
     steps = trainer.state.iteration - first
     finish_run(
         "training",

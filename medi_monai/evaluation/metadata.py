@@ -13,7 +13,7 @@ from ignite.engine import Engine
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import combination_codes
-from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
+from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity
 from medi_monai.evaluation.embedding import ImageSets, embed_all
@@ -34,7 +34,7 @@ from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page
-from medi_monai.results import Figure, typed, write_run
+from medi_monai.results import Figure, print_findings, typed, write_run
 from medi_monai.results.metrics import ArmsMetrics, MetricFigures
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest
@@ -89,9 +89,11 @@ def evaluate_run(
     """
     settings, columns = settings or FidelitySettings(), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
+    warnings = check_arms(sampled, cohort, columns)
     features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers, features_dir)
     if not first:
         return None
+    print_findings(warnings)
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
     _check_any_matched(results, columns, settings)
@@ -135,6 +137,7 @@ def evaluate_run(
             "real": of_real,
             "arms": {arm: of_arm(arm) for arm in sampled},
             "comparisons": _comparisons(results, list(sampled)),
+            "warnings": warnings,
         },
     )
     return write_run(

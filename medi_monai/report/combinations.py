@@ -6,8 +6,9 @@ import pandas as pd
 
 from medi_monai.report.page import Page
 from medi_monai.report.plots import combination_dots, distance_distribution, distance_heat_maps
-from medi_monai.report.words import arm_title, listed
+from medi_monai.report.words import arm_title
 from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.utils.text import listed
 
 __all__ = ["add_combinations", "combination_table"]
 

@@ -26,7 +26,6 @@ from medi_monai.report.words import (
     arm_title,
     differing_settings,
     figure_text,
-    listed,
     number,
     p_text,
     percent_text,
@@ -35,8 +34,9 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics, MetricFigures, PooledFigure
+from medi_monai.utils.text import listed
 
-__all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "write_evaluation_page"]
+__all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "untrained_text", "write_evaluation_page"]
 
 #: fewer combinations, or matched images in the median one of them, call for a warning
 FEW_COMBINATIONS, FEW_IMAGES = 8, 50
@@ -62,7 +62,7 @@ def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os
     )
     page = Page("Fidelity of generated images", lead)
     combinations = combination_table(metrics)
-    page.answer(fidelity_sentences(metrics), "warning" if metrics.copying_arms else "note")
+    page.answer(fidelity_sentences(metrics), "warning" if metrics.copying_arms or metrics.untrained_arms else "note")
     page.figure(
         fidelity_figure(metrics),
         "Points with 95% confidence intervals. Dotted lines: left, real images of other patients; right, accuracy of "
@@ -98,6 +98,8 @@ def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
         memory = "No arm reproduces training images more often than held-out real images resemble them."
     if metrics.copying_arms:
         memory = f"Training images are reproduced by {listed(map(arm_title, metrics.copying_arms))}."
+    if metrics.untrained_arms:
+        headline = untrained_text(metrics)
     return [
         *([headline] if headline else []),
         f"Mean Fréchet distance (smaller is better): {distances}; real images of other patients "
@@ -106,6 +108,18 @@ def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
         f"images is {percent_text(metrics.real.label_fidelity, False)}.",
         memory,
     ]
+
+
+def untrained_text(metrics: ArmsMetrics) -> str:
+    """A sentence that names the arms whose images are noise, with their precision."""
+    arms, floor = metrics.untrained_arms, metrics.real.floor.precision
+    precisions = {arm: percent_text(metrics.arms[arm].precision.mean, False) for arm in arms}
+    shares = listed(f"{share} of {arm_title(arm)} images" for arm, share in precisions.items())
+    generator = "The generator is not trained" if len(arms) == len(metrics.arms) else "A generator is not trained"
+    return (
+        f"{generator}: only {shares} are among real images (precision; real images of other patients: "
+        f"{percent_text(floor, False)}). Train it for longer before comparing arms."
+    )
 
 
 def _closest_arm(metrics: ArmsMetrics) -> str | None:
@@ -165,7 +179,8 @@ def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]
             "and with real images, not with other studies."
         )
     notes = _notes(metrics, combinations, usable)
-    return [*(Finding("warning", text) for text in texts), *(Finding("note", text) for text in notes)]
+    findings = [*metrics.warnings, *(Finding("warning", text) for text in texts)]
+    return [*findings, *(Finding("note", text) for text in notes)]
 
 
 def _notes(metrics: ArmsMetrics, combinations: pd.DataFrame, usable: pd.DataFrame) -> list[str]:

@@ -12,10 +12,11 @@ from medi_monai.report.page import Page, Picture
 from medi_monai.report.plots import forest_plot
 from medi_monai.report.probe_page import chance_marks, main_figures
 from medi_monai.report.sections import NOTICES, StageTime, add_findings, add_provenance, add_run_time
-from medi_monai.report.words import arm_title, figure_text, known, listed, number, share_table
+from medi_monai.report.words import arm_title, figure_text, known, number, share_table
 from medi_monai.results import Finding, typed
 from medi_monai.results.experiment import CohortSummary, ExperimentResults
 from medi_monai.results.probing import ProbeResults
+from medi_monai.utils.text import listed
 
 __all__ = ["write_experiment_page"]
 

@@ -17,13 +17,13 @@ from medi_monai.report.words import (
     arm_title,
     differing_settings,
     figure_text,
-    listed,
     number,
     p_text,
     share_table,
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
+from medi_monai.utils.text import listed
 
 __all__ = ["chance_marks", "main_figures", "write_probe_page"]
 
@@ -70,7 +70,7 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
         f"Linear probes on frozen features predict {results.label}. Test: {test.n:,} images of {test.patients:,} "
         f"patients ({test.what}).",
     )
-    page.answer(_answer(results))
+    page.answer(_answer(results), "error" if any(finding.level == "error" for finding in results.warnings) else "note")
     add_findings(page, _cautions(results, titles), "Cautions")
     _add_arms(page, results, titles)
     _add_differences(page, results)
@@ -88,12 +88,13 @@ def _answer(results: ProbeResults) -> list[str]:
     # the arm of interest, and what it is compared with: real images alone, and the other generated ones
     focus, added = results.focus, results.generated
     figure = results.arms[focus].balanced_accuracy if focus in results.arms else None
-    sentences = [f"{arm_title(focus, added)}: balanced accuracy {figure_text(figure, 3)}."]
+    void = [finding.text for finding in results.warnings if finding.level == "error"]
+    sentences = [*void[:1], f"{arm_title(focus, added)}: balanced accuracy {figure_text(figure, 3)}."]
     for row in results.comparisons:
         other = row.arms[1]
         if row.figure == "balanced_accuracy" and (other == "real" or other in added):
             sentences.append(f"{_pair(focus, other)}: {_signed(row.difference)}, p = {p_text(row.p_holm)} (Holm).")
-    return sentences[:3]
+    return sentences[: 3 + len(void[:1])]
 
 
 def _pair(focus: str, other: str) -> str:
@@ -119,7 +120,7 @@ def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]
     failed = [titles[arm] for arm, of_arm in results.arms.items() if of_arm.training.converged < 1]
     if failed:
         warnings.append(f"Some probes did not converge: {listed(failed)}.")
-    findings = [Finding("warning", text) for text in warnings]
+    findings = [*results.warnings, *(Finding("warning", text) for text in warnings)]
     for of_arm in list(results.arms.values())[:1]:
         worst = of_arm.worst_group_accuracy
         if worst.num_too_small:

@@ -16,7 +16,6 @@ __all__ = [
     "duration_text",
     "figure_text",
     "known",
-    "listed",
     "number",
     "p_text",
     "percent_text",
@@ -113,13 +112,6 @@ def arm_title(name: str, added: Iterable[str] = ()) -> str:
     """Full name of an arm on a page; with ``added``, the arms that add generated images to real ones."""
     title = ARM_TITLES.get(name, name)
     return f"Real + {title}" if name in added else title
-
-
-def listed(names: Iterable[object], most: int = 8) -> str:
-    """Names with commas; of many the first few and how many more there are."""
-    given = [str(name) for name in names]
-    more = f" and {len(given) - most:,} more" if len(given) > most else ""
-    return ", ".join(given[:most]) + more
 
 
 def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataFrame:

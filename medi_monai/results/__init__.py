@@ -2,7 +2,7 @@
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.files import FORMAT, read_results, read_schema, write_results, write_run
-from medi_monai.results.finding import LEVELS, Finding
+from medi_monai.results.finding import LEVELS, Finding, print_findings
 from medi_monai.results.typed import plain, typed
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Figure",
     "Finding",
     "plain",
+    "print_findings",
     "read_results",
     "read_schema",
     "typed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from medi_monai.results.typed import Result
 from medi_monai.utils.errors import unknown_value
 
-__all__ = ["LEVELS", "Finding"]
+__all__ = ["LEVELS", "Finding", "print_findings"]
 
 #: worst first: ``leakage`` and ``error`` void figures, a ``warning`` wants a look, a ``note`` is good to know
 LEVELS = ("leakage", "error", "warning", "note", "ok")
@@ -39,3 +39,9 @@ class Finding(Result):
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise unknown_value("level of a finding", self.level, LEVELS)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print findings, each on a line that begins with its level."""
+    for finding in findings:
+        print(f"{finding.level.upper()}: {finding.text}", flush=True)

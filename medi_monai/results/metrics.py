@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from medi_monai.results.figure import Figure
+from medi_monai.results.finding import Finding
 from medi_monai.results.measures import FidelityFigures, Memorization, ProbeAccuracy
 from medi_monai.results.typed import Result
 
@@ -24,6 +25,9 @@ __all__ = [
     "PredictedShare",
     "RealMetrics",
 ]
+
+#: precision of an arm below which its images are noise; of real images, from which precision says anything
+UNTRAINED_PRECISION, INFORMATIVE_PRECISION = 0.05, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +234,7 @@ class ArmsMetrics(Result):
         real: of real images.
         arms: by name.
         comparisons: of two arms each.
+        warnings: what limits the conclusions.
     """
 
     label: str
@@ -241,6 +246,7 @@ class ArmsMetrics(Result):
     real: RealMetrics
     arms: Mapping[str, ArmMetrics]
     comparisons: tuple[ArmComparison, ...]
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -257,6 +263,15 @@ class ArmsMetrics(Result):
         """Arms that reproduce training images more often than held-out real images resemble them."""
         held_out = self.real.memorization
         return [arm for arm, of_arm in self.arms.items() if of_arm.memorization.reproduces_training_images(held_out)]
+
+    @property
+    def untrained_arms(self) -> list[str]:
+        """Arms of which hardly an image is among real ones, although real images of other patients are."""
+        floor = self.real.floor.precision.value
+        if floor is None or floor < INFORMATIVE_PRECISION:
+            return []
+        precisions = {arm: of_arm.precision.mean.value for arm, of_arm in self.arms.items()}
+        return [arm for arm, value in precisions.items() if value is not None and value < UNTRAINED_PRECISION]
 
     def comparison(self, first: str, second: str) -> ArmComparison:
         """Of two arms over all combinations.

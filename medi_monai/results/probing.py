@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medi_monai.results.figure import Figure
+from medi_monai.results.finding import Finding
 from medi_monai.results.measures import ProbeAccuracy
 from medi_monai.results.typed import Result
 
@@ -285,6 +286,7 @@ class ProbeResults(Result):
         settings: of the run.
         settings_that_differ: settings of the sampling that are not the same for all arms.
         digests: of the cohort and of what the draws are made of.
+        warnings: what limits the conclusions.
     """
 
     arms: Mapping[str, ArmResults]
@@ -300,6 +302,7 @@ class ProbeResults(Result):
     settings: Mapping[str, Any]
     settings_that_differ: Mapping[str, Mapping[str, Any]]
     digests: Mapping[str, str]
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def center(self) -> str:

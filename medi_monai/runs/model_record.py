@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medi_monai.engines.model_dir import FROM_HERE
+from medi_monai.results.training import RECORD
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.records import unknown_keys
 from medi_monai.utils.settings import Settings, check_setting
@@ -14,7 +15,7 @@ from medi_monai.utils.settings import Settings, check_setting
 __all__ = ["check_record"]
 
 #: what ``model.json`` holds besides settings: digests, and what other runs added
-BESIDES = {FROM_HERE, "schema", "cohort", "space", "resample_to", "aligned"}
+BESIDES = {FROM_HERE, "schema", "cohort", "space", "resample_to", "aligned", RECORD}
 
 
 def check_record(

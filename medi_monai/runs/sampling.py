@@ -17,20 +17,23 @@ from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
 from medi_monai.alignment.neutral import neutral_share
-from medi_monai.cohort import expand_plan, make_plan, read_plan
-from medi_monai.cohort.plan import PLANS
+from medi_monai.cohort import Cohort, expand_plan, make_plan, read_plan
+from medi_monai.cohort.plan import PLANS, held_out_combinations
 from medi_monai.cohort.samples import MANIFEST, SETTINGS_FILE
 from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
 from medi_monai.engines.handlers import attach_bar
+from medi_monai.results import typed
+from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.sizes import check_disk
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import listed, plural
 from medi_monai.wsi.readers import read_image
 
-__all__ = ["image_name", "resolve_plan", "sample_plan"]
+__all__ = ["image_name", "not_in_plan", "resolve_plan", "sample_plan"]
 
 #: files of one plan; images are shared by the plans of a folder
 PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
@@ -43,7 +46,11 @@ MAX_GRID_IMAGES = 4
 
 
 def resolve_plan(
-    plan: str, training_table: Callable[[], pd.DataFrame], columns: Sequence[str], images_per_combination: int
+    plan: str,
+    training_table: Callable[[], pd.DataFrame],
+    columns: Sequence[str],
+    images_per_combination: int,
+    trained_with: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """A plan by name or by path.
 
@@ -52,6 +59,11 @@ def resolve_plan(
         training_table: returns the rows in training; called for a name alone.
         columns: label and attributes that make a combination; a table has to have them, and may have others.
         images_per_combination: the count, but for ``balance``.
+        trained_with: settings of the training (``model.json``), to check that ``unseen`` combinations are.
+
+    Raises:
+        InputError: for an unknown plan, as :func:`read_plan` and :func:`make_plan`, and if the model was trained on
+            combinations that the plan calls unseen, because the table is that of another cohort.
     """
     if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
         return read_plan(plan, columns)
@@ -59,7 +71,39 @@ def resolve_plan(
         close = nearest(plan, PLANS)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"unknown plan {plan!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
-    return make_plan(training_table(), columns, plan, images_per_combination)
+    table = make_plan(training_table(), columns, plan, images_per_combination)
+    record = (trained_with or {}).get(RECORD)
+    if plan == "unseen" and record is not None:
+        trained = typed(TrainingRecord, record, f"{RECORD} in model.json").of_columns(columns) or set()
+        seen = [key for key in table[list(columns)].itertuples(index=False, name=None) if key in trained]
+        if seen:
+            raise InputError(
+                f"the plan 'unseen' has {plural(len(seen), 'combination')} of {len(table):,} that the model was "
+                f"trained on, for example {' · '.join(seen[0])}: leave out --cohort_dir to use the cohort of "
+                "the training, or give another plan"
+            )
+    return table
+
+
+def not_in_plan(
+    plan: str, plan_table: pd.DataFrame, cohort: Callable[[], Cohort], columns: Sequence[str]
+) -> list[dict[str, str]]:
+    """Combinations that the cohort holds out and that the plan cannot sample: training has no image with some value.
+
+    Args:
+        plan: its name; for ``unseen`` and ``all``, every held-out combination is meant to be sampled.
+        plan_table: the plan.
+        cohort: returns the cohort with its split.
+        columns: label and attributes that make a combination.
+
+    Returns:
+        The combinations; each names its values by column.
+    """
+    if plan not in ("unseen", "all"):
+        return []
+    planned = set(plan_table[list(columns)].itertuples(index=False, name=None))
+    absent = [key for key in held_out_combinations(cohort().table, columns) if key not in planned]
+    return [dict(zip(columns, key)) for key in absent]
 
 
 def sample_plan(
@@ -71,6 +115,7 @@ def sample_plan(
     checkpoint: str | os.PathLike,
     settings: Mapping[str, Any],
     trained_with: Mapping[str, Any] | None = None,
+    not_sampled: Sequence[Mapping[str, str]] = (),
 ) -> pd.DataFrame:
     """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
@@ -86,7 +131,10 @@ def sample_plan(
         output_dir: the run's folder.
         checkpoint: the file of the weights; its SHA-256 goes into the manifest.
         settings: as resolved, for the summary.
-        trained_with: settings of the training (``model.json``) of a model of metadata.
+        trained_with: settings of the training (``model.json``) of a model of metadata; its record of the training data
+            goes into ``sampling.json``.
+        not_sampled: combinations that were meant to be in the plan, from :func:`not_in_plan`; they are printed, and
+            listed in the summary.
 
     Returns:
         The manifest, one row per image.
@@ -98,11 +146,12 @@ def sample_plan(
     _check_disk(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
     _check_plan(plan, generator.schema, columns, trained_with)
+    _print_not_sampled(not_sampled)
     rows = expand_plan(plan)
     keys = [column for column in rows.columns if column != "number"]
     names = [image_name(row, keys) for row in rows.to_dict("records")]
     root, recipe = Path(output_dir), {"checkpoint": file_digest(checkpoint), **generator.recipe()}
-    _set_aside_others(root, recipe, names)
+    _set_aside_others(root, recipe, names, (trained_with or {}).get(RECORD))
     missing = rows[[not (root / name).is_file() for name in names]]
     start = time.perf_counter()
     _draw_all(network, generator, missing, keys, root, recipe)
@@ -118,7 +167,12 @@ def sample_plan(
     finish_run(
         "sampling",
         root,
-        made={"images": len(manifest), "drawn_now": len(missing), "combinations": len(plan)},
+        made={
+            "images": len(manifest),
+            "drawn_now": len(missing),
+            "combinations": len(plan),
+            **({"not_sampled": [dict(key) for key in not_sampled]} if not_sampled else {}),
+        },
         figures={
             "seconds": round(seconds, 2),
             "images_per_second": round(len(missing) / seconds, 2) if len(missing) else None,
@@ -155,12 +209,23 @@ def _check_disk(count: int, image_size: int, output_dir: str | os.PathLike) -> N
     )
 
 
-def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str]) -> None:
+def _print_not_sampled(combinations: Sequence[Mapping[str, str]]) -> None:
+    if combinations:
+        names = [" · ".join(key.values()) for key in combinations]
+        print(
+            f"warning: {plural(len(names), 'combination')} that the cohort holds out cannot be sampled, because "
+            f"training has no image with one of their values: {listed(names)}",
+            flush=True,
+        )
+
+
+def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str], record: Any) -> None:
     stored = root / SETTINGS_FILE
-    if stored.is_file() and json_digest(read_json(stored)) != json_digest(recipe):
+    # the record belongs to the checkpoint: it does not decide whether images are the same
+    if stored.is_file() and json_digest({**read_json(stored), RECORD: None}) != json_digest({**recipe, RECORD: None}):
         # the settings go last: killed between two of them, the next call still sees that they differ
         set_aside(root, [root / name for name in ("images", *PLAN_FILES, SETTINGS_FILE)])
-    write_json(stored, recipe)
+    write_json(stored, recipe if record is None else {**recipe, RECORD: record})
     manifest = root / "manifest.csv"
     if manifest.is_file() and sorted(read_table(manifest)["image"]) != sorted(names):
         set_aside(root, [root / name for name in PLAN_FILES])

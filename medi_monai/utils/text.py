@@ -8,7 +8,17 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["alike", "escape_unprintable", "escaped", "is_text", "look_alikes", "number_in", "tidy"]
+__all__ = [
+    "alike",
+    "escape_unprintable",
+    "escaped",
+    "is_text",
+    "listed",
+    "look_alikes",
+    "number_in",
+    "plural",
+    "tidy",
+]
 
 #: Python's ``float`` also accepts ``1_0``, digits of other scripts and ``infinity``
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -17,6 +27,13 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | r
 INVISIBLE = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 WHOLE = re.compile(r"0+(?=\d)")
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names with commas; of many the first few and how many more there are."""
+    given = [str(name) for name in names]
+    more = f" and {len(given) - most:,} more" if len(given) > most else ""
+    return ", ".join(given[:most]) + more
 
 
 def number_in(text: str) -> float | None:
@@ -56,6 +73,20 @@ def look_alikes(values: Iterable[str]) -> list[list[str]]:
         key = alike(value)
         groups.setdefault(WHOLE.sub("", key) if key.isascii() and key.isdigit() else key, {})[value] = None
     return [list(group) for group in groups.values() if len(group) > 1]
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun, in the plural unless it is one.
+
+    Args:
+        count: how many.
+        noun: singular.
+        nouns: plural, if it is not the singular with an *s*.
+
+    >>> plural(1, "image"), plural(1200, "image"), plural(2, "patch", "patches")
+    ('1 image', '1,200 images', '2 patches')
+    """
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def escaped(text: str) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort import expand_plan, make_plan, read_plan
+from medi_monai.cohort.plan import held_out_combinations
 from medi_monai.utils.errors import InputError
 
 COLUMNS = ["tumor", "center"]
@@ -167,3 +168,17 @@ def test_plans_that_no_machine_can_list_are_refused():
     assert len(make_plan(table, list(table.columns), "observed")) == 10
     with pytest.raises(InputError, match="a plan of 4,611,686,018,427,387,904 images: this takes .* EB of memory"):
         expand_plan(pd.DataFrame({"tumor": ["A"], "count": [2**62]}))
+
+
+def test_held_out_combinations_equal_a_count_over_every_combination():
+    table = training_table().assign(split=np.random.default_rng(0).choice(["train", "val", "holdout", "excluded"], 58))
+    table.loc[0, "center"] = ""
+    in_split = {split: table[table["split"] == split] for split in ("train", "val", "holdout")}
+    expected = [
+        (row["tumor"], row["center"])
+        for row in every_combination(table, COLUMNS)
+        if row["center"]
+        and not count(in_split["train"], row)
+        and any(count(in_split[split], row) for split in ("val", "holdout"))
+    ]
+    assert expected and held_out_combinations(table, COLUMNS) == expected

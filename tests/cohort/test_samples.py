@@ -2,9 +2,13 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
+from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
+from medi_monai.results import plain
+from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
+
+COLUMNS = ["project_id", "center"]
 
 
 def arm(folder, images=3, **columns):
@@ -79,3 +83,67 @@ def test_what_differs_between_arms_is_told(tmp_path):
     arms = read_arms({name: images.root for name, images in arms.items()}, ["center"])
     differ = settings_that_differ(arms)
     assert differ["steps"] == {"one": 20, "two": 50} and set(differ) == {"images", "steps"}
+
+
+def sampled(folder, cohort, columns=COLUMNS, combinations=(("A", "South"),), record=True):
+    """An arm with an image of each combination, of a model that was trained on a cohort."""
+    folder.mkdir(exist_ok=True)
+    names = [f"{number}.png" for number in range(len(combinations))]
+    pd.DataFrame([(name, *key) for name, key in zip(names, combinations)], columns=["image", *COLUMNS]).to_csv(
+        folder / "manifest.csv", index=False
+    )
+    for name in names:
+        (folder / name).touch()
+    trained_on = plain(TrainingRecord.of(cohort.split("train").table, columns, cohort.digest))
+    write_json(folder / "sampling.json", {"seed": 0, **({RECORD: trained_on} if record else {})})
+    return read_arms({"x": folder}, COLUMNS)["x"]
+
+
+def other_split(cohort):
+    """The same images, with (B, NA) held out instead of (A, South)."""
+    held_out = (cohort.table["project_id"] == "B") & (cohort.table["center"] == "NA")
+    return Cohort(cohort.table.assign(split=held_out.map({True: "holdout", False: "train"})), cohort.root)
+
+
+def test_the_record_of_a_training_is_no_setting_of_the_sampling(tiny_cohort, tmp_path):
+    arm = sampled(tmp_path, tiny_cohort)
+    assert arm.settings == {"seed": 0} and arm.trained_on.cohort == tiny_cohort.digest
+
+
+def test_the_cohort_of_the_training_is_no_finding_and_another_one_is(tiny_cohort, tmp_path):
+    arms = {"medi": sampled(tmp_path, tiny_cohort)}
+    assert check_arms(arms, tiny_cohort, COLUMNS) == []
+    # other rows in training, the same combination held out
+    fewer = Cohort(tiny_cohort.table.drop(index=0).reset_index(drop=True), tiny_cohort.root)
+    (finding,) = check_arms(arms, fewer, COLUMNS)
+    assert (finding.level, finding.name) == ("warning", "other_cohort") and "'medi'" in finding.text
+
+
+def test_a_held_out_combination_that_was_in_training_is_refused(tiny_cohort, tmp_path):
+    other = other_split(tiny_cohort)
+    with pytest.raises(InputError, match=r"'medi' was trained on 1 of 1 combination .*B · NA: give --cohort_dir"):
+        check_arms({"medi": sampled(tmp_path / "medi", tiny_cohort)}, other, COLUMNS)
+    # a class-only model has seen the images of (B, NA), too
+    arms = {"medi": sampled(tmp_path / "medi", other), "cls": sampled(tmp_path / "cls", tiny_cohort)}
+    with pytest.raises(InputError, match="arm 'cls'"):
+        check_arms(arms, other, COLUMNS)
+
+
+def test_without_a_record_or_a_column_there_is_a_note(tiny_cohort, tmp_path):
+    arms = {
+        "old": sampled(tmp_path / "old", tiny_cohort, record=False),
+        "cls": sampled(tmp_path / "cls", tiny_cohort, ["project_id"]),
+    }
+    findings = check_arms(arms, tiny_cohort, COLUMNS)
+    assert [(finding.level, finding.figures["arm"]) for finding in findings] == [("note", "old"), ("note", "cls")]
+
+
+def test_what_is_held_out_and_was_not_sampled_is_named(tiny_cohort, tmp_path):
+    held_out = tiny_cohort.table["center"] == "South"
+    cohort = Cohort(tiny_cohort.table.assign(split=held_out.map({True: "holdout", False: "train"})), tiny_cohort.root)
+    arms = {name: sampled(tmp_path / name, cohort) for name in ("cls", "medi")}
+    (finding,) = check_arms(arms, cohort, COLUMNS)
+    assert finding.level == "warning" and finding.figures == {"arms": ["cls", "medi"], "absent": 2, "of": 3}
+    assert finding.text.startswith(
+        "2 of 3 combinations that the cohort holds out have no image in 'cls' and 'medi': B · South, C · South."
+    )

@@ -16,6 +16,8 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from medi_monai.cohort import Cohort
+
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "presets" / "smoke.yaml"
 TILES = ROOT / "configs" / "cohorts" / "tiles.yaml"
@@ -62,7 +64,7 @@ def test_a_patch_is_what_openslide_reads_at_its_place(bundle, prepared):
         assert np.abs(patch - np.asarray(expected, float)).mean() < 6
 
 
-def test_training_leaves_all_that_it_promises(bundle, trained):
+def test_training_leaves_all_that_it_promises(bundle, prepared, trained):
     for folder, arm in ((trained, "medi"), (trained / "cls", "cls")):
         schema = json.loads((folder / "schema.json").read_text())
         assert [column["name"] for column in schema["attributes"]] == (["center"] if arm == "medi" else [])
@@ -80,6 +82,11 @@ def test_training_leaves_all_that_it_promises(bundle, trained):
         assert [path.name for path in (output / "samples").iterdir()] == ["step_00000004.png"]
         summary = json.loads((output / "summary.json").read_text())
         assert summary["settings"]["arm"] == arm and summary["figures"]["validation_loss"] > 0
+        # a class-only model is trained on images of centers, too, though it does not know them
+        record, cohort = json.loads((folder / "model.json").read_text())["trained_on"], Cohort.read(prepared)
+        counts = cohort.split("train").table.groupby(["project_id", "center"]).size()
+        assert {tuple(key): count for key, count in record["combinations"]} == counts.to_dict()
+        assert record["columns"] == ["project_id", "center"] and record["cohort"] == cohort.digest
 
 
 def test_sampling_fills_the_combinations_that_training_lacks(bundle, prepared, trained):
@@ -93,6 +100,20 @@ def test_sampling_fills_the_combinations_that_training_lacks(bundle, prepared, t
         assert set(counts.index) == set(zip(held_out["project_id"], held_out["center"])) and set(counts) == {2}
         assert all(Image.open(folder / name).size == (32, 32) for name in manifest["image"])
         assert (folder / "grid.png").is_file()
+        model = bundle.root / "models" / ("" if arm == "medi" else arm) / "model.json"
+        records = [json.loads(path.read_text())["trained_on"] for path in (model, folder / "sampling.json")]
+        assert records[0] == records[1]
+
+
+def test_images_of_a_model_that_saw_what_a_cohort_holds_out_are_refused(bundle, prepared, trained, tmp_path):
+    cohort = Cohort.read(prepared)
+    swapped = cohort.table["split"].map({"train": "holdout", "holdout": "train"})
+    Cohort(cohort.table.assign(split=swapped.fillna("excluded"), image=str(cohort.root) + "/" + cohort.table["image"]),
+           tmp_path).write()  # fmt: skip
+    options = {"cohort_dir": tmp_path, "output_dir": tmp_path / "output"}
+    message = bundle.error_in_process("sampling", "inference.json", **options, **FEW)
+    assert "the model was trained on" in message and "--cohort_dir" in message
+    assert not (tmp_path / "output" / "images").exists()
 
 
 def test_a_plan_from_a_table_gives_the_images_of_a_larger_plan(bundle, trained, tmp_path):

@@ -68,6 +68,17 @@ def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
     assert "CLS) reproduces" not in text
 
 
+def test_warnings_and_a_generator_of_noise_are_told_at_the_top(tmp_path):
+    content = arms_content()
+    content["warnings"] = [{"level": "warning", "text": "Trained on another cohort.", "figures": {}, "name": ""}]
+    content["real"]["floor"]["precision"] |= {"value": 0.8}
+    text = text_of(tmp_path, content)
+    assert "Trained on another cohort." in text and "not trained" not in text
+    content["arms"]["medi"]["precision"]["mean"] |= {"value": 0.012}
+    text = text_of(tmp_path, content)
+    assert text.index("A generator is not trained: only 1.2% of MeDi images") < text.index("Mean Fréchet distance")
+
+
 @pytest.mark.parametrize(("matched", "sentence"), [(20, "Few images could be matched: median 20"), (64, None)])
 def test_few_matched_images_call_for_a_warning(tmp_path, matched, sentence):
     content = arms_content()

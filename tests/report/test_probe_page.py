@@ -97,6 +97,12 @@ def test_many_centers_are_cut_and_counted(tmp_path):
     assert "C184" in text and row_of(text, "C184")[0] == "194" and "C100</th>" not in text
 
 
+def test_an_error_is_the_first_sentence(tmp_path):
+    error = {"level": "error", "text": "No generated image was added.", "figures": {}, "name": "no_image_added"}
+    text = text_of(tmp_path, {**probe_content(), "warnings": [error]})
+    assert text.index("No generated image was added.") < text.index("balanced accuracy")
+
+
 def test_names_are_escaped(tmp_path):
     source = source_of(tmp_path, probe_content(names=("real", "<b>_$x$"), centers=["<script>"]))
     assert "<script>" not in source and "<b>" not in source.replace('"><b>', "") and "Real + &lt;b&gt;_$x$" in source

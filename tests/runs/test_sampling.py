@@ -6,9 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from medi_monai.cohort import Cohort
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator
-from medi_monai.runs.sampling import image_name, resolve_plan, sample_plan
+from medi_monai.results import plain
+from medi_monai.results.training import RECORD, TrainingRecord
+from medi_monai.runs.sampling import image_name, not_in_plan, resolve_plan, sample_plan
 from medi_monai.schema.columns import NULL
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest, read_json, save_tensors
@@ -22,11 +25,11 @@ PLAN = pd.DataFrame([("A", "South", 3), ("B", "NA", 2)], columns=[*COLUMNS, "cou
 def run(tiny_schema, tiny_network, tmp_path):
     save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
 
-    def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None):
+    def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None, **more):
         drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2, seed=seed)
         folder = tmp_path / "output"
         return sample_plan(
-            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with
+            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with, **more
         )
 
     return sample
@@ -158,3 +161,39 @@ def test_a_plan_that_no_disk_holds_is_refused_before_anything_is_written(run, tm
     with pytest.raises(InputError, match="a plan of 9,223,372,036,854,775,808 images of .* EB on disk.*Plan fewer"):
         run(PLAN.assign(count=2**62))
     assert not (tmp_path / "output").exists()
+
+
+def test_the_record_of_the_training_goes_into_sampling_json_without_drawing_again(run, tiny_cohort, tmp_path):
+    run()
+    record = plain(TrainingRecord.of(tiny_cohort.split("train").table, COLUMNS, tiny_cohort.digest))
+    run(trained_with={RECORD: record})
+    assert read_json(tmp_path / "output" / "sampling.json")[RECORD] == record
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
+    assert not list((tmp_path / "output").glob("earlier-*"))
+
+
+def test_a_plan_of_another_cohort_does_not_call_unseen_what_the_model_saw(tiny_cohort):
+    record = plain(TrainingRecord.of(tiny_cohort.split("train").table, COLUMNS, tiny_cohort.digest))
+    table = tiny_cohort.table
+    assert len(resolve_plan("unseen", lambda: tiny_cohort.split("train").table, COLUMNS, 4, {RECORD: record})) == 1
+    other = table[~((table["project_id"] == "B") & (table["center"] == "NA"))]
+    with pytest.raises(InputError, match=r"1 combination of 1 .* example B · NA: leave out --cohort_dir"):
+        resolve_plan("unseen", lambda: other, COLUMNS, 4, {RECORD: record})
+    assert len(resolve_plan("all", lambda: other, COLUMNS, 4, {RECORD: record})) == 9
+
+
+def test_what_is_held_out_and_cannot_be_sampled_is_named(run, tiny_cohort, tmp_path, capsys):
+    # no image of West is in training, so that no model can be asked for it
+    west = tiny_cohort.table["image"].isin(["A_South_0.png", "B_North_5.png"])
+    table = tiny_cohort.table.assign(center=tiny_cohort.table["center"].mask(west, "West"))
+    cohort = Cohort(table, tiny_cohort.root)
+    plan = resolve_plan("unseen", lambda: cohort.split("train").table, COLUMNS, 1)
+    assert plan.to_dict("records") == [{"project_id": "A", "center": "South", "count": 1}]
+    absent = not_in_plan("unseen", plan, lambda: cohort, COLUMNS)
+    assert absent == [{"project_id": label, "center": "West"} for label in "AB"]
+    run(plan, not_sampled=absent)
+    assert "2 combinations that the cohort holds out cannot be sampled" in (out := capsys.readouterr().out)
+    assert "A · West, B · West" in out
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["not_sampled"] == absent
+    assert not_in_plan("balance", plan, lambda: cohort, COLUMNS) == []
+    assert not_in_plan("unseen", plan, lambda: tiny_cohort, COLUMNS) == []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import rows_by_group
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.store import FeatureStore
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.text import listed
 
 __all__ = [
     "AUGMENTED",
@@ -22,6 +24,7 @@ __all__ = [
     "NORMALIZED",
     "RESERVED_NAMES",
     "arm_named",
+    "check_classes",
     "gathered",
     "oversampled_counts",
 ]
@@ -98,6 +101,29 @@ class ImageSet:
         self.__dict__.update(state)
         if self.folder is not None:
             self._features = FeatureStore.open(self.folder).features
+
+
+def check_classes(real: Cohort, sampled: Mapping[str, Cohort], label: str) -> None:
+    """Check that each arm has images of each class in training: of each class, every arm adds equally many images.
+
+    Args:
+        real: real images with their split.
+        sampled: images by arm.
+        label: column of the class.
+
+    Raises:
+        InputError: for an arm without images of a class, because no arm would add any image then.
+    """
+    classes = sorted(set(real.split("train").table[label].astype(str)))
+    for name, images in sampled.items():
+        present = set(images.table[label].astype(str))
+        lacking = [repr(value) for value in classes if value not in present]
+        if lacking:
+            raise InputError(
+                f"the arm {name!r} has no image of {label} {listed(lacking)}. Every arm adds the same number of images "
+                "of each class, so no arm would add any: sample all classes, for example with --plan all, or leave the "
+                "arm out of --arms"
+            )
 
 
 def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

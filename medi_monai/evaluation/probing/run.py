@@ -17,7 +17,7 @@ import torch
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
-from medi_monai.cohort.samples import known_rows, read_arms, settings_that_differ
+from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
 from medi_monai.evaluation.embedding import embed_images, features_folder
 from medi_monai.evaluation.probing import (
@@ -31,7 +31,7 @@ from medi_monai.evaluation.probing import (
     find_squares,
     probe_accuracy,
 )
-from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES
+from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES, check_classes
 from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
 from medi_monai.evaluation.probing.shortcut import Square
@@ -43,12 +43,13 @@ from medi_monai.evaluation.probing.tables import (
     long_table,
     summarize_arm,
     sweep_points,
+    without_added,
 )
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
-from medi_monai.results import plain, typed, write_run
+from medi_monai.results import plain, print_findings, typed, write_run
 from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut, Training
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
@@ -148,11 +149,14 @@ def probe_run(
     if focus not in names:
         print(f"there is no arm {focus!r}: comparing {names[-1]!r} with the other arms", flush=True)
         focus = names[-1]
+    warnings = check_arms(sampled, cohort, columns)
+    check_classes(real, sampled, label)
     protocol = _protocol(
         real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device, features_dir
     )
     if protocol is None:
         return None
+    print_findings(warnings)
     test = real.table.iloc[protocol.test]
     for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
@@ -162,6 +166,8 @@ def probe_run(
     draws = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
     by_arm = {arm: [draw.arms[arm] for draw in main] for arm in names}
+    nothing_added = without_added(draws, list(sampled))
+    print_findings(nothing_added)
     results = ProbeResults(
         arms={arm: summarize_arm(of_arm, len(test)) for arm, of_arm in by_arm.items()},
         comparisons=compare_arms(by_arm, focus),
@@ -176,6 +182,7 @@ def probe_run(
         settings={**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
         settings_that_differ=settings_that_differ(sampled),
         digests={"cohort": cohort.digest, "draws": digest},
+        warnings=(*nothing_added, *warnings),
     )
     return write_run(
         "probing",

@@ -18,7 +18,7 @@ from medi_monai.evaluation.probing.draws import (
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.metrics import holm, paired_test, percentile_interval
-from medi_monai.results import Figure, typed
+from medi_monai.results import Figure, Finding, typed
 from medi_monai.results.probing import (
     ArmResults,
     Comparison,
@@ -45,7 +45,17 @@ __all__ = [
     "long_table",
     "summarize_arm",
     "sweep_points",
+    "without_added",
 ]
+
+#: what draws are for, in words
+SWEEP_WORDS = {
+    "main": "Comparison of arms",
+    "ratio": "Sweep over the number of generated images",
+    "real_per_class": "Sweep over the number of real images",
+    "num_centers": "Sweep over the number of centers",
+    "correlation": "Correlation of class and center",
+}
 
 
 def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
@@ -228,6 +238,30 @@ def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
                 )  # fmt: skip
             )
     return tuple(rows)
+
+
+def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Finding]:
+    """An error for each comparison in which draws added no generated image, so that arms equal the real images alone.
+
+    Args:
+        draws: all draws.
+        synthetic: arms that add generated images.
+    """
+    findings = []
+    for sweep, words in SWEEP_WORDS.items():
+        by_draw = [[draw.arms[arm].training.num_added for arm in synthetic if arm in draw.arms] for draw in draws
+                   if draw.sweep == sweep]  # fmt: skip
+        counts = [max(added) for added in by_draw if added]
+        empty = counts.count(0)
+        if empty:
+            share = "all" if empty == len(counts) else f"{empty:,} of {len(counts):,}"
+            text = (
+                f"{words}: no generated image was added in {share} draws, because an arm has none of some class (from "
+                "these centers), or because the ratio asks for less than one image per class. In these draws, arms "
+                "with generated images equal the real images alone, whatever the figures say."
+            )
+            findings.append(Finding("error", text, {"draws": empty, "of": len(counts)}, "no_image_added"))
+    return findings
 
 
 def correlation_sweep(draws: Sequence[Draw]) -> CorrelationSweep:

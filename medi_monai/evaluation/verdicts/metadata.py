@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, differing_settings, number
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics
@@ -30,11 +31,23 @@ def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", riv
         focus: the arm that knows the metadata.
         rival: the arm that knows the class alone.
     """
-    findings = _of_probe(probe, focus, rival)
+    findings = _void(fidelity, probe)
+    findings += _of_probe(probe, focus, rival)
     findings += _of_fidelity(fidelity, focus, rival)
     findings += _of_shortcut(probe)
     findings += _of_sampling(fidelity, focus)
+    warnings = [*fidelity.warnings, *(row for row in probe.warnings if row not in fidelity.warnings)]
+    findings += [finding for finding in warnings if finding.level != "error"]
     return findings + _of_protocol(probe)
+
+
+def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:
+    """What makes any effect meaningless, before all else."""
+    findings = [finding for finding in (*fidelity.warnings, *probe.warnings) if finding.level == "error"]
+    if fidelity.untrained_arms:
+        precisions = {arm: fidelity.arms[arm].precision.mean for arm in fidelity.untrained_arms}
+        findings.insert(0, Finding("error", untrained_text(fidelity), precisions, "not_trained"))
+    return findings
 
 
 def _of_probe(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:

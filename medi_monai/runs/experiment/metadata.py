@@ -16,7 +16,7 @@ from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.verdicts.metadata import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
-from medi_monai.results import plain, read_results, write_results
+from medi_monai.results import plain, print_findings, read_results, write_results
 from medi_monai.results.experiment import ExperimentResults
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
@@ -115,8 +115,7 @@ class MetadataExperiment:
         results = write_results(output / "experiment.json", results)
         audit = read_json(output / "cohort" / "audit.json")
         write_experiment_page(results, output / "report.html", audit, samples)
-        for finding in results.verdict:
-            print(f"{finding.level.upper()}: {finding.text}", flush=True)
+        print_findings(results.verdict)
         figures = {
             "frechet_distance": {arm: of_arm.frechet_distance.mean for arm, of_arm in fidelity.arms.items()},
             "balanced_accuracy": {arm: of_arm.balanced_accuracy for arm, of_arm in probe.arms.items()},

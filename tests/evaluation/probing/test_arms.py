@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.evaluation.probing import BASELINES, FeatureStore, ImageSet, arm_named
-from medi_monai.evaluation.probing.arms import gathered, oversampled_counts
+from medi_monai.evaluation.probing.arms import check_classes, gathered, oversampled_counts
 from medi_monai.report.plots import arm_styles
 from medi_monai.report.words import arm_title
 from medi_monai.utils.errors import InputError
@@ -59,3 +59,10 @@ def test_every_baseline_has_a_title_a_color_and_a_place_in_the_docs():
         )
         assert f"`{name}`" in docs, f"describe {name} among the arms in docs/evidence.md"
     assert len(set(arm_styles(list(BASELINES)).values())) == len(BASELINES)
+
+
+def test_an_arm_without_a_class_is_refused_before_any_work(tiny_cohort):
+    whole, lacking = tiny_cohort.split("train"), tiny_cohort.split("holdout")
+    check_classes(tiny_cohort, {"medi": whole}, "project_id")
+    with pytest.raises(InputError, match=r"'medi' has no image of project_id 'B', 'C'\. Every arm .*--plan all"):
+        check_classes(tiny_cohort, {"cls": whole, "medi": lacking}, "project_id")

@@ -19,6 +19,7 @@ from medi_monai.evaluation.probing.tables import (
     long_table,
     summarize_arm,
     sweep_points,
+    without_added,
 )
 from medi_monai.metrics import holm
 from medi_monai.results import Figure
@@ -169,3 +170,18 @@ def test_the_average_drop_is_that_of_each_draw():
     assert curve[0.5] == pytest.approx(np.mean([values[s, r, 0.5] for s in "xy" for r in range(3)]))
     assert (sweep.num_squares, sweep.num_test, sweep.num_test_known) == (2, 80, 22)
     assert correlation_sweep([]) == CorrelationSweep()
+
+
+def test_draws_that_added_no_generated_image_are_told():
+    none, some = (replace(draws()[0], training=Training(10, added, 1.0, True)) for added in (0, 4))
+    main = [Draw("main", None, repeat, {"real": none, "cls": some, "medi": some}) for repeat in range(3)]
+    centers = [Draw("num_centers", 2, repeat, {"real": none, "cls": arm, "medi": arm}) for repeat, arm in
+               enumerate((none, some))]  # fmt: skip
+    real_only = [Draw("real_per_class", 25, 0, {"real": none})]
+    assert without_added([*main, *real_only], ["cls", "medi"]) == without_added(main, []) == []
+    (finding,) = without_added([*main, *centers, *real_only], ["cls", "medi"])
+    assert finding.level == "error" and finding.figures == {"draws": 1, "of": 2}
+    assert finding.text.startswith("Sweep over the number of centers: no generated image was added in 1 of 2 draws")
+    alone = [replace(draw, arms={**draw.arms, "cls": none, "medi": none}) for draw in main]
+    text = without_added(alone, ["cls", "medi"])[0].text
+    assert text.startswith("Comparison of arms: no generated image was added in all draws")

@@ -67,6 +67,31 @@ def test_a_gain_over_both_is_help():
     assert not [one for one in found if one.level in ("warning", "error")]
 
 
+def test_a_generator_of_noise_is_named_before_any_effect():
+    fidelity = copy.deepcopy(FIDELITY)
+    fidelity["real"]["floor"]["precision"] = figure(0.8, num_combinations=32)
+    fidelity["arms"]["cls"]["precision"]["mean"] = figure(0.4, num_combinations=32)
+    assert verdict(fidelity, PROBE)[0].text.startswith("Metadata help")
+    fidelity["arms"]["medi"]["precision"]["mean"] = figure(0.01, num_combinations=32)
+    found = verdict(fidelity, PROBE)
+    assert (found[0].level, found[0].name) == ("error", "not_trained")
+    assert found[0].text.startswith("A generator is not trained: only 1.0% of MeDi images are among real images")
+    assert found[1].text.startswith("Metadata help")
+    fidelity["arms"]["cls"]["precision"]["mean"] = figure(0.02, num_combinations=32)
+    assert verdict(fidelity, PROBE)[0].text.startswith("The generator is not trained: only")
+    # where real images of other patients are no better, precision says nothing
+    fidelity["real"]["floor"]["precision"] = figure(0.05, num_combinations=32)
+    assert verdict(fidelity, PROBE)[0].text.startswith("Metadata help")
+
+
+def test_warnings_of_the_runs_are_told_once_and_errors_come_first():
+    warning = {"level": "warning", "text": "Another cohort.", "figures": {}, "name": ""}
+    error = {**warning, "level": "error", "text": "No image was added."}
+    found = verdict({**FIDELITY, "warnings": [warning]}, {**PROBE, "warnings": [error, warning]})
+    assert [finding.text for finding in found].count("Another cohort.") == 1
+    assert found[0].text == "No image was added." and found[1].text.startswith("Metadata help")
+
+
 @pytest.mark.parametrize(
     ("value", "low", "high", "p"),
     [

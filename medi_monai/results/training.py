@@ -1,0 +1,55 @@
+"""Record of what a model was trained on, in ``model.json`` and with the images that it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medi_monai.results.typed import Result
+
+__all__ = ["RECORD", "TrainingRecord"]
+
+#: entry of ``model.json`` and of ``sampling.json`` that holds the record
+RECORD = "trained_on"
+
+
+@dataclass(frozen=True)
+class TrainingRecord(Result):
+    """Combinations of label and attributes in the training data of a model.
+
+    Args:
+        cohort: digest of the cohort.
+        columns: label and attributes that make a combination.
+        combinations: values of the columns, with the number of training images.
+    """
+
+    cohort: str
+    columns: tuple[str, ...]
+    combinations: tuple[tuple[tuple[str, ...], int], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(values) != len(self.columns) for values, _ in self.combinations):
+            raise ValueError("a combination has another number of values than there are columns")
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, columns: Iterable[str], cohort: str) -> TrainingRecord:
+        """The record of a training.
+
+        Args:
+            table: a row per training image.
+            columns: label and categorical attributes; repeated ones count once.
+            cohort: digest of the cohort.
+        """
+        columns = tuple(dict.fromkeys(columns))
+        sizes = table[list(columns)].astype(str).groupby(list(columns)).size()
+        counts = {key if isinstance(key, tuple) else (key,): int(size) for key, size in sizes.items()}
+        return cls(cohort, columns, tuple(sorted(counts.items())))
+
+    def of_columns(self, columns: Sequence[str]) -> set[tuple[str, ...]] | None:
+        """Combinations of ``columns`` in the training data, or None if not all of these columns are recorded."""
+        if not set(columns) <= set(self.columns):
+            return None
+        positions = [self.columns.index(column) for column in columns]
+        return {tuple(values[position] for position in positions) for values, _ in self.combinations}
