@@ -1,4 +1,4 @@
-"""Captions composed from the columns of a table by templates.
+"""Compose captions from the columns of a table by templates.
 
 .. code-block:: yaml
 
@@ -9,8 +9,8 @@
       sex: {male: man, female: woman}
       age: {bins: [40, 60], words: [young, middle-aged, old]}
 
-``{age:.0f}`` is the number itself, ``{age}`` the word for its range. A template that names no sex is neutral in it.
-Where captions are read and not composed, words alone say what names a value in them.
+``{age:.0f}`` is the number itself, ``{age}`` the word for its range. A template that does not name the sex is neutral
+in it. If captions are read rather than composed, only words are given, to recognize values in them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["CaptionTemplates", "Template"]
 
 KEYS = ("text", "weight")
 WHOLE_NUMBER, NUMBER = "bcdoxX", "eEfFgGn%"
-#: an article right before a field; a capital one begins a sentence
+#: an article directly before a field; capitalized at the start of a sentence
 ARTICLE = re.compile(r"(?:(?<![\w'-])(a)n?|(?:^|(?<=[.!?]\s))(A)n?)(\s+)$")
 
 
 @dataclass(frozen=True)
 class Field:
-    """A place of a template that a value fills: its column, and how a number or text is spelled."""
+    """A field of a template: its column, and the format of the number or text."""
 
     column: str
     spec: str = ""
@@ -50,7 +50,7 @@ class Field:
         return self.spec[-1:] in (*WHOLE_NUMBER, *NUMBER)
 
     def spell(self, value: str) -> str | None:
-        """The value as the template has it; ``None`` for what is no number where one is needed."""
+        """Return the formatted value; ``None`` if a number is required and the value is not one."""
         if not self.numeric:
             return format(value, self.spec)
         number = number_in(value)
@@ -64,11 +64,11 @@ class Template:
     """A caption with columns in braces.
 
     Args:
-        text: as ``"MR slice of a {age:.0f}-year-old {sex}"``; two braces are one that means itself.
-        weight: how often it is drawn, in relation to the other templates that a row can fill.
+        text: caption, such as ``"MR slice of a {age:.0f}-year-old {sex}"``; a doubled brace is a literal one.
+        weight: relative frequency among the templates that a row can fill.
 
     Raises:
-        InputError: for a text that is no format string, or a weight that is not above zero.
+        InputError: for a text that is not a valid format string, or a weight that is not above 0.
     """
 
     text: str
@@ -77,7 +77,7 @@ class Template:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
-            raise InputError(f"template {self.text!r}: it must be a text")
+            raise InputError(f"template {self.text!r}: it must be a string")
         weight = self.weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             raise InputError(f"template {self.text!r}: weight {weight!r} must be a number above 0")
@@ -85,13 +85,13 @@ class Template:
 
     @classmethod
     def from_setting(cls, setting: Any) -> Template:
-        """From a text, or ``{text: …, weight: …}``."""
+        """Create a template from a string, or ``{text: …, weight: …}``."""
         if isinstance(setting, cls):
             return setting
         if isinstance(setting, str):
             return cls(setting)
         if not isinstance(setting, Mapping) or "text" not in setting:
-            raise InputError(f"template {setting!r}: use a text, or {{text: …, weight: …}}")
+            raise InputError(f"template {setting!r}: use a string, or {{text: …, weight: …}}")
         for key in setting:
             if key not in KEYS:
                 raise unknown_value(f"key of the template {setting['text']!r}", key, KEYS)
@@ -99,12 +99,12 @@ class Template:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The places to fill, each once, in their order."""
+        """Distinct fields, in their order."""
         return tuple(dict.fromkeys(slot for _, slot in self.pieces if slot is not None))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it needs."""
+        """Columns of the fields."""
         return tuple(dict.fromkeys(slot.column for slot in self.fields))
 
 
@@ -138,14 +138,15 @@ class CaptionTemplates:
     """Templates, and the words for values in them.
 
     Args:
-        templates: texts, or ``{text: …, weight: …}``; of those whose columns a row has, one is drawn. None where
-            captions are read and there are but words.
-        words: for the values of a column, as :meth:`medi_monai.cohort.captions.words.WordRule.from_setting` reads
-            them. A field with the format of a number, as ``{age:.0f}``, is the number all the same.
-        seed: of the draws; each depends on it and on the row's name alone, never on other rows.
+        templates: strings, or ``{text: …, weight: …}``; for each row, one is drawn from those whose columns it has.
+            None if captions are read, and only words are given.
+        words: words for the values of a column, as for
+            :meth:`medi_monai.cohort.captions.words.WordRule.from_setting`. Fields with a number format, such as
+            ``{age:.0f}``, are always filled with the number.
+        seed: random seed; each draw depends only on the seed and the row's name, not on other rows.
 
     Raises:
-        InputError: for neither templates nor words, a broken template, or words that contradict themselves.
+        InputError: without templates and words, for an invalid template, or contradictory words.
     """
 
     templates: Sequence[Any]
@@ -160,7 +161,7 @@ class CaptionTemplates:
 
     @classmethod
     def from_setting(cls, setting: Any) -> CaptionTemplates:
-        """From a list of templates, or ``{templates: …, words: …, seed: …}``, where words may stand alone."""
+        """Create templates from a list, or ``{templates: …, words: …, seed: …}``, which may contain only words."""
         if isinstance(setting, cls):
             return setting
         if not isinstance(setting, Mapping):
@@ -172,16 +173,16 @@ class CaptionTemplates:
 
     @property
     def composes(self) -> bool:
-        """Whether there is a template, and not only words."""
+        """Whether there are templates, rather than only words."""
         return bool(self.templates)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that any template needs."""
+        """Columns of all templates."""
         return tuple(dict.fromkeys(column for template in self.templates for column in template.columns))
 
     def settings(self) -> dict:
-        """All that decides a caption, as JSON."""
+        """Return everything that determines a caption, as JSON."""
         templates = [{"text": template.text, "weight": template.weight} for template in self.templates]
         return {
             "templates": templates,
@@ -190,10 +191,10 @@ class CaptionTemplates:
         }
 
     def without(self, attributes: Iterable[str]) -> CaptionTemplates:
-        """The templates that need none of ``attributes``, which are neutral in them.
+        """Return the templates that are neutral in ``attributes``: those that use none of them.
 
         Raises:
-            InputError: where every template names one of them.
+            InputError: if every template uses one of them.
         """
         named = set(attributes)
         neutral = [template for template in self.templates if not named & set(template.columns)]
@@ -205,14 +206,14 @@ class CaptionTemplates:
         return replace(self, templates=neutral)
 
     def names_of(self, attribute: str, values: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-        """The words that name each value of an attribute, for :func:`medi_monai.cohort.captions.names_attribute`.
+        """Return the words for each value of an attribute, for :func:`medi_monai.cohort.captions.names_attribute`.
 
         Args:
-            attribute: a column.
-            values: further values that it has; numbers among them name nobody.
+            attribute: column of the attribute.
+            values: further values of the column; numbers among them are not recognized in captions.
 
         Returns:
-            ``{male: ("man", "male"), …}``: the word of the rules first, then the value itself; of ranges, the word is
+            ``{male: ("man", "male"), …}``: the word of the rule, followed by the value itself; for ranges, the word is
             the value.
         """
         rule: WordRule | None = self.words.get(attribute)
@@ -226,13 +227,13 @@ class CaptionTemplates:
         return {value: rule.names(value) for value in known}
 
     def notes(self, table: pd.DataFrame) -> list[str]:
-        """Words that no value of a table needs, a line each."""
+        """Return a note for each word whose value does not occur in a table."""
         rules = [rule for column, rule in self.words.items() if column in table]
         notes = [rule.unused(set(clean_cells(table[rule.column], ()).unique())) for rule in rules]
         return [note for note in notes if note]
 
     def check_columns(self, columns: Iterable[str], where: object) -> None:
-        """Raise an :class:`InputError` for the first column of a template or of words that is not among ``columns``."""
+        """Raise an :class:`InputError` for the first column of a template or words that is not in ``columns``."""
         known = list(columns)
         for template in self.templates:
             for column in template.columns:
@@ -243,16 +244,15 @@ class CaptionTemplates:
                 raise unknown_value("column in `words`", column, known, f"See {where}.")
 
     def compose(self, table: pd.DataFrame, name: str = "image", missing: Sequence[str] = ()) -> pd.Series:
-        """The caption of every row.
+        """Compose the caption of every row.
 
         Args:
-            table: with the columns of the templates; cells are strings.
-            name: the column that names a row, which decides its draw.
-            missing: words that mean missing data; an empty cell is missing in any case.
+            table: table with the columns of the templates; cells are strings.
+            name: column of row names, which determine the draws.
+            missing: words for missing data, in addition to empty cells.
 
         Raises:
-            InputError: for a column that lacks, rows that no template fits, or values that do not suit it; these are
-                listed with how many rows have them.
+            InputError: for a missing column, or rows without a suitable template or value, with the reasons and counts.
         """
         captions, problems = self.fill(table, name, missing)
         counts = problems[problems != ""].value_counts()
@@ -267,10 +267,10 @@ class CaptionTemplates:
     def fill(
         self, table: pd.DataFrame, name: str = "image", missing: Sequence[str] = ()
     ) -> tuple[pd.Series, pd.Series]:
-        """As :meth:`compose`, with what is wrong with a row beside its caption in place of an error."""
+        """Compose captions like :meth:`compose`, and return the problem of each row instead of raising an error."""
         self.check_columns(table.columns, "the columns of the table")
         if name not in table.columns:
-            raise unknown_value("column", name, table.columns, "It names the rows, and seeds their draws.")
+            raise unknown_value("column", name, table.columns, "It contains the names of the rows.")
         cells = {column: clean_cells(table[column], missing) for column in self.columns}
         problem = pd.Series("", index=table.index, dtype="str")
         values: dict[Field, tuple[pd.Series, pd.Series]] = {}
@@ -288,7 +288,7 @@ class CaptionTemplates:
         return captions, problem
 
     def _filled(self, slot: Field, cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
-        # a column has few different values: each is spelled once
+        # a column has few distinct values: each is formatted once
         codes, distinct = pd.factorize(cells)
         values = pd.Series(distinct, dtype="str")
         wrong = pd.Series("", index=values.index, dtype="str")
@@ -305,7 +305,7 @@ class CaptionTemplates:
         return taken[0], taken[1], taken[2]
 
     def _choice(self, names: pd.Series, cells: Mapping[str, pd.Series]) -> np.ndarray:
-        """``(N,)`` the template of every row, -1 where none fits."""
+        """Return the ``(N,)`` template index of every row, -1 if none fits."""
         weights = np.zeros((len(names), len(self.templates)))
         for number, template in enumerate(self.templates):
             fits = np.ones(len(names), bool)
@@ -313,20 +313,20 @@ class CaptionTemplates:
                 fits &= (cells[column] != "").to_numpy()
             weights[fits, number] = template.weight
         sums = weights.cumsum(axis=1)
-        # below the last sum also after rounding; a template of weight zero raises no sum and is never the first above
+        # below the last sum even after rounding; a template of weight zero adds nothing and is never selected
         drawn = np.nextafter(_uniform(names, self.seed) * sums[:, -1], 0)
         return np.where(sums[:, -1] > 0, (sums > drawn[:, None]).argmax(axis=1), -1)
 
 
 def _uniform(names: pd.Series, seed: int) -> np.ndarray:
-    """``(N,)`` in [0, 1), a keyed hash (SipHash) of each name: a million take a second."""
+    """Return ``(N,)`` values in [0, 1), a keyed hash (SipHash) of each name; a million take a second."""
     key = f"{seed_from('caption templates', seed):016x}"
     hashes = pd.util.hash_array(names.astype(object).to_numpy(), hash_key=key)
     return (hashes >> np.uint64(11)) * 2.0**-53
 
 
 def _lacking(cells: Mapping[str, pd.Series]) -> np.ndarray:
-    """In every row, what the templates miss there."""
+    """Describe, for every row, the columns that templates need and the row lacks."""
     lacks = pd.DataFrame({column: values == "" for column, values in cells.items()})
     text = pd.Series("", index=lacks.index, dtype="str")
     for column in lacks:
@@ -344,7 +344,7 @@ def _composed(template: Template, values: Mapping[Field, tuple[pd.Series, pd.Ser
         filled, articles = values[slot]
         if article is not None:
             chosen = articles[rows]
-            # "a" and "an" differ in what follows their first letter, which keeps its case
+            # "a" and "an" differ only after their first letter, which keeps its case
             text = text + (literal[: article.start()] + (article.group(1) or article.group(2)))
             text = text + chosen.str.slice(1) + article.group(3) + filled[rows]
         else:

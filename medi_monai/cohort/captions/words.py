@@ -1,4 +1,4 @@
-"""Words for values: which word of a caption stands for a value of a column, and which article goes before it."""
+"""Words in captions for the values of a column, and the articles before them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["WordRule", "indefinite_article", "is_code", "named_values", "names_a
 
 BIN_KEYS = ("bins", "words")
 
-#: "an" before these letters when they are spelled out, as in "an MR image"
+#: letters that take "an" when spelled out, as in "an MR image"
 SPELLED_WITH_VOWEL = "AEFHILMNORSX"
-#: words in capitals of at most so many letters are spelled out; longer ones are too where they have no vowel
+#: largest number of letters of a capitalized word that is always spelled out; longer ones are if they have no vowel
 MAX_SPELLED = 3
 SILENT_H = re.compile(r"h(?:ou?r|onest|onou?r|eir)", re.IGNORECASE)
-#: vowels that sound like "you" or "one"
+#: initial vowels that sound like "you" or "one"
 CONSONANT_SOUND = re.compile(r"(?:u(?:ni(?!n|m)|s[aeiu]|ter|re)|eu|ew|one\b|once)", re.IGNORECASE)
 
-#: terms whose color or pronoun names nobody: of radiology, a gene, a gas
+#: terms of radiology, a gene and a gas whose color or pronoun does not refer to a person
 NO_PERSON = re.compile(
     r"\b(?:white|gr[ae]y)[ -]matter\b|\bblack[ -](?:blood|holes?)\b|\bher[ -]?2\b|(?:polari[sz]ed|\b3) ?he\b",
     re.IGNORECASE,
@@ -40,20 +40,20 @@ PRONOUNS = (
 )
 #: words whose plural ends in "men"
 PERSON = re.compile(r"\b(?:wo|gentle)?man$", re.IGNORECASE)
-#: longest code, as ``F``, ``2`` or ``II``
+#: length of the longest code, such as ``F``, ``2`` or ``II``
 MAX_CODE = 2
 
 
 @dataclass(frozen=True)
 class WordRule:
-    """The words for the values of one column.
+    """Words for the values of a column.
 
     Args:
-        column: its name.
-        words: a word for each value; other values stand for themselves.
-        synonyms: further words for a value, which captions that are read may have.
-        edges: of the ranges of a number, increasing; a range is closed below and open above.
-        ranges: the words for the ranges, one more than there are edges.
+        column: name of the column.
+        words: word for each value; other values are used as they are.
+        synonyms: further words for a value, to be recognized in captions.
+        edges: increasing edges of numeric ranges ``[low, high)``.
+        ranges: words for the ranges, one more than edges.
     """
 
     column: str
@@ -64,12 +64,13 @@ class WordRule:
 
     @classmethod
     def from_setting(cls, column: str, content: Any) -> WordRule:
-        """From ``{male: man, female: woman}`` or ``{bins: [40, 60], words: [young, middle-aged, old]}``.
+        """Create a rule from ``{male: man, female: woman}`` or ``{bins: [40, 60], words: [young, middle-aged, old]}``.
 
-        A list, ``{male: [man, gentleman]}``, composes by its first word; the others name the value as well.
+        The first word of a list, as in ``{male: [man, gentleman]}``, is used to compose captions; the others are only
+        recognized in captions.
 
         Raises:
-            InputError: for anything else, edges that do not increase, or words that are not one for each range.
+            InputError: for anything else, edges that do not increase, or a number of words other than that of ranges.
         """
         where = f"words of {column!r}"
         if not isinstance(content, Mapping) or not content:
@@ -87,18 +88,18 @@ class WordRule:
         return cls(column, {}, _edges(content["bins"], where), _range_words(content, where))
 
     def settings(self) -> dict:
-        """The rule as a config has it."""
+        """Return the rule in the form of a config."""
         if self.ranges:
             return {"bins": list(self.edges), "words": list(self.ranges)}
         return {**self.words, **{value: [self.words[value], *others] for value, others in self.synonyms.items()}}
 
     def names(self, value: str) -> tuple[str, ...]:
-        """The words that name a value in a caption, the value itself among them unless it is a code that has words."""
+        """Return the words for a value in captions, including the value itself unless it is a code with words."""
         given = [self.words[value], *self.synonyms.get(value, ())] if value in self.words else []
         return tuple(dict.fromkeys(given if given and is_code(value) else [*given, value]))
 
     def apply(self, values: pd.Series) -> tuple[pd.Series, pd.Series]:
-        """The words of clean values, and what is wrong with a value, else empty; missing values stay empty."""
+        """Return the words of clean values, and the problem of each value, else empty; missing values stay empty."""
         wrong = pd.Series("", index=values.index, dtype="str")
         if not self.ranges:
             return values.map(lambda value: self.words.get(value, value)).astype("str"), wrong
@@ -110,7 +111,7 @@ class WordRule:
         return words.mask(no_number, ""), wrong
 
     def unused(self, values: set[str]) -> str:
-        """What the rule names and a column with these values never is, as a note; empty where there is nothing."""
+        """Return a note about values in the rule that do not occur in the column; empty if there are none."""
         unused = [value for value in self.words if value not in values]
         if not unused:
             return ""
@@ -120,7 +121,7 @@ class WordRule:
 
 
 def parse_words(words: Mapping[str, Any] | None) -> dict[str, WordRule]:
-    """The rules of all columns, ``{sex: {male: man, female: woman}, age: {bins: …, words: …}}``."""
+    """Parse the rules of all columns, ``{sex: {male: man, female: woman}, age: {bins: …, words: …}}``."""
     if words is not None and not isinstance(words, Mapping):
         raise InputError(
             f"words = {words!r}: it must be a mapping of rules, such as {{sex: {{male: man, female: woman}}}}"
@@ -135,7 +136,7 @@ def parse_words(words: Mapping[str, Any] | None) -> dict[str, WordRule]:
 def _text(value: Any, where: str) -> str:
     if isinstance(value, bool) or value is None:
         raise InputError(
-            f"{where}: {value!r} is not a text: YAML interprets yes, no, on, off and null; put it in quotes"
+            f"{where}: {value!r} is not a string: YAML converts yes, no, on, off and null; put it in quotes"
         )
     return str(value).strip()
 
@@ -143,7 +144,7 @@ def _text(value: Any, where: str) -> str:
 def _word(value: Any, where: str) -> str:
     word = _text(value, where)
     if not word:
-        raise InputError(f"{where}: a word is empty; a template without {{column}} says nothing of it")
+        raise InputError(f"{where}: a word is empty; to omit it, use a template without {{column}}")
     return word
 
 
@@ -175,7 +176,7 @@ def _range_words(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def indefinite_article(text: str) -> str:
-    """``a`` or ``an``, as ``text`` is read aloud: "an 80-year-old", "an MR image", "a FLAIR slice", "a unilateral"."""
+    """Return ``a`` or ``an`` by the sound of ``text``: "an 80-year-old", "an MR image", "a FLAIR slice"."""
     token = re.match(r"[^\w]*(\d+|[^\W\d_]+)", text)
     if token is None:
         return "a"
@@ -191,27 +192,27 @@ def indefinite_article(text: str) -> str:
 
 
 def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> str | None:
-    """The subgroup that a caption names, as :func:`named_values` hears it.
+    """Return the subgroup that a caption names, by :func:`named_values`.
 
     Args:
-        caption: a prompt.
-        words: of each value of the attribute, the word or words that name it, as
-            :meth:`medi_monai.cohort.captions.CaptionTemplates.names_of` gives them.
+        caption: caption or prompt.
+        words: word or words for each value of the attribute, from
+            :meth:`medi_monai.cohort.captions.CaptionTemplates.names_of`.
 
     Returns:
-        The value; ``None`` where no word is there, or words of several values are, as in "a man or a woman".
+        The value; ``None`` if the caption names no value, or several, as in "a man or a woman".
     """
     values = named_values(caption, words)
     return values[0] if len(values) == 1 else None
 
 
 def named_values(caption: str, words: Mapping[str, str | Sequence[str]]) -> list[str]:
-    """The values of an attribute that a caption names, sorted.
+    """Return the values of an attribute that a caption names, sorted.
 
-    Words count as whole ones in any case, and so do their plurals; codes, as ``F`` or ``2``, as they are written. The
-    pronouns of women and men count for the values that such words name. "man" is not in "woman", nor "old" in
-    "40-year-old". The longest is looked for first, so that "african american" is not "american". Terms such as "white
-    matter" or "HER2" name nobody.
+    Whole words and their plurals are matched ignoring case, but codes, such as ``F`` or ``2``, exactly. Pronouns count
+    for the values whose words refer to women or men. "man" does not match in "woman", nor "old" in "40-year-old".
+    Longer words are matched first, so that "african american" is not "american". Terms such as "white matter" or "HER2"
+    are ignored.
     """
     text = NO_PERSON.sub(" ", caption)
     named: set[str] = set()
@@ -252,5 +253,5 @@ def _plurals(word: str) -> list[str]:
 
 
 def is_code(value: str) -> bool:
-    """Whether a value is a code and no word: at most two characters, or none that is a letter."""
+    """Return whether a value is a code rather than a word: at most two characters, or no letters."""
     return len(value) <= MAX_CODE or not any(character.isalpha() for character in value)

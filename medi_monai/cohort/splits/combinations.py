@@ -1,4 +1,4 @@
-"""Holding out combinations of values that are each seen in training."""
+"""Splits that hold out combinations of values that each occur in training."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["combination_holdout", "split_by_combination", "split_by_subpopulation", "subpopulation_holdout"]
 
-#: combinations in training that every class and every attribute value keeps: of one alone, the two cannot be told apart
+#: minimum number of combinations in training of every class and every attribute value; with only one, class and
+#: attribute cannot be distinguished
 MIN_PARTNERS = 2
 
 
 def split_by_combination(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``combination_holdout``: every value keeps two combinations in training, or the one that it has.
+    """Split by ``combination_holdout``: every value keeps two combinations in training, or its only one.
 
     Args:
         units: one row per patient and combination.
         scheme: columns, fraction and seed.
 
     Raises:
-        InputError: where so many combinations cannot be spared, or where patients of what is held out take along
-            combinations that a value cannot spare.
+        InputError: if not enough combinations can be held out, or if patients of held-out combinations also have
+            combinations that a value needs in training.
     """
     held = combination_holdout(units, scheme)
     split = _split(units, scheme.columns, held)
@@ -39,14 +40,15 @@ def split_by_combination(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def split_by_subpopulation(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``subpopulation_holdout``: every class keeps a combination in training and has one held out.
+    """Split by ``subpopulation_holdout``: every class keeps a combination in training and has one held out.
 
     Args:
         units: one row per patient and combination.
         scheme: columns, fraction and seed.
 
     Raises:
-        InputError: for classes with a single combination, or whose training the patients of what is held out empty.
+        InputError: for classes with only one combination, or with no training rows once the patients of held-out
+            combinations are removed.
     """
     held = subpopulation_holdout(units, scheme)
     split = _split(units, scheme.columns, held)
@@ -55,21 +57,21 @@ def split_by_subpopulation(units: pd.DataFrame, scheme: SplitScheme) -> pd.Serie
     lost = sorted(set(units[label]) - left)
     if held and lost:
         raise InputError(
-            f"patients of held-out combinations occur in others too, and without them {label} {lost[0]!r}{_more(lost)} "
+            f"patients of held-out combinations also have others, and without them {label} {lost[0]!r}{_more(lost)} "
             "keeps no combination in training. Lower the split's fraction, or change its seed."
         )
     return split
 
 
 def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combination]:
-    """The combinations held out: spread over the classes in turn, so that each class keeps about as many.
+    """Choose the combinations to hold out, in turn over the classes, so that each class keeps about as many.
 
     Args:
-        rows: with the scheme's columns; a row with a missing value is of no combination.
-        scheme: columns, fraction and seed. A value with one or two combinations keeps them all.
+        rows: table with the scheme's columns; rows with a missing value belong to no combination.
+        scheme: columns, fraction and seed. A value with one or two combinations keeps all of them.
 
     Raises:
-        InputError: where values cannot spare so many.
+        InputError: if not enough combinations can be held out.
     """
     combinations = observed_combinations(rows, scheme.columns)
     wanted = round(scheme.fraction * len(combinations)) if len(scheme.columns) > 1 else 0
@@ -82,7 +84,7 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combinat
     while len(held) < wanted:
         before = len(held)
         for queue in queues.values():
-            # counts only fall: what a value cannot spare now, it cannot spare later
+            # counts only decrease: a combination that a value needs now, it also needs later
             while queue and any(kept[value] <= MIN_PARTNERS for value in enumerate(queue[0])):
                 queue.popleft()
             if queue and len(held) < wanted:
@@ -94,16 +96,16 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combinat
 
 
 def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combination]:
-    """The combinations held out: the fraction of each class's own, at least one and never all.
+    """Choose the combinations to hold out: a fraction of those of each class, at least one and never all.
 
-    The choice within a class depends on the seed and on that class alone.
+    The choice within a class depends only on the seed and on that class.
 
     Args:
-        rows: with the scheme's columns; a row with a missing value is of no combination.
+        rows: table with the scheme's columns; rows with a missing value belong to no combination.
         scheme: columns, fraction (0 holds nothing out) and seed.
 
     Raises:
-        InputError: for classes with fewer than two combinations, which cannot have one on either side.
+        InputError: for classes with fewer than two combinations, which cannot be in both training and holdout.
     """
     if scheme.fraction == 0:
         return set()
@@ -132,7 +134,7 @@ def _split(units: pd.DataFrame, columns: Sequence[str], held: set[Combination]) 
 
 
 def _may_be_held(values: pd.DataFrame, held: set[Combination]) -> np.ndarray:
-    """Where a value is missing and a held-out combination agrees with all values that there are."""
+    """Return which rows have missing values and agree with a held-out combination in all other values."""
     result = np.zeros(len(values), bool)
     missing = values.eq("").to_numpy()
     for pattern in np.unique(missing[missing.any(axis=1)], axis=0):
@@ -153,8 +155,8 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], s
     remedy = f"Give a holdout fraction of at most {math.floor(100 * spared / len(combinations)) / 100:g}."
     if not spared:
         remedy = (
-            "No fraction can help; subpopulation_holdout holds combinations out without this condition, and auto "
-            "chooses it by itself."
+            "No fraction is possible; subpopulation_holdout does not have this condition, and auto selects it "
+            "automatically."
         )
     return InputError(
         f"only {spared} of {wanted} combinations of {list(columns)} can be held out while every value keeps "
@@ -164,7 +166,7 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], s
 
 
 def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str]) -> None:
-    # patients of held-out combinations leave training with all they have, which the choice could not foresee
+    # patients of held-out combinations leave training with all their rows, which the choice did not consider
     before, left = (observed_combinations(rows, columns) for rows in (units, units[split == "train"]))
     for position, column in enumerate(columns):
         partners_before, partners_left = (
@@ -176,7 +178,7 @@ def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str
         if poor:
             least = min(MIN_PARTNERS, partners_before[poor[0]])
             raise InputError(
-                f"patients of held-out combinations occur in others too, and without them {column} {poor[0]!r}"
+                f"patients of held-out combinations also have others, and without them {column} {poor[0]!r}"
                 f"{_more(poor)} keeps fewer than {least} combination{'s' if least > 1 else ''} in training. "
                 "Lower the split's fraction, or change its seed."
             )

@@ -12,20 +12,20 @@ __all__ = ["split_as_medi_2025"]
 
 
 def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``medi_2025``: the first keys of each class in the order of the file train, and no site is on two sides.
+    """Split by ``medi_2025``: the first keys of each class, in file order, are for training; no site is in both splits.
 
     A key is a combination of ``columns[1:]``: site code, gender and race (``TSS_gender_race``). Of the ``n`` keys of a
-    class, the first ``int((1 - fraction) * n)`` in the order of their first row go to training and the others to the
-    holdout; then every site that occurs on both sides, in whichever classes, moves to the holdout with all its rows.
-    A missing value counts as a value: left out, or with ``round`` or ``ceil`` for ``int``, the published counts (TCGA:
-    7,061 and 1,665 slides, 398 and 228 site codes) do not come out.
+    class, the first ``int((1 - fraction) * n)``, by their first row, go to training and the others to the holdout; then
+    every site that occurs in both, in any classes, moves to the holdout with all its rows. A missing value counts as a
+    value: if it is left out, or with ``round`` or ``ceil`` in place of ``int``, the published counts (TCGA: 7,061 and
+    1,665 slides, 398 and 228 site codes) are not reproduced.
 
     Args:
-        units: one row per patient and combination, in the order of the file.
+        units: one row per patient and combination, in file order.
         scheme: columns (project, site, then the others) and fraction.
 
     Raises:
-        InputError: for classes that the rule leaves without training; TCGA site codes leave none, centers do.
+        InputError: for classes left without training rows, which happens with centers but not with TCGA site codes.
     """
     label, site = scheme.columns[:2]
     keys = units[list(scheme.columns)].drop_duplicates()
@@ -40,7 +40,7 @@ def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     if lost:
         counts = units.loc[units[label].isin(lost)].drop_duplicates([label, site])[label].value_counts()
         raise InputError(
-            f"medi_2025 moves every {site} that is on both sides to the holdout and leaves no training row of "
+            f"medi_2025 moves every {site} that is in both splits to the holdout and leaves no training rows of "
             f"{quoted(counts.to_dict(), 'site')}. It is meant for site codes, which belong to one class each; "
             "remove these classes, or use subpopulation_holdout."
         )

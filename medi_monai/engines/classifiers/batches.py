@@ -71,7 +71,7 @@ class ClassifierSettings:
         max_steps: number of updates.
         batch_size: images per update, divided evenly among the attributes and balanced by value within each. The
             predicted probabilities therefore assume equal prior odds, whatever the frequencies in the training data.
-        learning_rate: peak learning rate, reached after 5 % of the steps; it then decays to zero along a cosine.
+        learning_rate: peak learning rate, reached after 5% of the steps; it then decays to zero along a cosine.
         weight_decay: weight decay of AdamW.
         label_smoothing: label smoothing, in [0, 1).
         generated_share: fraction of generated images in a batch, if there are any; in [0, 1).
@@ -113,7 +113,7 @@ class ClassifierSettings:
 def label_codes(
     classifier: AttributeClassifier, table: pd.DataFrame, attributes: Sequence[str] | None = None
 ) -> torch.Tensor:
-    """``(N, A)`` codes of a classifier's attributes for the rows of a table; -1 for missing data.
+    """Return ``(N, A)`` codes of a classifier's attributes for the rows of a table; -1 for missing data.
 
     Args:
         classifier: classifier, which defines the values.
@@ -185,7 +185,7 @@ class ClassifierBatches:
             )
 
     def class_weights(self) -> list[torch.Tensor]:
-        """``(G,)`` weights for each attribute that compensate for images balanced by other attributes."""
+        """Return ``(G,)`` weights for each attribute that compensate for images balanced by other attributes."""
         weights = []
         for index, size in enumerate(self.sizes):
             known = self.codes[:, index] >= 0
@@ -204,11 +204,11 @@ class ClassifierBatches:
 
 
 class ClassifierPrepareBatch(PrepareBatch):
-    """Augments a batch; returns float images and codes. Draws depend only on ``(seed, step)``.
+    """Augments a batch, and returns float images and codes. Draws depend only on ``(seed, step)``.
 
     Args:
         hardening: augmentation.
-        seed: of its draws.
+        seed: random seed of the augmentation.
     """
 
     def __init__(self, hardening: Hardening, seed: int = 0) -> None:
@@ -222,18 +222,18 @@ class ClassifierPrepareBatch(PrepareBatch):
         step: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
-        """Images ``(N, 3, H, H)`` in [-1, 1] and codes ``(N, A)``."""
+        """Return ``(N, 3, H, H)`` images in [-1, 1] and ``(N, A)`` codes."""
         images = from_uint8(batchdata["image"].to(device, non_blocking=non_blocking))
         images = harden(images, self.hardening, generator_from("hardening", self.seed, step))
         return images, batchdata["targets"].to(images.device), (), {}
 
 
 class MaskedCrossEntropy(nn.Module):
-    """Mean over the attributes of the cross-entropy of the rows in which each is known.
+    """Cross-entropy over the rows in which an attribute is known, averaged over attributes.
 
     Args:
-        weights: ``(G,)`` of each attribute.
-        label_smoothing: in [0, 1).
+        weights: ``(G,)`` class weights of each attribute.
+        label_smoothing: label smoothing, in [0, 1).
     """
 
     def __init__(self, weights: Sequence[torch.Tensor], label_smoothing: float = 0.0) -> None:
@@ -242,7 +242,7 @@ class MaskedCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Mapping[str, torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
-        """The loss of logits ``(N, G)`` by attribute and codes ``(N, A)``, -1 where unknown."""
+        """Return the loss of ``(N, G)`` logits by attribute and ``(N, A)`` codes, -1 if unknown."""
         losses = [
             functional.cross_entropy(scores, target, weight, ignore_index=-1, label_smoothing=self.label_smoothing)
             for scores, target, weight in zip(logits.values(), codes.unbind(1), self.weights)

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 RESULTS = (WEIGHTS, RECORD, "confusion.csv", "summary.json")
-#: more values than this, all of them numbers, are a quantity
+#: number of distinct numeric values above which a column is treated as a quantity
 MAX_NUMBERS = 12
 
 Attributes = Sequence[str] | Mapping[str, Sequence[str]]
@@ -73,16 +73,17 @@ def train_classifier(
     device: str | torch.device = "cpu",
     writer: EventWriter | None = None,
 ) -> SubgroupClassifier:
-    """Train one classifier for all of the attributes; the steps are fixed, nothing is chosen on held-out images.
+    """Train one classifier for all attributes, for a fixed number of steps, without selection on held-out images.
 
     Args:
-        training: images with their table.
-        attributes: columns to be read, or a mapping of them to their values.
-        held_out: images of other patients; what the classifier does on them becomes its ``held_out``.
-        settings: how.
-        generated: further images with the attributes that they were asked for, so that it knows such images as well.
-        device: where to.
-        writer: TensorBoard.
+        training: training images with their table.
+        attributes: columns to predict, or a mapping from columns to their values.
+        held_out: images of other patients, on which the classifier's ``held_out`` performance is measured.
+        settings: settings of the classifier and its training.
+        generated: additional generated images labeled with the requested attributes, so that the classifier is also
+            trained on such images.
+        device: device of the training.
+        writer: TensorBoard writer.
 
     Returns:
         The classifier with averaged weights, frozen.
@@ -117,20 +118,20 @@ def cross_validate_classifier(
     generated: Labeled | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """What classifiers do on images of patients that they did not see: every patient is left out once.
+    """Measure performance on unseen patients by cross-validation, in which every patient is held out once.
 
-    For small sets, of which a held-out part would be too small to say anything.
+    For small data sets, in which a held-out part would be too small to be informative.
 
     Args:
         labeled: all images.
-        attributes: as for :func:`train_classifier`.
-        num_folds: trainings.
-        settings: of each.
-        generated: as for :func:`train_classifier`; in every training.
-        device: where to.
+        attributes: columns to predict, as for :func:`train_classifier`.
+        num_folds: number of folds, each of which is trained on.
+        settings: settings of each training.
+        generated: generated images for every training, as for :func:`train_classifier`.
+        device: device of the training.
 
     Returns:
-        As :func:`medi_monai.engines.classifiers.accuracy.accuracies`, of all folds together, with ``num_folds``.
+        The figures of :func:`medi_monai.engines.classifiers.accuracy.accuracies` over all folds, with ``num_folds``.
 
     Raises:
         InputError: for fewer than two folds, more folds than patients, or a value that only one fold has.
@@ -167,20 +168,21 @@ def classify_run(
 
     Args:
         cohort: images with their split.
-        attributes: as for :func:`train_classifier`.
-        output_dir: the run's folder; earlier results move to ``earlier-<n>``.
-        image_size: side of the images of the cohort.
-        settings: how.
-        generated: images that a model made for prompts or rows that name the attributes; of these, see
-            :func:`prompt_consistent_images`.
-        train_splits: what it is trained on.
-        held_out_splits: what it is measured on.
-        num_folds: measure by cross-validation over the patients of ``train_splits`` instead.
-        device: where to.
-        writer: TensorBoard, into ``output_dir``.
+        attributes: columns to predict, as for :func:`train_classifier`.
+        output_dir: folder of the run; earlier results are moved to ``earlier-<n>``.
+        image_size: side of the cohort's images in pixels.
+        settings: settings of the classifier and its training.
+        generated: images generated for prompts or rows that name the attributes, of which
+            :func:`prompt_consistent_images` are used.
+        train_splits: splits to train on.
+        held_out_splits: splits on which performance is measured.
+        num_folds: number of folds of a cross-validation over the patients of ``train_splits``, in place of
+            ``held_out_splits``.
+        device: device of the training.
+        writer: TensorBoard writer for ``output_dir``.
 
     Raises:
-        InputError: where no image is left to measure it on, and as :func:`train_classifier`.
+        InputError: if no images are left to measure performance on, and as for :func:`train_classifier`.
     """
     settings, output, start = settings or ClassifierSettings(), Path(output_dir), time.perf_counter()
     training = _read(cohort.split(*train_splits), attributes, image_size)
@@ -219,17 +221,17 @@ def classify_run(
 
 
 def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
-    """Generated images that show what their prompt requests, as a classifier of real images alone predicts.
+    """Return the generated images that are predicted as requested by a classifier trained only on real images.
 
-    A model follows the prompt in a part of its images only. A guide that learns the others under the label that was
-    requested takes one subgroup for the other, and the tuning goes the way of its mistakes.
+    A model follows the prompt in only some of its images. A guide trained on the others with the requested label would
+    confuse subgroups, and tuning would follow its errors.
 
     Args:
-        generated: labeled by what was requested.
-        reader: trained on real images.
+        generated: generated images, labeled as requested.
+        reader: classifier trained on real images.
 
     Returns:
-        The images whose attributes are all predicted as requested; None where some value of an attribute has none left.
+        The images with all attributes predicted as requested; None if a value of an attribute has no images left.
     """
     codes, probabilities = label_codes(reader, generated.table), reader.probabilities(generated.images)
     predicted = torch.stack([probabilities[name].argmax(1) for name in reader.attributes], 1)
@@ -255,7 +257,7 @@ def _trainer(
     device: str | torch.device,
     writer: EventWriter | None,
 ) -> tuple[WeightAverage, DiffusionTrainer]:
-    # the trainer of the diffusion models serves: its step is one clipped update, whatever network and loss
+    # the trainer of the diffusion models is used: its step is one clipped update for any network and loss
     network.to(device)
     batches = ClassifierBatches(sources, network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -291,7 +293,7 @@ def _stop_where_lost(engine: Engine) -> None:
 def _watch(
     trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: EventWriter, every: int
 ) -> None:
-    # for the eye alone: a point estimate on held-out images now and then
+    # only for monitoring: an occasional point estimate on held-out images
     def look(engine: Engine) -> None:
         for name, result in evaluate_classifier(classifier, held_out, num_replicates=1).items():
             value = result["balanced_accuracy"]["value"]

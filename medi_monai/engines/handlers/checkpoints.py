@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and from which a run goes on as if it had not stopped."""
+"""Atomic checkpoints, from which a run resumes identically to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from medi_monai.utils.run_dir import set_aside
 
 __all__ = ["CHECKPOINT_INDEX", "TrainingCheckpoint", "saved_checkpoints"]
 
-#: beside the checkpoints: which of them a training wrote, with their steps and digests
+#: index, in the checkpoints' folder, of the checkpoints written by a training, with their steps and digests
 CHECKPOINT_INDEX = "checkpoints.json"
 NAME = re.compile(r"checkpoint_(\d{8,})\.pt")
 
 
 def saved_checkpoints(ckpt_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a folder that a training wrote, oldest first.
+    """Return the checkpoints in a folder that were written by a training, oldest first.
 
-    Those that the index names; where there is no index, as earlier versions left it, those with the exact name of a
-    checkpoint. A file that merely looks like one, such as ``checkpoint_00000002_best.pt``, is the user's.
+    These are the checkpoints in the index or, without an index (earlier versions), files with the exact name of a
+    checkpoint. Files with similar names, such as ``checkpoint_00000002_best.pt``, belong to the user.
     """
     index = FileIndex(ckpt_dir, CHECKPOINT_INDEX)
     named = _named_files(index.folder)
@@ -51,18 +51,19 @@ def _name(step: int) -> str:
 
 
 class TrainingCheckpoint:
-    """Saves all that a training is made of every so many steps, and loads the newest that is whole.
+    """Saves the complete state of a training at regular intervals, and loads the newest intact checkpoint.
 
-    Batches, noise and dropout depend on ``(seed, step)`` alone, so weights, optimizer, learning rate, average and
-    step are the whole state. A checkpoint enters the index before it gets its name, and leaves it after it was deleted:
-    killed at any moment, the next run knows what is its own. It deletes nothing else.
+    Batches, noise and dropout depend only on ``(seed, step)``, so the complete state consists of weights, optimizer,
+    learning rate, weight average and step. A checkpoint is added to the index before it gets its final name, and
+    removed from it after it was deleted, so that a run that follows a killed one recognizes its files. Nothing else is
+    deleted.
 
     Args:
-        ckpt_dir: gets ``checkpoint_<step>.pt`` and ``checkpoints.json``.
-        components: name to object with ``state_dict`` and ``load_state_dict``.
-        settings: what has to be alike for the run to go on as it was (seed, batch size, schedule, …).
-        every: steps between checkpoints; whoever runs the engine saves the last step.
-        keep: number of checkpoints kept, newest first.
+        ckpt_dir: output folder for ``checkpoint_<step>.pt`` and ``checkpoints.json``.
+        components: objects with ``state_dict`` and ``load_state_dict``, by name.
+        settings: settings that must be the same for a run to resume (seed, batch size, schedule, …).
+        every: steps between checkpoints; the last step is saved by the code that runs the engine.
+        keep: number of newest checkpoints to keep.
     """
 
     def __init__(
@@ -74,20 +75,20 @@ class TrainingCheckpoint:
         keep: int = 2,
     ) -> None:
         if every < 1 or keep < 1:
-            raise InputError(f"checkpoint_every {every} and the number kept {keep} have to be 1 or more")
+            raise InputError(f"checkpoint_every = {every} and keep = {keep}: both must be 1 or more")
         self.ckpt_dir, self.components, self.every, self.keep = Path(ckpt_dir), dict(components), every, keep
         self.settings = dict(settings)
         self.index = FileIndex(ckpt_dir, CHECKPOINT_INDEX)
-        #: names that this object wrote or loaded
+        #: names of checkpoints written or loaded by this object
         self._known_whole: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
-        """Save on every ``every``-th step of a trainer; of several processes, the first alone does."""
+        """Save after every ``every``-th step of a trainer, only in the first of several processes."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.save)
 
     def paths(self) -> list[Path]:
-        """The checkpoints in the folder that a training wrote, oldest first."""
+        """Return the checkpoints in the folder that were written by a training, oldest first."""
         return saved_checkpoints(self.ckpt_dir)
 
     @property
@@ -96,27 +97,27 @@ class TrainingCheckpoint:
         return self.paths()[-1] if self.paths() else None
 
     def check_free(self, first_step: int, last_step: int | None) -> None:
-        """Refuse a folder with a file of someone else's under the name of a checkpoint that may be written.
+        """Refuse a folder in which a foreign file has the name of a checkpoint that may be written.
 
         Args:
-            first_step: of the training.
-            last_step: of the training.
+            first_step: first step of the training.
+            last_step: last step of the training.
 
         Raises:
-            InputError: naming the file.
+            InputError: with the name of the file.
         """
         own = self.paths()
         known = set(own if self.index.exists() else [path for path in own if not self._read(path)[1]])
         for step, path in sorted(_named_files(self.ckpt_dir).items()):
             if path not in known and first_step <= step <= (step if last_step is None else last_step):
                 raise InputError(
-                    f"{path} is not known to be written by a training in this folder, and would be in the way of a "
-                    "checkpoint: move or rename it, or choose another ckpt_dir"
+                    f"{path} is not listed as written by a training in this folder, but has the name of a "
+                    "future checkpoint: move or rename it, or choose another ckpt_dir"
                 )
 
     def set_aside(self, others: tuple[Path, ...] = ()) -> None:
-        """Move the checkpoints of an earlier training, and other files of it, into ``earlier-<n>``."""
-        # the index last: killed between two of them, the next run still knows those that are left
+        """Move the checkpoints and other files of an earlier training into ``earlier-<n>``."""
+        # the index last, so that a run that follows a killed one still knows the remaining files
         set_aside(self.ckpt_dir, [*self.paths(), *others, self.index.path])
 
     def save(self, engine: Engine) -> None:
@@ -125,7 +126,7 @@ class TrainingCheckpoint:
         target = self.ckpt_dir / _name(step)
         if target.name not in self._known_whole or not target.is_file():
             content = {name: component.state_dict() for name, component in self.components.items()}
-            # what appeared there since the training began is not overwritten
+            # a file that appeared there since the start of the training is not overwritten
             set_aside(self.ckpt_dir, [target])
             with atomic_path(target) as path:
                 digest = write_tensors(path, {**content, "step": step, "settings": self.settings})
@@ -135,22 +136,22 @@ class TrainingCheckpoint:
 
     def _delete_old(self) -> None:
         for path in self.paths()[: -self.keep]:
-            # one that was replaced by another file since is not ours
+            # a checkpoint that was replaced by another file is not deleted
             if self.index.is_unchanged(path.name):
                 path.unlink()
         kept = {path.name for path in self.paths()[-self.keep :]}
         self.index.forget(self.index.read().keys() - kept)
 
     def resume(self, engine: Engine) -> int:
-        """Load the newest whole checkpoint into the components and the engine's step; prints which were passed over.
+        """Load the newest intact checkpoint into the components and the engine, and print which were skipped.
 
-        Those that were written here and are damaged are moved into ``earlier-<n>``.
+        Damaged checkpoints that were written by a training in this folder are moved into ``earlier-<n>``.
 
         Returns:
-            The step; 0 where there is no checkpoint.
+            The step; 0 if there is no checkpoint.
 
         Raises:
-            InputError: if the checkpoint was made with other settings, or none is whole.
+            InputError: if the checkpoint was written with other settings, or none is intact.
         """
         passed: dict[Path, str] = {}
         for path in reversed(self.paths()):
@@ -165,8 +166,8 @@ class TrainingCheckpoint:
         if passed:
             reasons = "; ".join(f"{path.name} {problem}" for path, problem in passed.items())
             raise InputError(
-                f"no checkpoint in {self.ckpt_dir} is whole: {reasons}. Train anew with --resume false: they are then "
-                "moved aside"
+                f"no checkpoint in {self.ckpt_dir} is intact: {reasons}. Start again with --resume false: they are "
+                "then moved aside"
             )
         return 0
 
@@ -205,15 +206,15 @@ class TrainingCheckpoint:
                 component.load_state_dict(content[name])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise InputError(f"{path} does not fit this training ({name}: {reason}). Train anew") from error
+                raise InputError(f"{path} does not match this training ({name}: {reason}). Start again") from error
 
     def _adopt(self, path: Path, passed: Mapping[Path, str]) -> None:
-        """Enter what a version without an index left, and take what was passed over out of the way."""
+        """Add checkpoints of versions without an index to the index, and move skipped checkpoints aside."""
         if idist.get_rank() != 0:
             return
         beyond = self._beyond(path)
         for other, problem in {**beyond, **passed}.items():
-            print(f"passed over {other}: it {problem}", flush=True)
+            print(f"skipped {other}: it {problem}", flush=True)
         if not self.index.exists():
             for older in self.paths():
                 if older == path or (older not in passed and not self._read(older)[1]):
@@ -226,7 +227,7 @@ class TrainingCheckpoint:
         self._delete_old()
 
     def _beyond(self, path: Path) -> dict[Path, str]:
-        """Files that a user may take for the newest checkpoint: of another's making, or named and not there."""
+        """Return files that a user may mistake for the newest checkpoint: foreign, or in the index but missing."""
         own, step = set(self.paths()), int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
         beyond = {
             other: f"was not written by a training in this folder ({CHECKPOINT_INDEX} does not name it)"
@@ -236,5 +237,5 @@ class TrainingCheckpoint:
         lost = [name for name, entry in self.index.read().items() if (entry["step"] or 0) > step]
         for name in lost:
             if not (self.ckpt_dir / name).exists():
-                beyond[self.ckpt_dir / name] = "is not there (its writing did not end, or it was removed)"
+                beyond[self.ckpt_dir / name] = "is missing (it was not completely written, or was removed)"
         return beyond

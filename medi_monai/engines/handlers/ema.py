@@ -1,4 +1,4 @@
-"""The average of the weights along the training; it is what samples and what is shipped."""
+"""Average of the weights over the training, which is used for sampling and saved as the model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["WeightAverage", "power_average_exponent"]
 
 
 class WeightAverage:
-    """Power-function average of EDM2 (Karras et al. 2024, arXiv 2312.02696, section 3.1): one setting for every budget.
+    """Power-function average of EDM2 (Karras et al. 2024, arXiv 2312.02696, section 3.1).
 
-    After step t the average moves towards the weights by ``1 - (1 - 1/t)^(gamma + 1)``. Unlike an exponential
-    average with a fixed decay it forgets the random start at any length of training.
+    After step t, the average moves toward the weights by ``1 - (1 - 1/t)^(gamma + 1)``. Unlike an exponential average
+    with a fixed decay, it forgets the random initialization for any length of training, so one setting suits all.
 
     Args:
-        network: the network in training.
+        network: network in training.
         relative_width: standard deviation of the averaging profile as a fraction of the training so far.
     """
 
@@ -53,7 +53,7 @@ class WeightAverage:
 
 
 def power_average_exponent(relative_width: float) -> float:
-    """``gamma`` whose profile ``t^gamma`` has the given relative standard deviation (arXiv 2312.02696, section 3.1).
+    """Return the ``gamma`` whose profile ``t^gamma`` has the given relative width (arXiv 2312.02696, section 3.1).
 
     ``sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))``, solved for gamma by bisection.
     """

@@ -1,4 +1,4 @@
-"""What users see of a training: a bar, scalars, sample grids, and a clear end when the loss is not finite."""
+"""Monitoring of a training: progress bar, scalars, sample grids, and a stop if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _output(engine: Engine) -> dict:
 
 
 def attach_bar(engine: Engine, task: str, total: int) -> None:
-    """Show how many of ``total`` iterations are done: each on a terminal, one line in twenty in a log file."""
+    """Show progress over ``total`` iterations: every iteration on a terminal, every twentieth in a log file."""
     step = 1 if sys.stderr.isatty() else max(1, total // 20)
 
     def drawn(_: Engine, iteration: int) -> bool:
@@ -50,11 +50,11 @@ def attach_bar(engine: Engine, task: str, total: int) -> None:
 
 
 class ProgressHandler:
-    """A bar with the smoothed loss and the speed, over the steps of a trainer.
+    """Progress bar over the steps of a trainer, with the smoothed loss and the speed.
 
     Args:
-        task: what is being done.
-        num_images: images in a step, for the speed.
+        task: description of the task.
+        num_images: images per step, for the speed.
     """
 
     #: one of several processes is enough
@@ -65,7 +65,7 @@ class ProgressHandler:
         self._loss: float | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follow every step; a terminal sees each, a log file one line in fifty."""
+        """Follow every step; a terminal shows each, a log file every fiftieth."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._smooth)
         bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
         event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
@@ -80,13 +80,13 @@ class ProgressHandler:
 
 
 class ScalarHandler:
-    """Loss, learning rate, gradient norm and speed for TensorBoard, averaged over ``every`` steps.
+    """Writes loss, learning rate, gradient norm and speed to TensorBoard, averaged over ``every`` steps.
 
     Args:
-        writer: TensorBoard.
-        optimizer: for its learning rate.
-        num_images: images in a step.
-        every: steps between two points.
+        writer: TensorBoard writer.
+        optimizer: optimizer, for its learning rate.
+        num_images: images per step, for the speed.
+        every: steps between points.
     """
 
     #: one of several processes is enough
@@ -123,14 +123,14 @@ class ScalarHandler:
 
 
 class ValidationLossHandler:
-    """The loss of the averaged weights on a fixed set of patches, noise and timesteps.
+    """Evaluates the loss of the averaged weights on a fixed set of patches, noise and timesteps.
 
-    Of several processes, each validates: the metric is their common one.
+    With several processes, each validates a part, and the metric is computed over all.
 
     Args:
         evaluator: engine with the metric ``validation_loss``.
-        writer: TensorBoard; None in other processes than the first.
-        every: steps between two validations; one is made at the end as well.
+        writer: TensorBoard writer; None except in the first process.
+        every: steps between validations; another one follows the last step.
     """
 
     def __init__(self, evaluator: Evaluator, writer: EventWriter | None, every: int) -> None:
@@ -153,13 +153,13 @@ class ValidationLossHandler:
 
 
 class SampleGridHandler:
-    """A grid of samples by class and subpopulation, into TensorBoard and ``samples/step_<n>.png``.
+    """Writes a grid of samples by class and subpopulation to TensorBoard and ``samples/step_<n>.png``.
 
     Args:
-        draw: returns the grid as ``(H, W, 3)`` uint8.
-        writer: TensorBoard.
-        folder: for the PNG files.
-        every: steps between grids; one is drawn at the end as well.
+        draw: function that returns the grid as ``(H, W, 3)`` uint8.
+        writer: TensorBoard writer.
+        folder: output folder for the PNG files.
+        every: steps between grids; another one follows the last step.
     """
 
     #: one of several processes is enough
@@ -186,24 +186,24 @@ class SampleGridHandler:
             with atomic_path(self.folder / f"step_{step:08d}.png") as path:
                 Image.fromarray(grid).save(path, format="png")
         except RunStopped as error:
-            # a picture, or a full disk under it, is no reason to end a training
+            # a failed figure, or a full disk, must not end the training
             print(f"warning: no samples at step {step}: {error}", flush=True)
             return
         self.writer.add_image("samples", grid, step, dataformats="HWC")
 
 
 class FiniteLossGuard:
-    """Stops a training whose loss or gradient is not finite, before the step that would spoil the weights.
+    """Stops a training whose loss or gradient is not finite, before the step that would corrupt the weights.
 
     Args:
-        checkpoint: names the last good state.
+        checkpoint: checkpoint handler, which names the last good checkpoint.
     """
 
     def __init__(self, checkpoint: TrainingCheckpoint) -> None:
         self.checkpoint = checkpoint
 
     def attach(self, engine: Engine) -> None:
-        """Look after every backward pass."""
+        """Check after every backward pass."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look)
 
     def _look(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""The arms of a comparison: what a linear probe is trained on besides, or instead of, the real images as they come."""
+"""Arms of a comparison: training data of linear probes, added to or in place of the original real images."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm does with the real training images.
+    """Use of the real training images in one arm.
 
     Args:
-        added: the image set that is added to them; of synthetic ones a number, of stain-augmented copies all.
-        view: the image set that stands for the real images, in training and in testing.
-        weighting: ``class``: every class weighs alike; ``group``: every combination does; empty: every image does.
-        oversampled: images of every combination are repeated until it is as large as the largest.
+        added: image set added to them: a given number of synthetic images, or all stain-augmented copies.
+        view: image set used in place of the real images, in training and in testing.
+        weighting: unit of equal weight: ``class``, ``group`` (combination), or, if empty, the image.
+        oversampled: whether images of every combination are repeated up to the size of the largest one.
     """
 
     added: str = ""
@@ -49,7 +49,7 @@ class Arm:
     oversampled: bool = False
 
 
-#: what reviewers ask for; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
+#: standard baselines; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
 BASELINES = {
     "real": Arm(),
     "class_reweighted": Arm(weighting="class"),
@@ -59,24 +59,24 @@ BASELINES = {
     NORMALIZED: Arm(view=NORMALIZED),
 }
 
-#: what figures of real images, and arms without synthetic ones, go by
+#: name of the figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
 
 
 def arm_named(name: str) -> Arm:
-    """A baseline, or *real + name* for a synthetic image set."""
+    """Return the baseline of this name, or the arm *real + name* for a synthetic image set."""
     return BASELINES.get(name, Arm(added=name))
 
 
 class ImageSet:
-    """Features of images and what is known of each; a set on disk goes to other processes by its folder alone.
+    """Features of images with their metadata; for a set on disk, only its folder is sent to other processes.
 
     Args:
-        features: ``(N, D)``, or the folder of a :class:`FeatureStore`.
+        features: ``(N, D)`` features, or the folder of a :class:`FeatureStore`.
         table: one row per image with label and attributes.
 
     Raises:
-        InputError: where there are not as many rows as features.
+        InputError: if the number of rows differs from that of features.
     """
 
     def __init__(self, features: np.ndarray | Path, table: pd.DataFrame) -> None:
@@ -127,13 +127,13 @@ def check_classes(real: Cohort, sampled: Mapping[str, Cohort], label: str) -> No
 
 
 def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``(N,)`` how often each row occurs where every group is as large as the largest: once, and some again.
+    """Return ``(N,)`` counts of each row, at least one, that oversample every group to the size of the largest.
 
-    A row that counts k times in a fit is k copies of it; to make the copies could take hundreds of times the memory.
+    A weight of k in a fit is equivalent to k copies of a row; actual copies could need hundreds of times the memory.
 
     Args:
-        groups: ``(N,)`` integer codes.
-        rng: source of the draw.
+        groups: ``(N,)`` integer codes of the groups.
+        rng: random generator of the draw.
     """
     sizes = np.bincount(groups)
     counts = np.ones(len(groups), np.int64)
@@ -146,12 +146,12 @@ def oversampled_counts(groups: np.ndarray, rng: np.random.Generator) -> np.ndarr
 def gathered(
     sources: Sequence[tuple[np.ndarray, np.ndarray]], folder: str | None = None, name: str = "features"
 ) -> np.ndarray:
-    """Rows of several arrays one below the other, float32; in a file of ``folder`` where they are too large to hold.
+    """Stack rows of several arrays as float32, in a file in ``folder`` if they are too large for memory.
 
     Args:
-        sources: arrays ``(N, D)`` with the row numbers to take from each.
-        folder: for a file that is deleted with it.
-        name: of the file.
+        sources: ``(N, D)`` arrays, each with the row numbers to take.
+        folder: temporary folder for the file.
+        name: name of the file.
     """
     count, dim = sum(len(rows) for _, rows in sources), sources[0][0].shape[1]
     if folder is None:

@@ -1,4 +1,4 @@
-"""Features in blocks of rows: reading, checking and scaling them without holding them as a whole."""
+"""Read, check and scale features in blocks of rows, without holding all of them in memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = [
     "row_blocks",
 ]
 
-#: bytes of a block of rows in double precision: one that stays in the cache, or one that fills a GPU
+#: bytes of a block of rows in double precision: small enough for the CPU cache, or large enough to use a GPU fully
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 
 class Standardizer:
-    """Mean 0 and standard deviation 1 by the training features; a constant feature has the scale 1.
+    """Standardizes features to mean 0 and standard deviation 1 over the training data; constant features have scale 1.
 
     Attributes:
         mean: ``(D,)`` float64.
@@ -39,32 +39,32 @@ class Standardizer:
         self.scale = torch.empty(0, dtype=torch.float64)
 
     def fit(self, features: Features) -> Standardizer:
-        """Take mean and scale from ``(N, D)`` features, in blocks.
+        """Compute mean and scale from ``(N, D)`` features, in blocks.
 
         Raises:
-            InputError: for another shape, no row, or values that are not finite.
+            InputError: for the wrong shape, no rows, or values that are not finite.
         """
         features = checked_features(features)
         count, dim = 0, features.shape[1]
         mean, scatter = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
         for _, block in row_blocks(features, torch.float64):
-            # parts are merged without loss of digits (Chan et al. 1979)
+            # blocks are merged without loss of precision (Chan et al. 1979)
             total = count + len(block)
             shift = block.mean(0) - mean
             scatter += (block - block.mean(0)).square().sum(0) + shift.square() * (count * len(block) / total)
             mean += shift * (len(block) / total)
             count = total
         self.mean, self.scale = mean, (scatter / count).sqrt()
-        # the spread that rounding alone gives to a constant
+        # spread of a constant due to rounding alone
         self.scale[self.scale <= 1e-14 * mean.abs()] = 1.0
         return self
 
     def transform(self, features: Features, out: np.ndarray | torch.Tensor | None = None) -> np.ndarray | torch.Tensor:
-        """``(N, D)`` standardized features, computed in float64.
+        """Return ``(N, D)`` standardized features, computed in float64.
 
         Args:
-            features: ``(N, D)``.
-            out: where to put them, such as a memory map; a new float64 tensor by default.
+            features: ``(N, D)`` features.
+            out: output array, such as a memory map; by default a new float64 tensor.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise InputError(
@@ -85,7 +85,7 @@ class Standardizer:
 def row_blocks(
     features: Features, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Blocks of rows with their places; a block on the CPU is overwritten by the next."""
+    """Yield blocks of rows with their slices; a block on the CPU is overwritten by the next."""
     device = torch.device(device)
     size = _block_rows(features.shape[1], device)
     buffer = torch.empty(min(size, len(features)), features.shape[1], dtype=dtype)
@@ -100,14 +100,14 @@ def row_blocks(
 
 
 def release(features: Features) -> None:
-    """Let go of the pages of a memory-mapped file that were read or written; of other features, do nothing.
+    """Release the memory pages of a memory-mapped file that were read or written; no effect on other features.
 
-    Their content stays in the system's cache or goes to the file, and they can be read again as before.
+    Their content stays in the system's cache or is written to the file, and can be read again as before.
     """
     base: object = features
     while isinstance(base, np.ndarray):
         mapped = base.base
-        # changes to a private copy (mode "c") are in these pages alone; Windows has no such call
+        # changes to a private copy (mode "c") exist only in these pages; Windows has no such call
         shared = isinstance(base, np.memmap) and base.mode != "c"
         if shared and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -115,7 +115,7 @@ def release(features: Features) -> None:
 
 
 def block_views(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Views of blocks of rows that are in memory, each with its slice."""
+    """Yield views of blocks of rows in memory, each with its slice."""
     size = _block_rows(rows.shape[1], rows.device)
     return ((slice(start, start + size), rows[start : start + size]) for start in range(0, len(rows), size))
 
@@ -125,7 +125,7 @@ def _block_rows(dim: int, device: torch.device) -> int:
 
 
 def checked_features(features: Features) -> Features:
-    """Features that are ``(N, D)``, one row or more, and finite, or an :class:`InputError`."""
+    """Return features after checking that they are ``(N, D)`` with at least one row, and finite."""
     count, dim = check_features(features)
     if not count:
         raise InputError(f"a probe needs at least one image, not features of shape {(count, dim)}")
@@ -133,7 +133,7 @@ def checked_features(features: Features) -> Features:
 
 
 def checked_labels(labels: np.ndarray | torch.Tensor, count: int, num_classes: int) -> torch.Tensor:
-    """Integers ``(count,)`` in [0, ``num_classes``), or an :class:`InputError`."""
+    """Return labels as ``(count,)`` integers, after checking that they are in [0, ``num_classes``)."""
     if num_classes < 2:
         raise InputError(f"a probe needs at least two classes, not {num_classes}")
     array = np.array(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
@@ -150,7 +150,7 @@ def checked_labels(labels: np.ndarray | torch.Tensor, count: int, num_classes: i
 
 
 def checked_weights(weights: np.ndarray | torch.Tensor | None, count: int) -> torch.Tensor:
-    """Weights ``(count,)`` of 0 or more, 1 where none are given, or an :class:`InputError`."""
+    """Return ``(count,)`` weights, by default 1, after checking that they are 0 or more."""
     if weights is None:
         return torch.ones(count, dtype=torch.float64)
     array = np.array(weights.cpu() if isinstance(weights, torch.Tensor) else weights, np.float64)

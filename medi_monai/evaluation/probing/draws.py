@@ -1,4 +1,4 @@
-"""What one draw of training patients gives, arm by arm; each is a file of its own below the run's folder."""
+"""Results of one draw of training patients, by arm; each draw is a separate file in the run's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "WorstGroup",
 ]
 
-#: figures that counts give, and so have an interval over patients
+#: figures computed from counts, which therefore have an interval over patients
 FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
 FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
 
@@ -83,11 +83,11 @@ class ArmScores(Result):
 
     @classmethod
     def balanced_accuracy_alone(cls, value: float | None) -> ArmScores:
-        """The scores where nothing but the balanced accuracy was measured."""
+        """Return scores for which only the balanced accuracy was measured."""
         return cls({"balanced_accuracy": value}, {}, None, {}, {}, {}, {})
 
     def figures_alone(self) -> ArmScores:
-        """Without all that the points of a sweep do not need."""
+        """Return a copy with only the figures needed for the points of a sweep."""
         return ArmScores(self.figures, {}, None, {}, {}, {}, {})
 
 

@@ -1,4 +1,4 @@
-"""The optimum of a softmax regression: the data of a fit in coordinates that suit Newton's method."""
+"""Solver of a softmax regression: the data of a fit, in coordinates suited to Newton's method."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["Problem", "Solution"]
 
-#: features of up to so many bytes are kept on the CPU in double precision; larger ones are read again in every pass
+#: largest size in bytes of features kept on the CPU in double precision; larger ones are read again in every pass
 KEPT_BYTES = 2 * 2**30
-#: rows that the principal axes are estimated from; they set the speed of a fit, not its result
+#: number of rows from which the principal axes are estimated; affects the speed of a fit, not its result
 SAMPLE_ROWS = 65_536
-#: most products with the Hessian in one Newton step
+#: maximum number of products with the Hessian in one Newton step
 MAX_PRODUCTS = 500
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where the search ended, and how."""
+    """Solution of a fit, with the state of its convergence."""
 
     parameters: torch.Tensor
     converged: bool
@@ -40,12 +40,12 @@ class Solution:
 
 
 class Problem:
-    """The data of a fit, in coordinates that suit the solver; C comes with :meth:`solve`.
+    """Data of a fit, in coordinates suited to the solver; C is given to :meth:`solve`.
 
-    Parameters ``(K, R + 1)`` are coefficients along the principal axes of the centered features, and intercepts. A
-    rotation leaves the penalty as it is, centering goes into the intercepts, and along these axes the Hessian is nearly
-    diagonal. K counts the classes that have rows. Two classes have two opposite vectors of half the length here: the
-    penalty doubles, and the optimum is that of the single vector.
+    Parameters ``(K, R + 1)`` are coefficients along the principal axes of the centered features, and intercepts. The
+    rotation does not change the penalty, centering is absorbed by the intercepts, and the Hessian is nearly diagonal
+    along these axes. K is the number of classes with rows. For two classes, there are two opposite vectors of half the
+    length here: with the penalty doubled, the optimum is that of the single vector.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class Problem:
             raise InputError(
                 f"a probe needs at least two classes, but the rows with positive weight have {len(self.classes)}"
             )
-        # a class whose rows all weigh nothing is as good as absent, and its rows count for nothing under any label
+        # a class whose rows all have weight 0 is treated as absent; its rows have no effect under any label
         codes = torch.searchsorted(self.classes, targets).clamp(max=len(self.classes) - 1)
         self.labels, self.weights = codes[:, None].to(device), weight[:, None].to(device)
         self.classes = self.classes.to(device)
         keep = count * self.dim * 8 <= _kept_bytes(device)
         self.mean, self.axes, self.variances = _principal_axes(self.features, weight.to(device), reduce=keep)
         self.rotated = self._rotated() if keep else None
-        # features that are read again and again are multiplied with the Hessian in single precision: that is twice as
-        # fast, and bends the way to the optimum, which gradients in double precision define
+        # for features that are read repeatedly, Hessian products use single precision, which is twice as fast and
+        # affects only the path to the optimum, which is defined by gradients in double precision
         self.dtype = torch.float64 if keep else torch.float32
         shape = (count, len(self.classes))
         self.scores = torch.empty(shape, dtype=self.dtype, device=device)
@@ -84,7 +84,7 @@ class Problem:
         self.penalty = self.penalty.to(device)
 
     def parameters_of(self, num_classes: int, coefficients: torch.Tensor, intercepts: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`coefficients_of`, for a start from a fitted probe."""
+        """Return the parameters of a fitted probe to start from, the inverse of :meth:`coefficients_of`."""
         expected = (1 if self.num_classes == 2 else self.num_classes, self.dim)
         if num_classes != self.num_classes or tuple(coefficients.shape) != expected:
             raise InputError(
@@ -99,7 +99,7 @@ class Problem:
         return start - start.mean(0)
 
     def coefficients_of(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coefficients ``(K, D)`` and intercepts ``(K,)`` of all classes, on the CPU; K = 1 for two classes."""
+        """Return ``(K, D)`` coefficients and ``(K,)`` intercepts of all classes on the CPU; K = 1 for two classes."""
         weights = parameters[:, :-1] @ self.axes.T
         intercepts = parameters[:, -1] - weights @ self.mean
         if self.num_classes == 2:
@@ -110,7 +110,7 @@ class Problem:
         return coefficients, biases
 
     def solve(self, c: float, start: torch.Tensor | None, max_iter: int, tolerance: float) -> Solution:
-        """Newton's method with preconditioned conjugate gradients (Nocedal and Wright 2006, algorithm 7.1)."""
+        """Solve by Newton's method with preconditioned conjugate gradients (Nocedal and Wright 2006, algorithm 7.1)."""
         shape = (len(self.classes), len(self.penalty))
         parameters = torch.zeros(shape, dtype=torch.float64, device=self.device) if start is None else start
         # below this norm a gradient is rounding error
@@ -124,7 +124,7 @@ class Problem:
             if norm <= max(tolerance * max(1.0, float(parameters[:, :-1].norm())), floor):
                 return Solution(parameters, True, iteration, norm)
             if start is not None and not norm <= 100 * first:
-                # a start at which every row is certain has no curvature to go by
+                # if every row is certain at the start, there is no curvature to use
                 return self.solve(c, None, max_iter, tolerance)
             if iteration == max_iter or not math.isfinite(norm):
                 break
@@ -148,11 +148,11 @@ class Problem:
         return self._on_axes(total, bias) * c + parameters * self.penalty
 
     def _newton_direction(self, gradient: torch.Tensor, c: float, accuracy: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """A step ``(K, R + 1)``, and the change of scores ``(N, K)`` that it makes."""
+        """Return a step ``(K, R + 1)``, and the resulting change of scores ``(N, K)``."""
         curvatures = [(self.weights[rows] * shares * (1 - shares)).sum(0) for rows, shares in block_views(self.shares)]
         spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
         diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
-        # intercepts have no penalty, and no curvature either where every row is certain
+        # intercepts have no penalty, and no curvature if every row is certain
         diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
         direction, change = torch.zeros_like(gradient), torch.zeros_like(self.scores)
         residual = -gradient
@@ -194,7 +194,7 @@ class Problem:
     def _step(
         self, parameters: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor, change: torch.Tensor, c: float
     ) -> float:
-        """A step length at which the slope is half of what it was, or less; scores are linear in it."""
+        """Return a step length at which the slope is at most half the initial slope; scores are linear in it."""
         # while no score moves by more than 0.2, the curvature changes by less than half, so the full step qualifies
         if float(change.abs().max()) <= 0.2:
             return 1.0
@@ -245,7 +245,7 @@ class Problem:
 
 
 def _centered(steps: torch.Tensor) -> torch.Tensor:
-    # the same vector added to all classes moves no probability; the Hessian is far from diagonal along it
+    # adding the same vector to all classes changes no probability; the Hessian is far from diagonal along it
     return steps - steps.mean(0)
 
 

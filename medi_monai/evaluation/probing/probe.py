@@ -96,15 +96,15 @@ class LogisticProbe:
         return self
 
     def probabilities(self, features: Features) -> torch.Tensor:
-        """``(N, num_classes)`` float64 on the CPU, of any number of rows.
+        """Return ``(N, num_classes)`` float64 probabilities on the CPU, for any number of rows.
 
         Raises:
-            InputError: for another number of features, or values that are not finite.
+            InputError: for the wrong number of features, or values that are not finite.
         """
         return self._log_probabilities(features).exp_()
 
     def predictions(self, features: Features) -> torch.Tensor:
-        """``(N,)`` most probable classes; of equals the first."""
+        """Return ``(N,)`` most probable classes; the first one in case of ties."""
         return self._log_probabilities(features).argmax(1)
 
     def _log_probabilities(self, features: Features) -> torch.Tensor:
@@ -134,28 +134,28 @@ def fit_path(
     weights: np.ndarray | torch.Tensor | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[LogisticProbe, pd.DataFrame]:
-    """Choose the regularizer on validation data alone.
+    """Fit probes for several values of C, and select one by the loss on validation data only.
 
-    Probes are fitted from strong to weak regularization, each from the one before. The one with the lowest
-    class-balanced log-loss wins (the mean over classes of the mean negative log-probability); of equals, the stronger.
-    Validation rows of a class without a training row say nothing about C and are left out.
+    Probes are fitted from strong to weak regularization, each starting from the one before. The probe with the lowest
+    class-balanced log-loss (mean over classes of the mean negative log-probability) is selected, with ties going to the
+    stronger regularization. Validation rows of a class without training rows are uninformative about C and left out.
 
     Args:
-        features: ``(N, D)`` of training.
-        labels: ``(N,)`` integers in [0, ``num_classes``).
-        num_classes: classes that exist, two or more.
-        c_values: values of C to try, one or more.
-        validation_features: ``(M, D)``.
-        validation_labels: ``(M,)``.
-        weights: ``(N,)`` of training rows.
-        device: where to compute.
+        features: ``(N, D)`` training features.
+        labels: ``(N,)`` integer training labels in [0, ``num_classes``).
+        num_classes: number of classes, at least 2.
+        c_values: values of C to try, at least one.
+        validation_features: ``(M, D)`` validation features.
+        validation_labels: ``(M,)`` integer validation labels.
+        weights: ``(N,)`` weights of the training rows.
+        device: device of the computation.
 
     Returns:
-        The probe, and a table of a row per C, ascending: ``c``, ``loss``, ``n`` (validation rows counted),
+        The probe, and a table with one row per C, ascending: ``c``, ``loss``, ``n`` (validation rows used),
         ``iterations``, ``converged``.
 
     Raises:
-        InputError: as :meth:`LogisticProbe.fit`, or for validation data without a row of the training's classes.
+        InputError: as for :meth:`LogisticProbe.fit`, or for validation data without the classes of the training data.
     """
     if len(c_values) == 0:
         raise InputError("no value of C is given: give at least one")

@@ -1,4 +1,4 @@
-"""One repeat of a linear probe: draw patients, train every arm on them, test on unseen combinations."""
+"""Protocol of a linear probe: draw patients, train every arm on them, test on unseen combinations."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["Outcome", "ProbeProtocol", "Setting"]
 
-#: training features of up to so many bytes are held in memory, larger ones in a temporary file
+#: largest size in bytes of training features held in memory; larger ones are put in a temporary file
 HELD_BYTES = 2 * 2**30
-#: test rows that are scored at a time
+#: number of test rows scored at once
 BLOCK = 16_384
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is varied between runs of the protocol.
+    """Settings that are varied between runs of the protocol.
 
     Args:
-        ratio: synthetic images per real one; each class gets the same number.
-        real_per_class: real training images of each class, at most; all by default.
-        centers: values of the first attribute that training images come from; all by default.
-        real_rows: rows of the real table to train on instead of the resampled training split; synthetic images are
-            then of their classes alone.
-        val_rows: rows to choose the regularizer on; those of the split, or of other patients of ``real_rows``, by
-            default.
-        test_rows: rows of the real table to test on instead of the holdout.
+        ratio: number of synthetic images per real image, the same number for each class.
+        real_per_class: maximum number of real training images per class; by default all.
+        centers: values of the first attribute for training images; by default all.
+        real_rows: rows of the real table to train on, instead of the resampled training split; synthetic images are
+            then limited to their classes.
+        val_rows: rows on which the regularizer is chosen; by default those of the split, or of other patients of
+            ``real_rows``.
+        test_rows: rows of the real table to test on, instead of the holdout.
     """
 
     ratio: float = 1.0
@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one arm came to: ``(N, C)`` probabilities of the test rows, and how they were arrived at."""
+    """Outcome of an arm: ``(N, C)`` probabilities of the test rows, and how they were obtained."""
 
     arm: str
     probabilities: torch.Tensor
@@ -72,30 +72,30 @@ class Outcome:
 
 
 class ProbeProtocol:
-    """Linear probes on frozen features, the regularizer chosen on in-domain validation alone.
+    """Linear probes on frozen features, with the regularizer chosen only on in-domain validation data.
 
-    Within a repeat all arms see the same real rows: a bootstrap of the training patients within each combination. Of
-    synthetic sets the same number of images per class is added, as many as ``ratio`` asks for and the smallest set has,
-    spread evenly over the combinations.
+    Within a repeat, all arms use the same real rows: a bootstrap of the training patients within each combination. The
+    same number of images per class is added from each synthetic set, as requested by ``ratio`` but at most as many as
+    the smallest set has, spread evenly over the combinations.
 
     Args:
-        views: image sets of the real rows, ``real`` and any that stands for it; all have the same rows in one order.
-        synthetic: image sets by arm.
+        views: image sets of the real rows, ``real`` and any alternatives to it, with the same rows in the same order.
+        synthetic: synthetic image sets by arm.
         augmented: features of stain-augmented copies of the real rows, one array per copy.
         label: column of the class.
-        attributes: columns that make a combination with the label; the first is the center.
+        attributes: columns that form a combination with the label; the first is the center.
         c_values: values of C to choose from.
-        seed: of all draws.
-        device: where to fit.
+        seed: seed of all draws.
+        device: device of the fits.
 
     Raises:
-        InputError: for sets that do not fit together, an empty split, a patient without a name, or patients on both
-            sides.
+        InputError: for inconsistent sets, an empty split, a missing patient, or patients in two splits.
 
     Attributes:
-        train: row numbers of the training split, like ``val`` and ``test`` in the order of the names of the images:
-            draws do not depend on the order of the rows.
-        test: those of the holdout whose class has training images; no arm can predict the ``num_untrained`` others.
+        train: row numbers of the training split, sorted by image name like ``val`` and ``test``, so that draws do not
+            depend on the order of the rows.
+        test: row numbers of the holdout whose class has training images; no arm can predict the ``num_untrained``
+            others.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class ProbeProtocol:
             raise InputError("the training split has a single class: a probe needs at least two")
 
     def arm(self, name: str) -> Arm:
-        """The arm of a name that this protocol has the images for."""
+        """Return the arm of this name, after checking that the protocol has its images."""
         arm = arm_named(name)
         added = ["", *self.synthetic, *([AUGMENTED] if self.augmented else [])]
         if arm.added not in added or arm.view not in self.views:
@@ -199,8 +199,8 @@ class ProbeProtocol:
         return rows[self.table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()[rows]]
 
     def _without_validation(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        # where there are no validation patients, training lends some: one of every combination that has three, and of
-        # every class that has two and lent none; where no class has two, a fifth of the images, of the domain as well
+        # without validation patients, some are taken from training: one of every combination with three, and one of
+        # every class with two that has given none; if no class has two, a fifth of the images, also in-domain
         chosen = np.isin(self.patients[rows], self._lent_patients(rows, rng))
         if not chosen.any():
             chosen[spread_rows(self.groups[rows], max(1, len(rows) // 5), rng)] = True
@@ -227,7 +227,7 @@ class ProbeProtocol:
         return sorted(lent)
 
     def _images_per_class(self, num_real: int, classes: np.ndarray, arms: Mapping[str, Arm], setting: Setting) -> int:
-        # every synthetic arm gets what the smallest has, whether that arm is run or not
+        # every synthetic arm gets as many images as the smallest has, whether or not that arm is run
         if not any(arm.added in self.added for arm in arms.values()):
             return 0
         sizes = [round(setting.ratio * num_real / len(classes))]

@@ -1,4 +1,4 @@
-"""The run ``probing``: accuracy of linear probes on unseen combinations, arm by arm, over resampled patients."""
+"""The run ``probing``: accuracy of linear probes on unseen combinations, by arm, over resampled patients."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
 
-#: of what a draw is: draws of another version are made again
+#: version of a draw's content: draws of another version are repeated
 DRAWS_VERSION = 4
-#: sweeps over settings, besides that over the correlation of class and center
+#: sweeps over settings, in addition to that over the correlation of class and center
 SWEEPS = ("ratio", "real_per_class", "num_centers")
-#: real images whose center and class are predicted, at most
+#: maximum number of real images whose center and class are predicted
 MAX_PREDICTED = 20_000
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A draw to be made, with all arms on it."""
+    """A draw to perform, with all its arms."""
 
     key: str
     sweep: str
@@ -109,9 +109,9 @@ def probe_run(
     focus: str = "medi",
     features_dir: str | os.PathLike | None = None,
 ) -> ProbeResults | None:
-    """Compare arms of training and write ``probe.json``, ``probe.csv`` and ``report.html``.
+    """Compare training arms and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
-    Every draw is written as it is done, so that an interrupted run goes on.
+    Every draw is written as soon as it is finished, so that an interrupted run can resume.
 
     Args:
         cohort: real images with ``train``, ``val`` and ``holdout``.
@@ -289,7 +289,7 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
 
 def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tuple[str, ...]) -> list[_Job]:
     centers, names = codes_of(protocol.table, [protocol.attributes[0]])
-    # in the order of the names of the images: draws do not depend on the order of the rows
+    # sorted by image name, so that draws do not depend on the order of the rows
     order = stable_order(protocol.table)
     labels = np.full(len(order), -1)
     for rows in (protocol.train, protocol.val, protocol.test):
@@ -300,7 +300,7 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
     for number, square in enumerate(squares):
         for repeat in range(settings.sweep_repeats):
             for level in settings.sweep_correlations:
-                # levels of one draw share their test images, and what they can of the others
+                # levels of one draw share their test images, and as many of the other images as possible
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
                 chosen = tuple(names[code][0] for code in square.centers)
@@ -321,7 +321,7 @@ def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int
             _run_job(job, context)
     else:
         with tempfile.TemporaryDirectory() as shared:
-            # tables of a million rows are read once by a process, not sent along with every draw
+            # tables of a million rows are read once per process, not sent with every draw
             path = Path(shared) / "context.pkl"
             path.write_bytes(pickle.dumps(context))
             for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):

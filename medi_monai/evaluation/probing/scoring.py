@@ -1,4 +1,4 @@
-"""Score a probe on the test images: counts by patient and group, from which every figure and its interval follow."""
+"""Score a probe on the test images: counts by patient and group, from which all figures and intervals are computed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from medi_monai.schema import missing_cells
 
 __all__ = ["Scorer", "TestUnits"]
 
-#: test images that are counted at a time
+#: number of test images counted at once
 BATCH = 4096
 
 
 @dataclass(frozen=True)
 class TestUnits:
-    """The test images by patient, combination of attributes and demographics: a unit is alike in all of them.
+    """Test images grouped into units with the same patient, attributes and demographics.
 
     Args:
         code: ``(N,)`` unit of every test image.
         table: one row per unit: ``patient``, attributes, demographics.
-        attributes: the first is the center.
+        attributes: columns of the attributes; the first is the center.
         demographics: columns whose groups are compared.
     """
 
@@ -54,14 +54,14 @@ class TestUnits:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, attributes: Sequence[str], demographics: Sequence[str]) -> TestUnits:
-        """The units of test rows."""
+        """Group test rows into units."""
         columns = list(dict.fromkeys(["patient", *attributes, *demographics]))
         code, names = codes_of(rows, columns)
         table = pd.DataFrame(names, columns=columns, dtype="str")
         return cls(code, table, tuple(attributes), tuple(demographics))
 
     def grouped(self, columns: Sequence[str]) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-        """Group ``(U,)`` of every unit, -1 where a value is missing, and the groups."""
+        """Return the ``(U,)`` group of every unit, -1 if a value is missing, and the groups."""
         keys = self.table[list(columns)]
         known = np.ones(len(keys), bool)
         for column in columns:
@@ -72,15 +72,15 @@ class TestUnits:
 
 
 class Scorer:
-    """An Ignite evaluator over the probabilities of test images.
+    """Ignite evaluator over the probabilities of test images.
 
     Args:
-        targets: ``(N,)`` class codes.
-        units: of the same images.
+        targets: ``(N,)`` class codes of the test images.
+        units: units of the same images.
         classes: names of the classes.
-        min_count: images that a group needs to be the worst, or to be compared with others.
-        num_replicates: bootstrap samples of the test patients.
-        seed: of the bootstrap.
+        min_count: minimum number of images of a group that can be the worst group, or be compared with others.
+        num_replicates: number of bootstrap samples of the test patients.
+        seed: seed of the bootstrap.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Scorer:
         patients = np.unique(units.table["patient"], return_inverse=True)[1]
         num = int(patients.max()) + 1
         drawn = rng.multinomial(num, np.full(num, 1 / num), size=num_replicates)
-        #: (B, U) how often each unit is in each bootstrap sample of the patients
+        #: (B, U) count of each unit in each bootstrap sample of the patients
         self.drawn = drawn[:, patients].astype(float)
         self.once = np.ones((1, len(patients)))
-        #: (G, C) groups that may be the worst
+        #: (G, C) whether a group can be the worst group
         self.large = self._sizes(targets) >= min_count
         self.evaluator = self._evaluator()
 
@@ -135,10 +135,10 @@ class Scorer:
         return evaluator
 
     def score(self, probabilities: torch.Tensor) -> ArmScores:
-        """All figures of one arm in one draw.
+        """Compute all figures of one arm in one draw.
 
         Args:
-            probabilities: ``(N, C)`` of the test images.
+            probabilities: ``(N, C)`` class probabilities of the test images.
         """
         units = torch.from_numpy(self.units.code)
         starts = range(0, len(units), BATCH)
@@ -160,8 +160,8 @@ class Scorer:
         )
 
     def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
-        # of every sample: weights (B, U) by units with confusions (U, C, C). Groups need the right and all targets of a
-        # class alone, which keeps many samples of many groups small
+        # for every sample: weights (B, U) times unit confusions (U, C, C). Groups need only the correct and all targets
+        # of a class, which limits the memory of many samples of many groups
         num_classes = confusion.shape[-1]
         overall = (weights @ confusion.reshape(len(confusion), -1)).reshape(-1, num_classes, num_classes)
         groups, centers = (
@@ -176,8 +176,8 @@ class Scorer:
         }
 
     def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float]:
-        # (B, G, C) each. The groups are those of the test as it is: left out of the samples that hold few of it, a
-        # small one would seem to be worst less often than it is
+        # (B, G, C) each. The groups are those of the original test set: if small groups were left out of samples with
+        # few of their images, they would seem to be the worst group less often than they are
         rates = np.divide(right, targets, out=np.full(right.shape, np.inf), where=(targets > 0) & self.large)
         worst = rates.reshape(len(rates), -1).min(1, initial=np.inf)
         return np.where(np.isfinite(worst), worst, np.nan).tolist()
@@ -218,7 +218,7 @@ class Scorer:
         return by_column
 
     def _gain(self, confusion: np.ndarray) -> dict[str, float]:
-        # balanced accuracy is a sum over patients: what they add to the recall of each class, mean of classes
+        # balanced accuracy is a sum over patients: their contributions to the recall of each class, over classes
         totals = confusion.sum((0, 2))
         present = totals > 0
         right = np.diagonal(confusion, axis1=1, axis2=2)[:, present] / totals[present]
@@ -227,7 +227,7 @@ class Scorer:
 
 
 def _right_and_all(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # (U, C) each: what is predicted right of a class, and all of its targets
+    # (U, C) each: correct predictions of a class, and all of its targets
     return np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2)
 
 
@@ -246,7 +246,7 @@ def _recalls(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _mean_over_groups(right: np.ndarray, targets: np.ndarray) -> float:
-    # (G, C) each; a group of one class says nothing of a classifier that predicts the class from the group
+    # (G, C) each; a single-class group is uninformative if the classifier predicts the class from the group
     values = [_recalls(*counts).mean() for counts in zip(right, targets) if np.count_nonzero(counts[1]) > 1]
     return float(np.mean(values)) if values else math.nan
 

@@ -1,4 +1,4 @@
-"""Shortcut diagnostics: what features tell of the center, and accuracy as center and class become correlated."""
+"""Shortcut diagnostics: center information in features, and accuracy as center and class become correlated."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["Square", "balanced_robustness", "correlated_rows", "find_squares", "probe_accuracy"]
 
-#: values of k among which PathoROB's index takes the one that classifies best
+#: values of k from which PathoROB's index selects the one with the best classification
 NEIGHBORS = (5, 11, 21, 41)
-#: images that a cell needs to be in a balanced pair
+#: minimum number of images per cell of a balanced pair
 MIN_OF_CELL = 5
 
 
@@ -32,17 +32,17 @@ def probe_accuracy(
     c_values: Sequence[float],
     seed: int = 0,
 ) -> ProbeAccuracy:
-    """How well a column can be predicted from features: balanced accuracy of a linear probe on other patients.
+    """Measure how well a column can be predicted from features: balanced accuracy of a linear probe on other patients.
 
-    Patients are dealt into three parts; each is predicted by a probe trained on one of the others, with the regularizer
-    chosen on the third. Perfect prediction of the center is the shortcut at its full strength.
+    Patients are divided into three parts; each is predicted by a probe trained on one of the others, with the
+    regularizer chosen on the third. Perfect prediction of the center means that the shortcut is fully available.
 
     Args:
-        features: ``(N, D)``.
+        features: ``(N, D)`` features.
         codes: ``(N,)`` integer values of the column.
-        patients: ``(N,)``.
+        patients: ``(N,)`` patients.
         c_values: values of C to choose from.
-        seed: of the deal.
+        seed: seed of the division.
     """
     third = _dealt(codes, patients, seed)
     num = int(codes.max()) + 1
@@ -58,7 +58,7 @@ def probe_accuracy(
         probe, _ = fit_path(
             train_features, codes[train], num, c_values, val_features, codes[val], group_weights(codes[train])
         )
-        # a value whose patients are all on one side cannot be learned, and is not counted
+        # a value whose patients are all in one part cannot be learned, and is not counted
         counted = np.isin(codes[test], codes[train])
         np.add.at(confusion, (codes[test][counted], probe.predictions(test_features).numpy()[counted]), 1)
     num_values, n = int((confusion.sum(1) > 0).sum()), int(confusion.sum())
@@ -69,8 +69,8 @@ def probe_accuracy(
 
 
 def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
-    # parts 0, 1, 2 of patients; those of one value go to different parts as far as they can
-    # the name decides the deal: another one would give other figures
+    # parts 0, 1, 2 of patients; patients with the same value go to different parts as far as possible
+    # the seed's name must not change: another one would give other figures
     rng = np.random.default_rng(seed_from("readability", seed))
     names, first = np.unique(patients, return_index=True)
     order = rng.permutation(len(names))
@@ -82,14 +82,14 @@ def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Square:
-    """Two classes that both occur at two centers, with images of three kinds of patients in all four cells.
+    """Two classes that both occur at two centers, with training, validation and test images in all four cells.
 
     Args:
         labels: two class codes.
         centers: two center codes.
-        train: row numbers by cell, ``(label, center)`` as places 0 and 1.
-        val: row numbers by cell, of other patients, or of the same where a cell has one for training alone.
-        test: row numbers by cell, of patients that are in no cell's ``train`` or ``val``.
+        train: row numbers by cell, ``(label, center)`` as indices 0 and 1.
+        val: row numbers by cell, of other patients, or of the same patient if a cell has only one for training.
+        test: row numbers by cell, of patients that are not in ``train`` or ``val`` of any cell.
     """
 
     labels: tuple[int, int]
@@ -100,7 +100,7 @@ class Square:
 
     @property
     def size(self) -> int:
-        """Training images that every cell can give."""
+        """Number of training images available in every cell."""
         return min(len(rows) for rows in self.train.values())
 
 
@@ -113,20 +113,20 @@ def find_squares(
     min_images: int = 16,
     seed: int = 0,
 ) -> list[Square]:
-    """Pairs of classes and centers whose correlation can be set to any value, the largest first.
+    """Find pairs of classes and centers whose correlation can be set to any value, largest first.
 
-    The patients of every cell are halved; those in ``known``, whom a generative model has seen, go to the training half
-    first, so that tests hold as few of them as can be. A patient of several cells is on one side in all of them. A
-    fifth of the patients of each training half, one at least, is for validation.
+    The patients of every cell are divided in half; those in ``known``, on whom a generative model was trained, go to
+    the training half first, so that tests contain as few of them as possible. A patient with several cells is in the
+    same half in all of them. A fifth of the patients of each training half, at least one, is used for validation.
 
     Args:
-        labels: ``(N,)`` class codes; rows of negative ones are left out.
+        labels: ``(N,)`` class codes; rows with negative codes are left out.
         centers: ``(N,)`` center codes.
-        patients: ``(N,)`` integer codes.
+        patients: ``(N,)`` integer codes of patients.
         known: ``(N,)`` whether an image belongs to the training split.
-        max_squares: at most so many, which share no cell.
-        min_images: every cell needs so many for training, and for the test.
-        seed: of the halving.
+        max_squares: maximum number of squares, which have no cell in common.
+        min_images: minimum number of images per cell for training, and for testing.
+        seed: seed of the division.
     """
     rows_of = _splits_of_cells(labels, centers, patients, known, seed)
     cells = {cell: use for cell, use in rows_of.items() if len(use[1]) and min(len(use[0]), len(use[2])) >= min_images}
@@ -178,7 +178,7 @@ def _splits_of_cells(
     for cell, rows in cells.items():
         by_use = [rows[use_of[patients[rows]] == number] for number in range(3)]
         if len(by_use[0]) > 1 and not len(by_use[1]):
-            # one patient for training: a fifth of the images stands for others of the domain
+            # only one patient for training: a fifth of the images serves as in-domain validation
             lent = np.random.default_rng(seed_from("square images", seed, *cell)).permutation(len(by_use[0]))
             cut = max(1, len(lent) // 5)
             by_use[:2] = [by_use[0][np.sort(lent[cut:])], by_use[0][np.sort(lent[:cut])]]
@@ -207,20 +207,20 @@ def _deal(
 def correlated_rows(
     square: Square, correlation: float, per_cell: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training and validation rows in which class and center are correlated as asked, and balanced test rows.
+    """Draw training and validation rows with a given correlation of class and center, and balanced test rows.
 
     Every class and every center has ``2 * per_cell`` training images at any correlation; Cramér's V of the two columns
-    is the correlation, up to rounding. With the same ``rng``, draws of two correlations share what they can, and their
-    test rows are the same.
+    equals the correlation, up to rounding. With the same ``rng``, draws for two correlations share as many rows as
+    possible, and have the same test rows.
 
     Args:
-        square: the cells.
-        correlation: 0, independent, to 1, where the center gives the class away.
-        per_cell: training images of each cell at correlation 0; a cell that has fewer than it needs repeats some.
-        rng: source of the draw.
+        square: cells to draw from.
+        correlation: from 0 (independent) to 1 (the center determines the class).
+        per_cell: training images per cell at correlation 0; images are repeated in cells that have too few.
+        rng: random generator of the draw.
 
     Returns:
-        Row numbers of training, of validation, and of test, as many of each cell in the latter.
+        Row numbers of training, validation and test, the last with the same number from each cell.
     """
     if not 0 <= correlation <= 1:
         raise InputError(f"correlation = {correlation}: must be between 0 and 1")
@@ -252,22 +252,22 @@ def balanced_robustness(
     max_images: int = 2000,
     max_pairs: int = 64,
 ) -> RobustnessIndex:
-    """PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
+    """Compute PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
 
-    In each pair every cell gives as many images as the smallest has; ``k`` is the one of :data:`NEIGHBORS` at which
-    nearest neighbors tell the classes apart best.
+    In each pair, every cell is reduced to the size of the smallest; ``k`` is the value of :data:`NEIGHBORS` at which
+    nearest neighbors classify best.
 
     Args:
-        features: ``(N, D)``.
+        features: ``(N, D)`` features.
         labels: ``(N,)`` class codes.
         centers: ``(N,)`` center codes.
-        slides: ``(N,)``; images of one slide are then no neighbors of each other.
-        seed: of the draw.
-        max_images: of one pair.
-        max_pairs: a random choice where there are more.
+        slides: ``(N,)`` slides; images of the same slide are not neighbors of each other.
+        seed: seed of the draw.
+        max_images: maximum number of images of a pair.
+        max_pairs: maximum number of pairs, chosen at random if there are more.
 
     Returns:
-        The index over all pairs together.
+        The index over all pairs.
     """
     rng = np.random.default_rng(seed_from("robustness", seed))
     pairs = _balanced_pairs(labels, centers, rng, max_images, max_pairs)

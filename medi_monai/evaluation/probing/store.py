@@ -1,4 +1,4 @@
-"""Features on disk: one array, one table with a row per feature, and a record of what is done."""
+"""Features on disk: an array, a table with one row per image, and a record of finished blocks."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from medi_monai.utils.workers import folder_lock
 __all__ = ["FeatureStore"]
 
 FEATURES_FILE, TABLE_FILE, STORE_FILE = "features.npy", "rows.parquet", "store.json"
-#: an empty file per block of rows whose features are on the disk
+#: folder with an empty file for each finished block of rows
 DONE_DIR = "done"
 
 
 class FeatureStore:
-    """A folder of features that several processes fill block by block, and that goes on where it stopped.
+    """Folder of features that several processes fill block by block, and that can be resumed.
 
-    ``features.npy`` holds ``(N, D)`` float32, ``rows.parquet`` the table, and ``store.json`` what they are features
-    of. :meth:`create_or_open` makes it, :meth:`open` opens it for reading.
+    ``features.npy`` contains ``(N, D)`` float32, ``rows.parquet`` the table, and ``store.json`` describes the encoder
+    and the images. :meth:`create_or_open` creates a store, :meth:`open` opens it for reading.
 
     Args:
-        folder: that holds a store.
+        folder: folder of the store.
 
     Raises:
-        InputError: for a folder that holds none, or a broken one.
+        InputError: for a folder without a store, or a damaged one.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -52,7 +52,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> FeatureStore:
-        """Open the store in ``folder``; see :attr:`complete`."""
+        """Open the store in ``folder``, which may be incomplete (see :attr:`complete`)."""
         return cls(folder)
 
     @classmethod
@@ -64,17 +64,17 @@ class FeatureStore:
         dim: int,
         block_size: int = 1024,
     ) -> FeatureStore:
-        """Open the store in ``folder``, or make one for features of the rows of ``table``.
+        """Open the store in ``folder``, or create one for the rows of ``table``.
 
         Args:
-            folder: made where it is not there.
-            table: one row per feature; it takes the place of the stored one, for labels may have been corrected.
-            fingerprint: JSON of all that decides the features: the encoder's description and the images in order.
+            folder: folder of the store, created if it does not exist.
+            table: one row per image; replaces the stored table, because labels may have been corrected.
+            fingerprint: JSON of everything that determines the features: encoder description, and images in order.
             dim: number of features D.
-            block_size: rows in a block, of a new store.
+            block_size: rows per block of a new store.
 
         Raises:
-            InputError: for a folder with another fingerprint, another number of rows or of features, or no row.
+            InputError: for a folder with another fingerprint, or another number of rows or features, or without rows.
         """
         folder, fingerprint = Path(folder), dict(fingerprint)
         if len(table) == 0 or dim < 1 or block_size < 1:
@@ -103,7 +103,7 @@ class FeatureStore:
             write_table(folder / TABLE_FILE, _plain(table))
             with atomic_path(folder / FEATURES_FILE) as path:
                 np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(table), dim)).flush()
-            # last: a folder with this file is whole
+            # written last: a folder with this file is complete
             content = {"fingerprint": fingerprint, "count": len(table), "dim": dim, "block_size": block_size}
             write_json(folder / STORE_FILE, content)
         return cls(folder)
@@ -128,31 +128,31 @@ class FeatureStore:
         return -(-self.count // self.block_size)
 
     def rows(self, block: int) -> range:
-        """The numbers of the rows in a block."""
+        """Return the row numbers of a block."""
         if not 0 <= block < self.num_blocks:
             raise InputError(f"there is no block {block}: {self.folder} has {self.num_blocks} blocks")
         return range(block * self.block_size, min((block + 1) * self.block_size, self.count))
 
     def missing_blocks(self, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Blocks that are not done, of the share of one process: ``rank``, ``rank + world_size``, …"""
+        """Return the unfinished blocks of one process's share: ``rank``, ``rank + world_size``, …"""
         finished = {path.name for path in (self.folder / DONE_DIR).iterdir()}
         return [block for block in range(rank, self.num_blocks, world_size) if str(block) not in finished]
 
     @property
     def complete(self) -> bool:
-        """Whether all blocks are done."""
+        """Whether all blocks are finished."""
         return not self.missing_blocks()
 
     def write(self, block: int, features: np.ndarray | torch.Tensor) -> None:
-        """Store the features of a block; it is done once they are on the disk.
+        """Store the features of a block, which is marked as finished once they are on disk.
 
         Args:
             block: number of the block.
-            features: ``(rows of the block, D)``; stored as float32.
+            features: ``(rows of the block, D)`` features, stored as float32.
 
         Raises:
-            InputError: for another shape, or values that are not finite in float32; the message names the image.
-            RunStopped: where the disk is full; the block is not done then.
+            InputError: for the wrong shape, or values that are not finite in float32; the message names the image.
+            RunStopped: if the disk is full; the block is then not finished.
         """
         rows = self.rows(block)
         if isinstance(features, torch.Tensor):
@@ -187,7 +187,7 @@ class FeatureStore:
 
     @property
     def features(self) -> np.ndarray:
-        """``(N, D)`` float32, mapped from the disk and read-only.
+        """Return ``(N, D)`` float32 features as a read-only memory map.
 
         Raises:
             InputError: while blocks are missing.
@@ -202,7 +202,7 @@ class FeatureStore:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The table, one row per feature."""
+        """Return the table, one row per image."""
         return _stored_table(self.folder)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""From the draws of a probe to figures with intervals, paired tests and curves."""
+"""Summarize the draws of a probe as figures with intervals, paired tests and curves."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SWEEP_WORDS = {
 
 
 def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
-    """What was tested on."""
+    """Describe the test images."""
     codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
     columns, trained_groups = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
     groups = [
@@ -80,17 +80,17 @@ def _tested_on(groups: Sequence[TestGroup]) -> str:
 
 
 def describe_training(protocol: ProbeProtocol) -> TrainingSet:
-    """What was trained on."""
+    """Describe the training images."""
     patients = len(np.unique(protocol.patients[protocol.train]))
     return TrainingSet(len(protocol.train), patients, len(protocol.val), tuple(protocol.classes))
 
 
 def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
-    """Means of all figures of an arm over its draws, with intervals.
+    """Average all figures of an arm over its draws, with intervals.
 
     Args:
-        draws: of the arm.
-        num_test: test images.
+        draws: draws of the arm.
+        num_test: number of test images.
     """
     figures = {name: _repeated_figure(draws, name, num_test) for name in FIGURES}
     worst_group = _worst_group_figure(draws, figures.pop("worst_group_accuracy"))
@@ -113,7 +113,7 @@ def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
 
 def _repeated_figure(draws: Sequence[ArmDraw], name: str, num_test: int) -> RepeatedFigure:
     values = _floats(draw.scores.figures[name] for draw in draws)
-    # test patients within each draw of training patients: both are part of what another study would vary
+    # test patients within each draw of training patients: both would differ in another study
     of_patients = name in FIGURES_OF_COUNTS
     spread = np.concatenate([_floats(draw.scores.replicates[name]) for draw in draws]) if of_patients else values
     repeats = tuple(None if np.isnan(value) else float(value) for value in values)
@@ -124,7 +124,7 @@ def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> Wor
     worst = [draw.scores.worst_group for draw in draws if draw.scores.worst_group is not None]
     names = [" · ".join(group_score.group) for group_score in worst if group_score.group]
     counts = {" · ".join(group_score.group): group_score.n for group_score in worst if group_score.group}
-    # of equals the first in the order of their names
+    # ties are broken by name
     group = pd.Series(names, dtype="str").mode().iloc[0] if names else None
     first = worst[0]
     return WorstGroupFigure(
@@ -155,17 +155,17 @@ def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
 
 
 def compare_arms(by_arm: Mapping[str, Sequence[ArmDraw]], focus: str) -> tuple[Comparison, ...]:
-    """The focus against every other arm, with p values corrected for their number (Holm), figure by figure.
+    """Compare the focus with every other arm for each figure, with Holm-corrected p values.
 
-    ``p_draws`` exchanges the arms draw by draw. ``p_patients`` exchanges them patient by patient for the balanced
-    accuracy, in which the difference is a sum over patients; for other figures that counts give it is twice the share
-    of bootstrap samples of the patients in which the difference is not on its side of zero. ``p_value`` is the larger:
-    an effect has to hold for other patients and for other draws of the training. Area under the curve and calibration
-    have ``p_draws`` alone, which says nothing of other patients.
+    ``p_draws`` is from exchanging the arms within draws. ``p_patients`` is from exchanging them within patients for the
+    balanced accuracy, whose difference is a sum over patients; for other figures based on counts, it is twice the share
+    of bootstrap samples of the patients in which the difference does not have the observed sign. ``p_value`` is the
+    larger of the two: an effect has to hold for other patients and for other draws of training patients. Area under the
+    curve and calibration have only ``p_draws``, which does not generalize to other patients.
 
     Args:
-        by_arm: the same draws of every arm.
-        focus: the arm that is compared with each other one.
+        by_arm: draws of every arm, in the same order.
+        focus: arm that is compared with every other arm.
     """
     others = [arm for arm in by_arm if arm != focus]
     comparisons = []
@@ -205,13 +205,13 @@ def _bootstrap_p_value(gaps: np.ndarray) -> float | None:
     known = gaps[np.isfinite(gaps)]
     if len(known) < 2:
         return None
-    # the sample at hand counts as well, so that no p value is 0
+    # the observed sample counts as well, so that no p value is 0
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(known) + 1))
 
 
 def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
-    """One row per point and arm of a sweep, points ascending."""
+    """Return one row per point and arm of a sweep, with points in ascending order."""
     rows = []
     for point in sorted({draw.point for draw in draws if draw.sweep == sweep and draw.point is not None}):
         at_point = [draw for draw in draws if draw.sweep == sweep and draw.point == point]
@@ -265,10 +265,10 @@ def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Findi
 
 
 def correlation_sweep(draws: Sequence[Draw]) -> CorrelationSweep:
-    """Accuracy as center and class become correlated, and PathoROB's average performance drop.
+    """Return accuracy as center and class become correlated, and PathoROB's average performance drop.
 
-    The drop is the mean over correlations above the lowest of ``accuracy / accuracy at the lowest - 1`` (arXiv
-    2507.17845), within each draw.
+    The drop is ``accuracy / accuracy at the lowest correlation - 1`` (arXiv 2507.17845) within each draw, averaged over
+    all higher correlations.
     """
     draws = [draw for draw in draws if draw.sweep == "correlation"]
     if not draws:
@@ -300,13 +300,13 @@ def _correlation_arm(draws: Sequence[Draw], arm: str, levels: Sequence[float]) -
 
 
 def _sum_over_squares(draws: Sequence[Draw], name: str) -> int:
-    """Test images of all squares: the mean over the draws of each, summed."""
+    """Return the number of test images of all squares: the mean over the draws of each square, summed."""
     table = pd.DataFrame({"square": [draw.square for draw in draws], "n": [getattr(draw, name) for draw in draws]})
     return round(float(table.groupby("square")["n"].mean().sum()))
 
 
 def long_table(results: ProbeResults) -> pd.DataFrame:
-    """One row per arm and figure, center, class, or point of a sweep."""
+    """Return one row per arm and figure, center, class, or point of a sweep."""
     rows = []
     for arm, of_arm in results.arms.items():
         rows += [_row(arm, name, "all", "", getattr(of_arm, name)) for name in FIGURES]

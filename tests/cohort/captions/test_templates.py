@@ -104,11 +104,11 @@ def test_an_unknown_column_names_the_nearest():
         ("a {sex!r}", "name of a column"),
         ("a {age:{width}}", "name of a column"),
         ("a {age:.x0f}", "not a valid format for 'age'"),
-        ("  ", "must be a text"),
+        ("  ", "must be a string"),
         ({"text": "a", "wieght": 1}, "did you mean 'weight'"),
         ({"text": "a", "weight": 0}, "above 0"),
-        ({"weight": 1}, "use a text"),
-        (3, "use a text"),
+        ({"weight": 1}, "use a string"),
+        (3, "use a string"),
     ],
 )
 def test_a_broken_template_is_an_error(template, message):

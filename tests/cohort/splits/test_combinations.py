@@ -249,7 +249,7 @@ def test_a_value_with_one_or_two_combinations_keeps_them_and_the_others_are_held
 
 def test_a_fraction_that_cannot_be_spared_says_how_many_values_are_too_small():
     rows = cohort_of([(f"t{tumor}", f"c{tumor}{center}") for tumor in range(3) for center in range(4)])
-    small = "0 of 3 values of 'tumor', 12 of 12 values of 'center' have 2 or fewer. No fraction can help"
+    small = "0 of 3 values of 'tumor', 12 of 12 values of 'center' have 2 or fewer. No fraction is possible"
     with pytest.raises(InputError, match=small):
         assign_splits(rows, SplitScheme(COLUMNS, "combination_holdout"))
 

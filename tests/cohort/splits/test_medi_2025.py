@@ -81,7 +81,7 @@ def test_a_patient_at_two_sites_does_not_train_for_one_and_test_for_the_other():
 
 def test_classes_that_the_rule_leaves_without_training_are_named():
     rows = table_of("A/1/f/w", "A/2/f/w", "A/3/f/w", "B/4/f/w")
-    with pytest.raises(InputError, match=r"no training row of 'B' \(1 site\)\. It is meant for site codes"):
+    with pytest.raises(InputError, match=r"no training rows of 'B' \(1 site\)\. It is meant for site codes"):
         assign_splits(rows, SplitScheme(COLUMNS, "medi_2025"))
 
 

@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_training_ends_as_if_undistu
         (folder / CHECKPOINT_INDEX).unlink()
     resumed = training(folder, first_weights=7)
     assert resumed.checkpoint.resume(resumed.engine) == 6
-    assert f"passed over {folder / 'checkpoint_00000009.pt'}: it is damaged" in capsys.readouterr().out
+    assert f"skipped {folder / 'checkpoint_00000009.pt'}: it is damaged" in capsys.readouterr().out
     assert names(folder) == ["checkpoint_00000006.pt", "earlier-1"]
     resumed.run()
     assert_equal(state(resumed), state(whole))
@@ -186,7 +186,7 @@ def test_where_no_checkpoint_is_whole_each_is_named(tmp_path):
     damage(tmp_path / "checkpoint_00000009.pt", 0.5)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     resumed = training(tmp_path)
-    with pytest.raises(InputError, match="no checkpoint .* whole: checkpoint_00000009.pt .*; checkpoint_00000006.pt"):
+    with pytest.raises(InputError, match="no checkpoint .* intact: checkpoint_00000009.pt .*; checkpoint_00000006.pt"):
         resumed.checkpoint.resume(resumed.engine)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -239,7 +239,7 @@ def test_a_file_in_the_way_is_refused_before_work(tmp_path, has_index):
         training(tmp_path, max_steps=3).run()
     (tmp_path / "checkpoint_00000007.pt").write_text("mine")
     run = training(tmp_path)
-    with pytest.raises(InputError, match="checkpoint_00000007.pt is not known to be written .*move or rename it"):
+    with pytest.raises(InputError, match="checkpoint_00000007.pt is not listed as written .*move or rename it"):
         run.checkpoint.check_free(1, 10)
     run.checkpoint.check_free(1, 6)
     run.checkpoint.check_free(8, 10)
