@@ -77,7 +77,7 @@ setup(
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["medi-monai-demo = medi_monai.demo:main"],
+        "console_scripts": ["medi-monai = medi_monai.runs.init:main", "medi-monai-demo = medi_monai.demo:main"],
         # called by `import torch`: see medi_monai/bundle_hook.py
         "torch.backends": ["medi_monai = medi_monai.bundle_hook:install"],
     },

@@ -1,0 +1,168 @@
+"""Columns of a table recognized by their names and their cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from medi_monai.schema import MISSING_WORDS
+from medi_monai.utils.text import look_alikes, number_in
+
+__all__ = ["Recognized", "recognize"]
+
+#: how names of identifiers end
+ID = "(?:_?(?:id|no|nr|number|code|name|barcode|submitter_id))?"
+#: what a column is, by its name in lower case with ``_`` between its words; the first that fits
+NAMES = {
+    "mpp": r"mpp|.*microns?_per_pixel.*|pixel_?(?:size|spacing).*|.*um_px.*",
+    "split": r"split|fold|subset|partition|set",
+    "patient": rf"(?:tcga_)?(?:patients?|patienten?|subject|case|participant|donor){ID}|pid|mrn|bcr_patient_barcode",
+    "slide": rf"(?:slide|wsi|block|scan|specimen){ID}",
+    "sex": r"sex|gender|geschlecht|(?:patient_?)?sex(?:_at_birth)?|m_f",
+    "age": r"(?:patient_?)?age|age_.*|.*_age|alter",
+    "race": r"race|ethnicity|ancestry",
+    "scanner": r"scanner.*|.*manufacturer.*|vendor|device|.*model_?name",
+    "stain": r"stain(?:ing)?",
+    "center": r".*(?:cent(?:er|re)|hospital|institut|clinic(?!al)|klinik|source_site).*|site(?:_(?:id|name|code))?|lab",
+    "caption": r"caption|report|findings|impression|description",
+    "label": r"diagnos(?:is|e)|label|class|target|tumou?r(?:_type)?|cancer(?:_type)?|project_id|sub_?type|histolog.*|"
+    r"disease.*|entity|category|dx|pathology|grade|.*_diagnosis",
+}
+ATTRIBUTES = ("center", "sex", "age", "race", "scanner", "stain")
+#: values that a class or an attribute has at most
+MAX_VALUES = 60
+#: further words for missing data in tables of hospitals
+MORE_WORDS = {"n/a", "n.a.", "?", "-", "missing", "null", "k.a.", "unbekannt", "not specified", "#n/a", "."}
+#: names that a cohort has already
+TAKEN = {"image", "slide", "patient", "x", "y", "mpp", "row", "problem", "split", "source_mpp", "caption"}
+
+
+@dataclass
+class Recognized:
+    """The columns of a table.
+
+    Args:
+        roles: of ``patient``, ``slide``, ``mpp``, ``caption``, the column.
+        label: its name in the cohort, or None.
+        attributes: names in the cohort.
+        mapping: rules of the cohort's columns that are not taken as they are.
+        missing: words that mean missing data, if there are others than the usual ones.
+        left_out: other columns, and why.
+        checks: what the user should look at.
+    """
+
+    roles: dict[str, str] = field(default_factory=dict)
+    label: str | None = None
+    attributes: list[str] = field(default_factory=list)
+    mapping: dict[str, dict] = field(default_factory=dict)
+    missing: list[str] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    checks: list[str] = field(default_factory=list)
+
+
+def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
+    """Sort the columns of a table.
+
+    Args:
+        cells: the table.
+        taken: columns that name the images.
+    """
+    found = Recognized()
+    words = {word for name in cells for word in cells[name].str.strip().str.lower().unique() if word in MORE_WORDS}
+    missing = {*MISSING_WORDS, *words}
+    if words:
+        found.missing = [*MISSING_WORDS, *sorted(words)]
+    kinds: dict[str, str] = {}
+    rest: list[str] = []
+    for name in map(str, cells.columns):
+        kind = _kind(name)
+        if kind is None or kind in kinds:
+            rest.append(name)
+        else:
+            kinds[kind] = name
+    values = {name: _values(cells[name], missing) for name in cells}
+    for kind in ("patient", "slide", "mpp", "caption"):
+        if kind in kinds:
+            found.roles[kind] = kinds[kind]
+    if "label" not in kinds and (guess := _guessed_label(rest, values, taken)):
+        kinds["label"] = guess
+        rest.remove(guess)
+        found.checks.append(f"label: {guess!r} is a guess: no column has a name such as diagnosis or label")
+    if "split" in kinds:
+        found.left_out[kinds["split"]] = "a split of its own; cohorts are split by patient"
+    for kind in ("label", *ATTRIBUTES):
+        if kind in kinds:
+            _take(found, kind, kinds[kind], values[kinds[kind]])
+    used = {*found.roles.values(), *taken, *(rule.get("column", name) for name, rule in found.mapping.items())}
+    used |= {found.label or "", *found.attributes}
+    for name in rest:
+        if name not in used:
+            found.left_out[name] = _why_not(values[name], len(cells))
+    return found
+
+
+def _kind(name: str) -> str | None:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    plain = re.sub(r"[\W_]+", "_", words.lower()).strip("_")
+    return next((kind for kind, pattern in NAMES.items() if re.fullmatch(pattern, plain)), None)
+
+
+def _values(cells: pd.Series, missing: set[str]) -> pd.Series:
+    cells = cells.str.strip()
+    return cells[(cells != "") & ~cells.str.lower().isin(missing)]
+
+
+def _guessed_label(rest: list[str], values: dict[str, pd.Series], taken: Iterable[str]) -> str | None:
+    for name in rest:
+        count = values[name].nunique()
+        if name not in set(taken) and 2 <= count <= 20 and len(values[name]) >= 2 * count:
+            return name
+    return None
+
+
+def _take(found: Recognized, kind: str, column: str, values: pd.Series) -> None:
+    numbers = values.map(number_in)
+    share = float(numbers.notna().mean()) if len(values) else 0.0
+    rule: dict = {}
+    if kind == "age" and share > 0.8:
+        if not numbers.dropna().between(0, 130, inclusive="left").all():
+            found.left_out[column] = "ages beyond 130: days or months"
+            return
+        rule["bins"] = "decades"
+    elif not 2 <= values.nunique() <= MAX_VALUES:
+        count = values.nunique()
+        found.left_out[column] = f"looks like the {kind}, but has {count} value{'s' if count != 1 else ''}"
+        return
+    name = kind if kind != "label" else re.sub(r"\W+", "_", column.lower()).strip("_")
+    name = f"{name}_class" if name in TAKEN else name
+    if name != column:
+        rule["column"] = column
+    counts = values.value_counts()
+    ordered = sorted(counts.index, key=lambda value: (-counts[value], value))
+    groups = [] if "bins" in rule else look_alikes(ordered)
+    merged = {group[0]: group[1:] for group in groups if number_in(group[0]) is None}
+    if merged:
+        rule["merge"] = merged
+        found.checks.append(f"{name}: spellings that look alike are merged: {merged}")
+    for group in groups:
+        if number_in(group[0]) is not None:
+            merge = f"{{{group[0]}: {group[1:]}}}"
+            found.checks.append(f"{name}: are {' and '.join(group)} the same? Then add merge: {merge}")
+    if rule:
+        found.mapping[name] = {key: rule[key] for key in ("column", "bins", "merge") if key in rule}
+    if kind == "label":
+        found.label = name
+    else:
+        found.attributes.append(name)
+
+
+def _why_not(values: pd.Series, rows: int) -> str:
+    count = values.nunique()
+    if count < 2:
+        return "empty" if count == 0 else "one value for all"
+    if count > MAX_VALUES or count > 0.9 * rows:
+        return "numbers" if values.map(number_in).notna().mean() > 0.8 else f"{count} different values"
+    return f"not recognized; {count} values: to use it, add it to metadata_columns"

@@ -1,0 +1,134 @@
+"""The command ``python -m medi_monai init FOLDER_OR_TABLE``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medi_monai.cohort.settings import CaptionSettings, CohortSettings, caption_preparation, patch_preparation
+from medi_monai.runs.init.proposal import BRAIN, Proposal, propose
+from medi_monai.runs.init.survey import survey
+from medi_monai.utils.errors import InputError, report_user_errors
+
+__all__ = ["main", "overlay_text", "tried"]
+
+#: texts that YAML needs no quotes for
+PLAIN = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)*")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Look at a folder or table, write an overlay for the user to edit, and print the next command."""
+    report_user_errors()
+    parser = argparse.ArgumentParser(
+        prog="medi_monai",
+        description="Start a cohort: looks at a folder of patches, slides or volumes, or at a table, and proposes an "
+        "overlay. Nothing in the folder is changed.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("init", help="propose an overlay for a folder or table")
+    start.add_argument("target", help="folder of the images, or a table in it")
+    start.add_argument("--output", help="the overlay to write; by default <name of the folder>.yaml, here")
+    options = parser.parse_args(arguments)
+    _init(Path(options.target), Path(options.output) if options.output else None)
+
+
+def _init(target: Path, output: Path | None) -> None:
+    found = survey(target)
+    output = output or Path(re.sub(r"[^\w.-]+", "_", found.root.name) + ".yaml")
+    if output.exists() or output.is_symlink():
+        raise InputError(f"{output} exists and is not overwritten: move it, or choose another name with --output")
+    proposal = propose(found)
+    for title, lines in (
+        ("Recognized", proposal.recognized),
+        ("Left out", proposal.left_out),
+        ("Please check", proposal.checks),
+    ):
+        if lines:
+            print(f"{title}:")
+            print("\n".join(f"  - {line}" for line in lines))
+    text = overlay_text(proposal)
+    print(f"Tried: {tried(text, proposal.bundle)}")
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}. Choose another place with --output") from None
+    print(f"\nWrote {output}. Edit it, then run:\n\n{next_command(proposal.bundle, output)}")
+
+
+def next_command(bundle: str, overlay: Path) -> str:
+    """The command that prepares the cohort."""
+    places = [Path("bundles"), Path(__file__).resolve().parents[3] / "bundles"]
+    root = next((place / bundle for place in places if (place / bundle).is_dir()), Path("bundles") / bundle)
+    config = root / "configs" / "prepare.json"
+    files = f"['{config}', '{overlay}']"
+    command = f"python -W ignore -m monai.bundle run preparing --bundle_root {root} --on_error skip"
+    return f'{command} \\\n  --config_file "{files}"'
+
+
+def tried(text: str, bundle: str) -> str:
+    """How many rows of a proposed overlay can be used, or why it cannot."""
+    values = yaml.safe_load(text)
+    group: Any = CaptionSettings if bundle == BRAIN else CohortSettings
+    known = {name: value for name, value in values.items() if name in group.model_fields}
+    # the demo's columns, the defaults, are not those of any other table
+    given = {"attribute": None, "templates": None} | known if bundle == BRAIN else known
+    try:
+        with redirect_stdout(io.StringIO()) as printed:
+            settings = group(**given)
+            made = caption_preparation(settings, None) if bundle == BRAIN else patch_preparation(settings)
+            rows = made.source.rows()
+    except InputError as error:
+        return f"the overlay needs an edit first: {error}"
+    wrong = rows.loc[rows["problem"] != "", "problem"]
+    first = f"; {len(wrong):,} cannot, the first because: {wrong.iloc[0]}" if len(wrong) else ""
+    lines = printed.getvalue().splitlines()
+    try:
+        with redirect_stdout(io.StringIO()):
+            made.with_splits(rows[rows["problem"] == ""])
+    except InputError as error:
+        lines.append(f"no split: {error}")
+    notes = "".join(f"\n  - {line}" for line in lines)
+    return f"{len(rows) - len(wrong):,} of {len(rows):,} rows can be used{first}{notes}"
+
+
+def overlay_text(proposal: Proposal) -> str:
+    """The overlay as YAML with comments."""
+    lines = [
+        "# A cohort, as `medi_monai init` proposes it: please check each line. docs/your_data.md explains them all.",
+        "# Use this overlay after the config of each run, from preparing to experiment.",
+    ]
+    for name, value in proposal.settings.items():
+        comment = proposal.comments.get(name)
+        lines += [f"# {comment}"] if comment else []
+        if isinstance(value, dict) and name in ("mapping", "templates", "columns"):
+            lines += [f"{name}:", *(f"  {flow(key)}: {flow(inner)}" for key, inner in value.items())]
+        else:
+            lines.append(f"{name}: {flow(value)}")
+    if proposal.left_out:
+        lines += ["# Left out:", *(f"#   {' '.join(line.split())}" for line in proposal.left_out)]
+    lines.append("# ckpt_dir: models     # a folder for the models of this cohort, before you train")
+    return "\n".join(lines) + "\n"
+
+
+def flow(value: Any) -> str:
+    """A value in YAML's flow style."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{flow(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and PLAIN.fullmatch(value) and isinstance(yaml.safe_load(value), str):
+        return value
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    return json.dumps(value)

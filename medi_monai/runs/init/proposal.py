@@ -1,0 +1,218 @@
+"""The overlay that suits what a folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from medi_monai.cohort.tables.patterns import pattern_fields
+from medi_monai.runs.init.columns import Recognized, recognize
+from medi_monai.runs.init.survey import FoundTable, Survey
+from medi_monai.runs.init.templates import column_pattern, guess_pattern, guess_volume_pattern
+
+__all__ = ["Proposal", "propose"]
+
+PATHOLOGY, BRAIN = "pathology_medi_diffusion", "brain_mri_fair_text_diffusion"
+#: microns per pixel where nothing says: a usual scan, called a guess in the overlay
+GUESSED_MPP = 0.5
+#: sides of patches that are proposed, in pixels
+SIDES = (128, 64, 32, 16)
+WOMEN, MEN = {"f", "female", "w", "woman", "weiblich", "2"}, {"m", "male", "man", "männlich", "1"}
+
+
+@dataclass
+class Proposal:
+    """An overlay.
+
+    Args:
+        bundle: name of its folder.
+        settings: of the overlay, in its order.
+        comments: by setting, what its line says.
+        recognized: lines for the user: what was taken.
+        left_out: what was not, and why.
+        checks: what to look at.
+    """
+
+    bundle: str
+    settings: dict[str, Any]
+    comments: dict[str, str] = field(default_factory=dict)
+    recognized: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+
+
+def propose(found: Survey) -> Proposal:
+    """The overlay for a folder."""
+    proposal = Proposal(BRAIN if found.kind in ("volumes", "dicom") else PATHOLOGY, {"dataset_dir": str(found.root)})
+    proposal.recognized.append(f"{len(found.images):,} {_words(found.kind)} in {found.root}")
+    proposal.left_out += [f"{count:,} files of another kind ({_words(kind)})" for kind, count in found.others.items()]
+    proposal.checks += found.notes
+    table, pattern, columns = _table(found, proposal)
+    if proposal.bundle == BRAIN:
+        _volumes(found, proposal, table, pattern, columns)
+    else:
+        _patches(found, proposal, table, pattern, columns)
+    proposal.left_out += [f"column {name!r}: {reason}" for name, reason in columns.left_out.items()]
+    proposal.checks += columns.checks
+    return proposal
+
+
+def _words(kind: str) -> str:
+    return {"volumes": "volumes", "dicom": "DICOM files"}.get(kind, kind)
+
+
+def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, Recognized]:
+    """The table whose rows name most of the images, its pattern and columns; or the pattern of folders."""
+    images = found.images
+    if found.kind == "volumes":
+        guess, images, others = guess_volume_pattern(images)
+        proposal.left_out += [f"volumes of another kind: {kind}" for kind in others]
+    matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, images))]
+    if matches and found.kind != "dicom":
+        (pattern, share), table = max(matches, key=lambda item: (item[0][1], len(item[1].cells)))
+        proposal.recognized.append(f"table {table.path}: {share:.0%} of its rows name a file as {pattern}")
+        proposal.left_out += [f"table {other.path}" for _, other in matches if other is not table]
+        return table, pattern, recognize(table.cells, pattern_fields(pattern))
+    for table in found.tables:
+        proposal.left_out.append(f"table {table.path}: its rows name no file of {found.root}")
+    pattern = guess if found.kind == "volumes" else guess_pattern(images) if found.kind != "dicom" else ""
+    return None, pattern, Recognized()
+
+
+def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
+    settings, comments = proposal.settings, proposal.comments
+    if table is None:
+        fields = list(dict.fromkeys(pattern_fields(pattern))) if "{" in pattern else []
+        settings["table"] = pattern
+        comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
+        columns.label = fields[0] if "diagnosis" not in fields and fields else "diagnosis"
+        columns.attributes = [name for name in fields if name not in ("patient", columns.label)]
+        if "patient" not in fields:
+            settings["columns"] = {"patient": None}
+        proposal.recognized.append(f"folders as {pattern}")
+        if not fields:
+            proposal.checks.append("no folder or part of a name tells classes apart: name them, or add a table")
+        elif columns.attributes:
+            proposal.checks.append(f"which folder is what is a guess: {pattern}; rename the columns in braces")
+    else:
+        settings["table"] = table.setting
+        roles = columns.roles
+        settings["columns"] = {
+            "image": pattern,
+            "slide": roles.get("slide"),
+            "patient": roles.get("patient"),
+            "mpp": roles.get("mpp"),
+        }
+    if settings.get("columns", {"patient": ""}).get("patient", "") is None:
+        comments["columns"] = "patient: null: nothing names patients, so that each image counts as its own"
+        proposal.checks.append("patients are unknown: images of one patient may be in training and in the holdout")
+    settings["unit"] = found.kind
+    comments["unit"] = {
+        "slides": "each row is a slide to be cut into patches",
+        "tiles": "each row is an image to be cut into patches",
+        "patches": "used as they are, not cut",
+    }[found.kind]
+    if columns.mapping:
+        settings["mapping"] = columns.mapping
+    if columns.missing:
+        settings["missing"] = columns.missing
+        comments["missing"] = "words that mean missing data"
+    _labels(proposal, columns)
+    _resolution(found, proposal, columns)
+
+
+def _labels(proposal: Proposal, columns: Recognized) -> None:
+    settings = proposal.settings
+    label = columns.label or "diagnosis"
+    if columns.label is None:
+        proposal.checks.append("no column looks like a class: put its name in place of `diagnosis`")
+    main = "center" if "center" in columns.attributes else next(iter(columns.attributes), None)
+    settings["label"] = label
+    settings["attributes"] = [main] if main else []
+    settings["subpopulation_columns"] = [label, *([main] if main else [])]
+    settings["metadata_columns"] = columns.attributes
+    proposal.comments["label"] = "the class"
+    proposal.comments["attributes"] = "what the model is conditioned on besides the class"
+    proposal.recognized.append(f"class {label}; attributes {', '.join(columns.attributes) or 'none'}")
+
+
+def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
+    settings, comments = proposal.settings, proposal.comments
+    mpp = found.mpp or GUESSED_MPP
+    if found.mpp is None and "mpp" not in columns.roles:
+        settings["source_mpp"] = GUESSED_MPP
+        comments["source_mpp"] = "EDIT: microns per pixel of the files, which do not say; 0.5 is a guess"
+        proposal.checks.append("microns per pixel: neither files nor table say; source_mpp: 0.5 is a guess")
+    side = next((side for side in SIDES if found.side is None or side <= found.side), SIDES[-1])
+    settings["image_size"] = side
+    if found.kind == "patches" and found.side:
+        # the whole patch, reduced to the size of the network
+        settings["mpp"] = round(mpp * found.side / side, 6)
+        reduced = f", reduced to {side}" if side != found.side else ""
+        comments["mpp"] = f"microns per pixel of the patches: all of their {found.side} pixels{reduced}"
+    else:
+        settings["mpp"] = max(0.5, round(mpp, 4))
+        comments["mpp"] = "microns per pixel of the patches"
+    comments["image_size"] = "pixels"
+    if found.kind == "slides":
+        settings["max_patches_per_slide"] = 128
+
+
+def _volumes(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
+    settings, comments = proposal.settings, proposal.comments
+    if found.kind == "dicom":
+        settings["table"] = {"layout": "dicom", "path": "."}
+        comments["table"] = 'one row per series; choose some by series: "*FLAIR*"'
+        settings["mapping"] = {"sex": {"column": "PatientSex"}}
+        columns.attributes = ["sex", "PatientAge", "InstitutionName", "ManufacturerModelName"]
+    elif table is None:
+        settings["table"] = pattern
+        comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
+        proposal.recognized.append(f"volumes as {pattern}")
+    else:
+        settings["table"] = table.setting
+        patient = columns.roles.get("patient") or pattern_fields(pattern)[0]
+        settings["columns"] = {"image": pattern, "patient": patient}
+        if columns.mapping:
+            # words of the captions have ranges of their own
+            settings["mapping"] = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
+            settings["mapping"] = {name: rule for name, rule in settings["mapping"].items() if rule}
+        if columns.missing:
+            settings["missing"] = columns.missing
+        if columns.label:
+            columns.attributes.append(columns.label)
+    settings["attributes"] = columns.attributes
+    attribute = "sex" if "sex" in columns.attributes else next(iter(columns.attributes), None)
+    settings["attribute"] = attribute
+    comments["attribute"] = "the sensitive attribute"
+    settings["templates"] = _captions(columns, table, settings)
+    comments["templates"] = "captions are made of columns: EDIT the words"
+    settings["plane"], settings["slices"] = "axial", 3
+    comments["slices"] = "of each volume, from the middle of its tissue"
+    settings["image_size"] = 64
+    proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
+
+
+def _without_bins(rule: dict) -> dict:
+    return {key: value for key, value in rule.items() if key != "bins"}
+
+
+def _captions(columns: Recognized, table: FoundTable | None, settings: dict[str, Any]) -> dict[str, Any]:
+    plain = {"text": "Axial MR slice of a brain", "weight": 0.5}
+    words: dict[str, Any] = {}
+    if "sex" in columns.attributes:
+        source = settings.get("mapping", {}).get("sex", {}).get("column", "sex")
+        values = ["F", "M"] if table is None else sorted(set(table.cells[source].str.strip()) - {""})
+        words["sex"] = {
+            **{value: "woman" for value in values if value.lower() in WOMEN and not value.isdigit()},
+            **{value: "man" for value in values if value.lower() in MEN and not value.isdigit()},
+        }
+    if "age" in columns.attributes:
+        words["age"] = {"bins": [40, 60], "words": ["young", "middle-aged", "old"]}
+    if not words.get("sex"):
+        words.pop("sex", None)
+        named = "a {age} patient" if "age" in words else None
+    else:
+        named = "a {age} {sex}" if "age" in words else "a {sex}"
+    templates = [plain, *([{"text": f"Axial MR slice of the brain of {named}", "weight": 0.5}] if named else [])]
+    return {"templates": templates, **({"words": words} if words else {})}

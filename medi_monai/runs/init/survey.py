@@ -1,0 +1,184 @@
+"""What lies in a folder: images by kind, and tables that can be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from medi_monai.cohort.tables.files import checked_folder, walk_files
+from medi_monai.utils.errors import InputError
+from medi_monai.utils.optional import is_installed, require
+from medi_monai.utils.tables import TABLE_SUFFIXES, read_table
+from medi_monai.wsi.readers import open_slide
+
+__all__ = ["FoundTable", "Survey", "survey"]
+
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".zvi")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
+DICOM = (".dcm",)
+KINDS = {"volumes": VOLUMES, "dicom": DICOM, "slides": SLIDES, "pictures": PICTURES}
+
+#: pictures with a longer side are slides, with a shorter one patches
+SLIDE_SIDE, PATCH_SIDE = 4096, 1024
+#: pictures that are opened to learn their size
+SAMPLED = 12
+#: levels of folders in which tables are looked for
+TABLE_DEPTH = 2
+MAX_TABLES = 20
+
+
+@dataclass(frozen=True)
+class FoundTable:
+    """A table: what stands for it in ``table:``, and its cells."""
+
+    setting: str | dict[str, str]
+    cells: pd.DataFrame
+
+    @property
+    def path(self) -> str:
+        """Relative to the folder."""
+        return self.setting if isinstance(self.setting, str) else self.setting["path"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds.
+
+    Args:
+        root: the folder.
+        kind: ``volumes``, ``dicom``, ``slides``, ``tiles`` or ``patches``.
+        images: paths of this kind, relative to ``root``.
+        others: how many images there are of each other kind.
+        tables: that can be read.
+        side: median of the shorter side of pictures in pixels, or None.
+        mpp: microns per pixel that the files say, or None.
+        notes: what could not be read, a line each.
+    """
+
+    root: Path
+    kind: str
+    images: list[str]
+    others: Mapping[str, int]
+    tables: list[FoundTable]
+    side: int | None = None
+    mpp: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def survey(target: Path) -> Survey:
+    """Look at a folder, or at a table and the folder that it lies in.
+
+    Raises:
+        InputError: if there is neither, or the folder holds no image.
+    """
+    if not target.exists():
+        raise InputError(f"{target} does not exist: give the folder of your images, or a table in it")
+    root = checked_folder(target if target.is_dir() else target.parent).resolve()
+    files = walk_files(root, "", ("",))[0]
+    by_kind = {kind: [file for file in files if file.lower().endswith(suffixes)] for kind, suffixes in KINDS.items()}
+    if not any(by_kind.values()):
+        named = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
+        raise InputError(f"{root} holds no image: files that end in {named}")
+    kind = max(by_kind, key=lambda name: len(by_kind[name]))
+    notes: list[str] = []
+    tables = _tables(root, files if target.is_dir() else [target.name], notes)
+    images, side, mpp = by_kind[kind], None, None
+    others = {name: len(paths) for name, paths in by_kind.items() if name != kind and paths}
+    if kind == "dicom" and _is_slide(root / images[0]):
+        kind = "slides"
+    if kind == "pictures":
+        side, longest = _sides(root, images)
+        kind = "slides" if longest > SLIDE_SIDE else "tiles" if longest > PATCH_SIDE else "patches"
+    if kind in ("slides", "tiles", "patches"):
+        mpp, levels = _resolution(root / images[0])
+        kind = "slides" if levels > 1 else kind
+    return Survey(root, kind, images, others, tables, side, mpp, notes)
+
+
+def _tables(root: Path, files: list[str], notes: list[str]) -> list[FoundTable]:
+    names = [name for name in files if name.lower().endswith(TABLE_SUFFIXES) and name.count("/") <= TABLE_DEPTH]
+    tables = []
+    for name in names[:MAX_TABLES]:
+        found = _read(root, name, notes)
+        # a readme in .txt is read as one column
+        tables += [table for table in found if len(table.cells.columns) > 1]
+    return tables
+
+
+def _read(root: Path, name: str, notes: list[str]) -> list[FoundTable]:
+    try:
+        return [FoundTable(name, read_table(root / name))]
+    except InputError as error:
+        reason = str(error)
+    if "encoding: cp1252" in reason:
+        try:
+            cells = read_table(root / name, "cp1252")
+        except InputError:
+            cells = pd.DataFrame()
+        if len(cells):
+            notes.append(f"{name} is not UTF-8 and is read as Windows-1252: check names with umlauts and accents")
+            return [FoundTable({"path": name, "encoding": "cp1252"}, cells)]
+    if "has several sheets" in reason:
+        return _sheets(root, name, notes)
+    if not name.lower().endswith(".txt"):
+        notes.append(reason)
+    return []
+
+
+def _sheets(root: Path, name: str, notes: list[str]) -> list[FoundTable]:
+    openpyxl = require("openpyxl", f"to read {name}")
+    tables = []
+    for sheet in openpyxl.load_workbook(root / name, read_only=True).sheetnames:
+        try:
+            tables.append(FoundTable({"path": name, "sheet": sheet}, read_table(root / name, sheet=sheet)))
+        except InputError as error:
+            notes.append(str(error))
+    return tables
+
+
+def _sample(images: list[str]) -> list[str]:
+    return images[:: max(len(images) // SAMPLED, 1)][:SAMPLED]
+
+
+def _sides(root: Path, images: list[str]) -> tuple[int | None, int]:
+    sizes = []
+    for name in _sample(images):
+        try:
+            with Image.open(root / name) as picture:
+                sizes.append(picture.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            # damaged files, and formats that Pillow lacks, are named by `preparing`
+            continue
+    if not sizes:
+        return None, SLIDE_SIDE + 1
+    shorter = Counter(min(size) for size in sizes).most_common(1)[0][0]
+    return shorter, sorted(max(size) for size in sizes)[len(sizes) // 2]
+
+
+def _resolution(path: Path) -> tuple[float | None, int]:
+    """Microns per pixel, if the file says, and how many levels it has."""
+    # a file that does not say is opened with a resolution that it is told
+    for mpp in (None, 1.0):
+        try:
+            with open_slide(path, mpp) as slide:
+                return (float(slide.mpp) if mpp is None else None), len(slide.level_downsamples)
+        except (InputError, OSError):
+            continue
+    return None, 1
+
+
+def _is_slide(path: Path) -> bool:
+    if not is_installed("pydicom"):
+        return False
+    pydicom = require("pydicom", "to read DICOM")
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") == "SM"
+    except (OSError, pydicom.errors.InvalidDicomError):
+        return False

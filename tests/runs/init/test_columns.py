@@ -1,0 +1,47 @@
+import pandas as pd
+
+from medi_monai.runs.init.columns import recognize
+
+HOSPITAL = {
+    "Slide No.": [f"S{n}" for n in range(8)],
+    "Patient-ID": [f"P{n // 2}" for n in range(8)],
+    "Diagnosis": ["LUAD", "luad", "LUSC ", "LUSC", "LUAD", "LUAD", "n/a", "LUSC"],
+    "Treating hospital": ["Köln", "Aspen"] * 4,
+    "Gender": ["F", "M"] * 4,
+    "Age (years)": [str(40 + n) for n in range(8)],
+    "Set": ["train", "test"] * 4,
+    "QC": ["ok"] * 8,
+    "Batch": ["1", "2"] * 4,
+    "Comment": [""] * 8,
+}
+
+
+def test_a_table_as_a_hospital_has_it():
+    found = recognize(pd.DataFrame(HOSPITAL), ["Slide No."])
+    assert found.label == "diagnosis" and found.attributes == ["center", "sex", "age"]
+    assert found.mapping == {
+        "diagnosis": {"column": "Diagnosis", "merge": {"LUAD": ["luad"]}},
+        "center": {"column": "Treating hospital"},
+        "sex": {"column": "Gender"},
+        "age": {"column": "Age (years)", "bins": "decades"},
+    }
+    assert found.missing[-1] == "n/a" and "none" in found.missing
+    assert found.left_out == {
+        "Set": "a split of its own; cohorts are split by patient",
+        "QC": "one value for all",
+        "Batch": "not recognized; 2 values: to use it, add it to metadata_columns",
+        "Comment": "empty",
+    }
+    assert found.roles["patient"] == "Patient-ID"
+
+
+def test_names_of_the_gdc():
+    cells = {"case_submitter_id": ["a", "b"], "project_id": ["x", "y"], "tissue_source_site": ["01", "02"]}
+    found = recognize(pd.DataFrame(cells | {"gender": ["male", "female"], "age_at_index": ["61", "70"]}))
+    assert (found.label, found.attributes) == ("project_id", ["center", "sex", "age"])
+    assert found.roles == {"patient": "case_submitter_id"} and found.missing is None
+
+
+def test_a_class_that_no_name_tells_is_a_guess_and_said():
+    found = recognize(pd.DataFrame({"id": list("abcd"), "kind": ["x", "y", "x", "y"]}))
+    assert found.label == "kind" and "'kind' is a guess" in found.checks[0]

@@ -1,0 +1,113 @@
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from medi_monai.cohort.demo.cohort import write_pyramid
+from medi_monai.cohort.settings import CohortSettings, patch_preparation
+from medi_monai.runs.config_files import read_config_file
+from medi_monai.runs.init import main
+from medi_monai.runs.init.command import flow
+from medi_monai.utils.errors import InputError
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def picture(path, side=64, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+def proposed(work, capsys):
+    (overlay,) = (work / "work").glob("*.yaml")
+    return read_config_file(overlay), capsys.readouterr().out
+
+
+def test_patches_in_folders(work, capsys):
+    for center in ("Aspen hospital", "Birch hospital"):
+        for label in ("tumor", "normal"):
+            for patient in range(2):
+                picture(work / "my data" / center / label / f"{center[0]}{label[0]}{patient}_1.png")
+    main(["init", str(work / "my data")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == "{center}/{diagnosis}/{patient}_*.png" and overlay["unit"] == "patches"
+    assert overlay["subpopulation_columns"] == ["diagnosis", "center"]
+    assert (overlay["mpp"], overlay["source_mpp"], overlay["image_size"]) == (0.5, 0.5, 64)
+    assert "8 of 8 rows can be used" in out and "source_mpp: 0.5 is a guess" in out
+    assert re.search(
+        r"run preparing --bundle_root \S*pathology_medi_diffusion .*\\\n.*prepare.json', 'my_data.yaml'", out
+    )
+
+
+def test_slides_with_a_messy_table(work, capsys):
+    root = work / "slides"
+    (root / "scans").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+    rows = []
+    for n in range(4):
+        write_pyramid(root / "scans" / f"S-{n}.{n}77.tiff", pixels, 0.25)
+        rows.append((f"S-{n}", f"P{n}", ["Köln", "Aspen"][n % 2], ["A", "a"][n % 2], ["F", "?"][n % 2]))
+    table = pd.DataFrame(rows, columns=["Slide No.", "Patient", "Hospital", "Diagnosis", "sex"])
+    table.to_csv(root / "export.csv", sep=";", index=False, encoding="cp1252")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    main(["init", str(root / "export.csv"), "--output", "mine.yaml"])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == {"path": "export.csv", "encoding": "cp1252"} and overlay["unit"] == "slides"
+    assert overlay["columns"] == {
+        "image": "scans/{Slide No.}.*.tiff", "slide": "Slide No.", "patient": "Patient", "mpp": None
+    }  # fmt: skip
+    assert overlay["mapping"]["diagnosis"] == {"column": "Diagnosis", "merge": {"A": ["a"]}}
+    assert "source_mpp" not in overlay and "sex" not in overlay["metadata_columns"]
+    assert "4 of 4 rows can be used" in out and "column 'sex': looks like the sex, but has 1 value" in out
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    known = {name: value for name, value in overlay.items() if name in CohortSettings.model_fields}
+    rows = patch_preparation(CohortSettings(**known)).source.rows()
+    assert set(rows["diagnosis"]) == {"A"} and set(rows["center"]) == {"Köln", "Aspen"}
+
+
+def test_volumes_with_a_table_of_participants(work, capsys):
+    rows = []
+    for n in range(4):
+        for kind in ("T1w", "seg"):
+            path = work / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_{kind}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+        rows.append((f"sub-{n}", "MF"[n % 2], 40 + n, "AB"[n // 2]))
+    table = pd.DataFrame(rows, columns=["participant_id", "sex", "age", "site"])
+    table.to_csv(work / "bids" / "participants.tsv", sep="\t", index=False)
+    main(["init", str(work / "bids")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["columns"]["image"] == "{participant_id}/anat/{participant_id}_T1w.nii.gz"
+    assert overlay["attributes"] == ["center", "sex", "age"] and overlay["attribute"] == "sex"
+    assert overlay["templates"]["words"]["sex"] == {"F": "woman", "M": "man"}
+    assert "volumes of another kind: seg" in out and "brain_mri_fair_text_diffusion" in out
+
+
+def test_nothing_is_written_over(work):
+    picture(work / "data" / "A" / "1.png")
+    (work / "work" / "data.yaml").write_text("mine")
+    with pytest.raises(InputError, match="data.yaml exists and is not overwritten"):
+        main(["init", str(work / "data")])
+    assert (work / "work" / "data.yaml").read_text() == "mine"
+    with pytest.raises(InputError, match="does not exist"):
+        main(["init", str(work / "absent")])
+    (work / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image: files that end in"):
+        main(["init", str(work / "empty")])
+
+
+@pytest.mark.parametrize(
+    "value", ["no", "on", "null", "1", "a: b", "#x", "Köln", "'--", "{a}/*.png", "a\nb", True, 0.5]
+)
+def test_what_is_written_is_what_yaml_reads(value):
+    text = flow({"k": [value, {"inner": value}]})
+    assert yaml.safe_load(io.StringIO(f"x: {text}")) == {"x": {"k": [value, {"inner": value}]}}
