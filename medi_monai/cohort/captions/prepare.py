@@ -198,10 +198,11 @@ def _make_all(
     square = preparation.square
     # the slices of a volume follow each other
     reader = VolumeReader(preparation.source.volumes, preparation.pixels)
-    for image, *where in images:
+    for source in images:
+        image = source[0]
         empty: dict[str, Any] = dict.fromkeys(("patch", *MEASURES, "problem"), "")
         try:
-            patch, measures = _make(root, folder, (image, *where), square, reader)
+            patch, measures = _make(root, folder, source, square, reader)
             rows.append(empty | measures)
             patches.append(patch if patch.ndim == 3 else np.repeat(patch[..., None], 3, axis=2))
         except InputError as error:

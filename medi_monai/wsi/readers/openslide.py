@@ -46,7 +46,8 @@ class OpenSlideReader(SlideReader):
         self.vendor: str = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
         self.level_dimensions = self._slide.level_dimensions
         self._scales = self._slide.level_downsamples
-        stored = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        keys = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+        stored: tuple[Any, Any] = properties.get(keys[0]), properties.get(keys[1])
         if self.vendor == "generic-tiff" and not is_resolution(stored):
             # OpenSlide knows the tags, but not OME-XML
             stored = tiff_resolution(path)

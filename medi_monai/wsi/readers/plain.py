@@ -163,7 +163,8 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 def _deep_png(file: BinaryIO, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
     # Pillow keeps only the high byte of deep colors
     image: Any = PngImagePlugin.PngImageFile(file, os.fspath(path))
-    rules.check_size(path, *image.size, 2 * len(image.getbands()))
+    width, height = image.size
+    rules.check_size(path, width, height, 2 * len(image.getbands()))
     image.load()
     orientation = image.getexif().get(ORIENTATION, 1)
     file.seek(0)
