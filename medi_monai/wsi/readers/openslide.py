@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from ctypes import ArgumentError
+from typing import Any
 
 import numpy as np
 import openslide
