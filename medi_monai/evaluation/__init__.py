@@ -1,1 +1,1 @@
-"""Measures sets of images: fidelity, memorization, subgroups, linear probes."""
+"""Evaluation of sets of images: fidelity, memorization, subgroups, linear probes."""

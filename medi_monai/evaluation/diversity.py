@@ -1,4 +1,4 @@
-"""How unlike each other the images of a group are, by structure and by features."""
+"""Diversity of the images of a group, by structure and by features."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["DiversitySettings", "diversity", "feature_spread", "mean_diversity",
 
 @dataclass(frozen=True)
 class DiversitySettings:
-    """How much of a group is looked at.
+    """Sample sizes for the diversity of a group.
 
     Args:
-        num_images: whose structure is compared.
-        num_pairs: of them.
-        num_spread: images between whose features all distances are taken; 0 leaves features out.
-        min_images: of fewer there is no figure, for the interval would be a guess.
-        seed: of the choice.
+        num_images: number of images whose structure is compared.
+        num_pairs: number of pairs of these images.
+        num_spread: number of images whose features are compared pairwise; 0 omits features.
+        min_images: number of images below which diversity is not computed, because its interval would be unreliable.
+        seed: seed of the selection.
     """
 
     num_images: int
@@ -40,17 +40,17 @@ class DiversitySettings:
 def diversity(
     sets: ImageSets, groups: Iterable[int], image_size: int, settings: DiversitySettings
 ) -> dict[int, dict[str, dict[str, Any]]]:
-    """The diversity of every set within groups.
+    """Compute the diversity of every set within groups.
 
     Args:
         sets: real images and those of each arm.
-        groups: numbers of those that are looked at.
-        image_size: side in pixels.
-        settings: see :class:`DiversitySettings`.
+        groups: indices of the groups to evaluate.
+        image_size: side of the images in pixels.
+        settings: sample sizes.
 
     Returns:
-        By group and name of the set ``ms_ssim`` (1 less the mean structural similarity) and, where asked for,
-        ``features`` (mean distance of two images) as figures.
+        By group and set, ``ms_ssim`` (1 minus the mean structural similarity) and, if requested, ``features`` (mean
+        distance between two images) as figures.
     """
     measured: dict[int, dict[str, dict[str, Any]]] = {group: {} for group in groups}
     for name, images in sets.images.items():
@@ -83,20 +83,20 @@ def _structure(source: PatchReader, rows: np.ndarray, settings: DiversitySetting
 
 
 def mean_diversity(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name: str) -> dict[str, Any]:
-    """The mean structural diversity of a set over groups, ``n`` of them."""
+    """Return the mean structural diversity of a set over groups, with ``n``, their number."""
     values = [measures[name]["ms_ssim"]["value"] for measures in by_group.values()]
     known = [value for value in values if value is not None]
     return figure(float(np.mean(known)) if known else None, n=len(known))
 
 
 def feature_spread(features: np.ndarray) -> dict[str, Any]:
-    """Mean Euclidean distance of two different images, with an interval.
+    """Return the mean Euclidean distance between two different images, with an interval.
 
-    It is a U-statistic: its variance is four times that of the mean distance of an image to the others, by the number
-    of images (Hoeffding 1948).
+    It is a U-statistic: its variance is four times that of the mean distance of an image to the others, divided by the
+    number of images (Hoeffding 1948).
 
     Args:
-        features: ``(N, D)``; undefined for fewer than two images.
+        features: ``(N, D)`` features; undefined for fewer than two images.
     """
     n = len(features)
     if n < 2:
@@ -115,8 +115,8 @@ def _with_error(value: float | None, error: float | None, n: int) -> dict[str, A
 
 
 def ratio_of_diversity(measured: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """The ratio of two figures of diversity, undefined where either is."""
-    # by the delta method on a scale of logarithms; images of the two arms are taken as independent
+    """Return the ratio of two figures of diversity; undefined if either is."""
+    # delta method on a log scale, assuming that images of the two arms are independent
     n = min(measured["n"] or 0, base["n"] or 0)
     if not measured["value"] or not base["value"]:
         return figure(None, n=n)

@@ -1,4 +1,4 @@
-"""Embed the images of a cohort, or of a sampling manifest, once, and group them into the sets that are compared."""
+"""Embed the images of a cohort or a sampling manifest once, and group them into sets for comparison."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["PIXEL_COLUMNS", "GroupName", "ImageSets", "draw_name", "embed_all", "embed_images", "features_folder"]
 
-#: a combination of label and attributes by its values, or a subgroup by its name
+#: name of a group: values of a combination of label and attributes, or name of a subgroup
 GroupName: TypeAlias = str | tuple[str, ...]
-#: columns of a table that decide the pixels of its rows, where it has them
+#: columns of a table, if present, that determine the pixels of its rows
 PIXEL_COLUMNS = ("image", "x", "y", "mpp", "source_mpp", *MANIFEST)
-#: columns that tell one image of a cohort from another
+#: columns that identify an image of a cohort
 IDENTITY = ("image", "x", "y")
-#: rows in a block, rounded up to whole batches: what an interruption loses at most, for each process
+#: rows per block, rounded up to whole batches: the most that an interruption loses, per process
 BLOCK_SIZE = 256
 
 
@@ -55,33 +55,32 @@ def embed_images(
     recipe: Mapping[str, Any] | None = None,
     shard: Shard | None = None,
 ) -> FeatureStore:
-    """The features of all images of a cohort, in the order of its rows.
+    """Embed all images of a cohort, and return their features in the order of its rows.
 
-    The store's folder is named by the encoder and by a digest of all that decides the features: encoder, images in
-    their order, settings of the preparation or the sampling beside them, ``image_size`` and ``recipe``. What is there
-    is not embedded again, and a complete store is opened without reading an image. Features of the same batches are
-    the same to the bit, however often the run was interrupted and however many processes took part.
+    The store's folder is named after the encoder and a digest of everything that determines the features: encoder,
+    images in order, settings of their preparation or sampling, ``image_size`` and ``recipe``. Existing features are not
+    embedded again, and a complete store is opened without reading any image. Features are bit-identical for the same
+    batches, independent of interruptions and of the number of processes.
 
     Args:
-        cohort: the images; for a sampling manifest, its table and the folder of the sampling run.
-        encoder: moved to ``device``.
+        cohort: images to embed; for a sampling manifest, its table and the folder of the sampling run.
+        encoder: encoder, which is moved to ``device``.
         features_dir: folder of all stores.
-        image_size: side of the images in pixels, before the encoder's own resize.
-        batch_size: images that the encoder sees at once.
-        device: of the encoder.
-        transform: of one image, ``(3, H, W)`` uint8 to the same; or one of MONAI's dictionary transforms of the key
-            ``image``, such as :func:`medi_monai.wsi.transforms.patch_transforms`. What it draws depends on ``recipe``
-            and the image alone.
-        num_workers: processes that read ahead; with 0, images are read between the batches.
-        recipe: JSON that says what else decides the pixels; required with a ``transform``, of which it is the
-            description.
-        shard: the part of this process; by default that of ``torchrun``. Where several cohorts are embedded in turn,
-            give the one of :func:`medi_monai.engines.distributed.torchrun_session` around them all.
+        image_size: side of the images in pixels, before resizing by the encoder.
+        batch_size: images per batch of the encoder.
+        device: device of the encoder.
+        transform: transform of an image, ``(3, H, W)`` uint8 to ``(3, H, W)`` uint8; or a MONAI dictionary transform of
+            the key ``image``, such as :func:`medi_monai.wsi.transforms.patch_transforms`. Its draws depend only on
+            ``recipe`` and the image.
+        num_workers: number of processes that read ahead; with 0, images are read between batches.
+        recipe: JSON description of anything else that determines the pixels; required with a ``transform``.
+        shard: share of this process; by default that of ``torchrun``. If several cohorts are embedded in turn, use the
+            shard of a :func:`medi_monai.engines.distributed.torchrun_session` around all of them.
 
     Raises:
-        InputError: for an image that cannot be read or has another size, features that are not finite, a transform
-            without recipe, or numbers below 1. Blocks done before stay.
-        RunStopped: where another process ended early, or the memory of the device is full.
+        InputError: for an image that is unreadable or of another size, features that are not finite, a transform
+            without recipe, or numbers below 1. Finished blocks are kept.
+        RunStopped: if another process ended early, or the device runs out of memory.
     """
     if transform is not None and not recipe:
         raise InputError("a transform changes what is embedded: describe it in `recipe`, a mapping of JSON values")
@@ -114,7 +113,7 @@ def embed_images(
 def _fingerprint(cohort: Cohort, encoder: Encoder, image_size: int, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     table = cohort.table[[name for name in PIXEL_COLUMNS if name in cohort.table.columns]].astype(str)
     hashes = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    # two folders may name their images alike
+    # images in two folders may have the same names
     beside = {name: read_json(cohort.root / name) for name in (PREPARATION_FILE, SAMPLING_FILE) if _is(cohort, name)}
     return {
         "encoder": encoder.describe(),
@@ -191,12 +190,12 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def _of_worker(error: InputError) -> InputError:
-    # a worker process hands over its whole traceback as the message
+    # the message from a worker process is its whole traceback
     return InputError(str(error).rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2].strip())
 
 
 class _SeededTransform:
-    # a class, so that it may go to worker processes
+    # a class, so that it can be sent to worker processes
 
     def __init__(self, transform: Callable[[Any], Any], cohort: Cohort, recipe: Mapping[str, Any]) -> None:
         self.transform, self.recipe = transform, dict(recipe)
@@ -234,11 +233,11 @@ def embed_all(
     num_workers: int = 0,
     features_dir: str | os.PathLike | None = None,
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Features of the real images (``real``) and of each arm, embedded once; see :func:`features_folder`.
+    """Embed the real images (``real``) and those of each arm once; see :func:`features_folder`.
 
     Returns:
-        ``(N, D)`` features by name, and whether this process is the first of those that ``torchrun`` started, which
-        alone goes on.
+        ``(N, D)`` features by name, and whether this is the first of ``torchrun``'s processes, the only one to
+        continue.
     """
     with torchrun_session() as shard:
         features = {}
@@ -251,7 +250,7 @@ def embed_all(
 
 
 def draw_name(name: GroupName) -> str | list[str]:
-    """The name of a group as random draws are seeded by it."""
+    """Return the name of a group in the form that seeds random draws."""
     return name if isinstance(name, str) else list(name)
 
 
@@ -260,11 +259,11 @@ class ImageSets:
     """Real images and those of each arm in the same groups: combinations of label and attributes, or subgroups.
 
     Args:
-        images: by name, the real ones among them.
-        features: ``(N, D)`` of the same.
-        names: of the groups.
-        rows: by name, the row numbers of every group, in an order that does not depend on that of the table.
-        real: the name of the real images.
+        images: images by name, including the real ones.
+        features: ``(N, D)`` features by name.
+        names: names of the groups.
+        rows: by name, row numbers of every group, in an order that is independent of the table's.
+        real: name of the real images.
     """
 
     images: Mapping[str, Cohort]
@@ -282,14 +281,14 @@ class ImageSets:
         codes: Mapping[str, np.ndarray],
         real: str = "real",
     ) -> ImageSets:
-        """Sets by the group of every image.
+        """Create the sets from the group of every image.
 
         Args:
-            images: as of the class.
-            features: likewise.
-            names: likewise.
-            codes: by name, ``(N,)`` number of the group of every image, -1 for none.
-            real: as of the class.
+            images: images by name, including the real ones.
+            features: ``(N, D)`` features by name.
+            names: names of the groups.
+            codes: by name, ``(N,)`` group index of every image, -1 for none.
+            real: name of the real images.
         """
         rows = {}
         for name, cohort in images.items():
@@ -309,5 +308,5 @@ class ImageSets:
         return codes_of(self.images[self.real].table, ["patient"])[0]
 
     def counts(self, group: int) -> dict[str, int]:
-        """Images of a group by name."""
+        """Return the number of images of a group by name."""
         return {name: len(rows[group]) for name, rows in self.rows.items()}

@@ -1,4 +1,4 @@
-"""Distances of generated to real images, group by group, at matched counts, beside those of real to real images."""
+"""Distances between generated and real images by group, at matched counts, with real-to-real distances as a floor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
     "summarize",
 ]
 
-#: the name under which one half of the real images is compared with the other
+#: name of the comparison of one half of the real images with the other
 FLOOR = "floor"
 DISTANCES = ("frechet_distance", "kernel_distance")
 SHARES = ("precision", "recall", "density", "coverage")
@@ -47,14 +47,14 @@ SHARES = ("precision", "recall", "density", "coverage")
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """The images of one group: of a combination of label and attributes, or of a subgroup.
+    """Images of a group: a combination of label and attributes, or a subgroup.
 
     Args:
-        name: label and attribute values, or that of the subgroup.
-        seen: whether the generative models had images of it in training.
+        name: label and attribute values, or name of the subgroup.
+        seen: whether the group occurs in the training data of the generative models.
         real: features of real images.
-        patients: of the same images.
-        generated: features by arm.
+        patients: patients of the real images.
+        generated: features of generated images by arm.
     """
 
     name: tuple[str, ...]
@@ -67,14 +67,14 @@ class ImageGroup:
 def compare_sets(
     sets: ImageSets, group: int, settings: FidelitySettings, arms: Sequence[str] | None = None, seen: bool = True
 ) -> dict[str, Any]:
-    """All distances of one group of several sets, as of :func:`compare_group`; ``counts`` are those of all images.
+    """Compute all distances of a group by :func:`compare_group`; ``counts`` are those of all images.
 
     Args:
         sets: real images and those of each arm.
-        group: its number.
-        settings: see :class:`FidelitySettings`.
-        arms: those that are compared, at one number of images; by default all.
-        seen: whether the generative models had images of it in training.
+        group: index of the group.
+        settings: settings of the comparison.
+        arms: arms to compare, at the same number of images; by default all.
+        seen: whether the group occurs in the training data of the generative models.
     """
     name = sets.names[group]
     values = (name,) if isinstance(name, str) else name
@@ -94,7 +94,7 @@ def _no_figures(name: tuple[str, ...], seen: bool) -> dict[str, Any]:
 
 
 def _choose(rows: np.ndarray, name: GroupName, settings: FidelitySettings, times: int = 1) -> np.ndarray:
-    # memory stays bounded however many images a group has
+    # memory is bounded for any number of images
     most = settings.max_images * times
     if len(rows) <= most:
         return rows
@@ -103,21 +103,21 @@ def _choose(rows: np.ndarray, name: GroupName, settings: FidelitySettings, times
 
 
 def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, Any]:
-    """All distances of one group.
+    """Compute all distances of a group.
 
-    The real images are halved by patient. The images of each arm are compared with one half, and the other half with it
-    as well: that is the floor, what images of the same hospital and class, but of other patients, are apart. Every
-    comparison is between sets of ``matched`` images, the number that all of them have.
+    The real images are divided in half by patient. The images of each arm are compared with one half, and so is the
+    other half: this is the floor, the distance between images of the same hospital and class but of other patients.
+    Every comparison is between sets of ``matched`` images, the number available in all of them.
 
     Args:
-        images: features of both sides.
-        settings: see :class:`FidelitySettings`.
+        images: features of real and generated images.
+        settings: settings of the comparison.
 
     Returns:
-        ``matched`` (0 where there are too few, and then nothing else but counts), ``arms``: name to figures, each a
-        ``value``; for the Fréchet distance ``replicates``, for the kernel distance ``standard_error``; ``one_patient``:
-        whether halves share the only patient, which makes the floor too low; ``drawn``: by half and set the features
-        and the row numbers of those that are matched, for :func:`pooled_distances`.
+        ``matched`` (0 if there are too few images, and then only counts), ``arms``: figures by name, each with a
+        ``value``, the Fréchet distance also with ``replicates``, and the kernel distance with ``standard_error``;
+        ``one_patient``: whether both halves are of the only patient, which makes the floor too low; ``drawn``: for each
+        half and set, the features and row numbers of the matched images, for :func:`pooled_distances`.
     """
     rng = np.random.default_rng(seed_from("fidelity", settings.seed, list(images.name)))
     halves = [_halved(images.patients, rng) for _ in range(settings.num_halves)]
@@ -147,7 +147,7 @@ def _rows(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    # patients go to the half that has fewer images; a single one is halved by image
+    # patients go to the half with fewer images; images of a single patient are divided individually
     names, codes = np.unique(patients, return_inverse=True)
     members = rows_by_group(codes)
     if len(names) == 1:
@@ -155,7 +155,7 @@ def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
         return order[: len(order) // 2], order[len(order) // 2 :]
     halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     order = rng.permutation(len(names))
-    # large ones first, or the last of them would tip the balance; random among those of about one size
+    # large patients first, because a large last one would unbalance the halves; random among those of similar size
     order = order[np.argsort(-np.floor(np.log2(np.bincount(codes)[order])), kind="stable")]
     for patient in order:
         halves[int(sum(map(len, halves[0])) > sum(map(len, halves[1])))].append(members[patient])
@@ -169,7 +169,7 @@ def _figures(
     pairs = [(_rows(sets["reference"]), _rows(sets[name])) for sets in drawn]
     kernel = []
     for sets, (real, other) in zip(drawn, pairs):
-        # images of one patient are no independent ones; generated images are
+        # images of one patient are not independent; generated images are
         floor_patients = patients[sets[name][1]] if name == FLOOR else None
         kernel.append(kernel_distance(real, other, 3, patients[sets["reference"][1]], floor_patients))
     shares = [precision_recall(real, other, k) for real, other in pairs]
@@ -177,7 +177,7 @@ def _figures(
         "frechet_distance": {"value": float(np.mean([frechet_distance(real, other) for real, other in pairs]))},
         "kernel_distance": {
             "value": float(np.mean([half.value for half in kernel])),
-            # halves share images: their errors are not averaged away
+            # halves share images, so their errors do not average out
             "standard_error": float(np.mean([half.standard_error for half in kernel])),
         },
         **{name: {"value": float(np.mean([half[name] for half in shares]))} for name in SHARES},
@@ -191,7 +191,7 @@ def _replicates(
     num_replicates: int,
     rng: np.random.Generator,
 ) -> dict[str, list[float]]:
-    # patients of either half and generated images are drawn anew, with repetition
+    # patients of either half and generated images are resampled with replacement
     replicates: dict[str, list[float]] = {name: [] for name in (FLOOR, *images.generated)}
     for number in range(num_replicates):
         first, second = (
@@ -206,12 +206,12 @@ def _replicates(
 
 
 def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Fréchet distance of several combinations taken together, each with its matched images, by arm.
+    """Return the Fréchet distance of several pooled combinations, each with its matched images, by arm.
 
-    As the paper has it for a class; here the combinations weigh alike on both sides.
+    This corresponds to the paper's distance of a class, but with equal weights of combinations on both sides.
 
     Args:
-        results: of :func:`compare_group`.
+        results: results of :func:`compare_group`.
     """
     usable = [result for result in results if result["matched"]]
     if not usable:
@@ -231,7 +231,7 @@ def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[str, Any]:
-    """Mean of a metric over combinations, with an interval where its replicates or its standard errors give one."""
+    """Average a metric over combinations, with an interval if there are replicates or standard errors."""
     usable = [result for result in results if result["matched"] and arm in result["arms"]]
     figures = [result["arms"][arm][metric] for result in usable]
     n = sum(result["matched"] for result in usable)
@@ -243,13 +243,13 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
         interval = interval_around(value, np.mean([result["replicates"] for result in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
         error = math.sqrt(sum(result["standard_error"] ** 2 for result in figures)) / len(figures)
-        # two images of a set, or nearly all of one patient, have no standard error
+        # there is no standard error for two images, or if nearly all images are of one patient
         interval = normal_interval(value, error)
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
 
 
 def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str) -> list[dict]:
-    """One row per combination with the figure of an arm, the floor, and the images that there are of either."""
+    """Return one row per combination, with the figure of an arm, the floor, and the numbers of images of both."""
     rows = []
     for result in results:
         rows.append(
@@ -264,6 +264,6 @@ def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str]
 
 
 def distance_of_all(real: Moments, generated: Moments) -> dict[str, Any]:
-    """Fréchet distance of all images together, whatever their mixture, as papers print it."""
+    """Return the Fréchet distance of all images pooled, whatever their mixture, as usually reported in papers."""
     value = frechet_distance_of_moments(real, generated) if min(real.count, generated.count) > 1 else None
     return figure(value, n=generated.count)

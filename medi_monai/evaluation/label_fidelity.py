@@ -1,4 +1,4 @@
-"""Whether generated images show what was requested: what classifiers trained on real images predict in them."""
+"""Label fidelity: whether classifiers trained on real images predict the requested values in generated images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["read_columns"]
 
-#: real images that a classifier is trained on and validated with, and generated ones that it reads, at most
+#: maximum numbers of real images for training and validation of a classifier, and of generated images it classifies
 MAX_TRAINING, MAX_READ = 40_000, 20_000
 
 
@@ -27,23 +27,25 @@ def read_columns(
     c_values: Sequence[float],
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """How often a classifier of real images reads in a generated one what was asked for.
+    """Measure how often generated images are predicted as requested by a classifier of real images.
 
-    For each column a linear probe is trained on real images of all splits, held-out combinations too, every combination
-    weighing alike: it is no part of what is evaluated. Its accuracy on real images of other patients is the ceiling.
+    For each column, a linear probe is trained on real images of all splits, including held-out combinations, with equal
+    weight for every combination; it is independent of the evaluated models. Its accuracy on real images of other
+    patients is the ceiling.
 
     Args:
-        real: ``(N, D)`` features.
-        table: of the same images.
+        real: ``(N, D)`` features of real images.
+        table: table of the real images.
         arms: features and manifest of each arm.
         columns: label and attributes.
         c_values: values of C to choose from.
-        seed: of all draws.
+        seed: seed of all draws.
 
     Returns:
-        Arm to column to ``value`` (share read as asked, combinations weighing alike), ``ci95`` (Wilson), ``n``,
-        ``left_out`` (images asked for a value that the classifier never saw), ``by_value``; under the arm ``real`` the
-        ceiling (balanced accuracy) with its chance. A column that cannot be read is not there.
+        For each arm and column, ``value`` (share predicted as requested, with equal weights of combinations), ``ci95``
+        (Wilson), ``n``, ``left_out`` (images requested with a value that the classifier was not trained on) and
+        ``by_value``; for the arm ``real``, the ceiling (balanced accuracy) with its chance level. Columns that cannot
+        be predicted are left out.
     """
     groups, order = codes_of(table, columns)[0], stable_order(table)
     rows = order[spread_rows(groups[order], MAX_TRAINING, np.random.default_rng(seed_from("reading", seed)))]
@@ -79,7 +81,7 @@ def _read(
     readable: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """What a probe reads in the images of one arm, those left out that were asked for what it never saw."""
+    """Classify the images of one arm, except those requested with a value that the probe was not trained on."""
     requested, known = codes_of(manifest, [column], names)
     combination, order = codes_of(manifest, columns)[0], stable_order(manifest)
     usable = order[np.isin(requested[order], readable)]
@@ -92,7 +94,7 @@ def _read(
     right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])
     share = float(by_combination.mean().mean())
-    # of unequal combinations, images of small ones weigh more
+    # images of small combinations have larger weights
     effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
     by_value = right.groupby(requested[chosen]).mean()
     return {

@@ -1,4 +1,4 @@
-"""Whether generated images reproduce training images."""
+"""Memorization: whether generated images reproduce training images."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["CORRELATION_OF_A_COPY", "Closest", "memorization"]
 
-#: by arm, the closest pairs of generated and training image, ``(H, W, 3)`` uint8 each, with their correlation
+#: closest pairs of generated and training images by arm, each ``(H, W, 3)`` uint8, with their correlation
 Closest: TypeAlias = dict[str, list[tuple[np.ndarray, np.ndarray, float]]]
 
-#: training images that features are scaled by, at most
+#: maximum number of training images used to scale features
 MAX_TRAINING = 40_000
-#: images whose nearest neighbors in training are looked for, neighbors whose pixels are compared, pairs shown
+#: numbers of images whose nearest training images are searched, of neighbors compared by pixels, and of pairs shown
 MAX_QUERIES, NEIGHBORS, SHOWN = 2000, 5, 12
-#: choices of training images that are compared with those of the validation, and images in each, at most
+#: maximum numbers of samples of training images that are compared with validation images, and of images per sample
 CHOICES, MAX_CHOSEN = 8, 4000
-#: training images compared with at a time
+#: number of training images compared at once
 BLOCK = 16_384
-#: images whose pixels are compared at a time
+#: number of images whose pixels are compared at once
 QUERIES = 64
-#: two images that correlate more than this under some symmetry are one image, where real images of different patients
-#: seldom do; otherwise the limit is the correlation that this share of them stays below
+#: correlation, under any symmetry, above which two images are copies, if it is rare among real images of different
+#: patients; otherwise the limit is the correlation that this share of them stays below
 CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99
 
 
@@ -46,17 +46,17 @@ def memorization(
     image_size: int,
     seed: int = 0,
 ) -> tuple[dict[str, Any], Closest]:
-    """How near generated images come to single training images, against real images that the model never saw.
+    """Measure how close generated images are to single training images, compared with unseen real images.
 
     Nearest neighbors are found by features; the pixels of the nearest few are then compared under the eight symmetries
-    of the square. Images of other patients show how often that finds a copy where there is none.
+    of the square. Images of other patients show the rate of false positives.
 
     Args:
         real: ``(N, D)`` features of the cohort.
-        cohort: with ``split``.
+        cohort: cohort with a column ``split``.
         arms: features and images of each arm.
-        image_size: side in pixels.
-        seed: of the choice where there are many.
+        image_size: side of the images in pixels.
+        seed: seed of the selection if there are many images.
 
     Returns:
         Figures by arm and under ``held_out``: ``distance`` (median to the nearest training image), ``ratio`` to that of
@@ -105,7 +105,7 @@ def memorization(
 
 
 def _choices(table: pd.DataFrame, fresh: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The fresh rows, and choices of as many training rows, by patient; none where there are too few."""
+    """Return the unseen rows, and samples of as many training rows, by patient; none if there are too few."""
     fresh = np.random.default_rng(seed_from("memorization", seed, "fresh")).permutation(fresh)[:MAX_CHOSEN]
     if len(fresh) < 2 or len(train) < len(fresh):
         return []
@@ -138,11 +138,11 @@ class _Training:
 def _nearest(
     features: np.ndarray, reader: PatchReader, chosen: np.ndarray, training: _Training
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """Distances to the nearest training image, correlations with the most alike, and the closest pairs."""
+    """Return distances to the nearest training image, correlations with the most similar one, and the closest pairs."""
     queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
     distances, neighbors = _nearest_in_parts(queries, training)
     best, nearest, symmetry = np.full(len(chosen), -np.inf), neighbors[:, 0].copy(), np.zeros(len(chosen), int)
-    # pixels in double precision are large: few at a time
+    # pixels in double precision need much memory: only a few at once
     for start in range(0, len(chosen), QUERIES):
         block = slice(start, start + QUERIES)
         pixels = np.stack(reader.read(chosen[block].tolist()))
@@ -161,7 +161,7 @@ def _nearest(
 
 
 def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:
-    # rows are read in blocks, so that memory does not grow with the cohort
+    # rows are read in blocks, so that memory is independent of the cohort's size
     best, nearest = torch.empty(len(queries), 0, dtype=torch.float64), torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(training.rows), BLOCK):
         rows = training.rows[start : start + BLOCK]

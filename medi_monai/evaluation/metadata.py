@@ -1,4 +1,4 @@
-"""The run ``evaluation``: fidelity of the images of each arm, at matched counts, beside the floor of real images."""
+"""The run ``evaluation``: fidelity of the images of each arm, at matched counts, with real images as a floor."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from medi_monai.utils.workers import torch_threads
 __all__ = ["combination_sets", "compare_combinations", "evaluate_run"]
 
 METRICS = (*DISTANCES, *SHARES)
-#: images of a combination whose diversity is measured, and pairs of them
+#: numbers of images and pairs per combination for diversity
 DIVERSITY_IMAGES, DIVERSITY_PAIRS = 64, 64
-#: up to so many features, one thread is faster than several
+#: number of features up to which one thread is faster than several
 SMALL_DIM = 512
 
 
@@ -67,25 +67,25 @@ def evaluate_run(
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
     Args:
-        cohort: real images with their split; those of ``train`` are what the models saw.
-        arms: name to the ``output_dir`` of its sampling.
+        cohort: real images with their split; the models were trained on ``train``.
+        arms: ``output_dir`` of the sampling run of each arm.
         label: column of the class.
-        attributes: columns that make a combination with the label.
-        encoder: of the features.
-        image_size: side in pixels.
-        output_dir: earlier results move to ``earlier-<n>``.
-        settings: how sets are compared.
-        c_values: values of C for the classifiers that read generated images.
-        batch_size: of the encoder.
-        device: of the encoder.
-        num_workers: processes that read images.
-        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        attributes: columns that form a combination with the label.
+        encoder: encoder of the features.
+        image_size: side of the images in pixels.
+        output_dir: output folder; earlier results are moved to ``earlier-<n>``.
+        settings: settings of the comparison.
+        c_values: values of C for the classifiers of generated images.
+        batch_size: batch size of the encoder.
+        device: device of the encoder.
+        num_workers: number of processes that read images.
+        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
-        What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
+        The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
 
     Raises:
-        InputError: for arms or columns that are not there, or no combination with enough images.
+        InputError: for missing arms or columns, or if no combination has enough images.
     """
     settings, columns = settings or FidelitySettings(), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
@@ -155,7 +155,7 @@ def evaluate_run(
 def combination_sets(
     real: Cohort, arms: Mapping[str, Cohort], features: Mapping[str, np.ndarray], columns: Sequence[str]
 ) -> ImageSets:
-    """Real images and those of each arm by their combination of label and attributes."""
+    """Group real images and those of each arm by their combination of label and attributes."""
     images = {"real": real, **arms}
     codes, names = combination_codes([cohort.table for cohort in images.values()], columns)
     return ImageSets.of(images, features, names, dict(zip(images, codes)))
@@ -164,7 +164,7 @@ def combination_sets(
 def compare_combinations(
     sets: ImageSets, settings: FidelitySettings
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The distances of every combination that is both real and generated, and by label those of all of its together."""
+    """Return the distances of every combination that is both real and generated, and the pooled distances by label."""
     in_training = sets.images["real"].table["split"].to_numpy() == "train"
     results: list[dict[str, Any]] = []
     pooled: dict[str, dict[str, Any]] = {}
@@ -175,7 +175,7 @@ def compare_combinations(
             seen = bool(in_training[sets.rows["real"][group]].any())
             results.append(compare_sets(sets, group, settings, seen=seen))
         if group + 1 == len(sets.names) or sets.names[group + 1][0] != label:
-            # features are held for the combinations of one label alone
+            # features are held only for the combinations of one label
             results_of_label = _of_label(results, label)
             pooled[label] = pooled_distances(results_of_label)
             for result in results_of_label:
@@ -235,7 +235,7 @@ def _by_combination(
 
 
 def _comparisons(results: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:
-    """Fréchet distances of two arms, paired by combination, on a scale of ratios."""
+    """Compare the Fréchet distances of two arms as ratios, paired by combination."""
     matched = [result for result in results if result["matched"]]
     kinds = {
         "all": matched,

@@ -1,1 +1,1 @@
-"""What the configs of the bundles call: a module for each run, its settings, and how a run begins."""
+"""Entry points for the bundles' configs: a module for each run, settings, and the start of a run."""

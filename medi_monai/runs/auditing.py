@@ -1,4 +1,4 @@
-"""The run ``auditing``: what a cohort with a split holds, what leaks across it, and what gives its classes away."""
+"""The run ``auditing``: contents of a cohort, leakage across its split, and metadata that predict the class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medi_monai.wsi.readers import read_image
 __all__ = ["audit_run", "audited_cohort", "check_measured", "refuse_leakage", "write_audit"]
 
 AUDIT_SOURCES = ("patches", "table")
-#: an attribute of numbers with more values than this is compared in bins
+#: number of distinct values above which a numeric attribute is compared in bins
 MAX_CATEGORIES = 20
 
 
@@ -35,16 +35,16 @@ def audited_cohort(
     num_workers: int | None,
     fail_on_leakage: bool = False,
 ) -> Cohort:
-    """The cohort that the run ``auditing`` audits.
+    """Return the cohort to audit.
 
     Args:
         preparation: source and splits.
-        cohort_dir: the prepared cohort; prepared on first use.
-        audit_source: ``patches`` of the cohort, or ``table``: the rows of the source with the split that they would
-            have, for which no image needs to be there.
-        on_error: as for :func:`medi_monai.cohort.prepare`.
-        num_workers: as for :func:`medi_monai.cohort.prepare`.
-        fail_on_leakage: as for :func:`audit_run`; then patches have to be measured.
+        cohort_dir: folder of the prepared cohort, which is prepared on first use.
+        audit_source: ``patches``, the prepared cohort, or ``table``, the rows of the source with the split that they
+            would get, which needs no images.
+        on_error: handling of unreadable images, as for :func:`medi_monai.cohort.prepare`.
+        num_workers: number of processes, as for :func:`medi_monai.cohort.prepare`.
+        fail_on_leakage: whether leakage is an error, as for :func:`audit_run`, which requires patches to be measured.
     """
     if audit_source not in AUDIT_SOURCES:
         raise unknown_value("choice of `audit_source`", audit_source, AUDIT_SOURCES)
@@ -67,12 +67,12 @@ def audit_run(
     """Audit any cohort with a split: write ``audit.json``, ``audit.html`` and ``summary.json``.
 
     Args:
-        cohort: its table; perceptual hashes are used where the folder of the cohort holds them.
+        cohort: cohort to audit; perceptual hashes are used if its folder contains them.
         label: column of the class.
-        attributes: columns of metadata.
-        output_dir: where to write.
-        continuous: attributes that hold numbers.
-        fail_on_leakage: end with an error where patients, slides, files or near-duplicate patches cross the split.
+        attributes: metadata columns.
+        output_dir: output folder.
+        continuous: numeric attributes.
+        fail_on_leakage: whether to raise an error if patients, slides, files or near-duplicate patches cross the split.
         combinations: columns whose combinations are compared between splits; by default label and attributes.
     """
     output = Path(output_dir)
@@ -91,7 +91,7 @@ def audit_run(
 
 
 def check_measured(preparation: AnyPreparation, fail_on_leakage: bool) -> None:
-    """Raise an :class:`InputError` where leakage is to be refused, and near-duplicates would not be known."""
+    """Raise an :class:`InputError` if leakage is an error but near-duplicates would not be detected."""
     if fail_on_leakage and not preparation.is_measured:
         raise InputError(
             "fail_on_leakage is set, but with these values of --measure and --patch_format, patches are not read and "
@@ -100,13 +100,13 @@ def check_measured(preparation: AnyPreparation, fail_on_leakage: bool) -> None:
 
 
 def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous: Sequence[str] = ()) -> dict[str, Any]:
-    """Write ``audit.json`` and ``audit.html``, and print what leaks.
+    """Write ``audit.json`` and ``audit.html``, and print leakage.
 
     Args:
-        cohort: its table; perceptual hashes are used where the folder of the cohort holds them.
-        columns: what is compared.
-        folder: where to write.
-        continuous: attributes that hold numbers.
+        cohort: cohort to audit; perceptual hashes are used if its folder contains them.
+        columns: columns to compare.
+        folder: output folder.
+        continuous: numeric attributes.
 
     Returns:
         The content of ``audit.json``.
@@ -115,7 +115,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
     label, combinations = columns.label, columns.combinations
     attributes = [name for name in columns.attributes if name != label]
     numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
-    # properties of the files that patches come from: a size or a scanner may give a center away
+    # properties of the source files: size or scanner may reveal the center
     files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
     if combinations is not None:
@@ -141,7 +141,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
 
 
 def _with_unique_images(table: pd.DataFrame) -> pd.DataFrame:
-    # many patches are read from one image, and none of them is listed twice for that
+    # many patches come from one image, which does not make them repeated
     if "source_mpp" not in table or not table["image"].duplicated().any():
         return table
     unique = table.assign(image=table["image"] + " at " + table["x"] + ", " + table["y"])
@@ -157,7 +157,7 @@ def _is_quantity(column: pd.Series) -> bool:
 
 
 def refuse_leakage(audit: dict, folder: Path, refuse: bool) -> None:
-    """Raise an :class:`InputError` where patients, slides, files or near-duplicate patches cross the split."""
+    """Raise an :class:`InputError` if patients, slides, files or near-duplicate patches cross the split."""
     if refuse and has_leakage(audit):
         raise InputError(
             f"the split leaks, and fail_on_leakage is set; details are in {folder / 'audit.html'}. Choose "

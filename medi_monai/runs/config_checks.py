@@ -1,4 +1,4 @@
-"""Whether the parts of a merged config fit: paths of ids, arguments of components, references."""
+"""Consistency checks of a merged config: nested ids, arguments of components, references."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["check_components", "check_path", "check_references", "split_id"]
 
 
 def split_id(name: str) -> list[str]:
-    """The levels of an id, as ``train#trainer#max_steps``; a leading ``+`` merges and is no part of it."""
+    """Return the levels of an id such as ``train#trainer#max_steps``, without a leading ``+``, which merges."""
     return ReferenceResolver.split_id(name.removeprefix("+"))
 
 
 def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: Collection[str]) -> None:
-    """Refuse a nested id that leads nowhere.
+    """Refuse a nested id that does not exist.
 
     Args:
-        label: how an error calls it.
-        name: the id; its first level is there.
-        parser: has the config so far.
+        label: description of the id, for errors.
+        name: id, whose first level exists.
+        parser: parser with the config so far.
         free: whether the last level is checked by a declaration instead.
-        known: the ids of the config.
+        known: ids of the config.
 
     Raises:
-        InputError: naming what there is at the first level that is not.
+        InputError: with the known names at the first level that does not exist.
     """
     levels = split_id(name)
     for depth in range(1, len(levels)):
@@ -41,7 +41,7 @@ def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: C
         children = list(parent) if isinstance(parent, Mapping) else []
         if isinstance(parent, list):
             children = [str(number) for number in range(len(parent))]
-        # a new argument of a component is checked with its component
+        # new arguments of a component are checked together with the component
         if level in children or (is_last and isinstance(parent, Mapping) and (free or TARGET in parent)):
             continue
         remedy = f"The setting is {levels[-1]!r}." if levels[-1] in known else ""
@@ -49,14 +49,14 @@ def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: C
 
 
 def check_components(name: str, value: Any) -> None:
-    """Refuse a component of a user whose class is not there, or does not take an argument.
+    """Refuse a component of the user whose class does not exist, or does not take one of its arguments.
 
     Args:
-        name: its id, for the error.
-        value: a config; components in it are checked as well.
+        name: id of the component, for errors.
+        value: config of the component; nested components are checked as well.
 
     Raises:
-        InputError: naming the arguments that there are.
+        InputError: with the known arguments.
     """
     for path, component in _walk(name, value):
         if not isinstance(component, Mapping) or not isinstance(component.get(TARGET), str):
@@ -70,7 +70,7 @@ def check_components(name: str, value: Any) -> None:
 
 
 def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
-    """Names that a component takes; none where it takes any."""
+    """Return the names of a component's arguments; none if it takes any."""
     target = ConfigComponent(component, path, ComponentLocator()).resolve_module_name()
     try:
         function = locate(target)
@@ -79,7 +79,7 @@ def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
     if function is None:
         raise InputError(f"{path}: there is no {component[TARGET]!r}; give the full name of a class or function")
     names: list[str] = []
-    # **kwargs of a constructor are those of the class above
+    # **kwargs of a constructor are passed to the parent class
     callees: list[Any] = (
         [vars(kind).get("__init__") for kind in function.__mro__] if inspect.isclass(function) else [function]
     )
@@ -96,14 +96,14 @@ def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
 
 
 def check_references(config: Mapping[str, Any], of_user: Collection[str]) -> None:
-    """Refuse references to what is not there: misspelled, or gone with what the user replaced.
+    """Refuse references that are misspelled, or whose target the user has replaced.
 
     Args:
-        config: merged.
-        of_user: ids that the user gave.
+        config: merged config.
+        of_user: ids given by the user.
 
     Raises:
-        InputError: naming the reference and the id that holds it.
+        InputError: with the reference and the id that contains it.
     """
     parser = ConfigParser({})
     parser.set(dict(config))
@@ -114,8 +114,8 @@ def check_references(config: Mapping[str, Any], of_user: Collection[str]) -> Non
             top, shown = reference.split("::")[0], "@" + reference.replace("::", "#")
             if top in of_user and top in config:
                 raise InputError(
-                    f"{path.replace('::', '#')} refers to {shown}, which is gone: {top} was replaced as a whole. Name "
-                    f"the value alone, as {top}#…: or merge with +{top}"
+                    f"{path.replace('::', '#')} refers to {shown}, which no longer exists: {top} was replaced as a "
+                    f"whole. Set only the value, as {top}#…, or merge with +{top}"
                 )
             raise unknown_value(f"reference in {path.replace('::', '#')}:", shown, [f"@{name}" for name in config])
 

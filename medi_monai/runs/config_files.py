@@ -1,4 +1,4 @@
-"""Config files and overlays, read with errors that a user can act on, and the text in them kept as it was written."""
+"""Read config files and overlays, with actionable errors and with their text unchanged."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from medi_monai.utils.settings import Verbatim
 __all__ = ["as_files", "configs_of", "expanded", "is_syntax", "kept", "read_config_file"]
 
 SUFFIXES = (".json", ".yaml", ".yml")
-#: what MONAI's parser reads as its own
+#: syntax that MONAI's parser interprets
 SPECIAL = "#$@%"
-#: a key of a mapping that makes it a component
+#: key that makes a mapping a component
 TARGET = "_target_"
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|\\|$)")
 
 
 def as_files(config_file: Any) -> list[Path]:
-    """The config files, from whatever form ``--config_file`` was given in: one, a list, or ``a.json,b.yaml``."""
+    """Return the config files from any form of ``--config_file``: one, a list, or ``a.json,b.yaml``."""
     config_file = read_typed(config_file)
     if config_file is None:
         return []
@@ -41,10 +41,10 @@ def as_files(config_file: Any) -> list[Path]:
 
 
 def configs_of(given: Mapping[str, Any]) -> Path | None:
-    """The folder of configs where the bundle is one of ours: its metadata asks for this package.
+    """Return the folder of configs if the bundle requires this package according to its metadata.
 
     Args:
-        given: options of MONAI, of which ``config_file``, ``bundle_root`` and ``args_file`` say which bundle it is.
+        given: options of MONAI, of which ``config_file``, ``bundle_root`` and ``args_file`` identify the bundle.
     """
     given = {name: value for name, value in given.items() if value is not None}
     args_file = read_typed(given.get("args_file"))
@@ -53,14 +53,14 @@ def configs_of(given: Mapping[str, Any]) -> Path | None:
         try:
             defaults = args_file if isinstance(args_file, Mapping) else read_config_file(Path(str(args_file)))
         except InputError:
-            # it is read again where the bundle is known to be ours
+            # read again, with errors, once the bundle is known to be ours
             defaults = {}
             folders = [Path(str(args_file)).parent, Path(str(args_file)).parent / "configs"]
         given = {**defaults, **given}
     root = given.get("bundle_root")
     folders = [file.parent for file in as_files(given.get("config_file"))] + folders
     if root is not None:
-        # what cannot be expanded is said where the options are checked
+        # the error is raised when the options are checked
         with suppress(InputError):
             folders.append(Path(expanded("bundle_root", str(read_typed(root)))) / "configs")
     for folder in folders:
@@ -71,7 +71,7 @@ def configs_of(given: Mapping[str, Any]) -> Path | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose keys come once, and where ``1e-3`` is a number as in YAML 1.2 and in JSON."""
+    """YAML loader that refuses duplicate keys, and reads ``1e-3`` as a number, as in YAML 1.2 and JSON."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         _check_once([self.construct_object(key, deep=True) for key, _ in node.value])
@@ -95,10 +95,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The content of a JSON or YAML file of ids.
+    """Return the content of a JSON or YAML config file.
 
     Raises:
-        InputError: for a file that is missing, of another kind, not UTF-8, empty, not a mapping, or does not parse.
+        InputError: for a file that is missing, of another type, not UTF-8, empty, not a mapping, or invalid.
     """
     if not path.is_file():
         raise InputError(f"there is no config file {path} (current folder: {Path.cwd()})")
@@ -109,7 +109,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     try:
-        # of a key that is there twice MONAI only warns
+        # MONAI only warns about duplicate keys
         if path.suffix.lower() == ".json":
             content = json.loads(text, object_pairs_hook=_unique) if text.strip() else None
         else:
@@ -135,13 +135,14 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def is_syntax(value: Any, ids: Container[str], own: bool) -> bool:
-    """Whether a string means something to MONAI, and is not text.
+    """Return whether a string is MONAI syntax rather than text.
 
     Args:
-        value: of a setting.
-        ids: that the config has.
-        own: of the bundle's own config, where any expression may stand; in what a user gives, only ``$None``, an id
-            (``@label``), and an expression that begins with one (``$@bundle_root + '/models'``).
+        value: value of a setting.
+        ids: ids of the config.
+        own: whether the value is from the bundle's own config, which may contain any expression; in values of the user,
+            only ``$None``, an id (``@label``), and an expression that begins with one (``$@bundle_root + '/models'``)
+            are syntax.
     """
     if not isinstance(value, str) or value[:1] not in ("$", "@", "%"):
         return False
@@ -154,16 +155,16 @@ def is_syntax(value: Any, ids: Container[str], own: bool) -> bool:
 
 
 def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -> Any:
-    """A value whose text MONAI's parser will hand over as it was written.
+    """Protect the text in a value, so that MONAI's parser passes it on unchanged.
 
-    Text with characters that the parser rewrites or runs becomes an expression of the same text.
+    Text with characters that the parser would rewrite or evaluate becomes an expression with the same text.
 
     Args:
-        name: the id.
-        value: checked.
-        how: its text is to be kept.
-        ids: that the config has.
-        own: of the bundle's own config.
+        name: id of the setting.
+        value: checked value.
+        how: marker of the setting's text.
+        ids: ids of the config.
+        own: whether the value is from the bundle's own config.
 
     Raises:
         InputError: for a path that begins with an environment variable that is not set, or with another ``$``.
@@ -189,7 +190,7 @@ def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -
 
 
 def expanded(name: str, value: str) -> str:
-    """A path with the home folder or the environment variable at its start in full, as a shell would.
+    """Expand the home folder or environment variable at the start of a path, as a shell does.
 
     Raises:
         InputError: for a variable that is not set, or another ``$``.

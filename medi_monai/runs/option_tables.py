@@ -15,7 +15,7 @@ from medi_monai.utils.settings import config_default, words_of
 
 __all__ = ["OPTIONS_PAGE", "main", "options_page"]
 
-#: of a bundle, from its folder
+#: path of the page, relative to the folder of a bundle
 OPTIONS_PAGE = Path("docs") / "options.md"
 INTRODUCTION = """# Options
 
@@ -27,7 +27,7 @@ LONGEST = 60
 
 
 def options_page(bundle: Path) -> str:
-    """Markdown page of all options of a bundle.
+    """Return the Markdown page of all options of a bundle.
 
     Args:
         bundle: folder of the bundle.

@@ -1,4 +1,4 @@
-"""The run ``preparing``: from images to a cohort with its audit, alone or as one of many processes."""
+"""The run ``preparing``: prepare a cohort from images and audit it, in one or several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medi_monai.utils.run_dir import finish_run
 
 __all__ = ["prepare_run"]
 
-#: values that are named with their shares
+#: maximum number of values printed with their shares
 MAX_SHOWN = 8
 
 
@@ -33,23 +33,23 @@ def prepare_run(
     continuous: Sequence[str] = (),
     fail_on_leakage: bool = False,
 ) -> Cohort:
-    """:func:`medi_monai.cohort.prepare` of slides, tiles, patches or captioned images; its audit, pages and a summary.
+    """Prepare slides, tiles, patches or captioned images by :func:`medi_monai.cohort.prepare`, and audit the cohort.
 
-    Started by ``torchrun``, every process makes a share of the images, on one machine or on many that see the same
-    folders, and the first one writes the tables.
+    With ``torchrun``, every process prepares a share of the images, on one machine or on several with shared folders,
+    and the first one writes the tables.
 
     Args:
         preparation: source, images and splits.
-        output_dir: the cohort's folder.
-        on_error: as for :func:`medi_monai.cohort.prepare`.
-        num_workers: workers of each process; by default the cores of the machine, dealt among them.
-        backend: of slides, as for :func:`medi_monai.wsi.open_slide`.
-        continuous: attributes that hold numbers.
-        fail_on_leakage: end with an error where patients, slides, files or near-duplicate patches cross the split.
+        output_dir: folder of the cohort.
+        on_error: handling of unreadable images, as for :func:`medi_monai.cohort.prepare`.
+        num_workers: workers of each process; by default the cores of the machine, divided among the processes.
+        backend: library that reads slides, as for :func:`medi_monai.wsi.open_slide`.
+        continuous: numeric attributes.
+        fail_on_leakage: whether to raise an error if patients, slides, files or near-duplicate patches cross the split.
 
     Raises:
-        InputError: as :func:`medi_monai.cohort.prepare`, and for leakage where asked; also where leakage is to be
-            refused, and patches would not be compared.
+        InputError: as for :func:`medi_monai.cohort.prepare`; with ``fail_on_leakage``, for leakage, or if patches would
+            not be compared.
     """
     check_measured(preparation, fail_on_leakage)
     with torchrun_session() as shard:
@@ -93,7 +93,7 @@ def prepare_run(
 
 
 def shares(column: pd.Series) -> str:
-    """The values of a column with their shares, the most frequent first and missing ones last."""
+    """Return the values of a column with their shares, the most frequent first and missing ones last."""
     missing = missing_cells(column)
     counts = column[~missing].value_counts()
     shown = [f"{value} {count / len(column):.1%}" for value, count in counts.head(MAX_SHOWN).items()]

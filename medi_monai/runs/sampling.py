@@ -1,4 +1,4 @@
-"""Sample a plan: images with an identity, a manifest, a grid; safe to interrupt and repeat."""
+"""Sample a plan: reproducible images, a manifest and a grid; safe to interrupt and repeat."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from medi_monai.wsi.readers import read_image
 
 __all__ = ["image_name", "not_in_plan", "resolve_plan", "sample_plan"]
 
-#: files of one plan; images are shared by the plans of a folder
+#: files of a single plan; images are shared by the plans of a folder
 PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
-#: column of the manifest: the name of an image's combination, also where the plan left columns to the model
+#: column of the manifest with the name of an image's combination, including columns that the plan left to the model
 COMBINATION = "combination"
 #: of a PNG file, at least: noise and tissue take two or three, a smooth image of the brain less than one
 BYTES_PER_PIXEL, BYTES_PER_FILE = 0.25, 512
-#: images of a combination shown in grid.png
+#: number of images per combination in grid.png
 MAX_GRID_IMAGES = 4
 
 
@@ -52,18 +52,19 @@ def resolve_plan(
     images_per_combination: int,
     trained_with: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """A plan by name or by path.
+    """Return a plan by name or path.
 
     Args:
         plan: ``unseen``, ``balance``, ``observed`` or ``all``, made from the training table; or the path of a table.
-        training_table: returns the rows in training; called for a name alone.
-        columns: label and attributes that make a combination; a table has to have them, and may have others.
-        images_per_combination: the count, but for ``balance``.
-        trained_with: settings of the training (``model.json``), to check that ``unseen`` combinations are.
+        training_table: function that returns the training rows; called only for a plan by name.
+        columns: label and attributes that form a combination; a table must have them, and may have others.
+        images_per_combination: number of images per combination, except for ``balance``.
+        trained_with: settings of the training (``model.json``), to check that ``unseen`` combinations were not trained
+            on.
 
     Raises:
-        InputError: for an unknown plan, as :func:`read_plan` and :func:`make_plan`, and if the model was trained on
-            combinations that the plan calls unseen, because the table is that of another cohort.
+        InputError: for an unknown plan, as for :func:`read_plan` and :func:`make_plan`, and if the model was trained on
+            combinations that the plan treats as unseen, because the table belongs to another cohort.
     """
     if plan not in PLANS and (Path(plan).suffix or os.sep in plan):
         return read_plan(plan, columns)
@@ -119,22 +120,22 @@ def sample_plan(
 ) -> pd.DataFrame:
     """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
-    An image depends on the seed, its combination and its number, and on nothing else in the plan. Interrupted, the
-    same call draws the missing images; images of other settings are moved aside, never overwritten.
+    An image depends only on the seed, its combination and its number, not on the rest of the plan. After an
+    interruption, the same call draws the missing images; images of other settings are moved aside, never overwritten.
 
     Args:
-        network: trained, in evaluation mode.
-        generator: how to draw.
-        plan: combinations with ``count``; what it has no column of is left to the model, the label where
-            ``trained_with`` says that the model knows it null.
-        columns: label and attributes that make a combination.
-        output_dir: the run's folder.
-        checkpoint: the file of the weights; its SHA-256 goes into the manifest.
-        settings: as resolved, for the summary.
-        trained_with: settings of the training (``model.json``) of a model of metadata; its record of the training data
-            goes into ``sampling.json``.
-        not_sampled: combinations that were meant to be in the plan, from :func:`not_in_plan`; they are printed, and
-            listed in the summary.
+        network: trained network in evaluation mode.
+        generator: generator of the images.
+        plan: combinations with ``count``; attributes without a column are left to the model, and so is the label if the
+            model was trained with a null label according to ``trained_with``.
+        columns: label and attributes that form a combination.
+        output_dir: folder of the run.
+        checkpoint: file of the weights, whose SHA-256 is saved in the manifest.
+        settings: resolved settings, for the summary.
+        trained_with: settings of the training (``model.json``) of a metadata-conditioned model, whose record of the
+            training data is saved in ``sampling.json``.
+        not_sampled: combinations missing from the plan, from :func:`not_in_plan`, which are printed and listed in the
+            summary.
 
     Returns:
         The manifest, one row per image.
@@ -223,7 +224,7 @@ def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str
     stored = root / SETTINGS_FILE
     # the record belongs to the checkpoint: it does not decide whether images are the same
     if stored.is_file() and json_digest({**read_json(stored), RECORD: None}) != json_digest({**recipe, RECORD: None}):
-        # the settings go last: killed between two of them, the next call still sees that they differ
+        # the settings are moved last, so that a call that follows a killed one still sees that they differ
         set_aside(root, [root / name for name in ("images", *PLAN_FILES, SETTINGS_FILE)])
     write_json(stored, recipe if record is None else {**recipe, RECORD: record})
     manifest = root / "manifest.csv"
@@ -240,7 +241,7 @@ def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], titl
 
 
 def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """``images/<combination>/<number>.png``; a combination that file names cannot spell gets a digest behind it."""
+    """Return ``images/<combination>/<number>.png``, with a digest if file names cannot represent the combination."""
     values = [_text(row[key]) for key in keys]
     spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", _word(value)).lstrip(".") for value in values)[:120]
     if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):

@@ -86,7 +86,7 @@ Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or a GPU s
 
 
 class BundleSettings(Settings):
-    """Where the bundle lies; every config has it."""
+    """Bundle folder, a setting of every config."""
 
     bundle_root: PathText = setting(".", "folder of the bundle")
 

@@ -1,4 +1,4 @@
-"""Options of the command line as they were typed, before Fire reads ``run #2`` as ``run`` and ``a,b`` as a tuple."""
+"""Options of the command line as typed, before Fire parses ``run #2`` as ``run`` and ``a,b`` as a tuple."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Typed", "as_fire_reads", "check_typed", "read_typed"]
 
 
 class Typed(str):
-    """Text of the command line that nothing has read yet."""
+    """Text of the command line that has not been parsed yet."""
 
 
 def as_fire_reads(value: Any) -> Any:
-    """What Fire hands over for a text of the command line; anything else as it is."""
+    """Parse text of the command line as Fire would; anything else is returned unchanged."""
     if not isinstance(value, Typed):
         return value
     from fire.parser import DefaultParseValue
@@ -22,9 +22,9 @@ def as_fire_reads(value: Any) -> Any:
 
 
 def read_typed(value: Any) -> Any:
-    """A number, a list, a mapping, true, false or None of the command line; text is what was typed.
+    """Parse a number, list, mapping, true, false or None of the command line; text is returned as typed.
 
-    Quotes around a whole text keep it from being read as something else, as ``"'2024'"``.
+    Text in quotes, such as ``"'2024'"``, is not parsed as anything else.
     """
     read = as_fire_reads(value)
     if isinstance(value, Typed) and isinstance(read, str) and value[:1] + value[-1:] not in ("''", '""'):
@@ -33,20 +33,20 @@ def read_typed(value: Any) -> Any:
 
 
 def check_typed(value: Any, check: Callable[[Any], Any]) -> Any:
-    """A value by its check, which decides whether ``2024`` or ``a,b`` of the command line is text.
+    """Return the checked value, where the check decides whether ``2024`` or ``a,b`` of the command line is text.
 
     Args:
-        value: as it was given.
-        check: raises a ``ValueError`` for what cannot be.
+        value: value as given.
+        check: check that raises a ``ValueError`` for invalid values.
 
     Raises:
-        ValueError: of the check, for the value as it was read.
+        ValueError: raised by the check for the parsed value.
     """
     read = read_typed(value)
     try:
         return check(read)
     except ValueError:
-        # without a value an option reads as True, which is not the text "True"
+        # an option without a value is parsed as True, which is not the text "True"
         if not isinstance(value, Typed) or isinstance(read, (str, bool)) or read is None:
             raise
         try:

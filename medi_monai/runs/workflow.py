@@ -1,4 +1,4 @@
-"""How a run of one of our bundles begins: options and overlays are checked, and settings get their declarations.
+"""Start of a run of this package's bundles: check options and overlays, and insert the declarations of settings.
 
 :mod:`medi_monai.bundle_hook` calls :func:`begin` in place of the constructor of MONAI's ``ConfigWorkflow``.
 """
@@ -36,7 +36,7 @@ from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_
 __all__ = ["begin", "checked_options", "declared", "read_configs", "run_ids"]
 
 SETTINGS = "settings"
-#: of the functions of MONAI that make a workflow, beside the ids of configs
+#: parameters of MONAI's functions that create a workflow, which are not ids of configs
 _PARAMETERS = {
     "args_file", "config_file", "final_id", "init_id", "logging_file", "meta_file", "properties_path", "run_id",
     "tracking", "workflow_name", "workflow_type",
@@ -45,15 +45,15 @@ LOGGERS = ("monai.bundle.workflows", "monai.bundle.scripts", "monai.bundle.confi
 
 
 def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) -> None:
-    """Construct the workflow of one of our bundles.
+    """Construct the workflow of one of this package's bundles.
 
     Args:
-        workflow: a ``ConfigWorkflow`` that is being constructed.
-        plain: its own constructor.
-        options: of the constructor, and ids with values that replace those of the configs.
+        workflow: ``ConfigWorkflow`` that is being constructed.
+        plain: MONAI's constructor.
+        options: arguments of the constructor, and ids with values that replace those of the configs.
 
     Raises:
-        InputError: for configs, options or values that cannot be.
+        InputError: for invalid configs, options or values.
     """
     folder = configs_of(options)
     assert folder is not None
@@ -80,14 +80,14 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
 
 
 def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of ``monai.bundle.run`` and its like together with those of ``args_file``.
+    """Merge the options of ``monai.bundle.run`` and similar functions with those of ``args_file``.
 
     Args:
-        entry: the function of MONAI that takes a config file.
-        options: by name; None stands for a parameter of the function that is not given.
+        entry: function of MONAI that takes a config file.
+        options: options by name; None for a parameter of the function that is not given.
 
     Raises:
-        InputError: for an ``args_file`` that cannot be read; for an export also of a config, an option or a checkpoint.
+        InputError: for an unreadable ``args_file``; for an export, also for an invalid config, option or checkpoint.
     """
     _speak_plainly()
     parameters = {*_PARAMETERS, *inspect.signature(entry).parameters}
@@ -95,7 +95,7 @@ def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> di
     defaults = args_file if isinstance(args_file, Mapping) or args_file is None else read_config_file(Path(args_file))
     given = {**(defaults or {}), **{name: value for name, value in options.items() if name != "args_file"}}
     for name in parameters & set(given):
-        # None of a parameter means: as in the file, or as it is without
+        # a parameter that is None takes the value in the file, or its default
         value = given.pop(name) if options.get(name) is not None else (given.pop(name), (defaults or {}).get(name))[1]
         if read_typed(value) is not None:
             given[name] = read_typed(value)
@@ -124,9 +124,9 @@ def _speak_plainly() -> None:
     if is_command_line(sys.argv):
         report_user_errors()
         stop_like_ctrl_c()
-        # "this config can run code" is for configs of strangers
+        # "this config can run code" is a warning for third-party configs
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        # a terminal of ASCII shows a note about Köln as K\xf6ln, and goes on
+        # an ASCII terminal shows a note about Köln as K\xf6ln instead of failing
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -136,15 +136,15 @@ def _speak_plainly() -> None:
 
 
 def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Config files and options as one config, checked, with the groups of settings that it names.
+    """Merge and check config files and options, and add the declarations of the groups of settings.
 
     Args:
-        files: later ones replace what earlier ones hold.
-        folder: the configs of the bundle; other files are overlays of the user.
-        options: ids with values.
+        files: config files; later ones override earlier ones.
+        folder: folder of the bundle's configs; other files are overlays of the user.
+        options: values by id.
 
     Raises:
-        InputError: for an id that no config knows, or a value that its declaration does not allow.
+        InputError: for an unknown id, or a value that its declaration does not allow.
     """
     given = [
         _Given(name, value, _is_own(file, folder), str(file))
@@ -164,7 +164,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
         if not item.is_own:
             of_user.add(top)
             if top in parser:
-                # what is merged into a section goes where its ids point to
+                # values merged into a section are checked by their nested ids
                 below = item.value if item.name.startswith("+") and isinstance(item.value, Mapping) else {}
                 for name in [item.name, *(f"{item.name}::{key}" for key in below)]:
                     check_path(item.label, name, parser, free=top in fields, known=known)
@@ -190,7 +190,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Given:
-    """An id with its value, from a file, or from an option where ``file`` is None."""
+    """An id with its value, from a file, or from an option if ``file`` is None."""
 
     name: str
     value: Any
@@ -223,13 +223,13 @@ def _check_ids(given: Iterable[_Given], known: set[str]) -> None:
 
 
 def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
-    """The declarations behind what a config has under ``settings``.
+    """Return the declarations of the groups that a config lists under ``settings``.
 
     Args:
-        names: names of groups; ``"training: max_steps amp"`` takes two settings of one.
+        names: names of groups; ``"training: max_steps amp"`` selects two settings of a group.
 
     Returns:
-        Group to setting to the class that declares it.
+        For each group and setting, the class that declares it.
     """
     groups: dict[str, dict[str, type[Settings]]] = {}
     for entry in names:
@@ -242,7 +242,7 @@ def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
 
 
 def run_ids(folder: Path) -> dict[str, str]:
-    """The runs of a bundle, each with its config file."""
+    """Return the runs of a bundle, each with its config file."""
     runs: dict[str, str] = {}
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8")).get("run")
@@ -316,7 +316,7 @@ def _check_metadata(meta_file: Any) -> None:
 
 @contextmanager
 def _as_input_error() -> Iterator[None]:
-    """What MONAI says to an option of its own (a logging file, a macro), as one line."""
+    """Convert MONAI's errors about its own options (a logging file, a macro) to one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:

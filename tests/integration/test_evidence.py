@@ -74,7 +74,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
     output, _ = experiment
     kept = {name: (output / name).stat().st_mtime_ns for name in ("models/medi/model.pt", "evaluation/metrics.json")}
     printed = bundle.must_run("experiment", "experiment.json", output_dir=output, **{**SMALL, "num_repeats": 3})
-    assert [name for name in STAGES if f"{name}: done already" in printed] == STAGES[:-1]
+    assert [name for name in STAGES if f"{name}: already done" in printed] == STAGES[:-1]
     assert kept == {name: (output / name).stat().st_mtime_ns for name in kept}
     assert json.loads((output / "probing" / "probe.json").read_text())["settings"]["num_repeats"] == 3
     assert json.loads((output / "probing" / "earlier-1" / "probe.json").read_text())["settings"]["num_repeats"] == 2

@@ -1,1 +1,1 @@
-"""What an aligned model draws, subgroup by subgroup."""
+"""Evaluation of the images of an aligned model, by subgroup."""

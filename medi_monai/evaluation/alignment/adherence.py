@@ -1,4 +1,4 @@
-"""Whether prompts that name a value of an attribute get it."""
+"""Prompt adherence: whether images show the attribute value that their prompt names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_REPLICATES = 1000
 
 
 def measure_adherence(images: ComparedImages) -> Measured:
-    """Prompt adherence by attribute and arm; nothing without prompts that name values."""
+    """Measure prompt adherence by attribute and arm; nothing without prompts that name values."""
     inputs = images.inputs
     if not inputs.named:
         return Measured({"named_prompts": {}}, {})
@@ -45,22 +45,22 @@ def prompt_adherence(
     prompt: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How often a prompt that names a value of an attribute gets it, as predicted, in each arm and against ``before``.
+    """Measure how often images are predicted as requested by their prompt, in each arm and relative to ``before``.
 
     Args:
-        tables: manifests of named prompts by arm, ``before`` among them.
-        codes: arm to part to the subgroups read.
-        parts: of the target; joints are left out.
-        words: of each attribute, the words that name each value; by default the values themselves.
-        prompt: column.
-        seed: of the bootstrap.
+        tables: manifests of prompts that name the attribute by arm, including ``before``.
+        codes: predicted subgroups by arm and part.
+        parts: parts of the target; joint targets are left out.
+        words: words that name each value of each attribute; by default the values themselves.
+        prompt: column of the prompts.
+        seed: seed of the bootstrap.
 
     Returns:
-        By attribute and arm ``share`` (Wilson interval), ``by_value``, ``left_out`` (images whose prompt names none)
-        and ``ratio`` to ``before`` over pairs of the same noise, with a bootstrap of the pairs.
+        By attribute and arm, ``share`` (Wilson interval), ``by_value``, ``left_out`` (images whose prompt names no
+        value) and ``ratio`` to ``before`` over pairs of the same noise, with a bootstrap of the pairs.
 
     Raises:
-        InputError: where no prompt names any value.
+        InputError: if no prompt names any value.
     """
     adherence: dict[str, Any] = {}
     for part in parts:
@@ -106,7 +106,7 @@ def _ratio_of_pairs(before: np.ndarray, after: np.ndarray, seed: int) -> dict[st
     if not before.sum():
         return figure(None, n=n)
     table = np.bincount(2 * before.astype(int) + after.astype(int), minlength=4)
-    # the name seeds the draws: with another one, figures would be others
+    # the name seeds the draws: another one would give other figures
     rng = np.random.default_rng(seed_from("obedience", seed))
     drawn = rng.multinomial(n, table / n, NUM_REPLICATES).astype(float)
     base = drawn[:, 2] + drawn[:, 3]

@@ -1,4 +1,4 @@
-"""The images of an alignment, read and embedded once: what every measure is taken of."""
+"""Images of an alignment, classified and embedded once for all measures."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["ALL", "REFERENCE", "ComparedImages", "Measured", "compared_images", "target_rows"]
 
-#: the name of all images together, and that of the real images
+#: names of the group of all images, and of the real images
 ALL, REFERENCE = "all", "reference"
 
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """All images, with what was predicted of the generated ones and the features of all.
+    """All images with their features, and predictions for the generated ones.
 
     Args:
-        inputs: what they are and what they are compared with.
-        predictions: by arm.
-        features: ``(N, D)`` of every arm, of ``reference`` (the real images to compare with) and ``real`` (the cohort).
-        image_size: side in pixels.
-        batch_size: of classifiers and of the CLIP model.
-        settings: how sets of images are compared.
+        inputs: inputs of the evaluation.
+        predictions: predictions by arm.
+        features: ``(N, D)`` features of every arm, of ``reference`` (the real images to compare with) and ``real`` (the
+            cohort).
+        image_size: side of the images in pixels.
+        batch_size: batch size of classifiers and of the CLIP model.
+        settings: settings of the comparison.
     """
 
     inputs: AlignmentInputs
@@ -48,19 +49,19 @@ class ComparedImages:
 
     @property
     def seed(self) -> int:
-        """Of all random choices."""
+        """Seed of all random selections."""
         return self.settings.seed
 
     @property
     def judged(self) -> dict[str, np.ndarray]:
-        """By arm, the ``(N,)`` subgroup of every image as the judge predicts."""
+        """By arm, the ``(N,)`` subgroup that the judge predicts for every image."""
         return {arm: own.codes["judge"][self.inputs.joint.name] for arm, own in self.predictions.items()}
 
     @cached_property
     def sets(self) -> ImageSets:
-        """Arms and real images by subgroup, before them all together: real ones in the shares of the target.
+        """Return arms and real images, first pooled (real images with the target's shares) and then by subgroup.
 
-        Subgroups of generated images are those that the judge predicts, of real ones those that are known.
+        Subgroups of generated images are predicted by the judge; those of real images are known.
         """
         joint = self.inputs.joint
         images: dict[str, Cohort] = {**self.inputs.arms, REFERENCE: self.inputs.real}
@@ -75,11 +76,11 @@ class ComparedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measure gives.
+    """Result of a measure.
 
     Args:
         figures: fields of :class:`medi_monai.results.metrics.AlignmentMetrics`.
-        pictures: by name, for the page.
+        pictures: images for the page, by name.
     """
 
     figures: Mapping[str, Any]
@@ -96,7 +97,7 @@ def compared_images(
     settings: FidelitySettings,
     features_dir: str | os.PathLike | None = None,
 ) -> ComparedImages | None:
-    """Embed and classify all images; None in all but the first of the processes that ``torchrun`` started."""
+    """Embed and classify all images; None in all but the first of ``torchrun``'s processes."""
     images = {**inputs.arms, REFERENCE: inputs.real}
     features, first = embed_all(
         inputs.cohort, images, encoder, image_size, batch_size, device, num_workers, features_dir
@@ -112,16 +113,16 @@ def compared_images(
 
 
 def target_rows(codes: np.ndarray, shares: np.ndarray, order: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Rows drawn without repetition so that subgroups have the shares of the target, as many as there can be.
+    """Draw as many rows as possible without replacement so that subgroups have the target's shares.
 
     Args:
         codes: ``(N,)`` subgroup of every row, -1 for unknown.
-        shares: ``(G,)`` that sum to 1.
-        order: ``(N,)`` rows in an order that does not depend on that of the table.
-        seed: of the choice.
+        shares: ``(G,)`` target shares that sum to 1.
+        order: ``(N,)`` rows in an order that is independent of the table's.
+        seed: seed of the draw.
 
     Returns:
-        Sorted row numbers; none where a subgroup that is wanted has no row.
+        Sorted row numbers; none if a subgroup with a positive share has no rows.
     """
     available = np.bincount(codes[codes >= 0], minlength=len(shares))
     chosen = []

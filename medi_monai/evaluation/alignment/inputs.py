@@ -1,4 +1,4 @@
-"""What the evaluation of an alignment is made from, checked before any work: classifiers, target, arms, real images."""
+"""Inputs of the evaluation of an alignment, checked before any work: classifiers, target, arms, real images."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ NEEDED = ("before", "after")
 
 @dataclass(frozen=True)
 class AlignmentInputs:
-    """All that is compared.
+    """Inputs of the evaluation.
 
     Args:
-        readers: classifiers, ``judge`` first.
-        target: the shares wanted, in the order of the judge's values.
-        parts: of the target, the joint last.
-        arms: generated images by name.
-        named: those of prompts that name the attribute.
+        readers: classifiers by name, ``judge`` first.
+        target: target shares, in the order of the judge's values.
+        parts: parts of the target, the joint target last.
+        arms: generated images by arm.
+        named: images generated for prompts that name the attribute, by arm.
         cohort: real images of the training.
         real: real images with attributes and patient, to compare with.
-        clip: of consistency and score, or None.
+        clip: CLIP model of consistency and score, or None.
         recorded: content of ``alignment.json``, or None.
         prompt: column of the prompts.
-        words: of each attribute, the words that name each value in the prompts of ``named``.
+        words: words that name each value of each attribute in the prompts of ``named``.
     """
 
     readers: Mapping[str, AttributeClassifier]
@@ -59,23 +59,23 @@ class AlignmentInputs:
 
     @property
     def joint(self) -> Part:
-        """The part that the verdict goes by: the joint of several attributes, or the only one."""
+        """The part on which the verdict is based: the joint target of several attributes, or the only one."""
         return self.parts[-1]
 
     @property
     def selections(self) -> dict[str, dict[str, int]]:
-        """Of the arms whose images were chosen among others, how many were kept, and of how many."""
+        """Return, for arms with selected images, the number of images selected and of candidates."""
         return {name: images.selection for name, images in self.arms.items() if images.selection is not None}
 
     @property
     def differing_settings(self) -> dict[str, dict[str, Any]]:
-        """Settings that are not the same in all arms that were sampled; what was chosen among others has none."""
+        """Return the settings that differ between sampled arms; arms of selected images have no settings."""
         own = {name: images for name, images in self.arms.items() if images.settings}
         return settings_that_differ(own) if own else {}
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of the images and models that are compared."""
+        """Return the digests of the images and models that are compared."""
         return {
             "cohort": self.cohort.digest,
             "reference": self.real.digest,
@@ -101,7 +101,7 @@ def gather(
     words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
-    """Load and check what was given; arguments and errors as of the run."""
+    """Load and check the inputs; arguments and errors are those of the run."""
     readers = _readers(classifiers, device)
     recorded = _recorded(alignment)
     judge = readers["judge"]
@@ -168,7 +168,7 @@ def _target(
     table: pd.DataFrame | None,
 ) -> SubgroupTarget:
     if isinstance(target, SubgroupTarget):
-        # in the order of the judge, who may know the values in another one
+        # in the judge's order of the values, which may differ
         return make_target(dict(zip(target.names, target.probabilities)), judge.attributes, names=target.attributes)
     if target is not None:
         return make_target(target, judge.attributes, table, attributes)
@@ -201,7 +201,7 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Sampl
 
 
 def _check_weights(arms: Mapping[str, SampledImages], recorded: Mapping[str, Any] | None) -> None:
-    # arms that are swapped would turn a gain into a loss
+    # swapped arms would turn a gain into a loss
     untuned = (recorded or {}).get("untuned_sha256")
     for name, images in arms.items():
         if untuned is None or name not in NEEDED or not images.settings:

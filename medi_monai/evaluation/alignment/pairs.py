@@ -1,4 +1,4 @@
-"""Pairs of images that began with the same noise, before and after a tuning: how alike they are."""
+"""Similarity of pairs of images from the same noise, before and after tuning."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["consistency", "measure_pairs", "pair_pictures", "same_noise"]
 
-#: pairs of the same noise shown, of those that stayed and of those that changed
+#: numbers of pairs shown that kept and that changed their subgroup
 SHOWN = 12
 
 
 def measure_pairs(images: ComparedImages) -> Measured:
-    """Consistency with ``before`` and CLIP scores of every arm, and pictures of ``pairs``."""
+    """Measure consistency with ``before`` and CLIP scores of every arm, and show ``pairs``."""
     inputs, predictions = images.inputs, images.predictions
     by_arm = {}
     for arm, predicted in predictions.items():
@@ -39,7 +39,7 @@ def measure_pairs(images: ComparedImages) -> Measured:
 
 
 def same_noise(before: pd.DataFrame, after: pd.DataFrame, prompt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of both tables whose images began with the same noise: alike in prompt, number and seed."""
+    """Return row numbers of both tables for images from the same noise: equal prompt, number and seed."""
     if not all("number" in table.columns for table in (before, after)):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     keys = [prompt, "number", *(["seed"] if "seed" in before.columns and "seed" in after.columns else [])]
@@ -51,19 +51,19 @@ def same_noise(before: pd.DataFrame, after: pd.DataFrame, prompt: str) -> tuple[
 def consistency(
     before: ArmPredictions, after: ArmPredictions, rows: tuple[np.ndarray, np.ndarray], reader: str, part: str
 ) -> dict[str, Any]:
-    """Cosine of CLIP features of the same noise and prompt in two arms, by whether the subgroup stayed.
+    """Measure the cosine similarity of CLIP features for the same noise and prompt in two arms.
 
     Args:
-        before: one arm.
-        after: the other.
-        rows: of :func:`same_noise`.
-        reader: who says what the subgroup is.
-        part: of the target.
+        before: predictions of one arm.
+        after: predictions of the other arm.
+        rows: rows of both arms, from :func:`same_noise`.
+        reader: name of the classifier that predicts the subgroup.
+        part: name of the part of the target.
 
     Returns:
-        ``all``, ``stayed`` and ``changed`` as figures, ``unrelated``: the mean cosine of images of other noise, which a
-        cosine has to be seen beside, ``num_stayed``, ``num_changed``, and ``score_change``: the CLIP score of an image
-        less that before.
+        ``all``, ``stayed`` and ``changed`` (pairs that kept or changed their subgroup) as figures; ``unrelated``: the
+        mean cosine of images from different noise, for comparison; ``num_stayed``, ``num_changed``; and
+        ``score_change``: the difference of CLIP scores, after minus before.
     """
     first, second = (arm.codes[reader][part][some] for arm, some in zip((before, after), rows))
     stays = first == second
@@ -88,18 +88,18 @@ def consistency(
 def pair_pictures(
     arms: Mapping[str, Cohort], codes: Mapping[str, np.ndarray], joint: Part, prompt: str, image_size: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Pictures of the same noise before and after by what became of the subgroup, drawn evenly from each kind.
+    """Select pairs of images from the same noise before and after, evenly from each change of subgroup.
 
     Args:
-        arms: ``before`` and ``after``.
-        codes: their subgroups.
-        joint: of the target.
-        prompt: column.
-        image_size: side in pixels.
-        seed: of the choice.
+        arms: images of ``before`` and ``after``.
+        codes: subgroups of both arms.
+        joint: joint part of the target.
+        prompt: column of the prompts.
+        image_size: side of the images in pixels.
+        seed: seed of the selection.
 
     Returns:
-        ``stayed`` and ``changed`` to a title and its pairs, ``(H, W, 3)`` uint8 each.
+        For ``stayed`` and ``changed``, titles with their pairs, each image ``(H, W, 3)`` uint8.
     """
     first, second = same_noise(arms["before"].table, arms["after"].table, prompt)
     was, now = codes["before"][first], codes["after"][second]
@@ -122,7 +122,7 @@ def pair_pictures(
 
 
 def _dealt(counts: np.ndarray, total: int) -> list[int]:
-    """``total`` dealt evenly, where what one has too few for goes to the others."""
+    """Divide ``total`` evenly, passing on the remainder of those with too few to the others."""
     dealt, left = [0] * len(counts), total
     for done, index in enumerate(np.argsort(counts, kind="stable").tolist()):
         dealt[index] = min(int(counts[index]), left // (len(counts) - done))

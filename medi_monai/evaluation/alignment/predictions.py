@@ -1,4 +1,4 @@
-"""What classifiers and a CLIP model say of the images of each arm."""
+"""Predictions of classifiers and a CLIP model for the images of each arm."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["ArmPredictions", "predict_arm"]
 
 @dataclass(frozen=True)
 class ArmPredictions:
-    """What was predicted of the images of one arm, in the order of its rows.
+    """Predictions for the images of an arm, in the order of its rows.
 
     Args:
-        codes: classifier to attribute, or joint, to the ``(N,)`` predicted subgroup.
-        features: ``(N, D)`` CLIP features of length 1, or None.
-        scores: ``(N,)`` cosine with the caption, or None.
+        codes: ``(N,)`` predicted subgroups by classifier and by attribute or joint.
+        features: ``(N, D)`` CLIP features of unit length, or None.
+        scores: ``(N,)`` cosine similarities with the caption, or None.
     """
 
     codes: Mapping[str, Mapping[str, np.ndarray]]
@@ -44,19 +44,19 @@ def predict_arm(
     prompt: str | None = None,
     batch_size: int = 256,
 ) -> ArmPredictions:
-    """Read all images once: what every classifier predicts and, with a CLIP model, its features.
+    """Read all images once, classify them with every classifier and embed them with a CLIP model, if given.
 
     Args:
-        images: of an arm.
+        images: images of an arm.
         readers: classifiers by name.
-        parts: of the target.
-        image_size: side in pixels.
-        clip: of features and scores.
-        prompt: column of the captions; None leaves the scores out.
-        batch_size: of the reading.
+        parts: parts of the target.
+        image_size: side of the images in pixels.
+        clip: CLIP model of features and scores.
+        prompt: column of the captions; None omits the scores.
+        batch_size: number of images per batch.
 
     Raises:
-        InputError: for a classifier without an attribute, or with other values.
+        InputError: for a classifier without one of the attributes, or with other values.
     """
     orders = {name: {part.name: _value_order(reader, part) for part in parts} for name, reader in readers.items()}
     blocks: dict[str, dict[str, list[np.ndarray]]] = {name: {part.name: [] for part in parts} for name in readers}

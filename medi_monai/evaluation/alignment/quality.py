@@ -1,4 +1,4 @@
-"""Whether a tuning costs quality: distances to real images, diversity within subgroups, and memorization."""
+"""Image quality after tuning: distances to real images, diversity within subgroups, and memorization."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from medi_monai.metrics import figure, interval_around
 
 __all__ = ["measure_memorization", "measure_quality", "subgroup_diversity", "subgroup_fidelity"]
 
-#: the arms that the answer is about
+#: arms on which the verdict is based
 ANSWER = ("before", "after")
 #: images of a subgroup whose structure is compared, pairs of them, images between whose features distances are taken
 NUM_IMAGES, NUM_PAIRS, NUM_SPREAD = 200, 400, 500
 
 
 def measure_quality(images: ComparedImages) -> Measured:
-    """Fidelity of all images and of each subgroup, and diversity within subgroups."""
+    """Measure the fidelity of all images and of each subgroup, and the diversity within subgroups."""
     figures = {
         "fidelity": subgroup_fidelity(images.sets, images.settings),
         "diversity": subgroup_diversity(images.sets, images.image_size, images.settings.min_images, images.seed),
@@ -33,7 +33,7 @@ def measure_quality(images: ComparedImages) -> Measured:
 
 
 def measure_memorization(images: ComparedImages) -> Measured:
-    """Whether arms reproduce training images, with their closest pairs as the pictures ``closest``."""
+    """Measure whether arms reproduce training images, and show their ``closest`` pairs."""
     generated = {arm: (images.features[arm], own) for arm, own in images.inputs.arms.items()}
     figures, closest = memorization(
         images.features["real"], images.inputs.cohort, generated, images.image_size, images.seed
@@ -59,7 +59,7 @@ def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, 
 
 
 def _compared_apart(sets: ImageSets, group: int, settings: FidelitySettings) -> dict[str, Mapping[str, Any]]:
-    # the result that each arm has its figures of; a small arm does not take images from the answer
+    # each arm's figures come from one result; a small arm does not reduce the numbers of the main arms
     counts = {arm: min(count, settings.max_images) for arm, count in sets.counts(group).items()}
     usable = [arm for arm in sets.arms if counts[arm] >= settings.min_images]
     main = [arm for arm in usable if arm in ANSWER]
@@ -114,17 +114,17 @@ def _ratio(result: Mapping[str, Any], arm: str, count: int, base: str = "before"
 
 
 def subgroup_diversity(sets: ImageSets, image_size: int, min_images: int = 8, seed: int = 0) -> dict[str, Any]:
-    """How unlike each other the images of a subgroup are, by structure and by features, in each arm and in real images.
+    """Measure the diversity within subgroups, by structure and features, in each arm and in real images.
 
     Args:
-        sets: of :class:`ComparedImages`.
-        image_size: side in pixels.
-        min_images: of fewer there is no figure.
-        seed: of the choice.
+        sets: sets of :class:`ComparedImages`.
+        image_size: side of the images in pixels.
+        min_images: number of images below which diversity is not computed.
+        seed: seed of the selection.
 
     Returns:
-        By subgroup and name ``ms_ssim`` (1 less the mean structural similarity) and ``features`` (mean distance of two
-        images) as figures, each with its ``ratio`` to ``before``.
+        By subgroup and set, ``ms_ssim`` (1 minus the mean structural similarity) and ``features`` (mean distance
+        between two images) as figures, each with its ``ratio`` to ``before``.
     """
     settings = DiversitySettings(NUM_IMAGES, NUM_PAIRS, NUM_SPREAD, min_images, seed)
     groups: Sequence[int] = [group for group, name in enumerate(sets.names) if name != ALL]

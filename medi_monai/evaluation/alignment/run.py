@@ -1,4 +1,4 @@
-"""The run ``evaluation`` of an alignment: subgroups among generated images before and after, beside a target."""
+"""The run ``evaluation`` of an alignment: subgroups of generated images before and after, compared with a target."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["MEASURES", "evaluate_alignment_run"]
 
-#: every measure gives fields of ``AlignmentMetrics`` from the same images
+#: all measures, each of which computes fields of ``AlignmentMetrics`` from the same images
 MEASURES: tuple[Callable[[ComparedImages], Measured], ...] = (
     measure_shares,
     measure_quality,

@@ -1,4 +1,4 @@
-"""Shares of subgroups among generated images, beside a target: overall and by prompt."""
+"""Shares of subgroups among generated images, compared with a target: overall and by prompt."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
     "shares_of_part",
 ]
 
-#: a prompt with fewer images is called one with few
+#: number of images below which a prompt counts as having few
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
 
 
 def measure_shares(images: ComparedImages) -> Measured:
-    """Shares by arm, attribute and value, and their distance to the target, as judge and other classifiers predict."""
+    """Measure shares by arm, attribute and value, and their distance to the target, for each classifier."""
     inputs, predictions, seed = images.inputs, images.predictions, images.seed
     held_out, notes = _held_out(images)
     unknown = int((inputs.joint.codes(inputs.real.table) < 0).sum())
@@ -76,7 +76,7 @@ def _other_target(inputs: AlignmentInputs) -> list[str]:
 
 
 def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
-    """Proportions among the real images in training, where their table says."""
+    """Return the proportions among the real training images, if their table has the attributes."""
     table = inputs.cohort.split("train").table
     return {
         part.name: dict(zip(part.values, proportions(counts_of(part.codes(table), part))))
@@ -86,7 +86,7 @@ def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
 
 
 def _held_out(images: ComparedImages) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    # accuracies of each classifier by attribute; a judge without any is measured on the real images at hand
+    # accuracies of each classifier by attribute; a judge without them is measured on the available real images
     inputs = images.inputs
     held_out = {name: dict(reader.held_out) for name, reader in inputs.readers.items()}
     judge, real = inputs.readers["judge"], inputs.real
@@ -138,20 +138,21 @@ def shares_by_arm(
 
 
 def counts_of(codes: np.ndarray, part: Part) -> np.ndarray:
-    """``(G,)`` images per subgroup, those that are unknown (-1) left out."""
+    """Return ``(G,)`` image counts per subgroup, without unknown ones (-1)."""
     return np.bincount(codes[codes >= 0], minlength=len(part.values))
 
 
 def shares_of_part(
     counts: np.ndarray, part: Part, held_out: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Proportions by value, and the distances to the target.
+    """Return the proportions by value, and the distances to the target.
 
     Args:
-        counts: ``(G,)`` as read.
-        part: of the target.
-        held_out: accuracies of the classifier by attribute; adds ``corrected``, the same figures without its mistakes.
-        seed: of the bootstraps.
+        counts: ``(G,)`` predicted counts.
+        part: part of the target.
+        held_out: accuracies of the classifier by attribute, for ``corrected``, the figures corrected for
+            misclassification.
+        seed: seed of the bootstraps.
     """
     shares: dict[str, Any] = {
         "proportions": dict(zip(part.values, proportions(counts))),
@@ -176,7 +177,7 @@ def shares_of_part(
 
 
 def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
-    # of a joint, heads are taken to err independently; its rows count as the rarer of their values
+    # for a joint, heads are assumed to err independently; its rows have the count of the rarer of their values
     tables = []
     for name, values in part.vocabulary.items():
         accuracy = held_out.get(name)
@@ -197,15 +198,15 @@ def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
 
 
 def change_of_distance(before: np.ndarray, after: np.ndarray, part: Part, seed: int = 0) -> dict[str, Any]:
-    """Total variation from the target after less before, with a bootstrap of both; below 0 is nearer.
+    """Return the change of total variation from the target (after minus before); negative means closer.
 
-    The images are resampled independently of each other: what the same noise has in common makes it no wider.
+    The two sets of images are resampled independently; taking shared noise into account would not widen the interval.
 
     Args:
-        before: ``(G,)`` counts.
-        after: likewise.
-        part: of the target.
-        seed: of the bootstrap.
+        before: ``(G,)`` counts before.
+        after: ``(G,)`` counts after.
+        part: part of the target.
+        seed: seed of the bootstrap.
     """
     n = int(min(before.sum(), after.sum()))
     if n == 0:
@@ -225,7 +226,7 @@ def shares_by_prompt(
     tables: Mapping[str, pd.DataFrame], codes: Mapping[str, Mapping[str, np.ndarray]], parts: Sequence[Part],
     prompt: str, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Proportions and distances of every prompt, and the mean distance over those with images enough.
+    """Return proportions and distances of every prompt, and the mean distance over prompts with enough images.
 
     Args:
         tables: manifests by arm.

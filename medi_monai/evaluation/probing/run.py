@@ -115,25 +115,24 @@ def probe_run(
 
     Args:
         cohort: real images with ``train``, ``val`` and ``holdout``.
-        arms: name to the ``output_dir`` of its sampling; *real + name* is an arm. None where baselines alone are asked
-            for.
+        arms: ``output_dir`` of the sampling run by name, for arms *real + name*; empty to compare only baselines.
         label: column of the class.
-        attributes: columns that make a combination with the label; the first is the center.
-        demographics: columns whose groups are compared (equal opportunity, equalized odds); None takes those of
+        attributes: columns that form a combination with the label; the first is the center.
+        demographics: columns whose groups are compared (equal opportunity, equalized odds); None for those of
             :data:`DEMOGRAPHICS` that the cohort has.
-        baselines: of :data:`medi_monai.evaluation.probing.BASELINES`, besides ``real``.
-        encoder: of the features.
-        image_size: side in pixels.
-        output_dir: earlier results move to ``earlier-<n>``.
-        settings: how arms are compared.
-        batch_size: of the encoder.
-        device: of encoder and probes.
-        num_workers: processes that fit; by default one per core on the CPU.
-        focus: the arm that is tested against each other one; the last where there is none of that name.
-        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        baselines: baselines from :data:`medi_monai.evaluation.probing.BASELINES`, in addition to ``real``.
+        encoder: encoder of the features.
+        image_size: side of the images in pixels.
+        output_dir: output folder; earlier results are moved to ``earlier-<n>``.
+        settings: settings of the comparison.
+        batch_size: batch size of the encoder.
+        device: device of encoder and probes.
+        num_workers: number of processes that fit probes; by default one per core on the CPU.
+        focus: arm that is compared with every other arm; the last one if no arm has this name.
+        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
-        What ``probe.json`` holds; nothing in the other processes of ``torchrun``.
+        The content of ``probe.json``; None in all but the first of ``torchrun``'s processes.
     """
     settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
     if not attributes:

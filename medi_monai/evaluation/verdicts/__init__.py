@@ -1,1 +1,1 @@
-"""What the figures say."""
+"""Findings and verdicts from the figures of an evaluation."""

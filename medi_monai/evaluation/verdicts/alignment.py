@@ -1,4 +1,4 @@
-"""Findings of an alignment, in plain words."""
+"""Findings and verdict of an alignment."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Ans
 
 __all__ = ["CurveRise", "alignment_verdict", "cautions", "curve_rises", "verdict_by_arm"]
 
-#: fewer images give intervals wider than the tolerance
+#: number of images below which intervals are wider than the tolerance
 FEW_IMAGES = 500
-#: a judge who is right less often, by the mean over the values
+#: balanced accuracy below which a judge is considered unreliable
 LOW_ACCURACY = 0.75
-#: by how much a guide's distance has to fall before it counts as fallen
+#: smallest decrease of the guide's distance that counts
 TRIFLE = 0.02
-#: what a subgroup may lose: Fréchet distance times this at most, diversity and prompt adherence times these at least
+#: allowed loss of quality of a subgroup: largest ratio of Fréchet distances, smallest of diversity and prompt adherence
 WORST_DISTANCE, LEAST_DIVERSITY, LEAST_PROMPT_ADHERENCE = 1.1, 0.9, 0.95
 LEAST_CONSISTENCY = 0.9
 
@@ -40,7 +40,7 @@ class CurveRise:
 
 
 def verdict_by_arm(metrics: AlignmentMetrics) -> dict[str, AlignmentVerdict]:
-    """The verdict of every arm but ``before``."""
+    """Return the verdict of every arm except ``before``."""
     return {arm: alignment_verdict(metrics, arm) for arm in metrics.proportions if arm != "before"}
 
 
@@ -67,7 +67,7 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
     quality = [_of_fidelity(metrics, arm), _of_diversity(metrics, arm), *_of_pairs(metrics, arm)]
     quality += _of_prompt_adherence(metrics, arm)
     if metrics.judge.at_chance:
-        # what rests on who cannot read is not in order
+        # a result that depends on a judge at chance level is not acceptable
         quality = [replace(finding, level="note") if finding.level == "ok" else finding for finding in quality]
     lost = any(finding.level == "error" for finding in quality)
     if lost and answer == "met":
@@ -199,7 +199,7 @@ def _of_diversity(metrics: AlignmentMetrics, arm: str) -> Finding:
 def _graded(
     what: str, beyond: Sequence[str], certain: Sequence[str], text: str, figures: Mapping[str, Figure]
 ) -> Finding:
-    # beyond what is allowed: an error where the interval excludes what it was before, else a warning
+    # beyond the allowed loss: an error if the interval excludes no change, else a warning
     unsure = [name for name in beyond if name not in certain]
     start = f"{what}: {', '.join(certain)}. " if certain else ""
     start += f"{what}, not significant: {', '.join(unsure)}. " if unsure else ""
@@ -248,7 +248,7 @@ def _of_prompt_adherence(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
 
 
 def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
-    """What limits the conclusions."""
+    """Return the limitations of the conclusions."""
     findings = [Finding("warning", sentence) for sentence in metrics.notes]
     findings += _of_judge(metrics)
     counts = {arm: by_part[metrics.part].total_variation.n or 0 for arm, by_part in metrics.distance_to_target.items()}

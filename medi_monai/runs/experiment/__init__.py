@@ -1,1 +1,1 @@
-"""Runs the stages of an experiment, each a process of its own."""
+"""Run the stages of an experiment, each in its own process."""

@@ -1,4 +1,4 @@
-"""The experiment with alignment: from captioned images to an aligned model, beside two alternatives."""
+"""The alignment experiment: from captioned images to an aligned model, compared with two alternatives."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["AlignmentExperiment", "fair_experiment_run"]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
-#: of arms that are no sampling of neutral prompts
+#: folders of arms that are not the output of sampling neutral prompts
 FOLDERS = {"resampled": "resampled"}
-#: what an arm costs: the stages that it needs and ``before`` does not, and its own sampling
+#: stages that determine the cost of an arm: those that ``before`` does not need, and its own sampling
 STAGES_OF = {
     "before": ("sampling neutral before",),
     "after": (
@@ -55,28 +55,29 @@ def fair_experiment_run(
     num_candidates: int = 1800,
     max_parallel_stages: int | None = None,
 ) -> AlignmentMetrics:
-    """Prepare, train a model and classifiers, align, sample before and after with the same noise, evaluate.
+    """Prepare, train a model and classifiers, align, sample before and after with the same noise, and evaluate.
 
     Args:
-        bundle_root: as for :func:`run_experiment`.
-        output_dir: as for :func:`run_experiment`.
-        options: as for :func:`run_experiment`.
-        stage_options: as for :func:`run_experiment`; of ``training``, ``classifying``, ``sampling``, ``aligning``,
-            ``retraining``, ``resampling``, ``evaluation``.
-        reference_dir: ``dataset_dir`` of the real images that the target describes; None compares with the cohort.
-        num_images: generated before and after, of neutral prompts and of those that name the attribute.
-        alternatives: whether two other ways to the target stand beside: ``retrained``, the model trained on with real
-            images resampled to it, and ``resampled``, images of the untuned model chosen by the guide.
-        num_candidates: images that ``resampled`` is chosen from, drawn with noise of their own.
-        max_parallel_stages: as for :func:`run_experiment`.
+        bundle_root: folder of the bundle, as for :func:`run_experiment`.
+        output_dir: folder of the experiment, as for :func:`run_experiment`.
+        options: options by id, as for :func:`run_experiment`.
+        stage_options: options by stage, as for :func:`run_experiment`: ``training``, ``classifying``, ``sampling``,
+            ``aligning``, ``retraining``, ``resampling``, ``evaluation``.
+        reference_dir: ``dataset_dir`` of real images with the target shares; None compares with the cohort.
+        num_images: number of images before and after tuning, for neutral prompts and for prompts that name the
+            attribute.
+        alternatives: whether to include two alternatives: ``retrained``, the model trained further on real images
+            resampled to the target, and ``resampled``, images of the untuned model selected by the guide.
+        num_candidates: number of images from which ``resampled`` selects, drawn with separate noise.
+        max_parallel_stages: maximum number of parallel stages, as for :func:`run_experiment`.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
-        InputError: as :func:`run_experiment`; also for no templates and no prompts, and an impossible target: of wrong
-            shares before any stage, of unknown values once the cohort is prepared, as prompts that are not neutral.
-        RunStopped: as :func:`run_experiment`.
+        InputError: as for :func:`run_experiment`; also without templates and prompts, and for an impossible target:
+            invalid shares before any stage, unknown values and prompts that are not neutral after preparing.
+        RunStopped: as for :func:`run_experiment`.
     """
     experiment = AlignmentExperiment(reference_dir, num_images, num_candidates if alternatives else None)
     return run_experiment(experiment, bundle_root, output_dir, options, stage_options, max_parallel_stages)
@@ -84,12 +85,12 @@ def fair_experiment_run(
 
 @dataclass(frozen=True)
 class AlignmentExperiment:
-    """Stages and page of the experiment with alignment; see :class:`medi_monai.runs.experiment.run.Experiment`.
+    """Stages and page of the alignment experiment; see :class:`medi_monai.runs.experiment.run.Experiment`.
 
     Args:
-        reference_dir: as for :func:`fair_experiment_run`.
-        num_images: as for :func:`fair_experiment_run`.
-        num_candidates: as for :func:`fair_experiment_run`; None for no alternatives.
+        reference_dir: data set with the target shares, as for :func:`fair_experiment_run`.
+        num_images: number of images, as for :func:`fair_experiment_run`.
+        num_candidates: number of candidates, as for :func:`fair_experiment_run`; None for no alternatives.
     """
 
     reference_dir: str | None
@@ -98,7 +99,7 @@ class AlignmentExperiment:
     config = "align.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Refuse what late stages would refuse; a file of prompts is copied into the folder."""
+        """Refuse options that late stages would refuse, and copy a file of prompts into the folder."""
         if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
             raise InputError(
                 "the experiment samples prompts that leave the attribute open, which `templates` make, and there are "
@@ -108,7 +109,7 @@ class AlignmentExperiment:
         return {**options, "prompts": _kept_prompts(options["prompts"], output)}
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Preparing; then, with targets and prompts checked against the cohort, up to the images; the evaluation."""
+        """Yield preparing; after a check of target and prompts against the cohort, all up to sampling; evaluation."""
         output, options, aligning = run.output, run.options, run.stage_options["aligning"]
         yield _preparation(output, self.reference_dir)
         training = captioned_cohort(Cohort.read(output / "cohort"))
@@ -120,21 +121,21 @@ class AlignmentExperiment:
         yield [_with_costs(evaluation, run)]
 
     def finish(self, run: RunContext) -> Outcome[AlignmentMetrics]:
-        """Results and page are those of the evaluation."""
+        """Return results and page of the evaluation."""
         folder = run.output / "evaluation"
         metrics = read_results(folder / "metrics.json", AlignmentMetrics)
         return Outcome(metrics, {"verdict": plain(metrics.verdict)}, {}, folder / "report.html")
 
 
 def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
-    # what later stages would refuse is said before hours of training
+    # errors of later stages are raised before hours of training
     if options["attribute"] is None:
-        raise InputError("the experiment aligns an attribute: name it by --attribute")
+        raise InputError("the experiment aligns an attribute: name it with --attribute")
     aligning = stage_options["aligning"]
     check_shares(aligning["target"], options["attribute"].split(SEPARATOR), aligning.get("target_table"))
     last, steps = aligning["last_steps"], options["num_steps"]
     if last is not None and last > steps:
-        raise InputError(f"last_steps = {last}: the gradient goes through 1 to {steps} (num_steps) steps")
+        raise InputError(f"last_steps = {last}: the gradient can pass through 1 to {steps} (num_steps) steps")
     encoder = stage_options["evaluation"]["encoder"]
     if (encoder.get("name") if isinstance(encoder, Mapping) else encoder) != "clip":
         build_encoder(encoder)
@@ -153,20 +154,20 @@ def _kept_prompts(prompts: Any, output: Path) -> Any:
 
 
 def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int) -> bool:
-    """Refuse prompts that are not neutral, hours before `aligning` would; whether captions name all subgroups."""
+    """Refuse prompts that are not neutral before any training, and return whether captions name all subgroups."""
     wanted = num_images, lambda: training, options["templates"], options["attribute"]
     given, neutral = (len(prompt_plan(options["prompts"], *wanted, neutral=only)) for only in (False, True))
     if neutral < given:
         raise InputError(
-            f"{given - neutral} of the {given} prompts name {options['attribute']}, and images of neutral ones are "
-            "compared: take them out"
+            f"{given - neutral} of the {given} prompts name {options['attribute']}, but the experiment compares images "
+            "of neutral prompts: remove them"
         )
     try:
         prompt_plan(NAMED, *wanted)
     except InputError as error:
         print(
-            f"warning: {error}. The experiment goes without images of prompts that name the subgroup, which would "
-            "help the classifiers, and show whether the tuned model still follows such prompts",
+            f"warning: {error}. The experiment is run without images for prompts that name the subgroup, which would "
+            "help the classifiers and show whether the tuned model still follows such prompts",
             flush=True,
         )
         return False
@@ -174,7 +175,7 @@ def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int
 
 
 def _with_costs(stage: Stage, run: RunContext) -> Stage:
-    """The evaluation with what each arm cost, and without the arm that nothing could be chosen for."""
+    """Return the evaluation stage with the cost of each arm, without an arm for which no images could be selected."""
     output, seconds = run.output, run.seconds
     arms = dict(stage.options["arms"])
     costs: dict[str, dict[str, Any]] = {
@@ -220,7 +221,7 @@ def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
 
 
 def _stages(output: Path, num_images: int, num_candidates: int | None, seed: int, named: bool) -> list[Stage]:
-    """From the training to the last images, first those that most others wait for; with None, no alternatives."""
+    """Return the stages from training to sampling, those needed by most others first; None for no alternatives."""
     models, aligned = output / "models", output / "models" / "aligned"
     before, after = ("training",), ("aligning",)
     others = [] if num_candidates is None else _alternatives(output, num_images, num_candidates, seed)
@@ -256,7 +257,7 @@ def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int)
                 "init_from": models / "model.pt", "output_dir": output / "retraining",
             }, ("training",), "retraining",
         ),
-        # with a seed of its own: an image of the noise of `before` would be the very image
+        # with another seed, because the noise of `before` would give identical images
         _sampling(output, chosen_from, models, num_candidates, ("training",), seed=seed + 1),
         Stage(
             "resampling", "resampling", ["resample.json"], resampled / "summary.json", {
@@ -294,7 +295,7 @@ def _classifying(output: Path, role: str, named: bool) -> Stage:
     name, folder = f"classifying {role}", output / "models" / role
     own: dict[str, Any] = {"cohort_dir": output / "cohort", "output_dir": folder, "role": role}
     needs = ["training"]
-    # the judge knows real images alone
+    # the judge is trained only on real images
     if named and role != "judge":
         own["generated"] = output / "named before"
         needs.append("sampling named before")

@@ -1,4 +1,4 @@
-"""The experiment with metadata: from a cohort to a verdict on MeDi and CLS, trained and sampled on one budget."""
+"""The metadata experiment: from a cohort to a comparison of MeDi and CLS with equal training and sampling budgets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["ARMS", "MetadataExperiment", "experiment_run", "metadata_stages"]
 
-#: of an experiment, by name to the overlay behind their configs
+#: arms of an experiment, with the overlays of their configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
 
 
@@ -41,32 +41,33 @@ def experiment_run(
     stage_options: Mapping[str, Mapping[str, Any]],
     max_parallel_stages: int | None = None,
 ) -> ExperimentResults:
-    """Prepare, train and sample both arms, evaluate, probe; ``experiment.json`` and ``report.html``.
+    """Prepare, train and sample both arms, evaluate and probe; write ``experiment.json`` and ``report.html``.
 
     Args:
-        bundle_root: as for :func:`run_experiment`.
-        output_dir: as for :func:`run_experiment`.
-        options: as for :func:`run_experiment`.
-        stage_options: as for :func:`run_experiment`; of ``preparing``, ``training``, ``sampling`` and ``probing``.
-        max_parallel_stages: as for :func:`run_experiment`.
+        bundle_root: folder of the bundle, as for :func:`run_experiment`.
+        output_dir: folder of the experiment, as for :func:`run_experiment`.
+        options: options by id, as for :func:`run_experiment`.
+        stage_options: options by stage, as for :func:`run_experiment`: ``preparing``, ``training``, ``sampling``,
+            ``probing``.
+        max_parallel_stages: maximum number of parallel stages, as for :func:`run_experiment`.
 
     Returns:
-        What ``experiment.json`` holds.
+        The content of ``experiment.json``.
 
     Raises:
-        InputError: as :func:`run_experiment`.
-        RunStopped: as :func:`run_experiment`.
+        InputError: as for :func:`run_experiment`.
+        RunStopped: as for :func:`run_experiment`.
     """
     return run_experiment(MetadataExperiment(), bundle_root, output_dir, options, stage_options, max_parallel_stages)
 
 
 class MetadataExperiment:
-    """Stages and page of the experiment with metadata; see :class:`medi_monai.runs.experiment.run.Experiment`."""
+    """Stages and page of the metadata experiment; see :class:`medi_monai.runs.experiment.run.Experiment`."""
 
     config = "class_only.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Refuse what the last stages would refuse, before hours of training."""
+        """Refuse options that late stages would refuse, before hours of training."""
         for name in options["baselines"]:
             if name not in BASELINES:
                 raise unknown_value("baseline", name, BASELINES)
@@ -81,7 +82,7 @@ class MetadataExperiment:
         return dict(options)
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """All of them; none depends on what another one finds."""
+        """Yield all stages at once; none depends on the results of another."""
         yield metadata_stages(run.output)
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
@@ -124,9 +125,9 @@ class MetadataExperiment:
 
 
 def metadata_stages(output: Path) -> list[Stage]:
-    """Preparing, training and sampling of each arm, evaluation and probing, below one folder."""
+    """Return preparing, training and sampling of each arm, evaluation and probing, in one folder."""
     cohort = output / "cohort"
-    # its last file: the table itself is CSV or, of a large cohort, Parquet
+    # the last file written: the table itself may be CSV or, for a large cohort, Parquet
     prepared = cohort / "summary.json"
     stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
     for arm, overlay in ARMS.items():

@@ -1,4 +1,4 @@
-"""Pictures in the report of the experiment with metadata: samples side by side."""
+"""Figures in the report of the metadata experiment: samples side by side."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["sample_grid"]
 
-#: combinations in the grid of samples, and images of each
+#: number of combinations in the grid of samples, and of images for each
 MAX_ROWS, PER_CELL = 12, 8
 
 
 def sample_grid(
     cohort: Cohort, sampling_dirs: Mapping[str, Path], columns: Sequence[str], image_size: int
 ) -> np.ndarray:
-    """Real images and those of each arm side by side, combinations not in training first.
+    """Show real images and those of each arm side by side, with combinations not in training first.
 
     Args:
-        cohort: with its split.
-        sampling_dirs: of each arm.
-        columns: the label, then the attributes.
-        image_size: side of the images.
+        cohort: cohort with its split.
+        sampling_dirs: sampling folder of each arm.
+        columns: label, followed by the attributes.
+        image_size: side of the images in pixels.
 
     Returns:
-        ``(H, W, 3)``, ``uint8``.
+        ``(H, W, 3)`` uint8 image.
     """
     table = cohort.table[cohort.table["split"].isin(["train", "val", "holdout"])].reset_index(drop=True)
     arms = read_arms(sampling_dirs, columns, RESERVED_NAMES)

@@ -1,4 +1,4 @@
-"""A run of a bundle in a process of its own, without importing everything anew."""
+"""Run a bundle in its own process, without importing everything again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 __all__ = ["interrupt", "start_bundle"]
 
-#: what each run needs; imported once, by the process that all runs are forked from
+#: modules that each run needs, imported once by the process from which all runs are forked
 PRELOADED = [
     "monai.bundle",
     "medi_monai.runs.preparing",
@@ -44,16 +44,15 @@ PRELOADED = [
 def start_bundle(
     arguments: Sequence[str], threads: int | None = None, log: str | os.PathLike | None = None
 ) -> BaseProcess:
-    """``python -W ignore -m monai.bundle`` with these arguments; the process, whose exit code is the run's.
+    """Start ``python -W ignore -m monai.bundle`` and return its process, whose exit code is that of the run.
 
-    A run neither sees the memory of this process nor leaves anything in it. Importing MONAI takes some seconds, which
-    an experiment of many runs pays once: where the system can fork, runs begin as copies of a process that has done so
-    and nothing else.
+    A run does not share memory with this process. Importing MONAI takes several seconds, which an experiment of many
+    runs needs only once: if the system can fork, runs start as copies of a process that has done only the imports.
 
     Args:
-        arguments: of the command line.
-        threads: that the run computes with, as by ``OMP_NUM_THREADS``; as many as this process where None.
-        log: file that all it prints is added to; None prints where this process does.
+        arguments: arguments of the command line.
+        threads: number of threads of the run, as with ``OMP_NUM_THREADS``; by default as many as this process has.
+        log: file to which its output is appended; with None, it prints to the output of this process.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -68,7 +67,7 @@ def start_bundle(
 
 
 def interrupt(process: BaseProcess) -> None:
-    """As by Ctrl-C, which reaches the process that waits and not the run itself: a training saves its state."""
+    """Interrupt a run like Ctrl-C, which reaches only the waiting process; a training then saves its state."""
     if process.pid is not None and process.is_alive():
         os.kill(process.pid, _stop_signal())
 

@@ -1,4 +1,4 @@
-"""What ``experiment.json`` says of a cohort."""
+"""Summary of a cohort in ``experiment.json``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["summarize_cohort"]
 
 
 def summarize_cohort(cohort: Cohort, columns: Sequence[str], folder: str) -> CohortSummary:
-    """Counts of a cohort by split, and of combinations in training or not.
+    """Count a cohort by split, and its combinations by whether they occur in training.
 
     Args:
-        cohort: with its split; rows that a split scheme excluded do not count.
-        columns: the label, then the attributes.
-        folder: of the cohort, as results name it.
+        cohort: cohort with its split; rows excluded by the split scheme do not count.
+        columns: label, followed by the attributes.
+        folder: folder of the cohort, as named in results.
     """
     table = cohort.table[cohort.table["split"] != "excluded"]
     keys = table[list(columns)].astype(str).agg(" · ".join, axis=1)

@@ -1,4 +1,4 @@
-"""The run ``experiment``: stages of a bundle, each done once, and what an experiment makes of their results."""
+"""The run ``experiment``: stages of a bundle, each done once, and the results and page of the experiment."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ R = TypeVar("R", covariant=True)
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the stages of an experiment are run with.
+    """Options and times of the stages of an experiment.
 
     Attributes:
         output: folder of the experiment.
-        options: by the ids of the bundle's configs; each stage takes those that its config has.
-        stage_options: options of one kind of stage alone.
-        seconds: how long each stage took so far, by name; None for one that never ran.
+        options: options by id; each stage takes those in its config.
+        stage_options: options for a single kind of stage.
+        seconds: run time of each stage so far, by name; None for a stage that never ran.
     """
 
     output: Path
@@ -38,20 +38,20 @@ class RunContext:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All options in one mapping, those of one kind of stage as ``kind: name``."""
+        """All options in one mapping, those of a single kind of stage as ``kind: name``."""
         own = {f"{kind}: {name}": v for kind, options in self.stage_options.items() for name, v in options.items()}
         return {**self.options, **own}
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[R]):
-    """What an experiment ends with.
+    """Outcome of an experiment.
 
     Attributes:
-        results: that it wrote.
-        figures: for the summary.
-        digests: SHA-256 of what it was made from.
-        page: the report.
+        results: results that it wrote.
+        figures: figures for the summary.
+        digests: SHA-256 of its inputs.
+        page: path of the report.
     """
 
     results: R
@@ -61,17 +61,17 @@ class Outcome(Generic[R]):
 
 
 class Experiment(Protocol[R]):
-    """What one experiment adds to the runner: its stages, its checks and its page."""
+    """Interface of an experiment: its stages, checks and page."""
 
     @property
     def config(self) -> str:
-        """A config file by which a bundle of this experiment is known."""
+        """A config file that only bundles with this experiment have."""
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Raise an :class:`InputError` for what a late stage would refuse; returns the options of the stages."""
+        """Return the options of the stages, or raise an :class:`InputError` for one that a late stage would refuse."""
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Lists of stages; each list has been run before the next one is asked for."""
+        """Yield lists of stages; each list is run before the next one is requested."""
 
     def finish(self, run: RunContext) -> Outcome[R]:
         """Read the results of the stages and write the page."""
@@ -87,24 +87,24 @@ def run_experiment(
 ) -> R:
     """Run the stages of an experiment, and write its results, its page and ``summary.json``.
 
-    Each stage is a run of the bundle in a process of its own; its command is printed, and can be given by hand. A stage
-    is skipped where its result exists and was made with the same options and by the same stages before it.
+    Each stage is a run of the bundle in its own process; its command is printed and can be run by hand. A stage is
+    skipped if its result exists and was made with the same options and the same preceding stages.
 
     Args:
-        experiment: its stages, checks and page.
-        bundle_root: the bundle.
-        output_dir: folder of everything.
-        options: by the ids of the bundle's configs; each stage takes those that its config has.
-        stage_options: options of one kind of stage alone: what has one name in several of them.
-        max_parallel_stages: that run at the same time, where none needs the other; None takes two on a CPU.
+        experiment: stages, checks and page of the experiment.
+        bundle_root: folder of the bundle.
+        output_dir: folder of the experiment.
+        options: options by id; each stage takes those in its config.
+        stage_options: options for a single kind of stage, if several kinds have an option of the same name.
+        max_parallel_stages: maximum number of independent stages that run in parallel; None for two on a CPU.
 
     Returns:
         The results of the experiment.
 
     Raises:
-        InputError: for a folder without the bundle, and for an option that a late stage would refuse, before the first
-            one; also where the images of ``dataset_dir`` have changed since earlier stages were run.
-        RunStopped: where a stage failed; its own message says why, and the same command resumes.
+        InputError: for a folder without the bundle; before the first stage, for an option that a late stage would
+            refuse; and if the images of ``dataset_dir`` have changed since earlier stages were run.
+        RunStopped: if a stage failed; its own message gives the reason, and the same command resumes.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / experiment.config).is_file():

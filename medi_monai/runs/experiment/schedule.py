@@ -1,4 +1,4 @@
-"""Stages of an experiment in parallel: those that do not need each other run at the same time."""
+"""Run independent stages of an experiment in parallel."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = ["Schedule"]
 
-#: seconds between two checks of what parallel stages have printed
+#: seconds between checks of the output of parallel stages
 POLL = 0.2
 
 
 class Schedule:
-    """Runs stages, each as soon as those that it needs are done.
+    """Runs each stage as soon as the stages that it needs are done.
 
-    In small networks two threads do less than twice what one does, so that two stages with a thread each are done
-    sooner than one after the other with two. What a stage computes with does not depend on which others happen to run:
-    a stage that every other has to wait for, or waits for, has all threads, and any other its share, so that the same
-    command has the same result. Parallel stages print into ``stages/NAME.log``, and the logs are shown here one
-    after the other.
+    For small networks, two threads are less than twice as fast as one, so two parallel stages with one thread each take
+    less time than two successive stages with two threads. The number of threads does not depend on which other stages
+    happen to run: a stage that every other stage needs or is needed by has all threads, and any other its share, so
+    that the same command gives the same result. Parallel stages print to ``stages/NAME.log``, and the logs are shown
+    here one after the other.
 
     Args:
         bundle: folder of the bundle.
         output: folder of the experiment.
-        options: by the ids of the bundle's configs; each stage takes those that its config has.
-        stage_options: options of one kind of stage alone.
-        max_parallel: stages at the same time; two by default, one where ``options["device"]`` is no CPU or there is but
-            one thread.
+        options: options by id; each stage takes those in its config.
+        stage_options: options for a single kind of stage.
+        max_parallel: maximum number of parallel stages; by default 2, or 1 if ``options["device"]`` is not a CPU or
+            there is only one thread.
 
     Attributes:
-        seconds: how long each stage took, by name; those that were done before, when they ran.
+        seconds: run time of each stage by name, including that of stages done earlier.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Schedule:
         self._shown = _Shown()
 
     def run(self, stages: Sequence[Stage]) -> None:
-        """Run those that are not done; earlier ones first where more could start than may run in parallel.
+        """Run the stages that are not done, earlier ones first if more could start than may run in parallel.
 
         Raises:
-            InputError: where the images that a stage was made from have changed.
-            RunStopped: where a stage failed; what runs beside it is waited for.
+            InputError: if the images that a stage was made from have changed.
+            RunStopped: if a stage failed, once the stages in parallel have finished.
         """
         waiting = list(stages)
         running: list[StageRun] = []
@@ -98,7 +98,7 @@ class Schedule:
                 self._stop(running)
         if failure is not None:
             raise failure
-        # in the order of the stages, not in that in which they ended
+        # in the order of the stages, not in the order in which they ended
         self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
 
     def _stop(self, running: Sequence[StageRun]) -> None:
@@ -122,7 +122,7 @@ class Schedule:
         before = [self._digests[name] for name in stage.needs]
         run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
         if run.done():
-            self._shown.note(f"{stage.name}: done already, {stage.result}")
+            self._shown.note(f"{stage.name}: already done, {stage.result}")
             self._digests[stage.name], self.seconds[stage.name] = run.digest, run.seconds
             return None
         parallel = self._max_parallel > 1
@@ -149,11 +149,11 @@ class _Shown:
 
     @property
     def busy(self) -> bool:
-        """Whether a run is shown."""
+        """Whether the log of a run is being shown."""
         return bool(self._runs)
 
     def shows(self, run: StageRun) -> bool:
-        """Whether the run needs no word of its own: it is what is shown, or prints here itself."""
+        """Return whether the run's output is visible: it is being shown, or prints here itself."""
         return run.log is None or (self.busy and self._runs[0] is run)
 
     def add(self, run: StageRun) -> None:
@@ -161,7 +161,7 @@ class _Shown:
             self._runs.append(run)
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Print a separate line."""
         self._print(("\n" if self._within_line else "") + text + "\n")
 
     def show(self) -> None:
@@ -189,7 +189,7 @@ class _Shown:
 
 
 def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:
-    """Whether each of the others needs this stage, or is needed by it."""
+    """Return whether every other stage needs this stage, or is needed by it."""
     needs = {other.name: set(other.needs) for other in stages}
     for _ in stages:
         needs = {name: own.union(*(needs.get(needed, set()) for needed in own)) for name, own in needs.items()}

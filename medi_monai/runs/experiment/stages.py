@@ -1,4 +1,4 @@
-"""Stages of an experiment: each is a run of the bundle in a process of its own, and done once."""
+"""Stages of an experiment: each is a run of the bundle in its own process, and is done once."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Stage:
     """One run of the bundle.
 
     Attributes:
-        name: of the stage.
-        run_id: of the bundle.
+        name: name of the stage.
+        run_id: run id of the bundle.
         configs: names of its config files.
-        result: the last file that it leaves.
-        options: that are its own.
+        result: last file that it writes.
+        options: options of this stage only.
         needs: names of the stages whose results it reads.
-        kind: what its options go by that others of its kind have too; the run id where empty.
+        kind: kind of stage for ``stage_options``; by default the run id.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Stage:
 
 
 class StageRun:
-    """A stage with all that it is run with.
+    """A stage with its options and its process.
 
     Args:
         bundle: folder of the bundle.
         output: folder of the experiment.
-        stage: what to run.
-        options: by the ids of the bundle's configs; the stage takes those that its config has.
-        stage_options: options of stages of one kind alone.
-        before: the digests of the stages that it needs.
+        stage: stage to run.
+        options: options by id; the stage takes those in its config.
+        stage_options: options for a single kind of stage.
+        before: digests of the stages that it needs.
 
     Attributes:
-        digest: of all that it is run with.
-        log: where it prints; None prints to the terminal.
+        digest: digest of everything that the stage depends on.
+        log: file of its output; None for the terminal.
         ended: whether :meth:`end` was called.
     """
 
@@ -80,12 +80,12 @@ class StageRun:
         self._bundle, self._output = bundle, output
         self._files = [bundle / "configs" / name for name in stage.configs]
         known = read_configs(self._files, bundle / "configs")
-        # what the overlay of an arm says stays as it is
+        # settings in the overlay of an arm are not overridden
         fixed = {name for file in self._files[1:] for name in read_config_file(file)}
         given = {name: value for name, value in options.items() if name in known and name not in fixed}
         own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
         self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
-        # wherever the experiment lies
+        # independent of the experiment's location
         self.digest = json_digest({"settings": _seen_from(output, self._settings), "before": list(before)})
         self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
         self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
@@ -93,23 +93,23 @@ class StageRun:
 
     @property
     def seconds(self) -> float | None:
-        """That it took so far; None where it never ran."""
+        """Run time so far in seconds; None if it never ran."""
         return self._known.get("seconds")
 
     @property
     def sentinel(self) -> int:
-        """Ready to be read once the process has ended."""
+        """Handle that becomes ready once the process has ended."""
         return self._process.sentinel
 
     def is_alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Return whether the process is still running."""
         return self._process.is_alive()
 
     def done(self) -> bool:
-        """Whether the result is there and was made with these options.
+        """Return whether the result exists and was made with these options.
 
         Raises:
-            InputError: where the images that it was made from have changed.
+            InputError: if the images that it was made from have changed.
         """
         done = self.stage.result.is_file() and self._known.get("digest") == self.digest
         if self.stage.run_id == "preparing":
@@ -122,13 +122,13 @@ class StageRun:
         return done
 
     def start(self, threads: int | None = None, to_log: bool = False) -> None:
-        """Start the process, once :meth:`done` has said no."""
+        """Start the process, if not :meth:`done`."""
         overlay = self._record.with_suffix(".options.json")
         resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._can_resume() else {}
         write_json(overlay, {**self._settings, **resumed})
         configs = [str(file) for file in (*self._files, overlay)]
         arguments = ["run", self.stage.run_id, "--bundle_root", str(self._bundle), "--config_file", str(configs)]
-        # an interrupted run with these very options counts as a part of this one
+        # an interrupted run with the same options counts as part of this one
         resumes = self._known.get("begun") == self.digest and not self._known.get("digest")
         self._spent: float = (self.seconds or 0.0) if resumes else 0.0
         self._known = {"digest": "", "begun": self.digest, "source": self._source, "seconds": self._spent}
@@ -143,14 +143,14 @@ class StageRun:
         self._began = time.perf_counter()
 
     def interrupt(self) -> None:
-        """Stop the process as by Ctrl-C."""
+        """Stop the process like Ctrl-C."""
         interrupt(self._process)
 
     def end(self) -> None:
-        """Wait for the process, and note how long it took and whether the stage is done.
+        """Wait for the process, and record its run time and whether the stage is done.
 
         Raises:
-            RunStopped: where it failed.
+            RunStopped: if it failed.
         """
         self._process.join()
         code, self.ended = self._process.exitcode, True
@@ -170,13 +170,13 @@ class StageRun:
             print(text, flush=True)
 
     def _can_resume(self) -> bool:
-        # a training that was begun with these very options
+        # a training that was started with the same options
         begun = self._known.get("begun") == self.digest
         return begun and bool(saved_checkpoints(self.stage.result.parent))
 
 
 def _seen_from(output: Path, value: Any) -> Any:
-    """Settings with paths below the folder of the experiment as seen from there."""
+    """Return settings with paths in the folder of the experiment made relative to it."""
     if isinstance(value, Mapping):
         return {name: _seen_from(output, option) for name, option in value.items()}
     if isinstance(value, (list, tuple)):
@@ -188,12 +188,12 @@ def _seen_from(output: Path, value: Any) -> Any:
 def _end_of(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with {code}"
-    killed = " (as the system does where memory runs out)" if -code == getattr(signal, "SIGKILL", None) else ""
+    killed = " (probably out of memory)" if -code == getattr(signal, "SIGKILL", None) else ""
     return f"was ended by {signal.Signals(-code).name}{killed}"
 
 
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
-    """A digest of the table and of all images that it names; ``None`` for the demo cohorts, which are made by us."""
+    """Return a digest of the table and all images in it; ``None`` for the demo cohorts, which are generated."""
     root = settings["dataset_dir"]
     if root in (None, DEMO_BALANCED):
         return None

@@ -179,7 +179,7 @@ def test_own_prompts_are_kept_under_the_name_of_their_content(experiment, tmp_pa
     [
         ("gone.txt", "prompt file not found: gone.txt", 0),
         (["brain of a man"], "all 1 prompts name sex", 2),
-        (["a brain", "brain of a man"], "1 of the 2 prompts name sex.*take them out", 2),
+        (["a brain", "brain of a man"], "1 of the 2 prompts name sex.*remove them", 2),
         ([], "contains no prompt", 2),
     ],
 )
@@ -192,10 +192,10 @@ def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"last_steps": 99}, "last_steps = 99: the gradient goes through 1 to 15"),
+        ({"last_steps": 99}, "last_steps = 99: the gradient can pass through 1 to 15"),
         ({"encoder": "unknwon"}, "unknown encoder 'unknwon'"),
         ({"encoder": {"name": "embedded", "wieghts": "x"}}, "wieghts"),
-        ({"attribute": None}, "name it by --attribute"),
+        ({"attribute": None}, "name it with --attribute"),
     ],
 )
 def test_what_a_late_stage_would_refuse_is_said_before_the_first(experiment, changed, message):

@@ -84,7 +84,7 @@ def test_what_needs_nothing_of_each_other_runs_beside_and_all_is_shown_in_order(
     assert re.findall(r"^(\w+): took \d+ s$", shown, re.M) == ["begin", "first", "second", "last"]
     assert re.findall(r"^second: (started|finished) in parallel", shown, re.M) == ["started", "finished"]
     run(stages)
-    assert capsys.readouterr().out.count("done already") == 4
+    assert capsys.readouterr().out.count("already done") == 4
 
 
 def test_other_options_make_what_needs_them_again_and_nothing_else(run, stage):
@@ -110,14 +110,14 @@ def test_after_a_failure_nothing_begins_and_what_runs_is_finished(run, stage, tm
     assert stages[0].result.is_file() and not stages[2].result.exists()
     stages[1] = stage("bad")
     run(stages)
-    assert capsys.readouterr().out.count("done already") == 1 and stages[2].result.is_file()
+    assert capsys.readouterr().out.count("already done") == 1 and stages[2].result.is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (signal.SIGKILL, r"was ended by SIGKILL \(as the system does where memory runs out\); the same command"),
+        (signal.SIGKILL, r"was ended by SIGKILL \(probably out of memory\); the same command"),
         (signal.SIGABRT, "was ended by SIGABRT; the same command resumes"),
     ],
 )
@@ -216,7 +216,7 @@ def test_an_experiment_that_was_moved_is_not_done_again(stage, tmp_path, capsys)
     (tmp_path / "here").rename(tmp_path / "there")
     capsys.readouterr()
     run_in(tmp_path / "there")
-    assert "made: done already" in capsys.readouterr().out
+    assert "made: already done" in capsys.readouterr().out
     # beside it is not below it
     run_in(tmp_path / "there too")
     assert (tmp_path / "there too" / "made.txt").is_file()
