@@ -19,6 +19,7 @@ from medi_monai.report.sections import add_findings, side_by_side
 from medi_monai.report.words import number
 from medi_monai.results import Finding, typed
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.text import are_intervals, in_order
 
 __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
 
@@ -85,12 +86,16 @@ def _leakage_sentence(audit: dict, leaks: bool) -> str:
         return "Leakage was not checked, because the table has no split."
     if leaks:
         return "Leakage: the same patients or images are in more than one split."
-    checked = ["patient", "slide"]
+    unknown = [finding["text"] for finding in audit["findings"] if finding["name"] == "patients_unknown"]
+    checked = ["slide"] if unknown else ["patient", "slide"]
     checked += ["image"] if audit["leakage"]["images"] is not None else []
     checked += ["file"] if audit["leakage"].get("files") is not None else []
     checked += ["near-duplicate patch"] if audit["leakage"]["near_duplicates"] is not None else []
     comma = "," if len(checked) > 2 else ""
-    return f"No leakage: no {', '.join(checked[:-1])}{comma} or {checked[-1]} is in more than one split."
+    listed = f"{', '.join(checked[:-1])}{comma} or {checked[-1]}" if len(checked) > 1 else checked[0]
+    if unknown:
+        return f"{unknown[0]} No {listed} is in more than one split."
+    return f"No leakage: no {listed} is in more than one split."
 
 
 def _association_sentence(audit: dict) -> list[str]:
@@ -262,6 +267,8 @@ def _patients(cells: dict, label: str, attribute: str, audit: dict) -> pd.DataFr
     table = table.loc[table.sum(1).sort_values(ascending=False, kind="stable").index]
     if attribute in audit["settings"]["continuous"]:
         return table[sorted(table.columns, key=_lower_bound)]
+    if are_intervals(list(table.columns)):
+        return table[in_order(table.columns)]
     return table[table.sum(0).sort_values(ascending=False, kind="stable").index]
 
 

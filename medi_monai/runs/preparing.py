@@ -17,6 +17,7 @@ from medi_monai.runs.auditing import check_measured, refuse_leakage, write_audit
 from medi_monai.schema import missing_cells
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.run_dir import finish_run
+from medi_monai.utils.text import are_intervals, in_order
 
 __all__ = ["prepare_run"]
 
@@ -96,6 +97,8 @@ def shares(column: pd.Series) -> str:
     """Return the values of a column with their shares, the most frequent first and missing ones last."""
     missing = missing_cells(column)
     counts = column[~missing].value_counts()
+    if are_intervals(list(counts.index)):
+        counts = counts[in_order(counts.index)]
     shown = [f"{value} {count / len(column):.1%}" for value, count in counts.head(MAX_SHOWN).items()]
     shown += [f"{len(counts) - MAX_SHOWN} further values"] if len(counts) > MAX_SHOWN else []
     return ", ".join([*shown, *([f"missing {missing.mean():.1%}"] if missing.any() else [])])

@@ -6,12 +6,15 @@ import math
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "alike",
+    "are_intervals",
     "escape_unprintable",
     "escaped",
+    "in_order",
+    "interval_start",
     "is_text",
     "listed",
     "look_alikes",
@@ -26,6 +29,11 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | r
 #: invisible characters of zero width: spaces, joiners, direction marks, the soft hyphen and the byte order mark
 INVISIBLE = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
+#: an interval of numbers as bins are named: ``40-59``, ``40 to 59``, ``80+``, ``<40``
+INTERVAL = re.compile(r"\s*(?P<sign>[<>≤≥]?)=?\s*(?P<low>\d+(?:\.\d+)?)\s*(?P<rest>\+|(?:-|–|to\b)\s*\d.*)?")
+#: of a column with more values than this, none is taken for bins
+MAX_BINS = 100
+
 WHOLE = re.compile(r"0+(?=\d)")
 
 
@@ -34,6 +42,32 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     given = [str(name) for name in names]
     more = f" and {len(given) - most:,} more" if len(given) > most else ""
     return ", ".join(given[:most]) + more
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """Sorted values; if they are intervals of numbers, sorted by these.
+
+    >>> in_order(["100+", "<40", "40-59", "60-99"])
+    ['<40', '40-59', '60-99', '100+']
+    """
+    names = sorted(values)
+    return sorted(names, key=interval_start) if are_intervals(names) else names
+
+
+def are_intervals(values: Sequence[str]) -> bool:
+    """Whether values are bins of a number, such as ``40-59`` and ``80+``."""
+    if not values or len(values) > MAX_BINS:
+        return False
+    matches = [INTERVAL.fullmatch(value) for value in values]
+    return all(matches) and any(match["sign"] or match["rest"] for match in matches if match)
+
+
+def interval_start(name: str) -> tuple[float, int]:
+    """Sorting key of one of :func:`are_intervals`: where it begins; ``<40`` comes before ``40-59``."""
+    match = INTERVAL.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not an interval of numbers")
+    return float(match["low"]), {"<": -1, "≤": -1, ">": 1, "≥": 0, "": 0}[match["sign"]]
 
 
 def number_in(text: str) -> float | None:

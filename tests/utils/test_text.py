@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medi_monai.utils.text import alike, escape_unprintable, escaped, look_alikes, number_in, tidy
+from medi_monai.utils.text import (
+    alike,
+    are_intervals,
+    escape_unprintable,
+    escaped,
+    in_order,
+    look_alikes,
+    number_in,
+    plural,
+    tidy,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +59,15 @@ def test_a_terminal_in_ascii_gets_escapes(monkeypatch):
     escape_unprintable()
     print("Köln", b"\xfc".decode("utf-8", "surrogateescape"), flush=True)
     assert stream.buffer.getvalue() == b"K\\xf6ln \\udcfc\n"
+
+
+def test_bins_are_sorted_by_their_numbers_and_other_values_as_text():
+    bins = ["<40", "40-59", "60 to 79", "80–99", "100-109", "110+", ">120"]
+    assert are_intervals(bins) and in_order(bins[::-1]) == bins
+    for values in (["02", "1", "10"], ["c10", "c2"], ["40-59", "unknown"], []):
+        assert not are_intervals(values) and in_order(values[::-1]) == sorted(values)
+
+
+def test_plurals():
+    assert [plural(count, "image") for count in (0, 1, 2, 1200)] == ["0 images", "1 image", "2 images", "1,200 images"]
+    assert plural(1, "patch", "patches") == "1 patch" and plural(3, "patch", "patches") == "3 patches"

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from medi_monai.cohort.tables.spelling import merge_line
 from medi_monai.results import LEVELS, Finding
+from medi_monai.utils.text import plural
 
 __all__ = ["find", "has_leakage"]
+
+#: groups of values that look alike, named in a finding
+MAX_GROUPS = 6
 
 #: bias-corrected Cramér's V from which an attribute counts as a strong shortcut, and the one above which the whole
 #: interval has to lie for a note
@@ -25,13 +30,38 @@ def has_leakage(audit: dict) -> bool:
 
 def find(audit: dict) -> list[Finding]:
     """Return the findings of an audit, most serious first, each with its name and counts."""
-    checks = (_leaks, _conflicts, _shortcuts, _properties, _missing, _holdouts, _cells)
+    checks = (_patients, _leaks, _conflicts, _shortcuts, _properties, _missing, _values, _holdouts, _cells)
     findings = [finding for check in checks for finding in check(audit)]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _finding(level: str, name: str, text: str, **figures: Any) -> Finding:
     return Finding(level, text, figures, name)
+
+
+def _patients(audit: dict) -> Iterator[Finding]:
+    unit = audit["patients_named_by"]
+    if unit:
+        text = (
+            f"Each {unit} counts as a patient of its own. Unless there really is one {unit} per patient, patients are "
+            "unknown: leakage of patients cannot be checked, and images of one patient may be in several splits."
+        )
+        yield _finding("warning", "patients_unknown", text, patients=audit["splits"]["all"]["patients"])
+
+
+def _values(audit: dict) -> Iterator[Finding]:
+    for column, groups in audit["look_alikes"].items():
+        shown = "; ".join(" and ".join(map(repr, group)) for group in groups[:MAX_GROUPS])
+        more = f"; and {plural(len(groups) - MAX_GROUPS, 'further group')}" if len(groups) > MAX_GROUPS else ""
+        text = f"{column} has values that look alike: {shown}{more}. {merge_line(column, groups)}"
+        yield _finding("warning", "values_look_alike", text, column=column, groups=len(groups))
+    for column, values in audit["not_numbers"].items():
+        if values:
+            text = (
+                f"{column} is a number, but {plural(len(values), 'value')} cannot be read as one and "
+                f"{'counts' if len(values) == 1 else 'count'} as missing: {_shown(values)}."
+            )
+            yield _finding("warning", "values_not_numbers", text, column=column, values=len(values))
 
 
 def _leaks(audit: dict) -> Iterator[Finding]:
@@ -43,14 +73,14 @@ def _leaks(audit: dict) -> Iterator[Finding]:
         leak = audit["leakage"].get(f"{name}s")
         if leak and leak["count"]:
             text = (
-                f"{_count(leak['count'], name)} {_are(leak['count'])} in more than one of {sides}, for example "
+                f"{plural(leak['count'], name)} {_are(leak['count'])} in more than one of {sides}, for example "
                 f"{leak['examples'][0][name]!r}. All rows of {_a(name)} must be in the same split."
             )
             yield _finding("leakage", f"{name}s_cross_split", text, **{f"{name}s": leak["count"], "rows": leak["rows"]})
     files = audit["leakage"].get("files")
     if files and files["count"]:
         text = (
-            f"{_count(files['count'], 'byte-identical file')} {_are(files['count'])} in more than one of {sides} under "
+            f"{plural(files['count'], 'byte-identical file')} {_are(files['count'])} in more than one of {sides} under "
             f"different names, for example {_files(files)}."
         )
         yield _finding("leakage", "files_cross_split", text, files=files["count"], rows=files["rows"])
@@ -60,7 +90,7 @@ def _leaks(audit: dict) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "rows_without_split",
-            f"{_count(unknown, 'row')} {'has' if unknown == 1 else 'have'} no split.",
+            f"{plural(unknown, 'row')} {'has' if unknown == 1 else 'have'} no split.",
             rows=unknown,
         )
 
@@ -80,14 +110,14 @@ def _near_duplicates(audit: dict, sides: str) -> Iterator[Finding]:
         example = leak["examples"][0]
         ends = " and ".join(repr(example[end].get("image", example[end]["slide"])) for end in ("first", "second"))
         text = (
-            f"{_count(leak['rows'], 'patch', 'patches')} {_are(leak['rows'])} nearly identical to a patch in another "
-            f"split ({_count(leak['count'], 'pair')} across {sides}, with hashes that differ in at most "
+            f"{plural(leak['rows'], 'patch', 'patches')} {_are(leak['rows'])} nearly identical to a patch in another "
+            f"split ({plural(leak['count'], 'pair')} across {sides}, with hashes that differ in at most "
             f"{leak['max_distance']} of 64 bits), for example {ends}."
         )
         yield _finding("leakage", "near_duplicates_cross_split", text, pairs=leak["count"], rows=leak["rows"])
     if leak["plain_rows"]:
         text = (
-            f"{_count(leak['plain_rows'], 'patch', 'patches')} without tissue could not be checked for near-duplicates."
+            f"{plural(leak['plain_rows'], 'patch', 'patches')} without tissue could not be checked for near-duplicates."
         )
         yield _finding("note", "plain_patches", text, rows=leak["plain_rows"])
 
@@ -96,14 +126,14 @@ def _conflicts(audit: dict) -> Iterator[Finding]:
     repeated = ((audit["leakage"] or {}).get("images") or {}).get("repeated", {"count": 0})
     if repeated["count"]:
         text = (
-            f"{_count(repeated['count'], 'image')} {_are(repeated['count'])} listed more than once, for example "
+            f"{plural(repeated['count'], 'image')} {_are(repeated['count'])} listed more than once, for example "
             f"{repeated['examples'][0]!r}."
         )
         yield _finding("warning", "images_repeated", text, images=repeated["count"])
     shared = audit["conflicts"]["slides_of_several_patients"]
     if shared["count"]:
         text = (
-            f"{_count(shared['count'], 'slide')} {_are(shared['count'])} listed under more than one patient, for "
+            f"{plural(shared['count'], 'slide')} {_are(shared['count'])} listed under more than one patient, for "
             f"example {shared['examples'][0]!r}: two slides share a name, or a patient is wrong."
         )
         yield _finding("warning", "slides_of_several_patients", text, slides=shared["count"])
@@ -111,7 +141,7 @@ def _conflicts(audit: dict) -> Iterator[Finding]:
     if files and files["count"]:
         counts = {name: files[f"of_several_{name}"] for name in ("patients", "labels")}
         text = (
-            f"{_count(files['count'], 'byte-identical file')} {_are(files['count'])} listed under more than one slide: "
+            f"{plural(files['count'], 'byte-identical file')} {_are(files['count'])} listed under more than one slide: "
             f"{counts['patients']:,} with more than one patient, {counts['labels']:,} with more than one value of "
             f"{audit['label']}; for example {_files(files)}."
         )
@@ -119,7 +149,7 @@ def _conflicts(audit: dict) -> Iterator[Finding]:
     for column, several in audit["conflicts"]["patients_with_several_values"].items():
         if several["count"]:
             text = (
-                f"{_count(several['count'], 'patient')} with more than one value of {column}, for example "
+                f"{plural(several['count'], 'patient')} with more than one value of {column}, for example "
                 f"{several['examples'][0]!r}."
             )
             yield _finding("note", "patients_with_several_values", text, column=column, patients=several["count"])
@@ -142,19 +172,22 @@ def _shortcuts(audit: dict) -> Iterator[Finding]:
             counts = {"attribute": attribute, "values": single["values"], "of": single["of"]}
             yield _finding("warning" if decisive else "note", name, text.strip(), **counts)
         figures = section["association"].get(split) or section["association"]["all"]
-        level = _strength(figures["cramers_v"])
+        level = _strength(figures)
         if level:
             where = "In the training split" if split == "train" else "Over all patients"
-            strength = "strongly" if level == "warning" else "moderately"
+            strength = "strongly" if figures["cramers_v"]["value"] >= STRONG else "moderately"
             text = f"{where}, {attribute} and {label} are {strength} associated: {_rule(figures, attribute, label)}."
             counts = {"cramers_v": figures["cramers_v"]["value"], "patients": figures["n"]}
             yield _finding(level, "shortcut", text, attribute=attribute, **counts)
 
 
-def _strength(figure: dict) -> str | None:
+def _strength(figures: dict) -> str | None:
+    figure, rule = figures["cramers_v"], figures["majority_rule"]
     if figure["value"] is None or figure["ci95"][0] < WEAK:
         return None
-    return "warning" if figure["value"] >= STRONG else "note"
+    # guessing that is worse than always the most common class gives nothing away
+    useful = rule["accuracy"] is None or rule["accuracy"] >= rule["largest_class"]
+    return "warning" if figure["value"] >= STRONG and useful else "note"
 
 
 def _rule(figures: dict, known: str, guessed: str) -> str:
@@ -173,7 +206,7 @@ def _rule(figures: dict, known: str, guessed: str) -> str:
 def _properties(audit: dict) -> Iterator[Finding]:
     for entry in audit["properties"]:
         for target, figures in entry["targets"].items():
-            if _strength(figures["cramers_v"]) == "warning":
+            if _strength(figures) == "warning":
                 name = entry["property"]
                 text = f"The file property {name} is associated with {target}: {_rule(figures, name, target)}."
                 counts = {"property": name, "target": target, "cramers_v": figures["cramers_v"]["value"]}
@@ -189,9 +222,9 @@ def _missing(audit: dict) -> Iterator[Finding]:
         shares = missing["by_class"].values()
         spread = max(shares) - min(shares) if shares else 0.0
         share = missing["rows"] / rows
-        text = f"{column} is missing in {_count(missing['rows'], 'row')} ({_percent(share)})"
+        text = f"{column} is missing in {plural(missing['rows'], 'row')} ({_percent(share)})"
         if missing["patients"]:
-            text += f", from {missing['patients']:,} of {_count(patients, 'patient')}"
+            text += f", from {missing['patients']:,} of {plural(patients, 'patient')}"
         if shares:
             text += f"; by class, in {_percent(min(shares))} to {_percent(max(shares))} of patients"
         grave = share >= MISSING_SHARE or spread >= MISSING_SPREAD or column in ("patient", "slide", audit["label"])
@@ -207,15 +240,15 @@ def _holdouts(audit: dict) -> Iterator[Finding]:
         held = section[split]
         columns = " × ".join(section["columns"])
         text = (
-            f"The split {split} has {_count(held['combinations'], 'combination')} of {columns}: "
-            f"{held['unseen_in_train']:,} not in train ({_count(held['rows_unseen'], 'row')}) and "
-            f"{held['seen_in_train']:,} in train ({_count(held['rows_seen'], 'row')})."
+            f"The split {split} has {plural(held['combinations'], 'combination')} of {columns}: "
+            f"{held['unseen_in_train']:,} not in train ({plural(held['rows_unseen'], 'row')}) and "
+            f"{held['seen_in_train']:,} in train ({plural(held['rows_seen'], 'row')})."
         )
         counts = {name: held[f"{name}_in_train"] for name in ("seen", "unseen")}
         yield _finding("note", "combinations_of_split", text, split=split, **counts)
         for column, values in held["values_unseen_in_train"].items():
             if values:
-                text = f"{_count(len(values), 'value')} of {column} in {split} but not in train: {_shown(values)}."
+                text = f"{plural(len(values), 'value')} of {column} in {split} but not in train: {_shown(values)}."
                 level = "warning" if column == audit["label"] else "note"
                 yield _finding(level, "values_unseen_in_train", text, split=split, column=column, values=len(values))
 
@@ -225,15 +258,11 @@ def _cells(audit: dict) -> Iterator[Finding]:
         rare, empty = section["rare_cells"]["count"], section["empty_cells"]
         if rare or empty:
             text = (
-                f"Of {_count(section['num_cells'], 'combination')} of {audit['label']} and {attribute}, {empty:,} have "
+                f"Of {plural(section['num_cells'], 'combination')} of {audit['label']} and {attribute}, {empty:,} have "
                 f"no patients and {rare:,} have fewer than {audit['settings']['min_patients']}."
             )
             counts = {"empty": empty, "rare": rare, "of": section["num_cells"]}
             yield _finding("note", "sparse_cells", text, attribute=attribute, **counts)
-
-
-def _count(number: int, singular: str, plural: str = "") -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _percent(share: float) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from medi_monai.cohort.table import SPLITS
 from medi_monai.schema import is_missing
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.text import in_order
 
 __all__ = ["MISSING", "CodedRows", "code_column", "code_numbers", "code_split", "distinct"]
 
@@ -63,11 +64,11 @@ class CodedRows:
 
 
 def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Code a column of strings: sorted values count from 0, missing data are -1."""
+    """Code a column of strings: sorted values (bins in their order) count from 0, missing data are -1."""
     codes, values = pd.factorize(column)
     text = pd.Series(values).astype(str)
     missing = np.array([is_missing(value) for value in values], dtype=bool)
-    names = sorted(set(text[~missing]))
+    names = in_order(set(text[~missing]))
     value_codes = np.where(missing, MISSING, pd.Index(names, dtype=object).get_indexer(text.astype(object)))
     # pandas codes NaN as -1, which indexes the last entry
     return np.array([*value_codes, MISSING], np.int32)[codes], names
@@ -88,14 +89,19 @@ def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]
 
     Args:
         column: numbers, or numeric strings.
-        strict: whether a non-numeric cell raises an :class:`InputError`; if not, such a column is treated as
-            categorical.
+        strict: whether the column is declared numeric: cells that are no numbers count as missing then. If not, a
+            column with such cells is treated as categorical.
+
+    Raises:
+        InputError: for a column that is declared numeric and has no number.
     """
     codes, names = code_column(column)
     numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
     wrong = [name for name, number in zip(names, numbers) if not np.isfinite(number)]
-    if wrong and strict:
+    if wrong and len(wrong) == len(names) and strict:
         raise InputError(f"{column.name} = {wrong[0]!r} is not a number, but {column.name} is declared continuous")
+    if wrong and strict:
+        return code_numbers(column.mask(column.astype(str).isin(wrong), ""), strict)
     if wrong or not names:
         return codes, names
     edges = np.unique(numbers)

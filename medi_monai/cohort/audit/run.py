@@ -25,6 +25,7 @@ from medi_monai.cohort.audit.leakage import (
     crossing_near_duplicates,
 )
 from medi_monai.cohort.audit.rows import MISSING, CodedRows, code_column, code_numbers, code_split
+from medi_monai.cohort.audit.values import look_alike_section, not_numbers, patients_named_by
 from medi_monai.cohort.duplicates import MAX_DISTANCE, mean_distance
 from medi_monai.cohort.table import require_columns
 from medi_monai.results import plain
@@ -121,6 +122,9 @@ def audit_cohort(
         "missing": missing_section(rows, label, ["patient", "slide", "split", label, *attributes]),
         "properties": property_section(rows, used, [label, *attributes], seed),
         "conflicts": conflict_section(rows, label, attributes),
+        "patients_named_by": patients_named_by(table, patient, slide),
+        "look_alikes": look_alike_section(table, [label, *attributes]),
+        "not_numbers": {name: not_numbers(table[name]) for name in continuous},
         "leakage": None,
     }
     copies = None if fingerprints is None else FileCopies.among(fingerprints, codes, label, rows)

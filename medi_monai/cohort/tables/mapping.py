@@ -2,8 +2,9 @@
 
 A rule names, for one column of the cohort, the source column in the table and the steps applied to its values, in this
 order: ``barcode`` extracts a part of a TCGA barcode, ``lookup`` replaces a code by its value in a table, ``aliases``
-unifies spellings, ``bins`` replaces a number by its interval, ``rename`` and ``merge`` change names. After that, words
-for missing data become empty, except words that a rule names: with ``rename: {none: no tumor}``, ``none`` is a value.
+unifies spellings, ``bins`` replaces a number by its interval (a value in none becomes empty, with a note), ``rename``
+and ``merge`` change names. After that, words for missing data become empty, except words that a rule names: with
+``rename: {none: no tumor}``, ``none`` is a value.
 
 .. code-block:: yaml
 
@@ -24,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medi_monai.cohort.tables.barcodes import BARCODE_PARTS, match_barcodes
@@ -31,6 +33,7 @@ from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.centers import read_code_table, spellings
 from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, nearest, unknown_value
+from medi_monai.utils.text import plural
 
 __all__ = ["Bins", "ColumnRule", "Lookup", "Mapped", "parse_mapping"]
 
@@ -40,6 +43,8 @@ UNLISTED = ("error", "missing", "keep")
 
 #: largest age for bins of decades: larger values are not in years, such as the GDC's ``age_at_diagnosis`` (days)
 MAX_AGE = 130
+#: notes of a rule that are printed
+MAX_NOTES = 8
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Mapped:
     Args:
         values: the new column; empty for missing data and invalid values.
         problems: for each row, why its value is invalid; empty for valid rows.
-        notes: parts of the rule that had no effect.
+        notes: values that fit into no bin, and parts of the rule that had no effect.
     """
 
     values: pd.Series
@@ -162,14 +167,20 @@ class ColumnRule:
         if self.lookup:
             new = self._looked_up(new, self.lookup, Path(folder), words)
         new = _renamed(new, self.aliases)
+        notes: list[str] = []
         if self.bins:
             new, outside = self._binned(new, self.bins, words)
-            wrong = wrong.mask(outside != "", outside)
-        notes = self._unused(set(new))
+            counts = np.bincount(codes, minlength=len(old))
+            notes += [
+                f"{self.name}: {self.column} {value!r} ({plural(int(count), 'row')}) {reason}, and is left empty"
+                for value, count, reason in zip(old, counts, outside)
+                if reason
+            ]
+        notes += self._unused(set(new))
         new = clean_cells(_renamed(new, self.names), words)
         wrong = wrong.mask(wrong != "", f"{self.column} " + old.map(repr) + " " + wrong)
         values, problems = (column.take(codes).set_axis(table.index).rename(self.name) for column in (new, wrong))
-        return Mapped(values, problems, notes)
+        return Mapped(values, problems, tuple(_shortened(notes)))
 
     def _looked_up(self, codes: pd.Series, lookup: Lookup, folder: Path, words: Sequence[str]) -> pd.Series:
         known = read_code_table(folder / lookup.table, lookup.key, lookup.value, self.aliases)
@@ -212,6 +223,12 @@ class ColumnRule:
             f"mapping of {self.name!r}: {self.column!r} has no value {', '.join(map(repr, unused))}{hint}, "
             "named in `rename` or `merge`",
         )
+
+
+def _shortened(notes: list[str]) -> list[str]:
+    # a column of free text has as many wrong values as rows
+    further = len(notes) - MAX_NOTES
+    return notes if further <= 0 else [*notes[:MAX_NOTES], f"and {plural(further, 'further note')} of this kind"]
 
 
 def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:

@@ -218,6 +218,12 @@ def test_numbers_are_binned_where_they_are_declared(clean):
     decades = table.assign(age=[f"{int(age) // 10}0.{'0' * (number % 2)}" for number, age in enumerate(years)])
     section = audit_cohort(decades, LABEL, ["age"], continuous=["age"])["attributes"]["age"]
     assert sorted(set(section["cells"]["age"])) == [f"{decade}0" for decade in range(2, 9)]
+    one = table.assign(age=table["age"].mask(table["patient"] == "p007", "6o"))
+    audit = audit_cohort(one, LABEL, ["age"], continuous=["age"])
+    lost = int((one["patient"].isin(["p003", "p007"])).sum())
+    assert audit["missing"]["age"]["rows"] == lost and audit["attributes"]["age"]["num_values"] == 10
+    (finding,) = [finding for finding in audit["findings"] if finding["name"] == "values_not_numbers"]
+    assert finding["text"] == "age is a number, but 1 value cannot be read as one and counts as missing: '6o'."
     with pytest.raises(InputError, match="age = 'old' is not a number"):
         audit_cohort(table.assign(age="old"), LABEL, ["age"], continuous=["age"])
 
@@ -325,3 +331,22 @@ def test_the_figures_of_tcga_equal_those_of_pandas_and_scipy(tcga):
     assert results["attributes"]["center"]["classes_per_value"]["max"] == (crossed > 0).sum().max()
     assert results["missing"]["race"]["rows"] == (slides["race"] == "").sum() > 0
     assert not has_leakage(results)
+
+
+def test_an_attribute_that_guesses_worse_than_the_most_common_class_is_no_warning():
+    # three patients of each of two classes: the five others of a value always speak for the wrong class
+    tied = pd.DataFrame({"center": [f"c{number // 6}" for number in range(360)], "split": "train"})
+    tied["tumor"] = [("ab" if number // 6 % 2 else "cd")[number % 2] for number in range(360)]
+    tied["patient"] = tied["slide"] = [f"p{number}" for number in range(360)]
+    audit = audit_cohort(tied, LABEL, ["center"])
+    figures = audit["attributes"]["center"]["association"]["all"]
+    assert figures["majority_rule"]["accuracy"] == 0 and figures["cramers_v"]["value"] > 0.35
+    (finding,) = [finding for finding in audit["findings"] if finding["name"] == "shortcut"]
+    assert finding["level"] == "note" and "strongly associated" in finding["text"]
+
+
+def test_bins_are_in_order(clean):
+    numbers = clean["patient"].str[1:].astype(int) % 6
+    bins = ["0-9", "10-19", "20-29", "90-99", "100-109", "110+"]
+    audit = audit_cohort(clean.assign(age=numbers.map(dict(enumerate(bins)))), LABEL, ["age"])
+    assert list(dict.fromkeys(audit["attributes"]["age"]["cells"]["age"][:100])) == bins

@@ -66,11 +66,14 @@ def test_bins_are_closed_below_and_open_above():
 
 
 @pytest.mark.parametrize("wrong", ["-3", "130", "24980", "1950-03-01", ">89", "inf", "sixty"])
-def test_a_number_outside_of_the_bins_is_a_problem_of_its_row_alone(wrong):
+def test_a_value_in_no_bin_is_left_empty_with_a_note_and_its_row_is_kept(wrong):
     mapped = apply({"bins": "decades"}, ["61", wrong, "", "7"], "age_at_index")
     assert mapped.values.tolist() == ["60-69", "", "", "0-9"]
-    assert mapped.problems.tolist()[::2] == ["", ""] and mapped.problems[3] == ""
-    assert mapped.problems[1].startswith(f"age_at_index {wrong!r} ")
+    assert mapped.problems.tolist() == [""] * 4
+    (note,) = mapped.notes
+    assert f"age_at_index {wrong!r} (1 row) " in note and note.endswith("and is left empty")
+    many = apply({"bins": "decades"}, ["61", *(f"about {number}" for number in range(20))], "age_at_index").notes
+    assert len(many) == 9 and many[-1] == "and 12 further notes of this kind"
 
 
 def test_a_column_without_one_number_that_fits_is_an_error():
