@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medi_monai.schema import CategoricalColumn
+from medi_monai.schema import MISSING_WORDS, CategoricalColumn, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = [
@@ -222,6 +222,8 @@ def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:
 def _codes(cells: pd.Series, values: tuple[str, ...]) -> pd.Series:
     """Return indices into ``values``, -1 if missing; a reference table may have many rows and few distinct values."""
     column = CategoricalColumn(str(cells.name), values)
+    # a reference table may be an export as well as a cohort
+    cells = cells.mask(missing_cells(cells, set(MISSING_WORDS) - {value.strip().lower() for value in values}))
     return cells.map({value: int(column.encode(value)) for value in cells.dropna().unique()}).fillna(-1).astype(int)
 
 
