@@ -22,6 +22,7 @@ from typing import Any
 
 __all__ = ["install"]
 
+PACKAGE = "monai.bundle"
 WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
 #: packages whose native code reports missing libraries on standard error on a machine without CUDA
 LOUD = ("cucim.clara", "nvidia.nvimgcodec")
@@ -30,11 +31,13 @@ ENTRIES = ("run", "run_workflow", "create_workflow", "ckpt_export", "onnx_export
 
 
 def install() -> None:
-    """Extend ``monai.bundle`` once it is imported."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(
-            0, _Finder({WORKFLOWS: _extend, SCRIPTS: _extend_entries, **dict.fromkeys(LOUD, _nothing)})
-        )
+    """Extend ``monai.bundle`` once it is imported, or now if it is."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    calls = {WORKFLOWS: _extend, SCRIPTS: _extend_entries, **dict.fromkeys(LOUD, _nothing)}
+    for name in set(calls) & set(sys.modules):
+        calls.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, _Finder(calls))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -102,8 +105,13 @@ def _extend(module: ModuleType) -> None:
 
 
 def _extend_entries(module: ModuleType) -> None:
+    package = sys.modules[PACKAGE]
     for name in ENTRIES:
-        setattr(module, name, _checked_before(getattr(module, name)))
+        checked = _checked_before(getattr(module, name))
+        setattr(module, name, checked)
+        if hasattr(package, name):
+            # MONAI was imported before
+            setattr(package, name, checked)
 
 
 def _checked_before(entry: Callable) -> Callable:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
-
-import torch
-from pydantic import AfterValidator
 
 from medi_monai.alignment.settings import (
     AlignmentLosses,
@@ -48,10 +46,12 @@ from medi_monai.evaluation.settings import (
     ReferenceSettings,
 )
 from medi_monai.runs.auditing import AUDIT_SOURCES
+from medi_monai.runs.devices import Device, device_line
 from medi_monai.runs.model_record import check_record
 from medi_monai.runs.sizes import check_sizes
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, report_user_errors
 from medi_monai.utils.files import json_digest
+from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import (
     Component,
     Count,
@@ -64,25 +64,12 @@ from medi_monai.utils.settings import (
     Repeats,
     Settings,
     Text,
-    Words,
     is_recorded,
     setting,
 )
 from medi_monai.wsi.readers import BACKENDS
 
 __all__ = ["GROUPS", "BundleSettings", "check_groups", "check_trained", "load_train_config", "stage_options"]
-
-
-def _is_device(value: Any) -> Any:
-    try:
-        torch.empty(1, device=value).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        known = "cuda (or cuda:0, …) and cpu" if torch.cuda.is_available() else "cpu; PyTorch finds no GPU"
-        raise InputError(f"device {str(value)!r} is not available: {known}") from error
-    return value
-
-
-Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or a GPU such as cuda:0")]
 
 
 class BundleSettings(Settings):
@@ -321,7 +308,7 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 def check_groups(groups: Any) -> None:
-    """Check, before any work, that groups of settings are consistent with each other.
+    """Check, before any work, that groups of settings are consistent with each other; print what device is used.
 
     Args:
         groups: the value of ``settings`` in the config when the run starts.
@@ -330,13 +317,18 @@ def check_groups(groups: Any) -> None:
         InputError: if they are not, or if the configs were not read by this package.
     """
     if not isinstance(groups, Mapping):
+        if is_command_line(sys.argv):
+            report_user_errors()
         raise InputError(
-            "the settings of this bundle were not read: medi_monai has to be installed (pip install), and "
-            "TORCH_DEVICE_BACKEND_AUTOLOAD must not be 0"
+            "the settings of this bundle were not read: medi_monai has to be installed in this environment (pip "
+            "install; PYTHONPATH alone is not enough), and TORCH_DEVICE_BACKEND_AUTOLOAD must not be 0"
         )
     if all(isinstance(groups.get(name), Settings) for name in ("conditions", "cohort", "network")):
         check_model(groups["conditions"], groups["cohort"], groups["network"])
     check_sizes(groups)
+    line = device_line(groups)
+    if line is not None and os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
     attribute = next((values["attribute"] for group in groups.values() if "attribute" in (values := dict(group))), None)
     for group in groups.values():
         if isinstance(group, TargetSettings):

@@ -261,7 +261,7 @@ def _component(group: Mapping[str, type[Settings]]) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, kind: type[Settings], ids: set[str], is_own: bool) -> Any:
     how = verbatim(kind.model_fields[name])
-    if read_typed(value) == "$None":
+    if isinstance(value, str) and read_typed(value) == "$None":
         value = None
     if is_syntax(read_typed(value), ids, is_own or how is None):
         return read_typed(value)

@@ -7,6 +7,7 @@ them before any work, and the tables of options in the bundles' docs are generat
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,11 +101,11 @@ def _plain(value: Any) -> Any:
     # NumPy numbers and tuples come from Python, never from a config
     if isinstance(value, tuple):
         return list(value)
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
 
 
 def _as_text(value: Any) -> Any:
-    return str(value) if hasattr(value, "__fspath__") else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _fits_names(value: Any) -> Any:
@@ -140,7 +141,7 @@ Seed = Annotated[int, _LIST, Field(strict=True, ge=0, lt=2**63), Words("a whole 
 Rate = Annotated[float, _LIST, Field(gt=0, **_NUMBER), Words("a number above 0")]
 Number = Annotated[float, _LIST, Field(ge=0, **_NUMBER), Words("a number of 0 or more")]
 Fraction = Annotated[float, _LIST, Field(strict=True, allow_inf_nan=False, ge=0, le=1), Words("a number from 0 to 1")]
-Flag = Annotated[bool, BeforeValidator(_flag), Field(strict=True), Words("true or false")]
+Flag = Annotated[bool, BeforeValidator(_flag), _LIST, Field(strict=True), Words("true or false")]
 Text = Annotated[str, Field(strict=True), Verbatim(), Words("text")]
 PathText = Annotated[
     str,
@@ -272,7 +273,7 @@ def _wrong(name: str, value: Any, field: FieldInfo, error: ValidationError) -> I
     too_large = _too_large(name, value, error)
     if too_large is not None:
         return too_large
-    if value == "null":
+    if isinstance(value, str) and value == "null":
         return InputError(f"{name} = 'null': null is not allowed; it has to be {words_of(field)}")
     return InputError(f"{name} = {_short(value)}: it has to be {words_of(field)}")
 

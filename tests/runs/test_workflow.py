@@ -1,10 +1,13 @@
 """What a user gives is checked before MONAI reads it: by its ``ConfigWorkflow``, which everything else goes by."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import monai.bundle
+import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 from medi_monai.runs.settings import GROUPS
@@ -227,3 +230,38 @@ def test_a_setting_is_added_by_its_declaration_and_a_line_of_a_config(tmp_path, 
     assert read_configs([file], tmp_path)["throw_away"] == 9
     with pytest.raises(InputError, match="throw_away = 0: it has to be a whole number of 1 or more"):
         read_configs([file], tmp_path, {"throw_away": 0})
+
+
+def test_values_of_python_are_those_of_the_command_line(tmp_path):
+    flow = workflow(
+        output_dir=Path("run #7"),
+        max_steps=np.int64(5),
+        learning_rate=np.float32(0.5),
+        amp=np.bool_(False),
+        channels=np.array([32, 64, 64]),
+        attention_levels=(False, False, True),
+        device=torch.device("cpu"),
+        dataset_dir=tmp_path / "$x #1",
+    )
+    assert given(flow, "output_dir") == "run #7" and given(flow, "dataset_dir") == str(tmp_path / "$x #1")
+    assert [given(flow, name) for name in ("max_steps", "learning_rate", "amp")] == [5, 0.5, False]
+    assert given(flow, "channels") == [32, 64, 64] and given(flow, "attention_levels") == [False, False, True]
+    assert given(flow, "device") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), torch.tensor(3), torch.float32, Path, lambda: 1, object()])
+@pytest.mark.parametrize("name", ["max_steps", "output_dir", "amp"])
+def test_objects_of_python_that_are_no_values_are_refused(name, value):
+    with pytest.raises(InputError, match=f"^{name} = .*it has to be"):
+        workflow(**{name: value})
+
+
+def test_every_run_of_a_process_and_of_its_threads_is_checked():
+    def refused(_):
+        with pytest.raises(InputError, match="did you mean '--max_steps'"):
+            monai.bundle.run("training", config_file=TRAIN, bundle_root=str(BUNDLE), max_step=3)
+        return True
+
+    assert refused(0) and refused(1)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(refused, range(8)))
