@@ -151,6 +151,8 @@ def _take(found: Recognized, kind: str, column: str, values: pd.Series) -> None:
         if number_in(group[0]) is not None:
             merge = f"{{{group[0]}: {group[1:]}}}"
             found.checks.append(f"{name}: are {' and '.join(group)} the same? Then add merge: {merge}")
+    if "source_site" in column.lower():
+        found.checks.append(f"{column} is a code that occurs in one cancer type only: a lookup makes hospitals of it")
     if rule:
         found.mapping[name] = {key: rule[key] for key in ("column", "bins", "merge") if key in rule}
     if kind == "label":

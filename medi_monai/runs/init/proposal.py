@@ -43,13 +43,16 @@ class Proposal:
 
 def propose(found: Survey) -> Proposal:
     """The overlay for a folder."""
-    proposal = Proposal(BRAIN if found.kind in ("volumes", "dicom") else PATHOLOGY, {"dataset_dir": str(found.root)})
+    radiology = found.kind in ("volumes", "dicom") or found.gray
+    proposal = Proposal(BRAIN if radiology else PATHOLOGY, {"dataset_dir": str(found.root)})
     proposal.recognized.append(f"{len(found.images):,} {_words(found.kind)} in {found.root}")
     proposal.left_out += [f"{count:,} files of another kind ({_words(kind)})" for kind, count in found.others.items()]
     proposal.checks += found.notes
     table, pattern, columns = _table(found, proposal)
+    if found.gray:
+        proposal.checks.append("the pictures are gray: taken as slices of radiology, for the text-to-image bundle")
     if proposal.bundle == BRAIN:
-        _volumes(found, proposal, table, pattern, columns)
+        _radiology(found, proposal, table, pattern, columns)
     else:
         _patches(found, proposal, table, pattern, columns)
     proposal.left_out += [f"column {name!r}: {reason}" for name, reason in columns.left_out.items()]
@@ -82,17 +85,16 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
 def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
     settings, comments = proposal.settings, proposal.comments
     if table is None:
-        fields = list(dict.fromkeys(pattern_fields(pattern))) if "{" in pattern else []
+        fields = [name for name in dict.fromkeys(pattern_fields(pattern)) if name != "slide"]
+        classes = [name for name in fields if name != "patient"]
         settings["table"] = pattern
         comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
-        columns.label = fields[0] if "diagnosis" not in fields and fields else "diagnosis"
+        columns.label = "diagnosis" if "diagnosis" in classes else next(iter(classes), None)
         columns.attributes = [name for name in fields if name not in ("patient", columns.label)]
         if "patient" not in fields:
             settings["columns"] = {"patient": None}
         proposal.recognized.append(f"folders as {pattern}")
-        if not fields:
-            proposal.checks.append("no folder or part of a name tells classes apart: name them, or add a table")
-        elif columns.attributes:
+        if columns.attributes:
             proposal.checks.append(f"which folder is what is a guess: {pattern}; rename the columns in braces")
     else:
         settings["table"] = table.setting
@@ -125,7 +127,7 @@ def _labels(proposal: Proposal, columns: Recognized) -> None:
     settings = proposal.settings
     label = columns.label or "diagnosis"
     if columns.label is None:
-        proposal.checks.append("no column looks like a class: put its name in place of `diagnosis`")
+        proposal.checks.append("nothing tells classes apart: put the name of its column in place of `diagnosis`")
     main = "center" if "center" in columns.attributes else next(iter(columns.attributes), None)
     settings["label"] = label
     settings["attributes"] = [main] if main else []
@@ -158,7 +160,7 @@ def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
         settings["max_patches_per_slide"] = 128
 
 
-def _volumes(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
+def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
     settings, comments = proposal.settings, proposal.comments
     if found.kind == "dicom":
         settings["table"] = {"layout": "dicom", "path": "."}
@@ -168,11 +170,19 @@ def _volumes(found: Survey, proposal: Proposal, table: FoundTable | None, patter
     elif table is None:
         settings["table"] = pattern
         comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
-        proposal.recognized.append(f"volumes as {pattern}")
+        proposal.recognized.append(f"{found.kind} as {pattern}")
+        columns.attributes = [
+            name for name in dict.fromkeys(pattern_fields(pattern)) if name not in ("patient", "slide")
+        ]
+        if "patient" not in pattern_fields(pattern):
+            settings["columns"] = {"patient": None}
+            proposal.checks.append("patients are unknown: images of one patient may be on both sides of the split")
     else:
         settings["table"] = table.setting
-        patient = columns.roles.get("patient") or pattern_fields(pattern)[0]
+        patient = columns.roles.get("patient") or (pattern_fields(pattern)[0] if found.kind == "volumes" else None)
         settings["columns"] = {"image": pattern, "patient": patient}
+        if "caption" in columns.roles:
+            settings["columns"]["caption"] = columns.roles["caption"]
         if columns.mapping:
             # words of the captions have ranges of their own
             settings["mapping"] = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
@@ -187,8 +197,14 @@ def _volumes(found: Survey, proposal: Proposal, table: FoundTable | None, patter
     comments["attribute"] = "the sensitive attribute"
     settings["templates"] = _captions(columns, table, settings)
     comments["templates"] = "captions are made of columns: EDIT the words"
-    settings["plane"], settings["slices"] = "axial", 3
-    comments["slices"] = "of each volume, from the middle of its tissue"
+    if "caption" in columns.roles:
+        # captions are read: of the templates, the words are left, which name values in them
+        words = settings["templates"].get("words")
+        settings["templates"] = {"words": words} if words else None
+        comments["templates"] = "words that name values in the captions: EDIT them"
+    if found.kind != "patches" and found.kind != "tiles":
+        settings["plane"], settings["slices"] = "axial", 3
+        comments["slices"] = "of each volume, from the middle of its tissue"
     settings["image_size"] = 64
     proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
 

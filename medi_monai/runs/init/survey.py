@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -56,7 +57,8 @@ class Survey:
         images: paths of this kind, relative to ``root``.
         others: how many images there are of each other kind.
         tables: that can be read.
-        side: median of the shorter side of pictures in pixels, or None.
+        side: most frequent length of the shorter side of pictures in pixels, or None.
+        gray: whether pictures have no color, as those of radiology.
         mpp: microns per pixel that the files say, or None.
         notes: what could not be read, a line each.
     """
@@ -67,6 +69,7 @@ class Survey:
     others: Mapping[str, int]
     tables: list[FoundTable]
     side: int | None = None
+    gray: bool = False
     mpp: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -88,17 +91,17 @@ def survey(target: Path) -> Survey:
     kind = max(by_kind, key=lambda name: len(by_kind[name]))
     notes: list[str] = []
     tables = _tables(root, files if target.is_dir() else [target.name], notes)
-    images, side, mpp = by_kind[kind], None, None
+    images, side, mpp, gray = by_kind[kind], None, None, False
     others = {name: len(paths) for name, paths in by_kind.items() if name != kind and paths}
     if kind == "dicom" and _is_slide(root / images[0]):
         kind = "slides"
     if kind == "pictures":
-        side, longest = _sides(root, images)
+        side, longest, gray = _pictures(root, images)
         kind = "slides" if longest > SLIDE_SIDE else "tiles" if longest > PATCH_SIDE else "patches"
     if kind in ("slides", "tiles", "patches"):
         mpp, levels = _resolution(root / images[0])
         kind = "slides" if levels > 1 else kind
-    return Survey(root, kind, images, others, tables, side, mpp, notes)
+    return Survey(root, kind, images, others, tables, side, gray, mpp, notes)
 
 
 def _tables(root: Path, files: list[str], notes: list[str]) -> list[FoundTable]:
@@ -146,19 +149,24 @@ def _sample(images: list[str]) -> list[str]:
     return images[:: max(len(images) // SAMPLED, 1)][:SAMPLED]
 
 
-def _sides(root: Path, images: list[str]) -> tuple[int | None, int]:
-    sizes = []
+def _pictures(root: Path, images: list[str]) -> tuple[int | None, int, bool]:
+    """The shorter side, the longer one, and whether all are gray."""
+    sizes, gray = [], True
     for name in _sample(images):
         try:
             with Image.open(root / name) as picture:
                 sizes.append(picture.size)
+                if max(picture.size) <= SLIDE_SIDE and picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
+                    pixels = np.asarray(picture.convert("RGB"))
+                    gray = gray and bool((pixels == pixels[..., :1]).all())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             # damaged files, and formats that Pillow lacks, are named by `preparing`
             continue
     if not sizes:
-        return None, SLIDE_SIDE + 1
+        return None, SLIDE_SIDE + 1, False
     shorter = Counter(min(size) for size in sizes).most_common(1)[0][0]
-    return shorter, sorted(max(size) for size in sizes)[len(sizes) // 2]
+    longer = sorted(max(size) for size in sizes)[len(sizes) // 2]
+    return shorter, longer, gray and longer <= SLIDE_SIDE
 
 
 def _resolution(path: Path) -> tuple[float | None, int]:

@@ -148,7 +148,9 @@ def guess_pattern(images: Sequence[str]) -> str:
             folders.append(paths[0][level])
         else:
             folders.append(f"{{{names[level]}}}" if names[level] != "*" else "*")
-    return "/".join([*folders, _file_part(paths, "patient" in names.values())])
+    pattern = "/".join([*folders, _file_part(paths, "patient" in names.values())])
+    # without a column at all, the file is the slide
+    return pattern if "{" in pattern else pattern[::-1].replace("*", "}edils{", 1)[::-1]
 
 
 def _level(paths: list[list[str]], level: int) -> str:

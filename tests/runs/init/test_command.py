@@ -92,6 +92,34 @@ def test_volumes_with_a_table_of_participants(work, capsys):
     assert "volumes of another kind: seg" in out and "brain_mri_fair_text_diffusion" in out
 
 
+def test_gray_pictures_with_captions_are_for_the_text_to_image_bundle(work, capsys):
+    root = work / "slices"
+    root.mkdir()
+    for n in range(4):
+        Image.fromarray(np.full((48, 64), 10 * n, np.uint8)).save(root / f"{n}.png")
+    cells = {
+        "image": [f"{n}.png" for n in range(4)],
+        "patient": list("abcd"),
+        "Report": [f"text {n}" for n in range(4)],
+    }
+    pd.DataFrame(cells | {"sex": ["F", "M"] * 2}).to_csv(root / "slices.csv", index=False)
+    main(["init", str(root)])
+    overlay, out = proposed(work, capsys)
+    assert overlay["columns"] == {"image": "{image}", "patient": "patient", "caption": "Report"}
+    assert overlay["templates"] == {"words": {"sex": {"F": "woman", "M": "man"}}}
+    assert "the pictures are gray" in out and "4 of 4 rows can be used" in out
+
+
+def test_slides_without_anything_else_ask_for_a_class(work, capsys):
+    (work / "wsi").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+    write_pyramid(work / "wsi" / "a.tiff", pixels, 0.25)
+    main(["init", str(work / "wsi")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == "{slide}.tiff" and overlay["columns"] == {"patient": None}
+    assert "nothing tells classes apart" in out and "needs an edit first: unknown column 'diagnosis'" in out
+
+
 def test_nothing_is_written_over(work):
     picture(work / "data" / "A" / "1.png")
     (work / "work" / "data.yaml").write_text("mine")
