@@ -18,6 +18,7 @@ from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, json_digest
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import tidy
 
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
@@ -160,6 +161,9 @@ class TableSpec:
         strays = []
         if self.layout == "plain":
             table = read_table(path, self.encoding, self.sheet)
+            # an overlay may spell a column in another Unicode form than the table, whose names are in composed form
+            spelled = {tidy(name): name for name in needed if name not in table}
+            table = table.rename(columns=spelled)
         elif self.layout == "gdc":
             table, notes = read_slides(path, missing)
         elif self.layout == "dicom":

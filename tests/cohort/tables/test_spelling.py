@@ -75,6 +75,13 @@ def test_rows_name_files_as_the_disk_spells_them_and_twins_are_told(tmp_path, ca
     assert 'patient has values that look alike: "q" and "Q".' in out
 
 
+def test_a_column_may_be_spelled_in_another_unicode_form(tmp_path):
+    cells = {"image": ["a.png"], "slide": ["s"], "patient": ["p"], NFC: ["x"]}
+    pd.DataFrame(cells).to_csv(tmp_path / "t.csv", index=False)
+    rows = ImageTable(tmp_path, "t.csv", NFD, unit="tiles").rows(check_files=False)
+    assert rows[NFD].tolist() == ["x"]
+
+
 VALUES = st.lists(st.text("aAö\u0308 o0171\u200b", min_size=1, max_size=4).map(str.strip), min_size=1, max_size=12)
 
 
