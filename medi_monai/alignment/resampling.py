@@ -24,6 +24,7 @@ from medi_monai.schema import CategoricalColumn
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, write_table
 from medi_monai.utils.pixels import from_uint8
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.tables import read_table
@@ -145,6 +146,7 @@ def resample_run(
         rows, why = np.empty(0, np.int64), f"{error}; sample more images"
         print(f"warning: no image can be selected: {why}", flush=True)
     chosen = samples.table.iloc[rows].reset_index(drop=True)
+    claim_results(output, RESAMPLING)
     set_aside(output, [output / name for name in RESULTS])
     _copy(chosen, samples.root, output)
     counts = np.bincount(groups[groups >= 0], minlength=len(target.names))

@@ -37,6 +37,7 @@ from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, write_json
 from medi_monai.utils.pixels import uint8_arrays
+from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
 
@@ -108,6 +109,8 @@ def align(
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
     _check(generator, losses, folder, Path(source))
+    check_results(output, "aligning")
+    check_results(folder, "aligning", 1)
     classifiers = {"guide": guide, **readers}
     weighs = losses.anchor_weight or losses.distillation_weight
     real_images = anchor.sampler.batch_size if anchor is not None and weighs else 0
@@ -139,6 +142,8 @@ def align(
     else:
         checkpoint.check_free(1, settings.max_steps)
         _clear(output, folder, checkpoint)
+    claim_results(output, "aligning")
+    claim_results(folder, "aligning", 1)
     start = time.perf_counter()
     _run(trainer, watch, checkpoint, settings.max_steps)
     watch.restore()

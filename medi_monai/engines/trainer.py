@@ -26,6 +26,7 @@ from medi_monai.schema import Conditioning
 from medi_monai.utils.console import STOP_SIGNALS
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest
+from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 
 __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
@@ -132,6 +133,9 @@ def train(
     """
     folder = checkpoint.ckpt_dir
     record = settings if trained_on is None else {**settings, RECORD: plain(trained_on)}
+    if is_main_process():
+        check_results(output_dir, "training")
+        check_results(folder, "training", 1)
     if resume:
         if checkpoint.newest is None:
             raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
@@ -153,6 +157,8 @@ def train(
         set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
         checkpoint.set_aside(tuple(folder / name for name in MODEL_FILES))
     if is_main_process():
+        claim_results(output_dir, "training")
+        claim_results(folder, "training", 1)
         # saved before the first checkpoint, so every checkpoint has its vocabulary
         schema.save(folder / "schema.json")
         save_settings(folder, record)

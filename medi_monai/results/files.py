@@ -14,6 +14,7 @@ import pandas as pd
 from medi_monai.results.typed import plain, typed
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path, read_json, write_json, write_table
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import SUMMARY, finish_run, set_aside
 
 __all__ = ["FORMAT", "SCHEMAS", "RunResults", "read_results", "read_schema", "write_results", "write_run"]
@@ -115,6 +116,7 @@ def write_run(
     """
     output = Path(output_dir)
     page = output / "report.html"
+    claim_results(output, run)
     set_aside(output, [output / f"{name}.json", *(output / file for file in files), page, output / SUMMARY])
     written = write_results(output / f"{name}.json", results)
     for file, data in files.items():

@@ -17,7 +17,8 @@ from medi_monai.report import write_audit_page
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import write_json
-from medi_monai.utils.run_dir import finish_run
+from medi_monai.utils.records import RESULTS, claim_results
+from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.wsi.readers import read_image
 
 __all__ = ["audit_run", "audited_cohort", "check_measured", "refuse_leakage", "write_audit"]
@@ -76,6 +77,8 @@ def audit_run(
         combinations: columns whose combinations are compared between splits; by default label and attributes.
     """
     output = Path(output_dir)
+    claim_results(output, "auditing")
+    set_aside(output, [output / name for name in RESULTS["auditing"][0]])
     audit = write_audit(cohort, AuditColumns(label, attributes, combinations), output, continuous)
     finish_run(
         "auditing",

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.sizes import check_disk
 from medi_monai.utils.tables import read_table
@@ -150,12 +152,15 @@ def sample_plan(
     _print_not_sampled(not_sampled)
     rows = expand_plan(plan)
     keys = [column for column in rows.columns if column != "number"]
-    names = [image_name(row, keys) for row in rows.to_dict("records")]
+    twins = _twins(generator.schema)
+    names = [image_name(row, keys, twins) for row in rows.to_dict("records")]
+    columns_of_manifest = ["image", COMBINATION, *rows.columns, *MANIFEST]
     root, recipe = Path(output_dir), {"checkpoint": file_digest(checkpoint), **generator.recipe()}
-    _set_aside_others(root, recipe, names, (trained_with or {}).get(RECORD))
+    claim_results(root, "sampling")
+    _set_aside_others(root, recipe, names, columns_of_manifest, (trained_with or {}).get(RECORD))
     missing = rows[[not (root / name).is_file() for name in names]]
     start = time.perf_counter()
-    _draw_all(network, generator, missing, keys, root, recipe)
+    _draw_all(network, generator, missing, keys, root, recipe, twins)
     seconds = time.perf_counter() - start
 
     manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
@@ -220,15 +225,17 @@ def _print_not_sampled(combinations: Sequence[Mapping[str, str]]) -> None:
         )
 
 
-def _set_aside_others(root: Path, recipe: Mapping[str, Any], names: Sequence[str], record: Any) -> None:
+def _set_aside_others(
+    root: Path, recipe: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], record: Any
+) -> None:
     stored = root / SETTINGS_FILE
     # the record belongs to the checkpoint: it does not decide whether images are the same
     if stored.is_file() and json_digest({**read_json(stored), RECORD: None}) != json_digest({**recipe, RECORD: None}):
         # the settings are moved last, so that a call that follows a killed one still sees that they differ
         set_aside(root, [root / name for name in ("images", *PLAN_FILES, SETTINGS_FILE)])
     write_json(stored, recipe if record is None else {**recipe, RECORD: record})
-    manifest = root / "manifest.csv"
-    if manifest.is_file() and sorted(read_table(manifest)["image"]) != sorted(names):
+    manifest = read_table(root / "manifest.csv") if (root / "manifest.csv").is_file() else None
+    if manifest is not None and (list(manifest.columns) != list(columns) or list(manifest["image"]) != list(names)):
         set_aside(root, [root / name for name in PLAN_FILES])
 
 
@@ -240,13 +247,34 @@ def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], titl
         Image.fromarray(subpopulation_grid(shown, pixels, columns, title)).save(path, format="png")
 
 
-def image_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return ``images/<combination>/<number>.png``, with a digest if file names cannot represent the combination."""
+def image_name(
+    row: Mapping[str, Any], keys: Sequence[str], twins: Container[tuple[str, str | None]] = frozenset()
+) -> str:
+    """Return ``images/<combination>/<number>.png``, with a digest if file names cannot represent the combination.
+
+    Args:
+        row: a combination with ``number``.
+        keys: columns of the combination.
+        twins: columns with values that differ from another value in case alone, which some disks take for one name.
+    """
     values = [_text(row[key]) for key in keys]
     spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", _word(value)).lstrip(".") for value in values)[:120]
-    if spelled != "_".join(value or "" for value in values) or any("_" in (value or "_") for value in values):
+    if (
+        spelled != "_".join(value or "" for value in values)
+        or any("_" in (value or "_") for value in values)
+        or (any(twin in twins for twin in zip(keys, values)))
+    ):
         spelled = f"{spelled}_{json_digest(values)[:8]}"
     return f"images/{spelled}/{int(row['number']):05d}.png"
+
+
+def _twins(schema: Conditioning) -> set[tuple[str, str | None]]:
+    """Columns with the values of their vocabulary that differ from another one in case alone."""
+    twins: set[tuple[str, str | None]] = set()
+    for column in schema.columns:
+        counts = Counter(value.casefold() for value in getattr(column, "values", ()))
+        twins.update((column.name, value) for value in getattr(column, "values", ()) if counts[value.casefold()] > 1)
+    return twins
 
 
 def _text(value: Any) -> str | None:
@@ -264,13 +292,14 @@ def _draw_all(
     keys: Sequence[str],
     root: Path,
     recipe: Mapping[str, Any],
+    twins: Container[tuple[str, str | None]],
 ) -> None:
     if rows.empty:
         return
 
     def draw(engine: Engine, batch: pd.DataFrame) -> None:
         for row, pixels in zip(batch.to_dict("records"), generator.draw(network, batch)):
-            with atomic_path(root / image_name(row, keys)) as path:
+            with atomic_path(root / image_name(row, keys, twins)) as path:
                 Image.fromarray(pixels).save(path, format="png", pnginfo=_png_text(row, recipe))
 
     engine = Engine(draw)

@@ -15,6 +15,8 @@ import torch
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
+from medi_monai.utils.records import check_results, result_digests
+from medi_monai.utils.records.results import SUMMARY
 from medi_monai.utils.workers import claim_folders, release_locks
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
@@ -25,13 +27,12 @@ def is_command_line(arguments: Sequence[str]) -> bool:
     return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
-SUMMARY = "summary.json"
-
-
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
-def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None) -> None:
+def begin_run(
+    *folders: str | os.PathLike, seed: int = 0, run: str | None = None, data: str | os.PathLike | None = None
+) -> None:
     """Create the folders of a run, check that they are writable, and seed the initial weights of the network.
 
     All other randomness is seeded by name. A run started from the command line locks its folders until
@@ -41,13 +42,16 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None
         folders: folders of the run, starting with that of its summary.
         seed: seed of the weights.
         run: name of the run in its summary.
+        data: folder of the data set, if one is given.
 
     Raises:
         InputError: for a folder that is not writable, is in use by another run, or holds results of another kind of
-            run.
+            run, data, or files of the user in the place of results.
     """
     if run is not None:
         _check_kind(Path(folders[0]), run)
+        for number, folder in enumerate(folders):
+            check_results(folder, run, number, [data])
     writable = [writable_dir(folder) for folder in folders]
     # only the first of torchrun's processes writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
@@ -57,8 +61,12 @@ def begin_run(*folders: str | os.PathLike, seed: int = 0, run: str | None = None
 
 def _check_kind(folder: Path, run: str) -> None:
     path = folder / SUMMARY
-    summary = read_json(path) if path.is_file() else {}
-    other = summary.get("run", run) if isinstance(summary, dict) else "unknown"
+    try:
+        summary = read_json(path) if path.is_file() else {}
+    except InputError:
+        # whose it is will be said
+        return
+    other = summary.get("run", run) if isinstance(summary, dict) else run
     if other != run:
         raise InputError(f"{folder} contains the results of a {other!r} run; choose another folder")
 
@@ -89,6 +97,7 @@ def finish_run(
         "figures": dict(figures),
         "settings": dict(settings),
         "digests": dict(digests),
+        "files": result_digests(Path(output_dir), run),
         "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
     }
     write_json(Path(output_dir) / SUMMARY, content)

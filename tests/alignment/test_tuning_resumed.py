@@ -20,7 +20,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tuned, tmp_path, caps
     stopped = Tuning(tmp_path, "parts")
     with pytest.raises(RunStopped, match="after update 5 of 8.*--resume true"):
         stopped.run(tuned=tuned, anchor=Distilling(5, signal.SIGTERM), harden_guide=True)
-    assert {path.name for path in stopped.folder.iterdir()} == {"checkpoint_00000005.pt", "checkpoints.json"}
+    assert {path.name for path in stopped.folder.iterdir()} == {
+        ".medi_run.json",
+        "checkpoint_00000005.pt",
+        "checkpoints.json",
+    }
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed, anchor = Tuning(tmp_path, "parts"), Distilling()
     resumed.run(resume=True, tuned=tuned, anchor=anchor, harden_guide=True)
@@ -60,7 +64,7 @@ def test_a_run_that_broke_goes_on_from_its_checkpoint_and_ends_where_it_would_ha
 
 def test_earlier_results_are_set_aside_and_other_settings_are_not_resumed(tmp_path):
     Tuning(tmp_path).run(max_steps=2)
-    earlier = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("*.*") if path.is_file()}
+    earlier = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("[!.]*.*") if path.is_file()}
     Tuning(tmp_path).run(max_steps=3)
     moved = {path.name: file_digest(path) for path in (tmp_path / "one").rglob("earlier-1/**/*.*") if path.is_file()}
     assert moved == earlier and {"model.pt", "schema.json", "alignment.json", "before_and_after.png"} <= moved.keys()

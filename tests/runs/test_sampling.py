@@ -12,6 +12,7 @@ from medi_monai.engines.generator import ImageGenerator
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.runs.sampling import image_name, not_in_plan, resolve_plan, sample_plan
+from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.schema.columns import NULL
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest, read_json, save_tensors
@@ -116,6 +117,54 @@ def test_file_names_are_safe_and_different_for_different_combinations():
     assert all(name.count("/") == 2 and ".." not in name.split("/")[1] for name in names)
     pairs = [("a_b", "c"), ("a", "b_c")]
     assert len({image_name({"x": x, "y": y, "number": 0}, ["x", "y"]) for x, y in pairs}) == 2
+
+
+def test_values_that_differ_in_case_alone_do_not_share_a_folder_on_any_disk():
+    twins = {("class", "LUAD"), ("class", "luad")}
+    rows = [{"class": value, "center": "Aspen", "number": 0} for value in ("LUAD", "luad", "LUSC")]
+    names = [image_name(row, ["class", "center"], twins) for row in rows]
+    assert len({name.casefold() for name in names}) == 3
+    # a name depends on the vocabulary and not on the plan; others stay as they are
+    assert names[2] == "images/LUSC_Aspen/00000.png" and names[0].startswith("images/LUAD_Aspen_")
+
+
+def test_a_model_whose_labels_differ_in_case_alone_draws_all_of_them(tiny_schema, tiny_network, tmp_path, monkeypatch):
+    save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
+    schema = MetadataSchema(CategoricalColumn("project_id", ("A", "B", "a")), tiny_schema.attributes)
+    monkeypatch.setattr(MetadataSchema, "digest", tiny_schema.digest)
+    drawing = ImageGenerator(schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
+    plan = pd.DataFrame([("A", "NA", 1), ("a", "NA", 1), ("B", "NA", 1)], columns=PLAN.columns)
+    manifest = sample_plan(tiny_network, drawing, plan, COLUMNS, tmp_path / "output", tmp_path / "model.pt", {})
+    assert len(set(manifest["image"].str.casefold())) == 3 and manifest["image"][2] == "images/B_NA/00000.png"
+
+
+@pytest.mark.parametrize("name", ["summary.json", "grid.png", "manifest.csv", "images/mine.png", "sampling.json"])
+def test_files_of_the_user_are_neither_overwritten_nor_moved(run, tmp_path, name):
+    path = tmp_path / "output" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="was not written by medi_monai, and sampling would take its place"):
+        run()
+    left = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+    assert left == [path] and path.read_text() == "mine"
+
+
+def test_a_grid_that_the_user_changed_since_is_not_overwritten(run, tmp_path):
+    run()
+    (tmp_path / "output" / "grid.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="grid.png was changed after sampling wrote it"):
+        run()
+    with pytest.raises(InputError, match="grid.png was changed after sampling wrote it"):
+        run(seed=1)
+    assert (tmp_path / "output" / "grid.png").read_bytes() == b"mine"
+
+
+def test_another_order_of_the_same_plan_moves_the_earlier_manifest_aside(run, tmp_path):
+    run()
+    stored = (tmp_path / "output" / "manifest.csv").read_bytes()
+    run(PLAN.iloc[::-1])
+    assert (tmp_path / "output" / "earlier-1" / "manifest.csv").read_bytes() == stored
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
 
 
 def test_plans_come_by_name_or_by_path(tiny_cohort, tmp_path):

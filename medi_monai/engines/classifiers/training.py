@@ -41,6 +41,7 @@ from medi_monai.networks.classifier import RECORD, WEIGHTS, SubgroupClassifier, 
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.files import file_digest, write_table
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
 
@@ -197,6 +198,7 @@ def classify_run(
             labeled_generated, train_classifier(training, attributes, None, settings, None, device)
         )
     events = event_files(output)
+    claim_results(output, "classifying")
     set_aside(output, [*(output / name for name in RESULTS), *events])
     classifier = train_classifier(training, attributes, held_out, settings, consistent, device, writer)
     if num_folds is not None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from medi_monai.runs.experiment.schedule import Schedule
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run
 
 __all__ = ["Experiment", "Outcome", "RunContext", "run_experiment"]
@@ -111,7 +112,9 @@ def run_experiment(
         raise InputError(
             f"{bundle} is not a bundle with this experiment (no configs/{experiment.config}); give --bundle_root"
         )
+    check_results(output, "experiment")
     options = experiment.check(output, options, stage_options)
+    claim_results(output, "experiment")
     start = time.perf_counter()
     schedule = Schedule(bundle, output, options, stage_options, max_parallel_stages)
     run = RunContext(output, options, stage_options, schedule.seconds)
