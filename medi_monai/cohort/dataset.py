@@ -17,6 +17,7 @@ from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import generator_from
+from medi_monai.utils.text import plural
 
 __all__ = ["BALANCES", "PATCH_CACHES", "PatchDataset", "StreamedPatchDataset", "BalancedBatchSampler", "patch_dataset"]
 
@@ -99,7 +100,9 @@ class PatchDataset(_Patches):
         chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
         # files are read in parallel here; regions of a slide are read in parallel by its reader
         with ThreadPoolExecutor(1 if reader.on_the_fly else 8) as pool:
-            for bad in progress(pool.map(load, chunks), len(chunks), f"reading {len(reader)} patches", "batch"):
+            for bad in progress(
+                pool.map(load, chunks), len(chunks), f"reading {plural(len(reader), 'patch', 'patches')}", "batch"
+            ):
                 for index, error in bad:
                     if on_error == "stop":
                         pool.shutdown(cancel_futures=True)

@@ -19,6 +19,7 @@ from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
 from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.text import plural
 from medi_monai.wsi.readers import BACKENDS
 
 __all__ = [
@@ -194,7 +195,7 @@ def _check_unchanged(cohort: Cohort) -> None:
     changed = cohort.table["image"][(quality[PIXELS] != now).to_numpy()]
     if len(changed):
         raise InputError(
-            f"{changed.nunique():,} images of the cohort in {cohort.root} have changed since it was prepared, for "
+            f"{plural(changed.nunique(), 'image')} of the cohort in {cohort.root} changed since it was prepared, for "
             f"example {changed.iloc[0]}: run `preparing` again, or restore them"
         )
 
@@ -213,7 +214,8 @@ def _note_words(cohort: Cohort) -> None:
         for value, count in cohort.table[name].value_counts().items():
             if str(value).strip().lower() in MISSING_WORDS:
                 print(
-                    f"{cohort.root}: {name} has the value {value!r} in {count:,} rows, a value like any other; for "
+                    f"{cohort.root}: {name} has the value {value!r} in {plural(count, 'row')}, a value "
+                    "like any other; for "
                     "missing data, leave the cells empty",
                     flush=True,
                 )

@@ -113,10 +113,15 @@ def read_arms(
             )
         lacking = [image for image in table["image"] if not (root / image).is_file()]
         if lacking:
-            raise InputError(f"{len(lacking)} images of {root / 'manifest.csv'} are missing, the first is {lacking[0]}")
+            raise InputError(
+                f"{plural(len(lacking), 'image')} of {root / 'manifest.csv'} cannot be found, the first is {lacking[0]}"
+            )
         repeated = int(table["image"].duplicated().sum())
         if repeated:
-            raise InputError(f"{repeated} rows of {root / 'manifest.csv'} repeat an image: list each image once")
+            raise InputError(
+                f"{plural(repeated, 'row repeats', 'rows repeat')} an image in {root / 'manifest.csv'}: "
+                "list each image once"
+            )
         cohorts[name] = SampledImages(table, root)
     return cohorts
 
@@ -209,7 +214,10 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
     _check_patients(table[known])
     left_out = int((kept & ~known).sum())
     if left_out:
-        print(f"{left_out:,} images without a patient or a value of {list(columns)} are excluded", flush=True)
+        print(
+            f"{plural(left_out, 'image is', 'images are')} excluded: no patient, or no value of {list(columns)}",
+            flush=True,
+        )
     return Cohort(table[known].reset_index(drop=True), cohort.root)
 
 
@@ -220,8 +228,9 @@ def _check_patients(table: pd.DataFrame) -> None:
     if len(shared):
         first = shared.iloc[0]
         raise InputError(
-            f"{len(shared)} patients are in several splits, the first, {shared.index[0]}, in {first['first']!r} and "
-            f"{first['last']!r}: results would measure memorization. Split the cohort by patient."
+            f"{plural(len(shared), 'patient is', 'patients are')} in several splits, the first, {shared.index[0]}, "
+            f"in {first['first']!r} and {first['last']!r}: results would measure memorization. Split the cohort by "
+            "patient."
         )
 
 

@@ -28,7 +28,7 @@ from medi_monai.cohort.tables.spelling import look_alike_notes, spelled_on_disk
 from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
-from medi_monai.utils.text import number_in
+from medi_monai.utils.text import number_in, plural
 
 __all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
 
@@ -287,7 +287,8 @@ class ImageTable:
         if changed.any():
             example = f"{ascii(images[changed].iloc[0])} is {ascii(spelled[changed].iloc[0])}"
             print(
-                f"{self.table_name}: file names in {int(changed.sum()):,} rows differ from the disk in Unicode form, "
+                f"{self.table_name}: file names in {plural(int(changed.sum()), 'row')} differ from the "
+                "disk in Unicode form, "
                 f"case or blanks alone and are taken as meant, for example {example}",
                 flush=True,
             )
@@ -341,7 +342,8 @@ def _problems(
 def _unlisted_words(values: pd.Series) -> list[str]:
     found = [value for value in values.unique() if value.lower() in MISSING_WORDS]
     return [
-        f"{values.name} has the value {value!r} in {int((values == value).sum())} rows: it is no missing data, for "
+        f"{values.name} has the value {value!r} in {plural(int((values == value).sum()), 'row')}: it is no "
+        "missing data, for "
         "`missing` does not list it"
         for value in found
     ]

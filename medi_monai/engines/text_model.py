@@ -16,6 +16,7 @@ from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_u
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import cache_dir, json_digest, read_json, write_json
+from medi_monai.utils.text import plural
 
 __all__ = ["clip_features", "initialize_network", "load_caption_schema", "text_model_dir"]
 
@@ -56,7 +57,7 @@ def text_model_dir(
             images = StreamedPatchDataset(cohort, None, image_size)
             train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long)
             write_json(Path(folder) / PAIRS, pairs)
-            print(f"a small CLIP was trained on {len(cohort):,} pairs: {folder}", flush=True)
+            print(f"a small CLIP was trained on {plural(len(cohort), 'pair')}: {folder}", flush=True)
         elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
             raise InputError(
                 f"the small CLIP in {folder} was trained on other captions or on images of another size: give another "

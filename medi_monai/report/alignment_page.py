@@ -26,6 +26,7 @@ from medi_monai.report.sections import (
 from medi_monai.report.words import DASH, arm_title, figure_text, number, percent_text, share_table, short
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, Answer, PromptRow, TuningCurve
+from medi_monai.utils.text import plural
 
 __all__ = ["ANSWERS", "Pairs", "write_alignment_page"]
 
@@ -270,7 +271,9 @@ def _add_fidelity(page: Page, metrics: AlignmentMetrics) -> None:
             page.notice(f"{title}: not reported, too few images ({counts}).", "warning")
             continue
         if fidelity.matched < FEW_MATCHED:
-            page.notice(f"{title}: only {fidelity.matched:,} images could be matched, so results are rough.", "warning")
+            page.notice(
+                f"{title}: only {plural(fidelity.matched, 'image')} could be matched, so results are rough.", "warning"
+            )
         rows = {"Real images of other patients": fidelity_row(fidelity.floor)}
         for arm, figures in fidelity.arms.items():
             rows[arm_title(arm)] = {**fidelity_row(figures), "ratio": figure_text(figures.ratio)}
@@ -351,7 +354,7 @@ def _prompt_row(prompt: PromptRow) -> dict[str, str]:
     for arm, shares in prompt.arms.items():
         title, distance = arm_title(arm), figure_text(shares.total_variation, 2)
         if arm not in ARMS:
-            row[f"{title}: distance"] = f"{distance}, {shares.n:,} images"
+            row[f"{title}: distance"] = f"{distance}, {plural(shares.n, 'image')}"
             continue
         texts = [f"{value} {percent_text(share, False)}" for value, share in shares.proportions.items()]
         row[f"{title}: images"] = f"{shares.n:,} (few)" if shares.few else f"{shares.n:,}"

@@ -19,7 +19,7 @@ from medi_monai.report.sections import add_findings, side_by_side
 from medi_monai.report.words import number
 from medi_monai.results import Finding, typed
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.text import are_intervals, in_order
+from medi_monai.utils.text import are_intervals, in_order, plural
 
 __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
 
@@ -50,8 +50,9 @@ def write_audit_page(
         ``path``.
     """
     sizes = audit["splits"]["all"]
-    page = Page(title, f"{sizes['rows']:,} rows, {sizes['slides']:,} slides, and {sizes['patients']:,} patients in "
-                       f"{sizes['classes']:,} classes of {audit['label']}.")  # fmt: skip
+    page = Page(title, f"{plural(sizes['rows'], 'row')}, {plural(sizes['slides'], 'slide')}, and "
+                       f"{plural(sizes['patients'], 'patient')} in "
+                       f"{plural(sizes['classes'], 'class', 'classes')} of {audit['label']}.")  # fmt: skip
     _add_answer(page, audit)
     add_findings(page, [typed(Finding, finding) for finding in audit["findings"]])
     page.section("Splits").table(pd.DataFrame(audit["splits"]).T.rename_axis("split"))
@@ -126,7 +127,7 @@ def _add_leakage(page: Page, audit: dict, thumbnails: Callable[[str], np.ndarray
             _add_near_duplicates(page, leak, thumbnails)
             continue
         examples = pd.DataFrame(leak["examples"]).map(lambda cell: cell if isinstance(cell, str) else ", ".join(cell))
-        page.table(examples, f"{name.capitalize()}: {leak['count']:,} ({leak['rows']:,} rows)")
+        page.table(examples, f"{name.capitalize()}: {leak['count']:,} ({plural(leak['rows'], 'row')})")
 
 
 def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.ndarray] | None) -> None:
@@ -138,7 +139,9 @@ def _add_near_duplicates(page: Page, leak: dict, thumbnails: Callable[[str], np.
             row[name] = f"{pair[name]['split']}: {pair[name].get('image', pair[name]['slide'])}"
             row[f"{name} patient"] = pair[name]["patient"]
         rows.append(row)
-    caption = f"Near-duplicate pairs: {leak['count']:,} ({leak['rows']:,} rows); one per pair of slides is shown"
+    caption = (
+        f"Near-duplicate pairs: {leak['count']:,} ({plural(leak['rows'], 'row')}); one per pair of slides is shown"
+    )
     page.table(pd.DataFrame(rows), caption)
     pictures = []
     for pair in examples:

@@ -34,7 +34,7 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics, MetricFigures, PooledFigure
-from medi_monai.utils.text import listed
+from medi_monai.utils.text import listed, plural
 
 __all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "untrained_text", "write_evaluation_page"]
 
@@ -169,9 +169,8 @@ def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]
         if chosen.empty:
             texts.append(f"No combination{kind} has enough images; such figures are not reported.")
         elif len(chosen) < FEW_COMBINATIONS:
-            verb = "was" if len(chosen) == 1 else "were"
-            plural = "s" * (len(chosen) > 1)
-            texts.append(f"Only {len(chosen)} combination{plural}{kind} {verb} compared: intervals are rough.")
+            counted = plural(len(chosen), f"combination{kind} was", f"combinations{kind} were")
+            texts.append(f"Only {counted} compared: intervals are rough.")
     if len(usable) and usable["n"].median() < FEW_IMAGES:
         texts.append(
             f"Few images could be matched: median {usable['n'].median():.0f} per combination, minimum "
@@ -230,7 +229,8 @@ def add_distances(page: Page, metrics: ArmsMetrics) -> None:
         rows[arm_title(arm)] = {**row, "Fréchet distance, ratio to real": _ratio_to_real(of_arm.frechet_distance)}
     page.table(
         share_table(rows, "images"),
-        f"Distances to real images (smaller is better): {floor.frechet_distance.num_combinations:,} combinations, "
+        "Distances to real images (smaller is better): "
+        f"{plural(floor.frechet_distance.num_combinations, 'combination')}, "
         f"{floor.frechet_distance.n or 0:,} matched images",
     )
     quality = {FLOOR: {**quality_row(floor), "diversity": figure_text(metrics.real.diversity, 3)}}

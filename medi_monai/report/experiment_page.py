@@ -16,7 +16,7 @@ from medi_monai.report.words import arm_title, figure_text, known, number, share
 from medi_monai.results import Finding, typed
 from medi_monai.results.experiment import CohortSummary, ExperimentResults
 from medi_monai.results.probing import ProbeResults
-from medi_monai.utils.text import listed
+from medi_monai.utils.text import listed, plural
 
 __all__ = ["write_experiment_page"]
 
@@ -77,8 +77,9 @@ def _add_answer(page: Page, results: ExperimentResults) -> None:
     titles = {arm: arm_title(arm, probe.generated) for arm in probe.arms}
     page.figure(
         forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)),
-        f"Accuracy of a linear classifier of {probe.label} on {probe.test.n:,} images of {probe.test.patients:,} "
-        "patients, by training data, with 95% confidence intervals. Dotted line: chance.",
+        f"Accuracy of a linear classifier of {probe.label} on {plural(probe.test.n, 'image')} of "
+        f"{plural(probe.test.patients, 'patient')}, by training data, with 95% confidence intervals. Dotted line: "
+        "chance.",
     )
 
 

@@ -19,6 +19,7 @@ from matplotlib.transforms import Affine2DBase, ScaledTranslation
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
 from medi_monai.results.probing import CorrelationSweep, SweepPoint
+from medi_monai.utils.text import plural
 
 __all__ = [
     "arm_legend",
@@ -232,7 +233,9 @@ def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -
             values = np.sort(rows_of_panel[arm].astype(float).dropna())
             if len(values):
                 axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=color, lw=2)
-        axes.set_title(f"{'in' if seen else 'not in'} training ({len(rows_of_panel):,} combinations)", fontsize=10)
+        axes.set_title(
+            f"{'in' if seen else 'not in'} training ({plural(len(rows_of_panel), 'combination')})", fontsize=10
+        )
         _distance_axis(axes, rows_of_panel[["floor", *arms]].to_numpy(float), label)
     panels[0].set_ylabel("share of combinations with at most this distance")
     panels[0].set_ylim(0, 1.02)

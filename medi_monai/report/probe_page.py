@@ -23,7 +23,7 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
-from medi_monai.utils.text import listed
+from medi_monai.utils.text import listed, plural
 
 __all__ = ["chance_marks", "main_figures", "write_probe_page"]
 
@@ -67,8 +67,8 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
     test, titles = results.test, {arm: arm_title(arm, results.generated) for arm in results.arms}
     page = Page(
         "Linear probing",
-        f"Linear probes on frozen features predict {results.label}. Test: {test.n:,} images of {test.patients:,} "
-        f"patients ({test.what}).",
+        f"Linear probes on frozen features predict {results.label}. Test: {plural(test.n, 'image')} of "
+        f"{plural(test.patients, 'patient')} ({test.what}).",
     )
     page.answer(_answer(results), "error" if any(finding.level == "error" for finding in results.warnings) else "note")
     add_findings(page, _cautions(results, titles), "Cautions")
@@ -112,11 +112,11 @@ def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]
     if repeats < FEW_REPEATS:
         # signs of the differences are exchanged draw by draw: two of 2 ** n outcomes are as far as can be
         warnings.append(
-            f"With only {repeats} draws of training patients, no p value over draws can be below {2 / 2**repeats:.2g}, "
-            "and intervals are rough."
+            f"With only {plural(repeats, 'draw')} of training patients, no p value over draws can be below "
+            f"{2 / 2**repeats:.2g}, and intervals are rough."
         )
     if patients < FEW_PATIENTS:
-        warnings.append(f"The test has only {patients} patients: results may differ for others.")
+        warnings.append(f"The test has only {plural(patients, 'patient')}: results may differ for others.")
     failed = [titles[arm] for arm, of_arm in results.arms.items() if of_arm.training.converged < 1]
     if failed:
         warnings.append(f"Some probes did not converge: {listed(failed)}.")
@@ -125,8 +125,8 @@ def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]
         worst = of_arm.worst_group_accuracy
         if worst.num_too_small:
             text = (
-                f"{worst.num_too_small:,} test groups with fewer than {results.min_count} images are excluded from "
-                f"worst-group accuracy; {worst.num_groups:,} groups are included."
+                f"Excluded from worst-group accuracy: {plural(worst.num_too_small, 'test group')} with fewer than "
+                f"{results.min_count} images; {plural(worst.num_groups, 'group is', 'groups are')} included."
             )
             findings.append(Finding("note", text))
     return findings
@@ -136,11 +136,11 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
     training = results.training
     page.section(
         f"Accuracy on {results.test.what}",
-        f"All arms train the same probe on the same {results.num_repeats} draws of training patients "
-        f"({training.n:,} images of {training.patients:,} patients). They differ only in the images added to the "
-        f"real ones, or in how images are weighted. C is chosen on {training.validation:,} validation images of "
-        "combinations in training. In parentheses: 95% intervals over test patients and draws; of AUROC and "
-        "calibration error over draws alone.",
+        f"All arms train the same probe on the same {plural(results.num_repeats, 'draw')} of training patients "
+        f"({plural(training.n, 'image')} of {plural(training.patients, 'patient')}). They differ only in the images "
+        "added to the real ones, or in how images are weighted. C is chosen on validation images "
+        f"({training.validation:,}) of combinations in training. In parentheses: 95% intervals over test patients and "
+        "draws; of AUROC and calibration error over draws alone.",
     )
     rows = {}
     for arm, of_arm in results.arms.items():
@@ -394,6 +394,7 @@ def _add_data(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
         [[*(group.values.get(column) for column in columns), group.n] for group in test.groups],
         columns=[*columns, "images"],
     )
-    caption = f"Test: {test.n:,} images of {test.patients:,} patients in {len(frame):,} combinations"
+    counts = plural(test.n, "image"), plural(test.patients, "patient"), plural(len(frame), "combination")
+    caption = "Test: {} of {} in {}".format(*counts)
     frame = frame.sort_values("images", kind="stable").reset_index(drop=True)
     page.table(frame, f"{caption}, smallest first", MOST_ROWS)

@@ -16,6 +16,7 @@ from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
 from medi_monai.report.page import Page
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import plural
 
 __all__ = ["write_quality_page"]
 
@@ -46,7 +47,9 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
     root = Path(root)
     rejected = read_rejected(root)
     quality = pd.read_parquet(root / QUALITY_FILE)
-    page = Page("Cohort quality", f"Image quality of {len(quality):,} patches, and rows that were excluded.")
+    page = Page(
+        "Cohort quality", f"Image quality of {plural(len(quality), 'patch', 'patches')}, and rows that were excluded."
+    )
     _add_rejected(page, root, rejected)
     if (root / SLIDES_FILE).is_file():
         slides = _numbers(read_table(root / SLIDES_FILE))
@@ -68,7 +71,11 @@ def _add_rejected(page: Page, root: Path, rejected: pd.DataFrame) -> None:
         page.answer(["No row or file was excluded."], "ok")
         return
     page.answer(
-        [f"{len(rejected):,} rows or files were excluded.", "The reasons are below and in rejected.csv."], "warning"
+        [
+            f"{plural(len(rejected), 'row or file was', 'rows or files were')} excluded.",
+            "The reasons are below and in rejected.csv.",
+        ],
+        "warning",
     )
     page.section("Excluded rows and files").table(rejected.set_index("image"), max_rows=500)
     empty = rejected.loc[rejected["reason"].str.startswith("no tissue"), "image"].head(SHOWN_EMPTY)
@@ -83,7 +90,9 @@ def _add_rejected(page: Page, root: Path, rejected: pd.DataFrame) -> None:
 
 def _add_scores(page: Page, slides: pd.DataFrame) -> None:
     scores = {name: words for name, words in SLIDE_SCORES.items() if name in slides}
-    page.section("Slides", f"{int(slides['patches'].sum()):,} patches from {len(slides):,} slides.")
+    page.section(
+        "Slides", f"{plural(int(slides['patches'].sum()), 'patch', 'patches')} from {plural(len(slides), 'slide')}."
+    )
     page.figure(_histograms(slides, scores))
 
 

@@ -18,7 +18,7 @@ from medi_monai.schema import missing_cells
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run
-from medi_monai.utils.text import are_intervals, in_order
+from medi_monai.utils.text import are_intervals, in_order, plural
 
 __all__ = ["prepare_run"]
 
@@ -72,7 +72,8 @@ def prepare_run(
     rejected = len(read_rejected(root))
     if rejected:
         print(
-            f"preparing: {rejected:,} rows or files were excluded; the reasons are in {root / REJECTED_FILE}",
+            f"preparing: {plural(rejected, 'row or file was', 'rows or files were')} excluded; the reasons are in "
+            f"{root / REJECTED_FILE}",
             flush=True,
         )
     path = next(root / name for name in TABLE_FILES if (root / name).is_file())
@@ -103,5 +104,5 @@ def shares(column: pd.Series) -> str:
     if are_intervals(list(counts.index)):
         counts = counts[in_order(counts.index)]
     shown = [f"{value} {count / len(column):.1%}" for value, count in counts.head(MAX_SHOWN).items()]
-    shown += [f"{len(counts) - MAX_SHOWN} further values"] if len(counts) > MAX_SHOWN else []
+    shown += [plural(len(counts) - MAX_SHOWN, "further value")] if len(counts) > MAX_SHOWN else []
     return ", ".join([*shown, *([f"missing {missing.mean():.1%}"] if missing.any() else [])])

@@ -203,7 +203,7 @@ def _check_plan(
     elif plan[label].map(is_missing).any():
         raise InputError(f"a row of the plan has no {label!r}, which is required")
     schema.encode(plan, absent="null")
-    print(f"sampling {plan['count'].sum():,} images of {len(plan):,} combinations", flush=True)
+    print(f"sampling {plural(plan['count'].sum(), 'image')} of {plural(len(plan), 'combination')}", flush=True)
     if free:
         print(f"the plan does not specify {', '.join(free)}: the model chooses", flush=True)
 

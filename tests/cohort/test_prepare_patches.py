@@ -100,7 +100,7 @@ def test_patches_that_were_replaced_are_looked_at_again_and_until_then_refused(t
     hashes = pd.read_parquet(root / "quality.parquet")["hash"]
     replaced = tmp_path / "tree" / "Glioma" / BARCODES[2] / "1.jpg"
     Image.open(replaced).rotate(90).save(replaced, quality=90)
-    with pytest.raises(InputError, match="1 images of the cohort .* changed since .* example .*/1.jpg: run"):
+    with pytest.raises(InputError, match="1 image of the cohort .* changed since .* example .*/1.jpg: run"):
         load_or_prepare(preparation, root)
     again = prepare(preparation, root, "skip")
     assert again.table.equals(first.table) and again.digest != before

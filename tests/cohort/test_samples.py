@@ -38,10 +38,10 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path):
         read_arms({"x": arm(tmp_path / "b")}, ["race"])
     with pytest.raises(InputError, match="cannot be named 'floor'"):
         read_arms({"floor": arm(tmp_path / "d")}, ["center"], ("real", "floor"))
-    with pytest.raises(InputError, match="1 rows of .* repeat an image"):
+    with pytest.raises(InputError, match="1 row repeats an image in"):
         read_arms({"x": arm(tmp_path / "e", image=["0.png", "1.png", "0.png"])}, ["center"])
     (arm(tmp_path / "c") / "1.png").unlink()
-    with pytest.raises(InputError, match=r"1 images .* the first is 1.png"):
+    with pytest.raises(InputError, match=r"1 image of .* the first is 1.png"):
         read_arms({"x": tmp_path / "c"}, ["center"])
 
 
@@ -69,7 +69,7 @@ def test_a_column_named_twice_is_refused():
 def test_a_patient_of_two_splits_is_refused_unless_one_is_left_out():
     table = pd.DataFrame({"image": list("abcd"), "patient": list("pqpr"), "center": "x"})
     table["split"] = ["train", "val", "holdout", "train"]
-    with pytest.raises(InputError, match="1 patients are in several splits, the first, p, in 'train' and 'holdout'"):
+    with pytest.raises(InputError, match="1 patient is in several splits, the first, p, in 'train' and 'holdout'"):
         known_rows(Cohort(table, "."), ["center"])
     kept = known_rows(Cohort(table.assign(split=["train", "val", "excluded", "train"]), "."), ["center"])
     assert kept.table["image"].tolist() == ["a", "b", "d"]

@@ -108,4 +108,4 @@ def test_a_copied_sampling_folder_with_a_missing_image_is_refused(bundle, experi
     line = bundle.error_in_process(
         "evaluation", "evaluate.json", arms=arms, cohort_dir=output / "cohort", output_dir=tmp_path / "out"
     )
-    assert "1 images" in line and "are missing" in line
+    assert "1 image of" in line and "cannot be found" in line

@@ -28,7 +28,7 @@ from medi_monai.cohort.captions.words import WordRule, indefinite_article, parse
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
-from medi_monai.utils.text import number_in
+from medi_monai.utils.text import number_in, plural
 
 __all__ = ["CaptionTemplates", "Template"]
 
@@ -257,7 +257,7 @@ class CaptionTemplates:
         captions, problems = self.fill(table, name, missing)
         counts = problems[problems != ""].value_counts()
         if len(counts):
-            shown = "; ".join(f"{reason} ({count} rows)" for reason, count in sorted(counts.items())[:8])
+            shown = "; ".join(f"{reason} ({plural(count, 'row')})" for reason, count in sorted(counts.items())[:8])
             raise InputError(
                 f"{counts.sum()} of {len(table)} rows get no caption: {shown}. Add a template without such columns, "
                 "or remove the rows"

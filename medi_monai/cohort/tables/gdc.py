@@ -19,6 +19,7 @@ from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import plural
 
 __all__ = ["Cases", "flat_names", "read_gdc", "read_slides", "read_cases", "join_cases"]
 
@@ -125,7 +126,8 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
     first = wrong.iloc[0]
     used = "the barcode is used" if column == SITE else "the column is used"
     return [
-        f"{column} and barcode disagree in {len(wrong):,} rows, first {first[SLIDE]} with {first[column]!r}; {used}"
+        f"{column} and barcode disagree in {plural(len(wrong), 'row')}, first {first[SLIDE]} with "
+        f"{first[column]!r}; {used}"
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from medi_monai.cohort.tables.files import scan_folder
-from medi_monai.utils.text import alike, look_alikes
+from medi_monai.utils.text import alike, look_alikes, plural
 
 __all__ = ["look_alike_notes", "merge_line", "spelled_on_disk"]
 
@@ -104,7 +104,7 @@ def look_alike_notes(values: Mapping[str, pd.Series], rules: Mapping[str, Any] |
         groups = look_alikes(counts.index)
         if groups:
             shown = "; ".join(" and ".join(_shown(value) for value in group) for group in groups[:MAX_GROUPS])
-            more = f"; and {len(groups) - MAX_GROUPS} further groups" if len(groups) > MAX_GROUPS else ""
+            more = f"; and {plural(len(groups) - MAX_GROUPS, 'further group')}" if len(groups) > MAX_GROUPS else ""
             notes.append(f"{name} has values that look alike: {shown}{more}. {merge_line(name, groups, rules)}")
     return notes
 

@@ -27,6 +27,7 @@ from medi_monai.metrics.resampling import draw_patients
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.text import plural
 
 __all__ = ["Outcome", "ProbeProtocol", "Setting"]
 
@@ -121,7 +122,9 @@ class ProbeProtocol:
         self.groups, self.group_names = codes_of(table, [label, *attributes])
         num_missing = int(missing_cells(table["patient"]).sum())
         if num_missing:
-            raise InputError(f"{num_missing} images have no patient: complete the column or leave them out")
+            raise InputError(
+                f"{plural(num_missing, 'image has', 'images have')} no patient: complete the column or leave them out"
+            )
         self.patients = codes_of(table, ["patient"])[0]
         split, order = table["split"].to_numpy(dtype=str), stable_order(table)
         self.train, self.val, test = (order[split[order] == name] for name in ("train", "val", "holdout"))
@@ -150,8 +153,8 @@ class ProbeProtocol:
             shared = np.intersect1d(self.patients[splits[first]], self.patients[splits[second]])
             if len(shared):
                 raise InputError(
-                    f"{len(shared)} patients are in the splits {first!r} and {second!r}: results would be too "
-                    "good. Split the cohort by patient."
+                    f"{plural(len(shared), 'patient is', 'patients are')} in the splits {first!r} and {second!r}: "
+                    "results would be too good. Split the cohort by patient."
                 )
         if len(np.unique(self.labels[self.train])) < 2:
             raise InputError("the training split has a single class: a probe needs at least two")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from medi_monai.report.words import arm_title, differing_settings, figure_text, number, span
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Answer, TuningCurve
+from medi_monai.utils.text import plural
 
 __all__ = ["CurveRise", "alignment_verdict", "cautions", "curve_rises", "verdict_by_arm"]
 
@@ -92,7 +93,7 @@ def _of_target(metrics: AlignmentMetrics, arm: str) -> tuple[Answer, Finding]:
         return "undecided", Finding("error", text)
     text = (
         f"Distance of {metrics.part} to the target (total variation, {how}): {arm_title('before')} "
-        f"{figure_text(base, 3)}, {arm_title(arm)} {figure_text(used, 3)}; {raw.n:,} images."
+        f"{figure_text(base, 3)}, {arm_title(arm)} {figure_text(used, 3)}; {plural(raw.n, 'image')}."
     )
     if used is not raw:
         text += f" Without correction: {figure_text(before.total_variation, 3)} and {figure_text(raw, 3)}."
@@ -215,10 +216,10 @@ def _of_pairs(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
     lost = low and stayed.ci95 is not None and stayed.ci95[1] < LEAST_CONSISTENCY
     changed = "no pair changed it"
     if pairs.changed.n:
-        changed = f"pairs that changed it {figure_text(pairs.changed, 3)} ({pairs.changed.n:,} pairs)"
+        changed = f"pairs that changed it {figure_text(pairs.changed, 3)} ({plural(pairs.changed.n, 'pair')})"
     text = (
         "Cosine similarity of images from the same noise before and after: pairs that kept their subgroup "
-        f"{figure_text(stayed, 3)} ({stayed.n:,} pairs), {changed}; images from different noise "
+        f"{figure_text(stayed, 3)} ({plural(stayed.n, 'pair')}), {changed}; images from different noise "
         f"{number(pairs.unrelated.value, 3)}."
     )
     figures = {"stayed": stayed, "changed": pairs.changed, "unrelated": pairs.unrelated}

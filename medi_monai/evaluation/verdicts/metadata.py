@@ -9,6 +9,7 @@ from medi_monai.report.words import arm_title, differing_settings, number
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.utils.text import plural
 
 __all__ = ["verdict"]
 
@@ -126,7 +127,7 @@ def _of_fidelity(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Finding]
     if mine.unseen.value is not None:
         text += f" For combinations not in training: {_number(mine.unseen)} and {_number(theirs.unseen)}."
     test = fidelity.comparison(focus, rival).log_ratio
-    text += f" Paired test over {test.n} combinations: {_p(test.p_value)}."
+    text += f" Paired test over {plural(test.n, 'combination')}: {_p(test.p_value)}."
     certain = test.p_value is not None and test.p_value < ALPHA
     nearer = theirs.mean.value is not None and mine.mean.value < theirs.mean.value
     figures = {focus: mine.mean, rival: theirs.mean, "floor": mine.floor}
@@ -172,12 +173,14 @@ def _of_protocol(probe: ProbeResults) -> list[Finding]:
     # the test over draws exchanges signs: its least p value, corrected for the number of arms
     if others and others * 2 / 2**probe.num_repeats >= ALPHA:
         texts.append(
-            f"With {probe.num_repeats} draws and {others} comparisons, no corrected p value can fall below {ALPHA}, so "
+            f"With {plural(probe.num_repeats, 'draw')} and {plural(others, 'comparison')}, no corrected p "
+            f"value can fall below {ALPHA}, so "
             "no effect can be claimed. Increase --num_repeats."
         )
     if probe.test.patients < FEW_PATIENTS:
         texts.append(
-            f"The test images come from only {probe.test.patients} patients, so results may differ for others."
+            f"The test images come from only {plural(probe.test.patients, 'patient')}, so results may differ for "
+            "others."
         )
     strongest, weakest = min(probe.c_values), max(probe.c_values)
     edge = [arm_title(arm) for arm, results in probe.arms.items() if results.training.c in (strongest, weakest)]

@@ -21,6 +21,7 @@ from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json, write_json
 from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.text import plural
 
 __all__ = ["Stage", "StageRun"]
 
@@ -205,7 +206,7 @@ def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[s
     with redirect_stdout(StringIO()):
         rows = preparation.source.rows()
     images = rows.loc[rows["problem"] == "", "image"]
-    print(f"preparing: checking {len(images):,} files in {root}", flush=True)
+    print(f"preparing: checking {plural(len(images), 'file')} in {root}", flush=True)
     contents = fingerprints([Path(root) / image for image in images])
     return json_digest({"source": preparation.source.settings(), "images": images.tolist(), "files": contents})
 

@@ -9,6 +9,7 @@ from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.runs.init.columns import Recognized, recognize
 from medi_monai.runs.init.survey import FoundTable, Survey
 from medi_monai.runs.init.templates import column_pattern, guess_pattern, guess_volume_pattern
+from medi_monai.utils.text import plural
 
 __all__ = ["Proposal", "propose"]
 
@@ -46,7 +47,9 @@ def propose(found: Survey) -> Proposal:
     radiology = found.kind in ("volumes", "dicom") or found.gray
     proposal = Proposal(BRAIN if radiology else PATHOLOGY, {"dataset_dir": str(found.root)})
     proposal.recognized.append(f"{len(found.images):,} {_words(found.kind)} in {found.root}")
-    proposal.left_out += [f"{count:,} files of another kind ({_words(kind)})" for kind, count in found.others.items()]
+    proposal.left_out += [
+        f"{plural(count, 'file')} of another kind ({_words(kind)})" for kind, count in found.others.items()
+    ]
     proposal.checks += found.notes
     table, pattern, columns = _table(found, proposal)
     if found.gray:

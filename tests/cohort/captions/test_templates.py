@@ -83,8 +83,8 @@ def test_rows_without_a_template_are_listed_with_their_counts():
     with pytest.raises(InputError) as error:
         CaptionTemplates(["a {age:.0f}-year-old {sex}"]).compose(rows)
     assert "3 of 4 rows" in str(error.value)
-    assert "without age, sex (1 rows)" in str(error.value) and "without sex (1 rows)" in str(error.value)
-    assert "age 'x' is not a number, as '.0f' requires (1 rows)" in str(error.value)
+    assert "without age, sex (1 row)" in str(error.value) and "without sex (1 row)" in str(error.value)
+    assert "age 'x' is not a number, as '.0f' requires (1 row)" in str(error.value)
 
 
 def test_an_unknown_column_names_the_nearest():

@@ -74,8 +74,8 @@ def test_the_barcode_counts_where_a_column_of_sites_disagrees(tmp_path):
     table, notes = read_slides(write(tmp_path / "s.csv", rows))
     assert table["tissue_source_site"].tolist() == ["3B", "3B", "NA", "own"]
     assert len(notes) == 2
-    assert "tissue_source_site and barcode disagree in 1 rows" in notes[0] and f"{NA1} with ''" in notes[0]
-    assert "case_submitter_id and barcode disagree in 1 rows" in notes[1] and DX2 in notes[1]
+    assert "tissue_source_site and barcode disagree in 1 row" in notes[0] and f"{NA1} with ''" in notes[0]
+    assert "case_submitter_id and barcode disagree in 1 row" in notes[1] and DX2 in notes[1]
 
 
 def test_a_malformed_barcode_and_a_missing_column_are_named(tmp_path):

@@ -70,7 +70,7 @@ def test_rows_name_files_as_the_disk_spells_them_and_twins_are_told(tmp_path, ca
     assert sorted(rows["problem"]) == ["", *["several rows of the table name this image"] * 2]
     assert source.files_without_row(rows) == []
     out = capsys.readouterr().out
-    assert "file names in 1 rows differ from the disk" in out and "'K\\xf6ln_0.png' is 'Ko\\u0308ln_0.png'" in out
+    assert "file names in 1 row differ from the disk" in out and "'K\\xf6ln_0.png' is 'Ko\\u0308ln_0.png'" in out
     assert 'tumor has values that look alike: "LUAD" and "luad". If they are the same, merge them' in out
     assert 'patient has values that look alike: "q" and "Q".' in out
 

@@ -245,11 +245,11 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("leak", "1 patients are in the splits 'train' and 'holdout'"),
+        ("leak", "1 patient is in the splits 'train' and 'holdout'"),
         ("leak of validation", "in the splits 'val' and 'holdout'"),
         ("no holdout", "the split 'holdout' has no images"),
         ("no training", "the split 'train' has no images"),
-        ("no patient", "1 images have no patient"),
+        ("no patient", "1 image has no patient"),
         ("one class", "a single class"),
     ],
 )
