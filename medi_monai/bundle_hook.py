@@ -34,7 +34,11 @@ def install() -> None:
     """Extend ``monai.bundle`` once it is imported, or now if it is."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
-    calls = {WORKFLOWS: _extend, SCRIPTS: _extend_entries, **dict.fromkeys(LOUD, _nothing)}
+    calls: dict[str, Callable[[ModuleType], None]] = {
+        WORKFLOWS: _extend,
+        SCRIPTS: _extend_entries,
+        **dict.fromkeys(LOUD, _nothing),
+    }
     for name in set(calls) & set(sys.modules):
         calls.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, _Finder(calls))

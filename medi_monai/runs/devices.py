@@ -65,7 +65,7 @@ def _precision(device: torch.device, amp: bool) -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16 (amp true)" if native else "bfloat16, which this GPU emulates (--amp false may be faster)"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities and not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
         return "bfloat16, for which this CPU has no instructions (--amp false may be faster)"
     return "bfloat16 (amp true)"

@@ -271,7 +271,8 @@ def image_name(
 def _twins(schema: Conditioning) -> set[tuple[str, str | None]]:
     """Columns with the values of their vocabulary that differ from another one in case alone."""
     twins: set[tuple[str, str | None]] = set()
-    for column in schema.columns:
+    # captions have no vocabulary
+    for column in schema.columns if isinstance(schema, MetadataSchema) else ():
         counts = Counter(value.casefold() for value in getattr(column, "values", ()))
         twins.update((column.name, value) for value in getattr(column, "values", ()) if counts[value.casefold()] > 1)
     return twins
