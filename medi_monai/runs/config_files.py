@@ -14,6 +14,7 @@ import yaml
 
 from medi_monai.runs.typed import read_typed
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import check_regular
 from medi_monai.utils.settings import Verbatim
 
 __all__ = ["as_files", "configs_of", "expanded", "is_syntax", "kept", "read_config_file"]
@@ -100,6 +101,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: for a file that is missing, of another type, not UTF-8, empty, not a mapping, or invalid.
     """
+    check_regular(path)
     if not path.is_file():
         raise InputError(f"there is no config file {path} (current folder: {Path.cwd()})")
     if path.suffix.lower() not in SUFFIXES:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from medi_monai.utils.errors import InputError, RunStopped
 __all__ = [
     "atomic_path",
     "check_path_length",
+    "check_regular",
     "write_json",
     "read_json",
     "write_table",
@@ -109,6 +111,7 @@ def _plain(value: Any) -> Any:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Return the content of a JSON file; a missing or invalid file raises an :class:`InputError` that names it."""
+    check_regular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -177,6 +180,7 @@ def load_tensors(path: str | os.PathLike, sha256: Sequence[str] | None = None) -
         InputError: for a file that is missing, damaged, or has another digest.
     """
     path = Path(path)
+    check_regular(path)
     if not path.is_file():
         raise InputError(f"checkpoint not found: {path}")
     try:
@@ -235,6 +239,7 @@ def all_finite(value: torch.Tensor) -> bool:
 
 def file_digest(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    check_regular(path)
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -248,6 +253,7 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     Returns:
         ``<bytes>-<64 hexadecimal digits>``.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256()
@@ -278,6 +284,24 @@ def cache_dir() -> Path:
     if os.environ.get("MEDI_CACHE"):
         return Path(os.environ["MEDI_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medi_monai"
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuse a pipe, a device or a socket in place of a file: to read it would wait, or never end.
+
+    What is not there passes.
+
+    Raises:
+        InputError: naming what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+    for is_kind, kind in kinds.items():
+        if is_kind(mode):
+            raise InputError(f"{path} is {kind} and not a regular file: write what it gives into a file, and name that")
 
 
 def check_path_length(path: str) -> None:

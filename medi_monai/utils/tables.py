@@ -18,6 +18,7 @@ import pandas as pd
 
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.excel import read_excel
+from medi_monai.utils.files import check_regular
 from medi_monai.utils.text import tidy
 
 __all__ = ["TABLE_SUFFIXES", "read_table"]
@@ -63,6 +64,7 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
         InputError: if the file is missing, unreadable or has no rows, or two columns have the same name.
     """
     path = Path(path)
+    check_regular(path)
     if not path.is_file():
         if path.exists():
             raise InputError(f"the table {path} is not a regular file")

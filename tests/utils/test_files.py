@@ -5,15 +5,18 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from medi_monai.runs.config_files import read_config_file
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import (
     atomic_path,
     cache_dir,
+    check_path_length,
     file_digest,
     file_fingerprint,
     json_digest,
@@ -24,6 +27,7 @@ from medi_monai.utils.files import (
     writable_dir,
     write_json,
 )
+from medi_monai.utils.tables import read_table
 
 
 @pytest.fixture
@@ -259,3 +263,24 @@ def test_writable_dir_refuses_what_is_not_a_folder(tmp_path):
         with pytest.raises(InputError, match="file"):
             writable_dir(path)
     assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("read", [read_json, load_tensors, file_digest, file_fingerprint, read_table, read_config_file])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_a_pipe_or_a_device_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, read, kind):
+    path = tmp_path / "x.json" if kind == "a pipe" else Path("/dev/zero")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{path} is {kind} and not a regular file"):
+        read(path)
+
+
+def test_a_path_that_no_file_system_has_is_refused():
+    for path, reason in {
+        "a" * 256: "a name in it has 256 bytes",
+        "ab/" * 2000: "it has 6,000 bytes",
+        "a\0": "null char",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            check_path_length(path)
+    check_path_length("a/" * 1000 + "ü" * 127)
