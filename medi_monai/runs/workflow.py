@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -26,6 +27,7 @@ from pydantic_core import PydanticUndefined
 
 from medi_monai.runs.config_checks import check_components, check_path, check_references, split_id
 from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
+from medi_monai.runs.read_only import own_root, redirected
 from medi_monai.runs.settings import GROUPS, BundleSettings
 from medi_monai.runs.typed import check_typed, read_typed
 from medi_monai.utils.console import keep_console, stop_like_ctrl_c
@@ -60,20 +62,25 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
     assert folder is not None
     _speak_plainly()
     own = {name: read_typed(options.pop(name)) for name in _parameters(plain) if name in options}
-    for name in ("logging_file", "properties_path"):
-        for file in as_files(own.get(name)):
-            check_regular(file)
+    for name in {"logging_file", "properties_path"} & set(own):
+        if isinstance(own[name], (str, os.PathLike)):
+            check_regular(own[name])
     files = as_files(own.pop("config_file", None))
     if not files:
         runs = "; ".join(f"{run} is in {folder / name}" for run, name in run_ids(folder).items())
         raise InputError(f"no config file is given: add --config_file. {runs}")
     tracking = own.pop("tracking", None)
     config = read_configs(files, folder, options)
-    _check_same_bundle(config, folder)
+    root = Path(ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root"))
+    _check_same_bundle(root, folder)
     _check_run_id(own.get("run_id") or "run", config, folder, files)
     _check_other_ids(own, config)
     _check_metadata(own.get("meta_file"))
     settings = _tracking(tracking)
+    users_root = own_root(root, root.resolve().name)
+    if users_root is not None:
+        print(f"the bundle in {root.resolve()} cannot be written: models and output are in {users_root}", flush=True)
+        config = redirected(config, root, users_root, _run_of(config))
     with _as_input_error():
         plain(workflow, str(next((file for file in files if _is_own(file, folder)), files[0])), **own)
         meta = workflow.parser.get(ConfigParser.meta_key)
@@ -293,14 +300,15 @@ def _parameters(plain: Callable[..., None]) -> list[str]:
     return [name for name in code.co_varnames[: code.co_argcount] if name != "self"]
 
 
-def _check_same_bundle(config: Mapping[str, Any], folder: Path) -> None:
-    root = ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root")
-    metadata = Path(root) / "configs" / "metadata.json"
+def _check_same_bundle(root: Path, folder: Path) -> None:
+    metadata = root / "configs" / "metadata.json"
     if not metadata.is_file():
         return
     names = [read_config_file(file).get("name") for file in (metadata, folder / "metadata.json")]
     if names[0] != names[1]:
-        raise InputError(f"bundle_root = {root!r} is the bundle {names[0]!r}, and the config file is of {names[1]!r}")
+        raise InputError(
+            f"bundle_root = {str(root)!r} is the bundle {names[0]!r}, and the config file is of {names[1]!r}"
+        )
 
 
 def _check_other_ids(own: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -330,9 +338,13 @@ def _as_input_error() -> Iterator[None]:
         raise InputError(" ".join(str(said).split())) from None
 
 
-def _check_run_id(run_id: str, config: Mapping[str, Any], folder: Path, files: list[Path]) -> None:
+def _run_of(config: Mapping[str, Any]) -> str | None:
     main = config.get("run")
-    here = main[1:] if isinstance(main, str) and main.startswith("%") else None
+    return main[1:] if isinstance(main, str) and main.startswith("%") else None
+
+
+def _check_run_id(run_id: str, config: Mapping[str, Any], folder: Path, files: list[Path]) -> None:
+    here = _run_of(config)
     if run_id in ("run", here):
         return
     runs = run_ids(folder)
