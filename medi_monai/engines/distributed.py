@@ -21,6 +21,7 @@ __all__ = [
     "join_processes",
     "leave_processes",
     "local_device",
+    "lost_processes",
     "main_process_first",
     "refuse_processes",
     "shared_gradient",
@@ -106,9 +107,23 @@ def _join(backend: str) -> Shard:
 
 
 def _wait_for_all() -> None:
-    try:
+    with lost_processes():
         idist.barrier()
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Say in one line that another process of ``torchrun`` has died, where the connection to it is lost.
+
+    Raises:
+        RunStopped: in place of the error of the connection.
+    """
+    try:
+        yield
     except RuntimeError as error:
+        is_lost = any(sign in str(error) for sign in ("gloo", "Connection", "NCCL"))
+        if isinstance(error, RunStopped) or _num_processes() == 1 or not is_lost:
+            raise
         raise RunStopped("another process of this run has stopped; see its own message") from error
 
 

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
-from medi_monai.engines.distributed import is_main_process
+from medi_monai.engines.distributed import is_main_process, lost_processes
 from medi_monai.engines.events import event_files
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
@@ -165,7 +165,7 @@ def train(
     start = time.perf_counter()
     first = trainer.state.iteration
     if first < trainer.state.epoch_length:
-        with stop_after_step(trainer):
+        with stop_after_step(trainer), lost_processes():
             trainer.run()
         if is_main_process():
             checkpoint.save(trainer)

@@ -13,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from medi_monai.engines.distributed import lost_processes
+from medi_monai.utils.errors import RunStopped
+
 ROOT = Path(__file__).parents[2]
 WORLD, STEPS, STOP = 2, 6, 3
 TINY = {
@@ -257,3 +260,16 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(InputError, match="process 1 of this machine has no GPU: there are 1"):
         local_device()
+
+
+def test_a_lost_connection_to_another_process_is_one_line_and_other_errors_stay(monkeypatch):
+
+    for count, message, kind in (
+        ("2", "gloo: Connection reset", RunStopped),
+        ("1", "gloo", RuntimeError),
+        ("2", "x", RuntimeError),
+    ):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        with pytest.raises(kind) as caught, lost_processes():
+            raise RuntimeError(message)
+        assert type(caught.value) is kind
