@@ -66,6 +66,8 @@ def _check_kind(folder: Path, run: str) -> None:
     except InputError:
         # whose it is will be said
         return
+    except PermissionError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}. Choose another folder.") from None
     other = summary.get("run", run) if isinstance(summary, dict) else run
     if other != run:
         raise InputError(f"{folder} contains the results of a {other!r} run; choose another folder")

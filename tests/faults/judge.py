@@ -1,0 +1,144 @@
+"""What is looked at after a case: its end, its words, what is left in its folder, and its result."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tests.faults.cases import ANY, REFUSED, SAME
+
+#: keys of results files that hold times, versions or names of folders
+NOT_FIGURES = {"seconds", "versions", "settings", "digests", "made", "duration", "time", "path", "folder", "stages"}
+LINE = "medi_monai: error: "
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below a folder with the SHA-256 of its content; folders, links and others with what they are."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        name, mode = str(path.relative_to(folder)), path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            entries[name] = f"link to {path.readlink()}"
+        elif stat.S_ISREG(mode):
+            try:
+                entries[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                entries[name] = f"unreadable: {error.strerror}"
+        else:
+            entries[name] = "folder" if stat.S_ISDIR(mode) else "special file"
+    return entries
+
+
+def digests_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    """A digest of what counts in each result of a run: tensors, pixels, cells and figures."""
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    hidden = re.compile(r"(^|/)(\.|earlier-)")
+    names = sorted(str(path.relative_to(folder)) for path in files)
+    return {name: _content(folder / name) for name in names if not hidden.search(name)}
+
+
+def _content(path: Path) -> str:
+    if path.suffix == ".pt":
+        digest = hashlib.sha256()
+        for name, value in sorted(torch.load(path, weights_only=True, map_location="cpu").items()):
+            digest.update(f"{name}{value.shape}{value.dtype}".encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+    if path.suffix == ".json":
+        return hashlib.sha256(json.dumps(_figures(json.loads(path.read_text())), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _figures(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _figures(value) for name, value in content.items() if name not in NOT_FIGURES}
+    return [_figures(value) for value in content] if isinstance(content, list) else content
+
+
+def faults_of_words(output: str, code: int | None, killed: bool = False) -> list[str]:
+    """What is wrong with the end of a run and with what it printed."""
+    faults = []
+    if "Traceback (most recent call last)" in output:
+        last = [line for line in output.splitlines() if line and not line.startswith(" ")][-1]
+        faults.append(f"traceback: {last[:200]}")
+    if code is None:
+        return [*faults, "hang"]
+    if code == 0 or killed:
+        return faults
+    if code != 1:
+        faults.append(f"exit code {code}")
+    if not faults:
+        lines = [line for line in output.splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith(LINE)]
+        if len(said) != 1 or lines[-1] != said[0]:
+            faults.append(f"not one line: {' / '.join(lines[-4:])[:300] or 'nothing was printed'}")
+        elif len(said[0]) > 1500:
+            faults.append(f"a line of {len(said[0])} characters: {said[0][:200]}")
+    return faults
+
+
+def faults_of_files(folder: Path, before: dict[str, str], may_leave: bool = False) -> list[str]:
+    """Files of before that are gone or changed, and new ones that are half-written.
+
+    Args:
+        folder: of the case.
+        before: its snapshot before the run.
+        may_leave: whether hidden files may be left, as by a run that was killed.
+    """
+    after, faults = snapshot(folder), []
+    # results of an earlier run may be moved aside
+    aside = {(Path(name).name, digest) for name, digest in after.items() if "earlier-" in name}
+    for name, digest in before.items():
+        if after.get(name) != digest and (Path(name).name, digest) not in aside:
+            faults.append(f"{'changed' if name in after else 'lost'}: {name}")
+    for name in sorted(set(after) - set(before)):
+        path = folder / name
+        if not path.is_file() or path.is_symlink():
+            continue
+        if path.name.startswith(".") and path.suffix and "lock" not in path.name:
+            if not may_leave and not re.match(r"\.\w+_index|\.index", path.name):
+                faults.append(f"left over: {name}")
+        elif problem := broken(path):
+            faults.append(f"half-written: {name} ({problem})")
+    return faults
+
+
+def broken(path: Path) -> str | None:
+    """Why a file is not whole, judged by its ending."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True, map_location="cpu")
+        elif path.suffix in (".png", ".jpg"):
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".csv":
+            rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
+            if not rows or {len(row) for row in rows} != {len(rows[0])}:
+                return "rows of different lengths"
+        elif path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>"):
+            return "no end"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:120]
+    return None
+
+
+def faults_of_result(expected: str, code: int | None, results: dict[str, str], right: dict[str, str]) -> list[str]:
+    """Whether the end is what was expected, and the result that of the undisturbed run."""
+    if expected == REFUSED and code == 0:
+        return ["accepted without a word"]
+    if expected == SAME and code not in (0, None):
+        return ["refused, though it can be done"]
+    if expected in (ANY, REFUSED) or code != 0 or results == right:
+        return []
+    names = sorted(name for name in {*results, *right} if results.get(name) != right.get(name))
+    return [f"another result than the undisturbed run: {', '.join(names[:4])} (of {len(right)} files)"]

