@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, Queue
+from random import Random
 
 from tests.faults.cases import Case
 from tests.faults.kinds import KINDS, generate
@@ -21,13 +22,14 @@ from tests.faults.trial import Outcome, try_case
 from tests.faults.world import Runner, World
 
 
-def try_all(cases: Sequence[Case], root: Path, processes: int = 1) -> list[Outcome]:
+def try_all(cases: Sequence[Case], root: Path, processes: int = 1, minutes: float = float("inf")) -> list[Outcome]:
     """Carry out cases, several at once; prints each one with faults.
 
     Args:
         cases: in any order.
         root: keeps the inputs of the runs, so that another call finds them, and the folders of cases with faults.
         processes: cases at once.
+        minutes: after which no other case begins.
     """
     jobs: Queue[tuple[int, Case]] = Queue()
     for numbered in enumerate(cases):
@@ -35,9 +37,10 @@ def try_all(cases: Sequence[Case], root: Path, processes: int = 1) -> list[Outco
     runners = [Runner(root / "cache") for _ in range(min(processes, len(cases)))]
     worlds = [World(root, runner) for runner in runners]
     outcomes: list[Outcome] = []
+    end = time.monotonic() + 60 * minutes
 
     def work(world: World) -> None:
-        while True:
+        while time.monotonic() < end:
             try:
                 number, case = jobs.get_nowait()
             except Empty:
@@ -94,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the cases (0)")
     parser.add_argument("--only", type=int, help="number of the one case to try")
     parser.add_argument("--processes", type=int, default=1, help="cases at once (1)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no other case begins")
     parser.add_argument("--experiments", action="store_true", help="also the runs `experiment`, which take minutes")
     parser.add_argument("--folder", type=Path, help="keeps inputs and failed cases; found again by another call")
     given = parser.parse_args(arguments)
@@ -103,12 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case for run in runs for kind in given.kind or KINDS for case in generate(kind, run, count, given.seed)
         if given.only in (None, case.number)
     ]  # fmt: skip
+    # whoever stops early has tried some of each
+    Random(given.seed).shuffle(cases)
     if not cases:
         parser.error("there is no such case: the kind does not concern the run, or it has fewer cases")
     root = given.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     root.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    outcomes = try_all(cases, root.resolve(), given.processes)
+    outcomes = try_all(cases, root.resolve(), given.processes, given.minutes)
     print("\n" + table_of(outcomes))
     faults = Counter(fault.split(":")[0] for outcome in outcomes for fault in outcome.faults)
     minutes = (time.monotonic() - start) / 60

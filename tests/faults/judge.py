@@ -85,12 +85,13 @@ def faults_of_words(output: str, code: int | None, killed: bool = False) -> list
     return faults
 
 
-def faults_of_files(folder: Path, before: dict[str, str], may_leave: bool = False) -> list[str]:
+def faults_of_files(folder: Path, before: dict[str, str], present: set[str], may_leave: bool = False) -> list[str]:
     """Files of before that are gone or changed, and new ones that are half-written.
 
     Args:
         folder: of the case.
-        before: its snapshot before the run.
+        before: what has to be there as it was, from its snapshot before the run.
+        present: names of all that was there.
         may_leave: whether hidden files may be left, as by a run that was killed.
     """
     after, faults = snapshot(folder), []
@@ -99,7 +100,7 @@ def faults_of_files(folder: Path, before: dict[str, str], may_leave: bool = Fals
     for name, digest in before.items():
         if after.get(name) != digest and (Path(name).name, digest) not in aside:
             faults.append(f"{'changed' if name in after else 'lost'}: {name}")
-    for name in sorted(set(after) - set(before)):
+    for name in sorted(set(after) - present):
         path = folder / name
         if not path.is_file() or path.is_symlink():
             continue

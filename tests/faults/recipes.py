@@ -146,7 +146,8 @@ BRAIN = [
             **COHORT, **SIZE, **SPACE, **TRAINING, "text_steps": 2, "text_model_dir": "new/clip", "ckpt_dir": "new",
             **OUT,
         },
-        reads=("cohort",), results=("new/model.pt", "new/schema.json"), outputs=("out", "new"), **READ_COHORT,
+        # its schema.json holds the path of the text model
+        reads=("cohort",), results=("new/model.pt",), outputs=("out", "new"), **READ_COHORT,
     ),
     Recipe(
         "brain/sampling", "inference.json", {**COHORT, **MODEL, "num_steps": 2, "num_images": 8, **OUT},

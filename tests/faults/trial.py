@@ -42,7 +42,8 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
             apply(folder, edit)
     if change.overlay and change.overlay[1] is not None:
         (folder / change.overlay[0]).write_bytes(change.overlay[1])
-    before = _of_the_user(snapshot(folder), made, recipe, change)
+    present = snapshot(folder)
+    before = _of_the_user(present, made, recipe, change)
     commands = _commands(case)
     expected = SAME if len(commands) > 1 else change.expected
     right = world.undisturbed(recipe) if expected not in (ANY, REFUSED) else None
@@ -55,7 +56,7 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
         told = disturbed and change.kill is not None
         faults += faults_of_words(ended["output"], code, killed=bool(told))
         faults += ["processes of the run outlive it"] if ended["left"] else []
-        faults += faults_of_files(folder, before, may_leave=bool(told))
+        faults += faults_of_files(folder, before, set(present), may_leave=bool(told))
         if faults or (disturbed and change.file_size and code == 0):
             break
     if not faults or expected == SAME:
