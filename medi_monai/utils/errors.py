@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 from types import TracebackType
@@ -51,11 +52,16 @@ def user_error_in(error: BaseException | None) -> BaseException | None:
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     meant = user_error_in(error)
     if meant is not None:
-        print(f"medi_monai: error: {meant}", file=sys.stderr)
+        print(f"medi_monai: error: {_one_line(str(meant))}", file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
         print("medi_monai: interrupted. Finished files are complete; repeat the command to resume.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _one_line(text: str) -> str:
+    # a value of the user's with a line break or an escape sequence of a terminal in it
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
 
 
 def report_user_errors() -> None:

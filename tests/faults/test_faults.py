@@ -42,7 +42,7 @@ def test_every_fault_ends_in_one_line_or_the_right_result(outcomes):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cases_of_a_seed_are_the_same_whatever_their_number(kind):
-    run = "pathology/training"
+    run = "pathology/training" if kind == "checkpoints" else "pathology/sampling"
     few, many = generate(kind, run, 5, 3), generate(kind, run, 40, 3)
     assert few == many[:5] and len(many) > 5
     assert generate(kind, run, 40, 4) != many

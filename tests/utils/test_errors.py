@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from medi_monai.utils.errors import InputError, RunStopped, nearest, unknown_value, user_error_in
+from medi_monai.utils.errors import InputError, RunStopped, nearest, report_user_errors, unknown_value, user_error_in
 
 
 def run(body):
@@ -52,6 +52,15 @@ def test_a_wrapped_user_error_is_one_line_on_stderr_and_fails_the_program():
     done = run("try:\n    raise InputError('mpp = 700')\nexcept InputError as e:\n    raise RuntimeError('x') from e")
     assert done.stderr == "medi_monai: error: mpp = 700\n"
     assert done.returncode == 1
+
+
+def test_a_value_with_line_breaks_stays_on_one_line(capsys):
+    report_user_errors()
+    try:
+        sys.excepthook(InputError, InputError("no folder 'a\nb\x1b[31m\u2028Köln'"), None)
+    finally:
+        sys.excepthook = sys.__excepthook__
+    assert capsys.readouterr().err == "medi_monai: error: no folder 'a\\nb\\x1b[31m\\u2028Köln'\n"
 
 
 def test_any_other_error_keeps_its_traceback():
