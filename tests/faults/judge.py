@@ -19,6 +19,8 @@ from tests.faults.cases import ANY, REFUSED, SAME
 #: keys of results files that hold times, versions or names of folders
 NOT_FIGURES = {"seconds", "versions", "settings", "digests", "made", "duration", "time", "path", "folder", "stages"}
 LINE = "medi_monai: error: "
+#: names of files that are being written
+TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.\w+")
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -104,8 +106,8 @@ def faults_of_files(folder: Path, before: dict[str, str], present: set[str], may
         path = folder / name
         if not path.is_file() or path.is_symlink():
             continue
-        if path.name.startswith(".") and path.suffix and "lock" not in path.name:
-            if not may_leave and not re.match(r"\.\w+_index|\.index", path.name):
+        if TEMPORARY.fullmatch(path.name):
+            if not may_leave:
                 faults.append(f"left over: {name}")
         elif problem := broken(path):
             faults.append(f"half-written: {name} ({problem})")
