@@ -53,6 +53,7 @@ from medi_monai.results import plain, print_findings, typed, write_run
 from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut, Training
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.transforms import patch_transforms
@@ -162,6 +163,7 @@ def probe_run(
     demographics = [name for name in demographics or DEMOGRAPHICS if name in real.table.columns]
     context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
+    claim_results(output, "probing")
     draws = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
     by_arm = {arm: [draw.arms[arm] for draw in main] for arm in names}

@@ -148,7 +148,11 @@ def _holds_keys(path: Path, known: set[str]) -> bool:
 
 
 def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None]) -> None:
-    resolved = folder.resolve()
+    try:
+        resolved = folder.resolve()
+    except (RuntimeError, OSError) as error:
+        # Python 3.11 and 3.12 raise a RuntimeError of a loop of links
+        raise InputError(f"cannot write to {folder}: {error}. Choose another folder.") from None
     for source in data:
         if source is not None and Path(source).expanduser().resolve() == resolved:
             raise InputError(f"{folder} is the folder of the data (dataset_dir): choose another folder for the results")
