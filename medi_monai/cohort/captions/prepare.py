@@ -21,7 +21,7 @@ from medi_monai.cohort.captions.source import CaptionTable
 from medi_monai.cohort.captions.splits import PatientSplit
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
 from medi_monai.cohort.prepare import AuditColumns, PreparedImages, Shard, Work
-from medi_monai.cohort.volumes import VolumeReader
+from medi_monai.cohort.volumes import FILE, SERIES, SLICE, VolumeReader
 from medi_monai.cohort.volumes.reading import image_fingerprint
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path, json_digest
@@ -172,7 +172,7 @@ class _Pictures:
         images = rows["image"].tolist()
         if not images:
             return
-        sources = list(zip(images, rows["file"], rows["slice"], rows["series"]))
+        sources = list(zip(images, rows[FILE], rows[SLICE], rows[SERIES]))
         # decoding and arithmetic release the GIL, and processes take seconds to start
         pool = ThreadPoolExecutor(max(1, self._num_workers or os.cpu_count() or 1))
         chunks = [sources[start : start + CHUNK] for start in range(0, len(sources), CHUNK)]

@@ -19,7 +19,7 @@ from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import checked_folder
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableSpec
 from medi_monai.cohort.tables.patterns import pattern_fields
-from medi_monai.cohort.volumes import VolumeRules, expand_volumes
+from medi_monai.cohort.volumes import FILE, SERIES, SLICE, VolumeRules, expand_volumes
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["CAPTION_COLUMN", "CaptionTable"]
@@ -173,11 +173,11 @@ class CaptionTable:
         if self.comes_split:
             rows["split"] = _one_side(rows, self.table_name)
         columns = ["image", "slide", "patient", "mpp", *self.metadata, "caption", "split"]
-        return rows[[*columns, "file", "slice", "series", "row", "problem"]]
+        return rows[[*columns, FILE, SLICE, SERIES, "row", "problem"]]
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
         """Like :meth:`medi_monai.cohort.ImageTable.files_without_row`."""
-        rows = rows.assign(image=rows["file"])
+        rows = rows.assign(image=rows[FILE])
         files = [item for source, _ in self._sources() for item in source.files_without_row(rows)]
         return sorted(set(files))
 
@@ -210,7 +210,7 @@ class CaptionTable:
         # if no captions are read, the column of the image name takes their place, because it always exists
         caption = self.columns.get("caption") or str(self._roles["slide"])
         mapping = {**(self.mapping or {}), CAPTION_COLUMN: {"column": caption}}
-        roles = {_SPLIT: self.columns.get("split"), _SLICE: self.columns.get("slice"), _SERIES: self._series_column}
+        roles = {_SPLIT: self.columns.get("split"), SLICE: self.columns.get("slice"), SERIES: self._series_column}
         more = [name for name, column in roles.items() if column]
         mapping |= {name: {"column": roles[name]} for name in more}
         return ImageTable(
@@ -244,8 +244,8 @@ class CaptionTable:
         if self.columns.get("patient", "patient") is None:
             rows["patient"] = rows["image"]
         rows["split"] = _split_names(rows[_SPLIT], self.table_name) if _SPLIT in rows else ""
-        for role, name in (("slice", _SLICE), ("series", _SERIES)):
-            rows[role] = rows.get(name, "")
+        for name in (SLICE, SERIES):
+            rows[name] = rows.get(name, "")
         rows = expand_volumes(rows, self.folder, self.volumes)
         if self.composes:
             rows["caption"], problem = self.templates.fill(rows, "image")
@@ -255,7 +255,6 @@ class CaptionTable:
 
 #: column of splits while it passes through an :class:`ImageTable`, which uses the name ``split`` itself
 _SPLIT = "split of the table"
-_SLICE, _SERIES = "slice of the table", "series of the table"
 
 
 def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -> ImageTable:
@@ -265,7 +264,7 @@ def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -
 
 
 def _of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
-    rows = rows.assign(file=rows["image"], slice="", series="")
+    rows = rows.assign(**{FILE: rows["image"], SLICE: "", SERIES: ""})
     return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=table.split)
 
 

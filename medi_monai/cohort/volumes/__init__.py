@@ -2,6 +2,6 @@
 
 from medi_monai.cohort.volumes.reading import VolumeReader
 from medi_monai.cohort.volumes.rules import PLANES, VolumeRules
-from medi_monai.cohort.volumes.table import expand_volumes
+from medi_monai.cohort.volumes.table import FILE, SERIES, SLICE, expand_volumes
 
-__all__ = ["PLANES", "VolumeReader", "VolumeRules", "expand_volumes"]
+__all__ = ["FILE", "PLANES", "SERIES", "SLICE", "VolumeReader", "VolumeRules", "expand_volumes"]

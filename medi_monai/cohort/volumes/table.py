@@ -10,7 +10,10 @@ import pandas as pd
 
 from medi_monai.cohort.volumes.rules import VolumeRules
 
-__all__ = ["VOLUME_SUFFIXES", "expand_volumes"]
+__all__ = ["FILE", "SERIES", "SLICE", "VOLUME_SUFFIXES", "expand_volumes"]
+
+#: columns of rows on their way to a cohort: names that no table has, since templates may use any of its own
+FILE, SLICE, SERIES = "file of the row", "slice of the row", "series of the row"
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd")
 
@@ -19,31 +22,31 @@ def expand_volumes(rows: pd.DataFrame, folder: Path, rules: VolumeRules) -> pd.D
     """One row per slice, for rows that name a volume.
 
     Args:
-        rows: strings ``image`` and ``problem``; ``slice`` is the index of a slice where the table has one, or empty;
-            ``series`` identifies a DICOM series, or is empty.
+        rows: strings ``image`` and ``problem``; :data:`SLICE` is the index of a slice if the table has one, or empty;
+            :data:`SERIES` identifies a DICOM series, or is empty.
         folder: what paths are relative to.
         rules: which slices, where the table does not say.
 
     Returns:
-        The rows with ``file``, the path of the file or folder, and ``image``, which names the slice as well. ``slice``
-        is one of :attr:`VolumeRules.names`, an index, or empty for a file that is an image.
+        The rows with :data:`FILE`, the path of the file or folder, and ``image``, which names the slice as well.
+        :data:`SLICE` is one of :attr:`VolumeRules.names`, an index, or empty for a file that is an image.
     """
-    rows = rows.assign(file=rows["image"])
-    whole = rows["slice"].str.fullmatch(r"\d+(\.0+)?")
-    wrong = (rows["slice"] != "") & ~whole & (rows["problem"] == "")
-    rows["problem"] = rows["problem"].mask(wrong, "slice " + rows["slice"].map(repr) + " is not a whole number from 0")
-    rows["slice"] = rows["slice"].str.replace(r"\.0+$", "", regex=True)
-    volume = rows["image"].str.lower().str.endswith(VOLUME_SUFFIXES) | (rows["series"] != "")
+    rows = rows.assign(**{FILE: rows["image"]})
+    whole = rows[SLICE].str.fullmatch(r"\d+(\.0+)?")
+    wrong = (rows[SLICE] != "") & ~whole & (rows["problem"] == "")
+    rows["problem"] = rows["problem"].mask(wrong, "slice " + rows[SLICE].map(repr) + " is not a whole number from 0")
+    rows[SLICE] = rows[SLICE].str.replace(r"\.0+$", "", regex=True)
+    volume = rows["image"].str.lower().str.endswith(VOLUME_SUFFIXES) | (rows[SERIES] != "")
     # a folder of a DICOM series has no suffix, and many a file of an image neither
     bare = ~volume & ~rows["image"].str.contains(r"\.[A-Za-z]\w*$", regex=True)
     volume |= np.array([is_bare and os.path.isdir(folder / image) for is_bare, image in zip(bare, rows["image"])], bool)
-    several = volume & (rows["slice"] == "")
+    several = volume & (rows[SLICE] == "")
     if several.any():
-        names = pd.Series([rules.names if many else [own] for many, own in zip(several, rows["slice"])], rows.index)
-        rows = rows.assign(slice=names).explode("slice", ignore_index=True)
-    named = rows["slice"] != ""
-    series = (" series " + rows["series"]).where(rows["series"] != "", "")
-    rows["image"] = rows["image"].mask(named, rows["image"] + series + f" {rules.plane} slice " + rows["slice"])
+        names = pd.Series([rules.names if many else [own] for many, own in zip(several, rows[SLICE])], rows.index)
+        rows = rows.assign(**{SLICE: names}).explode(SLICE, ignore_index=True)
+    named = rows[SLICE] != ""
+    series = (" series " + rows[SERIES]).where(rows[SERIES] != "", "")
+    rows["image"] = rows["image"].mask(named, rows["image"] + series + f" {rules.plane} slice " + rows[SLICE])
     twice = rows["image"].duplicated(keep=False) & (rows["problem"] == "")
     rows["problem"] = rows["problem"].mask(twice, "several rows of the table name this image")
     return rows

@@ -8,6 +8,7 @@ from PIL import Image
 
 from medi_monai.cohort.captions import CaptionTable
 from medi_monai.cohort.captions.roco import article_of, find_roco
+from medi_monai.cohort.volumes import FILE, SERIES, SLICE
 from medi_monai.utils.errors import InputError
 
 TABLE = {
@@ -46,9 +47,9 @@ def test_rows_with_a_caption_column(folder):
         "sex": ["male", "male", "female", ""],
         "caption": ["A1", "A2", "a slice of B", ""],
         "split": [""] * 4,
-        "file": ["slices/a_1.png", "slices/a_2.png", "slices/b_1.png", "slices/c_1.png"],
-        "slice": [""] * 4,
-        "series": [""] * 4,
+        FILE: ["slices/a_1.png", "slices/a_2.png", "slices/b_1.png", "slices/c_1.png"],
+        SLICE: [""] * 4,
+        SERIES: [""] * 4,
         "row": [1, 2, 0, 3],
         "problem": ["", "", "", "no caption"],
     }
@@ -259,3 +260,12 @@ def test_the_overlay_of_real_slices_reads_them(real_data):
     assert 0.3 < named.mean() < 0.7
     assert all(caption.endswith(site) for caption, site in zip(rows.loc[named, "caption"], rows.loc[named, "site"]))
     assert rows["caption"].str.startswith("FLAIR MR slice of a glioma of grade I").all()
+
+
+def test_a_template_may_name_columns_of_any_name(folder):
+    table = pd.read_csv(folder / "slices.csv", dtype=str, keep_default_na=False)
+    table.assign(slice=["4", "5", "6", "7"], series="T2", file="x").to_csv(folder / "slices.csv", index=False)
+    templates = {"templates": ["{series} slice #{slice} of {file}"]}
+    rows = CaptionTable(folder, "slices.csv", ("slice", "series"), templates=templates).rows()
+    assert rows["caption"].tolist() == [f"T2 slice #{number} of x" for number in rows["slice"]]
+    assert set(rows["slice"]) == {"4", "5", "6", "7"} and set(rows["series"]) == {"T2"}

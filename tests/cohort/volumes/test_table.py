@@ -1,12 +1,10 @@
 import pandas as pd
 
-from medi_monai.cohort.volumes import VolumeRules, expand_volumes
+from medi_monai.cohort.volumes import FILE, SERIES, SLICE, VolumeRules, expand_volumes
 
 
 def table(images, slices=None, series=None):
-    rows = pd.DataFrame(
-        {"image": images, "slice": slices or [""] * len(images), "series": series or [""] * len(images)}
-    )
+    rows = pd.DataFrame({"image": images, SLICE: slices or [""] * len(images), SERIES: series or [""] * len(images)})
     return rows.assign(problem="", patient=[f"P{number}" for number in range(len(images))]).astype("str")
 
 
@@ -18,8 +16,8 @@ def test_volumes_get_a_row_per_slice_and_images_stay(tmp_path):
         *("a.nii.gz axial slice 3", "a.nii.gz axial slice 7", "b.PNG"),
         *("series axial slice 3", "series axial slice 7", "IM0001"),
     ]
-    assert rows["file"].tolist() == ["a.nii.gz", "a.nii.gz", "b.PNG", "series", "series", "IM0001"]
-    assert rows["slice"].tolist() == ["3", "7", "", "3", "7", ""]
+    assert rows[FILE].tolist() == ["a.nii.gz", "a.nii.gz", "b.PNG", "series", "series", "IM0001"]
+    assert rows[SLICE].tolist() == ["3", "7", "", "3", "7", ""]
     assert rows["patient"].tolist() == ["P0", "P0", "P1", "P2", "P2", "P3"]
     assert (rows["problem"] == "").all()
 
