@@ -63,7 +63,7 @@ def test_values_in_another_order_are_read_alike():
     bright = torch.sigmoid(12 * images.mean((1, 2, 3)))
     low = torch.sigmoid(-12 * (images.square().mean((1, 2, 3)) - 0.4))
     assert torch.allclose(logs.exp()[:, 2], bright * low, atol=1e-6)
-    with pytest.raises(InputError, match="judge classifier knows.*'dim'"):
+    with pytest.raises(InputError, match="judge classifier predicts the values.*'dim'"):
         SubgroupReader("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
     with pytest.raises(InputError, match="shade"):
         SubgroupReader("judge", Levels({"power": ("low", "high")}), TARGET, 4)

@@ -48,7 +48,7 @@ def test_named_prompts_have_every_value_alike(cohort):
     plain = plan_of("named", 6, captions_of("male", "female", "other"), None)
     assert counts(plain) == {"female brain": 3, "male brain": 3}
     assert plan_of("named", 3, cohort)["count"].sum() == 2
-    with pytest.raises(InputError, match="num_images = 1: there are 2 subgroups"):
+    with pytest.raises(InputError, match="num_images = 1: each of 2 subgroups needs an image"):
         plan_of("named", 1, cohort)
     with pytest.raises(InputError, match="no caption in training names 'female'"):
         plan_of("named", 8, captions_of("male", "female", "other", only="male"), None)

@@ -180,7 +180,7 @@ def test_the_curves_are_in_tensorboard(make, tmp_path):
 
 
 def test_readers_that_do_not_fit(make):
-    with pytest.raises(InputError, match="the validation classifier knows"):
+    with pytest.raises(InputError, match="the validation classifier predicts the values"):
         make({"validation": Level(("dark", "grey"))})
     with pytest.raises(InputError, match="called 'guide'"):
         make({"guide": Level()})
