@@ -182,5 +182,5 @@ def test_the_curves_are_in_tensorboard(make, tmp_path):
 def test_readers_that_do_not_fit(make):
     with pytest.raises(InputError, match="the validation classifier predicts the values"):
         make({"validation": Level(("dark", "grey"))})
-    with pytest.raises(InputError, match="called 'guide'"):
+    with pytest.raises(InputError, match="named 'guide'"):
         make({"guide": Level()})
