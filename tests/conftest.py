@@ -10,9 +10,11 @@ import torch
 pytest_plugins = ["tiny_cohort"]
 torch.set_num_threads(1)
 
-# a shell starts what it runs in the background with Ctrl-C ignored, and tests send it
+# a shell starts what it runs in the background with Ctrl-C ignored, and nohup ignores SIGHUP; tests send both
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_tab_separated_tables_with_a_byte_order_mark_are_read(tmp_path):
         ("a.csv", b'image,label\n"x,y\n', "cannot read"),
         ("a.csv", b"image,label\n1,2\n3,4,5\n", "cannot read"),
         ("a.csv", "image,label\na,Südstadt\n".encode("latin-1"), "line 2.*'a,Südstadt'.*encoding: cp1252.*UTF-8"),
-        ("a.csv", bytes(range(256)) * 4, "not text, nor Parquet nor Excel"),
+        ("a.csv", bytes(range(256)) * 4, "is not text, Parquet or Excel"),
         ("a.csv", b"site,center,site \n1,2,3\n", r"'site' more than once \(columns 1 and 3\)"),
         ("a.csv", b"site,si\xe2\x80\x8bte\n1,2\n", "'site' more than once"),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old or encrypted Excel file"),

@@ -187,7 +187,7 @@ def test_without_a_target_macenko_has_a_reference_and_reinhard_has_none():
         ({"format": 1, "method": "reinhard", "mean": [1, 2, 3]}, "malformed: .*std"),
         ({"format": 1, "method": "reinhard", "mean": [1, 2, 3], "std": [1, 2]}, r"std .* shape \(3,\)"),
         ({"format": 1, "method": "reinhard", "mean": [1, 2, "x"], "std": [1, 2, 3]}, "mean"),
-        ({"format": 1, "method": "reinhard", "mean": [1, 2, 3], "std": [1, 0, 3]}, "above 0"),
+        ({"format": 1, "method": "reinhard", "mean": [1, 2, 3], "std": [1, 0, 3]}, "positive standard deviations"),
         ({"format": 1, "method": "macenko", "vectors": [[1, 0, 0], [2, 0, 0]]}, "two different stain vectors"),
         ({"format": 1, "method": "macenko", "amounts": [1, float("nan")]}, "amounts"),
         ({"format": 1, "method": "macenko", "amount": [1, 1]}, "malformed"),
@@ -201,7 +201,7 @@ def test_a_malformed_target_is_named(content, message):
 def test_mistakes_in_fitting_are_named(odd_patches, demo_patches, tmp_path):
     with pytest.raises(InputError, match="did you mean 'reinhard'"):
         fit_target(demo_patches[0], "reinhart")
-    with pytest.raises(InputError, match="at least one patch"):
+    with pytest.raises(InputError, match="no patches were given"):
         fit_target([])
     for method in NORMALIZATIONS:
         with pytest.raises(InputError, match="the target patches"):
