@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from pydoc import ErrorDuringImport, locate
@@ -14,7 +16,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from medi_monai.runs.config_files import TARGET
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["check_components", "check_path", "check_references", "split_id"]
+__all__ = ["check_components", "check_expressions", "check_path", "check_references", "imported_names", "split_id"]
 
 
 def split_id(name: str) -> list[str]:
@@ -93,6 +95,69 @@ def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return [name for name in names if name not in ("self", "args", "kwargs")]
     return []
+
+
+def imported_names(imports: Any) -> set[str]:
+    """Return the names that the ``imports`` of a config define.
+
+    Raises:
+        InputError: for anything but a list of import statements, each with ``$`` in front.
+    """
+    statements = imports if isinstance(imports, list) else [imports]
+    names: set[str] = set()
+    for statement in statements:
+        try:
+            (node,) = ast.parse(statement.removeprefix("$")).body
+        except (AttributeError, SyntaxError, ValueError):
+            node = ast.Pass()
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            raise InputError(f"imports: {statement!r} is no import statement, such as '$import numpy as np'")
+        names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    return names
+
+
+def check_expressions(name: str, value: Any, names: Collection[str], ids: Collection[str]) -> None:
+    """Refuse expressions of the user that Python cannot read, that use unknown names, or that refer to themselves.
+
+    Args:
+        name: id of the value.
+        value: value of the user; nested values are checked as well.
+        names: names that the imports of the config define.
+        ids: ids of the config.
+
+    Raises:
+        InputError: with the expression.
+    """
+    for path, text in _walk(name, value):
+        if not isinstance(text, str) or text[:1] not in ("$", "@", "%"):
+            continue
+        shown = f"{path.replace('::', '#')} = {text!r}"
+        readable = ReferenceResolver.normalize_id(text.replace("%", "@", 1) if text[0] == "%" else text)
+        references = ReferenceResolver.match_refs_pattern(readable)
+        if path in references:
+            raise InputError(f"{shown}: it refers to itself")
+        tops = {reference.split("::")[0] for reference in references}
+        # a macro may name another file as well
+        if text[0] == "%" and "." not in text and not tops <= set(ids):
+            raise unknown_value(f"reference in {path.replace('::', '#')}:", text, [f"%{top}" for top in ids])
+        if text[0] != "$":
+            continue
+        for reference in sorted(references, key=len, reverse=True):
+            readable = readable.replace(f"@{reference}", "None")
+        try:
+            tree = ast.parse(readable[1:].strip())
+        except (SyntaxError, ValueError) as error:
+            raise InputError(f"{shown}: it begins with $ but is no Python expression ({error})") from None
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        bound = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
+        bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        if isinstance(tree.body[0] if tree.body else None, (ast.Import, ast.ImportFrom)):
+            continue
+        for node in nodes:
+            if node.id not in bound and node.id not in names and not hasattr(builtins, node.id):
+                raise InputError(
+                    f"{shown}: it begins with $, so it is a Python expression, and {node.id!r} is not defined in it"
+                )
 
 
 def check_references(config: Mapping[str, Any], of_user: Collection[str]) -> None:

@@ -25,7 +25,14 @@ from monai.bundle.config_parser import ConfigParser
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, merge_kv
 from pydantic_core import PydanticUndefined
 
-from medi_monai.runs.config_checks import check_components, check_path, check_references, split_id
+from medi_monai.runs.config_checks import (
+    check_components,
+    check_expressions,
+    check_path,
+    check_references,
+    imported_names,
+    split_id,
+)
 from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
 from medi_monai.runs.read_only import own_root, redirected
 from medi_monai.runs.settings import GROUPS, BundleSettings
@@ -183,6 +190,11 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
             value = read_typed(value)
         _merge(parser, item.name, value)
     config = parser.get()
+    names = imported_names(config.get("imports", []))
+    for name in of_user & set(config):
+        how = verbatim(fields[name].model_fields[name]) if name in fields else Verbatim(component=True)
+        if how is None:
+            check_expressions(name, read_typed(config[name]), names, config)
     for name, kind in fields.items():
         default = config_default(kind.model_fields[name])
         if name in config:

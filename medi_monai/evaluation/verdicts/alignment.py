@@ -93,7 +93,7 @@ def _of_target(metrics: AlignmentMetrics, arm: str) -> tuple[Answer, Finding]:
         return "undecided", Finding("error", text)
     text = (
         f"Distance of {metrics.part} to the target (total variation, {how}): {arm_title('before')} "
-        f"{figure_text(base, 3)}, {arm_title(arm)} {figure_text(used, 3)}; {plural(raw.n, 'image')}."
+        f"{figure_text(base, 3)}, {arm_title(arm)} {figure_text(used, 3)}; {plural(raw.n or 0, 'image')}."
     )
     if used is not raw:
         text += f" Without correction: {figure_text(before.total_variation, 3)} and {figure_text(raw, 3)}."
@@ -219,7 +219,7 @@ def _of_pairs(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
         changed = f"pairs that changed it {figure_text(pairs.changed, 3)} ({plural(pairs.changed.n, 'pair')})"
     text = (
         "Cosine similarity of images from the same noise before and after: pairs that kept their subgroup "
-        f"{figure_text(stayed, 3)} ({plural(stayed.n, 'pair')}), {changed}; images from different noise "
+        f"{figure_text(stayed, 3)} ({plural(stayed.n or 0, 'pair')}), {changed}; images from different noise "
         f"{number(pairs.unrelated.value, 3)}."
     )
     figures = {"stayed": stayed, "changed": pairs.changed, "unrelated": pairs.unrelated}
