@@ -16,7 +16,15 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from medi_monai.runs.config_files import TARGET
 from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["check_components", "check_expressions", "check_path", "check_references", "imported_names", "split_id"]
+__all__ = [
+    "check_components",
+    "check_expressions",
+    "check_kind",
+    "check_path",
+    "check_references",
+    "imported_names",
+    "split_id",
+]
 
 
 def split_id(name: str) -> list[str]:
@@ -95,6 +103,25 @@ def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return [name for name in names if name not in ("self", "args", "kwargs")]
     return []
+
+
+def check_kind(label: str, name: str, value: Any, own: Any) -> None:
+    """Refuse a value of the user in place of a section or a list of the config.
+
+    Args:
+        label: description of the id, for errors.
+        name: id.
+        value: value of the user; an expression or a reference may give anything.
+        own: value that it replaces.
+
+    Raises:
+        InputError: with both kinds.
+    """
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        return
+    for kind, called in ((Mapping, "a section with ids of its own"), (list, "a list")):
+        if isinstance(own, kind) and not isinstance(value, kind) and value is not None:
+            raise InputError(f"{label} {name} = {value!r}: the config has {called} here; set single ids, as {name}#…")
 
 
 def imported_names(imports: Any) -> set[str]:

@@ -28,6 +28,7 @@ from pydantic_core import PydanticUndefined
 from medi_monai.runs.config_checks import (
     check_components,
     check_expressions,
+    check_kind,
     check_path,
     check_references,
     imported_names,
@@ -188,6 +189,8 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
                     check_path(item.label, name, parser, free=top in fields, known=known)
         if top not in fields or item.name != top:
             value = read_typed(value)
+            if not item.is_own and item.name == top and top in parser:
+                check_kind(item.label, top, value, parser[top])
         _merge(parser, item.name, value)
     config = parser.get()
     names = imported_names(config.get("imports", []))

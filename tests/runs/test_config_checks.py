@@ -1,6 +1,6 @@
 import pytest
 
-from medi_monai.runs.config_checks import check_expressions, imported_names
+from medi_monai.runs.config_checks import check_expressions, check_kind, imported_names
 from medi_monai.utils.errors import InputError
 
 NAMES = imported_names(["$import torch", "$import numpy as np", "$from pathlib import Path"])
@@ -41,3 +41,12 @@ def test_what_monai_can_evaluate_is_accepted(value):
 def test_what_it_cannot_is_refused(value, message):
     with pytest.raises(InputError, match=message):
         check_expressions("lr", value, NAMES, IDS)
+
+
+def test_a_section_is_replaced_by_a_section_alone():
+    for value, own in (({"a": 1}, {"b": 2}), ([1], [2]), ("$x", {"b": 2}), (None, {"b": 2}), (5, 6), ({"a": 1}, None)):
+        check_kind("option", "train", value, own)
+    with pytest.raises(InputError, match="option train = 5: the config has a section with ids of its own here"):
+        check_kind("option", "train", 5, {"a": 1})
+    with pytest.raises(InputError, match="the config has a list here"):
+        check_kind("option", "train", "x", ["$y"])
