@@ -11,7 +11,7 @@ from stat import S_ISREG
 
 import pandas as pd
 
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, cache_dir, file_fingerprint, json_digest
 from medi_monai.utils.progress import progress
 
@@ -93,6 +93,6 @@ def _write(record: Path, rows: dict[str, tuple[int, int, int, str]]) -> None:
     try:
         with atomic_path(record) as path:
             table.to_parquet(path, index=False)
-    except (OSError, InputError):
+    except (OSError, InputError, RunStopped):
         # without a writable cache, the run is only slower
         return

@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 
@@ -57,6 +58,14 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(files, monkeypatch):
     assert fingerprints(files) == first
     (files[0].parents[1] / "file").touch()
     monkeypatch.setenv("MEDI_CACHE", str(files[0].parents[1] / "file"))
+    assert fingerprints(files) == first
+    # a full disk, or a cache that only others may write
+    monkeypatch.setenv("MEDI_CACHE", str(files[0].parents[1] / "another"))
+
+    def refuse(*_):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
     assert fingerprints(files) == first
 
 
