@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
 from medi_monai.utils.records import check_results, result_digests
 from medi_monai.utils.records.results import SUMMARY
-from medi_monai.utils.workers import claim_folders, release_locks
+from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
 
@@ -36,7 +38,7 @@ def begin_run(
     """Create the folders of a run, check that they are writable, and seed the initial weights of the network.
 
     All other randomness is seeded by name. A run started from the command line locks its folders until
-    :func:`finish_run` or the end of its process.
+    :func:`finish_run` or the end of its process, and then removes those it created and wrote nothing into.
 
     Args:
         folders: folders of the run, starting with that of its summary.
@@ -52,11 +54,23 @@ def begin_run(
         _check_kind(Path(folders[0]), run)
         for number, folder in enumerate(folders):
             check_results(folder, run, number, [data])
+    absent = {level for folder in folders for level in (Path(folder), *Path(folder).parents) if not level.exists()}
     writable = [writable_dir(folder) for folder in folders]
     # only the first of torchrun's processes writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
         claim_folders(writable)
+        atexit.register(_remove_unused, sorted(map(Path.absolute, absent), reverse=True))
     torch.manual_seed(seed)
+
+
+def _remove_unused(folders: Iterable[Path]) -> None:
+    # a run refused for its input leaves no empty folder behind; the lock is held until the process is gone
+    for folder in folders:
+        with suppress(OSError):
+            if {path.name for path in folder.iterdir()} <= set(LOCK_FILES):
+                for name in LOCK_FILES:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _check_kind(folder: Path, run: str) -> None:

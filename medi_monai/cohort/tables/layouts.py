@@ -130,7 +130,9 @@ class TableSpec:
         path = Path(root, self.path)
         if not (path.is_dir() if self.layout in TREES else path.is_file()):
             kind = "folder" if self.layout in TREES else "table"
-            raise InputError(f"{kind} not found: {path}. Check `table` and dataset_dir.")
+            found = self.path != "." and Path(self.path).exists()
+            here = "It is in the current folder: --dataset_dir . finds it" if found else "Check both"
+            raise InputError(f"{kind} not found: {path}. `table` is a path in dataset_dir. {here}.")
         return path
 
     def _clinical(self, root: str | os.PathLike) -> Path:
@@ -191,4 +193,6 @@ def _below(folder: str, path: Any) -> Any:
 def _require(needed: Mapping[str, str], columns: Collection[str], where: object) -> None:
     for column, setting in needed.items():
         if column not in columns:
-            raise unknown_value("column", column, columns, f"`{setting}` expects it in {where}.")
+            raise unknown_value(
+                "column", column, columns, f"`{setting}` expects it in {where}: name a column of that table there."
+            )

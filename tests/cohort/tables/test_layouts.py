@@ -86,6 +86,16 @@ def test_what_is_not_there_is_named(data):
                 use(TableSpec.from_setting(setting))
 
 
+def test_a_table_in_the_current_folder_is_pointed_out(data, monkeypatch, tmp_path):
+    monkeypatch.chdir(data)
+    for name, says in (
+        ("slide.tsv", "It is in the current folder: --dataset_dir . finds it"),
+        ("gone.csv", "Check both"),
+    ):
+        with pytest.raises(InputError, match=f"table not found: .*{name}.*{says}"):
+            TableSpec.from_setting(name).read(tmp_path / "other", {})
+
+
 def test_the_digest_is_one_of_all_that_is_read(data):
     gdc = TableSpec.from_setting({"layout": "gdc", "path": "slide.tsv", "clinical": "clinical.tsv"})
     tree = TableSpec.from_setting({"layout": "tcga_ut", "path": "tree", "level": None})
