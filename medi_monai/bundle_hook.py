@@ -162,9 +162,11 @@ def _with_plain_errors(method: Callable) -> Callable:
         try:
             return method(self, *args, **options)
         except Exception as error:
+            from medi_monai.runs.replaced import error_of_replaced
             from medi_monai.utils.errors import user_error_in
 
-            meant = user_error_in(error)
+            # another bundle's workflow has no such record
+            meant = user_error_in(error) or error_of_replaced(error, vars(self).get("replaced", {}))
             if meant is None:
                 raise
         raise meant.with_traceback(None) from None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, read_json, write_json
+from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, read_json, write_jpeg, write_json
 from medi_monai.utils.seeding import seed_from
 from medi_monai.wsi import PatchGrid, SlideReader, background_fraction, open_slide, plan_patches, sharpness
 from medi_monai.wsi.overview import draw_plan
@@ -170,7 +170,7 @@ def _cut(job: SlideJob, folder: Path) -> str | None:
         }
         overview = draw_plan(plan, slide.dimensions, corners)
     with atomic_path(folder / THUMBNAIL) as path_of_overview:
-        overview.save(path_of_overview, quality=80)
+        write_jpeg(path_of_overview, overview, quality=80)
     with atomic_path(folder / MEASURES) as path_of_measures:
         np.savez(path_of_measures, x=corners[:, 0], y=corners[:, 1], tissue=plan.tissue[chosen], **measures)
     write_json(folder / RECORD, record)
@@ -233,7 +233,7 @@ def _write(patch: np.ndarray, target: Path) -> None:
         if target.suffix == ".png":
             Image.fromarray(patch).save(path, format="png", compress_level=3)
         else:
-            Image.fromarray(patch).save(path, format="jpeg", quality=95, subsampling=0)
+            write_jpeg(path, Image.fromarray(patch), quality=95, subsampling=0)
 
 
 def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -163,6 +163,8 @@ def check_expressions(name: str, value: Any, names: Collection[str], ids: Collec
         references = ReferenceResolver.match_refs_pattern(readable)
         if path in references:
             raise InputError(f"{shown}: it refers to itself")
+        if "" in references:
+            raise InputError(f"{shown}: an id has to follow every @, as in '@seed' (for a product, numpy.matmul)")
         tops = {reference.split("::")[0] for reference in references}
         # a macro may name another file as well
         if text[0] == "%" and "." not in text and not tops <= set(ids):
@@ -173,12 +175,14 @@ def check_expressions(name: str, value: Any, names: Collection[str], ids: Collec
             readable = readable.replace(f"@{reference}", "None")
         try:
             tree = ast.parse(readable[1:].strip())
+            if not tree.body:
+                raise SyntaxError("nothing follows")
         except (SyntaxError, ValueError) as error:
             raise InputError(f"{shown}: it begins with $ but is no Python expression ({error})") from None
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
         bound = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
         bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-        if isinstance(tree.body[0] if tree.body else None, (ast.Import, ast.ImportFrom)):
+        if isinstance(tree.body[0], (ast.Import, ast.ImportFrom)):
             continue
         for node in nodes:
             if node.id not in bound and node.id not in names and not hasattr(builtins, node.id):

@@ -24,6 +24,8 @@ SUFFIXES = (".json", ".yaml", ".yml")
 SPECIAL = "#$@%"
 #: key that makes a mapping a component
 TARGET = "_target_"
+#: values of a config, counted wherever an alias repeats them
+MOST_VALUES = 1_000_000
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|\\|$)")
 
 
@@ -95,6 +97,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _check_size(content: Any) -> None:
+    """Refuse aliases of YAML that contain themselves, or that a few lines expand to more values than memory holds."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any, above: tuple[int, ...]) -> int:
+        if not isinstance(value, (Mapping, list)):
+            return 1
+        if id(value) in above:
+            raise ValueError("an alias refers to a value that contains it")
+        if id(value) not in sizes:
+            items = value.values() if isinstance(value, Mapping) else value
+            sizes[id(value)] = 1 + sum(size(item, (*above, id(value))) for item in items)
+        return sizes[id(value)]
+
+    if size(content, ()) > MOST_VALUES:
+        raise ValueError(f"its aliases expand to {size(content, ()):,} values; a config has at most {MOST_VALUES:,}")
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     """Return the content of a JSON or YAML config file.
 
@@ -118,6 +138,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
             content = json.loads(text, object_pairs_hook=_unique) if text.strip() else None
         else:
             content = yaml.load(text, _Loader)
+        _check_size(content)
     except json.JSONDecodeError as error:
         hint = ", or a comma before a closing bracket" if "Expecting property name" in error.msg else ""
         raise InputError(

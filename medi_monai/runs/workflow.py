@@ -36,6 +36,7 @@ from medi_monai.runs.config_checks import (
 )
 from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
 from medi_monai.runs.read_only import own_root, redirected
+from medi_monai.runs.replaced import replaced_values
 from medi_monai.runs.settings import GROUPS, BundleSettings
 from medi_monai.runs.typed import check_typed, read_typed
 from medi_monai.utils.console import keep_console, stop_like_ctrl_c
@@ -78,7 +79,9 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
         runs = "; ".join(f"{run} is in {folder / name}" for run, name in run_ids(folder).items())
         raise InputError(f"no config file is given: add --config_file. {runs}")
     tracking = own.pop("tracking", None)
-    config = read_configs(files, folder, options)
+    config, replaced = _read(files, folder, options)
+    # MONAI's workflows look attributes up in their config
+    vars(workflow)["replaced"] = replaced
     root = Path(ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root"))
     _check_same_bundle(root, folder)
     _check_run_id(own.get("run_id") or "run", config, folder, files)
@@ -165,12 +168,17 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
     Raises:
         InputError: for an unknown id, or a value that its declaration does not allow.
     """
+    return _read(files, folder, options or {})[0]
+
+
+def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the merged config, and what the user replaced in it apart from settings."""
     given = [
         _Given(name, value, _is_own(file, folder), str(file))
         for file in files
         for name, value in read_config_file(file).items()
     ]
-    given += [_Given(name, value, False, None) for name, value in (options or {}).items()]
+    given += [_Given(name, value, False, None) for name, value in options.items()]
     own = [item for item in given if item.is_own]
     groups = declared(next((item.value for item in reversed(own) if item.name == SETTINGS), []))
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
@@ -211,7 +219,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
         name: _component(group) for name, group in groups.items() if next(iter(group.values())).at_start
     }
     check_references(config, of_user)
-    return config
+    return config, replaced_values(config, of_user, set(fields))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -10,7 +12,25 @@ from types import TracebackType
 
 from medi_monai.utils.text import escape_unprintable
 
-__all__ = ["InputError", "RunStopped", "nearest", "unknown_value", "user_error_in", "report_user_errors"]
+__all__ = [
+    "InputError",
+    "RunStopped",
+    "nearest",
+    "refusal_of_system",
+    "unknown_value",
+    "user_error_in",
+    "report_user_errors",
+]
+
+#: errors of the system that follow from disks, rights and limits
+REFUSALS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+#: how libraries in Rust, and Arrow, name the number of such an error
+NUMBER = re.compile(r"[(\[](?:os error|errno) (\d+)[)\]]")
+#: how PyTorch's writer of zip files reports any of them
+IN_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 
 
 class InputError(ValueError):
@@ -40,11 +60,36 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
     return InputError(f"unknown {kind} {given}: {hint}Known: {shown or 'none'}. {remedy}".strip())
 
 
+def refusal_of_system(error: BaseException) -> str | None:
+    """Return the reason of an error that follows from disks, rights or limits (disk full, too large); otherwise None.
+
+    Libraries report them as ``OSError``, or as their own errors with the number or the reason in the text.
+    """
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in REFUSALS else None
+    number = NUMBER.search(str(error))
+    if number:
+        return os.strerror(int(number[1])) if int(number[1]) in REFUSALS else None
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in IN_TORCH):
+        return "the disk is full or the folder is not writable"
+    return None
+
+
 def user_error_in(error: BaseException | None) -> BaseException | None:
-    """Return the first error meant for the user in a chain of causes (MONAI wraps errors raised in a config)."""
+    """Return the first error meant for the user in a chain of causes (MONAI wraps errors raised in a config).
+
+    What the system refuses is one as well, whichever library met it.
+    """
     while error is not None:
         if isinstance(error, (InputError, RunStopped)):
             return error
+        reason = refusal_of_system(error)
+        if reason is not None:
+            path = getattr(error, "filename", None)
+            return RunStopped(
+                f"the system refused{f' {path}' if path else ' a file of this run'}: {reason}. Free some space or "
+                "choose another folder, then repeat the command."
+            )
         error = error.__cause__
     return None
 

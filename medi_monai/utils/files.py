@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,8 +18,9 @@ from typing import IO, Any
 
 import pandas as pd
 import torch
+from PIL import Image
 
-from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.errors import InputError, RunStopped, refusal_of_system
 
 __all__ = [
     "atomic_path",
@@ -28,6 +29,7 @@ __all__ = [
     "write_json",
     "read_json",
     "write_table",
+    "write_jpeg",
     "save_tensors",
     "write_tensors",
     "load_tensors",
@@ -63,21 +65,14 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         yield temporary
         os.replace(temporary, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
-            raise RunStopped(
-                f"could not write {target}: {error.strerror}. No partial file was left behind. Free some space or "
-                "choose another folder, then repeat the command."
-            ) from error
-        raise
-    except RuntimeError as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer, without an errno
-        if any(sign in str(error) for sign in ("PytorchStreamWriter", "unexpected pos", "iostream error")):
-            raise RunStopped(
-                f"could not write {target}: the disk is full or the folder is not writable. No partial file was "
-                "left behind. Free some space, then repeat the command."
-            ) from error
-        raise
+    except Exception as error:
+        reason = refusal_of_system(error)
+        if reason is None:
+            raise
+        raise RunStopped(
+            f"could not write {target}: {reason}. No partial file was left behind. Free some space or choose another "
+            "folder, then repeat the command."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -134,6 +129,22 @@ def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
 
 def _separator(path: str | os.PathLike) -> str:
     return "\t" if Path(path).suffix == ".tsv" else ","
+
+
+def write_jpeg(path: str | os.PathLike, image: Image.Image, **options: int) -> None:
+    """Write a JPEG file: Pillow, given a path, takes no notice of a disk that fills while it writes.
+
+    Args:
+        path: file inside :func:`atomic_path`.
+        image: of any mode of JPEG.
+        options: of Pillow, such as ``quality``.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", **options)
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import shutil
 import sys
@@ -22,7 +23,9 @@ from tests.faults.trial import Outcome, try_case
 from tests.faults.world import Runner, World
 
 
-def try_all(cases: Sequence[Case], root: Path, processes: int = 1, minutes: float = float("inf")) -> list[Outcome]:
+def try_all(
+    cases: Sequence[Case], root: Path, processes: int = 1, minutes: float = float("inf"), record: Path | None = None
+) -> list[Outcome]:
     """Carry out cases, several at once; prints each one with faults.
 
     Args:
@@ -30,6 +33,7 @@ def try_all(cases: Sequence[Case], root: Path, processes: int = 1, minutes: floa
         root: keeps the inputs of the runs, so that another call finds them, and the folders of cases with faults.
         processes: cases at once.
         minutes: after which no other case begins.
+        record: a file to which a line of JSON is added for each case.
     """
     jobs: Queue[tuple[int, Case]] = Queue()
     for numbered in enumerate(cases):
@@ -47,6 +51,9 @@ def try_all(cases: Sequence[Case], root: Path, processes: int = 1, minutes: floa
                 return
             outcome = try_case(world, case, root / "cases" / str(number))
             outcomes.append(outcome)
+            if record is not None:
+                with record.open("a") as file:
+                    file.write(recorded(outcome) + "\n")
             if outcome.faults:
                 print(_shown(outcome), flush=True)
 
@@ -58,6 +65,21 @@ def try_all(cases: Sequence[Case], root: Path, processes: int = 1, minutes: floa
     for runner in runners:
         runner.close()
     return outcomes
+
+
+def recorded(outcome: Outcome) -> str:
+    case = outcome.case
+    named = {"run": case.run, "kind": case.kind, "seed": case.seed, "number": case.number, "name": case.change.name}
+    return json.dumps({**named, "faults": outcome.faults, "seconds": round(outcome.seconds, 2)})
+
+
+def passed_in(record: Path) -> set[tuple[str, str, int, int]]:
+    """Run, kind, seed and number of the cases that a record holds last without faults."""
+    last = {}
+    for line in record.read_text().splitlines() if record.exists() else ():
+        case = json.loads(line)
+        last[case["run"], case["kind"], case["seed"], case["number"]] = not case["faults"]
+    return {case for case, passed in last.items() if passed}
 
 
 def _shown(outcome: Outcome) -> str:
@@ -100,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no other case begins")
     parser.add_argument("--experiments", action="store_true", help="also the runs `experiment`, which take minutes")
     parser.add_argument("--folder", type=Path, help="keeps inputs and failed cases; found again by another call")
+    parser.add_argument("--record", type=Path, help="a line for each case; those that it says passed are left out")
     given = parser.parse_args(arguments)
     runs = given.run or [name for name in RECIPES if given.experiments or not name.endswith("experiment")]
     count = given.count if given.only is None else given.only + 1
@@ -107,14 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case for run in runs for kind in given.kind or KINDS for case in generate(kind, run, count, given.seed)
         if given.only in (None, case.number)
     ]  # fmt: skip
+    if given.record:
+        passed = passed_in(given.record)
+        cases = [case for case in cases if (case.run, case.kind, case.seed, case.number) not in passed]
     # whoever stops early has tried some of each
     Random(given.seed).shuffle(cases)
     if not cases:
-        parser.error("there is no such case: the kind does not concern the run, or it has fewer cases")
+        parser.error("there is no such case: the kind does not concern the run, it has fewer cases, or all have passed")
     root = given.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     root.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    outcomes = try_all(cases, root.resolve(), given.processes, given.minutes)
+    outcomes = try_all(cases, root.resolve(), given.processes, given.minutes, given.record)
     print("\n" + table_of(outcomes))
     faults = Counter(fault.split(":")[0] for outcome in outcomes for fault in outcome.faults)
     minutes = (time.monotonic() - start) / 60

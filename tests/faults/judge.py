@@ -88,13 +88,15 @@ def faults_of_words(output: str, code: int | None, killed: bool = False) -> list
     return faults
 
 
-def faults_of_files(folder: Path, before: dict[str, str], present: set[str], may_leave: bool = False) -> list[str]:
+def faults_of_files(
+    folder: Path, before: dict[str, str], present: dict[str, str], may_leave: bool = False
+) -> list[str]:
     """Files of before that are gone or changed, and new ones that are half-written.
 
     Args:
         folder: of the case.
         before: what has to be there as it was, from its snapshot before the run.
-        present: names of all that was there.
+        present: all that was there, with digests; a damaged file of these may be moved aside.
         may_leave: whether hidden files may be left, as by a run that was killed.
     """
     after, faults = snapshot(folder), []
@@ -106,9 +108,9 @@ def faults_of_files(folder: Path, before: dict[str, str], present: set[str], may
             continue
         if after.get(name) != digest and (Path(name).name, digest) not in aside:
             faults.append(f"{'changed' if name in after else 'lost'}: {name}")
-    for name in sorted(set(after) - present):
+    for name in sorted(set(after) - set(present)):
         path = folder / name
-        if not path.is_file() or path.is_symlink() or after[name] in before.values():
+        if not path.is_file() or path.is_symlink() or after[name] in present.values():
             continue
         if TEMPORARY.fullmatch(path.name):
             if not may_leave:

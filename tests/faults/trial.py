@@ -56,7 +56,7 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
         told = disturbed and change.kill is not None
         faults += faults_of_words(ended["output"], code, killed=bool(told))
         faults += ["processes of the run outlive it"] if ended["left"] else []
-        faults += faults_of_files(folder, before, set(present), may_leave=bool(told))
+        faults += faults_of_files(folder, before, present, may_leave=bool(told))
         if faults or (disturbed and change.file_size and code == 0):
             break
     if not faults or expected == SAME:

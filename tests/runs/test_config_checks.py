@@ -35,6 +35,10 @@ def test_what_monai_can_evaluate_is_accepted(value):
         ("@lr", "refers to itself"),
         ("$@lr * 2", "refers to itself"),
         ("%lr", "refers to itself"),
+        ("$", "is no Python expression"),
+        ("$ # none", "is no Python expression"),
+        ("@", "an id has to follow every @"),
+        ("$np.eye(2) @ np.eye(2)", "an id has to follow every @"),
         ("%labl", "did you mean '%label'"),
     ],
 )

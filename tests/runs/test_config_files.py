@@ -92,6 +92,11 @@ def test_a_file_whose_name_has_a_comma_is_one_file(tmp_path):
     assert as_files(str(file)) == [file]
 
 
+#: nine lines that hold more values than memory does
+GROWING = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+GROWING += [f"a{number}: &a{number} [{', '.join(9 * [f'*a{number - 1}'])}]" for number in range(1, 9)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -107,6 +112,8 @@ def test_a_file_whose_name_has_a_comma_is_one_file(tmp_path):
         ("a.yaml", b"- a", "is not a mapping"),
         ("a.yaml", b"1: a", "is not a mapping"),
         ("a.yaml", "a: Köln".encode("latin-1"), r"is not UTF-8 \(byte 4\): save it as UTF-8"),
+        ("a.yaml", b"a: &a [*a]", "an alias refers to a value that contains it"),
+        ("a.yaml", "\n".join(GROWING).encode(), "its aliases expand to 490,329,055 values; a config has at most"),
         ("a.txt", b"a: 1", "has to end with .json, .yaml, .yml"),
     ],
 )

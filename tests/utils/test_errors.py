@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -73,3 +74,24 @@ def test_an_interruption_says_how_to_go_on():
     done = run("raise KeyboardInterrupt")
     assert "repeat the command to resume" in done.stderr and "Traceback" not in done.stderr
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/x/a.json"),
+        Exception("Error while serializing: I/O error: File too large (os error 27)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_what_the_system_refuses_is_the_users_to_know_whichever_library_met_it(refused):
+    wrapped = RuntimeError("Failed to evaluate")
+    wrapped.__cause__ = refused
+    message = str(user_error_in(wrapped))
+    assert message.startswith("the system refused") and "Free some space" in message
+    assert "/x/a.json: No space left" in message or "a file of this run: " in message
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "gone", "x"), Exception("(os error 2)"), RuntimeError("pos")])
+def test_other_errors_of_the_system_keep_their_traceback(error):
+    assert user_error_in(error) is None

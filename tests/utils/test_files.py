@@ -88,7 +88,8 @@ import resource, signal, sys
 import numpy as np, pandas as pd, torch
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.utils.errors import RunStopped
-from medi_monai.utils.files import atomic_path, save_tensors, write_json, write_table
+from medi_monai.utils.files import atomic_path, save_tensors, write_jpeg, write_json, write_table
+from PIL import Image
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
@@ -98,12 +99,19 @@ def slide(path):
     with atomic_path(path) as temporary:
         write_pyramid(temporary, np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8), 0.5)
 
+def photograph(path):
+    with atomic_path(path) as temporary:
+        # the limit lies within the last block that Pillow writes
+        pixels = np.random.default_rng(0).integers(0, 255, (250, 250, 3), np.uint8)
+        write_jpeg(temporary, Image.fromarray(pixels), quality=95)
+
 writers = {
     "a.json": lambda path: write_json(path, numbers.tolist()),
     "a.csv": lambda path: write_table(path, pd.DataFrame({"x": numbers})),
     "a.parquet": lambda path: write_table(path, pd.DataFrame({"x": numbers})),
     "a.pt": lambda path: save_tensors(path, {"x": torch.zeros(2**16)}),
     "a.tiff": slide,
+    "a.jpg": photograph,
 }
 for name, write in writers.items():
     try:
@@ -115,7 +123,7 @@ for name, write in writers.items():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 def test_every_writer_stops_where_the_file_can_grow_no_further(tmp_path):
-    names = ["a.json", "a.csv", "a.parquet", "a.pt", "a.tiff"]
+    names = ["a.json", "a.csv", "a.parquet", "a.pt", "a.tiff", "a.jpg"]
     for name in names:
         (tmp_path / name).write_text("old")
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
