@@ -22,7 +22,9 @@ class Change:
         options: for the command line, beside or instead of those of the recipe.
         edits: calls of functions of :mod:`tests.faults.edits` on the files of the case, by name.
         overlay: name and bytes of a config file that comes last.
-        kill: a signal, and when it is sent, as a share of the undisturbed run's time; then the command is repeated.
+        kill: a signal, and when it is sent, as a share of the undisturbed run's time; or ``before`` or ``after``, and
+            the write at which it is killed, as a share of all; then the command is repeated.
+        again: options for the repeated command; where these cannot be, it is repeated as it was.
         file_size: largest size of a file in bytes, as a full disk is.
         stdout: ``closed``, or ``head`` as by ``| head -1``.
         environment: variables.
@@ -36,6 +38,7 @@ class Change:
     edits: tuple[tuple, ...] = ()
     overlay: tuple[str, bytes] | None = None
     kill: tuple[str, float] | None = None
+    again: dict[str, Any] = field(default_factory=dict)
     file_size: int | None = None
     stdout: str | None = None
     environment: dict[str, str] = field(default_factory=dict)

@@ -11,8 +11,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from medi_monai.utils.records.results import MARKER
 from tests.faults.cases import ANY, REFUSED, SAME
@@ -49,15 +52,39 @@ def digests_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     return {name: _content(folder / name) for name in names if not hidden.search(name)}
 
 
+def everything(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
+    """As :func:`digests_of`, of all that a run leaves; of what holds times (pages, logs, summaries), only the names."""
+    digests = digests_of(folder, tuple(f"{name}/**/*" for name in outputs))
+    timed = re.compile(r"\.html$|(^|/)summary\.json$|\.log$|\.medi_monai$|(^|/)stages/|(^|/)checkpoints\.json$")
+    return {name: "" if timed.search(name) else digest for name, digest in digests.items() if "tfevents" not in name}
+
+
 def _content(path: Path) -> str:
     if path.suffix == ".pt":
         digest = hashlib.sha256()
-        for name, value in sorted(torch.load(path, weights_only=True, map_location="cpu").items()):
-            digest.update(f"{name}{value.shape}{value.dtype}".encode() + value.contiguous().numpy().tobytes())
+        for name, value in sorted(_leaves(torch.load(path, weights_only=True, map_location="cpu"))):
+            if isinstance(value, torch.Tensor):
+                digest.update(f"{name}{value.shape}{value.dtype}".encode() + value.contiguous().numpy().tobytes())
+            elif name.split("/")[-1] not in NOT_FIGURES:
+                digest.update(f"{name}{value}".encode())
         return digest.hexdigest()
     if path.suffix == ".json":
-        return hashlib.sha256(json.dumps(_figures(json.loads(path.read_text())), sort_keys=True).encode()).hexdigest()
+        # the folder of a case has its own name
+        content = json.loads(path.read_text().replace(str(_case_of(path)), "."))
+        return hashlib.sha256(json.dumps(_figures(content), sort_keys=True).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _leaves(content: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(content, dict):
+        return [leaf for key, value in content.items() for leaf in _leaves(value, f"{name}/{key}")]
+    if isinstance(content, (list, tuple)):
+        return [leaf for number, value in enumerate(content) for leaf in _leaves(value, f"{name}/{number}")]
+    return [(name, content)]
+
+
+def _case_of(path: Path) -> Path:
+    return next((folder for folder in path.parents if (folder / "bundle").is_dir()), path.parent)
 
 
 def _figures(content: Any) -> Any:
@@ -134,6 +161,14 @@ def broken(path: Path) -> str | None:
             rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
             if not rows or {len(row) for row in rows} != {len(rows[0])}:
                 return "rows of different lengths"
+        elif path.suffix == ".parquet":
+            pd.read_parquet(path)
+        elif path.suffix in (".npy", ".npz"):
+            arrays = np.load(path, allow_pickle=False)
+            for name in getattr(arrays, "files", ()):
+                arrays[name]
+        elif path.suffix == ".safetensors":
+            load_file(path)
         elif path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>"):
             return "no end"
     except Exception as error:

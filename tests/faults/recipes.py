@@ -34,6 +34,7 @@ class Recipe:
         models: files of models that it reads.
         results: patterns of files that are equal after equal runs.
         seconds: that it may take.
+        longer: options for a run that is killed: kills fall between and within its checkpoints.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Recipe:
     models: tuple[str, ...] = ()
     seconds: float = 60.0
     outputs: tuple[str, ...] = field(default=("out",))
+    longer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bundle(self) -> str:
@@ -73,6 +75,9 @@ RAW = {"reads": ("data",), "images": ("data",)}
 TILES, SLICES = {"tables": ("data/tiles.csv",), "overlay": "data/tiles.yaml"}, {"tables": ("data/slices.csv",)}
 ARMS, BEFORE_AFTER = {"cls": "cls", "medi": "medi"}, {"before": "before", "after": "after"}
 SIZE = {"image_size": SIDE}
+LONG_TRAINING = {"longer": {"max_steps": 40, "checkpoint_every": 4, "val_interval": 10, "sample_every": 20}}
+LONG_SAMPLING = {"longer": {"num_steps": 4, "batch_size": 4}}
+LONG_ALIGNING = {"longer": {"max_steps": 12, "checkpoint_every": 2}}
 
 PATHOLOGY = [
     Recipe(
@@ -88,12 +93,13 @@ PATHOLOGY = [
         "pathology/training", "train.json",
         {**COHORT, **SIZE, **NETWORK, **TRAINING, "ckpt_dir": "new", **OUT},
         reads=("cohort",), results=("new/model.pt", "new/schema.json"), outputs=("out", "new"), **READ_COHORT,
+        **LONG_TRAINING,
     ),
     Recipe(
         "pathology/sampling", "inference.json",
         {**COHORT, "ckpt_dir": "models", "plan": "observed", "images_per_combination": 2, "num_steps": 2, **OUT},
         reads=("cohort", "models"), results=("out/manifest.csv", "out/images/**/*.png"), models=model_files("models"),
-        **READ_COHORT,
+        **READ_COHORT, **LONG_SAMPLING,
     ),
     Recipe(
         "pathology/classifying", "classify.json", {**COHORT, **SIZE, **CLASSIFIER, "role": "guide", **OUT},
@@ -103,7 +109,7 @@ PATHOLOGY = [
         "pathology/aligning", "align.json",
         {**COHORT, **CLASSIFIERS, **ALIGNING, "ckpt_dir": "models", "aligned_dir": "new", **OUT},
         reads=("cohort", "models", "classifiers"), results=("new/model.pt", "out/plan.csv"), outputs=("out", "new"),
-        models=model_files("models") + classifier_files(*ROLES), **READ_COHORT,
+        models=model_files("models") + classifier_files(*ROLES), **READ_COHORT, **LONG_ALIGNING,
     ),
     Recipe(
         "pathology/evaluation", "evaluate.json", {**COHORT, **SIZE, **FIDELITY, "c_values": [1.0], "arms": ARMS, **OUT},
@@ -147,12 +153,12 @@ BRAIN = [
             **OUT,
         },
         # its schema.json holds the path of the text model
-        reads=("cohort",), results=("new/model.pt",), outputs=("out", "new"), **READ_COHORT,
+        reads=("cohort",), results=("new/model.pt",), outputs=("out", "new"), **READ_COHORT, **LONG_TRAINING,
     ),
     Recipe(
         "brain/sampling", "inference.json", {**COHORT, **MODEL, "num_steps": 2, "num_images": 8, **OUT},
         reads=("cohort", "models"), results=("out/manifest.csv", "out/images/**/*.png"), models=model_files("models"),
-        **READ_COHORT,
+        **READ_COHORT, **LONG_SAMPLING,
     ),
     Recipe(
         "brain/classifying", "classify.json", {**COHORT, **SIZE, **CLASSIFIER, "role": "guide", **OUT},
@@ -165,7 +171,7 @@ BRAIN = [
             **{name: value for name, value in ALIGNING.items() if name != "draw_batch_size"},
         },
         reads=("cohort", "models", "classifiers"), results=("new/model.pt",), outputs=("out", "new"),
-        models=model_files("models") + classifier_files(*ROLES), **READ_COHORT,
+        models=model_files("models") + classifier_files(*ROLES), **READ_COHORT, **LONG_ALIGNING,
     ),
     Recipe(
         "brain/resampling", "resample.json", {**CLASSIFIERS, **MODEL, "sampling_dir": "neutral", **OUT},

@@ -5,6 +5,7 @@ Started by :class:`tests.faults.world.Runner` as ``python -m tests.faults.server
 
 import ctypes
 import json
+import mmap
 import multiprocessing
 import os
 import resource
@@ -26,6 +27,35 @@ def drop_rights() -> None:
         ctypes.CDLL(None).capset(header, none)
 
 
+def watch_writes(job: dict) -> None:
+    """Count the files that get their names, over all forks of the run; kill the run before or after the given one."""
+    counted, run = mmap.mmap(-1, 8), os.getpid()
+    when, last = job["at_write"] or ("", 0)
+
+    def watched(rename):
+        def watching(*arguments, **more):
+            number = int.from_bytes(counted[:], "little") + 1
+            counted[:] = number.to_bytes(8, "little")
+            if when == "before" and number == last:
+                kill_run(run)
+            result = rename(*arguments, **more)
+            if when == "after" and number == last:
+                kill_run(run)
+            return result
+
+        return watching
+
+    os.replace, os.rename = watched(os.replace), watched(os.rename)
+    job["writes"] = counted
+
+
+def kill_run(run: int) -> None:
+    os.kill(run, signal.SIGKILL)
+    if os.getpid() != run:
+        # a worker of a run that is gone
+        time.sleep(600)
+
+
 def be_the_run(job: dict, output: int) -> None:
     """Turn this process into the run; does not return."""
     import monai.bundle
@@ -39,6 +69,8 @@ def be_the_run(job: dict, output: int) -> None:
     if not job.get("spawn"):
         # processes of a run begin as copies of it: to import everything anew takes each of them some seconds
         workers.get_context = lambda method: multiprocessing.get_context("fork")
+    if "at_write" in job:
+        watch_writes(job)
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
     drop_rights()
@@ -73,6 +105,9 @@ def be_the_run(job: dict, output: int) -> None:
                 pass
             except (OSError, ValueError):
                 code = code or 120
+        if "writes" in job:
+            with open(f"{job['log']}.writes", "w") as file:
+                file.write(str(int.from_bytes(job["writes"][:], "little")))
         os._exit(code)
 
 
@@ -124,6 +159,18 @@ def group_stays(group: int, seconds: float = 5.0) -> bool:
     return True
 
 
+def others_stay(seconds: float) -> bool:
+    """Whether processes that a run has started in groups of their own are there after so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.01)
+        except ChildProcessError:
+            return False
+    return True
+
+
 def kill_group(group: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
@@ -157,6 +204,8 @@ def main() -> None:
         answer = end_of(child, job)
         if reading >= 0:
             os.waitpid(reader, 0)
+        if job.get("alone_after"):
+            answer["left"] = others_stay(job["alone_after"]) or answer["left"]
         print(json.dumps(answer), file=answers, flush=True)
 
 

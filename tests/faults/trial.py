@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults.cases import ANY, REFUSED, SAME, Case, Change
 from tests.faults.edits import apply
-from tests.faults.judge import digests_of, faults_of_files, faults_of_result, faults_of_words, snapshot
+from tests.faults.judge import digests_of, everything, faults_of_files, faults_of_result, faults_of_words, snapshot
 from tests.faults.recipes import RECIPES, Recipe
-from tests.faults.world import World, command_of
+from tests.faults.world import Undisturbed, World, command_of, spawns
 
 #: of an edit: the run has been carried out before
 FINISHED = ("finished",)
+#: a run that was killed before its first checkpoint does not resume
+NOTHING_SAVED = "there is no checkpoint to resume from"
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
     before = _of_the_user(present, made, recipe, change)
     commands = _commands(case)
     expected = SAME if len(commands) > 1 else change.expected
-    right = world.undisturbed(recipe) if expected not in (ANY, REFUSED) else None
+    right = world.undisturbed(recipe, change) if expected not in (ANY, REFUSED) else None
     faults: list[str] = []
     code, seconds, output = None, 0.0, ""
-    for command, disturbed in commands:
-        ended = _run(world, recipe, command, work, environment, disturbed, right.seconds if right else 0.0)
+    while commands:
+        command, disturbed = commands.pop(0)
+        ended = _run(world, recipe, command, work, environment, disturbed, right)
+        if change.kill and not disturbed and ended["code"] == 1 and NOTHING_SAVED in ended["output"]:
+            commands.append((replace(case, change=replace(change, again={})), False))
         output, seconds = output + ended["output"], seconds + ended["seconds"]
         code = ended["code"]
         told = disturbed and change.kill is not None
@@ -60,7 +65,8 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
         if faults or (disturbed and change.file_size and code == 0):
             break
     if not faults or expected == SAME:
-        results = digests_of(folder, recipe.results) if right else {}
+        left = everything(folder, recipe.outputs) if change.kill else digests_of(folder, recipe.results)
+        results = left if right else {}
         faults += faults_of_result(expected, code, results, right.results if right else {})
     for path in (path for path in [folder, *folder.rglob("*")] if path.is_dir() and not path.is_symlink()):
         path.chmod(0o755)
@@ -76,17 +82,29 @@ def _commands(case: Case) -> list[tuple[Case, bool]]:
     return [(case, True), (case, False)]
 
 
-def _run(world: World, recipe: Recipe, case: Case, work: Path, environment: dict, disturbed: bool, usual: float):
+def _run(
+    world: World,
+    recipe: Recipe,
+    case: Case,
+    work: Path,
+    environment: dict,
+    disturbed: bool,
+    right: Undisturbed | None,
+):
     change = case.change
     log = work / f"log{len(list(work.glob('log*')))}.txt"
     more: dict = {"environment": environment, "stdout": change.stdout}
-    if change.kill:
-        more["spawn"] = True
-    if disturbed and change.kill:
-        more["kill"] = (change.kill[0], change.kill[1] * usual)
+    if change.kill and right:
+        how, share = change.kill
+        more |= {"spawn": spawns(change), "alone_after": 60}
+        if disturbed and spawns(change):
+            more["kill"] = (how, share * right.seconds)
+        elif disturbed:
+            more["at_write"] = (how, max(1, round(share * right.writes)))
     if disturbed and change.file_size:
         more["file_size"] = change.file_size
-    return world.runner.run(command_of(recipe, case), work / "case", log, recipe.seconds, **more)
+    again = {} if disturbed else change.again
+    return world.runner.run(command_of(recipe, case, again), work / "case", log, recipe.seconds, **more)
 
 
 def _end(world: World, recipe: Recipe, case: Case, work: Path, environment: dict) -> None:

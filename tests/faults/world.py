@@ -9,8 +9,10 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,9 @@ import torch
 from PIL import Image
 
 from medi_monai.networks.classifier import load_classifier, save_classifier
-from tests.faults.cases import WITHOUT, Case, spelled
-from tests.faults.judge import digests_of
+from medi_monai.utils.files import json_digest
+from tests.faults.cases import WITHOUT, Case, Change, spelled
+from tests.faults.judge import digests_of, everything
 from tests.faults.recipes import RECIPES, Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -90,10 +93,17 @@ class Runner:
         self._server.communicate()
 
 
-def command_of(recipe: Recipe, case: Case | None = None, **options: Any) -> list[str]:
+def spawns(change: Change) -> bool:
+    """Whether workers begin as in a run of a user, which takes them seconds: not where their writes are watched."""
+    return change.kill is not None and change.kill[0].startswith("SIG")
+
+
+def command_of(
+    recipe: Recipe, case: Case | None = None, again: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> list[str]:
     """The arguments of ``python -m monai.bundle``, in the folder of a case."""
     change = case.change if case else None
-    given = {**recipe.options, **options, **(change.options if change else {})}
+    given = {**recipe.options, **options, **(change.options if change else {}), **again}
     config = given.pop("config", None) or (change and change.config)
     files = [f"bundle/configs/{recipe.config}"] + ([recipe.overlay] if recipe.overlay else [])
     files += [f"bundle/configs/{config}"] if config else []
@@ -144,10 +154,11 @@ def tell_apart(guide: Path, images: Path) -> None:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What an undisturbed run gives: digests of its results, and its seconds."""
+    """What an undisturbed run gives: digests of its results, its seconds, and how many files it wrote."""
 
     results: dict[str, str]
     seconds: float
+    writes: int = 0
 
 
 class World:
@@ -176,7 +187,7 @@ class World:
             recipe = RECIPES[name]
             read = {str(value).split("/")[0] for value in {**recipe.options, **options}.values()}
             self._make(bundle, {*recipe.reads, *read} - targets)
-            self._must_run(recipe, folder, folder / f"log{number}.txt", **options)
+            self._must_run(recipe, folder, folder / f"log{number}.txt", {}, **options)
             for output, target in becomes.items():
                 if target is None:
                     shutil.rmtree(folder / output)
@@ -188,28 +199,40 @@ class World:
                 tell_apart(folder / "classifiers" / "guide", folder / "neutral" / "images")
             (folder / f"made{number}").touch()
 
-    def _must_run(self, recipe: Recipe, folder: Path, log: Path, **options: Any) -> float:
-        ended = self.runner.run(command_of(recipe, **options), folder, log, recipe.seconds)
+    def _must_run(self, recipe: Recipe, folder: Path, log: Path, more: dict[str, Any], **options: Any) -> float:
+        ended = self.runner.run(command_of(recipe, **options), folder, log, recipe.seconds, **more)
         if ended["code"] != 0:
             raise RuntimeError(f"{recipe.name} does not run: {ended['output'][-3000:]}")
         return float(ended["seconds"])
 
-    def undisturbed(self, recipe: Recipe) -> Undisturbed:
-        """The result of the run without a fault; computed once."""
+    def undisturbed(self, recipe: Recipe, change: Change | None = None) -> Undisturbed:
+        """The result of the run without a fault; computed once.
+
+        Args:
+            recipe: of the run.
+            change: of a run that is killed, whose options it then has: all that it leaves counts, not only its results.
+        """
         self.make(recipe)
         with LOCK:
-            return self._undisturbed(recipe)
+            return self._undisturbed(recipe, change if change and change.kill else None)
 
-    def _undisturbed(self, recipe: Recipe) -> Undisturbed:
-        path = self.root / "undisturbed" / f"{recipe.name.replace('/', '_')}.json"
+    def _undisturbed(self, recipe: Recipe, change: Change | None) -> Undisturbed:
+        name = recipe.name.replace("/", "_")
+        if change:
+            name += f"_{json_digest(change.options)[:8]}_{'spawn' if spawns(change) else 'fork'}"
+        path = self.root / "undisturbed" / f"{name}.json"
         if not path.exists():
-            folder = self.root / "undisturbed" / recipe.name.replace("/", "_")
+            folder, log = self.root / "undisturbed" / name, path.with_suffix(".txt")
             shutil.rmtree(folder, ignore_errors=True)
             self._copy(recipe, folder)
-            seconds = self._must_run(recipe, folder, path.with_suffix(".txt"))
-            results = digests_of(folder, recipe.results)
+            more = {"spawn": spawns(change), "at_write": None, "alone_after": 60} if change else {}
+            seconds = self._must_run(recipe, folder, log, more, **(change.options if change else {}))
+            results = everything(folder, recipe.outputs) if change else digests_of(folder, recipe.results)
             assert results, f"{recipe.name} made none of {recipe.results}"
-            path.write_text(json.dumps({"results": results, "seconds": seconds}))
+            content: dict[str, Any] = {"results": results, "seconds": seconds}
+            if change:
+                content["writes"] = int(Path(f"{log}.writes").read_text())
+            path.write_text(json.dumps(content))
             shutil.rmtree(folder)
         return Undisturbed(**json.loads(path.read_text()))
 

@@ -1,0 +1,42 @@
+"""A run that is killed: at moments spread evenly over its whole length, and before or after a file gets its name."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.faults.cases import SAME, Change
+from tests.faults.recipes import Recipe
+
+#: cases of one turn
+EACH = 10
+
+
+def kills(recipe: Recipe, rng: Random) -> list[Change]:
+    """SIGKILL once in each tenth of the run's time; then the same command, for half of those that resume as they do."""
+    moments = [round((tenth + rng.random()) / EACH, 4) for tenth in range(EACH)]
+    return [
+        Change(
+            f"killed at {moment} of its time, then {'resumed' if again else 'repeated'}", SAME, dict(recipe.longer),
+            kill=("SIGKILL", moment), again=again,
+        )
+        for moment, again in zip(moments, _again(recipe, rng))
+    ]  # fmt: skip
+
+
+def kills_at_writes(recipe: Recipe, rng: Random) -> list[Change]:
+    """SIGKILL right before or after a file gets its name, counted over all that the run writes; then as above."""
+    shares = [round((tenth + rng.random()) / EACH, 4) for tenth in range(EACH)]
+    return [
+        Change(
+            f"killed {when} its write at {share}, then {'resumed' if again else 'repeated'}", SAME,
+            dict(recipe.longer), kill=(when, share), again=again,
+        )
+        for share, again, when in zip(shares, _again(recipe, rng), ("before", "after") * EACH)
+    ]  # fmt: skip
+
+
+def _again(recipe: Recipe, rng: Random) -> list[dict]:
+    resumes = {"resume": "true"} if recipe.run in ("training", "aligning") else {}
+    turns = [resumes, {}] * (EACH // 2)
+    rng.shuffle(turns)
+    return turns
