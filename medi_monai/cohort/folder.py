@@ -13,7 +13,7 @@ import pandas as pd
 from medi_monai.cohort.table import TABLE_FILES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.workers import LOCK_FILES, folder_lock
+from medi_monai.utils.workers import LOCK_FILES, folder_lock, remove_temporaries
 
 __all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
 
@@ -29,7 +29,7 @@ def holds_cohort(folder: str | os.PathLike) -> bool:
 
 @contextmanager
 def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Lock and yield the folder of a cohort once no other process prepares there.
+    """Lock and yield the folder of a cohort once no other process prepares there, without files of a killed run.
 
     Args:
         folder: created if it does not exist.
@@ -40,7 +40,10 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
         InputError: if the folder has a cohort with different settings or other content, or cannot be written.
     """
     root = writable_dir(folder)
-    with folder_lock(root):
+    with folder_lock(root) as locked:
+        if locked:
+            remove_temporaries(root)
+            remove_temporaries(root / "patches", depth=1)
         _claim(root, settings)
         yield root
 

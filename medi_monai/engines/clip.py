@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from medi_monai.networks.text import ClipModel, make_tokenizer, save_clip, small
 from medi_monai.networks.text.encoder import CaptionTokenizer
 from medi_monai.networks.text.small import check_free
 from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import temporary_dir
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
 
@@ -69,6 +68,7 @@ def train_clip(
     augment: bool = False,
     max_length: int | None = None,
     on_long: str = "error",
+    records: Mapping[str, dict[str, Any]] | None = None,
     **sizes: Any,
 ) -> ClipModel:
     """Create a tokenizer and a small CLIP, train it on pairs, save it, and load it from its folder.
@@ -89,6 +89,7 @@ def train_clip(
         augment: random flips and right-angle rotations; do not use if captions mention left or right.
         max_length: maximum number of tokens in a caption; by default longer than needed, up to CLIP's 77.
         on_long: what to do with longer captions: ``error`` or ``truncate``.
+        records: contents of further JSON files of the folder, by name.
         sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
 
     Raises:
@@ -106,14 +107,10 @@ def train_clip(
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
     target.parent.mkdir(parents=True, exist_ok=True)
     # a name of its own: no folder of the user's is taken for it and removed
-    logs = Path(tempfile.mkdtemp(prefix=f".{target.name}-{LOGS}-", dir=target.parent))
-    logs.chmod(0o755)
-    try:
+    with temporary_dir(target, LOGS) as logs:
         _run(model, pixels, codes, logs, max_steps, batch_size, learning_rate, weight_decay, augment, seed)
-        save_clip(model.cpu(), tokenizer, target)
-        logs.rename(target / LOGS)
-    finally:
-        shutil.rmtree(logs, ignore_errors=True)
+        # all at once: a run that is killed leaves no model without its record
+        save_clip(model.cpu(), tokenizer, target, {LOGS: logs, **(records or {})})
     return ClipModel(target).to(device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from medi_monai.engines.distributed import main_process_first
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import cache_dir, json_digest, read_json, write_json
+from medi_monai.utils.files import cache_dir, json_digest, read_json
 from medi_monai.utils.text import plural
+from medi_monai.utils.workers import folder_lock
 
 __all__ = ["clip_features", "initialize_network", "load_caption_schema", "text_model_dir"]
 
@@ -52,11 +54,11 @@ def text_model_dir(
         return text_model
     captions = cohort.table["caption"].tolist()
     pairs = {"captions": json_digest(captions), "image_size": image_size}
-    with main_process_first():
+    with main_process_first(), _alone(Path(folder)):
         if not (Path(folder) / CONFIG).is_file():
             images = StreamedPatchDataset(cohort, None, image_size)
-            train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long)
-            write_json(Path(folder) / PAIRS, pairs)
+            records = {PAIRS: pairs}
+            train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long, records=records)
             print(f"a small CLIP was trained on {plural(len(cohort), 'pair')}: {folder}", flush=True)
         elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
             raise InputError(
@@ -64,6 +66,11 @@ def text_model_dir(
                 f"--text_model_dir, or --text_model {folder} to use it anyway"
             )
     return str(folder)
+
+
+def _alone(folder: Path) -> AbstractContextManager:
+    # trainings with different ckpt_dir may share a text model, which the first of them trains
+    return nullcontext() if (folder / CONFIG).is_file() else folder_lock(folder.parent)
 
 
 def load_caption_schema(ckpt_dir: str | os.PathLike, text_model: str | None = None) -> CaptionSchema:

@@ -17,9 +17,9 @@ import torch
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
-from medi_monai.utils.records import check_results, result_digests
+from medi_monai.utils.records import RESULTS, check_results, result_digests
 from medi_monai.utils.records.results import SUMMARY
-from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks
+from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks, remove_temporaries
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
 
@@ -37,8 +37,9 @@ def begin_run(
 ) -> None:
     """Create the folders of a run, check that they are writable, and seed the initial weights of the network.
 
-    All other randomness is seeded by name. A run started from the command line locks its folders until
-    :func:`finish_run` or the end of its process, and then removes those it created and wrote nothing into.
+    Half-written files of a killed run are removed from folders that could be locked. All other randomness is seeded by
+    name. A run started from the command line locks its folders until :func:`finish_run` or the end of its process, and
+    then removes those it created and wrote nothing into.
 
     Args:
         folders: folders of the run, starting with that of its summary.
@@ -58,7 +59,13 @@ def begin_run(
     writable = [writable_dir(folder) for folder in folders]
     # only the first of torchrun's processes writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
-        claim_folders(writable)
+        locked = claim_folders(writable)
+        for folder, names in zip(writable, RESULTS.get(run or "", ())):
+            if folder.resolve() in locked:
+                remove_temporaries(folder)
+                for name in names:
+                    # images/<combination>/
+                    remove_temporaries(folder / name, depth=1)
         atexit.register(_remove_unused, sorted(map(Path.absolute, absent), reverse=True))
     torch.manual_seed(seed)
 

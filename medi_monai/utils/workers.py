@@ -1,8 +1,9 @@
-"""Parallel processes with a progress bar that stop at once when interrupted, and locks of folders."""
+"""Parallel processes with a progress bar that stop at once when interrupted; locks of folders, and what they leave."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,9 +24,18 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.files import is_temporary
 from medi_monai.utils.progress import progress
 
-__all__ = ["LOCK_FILES", "claim_folders", "release_locks", "map_processes", "folder_lock", "torch_threads"]
+__all__ = [
+    "LOCK_FILES",
+    "claim_folders",
+    "folder_lock",
+    "map_processes",
+    "release_locks",
+    "remove_temporaries",
+    "torch_threads",
+]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -105,12 +115,14 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
+def folder_lock(folder: str | os.PathLike) -> Iterator[bool]:
     """Hold the lock of a folder, the file ``.lock`` in it, after waiting for any other process that holds it.
 
-    The lock is released when the process ends, however it ends. On a file system without locks, this has no effect.
+    The lock is released when the process ends, however it ends. On a file system without locks, this has no effect;
+    it yields whether the folder is locked.
     """
     with ExitStack() as held:
+        locked = False
         with suppress(OSError):
             Path(folder).mkdir(parents=True, exist_ok=True)
             file = held.enter_context(open(Path(folder) / STEP_LOCK, "a"))
@@ -119,10 +131,11 @@ def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
             except BlockingIOError:
                 print(f"another process is using {folder}: waiting for it to finish", flush=True)
                 _lock(file, wait=True)
-        yield
+            locked = fcntl is not None
+        yield locked
 
 
-def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
+def claim_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
     """Lock folders against runs of other processes until :func:`release_locks`, or the end of this process.
 
     Earlier locks of this process are released. On a file system without locks, this has no effect.
@@ -130,10 +143,14 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
     Args:
         folders: existing folders.
 
+    Returns:
+        The folders that are locked, resolved.
+
     Raises:
         InputError: if a run of another process uses one of them.
     """
     release_locks()
+    locked = []
     for folder in {Path(folder).resolve() for folder in folders}:
         with suppress(OSError):
             file = _claims.enter_context(open(folder / RUN_LOCK, "a"))  # noqa: SIM115
@@ -144,6 +161,34 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> None:
                 raise InputError(
                     f"another run is using {folder}: wait until it finishes, or choose another folder"
                 ) from None
+            if fcntl is not None:
+                locked.append(folder)
+    return locked
+
+
+def remove_temporaries(folder: str | os.PathLike, depth: int = 0) -> list[Path]:
+    """Remove what a killed run was writing; no other process may be writing there.
+
+    Symbolic links are neither followed nor removed, and folders that cannot be read are passed over.
+
+    Args:
+        folder: where to look; it need not exist.
+        depth: how many levels of folders below it to look in.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            is_dir = entry.is_dir(follow_symlinks=False)
+            if is_temporary(entry.name) and (is_dir or entry.is_file(follow_symlinks=False)):
+                with suppress(OSError):
+                    shutil.rmtree(entry.path) if is_dir else os.unlink(entry.path)
+                    removed.append(Path(entry.path))
+            elif is_dir and depth:
+                removed += remove_temporaries(entry.path, depth - 1)
+    return removed
 
 
 def release_locks() -> None:

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -32,6 +35,22 @@ def test_a_text_model_is_trained_once_and_then_found(cohort, tmp_path, monkeypat
     with pytest.raises(InputError, match=f"trained on other captions.*--text_model {folder} to use it"):
         text_model_dir(None, other, 16, folder, 0, 2)
     assert text_model_dir(str(folder), other, 16, folder, 0, 2) == str(folder)
+
+
+def test_a_text_model_appears_with_its_record_and_curves_or_not_at_all(cohort, tmp_path, monkeypatch):
+    renamed, inner = [], os.replace
+
+    def seen(source, target):
+        renamed.append(Path(target).name)
+        if renamed[-1] == "clip":
+            assert {"config.json", "pairs.json", "events"} <= {path.name for path in Path(source).iterdir()}
+            raise KeyboardInterrupt
+        inner(source, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    with pytest.raises(KeyboardInterrupt):
+        text_model_dir(None, cohort, 16, tmp_path / "clip", 0, 2)
+    assert renamed[-1] == "clip" and [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_captions_longer_than_clip_allows(cohort, tmp_path, capsys):

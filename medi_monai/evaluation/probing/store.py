@@ -14,7 +14,7 @@ import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.workers import folder_lock
+from medi_monai.utils.workers import folder_lock, remove_temporaries
 
 __all__ = ["FeatureStore"]
 
@@ -91,7 +91,9 @@ class FeatureStore:
             writable_dir(folder / DONE_DIR)
         except InputError as error:
             raise InputError(f"{error} Features of images go there unless --features_dir names a folder.") from None
-        with folder_lock(folder):
+        with folder_lock(folder) as locked:
+            if locked:
+                remove_temporaries(folder)
             if (folder / STORE_FILE).is_file():
                 store = cls(folder)
                 store._check(fingerprint, len(table), dim)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 
 from medi_monai.networks.text.loading import FILES, quiet
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import file_digest
+from medi_monai.utils.files import file_digest, temporary_dir, write_json
 from medi_monai.utils.optional import require
 from medi_monai.utils.records import FileIndex
 
@@ -125,7 +123,12 @@ def small_clip(
     return transformers.CLIPModel(config)
 
 
-def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Path:
+def save_clip(
+    model: nn.Module,
+    tokenizer: Any,
+    folder: str | os.PathLike,
+    beside: Mapping[str, Path | dict[str, Any]] | None = None,
+) -> Path:
     """Write a CLIP in the standard layout: configuration, weights, tokenizer and ``preprocessor_config.json``.
 
     The folder is created complete or not at all.
@@ -134,6 +137,7 @@ def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Pa
         model: a ``transformers.CLIPModel``.
         tokenizer: tokenizer of the model.
         folder: new or empty folder.
+        beside: by name, what else it is to hold: a folder that is moved there, or the content of a JSON file.
 
     Raises:
         InputError: for a folder that is not empty.
@@ -141,8 +145,7 @@ def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Pa
     transformers = require("transformers", PURPOSE)
     folder = check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with temporary_dir(folder) as temporary:
         with quiet():
             model.save_pretrained(temporary)  # type: ignore[operator]
             tokenizer.save_pretrained(temporary)
@@ -150,10 +153,12 @@ def save_clip(model: nn.Module, tokenizer: Any, folder: str | os.PathLike) -> Pa
         index = FileIndex(temporary, FILES)
         for path in sorted(temporary.iterdir()):
             index.add(path.name, path, file_digest(path))
-        temporary.chmod(0o755)
+        for name, content in (beside or {}).items():
+            if isinstance(content, Path):
+                content.rename(temporary / name)
+            else:
+                write_json(temporary / name, content)
         temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
