@@ -24,6 +24,7 @@ from medi_monai.cohort.tables.files import (
 from medi_monai.cohort.tables.layouts import TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
+from medi_monai.cohort.tables.repeats import REPEATS, contradictions, repeats
 from medi_monai.cohort.tables.spelling import look_alike_notes, spelled_on_disk
 from medi_monai.schema import MISSING_WORDS, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
@@ -324,8 +325,11 @@ class ImageTable:
 def _problems(
     rows: pd.DataFrame, source: ImageTable, absent: pd.Series, named: pd.Series, volumes: bool
 ) -> Iterator[Problem]:
+    repeated = named & repeats(rows)
+    yield repeated, REPEATS
     if not volumes:
-        yield named & rows["image"].duplicated(keep=False), "several rows of the table name this image"
+        clashes = contradictions(rows[named & ~repeated]).reindex(rows.index, fill_value="")
+        yield clashes != "", clashes
     yield (absent != "") & ~(absent.eq(A_FOLDER) & volumes), absent
     if source.unit == "slides":
         images = rows.loc[rows["slide"] != "", ["slide", "image"]].drop_duplicates()

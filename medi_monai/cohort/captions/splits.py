@@ -92,8 +92,8 @@ class PatientSplit:
             if fraction > 0 and not patients:
                 raise InputError(
                     f"{name} = {fraction}: of {units['patient'].nunique()} patients, none can be held out, "
-                    "because each is "
-                    "among the last of a combination. Give 0, or fewer `columns` of the split"
+                    "because a combination of attributes needs at least three. Check the column of patients, or set "
+                    f"{name}: 0"
                 )
         split = pd.Series("train", index=rows.index, dtype="str")
         split = split.mask(rows["patient"].isin(chosen), "val")

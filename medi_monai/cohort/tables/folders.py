@@ -46,7 +46,8 @@ def list_folders(root: str | os.PathLike, pattern: str) -> tuple[pd.DataFrame, l
     if "image" in fields:
         raise InputError(f"table = {pattern!r}: the column `image` is the path itself; name the part otherwise")
     fits = re.compile(_regex(pattern), re.IGNORECASE)
-    files, strays = walk_files(root, static_folder(pattern), _suffixes(pattern))
+    # also images with another suffix, which are listed as files that do not fit
+    files, strays = walk_files(root, static_folder(pattern), IMAGE_SUFFIXES)
     matches = [(file, fits.fullmatch(file)) for file in files]
     rows = [(file, *(tidy(text) for text in match.groups())) for file, match in matches if match]
     if not rows:
@@ -69,16 +70,9 @@ def _regex(pattern: str) -> str:
     return "".join(parts)
 
 
-def _suffixes(pattern: str) -> tuple[str, ...]:
-    # "{patient}.*" names no kind of file: any image will do
-    name = pattern.rpartition("/")[2].lower()
-    known = [suffix for suffix in (".nii.gz", ".nii", *IMAGE_SUFFIXES) if name.endswith(suffix)]
-    return tuple(known[:1]) or IMAGE_SUFFIXES
-
-
 def _examples(files: list[str]) -> str:
     if not files:
-        return "there is no image of this kind. Check dataset_dir and the end of the pattern"
+        return "there is no image at all. Check dataset_dir"
     depths = sorted({len(PurePosixPath(file).parts) for file in files})
     shown = ", ".join(repr(file) for file in files[:EXAMPLES])
     return f"there are {len(files):,} images at depth {' and '.join(map(str, depths))}, such as {shown}"

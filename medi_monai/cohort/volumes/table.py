@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort.tables.repeats import REPEATS, contradictions
 from medi_monai.cohort.volumes.rules import VolumeRules
 
 __all__ = ["FILE", "SERIES", "SLICE", "VOLUME_SUFFIXES", "expand_volumes"]
@@ -47,6 +48,7 @@ def expand_volumes(rows: pd.DataFrame, folder: Path, rules: VolumeRules) -> pd.D
     named = rows[SLICE] != ""
     series = (" series " + rows[SERIES]).where(rows[SERIES] != "", "")
     rows["image"] = rows["image"].mask(named, rows["image"] + series + f" {rules.plane} slice " + rows[SLICE])
-    twice = rows["image"].duplicated(keep=False) & (rows["problem"] == "")
-    rows["problem"] = rows["problem"].mask(twice, "several rows of the table name this image")
+    kept = rows[rows["problem"] != REPEATS].drop(columns=["problem", "row"], errors="ignore")
+    clashes = contradictions(kept).reindex(rows.index, fill_value="")
+    rows["problem"] = rows["problem"].mask((clashes != "") & (rows["problem"] == ""), clashes)
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,23 +14,27 @@ from medi_monai.utils.text import look_alikes, number_in
 
 __all__ = ["Recognized", "recognize"]
 
-#: how names of identifiers end
-ID = "(?:_?(?:id|no|nr|number|code|name|barcode|submitter_id))?"
+#: how names of identifiers begin or end
+NUMBER = "id|nos?|nr|num(?:mer|ber)?|key|code|name|uid|barcode|pseudonym|kennung|submitter_id"
+BEFORE, ID = f"(?:(?:{NUMBER}|n)_)?", f"(?:_?(?:{NUMBER}))?"
 #: what a column is, by its name in lower case with ``_`` between its words; the first that fits
 NAMES = {
     "mpp": r"mpp|.*microns?_per_pixel.*|pixel_?(?:size|spacing).*|.*um_px.*",
     "split": r"split|fold|subset|partition|set",
-    "patient": rf"(?:tcga_)?(?:patients?|patienten?|subject|case|participant|donor){ID}|pid|mrn|bcr_patient_barcode",
-    "slide": rf"(?:slide|wsi|block|scan|specimen){ID}",
-    "sex": r"sex|gender|geschlecht|(?:patient_?)?sex(?:_at_birth)?|m_f",
-    "age": r"(?:patient_?)?age|age_.*|.*_age|alter",
+    "patient": rf"{BEFORE}(?:tcga_)?(?:patients?|patient(?:en|in)|pat|pac?z?iente|subj(?:ect)?|case|fall|participant|"
+    rf"proband(?:en)?|donor|person){ID}|pid|mrn|bcr_patient_barcode",
+    "slide": rf"{BEFORE}(?:slide|wsi|block|scan|specimen|schnitt|praparat){ID}",
+    "sex": r"sexe?|sexo|gender|geschlecht|(?:patient_?)?sex(?:_at_birth)?|m_f|f_m|w_m|m_w",
+    "age": r"(?:patient_?)?age|age_.*|.*_age|(?:patienten)?alter(?:_.*)?|edad",
     "race": r"race|ethnicity|ancestry",
     "scanner": r"scanner.*|.*manufacturer.*|vendor|device|.*model_?name",
-    "stain": r"stain(?:ing)?",
-    "center": r".*(?:cent(?:er|re)|hospital|institut|clinic(?!al)|klinik|source_site).*|site(?:_(?:id|name|code))?|lab",
+    "stain": r"stain(?:ing)?|farbung",
+    "center": r".*(?:cent(?:er|re|ro|rum)|zentrum|hospital|hopital|krankenhaus|institut|clinic(?!al)|clinique|klinik|"
+    r"einrichtung|standort|source_site).*|site(?:_(?:id|name|code))?|lab(?:or)?",
     "caption": r"caption|report|findings|impression|description",
     "label": r"diagnos(?:is|e)|label|class|target|tumou?r(?:_type)?|cancer(?:_type)?|project_id|sub_?type|histolog.*|"
-    r"disease.*|entity|category|dx|pathology|grade|.*_diagnosis",
+    r"disease.*|entit(?:y|at)|categor(?:y|ie)|dx|pathology|grade|.*_diagnos(?:is|e)|diagnos(?:en|tic|tico|is_.*|e_.*)|"
+    r"klasse|klassifikation|tumor(?:art|typ|entitat)|group|gruppe|condition",
 }
 ATTRIBUTES = ("center", "sex", "age", "race", "scanner", "stain")
 #: values that a class or an attribute has at most
@@ -105,9 +110,14 @@ def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
 
 
 def _kind(name: str) -> str | None:
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    plain = re.sub(r"[\W_]+", "_", words.lower()).strip("_")
-    return next((kind for kind, pattern in NAMES.items() if re.fullmatch(pattern, plain)), None)
+    words = unicodedata.normalize("NFKD", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
+    words = "".join(sign for sign in words if not unicodedata.combining(sign))
+    # "Sex (M/F)" and "Age [years]": with and without what explains the name
+    for text in (words, re.sub(r"[(\[].*?[)\]]", " ", words)):
+        plain = re.sub(r"[\W_]+", "_", text.lower()).strip("_")
+        if kind := next((kind for kind, pattern in NAMES.items() if re.fullmatch(pattern, plain)), None):
+            return kind
+    return None
 
 
 def _values(cells: pd.Series, missing: set[str]) -> pd.Series:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from medi_monai.cohort.settings import CaptionSettings, CohortSettings, caption_preparation, patch_preparation
-from medi_monai.runs.init.proposal import BRAIN, Proposal, propose
+from medi_monai.runs.init.proposal import Proposal, propose
 from medi_monai.runs.init.survey import survey
+from medi_monai.runs.init.trial import try_overlay
 from medi_monai.utils.errors import InputError, report_user_errors
 
-__all__ = ["main", "overlay_text", "tried"]
+__all__ = ["main", "overlay_text"]
 
 #: texts that YAML needs no quotes for
 PLAIN = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)*")
@@ -55,13 +53,17 @@ def _init(target: Path, output: Path | None) -> None:
             print(f"{title}:")
             print("\n".join(f"  - {line}" for line in lines))
     text = overlay_text(proposal)
-    print(f"Tried: {tried(text, proposal.bundle)}")
+    trial = try_overlay(text, proposal.bundle)
+    print("Tried:")
+    print("\n".join(f"  - {line}" for line in trial.lines))
     try:
         with open(output, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}. Choose another place with --output") from None
-    print(f"\nWrote {output}. Edit it, then run:\n\n{next_command(proposal.bundle, output)}")
+    needed = "Look through it" if trial.works else "It needs an edit first, as said above"
+    print(f"\nWrote {output}. {needed}, then run:\n\n{next_command(proposal.bundle, output)}")
+    print("\nIt prints the folder of its results. Open audit.html there: counts of classes, attributes and patients.")
 
 
 def next_command(bundle: str, overlay: Path) -> str:
@@ -72,32 +74,6 @@ def next_command(bundle: str, overlay: Path) -> str:
     files = f"['{config}', '{overlay}']"
     command = f"python -W ignore -m monai.bundle run preparing --bundle_root {root} --on_error skip"
     return f'{command} \\\n  --config_file "{files}"'
-
-
-def tried(text: str, bundle: str) -> str:
-    """How many rows of a proposed overlay can be used, or why it cannot."""
-    values = yaml.safe_load(text)
-    group: Any = CaptionSettings if bundle == BRAIN else CohortSettings
-    known = {name: value for name, value in values.items() if name in group.model_fields}
-    # the demo's columns, the defaults, are not those of any other table
-    given = {"attribute": None, "templates": None} | known if bundle == BRAIN else known
-    try:
-        with redirect_stdout(io.StringIO()) as printed:
-            settings = group(**given)
-            made = caption_preparation(settings, None) if bundle == BRAIN else patch_preparation(settings)
-            rows = made.source.rows()
-    except InputError as error:
-        return f"the overlay needs an edit first: {error}"
-    wrong = rows.loc[rows["problem"] != "", "problem"]
-    first = f"; {len(wrong):,} cannot, the first because: {wrong.iloc[0]}" if len(wrong) else ""
-    lines = printed.getvalue().splitlines()
-    try:
-        with redirect_stdout(io.StringIO()):
-            made.with_splits(rows[rows["problem"] == ""])
-    except InputError as error:
-        lines.append(f"no split: {error}")
-    notes = "".join(f"\n  - {line}" for line in lines)
-    return f"{len(rows) - len(wrong):,} of {len(rows):,} rows can be used{first}{notes}"
 
 
 def overlay_text(proposal: Proposal) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.runs.init.columns import Recognized, recognize
+from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern, one_session
 from medi_monai.runs.init.survey import FoundTable, Survey
-from medi_monai.runs.init.templates import column_pattern, guess_pattern, guess_volume_pattern
+from medi_monai.runs.init.templates import column_pattern
 from medi_monai.utils.text import plural
 
 __all__ = ["Proposal", "propose"]
@@ -18,6 +21,8 @@ PATHOLOGY, BRAIN = "pathology_medi_diffusion", "brain_mri_fair_text_diffusion"
 GUESSED_MPP = 0.5
 #: sides of patches that are proposed, in pixels
 SIDES = (128, 64, 32, 16)
+#: values of sex where no table lists them: DICOM's, and names of folders and files
+SEXES = ["F", "M"]
 WOMEN, MEN = {"f", "female", "w", "woman", "weiblich", "2"}, {"m", "male", "man", "männlich", "1"}
 
 
@@ -74,6 +79,12 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
         guess, images, others = guess_volume_pattern(images)
         proposal.left_out += [f"volumes of another kind: {kind}" for kind in others]
     matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, images))]
+    visit = one_session(images) if found.kind == "volumes" else images
+    if not matches and len(visit) < len(images):
+        # a row of participants names one volume: that of one visit
+        matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, visit))]
+        if matches:
+            proposal.left_out.append(f"{plural(len(images) - len(visit), 'volume')} of other visits")
     if matches and found.kind != "dicom":
         (pattern, share), table = max(matches, key=lambda item: (item[0][1], len(item[1].cells)))
         proposal.recognized.append(f"table {table.path}: {share:.0%} of its rows name a file as {pattern}")
@@ -81,7 +92,9 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
         return table, pattern, recognize(table.cells, pattern_fields(pattern))
     for table in found.tables:
         proposal.left_out.append(f"table {table.path}: its rows name no file of {found.root}")
-    pattern = guess if found.kind == "volumes" else guess_pattern(images) if found.kind != "dicom" else ""
+    if found.kind == "dicom":
+        return None, "", Recognized()
+    pattern = guess if found.kind == "volumes" else guess_pattern(images)
     return None, pattern, Recognized()
 
 
@@ -98,7 +111,9 @@ def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, patter
             settings["columns"] = {"patient": None}
         proposal.recognized.append(f"folders as {pattern}")
         if columns.attributes:
-            proposal.checks.append(f"which folder is what is a guess: {pattern}; rename the columns in braces")
+            proposal.checks.append(
+                f"which part of the path is what is a guess: {pattern}; rename the columns in braces"
+            )
     else:
         settings["table"] = table.setting
         roles = columns.roles
@@ -110,7 +125,7 @@ def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, patter
         }
     if settings.get("columns", {"patient": ""}).get("patient", "") is None:
         comments["columns"] = "patient: null: nothing names patients, so that each image counts as its own"
-        proposal.checks.append("patients are unknown: images of one patient may be in training and in the holdout")
+        proposal.checks.append(_unknown_patients(table, columns, pattern))
     settings["unit"] = found.kind
     comments["unit"] = {
         "slides": "each row is a slide to be cut into patches",
@@ -126,6 +141,16 @@ def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, patter
     _resolution(found, proposal, columns)
 
 
+def _unknown_patients(table: FoundTable | None, columns: Recognized, pattern: str) -> str:
+    start = "patients are unknown: images of one patient may be in training and in the holdout. "
+    if table is None:
+        example = pattern.rpartition("/")[0]
+        return start + f'If names of files begin with them: table: "{example + "/" if example else ""}{{patient}}_*.*"'
+    unused = [name for name in columns.left_out if 2 < table.cells[name].nunique() < len(table.cells)]
+    named = f", such as {unused[0]!r}" if unused else ""
+    return start + f"If a column names them{named}, write it in place of null in `columns`"
+
+
 def _labels(proposal: Proposal, columns: Recognized) -> None:
     settings = proposal.settings
     label = columns.label or "diagnosis"
@@ -138,7 +163,9 @@ def _labels(proposal: Proposal, columns: Recognized) -> None:
     settings["metadata_columns"] = columns.attributes
     proposal.comments["label"] = "the class"
     proposal.comments["attributes"] = "what the model is conditioned on besides the class"
-    proposal.recognized.append(f"class {label}; attributes {', '.join(columns.attributes) or 'none'}")
+    others = [name for name in columns.attributes if name != main]
+    kept = f"; kept for the audit: {', '.join(others)}" if others else ""
+    proposal.recognized.append(f"class {label}; the model is conditioned on it and {main or 'no attribute'}{kept}")
 
 
 def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
@@ -168,8 +195,8 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     if found.kind == "dicom":
         settings["table"] = {"layout": "dicom", "path": "."}
         comments["table"] = 'one row per series; choose some by series: "*FLAIR*"'
-        settings["mapping"] = {"sex": {"column": "PatientSex"}}
-        columns.attributes = ["sex", "PatientAge", "InstitutionName", "ManufacturerModelName"]
+        columns = _tags(found.series, proposal, columns)
+        settings["mapping"] = columns.mapping
     elif table is None:
         settings["table"] = pattern
         comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
@@ -212,6 +239,29 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
 
 
+#: names of the cohort for tags of DICOM
+TAG_NAMES = {"PatientSex": "sex", "PatientAge": "age", "InstitutionName": "center", "ManufacturerModelName": "scanner"}
+TAG_NAMES |= {"Manufacturer": "manufacturer", "MagneticFieldStrength": "field_strength"}
+
+
+def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Recognized:
+    """The tags of DICOM that tell patients or scanners apart."""
+    for tag, name in TAG_NAMES.items():
+        values = sorted(set(series[tag]) - {""})
+        if len(values) > 1:
+            columns.attributes.append(name)
+            columns.mapping[name] = {"column": tag}
+        else:
+            proposal.left_out.append(f"tag {tag}: " + (f"{values[0]!r} in all series" if values else "empty"))
+    descriptions = series["SeriesDescription"].value_counts()
+    patients = series["patient"].nunique()
+    proposal.recognized.append(f"{len(series):,} series of {plural(patients, 'patient')}")
+    if len(descriptions) > 1:
+        named = ", ".join(f"{text or 'no description'} ({count})" for text, count in descriptions.items())
+        proposal.checks.append(f"several kinds of series are taken: {named}. To choose, add series to `table`")
+    return columns
+
+
 def _without_bins(rule: dict) -> dict:
     return {key: value for key, value in rule.items() if key != "bins"}
 
@@ -221,7 +271,7 @@ def _captions(columns: Recognized, table: FoundTable | None, settings: dict[str,
     words: dict[str, Any] = {}
     if "sex" in columns.attributes:
         source = settings.get("mapping", {}).get("sex", {}).get("column", "sex")
-        values = ["F", "M"] if table is None else sorted(set(table.cells[source].str.strip()) - {""})
+        values = SEXES if table is None else sorted(set(table.cells[source].str.strip()) - {""})
         words["sex"] = {
             **{value: "woman" for value in values if value.lower() in WOMEN and not value.isdigit()},
             **{value: "man" for value in values if value.lower() in MEN and not value.isdigit()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medi_monai.cohort.tables.dicom import list_series
 from medi_monai.cohort.tables.files import checked_folder, walk_files
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import is_installed, require
@@ -20,9 +22,9 @@ from medi_monai.wsi.readers import open_slide
 __all__ = ["FoundTable", "Survey", "survey"]
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".zvi")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".jp2", ".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
-DICOM = (".dcm",)
+DICOM = (".dcm", ".dicom", ".ima")
 KINDS = {"volumes": VOLUMES, "dicom": DICOM, "slides": SLIDES, "pictures": PICTURES}
 
 #: pictures with a longer side are slides, with a shorter one patches
@@ -61,6 +63,7 @@ class Survey:
         gray: whether pictures have no color, as those of radiology.
         mpp: microns per pixel that the files say, or None.
         notes: what could not be read, a line each.
+        series: of DICOM the series and their tags, from :func:`medi_monai.cohort.tables.dicom.list_series`.
     """
 
     root: Path
@@ -72,6 +75,7 @@ class Survey:
     gray: bool = False
     mpp: float | None = None
     notes: list[str] = field(default_factory=list)
+    series: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def survey(target: Path) -> Survey:
@@ -85,6 +89,7 @@ def survey(target: Path) -> Survey:
     root = checked_folder(target if target.is_dir() else target.parent).resolve()
     files = walk_files(root, "", ("",))[0]
     by_kind = {kind: [file for file in files if file.lower().endswith(suffixes)] for kind, suffixes in KINDS.items()}
+    by_kind["dicom"] += _bare_dicom(root, files)
     if not any(by_kind.values()):
         named = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
         raise InputError(f"{root} holds no image: files that end in {named}")
@@ -92,16 +97,33 @@ def survey(target: Path) -> Survey:
     notes: list[str] = []
     tables = _tables(root, files if target.is_dir() else [target.name], notes)
     images, side, mpp, gray = by_kind[kind], None, None, False
+    series = pd.DataFrame()
     others = {name: len(paths) for name, paths in by_kind.items() if name != kind and paths}
     if kind == "dicom" and _is_slide(root / images[0]):
         kind = "slides"
+    elif kind == "dicom":
+        series = list_series(root)[0]
     if kind == "pictures":
         side, longest, gray = _pictures(root, images)
         kind = "slides" if longest > SLIDE_SIDE else "tiles" if longest > PATCH_SIDE else "patches"
     if kind in ("slides", "tiles", "patches"):
         mpp, levels = _resolution(root / images[0])
         kind = "slides" if levels > 1 else kind
-    return Survey(root, kind, images, others, tables, side, gray, mpp, notes)
+    return Survey(root, kind, images, others, tables, side, gray, mpp, notes, series)
+
+
+def _bare_dicom(root: Path, files: list[str]) -> list[str]:
+    """The files without a suffix, if those that are looked at are DICOM: scanners write ``IM0001``."""
+    bare = [name for name in files if not re.search(r"\.[A-Za-z]\w*$", name) and not name.endswith("DICOMDIR")]
+    return bare if bare and all(map(_begins_as_dicom, (root / name for name in _sample(bare)))) else []
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _tables(root: Path, files: list[str], notes: list[str]) -> list[FoundTable]:

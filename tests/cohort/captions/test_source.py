@@ -104,8 +104,8 @@ def test_problems_of_rows(folder):
     problems = source.rows().set_index("row")["problem"].to_dict()
     assert problems == {
         0: "no patient",
-        1: "several rows of the table name this image",
-        2: "several rows of the table name this image",
+        1: "",
+        2: "the same as an earlier row of the table, which is used",
         3: "file not found",
         4: "",
     }

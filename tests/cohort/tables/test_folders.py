@@ -55,7 +55,8 @@ def test_values_are_in_composed_form_and_paths_as_the_disk_has_them(tmp_path):
     ("pattern", "says"),
     [
         ("{a}/{b}/{c}/{d}.png", "no image in .* fits.*5 images at depth 1 and 3, such as 'LUAD/Aspen/p1_0.png'"),
-        ("{a}/{b}/{c}.jpg", "there is no image of this kind"),
+        ("{a}/{b}/{c}.jpg", "no image in .* fits.*5 images at depth 1 and 3, such as 'LUAD/Aspen/p1_0.png'"),
+        ("absent/{c}.jpg", "there is no image at all"),
         ("{a}/{image}.png", "`image` is the path itself"),
         ("{a/b.png", "write columns in braces"),
     ],

@@ -67,7 +67,10 @@ def test_rows_name_files_as_the_disk_spells_them_and_twins_are_told(tmp_path, ca
     source = ImageTable(tmp_path, "t.csv", "tumor", unit="tiles")
     rows = source.rows()
     assert set(rows["image"]) == {f"{NFD}_0.png", "b.png"}
-    assert sorted(rows["problem"]) == ["", *["several rows of the table name this image"] * 2]
+    assert sorted(rows["problem"]) == [
+        "",
+        *["several rows of the table name this image, with different slide, patient, tumor"] * 2,
+    ]
     assert source.files_without_row(rows) == []
     out = capsys.readouterr().out
     assert "file names in 1 row differ from the disk" in out and "'K\\xf6ln_0.png' is 'Ko\\u0308ln_0.png'" in out

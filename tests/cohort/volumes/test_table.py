@@ -35,7 +35,7 @@ def test_a_table_of_slices_has_its_own_indices(tmp_path):
 
 def test_the_same_slice_twice_is_named(tmp_path):
     rows = expand_volumes(table(["a.nii", "a.nii", "b.png", "b.png"], ["4", "4", "", ""]), tmp_path, VolumeRules())
-    assert (rows["problem"] == "several rows of the table name this image").all()
+    assert rows["problem"].str.startswith("several rows of the table name this image").all()
 
 
 def test_series_of_one_folder_are_told_apart(tmp_path):

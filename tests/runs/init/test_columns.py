@@ -1,6 +1,7 @@
 import pandas as pd
+import pytest
 
-from medi_monai.runs.init.columns import recognize
+from medi_monai.runs.init.columns import _kind, recognize
 
 HOSPITAL = {
     "Slide No.": [f"S{n}" for n in range(8)],
@@ -45,3 +46,18 @@ def test_names_of_the_gdc():
 def test_a_class_that_no_name_tells_is_a_guess_and_said():
     found = recognize(pd.DataFrame({"id": list("abcd"), "kind": ["x", "y", "x", "y"]}))
     assert found.label == "kind" and "'kind' is a guess" in found.checks[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[(name, "patient") for name in ("Pat.-Nr.", "PatientenID", "Fall-Nr", "ID Patient", "Case ID", "subject_key")],
+        *[(name, "sex") for name in ("Sex (M/F)", "Geschlecht", "Sexe", "PatientSex")],
+        *[(name, "age") for name in ("Alter", "Alter bei Diagnose", "Age [years]", "Age at diagnosis")],
+        *[(name, "center") for name in ("Klinik", "Institution ", "Hôpital", "Krankenhaus", "Site")],
+        *[(name, "label") for name in ("Diagnose", "Histologie", "Tumorentität", "group", "Primary Diagnosis")],
+        *[(name, None) for name in ("Comment", "Patient name of the dog", "Staging date")],
+    ],
+)
+def test_names_of_columns_in_several_languages(name, kind):
+    assert _kind(name) == kind

@@ -42,7 +42,7 @@ def test_patches_in_folders(work, capsys):
     assert overlay["table"] == "{center}/{diagnosis}/{patient}_*.png" and overlay["unit"] == "patches"
     assert overlay["subpopulation_columns"] == ["diagnosis", "center"]
     assert (overlay["mpp"], overlay["source_mpp"], overlay["image_size"]) == (0.5, 0.5, 64)
-    assert "8 of 8 rows can be used" in out and "source_mpp: 0.5 is a guess" in out
+    assert "8 patches can be used, of 8 patients" in out and "source_mpp: 0.5 is a guess" in out
     assert re.search(
         r"run preparing --bundle_root \S*pathology_medi_diffusion .*\\\n.*prepare.json', 'my_data.yaml'", out
     )
@@ -67,7 +67,7 @@ def test_slides_with_a_messy_table(work, capsys):
     }  # fmt: skip
     assert overlay["mapping"]["diagnosis"] == {"column": "Diagnosis", "merge": {"A": ["a"]}}
     assert "source_mpp" not in overlay and "sex" not in overlay["metadata_columns"]
-    assert "4 of 4 rows can be used" in out and "column 'sex': looks like the sex, but has 1 value" in out
+    assert "4 slides can be used, of 4 patients" in out and "column 'sex': looks like the sex, but has 1 value" in out
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     known = {name: value for name, value in overlay.items() if name in CohortSettings.model_fields}
     rows = patch_preparation(CohortSettings(**known)).source.rows()
@@ -107,7 +107,7 @@ def test_gray_pictures_with_captions_are_for_the_text_to_image_bundle(work, caps
     overlay, out = proposed(work, capsys)
     assert overlay["columns"] == {"image": "{image}", "patient": "patient", "caption": "Report"}
     assert overlay["templates"] == {"words": {"sex": {"F": "woman", "M": "man"}}}
-    assert "the pictures are gray" in out and "4 of 4 rows can be used" in out
+    assert "the pictures are gray" in out and "4 images can be used, of 4 patients" in out
 
 
 def test_slides_without_anything_else_ask_for_a_class(work, capsys):

@@ -1,0 +1,210 @@
+"""Patterns of folders and file names, guessed without a table: ``{diagnosis}/{center}/{patient}_*.png``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from medi_monai.runs.init.parts import (
+    DISEASE,
+    HOSPITAL,
+    PATIENT,
+    PATIENT_WORD,
+    SESSION,
+    SPLITS,
+    common_depth,
+    common_suffix,
+    is_group,
+    matches,
+    nested,
+    repeats,
+    role_of,
+    stem_of,
+    tokens,
+)
+
+__all__ = ["guess_pattern", "guess_volume_pattern", "one_session"]
+
+NAMES = ("diagnosis", "center", "group", "subgroup")
+
+
+def guess_pattern(images: Sequence[str]) -> str:
+    """A pattern of columns for images in folders: ``{diagnosis}/{center}/{patient}_*.png``."""
+    paths = common_depth(images)
+    levels = len(paths[0]) - 1
+    columns = [_level(paths, level) for level in range(levels)]
+    crossed = [level for level in range(levels) if columns[level] == "crossed"]
+    names: dict[int, str] = {level: name for level, name in enumerate(columns) if name not in ("crossed", "constant")}
+    names |= _class_and_center(paths, crossed)
+    folders = []
+    for level in range(levels):
+        if columns[level] == "constant":
+            folders.append(paths[0][level])
+        else:
+            folders.append(f"{{{names[level]}}}" if names[level] != "*" else "*")
+    pattern = "/".join([*folders, _file_name(paths, set(names.values()))])
+    # without a column at all, the file is the slide
+    return pattern if "{" in pattern else pattern[::-1].replace("*", "}edils{", 1)[::-1]
+
+
+def _level(paths: list[list[str]], level: int) -> str:
+    values = {path[level] for path in paths}
+    if len(values) == 1:
+        # one folder around all, or a class alone: a constant names nothing
+        return "constant"
+    if {value.lower() for value in values} <= SPLITS:
+        return "*"
+    above = ["/".join(path[:level]) for path in paths]
+    many = len(values) > max(8, 2 * len(set(above)))
+    hospitals = matches(HOSPITAL, list(values))
+    if level > 0 and nested([path[level] for path in paths], above) and many and not hospitals:
+        return "patient"
+    if not hospitals and matches(PATIENT, list(values)):
+        return "patient"
+    return "crossed"
+
+
+def _class_and_center(paths: list[list[str]], crossed: list[int]) -> dict[int, str]:
+    def score(level: int) -> tuple[float, float]:
+        values = {path[level] for path in paths}
+        disease = sum(bool(DISEASE.search(value)) for value in values) / len(values)
+        return disease - sum(bool(HOSPITAL.search(value)) for value in values) / len(values), -level
+
+    order = sorted(crossed, key=score, reverse=True)
+    return dict(zip(order, [*NAMES, *(f"group{n}" for n in range(3, 30))]))
+
+
+def _file_name(paths: list[list[str]], taken: set[str]) -> str:
+    """The pattern of the names of patches: of their words those that name a column, up to the last of these."""
+    suffix = common_suffix([path[-1] for path in paths])
+    if "patient" in taken or len(paths) < 2:
+        return f"*{suffix}"
+    stems = [stem_of(path[-1]) for path in paths]
+    sign, words = tokens(stems)
+    if not sign:
+        # names with different numbers of words: the first one alone
+        sign = next((sign for sign in "_-" if all(sign in stem for stem in stems)), "")
+        words = [[stem.split(sign)[0], ""] if sign else [] for stem in stems]
+    columns = [list(values) for values in zip(*words)]
+    roles = _roles(columns, ["/".join(path[:-1]) for path in paths], taken)
+    if "patient" not in roles:
+        return f"*{suffix}"
+    last = max(index for index, role in enumerate(roles) if role is not None)
+    shown = [
+        f"{{{role}}}" if role else values[0] if len(set(values)) == 1 else "*" for role, values in zip(roles, columns)
+    ][: last + 1]
+    return sign.join([*shown, "*"] if len(roles) > last + 1 else shown) + suffix
+
+
+def _roles(columns: list[list[str]], folders: list[str], taken: set[str]) -> list[str | None]:
+    """What each word of the names is."""
+    roles: list[str | None] = [None] * len(columns)
+    for index, values in enumerate(columns):
+        role = role_of(values)
+        if role is not None and role not in taken and role not in roles:
+            roles[index] = role
+    named = [values for values, role in zip(columns, roles) if role]
+    keys = ["/".join(words) for words in zip(folders, *named)]
+    patient = next((index for index in range(len(columns)) if _is_patient(columns, index, roles, keys)), None)
+    if patient is not None:
+        roles[patient] = "patient"
+        group = next((i for i in range(patient) if roles[i] is None and is_group(columns[i])), None)
+        if group is not None:
+            name = next(name for name in NAMES if name not in {*taken, *roles})
+            roles[group] = name
+    return roles
+
+
+def _is_patient(columns: list[list[str]], index: int, roles: list[str | None], keys: list[str]) -> bool:
+    values = columns[index]
+    if roles[index] is not None or len(set(values)) < 2:
+        return False
+    before = set(columns[index - 1]) if index else set()
+    if matches(PATIENT, values) or (len(before) == 1 and PATIENT_WORD.match(next(iter(before)))):
+        return True
+    # a number that no two files share counts files, unless it stands first
+    counts = index > 0 and not repeats(values)
+    return len(set(values)) > 2 and not counts and nested(values, keys)
+
+
+#: kinds of volumes that a patient has at most
+MAX_KINDS = 30
+MASK = re.compile(r"seg|mask|label|roi|gt", re.IGNORECASE)
+#: sequences in the order in which one is chosen
+SEQUENCES = ("flair", "t1ce", "t1c", "t1w", "t1", "t2w", "t2", "")
+
+
+def guess_volume_pattern(images: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """The pattern of one kind of volume per patient, its volumes, and the other kinds, which it leaves out."""
+    paths = common_depth(images)
+    stems = [stem_of(path[-1]) for path in paths]
+    sign, words = tokens(stems)
+    even = bool(sign) or len(set(stems)) == 1
+    if not even and (sign := next((sign for sign in "_-" if all(sign in stem for stem in stems)), "")):
+        words = [[stem.split(sign)[0], stem.split(sign)[-1]] for stem in stems]
+    depth = len(paths[0]) - 1
+    columns = [list(values) for values in zip(*([*path[:-1], *name] for path, name in zip(paths, words)))]
+    patient = _patient_column(columns)
+    kinds = _kinds(columns, patient, depth)
+    chosen = min(set(kinds), key=lambda kind: (bool(MASK.search(kind)), _place(kind), -kinds.count(kind), kind))
+    kept = [row for row, kind in enumerate(kinds) if kind == chosen]
+    shown = _shown([[values[row] for row in kept] for values in columns], patient)
+    folders, name = shown[:depth], sign.join(shown[depth:])
+    if sign and not even:
+        first, last = shown[depth:]
+        name = f"{first}{sign}*{'' if last == '*' or '{' in last else last}"
+    pattern = "/".join([*folders, name + common_suffix([paths[row][-1] for row in kept])])
+    others = sorted(kind or "others" for kind in set(kinds) if kind != chosen)
+    return pattern, ["/".join(paths[row]) for row in kept], others
+
+
+def _patient_column(columns: list[list[str]]) -> int:
+    def score(index: int) -> tuple[bool, bool, int, int]:
+        values = columns[index]
+        several = len(set(values)) > 1
+        session = matches(SESSION, values) and not matches(PATIENT, values)
+        return several and matches(PATIENT, values), not session, len(set(values)), -index
+
+    return max(range(len(columns)), key=score)
+
+
+def _kinds(columns: list[list[str]], patient: int, depth: int) -> list[str]:
+    """The sequence of each volume: the last word of its name, if it says or a patient has several volumes."""
+    last = columns[-1]
+    known = all(any(name in word.lower() for name in SEQUENCES[:-1]) or MASK.search(word) for word in last)
+    several = repeats(columns[patient]) and len(set(last)) <= MAX_KINDS
+    if len(columns) - 1 in (patient, depth - 1) or not (known or several):
+        return [""] * len(last)
+    return [word.lower() for word in last]
+
+
+def _shown(columns: list[list[str]], patient: int) -> list[str]:
+    shown: list[str] = []
+    for index, values in enumerate(columns):
+        role = role_of(values)
+        if index == patient or values == columns[patient]:
+            shown.append("{patient}")
+        elif len(set(values)) == 1:
+            shown.append(values[0])
+        elif role is not None and f"{{{role}}}" not in shown:
+            shown.append(f"{{{role}}}")
+        elif is_group(values) and "{group}" not in shown and not matches(SESSION, values):
+            shown.append("{group}")
+        else:
+            shown.append("*")
+    return shown
+
+
+def _place(kind: str) -> int:
+    return next(index for index, name in enumerate(SEQUENCES) if name in kind)
+
+
+def one_session(images: Sequence[str]) -> list[str]:
+    """Of volumes of several visits those of the most frequent one, the first of equals; all if there is one."""
+    visits: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        words = re.split(r"[/_]", image)
+        visits[next((word for word in words if SESSION.match(word)), "")].append(image)
+    most = Counter({visit: len(files) for visit, files in sorted(visits.items())}).most_common(1)
+    return visits[most[0][0]] if most else []
