@@ -135,7 +135,7 @@ def cut_slide(job: SlideJob) -> str | None:
     try:
         problem = _cut(job, unfinished)
         if problem is None or problem.startswith("no tissue"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
             unfinished.rename(folder)
         return problem
     except InputError as error:
@@ -143,6 +143,20 @@ def cut_slide(job: SlideJob) -> str | None:
         return str(error) if job.image in str(error) else f"{job.image}: {error}"
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was cut earlier; a folder that holds other files is moved instead."""
+    own = re.compile(r"\d{3,}/patch_-?\d+_-?\d+\.\w+|" + "|".join(map(re.escape, (RECORD, MEASURES, THUMBNAIL))))
+    files = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    if all(own.fullmatch(path.relative_to(folder).as_posix()) for path in files):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.earlier-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    print(f"moved {folder}, which holds files that no run wrote, to {target}", flush=True)
 
 
 def _cut(job: SlideJob, folder: Path) -> str | None:

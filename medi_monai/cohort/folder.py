@@ -13,7 +13,9 @@ import pandas as pd
 from medi_monai.cohort.table import TABLE_FILES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
+from medi_monai.utils.records import claim_results
 from medi_monai.utils.workers import LOCK_FILES, folder_lock, remove_temporaries
+from medi_monai.utils.written import FILE_LIST, start_list
 
 __all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
 
@@ -76,11 +78,13 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
             f"{root} contains a cohort prepared with different settings ({changed}); choose another --output_dir"
         )
     if not path.is_file():
-        if {path.name for path in root.iterdir()} - set(LOCK_FILES):
+        if {path.name for path in root.iterdir()} - {*LOCK_FILES, FILE_LIST}:
             for name in LOCK_FILES:
                 (root / name).unlink(missing_ok=True)
             raise InputError(f"{root} is not empty and does not contain a cohort; choose another --output_dir")
+        start_list(root)
         write_json(path, settings)
+    claim_results(root, "preparing")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:

@@ -18,7 +18,7 @@ from medi_monai.cohort.table import PATCH_COLUMNS, Cohort, require_columns
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
-from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.text import plural
 from medi_monai.wsi.readers import BACKENDS
 

@@ -12,7 +12,7 @@ from medi_monai.cohort.duplicates import PLAIN
 from medi_monai.cohort.extraction import Cutting, measure_patches
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, json_digest
-from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.wsi import open_slide
 
 __all__ = ["PATCHES_PER_SCAN", "ScanJob", "read_scan", "scan_patches"]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, write_table
-from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.tables import read_table
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]

@@ -16,7 +16,7 @@ from medi_monai.report import write_quality_page
 from medi_monai.runs.auditing import check_measured, refuse_leakage, write_audit
 from medi_monai.schema import missing_cells
 from medi_monai.utils.files import file_digest
-from medi_monai.utils.records import check_results, claim_results
+from medi_monai.utils.records import check_results
 from medi_monai.utils.run_dir import finish_run
 from medi_monai.utils.text import are_intervals, in_order, plural
 
@@ -77,7 +77,6 @@ def prepare_run(
             flush=True,
         )
     path = next(root / name for name in TABLE_FILES if (root / name).is_file())
-    claim_results(root, "preparing")
     finish_run(
         "preparing",
         root,

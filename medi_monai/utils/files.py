@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,7 @@ import torch
 from PIL import Image
 
 from medi_monai.utils.errors import InputError, RunStopped, refusal_of_system
+from medi_monai.utils.written import enter_written
 
 __all__ = [
     "atomic_path",
@@ -70,6 +72,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_file(target)
         yield temporary
+        enter_written(target, partial(file_fingerprint, temporary))
         os.replace(temporary, target)
     except Exception as error:
         reason = refusal_of_system(error)

@@ -17,8 +17,9 @@ import torch
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
-from medi_monai.utils.records import RESULTS, check_results, result_digests
+from medi_monai.utils.records import RESULTS, check_results, foreign_files
 from medi_monai.utils.records.results import SUMMARY
+from medi_monai.utils.text import listed
 from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks, remove_temporaries
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
@@ -120,7 +121,6 @@ def finish_run(
         "figures": dict(figures),
         "settings": dict(settings),
         "digests": dict(digests),
-        "files": result_digests(Path(output_dir), run),
         "versions": {"medi_monai": __version__, "python": platform.python_version(), **_versions()},
     }
     write_json(Path(output_dir) / SUMMARY, content)
@@ -129,7 +129,10 @@ def finish_run(
 
 
 def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
-    """Move the results of an earlier run into ``earlier-<n>`` in the same folder, so that nothing is lost."""
+    """Move the results of an earlier run into ``earlier-<n>`` in the same folder, so that nothing is lost.
+
+    What no run wrote in a result that is a folder stays where it is.
+    """
     existing = [path for path in paths if path.exists()]
     if not existing:
         return
@@ -137,9 +140,30 @@ def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
     while (target := Path(folder) / f"earlier-{number}").exists():
         number += 1
     target.mkdir()
-    for path in existing:
-        path.rename(target / path.name)
+    left = [foreign for path in existing for foreign in _move(path, target / path.name, Path(folder))]
     print(f"moved earlier results to {target}", flush=True)
+    if left:
+        print(f"left in place what no run wrote: {listed(map(str, left))}", flush=True)
+
+
+def _move(path: Path, target: Path, folder: Path) -> list[Path]:
+    """Move a result, and return what stays in it because no run wrote it."""
+    foreign = foreign_files(folder, path.name) if path.is_dir() and path.parent == folder else []
+    if not foreign:
+        path.rename(target)
+        return []
+    stays = set(foreign)
+    for outer, folders, names in os.walk(path, topdown=False):
+        for name in names:
+            if (inside := Path(outer) / name) not in stays and not name.startswith("."):
+                moved = target / inside.relative_to(path)
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                inside.rename(moved)
+        for name in folders:
+            # one in which something is left stays
+            with suppress(OSError):
+                (Path(outer) / name).rmdir()
+    return foreign
 
 
 def _versions() -> dict[str, str]:

@@ -43,7 +43,7 @@ def test_the_validation_distance_falls_and_all_is_written(loss, tmp_path):
     summary = json.loads((tuning.output / "summary.json").read_text())
     assert summary["figures"]["distance_before"]["validation"] == distances[0]
     assert summary["made"]["kept_update"] == record["kept_step"] and summary["made"]["updates"] == 16
-    assert {path.name for path in tmp_path.rglob(".*")} == {".medi_run.json"}
+    assert {path.name for path in tmp_path.rglob(".*")} == {".medi_files.jsonl"}
     tags = EventAccumulator(str(tuning.output)).Reload().Tags()
     assert {"loss/subgroup", "distance/guide", "distance/validation", "train/learning_rate"} <= set(tags["scalars"])
 

@@ -21,7 +21,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tuned, tmp_path, caps
     with pytest.raises(RunStopped, match="after update 5 of 8.*--resume true"):
         stopped.run(tuned=tuned, anchor=Distilling(5, signal.SIGTERM), harden_guide=True)
     assert {path.name for path in stopped.folder.iterdir()} == {
-        ".medi_run.json",
+        ".medi_files.jsonl",
         "checkpoint_00000005.pt",
         "checkpoints.json",
     }

@@ -239,9 +239,12 @@ def test_what_was_half_done_is_replaced(slides, tmp_path):
     (partial / "000").mkdir(parents=True)
     (partial / "000" / "patch_7_7.png").write_bytes(b"half")
     folder.mkdir()
-    (folder / "strange.png").write_bytes(b"no record, not done")
+    (folder / "strange.png").write_bytes(b"of the user")
     cut(slides, tmp_path / "root")
-    assert files_below(tmp_path / "root") == files_below(tmp_path / "whole")
+    (kept,) = set(files_below(tmp_path / "root")) - set(files_below(tmp_path / "whole"))
+    assert set(files_below(tmp_path / "whole")) < set(files_below(tmp_path / "root"))
+    assert kept.parent.name == f"{folder.name}.earlier-1" and kept.name == "strange.png"
+    assert (tmp_path / "root" / kept).read_bytes() == b"of the user"
 
 
 @pytest.mark.parametrize("method", ["save", "savez"])

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medi_monai.utils.records.results import MARKER
+from medi_monai.utils.written import FILE_LIST
 from tests.faults.cases import ANY, REFUSED, SAME
 
 #: keys of results files that hold times, versions or names of folders
@@ -130,8 +130,8 @@ def faults_of_files(
     # results of an earlier run may be moved aside
     aside = {(Path(name).name, digest) for name, digest in after.items() if "earlier-" in name}
     for name, digest in before.items():
-        if Path(name).name == MARKER and name in after:
-            # a run that writes into the folder of another adds its own names
+        if Path(name).name == FILE_LIST and name in after:
+            # each run adds the files that it writes
             continue
         if after.get(name) != digest and (Path(name).name, digest) not in aside:
             faults.append(f"{'changed' if name in after else 'lost'}: {name}")

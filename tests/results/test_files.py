@@ -12,6 +12,7 @@ from medi_monai.results import FORMAT, Figure, Finding, plain, read_results, rea
 from medi_monai.results.files import SCHEMAS
 from medi_monai.results.typed import Result
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def test_an_unknown_schema_is_an_input_error():
         read_schema("metric")
 
 
+def write_page(results, path):
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"value {results.value}")
+
+
 def test_a_run_leaves_its_files_and_moves_those_of_an_earlier_one(tmp_path, capsys):
     def write(value):
         return write_run(
@@ -71,7 +77,7 @@ def test_a_run_leaves_its_files_and_moves_those_of_an_earlier_one(tmp_path, caps
             "metrics",
             Value(value, {"k": 1}, {}),
             {"metrics.csv": pd.DataFrame({"value": [value]}), "pairs.npz": {"a": np.full(2, value)}},
-            lambda results, path: path.write_text(f"value {results.value}"),
+            write_page,
             {"images": 3},
             {"value": value},
         )

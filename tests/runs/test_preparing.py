@@ -21,7 +21,7 @@ from medi_monai.utils.tables import read_table
 from medi_monai.wsi import PatchGrid
 
 LEFT = {
-    ".medi_run.json",
+    ".medi_files.jsonl",
     *("cohort.csv", "patches", "preparation.json", "slides.csv", "rejected.csv", "quality.parquet", ".lock"),
     *("audit.json", "audit.html", "quality.html", "summary.json"),
 }
@@ -159,7 +159,8 @@ def test_an_audit_of_a_prepared_cohort_is_the_one_it_was_prepared_with(data, twi
     cohort = audited_cohort(preparation(data, "twins.csv"), twins[0].root, "patches", "stop", 1)
     audit = audit_run(cohort, "tumor", ["center", "age"], tmp_path, combinations=["tumor", "center"])
     assert audit["findings"] == read_json(cohort.root / "audit.json")["findings"]
-    assert {path.name for path in tmp_path.iterdir()} == {".medi_run.json", "audit.json", "audit.html", "summary.json"}
+    names = {".medi_files.jsonl", "audit.json", "audit.html", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     summary = read_json(tmp_path / "summary.json")
     assert summary["run"] == "auditing" and summary["digests"] == {"cohort": cohort.digest}
     with pytest.raises(InputError, match="the split leaks"):

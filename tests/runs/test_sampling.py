@@ -152,9 +152,9 @@ def test_files_of_the_user_are_neither_overwritten_nor_moved(run, tmp_path, name
 def test_a_grid_that_the_user_changed_since_is_not_overwritten(run, tmp_path):
     run()
     (tmp_path / "output" / "grid.png").write_bytes(b"mine")
-    with pytest.raises(InputError, match="grid.png was changed after sampling wrote it"):
+    with pytest.raises(InputError, match="grid.png was changed after a run wrote it"):
         run()
-    with pytest.raises(InputError, match="grid.png was changed after sampling wrote it"):
+    with pytest.raises(InputError, match="grid.png was changed after a run wrote it"):
         run(seed=1)
     assert (tmp_path / "output" / "grid.png").read_bytes() == b"mine"
 

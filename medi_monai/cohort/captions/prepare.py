@@ -36,6 +36,8 @@ MEASURES = ("width", "height", "hash", "suffix", "fingerprint")
 PERCENTILES = (0.5, 99.5)
 #: what the file of a square says of the picture that it was made of: its size
 SOURCE_SIZE = "source_size"
+#: names of squares, without their ending
+OWN = re.compile(r".*_[0-9a-f]{8}")
 #: images per task
 CHUNK = 64
 #: name of an image, its file or folder, the slice of a volume and the DICOM series; the last two may be empty
@@ -239,8 +241,11 @@ def _source_size(square: Path) -> tuple[int, int] | None:
     """(width, height) of the picture that a finished square was made of; None where there is none."""
     if not square.is_file():
         return None
-    with Image.open(square) as image:
-        width, _, height = str(image.info.get(SOURCE_SIZE, "")).partition(" ")
+    try:
+        with Image.open(square) as image:
+            width, _, height = str(image.info.get(SOURCE_SIZE, "")).partition(" ")
+    except OSError:
+        return None
     return (int(width), int(height)) if width.isdigit() and height.isdigit() else None
 
 
@@ -260,5 +265,6 @@ def _target(image: str, fingerprint: str) -> str:
 
 def _remove_others(root: Path, patches: set[str]) -> None:
     for path in sorted((root / "patches").glob("*/*.png")):
-        if path.relative_to(root).as_posix() not in patches:
+        # only a square of ours tells the size of its source
+        if path.relative_to(root).as_posix() not in patches and OWN.fullmatch(path.stem) and _source_size(path):
             path.unlink()

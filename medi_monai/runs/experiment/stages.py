@@ -20,7 +20,7 @@ from medi_monai.runs.experiment.process import interrupt, start_bundle
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json, write_json
-from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.text import plural
 
 __all__ = ["Stage", "StageRun"]

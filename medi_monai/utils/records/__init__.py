@@ -2,18 +2,17 @@
 
 from medi_monai.utils.records.documents import Document, parse_document, read_document, sealed, unknown_keys
 from medi_monai.utils.records.file_index import FileIndex
-from medi_monai.utils.records.results import MARKER, RESULTS, check_results, claim_results, result_digests
+from medi_monai.utils.records.results import RESULTS, check_results, claim_results, foreign_files
 
 __all__ = [
-    "MARKER",
     "RESULTS",
     "Document",
     "FileIndex",
     "check_results",
     "claim_results",
+    "foreign_files",
     "parse_document",
     "read_document",
-    "result_digests",
     "sealed",
     "unknown_keys",
 ]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import file_digest, read_json, write_json
-from medi_monai.utils.records.documents import Document, read_document, sealed
+from medi_monai.utils.files import file_fingerprint, read_json
+from medi_monai.utils.records.fingerprints import fingerprints
+from medi_monai.utils.written import enter_written, read_written, start_list
 
-__all__ = ["MARKER", "RESULTS", "SUMMARY", "check_results", "claim_results", "result_digests"]
+__all__ = ["RESULTS", "SUMMARY", "check_results", "claim_results", "foreign_files"]
 
 SUMMARY = "summary.json"
-#: in each folder of a run: the names that its runs have taken there
-MARKER = ".medi_run.json"
 #: by run id, what it writes into its folder and, where it has a second one, into that of its model
 RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "preparing": ((SUMMARY,),),
+    "preparing": (
+        (
+            "cohort.csv", "cohort.parquet", "rejected.csv", "quality.parquet", "slides.csv", "audit.json", "audit.html",
+            "quality.html", "preparation.json", SUMMARY,
+        ),
+    ),
     "auditing": (("audit.json", "audit.html", SUMMARY),),
     "training": (("samples", SUMMARY), ("model.pt", "model.json", "schema.json")),
     "aligning": (("samples", "alignment.json", SUMMARY), ("model.pt", "model.json", "schema.json", "adapter.pt")),
@@ -27,7 +33,14 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "resampling": (("images", "manifest.csv", SUMMARY),),
     "evaluation": (("metrics.json", "metrics.csv", "closest.npz", "report.html", SUMMARY),),
     "probing": (("probe.json", "probe.csv", "repeats", "report.html", SUMMARY),),
-    "experiment": (("experiment.json", "report.html", "stages", SUMMARY),),
+    "experiment": (("experiment.json", "report.html", "samples.png", "stages", SUMMARY),),
+}  # fmt: skip
+#: files that runs may write in those of the results that are folders; others there are left alone
+IN_FOLDERS = {
+    "samples": re.compile(r"step_\d+\.png|before_and_after\.png"),
+    "images": re.compile(r"[^/]+/\d{5,}\.png"),
+    "repeats": re.compile(r"[0-9a-f]{8}/[^/]+\.json"),
+    "stages": re.compile(r"[^/]+\.json"),
 }
 MODEL = RESULTS["aligning"][1]
 #: keys that each of our summaries has
@@ -35,14 +48,6 @@ SUMMARY_KEYS = {"run", "made", "figures", "settings", "digests", "versions"}
 #: a table of these names makes a folder that of a cohort
 COHORT_TABLES = ("cohort.csv", "cohort.parquet")
 HOLDERS = ("preparing", "experiment")
-
-
-class Marker(Document):
-    """The JSON of a marker."""
-
-    TITLE = "the marker of a run's folder"
-    names: list[str]
-    digest: str
 
 
 def check_results(
@@ -64,48 +69,60 @@ def check_results(
     _check_place(folder, run, data)
     if not folder.is_dir():
         return
-    summary, taken = _own_summary(folder), _taken(folder)
-    recorded = summary.get("files", {})
-    recorded = recorded if isinstance(recorded, dict) else {}
+    written, known = read_written(folder), _known_by_content(folder)
     for name in _names(run, number):
         path = folder / name
         if path.is_symlink():
-            raise InputError(
-                f"{path} is a symbolic link, and {run} would replace it or write through it: remove the link, or "
-                "choose another folder"
-            )
-        if not path.exists():
-            continue
-        if name not in taken or (name == SUMMARY and not summary):
-            raise InputError(
-                f"{path} was not written by medi_monai, and {run} would take its place: move or rename it, or choose "
-                "another folder"
-            )
-        if name in recorded and path.is_file() and file_digest(path) != recorded[name]:
-            raise InputError(
-                f"{path} was changed after {summary['run']} wrote it, and {run} would take its place: move or rename "
-                "it, or choose another folder"
-            )
+            raise _in_the_way(path, run, "is a symbolic link")
+        if written is None and path.exists() and name not in known:
+            raise _in_the_way(path, run, "was not written by medi_monai")
+        for foreign in foreign_files(folder, name):
+            inside = foreign.relative_to(folder / name).as_posix()
+            if foreign.is_symlink() or path == foreign or IN_FOLDERS[name].fullmatch(inside):
+                was = (written or {}).keys() & {foreign.relative_to(folder).as_posix()}
+                how = "was changed after a run wrote it" if was else "was not written by medi_monai"
+                raise _in_the_way(foreign, run, "is a symbolic link" if foreign.is_symlink() else how)
+
+
+def foreign_files(folder: Path, name: str) -> list[Path]:
+    """Files and links that no run wrote, or that were changed since, in the results of a folder that has a list.
+
+    Args:
+        folder: of runs.
+        name: of a file or a folder in it. Hidden files in it, as those that are being written, are passed over.
+    """
+    written, path = read_written(folder), folder / name
+    if written is None or not path.exists():
+        return []
+    files, foreign = [path], []
+    if path.is_dir():
+        files = []
+        for outer, folders, names in os.walk(path):
+            inside = [Path(outer) / entry for entry in sorted([*folders, *names]) if not entry.startswith(".")]
+            foreign += [entry for entry in inside if entry.is_symlink()]
+            files += [entry for entry in inside if not entry.is_symlink() and not entry.is_dir()]
+    now = dict(zip(files, fingerprints(files)))
+    return foreign + [file for file in files if now[file] not in written.get(file.relative_to(folder).as_posix(), ())]
+
+
+def _in_the_way(path: Path, run: str, how: str) -> InputError:
+    remedy = "remove the link" if "link" in how else "move or rename it"
+    through = " or write through it" if "link" in how else ""
+    return InputError(f"{path} {how}, and {run} would take its place{through}: {remedy}, or choose another folder")
 
 
 def claim_results(folder: str | os.PathLike, run: str, number: int = 0) -> None:
-    """:func:`check_results`, and mark the names as those of runs from now on, so that a stopped run can go on."""
+    """:func:`check_results`, and list what is written into the folder from now on, so that a stopped run can go on."""
     check_results(folder, run, number)
-    folder, taken = Path(folder), _taken(Path(folder))
-    names = taken | set(_names(run, number))
-    if names != taken or not (folder / MARKER).is_file():
-        write_json(folder / MARKER, sealed({"format": Marker.FORMAT, "names": sorted(names)}))
-
-
-def result_digests(folder: Path, run: str) -> dict[str, str]:
-    """SHA-256 of the files that a run left beside its summary, but for those that the next run writes anew in place."""
-    if run in HOLDERS:
-        return {}
-    return {
-        name: file_digest(folder / name)
-        for name in _names(run, 0)
-        if name not in (SUMMARY, "sampling.json") and (folder / name).is_file() and not (folder / name).is_symlink()
-    }
+    folder = Path(folder)
+    if read_written(folder) is not None:
+        return
+    # of an earlier version
+    ours = [path for name in _known_by_content(folder) for path in (folder / name, *(folder / name).rglob("*"))]
+    start_list(folder)
+    for path in ours:
+        if path.is_file() and not path.is_symlink():
+            enter_written(path, partial(file_fingerprint, path))
 
 
 def _names(run: str, number: int) -> tuple[str, ...]:
@@ -121,10 +138,8 @@ def _own_summary(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and content.keys() >= SUMMARY_KEYS else {}
 
 
-def _taken(folder: Path) -> set[str]:
-    """Names that belong to runs: by the marker; in a folder of an earlier version, by what its files hold."""
-    if (folder / MARKER).is_file():
-        return set(read_document(folder / MARKER, Marker).names)
+def _known_by_content(folder: Path) -> set[str]:
+    """Names that belong to runs in a folder without a list, as earlier versions left it: by what its files hold."""
     taken: set[str] = set()
     summary = _own_summary(folder)
     if summary:
@@ -133,6 +148,8 @@ def _taken(folder: Path) -> set[str]:
         taken.update(MODEL)
     if _holds_keys(folder / "sampling.json", {"num_timesteps"}):
         taken.update(_names("sampling", 0))
+    if _holds_keys(folder / "preparation.json", {"source", "cutting"}):
+        taken.update(_names("preparing", 0))
     grids = list((folder / "samples").glob("*"))
     if grids and all(path.name.startswith("step_") for path in grids):
         taken.add("samples")
@@ -160,8 +177,11 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
         raise InputError(f"{folder} holds a cohort, and {run} would write among its files: choose another folder")
     for outer in resolved.parents:
         first = resolved.relative_to(outer).parts[0]
-        marked = (outer / MARKER).is_file() or (outer / SUMMARY).is_file()
-        if marked and (first in _taken(outer) or (first.startswith("earlier-") and _taken(outer))):
+        written = read_written(outer)
+        if written is None and not (outer / SUMMARY).is_file():
+            continue
+        taken = _known_by_content(outer) | {name.partition("/")[0] for name in written or ()}
+        if first in taken or (first.startswith("earlier-") and taken):
             raise InputError(
                 f"{folder} lies within the results of another run, {outer / first}, which that run may replace or "
                 "move: choose another folder"

@@ -61,7 +61,7 @@ def test_a_cohort_as_any_other(folder, tmp_path):
     assert len(table) == 2 * NUM_PATIENTS
     assert (table[["x", "y"]] == "0").all(axis=None) and (table["mpp"] == "").all()
     assert sorted(os.listdir(tmp_path / "out")) == [
-        *(".lock", "cohort.csv", "patches", "preparation.json", "quality.parquet", "rejected.csv")
+        *(".lock", ".medi_files.jsonl", "cohort.csv", "patches", "preparation.json", "quality.parquet", "rejected.csv")
     ]
     assert table.groupby("patient")["split"].nunique().max() == 1
     assert set(table["split"]) == {"train", "val", "holdout"}
@@ -134,6 +134,24 @@ def test_other_settings_into_the_same_folder_are_an_error(folder, tmp_path):
         prepare(preparation(folder, 16), tmp_path / "out")
     with pytest.raises(InputError, match="does not contain a cohort"):
         prepare(preparation(folder), folder)
+
+
+def test_files_of_the_user_beside_squares_stay_and_a_changed_table_is_refused(folder, tmp_path):
+    out = tmp_path / "out"
+    first = prepare(preparation(folder), out)
+    square = out / first.table["image"][0]
+    mine = [square.with_name("mine.png"), square.with_name("mine_01234567.png"), square.with_name("text_89abcdef.png")]
+    Image.new("L", (8, 8)).save(mine[0])
+    Image.new("L", (8, 8)).save(mine[1])
+    mine[2].write_text("no image")
+    pixels = np.asarray(Image.open(folder / first.table["slide"][0]))
+    Image.fromarray(255 - pixels).save(folder / first.table["slide"][0])
+    prepare(preparation(folder), out)
+    assert not square.exists() and all(path.is_file() for path in mine)
+    with open(out / "cohort.csv", "a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match="cohort.csv was changed after a run wrote it, and preparing would take its"):
+        prepare(preparation(folder), out)
 
 
 def test_names_and_loading(folder, tmp_path):

@@ -1,12 +1,12 @@
-import json
 import os
 
 import pytest
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import write_json
-from medi_monai.utils.records import MARKER, RESULTS, check_results, claim_results
-from medi_monai.utils.run_dir import begin_run, finish_run
+from medi_monai.utils.files import atomic_path, write_json
+from medi_monai.utils.records import RESULTS, check_results, claim_results
+from medi_monai.utils.run_dir import begin_run, finish_run, set_aside
+from medi_monai.utils.written import FILE_LIST
 
 FILES = [
     (run, number, name) for run, folders in RESULTS.items() for number, names in enumerate(folders) for name in names
@@ -17,10 +17,16 @@ def content_of(folder):
     return {str(path): path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
 
 
+def write(path, text):
+    """As runs write."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
 def finished(folder, run="auditing", **files):
     claim_results(folder, run)
     for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
+        write(folder / name.replace("__", "."), text)
     finish_run(run, folder, {}, {}, {}, {}, folder)
 
 
@@ -50,7 +56,7 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
     assert os.listdir(tmp_path) == []
     claim_results(tmp_path, "auditing")
     # stopped before its summary
-    (tmp_path / "audit.json").write_text("half of a run")
+    write(tmp_path / "audit.json", "half of a run")
     claim_results(tmp_path, "auditing")
     finish_run("auditing", tmp_path, {}, {}, {}, {}, tmp_path)
     check_results(tmp_path, "auditing")
@@ -60,25 +66,24 @@ def test_what_was_changed_since_is_the_users(tmp_path):
     finished(tmp_path, audit__json="{}", audit__html="page")
     check_results(tmp_path, "auditing")
     (tmp_path / "audit.html").write_text("page with my notes")
-    with pytest.raises(InputError, match="audit.html was changed after auditing wrote it"):
+    with pytest.raises(InputError, match="audit.html was changed after a run wrote it"):
         check_results(tmp_path, "auditing")
     (tmp_path / "audit.html").unlink()
     check_results(tmp_path, "auditing")
-    (tmp_path / "summary.json").write_text('{"mean": 3}')
-    with pytest.raises(InputError, match="summary.json was not written by medi_monai"):
-        check_results(tmp_path, "auditing")
-    (tmp_path / "summary.json").write_text("no JSON")
-    with pytest.raises(InputError, match="summary.json was not written by medi_monai"):
-        begin_run(tmp_path, run="auditing")
+    for text in ('{"mean": 3}', "no JSON"):
+        (tmp_path / "summary.json").write_text(text)
+        with pytest.raises(InputError, match="summary.json was changed after a run wrote it"):
+            begin_run(tmp_path, run="auditing")
 
 
 def test_a_folder_of_an_earlier_version_is_known_by_its_summary(tmp_path):
     finished(tmp_path, audit__json="{}")
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    del summary["files"]
-    write_json(tmp_path / "summary.json", summary)
-    (tmp_path / MARKER).unlink()
+    (tmp_path / FILE_LIST).unlink()
     check_results(tmp_path, "auditing")
+    claim_results(tmp_path, "auditing")
+    (tmp_path / "audit.json").write_text("{1}")
+    with pytest.raises(InputError, match="audit.json was changed"):
+        check_results(tmp_path, "auditing")
 
 
 def test_the_folder_of_a_model_of_an_earlier_version_is_known_by_its_record(tmp_path):
@@ -91,11 +96,64 @@ def test_the_folder_of_a_model_of_an_earlier_version_is_known_by_its_record(tmp_
     check_results(tmp_path, "aligning", 1)
 
 
-def test_a_damaged_marker_is_named(tmp_path):
-    claim_results(tmp_path, "auditing")
-    (tmp_path / MARKER).write_text("{")
-    with pytest.raises(InputError, match=MARKER):
+def test_lines_of_the_list_that_are_damaged_name_no_file(tmp_path):
+    finished(tmp_path, audit__json="{}")
+    listed = (tmp_path / FILE_LIST).read_bytes()
+    (tmp_path / FILE_LIST).write_bytes(b"\xff\n[1]\n" + listed[:-5])
+    with pytest.raises(InputError, match="summary.json was not written by medi_monai"):
         check_results(tmp_path, "auditing")
+    (tmp_path / "summary.json").unlink()
+    # the line after one that was cut off is whole
+    write(tmp_path / "summary.json", "{}")
+    check_results(tmp_path, "auditing")
+
+
+FOLDERS = [
+    ("training", "samples", "step_00000100.png"),
+    ("aligning", "samples", "before_and_after.png"),
+    ("sampling", "images", "LUAD_Aspen/00000.png"),
+    ("resampling", "images", "LUAD_Aspen/00000.png"),
+    ("probing", "repeats", "01234567/main_0.json"),
+    ("experiment", "stages", "training_medi.json"),
+]
+
+
+# a stage may have any name
+@pytest.mark.parametrize(("run", "name", "inside"), FOLDERS[:-1])
+def test_files_of_the_user_in_a_folder_of_results_stay(tmp_path, run, name, inside, capsys):
+    claim_results(tmp_path, run)
+    write(tmp_path / name / inside, "of the run")
+    mine = {"grid.png": "a", "summary.json": "b", "000123.png": "c", "mine/notes.txt": "d"}
+    for path, text in mine.items():
+        (tmp_path / name / path).parent.mkdir(exist_ok=True)
+        (tmp_path / name / path).write_text(text)
+    check_results(tmp_path, run)
+    set_aside(tmp_path, [tmp_path / name])
+    assert {path: (tmp_path / name / path).read_text() for path in mine} == mine
+    assert (tmp_path / "earlier-1" / name / inside).read_text() == "of the run"
+    assert len([path for path in (tmp_path / "earlier-1").rglob("*") if path.is_file()]) == 1
+    assert not (tmp_path / name / inside).exists()
+    said = capsys.readouterr().out
+    assert "left in place what no run wrote" in said and all(str(tmp_path / name / path) in said for path in mine)
+
+
+@pytest.mark.parametrize(("run", "name", "inside"), FOLDERS)
+@pytest.mark.parametrize("how", ["mine", "changed", "a link"])
+def test_a_file_of_the_user_in_the_place_of_one_of_ours_is_refused(tmp_path, run, name, inside, how):
+    claim_results(tmp_path, run)
+    path = tmp_path / name / inside
+    if how == "changed":
+        write(path, "of the run")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if how == "a link":
+        os.symlink(tmp_path / "nowhere", path)
+    else:
+        path.write_text("mine")
+    says = {"mine": "was not written by", "changed": "was changed after a run", "a link": "is a symbolic link"}[how]
+    before = content_of(tmp_path) if how != "a link" else None
+    with pytest.raises(InputError, match=f"{inside} {says}.*{run} would take its place.*choose another folder"):
+        begin_run(tmp_path, run=run)
+    assert before is None or content_of(tmp_path) == before
 
 
 def test_the_folder_of_the_data_is_refused_also_through_a_link(tmp_path):
@@ -114,7 +172,8 @@ def test_a_cohort_is_no_folder_for_other_results(tmp_path, table):
     (tmp_path / table).touch()
     with pytest.raises(InputError, match="holds a cohort, and evaluation would write among its files"):
         begin_run(tmp_path, run="evaluation")
-    begin_run(tmp_path, run="preparing")
+    with pytest.raises(InputError, match=f"{table} was not written by medi_monai"):
+        begin_run(tmp_path, run="preparing")
 
 
 def test_a_folder_within_the_results_of_another_run_is_refused(tmp_path):

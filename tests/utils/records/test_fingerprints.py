@@ -5,9 +5,9 @@ import time
 import pandas as pd
 import pytest
 
-from medi_monai.utils import fingerprints as module
 from medi_monai.utils.files import file_fingerprint
-from medi_monai.utils.fingerprints import fingerprints
+from medi_monai.utils.records import fingerprints as module
+from medi_monai.utils.records.fingerprints import fingerprints
 
 
 @pytest.fixture
