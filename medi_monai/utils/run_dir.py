@@ -21,6 +21,7 @@ from medi_monai.utils.records import RESULTS, check_results, foreign_files
 from medi_monai.utils.records.results import SUMMARY
 from medi_monai.utils.text import listed
 from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks, remove_temporaries
+from medi_monai.utils.written import FILE_LIST
 
 __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
 
@@ -75,8 +76,8 @@ def _remove_unused(folders: Iterable[Path]) -> None:
     # a run refused for its input leaves no empty folder behind; the lock is held until the process is gone
     for folder in folders:
         with suppress(OSError):
-            if {path.name for path in folder.iterdir()} <= set(LOCK_FILES):
-                for name in LOCK_FILES:
+            if {path.name for path in folder.iterdir()} <= {*LOCK_FILES, FILE_LIST}:
+                for name in (*LOCK_FILES, FILE_LIST):
                     (folder / name).unlink(missing_ok=True)
                 folder.rmdir()
 
