@@ -156,7 +156,7 @@ def _move(path: Path, target: Path, folder: Path) -> list[Path]:
     stays = set(foreign)
     for outer, folders, names in os.walk(path, topdown=False):
         for name in names:
-            if (inside := Path(outer) / name) not in stays and not name.startswith("."):
+            if (inside := Path(outer) / name) not in stays:
                 moved = target / inside.relative_to(path)
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 inside.rename(moved)

@@ -108,7 +108,7 @@ def test_a_run_that_does_not_hold_its_folders_removes_nothing(tmp_path, monkeypa
 def test_preparing_goes_on_where_it_was_killed_writing_its_first_file(tmp_path):
     killed_while_writing(tmp_path / "cohort")
     with claimed_folder(tmp_path / "cohort", {"image_size": 16}) as root:
-        assert {path.name for path in root.iterdir()} == {".lock", "preparation.json"}
+        assert {path.name for path in root.iterdir()} == {".lock", ".medi_files.jsonl", "preparation.json"}
         left = [killed_while_writing(root / "patches" / folder) for folder in (".", "scans", "a1")]
     with claimed_folder(tmp_path / "cohort", {"image_size": 16}):
         assert not any(path.exists() for path in left)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import file_fingerprint, read_json
+from medi_monai.utils.files import file_fingerprint, is_temporary, read_json
 from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.written import enter_written, read_written, start_list
 
@@ -89,7 +89,7 @@ def foreign_files(folder: Path, name: str) -> list[Path]:
 
     Args:
         folder: of runs.
-        name: of a file or a folder in it. Hidden files in it, as those that are being written, are passed over.
+        name: of a file or a folder in it. Files in it that are being written are passed over.
     """
     written, path = read_written(folder), folder / name
     if written is None or not path.exists():
@@ -98,7 +98,7 @@ def foreign_files(folder: Path, name: str) -> list[Path]:
     if path.is_dir():
         files = []
         for outer, folders, names in os.walk(path):
-            inside = [Path(outer) / entry for entry in sorted([*folders, *names]) if not entry.startswith(".")]
+            inside = [Path(outer) / entry for entry in sorted([*folders, *names]) if not is_temporary(entry)]
             foreign += [entry for entry in inside if entry.is_symlink()]
             files += [entry for entry in inside if not entry.is_symlink() and not entry.is_dir()]
     now = dict(zip(files, fingerprints(files)))

@@ -123,7 +123,7 @@ FOLDERS = [
 def test_files_of_the_user_in_a_folder_of_results_stay(tmp_path, run, name, inside, capsys):
     claim_results(tmp_path, run)
     write(tmp_path / name / inside, "of the run")
-    mine = {"grid.png": "a", "summary.json": "b", "000123.png": "c", "mine/notes.txt": "d"}
+    mine = {"grid.png": "a", "summary.json": "b", "000123.png": "c", "mine/notes.txt": "d", ".hidden": "e"}
     for path, text in mine.items():
         (tmp_path / name / path).parent.mkdir(exist_ok=True)
         (tmp_path / name / path).write_text(text)
