@@ -165,7 +165,9 @@ class CaptionSettings(
     plane: Annotated[str, OneOf("plane", PLANES)] = setting("axial", "of volumes: plane of the slices")
     slices: Few | Indices = setting(1, "of volumes: number of slices of each, or indices of slices from 0")
     slice_range: Fractions = setting(
-        [0.3, 0.7], "of volumes: fractions of the extent of the tissue between which slices are taken"
+        [0.3, 0.7],
+        "of volumes: two fractions of the extent of the tissue, between which slices are taken; tissue is what exceeds "
+        "Otsu's threshold: the head with its skull, not the brain alone",
     )
     spacing: Rate | None = setting(None, "millimeters per pixel of the images; null: images cover the whole slice")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.text import number_in, plural
 
-__all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
+__all__ = ["ROW_COLUMNS", "UNITS", "ImageTable", "check_columns"]
 
 ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None}
 
@@ -88,9 +88,7 @@ class ImageTable:
     unit: str = "slides"
 
     def __post_init__(self) -> None:
-        for role in self.columns:
-            if role not in ROLES:
-                raise unknown_value("role in `columns`", role, ROLES)
+        check_columns(self.columns, ROLES)
         for name in (self.label, *self.attributes):
             if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split", "source_mpp"):
                 raise InputError(f"the label or attribute {name!r} has the name of a built-in column; rename it")
@@ -238,7 +236,10 @@ class ImageTable:
                 "part of the path that says it; if none does, set columns: {patient: null} and each image counts as a "
                 "patient of its own"
             )
-        return spec.read(checked_folder(self.folder), needed, self.missing)
+        kept: dict[str, set[str]] = {}
+        for rule in self._rules().values():
+            kept.setdefault(rule.column, set()).update(rule.names, rule.aliases)
+        return spec.read(checked_folder(self.folder), needed, self.missing, kept)
 
     def _columns(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem], list[str]]:
         words = self._words
@@ -320,6 +321,22 @@ class ImageTable:
             matched, wrong = match_files(images, files)
             images, problem = matched, problem.mask(problem == "", wrong)
         return images, problem
+
+
+def check_columns(columns: Mapping[str, Any], roles: Collection[str]) -> None:
+    """Check ``columns`` of a config.
+
+    Raises:
+        InputError: for an unknown role, or a name that is none, such as ``no`` in YAML.
+    """
+    for role, name in columns.items():
+        if role not in roles:
+            raise unknown_value("role in `columns`", role, roles)
+        if isinstance(name, (bool, float, list, tuple, Mapping)):
+            raise InputError(
+                f"columns: {{{role}: {name!r}}} is not the name of a column. YAML turns yes, no, on and off into True "
+                f"and False: put a name in quotes, or write {role}: null if there is no such column"
+            )
 
 
 def _problems(

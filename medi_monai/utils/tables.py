@@ -32,6 +32,10 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 CANDIDATES = "\t,;|"
 #: number of leading bytes used to detect separator and encoding, and number of their records that have to agree
 HEAD, RECORDS = 256 * 1024, 50
+#: with another separator than that of the file, its header is a single field
+csv.field_size_limit(max(csv.field_size_limit(), HEAD))
+#: columns that a table has at most, which take seconds to read; and the length of a header that is looked at, in bytes
+MAX_COLUMNS, MAX_HEADER = 100_000, 16 * 1024**2
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -61,7 +65,8 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
         sheet: sheet of an Excel file that has several.
 
     Raises:
-        InputError: if the file is missing, unreadable or has no rows, or two columns have the same name.
+        InputError: if the file is missing, unreadable or has no rows or too many columns, or two columns have the same
+            name.
     """
     path = Path(path)
     check_regular(path)
@@ -105,7 +110,9 @@ def _read(path: Path, encoding: str | None, sheet: str | None) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
-    _checked_names(pyarrow.parquet.read_schema(path).names, path)
+    names = pyarrow.parquet.read_schema(path).names
+    _check_width(len(names), path)
+    _checked_names(names, path)
     # nullable types: whole numbers stay whole in columns with missing values
     frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     table = pd.DataFrame({tidy(str(name)): _as_text(frame[name]) for name in frame.columns}, index=frame.index)
@@ -135,6 +142,9 @@ def _read_text(path: Path, opened: Callable[[], IO[bytes]], encoding: str | None
         raise InputError(f"unknown encoding {encoding!r}; use a name such as cp1252, latin-1 or utf-16") from None
     separator, names, skipped = _layout(path, decoder.decode(head), whole)
     with opened() as file:
+        header = [file.readline(MAX_HEADER) for _ in range(skipped + 1)][-1]
+    _check_width(header.decode(encoding, "ignore").count(separator) + 1, path)
+    with opened() as file:
         table = pd.read_csv(
             file,
             sep=separator,
@@ -149,6 +159,14 @@ def _read_text(path: Path, opened: Callable[[], IO[bytes]], encoding: str | None
     if len(names) == len(table.columns):
         table.columns = [name or column for name, column in zip(names, table.columns)]
     return table
+
+
+def _check_width(columns: int, path: Path) -> None:
+    if columns > MAX_COLUMNS:
+        raise InputError(
+            f"{path} has {columns:,} columns, more than {MAX_COLUMNS:,}: is it transposed? Otherwise keep the "
+            "columns that name images, patients, classes and attributes in a table of their own"
+        )
 
 
 def _encoding(path: Path, head: bytes, opened: Callable[[], IO[bytes]]) -> str:

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort import ImageTable
+from medi_monai.cohort.captions import CaptionTable
 from medi_monai.schema import MISSING_WORDS
+from medi_monai.utils.errors import InputError
 
 
 def write(folder, content, name="slides.csv"):
@@ -174,3 +176,11 @@ def test_random_tables_equal_a_loop_over_their_rows(tmp_path, seed, unit):
         assert row.problem.startswith(problem) and bool(row.problem) == bool(problem), (row, problem)
         kinds.add(problem[:6])
     assert len(kinds) >= 7  # the draw holds most kinds of problems
+
+
+@pytest.mark.parametrize("value", [False, True, ["a"], {"a": 1}])
+def test_a_role_that_yaml_made_no_name_of_is_refused(tmp_path, value):
+    for make in (ImageTable, CaptionTable):
+        given = {"label": "tumor"} if make is ImageTable else {"templates": [{"text": "x"}]}
+        with pytest.raises(InputError, match=r"columns: \{patient: .* is not the name of a column.*null"):
+            make(tmp_path, "t.csv", columns={"patient": value}, **given)

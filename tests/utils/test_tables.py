@@ -162,3 +162,22 @@ def test_one_column_is_a_table_whatever_its_cells_hold(tmp_path):
 def test_a_missing_table_is_named(tmp_path, name):
     with pytest.raises(InputError, match=name):
         read_table(tmp_path / name)
+
+
+def test_wide_tables_are_read_up_to_a_limit(tmp_path, monkeypatch):
+    # names that together are longer than what the separator is recognized from
+    names = [f"gene_with_a_long_name_{number}" for number in range(12_000)]
+    (tmp_path / "wide.csv").write_text(",".join(names) + "\n" + ",".join(map(str, range(12_000))) + "\n")
+    table = read_table(tmp_path / "wide.csv")
+    assert list(table) == names and table.iloc[0].tolist() == [str(number) for number in range(12_000)]
+    monkeypatch.setattr("medi_monai.utils.tables.MAX_COLUMNS", 3)
+    for name, sign in (("t.csv", ","), ("t.txt", ";"), ("sep.csv", ",")):
+        start = "sep=,\n" if name == "sep.csv" else ""
+        (tmp_path / name).write_text(f"{start}a{sign}b{sign}c\n1{sign}2{sign}3\n")
+        assert read_table(tmp_path / name).shape == (1, 3)
+        (tmp_path / name).write_text(f"{start}a{sign}b{sign}c{sign}d\n1{sign}2{sign}3{sign}4\n")
+        with pytest.raises(InputError, match="has 4 columns, more than 3: is it transposed"):
+            read_table(tmp_path / name)
+    pd.DataFrame([[1] * 4], columns=list("abcd")).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="has 4 columns, more than 3"):
+        read_table(tmp_path / "t.parquet")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
-from medi_monai.cohort.source import DEMO_BALANCED, ImageTable
+from medi_monai.cohort.source import DEMO_BALANCED, ImageTable, check_columns
 from medi_monai.cohort.splits.patients import keep_apart
 from medi_monai.cohort.table import SPLITS
 from medi_monai.cohort.tables.cells import clean_cells
@@ -70,9 +70,7 @@ class CaptionTable:
     volumes: VolumeRules = field(default_factory=VolumeRules)
 
     def __post_init__(self) -> None:
-        for role in self.columns:
-            if role not in ROLES:
-                raise unknown_value("role in `columns`", role, ROLES)
+        check_columns(self.columns, ROLES)
         if isinstance(self.attributes, str) or isinstance(self.missing, str):
             raise InputError("attributes and missing must be lists of strings")
         if isinstance(self.table, Mapping) and self.table.get("layout") not in (None, ROCO, *LAYOUTS):

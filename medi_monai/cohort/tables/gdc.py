@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -71,30 +71,43 @@ def _flat(column: str) -> str:
     return f"{SINGULAR.get(entity, entity.removesuffix('s'))}_{name}" if name == "submitter_id" else name
 
 
-def read_gdc(path: str | os.PathLike, missing: Sequence[str] | None = None) -> pd.DataFrame:
+def read_gdc(
+    path: str | os.PathLike, missing: Sequence[str] | None = None, kept: Mapping[str, Collection[str]] | None = None
+) -> pd.DataFrame:
     """Read a GDC export, with flat column names and the empty string for missing data.
 
     ``missing`` lists the words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; ``'--`` always
-    counts as one. ``gender``, which newer exports call ``sex_at_birth``, is added if a table has only the newer name.
+    counts as one. ``kept`` lists, by column, those that a mapping renames, which stay values. ``gender``, which newer
+    exports call ``sex_at_birth``, is added if a table has only the newer name.
 
     Raises:
         InputError: for an unreadable table, or one without a case column.
     """
     table = read_table(path)
     words = MISSING_WORDS if missing is None else (*missing, "'--")
-    table = table.rename(columns=flat_names(table.columns)).apply(clean_cells, missing=words)
+    table = table.rename(columns=flat_names(table.columns))
+    renamed = kept or {}
+    table = table.apply(lambda cells: _clean_but(cells, words, renamed.get(str(cells.name), ())))
     require_columns(table, (CASE,), f"{path}, a table of the GDC (cases.submitter_id and Case ID also work)")
     if "sex_at_birth" in table and ("gender" not in table or (table["gender"] == "").all()):
         table["gender"] = table["sex_at_birth"]
     return table
 
 
-def read_slides(path: str | os.PathLike, missing: Sequence[str] | None = None) -> tuple[pd.DataFrame, list[str]]:
+def _clean_but(cells: pd.Series, words: Sequence[str], kept: Collection[str]) -> pd.Series:
+    cleaned = clean_cells(cells, words)
+    stripped = clean_cells(cells, ())
+    return cleaned.mask(stripped.isin(list(kept)), stripped) if kept else cleaned
+
+
+def read_slides(
+    path: str | os.PathLike, missing: Sequence[str] | None = None, kept: Mapping[str, Collection[str]] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Read a GDC table with one row per slide: the biospecimen export ``slide.tsv``, a sample sheet, or a joined table.
 
     Slide names that begin with ``TCGA-`` are parsed as barcodes, which determine ``tissue_source_site`` and ``section``
     (diagnostic or frozen). Without a slide column, the barcode at the beginning of ``file_name`` names the slide.
-    ``missing`` is as for :func:`read_gdc`.
+    ``missing`` and ``kept`` are as for :func:`read_gdc`.
 
     Returns:
         The table, and notes on rows in which columns and barcodes disagree.
@@ -102,7 +115,7 @@ def read_slides(path: str | os.PathLike, missing: Sequence[str] | None = None) -
     Raises:
         InputError: as for :func:`read_gdc`; for a table without slides; for a malformed TCGA slide barcode.
     """
-    table = read_gdc(path, missing)
+    table = read_gdc(path, missing, kept)
     if SLIDE not in table and "file_name" in table:
         table[SLIDE] = match_barcodes(table["file_name"])["slide"]
         table[SLIDE] = table[SLIDE].mask(table[SLIDE] == "", table["file_name"].str.split(".").str[0])
@@ -132,7 +145,10 @@ def _disagreement(rows: pd.DataFrame, column: str, barcode: pd.Series) -> list[s
 
 
 def read_cases(
-    path: str | os.PathLike, columns: Collection[str] | None = None, missing: Sequence[str] | None = None
+    path: str | os.PathLike,
+    columns: Collection[str] | None = None,
+    missing: Sequence[str] | None = None,
+    kept: Mapping[str, Collection[str]] | None = None,
 ) -> Cases:
     """Read a GDC clinical table and collapse its rows (per diagnosis, treatment and follow-up) to one per case.
 
@@ -144,11 +160,12 @@ def read_cases(
         path: CSV, TSV, Excel or Parquet file.
         columns: flat names of the columns to collapse, by default all; names that the table lacks are ignored.
         missing: words for missing data, as for :func:`read_gdc`.
+        kept: by column, words that stay values, as for :func:`read_gdc`.
 
     Raises:
         InputError: as for :func:`read_gdc`.
     """
-    table = read_gdc(path, missing)
+    table = read_gdc(path, missing, kept)
     table = table[table[CASE] != ""]
     primary = table.get("diagnosis_is_primary_disease", pd.Series("", index=table.index)).str.lower() == "true"
     attributes = [name for name in table.columns if name != CASE and (columns is None or name in columns)]

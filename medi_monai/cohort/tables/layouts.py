@@ -142,7 +142,11 @@ class TableSpec:
         return path
 
     def read(
-        self, root: str | os.PathLike, needed: Mapping[str, str], missing: Sequence[str] | None = None
+        self,
+        root: str | os.PathLike,
+        needed: Mapping[str, str],
+        missing: Sequence[str] | None = None,
+        kept: Mapping[str, Collection[str]] | None = None,
     ) -> TableContent:
         """Read the rows.
 
@@ -150,6 +154,7 @@ class TableSpec:
             root: folder of the data set.
             needed: required columns, each with the setting that names it.
             missing: words for missing data in GDC tables; when tables are joined, such cells are filled.
+            kept: by column, such words that the mapping renames, which are values.
 
         Raises:
             InputError: for a missing or unreadable table, or a column that no table has.
@@ -167,7 +172,7 @@ class TableSpec:
             spelled = {tidy(name): name for name in needed if name not in table}
             table = table.rename(columns=spelled)
         elif self.layout == "gdc":
-            table, notes = read_slides(path, missing)
+            table, notes = read_slides(path, missing, kept)
         elif self.layout == "dicom":
             table, notes = list_series(path, self.series)
             table["image"] = _below(self.path, table["image"])
@@ -179,7 +184,7 @@ class TableSpec:
             _require(needed, table.columns, path)
             return TableContent(table, notes, strays)
         clinical = self._clinical(root)
-        cases = read_cases(clinical, needed, missing)
+        cases = read_cases(clinical, needed, missing, kept)
         _require(needed, dict.fromkeys([*table.columns, *cases.columns]), f"{path} and {clinical}")
         table, more = join_cases(table, CASE if self.layout == "gdc" else "patient", cases, clinical)
         return TableContent(table, [*notes, *more], strays)

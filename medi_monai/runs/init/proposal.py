@@ -234,7 +234,9 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
         comments["templates"] = "words that name values in the captions: EDIT them"
     if found.kind != "patches" and found.kind != "tiles":
         settings["plane"], settings["slices"] = "axial", 3
-        comments["slices"] = "of each volume, from the middle of its tissue"
+        comments["slices"] = (
+            "of each volume, from the middle of what is brighter than its background: the head, with its skull"
+        )
     settings["image_size"] = 64
     proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
 

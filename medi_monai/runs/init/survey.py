@@ -34,6 +34,8 @@ SAMPLED = 12
 #: levels of folders in which tables are looked for
 TABLE_DEPTH = 2
 MAX_TABLES = 20
+#: columns of a table that are looked at, as the first ones of a matrix of genes
+MAX_COLUMNS = 500
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,16 @@ def _tables(root: Path, files: list[str], notes: list[str]) -> list[FoundTable]:
     for name in names[:MAX_TABLES]:
         found = _read(root, name, notes)
         # a readme in .txt is read as one column
-        tables += [table for table in found if len(table.cells.columns) > 1]
+        tables += [_narrowed(table, notes) for table in found if len(table.cells.columns) > 1]
     return tables
+
+
+def _narrowed(table: FoundTable, notes: list[str]) -> FoundTable:
+    columns = len(table.cells.columns)
+    if columns <= MAX_COLUMNS:
+        return table
+    notes.append(f"{table.path} has {columns:,} columns, of which the first {MAX_COLUMNS} were looked at")
+    return FoundTable(table.setting, table.cells.iloc[:, :MAX_COLUMNS])
 
 
 def _read(root: Path, name: str, notes: list[str]) -> list[FoundTable]:

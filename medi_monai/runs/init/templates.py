@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -31,8 +31,13 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str]) -> tuple[str, flo
         The pattern and the share of rows for which it names one file; None where no column names files.
     """
     best: tuple[float, int, str] | None = None
+    paths_of: dict[str, list[str]] = defaultdict(list)
+    for image in images[:PATHS]:
+        for token in _tokens(image):
+            paths_of[token].append(image)
+    known = {alike(image) for image in images}
     for column in cells.columns:
-        pattern = _of_column(str(column), cells[column], images)
+        pattern = _of_column(str(column), cells[column], known, paths_of)
         if pattern is None:
             continue
         share = _share(pattern, cells, images)
@@ -43,20 +48,15 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str]) -> tuple[str, flo
     return None if best is None else (best[2], best[0])
 
 
-def _of_column(column: str, cells: pd.Series, images: Sequence[str]) -> str | None:
+def _of_column(column: str, cells: pd.Series, known: set[str], paths_of: Mapping[str, list[str]]) -> str | None:
     values = [value for value in cells.str.strip().unique() if len(value) > 1 or value.isdigit()]
     if not values or "{" in column or "}" in column:
         return None
-    known = {alike(image) for image in images}
     if sum(alike(value) in known for value in values[:CELLS]) > ENOUGH * len(values[:CELLS]):
         return f"{{{column}}}"
-    parts: dict[str, list[str]] = defaultdict(list)
-    for image in images[:PATHS]:
-        for token in _tokens(image):
-            parts[token].append(image)
     filled = []
     for value in values[:: max(len(values) // CELLS, 1)][:CELLS]:
-        paths = parts.get(alike(value), [])
+        paths = paths_of.get(alike(value), [])
         filled += [_template(path, value, column) for path in paths[:4]]
     return _merged([template for template in filled if template])
 

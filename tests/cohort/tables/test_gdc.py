@@ -4,6 +4,7 @@ import random
 import pandas as pd
 import pytest
 
+from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.tables import join_cases, read_cases, read_gdc, read_slides
 from medi_monai.cohort.tables.gdc import flat_names
 from medi_monai.utils.errors import InputError
@@ -171,3 +172,18 @@ def test_the_real_joined_table_is_a_slide_table_and_a_clinical_one(real_data):
     assert more == []
     for column, other in itertools.product(["race", "gender", "age_at_index", "project_id"], [table]):
         assert (joined[column] == other[column]).all()
+
+
+def test_words_that_a_mapping_renames_are_values(tmp_path):
+    cases = {"case_submitter_id": list("abc"), "grade": ["none", "G2", "'--"], "race": ["none", "white", "unknown"]}
+    path = write(tmp_path / "clinical.tsv", cases)
+    assert read_cases(path).table["grade"].tolist() == ["", "G2", ""]
+    table = read_cases(path, kept={"grade": ["none"]}).table
+    assert table["grade"].tolist() == ["none", "G2", ""] and table["race"].tolist() == ["", "white", ""]
+    slides = {"case_submitter_id": list("abc"), "slide_submitter_id": ["s1", "s2", "s3"], "image": list("xyz")}
+    write(tmp_path / "slide.tsv", slides)
+    layout = {"layout": "gdc", "path": "slide.tsv", "clinical": "clinical.tsv"}
+    mapping = {"grade": {"rename": {"none": "no tumor"}}}
+    columns = {"image": "{image}", "slide": "slide_submitter_id", "patient": "case_submitter_id"}
+    rows = ImageTable(tmp_path, layout, "grade", ["race"], columns, mapping=mapping).rows(check_files=False)
+    assert rows["grade"].tolist() == ["no tumor", "G2", ""] and rows["race"].tolist() == ["", "white", ""]
