@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medi_monai.cohort.table import TABLE_FILES
+from medi_monai.cohort.table import TABLE_FILES, Cohort
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.workers import LOCK_FILES, folder_lock, remove_temporaries
 from medi_monai.utils.written import FILE_LIST, start_list
 
-__all__ = ["REJECTED_FILE", "SETTINGS_FILE", "claimed_folder", "holds_cohort", "read_rejected", "write_rejected"]
+__all__ = [
+    "REJECTED_FILE",
+    "SETTINGS_FILE",
+    "check_given",
+    "claimed_folder",
+    "holds_cohort",
+    "read_rejected",
+    "write_rejected",
+]
 
 SETTINGS_FILE = "preparation.json"
 #: rows and files that were not used, with reasons
 REJECTED_FILE = "rejected.csv"
+
+#: settings of runs that have other names in those of a preparation
+SETTING_OF = {
+    "splits.columns": "split_columns",
+    "splits.name": "split_scheme",
+    "splits.fraction": "holdout_fraction",
+    "splits.values": "holdout_values",
+    "splits.seed": "split_seed",
+    "pixels.percentiles": "intensity_percentiles",
+    "pixels.background": "pad",
+}
 
 
 def holds_cohort(folder: str | os.PathLike) -> bool:
@@ -50,6 +69,35 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
         yield root
 
 
+def check_given(cohort: Cohort, rules: Mapping[str, Any], given: Collection[str]) -> None:
+    """Check that settings which the user gave are those that an existing cohort was prepared with.
+
+    Args:
+        cohort: of one that was made elsewhere, only the resolution is known.
+        rules: settings of the preparation but those of its source, which may have moved since.
+        given: names of the settings that the user gave.
+
+    Raises:
+        InputError: if one differs, which would otherwise have no effect.
+    """
+    path = cohort.root / SETTINGS_FILE
+    before = read_json(path) if path.is_file() else _with_mpp(rules, cohort.mpp)
+    for key, old, new in _changes(before, rules):
+        name = SETTING_OF.get(key, key.rpartition(".")[2])
+        if name in given:
+            raise InputError(
+                f"{name} = {new}: the cohort in {cohort.root} was prepared with {old}. Leave {name} out, or prepare "
+                "another cohort with it"
+            )
+
+
+def _with_mpp(rules: Mapping[str, Any], mpp: float | None) -> Mapping[str, Any]:
+    cutting = rules.get("cutting")
+    if mpp is None or cutting is None:
+        return rules
+    return {**rules, "cutting": {**cutting, "grid": {**cutting["grid"], "mpp": mpp}}}
+
+
 def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Sequence[tuple[str, str]]) -> None:
     """Write the list of rows and files that are excluded from a cohort.
 
@@ -73,7 +121,7 @@ def read_rejected(folder: str | os.PathLike) -> pd.DataFrame:
 def _claim(root: Path, settings: Mapping[str, Any]) -> None:
     path = root / SETTINGS_FILE
     if path.is_file() and json_digest(read_json(path)) != json_digest(settings):
-        changed = _differences(read_json(path), settings)
+        changed = "; ".join(f"{key}: was {old}, now {new}" for key, old, new in _changes(read_json(path), settings))
         raise InputError(
             f"{root} contains a cohort prepared with different settings ({changed}); choose another --output_dir"
         )
@@ -87,11 +135,9 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
     claim_results(root, "preparing")
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    changes = []
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for key in new:
         if isinstance(new[key], dict) and isinstance(old.get(key), dict):
-            changes.append(_differences(old[key], new[key], f"{prefix}{key}."))
+            yield from _changes(old[key], new[key], f"{prefix}{key}.")
         elif json_digest(old.get(key)) != json_digest(new[key]):
-            changes.append(f"{prefix}{key}: was {old.get(key)}, now {new[key]}")
-    return "; ".join(filter(None, changes))
+            yield f"{prefix}{key}", old.get(key), new[key]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,21 @@ class Preparation:
         source: table and images.
         cutting: how slides are cut into patches; for existing patches, their size and resolution.
         splits: how rows are split.
+        given: names of the settings that the user gave, which an existing cohort may not contradict.
     """
 
     source: ImageTable
     cutting: Cutting
     splits: SplitScheme
+    given: Collection[str] = field(default=(), compare=False)
 
     def settings(self) -> dict:
         """All settings as JSON; equal settings give equal cohorts."""
-        return {**asdict(self), "source": self.source.settings()}
+        return {"source": self.source.settings(), **self.rules()}
+
+    def rules(self) -> dict:
+        """All settings but those of the source."""
+        return {"cutting": asdict(self.cutting), "splits": asdict(self.splits)}
 
     @property
     def reads_on_the_fly(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -13,7 +13,14 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from medi_monai.cohort.folder import REJECTED_FILE, SETTINGS_FILE, claimed_folder, holds_cohort, write_rejected
+from medi_monai.cohort.folder import (
+    REJECTED_FILE,
+    SETTINGS_FILE,
+    check_given,
+    claimed_folder,
+    holds_cohort,
+    write_rejected,
+)
 from medi_monai.cohort.table import PATCH_COLUMNS, Cohort, require_columns
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError, unknown_value
@@ -121,6 +128,10 @@ class AnyPreparation(Protocol):
         """Table and images: ``rows``, ``files_without_row``, ``table_name``, ``root`` and ``folder``."""
 
     @property
+    def given(self) -> Collection[str]:
+        """Names of the settings that the user gave."""
+
+    @property
     def splits(self) -> Any:
         """How patients are split; its ``columns`` are those that define the split, or None."""
 
@@ -151,6 +162,9 @@ class AnyPreparation(Protocol):
     def settings(self) -> dict:
         """All settings as JSON; equal settings give equal cohorts."""
 
+    def rules(self) -> dict:
+        """All settings but those of the source."""
+
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows of the source with a column ``split``, which is empty if it cannot be determined."""
 
@@ -171,8 +185,8 @@ def load_or_prepare(
 ) -> Cohort:
     """Read the cohort in ``cohort_dir``; prepare it on first use.
 
-    An existing cohort is used unchanged; the settings of the preparation apply only to a new one. If several processes
-    start without a cohort (``torchrun``), one prepares it and the others wait.
+    An existing cohort is used unchanged; settings that the user gave and that differ from its own are refused. If
+    several processes start without a cohort (``torchrun``), one prepares it and the others wait.
 
     Raises:
         InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``.
@@ -181,6 +195,7 @@ def load_or_prepare(
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     require_columns(cohort.table, preparation.required, cohort.root)
+    check_given(cohort, preparation.rules(), preparation.given)
     if not (cohort.root / SETTINGS_FILE).is_file():
         _note_words(cohort)
     _check_unchanged(cohort)

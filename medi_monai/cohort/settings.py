@@ -221,6 +221,7 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
             seed=settings.split_seed,
             **_values(settings, "num_folds fold val_fraction"),
         ),
+        given=settings.given,
     )
 
 
@@ -252,6 +253,7 @@ def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None
         splits=PatientSplit(
             columns=columns, seed=settings.split_seed, **_values(settings, "val_fraction holdout_fraction")
         ),
+        given=settings.given,
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from medi_monai.cohort.demo import demo_dataset
-from medi_monai.cohort.table import PATCH_COLUMNS
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import (
     A_FOLDER,
@@ -26,7 +25,7 @@ from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
 from medi_monai.cohort.tables.repeats import REPEATS, contradictions, repeats
 from medi_monai.cohort.tables.spelling import look_alike_notes, spelled_on_disk
-from medi_monai.schema import MISSING_WORDS, missing_cells
+from medi_monai.schema import MISSING_WORDS, check_names, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.text import number_in, plural
@@ -89,9 +88,7 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         check_columns(self.columns, ROLES)
-        for name in (self.label, *self.attributes):
-            if name in (*PATCH_COLUMNS, *ROW_COLUMNS, "split", "source_mpp"):
-                raise InputError(f"the label or attribute {name!r} has the name of a built-in column; rename it")
+        check_names((self.label, *self.attributes))
         if self.unit not in UNITS:
             raise unknown_value("unit of the table's rows", self.unit, UNITS)
         if isinstance(self.missing, str):

@@ -14,6 +14,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, write_table
 from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import number_in
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
 
@@ -69,6 +70,12 @@ class Cohort:
     def pixel_digest(self) -> str:
         """A digest of the content of all image files in their order; one that is missing counts as empty."""
         return json_digest(fingerprints([self.root / name for name in dict.fromkeys(self.table["image"])]))
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of all patches; None if they differ, or the table does not say."""
+        values = self.table["mpp"].unique().tolist() if "mpp" in self.table else []
+        return number_in(str(values[0])) if len(values) == 1 else None
 
     def write(self) -> Path:
         """Write ``cohort.csv``, or ``cohort.parquet`` for long tables, to the root; returns the path."""

@@ -216,7 +216,7 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
         config[name] = kept(name, config[name], Verbatim(component=True), known, True)
         check_components(name, config[name])
     config[SETTINGS] = {
-        name: _component(group) for name, group in groups.items() if next(iter(group.values())).at_start
+        name: _component(group, of_user) for name, group in groups.items() if next(iter(group.values())).at_start
     }
     check_references(config, of_user)
     return config, replaced_values(config, of_user, set(fields))
@@ -285,11 +285,12 @@ def run_ids(folder: Path) -> dict[str, str]:
     return runs
 
 
-def _component(group: Mapping[str, type[Settings]]) -> dict[str, Any]:
+def _component(group: Mapping[str, type[Settings]], of_user: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: f"@{name}" for name in group}
     kind = next(iter(group.values()))
     if set(group) == set(kind.model_fields):
         values["_target_"] = f"{kind.__module__}.{kind.__qualname__}"
+        values["given"] = sorted(set(group).intersection(of_user))
     return values
 
 

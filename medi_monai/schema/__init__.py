@@ -1,11 +1,13 @@
 """Fixed vocabulary of a model: its label and attributes, and the mapping from values to codes."""
 
 from medi_monai.schema.columns import (
+    BUILT_IN,
     MISSING_WORDS,
     NULL,
     UNKNOWN,
     CategoricalColumn,
     ContinuousColumn,
+    check_names,
     is_missing,
     missing_cells,
 )
@@ -13,6 +15,7 @@ from medi_monai.schema.conditioning import Conditioning
 from medi_monai.schema.metadata_schema import MetadataSchema
 
 __all__ = [
+    "BUILT_IN",
     "MISSING_WORDS",
     "NULL",
     "UNKNOWN",
@@ -20,6 +23,7 @@ __all__ = [
     "Conditioning",
     "ContinuousColumn",
     "MetadataSchema",
+    "check_names",
     "is_missing",
     "missing_cells",
 ]

@@ -19,7 +19,9 @@ from medi_monai.utils.text import number_in
 __all__ = [
     "NULL",
     "UNKNOWN",
+    "BUILT_IN",
     "MISSING_WORDS",
+    "check_names",
     "is_missing",
     "missing_cells",
     "CategoricalColumn",
@@ -32,6 +34,22 @@ UNKNOWN = -1
 #: default words for missing data in exports of the GDC and of hospitals, without ``NA``, which is a site code. They
 #: apply when a source table is read; in a prepared cohort, only an empty cell is missing
 MISSING_WORDS = ("'--", "--", "not reported", "unknown", "not available", "nan", "none")
+
+#: columns of cohorts, plans, and manifests of samples that say which image a row is, and where it comes from
+BUILT_IN = (
+    *("image", "slide", "patient", "x", "y", "mpp", "source_mpp", "split", "row", "rows", "problem"),
+    *("combination", "number", "count", "seed", "guidance_scale", "num_steps", "solver", "checkpoint"),
+)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise an :class:`InputError` for a label or attribute with the name of one of the columns in ``BUILT_IN``."""
+    for name in names:
+        if name in BUILT_IN:
+            raise InputError(
+                f"the label or attribute {name!r} has the name of a built-in column: give it another one in the table, "
+                f"or in the overlay with mapping: {{my_{name}: {{column: {name}}}}}"
+            )
 
 
 def is_missing(value: object) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, Field
 
-from medi_monai.schema.columns import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn
+from medi_monai.schema.columns import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, check_names
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
 from medi_monai.utils.records import Document, parse_document
@@ -36,6 +36,7 @@ class MetadataSchema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", tuple(self.attributes))
+        check_names(self.names)
         if len(set(self.names)) != len(self.names):
             raise InputError(f"label and attributes must be different columns, not {list(self.names)}")
         if not self.label.values:

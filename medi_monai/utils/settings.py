@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
 )
@@ -236,11 +237,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    def __init__(self, **values: Any) -> None:
+    _given: frozenset[str] = PrivateAttr(frozenset())
+
+    def __init__(self, *, given: Iterable[str] | None = None, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _input_error(type(self), error, values) from None
+        self._given = frozenset(values if given is None else given)
 
     def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -253,9 +257,14 @@ class Settings(BaseModel):
         if defaults:
             cls.model_rebuild(force=True)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that the user gave; the others have the values of a config, or defaults."""
+        return self._given
+
     def replaced(self, **values: Any) -> Settings:
         """Return a copy of the group with other values, which are checked."""
-        return type(self)(**{**dict(self), **values})
+        return type(self)(given=self.given | set(values), **{**dict(self), **values})
 
 
 def _input_error(group: type[Settings], error: ValidationError, values: Mapping[str, Any]) -> InputError:

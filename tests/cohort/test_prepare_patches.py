@@ -1,7 +1,9 @@
 """Tables and trees whose rows are patches: files that stay where they are."""
 
+import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -107,3 +109,22 @@ def test_patches_that_were_replaced_are_looked_at_again_and_until_then_refused(t
     changed = (pd.read_parquet(root / "quality.parquet")["hash"] != hashes).to_numpy()
     assert again.table["image"][changed].tolist() == [str(replaced)]
     assert load_or_prepare(preparation, root).digest == again.digest
+
+
+def test_settings_of_the_user_that_an_existing_cohort_contradicts_are_refused(tree, tmp_path, in_process):
+    preparation = patch_tree(tree, 256, 0.5)
+    prepare(preparation, tmp_path, "skip")
+    coarser = replace(preparation, cutting=replace(preparation.cutting, grid=PatchGrid(image_size=256, mpp=1.0)))
+    assert load_or_prepare(coarser, tmp_path).mpp == 0.5, "a default of a config has no say"
+    message = f"mpp = 1.0: the cohort in {tmp_path} was prepared with 0.5. Leave mpp out, or prepare another"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_or_prepare(replace(coarser, given={"mpp"}), tmp_path)
+    other = replace(preparation, splits=replace(preparation.splits, seed=7), given={"split_seed"})
+    with pytest.raises(InputError, match="split_seed = 7: .* was prepared with 0"):
+        load_or_prepare(other, tmp_path)
+    assert len(load_or_prepare(replace(preparation, given={"mpp", "split_seed", "table"}), tmp_path))
+    # a cohort that was made elsewhere says its resolution
+    (tmp_path / "preparation.json").unlink()
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_or_prepare(replace(coarser, given={"mpp"}), tmp_path)
+    assert len(load_or_prepare(replace(other, given={"split_seed"}), tmp_path))

@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from medi_monai.cohort.samples import MANIFEST
+from medi_monai.cohort.source import ROW_COLUMNS
+from medi_monai.cohort.table import PATCH_COLUMNS
 from medi_monai.cohort.tables import clean_cells
-from medi_monai.schema import NULL, CategoricalColumn, ContinuousColumn, MetadataSchema, is_missing
+from medi_monai.schema import BUILT_IN, NULL, CategoricalColumn, ContinuousColumn, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 
@@ -185,3 +188,17 @@ def test_an_attribute_without_a_column_is_an_error_or_null():
     assert schema.encode({"label": ["a"]}, absent="null").tolist() == [[0, NULL]]
     with pytest.raises(InputError, match="'label'"):
         schema.encode({"center": ["x"]}, absent="null")
+
+
+@pytest.mark.parametrize("name", ["seed", "solver", "checkpoint", "number", "count", "combination", "image", "split"])
+def test_names_of_built_in_columns_are_refused(name):
+    table = pd.DataFrame({"tumor": ["a", "b"], name: ["x", "y"]})
+    says = f"attribute '{name}' has the name of a built-in column: .* mapping: {{my_{name}: {{column: {name}}}}}"
+    with pytest.raises(InputError, match=says):
+        MetadataSchema.from_table(table, "tumor", [name])
+    with pytest.raises(InputError, match=says):
+        MetadataSchema.from_table(table, name)
+
+
+def test_columns_of_cohorts_and_manifests_are_built_in():
+    assert {*PATCH_COLUMNS, *ROW_COLUMNS, *MANIFEST} <= set(BUILT_IN)

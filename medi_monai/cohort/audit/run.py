@@ -29,6 +29,7 @@ from medi_monai.cohort.audit.values import look_alike_section, not_numbers, pati
 from medi_monai.cohort.duplicates import MAX_DISTANCE, mean_distance
 from medi_monai.cohort.table import require_columns
 from medi_monai.results import plain
+from medi_monai.schema import check_names
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["PROPERTIES", "audit_cohort"]
@@ -41,7 +42,6 @@ MAX_CELLS = 2**25
 #: mean number of bits that differ between patients, below which near-duplicates cannot be identified: 31.8 to 32.1 for
 #: tissue in every cohort so far, 23 to 25 for brain slices
 LEAST_APART = 28.0
-RESERVED = ("patient", "slide", "split", "rows")
 SUFFIX = r"\.([A-Za-z0-9]{1,5})$"
 
 
@@ -151,9 +151,7 @@ def _check_roles(columns: list[str], label: str, attributes: Sequence[str], cont
     for column in columns:
         if columns.count(column) > 1:
             raise InputError(f"the column {column!r} has two roles in the audit; use each column once")
-    for column in (label, *attributes):
-        if column in RESERVED:
-            raise InputError(f"the label or attribute {column!r} has a name reserved by the audit; rename it")
+    check_names((label, *attributes))
     for column in continuous:
         if column not in attributes:
             raise InputError(f"{column!r} is declared continuous but is not among the attributes {list(attributes)}")

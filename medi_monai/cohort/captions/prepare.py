@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -53,6 +53,7 @@ class CaptionPreparation:
         square: image size, and how images are made square.
         splits: how patients are split, unless the table has a split.
         pixels: how values, pages and transparent pixels of the files are interpreted.
+        given: names of the settings that the user gave, which an existing cohort may not contradict.
 
     Raises:
         InputError: if an attribute to stratify by is not among the kept columns.
@@ -62,6 +63,7 @@ class CaptionPreparation:
     square: SquareFit
     splits: PatientSplit = field(default_factory=PatientSplit)
     pixels: PixelRules = field(default_factory=lambda: PixelRules(percentiles=PERCENTILES, background="border"))
+    given: Collection[str] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name in self.splits.columns or ():
@@ -76,8 +78,11 @@ class CaptionPreparation:
 
     def settings(self) -> dict:
         """All settings as JSON; equal settings give equal cohorts."""
+        return {"source": self.source.settings(), **self.rules()}
+
+    def rules(self) -> dict:
+        """All settings but those of the source."""
         return {
-            "source": self.source.settings(),
             "square": asdict(self.square),
             "pixels": asdict(self.pixels),
             "splits": None if self.source.comes_split else asdict(self.splits),

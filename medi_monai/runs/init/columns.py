@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from medi_monai.schema import MISSING_WORDS
+from medi_monai.schema import BUILT_IN, MISSING_WORDS
 from medi_monai.utils.text import look_alikes, number_in
 
 __all__ = ["Recognized", "recognize"]
@@ -42,7 +42,7 @@ MAX_VALUES = 60
 #: further words for missing data in tables of hospitals
 MORE_WORDS = {"n/a", "n.a.", "?", "-", "missing", "null", "k.a.", "unbekannt", "not specified", "#n/a", "."}
 #: names that a cohort has already
-TAKEN = {"image", "slide", "patient", "x", "y", "mpp", "row", "problem", "split", "source_mpp", "caption"}
+TAKEN = {*BUILT_IN, "caption"}
 
 
 @dataclass

@@ -277,7 +277,7 @@ def test_columns_are_named_as_the_table_has_them(clean, audit):
         ({"attributes": ["tumor"]}, "'tumor' has two roles"),
         ({"continuous": ["mpp"]}, "not among the attributes"),
         ({"properties": ["widht"]}, "unknown column 'widht'"),
-        ({"patient": "slide", "slide": "image", "image": "", "attributes": ["patient"]}, "rename it"),
+        ({"patient": "slide", "slide": "image", "image": "", "attributes": ["patient"]}, "built-in column"),
     ],
 )
 def test_mistakes_are_one_line(clean, changes, sentence):
