@@ -199,7 +199,8 @@ def _record(
     """Return all that a result depends on, for comparison with checkpoints and for ``alignment.json``."""
     return {
         "losses": losses.model_dump(),
-        "settings": settings.model_dump(),
+        # a resumed run is the same run
+        "settings": settings.model_dump(exclude={"resume"}),
         "real_images": real_images,
         "target": target.to_dict(),
         "sampling": {

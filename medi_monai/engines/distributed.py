@@ -23,6 +23,7 @@ __all__ = [
     "local_device",
     "lost_processes",
     "main_process_first",
+    "refuse_alone",
     "refuse_processes",
     "shared_gradient",
     "torchrun_session",
@@ -83,6 +84,19 @@ def leave_processes() -> None:
     """Leave the process group at the end of a run."""
     if torch.distributed.is_initialized():
         idist.finalize()
+
+
+def refuse_alone() -> None:
+    """Refuse a training of several processes of ``torchrun`` that have not joined to share gradients.
+
+    Raises:
+        InputError: with the config that joins them.
+    """
+    if _num_processes() > 1 and idist.get_world_size() == 1:
+        raise InputError(
+            f"torchrun started {_num_processes()} processes, and each would train a model of its own in the same "
+            "folders: add multi_gpu_train.json behind train.json in --config_file, or start it without torchrun"
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
-from medi_monai.engines.distributed import is_main_process, lost_processes
+from medi_monai.engines.distributed import is_main_process, lost_processes, refuse_alone
 from medi_monai.engines.events import event_files
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
@@ -128,9 +128,10 @@ def train(
         The path of ``model.pt``.
 
     Raises:
-        InputError: if the checkpoint to resume from does not fit.
+        InputError: if the checkpoint to resume from does not fit, or ``torchrun`` started processes that share nothing.
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
+    refuse_alone()
     folder = checkpoint.ckpt_dir
     record = settings if trained_on is None else {**settings, RECORD: plain(trained_on)}
     if is_main_process():

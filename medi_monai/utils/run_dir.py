@@ -31,6 +31,8 @@ def is_command_line(arguments: Sequence[str]) -> bool:
     return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
+#: runs whose work is not divided among the processes of torchrun
+UNDIVIDED = ("auditing", "sampling", "classifying", "aligning", "resampling", "experiment")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
@@ -51,8 +53,10 @@ def begin_run(
 
     Raises:
         InputError: for a folder that is not writable, is in use by another run, or holds results of another kind of
-            run, data, or files of the user in the place of results.
+            run, data, or files of the user in the place of results; for several processes of torchrun that would not
+            share the work.
     """
+    _check_processes(run)
     if run is not None:
         _check_kind(Path(folders[0]), run)
         for number, folder in enumerate(folders):
@@ -80,6 +84,15 @@ def _remove_unused(folders: Iterable[Path]) -> None:
                 for name in (*LOCK_FILES, FILE_LIST):
                     (folder / name).unlink(missing_ok=True)
                 folder.rmdir()
+
+
+def _check_processes(run: str | None) -> None:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if run in UNDIVIDED and count != "1":
+        raise InputError(
+            f"{run} runs in one process, and torchrun started {count}: each would repeat the whole run in the same "
+            "folders. Start it without torchrun"
+        )
 
 
 def _check_kind(folder: Path, run: str) -> None:

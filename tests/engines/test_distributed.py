@@ -5,6 +5,9 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -247,6 +250,57 @@ def test_a_run_for_one_process_refuses_several(monkeypatch, processes):
         return refuse_processes("aligning")
     with pytest.raises(InputError, match="aligning runs in one process, and torchrun started 2: .* without torchrun"):
         refuse_processes("aligning")
+
+
+def test_processes_that_share_no_gradients_are_not_trained(monkeypatch):
+    from medi_monai.engines.distributed import refuse_alone
+    from medi_monai.utils.errors import InputError
+
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_alone()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="torchrun started 2 processes, .*: add multi_gpu_train.json"):
+        refuse_alone()
+
+
+@pytest.mark.parametrize("run", ["auditing", "sampling", "classifying", "aligning", "resampling", "experiment"])
+def test_a_run_that_is_not_divided_refuses_several_processes_before_anything_is_written(monkeypatch, tmp_path, run):
+    from medi_monai.utils.errors import InputError
+    from medi_monai.utils.run_dir import begin_run
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=f"{run} runs in one process, and torchrun started 2: .* without torchrun"):
+        begin_run(tmp_path / "out", run=run)
+    assert not list(tmp_path.iterdir())
+    begin_run(tmp_path / "out", run="preparing")
+
+
+DYING = """
+import os, signal, time
+from medi_monai.engines.distributed import join_processes
+from medi_monai.utils.errors import report_user_errors
+
+report_user_errors()
+shard = join_processes()
+shard.wait()
+if not shard.is_main:
+    os.kill(os.getpid(), signal.SIGKILL)
+shard.wait()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_process_that_is_killed_ends_its_group_within_a_minute(tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "dying.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and time.monotonic() - start < 60
+    said = [line for line in done.stderr.splitlines() if line.startswith("medi_monai: error:")]
+    # torchrun may end it before it sees that the connection is lost
+    assert said in (["medi_monai: error: another process of this run has stopped; see its own message"], [])
+    assert "SIGKILL" in done.stderr
 
 
 def test_more_processes_than_gpus(monkeypatch):

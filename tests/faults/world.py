@@ -222,8 +222,9 @@ class World:
             name += f"_{json_digest(change.options)[:8]}_{'spawn' if spawns(change) else 'fork'}"
         path = self.root / "undisturbed" / f"{name}.json"
         if not path.exists():
-            folder, log = self.root / "undisturbed" / name, path.with_suffix(".txt")
-            shutil.rmtree(folder, ignore_errors=True)
+            # as deep as the folders of cases: models name their cohort from where they are
+            folder, log = self.root / "undisturbed" / name / "case", path.with_suffix(".txt")
+            shutil.rmtree(folder.parent, ignore_errors=True)
             self._copy(recipe, folder)
             more = {"spawn": spawns(change), "at_write": None, "alone_after": 60} if change else {}
             seconds = self._must_run(recipe, folder, log, more, **(change.options if change else {}))
@@ -233,7 +234,7 @@ class World:
             if change:
                 content["writes"] = int(Path(f"{log}.writes").read_text())
             path.write_text(json.dumps(content))
-            shutil.rmtree(folder)
+            shutil.rmtree(folder.parent)
         return Undisturbed(**json.loads(path.read_text()))
 
     def folder_of(self, recipe: Recipe, folder: Path) -> Path:

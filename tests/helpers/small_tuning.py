@@ -61,7 +61,7 @@ class Tuning:
             guide or Weighted(WHOLE),
             {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers,
             losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
-            AlignmentSettings(**{**settings, **changes}),
+            AlignmentSettings(**{**settings, "resume": resume, **changes}),
             SCHEMA,
             {"objective": "v"},
             self.output,
