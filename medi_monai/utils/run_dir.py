@@ -17,7 +17,7 @@ import torch
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json, writable_dir, write_json
-from medi_monai.utils.records import RESULTS, check_results, foreign_files
+from medi_monai.utils.records import RESULTS, check_apart, check_results, foreign_files
 from medi_monai.utils.records.results import SUMMARY
 from medi_monai.utils.text import listed
 from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks, remove_temporaries
@@ -61,6 +61,7 @@ def begin_run(
         _check_kind(Path(folders[0]), run)
         for number, folder in enumerate(folders):
             check_results(folder, run, number, [data])
+        check_apart(folders, run)
     absent = {level for folder in folders for level in (Path(folder), *Path(folder).parents) if not level.exists()}
     writable = [writable_dir(folder) for folder in folders]
     # only the first of torchrun's processes writes

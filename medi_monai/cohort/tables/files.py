@@ -17,6 +17,7 @@ import pandas as pd
 
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import escaped, is_text
+from medi_monai.utils.written import FILE_LIST
 
 __all__ = [
     "A_FOLDER",
@@ -122,7 +123,9 @@ def checked_folder(folder: str | os.PathLike) -> Path:
 def walk_files(
     root: str | os.PathLike, top: str = "", suffixes: Sequence[str] = IMAGE_SUFFIXES, depth: int | None = None
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """List all files below ``root/top`` with one of the ``suffixes`` (upper or lower case), except hidden files.
+    """List the files below ``root/top`` with one of the ``suffixes`` (upper or lower case).
+
+    Hidden files and the outputs of runs are left out.
 
     Args:
         root: folder that paths are relative to.
@@ -160,7 +163,10 @@ class _Walk:
                 self.waiting = [] if opened > MAX_FOLDERS else self.waiting
                 continue
             inside = (*above, _identity(os.path.join(self.root, folder)))
-            for entry in scan_folder(self.root, folder):
+            entries = scan_folder(self.root, folder)
+            if above and any(entry.name == FILE_LIST for entry in entries):
+                continue
+            for entry in entries:
                 if not entry.name.startswith("."):
                     self._take(entry, inside)
 

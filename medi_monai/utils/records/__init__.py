@@ -2,12 +2,13 @@
 
 from medi_monai.utils.records.documents import Document, parse_document, read_document, sealed, unknown_keys
 from medi_monai.utils.records.file_index import FileIndex
-from medi_monai.utils.records.results import RESULTS, check_results, claim_results, foreign_files
+from medi_monai.utils.records.results import RESULTS, check_apart, check_results, claim_results, foreign_files
 
 __all__ = [
     "RESULTS",
     "Document",
     "FileIndex",
+    "check_apart",
     "check_results",
     "claim_results",
     "foreign_files",

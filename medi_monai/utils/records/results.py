@@ -14,7 +14,7 @@ from medi_monai.utils.files import file_fingerprint, is_temporary, read_json
 from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.written import enter_written, read_written, start_list
 
-__all__ = ["RESULTS", "SUMMARY", "check_results", "claim_results", "foreign_files"]
+__all__ = ["RESULTS", "SUMMARY", "check_apart", "check_results", "claim_results", "foreign_files"]
 
 SUMMARY = "summary.json"
 #: by run id, what it writes into its folder and, where it has a second one, into that of its model
@@ -48,6 +48,8 @@ SUMMARY_KEYS = {"run", "made", "figures", "settings", "digests", "versions"}
 #: a table of these names makes a folder that of a cohort
 COHORT_TABLES = ("cohort.csv", "cohort.parquet")
 HOLDERS = ("preparing", "experiment")
+#: folders in that of a cohort
+OF_COHORTS = ("patches", "features")
 
 
 def check_results(
@@ -82,6 +84,23 @@ def check_results(
                 was = (written or {}).keys() & {foreign.relative_to(folder).as_posix()}
                 how = "was changed after a run wrote it" if was else "was not written by medi_monai"
                 raise _in_the_way(foreign, run, "is a symbolic link" if foreign.is_symlink() else how)
+
+
+def check_apart(folders: Sequence[str | os.PathLike], run: str) -> None:
+    """Refuse a folder of a run that lies within the results of another of its folders.
+
+    Args:
+        folders: in the order of :data:`RESULTS`.
+        run: id of the run.
+    """
+    for number, outer in enumerate(folders):
+        for inner in folders:
+            for name in _names(run, number):
+                if Path(inner).resolve().is_relative_to(Path(outer).resolve() / name):
+                    raise InputError(
+                        f"{inner} lies within {Path(outer) / name}, which {run} writes and moves as its results: choose"
+                        " another folder"
+                    )
 
 
 def foreign_files(folder: Path, name: str) -> list[Path]:
@@ -164,19 +183,36 @@ def _holds_keys(path: Path, known: set[str]) -> bool:
     return isinstance(content, dict) and bool(known & content.keys())
 
 
+def _holds_files(folder: Path) -> bool:
+    try:
+        return any(not (path.name.startswith(".") and path.is_file()) for path in folder.iterdir())
+    except OSError:
+        # none yet; one that cannot be read is refused when it is written to
+        return False
+
+
 def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None]) -> None:
     try:
         resolved = folder.resolve()
     except (RuntimeError, OSError) as error:
         # Python 3.11 and 3.12 raise a RuntimeError of a loop of links
         raise InputError(f"cannot write to {folder}: {error}. Choose another folder.") from None
-    for source in data:
-        if source is not None and Path(source).expanduser().resolve() == resolved:
-            raise InputError(f"{folder} is the folder of the data (dataset_dir): choose another folder for the results")
+    sources = [Path(source).expanduser().resolve() for source in data if source is not None]
+    if resolved in sources:
+        raise InputError(f"{folder} is the folder of the data (dataset_dir): choose another folder for the results")
     if run not in HOLDERS and any((folder / name).is_file() for name in COHORT_TABLES):
         raise InputError(f"{folder} holds a cohort, and {run} would write among its files: choose another folder")
+    ours = read_written(folder) is not None or bool(_known_by_content(folder))
     for outer in resolved.parents:
         first = resolved.relative_to(outer).parts[0]
+        holds_cohort = any((outer / name).is_file() for name in COHORT_TABLES)
+        if holds_cohort and first in OF_COHORTS:
+            raise InputError(f"{folder} lies among the files of the cohort in {outer}: choose another folder")
+        if (outer in sources or holds_cohort) and not ours and _holds_files(resolved):
+            raise InputError(
+                f"{folder} lies within the folder of the data, {outer}, and holds files that no run wrote: choose a new"
+                " or empty folder for the results"
+            )
         written = read_written(outer)
         if written is None and not (outer / SUMMARY).is_file():
             continue

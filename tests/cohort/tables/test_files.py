@@ -6,6 +6,7 @@ import pytest
 
 from medi_monai.cohort.tables import files as files_module
 from medi_monai.cohort.tables.files import absent_files, inside_paths, scan_folder, walk_files
+from medi_monai.utils.written import start_list
 
 
 @pytest.fixture
@@ -37,6 +38,16 @@ def test_a_walk_finds_images_follows_links_and_names_those_that_lead_nowhere(dat
     assert walk_files(data, depth=0) == (["4.tiff"], [])
     assert walk_files(data, depth=1)[0] == ["4.tiff", "a/1.svs", "a/2.SVS", "linked/6.svs"]
     assert walk_files(data, "absent") == ([], [])
+
+
+def test_outputs_of_runs_below_the_data_are_no_data(data):
+    start_list(data / "a" / "b")
+    start_list(data / "4.out")
+    (data / "4.out" / "patches").mkdir()
+    (data / "4.out" / "patches" / "1.png").touch()
+    assert walk_files(data)[0] == ["4.tiff", "a/1.svs", "a/2.SVS", "linked/6.svs"]
+    # where the data are what a run made
+    assert "b/3.png" in walk_files(data / "a", "b")[0]
 
 
 def test_folders_that_link_to_each_other_crosswise_end(tmp_path):

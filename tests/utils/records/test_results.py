@@ -167,6 +167,58 @@ def test_the_folder_of_the_data_is_refused_also_through_a_link(tmp_path):
     begin_run(tmp_path / "results", run="sampling", data=data)
 
 
+def test_within_the_data_a_folder_has_to_be_new_empty_or_of_runs(tmp_path):
+    data = tmp_path / "data"
+    (data / "slides").mkdir(parents=True)
+    (data / "slides" / "a.svs").touch()
+    (data / "empty").mkdir()
+    os.symlink(data / "slides", tmp_path / "link")
+    for folder in (data / "slides", tmp_path / "link", data / "empty" / ".." / "slides"):
+        with pytest.raises(InputError, match="lies within the folder of the data, .*holds files that no run wrote"):
+            begin_run(folder, run="training", data=data)
+    for folder in (data / "new", data / "empty", data / "slides" / "new"):
+        begin_run(folder, run="auditing", data=data)
+        finished(folder, audit__json="{}")
+        begin_run(folder, run="auditing", data=data)
+    assert sorted(os.listdir(data / "slides")) == ["a.svs", "new"]
+
+
+@pytest.mark.parametrize("table", ["cohort.csv", "cohort.parquet"])
+def test_within_a_cohort_a_folder_is_not_among_its_files(tmp_path, table):
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").touch()
+    (tmp_path / table).touch()
+    for inner in ("patches", "patches/new", "features/mine"):
+        with pytest.raises(InputError, match="lies among the files of the cohort"):
+            begin_run(tmp_path / inner, run="evaluation")
+    with pytest.raises(InputError, match="holds files that no run wrote"):
+        begin_run(tmp_path / "notes", run="evaluation")
+    begin_run(tmp_path / "evaluation", run="evaluation")
+
+
+@pytest.mark.parametrize("model", ["samples", "samples/models"])
+def test_the_folder_of_a_model_is_not_within_the_results_beside_it(tmp_path, model):
+    with pytest.raises(InputError, match="lies within .*samples, which training writes and moves"):
+        begin_run(tmp_path, tmp_path / model, run="training")
+    assert os.listdir(tmp_path) == []
+    begin_run(tmp_path, tmp_path, run="training")
+    begin_run(tmp_path, tmp_path / "models", run="training")
+
+
+def test_a_link_to_a_folder_on_another_disk_is_a_folder(tmp_path):
+    (tmp_path / "disk").mkdir()
+    os.symlink(tmp_path / "disk", tmp_path / "results")
+    begin_run(tmp_path / "results", run="auditing")
+    finished(tmp_path / "results", audit__json="{}")
+    assert (tmp_path / "disk" / "audit.json").is_file() and (tmp_path / "results").is_symlink()
+    set_aside(tmp_path / "results", [tmp_path / "results" / "audit.json"])
+    assert (tmp_path / "disk" / "earlier-1" / "audit.json").is_file()
+    os.symlink(tmp_path / "gone", tmp_path / "dangling")
+    with pytest.raises(InputError, match="dangling.*Choose another folder"):
+        begin_run(tmp_path / "dangling", run="auditing")
+
+
 @pytest.mark.parametrize("table", ["cohort.csv", "cohort.parquet"])
 def test_a_cohort_is_no_folder_for_other_results(tmp_path, table):
     (tmp_path / table).touch()
