@@ -43,7 +43,7 @@ EXTRAS = {
     "encoders": ["timm", "torch-fidelity"],
     "text": ["transformers>=5", "peft"],
     "mlflow": ["mlflow>=3.16"],
-    "mr": ["nibabel", "pydicom"],
+    "mr": ["nibabel", "pydicom", "python-gdcm"],  # the last reads compressed DICOM
     "itk": ["itk"],  # MetaImage and NRRD
     "excel": ["openpyxl"],
     "test": [
@@ -53,6 +53,7 @@ EXTRAS = {
         "nibabel",
         "openpyxl",
         "pydicom",
+        "python-gdcm",
         "scikit-learn",
         "diffusers",
         "nbclient",

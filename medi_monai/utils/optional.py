@@ -25,6 +25,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "nibabel": "mr",
     "pydicom": "mr",
+    "gdcm": "mr",
     "itk": "itk",
     "openpyxl": "excel",
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,15 @@ __all__ = ["read_series", "read_single"]
 
 #: what the place of an image in space follows from
 GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "Rows", "Columns")
+#: sequence of an enhanced image that holds each of them and the rescale slope, for one frame or for all
+FUNCTIONAL_GROUPS = {
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
 #: relative difference between distances of slices that is rounding
 UNEVEN = 0.02
 
@@ -25,7 +36,7 @@ def read_series(files: Sequence[Path], path: str | os.PathLike) -> tuple[np.ndar
     """The voxels of a series.
 
     Args:
-        files: of the series, in any order.
+        files: of the series, in any order; of an enhanced image, the one file with all frames.
         path: for messages.
 
     Returns:
@@ -35,30 +46,24 @@ def read_series(files: Sequence[Path], path: str | os.PathLike) -> tuple[np.ndar
     Raises:
         InputError: if positions are missing, repeated or uneven, or slices differ in orientation or size.
     """
-    datasets = [_dataset(file) for file in files]
-    if len(datasets) == 1 and int(getattr(datasets[0], "NumberOfFrames", 1)) > 1:
-        raise _frames(path, int(datasets[0].NumberOfFrames))
-    for dataset in datasets:
-        lacks = [tag for tag in GEOMETRY if dataset.get(tag) is None]
-        if lacks:
-            raise InputError(f"{path}: its DICOM images have no {lacks[0]}, so that their orientation is unknown")
-    across, down = _directions(datasets[0])
-    normal = np.cross(across, down)
-    first = datasets[0]
-    for dataset in datasets:
-        same = [np.allclose(np.ravel(dataset.get(tag)), np.ravel(first.get(tag)), atol=1e-3) for tag in GEOMETRY[2:]]
-        if not all(same) or not np.allclose(dataset.ImageOrientationPatient, first.ImageOrientationPatient, atol=1e-3):
+    frames = [frame for file in files for frame in _frames(_dataset(file), path)]
+    first = frames[0]
+    for frame in frames:
+        sizes = [np.allclose(getattr(frame, name), getattr(first, name), atol=1e-3) for name in ("spacing", "shape")]
+        if not all(sizes) or not np.allclose(frame.directions, first.directions, atol=1e-3):
             raise InputError(f"{path}: the images of the series differ in size, spacing or orientation")
-    places = np.array([np.dot(normal, np.array(dataset.ImagePositionPatient, float)) for dataset in datasets])
+    across, down = first.directions
+    normal = np.cross(across, down)
+    places = np.array([np.dot(normal, frame.position) for frame in frames])
     order = np.argsort(places, kind="stable")
-    thickness = _distance(places[order], first, path)
-    values = np.stack([_pixels(datasets[index]) for index in order], axis=-1)
-    row_spacing, column_spacing = (float(value) for value in first.PixelSpacing)
+    thickness = _distance(places[order], first.thickness, path)
+    values = np.stack([_frame_values(frames[index]) for index in order], axis=-1)
+    row_spacing, column_spacing = first.spacing
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = across * column_spacing, down * row_spacing, normal * thickness
-    lps[:3, 3] = np.array(datasets[order[0]].ImagePositionPatient, float)
+    lps[:3, 3] = frames[order[0]].position
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    return values.transpose(1, 0, 2), affine, _is_inverted(first)
+    return values.transpose(1, 0, 2), affine, _is_inverted(first.dataset)
 
 
 def read_single(path: str | os.PathLike, page: int | None) -> tuple[np.ndarray, tuple[float, float] | None, bool]:
@@ -78,18 +83,99 @@ def read_single(path: str | os.PathLike, page: int | None) -> tuple[np.ndarray, 
     dataset = _dataset(Path(path))
     frames = int(getattr(dataset, "NumberOfFrames", None) or 1)
     if frames > 1 and (page is None or page >= frames):
-        raise _frames(path, frames)
+        raise InputError(
+            f"{path} has {frames} frames, of which one is read: set `page` to its number, 0 to {frames - 1}"
+        )
     spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
     pixels = _pixels(dataset)
     size = (float(spacing[0]), float(spacing[1])) if spacing is not None else None
     return pixels[page] if frames > 1 else pixels, size, _is_inverted(dataset)
 
 
-def _frames(path: str | os.PathLike, frames: int) -> InputError:
-    return InputError(
-        f"{path} has {frames} frames, of which one is read: set `page` to its number, 0 to {frames - 1}. For slices in "
-        "a standard orientation, convert it to NIfTI (dcm2niix)"
+@dataclass(frozen=True)
+class _Frame:
+    """An image of a series.
+
+    Args:
+        dataset: of its file.
+        index: in a file with several frames; None in one with a single image.
+        rescale: slope and intercept of its values; None if they are those of the dataset.
+        directions: ``(2, 3)``: of a row of pixels and of a column, in LPS.
+        position: of the first pixel in LPS millimeters.
+        spacing: millimeters per pixel (vertical, horizontal).
+        shape: rows and columns.
+        thickness: of the slice in millimeters.
+    """
+
+    dataset: Any
+    index: int | None
+    rescale: tuple[float, float] | None
+    directions: np.ndarray
+    position: np.ndarray
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+    thickness: float
+
+
+def _frames(dataset: Any, path: str | os.PathLike) -> list[_Frame]:
+    """The images of a file: one, or the frames of an enhanced image, each with a place of its own."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if groups is None and count == 1:
+        return [_frame(dataset, None, dataset.get, None, path)]
+    if groups is None or len(groups) != count:
+        raise InputError(
+            f"{path} has {count} frames without the position of each, so that their order is unknown: convert it to "
+            "NIfTI (dcm2niix)"
+        )
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+
+    def value_in(group: Any, name: str) -> Any:
+        sequence = FUNCTIONAL_GROUPS.get(name)
+        if sequence is None:
+            return dataset.get(name)
+        items = group.get(sequence) or shared.get(sequence)
+        return items[0].get(name) if items else None
+
+    frames = []
+    for index, group in enumerate(groups):
+        slope, intercept = value_in(group, "RescaleSlope"), value_in(group, "RescaleIntercept")
+        rescale = (float(1 if slope is None else slope), float(intercept or 0))
+        frames.append(_frame(dataset, index, partial(value_in, group), rescale, path))
+    return frames
+
+
+def _frame(
+    dataset: Any,
+    index: int | None,
+    value_of: Callable[[str], Any],
+    rescale: tuple[float, float] | None,
+    path: str | os.PathLike,
+) -> _Frame:
+    values = {name: value_of(name) for name in GEOMETRY}
+    lacks = [name for name, value in values.items() if value is None]
+    if lacks:
+        raise InputError(f"{path}: its DICOM images have no {lacks[0]}, so that their orientation is unknown")
+    spacing = values["PixelSpacing"]
+    return _Frame(
+        dataset,
+        index,
+        rescale,
+        np.array(values["ImageOrientationPatient"], float).reshape(2, 3),
+        np.array(values["ImagePositionPatient"], float),
+        (float(spacing[0]), float(spacing[1])),
+        (int(values["Rows"]), int(values["Columns"])),
+        float(value_of("SliceThickness") or 1),
     )
+
+
+def _frame_values(frame: _Frame) -> np.ndarray:
+    """``(rows, columns)`` float32 with the rescale slope applied."""
+    if frame.index is None or frame.rescale is None:
+        return _pixels(frame.dataset)
+    slope, intercept = frame.rescale
+    pixels = _stored_pixels(frame.dataset)
+    return np.asarray((pixels[frame.index] if pixels.ndim > 2 else pixels) * slope + intercept, np.float32)
 
 
 def _dataset(file: Path) -> Any:
@@ -101,11 +187,18 @@ def _dataset(file: Path) -> Any:
 
 
 def _pixels(dataset: Any) -> np.ndarray:
+    pixels = _stored_pixels(dataset)
+    if int(dataset.get("SamplesPerPixel", 1)) > 1:
+        return np.asarray(pixels)
+    return np.asarray(import_module("pydicom.pixels").apply_modality_lut(pixels, dataset), np.float32)
+
+
+def _stored_pixels(dataset: Any) -> np.ndarray:
     try:
-        if int(dataset.get("SamplesPerPixel", 1)) > 1:
-            return np.asarray(dataset.pixel_array)
-        return np.asarray(import_module("pydicom.pixels").apply_modality_lut(dataset.pixel_array, dataset), np.float32)
+        return dataset.pixel_array
     except Exception as error:
+        if "missing dependencies" in str(error):
+            require("gdcm", f"to read the pixels of {dataset.filename} ({dataset.file_meta.TransferSyntaxUID.name})")
         raise InputError(f"cannot read the pixels of {dataset.filename}: {_line(error)}") from error
 
 
@@ -113,18 +206,13 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _directions(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    cosines = np.array(dataset.ImageOrientationPatient, float)
-    return cosines[:3], cosines[3:]
-
-
 def _is_inverted(dataset: Any) -> bool:
     return str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
 
 
-def _distance(places: np.ndarray, first: Any, path: str | os.PathLike) -> float:
+def _distance(places: np.ndarray, thickness: float, path: str | os.PathLike) -> float:
     if len(places) == 1:
-        return float(first.get("SliceThickness") or 1)
+        return thickness
     steps = np.diff(places)
     usual = float(np.median(steps))
     if usual <= 0 or (steps < usual * UNEVEN).any():

@@ -1,8 +1,11 @@
 """Cohorts of volumes, from the settings to the squares."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from phantom import SPACING, affine, head, stored_as, write_dicom
 from PIL import Image
 
@@ -126,6 +129,29 @@ def test_a_tree_of_dicom_with_its_tags(tmp_path):
         values, counts = np.unique(square[square > 60], return_counts=True)
         assert values[counts.argmax()] == 100 + int(patient[1:])
     assert read_rejected(cohort.root).empty
+
+
+def test_the_overlay_of_volumes_reads_bids(tmp_path):
+    path = Path(__file__).parents[3] / "configs" / "cohorts" / "volumes.yaml"
+    content = yaml.safe_load(path.read_text())
+    rows = []
+    for number in range(NUM_PATIENTS):
+        name = f"sub-{number:02d}"
+        (tmp_path / name / "anat").mkdir(parents=True)
+        image = nibabel.Nifti1Image(head() + number, affine())
+        nibabel.save(image, tmp_path / name / "anat" / f"{name}_T1w.nii.gz")
+        rows.append((name, "FM"[number % 2], str(30 + 10 * number) if number else "n/a", "Leeds"))
+    table = pd.DataFrame(rows, columns=["participant_id", "sex", "age", "site"])
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    cohort = prepare(caption_preparation(settings(tmp_path, **content), None), tmp_path / "out")
+    assert len(cohort) == 3 * NUM_PATIENTS and read_rejected(cohort.root).empty
+    assert cohort.table["sex"].value_counts().to_dict() == {"F": 12, "M": 12}
+    assert (cohort.table["age"] == "").sum() == 3 and set(cohort.table["site"]) == {"Leeds"}
+    captions = cohort.table[cohort.table["caption"].str.contains(" of a (?:young|middle-aged|old) ")]
+    for _, row in captions.iterrows():
+        age = ["young", "middle-aged", "old"][(int(row["age"]) >= 40) + (int(row["age"]) >= 60)]
+        assert row["caption"].endswith(f"of a {age} {'woman' if row['sex'] == 'F' else 'man'}")
+    assert len(captions) > 0
 
 
 def test_a_volume_that_cannot_be_read_is_skipped_with_its_reason(volumes, tmp_path):
