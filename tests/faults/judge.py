@@ -115,6 +115,15 @@ def faults_of_words(output: str, code: int | None, killed: bool = False) -> list
     return faults
 
 
+def faults_of_stop(output: str, code: int | None) -> list[str]:
+    """Whether a run that was asked to stop between two updates has saved its state, or says what to do."""
+    bars = re.findall(r"(?:training|aligning)[^\r\n\[]*\[(\d+)/(\d+)\]", output)
+    stopped_within = bool(bars) and int(bars[-1][0]) < int(bars[-1][1]) and "done." not in output
+    if code not in (0, None) and stopped_within and "saved in" not in output:
+        return [f"stopped at {'/'.join(bars[-1])} without saving"]
+    return []
+
+
 def faults_of_files(
     folder: Path, before: dict[str, str], present: dict[str, str], may_leave: bool = False
 ) -> list[str]:

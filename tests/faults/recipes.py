@@ -75,9 +75,10 @@ RAW = {"reads": ("data",), "images": ("data",)}
 TILES, SLICES = {"tables": ("data/tiles.csv",), "overlay": "data/tiles.yaml"}, {"tables": ("data/slices.csv",)}
 ARMS, BEFORE_AFTER = {"cls": "cls", "medi": "medi"}, {"before": "before", "after": "after"}
 SIZE = {"image_size": SIDE}
-LONG_TRAINING = {"longer": {"max_steps": 40, "checkpoint_every": 4, "val_interval": 10, "sample_every": 20}}
+LONG_TRAINING = {"longer": {"max_steps": 60, "checkpoint_every": 4, "val_interval": 15, "sample_every": 20}}
 LONG_SAMPLING = {"longer": {"num_steps": 4, "batch_size": 4}}
-LONG_ALIGNING = {"longer": {"max_steps": 12, "checkpoint_every": 2}}
+# never converged: each update is made
+LONG_ALIGNING = {"longer": {"max_steps": 12, "checkpoint_every": 2, "val_interval": 4, "patience": 9}}
 
 PATHOLOGY = [
     Recipe(

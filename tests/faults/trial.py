@@ -8,7 +8,16 @@ from pathlib import Path
 
 from tests.faults.cases import ANY, REFUSED, SAME, Case, Change
 from tests.faults.edits import apply
-from tests.faults.judge import digests_of, everything, faults_of_files, faults_of_result, faults_of_words, snapshot
+from tests.faults.judge import (
+    digests_of,
+    everything,
+    faults_of_files,
+    faults_of_result,
+    faults_of_stop,
+    faults_of_words,
+    snapshot,
+)
+from tests.faults.kinds.kills import STOPS
 from tests.faults.recipes import RECIPES, Recipe
 from tests.faults.world import Undisturbed, World, command_of, spawns
 
@@ -60,6 +69,8 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
         code = ended["code"]
         told = disturbed and change.kill is not None
         faults += faults_of_words(ended["output"], code, killed=bool(told))
+        if told and change.kill and change.kill[0] in STOPS:
+            faults += faults_of_stop(ended["output"], code)
         faults += ["processes of the run outlive it"] if ended["left"] else []
         faults += faults_of_files(folder, before, present, may_leave=bool(told))
         if faults or (disturbed and change.file_size and code == 0):

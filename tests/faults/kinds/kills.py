@@ -1,4 +1,4 @@
-"""A run that is killed: at moments spread evenly over its whole length, and before or after a file gets its name."""
+"""A run that is stopped or killed: at moments spread evenly over its whole length, and before or after a file gets its name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.faults.recipes import Recipe
 
 #: cases of one turn
 EACH = 10
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def kills(recipe: Recipe, rng: Random) -> list[Change]:
@@ -32,6 +33,17 @@ def kills_at_writes(recipe: Recipe, rng: Random) -> list[Change]:
             dict(recipe.longer), kill=(when, share), again=again,
         )
         for share, again, when in zip(shares, _again(recipe, rng), ("before", "after") * EACH)
+    ]  # fmt: skip
+
+
+def stops(recipe: Recipe, rng: Random) -> list[Change]:
+    """Each signal that asks a run to stop, once in each quarter of its time; then resumed, where it resumes."""
+    again = {"resume": "true"} if recipe.run in ("training", "aligning") else {}
+    moments = [(name, round((part + rng.random()) / 4, 4)) for name in STOPS for part in range(4)]
+    return [
+        Change(f"{name} at {moment} of its time, then repeated", SAME, dict(recipe.longer), kill=(name, moment),
+               again=again)
+        for name, moment in moments
     ]  # fmt: skip
 
 
