@@ -35,6 +35,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "probing": (("probe.json", "probe.csv", "repeats", "report.html", SUMMARY),),
     "experiment": (("experiment.json", "report.html", "samples.png", "stages", SUMMARY),),
 }  # fmt: skip
+ALL_NAMES = {name for folders in RESULTS.values() for names in folders for name in names}
 #: files that runs may write in those of the results that are folders; others there are left alone
 IN_FOLDERS = {
     "samples": re.compile(r"step_\d+\.png|before_and_after\.png"),
@@ -216,7 +217,8 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
         written = read_written(outer)
         if written is None and not (outer / SUMMARY).is_file():
             continue
-        taken = _known_by_content(outer) | {name.partition("/")[0] for name in written or ()}
+        # files in folders of runs without a list, such as those of a text model, are listed as well
+        taken = _known_by_content(outer) | ALL_NAMES & {name.partition("/")[0] for name in written or ()}
         if first in taken or (first.startswith("earlier-") and taken):
             raise InputError(
                 f"{folder} lies within the results of another run, {outer / first}, which that run may replace or "

@@ -228,6 +228,15 @@ def test_a_cohort_is_no_folder_for_other_results(tmp_path, table):
         begin_run(tmp_path, run="preparing")
 
 
+def test_a_folder_of_a_run_may_hold_a_text_model_before_its_own_run_begins(tmp_path):
+    claim_results(tmp_path, "experiment")
+    write_json(tmp_path / "models" / "clip" / "pairs.json", {})
+    check_results(tmp_path / "models", "training", 1)
+    with pytest.raises(InputError, match="lies within the results of another run"):
+        write_json(tmp_path / "stages" / "training.json", {})
+        check_results(tmp_path / "stages", "training", 1)
+
+
 def test_a_folder_within_the_results_of_another_run_is_refused(tmp_path):
     outer = tmp_path / "sampling"
     finished(outer, "sampling")
