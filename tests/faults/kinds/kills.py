@@ -1,4 +1,4 @@
-"""A run that is stopped or killed at moments spread evenly over its length, and around the moment a file gets its name."""
+"""Runs that are stopped or killed at moments spread evenly over their length, or as a file gets its name."""
 
 from __future__ import annotations
 
