@@ -23,7 +23,7 @@ from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning
-from medi_monai.utils.console import STOP_SIGNALS
+from medi_monai.utils.console import OUT_OF_TIME, STOP_SIGNALS, note_out_of_time
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.records import check_results, claim_results
@@ -202,15 +202,20 @@ def train(
 def stop_after_step(trainer: Engine) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP end a training between two steps, so that its state can be saved; twice, at once.
 
-    SIGHUP stays ignored where it was, as under ``nohup``.
+    So does the soft limit of CPU time (SIGXCPU); what is left up to the hard limit has to do for saving. SIGHUP stays
+    ignored where it was, as under ``nohup``.
     """
 
     requested = threading.Event()
 
     def stop(number: int, frame: object) -> None:
         requested.set()
+        if number == OUT_OF_TIME:
+            note_out_of_time()
+            return
         for another in earlier:
-            signal.signal(another, signal.default_int_handler)
+            if another != OUT_OF_TIME:
+                signal.signal(another, signal.default_int_handler)
 
     # interrupted at any other moment, Ignite would count a step that was not made
     @trainer.on(Events.ITERATION_COMPLETED)
@@ -231,4 +236,5 @@ def stop_after_step(trainer: Engine) -> Iterator[None]:
         yield
     finally:
         for number, handler in earlier.items():
-            signal.signal(number, handler)
+            if number != OUT_OF_TIME or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)

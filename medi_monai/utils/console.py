@@ -7,13 +7,18 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["STOP_SIGNALS", "keep_console", "stop_like_ctrl_c"]
+__all__ = ["OUT_OF_TIME", "STOP_SIGNALS", "keep_console", "note_out_of_time", "stop_like_ctrl_c"]
 
-#: that ask a run to stop: Ctrl-C, the end of a session or of a job, and a terminal that was closed
+#: its number, where the system has a limit of CPU time; from then on it comes every second
+OUT_OF_TIME = getattr(signal, "SIGXCPU", None)
+#: that ask a run to stop: Ctrl-C, the end of a session or of a job, a closed terminal, and the limit of CPU time
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if getattr(signal, name, None) is not None
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
+    if getattr(signal, name, None) is not None
 )
 
 
@@ -63,11 +68,25 @@ def keep_console() -> None:
 
 
 def stop_like_ctrl_c() -> None:
-    """Let the end of a session or a job, and a closed terminal, stop a run as Ctrl-C does, from now on.
+    """Let the end of a session or a job, a closed terminal and the limit of CPU time stop a run as Ctrl-C does.
 
     A signal that is ignored, as ``nohup`` asks for, stays ignored.
     """
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
+                signal.signal(number, stop_out_of_time if number == OUT_OF_TIME else signal.default_int_handler)
+
+
+def stop_out_of_time(number: int, frame: object) -> None:
+    """Stop as Ctrl-C does at the limit of CPU time."""
+    note_out_of_time()
+    raise KeyboardInterrupt
+
+
+def note_out_of_time() -> None:
+    """Say that the limit of CPU time is reached; its repeated signal does not interrupt what is then written."""
+    signal.signal(OUT_OF_TIME, signal.SIG_IGN)  # type: ignore[arg-type]
+    with suppress(OSError):
+        # print is not for handlers of signals: they may have interrupted it
+        os.write(2, b"\nwarning: the limit of CPU time (ulimit -t) is reached\n")

@@ -88,7 +88,7 @@ def test_stopped_at_40_and_resumed_equals_80_without_a_stop(make):
     assert equal(resumed.network.state_dict(), whole.network.state_dict())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
 def test_a_signal_saves_the_step_it_ended_with(make, number):
     stopped = make("stopped", 30)
     stopped.trainer.add_event_handler(Events.ITERATION_STARTED(once=11), lambda _: signal.raise_signal(number))

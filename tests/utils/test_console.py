@@ -51,6 +51,7 @@ except KeyboardInterrupt:
         (signal.SIGINT, "", "stopped"),
         (signal.SIGTERM, "", "stopped"),
         (signal.SIGHUP, "", "stopped"),
+        (signal.SIGXCPU, "", "stopped"),
         (signal.SIGHUP, "trap '' HUP; ", "ignored"),
         (signal.SIGINT, "trap '' INT; ", "ignored"),
     ],
@@ -59,3 +60,26 @@ def test_signals_stop_a_run_as_ctrl_c_does_unless_they_are_ignored(number, shell
     command = " ".join(f"'{word}'" for word in python(STOPS, int(number)))
     done = subprocess.run(["bash", "-c", f"{shell}{command}"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{printed}\n", done.stderr
+
+
+OUT_OF_TIME = """
+import time
+from medi_monai.utils.console import stop_like_ctrl_c
+stop_like_ctrl_c()
+try:
+    while True:
+        pass
+except KeyboardInterrupt:
+    # the signal comes each second
+    end = time.process_time() + 1.5
+    while time.process_time() < end:
+        pass
+    print("saved")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_the_limit_of_cpu_time_stops_a_run_once():
+    command = " ".join(f"'{word}'" for word in python(OUT_OF_TIME))
+    done = subprocess.run(["bash", "-c", f"ulimit -S -t 5; {command}"], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "saved\n" and "the limit of CPU time" in done.stderr, done.stderr
