@@ -132,7 +132,7 @@ def end_of(child: int, job: dict) -> dict:
             return {
                 "code": os.waitstatus_to_exitcode(status),
                 "seconds": passed,
-                "left": group_stays(child),
+                "left": group_stays(child, job.get("alone_after") or 5.0),
             }
         if job.get("kill") and told is None and passed >= job["kill"][1]:
             told = job["kill"][0]
