@@ -21,10 +21,11 @@ from medi_monai.cohort.folder import (
     holds_cohort,
     write_rejected,
 )
-from medi_monai.cohort.table import PATCH_COLUMNS, Cohort, require_columns
+from medi_monai.cohort.table import PATCH_COLUMNS, TABLE_FILES, Cohort, require_columns
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
+from medi_monai.utils.records import was_changed
 from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.text import plural
 from medi_monai.wsi.readers import BACKENDS
@@ -199,6 +200,12 @@ def load_or_prepare(
     if not (cohort.root / SETTINGS_FILE).is_file():
         _note_words(cohort)
     _check_unchanged(cohort)
+    for name in TABLE_FILES:
+        if was_changed(cohort.root / name):
+            print(
+                f"note: {cohort.root / name} changed after `preparing` wrote it; it is used as it is now",
+                flush=True,
+            )
     return cohort
 
 

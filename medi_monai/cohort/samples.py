@@ -20,6 +20,7 @@ from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
+from medi_monai.utils.records import check_unchanged, foreign_files, was_changed
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import listed, plural
 
@@ -71,7 +72,11 @@ class SampledImages(Cohort):
 
 
 def _content(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = read_json(path)
+    check_unchanged(path)
+    return content
 
 
 def read_arms(
@@ -105,6 +110,7 @@ def read_arms(
                 "folder first, or set the folders with --arms"
             )
         table = read_table(root / "manifest.csv")
+        _name_changes(root, table["image"])
         require_columns(table, ["image", *columns], root / "manifest.csv")
         empty = [column for column in columns if missing_cells(table[column]).any()]
         if empty:
@@ -124,6 +130,19 @@ def read_arms(
             )
         cohorts[name] = SampledImages(table, root)
     return cohorts
+
+
+def _name_changes(root: Path, images: Sequence[str]) -> None:
+    used = {root / image for image in images}
+    changed = [path for path in foreign_files(root, "images") if path in used]
+    if was_changed(root / "manifest.csv"):
+        changed.insert(0, root / "manifest.csv")
+    if changed:
+        print(
+            f"warning: {plural(len(changed), 'file')} in {root} changed after a run wrote them, and are used as they "
+            f"are now: {listed(path.relative_to(root) for path in changed)}",
+            flush=True,
+        )
 
 
 def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Sequence[str]) -> list[Finding]:

@@ -25,7 +25,7 @@ from medi_monai.utils.files import (
     write_json,
     write_tensors,
 )
-from medi_monai.utils.records import Document, parse_document
+from medi_monai.utils.records import Document, check_unchanged, parse_document, sealed
 
 __all__ = [
     "FROM_HERE",
@@ -45,7 +45,7 @@ MODEL_FILES = ("model.pt", "model.json", "schema.json")
 FROM_HERE = "cohort_from_here"
 MODEL_RECORD = "model.json"
 #: in it, what is no setting of the training
-BOOKKEEPING = ("format", "weights_sha256")
+BOOKKEEPING = ("format", "weights_sha256", "digest")
 
 
 def load_network(network: nn.Module, path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module:
@@ -118,7 +118,7 @@ def save_settings(
     bookkeeping: dict[str, Any] = {"format": ModelRecord.FORMAT, "weights_sha256": list(dict.fromkeys(digests))}
     if settings.get("cohort_dir"):
         bookkeeping[FROM_HERE] = os.path.relpath(settings["cohort_dir"], ckpt_dir)
-    write_json(folder / MODEL_RECORD, {**settings, **bookkeeping})
+    write_json(folder / MODEL_RECORD, sealed({**settings, **bookkeeping}))
 
 
 def save_model(ckpt_dir: str | os.PathLike, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> Path:
@@ -161,6 +161,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         # of a version before formats
         return content
     parse_document(content, ModelRecord, str(path))
+    check_unchanged(path)
     return content
 
 

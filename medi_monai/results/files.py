@@ -14,7 +14,7 @@ import pandas as pd
 from medi_monai.results.typed import plain, typed
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path, read_json, write_json, write_table
-from medi_monai.utils.records import claim_results
+from medi_monai.utils.records import check_unchanged, claim_results
 from medi_monai.utils.run_dir import SUMMARY, finish_run, set_aside
 
 __all__ = ["FORMAT", "SCHEMAS", "RunResults", "read_results", "read_schema", "write_results", "write_run"]
@@ -66,12 +66,14 @@ def read_results(path: str | os.PathLike, cls: type[T]) -> T:
     content = read_json(path)
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        remedy = "update medi_monai" if newer else "repeat the run that wrote it"
         raise InputError(
-            f"{path} has the format {version}, but this version of medi_monai reads format {FORMAT}: repeat the "
-            "run that "
-            "wrote it"
+            f"{path} has the format {version}, but this version of medi_monai reads format {FORMAT}: {remedy}"
         )
-    return typed(cls, {name: value for name, value in content.items() if name != "format"}, str(path))
+    results = typed(cls, {name: value for name, value in content.items() if name != "format"}, str(path))
+    check_unchanged(path)
+    return results
 
 
 def read_schema(name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from medi_monai.schema.columns import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, check_names
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json, write_json
-from medi_monai.utils.records import Document, parse_document
+from medi_monai.utils.records import Document, check_unchanged, parse_document
 
 __all__ = ["MetadataSchema"]
 
@@ -167,7 +167,9 @@ class MetadataSchema:
             raise InputError(
                 f"schema not found: {path}. Train a model first, or set ckpt_dir to the folder of a trained model."
             )
-        return cls.from_dict(read_json(path), str(path))
+        schema = cls.from_dict(read_json(path), str(path))
+        check_unchanged(path)
+        return schema
 
 
 class CategoricalDocument(BaseModel):

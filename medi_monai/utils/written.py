@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["FILE_LIST", "enter_written", "read_written", "start_list"]
+__all__ = ["FILE_LIST", "NOT_LISTED", "differs_from_list", "enter_written", "read_written", "start_list"]
 
 #: in each folder of a run: a line for each file that runs wrote there, its path and its fingerprint, as JSON
 FILE_LIST = ".medi_files.jsonl"
+#: folders of a cohort whose files have records of their own
+NOT_LISTED = ("patches", "features")
 
 
 def start_list(folder: str | os.PathLike) -> None:
@@ -31,8 +33,8 @@ def enter_written(target: Path, fingerprint: Callable[[], str]) -> None:
     """
     # the working directory has no parents as long as the path is relative
     target = Path(os.path.abspath(target))
-    folder = next((outer for outer in target.parents if (outer / FILE_LIST).is_file()), None)
-    if folder is None:
+    folder = _listing(target)
+    if folder is None or target.relative_to(folder).parts[0] in NOT_LISTED:
         return
     line = json.dumps([target.relative_to(folder).as_posix(), fingerprint()]).encode() + b"\n"
     with open(folder / FILE_LIST, "r+b") as file:
@@ -42,6 +44,18 @@ def enter_written(target: Path, fingerprint: Callable[[], str]) -> None:
             line = line if file.read(1) == b"\n" else b"\n" + line
     with open(folder / FILE_LIST, "ab", buffering=0) as file:
         file.write(line)
+
+
+def differs_from_list(path: str | os.PathLike, fingerprint: Callable[[], str]) -> bool:
+    """Whether the list of the nearest folder that has one names a file, and its content is none that a run wrote."""
+    path = Path(os.path.abspath(path))
+    folder = _listing(path)
+    known = (read_written(folder) or {}).get(path.relative_to(folder).as_posix()) if folder else None
+    return known is not None and fingerprint() not in known
+
+
+def _listing(path: Path) -> Path | None:
+    return next((outer for outer in path.parents if (outer / FILE_LIST).is_file()), None)
 
 
 def read_written(folder: str | os.PathLike) -> dict[str, set[str]] | None:

@@ -6,7 +6,8 @@ from medi_monai.cohort.samples import check_arms, known_rows, read_arms, setting
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import write_json
+from medi_monai.utils.files import atomic_path, write_json, write_table
+from medi_monai.utils.records import claim_results
 
 COLUMNS = ["project_id", "center"]
 
@@ -25,6 +26,26 @@ def test_manifests_are_read_by_name(tmp_path):
     arms = read_arms({"one": arm(tmp_path / "a"), "two": arm(tmp_path / "b", 5)}, ["project_id", "center"])
     assert {name: len(images) for name, images in arms.items()} == {"one": 3, "two": 5}
     assert arms["one"].root == tmp_path / "a"
+
+
+def test_files_of_a_sampling_that_changed_since_are_refused_or_named(tmp_path, capsys):
+    claim_results(tmp_path, "sampling")
+    write_json(tmp_path / "sampling.json", {"seed": 0, RECORD: None})
+    for name in ("images/A_n/00000.png", "images/A_n/00001.png"):
+        with atomic_path(tmp_path / name) as path:
+            path.write_bytes(b"of the run")
+    (tmp_path / "images" / "A_n" / "mine.png").write_bytes(b"of the user")
+    table = pd.DataFrame({"image": ["images/A_n/00000.png", "images/A_n/00001.png"], "project_id": "A", "center": "n"})
+    write_table(tmp_path / "manifest.csv", table)
+    assert read_arms({"x": tmp_path}, COLUMNS)["x"].settings == {"seed": 0}
+    assert capsys.readouterr().out == ""
+    (tmp_path / "images" / "A_n" / "00001.png").write_bytes(b"of the user")
+    table.assign(center="s").to_csv(tmp_path / "manifest.csv", index=False)
+    images = read_arms({"x": tmp_path}, COLUMNS)["x"]
+    assert capsys.readouterr().out.startswith(f"warning: 2 files in {tmp_path} changed after a run wrote them, and are")
+    (tmp_path / "sampling.json").write_text('{"seed": 1}')
+    with pytest.raises(InputError, match="sampling.json was changed after a run wrote it.*restore it"):
+        print(images.settings)
 
 
 def test_arms_that_cannot_be_compared_are_refused(tmp_path):

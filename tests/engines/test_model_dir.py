@@ -67,6 +67,15 @@ def test_nothing_that_exists_is_lost(tmp_path):
     assert (tmp_path / "earlier-2" / "model.pt").read_text() == "second"
 
 
+def test_a_record_of_a_training_that_was_changed_by_hand_is_refused(tmp_path):
+    save_settings(tmp_path, {"objective": "v", "seed": 0, "channels": [8, 16]}, [])
+    assert load_settings(tmp_path, {}) == {"objective": "v", "seed": 0, "channels": [8, 16]}
+    path = tmp_path / "model.json"
+    path.write_text(path.read_text().replace('"v"', '"epsilon"'))
+    with pytest.raises(InputError, match="model.json is damaged, or was changed by hand: .* does not fit its digest"):
+        load_settings(tmp_path, {})
+
+
 def test_weights_come_back_as_they_were_saved(tiny_network, tmp_path):
     save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
     image = torch.randn(2, 3, 16, 16)

@@ -13,6 +13,7 @@ from medi_monai.results.files import SCHEMAS
 from medi_monai.results.typed import Result
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path
+from medi_monai.utils.written import start_list
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,23 @@ def test_what_is_written_is_read_again(tmp_path):
         read_results(tmp_path / "x.json", Value)
 
 
-@pytest.mark.parametrize("content", [{"format": FORMAT + 1}, {}, []])
-def test_another_format_is_refused(tmp_path, content):
+def test_figures_that_were_changed_since_are_not_believed(tmp_path):
+    start_list(tmp_path)
+    write_results(tmp_path / "x.json", Two(Figure(0.25), ()))
+    assert read_results(tmp_path / "x.json", Two).share == Figure(0.25)
+    text = (tmp_path / "x.json").read_text()
+    (tmp_path / "x.json").write_text(text.replace("0.25", "0.75"))
+    with pytest.raises(InputError, match="x.json was changed after a run wrote it"):
+        read_results(tmp_path / "x.json", Two)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [({"format": FORMAT + 1}, "update medi_monai"), ({}, "repeat the run"), ([], "repeat the run")],
+)
+def test_another_format_is_refused(tmp_path, content, remedy):
     (tmp_path / "x.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"format {FORMAT}"):
+    with pytest.raises(InputError, match=f"format {FORMAT}: {remedy}"):
         read_results(tmp_path / "x.json", Two)
 
 

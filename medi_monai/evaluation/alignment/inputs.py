@@ -20,6 +20,7 @@ from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import ClipModel
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json
+from medi_monai.utils.records import check_unchanged
 from medi_monai.utils.tables import read_table
 
 __all__ = ["AlignmentInputs", "gather"]
@@ -157,6 +158,7 @@ def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:
     content = read_json(path)
     if not isinstance(content, dict) or not {"curve", "kept_step", "target"} <= set(content):
         raise InputError(f"{path} is no record of `aligning`: it needs curve, kept_step and target")
+    check_unchanged(path)
     return content
 
 

@@ -20,6 +20,7 @@ from medi_monai.runs.experiment.process import interrupt, start_bundle
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.records import check_unchanged
 from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.text import plural
 
@@ -90,6 +91,7 @@ class StageRun:
         self.digest = json_digest({"settings": _seen_from(output, self._settings), "before": list(before)})
         self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
         self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
+        check_unchanged(self._record)
         self._source: str | None = None
 
     @property

@@ -2,7 +2,15 @@
 
 from medi_monai.utils.records.documents import Document, parse_document, read_document, sealed, unknown_keys
 from medi_monai.utils.records.file_index import FileIndex
-from medi_monai.utils.records.results import RESULTS, check_apart, check_results, claim_results, foreign_files
+from medi_monai.utils.records.results import (
+    RESULTS,
+    check_apart,
+    check_results,
+    check_unchanged,
+    claim_results,
+    foreign_files,
+    was_changed,
+)
 
 __all__ = [
     "RESULTS",
@@ -10,10 +18,12 @@ __all__ = [
     "FileIndex",
     "check_apart",
     "check_results",
+    "check_unchanged",
     "claim_results",
     "foreign_files",
     "parse_document",
     "read_document",
     "sealed",
     "unknown_keys",
+    "was_changed",
 ]

@@ -12,9 +12,18 @@ from typing import Any
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_fingerprint, is_temporary, read_json
 from medi_monai.utils.records.fingerprints import fingerprints
-from medi_monai.utils.written import enter_written, read_written, start_list
+from medi_monai.utils.written import NOT_LISTED, differs_from_list, enter_written, read_written, start_list
 
-__all__ = ["RESULTS", "SUMMARY", "check_apart", "check_results", "claim_results", "foreign_files"]
+__all__ = [
+    "RESULTS",
+    "SUMMARY",
+    "check_apart",
+    "check_results",
+    "check_unchanged",
+    "was_changed",
+    "claim_results",
+    "foreign_files",
+]
 
 SUMMARY = "summary.json"
 #: by run id, what it writes into its folder and, where it has a second one, into that of its model
@@ -49,8 +58,6 @@ SUMMARY_KEYS = {"run", "made", "figures", "settings", "digests", "versions"}
 #: a table of these names makes a folder that of a cohort
 COHORT_TABLES = ("cohort.csv", "cohort.parquet")
 HOLDERS = ("preparing", "experiment")
-#: folders in that of a cohort
-OF_COHORTS = ("patches", "features")
 
 
 def check_results(
@@ -85,6 +92,24 @@ def check_results(
                 was = (written or {}).keys() & {foreign.relative_to(folder).as_posix()}
                 how = "was changed after a run wrote it" if was else "was not written by medi_monai"
                 raise _in_the_way(foreign, run, "is a symbolic link" if foreign.is_symlink() else how)
+
+
+def was_changed(path: str | os.PathLike) -> bool:
+    """Whether a file that a run wrote has other content now; False for one that no list names."""
+    return Path(path).is_file() and differs_from_list(path, partial(file_fingerprint, path))
+
+
+def check_unchanged(path: str | os.PathLike) -> None:
+    """Refuse a record that was changed after a run wrote it.
+
+    Raises:
+        InputError: with its path.
+    """
+    if was_changed(path):
+        raise InputError(
+            f"{path} was changed after a run wrote it, and what it says is not believed: restore it, or repeat the run "
+            "that wrote it, in another folder"
+        )
 
 
 def check_apart(folders: Sequence[str | os.PathLike], run: str) -> None:
@@ -207,7 +232,7 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
     for outer in resolved.parents:
         first = resolved.relative_to(outer).parts[0]
         holds_cohort = any((outer / name).is_file() for name in COHORT_TABLES)
-        if holds_cohort and first in OF_COHORTS:
+        if holds_cohort and first in NOT_LISTED:
             raise InputError(f"{folder} lies among the files of the cohort in {outer}: choose another folder")
         if (outer in sources or holds_cohort) and not ours and _holds_files(resolved):
             raise InputError(

@@ -4,7 +4,7 @@ import pytest
 
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, write_json
-from medi_monai.utils.records import RESULTS, check_results, claim_results
+from medi_monai.utils.records import RESULTS, check_results, check_unchanged, claim_results, was_changed
 from medi_monai.utils.run_dir import begin_run, finish_run, set_aside
 from medi_monai.utils.written import FILE_LIST
 
@@ -246,3 +246,20 @@ def test_a_folder_within_the_results_of_another_run_is_refused(tmp_path):
         with pytest.raises(InputError, match="lies within the results of another run"):
             begin_run(outer / inner, run="evaluation")
     begin_run(outer / "evaluation", run="evaluation")
+
+
+def test_a_record_that_was_changed_since_is_not_believed(tmp_path):
+    path = tmp_path / "sampling.json"
+    for folder_is_listed in (False, True):
+        if folder_is_listed:
+            path.unlink()
+            claim_results(tmp_path, "sampling")
+        write(path, '{"seed": 0}')
+        assert not was_changed(path)
+        path.write_text('{"seed": 1}')
+        assert was_changed(path) == folder_is_listed
+    with pytest.raises(InputError, match="sampling.json was changed after a run wrote it.*restore it, or repeat"):
+        check_unchanged(path)
+    write(path, '{"seed": 0}')
+    for other in (path, tmp_path / "notes.json", tmp_path / "gone" / "x.json"):
+        check_unchanged(other)
