@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from medi_monai.runs.init.parts import (
     DISEASE,
+    FEW,
     HOSPITAL,
     PATIENT,
     PATIENT_WORD,
@@ -26,6 +27,9 @@ from medi_monai.runs.init.parts import (
 
 __all__ = ["guess_pattern", "guess_volume_pattern", "one_session"]
 
+#: a number of a patient, unlike that of a class, a grade or a magnification
+NUMBER = re.compile(r"0\d+|\d{4,}")
+DIGITS = re.compile(r"\d")
 NAMES = ("diagnosis", "center", "group", "subgroup")
 
 
@@ -60,7 +64,8 @@ def _level(paths: list[list[str]], level: int) -> str:
     hospitals = matches(HOSPITAL, list(values))
     if level > 0 and nested([path[level] for path in paths], above) and many and not hospitals:
         return "patient"
-    if not hospitals and matches(PATIENT, list(values)):
+    numbers = all(map(NUMBER.fullmatch, values)) or (len(values) > FEW and matches(DIGITS, list(values)))
+    if not hospitals and len(values) > 2 and (matches(PATIENT, list(values)) or numbers):
         return "patient"
     return "crossed"
 
@@ -106,7 +111,8 @@ def _roles(columns: list[list[str]], folders: list[str], taken: set[str]) -> lis
             roles[index] = role
     named = [values for values, role in zip(columns, roles) if role]
     keys = ["/".join(words) for words in zip(folders, *named)]
-    patient = next((index for index in range(len(columns)) if _is_patient(columns, index, roles, keys)), None)
+    places = range(len(columns))
+    patient = next((index for index in places if _is_patient(columns, index, roles, keys, folders)), None)
     if patient is not None:
         roles[patient] = "patient"
         group = next((i for i in range(patient) if roles[i] is None and is_group(columns[i])), None)
@@ -116,20 +122,24 @@ def _roles(columns: list[list[str]], folders: list[str], taken: set[str]) -> lis
     return roles
 
 
-def _is_patient(columns: list[list[str]], index: int, roles: list[str | None], keys: list[str]) -> bool:
+def _is_patient(
+    columns: list[list[str]], index: int, roles: list[str | None], keys: list[str], folders: list[str]
+) -> bool:
     values = columns[index]
     if roles[index] is not None or len(set(values)) < 2:
         return False
     before = set(columns[index - 1]) if index else set()
     if matches(PATIENT, values) or (len(before) == 1 and PATIENT_WORD.match(next(iter(before)))):
         return True
-    # a number that no two files share counts files, unless it stands first
+    # a number that no two files share counts files, unless it stands first; a word for each folder repeats its name
     counts = index > 0 and not repeats(values)
-    return len(set(values)) > 2 and not counts and nested(values, keys)
+    return len(set(values)) > max(2, len(set(folders))) and not counts and nested(values, keys)
 
 
-#: kinds of volumes that a patient has at most
-MAX_KINDS = 30
+#: patients that there are at least, and scans that one has at most, where folders with digits are those of patients
+MIN_PATIENTS, MAX_SCANS = 4, 10
+#: kinds of volumes of a patient at most; volumes of a kind that may be chosen, as a share of those of the most frequent
+MAX_KINDS, COMMON = 30, 0.8
 MASK = re.compile(r"seg|mask|label|roi|gt", re.IGNORECASE)
 #: sequences in the order in which one is chosen
 SEQUENCES = ("flair", "t1ce", "t1c", "t1w", "t1", "t2w", "t2", "")
@@ -145,9 +155,16 @@ def guess_volume_pattern(images: Sequence[str]) -> tuple[str, list[str], list[st
         words = [[stem.split(sign)[0], stem.split(sign)[-1]] for stem in stems]
     depth = len(paths[0]) - 1
     columns = [list(values) for values in zip(*([*path[:-1], *name] for path, name in zip(paths, words)))]
-    patient = _patient_column(columns)
+    patient = _patient_column(columns, depth)
     kinds = _kinds(columns, patient, depth)
-    chosen = min(set(kinds), key=lambda kind: (bool(MASK.search(kind)), _place(kind), -kinds.count(kind), kind))
+    counts = Counter(kinds)
+    most = max([counts[kind] for kind in counts if not MASK.search(kind)], default=0)
+
+    def rank(kind: str) -> tuple[bool, bool, int, int, str]:
+        rare = counts[kind] < COMMON * most
+        return bool(MASK.search(kind)), rare, _place(kind), -counts[kind], kind
+
+    chosen = min(counts, key=rank)
     kept = [row for row, kind in enumerate(kinds) if kind == chosen]
     shown = _shown([[values[row] for row in kept] for values in columns], patient)
     folders, name = shown[:depth], sign.join(shown[depth:])
@@ -155,25 +172,36 @@ def guess_volume_pattern(images: Sequence[str]) -> tuple[str, list[str], list[st
         first, last = shown[depth:]
         name = f"{first}{sign}*{'' if last == '*' or '{' in last else last}"
     pattern = "/".join([*folders, name + common_suffix([paths[row][-1] for row in kept])])
-    others = sorted(kind or "others" for kind in set(kinds) if kind != chosen)
+    others = sorted(kind or "others" for kind in counts if kind != chosen)
     return pattern, ["/".join(paths[row]) for row in kept], others
 
 
-def _patient_column(columns: list[list[str]]) -> int:
+def _patient_column(columns: list[list[str]], depth: int) -> int:
+    most = max(len(set(values)) for values in columns)
+
+    def is_folder_of_patient(values: list[str]) -> bool:
+        count = len(set(values))
+        other = matches(SESSION, values) or matches(HOSPITAL, values)
+        return matches(DIGITS, values) and not other and count > MIN_PATIENTS and count * MAX_SCANS >= most
+
     def score(index: int) -> tuple[bool, bool, int, int]:
         values = columns[index]
         several = len(set(values)) > 1
         session = matches(SESSION, values) and not matches(PATIENT, values)
         return several and matches(PATIENT, values), not session, len(set(values)), -index
 
-    return max(range(len(columns)), key=score)
+    # scans have names of their own below the folder of a patient
+    folder = next((index for index in range(depth) if is_folder_of_patient(columns[index])), None)
+    return folder if folder is not None else max(range(len(columns)), key=score)
 
 
 def _kinds(columns: list[list[str]], patient: int, depth: int) -> list[str]:
     """The sequence of each volume: the last word of its name, if it says or a patient has several volumes."""
     last = columns[-1]
     known = all(any(name in word.lower() for name in SEQUENCES[:-1]) or MASK.search(word) for word in last)
-    several = repeats(columns[patient]) and len(set(last)) <= MAX_KINDS
+    # a kind, unlike the number of a scan, is one of many patients
+    shared = 2 * len(last) >= len(set(last)) * len(set(columns[patient]))
+    several = repeats(columns[patient]) and len(set(last)) <= MAX_KINDS and shared
     if len(columns) - 1 in (patient, depth - 1) or not (known or several):
         return [""] * len(last)
     return [word.lower() for word in last]

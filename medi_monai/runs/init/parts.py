@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "DISEASE",
+    "FEW",
     "HOSPITAL",
     "PATIENT",
     "PATIENT_WORD",
@@ -57,7 +58,7 @@ PATIENT_WORD = re.compile(rf"^(?:{ID}|id)$", re.I)
 #: a visit, an examination or a repetition, of which a patient has several
 SESSION = re.compile(
     r"^(?:ses(?:sion)?|visit|timepoint|tp)[ _.-]\w+$|"
-    r"^(?:ses|visit|scan|time|tp|run|acq|exam|study|series|mr|ct)[ _.-]?\d+$|^\d{8}$",
+    r"^(?:ses|visit|scan|time|tp|run|acq|exam|study|series|mr|ct)[ _.-]?\d+$|^\d{8}$|^\d{4}-\d\d-\d\d",
     re.I,
 )
 #: the place of a tile in a slide

@@ -77,7 +77,8 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
     images = found.images
     if found.kind == "volumes":
         guess, images, others = guess_volume_pattern(images)
-        proposal.left_out += [f"volumes of another kind: {kind}" for kind in others]
+        left = f"volumes of another kind: {', '.join(others)}; to take one of them, change the name in the pattern"
+        proposal.left_out += [left] if others else []
     matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, images))]
     visit = one_session(images) if found.kind == "volumes" else images
     if not matches and len(visit) < len(images):
@@ -215,8 +216,8 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
             settings["columns"]["caption"] = columns.roles["caption"]
         if columns.mapping:
             # words of the captions have ranges of their own
-            settings["mapping"] = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
-            settings["mapping"] = {name: rule for name, rule in settings["mapping"].items() if rule}
+            rules = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
+            settings |= {"mapping": {name: rule for name, rule in rules.items() if rule}} if any(rules.values()) else {}
         if columns.missing:
             settings["missing"] = columns.missing
         if columns.label:

@@ -20,6 +20,10 @@ CLASSES = ("Adenocarcinoma", "Normal")
         ([f"{c}/patient_{p}_tile_{k}.png" for c in CLASSES for p in range(3) for k in range(2)],
          "{diagnosis}/patient_{patient}_*.png"),
         ([f"pat{p}/{c}/{k}.png" for c in CLASSES for p in range(3) for k in range(2)], "{patient}/{diagnosis}/*.png"),
+        ([f"{8863 + p}/{c}/{8863 + p}_x{x}_class{c}.png" for p in range(5) for c in (0, 1) for x in (1, 51)],
+         "{patient}/{diagnosis}/*.png"),
+        # the name of the class in front is no patient
+        ([f"{c}/{c}-{'QRST'[k]}.tif" for k in range(4) for c in ("ADI", "BACK", "DEB")], "{diagnosis}/*.tif"),
         # running numbers and coordinates are no patients
         ([f"{c}/img_{k + 9 * (c[0] == 'N')}.png" for c in CLASSES for k in range(9)], "{diagnosis}/*.png"),
         ([f"{c}/x{x}_y{y}.png" for c in CLASSES for x in range(3) for y in range(3)], "{diagnosis}/*.png"),
@@ -46,6 +50,12 @@ def test_patients_and_groups_in_names_of_patches(images, pattern):
         ([f"sub-{n}_{'run-1_' * (n % 2)}{kind}.nii.gz" for n in range(4) for kind in ("T1w", "seg")],
          "{patient}_*T1w.nii.gz", ["seg"]),
         ([f"{n}.nii" for n in range(3)], "{patient}.nii", []),
+        # a sequence that few patients have is not chosen
+        ([f"{n}_{kind}.nii" for n in range(8) for kind in (("T1w", "FLAIR") if n < 2 else ("T1w",))],
+         "{patient}_T1w.nii", ["flair"]),
+        # scans have names of their own
+        ([f"002_S_{p:04d}/200{d}-04-18/I{3 * p + d}/T1_{3 * p + d}.nii" for p in range(6) for d in range(3)],
+         "{patient}/*/*/T1_*.nii", []),
     ],
 )  # fmt: skip
 def test_patients_and_attributes_in_names_of_volumes(images, pattern, others):
