@@ -9,9 +9,10 @@ import torch
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.table import require_columns
-from medi_monai.schema import CategoricalColumn, MetadataSchema
+from medi_monai.schema import CategoricalColumn, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import generator_from
+from medi_monai.utils.text import number_in, plural
 
 __all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_cohort"]
 
@@ -45,13 +46,22 @@ def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
     return rows
 
 
-def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) -> Cohort:
+def training_cohort(
+    cohort: Cohort, label: str, min_patches_per_label: int = 2, continuous: Sequence[str] = ()
+) -> Cohort:
     """Training patches, after checking that each label has enough of them.
 
+    Args:
+        cohort: all patches.
+        label: column of the class.
+        min_patches_per_label: least number of patches of a class.
+        continuous: numeric attributes; a cell of theirs that is no number counts as missing, as in the audit of
+            ``preparing``, and is printed.
+
     Raises:
-        InputError: if a label has fewer than ``min_patches_per_label`` patches.
+        InputError: if a label has fewer than ``min_patches_per_label`` patches, or a numeric attribute has no number.
     """
-    rows = cohort.split("train")
+    rows = _with_numbers(cohort, continuous).split("train")
     if label not in rows.table.columns:
         raise unknown_value("label", label, rows.table.columns, "It is a column of the cohort table.")
     counts = rows.table[label].value_counts()
@@ -63,6 +73,30 @@ def training_cohort(cohort: Cohort, label: str, min_patches_per_label: int = 2) 
             "would repeat them endlessly: remove or merge them, or allow this with --min_patches_per_label 1"
         )
     return rows
+
+
+def _with_numbers(cohort: Cohort, continuous: Sequence[str]) -> Cohort:
+    table = cohort.table
+    for name in (name for name in continuous if name in table.columns):
+        cells = table[name].where(table["split"] == "train", "")
+        is_number = {cell: is_missing(cell) or number_in(str(cell)) is not None for cell in cells.unique()}
+        wrong = cells[~cells.map(is_number)]
+        if wrong.empty:
+            continue
+        first = wrong.index[0]
+        where = f"{wrong.iloc[0]!r} in row {first + 1} ({table['image'][first]})"
+        if not cells.drop(wrong.index).map(lambda cell: not is_missing(cell)).any():
+            raise InputError(
+                f"no value of {name!r} in the training rows of {cohort.root} is a number, the first is {where}: take "
+                f"{name} out of `continuous`, or write numbers"
+            )
+        print(
+            f"{name}: {plural(len(wrong), 'training row')} of {cohort.root} without a number, as if the cell were "
+            f"empty; the first is {where}",
+            flush=True,
+        )
+        table = table.assign(**{name: table[name].mask(table.index.isin(wrong.index), "")})
+    return Cohort(table, cohort.root)
 
 
 def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: int) -> Cohort:
