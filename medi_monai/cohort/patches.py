@@ -76,11 +76,6 @@ class Preparation:
         return self.cutting.measures or self.source.unit == "patches"
 
     @property
-    def has_quality_page(self) -> bool:
-        """Whether tissue, sharpness and background are measured."""
-        return True
-
-    @property
     def audit_columns(self) -> AuditColumns:
         """What the audit compares."""
         return AuditColumns(self.source.label, self.source.attributes, self.splits.columns)

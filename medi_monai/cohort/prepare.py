@@ -153,10 +153,6 @@ class AnyPreparation(Protocol):
         """Whether perceptual hashes are computed, which near-duplicates need."""
 
     @property
-    def has_quality_page(self) -> bool:
-        """Whether tissue, sharpness and background are measured."""
-
-    @property
     def audit_columns(self) -> AuditColumns | None:
         """What the audit compares; None: no audit."""
 

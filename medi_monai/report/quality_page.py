@@ -1,4 +1,4 @@
-"""The quality page of a prepared cohort: patches by slide, image quality, and excluded rows with reasons."""
+"""The quality page of a prepared cohort: a sample of images, patches by slide, image quality, and excluded rows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from medi_monai.cohort.extraction import THUMBNAIL, record_folder
 from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
+from medi_monai.cohort.table import PATCH_COLUMNS, TABLE_FILES, Cohort
 from medi_monai.report.page import Page
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import plural
@@ -22,6 +23,8 @@ __all__ = ["write_quality_page"]
 
 #: slides shown with their overview: the blurriest, the emptiest, and others at even distances
 SHOWN_EACH, SHOWN_EVENLY = 8, 24
+#: images shown at even distances in the order of the table
+SHOWN_IMAGES = 24
 #: slides without tissue that are shown with their overview
 SHOWN_EMPTY = 16
 SLIDE_SCORES = {
@@ -47,16 +50,17 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
     root = Path(root)
     rejected = read_rejected(root)
     quality = pd.read_parquet(root / QUALITY_FILE)
-    page = Page(
-        "Cohort quality", f"Image quality of {plural(len(quality), 'patch', 'patches')}, and rows that were excluded."
-    )
+    scores = {name: words for name, words in PATCH_SCORES.items() if name in quality}
+    counted = plural(len(quality), "patch", "patches") if scores else plural(len(quality), "image")
+    page = Page("Cohort quality", f"{'Image quality of ' * bool(scores)}{counted}, and rows that were excluded.")
     _add_rejected(page, root, rejected)
     if (root / SLIDES_FILE).is_file():
         slides = _numbers(read_table(root / SLIDES_FILE))
         _add_scores(page, slides)
         _add_overviews(page, root, slides)
         page.section("All slides").table(slides.sort_values("image").set_index("image"), max_rows=2000)
-    scores = {name: words for name, words in PATCH_SCORES.items() if name in quality}
+    if any((root / name).is_file() for name in TABLE_FILES):
+        _add_sample(page, Cohort.read(root))
     if scores:
         page.section(
             "Patches",
@@ -106,6 +110,22 @@ def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
         page.section(heading, "Tissue is outlined in green, patches in blue.")
         shown = [(record_folder(root, image) / THUMBNAIL, row) for image, row in chosen.set_index("image").iterrows()]
         page.figures([(Image.open(file), _caption(row)) for file, row in shown if file.is_file()], width=260)
+
+
+def _add_sample(page: Page, cohort: Cohort) -> None:
+    """Images at even distances, as files have them; none for patches that are not written to files."""
+    rows = cohort.table.iloc[_even(len(cohort), SHOWN_IMAGES)]
+    rows = rows[[(cohort.root / image).is_file() for image in rows["image"]]]
+    if rows.empty:
+        return
+    page.section("Sample of images", "Images as they are in the cohort, with patient, class and attributes.")
+    about = [name for name in rows if name not in (*PATCH_COLUMNS, "split", "source_mpp")]
+    captions = [
+        "\n".join([f"patient {row['patient']}", *(f"{name}: {row[name] or 'missing'}" for name in about)])
+        for _, row in rows.iterrows()
+    ]
+    files = [cohort.root / image for image in rows["image"]]
+    page.figures([(Image.open(file), caption) for file, caption in zip(files, captions)], width=140)
 
 
 def _caption(row: pd.Series) -> str:

@@ -63,10 +63,8 @@ def prepare_run(
             return cohort
     root, table, columns = cohort.root, cohort.table, preparation.audit_columns
     audit = write_audit(cohort, columns, root, continuous) if columns else {"findings": []}
-    pages = ["audit.html"] if columns else []
-    if preparation.has_quality_page:
-        write_quality_page(root, root / "quality.html")
-        pages.append("quality.html")
+    write_quality_page(root, root / "quality.html")
+    pages = ["audit.html", "quality.html"] if columns else ["quality.html"]
     for name in [name for name in preparation.splits.columns or () if name in table]:
         print(f"preparing: {name}: {shares(table[name])}", flush=True)
     rejected = len(read_rejected(root))
@@ -90,7 +88,7 @@ def prepare_run(
         figures={f"images_{split}": int(count) for split, count in table["split"].value_counts().items()},
         settings=preparation.settings(),
         digests={path.name: file_digest(path)},
-        where=f"{path}{', with ' + ' and '.join(pages) if pages else ''}",
+        where=f"{path}, with {' and '.join(pages)}",
     )
     refuse_leakage(audit, root, fail_on_leakage)
     return cohort

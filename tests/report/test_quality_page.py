@@ -177,3 +177,24 @@ def test_shares_are_drawn_from_0_to_1(tmp_path, monkeypatch):
     page_of(tmp_path)
     limits = {(edges[0], edges[-1]) for edges, wanted in drawn if wanted}
     assert limits == {(0.0, 1.0)} and sum(wanted is not None for _, wanted in drawn) == 4
+
+
+def test_a_sample_of_images_is_shown_with_patient_and_attributes(tmp_path):
+    many(tmp_path, 1)
+    (tmp_path / "slides.csv").unlink()
+    rows = []
+    for number in range(30):
+        Image.fromarray(np.full((16, 16), 8 * number, np.uint8)).save(tmp_path / f"{number:02d}.png")
+        rows.append((f"{number:02d}.png", "s", f"P{number}", "0", "0", "", "F" if number else "", "a brain", "train"))
+    columns = ["image", "slide", "patient", "x", "y", "mpp", "sex", "caption", "split"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "cohort.csv", index=False)
+    _, seen = page_of(tmp_path)
+    shown = [(caption, pixels) for caption, pixels in seen.pictures if caption.startswith("patient")]
+    assert len(shown) == 24 and "Sample of images" in seen.headings
+    assert shown[0][0].split("\n") == ["patient P0", "sex: missing", "caption: a brain"]
+    assert shown[-1][0].split("\n") == ["patient P29", "sex: F", "caption: a brain"]
+    assert (shown[-1][1] == 8 * 29).all()
+    # patches that are not written to files have no image to show
+    for number in range(30):
+        (tmp_path / f"{number:02d}.png").unlink()
+    assert "Sample of images" not in page_of(tmp_path)[1].headings

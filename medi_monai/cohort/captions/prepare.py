@@ -109,11 +109,6 @@ class CaptionPreparation:
         return True
 
     @property
-    def has_quality_page(self) -> bool:
-        """Whether tissue, sharpness and background are measured: never."""
-        return False
-
-    @property
     def audit_columns(self) -> AuditColumns | None:
         """What the audit compares: the first column to stratify by with all others; None without such a column."""
         if not self.splits.columns:

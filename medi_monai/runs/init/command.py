@@ -63,7 +63,9 @@ def _init(target: Path, output: Path | None) -> None:
         raise InputError(f"cannot write {output}: {error.strerror}. Choose another place with --output") from None
     needed = "Look through it" if trial.works else "It needs an edit first, as said above"
     print(f"\nWrote {output}. {needed}, then run:\n\n{next_command(proposal.bundle, output)}")
-    print("\nIt prints the folder of its results. Open audit.html there: counts of classes, attributes and patients.")
+    print(
+        "\nIt prints the folder of its results. Open quality.html (a sample of images) and audit.html (counts) there."
+    )
 
 
 def next_command(bundle: str, overlay: Path) -> str:
