@@ -17,6 +17,7 @@ def installed(tmp_path, monkeypatch):
     for name in (PATHOLOGY, BRAIN):
         shutil.copytree(BUNDLES / name / "configs", tmp_path / "opt" / name / "configs")
     (tmp_path / "home").mkdir()
+    (tmp_path / "slides.csv").write_text("slide_id\ns1\n")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     access = os.access
@@ -35,9 +36,11 @@ def values(root, config, run_id, *names, **options):
 
 
 def test_models_and_output_of_a_bundle_that_cannot_be_written_go_to_the_user(installed, capsys):
+    # not the slides of the demo, which take long to draw
+    own = {"dataset_dir": str(installed), "table": "slides.csv", "mapping": None}
     home = str(installed / "home" / "medi_monai" / PATHOLOGY)
     names = ("ckpt_dir", "output_dir", "cohort_dir")
-    found = values(installed, f"{PATHOLOGY}/configs/train.json", "training", *names)
+    found = values(installed, f"{PATHOLOGY}/configs/train.json", "training", *names, **own)
     assert found[:2] == [f"{home}/models", f"{home}/output/medi/training"]
     assert found[2].startswith(f"{home}/output/preparing/")
     line = f"the bundle in {installed / 'opt' / PATHOLOGY} cannot be written: models and output are in {home}\n"
