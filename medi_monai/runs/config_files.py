@@ -14,7 +14,7 @@ import yaml
 
 from medi_monai.runs.typed import read_typed
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import check_regular
+from medi_monai.utils.files import check_path_length, check_regular
 from medi_monai.utils.settings import Verbatim
 
 __all__ = ["as_files", "configs_of", "expanded", "is_syntax", "kept", "read_config_file"]
@@ -121,7 +121,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: for a file that is missing, of another type, not UTF-8, empty, not a mapping, or invalid.
     """
+    check_path_length(str(path))
     check_regular(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder and not a config file: name the file in it")
     if not path.is_file():
         raise InputError(f"there is no config file {path} (current folder: {Path.cwd()})")
     if path.suffix.lower() not in SUFFIXES:

@@ -41,7 +41,7 @@ from medi_monai.runs.settings import GROUPS, BundleSettings
 from medi_monai.runs.typed import check_typed, read_typed
 from medi_monai.utils.console import keep_console, stop_like_ctrl_c
 from medi_monai.utils.errors import InputError, report_user_errors, unknown_value
-from medi_monai.utils.files import check_regular
+from medi_monai.utils.files import check_path_length, check_regular
 from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
 
@@ -73,6 +73,7 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
     own = {name: read_typed(options.pop(name)) for name in _parameters(plain) if name in options}
     for name in {"logging_file", "properties_path"} & set(own):
         if isinstance(own[name], (str, os.PathLike)):
+            check_path_length(os.fspath(own[name]))
             check_regular(own[name])
     files = as_files(own.pop("config_file", None))
     if not files:

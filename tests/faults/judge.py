@@ -22,6 +22,8 @@ from tests.faults.cases import ANY, REFUSED, SAME
 
 #: keys of results files that hold times, versions or names of folders
 NOT_FIGURES = {"seconds", "versions", "settings", "digests", "made", "duration", "time", "path", "folder", "stages"}
+#: of content that names folders
+NOT_FIGURES |= {"digest"}
 LINE = "medi_monai: error: "
 #: names of files that are being written
 TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.\w+")

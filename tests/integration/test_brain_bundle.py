@@ -18,6 +18,7 @@ from medi_monai.networks.classifier import load_classifier, save_classifier
 from medi_monai.report.words import arm_title
 from medi_monai.results import read_schema
 from medi_monai.utils.files import load_tensors, read_json, write_json
+from medi_monai.utils.records import sealed
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": [1, 1]}
@@ -218,7 +219,7 @@ def test_captions_that_were_read_need_no_overlay_to_sample(brains, aligned, tmp_
     content = read_json(tmp_path / "models" / "model.json")
     assert content["columns"] == {"image": "{image}", "patient": "patient"}
     columns = {**content["columns"], "caption": "report"}
-    write_json(tmp_path / "models" / "model.json", {**content, "templates": None, "columns": columns})
+    write_json(tmp_path / "models" / "model.json", sealed({**content, "templates": None, "columns": columns}))
     settings = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out", "num_images": 2, "num_steps": 2}
     brains.run_in_process("sampling", "inference.json", **settings, prompts=["FLAIR MR slice of the brain"])
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 2

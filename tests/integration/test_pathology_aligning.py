@@ -13,7 +13,8 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.selection import build_schema
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.results import read_schema
-from medi_monai.utils.files import file_digest, read_json
+from medi_monai.utils.files import file_digest, read_json, write_json
+from medi_monai.utils.records import sealed
 
 pytestmark = pytest.mark.slow
 
@@ -201,6 +202,6 @@ def test_a_model_that_never_saw_null_is_refused(bundle, classifiers, tmp_path):
     for name in ("model.pt", "schema.json"):
         (tmp_path / name).write_bytes((classifiers / "models" / name).read_bytes())
     settings = json.loads((classifiers / "models" / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps({**settings, "attribute_dropout": 0.0}))
+    write_json(tmp_path / "model.json", sealed({**settings, "attribute_dropout": 0.0}))
     options = align(bundle, classifiers, "never", ckpt_dir=tmp_path)
     assert "never trained with center left out" in bundle.error_in_process("aligning", "align.json", **options)

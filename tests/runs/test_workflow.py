@@ -1,6 +1,7 @@
 """What a user gives is checked before MONAI reads it: by its ``ConfigWorkflow``, which everything else goes by."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,6 +88,49 @@ def test_options_by_position_and_subclasses_are_checked_as_well():
     assert given(Mine(TRAIN, None, False, run_id="training", missing=["#1"]), "missing") == ["#1"]
     with pytest.raises(InputError, match="did you mean '--max_steps'"):
         Mine(TRAIN, None, False, max_step=3)
+
+
+ARGS_FILES = {
+    "bad.yaml": (b"channels: [1, 2", "line 1, column 16: invalid YAML"),
+    "bad.json": (b'{"max_steps": 3,}', "line 1, column 17: invalid JSON"),
+    "list.yaml": (b"- max_steps", "is not a mapping"),
+    "number.json": (b"5", "is not a mapping"),
+    "empty.yaml": (b"", "is empty"),
+    "null.yaml": (b"null", "is empty"),
+    "wide.yaml": ("max_steps: 3".encode("utf-16"), r"is not UTF-8 \(byte 0\): save it as UTF-8"),
+    "latin.yaml": ("label: Größe".encode("latin-1"), r"is not UTF-8 \(byte 9\)"),
+    "tab.yaml": (b"max_steps:\n\t- 3", "indent with spaces, not with tabs"),
+    "twice.yaml": (b"seed: 1\nseed: 1", "duplicate key 'seed'"),
+    "text.txt": (b"max_steps: 3", "has to end with .json, .yaml, .yml"),
+    "gone.yaml": (None, "there is no config file .*gone.yaml"),
+    "folder.yaml": ("folder", "folder.yaml is a folder and not a config file"),
+    "pipe.yaml": ("pipe", "pipe.yaml is a pipe and not a regular file"),
+    f"{'x' * 300}.yaml": (None, "is too long: a name in it has 305 bytes"),
+}
+CONFIGS_WITH_RUNS = [
+    (run_id, file) for bundle in BUNDLE.parent.iterdir() for file in sorted((bundle / "configs").glob("*.json"))
+    if (run_id := str(json.loads(file.read_text()).get("run", "")).lstrip("%"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("run_id", "config"), CONFIGS_WITH_RUNS, ids=lambda value: getattr(value, "stem", value))
+def test_a_broken_args_file_is_one_line_for_every_run(tmp_path, run_id, config):
+    assert {run for run, _ in CONFIGS_WITH_RUNS} >= {*run_ids(CONFIGS), "resampling"}
+    for name, (content, says) in ARGS_FILES.items():
+        path = tmp_path / name
+        if content == "folder":
+            path.mkdir()
+        elif content == "pipe":
+            os.mkfifo(path)
+        elif content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=says) as error:
+            monai.bundle.run(
+                run_id, args_file=str(path), config_file=str(config), bundle_root=str(config.parents[1]),
+                output_dir=str(tmp_path / "out"),
+            )  # fmt: skip
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_defaults_of_an_args_file_are_options(tmp_path):

@@ -16,7 +16,7 @@ from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slid
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import file_digest, json_digest
+from medi_monai.utils.files import check_regular, file_digest, json_digest
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import tidy
 
@@ -128,6 +128,7 @@ class TableSpec:
             InputError: if it does not exist.
         """
         path = Path(root, self.path)
+        check_regular(path)
         if not (path.is_dir() if self.layout in TREES else path.is_file()):
             kind = "folder" if self.layout in TREES else "table"
             found = self.path != "." and Path(self.path).exists()
@@ -137,6 +138,7 @@ class TableSpec:
 
     def _clinical(self, root: str | os.PathLike) -> Path:
         path = Path(root, str(self.clinical))
+        check_regular(path)
         if not path.is_file():
             raise InputError(f"clinical table not found: {path}. Set `clinical` in `table`.")
         return path

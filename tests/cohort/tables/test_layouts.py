@@ -76,7 +76,10 @@ def test_a_setting_that_is_wrong_is_refused(setting, says):
 
 
 def test_what_is_not_there_is_named(data):
+    os.mkfifo(data / "pipe.csv")
     for setting, says in (
+        ("pipe.csv", "pipe.csv is a pipe and not a regular file"),
+        ({"layout": "gdc", "path": "slide.tsv", "clinical": "pipe.csv"}, "pipe.csv is a pipe and not a regular file"),
         ("absent.csv", "table not found: .*absent.csv"),
         ({"layout": "tcga_ut", "path": "absent"}, ".*not found: .*absent"),
         ({"layout": "gdc", "path": "slide.tsv", "clinical": "absent.tsv"}, "clinical table not found: .*absent.tsv"),
