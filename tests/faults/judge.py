@@ -57,8 +57,14 @@ def digests_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
 def everything(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
     """As :func:`digests_of`, of all that a run leaves; of what holds times (pages, logs, summaries), only the names."""
     digests = digests_of(folder, tuple(f"{name}/**/*" for name in outputs))
-    timed = re.compile(r"\.html$|(^|/)summary\.json$|\.log$|\.medi_monai$|(^|/)stages/|(^|/)checkpoints\.json$")
-    return {name: "" if timed.search(name) else digest for name, digest in digests.items() if "tfevents" not in name}
+    timed = re.compile(r"\.html$|/(summary|store|checkpoints)\.json$|\.log$|\.medi_monai$|(^|/)stages/")
+    contents: dict[str, list[str]] = {}
+    for name, digest in sorted(digests.items(), key=lambda item: item[1]):
+        if "tfevents" not in name:
+            # stores of features are named by all that they depend on, with the paths of a case
+            plain = re.sub(r"(features/\w+_)[0-9a-f]{8}/", r"\1/", name)
+            contents.setdefault(plain, []).append("" if timed.search(name) else digest)
+    return {name: " ".join(content) for name, content in contents.items()}
 
 
 def _content(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from medi_monai.utils.errors import report_user_errors
 
 __all__ = ["interrupt", "start_bundle"]
 
@@ -40,6 +43,9 @@ PRELOADED = [
     "tensorboard.summary",
 ]
 
+#: bytes in the path of a socket of Unix, at most (104 with its end on macOS)
+LONGEST_SOCKET = 103
+
 
 def start_bundle(
     arguments: Sequence[str], threads: int | None = None, log: str | os.PathLike | None = None
@@ -54,9 +60,9 @@ def start_bundle(
         threads: number of threads of the run, as with ``OMP_NUM_THREADS``; by default as many as this process has.
         log: file to which its output is appended; with None, it prints to the output of this process.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
+    forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
+    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
         context.set_forkserver_preload(PRELOADED)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -66,6 +72,11 @@ def start_bundle(
     return process
 
 
+def _has_room_for_socket() -> bool:
+    # of the process that forks, below the folder for temporary files
+    return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") <= LONGEST_SOCKET
+
+
 def interrupt(process: BaseProcess) -> None:
     """Interrupt a run like Ctrl-C, which reaches only the waiting process; a training then saves its state."""
     if process.pid is not None and process.is_alive():
@@ -73,19 +84,21 @@ def interrupt(process: BaseProcess) -> None:
 
 
 def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
-    Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    if hasattr(os, "setpgrp"):
-        # a second Ctrl-C ends a run at once: it has to hear of each once, from who waits for it
-        os.setpgrp()
-    # what loads data in a run starts its workers as in any other run
-    multiprocessing.set_start_method(None, force=True)
-    warnings.simplefilter("ignore")
-    if log is not None:
-        _print_into(log)
-    if threads is not None:
-        _compute_with(threads)
-    sys.argv = ["monai.bundle", *arguments]
+    # also for what happens before the bundle sets it
+    report_user_errors()
     try:
+        Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+        if hasattr(os, "setpgrp"):
+            # a second Ctrl-C ends a run at once: it has to hear of each once, from who waits for it
+            os.setpgrp()
+        # what loads data in a run starts its workers as in any other run
+        multiprocessing.set_start_method(None, force=True)
+        warnings.simplefilter("ignore")
+        if log is not None:
+            _print_into(log)
+        if threads is not None:
+            _compute_with(threads)
+        sys.argv = ["monai.bundle", *arguments]
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
     except Exception:
         # multiprocessing would print a traceback also where a run has set a hook for users' mistakes
