@@ -12,8 +12,16 @@ import pandas as pd
 
 from medi_monai.cohort.table import TABLE_FILES, Cohort
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import json_digest, read_json, writable_dir, write_json, write_table
-from medi_monai.utils.records import claim_results
+from medi_monai.utils.files import (
+    check_regular,
+    is_temporary,
+    json_digest,
+    read_json,
+    writable_dir,
+    write_json,
+    write_table,
+)
+from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.workers import LOCK_FILES, folder_lock, remove_temporaries
 from medi_monai.utils.written import FILE_LIST, start_list
 
@@ -98,6 +106,24 @@ def _with_mpp(rules: Mapping[str, Any], mpp: float | None) -> Mapping[str, Any]:
     return {**rules, "cutting": {**cutting, "grid": {**cutting["grid"], "mpp": mpp}}}
 
 
+def check_new(folder: str | os.PathLike) -> None:
+    """Refuse a folder in which no cohort can be prepared, before any image or table is read; nothing is written.
+
+    Raises:
+        InputError: for what is no folder, or holds other files than a cohort.
+    """
+    root = Path(folder)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is not a folder: choose another one for the cohort")
+    for name in TABLE_FILES:
+        check_regular(root / name)
+    if root.is_dir() and not (root / SETTINGS_FILE).is_file():
+        names = {path.name for path in root.iterdir() if not is_temporary(path.name)}
+        if names - {*LOCK_FILES, FILE_LIST}:
+            raise InputError(f"{root} is not empty and does not contain a cohort; choose another --output_dir")
+    check_results(root, "preparing")
+
+
 def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Sequence[tuple[str, str]]) -> None:
     """Write the list of rows and files that are excluded from a cohort.
 
@@ -126,10 +152,12 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
             f"{root} contains a cohort prepared with different settings ({changed}); choose another --output_dir"
         )
     if not path.is_file():
-        if {path.name for path in root.iterdir()} - {*LOCK_FILES, FILE_LIST}:
+        try:
+            check_new(root)
+        except InputError:
             for name in LOCK_FILES:
                 (root / name).unlink(missing_ok=True)
-            raise InputError(f"{root} is not empty and does not contain a cohort; choose another --output_dir")
+            raise
         start_list(root)
         write_json(path, settings)
     claim_results(root, "preparing")

@@ -17,6 +17,7 @@ from medi_monai.cohort.folder import (
     REJECTED_FILE,
     SETTINGS_FILE,
     check_given,
+    check_new,
     claimed_folder,
     holds_cohort,
     write_rejected,
@@ -290,6 +291,8 @@ def prepare(
     if backend not in BACKENDS:
         raise unknown_value("back end", backend, BACKENDS)
     shard = shard or Shard()
+    if shard.is_main:
+        check_new(output_dir)
     with nullcontext() if shard.is_main else redirect_stdout(StringIO()):
         rows = _rows_with_splits(preparation, on_error)
     if not shard.is_main:

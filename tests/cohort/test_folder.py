@@ -6,6 +6,7 @@ from multiprocessing import get_context
 import pandas as pd
 import pytest
 
+from medi_monai.cohort import load_or_prepare, prepare
 from medi_monai.cohort.folder import claimed_folder, holds_cohort, write_rejected
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import read_json
@@ -52,6 +53,24 @@ def test_what_is_no_cohort_of_ours_is_left_as_it_was(tmp_path):
     with pytest.raises(InputError, match="not empty and does not contain a cohort"), claimed_folder(tmp_path, SETTINGS):
         raise AssertionError
     assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "table is a pipe", "other files"])
+def test_a_folder_for_no_cohort_is_refused_before_anything_is_read(tmp_path, kind):
+    root = tmp_path / "cohort"
+    if kind == "file":
+        root.write_text("mine")
+    elif kind == "pipe":
+        os.mkfifo(root)
+    else:
+        root.mkdir()
+        os.mkfifo(root / "cohort.csv") if "table" in kind else (root / "thesis.txt").write_text("mine")
+    says = {"table is a pipe": "cohort.csv is a pipe", "other files": "is not empty and does not contain a cohort"}
+    # reading anything of the preparation would be an AttributeError
+    for read in (lambda: prepare(None, root), lambda: load_or_prepare(None, root)):
+        with pytest.raises(InputError, match=says.get(kind, "is not a folder")):
+            read()
+    assert [path.name for path in tmp_path.rglob("*")][0] == "cohort" and len(list(tmp_path.rglob("*"))) < 3
 
 
 def _follow(root, claimed, trace):
