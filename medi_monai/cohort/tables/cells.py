@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import pandas as pd
 
 from medi_monai.schema import MISSING_WORDS, missing_cells
 
-__all__ = ["clean_cells"]
+__all__ = ["clean_cells", "clean_table"]
 
 
 def clean_cells(cells: pd.Series, missing: Iterable[str] | None = None) -> pd.Series:
@@ -22,3 +22,26 @@ def clean_cells(cells: pd.Series, missing: Iterable[str] | None = None) -> pd.Se
     stripped = pd.Series(values, dtype="str").str.strip()
     cleaned = stripped.mask(missing_cells(stripped, MISSING_WORDS if missing is None else missing), "")
     return cleaned.take(codes).set_axis(cells.index).rename(cells.name)
+
+
+def clean_table(
+    table: pd.DataFrame, missing: Iterable[str] | None = None, kept: Mapping[str, Collection[str]] | None = None
+) -> pd.DataFrame:
+    """All columns of a table as :func:`clean_cells` makes them.
+
+    Args:
+        table: columns of strings.
+        missing: words for missing data, as for :func:`clean_cells`.
+        kept: by column, words that stay values, because a mapping renames them.
+    """
+
+    def cleaned(cells: pd.Series) -> pd.Series:
+        values = (kept or {}).get(str(cells.name), ())
+        stripped = clean_cells(cells, ())
+        return (
+            clean_cells(cells, missing).mask(stripped.isin(list(values)), stripped)
+            if values
+            else clean_cells(cells, missing)
+        )
+
+    return table.apply(cleaned)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -17,7 +18,7 @@ from medi_monai.cohort.tables.patterns import FIELD, pattern_fields, static_fold
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import tidy
 
-__all__ = ["is_pattern", "list_folders"]
+__all__ = ["is_pattern", "list_folders", "pattern_values"]
 
 #: files that an error names as examples
 EXAMPLES = 3
@@ -54,6 +55,13 @@ def list_folders(root: str | os.PathLike, pattern: str) -> tuple[pd.DataFrame, l
         raise InputError(f"no image in {root} fits table = {pattern!r}; {_examples(files)}")
     others = [(file, f"does not fit {pattern}") for file, match in matches if not match]
     return pd.DataFrame(rows, columns=["image", *fields], dtype="str"), sorted([*strays, *others])
+
+
+def pattern_values(pattern: str, files: Sequence[str], column: str) -> list[str]:
+    """What a column of a pattern is in each of the paths that fit."""
+    place = list(dict.fromkeys(pattern_fields(pattern))).index(column) + 1
+    matches = (re.fullmatch(_regex(pattern), file, re.IGNORECASE) for file in files)
+    return [tidy(match[place]) for match in matches if match]
 
 
 def _regex(pattern: str) -> str:

@@ -15,13 +15,13 @@ import pandas as pd
 
 from medi_monai.cohort.table import require_columns
 from medi_monai.cohort.tables.barcodes import match_barcodes, parse_barcodes
-from medi_monai.cohort.tables.cells import clean_cells
+from medi_monai.cohort.tables.cells import clean_table
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import plural
 
-__all__ = ["Cases", "flat_names", "read_gdc", "read_slides", "read_cases", "join_cases"]
+__all__ = ["Cases", "collapse_cases", "flat_names", "read_gdc", "read_slides", "read_cases", "join_cases"]
 
 CASE, SLIDE, SITE = "case_submitter_id", "slide_submitter_id", "tissue_source_site"
 
@@ -85,19 +85,11 @@ def read_gdc(
     """
     table = read_table(path)
     words = MISSING_WORDS if missing is None else (*missing, "'--")
-    table = table.rename(columns=flat_names(table.columns))
-    renamed = kept or {}
-    table = table.apply(lambda cells: _clean_but(cells, words, renamed.get(str(cells.name), ())))
+    table = clean_table(table.rename(columns=flat_names(table.columns)), words, kept)
     require_columns(table, (CASE,), f"{path}, a table of the GDC (cases.submitter_id and Case ID also work)")
     if "sex_at_birth" in table and ("gender" not in table or (table["gender"] == "").all()):
         table["gender"] = table["sex_at_birth"]
     return table
-
-
-def _clean_but(cells: pd.Series, words: Sequence[str], kept: Collection[str]) -> pd.Series:
-    cleaned = clean_cells(cells, words)
-    stripped = clean_cells(cells, ())
-    return cleaned.mask(stripped.isin(list(kept)), stripped) if kept else cleaned
 
 
 def read_slides(
@@ -166,13 +158,28 @@ def read_cases(
         InputError: as for :func:`read_gdc`.
     """
     table = read_gdc(path, missing, kept)
-    table = table[table[CASE] != ""]
     primary = table.get("diagnosis_is_primary_disease", pd.Series("", index=table.index)).str.lower() == "true"
-    attributes = [name for name in table.columns if name != CASE and (columns is None or name in columns)]
-    cases = pd.DataFrame(index=pd.Index(table[CASE].unique(), name=CASE))
+    return collapse_cases(table, CASE, columns, primary)
+
+
+def collapse_cases(
+    table: pd.DataFrame, key: str, columns: Collection[str] | None = None, primary: pd.Series | None = None
+) -> Cases:
+    """One row per case of a table of strings; a cell is empty if the rows of a case differ.
+
+    Args:
+        table: with the empty string for missing data.
+        key: column of cases; rows without one are ignored.
+        columns: to collapse, by default all.
+        primary: rows whose values take precedence, by default none.
+    """
+    primary = pd.Series(False, index=table.index) if primary is None else primary
+    table, primary = table[table[key] != ""], primary[table[key] != ""]
+    attributes = [name for name in table.columns if name != key and (columns is None or name in columns)]
+    cases = pd.DataFrame(index=pd.Index(table[key].unique(), name=key))
     values, conflicts = {}, {}
     for column in attributes:
-        values[column], count = _collapsed(table[CASE], table[column], primary)
+        values[column], count = _collapsed(table[key], table[column], primary)
         if count:
             conflicts[column] = count
     return Cases(cases.assign(**values).fillna(""), conflicts, tuple(table.columns))

@@ -10,22 +10,27 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.cohort.tables.cells import clean_table
 from medi_monai.cohort.tables.dicom import list_series, series_digest
 from medi_monai.cohort.tables.folders import is_pattern, list_folders
-from medi_monai.cohort.tables.gdc import CASE, join_cases, read_cases, read_slides
+from medi_monai.cohort.tables.gdc import CASE, collapse_cases, join_cases, read_cases, read_slides
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.cohort.tables.tcga_ut import list_tcga_ut
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import check_regular, file_digest, json_digest
 from medi_monai.utils.tables import read_table
-from medi_monai.utils.text import tidy
+from medi_monai.utils.text import alike, tidy
 
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
 LAYOUTS = ("plain", "gdc", "tcga_ut", "folders", "dicom")
 #: those whose path is a folder
 TREES = ("tcga_ut", "dicom")
-KEYS = ("layout", "path", "clinical", "level", "encoding", "sheet", "series")
+#: those whose rows a table of patients can be joined to, by the column `patient`
+JOINED = ("folders", "dicom")
+#: column of the join, a name that no table has
+JOIN = "patient of the join"
+KEYS = ("layout", "path", "clinical", "key", "level", "encoding", "sheet", "series")
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,19 @@ class TableSpec:
             ``tcga_ut``, a folder tree for :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, the files that
             match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`;
             ``dicom``, a folder tree of series for :func:`medi_monai.cohort.tables.dicom.list_series`.
-        clinical: GDC clinical table whose columns are joined by case (only for ``gdc`` and ``tcga_ut``).
+        clinical: GDC clinical table whose columns are joined by case (for ``gdc`` and ``tcga_ut``), or any table with
+            rows of patients (for ``folders`` and ``dicom``).
+        key: its column of patients (only for ``folders`` and ``dicom``).
         level: magnification folder of TCGA-UT as published.
-        encoding: encoding of a plain table that is not UTF-8, such as ``cp1252``.
-        sheet: sheet of a plain Excel table that has several.
+        encoding: encoding of a plain table, or one of patients, that is not UTF-8, such as ``cp1252``.
+        sheet: sheet of such an Excel table that has several.
         series: pattern of the SeriesDescription, such as ``*FLAIR*`` (only for ``dicom``).
     """
 
     path: str
     layout: str = "plain"
     clinical: str | None = None
+    key: str | None = None
     level: str | None = None
     encoding: str | None = None
     sheet: str | None = None
@@ -72,8 +80,16 @@ class TableSpec:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise unknown_value("layout of `table`", self.layout, LAYOUTS)
-        if self.clinical is not None and self.layout in ("plain", "folders", "dicom"):
-            raise InputError("table: `clinical` needs the layout gdc or tcga_ut; set layout: gdc")
+        if self.clinical is not None and self.layout == "plain":
+            raise InputError(
+                "table: `clinical` needs the layout gdc or tcga_ut (set layout: gdc), or folders or dicom, where rows "
+                "are images and the table has rows of patients"
+            )
+        if (self.clinical is not None and self.layout in JOINED) != (self.key is not None):
+            raise InputError(
+                "table: `key` is the column of patients in the table `clinical` of the layouts folders and dicom: give "
+                "both, or neither"
+            )
         if self.layout == "folders":
             pattern_fields(self.path)
         if self.level is not None and self.layout != "tcga_ut":
@@ -81,7 +97,7 @@ class TableSpec:
         if self.series is not None and self.layout != "dicom":
             raise InputError("table: `series` is an option of the layout dicom")
         for key in ("encoding", "sheet"):
-            if getattr(self, key) is not None and self.layout != "plain":
+            if getattr(self, key) is not None and self.layout != "plain" and self.key is None:
                 raise InputError(f"table: `{key}` is an option of plain tables, not of the layout {self.layout}")
 
     @classmethod
@@ -163,8 +179,10 @@ class TableSpec:
         """
         if self.layout == "folders":
             table, strays = list_folders(root, self.path)
-            _require(needed, table.columns, f"the pattern {self.path}")
-            return TableContent(table, (), strays)
+            if self.clinical is None:
+                _require(needed, table.columns, f"the pattern {self.path}")
+                return TableContent(table, (), strays)
+            return self._with_patients(TableContent(table, (), strays), root, needed, missing, kept)
         path = self.where(root)
         notes: list[str] = []
         strays = []
@@ -185,11 +203,39 @@ class TableSpec:
         if self.clinical is None:
             _require(needed, table.columns, path)
             return TableContent(table, notes, strays)
+        if self.layout == "dicom":
+            return self._with_patients(TableContent(table, notes, strays), root, needed, missing, kept)
         clinical = self._clinical(root)
         cases = read_cases(clinical, needed, missing, kept)
         _require(needed, dict.fromkeys([*table.columns, *cases.columns]), f"{path} and {clinical}")
         table, more = join_cases(table, CASE if self.layout == "gdc" else "patient", cases, clinical)
         return TableContent(table, [*notes, *more], strays)
+
+    def _with_patients(
+        self,
+        content: TableContent,
+        root: str | os.PathLike,
+        needed: Mapping[str, str],
+        missing: Sequence[str] | None,
+        kept: Mapping[str, Collection[str]] | None,
+    ) -> TableContent:
+        """The images with the columns of the table of patients; what the paths say takes precedence."""
+        table, path, key = content.table, self._clinical(root), tidy(str(self.key))
+        where = f"the pattern {self.path}" if self.layout == "folders" else self.where(root)
+        if "patient" not in table:
+            raise InputError(f"table: `clinical` is joined by patient, but {where} has no {{patient}}")
+        patients = clean_table(read_table(path, self.encoding, self.sheet), missing, kept)
+        patients = patients.rename(columns={tidy(name): name for name in needed if name not in patients})
+        _require({key: "key"}, patients.columns, path)
+        _require(needed, dict.fromkeys([*table.columns, *patients.columns]), f"{where} and {path}")
+        wanted = {*(needed or patients.columns)} - {*table.columns}
+        cases = collapse_cases(patients, key, wanted)
+        spelled = {alike(name): name for name in cases.table.index}
+        names = {
+            name: name if name in cases.table.index else spelled.get(alike(name), name) for name in table["patient"]
+        }
+        table, notes = join_cases(table.assign(**{JOIN: table["patient"].map(names)}), JOIN, cases, path)
+        return TableContent(table.drop(columns=JOIN), [*content.notes, *notes], content.strays)
 
 
 def _below(folder: str, path: Any) -> Any:

@@ -55,6 +55,7 @@ class Recognized:
         attributes: names in the cohort.
         mapping: rules of the cohort's columns that are not taken as they are.
         missing: words that mean missing data, if there are others than the usual ones.
+        sexes: values of the column of sex.
         left_out: other columns, and why.
         checks: what the user should look at.
     """
@@ -64,6 +65,7 @@ class Recognized:
     attributes: list[str] = field(default_factory=list)
     mapping: dict[str, dict] = field(default_factory=dict)
     missing: list[str] | None = None
+    sexes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
 
@@ -101,6 +103,7 @@ def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
     for kind in ("label", *ATTRIBUTES):
         if kind in kinds:
             _take(found, kind, kinds[kind], values[kinds[kind]])
+    found.sexes = sorted(set(values[kinds["sex"]])) if "sex" in kinds else []
     used = {*found.roles.values(), *taken, *(rule.get("column", name) for name, rule in found.mapping.items())}
     used |= {found.label or "", *found.attributes}
     for name in rest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 from medi_monai.runs.init.parts import (
@@ -25,7 +25,7 @@ from medi_monai.runs.init.parts import (
     tokens,
 )
 
-__all__ = ["guess_pattern", "guess_volume_pattern", "one_session"]
+__all__ = ["guess_pattern", "guess_volume_pattern"]
 
 #: a number of a patient, unlike that of a class, a grade or a magnification
 NUMBER = re.compile(r"0\d+|\d{4,}")
@@ -226,13 +226,3 @@ def _shown(columns: list[list[str]], patient: int) -> list[str]:
 
 def _place(kind: str) -> int:
     return next(index for index, name in enumerate(SEQUENCES) if name in kind)
-
-
-def one_session(images: Sequence[str]) -> list[str]:
-    """Of volumes of several visits those of the most frequent one, the first of equals; all if there is one."""
-    visits: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        words = re.split(r"[/_]", image)
-        visits[next((word for word in words if SESSION.match(word)), "")].append(image)
-    most = Counter({visit: len(files) for visit, files in sorted(visits.items())}).most_common(1)
-    return visits[most[0][0]] if most else []

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from medi_monai.cohort.tables.folders import pattern_values
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.runs.init.columns import Recognized, recognize
-from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern, one_session
+from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern
 from medi_monai.runs.init.survey import FoundTable, Survey
 from medi_monai.runs.init.templates import column_pattern
-from medi_monai.utils.text import plural
+from medi_monai.utils.text import alike, plural
 
 __all__ = ["Proposal", "propose"]
 
@@ -21,6 +22,8 @@ PATHOLOGY, BRAIN = "pathology_medi_diffusion", "brain_mri_fair_text_diffusion"
 GUESSED_MPP = 0.5
 #: sides of patches that are proposed, in pixels
 SIDES = (128, 64, 32, 16)
+#: share of the images whose patients a table has to list
+MOST_PATIENTS = 0.5
 #: values of sex where no table lists them: DICOM's, and names of folders and files
 SEXES = ["F", "M"]
 WOMEN, MEN = {"f", "female", "w", "woman", "weiblich", "2"}, {"m", "male", "man", "männlich", "1"}
@@ -80,23 +83,60 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
         left = f"volumes of another kind: {', '.join(others)}; to take one of them, change the name in the pattern"
         proposal.left_out += [left] if others else []
     matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, images))]
-    visit = one_session(images) if found.kind == "volumes" else images
-    if not matches and len(visit) < len(images):
-        # a row of participants names one volume: that of one visit
-        matches = [(match, table) for table in found.tables if (match := column_pattern(table.cells, visit))]
-        if matches:
-            proposal.left_out.append(f"{plural(len(images) - len(visit), 'volume')} of other visits")
     if matches and found.kind != "dicom":
         (pattern, share), table = max(matches, key=lambda item: (item[0][1], len(item[1].cells)))
         proposal.recognized.append(f"table {table.path}: {share:.0%} of its rows name a file as {pattern}")
         proposal.left_out += [f"table {other.path}" for _, other in matches if other is not table]
         return table, pattern, recognize(table.cells, pattern_fields(pattern))
+    guess = "" if found.kind == "dicom" else guess if found.kind == "volumes" else guess_pattern(images)
+    patients = _table_of_patients(found, images, guess)
+    for other in found.tables:
+        if patients is None or other is not patients.table:
+            proposal.left_out.append(f"table {other.path}: its rows name no file of {found.root}")
+    if patients is None:
+        return None, guess, Recognized()
+    proposal.recognized.append(
+        f"table {patients.table.path}: {patients.share:.0%} of the images are of patients that {patients.key!r} lists"
+    )
+    settings = {"path": patients.pattern or ".", "clinical": patients.table.path, "key": patients.key}
+    more = {} if isinstance(patients.table.setting, str) else patients.table.setting
+    settings |= {name: value for name, value in more.items() if name != "path"}
+    proposal.settings["table"] = {"layout": "dicom" if found.kind == "dicom" else "folders", **settings}
+    columns = recognize(patients.table.cells, [patients.key])
+    columns.roles = {}
+    return None, patients.pattern, columns
+
+
+@dataclass(frozen=True)
+class _PatientTable:
+    """A table with rows of patients: its column of patients, the pattern of the images, and the share that it tells."""
+
+    table: FoundTable
+    key: str
+    pattern: str
+    share: float
+
+
+def _table_of_patients(found: Survey, images: list[str], guess: str) -> _PatientTable | None:
+    """The table whose patients most of the images are of; None if there is none."""
+    # of equals the pattern of the folders, which names one kind of volume
+    options = [(table, str(column), guess) for table in found.tables for column in table.cells]
     for table in found.tables:
-        proposal.left_out.append(f"table {table.path}: its rows name no file of {found.root}")
-    if found.kind == "dicom":
-        return None, "", Recognized()
-    pattern = guess if found.kind == "volumes" else guess_pattern(images)
-    return None, pattern, Recognized()
+        named = column_pattern(table.cells, images, several=True)
+        if named is not None and len(set(pattern_fields(named[0]))) == 1:
+            column = pattern_fields(named[0])[0]
+            options.append((table, column, named[0].replace(f"{{{column}}}", "{patient}")))
+    best: _PatientTable | None = None
+    for table, key, pattern in options:
+        if found.kind == "dicom":
+            patients = found.series["patient"].tolist()
+        else:
+            patients = pattern_values(pattern, images, "patient") if "{patient}" in pattern else []
+        known = {alike(cell) for cell in table.cells[key]} - {""}
+        share = sum(alike(name) in known for name in patients) / max(len(images), len(patients))
+        if share > (best.share if best else MOST_PATIENTS) and len({*map(alike, patients)} & known) > 1:
+            best = _PatientTable(table, key, pattern, share)
+    return best
 
 
 def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
@@ -104,10 +144,13 @@ def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, patter
     if table is None:
         fields = [name for name in dict.fromkeys(pattern_fields(pattern)) if name != "slide"]
         classes = [name for name in fields if name != "patient"]
-        settings["table"] = pattern
-        comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
-        columns.label = "diagnosis" if "diagnosis" in classes else next(iter(classes), None)
-        columns.attributes = [name for name in fields if name not in ("patient", columns.label)]
+        settings.setdefault("table", pattern)
+        comments["table"] = _about_paths(settings)
+        of_patient = columns.label
+        columns.label = "diagnosis" if "diagnosis" in classes else of_patient or next(iter(classes), None)
+        if of_patient not in (None, columns.label):
+            columns.attributes.append(of_patient)
+        _add_parts(columns, fields)
         if "patient" not in fields:
             settings["columns"] = {"patient": None}
         proposal.recognized.append(f"folders as {pattern}")
@@ -152,6 +195,20 @@ def _unknown_patients(table: FoundTable | None, columns: Recognized, pattern: st
     return start + f"If a column names them{named}, write it in place of null in `columns`"
 
 
+def _about_paths(settings: dict[str, Any]) -> str:
+    if isinstance(settings["table"], dict):
+        return "rows are images; clinical has rows of patients, whose names in `key` are {patient} in the paths"
+    return "no table: the columns are parts of the paths; * matches the rest"
+
+
+def _add_parts(columns: Recognized, fields: list[str]) -> None:
+    """Parts of paths as attributes; they take precedence over columns of a table of patients."""
+    parts = [name for name in fields if name not in ("patient", "slide", columns.label)]
+    for name in [*parts, *([columns.label] if columns.label in fields else [])]:
+        columns.mapping.pop(name, None)
+    columns.attributes = list(dict.fromkeys([*parts, *columns.attributes]))
+
+
 def _labels(proposal: Proposal, columns: Recognized) -> None:
     settings = proposal.settings
     label = columns.label or "diagnosis"
@@ -194,17 +251,16 @@ def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
 def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
     settings, comments = proposal.settings, proposal.comments
     if found.kind == "dicom":
-        settings["table"] = {"layout": "dicom", "path": "."}
+        settings.setdefault("table", {"layout": "dicom", "path": "."})
         comments["table"] = 'one row per series; choose some by series: "*FLAIR*"'
         columns = _tags(found.series, proposal, columns)
         settings["mapping"] = columns.mapping
     elif table is None:
-        settings["table"] = pattern
-        comments["table"] = "no table: the columns are parts of the paths; * matches the rest"
+        settings.setdefault("table", pattern)
+        comments["table"] = _about_paths(settings)
         proposal.recognized.append(f"{found.kind} as {pattern}")
-        columns.attributes = [
-            name for name in dict.fromkeys(pattern_fields(pattern)) if name not in ("patient", "slide")
-        ]
+        _add_parts(columns, list(dict.fromkeys(pattern_fields(pattern))))
+        _take_columns(settings, columns)
         if "patient" not in pattern_fields(pattern):
             settings["columns"] = {"patient": None}
             proposal.checks.append("patients are unknown: images of one patient may be on both sides of the split")
@@ -214,19 +270,12 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
         settings["columns"] = {"image": pattern, "patient": patient}
         if "caption" in columns.roles:
             settings["columns"]["caption"] = columns.roles["caption"]
-        if columns.mapping:
-            # words of the captions have ranges of their own
-            rules = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
-            settings |= {"mapping": {name: rule for name, rule in rules.items() if rule}} if any(rules.values()) else {}
-        if columns.missing:
-            settings["missing"] = columns.missing
-        if columns.label:
-            columns.attributes.append(columns.label)
+        _take_columns(settings, columns)
     settings["attributes"] = columns.attributes
     attribute = "sex" if "sex" in columns.attributes else next(iter(columns.attributes), None)
     settings["attribute"] = attribute
     comments["attribute"] = "the sensitive attribute"
-    settings["templates"] = _captions(columns, table, settings)
+    settings["templates"] = _captions(columns)
     comments["templates"] = "captions are made of columns: EDIT the words"
     if "caption" in columns.roles:
         # captions are read: of the templates, the words are left, which name values in them
@@ -251,7 +300,9 @@ def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Reco
     """The tags of DICOM that tell patients or scanners apart."""
     for tag, name in TAG_NAMES.items():
         values = sorted(set(series[tag]) - {""})
-        if len(values) > 1:
+        if name in columns.attributes:
+            proposal.left_out.append(f"tag {tag}: the table says the {name}")
+        elif len(values) > 1:
             columns.attributes.append(name)
             columns.mapping[name] = {"column": tag}
         else:
@@ -265,16 +316,25 @@ def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Reco
     return columns
 
 
+def _take_columns(settings: dict[str, Any], columns: Recognized) -> None:
+    # words of the captions have ranges of their own
+    rules = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
+    settings |= {"mapping": {name: rule for name, rule in rules.items() if rule}} if any(rules.values()) else {}
+    if columns.missing:
+        settings["missing"] = columns.missing
+    if columns.label and columns.label not in columns.attributes:
+        columns.attributes.append(columns.label)
+
+
 def _without_bins(rule: dict) -> dict:
     return {key: value for key, value in rule.items() if key != "bins"}
 
 
-def _captions(columns: Recognized, table: FoundTable | None, settings: dict[str, Any]) -> dict[str, Any]:
+def _captions(columns: Recognized) -> dict[str, Any]:
     plain = {"text": "Axial MR slice of a brain", "weight": 0.5}
     words: dict[str, Any] = {}
     if "sex" in columns.attributes:
-        source = settings.get("mapping", {}).get("sex", {}).get("column", "sex")
-        values = SEXES if table is None else sorted(set(table.cells[source].str.strip()) - {""})
+        values = columns.sexes or SEXES
         words["sex"] = {
             **{value: "woman" for value in values if value.lower() in WOMEN and not value.isdigit()},
             **{value: "man" for value in values if value.lower() in MEN and not value.isdigit()},

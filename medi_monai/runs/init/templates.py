@@ -20,15 +20,16 @@ CELLS, PATHS = 60, 20_000
 ENOUGH = 0.5
 
 
-def column_pattern(cells: pd.DataFrame, images: Sequence[str]) -> tuple[str, float] | None:
+def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = False) -> tuple[str, float] | None:
     """The pattern of image paths that one column of a table fills best.
 
     Args:
         cells: the table.
         images: paths.
+        several: whether a row may name several files, as that of a patient.
 
     Returns:
-        The pattern and the share of rows for which it names one file; None where no column names files.
+        The pattern and the share of rows for which it names one file, or one or more; None where no column names files.
     """
     best: tuple[float, int, str] | None = None
     paths_of: dict[str, list[str]] = defaultdict(list)
@@ -40,7 +41,7 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str]) -> tuple[str, flo
         pattern = _of_column(str(column), cells[column], known, paths_of)
         if pattern is None:
             continue
-        share = _share(pattern, cells, images)
+        share = _share(pattern, cells, images, several)
         # of two that find as much, the one with less left open
         key = (share, -pattern.count("*"), pattern)
         if share >= ENOUGH and (best is None or key[:2] > best[:2]):
@@ -112,6 +113,7 @@ def _open(texts: list[str]) -> str:
     return f"{start}*{end}"
 
 
-def _share(pattern: str, cells: pd.DataFrame, images: Sequence[str]) -> float:
+def _share(pattern: str, cells: pd.DataFrame, images: Sequence[str], several: bool) -> float:
     filled = fill_pattern(pattern, cells)
-    return float((match_files(filled, list(images))[1] == "").mean())
+    problems = match_files(filled, list(images))[1]
+    return float((problems.str.contains(" files match ") | (problems == "") if several else problems == "").mean())

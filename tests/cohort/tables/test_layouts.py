@@ -3,6 +3,7 @@ import os
 import pandas as pd
 import pytest
 
+from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.tables import TableSpec
 from medi_monai.utils.errors import InputError
 
@@ -67,6 +68,8 @@ def test_a_column_of_neither_table_is_named_with_the_nearest_of_both(data):
         ({"layout": "gdc"}, "`path` is missing"),
         ({"path": "x", "clinical": "y"}, "set layout: gdc"),
         ({"path": "x", "level": "0"}, "tcga_ut"),
+        ({"layout": "folders", "path": "{patient}.png", "clinical": "y"}, "`key` is the column of patients.*give both"),
+        ({"layout": "dicom", "key": "y"}, "`key` is the column of patients.*give both"),
         (3, "must be a path"),
     ],
 )
@@ -110,3 +113,33 @@ def test_the_digest_is_one_of_all_that_is_read(data):
         file.write("TCGA-NA-A4QV\tasian\tc\n")
     (data / "tree" / "UCS" / SLIDE / "c.jpg").touch()
     assert gdc.digest(data) != before[0] and tree.digest(data) != before[1]
+
+
+def test_images_of_folders_get_the_columns_of_a_table_of_patients(tmp_path):
+    for name in ("P1_1.png", "P1_2.png", "p2_1.png", "P9_1.png"):
+        (tmp_path / "A").mkdir(exist_ok=True)
+        (tmp_path / "A" / name).touch()
+    rows = [("P1", "F", "61", "none", "x"), ("P1", "F", "62", "none", "y"), ("P2 ", "k.A.", "70", "T2", "z")]
+    table = pd.DataFrame(rows, columns=["Pat.-Nr.", "Geschlecht", "Alter", "stage", "center"])
+    table.to_csv(tmp_path / "t.csv", sep=";", index=False, encoding="cp1252")
+    setting = {"layout": "folders", "path": "{center}/{patient}_*.png", "clinical": "t.csv", "key": "Pat.-Nr."}
+    spec = TableSpec.from_setting({**setting, "encoding": "cp1252"})
+    needed = dict.fromkeys(["patient", "center", "Geschlecht", "Alter", "stage"], "columns")
+    content = spec.read(tmp_path, needed, ["k.A.", "none"], {"stage": {"none"}})
+    read = content.table.set_index("image")
+    assert read.index.tolist() == ["A/P1_1.png", "A/P1_2.png", "A/P9_1.png", "A/p2_1.png"]
+    assert read["patient"].tolist() == ["P1", "P1", "P9", "p2"] and set(read["center"]) == {"A"}
+    assert read["Geschlecht"].tolist() == ["F", "F", "", ""] and read["stage"].tolist() == ["none", "none", "", "T2"]
+    # two ages of one patient: none of them
+    assert read["Alter"].tolist() == ["", "", "", "70"]
+    assert any("lacks 1 cases, first 'P9'" in note for note in content.notes)
+    assert any("several values for one case, treated as missing: Alter" in note for note in content.notes)
+    with pytest.raises(InputError, match="unknown column 'Nr'.*`key` expects it in"):
+        TableSpec.from_setting({**setting, "key": "Nr"}).read(tmp_path, {})
+    with pytest.raises(InputError, match=r"has no \{patient\}"):
+        TableSpec.from_setting({**setting, "path": "{center}/*.png"}).read(tmp_path, {})
+    digest = spec.digest(tmp_path)
+    table.head(2).to_csv(tmp_path / "t.csv", index=False)
+    assert spec.digest(tmp_path) != digest
+    rows = ImageTable(tmp_path, setting, "stage", ["center"], unit="patches", missing=[]).rows()
+    assert rows.loc[rows["problem"] == "", "stage"].tolist() == ["none", "none"]

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from phantom import affine, head, write_dicom
 from PIL import Image
 
 from medi_monai.cohort.demo.cohort import write_pyramid
@@ -90,6 +91,67 @@ def test_volumes_with_a_table_of_participants(work, capsys):
     assert overlay["attributes"] == ["center", "sex", "age"] and overlay["attribute"] == "sex"
     assert overlay["templates"]["words"]["sex"] == {"F": "woman", "M": "man"}
     assert "volumes of another kind: seg" in out and "brain_mri_fair_text_diffusion" in out
+
+
+def test_slides_of_patients_in_a_table_of_patients(work, capsys):
+    (work / "data").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+    rows = []
+    for n in range(6):
+        for k in (1, 2):
+            write_pyramid(work / "data" / f"P{n}_{k}.tiff", pixels, 0.25)
+        rows.append((f"P{n}", "AB"[n % 2], "Aspen" if n < 3 else "Birch", "FM"[n % 2]))
+    table = pd.DataFrame(rows, columns=["Pat.-Nr.", "Diagnose", "Klinik", "Geschlecht"])
+    table.to_csv(work / "data" / "clinical.csv", sep=";", index=False)
+    main(["init", str(work / "data")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == {
+        "layout": "folders", "path": "{patient}_*.tiff", "clinical": "clinical.csv", "key": "Pat.-Nr."
+    }  # fmt: skip
+    assert (overlay["label"], overlay["metadata_columns"]) == ("diagnose", ["center", "sex"])
+    assert "12 slides can be used, of 6 patients" in out and "slides by diagnose: A 6, B 6" in out
+    assert "slides by center: Aspen 6, Birch 6" in out and "slides by sex: F 6, M 6" in out
+
+
+def test_volumes_of_several_visits_with_a_table_of_participants(work, capsys):
+    rows = []
+    for n in range(6):
+        for visit in (1, 2):
+            for kind in ("T1w", "FLAIR"):
+                path = work / "bids" / f"sub-{n}" / f"ses-{visit}" / f"sub-{n}_ses-{visit}_{kind}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"")
+        rows.append((f"sub-{n}", "MF"[n % 2], 40 + n))
+    pd.DataFrame(rows, columns=["participant_id", "sex", "age"]).to_csv(
+        work / "bids" / "participants.tsv", sep="\t", index=False
+    )
+    main(["init", str(work / "bids")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == {
+        "layout": "folders", "path": "{patient}/*/{patient}_*_FLAIR.nii.gz", "clinical": "participants.tsv",
+        "key": "participant_id",
+    }  # fmt: skip
+    assert overlay["attributes"] == ["sex", "age"] and overlay["templates"]["words"]["sex"] == {
+        "F": "woman",
+        "M": "man",
+    }
+    assert "36 slices of 12 volumes can be used, of 6 patients" in out and "slices by sex: F 18, M 18" in out
+    assert "volumes of another kind: t1w" in out and "12 files will not be used" in out
+
+
+def test_dicom_without_suffixes(work, capsys):
+    pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "medi_monai[mr]"')
+    for n in range(4):
+        tags = {"PatientID": f"P{n}", "PatientSex": "FM"[n % 2], "InstitutionName": "North", "Manufacturer": "GE"}
+        write_dicom(work / "scans" / str(n), head(), affine(), f"1.2.{n}", PatientAge=f"0{50 + n}Y", **tags)
+        for file in (work / "scans" / str(n)).iterdir():
+            file.rename(file.with_suffix(""))
+    main(["init", str(work / "scans")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == {"layout": "dicom", "path": "."} and overlay["attributes"] == ["sex", "age"]
+    assert overlay["mapping"] == {"sex": {"column": "PatientSex"}, "age": {"column": "PatientAge"}}
+    assert "4 series of 4 patients" in out and "12 slices of 4 volumes can be used" in out
+    assert "tag InstitutionName: 'North' in all series" in out and "tag MagneticFieldStrength: empty" in out
 
 
 def test_gray_pictures_with_captions_are_for_the_text_to_image_bundle(work, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern, one_session
+from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern
 
 CLASSES = ("Adenocarcinoma", "Normal")
 
@@ -61,12 +61,6 @@ def test_patients_and_groups_in_names_of_patches(images, pattern):
 def test_patients_and_attributes_in_names_of_volumes(images, pattern, others):
     proposed, files, left_out = guess_volume_pattern(images)
     assert (proposed, left_out) == (pattern, others) and set(files) <= set(images)
-
-
-def test_of_several_visits_the_most_frequent_one_is_taken():
-    images = [f"sub-{n}/ses-{s}/sub-{n}_ses-{s}_T1w.nii" for n in range(3) for s in (1, 2) if (n, s) != (1, 1)]
-    assert one_session(images) == [f"sub-{n}/ses-2/sub-{n}_ses-2_T1w.nii" for n in range(3)]
-    assert one_session(["a/T1.nii", "b/T1.nii"]) == ["a/T1.nii", "b/T1.nii"]
 
 
 @pytest.mark.parametrize(
