@@ -14,7 +14,8 @@ from PIL import Image
 
 from medi_monai.cohort.duplicates import PLAIN, SIDE, hash_images
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, read_json, write_jpeg, write_json
+from medi_monai.utils.files import atomic_path, file_fingerprint, json_digest, read_json, write_json
+from medi_monai.utils.pixels import write_jpeg
 from medi_monai.utils.seeding import seed_from
 from medi_monai.wsi import PatchGrid, SlideReader, background_fraction, open_slide, plan_patches, sharpness
 from medi_monai.wsi.overview import draw_plan

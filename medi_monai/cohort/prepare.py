@@ -28,6 +28,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json, write_table
 from medi_monai.utils.records import was_changed
 from medi_monai.utils.records.fingerprints import fingerprints
+from medi_monai.utils.tables import read_parquet
 from medi_monai.utils.text import plural
 from medi_monai.wsi.readers import BACKENDS
 
@@ -190,6 +191,8 @@ def load_or_prepare(
         InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``.
     """
     if not holds_cohort(cohort_dir):
+        source = preparation.source.root or "the demo cohort, because dataset_dir is null"
+        print(f"{cohort_dir} holds no cohort: preparing it from {source}", flush=True)
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     require_columns(cohort.table, preparation.required, cohort.root)
@@ -222,7 +225,7 @@ def _check_unchanged(cohort: Cohort) -> None:
 def read_quality(cohort: Cohort) -> pd.DataFrame:
     """What was measured, a row per image; empty where nothing is known, as of a cohort that was made elsewhere."""
     path = cohort.root / QUALITY_FILE
-    quality = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    quality = read_parquet(path) if path.is_file() else pd.DataFrame()
     # rows may have been chosen since
     return quality if len(quality) == len(cohort) else pd.DataFrame()
 

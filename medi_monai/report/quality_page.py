@@ -16,7 +16,7 @@ from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
 from medi_monai.cohort.table import PATCH_COLUMNS, TABLE_FILES, Cohort
 from medi_monai.report.page import Page
-from medi_monai.utils.tables import read_table
+from medi_monai.utils.tables import read_parquet, read_table
 from medi_monai.utils.text import plural
 
 __all__ = ["write_quality_page"]
@@ -49,7 +49,7 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
     """
     root = Path(root)
     rejected = read_rejected(root)
-    quality = pd.read_parquet(root / QUALITY_FILE)
+    quality = read_parquet(root / QUALITY_FILE)
     scores = {name: words for name, words in PATCH_SCORES.items() if name in quality}
     counted = plural(len(quality), "patch", "patches") if scores else plural(len(quality), "image")
     page = Page("Cohort quality", f"{'Image quality of ' * bool(scores)}{counted}, and rows that were excluded.")

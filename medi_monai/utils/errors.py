@@ -25,12 +25,16 @@ __all__ = [
 #: errors of the system that follow from disks, rights and limits
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR,
 }  # fmt: skip
 #: how libraries in Rust, and Arrow, name the number of such an error
 NUMBER = re.compile(r"[(\[](?:os error|errno) (\d+)[)\]]")
 #: how PyTorch's writer of zip files reports any of them
 IN_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+#: how Python, PyTorch, Arrow and OpenCV report that no memory, or no thread, is left
+NO_MEMORY = re.compile(
+    r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory"
+)
 
 
 class InputError(ValueError):
@@ -61,18 +65,31 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
 
 
 def refusal_of_system(error: BaseException) -> str | None:
-    """Return the reason of an error that follows from disks, rights or limits (disk full, too large); otherwise None.
+    """Return the reason and remedy of an error that follows from disks, rights or limits; None for any other error.
 
     Libraries report them as ``OSError``, or as their own errors with the number or the reason in the text.
     """
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in REFUSALS else None
+    if isinstance(error, MemoryError) or error_number(error) == errno.ENOMEM or NO_MEMORY.search(str(error)):
+        return (
+            "no memory or no thread is left. Allow more (ulimit, or what the job asks for), or lower batch_size and "
+            "num_workers"
+        )
+    number = error_number(error)
+    if number in REFUSALS:
+        reason = os.strerror(number)
+    elif isinstance(error, RuntimeError) and any(sign in str(error) for sign in IN_TORCH):
+        reason = "the disk is full or the folder is not writable"
+    else:
+        return None
+    return f"{reason}. Free some space or choose another folder"
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the number of an error of the system, also where a library has it in the text of its own error."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
     number = NUMBER.search(str(error))
-    if number:
-        return os.strerror(int(number[1])) if int(number[1]) in REFUSALS else None
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in IN_TORCH):
-        return "the disk is full or the folder is not writable"
-    return None
+    return int(number[1]) if number else None
 
 
 def user_error_in(error: BaseException | None) -> BaseException | None:
@@ -87,8 +104,7 @@ def user_error_in(error: BaseException | None) -> BaseException | None:
         if reason is not None:
             path = getattr(error, "filename", None)
             return RunStopped(
-                f"the system refused{f' {path}' if path else ' a file of this run'}: {reason}. Free some space or "
-                "choose another folder, then repeat the command."
+                f"the system refused{f' {path}' if path else ' what the run needs'}: {reason}, then repeat the command."
             )
         error = error.__cause__
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -23,7 +22,6 @@ from typing import IO, Any
 
 import pandas as pd
 import torch
-from PIL import Image
 
 from medi_monai.utils.errors import InputError, RunStopped, refusal_of_system
 from medi_monai.utils.written import enter_written
@@ -38,7 +36,6 @@ __all__ = [
     "write_json",
     "read_json",
     "write_table",
-    "write_jpeg",
     "save_tensors",
     "write_tensors",
     "load_tensors",
@@ -75,12 +72,11 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         enter_written(target, partial(file_fingerprint, temporary))
         os.replace(temporary, target)
     except Exception as error:
-        reason = refusal_of_system(error)
+        reason = None if isinstance(error, (InputError, RunStopped)) else refusal_of_system(error)
         if reason is None:
             raise
         raise RunStopped(
-            f"could not write {target}: {reason}. No partial file was left behind. Free some space or choose another "
-            "folder, then repeat the command."
+            f"could not write {target}: {reason}, then repeat the command. No partial file was left behind."
         ) from error
     finally:
         if temporary is not None:
@@ -181,22 +177,6 @@ def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
 
 def _separator(path: str | os.PathLike) -> str:
     return "\t" if Path(path).suffix == ".tsv" else ","
-
-
-def write_jpeg(path: str | os.PathLike, image: Image.Image, **options: int) -> None:
-    """Write a JPEG file: Pillow, given a path, takes no notice of a disk that fills while it writes.
-
-    Args:
-        path: file inside :func:`atomic_path`.
-        image: of any mode of JPEG.
-        options: of Pillow, such as ``quality``.
-
-    Raises:
-        OSError: if the disk is full.
-    """
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", **options)
-    Path(path).write_bytes(buffer.getbuffer())
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:

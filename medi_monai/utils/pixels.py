@@ -1,13 +1,17 @@
-"""Conversion between pixels of files (uint8, 0 to 255) and of models (floats in [-1, 1])."""
+"""Pixels of files (uint8, 0 to 255) and of models (floats in [-1, 1])."""
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-__all__ = ["from_uint8", "stacked", "to_gray_levels", "to_uint8", "uint8_arrays"]
+__all__ = ["from_uint8", "stacked", "to_gray_levels", "to_uint8", "uint8_arrays", "write_jpeg"]
 
 #: gray levels per unit of [-1, 1]
 HALF_RANGE = 127.5
@@ -36,3 +40,19 @@ def uint8_arrays(images: torch.Tensor) -> np.ndarray:
 def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     """Stack ``(H, W, C)`` uint8 arrays to one ``(N, C, H, W)`` uint8 tensor."""
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def write_jpeg(path: str | os.PathLike, image: Image.Image, **options: int) -> None:
+    """Write a JPEG file: Pillow, given a path, takes no notice of a disk that fills while it writes.
+
+    Args:
+        path: file inside :func:`atomic_path`.
+        image: of any mode of JPEG.
+        options: of Pillow, such as ``quality``.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", **options)
+    Path(path).write_bytes(buffer.getbuffer())

@@ -21,7 +21,7 @@ from medi_monai.utils.excel import read_excel
 from medi_monai.utils.files import check_regular
 from medi_monai.utils.text import tidy
 
-__all__ = ["TABLE_SUFFIXES", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "read_parquet", "read_table"]
 
 #: suffixes of table files
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx", ".xlsm")
@@ -107,6 +107,16 @@ def _read(path: Path, encoding: str | None, sheet: str | None) -> pd.DataFrame:
     return _read_text(path, lambda: opened(path, "rb"), encoding)
 
 
+def read_parquet(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
+    """Read a Parquet file in this thread: Arrow waits for ever for threads that the system does not allow.
+
+    Args:
+        path: the file.
+        options: of ``pandas.read_parquet``.
+    """
+    return pd.read_parquet(path, use_threads=False, pre_buffer=False, **options)
+
+
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
@@ -114,7 +124,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     _check_width(len(names), path)
     _checked_names(names, path)
     # nullable types: whole numbers stay whole in columns with missing values
-    frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+    frame = read_parquet(path, dtype_backend="numpy_nullable")
     table = pd.DataFrame({tidy(str(name)): _as_text(frame[name]) for name in frame.columns}, index=frame.index)
     return table.reset_index(drop=True)
 

@@ -26,6 +26,9 @@ class Change:
             the write at which it is killed, as a share of all; then the command is repeated.
         again: options for the repeated command; where these cannot be, it is repeated as it was.
         file_size: largest size of a file in bytes, as a full disk is.
+        limits: of the system, as ``ulimit`` sets them, by the names of :mod:`resource`, addresses beyond those that the
+            imports take; then the command is repeated without them.
+        folder: name of the folder in which the run is started.
         stdout: ``closed``, or ``head`` as by ``| head -1``.
         environment: variables.
         config: instead of that of the recipe.
@@ -40,6 +43,8 @@ class Change:
     kill: tuple[str, float] | None = None
     again: dict[str, Any] = field(default_factory=dict)
     file_size: int | None = None
+    limits: dict[str, int] = field(default_factory=dict)
+    folder: str = "case"
     stdout: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     config: str | None = None

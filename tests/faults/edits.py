@@ -93,6 +93,22 @@ def make_folder(folder: Path, name: str) -> None:
     (folder / name).mkdir(parents=True)
 
 
+def rename(folder: Path, name: str, other: str) -> None:
+    (folder / name).rename(folder / other)
+
+
+def write_protect(folder: Path, name: str) -> None:
+    """A folder as on a share that may only be read."""
+    for path in [*(folder / name).rglob("*"), folder / name]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def date(folder: Path, name: str, seconds: float) -> None:
+    """All files of a folder as if written at that time."""
+    for path in (folder / name).rglob("*"):
+        os.utime(path, (seconds, seconds))
+
+
 def permit(folder: Path, name: str, mode: int) -> None:
     (folder / name).chmod(mode)
 

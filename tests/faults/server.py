@@ -88,6 +88,14 @@ def be_the_run(job: dict, output: int) -> None:
     if job.get("file_size"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"], job["file_size"]))
+    for name, most in job.get("limits", {}).items():
+        if name == "RLIMIT_AS":
+            # beyond what the imports take
+            with open("/proc/self/statm") as pages:
+                most += int(pages.read().split()[0]) * resource.getpagesize()
+        # a process is killed at its last second of computing, and warned before
+        last = most + 5 if name == "RLIMIT_CPU" else most
+        resource.setrlimit(getattr(resource, name), (most, last))
     sys.argv = [os.path.join(os.path.dirname(monai.bundle.__file__), "__main__.py"), *job["arguments"]]
     code = 0
     try:
@@ -145,7 +153,7 @@ def end_of(child: int, job: dict) -> dict:
         time.sleep(0.003)
 
 
-def group_stays(group: int, seconds: float = 5.0) -> bool:
+def group_stays(group: int, seconds: float = 20.0) -> bool:
     """Whether what a run started outlives it by so long; it is then ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -42,7 +42,7 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
     """Carry out a case in a folder of its own, which is gone afterwards unless there are faults."""
     recipe, change = RECIPES[case.run], case.change
     shutil.rmtree(work, ignore_errors=True)
-    folder = world.folder_of(recipe, work / "case")
+    folder = world.folder_of(recipe, work / change.folder)
     (work / "home").mkdir()
     environment = {"HOME": str(work / "home"), **change.environment}
     if FINISHED in change.edits:
@@ -73,7 +73,7 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
             faults += faults_of_stop(ended["output"], code)
         faults += ["processes of the run outlive it"] if ended["left"] else []
         faults += faults_of_files(folder, before, present, may_leave=bool(told))
-        if faults or (disturbed and change.file_size and code == 0):
+        if faults or (disturbed and (change.file_size or change.limits) and code == 0):
             break
     if not faults or expected == SAME:
         left = everything(folder, recipe.outputs) if change.kill else digests_of(folder, recipe.results)
@@ -88,7 +88,7 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
 
 def _commands(case: Case) -> list[tuple[Case, bool]]:
     """The command lines of a case, each with whether it is disturbed."""
-    if case.change.kill is None and case.change.file_size is None:
+    if case.change.kill is None and case.change.file_size is None and not case.change.limits:
         return [(case, False)]
     return [(case, True), (case, False)]
 
@@ -114,13 +114,19 @@ def _run(
             more["at_write"] = (how, max(1, round(share * right.writes)))
     if disturbed and change.file_size:
         more["file_size"] = change.file_size
+    if disturbed and change.limits:
+        more["limits"] = change.limits
     again = {} if disturbed else change.again
-    return world.runner.run(command_of(recipe, case, again), work / "case", log, recipe.seconds, **more)
+    return world.runner.run(command_of(recipe, case, again), work / change.folder, log, recipe.seconds, **more)
 
 
 def _end(world: World, recipe: Recipe, case: Case, work: Path, environment: dict) -> None:
     ended = world.runner.run(
-        command_of(recipe, case), work / "case", work / "before.txt", recipe.seconds, environment=environment
+        command_of(recipe, case),
+        work / case.change.folder,
+        work / "before.txt",
+        recipe.seconds,
+        environment=environment,
     )
     if ended["code"] != 0:
         raise RuntimeError(f"{recipe.name} does not run: {ended['output'][-2000:]}")

@@ -89,7 +89,22 @@ def test_what_the_system_refuses_is_the_users_to_know_whichever_library_met_it(r
     wrapped.__cause__ = refused
     message = str(user_error_in(wrapped))
     assert message.startswith("the system refused") and "Free some space" in message
-    assert "/x/a.json: No space left" in message or "a file of this run: " in message
+    assert "/x/a.json: No space left" in message or "what the run needs: " in message
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_no_memory_and_no_threads_are_one_line_with_what_to_lower(refused):
+    message = str(user_error_in(refused))
+    assert message.startswith("the system refused") and "lower batch_size and num_workers" in message
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "gone", "x"), Exception("(os error 2)"), RuntimeError("pos")])

@@ -88,7 +88,8 @@ import resource, signal, sys
 import numpy as np, pandas as pd, torch
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.utils.errors import RunStopped
-from medi_monai.utils.files import atomic_path, save_tensors, write_jpeg, write_json, write_table
+from medi_monai.utils.files import atomic_path, save_tensors, write_json, write_table
+from medi_monai.utils.pixels import write_jpeg
 from PIL import Image
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

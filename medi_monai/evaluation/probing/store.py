@@ -13,7 +13,15 @@ import pandas as pd
 import torch
 
 from medi_monai.utils.errors import InputError, RunStopped
-from medi_monai.utils.files import atomic_path, json_digest, read_json, writable_dir, write_json, write_table
+from medi_monai.utils.files import (
+    atomic_path,
+    json_digest,
+    read_json,
+    writable_dir,
+    write_json,
+    write_table,
+)
+from medi_monai.utils.tables import read_parquet
 from medi_monai.utils.workers import folder_lock, remove_temporaries
 
 __all__ = ["FeatureStore"]
@@ -217,6 +225,6 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def _stored_table(folder: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(folder / TABLE_FILE)
+        return read_parquet(folder / TABLE_FILE)
     except (OSError, ValueError) as error:
         raise InputError(f"the table of features in {folder} is damaged ({error}); delete the folder") from error

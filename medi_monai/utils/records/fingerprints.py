@@ -14,6 +14,7 @@ import pandas as pd
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, cache_dir, file_fingerprint, json_digest
 from medi_monai.utils.progress import progress
+from medi_monai.utils.tables import read_parquet
 
 __all__ = ["fingerprints"]
 
@@ -80,7 +81,7 @@ def _fingerprint(name: str) -> str:
 
 def _read(record: Path) -> dict[str, tuple[int, int, int, str]]:
     try:
-        table = pd.read_parquet(record)
+        table = read_parquet(record)
         rows = zip(*(table[name].tolist() for name in (*STAT, "fingerprint")))
         return dict(zip(table["path"].tolist(), rows))
     except (OSError, ValueError, KeyError):

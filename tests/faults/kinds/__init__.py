@@ -9,15 +9,16 @@ from tests.faults.cases import Case, Change
 from tests.faults.kinds.commands import options, overlays
 from tests.faults.kinds.data import images, tables
 from tests.faults.kinds.kills import kills, kills_at_writes, stops
-from tests.faults.kinds.machine import disk_full, signals, stdout
+from tests.faults.kinds.machine import disk_full, limits, signals, stdout
 from tests.faults.kinds.models import checkpoints, models
+from tests.faults.kinds.names import names
 from tests.faults.kinds.outputs import outputs
 from tests.faults.recipes import RECIPES, Recipe
 
 KINDS: dict[str, Callable[[Recipe, Random], list[Change]]] = {
     "options": options, "overlays": overlays, "tables": tables, "images": images, "models": models,
-    "checkpoints": checkpoints, "outputs": outputs, "signals": signals,
-    "kills": kills, "kills_at_writes": kills_at_writes, "stops": stops, "disk_full": disk_full, "stdout": stdout,
+    "checkpoints": checkpoints, "outputs": outputs, "names": names, "signals": signals, "kills": kills,
+    "kills_at_writes": kills_at_writes, "stops": stops, "disk_full": disk_full, "limits": limits, "stdout": stdout,
 }  # fmt: skip
 
 

@@ -21,6 +21,19 @@ def disk_full(recipe: Recipe, rng: Random) -> list[Change]:
     return [Change(f"files end at {size} bytes", REFUSED_OR_SAME, file_size=size) for size in sizes]
 
 
+def limits(recipe: Recipe, rng: Random) -> list[Change]:
+    """Few open files, little memory or time, as ``ulimit`` or a scheduler sets them; then the command without them."""
+    changes = []
+    for number in (8, 12, 16, 24, 40, 64):
+        changes.append(Change(f"{number} open files", REFUSED_OR_SAME, limits={"RLIMIT_NOFILE": number}))
+    for megabytes in (10, 50, 200, rng.randrange(10, 1000)):
+        most = {"RLIMIT_AS": megabytes * 2**20}
+        changes.append(Change(f"{megabytes} MB more of addresses", REFUSED_OR_SAME, limits=most))
+    for seconds in (1, 2):
+        changes.append(Change(f"{seconds} s of computing", REFUSED_OR_SAME, limits={"RLIMIT_CPU": seconds}))
+    return changes
+
+
 def stdout(recipe: Recipe, rng: Random) -> list[Change]:
     """Standard output closed or cut, and terminals, homes and folders that are not there."""
     return [
