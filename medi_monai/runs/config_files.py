@@ -224,7 +224,10 @@ def expanded(name: str, value: str) -> str:
         InputError: for a variable that is not set, or another ``$``.
     """
     if value == "~" or value.startswith(("~/", "~\\")):
-        return str(Path.home()) + value[1:]
+        home = os.path.expanduser("~")
+        if home == "~":
+            raise InputError(f"{name} = {value!r}: this user has no home folder; set $HOME, or write the whole path")
+        return home + value[1:]
     if not value.startswith("$"):
         return value
     variable = VARIABLE.match(value)

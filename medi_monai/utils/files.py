@@ -324,9 +324,10 @@ def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 def cache_dir() -> Path:
     """Return the cache folder: ``$MEDI_CACHE``, else ``$XDG_CACHE_HOME/medi_monai`` or ``~/.cache/medi_monai``."""
-    if os.environ.get("MEDI_CACHE"):
-        return Path(os.environ["MEDI_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medi_monai"
+    beside = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "medi_monai")
+    folder = os.path.expanduser(os.environ.get("MEDI_CACHE") or beside)
+    # the user of a container may have no home
+    return Path(tempfile.gettempdir(), f"medi_monai-{os.getuid()}") if folder[0] == "~" else Path(folder)
 
 
 def check_regular(path: str | os.PathLike) -> None:

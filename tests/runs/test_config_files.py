@@ -1,7 +1,7 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from medi_monai.runs.config_files import as_files, is_syntax, kept, read_config_file
+from medi_monai.runs.config_files import as_files, expanded, is_syntax, kept, read_config_file
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Verbatim
 
@@ -138,3 +138,14 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path):
 def test_a_number_with_an_exponent_is_a_number_in_yaml_too(tmp_path):
     (tmp_path / "a.yaml").write_text("a: 1e-3\nb: [2.5E2, -1e3]\nc: 1e\nd: e3\n")
     assert read_config_file(tmp_path / "a.yaml") == {"a": 0.001, "b": [250.0, -1000.0], "c": "1e", "d": "e3"}
+
+
+def test_a_home_that_is_not_known_is_one_line(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/k")
+    assert expanded("output_dir", "~/x") == "/home/k/x" and expanded("output_dir", "~") == "/home/k"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(InputError, match=r"output_dir = '~/x': this user has no home folder; set \$HOME"):
+        expanded("output_dir", "~/x")
+    # as of a user that there is not
+    assert expanded("output_dir", "~nobody1/x") == "~nobody1/x"

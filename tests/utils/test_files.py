@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,12 @@ def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
     assert cache_dir() == tmp_path / "xdg" / "medi_monai"
     monkeypatch.setenv("MEDI_CACHE", "~/mine")
     assert cache_dir() == tmp_path / "home" / "mine"
+    # a user of a container, whom the system does not know
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert cache_dir() == Path(tempfile.gettempdir()) / f"medi_monai-{os.getuid()}"
+    monkeypatch.setenv("MEDI_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
 
 
 def test_writable_dir_makes_the_folder_and_leaves_it_empty(tmp_path):

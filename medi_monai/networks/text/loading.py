@@ -57,7 +57,7 @@ def load_config(model: str | os.PathLike) -> Any:
     """
     transformers = require("transformers", f"for the text model {os.fspath(model)}")
     if is_local(model):
-        _check_folder(Path(model).expanduser())
+        _check_folder(Path(os.path.expanduser(model)))
     return _read("configuration", model, transformers.AutoConfig.from_pretrained)
 
 
@@ -68,7 +68,7 @@ def load_tokenizer(model: str | os.PathLike) -> Any:
         InputError: for a folder without a tokenizer, or a tokenizer without a padding token.
     """
     transformers = require("transformers", f"for the tokenizer of {os.fspath(model)}")
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if is_local(model) and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
             f"there is no tokenizer in {folder}: none of {', '.join(TOKENIZER_FILES)} exists. Save it there "
@@ -175,7 +175,7 @@ def _check_folder(folder: Path) -> None:
 
 def _read(kind: str, model: str | os.PathLike, load: Callable[..., Any], **settings: Any) -> Any:
     local = is_local(model)
-    source = os.fspath(Path(model).expanduser()) if local else os.fspath(model)
+    source = os.fspath(Path(os.path.expanduser(model))) if local else os.fspath(model)
     try:
         with quiet():
             return load(source, local_files_only=local or _offline(), **settings)

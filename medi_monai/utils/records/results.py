@@ -223,7 +223,7 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
     except (RuntimeError, OSError) as error:
         # Python 3.11 and 3.12 raise a RuntimeError of a loop of links
         raise InputError(f"cannot write to {folder}: {error}. Choose another folder.") from None
-    sources = [Path(source).expanduser().resolve() for source in data if source is not None]
+    sources = [Path(os.path.expanduser(source)).resolve() for source in data if source is not None]
     if resolved in sources:
         raise InputError(f"{folder} is the folder of the data (dataset_dir): choose another folder for the results")
     if run not in HOLDERS and any((folder / name).is_file() for name in COHORT_TABLES):
