@@ -1,8 +1,11 @@
 import errno
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from medi_monai.utils.errors import InputError, RunStopped, nearest, report_user_errors, unknown_value, user_error_in
 
@@ -42,6 +45,32 @@ def test_user_error_is_found_below_what_wraps_it(kind):
     middle, outer = RuntimeError("config"), RuntimeError("bundle")
     middle.__cause__, outer.__cause__ = meant, middle
     assert user_error_in(outer) is meant
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 TiB for an array with shape (1099511627776,)"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_what_helps(error):
+    outer = RuntimeError("bundle")
+    outer.__cause__ = error
+    said = str(user_error_in(outer))
+    assert re.match(r"there is not enough memory \(.+\)\. Give a smaller batch_size", said) and "\n" not in said
+
+
+def test_a_limit_of_memory_is_one_line(tmp_path):
+    code = "import resource, numpy\nresource.setrlimit(resource.RLIMIT_AS, (2 << 30,) * 2)\nnumpy.ones(1 << 40)"
+    done = run(code)
+    assert done.returncode == 1 and done.stderr.startswith("medi_monai: error: there is not enough memory (Unable to")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_other_errors_hold_no_user_error():
