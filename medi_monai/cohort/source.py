@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,26 @@ from medi_monai.cohort.demo import demo_dataset
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import (
     A_FOLDER,
+    FOREIGN,
     IMAGE_SUFFIXES,
     absent_files,
     checked_folder,
     inside_paths,
+    local_paths,
     walk_files,
 )
 from medi_monai.cohort.tables.layouts import TableContent, TableSpec
 from medi_monai.cohort.tables.mapping import ColumnRule, parse_mapping
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files, pattern_fields, static_folder
 from medi_monai.cohort.tables.repeats import REPEATS, contradictions, repeats
+from medi_monai.cohort.tables.roles import check_columns
 from medi_monai.cohort.tables.spelling import look_alike_notes, spelled_on_disk
 from medi_monai.schema import MISSING_WORDS, check_names, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest
 from medi_monai.utils.text import number_in, plural
 
-__all__ = ["ROW_COLUMNS", "UNITS", "ImageTable", "check_columns"]
+__all__ = ["ROW_COLUMNS", "UNITS", "ImageTable"]
 
 ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None}
 
@@ -305,12 +308,29 @@ class ImageTable:
             texts = (f"no {name}: " + words.map(repr) + " " + reason) if len(words) else words
             yield empty, texts.reindex(rows.index, fill_value=f"no {name}")
 
+    def _local(self, images: pd.Series) -> pd.Series:
+        """Images with the paths that they have here, in place of those of another computer."""
+        foreign = images[images.str.match(FOREIGN)]
+        if foreign.empty or "*" in self._pattern:
+            return images
+        local = local_paths(foreign, walk_files(self.folder, "", IMAGE_SUFFIXES)[0])
+        if local:
+            rows = int(foreign.isin(list(local)).sum())
+            path, file = next(iter(local.items()))
+            print(
+                f"{self.table_name}: {plural(rows, 'row names', 'rows name')} files by paths of another computer, "
+                f"which are taken by their ends: {path} is {file}",
+                flush=True,
+            )
+        return images.map(lambda path: local.get(path, path)).astype("str")
+
     def _images(self, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
         images = fill_pattern(self._pattern, table)
         problem = pd.Series("", index=images.index, dtype="str")
         for column in pattern_fields(self._pattern):
             absent = missing_cells(table[column], self._words)
             problem = problem.mask(absent, f"no {column}, which the path of the image requires")
+        images = self._local(images)
         images, leaves = inside_paths(images, self.folder)
         problem = problem.mask(leaves & (problem == ""), "the path is outside the folder of the data set")
         if "*" in self._pattern:
@@ -318,22 +338,6 @@ class ImageTable:
             matched, wrong = match_files(images, files)
             images, problem = matched, problem.mask(problem == "", wrong)
         return images, problem
-
-
-def check_columns(columns: Mapping[str, Any], roles: Collection[str]) -> None:
-    """Check ``columns`` of a config.
-
-    Raises:
-        InputError: for an unknown role, or a name that is none, such as ``no`` in YAML.
-    """
-    for role, name in columns.items():
-        if role not in roles:
-            raise unknown_value("role in `columns`", role, roles)
-        if isinstance(name, (bool, float, list, tuple, Mapping)):
-            raise InputError(
-                f"columns: {{{role}: {name!r}}} is not the name of a column. YAML turns yes, no, on and off into True "
-                f"and False: put a name in quotes, or write {role}: null if there is no such column"
-            )
 
 
 def _problems(

@@ -184,3 +184,14 @@ def test_a_role_that_yaml_made_no_name_of_is_refused(tmp_path, value):
         given = {"label": "tumor"} if make is ImageTable else {"templates": [{"text": "x"}]}
         with pytest.raises(InputError, match=r"columns: \{patient: .* is not the name of a column.*null"):
             make(tmp_path, "t.csv", columns={"patient": value}, **given)
+
+
+def test_rows_may_name_files_by_paths_of_another_computer(tmp_path, capsys):
+    touch(tmp_path, "scans/1.svs", "scans/2.svs")
+    paths = [r"D:\Study\scans\1.svs", "/mnt/study/scans/2.svs", r"D:\Study\scans\3.svs", "/mnt/study/4.svs"]
+    write(tmp_path, {"image": paths, "slide": list("abcd"), "patient": list("abcd"), "tumor": "x"})
+    rows = ImageTable(tmp_path, "slides.csv", "tumor").rows().set_index("slide")
+    assert rows["image"][["a", "b"]].tolist() == ["scans/1.svs", "scans/2.svs"]
+    problems = ["", "", "file not found", "the path is outside the folder of the data set"]
+    assert rows["problem"].sort_index().tolist() == problems
+    assert "2 rows name files by paths of another computer" in capsys.readouterr().out

@@ -12,13 +12,14 @@ import pandas as pd
 
 from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
-from medi_monai.cohort.source import DEMO_BALANCED, ImageTable, check_columns
+from medi_monai.cohort.source import DEMO_BALANCED, ImageTable
 from medi_monai.cohort.splits.patients import keep_apart
 from medi_monai.cohort.table import SPLITS
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import checked_folder
 from medi_monai.cohort.tables.layouts import LAYOUTS, TableSpec
 from medi_monai.cohort.tables.patterns import pattern_fields
+from medi_monai.cohort.tables.roles import check_columns
 from medi_monai.cohort.volumes import FILE, SERIES, SLICE, VolumeRules, expand_volumes
 from medi_monai.utils.errors import InputError, unknown_value
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +22,14 @@ from medi_monai.utils.written import FILE_LIST
 
 __all__ = [
     "A_FOLDER",
+    "FOREIGN",
     "IMAGE_SUFFIXES",
     "Entry",
     "checked_folder",
     "scan_folder",
     "walk_files",
     "inside_paths",
+    "local_paths",
     "absent_files",
     "why_absent",
 ]
@@ -43,6 +46,8 @@ MAX_FOLDERS = 200_000
 #: largest depth of nested folders
 MAX_DEPTH = 24
 
+#: absolute paths of any system, and paths of Windows
+FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[\\/]|[^/]*\\")
 LOOP = "a loop of symbolic links"
 A_FOLDER = "a folder, not a file"
 
@@ -222,6 +227,28 @@ def _inside(path: str, roots: list[str]) -> str | None:
         if path.startswith(root.rstrip("/") + "/"):
             path = path.removeprefix(root.rstrip("/") + "/")
     return None if path.startswith(("/", "../")) or path in ("..", ".") else path
+
+
+def local_paths(paths: pd.Series, files: Collection[str]) -> dict[str, str]:
+    """Files of a folder that paths of another computer name, as ``D:\\Study\\1.svs`` or ``/mnt/nas/scans/1.svs``.
+
+    Args:
+        paths: of images; those that exist, and relative ones without ``\\``, are not looked for.
+        files: paths relative to the folder.
+
+    Returns:
+        By path, the file that its end names, with as many of its folders as there are; only paths that have one.
+    """
+    known = set(files)
+    local = {}
+    for path in paths.unique():
+        if not FOREIGN.match(path) or path in known or os.path.exists(path):
+            continue
+        parts = re.split(r"[\\/]+", path)
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        if (end := next((end for end in ends if end in known), None)) is not None:
+            local[path] = end
+    return local
 
 
 def absent_files(paths: pd.Series, root: str | os.PathLike) -> pd.Series:

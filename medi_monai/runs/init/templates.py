@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from medi_monai.cohort.tables.files import local_paths
 from medi_monai.cohort.tables.patterns import fill_pattern, match_files
 from medi_monai.utils.text import alike
 
@@ -37,6 +38,7 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = F
         for token in _tokens(image):
             paths_of[token].append(image)
     known = {alike(image) for image in images}
+    cells = cells.apply(lambda values: values.replace(local_paths(values, images)))
     for column in cells.columns:
         pattern = _of_column(str(column), cells[column], known, paths_of)
         if pattern is None:

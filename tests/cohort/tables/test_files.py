@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort.tables import files as files_module
-from medi_monai.cohort.tables.files import absent_files, inside_paths, scan_folder, walk_files
+from medi_monai.cohort.tables.files import absent_files, inside_paths, local_paths, scan_folder, walk_files
 from medi_monai.utils.written import start_list
 
 
@@ -132,3 +132,15 @@ def test_a_folder_is_listed_by_name_with_the_kind_of_each_entry(data):
     assert entries["1.svs"] == ("file", False) and entries["folder.svs"] == ("folder", False)
     assert entries["self.svs"] == ("other", True)
     assert {entry.name: entry.kind for entry in scan_folder(data, "a/b")}["up"] == "other"
+
+
+def test_paths_of_another_computer_are_found_by_their_ends(tmp_path):
+    files = ["scans/1.svs", "2.svs", "a\\b.svs"]
+    paths = [r"D:\Study\scans\1.svs", "/mnt/nas/study/scans/1.svs", r"\\nas\x\2.svs", r"scans\1.svs"]
+    others = ["scans/1.svs", "../2.svs", r"D:\absent.svs", "/absent.svs", "a\\b.svs"]
+    assert local_paths(pd.Series([*paths, *others]), files) == {
+        paths[0]: "scans/1.svs", paths[1]: "scans/1.svs", paths[2]: "2.svs", paths[3]: "scans/1.svs"
+    }  # fmt: skip
+    # a file that exists is not replaced by another of its name
+    (tmp_path / "2.svs").touch()
+    assert local_paths(pd.Series([str(tmp_path / "2.svs")]), files) == {}
