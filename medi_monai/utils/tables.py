@@ -37,6 +37,8 @@ csv.field_size_limit(max(csv.field_size_limit(), HEAD))
 #: columns that a table has at most, which take seconds to read; and the length of a header that is looked at, in bytes
 MAX_COLUMNS, MAX_HEADER = 100_000, 16 * 1024**2
 
+TITLE = "a title stands above the header, delete the rows above the header"
+
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -165,7 +167,7 @@ def _read_text(path: Path, opened: Callable[[], IO[bytes]], encoding: str | None
             na_filter=False,
         )
     if not isinstance(table.index, pd.RangeIndex):
-        raise InputError(f"some rows of {path} have more fields than the header")
+        raise InputError(f"some rows of {path} have more fields than the header. If {TITLE}")
     if len(names) == len(table.columns):
         table.columns = [name or column for name, column in zip(names, table.columns)]
     return table
@@ -244,6 +246,9 @@ def _widths(lines: Sequence[str], separator: str) -> list[int]:
 
 def _checked_names(names: Sequence[Any], path: Path) -> list[str]:
     tidied = [tidy(str(name)) for name in names]
+    named = len(list(filter(None, tidied)))
+    if len(tidied) > 2 and named < 2:
+        raise InputError(f"the first row of {path} names {named} of {len(tidied)} columns. If {TITLE}")
     for name, count in Counter(filter(None, tidied)).items():
         if count > 1:
             positions = " and ".join(str(position) for position, other in enumerate(tidied, 1) if other == name)

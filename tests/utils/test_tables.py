@@ -181,3 +181,16 @@ def test_wide_tables_are_read_up_to_a_limit(tmp_path, monkeypatch):
     pd.DataFrame([[1] * 4], columns=list("abcd")).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="has 4 columns, more than 3"):
         read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Study 4\n\nSubject,Site,Sex\na,b,c\n", "Study 4,,\n,,\nSubject,Site,Sex\na,b,c\n", ";;\n;Study;\nS;D;H\n1;2;3\n"],
+)
+def test_a_title_above_the_header_is_named(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match="delete the rows above the header"):
+        read_table(tmp_path / "t.csv")
+    # a column without a name, as that of row numbers, is none
+    (tmp_path / "t.csv").write_text(",image\n0,a\n")
+    assert list(read_table(tmp_path / "t.csv")) == ["Unnamed: 0", "image"]

@@ -25,7 +25,7 @@ from medi_monai.runs.init.parts import (
     tokens,
 )
 
-__all__ = ["guess_pattern", "guess_volume_pattern"]
+__all__ = ["COMMON", "guess_pattern", "guess_volume_pattern", "sequence_rank"]
 
 #: a number of a patient, unlike that of a class, a grade or a magnification
 NUMBER = re.compile(r"0\d+|\d{4,}")
@@ -162,7 +162,7 @@ def guess_volume_pattern(images: Sequence[str]) -> tuple[str, list[str], list[st
 
     def rank(kind: str) -> tuple[bool, bool, int, int, str]:
         rare = counts[kind] < COMMON * most
-        return bool(MASK.search(kind)), rare, _place(kind), -counts[kind], kind
+        return bool(MASK.search(kind)), rare, sequence_rank(kind), -counts[kind], kind
 
     chosen = min(counts, key=rank)
     kept = [row for row, kind in enumerate(kinds) if kind == chosen]
@@ -224,5 +224,6 @@ def _shown(columns: list[list[str]], patient: int) -> list[str]:
     return shown
 
 
-def _place(kind: str) -> int:
+def sequence_rank(kind: str) -> int:
+    """The rank of a sequence in the order in which one is chosen."""
     return next(index for index, name in enumerate(SEQUENCES) if name in kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +12,7 @@ import pandas as pd
 from medi_monai.cohort.tables.folders import pattern_values
 from medi_monai.cohort.tables.patterns import pattern_fields
 from medi_monai.runs.init.columns import Recognized, recognize
-from medi_monai.runs.init.folders import guess_pattern, guess_volume_pattern
+from medi_monai.runs.init.folders import COMMON, guess_pattern, guess_volume_pattern, sequence_rank
 from medi_monai.runs.init.survey import FoundTable, Survey
 from medi_monai.runs.init.templates import column_pattern
 from medi_monai.utils.text import alike, plural
@@ -253,7 +255,7 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     if found.kind == "dicom":
         settings.setdefault("table", {"layout": "dicom", "path": "."})
         comments["table"] = 'one row per series; choose some by series: "*FLAIR*"'
-        columns = _tags(found.series, proposal, columns)
+        columns = _tags(_chosen_series(found.series, proposal), proposal, columns)
         settings["mapping"] = columns.mapping
     elif table is None:
         settings.setdefault("table", pattern)
@@ -291,6 +293,8 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
 
 
+#: series that only plan others
+LOCALIZER = re.compile(r"locali[sz]er|scout|survey|3-?plane|^loc\b", re.I)
 #: names of the cohort for tags of DICOM
 TAG_NAMES = {"PatientSex": "sex", "PatientAge": "age", "InstitutionName": "center", "ManufacturerModelName": "scanner"}
 TAG_NAMES |= {"Manufacturer": "manufacturer", "MagneticFieldStrength": "field_strength"}
@@ -307,13 +311,25 @@ def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Reco
             columns.mapping[name] = {"column": tag}
         else:
             proposal.left_out.append(f"tag {tag}: " + (f"{values[0]!r} in all series" if values else "empty"))
-    descriptions = series["SeriesDescription"].value_counts()
     patients = series["patient"].nunique()
     proposal.recognized.append(f"{len(series):,} series of {plural(patients, 'patient')}")
-    if len(descriptions) > 1:
-        named = ", ".join(f"{text or 'no description'} ({count})" for text, count in descriptions.items())
-        proposal.checks.append(f"several kinds of series are taken: {named}. To choose, add series to `table`")
     return columns
+
+
+def _chosen_series(series: pd.DataFrame, proposal: Proposal) -> pd.DataFrame:
+    """The series of the description that most patients have, of equals that of the preferred sequence."""
+    patients = series.groupby("SeriesDescription")["patient"].nunique()
+    if len(patients) < 2:
+        return series
+    chosen = min(patients.index, key=lambda text: (LOCALIZER.search(text) is not None, *_rank(text, patients)))
+    if not chosen:
+        return series
+    proposal.settings["table"]["series"] = glob.escape(chosen)
+    others = ", ".join(
+        f"{text or 'without a description'} ({count})" for text, count in patients.items() if text != chosen
+    )
+    proposal.left_out.append(f"series of other kinds, with their patients: {others}; to take one, change `series`")
+    return series[series["SeriesDescription"] == chosen]
 
 
 def _take_columns(settings: dict[str, Any], columns: Recognized) -> None:
@@ -328,6 +344,12 @@ def _take_columns(settings: dict[str, Any], columns: Recognized) -> None:
 
 def _without_bins(rule: dict) -> dict:
     return {key: value for key, value in rule.items() if key != "bins"}
+
+
+def _rank(description: str, patients: pd.Series) -> tuple[bool, int, int, str]:
+    """Order of descriptions: those of few patients last, then by sequence and frequency."""
+    count = int(patients[description])
+    return count < COMMON * patients.max(), sequence_rank(description.lower()), -count, description
 
 
 def _captions(columns: Recognized) -> dict[str, Any]:

@@ -154,6 +154,20 @@ def test_dicom_without_suffixes(work, capsys):
     assert "tag InstitutionName: 'North' in all series" in out and "tag MagneticFieldStrength: empty" in out
 
 
+def test_of_several_series_one_kind_is_chosen(work, capsys):
+    pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "medi_monai[mr]"')
+    for n in range(4):
+        # FLAIR is preferred, but few patients have it; a localizer is none
+        for k, kind in enumerate(("localizer", "t2_tse [tra]", "T1 MPRAGE", *(["FLAIR"] if n == 0 else []))):
+            folder = work / "scans" / str(n) / str(k)
+            write_dicom(folder, head(), affine(), f"1.{n}.{k}", PatientID=f"P{n}", SeriesDescription=kind)
+    main(["init", str(work / "scans")])
+    overlay, out = proposed(work, capsys)
+    assert overlay["table"] == {"layout": "dicom", "path": ".", "series": "T1 MPRAGE"}
+    assert "FLAIR (1), localizer (4), t2_tse [tra] (4); to take one, change `series`" in out
+    assert "12 slices of 4 volumes can be used, of 4 patients" in out
+
+
 def test_gray_pictures_with_captions_are_for_the_text_to_image_bundle(work, capsys):
     root = work / "slices"
     root.mkdir()
