@@ -15,7 +15,6 @@ from medi_monai.utils.text import escape_unprintable
 __all__ = [
     "InputError",
     "RunStopped",
-    "lack_of_memory",
     "nearest",
     "refusal_of_system",
     "unknown_value",
@@ -34,12 +33,8 @@ NUMBER = re.compile(r"[(\[](?:os error|errno) (\d+)[)\]]")
 IN_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 #: how Python, PyTorch, Arrow and OpenCV report that no memory, or no thread, is left
 NO_MEMORY = re.compile(
-    r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory"
+    r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory|bad_alloc"
 )
-
-
-#: how libraries say that they got no memory; a thread needs memory for its stack
-NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "Cannot allocate memory", "can't start new thread")
 
 
 class InputError(ValueError):
@@ -97,13 +92,6 @@ def error_number(error: BaseException) -> int | None:
     return int(number[1]) if number else None
 
 
-def lack_of_memory(error: BaseException) -> str | None:
-    """Return the reason of an error that follows from memory, of the machine or of a GPU; otherwise None."""
-    text = (" ".join(str(error).split()) or type(error).__name__)[:200]
-    lacks = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    return text if lacks or (isinstance(error, RuntimeError) and any(sign in text for sign in NO_MEMORY)) else None
-
-
 def user_error_in(error: BaseException | None) -> BaseException | None:
     """Return the first error meant for the user in a chain of causes (MONAI wraps errors raised in a config).
 
@@ -118,11 +106,9 @@ def user_error_in(error: BaseException | None) -> BaseException | None:
             return RunStopped(
                 f"the system refused{f' {path}' if path else ' what the run needs'}: {reason}, then repeat the command."
             )
-        reason = lack_of_memory(error)
-        if reason is not None:
+        if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
             return RunStopped(
-                f"there is not enough memory ({reason}). Give a smaller batch_size or num_workers, raise the limit "
-                "(ulimit -v, the job's memory), or take a machine with more; then repeat the command."
+                "no folder for temporary files can be written: set TMPDIR to one that can, then repeat the command"
             )
         error = error.__cause__
     return None

@@ -16,7 +16,7 @@ import torch
 
 from medi_monai import __version__
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json, writable_dir, write_json
+from medi_monai.utils.files import cache_dir, read_json, writable_dir, write_json
 from medi_monai.utils.records import RESULTS, check_apart, check_results, foreign_files
 from medi_monai.utils.records.results import SUMMARY
 from medi_monai.utils.text import listed
@@ -31,6 +31,7 @@ def is_command_line(arguments: Sequence[str]) -> bool:
     return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
+DAY = 86400.0
 #: runs whose work is not divided among the processes of torchrun
 UNDIVIDED = ("auditing", "sampling", "classifying", "aligning", "resampling", "experiment")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
@@ -67,6 +68,8 @@ def begin_run(
     # only the first of torchrun's processes writes
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
         locked = claim_folders(writable)
+        # the cache has no lock, and nothing in it takes a day to write
+        remove_temporaries(cache_dir(), depth=2, min_age=DAY)
         for folder, names in zip(writable, RESULTS.get(run or "", ())):
             if folder.resolve() in locked:
                 remove_temporaries(folder)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -166,14 +167,15 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
     return locked
 
 
-def remove_temporaries(folder: str | os.PathLike, depth: int = 0) -> list[Path]:
-    """Remove what a killed run was writing; no other process may be writing there.
+def remove_temporaries(folder: str | os.PathLike, depth: int = 0, min_age: float = 0.0) -> list[Path]:
+    """Remove what a killed run was writing; no other process may be writing there, or not for so long.
 
     Symbolic links are neither followed nor removed, and folders that cannot be read are passed over.
 
     Args:
         folder: where to look; it need not exist.
         depth: how many levels of folders below it to look in.
+        min_age: seconds since they were changed.
 
     Returns:
         What was removed.
@@ -184,10 +186,12 @@ def remove_temporaries(folder: str | os.PathLike, depth: int = 0) -> list[Path]:
             is_dir = entry.is_dir(follow_symlinks=False)
             if is_temporary(entry.name) and (is_dir or entry.is_file(follow_symlinks=False)):
                 with suppress(OSError):
+                    if min_age and time.time() - entry.stat(follow_symlinks=False).st_mtime < min_age:
+                        continue
                     shutil.rmtree(entry.path) if is_dir else os.unlink(entry.path)
                     removed.append(Path(entry.path))
             elif is_dir and depth:
-                removed += remove_temporaries(entry.path, depth - 1)
+                removed += remove_temporaries(entry.path, depth - 1, min_age)
     return removed
 
 

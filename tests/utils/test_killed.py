@@ -93,6 +93,19 @@ def test_the_next_run_removes_what_a_killed_one_was_writing(tmp_path, monkeypatc
 
 
 @posix
+def test_what_lies_in_the_cache_for_a_day_is_removed_by_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bundle/__main__.py"])
+    monkeypatch.setenv("MEDI_CACHE", str(tmp_path / "cache"))
+    old, new = (killed_while_writing(tmp_path / "cache" / "fingerprints") for _ in range(2))
+    os.utime(old, (0, 0))
+    try:
+        begin_run(tmp_path / "out", run="training")
+    finally:
+        release_locks()
+    assert not old.exists() and new.exists()
+
+
+@posix
 def test_a_run_that_does_not_hold_its_folders_removes_nothing(tmp_path, monkeypatch):
     left = killed_while_writing(tmp_path / "out")
     # from Python: no locks
