@@ -22,6 +22,7 @@ from medi_monai.utils.files import (
     write_table,
 )
 from medi_monai.utils.records import check_results, claim_results
+from medi_monai.utils.tables import for_spreadsheet, from_spreadsheet
 from medi_monai.utils.workers import LOCK_FILES, folder_lock, remove_temporaries
 from medi_monai.utils.written import FILE_LIST, start_list
 
@@ -136,12 +137,12 @@ def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Se
     wrong = problem != ""
     rejected = rows.loc[wrong, ["image", "slide"]].assign(reason=problem[wrong])
     others = pd.DataFrame(stray, columns=["image", "reason"]).assign(slide="")
-    write_table(root / REJECTED_FILE, pd.concat([rejected, others])[["image", "slide", "reason"]])
+    write_table(root / REJECTED_FILE, for_spreadsheet(pd.concat([rejected, others])[["image", "slide", "reason"]]))
 
 
 def read_rejected(folder: str | os.PathLike) -> pd.DataFrame:
     """The list written by :func:`write_rejected`: image, slide and reason, as strings."""
-    return pd.read_csv(Path(folder) / REJECTED_FILE, dtype=str, keep_default_na=False)
+    return from_spreadsheet(pd.read_csv(Path(folder) / REJECTED_FILE, dtype=str, keep_default_na=False))
 
 
 def _claim(root: Path, settings: Mapping[str, Any]) -> None:

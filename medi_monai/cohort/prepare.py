@@ -191,6 +191,7 @@ def load_or_prepare(
         InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``.
     """
     if not holds_cohort(cohort_dir):
+        check_new(cohort_dir)
         source = preparation.source.root or "the demo cohort, because dataset_dir is null"
         print(f"{cohort_dir} holds no cohort: preparing it from {source}", flush=True)
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)

@@ -16,6 +16,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import atomic_path, read_json, write_json, write_table
 from medi_monai.utils.records import check_unchanged, claim_results
 from medi_monai.utils.run_dir import SUMMARY, finish_run, set_aside
+from medi_monai.utils.tables import for_spreadsheet
 
 __all__ = ["FORMAT", "SCHEMAS", "RunResults", "read_results", "read_schema", "write_results", "write_run"]
 
@@ -123,7 +124,7 @@ def write_run(
     written = write_results(output / f"{name}.json", results)
     for file, data in files.items():
         if isinstance(data, pd.DataFrame):
-            write_table(output / file, data)
+            write_table(output / file, for_spreadsheet(data))
         else:
             with atomic_path(output / file) as path:
                 np.savez_compressed(path, **data)

@@ -19,9 +19,9 @@ import pandas as pd
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.excel import read_excel
 from medi_monai.utils.files import check_regular
-from medi_monai.utils.text import tidy
+from medi_monai.utils.text import number_in, tidy
 
-__all__ = ["TABLE_SUFFIXES", "read_parquet", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "for_spreadsheet", "from_spreadsheet", "read_parquet", "read_table"]
 
 #: suffixes of table files
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx", ".xlsm")
@@ -256,3 +256,24 @@ def _checked_names(names: Sequence[Any], path: Path) -> list[str]:
                 f"the header of {path} has {name!r} more than once (columns {positions}): rename one of them"
             )
     return tidied
+
+
+def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
+    """A table to be looked at: text that a spreadsheet would compute, such as ``=1+1``, begins with an apostrophe.
+
+    Tables that runs read again (``cohort.csv``, ``manifest.csv``) hold values as they are.
+    """
+    shown = table.rename(columns=_no_formula)
+    for name in shown.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in shown.dtypes]]:
+        shown[name] = shown[name].map(_no_formula)
+    return shown
+
+
+def from_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that :func:`for_spreadsheet` was made of."""
+    return table.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
+
+
+def _no_formula(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula and number_in(value) is None else value

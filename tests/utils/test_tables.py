@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_table
-from medi_monai.utils.tables import read_table
+from medi_monai.utils.tables import for_spreadsheet, from_spreadsheet, read_table
 
 COLUMNS = {"image": ["a.png", "b.png"], "center": ["Köln", "A, B"], "site": ["01", "NA"]}
 
@@ -194,3 +194,13 @@ def test_a_title_above_the_header_is_named(tmp_path, text):
     # a column without a name, as that of row numbers, is none
     (tmp_path / "t.csv").write_text(",image\n0,a\n")
     assert list(read_table(tmp_path / "t.csv")) == ["Unnamed: 0", "image"]
+
+
+def test_no_cell_of_a_table_for_people_is_a_formula():
+    cells = ["=1+1", "+49 30", "-x", "@SUM(1)", "\tx", "\r=1", "-0.5", "+3", "1e-3", "", "a=1", "'=1"]
+    table = pd.DataFrame({"=HYPERLINK(1)": cells, "count": range(len(cells)), "share": [None, *[-0.5] * 11]})
+    shown = for_spreadsheet(table)
+    assert shown["'=HYPERLINK(1)"].tolist() == [*(f"'{cell}" for cell in cells[:6]), *cells[6:]]
+    assert shown[["count", "share"]].equals(table[["count", "share"]]) and table.columns[0] == "=HYPERLINK(1)"
+    text = shown[["'=HYPERLINK(1)"]].iloc[:-1]
+    assert from_spreadsheet(text)["'=HYPERLINK(1)"].tolist() == cells[:-1]

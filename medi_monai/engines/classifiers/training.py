@@ -44,6 +44,7 @@ from medi_monai.utils.files import file_digest, write_table
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.tables import for_spreadsheet
 
 __all__ = [
     "ClassifierSettings",
@@ -207,7 +208,7 @@ def classify_run(
     described = {**asdict(settings), "train_splits": list(train_splits), "num_folds": num_folds}
     digests = {"cohort": cohort.digest, **({} if generated is None else {"generated": generated.digest})}
     save_classifier(output, classifier, described, digests)
-    write_table(output / "confusion.csv", _confusion_table(classifier.held_out))
+    write_table(output / "confusion.csv", for_spreadsheet(_confusion_table(classifier.held_out)))
     for sentence in chance_warnings(classifier.held_out):
         print(f"warning: {sentence}", flush=True)
     finish_run(
