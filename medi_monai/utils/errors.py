@@ -37,6 +37,10 @@ NO_MEMORY = re.compile(
 )
 
 
+#: characters of a path in a message of the system's
+MOST_OF_PATH = 300
+
+
 class InputError(ValueError):
     """An error in the user's input: the message names the given value, the allowed values, and the remedy."""
 
@@ -102,7 +106,8 @@ def user_error_in(error: BaseException | None) -> BaseException | None:
             return error
         reason = refusal_of_system(error)
         if reason is not None:
-            path = getattr(error, "filename", None)
+            path = str(getattr(error, "filename", None) or "")
+            path = path if len(path) <= MOST_OF_PATH else f"{path[:MOST_OF_PATH]}…"
             return RunStopped(
                 f"the system refused{f' {path}' if path else ' what the run needs'}: {reason}, then repeat the command."
             )

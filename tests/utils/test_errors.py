@@ -143,3 +143,8 @@ def test_no_memory_and_no_threads_are_one_line_with_what_to_lower(refused):
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "gone", "x"), Exception("(os error 2)"), RuntimeError("pos")])
 def test_other_errors_of_the_system_keep_their_traceback(error):
     assert user_error_in(error) is None
+
+
+def test_a_path_of_thousands_of_characters_is_shortened_in_what_the_system_refused():
+    message = str(user_error_in(OSError(errno.ENOSPC, "No space left on device", "x/" * 3000)))
+    assert message.startswith("the system refused x/x/") and "…" in message and len(message) < 600

@@ -14,6 +14,7 @@ from medi_monai.cohort.captions.templates import CaptionTemplates
 from medi_monai.cohort.captions.words import named_values
 from medi_monai.cohort.table import require_columns
 from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import check_regular
 from medi_monai.utils.tables import read_table
 
 __all__ = ["NEUTRAL", "make_prompts", "named_subgroups", "neutral_prompts", "read_prompts"]
@@ -159,6 +160,7 @@ def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]
 
 
 def _lines(path: Path) -> list[str]:
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,8 +59,11 @@ def test_broken_prompts_are_errors(tmp_path):
     (tmp_path / "p.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
         read_prompts(tmp_path / "p.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
     for arguments, message in (
         ((tmp_path / "gone.txt",), "prompt file not found"),
+        ((tmp_path / "pipe.txt",), "pipe.txt is a pipe and not a regular file"),
+        (("/dev/zero",), "/dev/zero is a device and not a regular file"),
         ((["a", 3],), "prompt 2 is 3"),
         (([],), "contains no prompt"),
         ((["a"], 0), "count = 0"),
