@@ -1,3 +1,4 @@
+import io
 import os
 
 import numpy as np
@@ -265,3 +266,22 @@ def test_pictures_are_upright_opaque_and_scaled_as_the_rules_say(folder, tmp_pat
             assert quality.loc[row, ["width", "height"]].tolist() == [48, 64]
         if attempt == 0:
             (cohort.root / "cohort.csv").unlink()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "WEBP", "TIFF"])
+def test_a_damaged_image_of_another_format_named_png_is_skipped_and_listed(folder, tmp_path, kind):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file, kind)
+    content = file.getvalue()
+    # cut, and with the second half overwritten
+    (folder / "slices/p3_0.png").write_bytes(content[: len(content) // 2])
+    (folder / "slices/p4_0.png").write_bytes(content[: len(content) // 2] + b"\xff" * (len(content) // 2))
+    cohort = prepare(preparation(folder), tmp_path / "out", on_error="skip")
+    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").set_index("image")["reason"]
+    # of an uncompressed TIFF, the second half are pixels, which may be anything
+    names = {"slices/p3_0.png", *([] if kind == "TIFF" else ["slices/p4_0.png"])}
+    assert set(rejected.index) == names and len(cohort) == 2 * NUM_PATIENTS - len(names)
+    assert all("cannot read the image" in reason for reason in rejected)
+    if kind in ("AVIF", "DDS"):
+        read = f"it contains {kind}. PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000 are read"
+        assert len(rejected) == 2 and all(read in reason for reason in rejected)
