@@ -44,6 +44,7 @@ from medi_monai.utils.errors import InputError, report_user_errors, unknown_valu
 from medi_monai.utils.files import check_path_length, check_regular
 from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
+from medi_monai.utils.sizes import check_addresses
 
 __all__ = ["begin", "checked_options", "declared", "read_configs", "run_ids"]
 
@@ -70,6 +71,7 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
     folder = configs_of(options)
     assert folder is not None
     _speak_plainly()
+    check_addresses()
     own = {name: read_typed(options.pop(name)) for name in _parameters(plain) if name in options}
     for name in {"logging_file", "properties_path"} & set(own):
         if isinstance(own[name], (str, os.PathLike)):

@@ -31,9 +31,11 @@ REFUSALS = {
 NUMBER = re.compile(r"[(\[](?:os error|errno) (\d+)[)\]]")
 #: how PyTorch's writer of zip files reports any of them
 IN_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
-#: how Python, PyTorch, Arrow and OpenCV report that no memory, or no thread, is left
+#: how Python, PyTorch and Arrow report that no memory, or no thread, is left
 NO_MEMORY = re.compile(
-    r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory|bad_alloc"
+    r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory|bad_alloc|"
+    # oneDNN, for layers of networks
+    "could not create a (primitive|memory object)"
 )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["check_disk", "check_memory", "machine_memory", "size_text", "time_text"]
+__all__ = ["check_addresses", "check_disk", "check_memory", "machine_memory", "size_text", "time_text"]
 
 try:
     import resource
@@ -20,6 +20,8 @@ except ImportError:  # not on Windows
 
 #: limits of a container, versions 2 and 1 of control groups
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+#: bytes of addresses that a run needs beyond its imports: native code of PyTorch crashes where a thread gets none
+LEAST_ADDRESSES = 1e9
 SECONDS = {"years": 365.25 * 86400, "days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
 
@@ -57,6 +59,26 @@ def machine_memory(device: str | torch.device = "cpu") -> float:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         limits += [soft] if soft != resource.RLIM_INFINITY else []
     return float(min(limits, default=float("inf")))
+
+
+def check_addresses() -> None:
+    """Refuse a limit of addresses that leaves a run too few.
+
+    Raises:
+        InputError: with the limit, and what is needed.
+    """
+    pages = Path("/proc/self/statm")
+    if resource is None or not pages.is_file():
+        return
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft == resource.RLIM_INFINITY:
+        return
+    taken = int(pages.read_text().split()[0]) * resource.getpagesize()
+    if soft - taken < LEAST_ADDRESSES:
+        raise InputError(
+            f"the limit of address space (ulimit -v) is {size_text(soft)}, of which Python and PyTorch take "
+            f"{size_text(taken)}: allow at least {size_text(taken + LEAST_ADDRESSES)}"
+        )
 
 
 def check_memory(what: str, num_bytes: float, remedy: str, device: str | torch.device = "cpu") -> None:

@@ -68,7 +68,9 @@ def try_case(world: World, case: Case, work: Path) -> Outcome:
         output, seconds = output + ended["output"], seconds + ended["seconds"]
         code = ended["code"]
         told = disturbed and change.kill is not None
-        faults += faults_of_words(ended["output"], code, killed=bool(told))
+        # who has no time left to compute is told to stop
+        timed_out = disturbed and "RLIMIT_CPU" in change.limits
+        faults += faults_of_words(ended["output"], code, killed=told or timed_out)
         if told and change.kill and change.kill[0] in STOPS:
             faults += faults_of_stop(ended["output"], code)
         faults += ["processes of the run outlive it"] if ended["left"] else []

@@ -132,6 +132,7 @@ def test_what_the_system_refuses_is_the_users_to_know_whichever_library_met_it(r
         RuntimeError("can't start new thread"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("could not create a primitive"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,24 @@ def test_what_fits_passes_and_what_does_not_is_refused_with_both_sizes(tmp_path)
         check_memory("batch_size = 9", 9.99e17, "Choose less.")
     with pytest.raises(InputError, match="^a plan: this takes at least 2 EB on disk, and .* are free in .*Plan fewer"):
         check_disk("a plan", 2e18, tmp_path, "Plan fewer.")
+
+
+FEW_ADDRESSES = """
+import resource, sys
+from pathlib import Path
+from medi_monai.utils.sizes import check_addresses
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+most = taken + int(sys.argv[1]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+check_addresses()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of the address space is read from /proc")
+def test_a_limit_of_addresses_that_leaves_a_run_too_few_is_refused():
+    done = [
+        subprocess.run([sys.executable, "-c", FEW_ADDRESSES, megabytes], capture_output=True, text=True)
+        for megabytes in ("200", "2000")
+    ]
+    assert "InputError: the limit of address space (ulimit -v) is" in done[0].stderr and done[0].returncode
+    assert not done[1].returncode, done[1].stderr

@@ -26,7 +26,7 @@ def limits(recipe: Recipe, rng: Random) -> list[Change]:
     changes = []
     for number in (8, 12, 16, 24, 40, 64):
         changes.append(Change(f"{number} open files", REFUSED_OR_SAME, limits={"RLIMIT_NOFILE": number}))
-    for megabytes in (10, 50, 200, rng.randrange(10, 1000)):
+    for megabytes in (10, 200, 1050, rng.randrange(1000, 3000)):
         most = {"RLIMIT_AS": megabytes * 2**20}
         changes.append(Change(f"{megabytes} MB more of addresses", REFUSED_OR_SAME, limits=most))
     for seconds in (1, 2):
