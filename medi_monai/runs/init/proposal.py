@@ -129,11 +129,11 @@ def _table_of_patients(found: Survey, images: list[str], guess: str) -> _Patient
             column = pattern_fields(named[0])[0]
             options.append((table, column, named[0].replace(f"{{{column}}}", "{patient}")))
     best: _PatientTable | None = None
+    patients_of = {"": found.series["patient"].tolist()} if found.kind == "dicom" else {}
     for table, key, pattern in options:
-        if found.kind == "dicom":
-            patients = found.series["patient"].tolist()
-        else:
-            patients = pattern_values(pattern, images, "patient") if "{patient}" in pattern else []
+        if pattern not in patients_of:
+            patients_of[pattern] = pattern_values(pattern, images, "patient") if "{patient}" in pattern else []
+        patients = patients_of[pattern]
         known = {alike(cell) for cell in table.cells[key]} - {""}
         share = sum(alike(name) in known for name in patients) / max(len(images), len(patients))
         if share > (best.share if best else MOST_PATIENTS) and len({*map(alike, patients)} & known) > 1:
