@@ -203,3 +203,17 @@ def test_from_python_the_reason_comes_first():
     with pytest.raises(InputError, match="did you mean '--max_steps'") as error:
         monai.bundle.run("training", config_file=str(TRAIN), bundle_root=str(PATHOLOGY), max_step=3)
     assert error.value.__cause__ is None
+
+
+def test_a_note_arrives_on_a_terminal_of_ascii(tiles, tmp_path):
+    overlay = tmp_path / "rename.yaml"
+    overlay.write_text('mapping: {center: {column: center, rename: {"Köln 患": Cologne}}}\n', encoding="utf-8")
+    files = f"['{PREPARE}', '{tiles / 'overlay.yaml'}', '{overlay}']"
+    command = run("preparing", files, "--dataset_dir", tiles, "--output_dir", "out", "--num_workers", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *map(str, command)], capture_output=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    assert r"'center' has no value 'K\xf6ln \u60a3', named in `rename`" in done.stdout.decode("ascii")
+    assert (tmp_path / "out" / "cohort.csv").is_file()
