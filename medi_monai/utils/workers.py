@@ -181,7 +181,7 @@ def remove_temporaries(folder: str | os.PathLike, depth: int = 0, min_age: float
         What was removed.
     """
     removed = []
-    with suppress(OSError), os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             is_dir = entry.is_dir(follow_symlinks=False)
             if is_temporary(entry.name) and (is_dir or entry.is_file(follow_symlinks=False)):

@@ -56,6 +56,7 @@ class Recognized:
         mapping: rules of the cohort's columns that are not taken as they are.
         missing: words that mean missing data, if there are others than the usual ones.
         sexes: values of the column of sex.
+        mpp: largest number in the column of microns per pixel, or None.
         left_out: other columns, and why.
         checks: what the user should look at.
     """
@@ -66,6 +67,7 @@ class Recognized:
     mapping: dict[str, dict] = field(default_factory=dict)
     missing: list[str] | None = None
     sexes: list[str] = field(default_factory=list)
+    mpp: float | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
 
@@ -103,12 +105,21 @@ def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
     for kind in ("label", *ATTRIBUTES):
         if kind in kinds:
             _take(found, kind, kinds[kind], values[kinds[kind]])
+    if "label" in kinds and "center" in kinds and "source_site" in kinds["center"].lower():
+        labels = cells.loc[values[kinds["center"]].index].groupby(kinds["center"])[kinds["label"]].nunique()
+        if len(labels) and labels.max() == 1:
+            found.checks.append(
+                f"{kinds['center']}: each value occurs with one {kinds['label']} only, as site codes of TCGA do, of "
+                "which a lookup makes hospitals"
+            )
+    if "mpp" in kinds:
+        found.mpp = max((number for text in values[kinds["mpp"]] if (number := number_in(text))), default=None)
     found.sexes = sorted(set(values[kinds["sex"]])) if "sex" in kinds else []
     used = {*found.roles.values(), *taken, *(rule.get("column", name) for name, rule in found.mapping.items())}
     used |= {found.label or "", *found.attributes}
     for name in rest:
         if name not in used:
-            found.left_out[name] = _why_not(values[name], len(cells))
+            found.left_out[name] = _why_not(name, values[name], len(cells))
     return found
 
 
@@ -164,8 +175,6 @@ def _take(found: Recognized, kind: str, column: str, values: pd.Series) -> None:
         if number_in(group[0]) is not None:
             merge = f"{{{group[0]}: {group[1:]}}}"
             found.checks.append(f"{name}: are {' and '.join(group)} the same? Then add merge: {merge}")
-    if "source_site" in column.lower():
-        found.checks.append(f"{column} is a code that occurs in one cancer type only: a lookup makes hospitals of it")
     if rule:
         found.mapping[name] = {key: rule[key] for key in ("column", "bins", "merge") if key in rule}
     if kind == "label":
@@ -174,10 +183,12 @@ def _take(found: Recognized, kind: str, column: str, values: pd.Series) -> None:
         found.attributes.append(name)
 
 
-def _why_not(values: pd.Series, rows: int) -> str:
+def _why_not(name: str, values: pd.Series, rows: int) -> str:
     count = values.nunique()
     if count < 2:
         return "empty" if count == 0 else "one value for all"
     if count > MAX_VALUES or count > 0.9 * rows:
         return "numbers" if values.map(number_in).notna().mean() > 0.8 else f"{count} different values"
+    if name in TAKEN:
+        return f"{count} values; to use it, name it anew with mapping: {{my_{name}: {{column: {name}}}}}"
     return f"not recognized; {count} values: to use it, add it to metadata_columns"

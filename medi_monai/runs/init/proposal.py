@@ -230,7 +230,7 @@ def _labels(proposal: Proposal, columns: Recognized) -> None:
 
 def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
     settings, comments = proposal.settings, proposal.comments
-    mpp = found.mpp or GUESSED_MPP
+    mpp = found.mpp or columns.mpp or GUESSED_MPP
     if found.mpp is None and "mpp" not in columns.roles:
         settings["source_mpp"] = GUESSED_MPP
         comments["source_mpp"] = "EDIT: microns per pixel of the files, which do not say; 0.5 is a guess"

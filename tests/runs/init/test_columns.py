@@ -43,6 +43,20 @@ def test_names_of_the_gdc():
     assert found.roles == {"patient": "case_submitter_id"} and found.missing is None
 
 
+def test_site_codes_are_pointed_out_only_where_each_has_one_class():
+    cells = {"project_id": ["x", "x", "y", "y"], "tissue_source_site": ["01", "03", "02", "02"]}
+    assert "each value occurs with one project_id only" in " ".join(recognize(pd.DataFrame(cells)).checks)
+    crossed = recognize(pd.DataFrame(cells | {"tissue_source_site": ["01", "02", "01", "02"]}))
+    assert crossed.attributes == ["center"] and not crossed.checks
+
+
+def test_resolution_of_a_table_and_columns_with_names_of_ours():
+    cells = {"label": list("xyxy"), "mpp": ["0.25", "1.0", "", "0.5"], "seed": ["a", "b", "a", "b"]}
+    found = recognize(pd.DataFrame(cells))
+    assert found.mpp == 1.0 and found.roles["mpp"] == "mpp"
+    assert found.left_out == {"seed": "2 values; to use it, name it anew with mapping: {my_seed: {column: seed}}"}
+
+
 def test_a_class_that_no_name_tells_is_a_guess_and_said():
     found = recognize(pd.DataFrame({"id": list("abcd"), "kind": ["x", "y", "x", "y"]}))
     assert found.label == "kind" and "'kind' is a guess" in found.checks[0]
