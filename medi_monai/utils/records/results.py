@@ -136,8 +136,10 @@ def foreign_files(folder: Path, name: str) -> list[Path]:
         folder: of runs.
         name: of a file or a folder in it. Files in it that are being written are passed over.
     """
-    written, path = read_written(folder), folder / name
-    if written is None or not path.exists():
+    path = folder / name
+    # a list of many images takes long to read
+    written = read_written(folder) if path.exists() else None
+    if written is None:
         return []
     files, foreign = [path], []
     if path.is_dir():
