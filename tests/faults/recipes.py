@@ -47,7 +47,7 @@ class Recipe:
     tables: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    seconds: float = 60.0
+    seconds: float = 180.0
     outputs: tuple[str, ...] = field(default=("out",))
     longer: dict[str, Any] = field(default_factory=dict)
 

@@ -13,10 +13,18 @@ from tests.faults.trial import Outcome
 
 #: run and kind, and how many cases of it
 SHORT = {
-    "pathology/preparing": {"options": 3, "overlays": 6, "tables": 1, "images": 1, "outputs": 3},
-    "pathology/auditing": {"options": 3, "overlays": 6, "tables": 1},
-    "pathology/training": {"options": 3, "overlays": 4, "checkpoints": 1, "outputs": 2},
-    "pathology/sampling": {"options": 3, "models": 8, "outputs": 2, "disk_full": 1, "stdout": 1},
+    "pathology/preparing": {"options": 2, "overlays": 6, "tables": 1, "images": 1, "outputs": 3},
+    "pathology/auditing": {"options": 2, "overlays": 6, "tables": 1},
+    "pathology/training": {"options": 2, "overlays": 4, "checkpoints": 1, "outputs": 2},
+    "pathology/sampling": {
+        "options": 3,
+        "models": 8,
+        "outputs": 2,
+        "names": 2,
+        "disk_full": 1,
+        "limits": 1,
+        "stdout": 1,
+    },
     "brain/preparing": {"options": 3, "overlays": 4, "tables": 2, "images": 2, "outputs": 1},
 }
 SEED = 3
