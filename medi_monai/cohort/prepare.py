@@ -53,6 +53,8 @@ QUALITY_FILE = "quality.parquet"
 PIXELS = "pixels"
 #: one row per slide
 SLIDES_FILE = "slides.csv"
+#: folders in a bundle of the cohorts that runs prepare on first use
+DEFAULT_PLACE = ("output", "preparing")
 CONTINUE = "To continue without such {}, use --on_error skip"
 
 
@@ -176,7 +178,7 @@ def default_cohort_dir(preparation: AnyPreparation, bundle_root: str | os.PathLi
     root = preparation.source.root
     if root is not None and holds_cohort(root):
         return str(root)
-    return str(Path(bundle_root) / "output" / "preparing" / preparation.name)
+    return str(Path(bundle_root, *DEFAULT_PLACE, preparation.name))
 
 
 def load_or_prepare(
@@ -188,12 +190,19 @@ def load_or_prepare(
     several processes start without a cohort (``torchrun``), one prepares it and the others wait.
 
     Raises:
-        InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``.
+        InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``, and
+            if there is neither a cohort nor a data set to prepare one from. The demo cohort is prepared in its
+            :func:`default_cohort_dir` only.
     """
     if not holds_cohort(cohort_dir):
         check_new(cohort_dir)
-        source = preparation.source.root or "the demo cohort, because dataset_dir is null"
-        print(f"{cohort_dir} holds no cohort: preparing it from {source}", flush=True)
+        source = preparation.source.root
+        if source is None and Path(cohort_dir).parts[-3:-1] != DEFAULT_PLACE:
+            raise InputError(
+                f"{cohort_dir} holds no cohort, and dataset_dir is null: correct cohort_dir, set dataset_dir, or "
+                "leave both out for the demo cohort"
+            )
+        print(f"{cohort_dir} holds no cohort: preparing it from {source or 'the demo data'}", flush=True)
         return prepare(preparation, cohort_dir, on_error, num_workers, once=True)
     cohort = Cohort.read(cohort_dir)
     require_columns(cohort.table, preparation.required, cohort.root)

@@ -249,6 +249,14 @@ def test_a_table_can_be_looked_at_before_an_image_is_there(data, prepared, tmp_p
     assert splits[split.index].equals(split) and len(cohort) == 19 and "tiles/unlabeled.png" not in splits.index
 
 
+def test_a_misspelled_cohort_is_not_replaced_by_that_of_the_demo(data, preparation, tmp_path):
+    asked = preparation(data)
+    demo = dataclasses.replace(asked, source=dataclasses.replace(asked.source, root=None))
+    with pytest.raises(InputError, match="chort holds no cohort, and dataset_dir is null: correct cohort_dir"):
+        load_or_prepare(demo, tmp_path / "chort")
+    assert not (tmp_path / "chort").exists()
+
+
 def test_a_class_called_none_in_a_cohort_of_others_is_a_class(tmp_path, preparation, capsys):
     rows = [(f"{n}.png", f"s{n}", f"p{n}", "none" if n % 2 else "tumor", "", "train") for n in range(4)]
     table = pd.DataFrame(rows, columns=["image", "slide", "patient", "tumor", "center", "split"])

@@ -24,6 +24,7 @@ __all__ = ["interrupt", "start_bundle"]
 
 #: modules that each run needs, imported once by the process from which all runs are forked
 PRELOADED = [
+    "medi_monai.runs.experiment.parent",
     "monai.bundle",
     "medi_monai.runs.preparing",
     "medi_monai.runs.sampling",
