@@ -1,5 +1,6 @@
 import signal
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -89,7 +90,9 @@ def test_stopped_at_40_and_resumed_equals_80_without_a_stop(make):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
-def test_a_signal_saves_the_step_it_ended_with(make, number):
+def test_a_signal_saves_the_step_it_ended_with(make, number, request):
+    # at the limit of CPU time, the signal is ignored from then on
+    request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
     stopped = make("stopped", 30)
     stopped.trainer.add_event_handler(Events.ITERATION_STARTED(once=11), lambda _: signal.raise_signal(number))
     with pytest.raises(RunStopped, match="after step 11 of 30.*--resume true"):

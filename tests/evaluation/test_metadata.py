@@ -14,7 +14,7 @@ from medi_monai.networks.encoders import build_encoder
 from medi_monai.results import plain, read_results, read_schema
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.utils.errors import InputError
-from medi_monai.utils.files import read_json
+from medi_monai.utils.files import read_json, write_json
 
 LABELS, CENTERS, SIZE = ("A", "B"), ("n", "s", "w"), 16
 SETTINGS = FidelitySettings(min_images=8, num_replicates=10, num_halves=2, neighbors=3)
@@ -57,7 +57,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_evaluation_page", lambda metrics, closest, path: path.write_text("page"))
+    monkeypatch.setattr(module, "write_evaluation_page", lambda metrics, closest, path: write_json(path, "page"))
 
     def go(cohort=data[0], arms=data[1], settings=SETTINGS):
         encoder = build_encoder("embedded")
