@@ -153,7 +153,7 @@ def end_of(child: int, job: dict) -> dict:
         time.sleep(0.003)
 
 
-def group_stays(group: int, seconds: float = 90.0) -> bool:
+def group_stays(group: int, seconds: float = 30.0) -> bool:
     """Whether what a run started outlives it by so long; it is then ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
