@@ -46,7 +46,7 @@ class Preparation:
         return {"source": self.source.settings(), **self.rules()}
 
     def rules(self) -> dict:
-        """All settings but those of the source."""
+        """All settings but those of the source, as JSON."""
         return {"cutting": asdict(self.cutting), "splits": asdict(self.splits)}
 
     @property

@@ -164,7 +164,7 @@ class AnyPreparation(Protocol):
         """All settings as JSON; equal settings give equal cohorts."""
 
     def rules(self) -> dict:
-        """All settings but those of the source."""
+        """All settings but those of the source, as JSON."""
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows of the source with a column ``split``, which is empty if it cannot be determined."""

@@ -228,6 +228,10 @@ def setting(default: Any = PydanticUndefined, help: str = "", *, expression: str
 class Settings(BaseModel):
     """A group of settings. Subclasses can change defaults: ``class Brain(Training, defaults={"max_steps": 5})``.
 
+    Args:
+        given: names of the values that the user gave; by default all of them.
+        values: the settings.
+
     Raises:
         InputError: for the first invalid setting, with the given value and the allowed values.
     """

@@ -81,7 +81,7 @@ class CaptionPreparation:
         return {"source": self.source.settings(), **self.rules()}
 
     def rules(self) -> dict:
-        """All settings but those of the source."""
+        """All settings but those of the source, as JSON."""
         return {
             "square": asdict(self.square),
             "pixels": asdict(self.pixels),
