@@ -38,6 +38,8 @@ class ImageGenerator:
         seed: random seed of all noise.
         inferer: runs the network; by default in float32, which makes images independent of the batch size.
         space: image space of the training.
+        noise_from: values that replace those of an image in its identity when its noise is drawn, so that images with
+            different values have the same noise.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ImageGenerator:
         seed: int = 0,
         inferer: Inferer | None = None,
         space: Space | None = None,
+        noise_from: Mapping[str, str] | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise unknown_value("solver", solver, SOLVERS)
@@ -65,6 +68,7 @@ class ImageGenerator:
         self.batch_size, self.seed = batch_size, seed
         self.inferer = AutocastInferer(amp=False) if inferer is None else inferer
         self.space = PixelSpace(3) if space is None else space
+        self.noise_from = dict(noise_from or {})
 
     def recipe(self) -> dict[str, Any]:
         """All settings that decide the pixels of an image, as JSON; a sampling draws again where one has changed."""
@@ -81,6 +85,7 @@ class ImageGenerator:
             "amp": getattr(self.inferer, "amp", None),
             # another autoencoder gives other images from the same latents
             "space": self.space.describe(),
+            **({"noise_from": self.noise_from} if self.noise_from else {}),
         }
 
     def batches(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -121,7 +126,7 @@ class ImageGenerator:
 
     def noise(self, rows: pd.DataFrame) -> torch.Tensor:
         """Initial noise for the images of ``rows``, on the CPU; see :func:`identity_noise`."""
-        return identity_noise(rows, self.seed, self.space.shape(self.image_size))
+        return identity_noise(rows.assign(**self.noise_from), self.seed, self.space.shape(self.image_size))
 
     def bind(self, network: nn.Module, rows: pd.DataFrame) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """``(x_t, timesteps) -> prediction`` of a network under the conditions of ``rows``, with guidance."""

@@ -42,6 +42,7 @@ __all__ = [
     "ConditionSettings",
     "DiffusionSettings",
     "NetworkSettings",
+    "PathSettings",
     "PathologyTrainingSettings",
     "PlanSettings",
     "SamplingSettings",
@@ -195,6 +196,15 @@ class PlanSettings(Settings):
     )
     plan_columns: Texts | None = setting(None, "columns of the plan", expression="@subpopulation_columns")
     images_per_combination: Count = setting(16, "images per combination")
+
+
+class PathSettings(Settings):
+    """Path from one value to another."""
+
+    path: Text | None = setting(
+        None, "path from one value of a column to another, such as center=Ash..Birch or age=40..70, in place of a plan"
+    )
+    path_steps: Repeats = setting(7, "number of steps of the path, with its start and its end")
 
 
 class ClassificationSettings(Settings):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from copy import copy
 
 import torch
 from torch import nn
 
-from medi_monai.schema import NULL, CategoricalColumn, MetadataSchema
+from medi_monai.schema import NULL, CategoricalColumn, ExtendedSchema, MetadataSchema
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["MODES", "MetadataConditioner", "drop_to_null"]
@@ -59,6 +61,31 @@ class MetadataConditioner(nn.Module):
             return torch.stack(embedded).sum(0)
         return self.project(torch.cat(embedded, dim=1))
 
+    def extended(
+        self, schema: ExtendedSchema, learned: Mapping[tuple[str, str], torch.Tensor] | None = None
+    ) -> MetadataConditioner:
+        """A conditioner with further values, which shares all else with this one.
+
+        The embedding of a mixture is the weighted combination of the embeddings of its values, and so is its
+        ``z_cond``, in every mode: embeddings are concatenated, added or mapped linearly, and the weights sum to 1.
+
+        Args:
+            schema: extension of the schema of this conditioner.
+            learned: embedding ``(D,)`` of each learned value, by column and value.
+        """
+        other = copy(self)
+        other._modules, other._buffers = dict(self._modules), dict(self._buffers)
+        tables = list(self.embeddings)
+        for index, (column, base) in enumerate(zip(schema.columns, self.schema.columns)):
+            if not isinstance(column, CategoricalColumn) or not isinstance(base, CategoricalColumn):
+                continue
+            if len(column.values) > len(base.values):
+                tables[index] = _extended_table(tables[index], schema, base, learned or {})
+        other.embeddings, other.schema = nn.ModuleList(tables), schema
+        digest = torch.tensor(list(bytes.fromhex(schema.digest)), dtype=torch.uint8)
+        other.register_buffer("schema_digest", digest.to(self.schema_digest.device))
+        return other
+
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
         stored = state_dict.get(prefix + "schema_digest")
         if stored is not None and not torch.equal(stored.cpu(), self.schema_digest.cpu()):
@@ -77,6 +104,27 @@ class _CategoricalEmbedding(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         return self.table(codes.long() - NULL)
+
+
+def _extended_table(
+    embedding: nn.Module,
+    schema: ExtendedSchema,
+    column: CategoricalColumn,
+    learned: Mapping[tuple[str, str], torch.Tensor],
+) -> _CategoricalEmbedding:
+    weight: torch.Tensor = embedding.get_submodule("table").get_parameter("weight").detach()
+    rows = {value: weight[code - NULL] for code, value in enumerate(column.values)}
+    for added in schema.added:
+        if added.column == column.name:
+            rows[added.value] = learned[added.column, added.value].to(weight)
+    for mixture in schema.mixtures:
+        if mixture.column == column.name:
+            terms = [share * rows[value].double() for value, share in mixture.weights]
+            rows[mixture.text] = torch.stack(terms).sum(0).to(weight)
+    extended = _CategoricalEmbedding(len(rows), weight.shape[1]).to(weight)
+    with torch.no_grad():
+        extended.table.weight.copy_(torch.cat([weight[:-NULL], torch.stack(list(rows.values()))]))
+    return extended.requires_grad_(False)
 
 
 class _ContinuousEmbedding(nn.Module):

@@ -21,11 +21,13 @@ from medi_monai.alignment.neutral import neutral_share
 from medi_monai.cohort import Cohort, expand_plan, make_plan, read_plan
 from medi_monai.cohort.plan import PLANS, held_out_combinations
 from medi_monai.cohort.samples import MANIFEST, SETTINGS_FILE
+from medi_monai.engines.extension import extend_model, path_grid
 from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
 from medi_monai.engines.handlers import attach_bar
+from medi_monai.networks.learned_values import LearnedValue, of_weights
 from medi_monai.results import typed
 from medi_monai.results.training import RECORD, TrainingRecord
-from medi_monai.schema import Conditioning, MetadataSchema, is_missing
+from medi_monai.schema import Conditioning, MetadataSchema, ValuePath, is_missing
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
 from medi_monai.utils.records import claim_results
@@ -119,6 +121,8 @@ def sample_plan(
     settings: Mapping[str, Any],
     trained_with: Mapping[str, Any] | None = None,
     not_sampled: Sequence[Mapping[str, str]] = (),
+    learned: Sequence[LearnedValue] = (),
+    path: ValuePath | None = None,
 ) -> pd.DataFrame:
     """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
@@ -138,6 +142,8 @@ def sample_plan(
             training data is saved in ``sampling.json``.
         not_sampled: combinations missing from the plan, from :func:`not_in_plan`, which are printed and listed in the
             summary.
+        learned: values that were learned for this model, from :func:`medi_monai.networks.learned_values.load_values`.
+        path: path of which this is the plan; ``grid.png`` is then its picture.
 
     Returns:
         The manifest, one row per image.
@@ -148,6 +154,8 @@ def sample_plan(
     label = generator.schema.names[0]
     _check_disk(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
+    weights = file_digest(checkpoint)
+    generator, plan = extend_model(network, generator, plan, of_weights(learned, weights), path)
     _check_plan(plan, generator.schema, columns, trained_with)
     _print_not_sampled(not_sampled)
     rows = expand_plan(plan)
@@ -155,7 +163,7 @@ def sample_plan(
     twins = _twins(generator.schema)
     names = [image_name(row, keys, twins) for row in rows.to_dict("records")]
     columns_of_manifest = ["image", COMBINATION, *rows.columns, *MANIFEST]
-    root, recipe = Path(output_dir), {"checkpoint": file_digest(checkpoint), **generator.recipe()}
+    root, recipe = Path(output_dir), {"checkpoint": weights, **generator.recipe()}
     claim_results(root, "sampling")
     _set_aside_others(root, recipe, names, columns_of_manifest, (trained_with or {}).get(RECORD))
     missing = rows[[not (root / name).is_file() for name in names]]
@@ -169,7 +177,7 @@ def sample_plan(
     write_table(root / "manifest.csv", manifest)
     title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
     first = next(iter(columns), label)
-    _write_grid(root, manifest, [first, *(name for name in keys if name != first)], title)
+    _write_grid(root, manifest, [first, *(name for name in keys if name != first)], title, path)
     finish_run(
         "sampling",
         root,
@@ -239,12 +247,18 @@ def _set_aside_others(
         set_aside(root, [root / name for name in PLAN_FILES])
 
 
-def _write_grid(root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str) -> None:
-    shown = manifest.groupby(list(columns), sort=False, dropna=False).head(MAX_GRID_IMAGES)
+def _write_grid(
+    root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str, path_of_values: ValuePath | None
+) -> None:
+    shown = manifest.groupby(list(columns), sort=False, dropna=False).head(1 if path_of_values else MAX_GRID_IMAGES)
     shown = shown.assign(**{name: shown[name].map(lambda cell: _word(_text(cell))) for name in columns})
     pixels = [read_image(root / name) for name in shown["image"]]
+    if path_of_values:
+        grid = path_grid(path_of_values, shown[list(columns)], pixels, title)
+    else:
+        grid = subpopulation_grid(shown, pixels, columns, title)
     with atomic_path(root / "grid.png") as path:
-        Image.fromarray(subpopulation_grid(shown, pixels, columns, title)).save(path, format="png")
+        Image.fromarray(grid).save(path, format="png")
 
 
 def image_name(

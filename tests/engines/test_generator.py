@@ -97,6 +97,7 @@ OTHER_SETTINGS = {
     "seed": 4,
     "inferer": AutocastInferer(amp=True),
     "space": PixelSpace(1),
+    "noise_from": {"center": "NA"},
 }
 
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from medi_monai.networks.conditioner import MODES, MetadataConditioner, drop_to_null
-from medi_monai.schema import NULL, UNKNOWN, CategoricalColumn, ContinuousColumn, MetadataSchema
+from medi_monai.schema import (
+    NULL,
+    UNKNOWN,
+    AddedValue,
+    CategoricalColumn,
+    ContinuousColumn,
+    ExtendedSchema,
+    MetadataSchema,
+    Mixture,
+)
 from medi_monai.utils.errors import InputError
 
 LABEL = CategoricalColumn("label", ("LUAD", "LUSC", "UCS"))
@@ -148,3 +157,30 @@ def test_dropping_repeats_with_its_generator():
         drop_to_null(torch.ones(200, 3), 0.5, 0.5, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def extended_schema():
+    mixtures = [Mixture.of(SITE, [("01", 30), ("NA", 70)]), Mixture.of(LABEL, [("LUAD", 1), ("UCS", 1)])]
+    return ExtendedSchema.of(SCHEMA, [AddedValue("site", "X", "0" * 64)], mixtures)
+
+
+def test_z_of_a_mixture_is_the_weighted_combination_of_the_zs_of_its_values(conditioner):
+    extended = conditioner.extended(extended_schema(), {("site", "X"): torch.arange(10.0)[: _width(conditioner)]})
+    values = conditioner(torch.tensor([[1, 0, 0.3], [1, 2, 0.3]]))
+    mixed = extended(torch.tensor([[1, 4, 0.3]]))[0]
+    torch.testing.assert_close(mixed, 0.3 * values[0] + 0.7 * values[1], rtol=0, atol=1e-6)
+    labels = conditioner(torch.tensor([[0, NULL, UNKNOWN], [2, NULL, UNKNOWN]]))
+    torch.testing.assert_close(extended(torch.tensor([[3, NULL, UNKNOWN]]))[0], labels.mean(0), rtol=0, atol=1e-6)
+
+
+def test_an_extended_conditioner_embeds_all_codes_of_the_training_alike_and_changes_no_weight(conditioner):
+    before = {name: value.clone() for name, value in conditioner.state_dict().items()}
+    row = torch.arange(10.0)[: _width(conditioner)]
+    extended = conditioner.extended(extended_schema(), {("site", "X"): row})
+    assert torch.equal(extended(CODES), conditioner(CODES))
+    assert torch.equal(extended.embeddings[1](torch.tensor([3.0]))[0], row)
+    assert all(torch.equal(value, before[name]) for name, value in conditioner.state_dict().items())
+
+
+def _width(conditioner):
+    return conditioner.embeddings[1].table.weight.shape[1]

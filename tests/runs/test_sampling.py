@@ -8,6 +8,7 @@ from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.diffusion import NoiseSchedule
+from medi_monai.engines.extension import along_path, path_of
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
@@ -246,3 +247,20 @@ def test_what_is_held_out_and_cannot_be_sampled_is_named(run, tiny_cohort, tmp_p
     assert read_json(tmp_path / "output" / "summary.json")["made"]["not_sampled"] == absent
     assert not_in_plan("balance", plan, lambda: cohort, COLUMNS) == []
     assert not_in_plan("unseen", plan, lambda: tiny_cohort, COLUMNS) == []
+
+
+def test_a_mixture_in_a_plan_keeps_its_images_whatever_else_the_plan_has(run, tmp_path, tiny_network):
+    mixed = pd.DataFrame([("A", "NA:1+South:3", 2)], columns=PLAN.columns)
+    first = run(mixed)
+    assert first["center"].tolist() == ["NA:25+South:75"] * 2
+    both = run(pd.concat([PLAN, mixed.assign(center="South:75 + NA:25")]))
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == len(both) - 2
+    assert set(first["image"]) < set(both["image"])
+
+
+def test_the_grid_of_a_path_is_a_strip(run, tmp_path, tiny_schema):
+    path = path_of("center=South..NA", 4, tiny_schema)
+    manifest = run(along_path(path, tiny_schema, 1), path=path)
+    assert len(manifest) == 4 * len(tiny_schema.label.values)
+    with Image.open(tmp_path / "output" / "grid.png") as grid:
+        assert grid.size[0] > 4 * 96

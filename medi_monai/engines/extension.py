@@ -1,0 +1,166 @@
+"""Values that a model was not trained on in plans: learned values, mixtures, and paths from one value to another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from medi_monai.cohort.plan import PLANS, read_plan
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.networks.learned_values import LearnedValue
+from medi_monai.report import labeled_grid
+from medi_monai.schema import (
+    CategoricalColumn,
+    ExtendedSchema,
+    MetadataSchema,
+    Mixture,
+    ValuePath,
+    is_missing,
+    parse_mixture,
+    parse_path,
+)
+from medi_monai.utils.errors import InputError
+
+__all__ = ["along_path", "extend_model", "path_grid", "path_of"]
+
+#: images of a cell of a picture of a path
+CELL_SIZE = 96
+
+
+def extend_model(
+    network: nn.Module,
+    generator: ImageGenerator,
+    plan: pd.DataFrame,
+    learned: Sequence[LearnedValue] = (),
+    path: ValuePath | None = None,
+) -> tuple[ImageGenerator, pd.DataFrame]:
+    """Let a generator and its network draw a plan that names learned values or mixtures.
+
+    Args:
+        network: trained network; further values are appended to its embeddings in place, and none that it has changes.
+        generator: its generator.
+        plan: combinations with ``count``; a cell of a categorical column can be a mixture, such as ``Ash:30+Birch:70``.
+        learned: values that were learned for this model.
+        path: if the plan is that of a path, all its steps get the noise of its start.
+
+    Returns:
+        A generator with the extended schema, and the plan with mixtures in canonical spelling, rows that are then equal
+        merged; both unchanged if the plan names no further value.
+
+    Raises:
+        InputError: for a mixture that is misspelled or ambiguous.
+    """
+    schema = generator.schema
+    if not isinstance(schema, MetadataSchema):
+        return generator, plan
+    if path is not None:
+        generator = copy(generator)
+        generator.noise_from = {path.column: path.values[0]}
+    base = schema.base if isinstance(schema, ExtendedSchema) and schema.base is not None else schema
+    known = ExtendedSchema.of(base, [value.added for value in learned])
+    used: dict[tuple[str, str], None] = {}
+    mixtures: dict[tuple[str, str], Mixture] = {}
+    spelled = plan
+    for column in known.columns:
+        if isinstance(column, CategoricalColumn) and column.name in plan.columns:
+            cells = plan[column.name].unique()
+            texts = {cell: _canonical(column, cell, mixtures) for cell in cells if not is_missing(cell)}
+            changed = {cell: text for cell, text in texts.items() if text != cell}
+            if changed:
+                cells = [changed.get(cell, cell) for cell in plan[column.name]]
+                spelled = spelled.assign(**{column.name: pd.Series(cells, plan.index, dtype=object)})
+            used.update(dict.fromkeys((column.name, str(text)) for text in texts.values()))
+    used.update(dict.fromkeys((mix.column, value) for mix in mixtures.values() for value, _ in mix.shares))
+    named = [value for value in learned if (value.column, value.value) in used]
+    if spelled is not plan:
+        keys = [name for name in spelled.columns if name != "count"]
+        spelled = spelled.groupby(keys, sort=False, as_index=False, dropna=False)["count"].sum()[list(plan.columns)]
+    if not named and not mixtures:
+        return generator, spelled
+    extended = ExtendedSchema.of(base, [value.added for value in named], mixtures.values())
+    rows = {(value.column, value.value): value.embedding for value in named}
+    conditioned: Any = network
+    conditioned.class_embedding = conditioned.class_embedding.extended(extended, rows)
+    conditioned.schema = extended
+    drawing = copy(generator)
+    drawing.schema = extended
+    return drawing, spelled
+
+
+def _canonical(column: CategoricalColumn, cell: object, mixtures: dict[tuple[str, str], Mixture]) -> object:
+    mixture = parse_mixture(column, cell) if isinstance(cell, str) else None
+    if mixture is None:
+        return cell
+    if len(mixture.shares) > 1:
+        mixtures[column.name, mixture.text] = mixture
+    return mixture.text
+
+
+def path_of(
+    path: str | None, num_steps: int, schema: MetadataSchema, learned: Sequence[LearnedValue] = ()
+) -> ValuePath | None:
+    """The path from one value to another that a user asks for, such as ``center=Ash..Birch``; None for none."""
+    if path is None:
+        return None
+    return parse_path(path, num_steps, ExtendedSchema.of(schema, [value.added for value in learned]))
+
+
+def along_path(
+    path: ValuePath,
+    schema: MetadataSchema,
+    images_per_combination: int,
+    plan: str = "",
+    given: Collection[str] = ("plan",),
+) -> pd.DataFrame:
+    """The plan of a path: each of its values with each label, or with each combination of a table.
+
+    Args:
+        path: the path.
+        schema: of the model.
+        images_per_combination: number of images at each step, if there is no table.
+        plan: path of a table with the other columns and ``count``; empty for each label.
+        given: names of the settings that the user gave; without ``plan`` among them, it is a default.
+
+    Returns:
+        Combinations with ``count``, the column of the path last.
+
+    Raises:
+        InputError: for a plan by name, or a table that has the column of the path.
+    """
+    label = schema.label.name
+    if "plan" not in given or not plan:
+        values = {} if path.column == label else {label: list(schema.label.values)}
+        table = pd.DataFrame(values, index=range(len(schema.label.values) if values else 1))
+        table = table.assign(count=images_per_combination)
+    elif plan in PLANS:
+        raise InputError(
+            f"plan = {plan!r}: a path has a plan of its own, each of its steps with each {label}. Leave out --plan, or "
+            "give a table of the other columns"
+        )
+    else:
+        table = read_plan(plan, [])
+    if path.column in table.columns:
+        raise InputError(f"{plan} has the column {path.column!r}, along which the path runs: leave the column out")
+    crossed = table.merge(pd.DataFrame({path.column: path.values}), how="cross")
+    return crossed[[*(name for name in table.columns if name != "count"), path.column, "count"]]
+
+
+def path_grid(path: ValuePath, manifest: pd.DataFrame, images: Sequence[np.ndarray], title: str = "") -> np.ndarray:
+    """Picture of a path: a row per combination, a column per step; the same noise along a row.
+
+    Args:
+        path: the path.
+        manifest: rows of a combination, one image of each.
+        images: ``(H, W, 3)`` uint8 images of the rows.
+        title: title of the picture.
+    """
+    others = [name for name in manifest.columns if name != path.column]
+    rows = [" · ".join(values) or path.column for values in manifest[others].astype(str).itertuples(False, None)]
+    titles = dict(zip(path.values, path.titles))
+    cells = {(row, titles[value]): [image] for row, value, image in zip(rows, manifest[path.column], images)}
+    return labeled_grid(cells, list(dict.fromkeys(rows)), list(path.titles), title, (1, 1), CELL_SIZE)

@@ -1,0 +1,77 @@
+"""A schema with values that were added after training: learned ones, and mixtures of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from medi_monai.schema.columns import CategoricalColumn, ContinuousColumn
+from medi_monai.schema.metadata_schema import MetadataSchema
+from medi_monai.schema.mixtures import Mixture
+from medi_monai.utils.errors import InputError
+
+__all__ = ["AddedValue", "ExtendedSchema"]
+
+
+@dataclass(frozen=True)
+class AddedValue:
+    """A value that was learned for a trained model.
+
+    Args:
+        column: its column, label or attribute.
+        value: its name, which the vocabulary of the training does not have.
+        source: SHA-256 of its embedding.
+    """
+
+    column: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ExtendedSchema(MetadataSchema):
+    """A schema of a training with further values at the end of its vocabularies: all codes of the training stay.
+
+    The digest is that of the training's schema if only mixtures were added, because a mixture is named by all it is
+    made of; learned values change it.
+
+    Args:
+        base: schema of the training.
+        added: learned values.
+        mixtures: mixtures of values of ``base`` and ``added``.
+    """
+
+    base: MetadataSchema | None = None
+    added: tuple[AddedValue, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
+
+    @classmethod
+    def of(
+        cls, base: MetadataSchema, added: Iterable[AddedValue] = (), mixtures: Iterable[Mixture] = ()
+    ) -> ExtendedSchema:
+        """Extend a schema.
+
+        Raises:
+            InputError: for a column that is unknown or continuous, or a value that is there already.
+        """
+        added, mixtures = tuple(added), tuple(mixtures)
+        names = [(value.column, value.value) for value in added] + [(mix.column, mix.text) for mix in mixtures]
+        columns = {column.name: column for column in base.columns}
+        for name, value in names:
+            column = columns.get(name)
+            if not isinstance(column, CategoricalColumn):
+                kind = "continuous" if isinstance(column, ContinuousColumn) else f"not one of {list(columns)}"
+                raise InputError(f"the value {value!r} cannot be added to {name!r}, which is {kind}")
+            if value in column.values:
+                raise InputError(f"{name} = {value!r} cannot be added, because the model has this value already")
+            columns[name] = replace(column, values=(*column.values, value))
+        label, *attributes = columns.values()
+        return cls(label, tuple(attributes), base, added, mixtures)  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict:
+        """Return the JSON form of the schema of the training, with its learned values."""
+        base = super().to_dict() if self.base is None else self.base.to_dict()
+        if not self.added:
+            return base
+        added = [{"column": value.column, "value": value.value, "source": value.source} for value in self.added]
+        return {**base, "added": added}
