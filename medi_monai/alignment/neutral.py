@@ -58,7 +58,7 @@ def neutral_share(schema: MetadataSchema, attributes: Sequence[str], settings: M
     share = (1 - joint) * alone + (joint if set(attributes) == set(schema.names) else 0.0)
     words = f"{' and '.join(attributes)} left out (" + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
     if share <= 0:
-        raise InputError(f"the model was never trained with {words}): there is nothing to align. Train it with dropout")
+        raise InputError(f"the model was never trained with {words}): it cannot choose. Train it with dropout")
     if share < FEW:
         print(
             f"warning: {share:.2%} of the training had {words}): the quality of neutral images may be poor", flush=True

@@ -5,7 +5,7 @@ from medi_monai.cohort.dataset import BalancedBatchSampler, PatchDataset, Stream
 from medi_monai.cohort.duplicates import hash_images, near_duplicates
 from medi_monai.cohort.extraction import Cutting
 from medi_monai.cohort.patches import Preparation
-from medi_monai.cohort.plan import expand_plan, make_plan, read_plan
+from medi_monai.cohort.plans import expand_plan, make_plan, read_plan
 from medi_monai.cohort.prepare import Shard, default_cohort_dir, load_or_prepare, prepare, table_cohort
 from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits import SplitScheme, assign_splits

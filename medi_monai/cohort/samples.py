@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort
-from medi_monai.cohort.plan import held_out_combinations
+from medi_monai.cohort.plans import held_out_combinations
 from medi_monai.cohort.table import require_columns
 from medi_monai.results import Finding, typed
 from medi_monai.results.training import RECORD, TrainingRecord

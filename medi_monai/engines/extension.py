@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from medi_monai.cohort.plan import PLANS, read_plan
+from medi_monai.cohort.plans import PLANS, read_plan
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks.learned_values import LearnedValue
 from medi_monai.report import labeled_grid

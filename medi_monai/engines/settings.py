@@ -192,10 +192,37 @@ class PlanSettings(Settings):
     """Sampling plan."""
 
     plan: PathText = setting(
-        "unseen", "combinations to sample: unseen, balance, observed, all, or a table with a column `count`"
+        "unseen",
+        "combinations to sample: unseen, balance, observed, all, union, target, or a table with a column `count`",
     )
     plan_columns: Texts | None = setting(None, "columns of the plan", expression="@subpopulation_columns")
     images_per_combination: Count = setting(16, "images per combination")
+    plan_values: MappingOf | None = setting(
+        None,
+        "by column, the only values in the plan; of continuous attributes, numbers and ranges: {age: [40..60, 70]}",
+    )
+    plan_target: MappingOf | Text | None = setting(
+        None, "for `plan: target`: shares of training and generated images together; same syntax as `target`"
+    )
+    plan_target_table: PathText | None = setting(None, "reference table, for `plan_target: table`")
+    min_per_combination: Whole = setting(0, "minimum number of images of each combination of the plan")
+    max_per_combination: Count | None = setting(None, "maximum number of images of each combination; null: no limit")
+    max_plan_images: Count | None = setting(None, "maximum number of images in the plan; null: no limit")
+    min_training_patches: Whole = setting(
+        0, "combinations with a value that fewer training patches have are not sampled"
+    )
+
+    @model_validator(mode="after")
+    def _target_fits_the_plan(self) -> PlanSettings:
+        if (self.plan == "target") != (self.plan_target is not None):
+            raise InputError(
+                "plan = 'target' needs the shares that it is to reach: set plan_target"
+                if self.plan == "target"
+                else f"plan_target is given, and the plan is {self.plan!r}: set plan to target, or leave it out"
+            )
+        if self.plan_target_table is not None and self.plan_target != "table":
+            raise InputError(f"plan_target_table is given, and plan_target is {self.plan_target!r}: set it to table")
+        return self
 
 
 class PathSettings(Settings):

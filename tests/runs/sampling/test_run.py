@@ -10,6 +10,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.extension import along_path, path_of
 from medi_monai.engines.generator import ImageGenerator
+from medi_monai.engines.settings import PlanSettings
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.runs.sampling import image_name, not_in_plan, resolve_plan, sample_plan
@@ -21,6 +22,10 @@ from medi_monai.utils.files import file_digest, read_json, save_tensors
 COLUMNS = ["project_id", "center"]
 DROPOUT = {"label_dropout": 0.1, "attribute_dropout": 0.1, "joint_dropout": 0.1}
 PLAN = pd.DataFrame([("A", "South", 3), ("B", "NA", 2)], columns=[*COLUMNS, "count"])
+
+
+def settings(plan, count=16, **more):
+    return PlanSettings(plan=plan, images_per_combination=count, **more)
 
 
 @pytest.fixture
@@ -168,18 +173,6 @@ def test_another_order_of_the_same_plan_moves_the_earlier_manifest_aside(run, tm
     assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
 
 
-def test_plans_come_by_name_or_by_path(tiny_cohort, tmp_path):
-    def table():
-        return tiny_cohort.split("train").table
-
-    unseen = resolve_plan("unseen", table, COLUMNS, 4)
-    assert unseen.to_dict("records") == [{"project_id": "A", "center": "South", "count": 4}]
-    PLAN.to_csv(tmp_path / "plan.csv", index=False)
-    assert resolve_plan(str(tmp_path / "plan.csv"), table, COLUMNS, 4).equals(PLAN)
-    with pytest.raises(InputError, match="did you mean 'unseen'"):
-        resolve_plan("unsen", table, COLUMNS, 4)
-
-
 def test_a_class_only_model_is_sampled_from_the_same_plan_with_the_same_noise(tiny_cohort, tiny_network):
     from medi_monai.engines.generator import identity_noise
     from medi_monai.schema import MetadataSchema
@@ -225,11 +218,14 @@ def test_the_record_of_the_training_goes_into_sampling_json_without_drawing_agai
 def test_a_plan_of_another_cohort_does_not_call_unseen_what_the_model_saw(tiny_cohort):
     record = plain(TrainingRecord.of(tiny_cohort.split("train").table, COLUMNS, tiny_cohort.digest))
     table = tiny_cohort.table
-    assert len(resolve_plan("unseen", lambda: tiny_cohort.split("train").table, COLUMNS, 4, {RECORD: record})) == 1
+    own = resolve_plan(
+        settings("unseen", 4), lambda: tiny_cohort.split("train").table, COLUMNS, trained_with={RECORD: record}
+    )
+    assert len(own) == 1
     other = table[~((table["project_id"] == "B") & (table["center"] == "NA"))]
     with pytest.raises(InputError, match=r"1 combination of 1 .* example B · NA: leave out --cohort_dir"):
-        resolve_plan("unseen", lambda: other, COLUMNS, 4, {RECORD: record})
-    assert len(resolve_plan("all", lambda: other, COLUMNS, 4, {RECORD: record})) == 9
+        resolve_plan(settings("unseen", 4), lambda: other, COLUMNS, trained_with={RECORD: record})
+    assert len(resolve_plan(settings("all", 4), lambda: other, COLUMNS, trained_with={RECORD: record})) == 9
 
 
 def test_what_is_held_out_and_cannot_be_sampled_is_named(run, tiny_cohort, tmp_path, capsys):
@@ -237,16 +233,16 @@ def test_what_is_held_out_and_cannot_be_sampled_is_named(run, tiny_cohort, tmp_p
     west = tiny_cohort.table["image"].isin(["A_South_0.png", "B_North_5.png"])
     table = tiny_cohort.table.assign(center=tiny_cohort.table["center"].mask(west, "West"))
     cohort = Cohort(table, tiny_cohort.root)
-    plan = resolve_plan("unseen", lambda: cohort.split("train").table, COLUMNS, 1)
+    plan = resolve_plan(settings("unseen", 1), lambda: cohort.split("train").table, COLUMNS)
     assert plan.to_dict("records") == [{"project_id": "A", "center": "South", "count": 1}]
-    absent = not_in_plan("unseen", plan, lambda: cohort, COLUMNS)
+    absent = not_in_plan(settings("unseen"), plan, lambda: cohort, COLUMNS)
     assert absent == [{"project_id": label, "center": "West"} for label in "AB"]
     run(plan, not_sampled=absent)
     assert "2 combinations that the cohort holds out cannot be sampled" in (out := capsys.readouterr().out)
     assert "A · West, B · West" in out
     assert read_json(tmp_path / "output" / "summary.json")["made"]["not_sampled"] == absent
-    assert not_in_plan("balance", plan, lambda: cohort, COLUMNS) == []
-    assert not_in_plan("unseen", plan, lambda: tiny_cohort, COLUMNS) == []
+    assert not_in_plan(settings("balance"), plan, lambda: cohort, COLUMNS) == []
+    assert not_in_plan(settings("unseen"), plan, lambda: tiny_cohort, COLUMNS) == []
 
 
 def test_a_mixture_in_a_plan_keeps_its_images_whatever_else_the_plan_has(run, tmp_path, tiny_network):

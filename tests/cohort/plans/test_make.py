@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medi_monai.cohort import expand_plan, make_plan, read_plan
-from medi_monai.cohort.plan import held_out_combinations
+from medi_monai.cohort.plans import held_out_combinations
 from medi_monai.utils.errors import InputError
 
 COLUMNS = ["tumor", "center"]

@@ -1,0 +1,262 @@
+"""Sampling plans made from a training table: combinations to sample, and the number of images for each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.cohort.plans.fill import exact_total, fill
+from medi_monai.cohort.table import require_columns
+from medi_monai.schema import is_missing
+from medi_monai.utils.errors import InputError, unknown_value
+
+__all__ = ["PLANS", "PlanLimits", "TargetShares", "held_out_combinations", "make_plan"]
+
+PLANS = ("unseen", "balance", "observed", "all", "union", "target")
+MAX_COMBINATIONS = 10**6
+#: of a single combination, if there is no limit
+MAX_COUNT = 10**9
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanLimits:
+    """Limits of the numbers of images, and of what is extrapolated.
+
+    Args:
+        min_per_combination: images of each combination of the plan, at least.
+        max_per_combination: images of each combination, at most; None: no limit.
+        max_images: images of the whole plan, at most; None: no limit.
+        min_training_patches: training patches that each value of a combination must have.
+    """
+
+    min_per_combination: int = 0
+    max_per_combination: int | None = None
+    max_images: int | None = None
+    min_training_patches: int = 0
+
+    def __post_init__(self) -> None:
+        most = self.max_per_combination
+        if most is not None and most < self.min_per_combination:
+            raise InputError(
+                f"min_per_combination = {self.min_per_combination} is more than max_per_combination = {most}"
+            )
+
+
+@dataclass(frozen=True)
+class TargetShares:
+    """Shares that the training images and those of the plan have together.
+
+    Args:
+        columns: columns of the plan that the shares are of; the images of a subgroup are spread evenly over the others.
+        shares: share of each subgroup, by its values; they sum to 1.
+    """
+
+    columns: tuple[str, ...]
+    shares: Mapping[Key, float]
+
+
+def make_plan(
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    kind: str,
+    images_per_combination: int = 16,
+    limits: PlanLimits = PlanLimits(),
+    target: TargetShares | None = None,
+    values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> pd.DataFrame:
+    """Make a plan from a training table.
+
+    Args:
+        table: training rows.
+        columns: label and attributes whose combinations are planned.
+        kind: ``unseen``: all combinations of values in ``table`` that have no row; ``balance``: the number of images
+            that each combination needs to equal the largest; ``observed``: all combinations that have rows; ``all``:
+            all combinations of values, seen or not; ``union``: every label with every combination of the attributes
+            that has rows with any label; ``target``: the smallest number of images that brings ``table`` to given
+            shares, or the best that ``limits`` allow.
+        images_per_combination: the count, except for ``balance`` and ``target``.
+        limits: limits of the counts. ``max_images`` are shared evenly, for ``balance`` and ``target`` so that the
+            combinations that lack most are filled first.
+        target: the shares, for ``target``.
+        values: values of a column that has others than ``table``, such as ranges of ages without a row.
+
+    Returns:
+        The columns and ``count``, one row per combination, sorted, without those that need no image.
+
+    Raises:
+        InputError: for an unknown kind or column, no columns, a count below 1, limits or shares that are not possible,
+            or an empty plan.
+    """
+    if kind not in PLANS:
+        raise unknown_value("kind of plan", kind, PLANS, "The path of a table with a `count` column is also a plan.")
+    if images_per_combination < 1:
+        raise InputError(f"images_per_combination = {images_per_combination}: it must be 1 or more")
+    if not columns:
+        raise InputError(f"the plan {kind!r} needs one or more columns")
+    if (kind == "target") != (target is not None):
+        raise InputError("the plan 'target', and no other, needs the shares that it is to reach")
+    require_columns(table, columns, "the training table")
+    present = _present(table, columns)
+    keys = _combinations(kind, table, columns, present, values)
+    if keys and limits.min_training_patches:
+        keys = _supported(keys, table, columns, limits.min_training_patches)
+    have = np.array([present.get(key, 0) for key in keys], np.int64)
+    counts = (
+        _target_counts(keys, have, present, columns, target, limits)
+        if target is not None
+        else _counts(kind, have, max(present.values(), default=0), images_per_combination, limits)
+    )
+    plan = {key: int(count) for key, count in zip(keys, counts) if count > 0}
+    if not plan:
+        reason = "has the shares of the target" if target else f"contains every combination of {list(columns)}"
+        raise InputError(f"the plan {kind!r} is empty: the training table {reason}")
+    if limits.max_images is not None and 0 < len(plan) < len(keys) and kind not in ("balance", "target"):
+        print(
+            f"max_plan_images = {limits.max_images:,} is less than the {len(keys):,} combinations of the plan: "
+            f"{len(keys) - len(plan):,} of them have no image",
+            flush=True,
+        )
+    return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
+
+
+def _present(table: pd.DataFrame, columns: Sequence[str]) -> dict[Key, int]:
+    counts = table.groupby(list(columns)).size()
+    return {key if isinstance(key, tuple) else (key,): int(size) for key, size in counts.items()}
+
+
+def _combinations(
+    kind: str,
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    present: Mapping[Key, int],
+    known_values: Mapping[str, Sequence[str]],
+) -> list[Key]:
+    if kind == "observed":
+        return [key for key in sorted(present) if "" not in key]
+    if kind == "union":
+        known = [key for key in sorted(present) if "" not in key]
+        labels, rest = sorted({key[0] for key in known}), sorted({key[1:] for key in known})
+        _check_size(kind, columns, len(labels) * len(rest))
+        return [(label, *others) for label in labels for others in rest]
+    values = [list(known_values.get(column, sorted(set(table[column]) - {""}))) for column in columns]
+    _check_size(kind, columns, math.prod(map(len, values)))
+    product = itertools.product(*values)
+    return [key for key in product if key not in present] if kind == "unseen" else list(product)
+
+
+def _check_size(kind: str, columns: Sequence[str], count: int) -> None:
+    if count > MAX_COMBINATIONS:
+        raise InputError(
+            f"the plan {kind!r} of {list(columns)} has {count:,} combinations, more than the {MAX_COMBINATIONS:,} that "
+            "are compared: name fewer columns, or give the path of a table"
+        )
+
+
+def _supported(keys: Sequence[Key], table: pd.DataFrame, columns: Sequence[str], least: int) -> list[Key]:
+    sizes = [Counter(table[column].value_counts().to_dict()) for column in columns]
+    kept = [key for key in keys if all(counts[value] >= least for value, counts in zip(key, sizes))]
+    if not kept:
+        raise InputError(
+            f"min_training_patches = {least:,}: each of the {len(keys):,} combinations has a value with fewer training "
+            "patches; lower it"
+        )
+    return kept
+
+
+def _bounds(count: int, limits: PlanLimits) -> tuple[np.ndarray, np.ndarray]:
+    most = MAX_COUNT if limits.max_per_combination is None else limits.max_per_combination
+    low = np.full(count, limits.min_per_combination, np.int64)
+    if limits.max_images is not None and low.sum() > limits.max_images:
+        raise InputError(
+            f"min_per_combination = {limits.min_per_combination} of {count:,} combinations is more than "
+            f"max_plan_images = {limits.max_images:,}"
+        )
+    return low, np.full(count, most, np.int64)
+
+
+def _counts(kind: str, have: np.ndarray, largest: int, per_combination: int, limits: PlanLimits) -> np.ndarray:
+    low, high = _bounds(len(have), limits)
+    wanted = largest - have if kind == "balance" else np.full(len(have), per_combination, np.int64)
+    wanted = np.clip(wanted, low, high)
+    if limits.max_images is None or wanted.sum() <= limits.max_images:
+        return wanted
+    start = have if kind == "balance" else np.zeros(len(have), np.int64)
+    return fill(start, np.ones(len(have)), limits.max_images, low, np.maximum(wanted, low))
+
+
+def _target_counts(
+    keys: Sequence[Key],
+    have: np.ndarray,
+    present: Mapping[Key, int],
+    columns: Sequence[str],
+    target: TargetShares,
+    limits: PlanLimits,
+) -> np.ndarray:
+    """First the images of each subgroup, then those of the combinations within it, both by :func:`fill`."""
+    positions = [list(columns).index(column) for column in target.columns]
+    groups = list(target.shares)
+    code_of = {group: code for code, group in enumerate(groups)}
+    codes = np.array([code_of.get(tuple(key[position] for position in positions), -1) for key in keys])
+    shares = np.array([target.shares[group] for group in groups])
+    # those of combinations that are not sampled count as well: they are in the training table
+    real = np.zeros(len(groups), np.int64)
+    for key, size in present.items():
+        code = code_of.get(tuple(key[position] for position in positions), -1)
+        if code >= 0:
+            real[code] += size
+    low, high = _bounds(len(keys), limits)
+    wanted = codes >= 0
+    wanted[wanted] = shares[codes[wanted]] > 0
+    low, high = np.where(wanted, low, 0), np.where(wanted, high, 0)
+    group_low, group_high = (
+        np.bincount(codes[wanted], bound[wanted], minlength=len(groups)).astype(np.int64) for bound in (low, high)
+    )
+    size = exact_total(real, shares)
+    if size is None and limits.max_images is None:
+        removed = [group for group, share, count in zip(groups, shares, real) if share <= 0 < count]
+        raise InputError(
+            f"the target gives {'|'.join(removed[0])!r} a share of 0, and the training table has "
+            f"{int(real[groups.index(removed[0])]):,} patches of it, which a plan cannot remove: give it a share, or "
+            "set max_plan_images to the images with which to come as close as possible"
+        )
+    total = limits.max_images if size is None else None
+    if size is not None:
+        exact = fill(real, shares, size - int(real.sum()), np.zeros_like(real), np.full(len(real), MAX_COUNT))
+        total = int(np.clip(exact, group_low, group_high).sum())
+        total = total if limits.max_images is None else min(total, limits.max_images)
+    per_group = fill(real, shares, int(total or 0), group_low, group_high)
+    counts = np.zeros(len(keys), np.int64)
+    for code, count in enumerate(per_group):
+        members = np.flatnonzero(wanted & (codes == code))
+        if len(members):
+            counts[members] = fill(have[members], np.ones(len(members)), int(count), low[members], high[members])
+    return counts
+
+
+def held_out_combinations(table: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Combinations of a cohort table that no training row has, sorted; those with an empty cell do not count.
+
+    Args:
+        table: with ``split``; excluded rows do not count.
+        columns: label and attributes that make a combination.
+
+    Raises:
+        InputError: for a column that is missing.
+    """
+    require_columns(table, [*columns, "split"], "the cohort table")
+    keys = table[list(columns)].astype(str)
+    in_split = {
+        split: set(keys[table["split"] == split].drop_duplicates().itertuples(index=False, name=None))
+        for split in set(table["split"]) - {"excluded"}
+    }
+    in_training = in_split.pop("train", set())
+    return sorted(key for key in set().union(*in_split.values()) - in_training if not any(map(is_missing, key)))

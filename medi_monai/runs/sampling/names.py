@@ -1,0 +1,59 @@
+"""File names of images: a folder for each combination, which any disk can hold, and the number within it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from medi_monai.schema import Conditioning, MetadataSchema
+from medi_monai.utils.files import json_digest
+
+__all__ = ["case_twins", "combination_name", "image_name", "text_of", "word_of"]
+
+Twins = Container[tuple[str, str | None]]
+
+
+def image_name(row: Mapping[str, Any], keys: Sequence[str], twins: Twins = frozenset()) -> str:
+    """Return ``images/<combination>/<number>.png``, with a digest if file names cannot represent the combination.
+
+    Args:
+        row: a combination with ``number``.
+        keys: columns of the combination.
+        twins: columns with values that differ from another value in case alone, which some disks take for one name.
+    """
+    return f"images/{combination_name([row[key] for key in keys], keys, twins)}/{int(row['number']):05d}.png"
+
+
+def combination_name(cells: Sequence[Any], keys: Sequence[str], twins: Twins = frozenset()) -> str:
+    """Return the name of the folder of a combination, as in :func:`image_name`."""
+    values = [text_of(cell) for cell in cells]
+    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word_of(value)).lstrip(".") for value in values)[:120]
+    if (
+        spelled != "_".join(value or "" for value in values)
+        or any("_" in (value or "_") for value in values)
+        or (any(twin in twins for twin in zip(keys, values)))
+    ):
+        spelled = f"{spelled}_{json_digest(values)[:8]}"
+    return spelled
+
+
+def case_twins(schema: Conditioning) -> set[tuple[str, str | None]]:
+    """Columns with the values of their vocabulary that differ from another one in case alone."""
+    twins: set[tuple[str, str | None]] = set()
+    # captions have no vocabulary
+    for column in schema.columns if isinstance(schema, MetadataSchema) else ():
+        counts = Counter(value.casefold() for value in getattr(column, "values", ()))
+        twins.update((column.name, value) for value in getattr(column, "values", ()) if counts[value.casefold()] > 1)
+    return twins
+
+
+def text_of(value: Any) -> str | None:
+    """Return a cell as text; None for one that is left to the model."""
+    return None if value is None else str(value)
+
+
+def word_of(value: str | None) -> str:
+    """Return a cell as a word for people: ``any`` for one that is left to the model, ``unknown`` for an empty one."""
+    return "any" if value is None else value or "unknown"

@@ -1,0 +1,260 @@
+"""The plan of a sampling, from its settings: made from the training table, or read from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medi_monai.alignment.functional.targets import SEPARATOR, SubgroupTarget, make_target
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.plans import (
+    PLANS,
+    PlanLimits,
+    TargetShares,
+    TrainingCounts,
+    binned,
+    held_out_combinations,
+    make_plan,
+    read_plan,
+)
+from medi_monai.cohort.table import require_columns
+from medi_monai.engines.settings import PlanSettings
+from medi_monai.results import typed
+from medi_monai.results.training import RECORD, TrainingRecord
+from medi_monai.schema import Conditioning, MetadataSchema
+from medi_monai.schema.columns import ContinuousColumn
+from medi_monai.utils.errors import InputError, nearest, unknown_value
+from medi_monai.utils.tables import read_table
+from medi_monai.utils.text import listed, plural
+
+__all__ = ["continuous_columns", "not_in_plan", "ranged_columns", "resolve_plan", "training_counts"]
+
+#: settings of plans that are made, which a plan from a file does not take
+OF_MADE_PLANS = ("plan_values", "plan_target", "min_per_combination", "max_per_combination", "max_plan_images")
+
+
+def resolve_plan(
+    settings: PlanSettings,
+    training_table: Callable[[], pd.DataFrame],
+    columns: Sequence[str],
+    schema: Conditioning | None = None,
+    trained_with: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Return a plan by name or path.
+
+    Args:
+        settings: the plan and its limits.
+        training_table: function that returns the training rows; called for a plan by name, and for
+            ``min_training_patches`` if the training is not recorded.
+        columns: label and attributes that form a combination; a table must have them, and may have others.
+        schema: schema of the model, whose continuous attributes take ranges.
+        trained_with: settings of the training (``model.json``), to check that ``unseen`` combinations were not trained
+            on.
+
+    Raises:
+        InputError: for an unknown plan, as for :func:`read_plan` and :func:`make_plan`, for settings that do not fit
+            the plan, and if the model was trained on combinations that the plan treats as unseen, because the table
+            belongs to another cohort.
+    """
+    kind = settings.plan
+    if kind not in PLANS and not (Path(kind).suffix or os.sep in kind):
+        close = nearest(kind, PLANS)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown plan {kind!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
+    record = (trained_with or {}).get(RECORD)
+    if kind not in PLANS:
+        return _plan_of_file(settings, training_table, columns, record)
+    table, columns, bins = _with_values(
+        training_table(), columns, settings.plan_values or {}, continuous_columns(schema)
+    )
+    target = _target(settings, table, columns, bins)
+    shares = None if target is None else TargetShares(target.attributes, dict(zip(target.groups, target.probabilities)))
+    plan = make_plan(table, columns, kind, settings.images_per_combination, _limits(settings), shares, bins)
+    if target is not None:
+        _print_distance(target, table, plan)
+    if kind == "unseen" and record is not None:
+        _check_unseen(plan, columns, record)
+    return plan
+
+
+def training_counts(trained_with: Mapping[str, Any] | None) -> TrainingCounts | None:
+    """Return what a model was trained on, from ``model.json``; None if it is not recorded."""
+    record = (trained_with or {}).get(RECORD)
+    return None if record is None else TrainingCounts(typed(TrainingRecord, record, f"{RECORD} in model.json"))
+
+
+def continuous_columns(schema: Conditioning | None) -> list[str]:
+    """Return the names of the continuous attributes of a model."""
+    known = schema.columns if isinstance(schema, MetadataSchema) else ()
+    return [column.name for column in known if isinstance(column, ContinuousColumn)]
+
+
+def ranged_columns(keys: Sequence[str], schema: Conditioning | None) -> list[str]:
+    """Return the columns of a plan that may have ranges: all but those with a vocabulary.
+
+    Columns that a class-only model does not know have them as well, so that it is sampled from the same plan.
+    """
+    known = set() if schema is None else set(schema.names) - set(continuous_columns(schema))
+    return [name for name in keys if name not in known]
+
+
+def not_in_plan(
+    settings: PlanSettings, plan_table: pd.DataFrame, cohort: Callable[[], Cohort], columns: Sequence[str]
+) -> list[dict[str, str]]:
+    """Combinations that the cohort holds out and that the plan cannot sample: too little training data with some value.
+
+    Args:
+        settings: of the plan; for ``unseen``, ``union`` and ``all``, every held-out combination is meant to be sampled.
+        plan_table: the plan.
+        cohort: returns the cohort with its split.
+        columns: label and attributes that make a combination.
+
+    Returns:
+        The combinations; each names its values by column.
+    """
+    if settings.plan not in ("unseen", "union", "all"):
+        return []
+    values = {name: set(map(str, wanted)) for name, wanted in (settings.plan_values or {}).items()}
+    table = cohort().table
+    training = table[table["split"] == "train"]
+    known = {name: training[name].value_counts() for name in columns}
+    least = max(1, settings.min_training_patches)
+    planned = set(plan_table[list(columns)].itertuples(index=False, name=None))
+    absent = [
+        key
+        for key in held_out_combinations(table, columns)
+        if key not in planned
+        and all(value in values.get(name, {value}) for name, value in zip(columns, key))
+        and any(known[name].get(value, 0) < least for name, value in zip(columns, key))
+    ]
+    return [dict(zip(columns, key)) for key in absent]
+
+
+def _limits(settings: PlanSettings) -> PlanLimits:
+    return PlanLimits(
+        settings.min_per_combination,
+        settings.max_per_combination,
+        settings.max_plan_images,
+        settings.min_training_patches,
+    )
+
+
+def _plan_of_file(
+    settings: PlanSettings, training_table: Callable[[], pd.DataFrame], columns: Sequence[str], record: Any
+) -> pd.DataFrame:
+    given = [name for name in OF_MADE_PLANS if getattr(settings, name)]
+    if given:
+        raise InputError(
+            f"{given[0]} is given, and the plan is the table {settings.plan}, which has counts of its own: change them "
+            f"there, or give one of {', '.join(PLANS)}"
+        )
+    plan = read_plan(settings.plan, columns)
+    least = settings.min_training_patches
+    if not least:
+        return plan
+    counts = training_counts({RECORD: record} if record is not None else None)
+    if counts is None:
+        table = training_table()
+        names = [name for name in plan.columns if name != "count" and name in table.columns]
+        counts = TrainingCounts(TrainingRecord.of(table, names, ""))
+    kept = counts.of(plan)["rarest_value_patches"] >= least
+    if not kept.any():
+        raise InputError(
+            f"min_training_patches = {least:,}: each row of {settings.plan} has a value with fewer training patches"
+        )
+    if not kept.all():
+        rows = plan[~kept].drop(columns="count").astype(str).itertuples(index=False, name=None)
+        names = listed(" · ".join(row) for row in rows)
+        print(
+            f"{plural(int((~kept).sum()), 'combination')} of {settings.plan} with a value that has fewer than "
+            f"{least:,} training patches (min_training_patches) will not be sampled: {names}",
+            flush=True,
+        )
+    return plan[kept].reset_index(drop=True)
+
+
+def _with_values(
+    table: pd.DataFrame, columns: Sequence[str], values: Mapping[str, Any], continuous: Sequence[str]
+) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
+    """Rows with the values that a plan is restricted to, its columns, and its ranges, which replace their numbers."""
+    bins: dict[str, list[str]] = {}
+    columns = [*columns, *(name for name in values if name not in columns)]
+    require_columns(table, columns, "the training table")
+    for name, given in values.items():
+        wanted = [str(value) for value in (given if isinstance(given, list) else [given])]
+        if name in continuous:
+            bins[name] = list(dict.fromkeys(wanted))
+            table = table.assign(**{name: binned(table[name], wanted)})
+            continue
+        known = sorted(set(table[name]) - {""})
+        for value in wanted:
+            if value not in known:
+                raise unknown_value(f"value of {name!r} in plan_values", value, known, "Training has only these.")
+        table = table[table[name].isin(wanted)]
+    return table, columns, bins
+
+
+def _check_unseen(plan: pd.DataFrame, columns: Sequence[str], record: Any) -> None:
+    trained = typed(TrainingRecord, record, f"{RECORD} in model.json").of_columns(columns) or set()
+    seen = [key for key in plan[list(columns)].itertuples(index=False, name=None) if key in trained]
+    if seen:
+        raise InputError(
+            f"the plan 'unseen' has {plural(len(seen), 'combination')} of {len(plan):,} that the model was "
+            f"trained on, for example {' · '.join(seen[0])}: leave out --cohort_dir to use the cohort of "
+            "the training, or give another plan"
+        )
+
+
+def _target(
+    settings: PlanSettings, table: pd.DataFrame, columns: Sequence[str], bins: Mapping[str, Sequence[str]]
+) -> SubgroupTarget | None:
+    if settings.plan != "target":
+        return None
+    spec: Any = settings.plan_target
+    values = {name: bins.get(name, sorted(set(table[name]) - {""})) for name in columns}
+    names = _columns_of(spec, values)
+    reference = None if settings.plan_target_table is None else read_table(settings.plan_target_table)
+    return make_target(spec, values, reference, names)
+
+
+def _columns_of(spec: Any, values: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """Columns whose values are the keys of a flat target; None for other targets, which name them or have all."""
+    if isinstance(spec, str) or all(isinstance(share, Mapping) for share in spec.values()):
+        return None
+    parts = list(zip(*(str(key).split(SEPARATOR) for key in spec)))
+    names = []
+    for words in parts:
+        fitting = [name for name in values if name not in names and set(words) <= set(values[name])]
+        if len(fitting) != 1:
+            raise InputError(
+                f"plan_target: {', '.join(map(repr, dict.fromkeys(words)))} "
+                f"{'are not all values of one of' if not fitting else 'may be values of several of'} the columns "
+                f"{', '.join(values)}: name the column, as in {{{next(iter(values))}: {{…: 0.5, …: 0.5}}}}"
+            )
+        names += fitting
+    return names
+
+
+def _print_distance(target: SubgroupTarget, table: pd.DataFrame, plan: pd.DataFrame) -> None:
+    names = list(target.attributes)
+
+    def sizes(rows: pd.Series) -> np.ndarray:
+        by_key = {key if isinstance(key, tuple) else (key,): size for key, size in rows.items()}
+        return np.array([by_key.get(group, 0) for group in target.groups], float)
+
+    real = sizes(table.groupby(names).size())
+    wanted = np.array(target.probabilities)
+    before, after = (
+        0.5 * np.abs(counts / counts.sum() - wanted).sum()
+        for counts in (real, real + sizes(plan.groupby(names)["count"].sum()))
+    )
+    print(
+        f"{plural(int(real.sum()), 'training image')} and {int(plan['count'].sum()):,} of the plan differ from the "
+        f"target of {', '.join(names)} by {after:.3f} (total variation; without the plan {before:.3f})",
+        flush=True,
+    )
