@@ -209,6 +209,7 @@ def _record(
             "guidance_scale": generator.guidance_scale,
             "image_size": generator.image_size,
         },
+        "precision": getattr(generator.inferer, "precision", None),
         "classifiers": {name: json_digest(reader.describe()) for name, reader in classifiers.items()},
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
         "untuned_sha256": file_digest(source),

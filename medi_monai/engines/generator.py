@@ -66,7 +66,7 @@ class ImageGenerator:
         self.schema, self.schedule, self.objective, self.image_size = schema, schedule, objective, image_size
         self.solver, self.num_steps, self.guidance_scale = solver, num_steps, guidance_scale
         self.batch_size, self.seed = batch_size, seed
-        self.inferer = AutocastInferer(amp=False) if inferer is None else inferer
+        self.inferer = AutocastInferer() if inferer is None else inferer
         self.space = PixelSpace(3) if space is None else space
         self.noise_from = dict(noise_from or {})
 
@@ -82,7 +82,7 @@ class ImageGenerator:
             "objective": self.objective,
             "schedule": self.schedule.name,
             "num_timesteps": self.schedule.num_timesteps,
-            "amp": getattr(self.inferer, "amp", None),
+            "precision": getattr(self.inferer, "precision", None),
             # another autoencoder gives other images from the same latents
             "space": self.space.describe(),
             **({"noise_from": self.noise_from} if self.noise_from else {}),

@@ -12,8 +12,9 @@ from torch import nn
 
 from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
 from medi_monai.networks.conditioner import drop_to_null
+from medi_monai.networks.precision import PRECISIONS, dtype_of
 from medi_monai.networks.spaces import PixelSpace, Space
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from
 
@@ -100,19 +101,25 @@ class DiffusionPrepareBatch(PrepareBatch):
 
 
 class AutocastInferer(SimpleInferer):
-    """Runs the network under bfloat16 autocast on any device; MONAI's ``amp`` supports only CUDA.
+    """Runs the network under autocast on any device; MONAI's ``amp`` supports only CUDA.
 
     Args:
-        amp: whether to use autocast; bfloat16 needs no loss scaling.
+        precision: one of :data:`medi_monai.networks.precision.PRECISIONS`; float32: without autocast.
+
+    Raises:
+        InputError: for another precision.
     """
 
-    def __init__(self, amp: bool = True) -> None:
+    def __init__(self, precision: str = "float32") -> None:
         super().__init__()
-        self.amp = amp
+        if precision not in PRECISIONS:
+            raise unknown_value("precision", precision, PRECISIONS)
+        self.precision = precision
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The network's output as float32."""
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp):
+        reduced = self.precision != "float32"
+        with torch.autocast(inputs.device.type, dtype_of(self.precision) if reduced else None, enabled=reduced):
             output: torch.Tensor = super().__call__(inputs, network, *args, **kwargs)
         return output.float()
 

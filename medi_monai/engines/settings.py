@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from medi_monai.cohort.dataset import BALANCES, PATCH_CACHES
 from medi_monai.cohort.settings import CohortSettings, check_named_once
@@ -34,10 +34,12 @@ from medi_monai.utils.settings import (
     Whole,
     Width,
     Widths,
+    Words,
     setting,
 )
 
 __all__ = [
+    "AutoFlag",
     "ClassificationSettings",
     "ConditionSettings",
     "DiffusionSettings",
@@ -54,6 +56,15 @@ __all__ = [
     "TrainingSettings",
     "check_model",
 ]
+
+
+def _auto(value: Any) -> Any:
+    return "auto" if isinstance(value, str) and value.lower() == "auto" else value
+
+
+AutoFlag = Annotated[Flag | Literal["auto"], BeforeValidator(_auto), Words("auto, true or false")]
+#: help of a setting `amp`
+AMP = "whether to compute in bfloat16; auto: where it is fast, otherwise in float16 on older GPUs, or in float32"
 
 
 class SeedSettings(Settings):
@@ -124,7 +135,7 @@ class TrainingSettings(Settings):
     max_grad_norm: Rate = setting(1.0, "norm to which gradients are clipped", recorded=True)
     ema_width: Rate = setting(0.1, "relative width of the power-function EMA of the weights", recorded=True)
     augment: Flag = setting(True, "whether to augment with rotations and reflections", recorded=True)
-    amp: Flag = setting(True, "whether to use bfloat16 autocast where it is faster", recorded=True)
+    amp: AutoFlag = setting("auto", AMP)
     resume: Flag = setting(False, "whether to resume from the last checkpoint")
     log_every: Count = setting(10, "steps between TensorBoard scalars")
     val_interval: Count = setting(250, "steps between validations")
@@ -183,9 +194,7 @@ class SamplingSettings(Settings):
     num_steps: Repeats = setting(50, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
     batch_size: Count = setting(64, "images per batch")
-    amp: Flag = setting(
-        False, "whether to use bfloat16 autocast where it is faster; images then depend on the batch size"
-    )
+    amp: AutoFlag = setting(False, f"{AMP}. Except in float32, images depend on the batch size")
 
 
 class PlanSettings(Settings):

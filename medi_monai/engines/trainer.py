@@ -35,9 +35,10 @@ __all__ = ["DiffusionTrainer", "stop_after_step", "train"]
 class DiffusionTrainer(SupervisedTrainer):
     """``SupervisedTrainer`` whose iteration is one optimizer update.
 
-    It passes the step to ``prepare_batch``, splits a batch for gradient accumulation (the update equals that of the
-    whole batch), clips the gradient, and reports ``loss``, ``grad_norm`` and ``seconds`` in ``state.output``. In
-    distributed training, only the first process has the handlers that log and save (``shows``).
+    It passes the step to ``prepare_batch``, scales the loss if the inferer computes in float16, splits a batch for
+    gradient accumulation (the update equals that of the whole batch), clips the gradient, and reports ``loss``,
+    ``grad_norm`` and ``seconds`` in ``state.output``. In distributed training, only the first process has the handlers
+    that log and save (``shows``).
 
     Args:
         max_steps: total number of updates.
@@ -74,8 +75,12 @@ class DiffusionTrainer(SupervisedTrainer):
             **kwargs,
         )
         self.num_parts, self.max_grad_norm = accumulation_steps, max_grad_norm
+        #: keeps the gradients of float16 from vanishing: a step that overflows is left out, and the next scaled less
+        self.loss_scaler: torch.amp.GradScaler | None = None
+        if getattr(self.inferer, "precision", None) == "float16":
+            self.loss_scaler = torch.amp.GradScaler(torch.device(self.state.device).type)
 
-    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
+    def _iteration(self, engine: DiffusionTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
         start = time.perf_counter()
         inputs, targets, args, kwargs = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, step=engine.state.iteration, **engine.to_kwargs
@@ -87,12 +92,20 @@ class DiffusionTrainer(SupervisedTrainer):
             row_kwargs = {name: value[rows] for name, value in kwargs.items()}
             prediction = engine.inferer(inputs[rows], engine.network, *args, **row_kwargs)
             loss = engine.loss_function(prediction, targets[rows]) * (len(rows) / len(inputs))
-            loss.backward()
+            (loss if engine.loss_scaler is None else engine.loss_scaler.scale(loss)).backward()
             total += loss.detach()
+        if engine.loss_scaler is not None:
+            engine.loss_scaler.unscale_(engine.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
         engine.state.output = {"loss": total, "grad_norm": norm.detach(), "seconds": 0.0}
-        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        engine.optimizer.step()
+        # an overflow is none of the loss while the scale is large
+        if torch.isfinite(norm) or engine.loss_scaler is None or engine.loss_scaler.get_scale() <= 1:
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if engine.loss_scaler is None:
+            engine.optimizer.step()
+        else:
+            engine.loss_scaler.step(engine.optimizer)
+            engine.loss_scaler.update()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         engine.state.output["seconds"] = time.perf_counter() - start
         return engine.state.output
@@ -133,6 +146,8 @@ def train(
     """
     refuse_alone()
     folder = checkpoint.ckpt_dir
+    if trainer.loss_scaler is not None:
+        checkpoint.components["loss_scale"] = trainer.loss_scaler
     record = settings if trained_on is None else {**settings, RECORD: plain(trained_on)}
     if is_main_process():
         check_results(output_dir, "training")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medi_monai.networks.precision import dtype_of, fast_precision
 from medi_monai.utils.errors import InputError
 
 __all__ = ["MuonAdamW", "orthogonalized"]
@@ -36,6 +37,8 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: decoupled weight decay of both optimizers.
         momentum: momentum of Muon, in [0, 1).
         edges: names of children whose matrices are optimized by AdamW: inputs, outputs and embeddings.
+        precision: ``bfloat16`` or ``float32``, in which matrices are orthogonalized; by default bfloat16, unless the
+            device is slow in it. A resumed training keeps its own.
 
     Raises:
         InputError: for a network without hidden matrices.
@@ -48,6 +51,7 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         edges: Sequence[str] = EDGES,
+        precision: str | None = None,
     ) -> None:
         named = [(name, param) for name, param in network.named_parameters() if param.requires_grad]
         inner = {name for name, param in named if param.ndim >= 2 and name.split(".")[0] not in edges}
@@ -55,6 +59,8 @@ class MuonAdamW(torch.optim.Optimizer):
             raise InputError("the network has no hidden weight matrices for Muon; choose AdamW")
         groups = [{"params": [param for name, param in named if (name in inner) == within]} for within in (True, False)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        device = groups[0]["params"][0].device
+        self.precision = precision or fast_precision(str(device), allow_float16=False).name
         self._adamw = torch.optim.AdamW(groups[1]["params"], lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
@@ -87,27 +93,33 @@ class MuonAdamW(torch.optim.Optimizer):
             alike[tuple(update.shape)].append((param, update))
         for shape, pairs in alike.items():
             size = lr * ADAMW_RMS * math.sqrt(max(shape))
-            changes = orthogonalized(torch.stack([update for _, update in pairs]))
+            changes = orthogonalized(torch.stack([update for _, update in pairs]), self.precision)
             for (param, _), change in zip(pairs, changes):
                 param.mul_(1 - lr * weight_decay).add_(change.view_as(param), alpha=-size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, with that of AdamW as ``adamw``."""
-        return {**super().state_dict(), "adamw": self._adamw.state_dict()}
+        """Return the state of the optimizer, with that of AdamW as ``adamw``, and the precision."""
+        return {**super().state_dict(), "adamw": self._adamw.state_dict(), "precision": self.precision}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
-        super().load_state_dict({name: value for name, value in state_dict.items() if name != "adamw"})
+        own = ("adamw", "precision")
+        super().load_state_dict({name: value for name, value in state_dict.items() if name not in own})
+        self.precision = state_dict["precision"]
         self._adamw.load_state_dict(state_dict["adamw"])
 
 
-def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
-    """Orthogonalize ``(K, A, B)`` matrices approximately, to singular values between about 0.5 and 1.5, in bfloat16.
+def orthogonalized(matrices: torch.Tensor, precision: str = "bfloat16") -> torch.Tensor:
+    """Orthogonalize ``(K, A, B)`` matrices approximately, to singular values between about 0.5 and 1.5.
 
     Newton-Schulz iteration with the coefficients of Muon; singular values of exactly 0 stay 0.
+
+    Args:
+        matrices: the matrices.
+        precision: ``bfloat16`` or ``float32``, in which the iteration computes.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    result = (matrices.mT if tall else matrices).bfloat16()
+    result = (matrices.mT if tall else matrices).to(dtype_of(precision))
     result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     first, second, third = COEFFICIENTS
     for _ in range(ITERATIONS):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
 
+from medi_monai.networks.precision import PRECISIONS, Precision, fast_precision
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.files import read_json
 from medi_monai.utils.settings import Words
 
-__all__ = ["Device", "device_line"]
+__all__ = ["Device", "device_line", "precision_of"]
 
 #: variables that decide how many threads PyTorch takes
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -39,16 +42,21 @@ def device_line(groups: Mapping[str, Any]) -> str | None:
     Returns:
         None where the run has no device.
     """
-    values = {name: value for group in groups.values() for name, value in dict(group).items()}
+    values = _values(groups)
     if values.get("device") is None:
         return None
     device = torch.device(values["device"])
     parts = [f"device {device} ({_why(device)})"]
     if "amp" in values:
-        parts.append(_precision(device, values["amp"]))
+        precision = precision_of(values["amp"], groups)
+        parts.append(f"{precision.name} ({precision.reason})")
     if device.type == "cpu":
         parts.append(_threads())
     return ", ".join(parts)
+
+
+def _values(groups: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for group in groups.values() for name, value in dict(group).items()}
 
 
 def _why(device: torch.device) -> str:
@@ -59,16 +67,44 @@ def _why(device: torch.device) -> str:
     return "as given"
 
 
-def _precision(device: torch.device, amp: bool) -> str:
+def precision_of(
+    amp: bool | str, groups: Mapping[str, Any], fastest: Callable[[str, bool], Precision] = fast_precision
+) -> Precision:
+    """The precision of a run's network by its setting ``amp``, and why.
+
+    With ``amp`` auto, a resumed training takes that of its ``model.json``.
+
+    Args:
+        amp: the setting: auto, true or false.
+        groups: the groups of settings of the run, checked.
+        fastest: returns the precision that a device computes fastest in; the flag allows float16.
+    """
+    values = _values(groups)
+    device = torch.device(values["device"])
+    if amp == "auto":
+        # the gradient through the sampler is not scaled for float16
+        is_tuning = "aligned_dir" in values
+        if values.get("resume") and not is_tuning:
+            earlier = _recorded(values["ckpt_dir"])
+            if earlier is not None:
+                return Precision(earlier, "amp auto: as before in this training")
+        chosen = fastest(str(device), not is_tuning)
+        return Precision(chosen.name, f"amp auto: {chosen.reason}")
     if not amp:
-        return "float32 (amp false)"
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16 (amp true)" if native else "bfloat16, which this GPU emulates (--amp false may be faster)"
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities and not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
-        return "bfloat16, for which this CPU has no instructions (--amp false may be faster)"
-    return "bfloat16 (amp true)"
+        return Precision("float32", "amp false")
+    name = {"cpu": "CPU", "cuda": "GPU"}.get(device.type, "device")
+    chosen = fastest(str(device), True)
+    slow = f"; this {name} is not fast in it: {chosen.reason}; --amp auto takes {chosen.name}"
+    return Precision("bfloat16", "amp true" + (slow if chosen.name != "bfloat16" else ""))
+
+
+def _recorded(ckpt_dir: str) -> str | None:
+    try:
+        name = read_json(Path(ckpt_dir) / "model.json").get("precision")
+    except (InputError, OSError, AttributeError):
+        # whoever resumes says what is wrong with the folder
+        return None
+    return name if name in PRECISIONS else None
 
 
 def _threads() -> str:

@@ -15,7 +15,7 @@ from medi_monai.utils.settings import Settings, check_setting
 __all__ = ["check_record"]
 
 #: what ``model.json`` holds besides settings: digests, and what other runs added
-BESIDES = {FROM_HERE, "schema", "cohort", "space", "resample_to", "aligned", RECORD}
+BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", RECORD}
 
 
 def check_record(

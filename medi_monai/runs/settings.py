@@ -20,6 +20,7 @@ from medi_monai.alignment.settings import (
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.settings import (
+    AutoFlag,
     ClassificationSettings,
     ConditionSettings,
     NetworkSettings,
@@ -48,6 +49,7 @@ from medi_monai.evaluation.settings import (
 )
 from medi_monai.runs.auditing import AUDIT_SOURCES
 from medi_monai.runs.devices import Device, device_line
+from medi_monai.runs.devices import precision_of as precision_of
 from medi_monai.runs.model_record import check_record
 from medi_monai.runs.sizes import check_sizes
 from medi_monai.utils.errors import InputError, report_user_errors
@@ -163,10 +165,10 @@ class TuningSamplingSettings(Settings):
 
     num_steps: Repeats = setting(15, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
-    amp: Flag = setting(True, "whether to use bfloat16 autocast where it is faster")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
 
 
-class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15, "amp": True}):
+class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15, "amp": "auto"}):
     """Sampling of brain MR images."""
 
 
@@ -220,7 +222,7 @@ class ExperimentSettings(ParallelSettings):
     """Experiment with the metadata-conditioned model."""
 
     sampling_batch_size: Count = setting(64, "images per sampling batch")
-    sampling_amp: Flag = setting(False, "whether sampling uses bfloat16 autocast")
+    sampling_amp: AutoFlag = setting(False, "`amp` of sampling")
 
 
 class BrainExperimentSettings(ParallelSettings):

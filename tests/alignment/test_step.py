@@ -261,7 +261,7 @@ def test_settings_of_the_losses_that_cannot_be(wrong, message):
 def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_cohort, tiny_schema, tiny_network):
     dataset = PatchDataset(tiny_cohort.split("train"), tiny_schema, 16)
     prepare = DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v", 0.0, 0.0, 0.0, augment=False)
-    anchor = AnchorLoss(dataset, 5, prepare, AutocastInferer(False), seed=4)
+    anchor = AnchorLoss(dataset, 5, prepare, AutocastInferer("float32"), seed=4)
     indices = anchor.sampler.batch(3)
     batch = {
         "image": dataset.images[indices],
@@ -279,7 +279,7 @@ def test_the_anchor_is_the_denoising_loss_and_the_distance_to_the_untuned(tiny_c
     assert anchor(tiny_network, tiny_network, 3)["distillation"] == 0
     assert list(anchor(tuned, tiny_network, 3, distilled=False)) == ["anchor"]
     assert anchor(tuned, tiny_network, 4)["anchor"] != terms["anchor"]
-    balanced = AnchorLoss(dataset, 3000, prepare, AutocastInferer(False), attributes=["center"])
+    balanced = AnchorLoss(dataset, 3000, prepare, AutocastInferer("float32"), attributes=["center"])
     shares = dataset.table["center"].iloc[balanced.sampler.batch(1)].value_counts(normalize=True)
     assert (shares - 1 / 3).abs().max() < 0.04
     assert dataset.table["center"].value_counts(normalize=True).min() < 0.27

@@ -95,7 +95,7 @@ OTHER_SETTINGS = {
     "num_steps": 9,
     "guidance_scale": 2.0,
     "seed": 4,
-    "inferer": AutocastInferer(amp=True),
+    "inferer": AutocastInferer("bfloat16"),
     "space": PixelSpace(1),
     "noise_from": {"center": "NA"},
 }

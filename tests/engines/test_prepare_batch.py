@@ -64,7 +64,7 @@ def test_autocast_computes_in_bfloat16_and_returns_float32(tiny_network):
     seen = []
     tiny_network.conv_in.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
     image = torch.randn(2, 3, 16, 16)
-    outputs = [AutocastInferer(amp)(image, tiny_network) for amp in (True, False)]
+    outputs = [AutocastInferer(precision)(image, tiny_network) for precision in ("bfloat16", "float32")]
     assert seen == [torch.bfloat16, torch.float32]
     assert all(output.dtype == torch.float32 for output in outputs)
     assert torch.allclose(*outputs, atol=0.1)

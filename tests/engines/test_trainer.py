@@ -1,3 +1,4 @@
+import math
 import signal
 import threading
 from functools import partial
@@ -20,7 +21,7 @@ from medi_monai.utils.files import load_tensors, read_json
 class Training:
     """All parts of a training on the tiny cohort, as the bundle's config wires them."""
 
-    def __init__(self, cohort, schema, ckpt_dir, max_steps, learning_rate=1e-3, amp=False, **options):
+    def __init__(self, cohort, schema, ckpt_dir, max_steps, learning_rate=1e-3, precision="float32", **options):
         torch.manual_seed(0)
         self.schema = schema
         self.network = MetadataDiffusionUNet(
@@ -54,7 +55,7 @@ class Training:
             optimizer=optimizer,
             loss_function=torch.nn.MSELoss(),
             prepare_batch=DiffusionPrepareBatch(NoiseSchedule("cosine", 100), "v"),
-            inferer=AutocastInferer(amp),
+            inferer=AutocastInferer(precision),
             average=self.average,
             train_handlers=[FiniteLossGuard(self.checkpoint)],
             **options,
@@ -198,3 +199,27 @@ def test_a_training_runs_outside_the_main_thread(make):
     thread.start()
     thread.join()
     assert len(results) == 1
+
+
+def test_float16_scales_the_loss_leaves_out_what_overflows_and_resumes(make):
+    whole = make("whole", 12, precision="float16")
+    norms = []
+    whole.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: norms.append(float(engine.state.output["grad_norm"]))
+    )
+    # a scale that overflows at once
+    whole.trainer.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    expected = whole.run()
+    assert not math.isfinite(norms[0]) and math.isfinite(norms[-1]) and whole.trainer.loss_scaler.get_scale() < 2.0**20
+    assert all(value.isfinite().all() for value in expected.values())
+    first = make("parts", 6, precision="float16")
+    first.trainer.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    first.run()
+    assert equal(make("parts", 12, precision="float16").run(resume=True), expected)
+
+
+def test_float16_ends_in_the_weights_of_float32_but_for_rounding(make):
+    half, single = make("half", 10, precision="float16"), make("single", 10)
+    assert single.trainer.loss_scaler is None
+    weights, expected = half.run(), single.run()
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in expected) < 5e-3

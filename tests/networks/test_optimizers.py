@@ -36,7 +36,7 @@ def trained(network, optimizer, steps, first=0):
 
 def test_matrices_are_those_of_muon_and_all_else_is_adamws():
     network = Net()
-    trained(network, MuonAdamW(network, 0.01, 0.1), 4)
+    trained(network, MuonAdamW(network, 0.01, 0.1, precision="bfloat16"), 4)
     oracle = Net()
     flat = [
         nn.Parameter(parameter.detach().flatten(1).clone()) for parameter in (oracle.inner.weight, oracle.head.weight)

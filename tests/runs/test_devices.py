@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from medi_monai.networks.precision import Hardware, choose_precision
 from medi_monai.runs import devices
-from medi_monai.runs.devices import device_line
+from medi_monai.runs.devices import device_line, precision_of
 from medi_monai.runs.settings import GROUPS, check_groups
+from medi_monai.utils.files import write_json
 
 
 @pytest.fixture
@@ -30,14 +32,49 @@ def test_the_line_says_what_was_taken_and_why(on_cpu, monkeypatch):
     assert device_line(groups).startswith("device cpu (although there is a GPU), float32")
 
 
-@pytest.mark.parametrize(("capabilities", "text"), [
-    ({"avx2": True, "avx512_bf16": False}, "bfloat16, for which this CPU has no instructions (--amp false may be"),
-    ({"avx512_bf16": True}, "bfloat16 (amp true)"),
-    ({}, "bfloat16 (amp true)"),
-])  # fmt: skip
-def test_bfloat16_that_a_cpu_lacks_is_said(on_cpu, monkeypatch, capabilities, text):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert text in device_line({"device": {"device": "cpu"}, "sampling": {"amp": True}})
+def taken_by(features, amp, **groups):
+    def fastest(device, allow_float16):
+        return choose_precision(Hardware("cpu", features), lambda name: 0.5, allow_float16)
+
+    taken = precision_of(amp, {"device": {"device": "cpu"}, **groups}, fastest)
+    return taken.name, taken.reason
+
+
+NONE = {"avx2": True, "avx512_bf16": False}
+
+
+def test_auto_takes_bfloat16_where_the_cpu_has_it_and_flags_force_it():
+    assert taken_by({"avx512_bf16": True}, "auto") == ("bfloat16", "amp auto: the CPU has avx512_bf16")
+    assert taken_by(NONE, "auto") == ("float32", "amp auto: the CPU has no bfloat16 instructions")
+    assert taken_by({}, "auto") == ("float32", "amp auto: bfloat16 measured 0.5 times as fast as float32")
+    assert taken_by({"avx512_bf16": True}, False) == ("float32", "amp false")
+    assert taken_by({"avx512_bf16": True}, True) == ("bfloat16", "amp true")
+    assert taken_by(NONE, True) == (
+        "bfloat16",
+        "amp true; this CPU is not fast in it: the CPU has no bfloat16 instructions; --amp auto takes float32",
+    )
+
+
+def test_the_line_names_the_precision_that_auto_takes(on_cpu):
+    groups = {"device": {"device": "cpu"}, "training": {"amp": "auto"}}
+    taken = precision_of("auto", groups)
+    assert f", {taken.name} ({taken.reason}), 3 threads" in device_line(groups)
+    assert taken.reason.startswith("amp auto: ")
+
+
+def test_a_resumed_training_keeps_its_precision(tmp_path):
+    write_json(tmp_path / "model.json", {"precision": "float32"})
+    model = {"model": {"ckpt_dir": str(tmp_path)}, "training": {"resume": True}}
+    kept = ("float32", "amp auto: as before in this training")
+    assert taken_by({"avx512_bf16": True}, "auto", **model) == kept
+    assert taken_by({"avx512_bf16": True}, "auto", **{**model, "training": {"resume": False}})[0] == "bfloat16"
+    # the folder of the model that is tuned says nothing of the tuning
+    assert taken_by({"avx512_bf16": True}, "auto", **model, tuned={"aligned_dir": "x"})[0] == "bfloat16"
+    for content in ({"precision": "int8"}, {}, []):
+        write_json(tmp_path / "model.json", content)
+        assert taken_by({"avx512_bf16": True}, "auto", **model)[0] == "bfloat16"
+    (tmp_path / "model.json").write_text("{")
+    assert taken_by({"avx512_bf16": True}, "auto", **model)[0] == "bfloat16"
 
 
 def test_the_line_is_printed_once_by_the_first_process(capsys, monkeypatch):

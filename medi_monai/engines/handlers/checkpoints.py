@@ -194,10 +194,12 @@ class TrainingCheckpoint:
             if json_digest(recorded.get(name)) != json_digest(value)
         ]
         if changed:
+            amp = any(entry.startswith("precision: ") for entry in changed)
+            remedy = "--amp true computes in bfloat16, --amp false in float32; " if amp else ""
             raise InputError(
                 f"{path} is from a training with other settings ({'; '.join(changed)}). Resume with the same "
-                "settings (decay_steps follows max_steps unless it is given), or start again with --resume false: "
-                "earlier checkpoints are then moved aside."
+                f"settings ({remedy}decay_steps follows max_steps unless it is given), or start again with "
+                "--resume false: earlier checkpoints are then moved aside."
             )
 
     def _load(self, path: Path, content: Mapping[str, Any]) -> None:
