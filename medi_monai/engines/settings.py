@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from medi_monai.cohort.dataset import BALANCES, PATCH_CACHES
 from medi_monai.cohort.settings import CohortSettings, check_named_once
@@ -63,6 +63,11 @@ def _auto(value: Any) -> Any:
 
 
 AutoFlag = Annotated[Flag | Literal["auto"], BeforeValidator(_auto), Words("auto, true or false")]
+Betas = Annotated[
+    list[Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1)]],
+    Field(strict=True, min_length=2, max_length=2),
+    Words('two numbers from 0 to below 1, such as "[0.9, 0.999]"'),
+]
 #: help of a setting `amp`
 AMP = "whether to compute in bfloat16; auto: where it is fast, otherwise in float16 on older GPUs, or in float32"
 
@@ -132,6 +137,7 @@ class TrainingSettings(Settings):
         None, "step at which cosine decay reaches a learning rate of zero", expression="@max_steps", recorded=True
     )
     weight_decay: Number = setting(0.0, "weight decay", recorded=True)
+    adam_betas: Betas = setting([0.9, 0.999], "decay rates of AdamW's moving averages", recorded=True)
     max_grad_norm: Rate = setting(1.0, "norm to which gradients are clipped", recorded=True)
     ema_width: Rate = setting(0.1, "relative width of the power-function EMA of the weights", recorded=True)
     augment: Flag = setting(True, "whether to augment with rotations and reflections", recorded=True)

@@ -39,6 +39,7 @@ class MuonAdamW(torch.optim.Optimizer):
         edges: names of children whose matrices are optimized by AdamW: inputs, outputs and embeddings.
         precision: ``bfloat16`` or ``float32``, in which matrices are orthogonalized; by default bfloat16, unless the
             device is slow in it. A resumed training keeps its own.
+        betas: decay rates of AdamW's moving averages.
 
     Raises:
         InputError: for a network without hidden matrices.
@@ -52,6 +53,7 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         edges: Sequence[str] = EDGES,
         precision: str | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         named = [(name, param) for name, param in network.named_parameters() if param.requires_grad]
         inner = {name for name, param in named if param.ndim >= 2 and name.split(".")[0] not in edges}
@@ -61,7 +63,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         device = groups[0]["params"][0].device
         self.precision = precision or fast_precision(str(device), allow_float16=False).name
-        self._adamw = torch.optim.AdamW(groups[1]["params"], lr, weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW(groups[1]["params"], lr, betas, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
