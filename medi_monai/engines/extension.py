@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -14,8 +14,10 @@ from medi_monai.cohort.plans import PLANS, read_plan
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks.learned_values import LearnedValue
 from medi_monai.report import labeled_grid
+from medi_monai.results.training import RECORD
 from medi_monai.schema import (
     CategoricalColumn,
+    Conditioning,
     ExtendedSchema,
     MetadataSchema,
     Mixture,
@@ -26,7 +28,7 @@ from medi_monai.schema import (
 )
 from medi_monai.utils.errors import InputError
 
-__all__ = ["along_path", "extend_model", "path_grid", "path_of"]
+__all__ = ["along_path", "extend_model", "path_grid", "path_of", "with_learned"]
 
 #: images of a cell of a picture of a path
 CELL_SIZE = 96
@@ -99,6 +101,25 @@ def _canonical(column: CategoricalColumn, cell: object, mixtures: dict[tuple[str
     if len(mixture.shares) > 1:
         mixtures[column.name, mixture.text] = mixture
     return mixture.text
+
+
+def with_learned(
+    trained_with: Mapping[str, Any] | None, schema: Conditioning, learned: Sequence[LearnedValue]
+) -> Mapping[str, Any] | None:
+    """Settings of a training whose record has the patches of learned values as well: these are no longer unseen.
+
+    Args:
+        trained_with: ``model.json``, with a plain :class:`TrainingRecord` or none.
+        schema: schema of the generator, from :func:`extend_model`, with the values that a plan uses.
+        learned: values that were learned for this model.
+    """
+    record = (trained_with or {}).get(RECORD)
+    used = {value.source for value in schema.added} if isinstance(schema, ExtendedSchema) else set()
+    more = [value.origin.get(RECORD, {}) for value in learned if value.source in used]
+    if trained_with is None or record is None or not more:
+        return trained_with
+    added = [item for other in more if other.get("columns") == record["columns"] for item in other["combinations"]]
+    return {**trained_with, RECORD: {**record, "combinations": sorted([*record["combinations"], *added])}}
 
 
 def path_of(

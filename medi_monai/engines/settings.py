@@ -39,6 +39,7 @@ from medi_monai.utils.settings import (
 )
 
 __all__ = [
+    "AdaptationSettings",
     "AutoFlag",
     "ClassificationSettings",
     "ConditionSettings",
@@ -247,6 +248,21 @@ class PathSettings(Settings):
         None, "path from one value of a column to another, such as center=Ash..Birch or age=40..70, in place of a plan"
     )
     path_steps: Repeats = setting(7, "number of steps of the path, with its start and its end")
+
+
+class AdaptationSettings(Settings):
+    """Learning a new value of an attribute."""
+
+    attribute: Text | None = setting(None, "attribute that gets the value; null: the first categorical one")
+    value: Text | None = setting(None, "name of the new value; null: Yew, a further center of the demo cohort")
+    patches: PathText | None = setting(
+        None, "table of its patches (image, label), or folder of a cohort; null: patches of the demo"
+    )
+    max_patches: Repeats = setting(256, "number of patches from which on they are drawn at random")
+    max_steps: Count = setting(150, "number of steps")
+    learning_rate: Rate = setting(0.05, "peak learning rate of the embedding")
+    num_steps: Repeats = setting(15, "number of sampling steps of the picture")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
 
 
 class ClassificationSettings(Settings):

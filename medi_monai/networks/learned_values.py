@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from medi_monai.schema import AddedValue, MetadataSchema
@@ -16,7 +17,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import check_state, json_digest, load_tensors, save_tensors, tensors_digest
 from medi_monai.utils.records import check_unchanged
 
-__all__ = ["VALUES", "LearnedValue", "load_values", "save_value", "value_path"]
+__all__ = ["VALUES", "LearnedValue", "load_values", "of_weights", "save_value", "value_path"]
 
 #: folder of the files, in that of the model
 VALUES = "values"
@@ -114,6 +115,24 @@ def _digest(content: Mapping[str, Any], embedding: torch.Tensor) -> str:
     return json_digest([dict(content), tensors_digest({"embedding": embedding})])
 
 
-def of_weights(values: Sequence[LearnedValue], weights: str) -> tuple[LearnedValue, ...]:
-    """The values that were learned for the model with this SHA-256 of its weights."""
-    return tuple(value for value in values if value.weights == weights)
+def of_weights(values: Sequence[LearnedValue], weights: str, plan: pd.DataFrame) -> tuple[LearnedValue, ...]:
+    """The values that were learned for the model with this SHA-256 of its weights.
+
+    Args:
+        values: from :func:`load_values`.
+        weights: SHA-256 of ``model.pt``.
+        plan: a plan; if it names a value that was learned for other weights, this is an error.
+
+    Raises:
+        InputError: naming the value.
+    """
+    fitting = tuple(value for value in values if value.weights == weights)
+    known = {(value.column, value.value) for value in fitting}
+    for value in values:
+        named = value.column in plan.columns and value.value in set(plan[value.column])
+        if named and (value.column, value.value) not in known:
+            raise InputError(
+                f"{value.column} = {value.value!r} was learned for other weights than those of this model: run "
+                "`adapting` again"
+            )
+    return fitting

@@ -20,6 +20,7 @@ from medi_monai.alignment.settings import (
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.settings import (
+    AdaptationSettings,
     AutoFlag,
     ClassificationSettings,
     ConditionSettings,
@@ -254,6 +255,7 @@ class BrainExperimentSettings(ParallelSettings):
 
 #: groups of settings by the name that configs list under ``settings``
 GROUPS: dict[str, type[Settings]] = {
+    "adaptation": AdaptationSettings,
     "aligned_attribute": AlignedAttributeSettings,
     "alignment": AlignmentSettings,
     "alignment_evaluation": AlignmentEvaluationSettings,

@@ -33,7 +33,7 @@ def is_command_line(arguments: Sequence[str]) -> bool:
 
 DAY = 86400.0
 #: runs whose work is not divided among the processes of torchrun
-UNDIVIDED = ("auditing", "sampling", "classifying", "aligning", "resampling", "experiment")
+UNDIVIDED = ("auditing", "sampling", "classifying", "aligning", "resampling", "experiment", "adapting")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import torch
 
 from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines.extension import along_path, extend_model, path_grid, path_of
+from medi_monai.engines.extension import along_path, extend_model, path_grid, path_of, with_learned
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks.learned_values import LearnedValue
 from medi_monai.utils.errors import InputError
@@ -119,3 +120,16 @@ def test_a_model_of_captions_is_left_alone(network, drawing):
     drawing.schema = object()
     plan = plan_of(("A", "NA:1+South:1", 1))
     assert extend_model(network, drawing, plan)[1] is plan
+
+
+def test_patches_of_a_learned_value_that_is_used_count_as_trained_on(network, drawing):
+    record = {"cohort": "c", "columns": ["project_id", "center"], "combinations": [[["A", "NA"], 3], [["B", "NA"], 1]]}
+    own = {"cohort": "d", "columns": ["project_id", "center"], "combinations": [[["A", "Yew"], 40]]}
+    values = [replace(learned(network), origin={"trained_on": own})]
+    config = {"seed": 0, "trained_on": record}
+    plain, _ = extend_model(network, drawing, plan_of(("A", "NA", 1)), values)
+    assert with_learned(config, plain.schema, values) == config
+    used, _ = extend_model(network, drawing, plan_of(("B", "Yew", 1)), values)
+    combinations = with_learned(config, used.schema, values)["trained_on"]["combinations"]
+    assert combinations == [[["A", "NA"], 3], [["A", "Yew"], 40], [["B", "NA"], 1]]
+    assert with_learned(None, used.schema, values) is None and with_learned({}, used.schema, values) == {}

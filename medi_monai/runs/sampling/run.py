@@ -18,7 +18,7 @@ from torch import nn
 from medi_monai.cohort import expand_plan
 from medi_monai.cohort.plans import EVIDENCE, SEEN, draw_values
 from medi_monai.cohort.samples import MANIFEST, SETTINGS_FILE
-from medi_monai.engines.extension import extend_model, path_grid
+from medi_monai.engines.extension import extend_model, path_grid, with_learned
 from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.networks.learned_values import LearnedValue, of_weights
@@ -87,7 +87,9 @@ def sample_plan(
     check_images(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
     weights = file_digest(checkpoint)
-    generator, plan = extend_model(network, generator, plan, of_weights(learned, weights), path)
+    learned = of_weights(learned, weights, plan)
+    generator, plan = extend_model(network, generator, plan, learned, path)
+    trained_with = with_learned(trained_with, generator.schema, learned)
     counts = training_counts(trained_with)
     free = check_plan(plan, generator.schema, columns, trained_with, counts)
     evidence = None if counts is None else counts.of(plan, _mixed(generator))

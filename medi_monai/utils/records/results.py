@@ -37,6 +37,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "auditing": (("audit.json", "audit.html", SUMMARY),),
     "training": (("samples", SUMMARY), ("model.pt", "model.json", "schema.json")),
     "aligning": (("samples", "alignment.json", SUMMARY), ("model.pt", "model.json", "schema.json", "adapter.pt")),
+    "adapting": (("value.png", "plan.csv", SUMMARY), ("values",)),
     "classifying": (("classifier.pt", "classifier.json", "confusion.csv", SUMMARY),),
     "sampling": (("images", "manifest.csv", "grid.png", "sampling.json", SUMMARY),),
     "resampling": (("images", "manifest.csv", SUMMARY),),
@@ -50,6 +51,7 @@ IN_FOLDERS = {
     "samples": re.compile(r"step_\d+\.png|before_and_after\.png"),
     "images": re.compile(r"[^/]+/\d{5,}\.png"),
     "repeats": re.compile(r"[0-9a-f]{8}/[^/]+\.json"),
+    "values": re.compile(r"[^/]+\.pt"),
     "stages": re.compile(r"[^/]+\.json"),
 }
 MODEL = RESULTS["aligning"][1]

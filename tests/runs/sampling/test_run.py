@@ -11,6 +11,7 @@ from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.extension import along_path, path_of
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.settings import PlanSettings
+from medi_monai.networks.learned_values import LearnedValue
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.runs.sampling import image_name, not_in_plan, resolve_plan, sample_plan
@@ -260,3 +261,19 @@ def test_the_grid_of_a_path_is_a_strip(run, tmp_path, tiny_schema):
     assert len(manifest) == 4 * len(tiny_schema.label.values)
     with Image.open(tmp_path / "output" / "grid.png") as grid:
         assert grid.size[0] > 4 * 96
+
+
+def test_a_learned_value_is_drawn_until_the_weights_change(run, tmp_path, tiny_schema, tiny_network):
+    row = tiny_network.class_embedding.embeddings[1].table.weight[3].detach()
+    weights = file_digest(tmp_path / "model.pt")
+    values = [LearnedValue("center", "Yew", row, tiny_schema.digest, weights)]
+    run()
+    manifest = run(pd.concat([PLAN, PLAN.assign(center="Yew")], ignore_index=True), learned=values)
+    assert manifest["center"].tolist().count("Yew") == 5
+    # the learned value changes the schema, so that images of another one under this name are not kept
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 10
+    run(learned=values)
+    assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 5
+    save_tensors(tmp_path / "model.pt", {**tiny_network.state_dict(), "more": torch.zeros(1)})
+    with pytest.raises(InputError, match="'Yew' was learned for other weights"):
+        run(PLAN.assign(center="Yew"), learned=values)

@@ -1,0 +1,1 @@
+"""Learning values that a model was not trained on."""
