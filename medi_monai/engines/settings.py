@@ -41,11 +41,13 @@ from medi_monai.utils.settings import (
 __all__ = [
     "AdaptationSettings",
     "AutoFlag",
+    "AutoencoderSettings",
     "ClassificationSettings",
     "ConditionSettings",
     "DiffusionSettings",
     "NetworkSettings",
     "PathSettings",
+    "PatchSpaceSettings",
     "PathologyTrainingSettings",
     "PlanSettings",
     "SamplingSettings",
@@ -114,7 +116,43 @@ class SpaceSettings(Settings):
     """Image space of a text-to-image model."""
 
     image_channels: Width = setting(1, "channels of the images", recorded=True)
-    patch_size: Width = setting(2, "side of the pixel squares that are stacked as channels", recorded=True)
+    patch_size: Width = setting(
+        2, "side of the pixel squares that are stacked as channels, unless there is an autoencoder", recorded=True
+    )
+    autoencoder: PathText | None = setting(
+        None, "folder of the run `autoencoding`, in whose latents the model works; null: in pixels", recorded=True
+    )
+
+
+class PatchSpaceSettings(SpaceSettings, defaults={"image_channels": 3, "patch_size": 1}):
+    """Image space."""
+
+
+class AutoencoderSettings(Settings):
+    """Training of an autoencoder, as MONAI trains it."""
+
+    image_channels: Width = setting(3, "channels of the images")
+    autoencoder_channels: Widths = setting([32, 64, 64], "channels at each level, half as large as the one before")
+    autoencoder_blocks: Few = setting(1, "residual blocks at each level")
+    autoencoder_attention: Flag = setting(False, "whether the middle of encoder and decoder has attention")
+    latent_channels: Width = setting(4, "channels of the latents")
+    init_from: PathText | None = setting(None, "initial weights: a file of MONAI's `AutoencoderKL` of this shape")
+    max_steps: Whole = setting(3000, "number of optimizer steps; 0: measure the scale of `init_from` alone")
+    batch_size: Count = setting(8, "images per batch")
+    learning_rate: Rate = setting(0.001, "peak learning rate of the autoencoder; half of it for the discriminator")
+    kl_weight: Number = setting(1e-6, "weight of the Kullback-Leibler divergence of the latents")
+    adversarial_weight: Number = setting(0.01, "weight of the PatchGAN loss; 0: without")
+    adversarial_start: Whole = setting(1000, "steps before the PatchGAN loss begins")
+    perceptual: Text | None = setting(
+        None, "network of MONAI's `PerceptualLoss`, such as squeeze, whose weights are at hand; null: without"
+    )
+    perceptual_weight: Number = setting(0.001, "weight of the perceptual loss")
+    augment: Flag = setting(True, "whether to augment with rotations and reflections")
+    amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
+    resume: Flag = setting(False, "whether to resume from the last checkpoint")
+    log_every: Count = setting(10, "steps between TensorBoard scalars")
+    checkpoint_every: Count = setting(500, "steps between checkpoints")
+    num_validation: Count = setting(64, "held-out images on which the reconstruction is measured")
 
 
 class TextNetworkSettings(
@@ -281,7 +319,12 @@ class ClassificationSettings(Settings):
     )
 
 
-def check_model(conditions: ConditionSettings, cohort: CohortSettings, network: NetworkSettings) -> None:
+def check_model(
+    conditions: ConditionSettings,
+    cohort: CohortSettings,
+    network: NetworkSettings,
+    space: SpaceSettings | None = None,
+) -> None:
     """Check that the settings of a training are consistent, before any patch is cut.
 
     Raises:
@@ -298,6 +341,9 @@ def check_model(conditions: ConditionSettings, cohort: CohortSettings, network: 
         if name not in cohort.metadata_columns:
             raise unknown_value("attribute", name, cohort.metadata_columns, "Name it in `metadata_columns` as well.")
     factor = 2 ** (len(network.channels) - 1)
+    if space is not None:
+        # the size of latents is checked where they are known
+        factor = 1 if space.autoencoder else factor * space.patch_size
     if cohort.image_size % factor:
         raise InputError(
             f"image_size = {cohort.image_size}: a network of {len(network.channels)} levels needs a multiple of "

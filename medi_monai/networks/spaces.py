@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -124,17 +125,23 @@ class LatentSpace(nn.Module):
         self._shapes: dict[int, tuple[int, int, int]] = {}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``(N, C, h, w)`` latents."""
+        """Return ``(N, C, h, w)`` latents; images are encoded one after the other, in bounded memory."""
         inside = _inside(images, self.channels)
         inside = self.low + (inside + 1) * (1 - self.low) / 2
-        return _mean(getattr(self.autoencoder, self._encode)(inside)) * self.scale
+        return _one_by_one(lambda image: _mean(getattr(self.autoencoder, self._encode)(image)), inside) * self.scale
 
     def decode(self, values: torch.Tensor) -> torch.Tensor:
-        """Return ``(N, 3, H, W)`` images, clipped to [-1, 1]."""
-        images = getattr(self.autoencoder, self._decode)(values / self.scale)
-        # the autoencoders of diffusers wrap their output
-        images = getattr(images, "sample", images)
+        """Return ``(N, 3, H, W)`` images, clipped to [-1, 1].
+
+        They are decoded one after the other, in bounded memory; an image is therefore the same in every batch.
+        """
+        images = _one_by_one(self._decoded, values / self.scale)
         return ((images - self.low) * 2 / (1 - self.low) - 1).clamp(-1, 1).expand(-1, 3, -1, -1)
+
+    def _decoded(self, value: torch.Tensor) -> torch.Tensor:
+        image = getattr(self.autoencoder, self._decode)(value)
+        # the autoencoders of diffusers wrap their output
+        return getattr(image, "sample", image)
 
     @torch.no_grad()
     def shape(self, image_size: int) -> tuple[int, int, int]:
@@ -207,6 +214,11 @@ def _method(autoencoder: nn.Module, *names: str) -> str:
         if callable(getattr(autoencoder, name, None)):
             return name
     raise InputError(f"{type(autoencoder).__name__} is not an autoencoder: it has no method {' or '.join(names)}")
+
+
+def _one_by_one(apply: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    # kernels are chosen by the size of a batch, and round differently
+    return torch.cat([apply(value) for value in values.split(1)]) if len(values) > 1 else apply(values)
 
 
 def _mean(coded: Any) -> torch.Tensor:

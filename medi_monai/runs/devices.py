@@ -82,13 +82,13 @@ def precision_of(
     values = _values(groups)
     device = torch.device(values["device"])
     if amp == "auto":
-        # the gradient through the sampler is not scaled for float16
-        is_tuning = "aligned_dir" in values
-        if values.get("resume") and not is_tuning:
+        # the gradients of these trainings are not scaled for float16
+        unscaled = bool({"aligned_dir", "latent_channels"} & values.keys())
+        if values.get("resume") and not unscaled:
             earlier = _recorded(values["ckpt_dir"])
             if earlier is not None:
                 return Precision(earlier, "amp auto: as before in this training")
-        chosen = fastest(str(device), not is_tuning)
+        chosen = fastest(str(device), not unscaled)
         return Precision(chosen.name, f"amp auto: {chosen.reason}")
     if not amp:
         return Precision("float32", "amp false")

@@ -17,6 +17,9 @@ __all__ = ["check_record"]
 #: what ``model.json`` holds besides settings: digests, and what other runs added
 BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", RECORD}
 
+#: settings that came after the first models, which were trained as their defaults say
+LATER = {"adam_betas", "autoencoder", "image_channels", "patch_size"}
+
 
 def check_record(
     path: Path,
@@ -37,7 +40,7 @@ def check_record(
     Raises:
         InputError: naming the first that is wrong.
     """
-    lacking = [name for name in needed if name not in content]
+    lacking = [name for name in needed if name not in content and name not in LATER]
     if lacking:
         raise InputError(f"{path} is damaged, or of another run: it lacks {', '.join(lacking[:5])} of the training")
     unknown = content.keys() - {name for group in groups.values() for name in group.model_fields} - BESIDES

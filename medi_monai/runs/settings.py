@@ -21,10 +21,12 @@ from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingS
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.settings import (
     AdaptationSettings,
+    AutoencoderSettings,
     AutoFlag,
     ClassificationSettings,
     ConditionSettings,
     NetworkSettings,
+    PatchSpaceSettings,
     PathologyTrainingSettings,
     PathSettings,
     PlanSettings,
@@ -51,6 +53,13 @@ from medi_monai.evaluation.settings import (
 from medi_monai.runs.auditing import AUDIT_SOURCES
 from medi_monai.runs.devices import Device, device_line
 from medi_monai.runs.devices import precision_of as precision_of
+from medi_monai.runs.experiment.settings import (
+    BrainExperimentSettings,
+    DemoPlanSettings,
+    DemoSamplingSettings,
+    ExperimentReadingSettings,
+    ExperimentSettings,
+)
 from medi_monai.runs.model_record import check_record
 from medi_monai.runs.sizes import check_sizes
 from medi_monai.utils.errors import InputError, report_user_errors
@@ -59,12 +68,10 @@ from medi_monai.utils.run_dir import is_command_line
 from medi_monai.utils.settings import (
     Component,
     Count,
-    Few,
     Flag,
     Number,
     OneOf,
     PathText,
-    Rate,
     Repeats,
     Settings,
     Text,
@@ -199,60 +206,6 @@ class FoldSettings(Settings):
     )
 
 
-class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 96}):
-    """Sampling plan of the experiment."""
-
-
-class DemoSamplingSettings(SamplingSettings, defaults={"solver": "dpm", "num_steps": 15}):
-    """Sampling in the experiment."""
-
-
-class ExperimentReadingSettings(ReadingSettings, defaults={"on_error": "skip"}):
-    """Preparing the cohort of the experiment."""
-
-
-class ParallelSettings(Settings):
-    """Stages of an experiment."""
-
-    max_parallel_stages: Few | None = setting(
-        None, "maximum number of stages that run in parallel; null: 2 on a CPU, otherwise 1"
-    )
-
-
-class ExperimentSettings(ParallelSettings):
-    """Experiment with the metadata-conditioned model."""
-
-    sampling_batch_size: Count = setting(64, "images per sampling batch")
-    sampling_amp: AutoFlag = setting(False, "`amp` of sampling")
-
-
-class BrainExperimentSettings(ParallelSettings):
-    """Experiment with the text-to-image model."""
-
-    reference_dataset: PathText | None = setting(
-        None,
-        "data set of real images with the target shares; null: the cohort itself",
-        expression="$None if @dataset_dir else 'demo_balanced'",
-    )
-    num_images: Count = setting(
-        600, "images before and after tuning, for neutral prompts and for prompts that name the attribute"
-    )
-    alternatives: Flag = setting(True, "whether to include the alternatives `retrained` and `resampled`")
-    num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
-    align_steps: Count = setting(40, "maximum number of updates of the tuning")
-    align_batch_size: Count = setting(48, "images per update")
-    align_learning_rate: Rate | None = setting(
-        None, "peak learning rate of the tuning; null: default for the choice of `tuned`"
-    )
-    classifier_steps: Count = setting(600, "training steps per classifier")
-    classifier_batch_size: Count = setting(64, "images per batch of a classifier")
-    classifier_folds: Repeats | None = setting(None, "folds of cross-validation of the classifiers")
-    retrain_steps: Count | None = setting(
-        None, "training steps of the alternative `retrained`; null: same number of images as the tuning"
-    )
-    retrain_learning_rate: Rate = setting(0.0005, "peak learning rate of the alternative `retrained`")
-
-
 #: groups of settings by the name that configs list under ``settings``
 GROUPS: dict[str, type[Settings]] = {
     "adaptation": AdaptationSettings,
@@ -261,6 +214,7 @@ GROUPS: dict[str, type[Settings]] = {
     "alignment_evaluation": AlignmentEvaluationSettings,
     "arms": ArmSettings,
     "audit": AuditSettings,
+    "autoencoding": AutoencoderSettings,
     "brain_alignment": BrainAlignmentSettings,
     "brain_encoder": BrainEncoderSettings,
     "brain_experiment": BrainExperimentSettings,
@@ -290,6 +244,7 @@ GROUPS: dict[str, type[Settings]] = {
     "neutral_plan": NeutralPlanSettings,
     "output": OutputSettings,
     "path": PathSettings,
+    "patch_space": PatchSpaceSettings,
     "penalties": PenaltySettings,
     "plan": PlanSettings,
     "preparing": PreparingSettings,
@@ -330,7 +285,7 @@ def check_groups(groups: Any) -> None:
             "install; PYTHONPATH alone is not enough), and TORCH_DEVICE_BACKEND_AUTOLOAD must not be 0"
         )
     if all(isinstance(groups.get(name), Settings) for name in ("conditions", "cohort", "network")):
-        check_model(groups["conditions"], groups["cohort"], groups["network"])
+        check_model(groups["conditions"], groups["cohort"], groups["network"], groups.get("patch_space"))
     check_sizes(groups)
     line = device_line(groups)
     if line is not None and os.environ.get("RANK", "0") == "0":

@@ -33,7 +33,9 @@ def is_command_line(arguments: Sequence[str]) -> bool:
 
 DAY = 86400.0
 #: runs whose work is not divided among the processes of torchrun
-UNDIVIDED = ("auditing", "sampling", "classifying", "aligning", "resampling", "experiment", "adapting")
+UNDIVIDED = (
+    "auditing", "autoencoding", "sampling", "classifying", "aligning", "resampling", "experiment", "adapting",
+)  # fmt: skip
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 

@@ -11,6 +11,14 @@ NETWORK |= {"norm_num_groups": 4}
 TRAINING = {"max_steps": 4, "warmup_steps": 1, "batch_size": 4, "checkpoint_every": 2, "val_interval": 2}
 TRAINING |= {"sample_every": 4, "num_validation": 4, "log_every": 1}
 CLASSIFIER = {"max_steps": 4, "batch_size": 8}
+AUTOENCODER = {
+    "autoencoder_channels": [8, 16],
+    "max_steps": 4,
+    "batch_size": 4,
+    "adversarial_start": 2,
+    "checkpoint_every": 2,
+}
+AUTOENCODER |= {"num_validation": 4}
 ALIGNING = {"max_steps": 2, "batch_size": 4, "pool_size": 4, "num_validation": 4, "val_interval": 1, "num_steps": 2}
 ALIGNING |= {"anchor_batch_size": 2, "num_images": 8, "draws": 2, "draw_batch_size": 4, "checkpoint_every": 1}
 FIDELITY = {"min_images": 2, "num_replicates": 4, "num_halves": 1, "neighbors": 1, "encoder_batch_size": 16}
@@ -105,6 +113,12 @@ PATHOLOGY = [
     Recipe(
         "pathology/classifying", "classify.json", {**COHORT, **SIZE, **CLASSIFIER, "role": "guide", **OUT},
         reads=("cohort",), results=("out/classifier.pt",), **READ_COHORT,
+    ),
+    Recipe(
+        "pathology/autoencoding", "autoencode.json",
+        {**COHORT, **SIZE, **AUTOENCODER, **OUT},
+        reads=("cohort",), results=("out/autoencoder.pt", "out/autoencoder.json"), **READ_COHORT,
+        longer={"max_steps": 40, "checkpoint_every": 4},
     ),
     Recipe(
         "pathology/aligning", "align.json",

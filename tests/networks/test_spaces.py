@@ -149,3 +149,12 @@ def test_descriptions_tell_spaces_apart():
 def test_what_cannot_be_is_refused(make, reason):
     with pytest.raises(InputError, match=reason):
         make()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_is_the_same_in_every_batch(channels):
+    space = LatentSpace(autoencoder(channels), channels=channels)
+    values = space.encode(images(5))
+    alone = torch.cat([space.decode(value[None]) for value in values])
+    assert torch.equal(space.decode(values), alone) and torch.equal(space.decode(values[2:4]), alone[2:4])
+    assert torch.equal(space.encode(images(5)[3:]), values[3:])

@@ -25,6 +25,8 @@ def check(content, needed=("steps",)):
 def test_what_was_recorded_is_accepted():
     check({"steps": 5, "color": "blue", "schema": "0" * 64, "aligned": {}})
     check({}, needed=())
+    # older models were trained as its default says
+    check({"steps": 5}, needed=("steps", "adam_betas"))
 
 
 @pytest.mark.parametrize(

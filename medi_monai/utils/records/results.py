@@ -39,6 +39,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "aligning": (("samples", "alignment.json", SUMMARY), ("model.pt", "model.json", "schema.json", "adapter.pt")),
     "adapting": (("value.png", "plan.csv", SUMMARY), ("values",)),
     "classifying": (("classifier.pt", "classifier.json", "confusion.csv", SUMMARY),),
+    "autoencoding": (("autoencoder.pt", "autoencoder.json", "reconstructions.png", SUMMARY),),
     "sampling": (("images", "manifest.csv", "grid.png", "sampling.json", SUMMARY),),
     "resampling": (("images", "manifest.csv", SUMMARY),),
     "evaluation": (("metrics.json", "metrics.csv", "closest.npz", "report.html", SUMMARY),),

@@ -1,0 +1,69 @@
+"""Settings of experiments."""
+
+from __future__ import annotations
+
+from medi_monai.cohort.settings import ReadingSettings
+from medi_monai.engines.settings import AutoFlag, PlanSettings, SamplingSettings
+from medi_monai.utils.settings import Count, Few, Flag, PathText, Rate, Repeats, Settings, setting
+
+__all__ = [
+    "BrainExperimentSettings",
+    "DemoPlanSettings",
+    "DemoSamplingSettings",
+    "ExperimentReadingSettings",
+    "ExperimentSettings",
+]
+
+
+class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 96}):
+    """Sampling plan of the experiment."""
+
+
+class DemoSamplingSettings(SamplingSettings, defaults={"solver": "dpm", "num_steps": 15}):
+    """Sampling in the experiment."""
+
+
+class ExperimentReadingSettings(ReadingSettings, defaults={"on_error": "skip"}):
+    """Preparing the cohort of the experiment."""
+
+
+class ParallelSettings(Settings):
+    """Stages of an experiment."""
+
+    max_parallel_stages: Few | None = setting(
+        None, "maximum number of stages that run in parallel; null: 2 on a CPU, otherwise 1"
+    )
+
+
+class ExperimentSettings(ParallelSettings):
+    """Experiment with the metadata-conditioned model."""
+
+    sampling_batch_size: Count = setting(64, "images per sampling batch")
+    sampling_amp: AutoFlag = setting(False, "`amp` of sampling")
+
+
+class BrainExperimentSettings(ParallelSettings):
+    """Experiment with the text-to-image model."""
+
+    reference_dataset: PathText | None = setting(
+        None,
+        "data set of real images with the target shares; null: the cohort itself",
+        expression="$None if @dataset_dir else 'demo_balanced'",
+    )
+    num_images: Count = setting(
+        600, "images before and after tuning, for neutral prompts and for prompts that name the attribute"
+    )
+    alternatives: Flag = setting(True, "whether to include the alternatives `retrained` and `resampled`")
+    num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
+    align_steps: Count = setting(40, "maximum number of updates of the tuning")
+    align_batch_size: Count = setting(48, "images per update")
+    align_learning_rate: Rate | None = setting(
+        None, "peak learning rate of the tuning; null: default for the choice of `tuned`"
+    )
+    classifier_steps: Count = setting(600, "training steps per classifier")
+    classifier_batch_size: Count = setting(64, "images per batch of a classifier")
+    classifier_folds: Repeats | None = setting(None, "folds of cross-validation of the classifiers")
+    retrain_steps: Count | None = setting(
+        None, "training steps of the alternative `retrained`; null: same number of images as the tuning"
+    )
+    retrain_learning_rate: Rate = setting(0.0005, "peak learning rate of the alternative `retrained`")
