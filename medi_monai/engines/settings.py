@@ -206,6 +206,10 @@ class PathologyTrainingSettings(TrainingSettings):
     balance: Annotated[str, OneOf("choice of `balance`", BALANCES)] = setting(
         "class", "what batches are balanced by", recorded=True
     )
+    init_from: PathText | None = setting(
+        None,
+        "initial weights: a model or checkpoint of ours, or weights of MONAI, monai-generative or diffusers",
+    )
     min_patches_per_label: Count = setting(2, "minimum number of training patches per class")
     patch_cache: Annotated[str, OneOf("choice of `patch_cache`", PATCH_CACHES)] = setting(
         "auto", "where patches are stored during training; auto: in memory up to 4 GB, otherwise on disk"

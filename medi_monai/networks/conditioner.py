@@ -39,6 +39,7 @@ class MetadataConditioner(nn.Module):
         widths = _widths(len(schema.columns), embed_dim, mode)
         self.schema = schema
         self.mode = mode
+        self.embed_dim = embed_dim
         self.embeddings = nn.ModuleList(
             _CategoricalEmbedding(len(column.values), width)
             if isinstance(column, CategoricalColumn)
@@ -57,30 +58,35 @@ class MetadataConditioner(nn.Module):
                 f"{list(self.schema.names)}: expected (N, {len(self.embeddings)})"
             )
         embedded = [embedding(codes[:, column]) for column, embedding in enumerate(self.embeddings)]
-        if self.mode == "additive":
-            return torch.stack(embedded).sum(0)
-        return self.project(torch.cat(embedded, dim=1))
+        z_cond = torch.stack(embedded).sum(0) if self.mode == "additive" else self.project(torch.cat(embedded, dim=1))
+        for column, embedding in enumerate(self.embeddings):
+            if isinstance(embedding, _ExtendedEmbedding):
+                z_cond = z_cond + embedding.offset(codes[:, column])
+        return z_cond
 
     def extended(
         self, schema: ExtendedSchema, learned: Mapping[tuple[str, str], torch.Tensor] | None = None
     ) -> MetadataConditioner:
         """A conditioner with further values, which shares all else with this one.
 
-        The embedding of a mixture is the weighted combination of the embeddings of its values, and so is its
-        ``z_cond``, in every mode: embeddings are concatenated, added or mapped linearly, and the weights sum to 1.
+        One that was extended before keeps only the embeddings of the training. The embedding of a mixture is the
+        weighted combination of the embeddings of its values, and so is its ``z_cond``, in every mode: embeddings are
+        concatenated, added or mapped linearly, and the weights sum to 1.
 
         Args:
             schema: extension of the schema of this conditioner.
-            learned: embedding ``(D,)`` of each learned value, by column and value.
+            learned: embedding of each learned value, by column and value: ``(D,)``, as those of the column, or
+                ``(D + embed_dim,)`` with an offset that is added to ``z_cond``.
         """
         other = copy(self)
         other._modules, other._buffers = dict(self._modules), dict(self._buffers)
         tables = list(self.embeddings)
-        for index, (column, base) in enumerate(zip(schema.columns, self.schema.columns)):
+        of_training = schema if schema.base is None else schema.base
+        for index, (column, base) in enumerate(zip(schema.columns, of_training.columns)):
             if not isinstance(column, CategoricalColumn) or not isinstance(base, CategoricalColumn):
                 continue
             if len(column.values) > len(base.values):
-                tables[index] = _extended_table(tables[index], schema, base, learned or {})
+                tables[index] = _extended_table(tables[index], schema, base, learned or {}, self.embed_dim)
         other.embeddings, other.schema = nn.ModuleList(tables), schema
         digest = torch.tensor(list(bytes.fromhex(schema.digest)), dtype=torch.uint8)
         other.register_buffer("schema_digest", digest.to(self.schema_digest.device))
@@ -106,25 +112,46 @@ class _CategoricalEmbedding(nn.Module):
         return self.table(codes.long() - NULL)
 
 
+class _ExtendedEmbedding(nn.Module):
+    """Embeddings of the training and further ones, each with an offset of ``z_cond``: zero for those of the training.
+
+    Args:
+        rows: ``(2 + values, width + embed_dim)``.
+        width: of an embedding of the column.
+    """
+
+    def __init__(self, rows: torch.Tensor, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(rows)
+        self.width = width
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.table(codes.long() - NULL)[:, : self.width]
+
+    def offset(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.table(codes.long() - NULL)[:, self.width :]
+
+
 def _extended_table(
     embedding: nn.Module,
     schema: ExtendedSchema,
     column: CategoricalColumn,
     learned: Mapping[tuple[str, str], torch.Tensor],
-) -> _CategoricalEmbedding:
-    weight: torch.Tensor = embedding.get_submodule("table").get_parameter("weight").detach()
-    rows = {value: weight[code - NULL] for code, value in enumerate(column.values)}
+    embed_dim: int,
+) -> _ExtendedEmbedding:
+    weight = embedding.get_submodule("table").get_parameter("weight").detach()
+    width = getattr(embedding, "width", weight.shape[1])
+    of_training = nn.functional.pad(weight[: len(column.values) - NULL, :width], (0, embed_dim))
+    rows = {value: of_training[code - NULL] for code, value in enumerate(column.values)}
     for added in schema.added:
         if added.column == column.name:
-            rows[added.value] = learned[added.column, added.value].to(weight)
+            row = learned[added.column, added.value].to(weight)
+            rows[added.value] = nn.functional.pad(row, (0, width + embed_dim - len(row)))
     for mixture in schema.mixtures:
         if mixture.column == column.name:
             terms = [share * rows[value].double() for value, share in mixture.weights]
             rows[mixture.text] = torch.stack(terms).sum(0).to(weight)
-    extended = _CategoricalEmbedding(len(rows), weight.shape[1]).to(weight)
-    with torch.no_grad():
-        extended.table.weight.copy_(torch.cat([weight[:-NULL], torch.stack(list(rows.values()))]))
-    return extended.requires_grad_(False)
+    return _ExtendedEmbedding(torch.cat([of_training[:-NULL], torch.stack(list(rows.values()))]), width)
 
 
 class _ContinuousEmbedding(nn.Module):

@@ -32,7 +32,8 @@ class LearnedValue:
     Args:
         column: label or attribute.
         value: its name.
-        embedding: ``(D,)`` row of the column's table of embeddings.
+        embedding: of the column's table of embeddings, ``(D,)``, with an offset of the condition of the network,
+            ``(D + d_t,)``.
         schema: digest of the schema of the training.
         weights: SHA-256 of ``model.pt``.
         origin: the patches it was learned from, and how.

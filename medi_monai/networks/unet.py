@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -94,6 +95,8 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
             )
         except ValueError as error:
             raise InputError(f"the network cannot be built from these settings: {error}") from error
+        #: what its weights were initialized from, if they were
+        self.origin: dict[str, Any] | None = None
         #: label and attributes that :meth:`forward` is conditioned on
         self.schema = schema
         embed_dim = 4 * self.block_out_channels[0]

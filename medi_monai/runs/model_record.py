@@ -15,7 +15,7 @@ from medi_monai.utils.settings import Settings, check_setting
 __all__ = ["check_record"]
 
 #: what ``model.json`` holds besides settings: digests, and what other runs added
-BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", RECORD}
+BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", "initialized", RECORD}
 
 #: settings that came after the first models, which were trained as their defaults say
 LATER = {"adam_betas", "autoencoder", "image_channels", "patch_size"}

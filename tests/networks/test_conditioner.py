@@ -184,3 +184,18 @@ def test_an_extended_conditioner_embeds_all_codes_of_the_training_alike_and_chan
 
 def _width(conditioner):
     return conditioner.embeddings[1].table.weight.shape[1]
+
+
+def test_an_offset_of_a_learned_value_is_added_to_its_z_alone_and_in_proportion_to_a_mixture(conditioner):
+    width = _width(conditioner)
+    row, offset = torch.arange(10.0)[:width], torch.arange(10.0).flip(0)
+    schema = ExtendedSchema.of(SCHEMA, [AddedValue("site", "X", "")])
+    site = next(column for column in schema.columns if column.name == "site")
+    schema = ExtendedSchema.of(SCHEMA, schema.added, [Mixture.of(site, [("01", 75), ("X", 25)])])
+    bare = conditioner.extended(schema, {("site", "X"): row})
+    wide = conditioner.extended(schema, {("site", "X"): torch.cat([row, offset])})
+    codes = torch.tensor([[1, 3, 0.3], [1, 4, 0.3], [1, 0, 0.3], [1, NULL, 0.3]])
+    expected = torch.stack([offset, 0.25 * offset, 0 * offset, 0 * offset])
+    torch.testing.assert_close(wide(codes) - bare(codes), expected, rtol=0, atol=1e-5)
+    again = wide.extended(schema, {("site", "X"): row})
+    assert torch.equal(again(codes), bare(codes))

@@ -38,7 +38,7 @@ class Embedded:
     """A learned embedding.
 
     Args:
-        embedding: ``(D,)``.
+        embedding: ``(D + d_t,)``, as in :class:`LearnedValue`.
         loss: diffusion loss of the patches with it, averaged over noise and timesteps.
         nearest: known value with the smallest loss.
         known_losses: loss with each known value, for the same noise.
@@ -85,7 +85,10 @@ def learn_embedding(
     extended = ExtendedSchema.of(schema, [AddedValue(column.name, value, "")])
     data = PatchDataset(patches, PartialSchema(extended), generator.image_size)  # type: ignore[arg-type]
     index = schema.names.index(column.name)
-    known = conditioner.embeddings[index].table.weight.detach()[-NULL:]
+    # an embedding of its column, and an offset of the whole condition, which a value unlike the known ones needs
+    table = conditioner.embeddings[index].table.weight.detach()
+    known = table[-NULL : len(column.values) - NULL, : getattr(conditioner.embeddings[index], "width", None)]
+    known = nn.functional.pad(known, (0, conditioner.embed_dim))
     learning: Any = conditioner.extended(extended, {(column.name, value): known.mean(0)})
     weight = learning.embeddings[index].table.weight
     network.eval().requires_grad_(False)

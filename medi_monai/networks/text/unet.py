@@ -14,6 +14,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from medi_monai.networks.encoders.pretrained import load_weights
+from medi_monai.networks.layouts import identities
 from medi_monai.networks.text.encoder import FrozenTextEncoder
 from medi_monai.networks.unet import check_sides
 from medi_monai.utils.errors import InputError
@@ -238,7 +239,7 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
         )
     if len(state) != len(own_state.keys() - {DIGEST} - _added(own_state, state)):
         raise _misfit(own_state, state, path, f"it has {len(state)} tensors")
-    return {name: value for name, value in trial.state_dict().items() if name != DIGEST}
+    return {name: value for name, value in trial.state_dict().items() if name != DIGEST} | identities(state)
 
 
 def _added(own_state: dict, state: dict) -> set[str]:
