@@ -7,6 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from medi_monai.cohort.demo import demo_schema
+from medi_monai.engines.cascade import UpsamplingPrepareBatch
 from medi_monai.engines.prepare_batch import DiffusionPrepareBatch
 from medi_monai.runs.workflow import read_configs
 
@@ -54,3 +55,34 @@ def test_a_step_at_the_scale_of_the_paper_with_a_sixteenth_of_its_channels():
     loss.backward()
     optimizer.step()
     assert loss.isfinite() and not torch.equal(network.out[2].conv.weight, before)
+
+
+@pytest.mark.parametrize(("bundle", "network"), [
+    ("pathology_medi_diffusion", "UpsamplingUNet"), ("brain_mri_fair_text_diffusion", "TextUpsamplingUNet"),
+])  # fmt: skip
+def test_the_overlays_of_a_cascade_replace_network_batches_and_generator(bundle, network):
+    folder = ROOT / "bundles" / bundle / "configs"
+    training = read_configs([folder / "train.json", folder / "super_resolution.json"], folder, {"max_level": 200})
+    assert training["network_def"]["_target_"].endswith(f".{network}")
+    assert (training["small_size"], training["max_level"]) == (32, 200) and "cascade" in training["settings"]
+    batches = training["train"]["prepare_batch"]
+    assert batches["_target_"].endswith(".UpsamplingPrepareBatch") and batches["max_level"] == "@max_level"
+    hidden = [handler for handler in training["train"]["handlers"] if handler.get("_disabled_")]
+    assert [handler["_target_"].split(".")[-1] for handler in hidden] == ["SampleGridHandler"]
+    sampling = read_configs([folder / "inference.json", folder / "upsample.json"], folder, {"level": 50})
+    assert sampling["network_def"]["_target_"].endswith(f".{network}") and sampling["level"] == 50
+    assert sampling["generator"]["_target_"].endswith(".UpsamplingGenerator")
+
+
+def test_the_second_stage_of_the_preset_takes_a_step():
+    parser = read("train.json", "presets/cascade_128.yaml", channels=[32, 32, 32])
+    overlay = read_configs([CONFIGS / "train.json", CONFIGS / "super_resolution.json"], CONFIGS)
+    parser["network_def"] = overlay["network_def"]
+    network, space = parser.get_parsed_content("network_def"), parser.get_parsed_content("space")
+    prepare = UpsamplingPrepareBatch(
+        schedule=parser.get_parsed_content("noise_schedule"), space=space, small_size=32, max_level=300
+    )
+    images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    noisy, target, _, arguments = prepare({"image": images, "conditions": parser["schema"].null_codes(2)}, step=1)
+    assert noisy.shape == arguments["small"].shape == (2, 48, 32, 32)
+    assert network(noisy, **arguments).shape == target.shape

@@ -91,13 +91,18 @@ class DiffusionPrepareBatch(PrepareBatch):
         if isinstance(self.space, nn.Module):
             # an autoencoder is moved to the device of the images
             self.space.to(images.device)
-        images = self.space.encode(images)
+        pixels, images = images, self.space.encode(images)
         timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         noisy = add_noise(images, noise, timesteps, self.schedule)
         target = training_target(images, noise, timesteps, self.schedule, self.objective)
         arguments = {"timesteps": timesteps.to(images.device), "conditions": conditions.to(images.device)}
+        arguments |= self.further(pixels, generator)
         return noisy, target, (), arguments
+
+    def further(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Further arguments of the network for ``(N, 3, H, W)`` images in [-1, 1], as a subclass needs them."""
+        return {}
 
 
 class AutocastInferer(SimpleInferer):

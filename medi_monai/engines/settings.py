@@ -42,6 +42,7 @@ __all__ = [
     "AdaptationSettings",
     "AutoFlag",
     "AutoencoderSettings",
+    "CascadeSettings",
     "ClassificationSettings",
     "ConditionSettings",
     "DiffusionSettings",
@@ -57,6 +58,7 @@ __all__ = [
     "TextSettings",
     "TextTrainingSettings",
     "TrainingSettings",
+    "UpsamplingSettings",
     "check_model",
 ]
 
@@ -126,6 +128,22 @@ class SpaceSettings(Settings):
 
 class PatchSpaceSettings(SpaceSettings, defaults={"image_channels": 3, "patch_size": 1}):
     """Image space."""
+
+
+class CascadeSettings(Settings):
+    """Second stage of a cascade."""
+
+    small_size: Width = setting(32, "side in pixels of the images that the model enlarges", recorded=True)
+    max_level: Whole = setting(
+        300, "largest timestep of the noise that is added to the small images in training", recorded=True
+    )
+
+
+class UpsamplingSettings(Settings):
+    """Enlarging sampled images."""
+
+    sampled_dir: PathText = setting(help="folder of the run `sampling` whose images are enlarged")
+    level: Whole = setting(100, "timestep of the noise that is added to the small images; at most `max_level`")
 
 
 class AutoencoderSettings(Settings):

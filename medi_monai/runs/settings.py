@@ -23,6 +23,7 @@ from medi_monai.engines.settings import (
     AdaptationSettings,
     AutoencoderSettings,
     AutoFlag,
+    CascadeSettings,
     ClassificationSettings,
     ConditionSettings,
     NetworkSettings,
@@ -36,6 +37,7 @@ from medi_monai.engines.settings import (
     TextNetworkSettings,
     TextSettings,
     TextTrainingSettings,
+    UpsamplingSettings,
     check_model,
 )
 from medi_monai.evaluation.settings import (
@@ -222,6 +224,7 @@ GROUPS: dict[str, type[Settings]] = {
     "brain_losses": BrainAlignmentLosses,
     "brain_sampling": BrainSamplingSettings,
     "captions": CaptionSettings,
+    "cascade": CascadeSettings,
     "classification": ClassificationSettings,
     "clip": ClipSettings,
     "cohort": CohortSettings,
@@ -265,6 +268,7 @@ GROUPS: dict[str, type[Settings]] = {
     "tuned_model": TunedModelSettings,
     "tuning_prompts": TuningPromptSettings,
     "tuning_sampling": TuningSamplingSettings,
+    "upsampling": UpsamplingSettings,
 }
 
 
