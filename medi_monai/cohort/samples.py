@@ -28,6 +28,7 @@ __all__ = [
     "MANIFEST",
     "RESAMPLING",
     "SETTINGS_FILE",
+    "TAR",
     "SampledImages",
     "check_arms",
     "known_rows",
@@ -39,6 +40,8 @@ __all__ = [
 SETTINGS_FILE = "sampling.json"
 #: columns of the manifest besides the identity of an image
 MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
+#: column of the manifest with the tar file that an image is in
+TAR = "tar"
 #: id of the run that selects among sampled images
 RESAMPLING = "resampling"
 
@@ -112,6 +115,11 @@ def read_arms(
         table = read_table(root / "manifest.csv")
         _name_changes(root, table["image"])
         require_columns(table, ["image", *columns], root / "manifest.csv")
+        if TAR in table.columns:
+            raise InputError(
+                f"the images of the arm {name!r} in {root} are in tar files, which are not read here: repeat the "
+                "sampling with --image_format png and the same output folder, which unpacks them"
+            )
         empty = [column for column in columns if missing_cells(table[column]).any()]
         if empty:
             raise InputError(

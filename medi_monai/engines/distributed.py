@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import ignite.distributed as idist
@@ -14,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medi_monai.cohort import Shard
 from medi_monai.utils.errors import InputError, RunStopped
+from medi_monai.utils.run_dir import undivided
 
 __all__ = [
     "LONGEST_WAIT",
@@ -27,11 +30,18 @@ __all__ = [
     "refuse_processes",
     "shared_gradient",
     "torchrun_session",
+    "watch_processes",
 ]
 
 #: a process may cut slides, validate or sample for days while the others wait; if one fails, torchrun and the closed
 #: connection end the others, so none waits for a dead process
 LONGEST_WAIT = timedelta(days=30)
+#: in seconds, between two signs of life of processes that do not exchange anything else
+BEAT = 5.0
+#: after which a process that gives none counts as dead
+LONGEST_SILENCE = timedelta(seconds=50)
+ENDED, FAILED = "ended", "failed"
+ANOTHER_STOPPED = "another process of this run has stopped; see its own message"
 
 
 def local_device() -> torch.device:
@@ -62,10 +72,7 @@ def refuse_processes(run: str) -> None:
         InputError: for more than one process.
     """
     if _num_processes() > 1:
-        raise InputError(
-            f"{run} runs in one process, and torchrun started {_num_processes()}: each would repeat the whole "
-            "run in the same folders. Start it without torchrun"
-        )
+        raise undivided(run, _num_processes())
 
 
 def _num_processes() -> int:
@@ -138,7 +145,71 @@ def lost_processes() -> Iterator[None]:
         is_lost = any(sign in str(error) for sign in ("gloo", "Connection", "NCCL"))
         if isinstance(error, RunStopped) or _num_processes() == 1 or not is_lost:
             raise
-        raise RunStopped("another process of this run has stopped; see its own message") from error
+        raise RunStopped(ANOTHER_STOPPED) from error
+
+
+@contextmanager
+def watch_processes(shard: Shard) -> Iterator[None]:
+    """Do divided work in which processes of ``torchrun`` do not exchange anything, and end it where one of them dies.
+
+    Each sends a beat to the others every few seconds. Where one has died, or does not answer for a minute, each of the
+    others prints one line and ends at once, as if it was killed. The block ends when it has in every process.
+
+    Args:
+        shard: share of this process, from :func:`torchrun_session`.
+
+    Raises:
+        RunStopped: if another process has raised an error.
+    """
+    if shard.world_size == 1:
+        yield
+        return
+    group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_SILENCE)
+    beats = _Beats(group, shard.world_size)
+    beats.start()
+    try:
+        yield
+        beats.outcome = ENDED
+    finally:
+        beats.outcome = beats.outcome or FAILED
+        beats.ending.set()
+        beats.join()
+    if beats.others_failed:
+        raise RunStopped(ANOTHER_STOPPED)
+
+
+class _Beats(threading.Thread):
+    """Sums the outcomes of all processes again and again: (how many have ended, how many have failed)."""
+
+    def __init__(self, group: torch.distributed.ProcessGroup, world_size: int) -> None:
+        super().__init__(daemon=True)
+        self.group, self.world_size = group, world_size
+        self.ending, self.outcome, self.others_failed = threading.Event(), "", False
+
+    def run(self) -> None:
+        while True:
+            self.ending.wait(BEAT)
+            own = [self.outcome == ENDED, self.outcome == FAILED]
+            try:
+                sums = torch.tensor(own, dtype=torch.int64)
+                torch.distributed.all_reduce(sums, group=self.group)
+            except RuntimeError:
+                if own[1]:
+                    return
+                _end_now()
+            if sums[1]:
+                if not any(own):
+                    _end_now()
+                self.others_failed = not own[1]
+                return
+            if sums[0] == self.world_size:
+                return
+
+
+def _end_now() -> None:
+    with suppress(OSError, ValueError):
+        print(f"medi_monai: error: {ANOTHER_STOPPED}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def is_main_process() -> bool:

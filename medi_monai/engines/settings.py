@@ -53,6 +53,7 @@ __all__ = [
     "PlanSettings",
     "SamplingSettings",
     "SeedSettings",
+    "SharingSettings",
     "SpaceSettings",
     "TextNetworkSettings",
     "TextSettings",
@@ -61,6 +62,9 @@ __all__ = [
     "UpsamplingSettings",
     "check_model",
 ]
+
+#: files of generated images
+IMAGE_FORMATS = ("png", "tar")
 
 
 def _auto(value: Any) -> Any:
@@ -299,6 +303,18 @@ class PlanSettings(Settings):
         if self.plan_target_table is not None and self.plan_target != "table":
             raise InputError(f"plan_target_table is given, and plan_target is {self.plan_target!r}: set it to table")
         return self
+
+
+class SharingSettings(Settings):
+    """Sharing a sampling, and the files of its images."""
+
+    shard: Text | None = setting(
+        None, "share of this job, k/n for the k-th of n jobs; without it, images of the jobs are put together"
+    )
+    image_format: Annotated[str, OneOf("image format", IMAGE_FORMATS)] = setting(
+        "png", "png: a file per image; tar: tar files of images with their rows as JSON, as WebDataset reads them"
+    )
+    images_per_tar: Count = setting(1000, "images in a tar file")
 
 
 class PathSettings(Settings):

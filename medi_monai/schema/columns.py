@@ -39,7 +39,7 @@ MISSING_WORDS = ("'--", "--", "not reported", "unknown", "not available", "nan",
 BUILT_IN = (
     *("image", "slide", "patient", "x", "y", "mpp", "source_mpp", "split", "row", "rows", "problem"),
     *("combination", "number", "count", "seed", "guidance_scale", "num_steps", "solver", "checkpoint"),
-    *("seen", "training_patches", "rarest_value_patches"),
+    *("seen", "training_patches", "rarest_value_patches", "tar"),
 )
 
 

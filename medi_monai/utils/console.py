@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["OUT_OF_TIME", "STOP_SIGNALS", "keep_console", "note_out_of_time", "stop_like_ctrl_c"]
+__all__ = ["OUT_OF_TIME", "STOP_SIGNALS", "keep_console", "note_out_of_time", "say", "stop_like_ctrl_c"]
 
 #: its number, where the system has a limit of CPU time; from then on it comes every second
 OUT_OF_TIME = getattr(signal, "SIGXCPU", None)
@@ -20,6 +20,12 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
     if getattr(signal, name, None) is not None
 )
+
+
+def say(line: str) -> None:
+    """Print a line; of several processes of torchrun, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
 
 
 class _Lasting:

@@ -20,10 +20,10 @@ from medi_monai.utils.files import cache_dir, read_json, writable_dir, write_jso
 from medi_monai.utils.records import RESULTS, check_apart, check_results, foreign_files
 from medi_monai.utils.records.results import SUMMARY
 from medi_monai.utils.text import listed
-from medi_monai.utils.workers import LOCK_FILES, claim_folders, release_locks, remove_temporaries
+from medi_monai.utils.workers import LOCK_FILES, claim_folders, follow_launcher, release_locks, remove_temporaries
 from medi_monai.utils.written import FILE_LIST
 
-__all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside"]
+__all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", "set_aside", "undivided"]
 
 
 def is_command_line(arguments: Sequence[str]) -> bool:
@@ -33,9 +33,12 @@ def is_command_line(arguments: Sequence[str]) -> bool:
 
 DAY = 86400.0
 #: runs whose work is not divided among the processes of torchrun
-UNDIVIDED = (
-    "auditing", "autoencoding", "sampling", "classifying", "aligning", "resampling", "experiment", "adapting",
-)  # fmt: skip
+UNDIVIDED = ("auditing", "autoencoding", "classifying", "aligning", "resampling", "experiment", "adapting")
+#: why, where it is not that they are short
+WHY_UNDIVIDED = {
+    "aligning": "its loss compares the subgroups of a whole batch with the target, so that the gradients of parts of a "
+    "batch do not average to its gradient, and "
+}
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pandas", "openslide-python")
 
 
@@ -60,6 +63,8 @@ def begin_run(
             share the work.
     """
     _check_processes(run)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        follow_launcher()
     if run is not None:
         _check_kind(Path(folders[0]), run)
         for number, folder in enumerate(folders):
@@ -95,10 +100,15 @@ def _remove_unused(folders: Iterable[Path]) -> None:
 def _check_processes(run: str | None) -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if run in UNDIVIDED and count != "1":
-        raise InputError(
-            f"{run} runs in one process, and torchrun started {count}: each would repeat the whole run in the same "
-            "folders. Start it without torchrun"
-        )
+        raise undivided(run, count)
+
+
+def undivided(run: str, count: str | int) -> InputError:
+    """An :class:`InputError` for a run that several processes of ``torchrun`` cannot share."""
+    return InputError(
+        f"{run} runs in one process, and torchrun started {count}: {WHY_UNDIVIDED.get(run, '')}each would repeat the "
+        "whole run in the same folders. Start it without torchrun"
+    )
 
 
 def _check_kind(folder: Path, run: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "LOCK_FILES",
     "claim_folders",
     "folder_lock",
+    "follow_launcher",
     "map_processes",
     "release_locks",
     "remove_temporaries",
@@ -47,6 +49,8 @@ LOCK_FILES = STEP_LOCK, RUN_LOCK = ".lock", ".run.lock"
 _claims = ExitStack()
 #: whether this worker process must not start another job
 _ended = threading.Event()
+#: whether this process ends with its launcher
+_following = threading.Event()
 
 
 def map_processes(
@@ -203,6 +207,28 @@ def release_locks() -> None:
 def _lock(file: IO, wait: bool = False) -> None:
     if fcntl is not None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def follow_launcher() -> None:
+    """From now on, end this process when the one that started it has ended: torchrun, which ends its workers itself
+    unless it is killed."""
+    launcher = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1.0)
+        with suppress(OSError, ValueError):
+            print(
+                "medi_monai: error: torchrun has ended, and with it this process. Finished files are complete; repeat "
+                "the command to resume",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(1)
+
+    if not _following.is_set():
+        _following.set()
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def _follow_parent() -> None:

@@ -263,7 +263,7 @@ def test_processes_that_share_no_gradients_are_not_trained(monkeypatch):
         refuse_alone()
 
 
-@pytest.mark.parametrize("run", ["auditing", "sampling", "classifying", "aligning", "resampling", "experiment"])
+@pytest.mark.parametrize("run", ["auditing", "classifying", "aligning", "resampling", "experiment"])
 def test_a_run_that_is_not_divided_refuses_several_processes_before_anything_is_written(monkeypatch, tmp_path, run):
     from medi_monai.utils.errors import InputError
     from medi_monai.utils.run_dir import begin_run
@@ -301,6 +301,56 @@ def test_a_process_that_is_killed_ends_its_group_within_a_minute(tmp_path):
     # torchrun may end it before it sees that the connection is lost
     assert said in (["medi_monai: error: another process of this run has stopped; see its own message"], [])
     assert "SIGKILL" in done.stderr
+
+
+WATCHED = """
+import os, signal, sys, time
+from medi_monai.engines.distributed import torchrun_session, watch_processes
+from medi_monai.utils.errors import InputError, report_user_errors
+
+report_user_errors()
+with torchrun_session() as shard, watch_processes(shard):
+    print(time.time(), flush=True)
+    if sys.argv[1] == "together":
+        time.sleep(3 * shard.rank)
+    elif not shard.is_main and sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif not shard.is_main:
+        raise InputError("a mistake")
+    else:
+        time.sleep(600)
+print("done")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ["killed", "failed", "together"])
+def test_work_without_exchange_ends_in_all_processes_where_it_ends_in_one(tmp_path, how):
+    """Without torchrun, which would end the others itself: as between machines."""
+    (tmp_path / "watched.py").write_text(WATCHED)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **address}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "watched.py", how], cwd=tmp_path, env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    printed = [processes[0].communicate(timeout=250)]
+    end = time.time()
+    printed.append(processes[1].communicate(timeout=60))
+    begun = float(printed[1][0].split()[0])
+    assert end - begun < 60
+    said = [[line for line in errors.splitlines() if line.startswith("medi_monai")] for _, errors in printed]
+    other = ["medi_monai: error: another process of this run has stopped; see its own message"]
+    if how == "together":
+        assert [process.returncode for process in processes] == [0, 0] and said == [[], []]
+    else:
+        assert processes[0].returncode == 1 and said[0] == other and "done" not in printed[0][0]
+        assert said[1] == ([] if how == "killed" else ["medi_monai: error: a mistake"])
 
 
 def test_more_processes_than_gpus(monkeypatch):

@@ -198,3 +198,27 @@ def test_threads_of_torch_are_as_before_afterwards_also_behind_an_error():
         assert torch.get_num_threads() == before + 1
         raise ValueError
     assert torch.get_num_threads() == before
+
+
+FOLLOWING = """
+import time
+from medi_monai.utils.workers import follow_launcher
+follow_launcher()
+print("follows", flush=True)
+time.sleep(600)
+"""
+LAUNCHING = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_process_ends_with_the_launcher_that_is_killed():
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHING, FOLLOWING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert launcher.stdout.readline() == "follows\n"
+    launcher.kill()
+    start = time.monotonic()
+    # the pipes close when the process that inherited them has ended
+    _, errors = launcher.communicate(timeout=60)
+    assert time.monotonic() - start < 30
+    assert errors.startswith("medi_monai: error: torchrun has ended") and len(errors.splitlines()) == 1

@@ -15,6 +15,7 @@ import pandas as pd
 from medi_monai.cohort.plans.fill import exact_total, fill
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import is_missing
+from medi_monai.utils.console import say
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["PLANS", "PlanLimits", "TargetShares", "held_out_combinations", "make_plan"]
@@ -120,10 +121,9 @@ def make_plan(
         reason = "has the shares of the target" if target else f"contains every combination of {list(columns)}"
         raise InputError(f"the plan {kind!r} is empty: the training table {reason}")
     if limits.max_images is not None and 0 < len(plan) < len(keys) and kind not in ("balance", "target"):
-        print(
+        say(
             f"max_plan_images = {limits.max_images:,} is less than the {len(keys):,} combinations of the plan: "
-            f"{len(keys) - len(plan):,} of them have no image",
-            flush=True,
+            f"{len(keys) - len(plan):,} of them have no image"
         )
     return pd.DataFrame([(*key, count) for key, count in plan.items()], columns=[*columns, "count"])
 

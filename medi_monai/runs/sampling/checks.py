@@ -12,6 +12,7 @@ from medi_monai.alignment.neutral import neutral_share
 from medi_monai.cohort.plans import TrainingCounts, ranges_in
 from medi_monai.runs.sampling.plans import continuous_columns
 from medi_monai.schema import Conditioning, MetadataSchema, is_missing, missing_cells
+from medi_monai.utils.console import say
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.sizes import check_disk
 from medi_monai.utils.text import listed, plural
@@ -95,10 +96,9 @@ def _check_unknown(plan: pd.DataFrame, columns: Sequence[str], counts: TrainingC
                 "model to choose"
             )
         if lacking is None:
-            print(
+            say(
                 f"warning: the plan has an empty cell of {name!r}. Whether any training patch lacked it is not recorded"
-                f"; if none did, its images mean nothing",
-                flush=True,
+                f"; if none did, its images mean nothing"
             )
 
 
@@ -128,16 +128,15 @@ def print_plan(
         seen: images by how near the training was to their combination, if that is known.
         not_sampled: combinations that are held out and cannot be sampled.
     """
-    print(f"sampling {plural(plan['count'].sum(), 'image')} of {plural(len(plan), 'combination')}", flush=True)
+    say(f"sampling {plural(plan['count'].sum(), 'image')} of {plural(len(plan), 'combination')}")
     if free:
-        print(f"the plan does not specify {', '.join(free)}: the model chooses", flush=True)
+        say(f"the plan does not specify {', '.join(free)}: the model chooses")
     if seen and set(seen) != {"combination"}:
         words = [f"{count:,} {NEARNESS[name]}" for name, count in seen.items()]
-        print(f"of these images, {', '.join(words)}", flush=True)
+        say(f"of these images, {', '.join(words)}")
     if not_sampled:
         names = [" · ".join(key.values()) for key in not_sampled]
-        print(
+        say(
             f"warning: {plural(len(names), 'combination')} that the cohort holds out cannot be sampled, because "
-            f"training has no image, or too few, with one of their values: {listed(names)}",
-            flush=True,
+            f"training has no image, or too few, with one of their values: {listed(names)}"
         )

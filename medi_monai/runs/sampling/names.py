@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+
+import pandas as pd
 
 from medi_monai.schema import Conditioning, MetadataSchema
 from medi_monai.utils.files import json_digest
 
-__all__ = ["case_twins", "combination_name", "image_name", "text_of", "word_of"]
+__all__ = ["Twins", "case_twins", "combination_names", "image_name", "text_of", "word_of"]
 
 Twins = Container[tuple[str, str | None]]
 
@@ -26,10 +29,22 @@ def image_name(row: Mapping[str, Any], keys: Sequence[str], twins: Twins = froze
     return f"images/{combination_name([row[key] for key in keys], keys, twins)}/{int(row['number']):05d}.png"
 
 
+def combination_names(cells: pd.DataFrame, twins: Twins = frozenset()) -> list[str]:
+    """Return the name of the folder of each combination; they are all different.
+
+    Args:
+        cells: one row per combination.
+        twins: as for :func:`image_name`.
+    """
+    keys = list(cells.columns)
+    columns = [cells[name].tolist() for name in keys]
+    return [combination_name(row, keys, twins) for row in zip(*columns)] if keys else [""] * len(cells)
+
+
 def combination_name(cells: Sequence[Any], keys: Sequence[str], twins: Twins = frozenset()) -> str:
     """Return the name of the folder of a combination, as in :func:`image_name`."""
     values = [text_of(cell) for cell in cells]
-    spelled = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word_of(value)).lstrip(".") for value in values)[:120]
+    spelled = "_".join(map(_spelled, values))[:120]
     if (
         spelled != "_".join(value or "" for value in values)
         or any("_" in (value or "_") for value in values)
@@ -37,6 +52,11 @@ def combination_name(cells: Sequence[Any], keys: Sequence[str], twins: Twins = f
     ):
         spelled = f"{spelled}_{json_digest(values)[:8]}"
     return spelled
+
+
+@lru_cache(maxsize=100_000)
+def _spelled(value: str | None) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", word_of(value)).lstrip(".")
 
 
 def case_twins(schema: Conditioning) -> set[tuple[str, str | None]]:

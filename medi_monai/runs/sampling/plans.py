@@ -28,6 +28,7 @@ from medi_monai.results import typed
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning, MetadataSchema
 from medi_monai.schema.columns import ContinuousColumn
+from medi_monai.utils.console import say
 from medi_monai.utils.errors import InputError, nearest, unknown_value
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import listed, plural
@@ -170,10 +171,9 @@ def _plan_of_file(
     if not kept.all():
         rows = plan[~kept].drop(columns="count").astype(str).itertuples(index=False, name=None)
         names = listed(" · ".join(row) for row in rows)
-        print(
+        say(
             f"{plural(int((~kept).sum()), 'combination')} of {settings.plan} with a value that has fewer than "
-            f"{least:,} training patches (min_training_patches) will not be sampled: {names}",
-            flush=True,
+            f"{least:,} training patches (min_training_patches) will not be sampled: {names}"
         )
     return plan[kept].reset_index(drop=True)
 
@@ -253,8 +253,7 @@ def _print_distance(target: SubgroupTarget, table: pd.DataFrame, plan: pd.DataFr
         0.5 * np.abs(counts / counts.sum() - wanted).sum()
         for counts in (real, real + sizes(plan.groupby(names)["count"].sum()))
     )
-    print(
+    say(
         f"{plural(int(real.sum()), 'training image')} and {int(plan['count'].sum()):,} of the plan differ from the "
-        f"target of {', '.join(names)} by {after:.3f} (total variation; without the plan {before:.3f})",
-        flush=True,
+        f"target of {', '.join(names)} by {after:.3f} (total variation; without the plan {before:.3f})"
     )

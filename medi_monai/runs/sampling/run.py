@@ -1,8 +1,7 @@
-"""Sample a plan: reproducible images, a manifest and a grid; safe to interrupt and repeat."""
+"""Sample a plan: reproducible images, a manifest and a grid; safe to interrupt, repeat and share."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,37 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from ignite.engine import Engine
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
-from medi_monai.cohort import expand_plan
-from medi_monai.cohort.plans import EVIDENCE, SEEN, draw_values
-from medi_monai.cohort.samples import MANIFEST, SETTINGS_FILE
-from medi_monai.engines.extension import extend_model, path_grid, with_learned
-from medi_monai.engines.generator import ImageGenerator, subpopulation_grid
-from medi_monai.engines.handlers import attach_bar
+from medi_monai.cohort.samples import SETTINGS_FILE
+from medi_monai.engines.distributed import local_device, torchrun_session, watch_processes
+from medi_monai.engines.extension import extend_model, with_learned
+from medi_monai.engines.generator import ImageGenerator
+from medi_monai.engines.settings import IMAGE_FORMATS
 from medi_monai.networks.learned_values import LearnedValue, of_weights
 from medi_monai.results.training import RECORD
 from medi_monai.runs.sampling.checks import check_images, check_plan, print_plan
-from medi_monai.runs.sampling.names import case_twins, image_name, text_of, word_of
+from medi_monai.runs.sampling.drawing import count_missing, draw_images, draw_tars
+from medi_monai.runs.sampling.files import ImageFiles, recipe_digest, unpack
+from medi_monai.runs.sampling.images import PlannedImages
+from medi_monai.runs.sampling.names import case_twins
+from medi_monai.runs.sampling.outputs import is_manifest_of, write_grid, write_manifest
 from medi_monai.runs.sampling.plans import ranged_columns, training_counts
+from medi_monai.runs.sampling.shares import WorkShare
 from medi_monai.schema import ExtendedSchema, ValuePath
-from medi_monai.utils.files import atomic_path, file_digest, json_digest, read_json, write_json, write_table
+from medi_monai.utils.console import say
+from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.files import file_digest, read_json, write_json
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
-from medi_monai.utils.tables import read_table
-from medi_monai.wsi.readers import read_image
+from medi_monai.utils.text import plural
 
 __all__ = ["sample_plan"]
 
 #: files of a single plan; images are shared by the plans of a folder
 PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
-#: column of the manifest with the name of an image's combination, including columns that the plan left to the model
-COMBINATION = "combination"
-#: number of images per combination in grid.png
-MAX_GRID_IMAGES = 4
 
 
 def sample_plan(
@@ -55,11 +52,15 @@ def sample_plan(
     not_sampled: Sequence[Mapping[str, str]] = (),
     learned: Sequence[LearnedValue] = (),
     path: ValuePath | None = None,
-) -> pd.DataFrame:
-    """Write ``images/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
+    shard: str | None = None,
+    image_format: str = "png",
+    images_per_tar: int = 1000,
+) -> PlannedImages:
+    """Write ``images/`` or ``tars/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
     An image depends only on the seed, its combination and its number, not on the rest of the plan. After an
     interruption, the same call draws the missing images; images of other settings are moved aside, never overwritten.
+    Processes of torchrun share the images. Without ``shard``, images of jobs that had a share are used where they are.
 
     Args:
         network: trained network in evaluation mode.
@@ -76,14 +77,19 @@ def sample_plan(
             summary.
         learned: values that were learned for this model, from :func:`medi_monai.networks.learned_values.load_values`.
         path: path of which this is the plan; ``grid.png`` is then its picture.
+        shard: ``k/n``: draw the k-th of n shares of the plan.
+        image_format: ``png``: a file per image; ``tar``: tar files of images, each with its row as JSON.
+        images_per_tar: number of images in a tar file.
 
     Returns:
-        The manifest, one row per image.
+        The images of the plan, or of the share.
 
     Raises:
         InputError: for a combination or a column that the model does not know; nothing is written then.
     """
-    label = generator.schema.names[0]
+    if image_format not in IMAGE_FORMATS:
+        raise unknown_value("image format", image_format, IMAGE_FORMATS)
+    label, root = generator.schema.names[0], Path(output_dir)
     check_images(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
     weights = file_digest(checkpoint)
@@ -92,52 +98,50 @@ def sample_plan(
     trained_with = with_learned(trained_with, generator.schema, learned)
     counts = training_counts(trained_with)
     free = check_plan(plan, generator.schema, columns, trained_with, counts)
-    evidence = None if counts is None else counts.of(plan, _mixed(generator))
-    seen = None if evidence is None else _images_seen(plan, evidence)
-    print_plan(plan, free, seen, not_sampled)
-    rows = expand_plan(plan)
-    keys = [column for column in rows.columns if column != "number"]
-    twins = case_twins(generator.schema)
-    names = [image_name(row, keys, twins) for row in rows.to_dict("records")]
-    # the folder of an image has the range that was asked for, its row the number drawn from it
-    rows = draw_values(rows, ranged_columns(keys, generator.schema), generator.seed)
-    columns_of_manifest = ["image", COMBINATION, *rows.columns, *MANIFEST]
-    root, recipe = Path(output_dir), {"checkpoint": weights, **generator.recipe()}
-    claim_results(root, "sampling")
-    _set_aside_others(root, recipe, names, columns_of_manifest, (trained_with or {}).get(RECORD))
-    missing = rows[[not (root / name).is_file() for name in names]]
-    start = time.perf_counter()
-    _draw_all(network, generator, missing, names, root, recipe)
-    seconds = time.perf_counter() - start
-
-    manifest = rows.assign(**{name: recipe[name] for name in MANIFEST})
-    manifest.insert(0, "image", names)
-    manifest.insert(1, COMBINATION, [Path(name).parent.name for name in names])
-    if evidence is not None:
-        manifest = manifest.assign(**evidence.loc[evidence.index.repeat(plan["count"])].reset_index(drop=True))
-    write_table(root / "manifest.csv", manifest)
-    title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
-    first = next(iter(columns), label)
-    _write_grid(root, manifest, [first, *(name for name in keys if name != first)], title, path)
-    finish_run(
-        "sampling",
-        root,
-        made={
-            "images": len(manifest),
-            "drawn_now": len(missing),
-            "combinations": len(plan),
-            **({"seen": seen} if seen else {}),
-            **({"not_sampled": [dict(key) for key in not_sampled]} if not_sampled else {}),
-        },
-        figures={
-            "seconds": round(seconds, 2),
-            "images_per_second": round(len(missing) / seconds, 2) if len(missing) else None,
-        },
-        settings=settings,
-        digests={"model.pt": recipe["checkpoint"], "schema": generator.schema.digest},
-        where=root / "grid.png",
+    recipe = {"checkpoint": weights, **generator.recipe()}
+    own = WorkShare.parse(shard, images_per_tar if image_format == "tar" else 1)
+    images = PlannedImages(
+        plan,
+        None if counts is None else counts.of(plan, _mixed(generator)),
+        ranged_columns([name for name in plan.columns if name != "count"], generator.schema),
+        recipe,
+        generator.seed,
+        case_twins(generator.schema),
+        own,
     )
-    return manifest
+    if not len(images):
+        raise InputError(f"shard = {shard!r}: the plan has {plural(images.total, 'image')}, and this job none of them")
+    print_plan(plan, free, images.seen, not_sampled)
+    with torchrun_session() as processes:
+        if processes.is_main:
+            _begin(root, recipe, images, (trained_with or {}).get(RECORD))
+        processes.wait()
+        files = ImageFiles(root, recipe, own.unit)
+        if processes.is_main and own.unit == 1:
+            unpacked = unpack(root, [folder for folder, _ in files.jobs])
+            if unpacked:
+                say(f"unpacked {plural(unpacked, 'image')} of tar files")
+        processes.wait()
+        missing = count_missing(images, own, files) if processes.is_main else 0
+        processes.wait()
+        if processes.is_main and missing < len(images):
+            say(f"{len(images) - missing:,} of {plural(len(images), 'image')} are there already; drawing {missing:,}")
+        start = time.perf_counter()
+        with watch_processes(processes):
+            share = own.among(processes.rank, processes.world_size)
+            if processes.world_size > 1 and next(network.parameters()).is_cuda:
+                network.to(local_device())
+            draw = draw_tars if own.unit > 1 else draw_images
+            mine = count_missing(images, share, files) if processes.world_size > 1 else missing
+            draw(network, generator, images, share, files, recipe, mine, processes.is_main)
+        seconds = time.perf_counter() - start
+        if processes.is_main:
+            keys = [name for name in images.keys if name != next(iter(columns), label)]
+            title = f"synthetic patches: seed {generator.seed}, guidance {generator.guidance_scale:g}"
+            write_manifest(root / "manifest.csv", images, files)
+            write_grid(root / "grid.png", images, files, [next(iter(columns), label), *keys], title, path)
+            _finish(root, images, missing, seconds, settings, recipe, not_sampled)
+    return images
 
 
 def _mixed(generator: ImageGenerator) -> dict[tuple[str, str], list[str]]:
@@ -147,65 +151,42 @@ def _mixed(generator: ImageGenerator) -> dict[tuple[str, str], list[str]]:
     return {(mixture.column, mixture.text): [value for value, _ in mixture.shares] for mixture in mixtures}
 
 
-def _images_seen(plan: pd.DataFrame, evidence: pd.DataFrame) -> dict[str, int]:
-    sizes = plan["count"].groupby(evidence["seen"]).sum()
-    return {name: int(sizes[name]) for name in SEEN if name in sizes}
-
-
-def _set_aside_others(
-    root: Path, recipe: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], record: Any
-) -> None:
-    stored = root / SETTINGS_FILE
-    # the record belongs to the checkpoint: it does not decide whether images are the same
-    if stored.is_file() and json_digest({**read_json(stored), RECORD: None}) != json_digest({**recipe, RECORD: None}):
+def _begin(root: Path, recipe: Mapping[str, Any], images: PlannedImages, record: Any) -> None:
+    claim_results(root, "sampling")
+    stored, manifest = root / SETTINGS_FILE, root / "manifest.csv"
+    if stored.is_file() and recipe_digest(read_json(stored)) != recipe_digest(recipe):
         # the settings are moved last, so that a call that follows a killed one still sees that they differ
-        set_aside(root, [root / name for name in ("images", *PLAN_FILES, SETTINGS_FILE)])
+        set_aside(root, [root / name for name in ("images", "tars", *PLAN_FILES, SETTINGS_FILE)])
     write_json(stored, recipe if record is None else {**recipe, RECORD: record})
-    manifest = read_table(root / "manifest.csv") if (root / "manifest.csv").is_file() else None
-    # nor does what is known of the training
-    kept = [] if manifest is None else [name for name in manifest.columns if name not in EVIDENCE]
-    if manifest is not None and (kept != list(columns) or list(manifest["image"]) != list(names)):
+    if manifest.is_file() and not is_manifest_of(manifest, images):
         set_aside(root, [root / name for name in PLAN_FILES])
 
 
-def _write_grid(
-    root: Path, manifest: pd.DataFrame, columns: Sequence[str], title: str, path_of_values: ValuePath | None
-) -> None:
-    shown = manifest.groupby(list(columns), sort=False, dropna=False).head(1 if path_of_values else MAX_GRID_IMAGES)
-    shown = shown.assign(**{name: shown[name].map(lambda cell: word_of(text_of(cell))) for name in columns})
-    pixels = [read_image(root / name) for name in shown["image"]]
-    if path_of_values:
-        grid = path_grid(path_of_values, shown[list(columns)], pixels, title)
-    else:
-        grid = subpopulation_grid(shown, pixels, columns, title)
-    with atomic_path(root / "grid.png") as path:
-        Image.fromarray(grid).save(path, format="png")
-
-
-def _draw_all(
-    network: nn.Module,
-    generator: ImageGenerator,
-    rows: pd.DataFrame,
-    names: Sequence[str],
+def _finish(
     root: Path,
+    images: PlannedImages,
+    drawn: int,
+    seconds: float,
+    settings: Mapping[str, Any],
     recipe: Mapping[str, Any],
+    not_sampled: Sequence[Mapping[str, str]],
 ) -> None:
-    if rows.empty:
-        return
-
-    def draw(engine: Engine, batch: pd.DataFrame) -> None:
-        for index, row, pixels in zip(batch.index, batch.to_dict("records"), generator.draw(network, batch)):
-            with atomic_path(root / names[index]) as path:
-                Image.fromarray(pixels).save(path, format="png", pnginfo=_png_text(row, recipe))
-
-    engine = Engine(draw)
-    batches = list(generator.batches(rows))
-    attach_bar(engine, "sampling", len(batches))
-    engine.run(batches, max_epochs=1, epoch_length=len(batches))
-
-
-def _png_text(row: Mapping[str, Any], recipe: Mapping[str, Any]) -> PngInfo:
-    text = PngInfo()
-    text.add_text("Comment", "Synthetic image generated by medi_monai; does not show a patient")
-    text.add_itxt("medi_monai", json.dumps({**row, **recipe}, ensure_ascii=False, default=str))
-    return text
+    finish_run(
+        "sampling",
+        root,
+        made={
+            "images": len(images),
+            "drawn_now": drawn,
+            "combinations": len(images.combinations),
+            **({"of_images": images.total} if len(images) < images.total else {}),
+            **({"seen": images.seen} if images.seen else {}),
+            **({"not_sampled": [dict(key) for key in not_sampled]} if not_sampled else {}),
+        },
+        figures={
+            "seconds": round(seconds, 2),
+            "images_per_second": round(drawn / seconds, 2) if drawn else None,
+        },
+        settings=settings,
+        digests={"model.pt": recipe["checkpoint"], "schema": recipe["schema"]},
+        where=root / "grid.png",
+    )

@@ -40,7 +40,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "adapting": (("value.png", "plan.csv", SUMMARY), ("values",)),
     "classifying": (("classifier.pt", "classifier.json", "confusion.csv", SUMMARY),),
     "autoencoding": (("autoencoder.pt", "autoencoder.json", "reconstructions.png", SUMMARY),),
-    "sampling": (("images", "manifest.csv", "grid.png", "sampling.json", SUMMARY),),
+    "sampling": (("images", "tars", "manifest.csv", "grid.png", "sampling.json", SUMMARY),),
     "resampling": (("images", "manifest.csv", SUMMARY),),
     "evaluation": (("metrics.json", "metrics.csv", "closest.npz", "report.html", SUMMARY),),
     "probing": (("probe.json", "probe.csv", "repeats", "report.html", SUMMARY),),
@@ -51,6 +51,7 @@ ALL_NAMES = {name for folders in RESULTS.values() for names in folders for name 
 IN_FOLDERS = {
     "samples": re.compile(r"step_\d+\.png|before_and_after\.png"),
     "images": re.compile(r"[^/]+/\d{5,}\.png"),
+    "tars": re.compile(r"\d{5,}-[0-9a-f]{8}\.tar"),
     "repeats": re.compile(r"[0-9a-f]{8}/[^/]+\.json"),
     "values": re.compile(r"[^/]+\.pt"),
     "stages": re.compile(r"[^/]+\.json"),

@@ -44,10 +44,11 @@ def run(table, tmp_path):
 
     def sample(plan, folder="output", **trained_with):
         generator = ImageGenerator(schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
-        return sample_plan(
+        images = sample_plan(
             network, generator, plan, COLUMNS, tmp_path / folder, tmp_path / "model.pt", {},
             {RECORD: record, **DROPOUT, **trained_with},
         )  # fmt: skip
+        return images.table()
 
     sample.schema = schema
     return sample

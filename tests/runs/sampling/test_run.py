@@ -36,9 +36,10 @@ def run(tiny_schema, tiny_network, tmp_path):
     def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None, **more):
         drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2, seed=seed)
         folder = tmp_path / "output"
-        return sample_plan(
+        images = sample_plan(
             tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with, **more
         )
+        return images.table()
 
     return sample
 
@@ -141,7 +142,7 @@ def test_a_model_whose_labels_differ_in_case_alone_draws_all_of_them(tiny_schema
     monkeypatch.setattr(MetadataSchema, "digest", tiny_schema.digest)
     drawing = ImageGenerator(schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
     plan = pd.DataFrame([("A", "NA", 1), ("a", "NA", 1), ("B", "NA", 1)], columns=PLAN.columns)
-    manifest = sample_plan(tiny_network, drawing, plan, COLUMNS, tmp_path / "output", tmp_path / "model.pt", {})
+    manifest = sample_plan(tiny_network, drawing, plan, COLUMNS, tmp_path / "output", tmp_path / "model.pt", {}).table()
     assert len(set(manifest["image"].str.casefold())) == 3 and manifest["image"][2] == "images/B_NA/00000.png"
 
 
