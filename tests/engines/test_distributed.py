@@ -334,8 +334,9 @@ def test_work_without_exchange_ends_in_all_processes_where_it_ends_in_one(tmp_pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **address}
     processes = [
         subprocess.Popen(
-            [sys.executable, "watched.py", how], cwd=tmp_path, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "watched.py", how], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]  # fmt: skip
