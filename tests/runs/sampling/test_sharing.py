@@ -13,6 +13,7 @@ import torch
 
 from medi_monai.cohort.samples import read_arms
 from medi_monai.diffusion import NoiseSchedule
+from medi_monai.engines.distributed import join_processes, leave_processes
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.runs.sampling import images as images_module
@@ -184,12 +185,14 @@ def work(rank, root, port):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port), OMP_NUM_THREADS="1")  # fmt: skip
     torch.set_num_threads(1)
+    join_processes()
     for folder, more in (("png", {}), ("tar", {"image_format": "tar", "images_per_tar": 5}), ("png", {})):
         sample(Path(root), folder, **more)
         if folder == "png" and rank == 0:
             # the second time, both draw what is missing
             for path in sorted((Path(root) / "png" / "images").rglob("*.png"))[3:10]:
                 path.unlink(missing_ok=True)
+    leave_processes()
 
 
 def test_two_processes_make_what_one_makes(root, whole):
