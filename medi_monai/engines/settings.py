@@ -336,7 +336,7 @@ class AdaptationSettings(Settings):
     )
     max_patches: Repeats = setting(256, "number of patches from which on they are drawn at random")
     max_steps: Count = setting(150, "number of steps")
-    learning_rate: Rate = setting(0.05, "peak learning rate of the embedding")
+    learning_rate: Rate = setting(0.2, "peak learning rate of the embedding")
     num_steps: Repeats = setting(15, "number of sampling steps of the picture")
     amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
 

@@ -168,3 +168,17 @@ def test_what_is_held_out_and_was_not_sampled_is_named(tiny_cohort, tmp_path):
     assert finding.text.startswith(
         "2 of 3 combinations that the cohort holds out have no image in 'cls' and 'medi': B · South, C · South."
     )
+
+
+def test_a_folder_of_any_generator_is_an_arm_of_which_the_training_is_not_known(tmp_path):
+    (tmp_path / "theirs" / "fake").mkdir(parents=True)
+    (tmp_path / "theirs" / "fake" / "1.jpg").touch()
+    table = pd.DataFrame({"image": ["fake/1.jpg"], "project_id": ["A"], "center": ["n"], "prompt": ["a patch"]})
+    table.to_csv(tmp_path / "theirs" / "manifest.csv", index=False)
+    arms = read_arms({"theirs": tmp_path / "theirs"}, COLUMNS)
+    assert arms["theirs"].settings == {} and arms["theirs"].trained_on is None and arms["theirs"].selection is None
+    held_out = pd.DataFrame(
+        {"image": "x.png", "project_id": ["A", "A"], "center": ["n", "s"], "split": ["holdout", "train"]}
+    )
+    codes = [finding.code for finding in check_arms(arms, Cohort(held_out, tmp_path), COLUMNS)]
+    assert codes == ["training_not_recorded"]
