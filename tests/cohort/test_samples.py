@@ -177,8 +177,6 @@ def test_a_folder_of_any_generator_is_an_arm_of_which_the_training_is_not_known(
     table.to_csv(tmp_path / "theirs" / "manifest.csv", index=False)
     arms = read_arms({"theirs": tmp_path / "theirs"}, COLUMNS)
     assert arms["theirs"].settings == {} and arms["theirs"].trained_on is None and arms["theirs"].selection is None
-    held_out = pd.DataFrame(
-        {"image": "x.png", "project_id": ["A", "A"], "center": ["n", "s"], "split": ["holdout", "train"]}
-    )
-    codes = [finding.code for finding in check_arms(arms, Cohort(held_out, tmp_path), COLUMNS)]
-    assert codes == ["training_not_recorded"]
+    rows = {"image": "x.png", "project_id": ["A", "A"], "center": ["n", "s"], "split": ["holdout", "train"]}
+    findings = check_arms(arms, Cohort(pd.DataFrame(rows), tmp_path), COLUMNS)
+    assert [finding.name for finding in findings] == ["training_not_recorded"]
