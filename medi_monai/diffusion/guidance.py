@@ -1,42 +1,136 @@
-"""Classifier-free guidance (Ho and Salimans 2022)."""
+"""Classifier-free guidance (Ho and Salimans 2022), of all conditions together and of single columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
+from medi_monai.diffusion.schedules import NoiseSchedule
 from medi_monai.utils.errors import InputError
 
-__all__ = ["guided"]
+__all__ = ["Guidance", "guided"]
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """How predictions are pushed toward the conditions.
+
+    With the prediction ``e`` for all conditions, ``e_0`` for none and ``e_a`` for all except column ``a``, the guided
+    prediction is ``e_0 + scale (e - e_0) + sum_a (scale_a - 1) (e - e_a)``. A scale of 1 is no guidance.
+
+    Args:
+        scale: scale of all conditions together, at least 0; 0 ignores them.
+        columns: scales of single columns, at least 0, by index of the column.
+        interval: lowest and highest noise level ``sigma / alpha`` at which guidance acts (Kynkäänniemi et al. 2024,
+            arXiv 2404.07724); ``None``: all. Outside, the network is evaluated once.
+        rescale: share in [0, 1] to which the standard deviation of the guided prediction is brought back to that of
+            the prediction without guidance (Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16).
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    scale: float = 1.0
+    columns: Mapping[int, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        for scale in (self.scale, *self.columns.values()):
+            if scale < 0:
+                raise InputError(f"guidance_scale = {scale}: it has to be 0 or more; 1 is no guidance")
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise InputError(
+                f"guidance_interval = {list(self.interval)}: give the lowest and the highest noise level, both 0 or "
+                "more, such as [0.2, 5]"
+            )
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"guidance_rescale = {self.rescale}: it has to lie in [0, 1]")
+
+    @property
+    def active(self) -> bool:
+        """Whether any scale differs from 1."""
+        return self.scale != 1 or any(scale != 1 for scale in self.columns.values())
+
+
 def guided(
-    network: Network, conditions: torch.Tensor, null_conditions: torch.Tensor, scale: float = 1.0
+    network: Network,
+    conditions: torch.Tensor,
+    null_conditions: torch.Tensor,
+    guidance: Guidance | float = 1.0,
+    schedule: NoiseSchedule | None = None,
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a function that predicts with guidance: ``f(null) + scale · (f(conditions) - f(null))``.
+    """Return a function that predicts with guidance, with one batched evaluation of the network.
 
     Args:
         network: ``(x_t, timesteps, conditions) -> prediction``.
-        conditions: ``(N, …)`` conditions, one row per image.
-        null_conditions: ``(N, …)`` null conditions.
-        scale: guidance scale; 1 is the conditional network itself, at half the work, and 0 ignores the conditions.
+        conditions: ``(N, L)`` conditions, one row per image.
+        null_conditions: ``(N, L)`` null conditions.
+        guidance: settings of the guidance, or the scale of all conditions together.
+        schedule: noise schedule of the training, which an interval needs.
 
     Returns:
         ``(x_t, timesteps) -> prediction``.
     """
-    if scale < 0:
-        raise InputError(f"guidance_scale = {scale}: it has to be 0 or more; 1 is no guidance")
-    if scale == 1:
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(float(guidance))
+    if not guidance.active:
         return lambda noisy, timesteps: network(noisy, timesteps, conditions)
+    if guidance.interval is not None and schedule is None:
+        raise InputError("an interval of guidance needs the noise schedule")
+    weakened, weights = _weakened(conditions, null_conditions, guidance)
 
     def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        acting = _acting(timesteps, guidance.interval, schedule)
+        if not acting.any():
+            return network(noisy, timesteps, conditions)
+        count = 1 + len(weights)
         predictions = network(
-            torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), torch.cat([conditions, null_conditions])
+            noisy.repeat(count, *[1] * (noisy.ndim - 1)), timesteps.repeat(count), torch.cat([conditions, *weakened])
         )
-        conditional, unconditional = predictions.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        plain, *others = predictions.chunk(count)
+        result = plain
+        for other, weight in zip(others, weights):
+            # the first is written so that nothing of plain is left at a scale of 0, not even by rounding
+            change = plain - other
+            result = other + (1 + weight) * change if result is plain else result + weight * change
+        if guidance.rescale:
+            result = _rescaled(result, plain, guidance.rescale)
+        return result if acting.all() else torch.where(acting.view(-1, *[1] * (noisy.ndim - 1)), result, plain)
 
     return predict
+
+
+def _weakened(
+    conditions: torch.Tensor, null_conditions: torch.Tensor, guidance: Guidance
+) -> tuple[list[torch.Tensor], list[float]]:
+    """Conditions of which something is left out, each with the weight of the difference that this makes."""
+    weakened, weights = [], []
+    if guidance.scale != 1:
+        weakened.append(null_conditions)
+        weights.append(guidance.scale - 1)
+    for column, scale in guidance.columns.items():
+        if scale != 1:
+            without = conditions.clone()
+            without[:, column] = null_conditions[:, column]
+            weakened.append(without)
+            weights.append(scale - 1)
+    return weakened, weights
+
+
+def _acting(
+    timesteps: torch.Tensor, interval: tuple[float, float] | None, schedule: NoiseSchedule | None
+) -> torch.Tensor:
+    if interval is None or schedule is None:
+        return torch.ones_like(timesteps, dtype=torch.bool)
+    level = (-schedule.half_log_snr[timesteps.long().cpu()]).exp().to(timesteps.device)
+    return (level >= interval[0]) & (level <= interval[1])
+
+
+def _rescaled(result: torch.Tensor, plain: torch.Tensor, share: float) -> torch.Tensor:
+    axes = tuple(range(1, result.ndim))
+    factor = plain.std(axes, keepdim=True) / result.std(axes, keepdim=True).clamp(min=1e-6)
+    return result * (share * factor + 1 - share)

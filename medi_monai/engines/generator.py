@@ -13,6 +13,7 @@ from torch import nn
 
 from medi_monai.diffusion import SOLVERS, NoiseSchedule, denoiser, guided
 from medi_monai.engines.prepare_batch import AutocastInferer
+from medi_monai.engines.settings import GuidanceSettings
 from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
@@ -21,6 +22,10 @@ from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.seeding import generator_from
 
 __all__ = ["ImageGenerator", "identity_noise", "subpopulation_grid", "training_grid"]
+
+
+#: no guidance by single columns
+NO_GUIDANCE = GuidanceSettings(label_guidance=1.0, attribute_guidance=1.0, guidance_interval=None)
 
 
 class ImageGenerator:
@@ -33,7 +38,8 @@ class ImageGenerator:
         image_size: side in pixels.
         solver: one of ``medi_monai.diffusion.SOLVERS``.
         num_steps: sampling steps, each with one network evaluation (two with guidance).
-        guidance_scale: guidance scale; 1: no guidance.
+        guidance_scale: scale of the guidance by all conditions together; 1: no guidance.
+        guidance: guidance by single columns, its interval and rescaling; by default none.
         batch_size: images per evaluation; a batch can contain different combinations.
         seed: random seed of all noise.
         inferer: runs the network; by default in float32, which makes images independent of the batch size.
@@ -48,14 +54,15 @@ class ImageGenerator:
         schedule: NoiseSchedule,
         objective: str,
         image_size: int,
-        solver: str = "ddim",
-        num_steps: int = 50,
+        solver: str = "dpm",
+        num_steps: int = 20,
         guidance_scale: float = 1.0,
         batch_size: int = 64,
         seed: int = 0,
         inferer: Inferer | None = None,
         space: Space | None = None,
         noise_from: Mapping[str, str] | None = None,
+        guidance: GuidanceSettings | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise unknown_value("solver", solver, SOLVERS)
@@ -65,6 +72,8 @@ class ImageGenerator:
             raise InputError(f"num_steps = {num_steps}: the schedule allows 1 to {schedule.num_timesteps}")
         self.schema, self.schedule, self.objective, self.image_size = schema, schedule, objective, image_size
         self.solver, self.num_steps, self.guidance_scale = solver, num_steps, guidance_scale
+        self.column_guidance = NO_GUIDANCE if guidance is None else guidance
+        self.guidance = self.column_guidance.of(schema.names, guidance_scale)
         self.batch_size, self.seed = batch_size, seed
         self.inferer = AutocastInferer() if inferer is None else inferer
         self.space = PixelSpace(3) if space is None else space
@@ -76,6 +85,7 @@ class ImageGenerator:
             "schema": self.schema.digest,
             "seed": self.seed,
             "guidance_scale": self.guidance_scale,
+            **self.column_guidance.model_dump(),
             "num_steps": self.num_steps,
             "solver": self.solver,
             "image_size": self.image_size,
@@ -137,7 +147,7 @@ class ImageGenerator:
         def run(noisy: torch.Tensor, timesteps: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
             return self.inferer(noisy, network, timesteps=timesteps, conditions=codes)
 
-        return guided(run, conditions, null, self.guidance_scale)
+        return guided(run, conditions, null, self.guidance, self.schedule)
 
 
 def identity_noise(rows: pd.DataFrame, seed: int, shape: Sequence[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from monai.engines import PrepareBatch
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from medi_monai.diffusion import NoiseSchedule, add_noise, training_target
+from medi_monai.diffusion import NoiseSchedule, add_noise, draw_timesteps, timestep_distribution, training_target
 from medi_monai.networks.conditioner import drop_to_null
 from medi_monai.networks.precision import PRECISIONS, dtype_of
 from medi_monai.networks.spaces import PixelSpace, Space
@@ -38,6 +38,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         space: image space of the network; by default three-channel pixels.
         dropout: function ``(conditions, generator) -> conditions`` for conditions other than label and attributes; the
             three probabilities are then not used.
+        timestep_weights: distribution of the timesteps, one of ``medi_monai.diffusion.TIMESTEP_WEIGHTS``.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class DiffusionPrepareBatch(PrepareBatch):
         rank: int = 0,
         space: Space | None = None,
         dropout: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
+        timestep_weights: str = "uniform",
     ) -> None:
         rates = {"label_dropout": label_dropout, "attribute_dropout": attribute_dropout, "joint_dropout": joint_dropout}
         for name, value in rates.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} = {value}: a probability has to lie in [0, 1]")
         self.schedule, self.objective = schedule, objective
+        self.timesteps = timestep_distribution(schedule, objective, timestep_weights)
         self.dropout = dropout or (
             lambda codes, generator: drop_to_null(codes, label_dropout, attribute_dropout, generator, joint_dropout)
         )
@@ -92,7 +95,7 @@ class DiffusionPrepareBatch(PrepareBatch):
             # an autoencoder is moved to the device of the images
             self.space.to(images.device)
         pixels, images = images, self.space.encode(images)
-        timesteps = torch.randint(self.schedule.num_timesteps, (len(images),), generator=generator)
+        timesteps = draw_timesteps(self.timesteps, len(images), generator)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         noisy = add_noise(images, noise, timesteps, self.schedule)
         target = training_target(images, noise, timesteps, self.schedule, self.objective)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from medi_monai.cohort.dataset import BALANCES, PATCH_CACHES
 from medi_monai.cohort.settings import CohortSettings, check_named_once
-from medi_monai.diffusion import OBJECTIVES, SCHEDULES, SOLVERS
+from medi_monai.diffusion import OBJECTIVES, SCHEDULES, SOLVERS, TIMESTEP_WEIGHTS, Guidance
 from medi_monai.networks.conditioner import MODES
+from medi_monai.networks.optimizers import OPTIMIZERS
 from medi_monai.networks.text.encoder import ON_LONG
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.settings import (
+    Bounds,
     Component,
     Count,
     Few,
@@ -46,6 +49,7 @@ __all__ = [
     "ClassificationSettings",
     "ConditionSettings",
     "DiffusionSettings",
+    "GuidanceSettings",
     "NetworkSettings",
     "PathSettings",
     "PatchSpaceSettings",
@@ -192,6 +196,12 @@ class TrainingSettings(Settings):
     max_steps: Count = setting(1800, "number of optimizer steps")
     batch_size: Count = setting(16, "images per batch", recorded=True)
     accumulation_steps: Count = setting(1, "batches whose gradients are accumulated for each step", recorded=True)
+    optimizer_type: Annotated[str, OneOf("optimizer", OPTIMIZERS)] = setting(
+        "muon", "optimizer: muon (Muon for hidden matrices, AdamW for the rest), or adamw", recorded=True
+    )
+    timestep_weights: Annotated[str, OneOf("choice of `timestep_weights`", TIMESTEP_WEIGHTS)] = setting(
+        "uniform", "how often noise levels are trained: uniform, or weighted as in the literature", recorded=True
+    )
     learning_rate: Rate = setting(0.002, "peak learning rate", recorded=True)
     warmup_steps: Whole = setting(100, "steps of linear warm-up to the peak learning rate", recorded=True)
     decay_steps: Count | None = setting(
@@ -261,11 +271,48 @@ class TextSettings(Settings):
 class SamplingSettings(Settings):
     """Sampling."""
 
-    solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("ddim", "solver")
-    num_steps: Repeats = setting(50, "number of sampling steps")
+    solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("dpm", "solver")
+    num_steps: Repeats = setting(20, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
     batch_size: Count = setting(64, "images per batch")
     amp: AutoFlag = setting(False, f"{AMP}. Except in float32, images depend on the batch size")
+
+
+class GuidanceSettings(Settings):
+    """Guidance by single columns."""
+
+    label_guidance: Number = setting(2.5, "guidance scale of the label alone; 1: none")
+    attribute_guidance: MappingOf | Number = setting(
+        1.5, "guidance scale of each attribute alone: a number, or a mapping from attributes to numbers; 1: none"
+    )
+    guidance_interval: Bounds | None = setting(
+        [0.2, 3.0], "lowest and highest noise level, sigma / alpha, at which guidance acts; null: all"
+    )
+    guidance_rescale: Fraction = setting(
+        0.0, "share to which guided predictions get back the standard deviation of those without guidance"
+    )
+
+    def of(self, names: Sequence[str], scale: float = 1.0) -> Guidance:
+        """Return the guidance of a schema.
+
+        Args:
+            names: the label and the attributes.
+            scale: scale of all conditions together.
+
+        Raises:
+            InputError: for scales of attributes that the schema does not have, or that are not numbers of 0 or more.
+        """
+        label, *attributes = names
+        scales = self.attribute_guidance
+        scales = scales if isinstance(scales, dict) else dict.fromkeys(attributes, scales)
+        for name, value in scales.items():
+            if name not in attributes:
+                raise unknown_value("attribute of attribute_guidance", name, attributes)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise InputError(f"attribute_guidance of {name} = {value!r}: allowed is a number of 0 or more")
+        columns = {0: self.label_guidance, **{names.index(name): float(value) for name, value in scales.items()}}
+        low, high = self.guidance_interval or (0, math.inf)
+        return Guidance(scale, columns, None if self.guidance_interval is None else (low, high), self.guidance_rescale)
 
 
 class PlanSettings(Settings):

@@ -15,7 +15,14 @@ from medi_monai.evaluation.embedding import ImageSets, draw_name
 from medi_monai.metrics import figure, ms_ssim_diversity, normal_interval
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["DiversitySettings", "diversity", "feature_spread", "mean_diversity", "ratio_of_diversity"]
+__all__ = [
+    "DiversitySettings",
+    "diversity",
+    "feature_spread",
+    "mean_diversity",
+    "ratio_of_diversity",
+    "relative_variance",
+]
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ def diversity(
         settings: sample sizes.
 
     Returns:
-        By group and set, ``ms_ssim`` (1 minus the mean structural similarity) and, if requested, ``features`` (mean
-        distance between two images) as figures.
+        By group and set, ``ms_ssim`` (1 minus the mean structural similarity), ``pixel_variance`` (mean over pixels and
+        channels, in squared gray levels) and, if requested, ``features`` (mean distance between two images) as figures.
     """
     measured: dict[int, dict[str, dict[str, Any]]] = {group: {} for group in groups}
     for name, images in sets.images.items():
@@ -68,18 +75,19 @@ def _of_rows(
 ) -> dict[str, dict[str, Any]]:
     enough = len(rows) >= settings.min_images
     nothing = figure(None, n=len(rows))
-    measures = {"ms_ssim": _structure(source, rows[: settings.num_images], settings) if enough else dict(nothing)}
+    measures = {"ms_ssim": dict(nothing), "pixel_variance": dict(nothing)}
+    if enough and min(len(rows), settings.num_images) >= 2:
+        pixels = np.stack(source.read(rows[: settings.num_images].tolist()))
+        measures["ms_ssim"] = _structure(pixels, settings)
+        measures["pixel_variance"] = figure(float(pixels.var(axis=0, dtype=np.float64, ddof=1).mean()), n=len(pixels))
     if settings.num_spread:
         measures["features"] = feature_spread(np.asarray(features[rows])) if enough else dict(nothing)
     return measures
 
 
-def _structure(source: PatchReader, rows: np.ndarray, settings: DiversitySettings) -> dict[str, Any]:
-    if len(rows) < 2:
-        return figure(None, n=len(rows))
-    pixels = np.stack(source.read(rows.tolist())).transpose(0, 3, 1, 2)
-    measured = ms_ssim_diversity(pixels, settings.num_pairs, settings.seed)
-    return _with_error(measured["value"], measured["standard_error"], len(rows))
+def _structure(pixels: np.ndarray, settings: DiversitySettings) -> dict[str, Any]:
+    measured = ms_ssim_diversity(pixels.transpose(0, 3, 1, 2), settings.num_pairs, settings.seed)
+    return _with_error(measured["value"], measured["standard_error"], len(pixels))
 
 
 def mean_diversity(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name: str) -> dict[str, Any]:
@@ -87,6 +95,16 @@ def mean_diversity(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name
     values = [measures[name]["ms_ssim"]["value"] for measures in by_group.values()]
     known = [value for value in values if value is not None]
     return figure(float(np.mean(known)) if known else None, n=len(known))
+
+
+def relative_variance(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name: str) -> dict[str, Any]:
+    """Return the mean over groups of the pixel variance of a set, as a multiple of that of ``real``."""
+    pairs = [
+        (measures[name]["pixel_variance"]["value"], measures["real"]["pixel_variance"]["value"])
+        for measures in by_group.values()
+    ]
+    ratios = [value / of_real for value, of_real in pairs if value is not None and of_real]
+    return figure(float(np.mean(ratios)) if ratios else None, n=len(ratios))
 
 
 def feature_spread(features: np.ndarray) -> dict[str, Any]:

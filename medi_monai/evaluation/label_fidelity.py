@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ def read_columns(
     columns: Sequence[str],
     c_values: Sequence[float],
     seed: int = 0,
+    seen: Container[tuple[str, ...]] = frozenset(),
 ) -> dict[str, dict[str, Any]]:
     """Measure how often generated images are predicted as requested by a classifier of real images.
 
@@ -40,11 +41,13 @@ def read_columns(
         columns: label and attributes.
         c_values: values of C to choose from.
         seed: seed of all draws.
+        seen: combinations, values of ``columns``, that the models were trained on.
 
     Returns:
-        For each arm and column, ``value`` (share predicted as requested, with equal weights of combinations), ``ci95``
-        (Wilson), ``n``, ``left_out`` (images requested with a value that the classifier was not trained on) and
-        ``by_value``; for the arm ``real``, the ceiling (balanced accuracy) with its chance level. Columns that cannot
+        For each arm and column, ``value`` (share predicted as requested, combinations weighing alike), ``seen`` and
+        ``unseen`` (the same over combinations in training, and over others), ``ci95`` (Wilson), ``n``, ``left_out``
+        (images requested with a value that the classifier was not trained on) and ``by_value``; for the arm ``real``,
+        the ceiling (balanced accuracy) with its chance level. Columns that cannot
         be predicted are left out.
     """
     groups, order = codes_of(table, columns)[0], stable_order(table)
@@ -66,7 +69,12 @@ def read_columns(
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
         for arm, (generated, manifest) in arms.items():
-            by_arm[arm][column] = _read(probe, scale, generated, manifest, columns, column, names, readable, seed)
+            result = _read(probe, scale, generated, manifest, columns, column, names, readable, seed)
+            by_combination = result.pop("by_combination")
+            for name, wanted in (("seen", True), ("unseen", False)):
+                shares = [share for key, share in by_combination.items() if (key in seen) == wanted]
+                result[name] = float(np.mean(shares)) if shares else None
+            by_arm[arm][column] = result
     return by_arm
 
 
@@ -83,9 +91,11 @@ def _read(
 ) -> dict[str, Any]:
     """Classify the images of one arm, except those requested with a value that the probe was not trained on."""
     requested, known = codes_of(manifest, [column], names)
-    combination, order = codes_of(manifest, columns)[0], stable_order(manifest)
+    combination, combinations = codes_of(manifest, columns)
+    order = stable_order(manifest)
     usable = order[np.isin(requested[order], readable)]
     result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
+    result["by_combination"] = {}
     if not len(usable):
         return result
     rng = np.random.default_rng(seed_from("read", seed))
@@ -93,7 +103,8 @@ def _read(
     predicted = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
     right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])
-    share = float(by_combination.mean().mean())
+    shares = by_combination.mean()
+    share = float(shares.mean())
     # images of small combinations have larger weights
     effective = len(by_combination) ** 2 / float((1 / by_combination.size()).sum())
     by_value = right.groupby(requested[chosen]).mean()
@@ -103,6 +114,7 @@ def _read(
         "ci95": wilson_interval(share * effective, effective),
         "n": len(right),
         "by_value": {known[code][0]: float(value) for code, value in by_value.items()},
+        "by_combination": {combinations[code]: float(value) for code, value in shares.items()},
     }
 
 

@@ -15,7 +15,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import combination_codes
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
-from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity
+from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity, relative_variance
 from medi_monai.evaluation.embedding import ImageSets, embed_all
 from medi_monai.evaluation.fidelity import (
     DISTANCES,
@@ -99,7 +99,8 @@ def evaluate_run(
     _check_any_matched(results, columns, settings)
     generated = {arm: (features[arm], images) for arm, images in sampled.items()}
     manifests = {arm: (features[arm], images.table) for arm, images in sampled.items()}
-    predicted = read_columns(features["real"], real.table, manifests, columns, c_values, settings.seed)
+    seen = {result["name"] for result in results if result["seen"]}
+    predicted = read_columns(features["real"], real.table, manifests, columns, c_values, settings.seed, seen)
     memory, closest = memorization(features["real"], real, generated, image_size, settings.seed)
     matched = {result["name"] for result in results if result["matched"]}
     groups = [group for group, name in enumerate(sets.names) if name in matched]
@@ -116,6 +117,7 @@ def evaluate_run(
             "attribute_fidelity": {name: predicted[arm].get(name) for name in attributes},
             "diversity": mean_diversity(unlike, arm),
             "memorization": memory[arm],
+            "pixel_variance": relative_variance(unlike, arm),
         }
 
     of_real = {

@@ -11,9 +11,12 @@ import torch
 from torch import nn
 
 from medi_monai.networks.precision import dtype_of, fast_precision
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, unknown_value
 
-__all__ = ["MuonAdamW", "orthogonalized"]
+__all__ = ["OPTIMIZERS", "MuonAdamW", "build_optimizer", "orthogonalized"]
+
+#: names of :func:`build_optimizer`
+OPTIMIZERS = ("muon", "adamw")
 
 #: children of MONAI's ``DiffusionModelUNet`` whose matrices do not map features to features
 EDGES = ("conv_in", "out", "time_embed", "class_embedding")
@@ -109,6 +112,29 @@ class MuonAdamW(torch.optim.Optimizer):
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in own})
         self.precision = state_dict["precision"]
         self._adamw.load_state_dict(state_dict["adamw"])
+
+
+def build_optimizer(
+    name: str,
+    network: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a diffusion network.
+
+    Args:
+        name: ``muon``: :class:`MuonAdamW`; ``adamw``: AdamW for all parameters.
+        network: network to optimize.
+        lr: learning rate.
+        weight_decay: decoupled weight decay.
+        betas: decay rates of AdamW's moving averages.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown_value("optimizer_type", name, OPTIMIZERS)
+    if name == "muon":
+        return MuonAdamW(network, lr, weight_decay, betas=betas)
+    return torch.optim.AdamW(network.parameters(), lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def orthogonalized(matrices: torch.Tensor, precision: str = "bfloat16") -> torch.Tensor:

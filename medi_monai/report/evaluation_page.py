@@ -235,12 +235,14 @@ def add_distances(page: Page, metrics: ArmsMetrics) -> None:
     )
     quality = {FLOOR: {**quality_row(floor), "diversity": figure_text(metrics.real.diversity, 3)}}
     for arm, of_arm in metrics.arms.items():
-        quality[arm_title(arm)] = {**quality_row(of_arm.means), "diversity": figure_text(of_arm.diversity, 3)}
+        variety = {"diversity": figure_text(of_arm.diversity, 3), "pixel variance": figure_text(of_arm.pixel_variance)}
+        quality[arm_title(arm)] = {**quality_row(of_arm.means), **variety}
     page.table(share_table(quality, "images"), "Quality and diversity (larger is better)")
     page.text(
         "Precision and density: how many generated images lie among real images. Recall and coverage: how many real "
         "images are covered by generated ones. Diversity: 1 − MS-SSIM (multi-scale structural similarity) of images of "
-        "the same combination."
+        "the same combination. Pixel variance: among images of the same combination, divided by that of real images; 1 "
+        "is best."
     )
 
 
@@ -268,10 +270,14 @@ def _add_label_fidelity(page: Page, metrics: ArmsMetrics) -> None:
         for arm, of_arm in metrics.arms.items()
     }
     by_title: dict[str, Mapping[str, Figure | None]] = {REAL: accuracies, **shares}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         title: {f"{column} predicted as requested": percent_text(by_column.get(column)) for column in metrics.columns}
         for title, by_column in by_title.items()
     }
+    for arm, of_arm in metrics.arms.items():
+        if of_arm.label_fidelity and of_arm.label_fidelity.unseen is not None:
+            unseen = f"{number(100 * of_arm.label_fidelity.unseen)}%"
+            rows[arm_title(arm)][f"{label}, combinations not in training"] = unseen
     chances = [
         f"{column} {number(100 * accuracy.chance, 1)}%"
         for column, accuracy in accuracies.items()

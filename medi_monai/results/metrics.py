@@ -135,10 +135,14 @@ class PredictedShare(Figure):
         n: images.
         left_out: images of values that the classifier does not know.
         by_value: share by requested value.
+        seen: over combinations in training.
+        unseen: over the others.
     """
 
     left_out: int
     by_value: Mapping[str, float]
+    seen: float | None = None
+    unseen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,8 @@ class ArmMetrics(Result):
         attribute_fidelity: likewise by attribute.
         diversity: mean over combinations.
         memorization: how near images come to single training images.
+        pixel_variance: variance of pixels among the images of a combination, as a multiple of that of real images;
+            mean over combinations.
     """
 
     frechet_distance: MetricFigures
@@ -187,6 +193,7 @@ class ArmMetrics(Result):
     attribute_fidelity: Mapping[str, PredictedShare | None]
     diversity: Figure
     memorization: Memorization
+    pixel_variance: Figure
 
     @property
     def means(self) -> MeanFidelity:

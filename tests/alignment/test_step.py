@@ -31,14 +31,14 @@ def gradients(network):
 def by_hand(network, rows, generator, space):
     """DDIM in plain words, with the whole graph kept."""
     conditions, null = SCHEMA.encode(rows), SCHEMA.null_codes(len(rows))
-    sample, times = generator.noise(rows), sampling_timesteps(generator.num_steps, 100).tolist()
+    sample, times = generator.noise(rows), sampling_timesteps(generator.num_steps, SCHEDULE).tolist()
     for now, later in zip(times[:-1], times[1:]):
         steps, scale = torch.full((len(rows),), now), generator.guidance_scale
         velocity = network(sample, steps, conditions)
         if scale != 1:
             free = network(sample, steps, null)
             velocity = free + scale * (velocity - free)
-        bars = [1.0 if t < 0 else float(SCHEDULE.alphas_cumprod[t]) for t in (now, later)]
+        bars = [1.0 if t < 0 else float(SCHEDULE.alphas.square()[t]) for t in (now, later)]
         (alpha, alpha_later), (sigma, sigma_later) = ([b**0.5 for b in bars], [(1 - b) ** 0.5 for b in bars])
         image = alpha * sample - sigma * velocity
         image = image if space.clip is None else image.clamp(-1, 1)

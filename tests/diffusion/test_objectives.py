@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medi_monai.diffusion import OBJECTIVES, SCHEDULES, NoiseSchedule, add_noise, denoiser, training_target
+from medi_monai.diffusion import NoiseSchedule, add_noise, denoiser, image_coefficients, training_target
 from medi_monai.utils.errors import InputError
 
 TIMESTEPS = torch.tensor([0, 1, 250, 500, 750, 998])
@@ -33,7 +33,7 @@ def test_noising_and_velocity_equal_the_formulas_pixel_by_pixel(images, noise):
     noisy = add_noise(images, noise, TIMESTEPS, schedule)
     velocity = training_target(images, noise, TIMESTEPS, schedule, "v")
     for n, t in enumerate(TIMESTEPS.tolist()):
-        alpha, sigma = schedule.alphas_cumprod[t].item() ** 0.5, (1 - schedule.alphas_cumprod[t].item()) ** 0.5
+        alpha, sigma = schedule.alphas.square()[t].item() ** 0.5, (1 - schedule.alphas.square()[t].item()) ** 0.5
         x, eps = images[n, 1, 2, 3].item(), noise[n, 1, 2, 3].item()
         assert noisy[n, 1, 2, 3].item() == pytest.approx(alpha * x + sigma * eps, abs=1e-6)
         assert velocity[n, 1, 2, 3].item() == pytest.approx(alpha * eps - sigma * x, abs=1e-6)
@@ -50,20 +50,22 @@ def test_noised_images_of_unit_variance_keep_unit_variance():
     torch.testing.assert_close(noisy.var(dim=1), torch.ones(3), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+PAIRS = [(name, objective) for name in ("linear", "cosine") for objective in ("epsilon", "v")] + [("flow", "flow")]
+
+
+@pytest.mark.parametrize(("name", "objective"), PAIRS)
 def test_a_perfect_prediction_gives_the_image_back(images, noise, name, objective):
     schedule = NoiseSchedule(name)
     noisy = add_noise(images, noise, TIMESTEPS, schedule)
     target = training_target(images, noise, TIMESTEPS, schedule, objective)
-    restored = denoiser(lambda x, t: target, schedule, objective, clip=None)(noisy, TIMESTEPS)
+    restored = denoiser(lambda x, t: target, schedule, objective, clip=1.5)(noisy, TIMESTEPS)
     # epsilon divides by alpha, and the rounding of float32 with it
-    alpha = schedule.alphas_cumprod[TIMESTEPS].sqrt().float().view(-1, 1, 1, 1)
+    alpha = schedule.alphas[TIMESTEPS].float().view(-1, 1, 1, 1)
     tolerance = 1e-6 / alpha if objective == "epsilon" else torch.full_like(alpha, 2e-6)
     assert ((restored - images).abs() <= tolerance).all()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["epsilon", "v"])
 def test_a_wrong_prediction_does_not_give_the_image_back(images, noise, objective):
     schedule = NoiseSchedule("cosine")
     noisy = add_noise(images, noise, TIMESTEPS, schedule)
@@ -101,3 +103,42 @@ def test_an_unknown_objective_is_refused(images, noise):
         training_target(images, noise, TIMESTEPS, schedule, "velocity")
     with pytest.raises(InputError, match="'velocity'.*'epsilon', 'v'"):
         denoiser(lambda x, t: x, schedule, "velocity")
+
+
+@pytest.mark.parametrize(("name", "objective"), [("flow", "v"), ("flow", "epsilon"), ("cosine", "flow")])
+def test_rectified_flow_needs_objective_and_schedule(images, noise, name, objective):
+    with pytest.raises(InputError, match="'flow' and the schedule 'flow' belong together"):
+        training_target(images, noise, TIMESTEPS, NoiseSchedule(name), objective)
+
+
+def test_epsilon_is_refused_where_an_unbounded_image_would_be_divided_by_almost_nothing():
+    with pytest.raises(InputError, match="'epsilon' with schedule 'cosine'.*--objective v"):
+        denoiser(lambda x, t: x, NoiseSchedule("cosine"), "epsilon", clip=None)
+    denoiser(lambda x, t: x, NoiseSchedule("cosine"), "epsilon")
+    denoiser(lambda x, t: x, NoiseSchedule("linear"), "epsilon", clip=None)
+
+
+def test_the_velocity_of_rectified_flow_is_that_of_diffusers(images, noise):
+    diffusers = pytest.importorskip("diffusers")
+    schedule = NoiseSchedule("flow")
+    reference = diffusers.FlowMatchEulerDiscreteScheduler(1000)
+    sigmas = schedule.sigmas[TIMESTEPS].float().view(-1, 1, 1, 1)
+    noisy = add_noise(images, noise, TIMESTEPS, schedule)
+    torch.testing.assert_close(noisy, (1 - sigmas) * images + sigmas * noise, rtol=0, atol=1e-6)
+    # a step of their Euler method along our velocity to no noise at all gives the image
+    velocity = training_target(images, noise, TIMESTEPS, schedule, "flow")
+    reference.set_timesteps(sigmas=[0.5])
+    noisy = add_noise(images, noise, torch.full((6,), 500), schedule)
+    there = noisy + (reference.sigmas[0] - schedule.sigmas[500].float()) * velocity
+    ended = reference.step(velocity, reference.timesteps[0], there).prev_sample
+    torch.testing.assert_close(ended, images, rtol=0, atol=1e-5)
+
+
+def test_the_coefficients_of_the_image_are_those_of_the_denoiser(images, noise):
+    for name, objective in PAIRS:
+        schedule = NoiseSchedule(name)
+        of_noisy, of_prediction = image_coefficients(schedule.alphas[500], schedule.sigmas[500], objective)
+        timesteps = torch.full((6,), 500)
+        denoised = denoiser(lambda x, t: noise, schedule, objective, clip=100)(images, timesteps)
+        expected = (of_noisy * images.double() + of_prediction * noise.double()).float()
+        torch.testing.assert_close(denoised, expected, rtol=0, atol=1e-5)

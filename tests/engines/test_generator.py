@@ -9,8 +9,9 @@ from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator, identity_noise, subpopulation_grid, training_grid
 from medi_monai.engines.prepare_batch import AutocastInferer
+from medi_monai.engines.settings import GuidanceSettings
 from medi_monai.networks.spaces import PixelSpace
-from medi_monai.schema import MetadataSchema
+from medi_monai.schema import NULL, MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped
 
 PLAN = pd.DataFrame(
@@ -91,14 +92,61 @@ OTHER_SETTINGS = {
     "schedule": NoiseSchedule("linear", 100),
     "objective": "epsilon",
     "image_size": 32,
-    "solver": "dpm",
+    "solver": "unipc",
     "num_steps": 9,
     "guidance_scale": 2.0,
     "seed": 4,
     "inferer": AutocastInferer("bfloat16"),
     "space": PixelSpace(1),
     "noise_from": {"center": "NA"},
+    "guidance": GuidanceSettings(),
 }
+
+
+def test_every_setting_of_the_guidance_is_in_the_recipe(tiny_schema):
+    changed = {
+        "label_guidance": 3.0,
+        "attribute_guidance": {"center": 2.0},
+        "guidance_interval": [0.1, 5.0],
+        "guidance_rescale": 0.5,
+    }
+    assert set(changed) == set(GuidanceSettings.model_fields)
+    recipe = generator(tiny_schema, guidance=GuidanceSettings()).recipe()
+    for name, value in changed.items():
+        assert generator(tiny_schema, guidance=GuidanceSettings(**{name: value})).recipe() != recipe, name
+
+
+def test_guidance_by_label_and_attribute_is_that_of_their_columns(tiny_schema, tiny_network):
+    rows = expand_plan(PLAN).iloc[::20]
+    settings = GuidanceSettings(label_guidance=2.0, attribute_guidance={"center": 0.5}, guidance_interval=None)
+    bound = generator(tiny_schema, guidance=settings).bind(tiny_network, rows)
+    codes = tiny_schema.encode(rows, absent="null")
+    noisy, timesteps = torch.randn(len(rows), 3, 16, 16), torch.full((len(rows),), 40)
+    names = list(tiny_schema.names)
+
+    def without(name):
+        changed = codes.clone()
+        changed[:, names.index(name)] = NULL
+        return tiny_network(noisy, timesteps, changed)
+
+    with torch.no_grad():
+        plain = tiny_network(noisy, timesteps, codes)
+        expected = plain + (plain - without("project_id")) - 0.5 * (plain - without("center"))
+        torch.testing.assert_close(bound(noisy, timesteps), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attribute_guidance": {"centre": 2.0}}, "'centre'.*did you mean.*center"),
+        ({"attribute_guidance": {"center": "high"}}, "center = 'high'.*0 or more"),
+        ({"attribute_guidance": {"center": -1}}, "center = -1.*0 or more"),
+        ({"guidance_interval": [5, 0.2]}, r"\[5.*lowest and the highest"),
+    ],
+)
+def test_guidance_that_the_schema_does_not_have_is_refused(tiny_schema, options, message):
+    with pytest.raises(InputError, match=message):
+        generator(tiny_schema, guidance=GuidanceSettings(**options))
 
 
 def test_a_recipe_tells_all_settings_apart_that_decide_pixels(tiny_schema):

@@ -21,7 +21,7 @@ def batch(tiny_cohort, tiny_schema):
 @pytest.mark.parametrize("objective", ["epsilon", "v"])
 def test_noisy_image_and_target_give_the_clean_image_back(batch, objective):
     noisy, target, _, arguments = DiffusionPrepareBatch(SCHEDULE, objective)(batch)
-    alpha_bar = SCHEDULE.alphas_cumprod[arguments["timesteps"]].view(-1, 1, 1, 1)
+    alpha_bar = SCHEDULE.alphas.square()[arguments["timesteps"]].view(-1, 1, 1, 1)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     clean = (noisy - sigma * target) / alpha if objective == "epsilon" else alpha * noisy - sigma * target
     # epsilon loses digits where the image is nearly all noise

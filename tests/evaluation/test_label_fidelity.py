@@ -78,6 +78,20 @@ def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     assert again == fidelity
 
 
+def test_shares_are_told_apart_by_what_the_models_were_trained_on():
+    real, manifest = table_of(), table_of(1, 10)
+    # images of center n are those of center s, and those of (B, w) are those of (A, w)
+    drawn = manifest.assign(center=manifest["center"].replace("n", "s"))
+    drawn.loc[(drawn["label"] == "B") & (drawn["center"] == "w"), "label"] = "A"
+    arms = {"a": (features_of(drawn), manifest)}
+    seen = {("A", "n"), ("A", "s"), ("B", "s"), ("B", "w")}
+    fidelity = read_columns(features_of(real), real, arms, ["label", "center"], CS, seen=seen)["a"]
+    assert fidelity["center"]["seen"] == pytest.approx(3 / 4) and fidelity["center"]["unseen"] == pytest.approx(1 / 2)
+    assert fidelity["label"]["seen"] == pytest.approx(3 / 4) and fidelity["label"]["unseen"] == 1
+    none = read_columns(features_of(real), real, arms, ["label", "center"], CS)["a"]["label"]
+    assert none["seen"] is None and none["unseen"] == none["value"]
+
+
 def test_values_that_no_real_image_has_are_left_out_with_their_count():
     real = table_of()
     manifest = table_of(1, 4)
@@ -89,7 +103,7 @@ def test_values_that_no_real_image_has_are_left_out_with_their_count():
     none = read_columns(features_of(real), real, {"a": (features_of(alone), alone)}, ["label", "center"], CS)["a"][
         "center"
     ]
-    assert none == {"value": None, "ci95": None, "n": 0, "left_out": 8, "by_value": {}}
+    assert none == {"value": None, "ci95": None, "n": 0, "left_out": 8, "by_value": {}, "seen": None, "unseen": None}
 
 
 def test_a_column_of_one_value_and_a_single_patient_cannot_be_read():

@@ -160,10 +160,13 @@ def _arm_metrics(level, pairs):
         }  # fmt: skip
     metrics["frechet_distance"]["all_images"] = figure(0.0345)
     return metrics | {
-        "label_fidelity": figure(0.86868, 0.85, 0.88, 640, left_out=0, by_value={pairs[0][0]: 0.7123}),
+        "label_fidelity": figure(
+            0.86868, 0.85, 0.88, 640, left_out=0, by_value={pairs[0][0]: 0.7123}, seen=0.9012, unseen=0.8123
+        ),
         "attribute_fidelity": {"center": figure(0.127, 0.113, 0.143, 640, left_out=0, by_value={})},
         "diversity": figure(0.4321, n=10),
         "memorization": memory(figure(0.008, 0.004, 0.012), ratio=0.97, nearer=figure(0.512, 0.48, 0.545)),
+        "pixel_variance": figure(0.9234, n=10),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from medi_monai.diffusion import NoiseSchedule, denoiser, sampling_timesteps
+from medi_monai.diffusion import NoiseSchedule, check_objective, denoiser, image_coefficients, sampling_timesteps
 from medi_monai.utils.errors import InputError
 
 __all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "step_coefficients", "truncated"]
@@ -170,17 +170,20 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
     Without a clamp a step is linear in latent and prediction, ``x' = keep x + gain prediction``, and the coefficient of
     a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021, eq. 13)
     it telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi), sigma =
-    sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine and ``gain`` minus its sine. All
-    coefficients are negative.
+    sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine and ``gain`` minus its sine. For
+    flow, ``keep`` is 1 and ``gain`` the change of sigma. All coefficients are negative.
     """
-    _check_objective(schedule, objective)
-    steps = sampling_timesteps(num_steps, schedule.num_timesteps)[:-1]
-    alpha_bar = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, dtype=torch.float64)])
-    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    check_objective(objective, schedule)
+    steps = sampling_timesteps(num_steps, schedule)[:-1]
+    alpha = torch.cat([schedule.alphas[steps], torch.ones(1, dtype=torch.float64)])
+    sigma = torch.cat([schedule.sigmas[steps], torch.zeros(1, dtype=torch.float64)])
     (now, later), (noise_now, noise_later) = ((values[:-1], values[1:]) for values in (alpha, sigma))
     if objective == "epsilon":
         return noise_later / later - noise_now / now
-    keep, gain = later * now + noise_later * noise_now, noise_later * now - later * noise_now
+    # x' = alpha' x_0 + sigma' (x - alpha x_0) / sigma with x_0 = a x + b prediction
+    of_image = later - noise_later * now / noise_now
+    of_noisy, of_prediction = image_coefficients(now, noise_now, objective)
+    keep, gain = noise_later / noise_now + of_image * of_noisy, of_image * of_prediction
     kept_after = torch.cat([keep.flip(0).cumprod(0).flip(0)[1:], torch.ones(1, dtype=torch.float64)])
     return gain * kept_after
 
@@ -201,11 +204,7 @@ def _timesteps(sample: torch.Tensor, now: int) -> torch.Tensor:
 
 
 def _steps(schedule: NoiseSchedule, num_steps: int, last_steps: int | None) -> list[tuple[int, int]]:
-    steps = sampling_timesteps(num_steps, schedule.num_timesteps).tolist()
+    steps = sampling_timesteps(num_steps, schedule).tolist()
     if last_steps is not None and not 1 <= last_steps <= num_steps:
         raise InputError(f"last_steps = {last_steps}: the gradient can pass through 1 to {num_steps} (num_steps) steps")
     return list(zip(steps[:-1], steps[1:]))
-
-
-def _check_objective(schedule: NoiseSchedule, objective: str) -> None:
-    denoiser(lambda noisy, timesteps: noisy, schedule, objective)

@@ -19,7 +19,7 @@ class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combin
     """Sampling plan of the experiment."""
 
 
-class DemoSamplingSettings(SamplingSettings, defaults={"solver": "dpm", "num_steps": 15}):
+class DemoSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
     """Sampling in the experiment."""
 
 

@@ -7,10 +7,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from medi_monai.alignment.functional import ROLLOUTS, adjusted_direct, step_coefficients, truncated
-from medi_monai.diffusion import OBJECTIVES, NoiseSchedule, ddim, denoiser, guided, sampling_timesteps
+from medi_monai.diffusion import NoiseSchedule, ddim, denoiser, guided, sampling_timesteps
 from medi_monai.utils.errors import InputError
 
 SCHEDULE = NoiseSchedule("linear", 40)
+#: prediction targets with a schedule of each
+SCHEDULES = {"epsilon": SCHEDULE, "v": SCHEDULE, "flow": NoiseSchedule("flow", 40)}
+PAIRS = [("epsilon", "linear"), ("v", "linear"), ("v", "cosine"), ("flow", "flow")]
 
 
 class TinyNetwork(nn.Module):
@@ -49,22 +52,23 @@ def gradients(network):
 
 def unrolled(network, noise, objective, num_steps, clip, tuned_steps):
     """DDIM from its equations in float64, with autograd through its last steps."""
-    abar = torch.cat([SCHEDULE.alphas_cumprod, torch.ones(1, dtype=torch.float64)])
-    steps, x = sampling_timesteps(num_steps, 40).tolist(), noise
+    schedule = SCHEDULES[objective]
+    alphas = torch.cat([schedule.alphas, torch.ones(1, dtype=torch.float64)])
+    sigmas = torch.cat([schedule.sigmas, torch.zeros(1, dtype=torch.float64)])
+    steps, x = sampling_timesteps(num_steps, schedule).tolist(), noise
     for index, (now, later) in enumerate(zip(steps, steps[1:])):
         if index == num_steps - tuned_steps:
             x = x.detach()
-        a, s = abar[now].sqrt(), (1 - abar[now]).sqrt()
+        a, s = alphas[now], sigmas[now]
         output = network(x, torch.full((len(x),), now))
-        clean = (x - s * output) / a if objective == "epsilon" else a * x - s * output
+        clean = {"epsilon": (x - s * output) / a, "v": a * x - s * output, "flow": x - s * output}[objective]
         clean = clean if clip is None else clean.clamp(-clip, clip)
-        x = abar[later].sqrt() * clean + (1 - abar[later]).sqrt() * (x - a * clean) / s
+        x = alphas[later] * clean + sigmas[later] * (x - a * clean) / s
     return x
 
 
 @pytest.mark.parametrize("kind", ROLLOUTS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize(("objective", "name"), PAIRS)
 @pytest.mark.parametrize("clip", [1.0, None])
 @pytest.mark.parametrize("last_steps", [1, 3, None])
 def test_images_are_those_of_ddim_to_the_bit(kind, objective, name, clip, last_steps):
@@ -77,7 +81,7 @@ def test_images_are_those_of_ddim_to_the_bit(kind, objective, name, clip, last_s
     assert rollout.images.is_leaf and rollout.images.requires_grad
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", SCHEDULES)
 @pytest.mark.parametrize("clip", [0.4, None])
 @pytest.mark.parametrize("checkpoint", [True, False])
 @pytest.mark.parametrize("last_steps", [None, 1, 2, 5])
@@ -87,7 +91,7 @@ def test_truncated_gradients_are_those_of_autograd_through_unrolled_steps(
     images = unrolled(network, noise, objective, 5, clip, last_steps or 5)
     loss_of(images).backward()
     expected = gradients(network)
-    rollout = truncated(network, noise, SCHEDULE, objective, 5, last_steps, checkpoint, clip)
+    rollout = truncated(network, noise, SCHEDULES[objective], objective, 5, last_steps, checkpoint, clip)
     torch.testing.assert_close(rollout.images, images, rtol=1e-5, atol=1e-5)
     rollout.backward(loss_of(rollout.images))
     actual = gradients(network)
@@ -97,7 +101,7 @@ def test_truncated_gradients_are_those_of_autograd_through_unrolled_steps(
         assert (images.abs() == clip).any(), "the clamp has to be at work"
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", SCHEDULES)
 def test_truncated_gradients_are_those_of_finite_differences(network, noise, objective):
     def bounded_loss(images):
         return torch.atan(images / 20).sum()
@@ -105,7 +109,7 @@ def test_truncated_gradients_are_those_of_finite_differences(network, noise, obj
     def loss(network):
         return bounded_loss(unrolled(network, noise, objective, 4, None, 4)).item()
 
-    rollout = truncated(network, noise, SCHEDULE, objective, 4, clip=None)
+    rollout = truncated(network, noise, SCHEDULES[objective], objective, 4, clip=None)
     rollout.backward(bounded_loss(rollout.images))
     actual, expected, step = gradients(network), [], 1e-6
     with torch.no_grad():
@@ -121,8 +125,7 @@ def test_truncated_gradients_are_those_of_finite_differences(network, noise, obj
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize(("objective", "name"), PAIRS)
 @pytest.mark.parametrize("num_steps", [1, 2, 9])
 def test_coefficients_say_how_the_image_of_ddim_moves_with_each_prediction(objective, name, num_steps):
     schedule = NoiseSchedule(name, 50)
@@ -145,7 +148,7 @@ def test_coefficients_say_how_the_image_of_ddim_moves_with_each_prediction(objec
 
 
 def test_coefficients_of_noise_add_up_to_the_ratio_of_noise_to_signal():
-    alpha_bar = SCHEDULE.alphas_cumprod[-1].item()
+    alpha_bar = SCHEDULE.alphas.square()[-1].item()
     total = step_coefficients(SCHEDULE, "epsilon", 7).sum().item()
     assert total == pytest.approx(-math.sqrt((1 - alpha_bar) / alpha_bar), rel=1e-12)
 
@@ -157,7 +160,7 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     rollout = adjusted_direct(lambda x, t: weight * x, start, schedule, "epsilon", 2, clip=None)
     rollout.backward(rollout.images.sum())
 
-    abar0, abar1 = schedule.alphas_cumprod[9].item(), schedule.alphas_cumprod[0].item()
+    abar0, abar1 = schedule.alphas.square()[9].item(), schedule.alphas.square()[0].item()
     r0, r1 = math.sqrt((1 - abar0) / abar0), math.sqrt((1 - abar1) / abar1)
     x0 = 0.7
     x1 = math.sqrt(abar1) * (x0 / math.sqrt(abar0) + (r1 - r0) * 0.3 * x0)
@@ -168,18 +171,18 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     assert rollout.images.item() == pytest.approx(x0 / math.sqrt(abar0) - c0 * 0.3 * x0 - c1 * 0.3 * x1, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", SCHEDULES)
 @pytest.mark.parametrize("clip", [0.4, None])
 @pytest.mark.parametrize("last_steps", [None, 1, 3])
 def test_the_adjusted_gradient_is_that_of_a_graph_with_detached_latents(network, noise, objective, clip, last_steps):
-    seen = []
+    schedule, seen = SCHEDULES[objective], []
 
     def recording(x, t):
         seen.append((x.detach().clone(), t))
         return network(x, t)
 
-    final = ddim(denoiser(recording, SCHEDULE, objective, clip), noise, SCHEDULE, 6)
-    coefficients = step_coefficients(SCHEDULE, objective, 6)[6 - (last_steps or 6) :]
+    final = ddim(denoiser(recording, schedule, objective, clip), noise, schedule, 6)
+    coefficients = step_coefficients(SCHEDULES[objective], objective, 6)[6 - (last_steps or 6) :]
     common = math.exp(sum(math.log(abs(c)) for c in coefficients.tolist()) / len(coefficients))
     surrogate = final
     for x, t in seen[6 - (last_steps or 6) :]:
@@ -188,16 +191,16 @@ def test_the_adjusted_gradient_is_that_of_a_graph_with_detached_latents(network,
     loss_of(surrogate).backward()
     expected = gradients(network)
 
-    rollout = adjusted_direct(network, noise, SCHEDULE, objective, 6, last_steps, clip)
+    rollout = adjusted_direct(network, noise, SCHEDULES[objective], objective, 6, last_steps, clip)
     rollout.backward(loss_of(rollout.images))
     torch.testing.assert_close(gradients(network), expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", SCHEDULES)
 def test_with_one_step_and_no_clamp_both_kinds_have_the_same_gradient(network, noise, objective):
     by_kind = []
     for kind in ROLLOUTS.values():
-        rollout = kind(network, noise, SCHEDULE, objective, 6, last_steps=1, clip=None)
+        rollout = kind(network, noise, SCHEDULES[objective], objective, 6, last_steps=1, clip=None)
         rollout.backward(loss_of(rollout.images))
         by_kind.append(gradients(network))
     torch.testing.assert_close(*by_kind, rtol=1e-5, atol=1e-7)
