@@ -13,7 +13,7 @@ from torch import nn
 
 from medi_monai.diffusion import SOLVERS, NoiseSchedule, denoiser, guided
 from medi_monai.engines.prepare_batch import AutocastInferer
-from medi_monai.engines.settings import GuidanceSettings
+from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.networks.spaces import PixelSpace, Space
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning

@@ -19,6 +19,13 @@ from medi_monai.alignment.settings import (
 )
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
 from medi_monai.engines.model_dir import has_format, load_settings
+from medi_monai.engines.sampling_settings import (
+    GuidanceSettings,
+    PathSettings,
+    PlanSettings,
+    SamplingSettings,
+    SharingSettings,
+)
 from medi_monai.engines.settings import (
     AdaptationSettings,
     AutoencoderSettings,
@@ -26,15 +33,10 @@ from medi_monai.engines.settings import (
     CascadeSettings,
     ClassificationSettings,
     ConditionSettings,
-    GuidanceSettings,
     NetworkSettings,
     PatchSpaceSettings,
     PathologyTrainingSettings,
-    PathSettings,
-    PlanSettings,
-    SamplingSettings,
     SeedSettings,
-    SharingSettings,
     SpaceSettings,
     TextNetworkSettings,
     TextSettings,

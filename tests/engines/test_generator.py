@@ -9,7 +9,7 @@ from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator, identity_noise, subpopulation_grid, training_grid
 from medi_monai.engines.prepare_batch import AutocastInferer
-from medi_monai.engines.settings import GuidanceSettings
+from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.networks.spaces import PixelSpace
 from medi_monai.schema import NULL, MetadataSchema
 from medi_monai.utils.errors import InputError, RunStopped

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from medi_monai.cohort.settings import ReadingSettings
-from medi_monai.engines.settings import AutoFlag, PlanSettings, SamplingSettings
+from medi_monai.engines.sampling_settings import PlanSettings, SamplingSettings
+from medi_monai.engines.settings import AutoFlag
 from medi_monai.utils.settings import Count, Few, Flag, PathText, Rate, Repeats, Settings, setting
 
 __all__ = [

@@ -23,7 +23,7 @@ from medi_monai.cohort.plans import (
     read_plan,
 )
 from medi_monai.cohort.table import require_columns
-from medi_monai.engines.settings import PlanSettings
+from medi_monai.engines.sampling_settings import PlanSettings
 from medi_monai.results import typed
 from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.schema import Conditioning, MetadataSchema

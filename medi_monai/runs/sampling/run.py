@@ -15,7 +15,7 @@ from medi_monai.cohort.samples import SETTINGS_FILE
 from medi_monai.engines.distributed import local_device, torchrun_session, watch_processes
 from medi_monai.engines.extension import extend_model, with_learned
 from medi_monai.engines.generator import ImageGenerator
-from medi_monai.engines.settings import IMAGE_FORMATS
+from medi_monai.engines.sampling_settings import IMAGE_FORMATS
 from medi_monai.networks.learned_values import LearnedValue, of_weights
 from medi_monai.results.training import RECORD
 from medi_monai.runs.sampling.checks import check_images, check_plan, print_plan

@@ -6,7 +6,7 @@ from PIL import Image
 
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.generator import ImageGenerator
-from medi_monai.engines.settings import PlanSettings
+from medi_monai.engines.sampling_settings import PlanSettings
 from medi_monai.networks import MetadataDiffusionUNet
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord

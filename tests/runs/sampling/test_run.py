@@ -10,7 +10,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.diffusion import NoiseSchedule
 from medi_monai.engines.extension import along_path, path_of
 from medi_monai.engines.generator import ImageGenerator
-from medi_monai.engines.settings import PlanSettings
+from medi_monai.engines.sampling_settings import PlanSettings
 from medi_monai.networks.learned_values import LearnedValue
 from medi_monai.results import plain
 from medi_monai.results.training import RECORD, TrainingRecord
