@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,20 @@ class SmallImages:
         values = ["" if row.get(name) is None else str(row[name]) for name in self.keys]
         return (*values, str(int(row["number"])))
 
-    def plan(self) -> pd.DataFrame:
+    def plan(self, given: Collection[str] = ()) -> pd.DataFrame:
         """The combinations with ``count``.
 
+        Args:
+            given: names of settings of a plan that the user gave.
+
         Raises:
-            InputError: if the images of a combination are not numbered from 0 on.
+            InputError: if there are any, or if the images of a combination are not numbered from 0 on.
         """
+        if given:
+            raise InputError(
+                f"{', '.join(sorted(given))}: every image in {self.folder} is enlarged, and nothing else; leave the "
+                "options of a plan out"
+            )
         numbers = self.table.assign(number=self.table["number"].astype(int))
         grouped = numbers.groupby(self.keys, sort=False, dropna=False)["number"]
         if (grouped.max() + 1 != grouped.nunique()).any():

@@ -35,7 +35,8 @@ def options_page(bundle: Path) -> str:
     runs: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for file in sorted((bundle / "configs").glob("*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
-        for name, group in declared(content.get("settings", [])).items():
+        groups = [*content.get("settings", []), *content.get("+settings", [])]
+        for name, group in declared(groups).items():
             runs.setdefault((name, tuple(group)), []).append(f"`{file.name}`")
     sections = [INTRODUCTION]
     for (name, fields), files in runs.items():

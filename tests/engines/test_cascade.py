@@ -117,6 +117,8 @@ def test_what_does_not_fit_is_refused(sampled, tiny_schema, tmp_path):
         generator(folder, tiny_schema).draw(network_of(tiny_schema), rows.assign(number=9))
     with pytest.raises(InputError, match="there is no .*manifest.csv: give --sampled_dir"):
         SmallImages(tmp_path / "nothing", tiny_schema, [])
+    with pytest.raises(InputError, match="plan: every image in .* is enlarged"):
+        SmallImages(folder, tiny_schema, []).plan({"plan"})
     table[table["number"] > 0].to_csv(folder / "manifest.csv", index=False)
     with pytest.raises(InputError, match="not numbered from 0 on"):
         SmallImages(folder, tiny_schema, []).plan()
