@@ -21,7 +21,7 @@ from medi_monai.utils.errors import InputError, RunStopped, unknown_value
 from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["ImageGenerator", "identity_noise", "subpopulation_grid", "training_grid"]
+__all__ = ["NO_GUIDANCE", "ImageGenerator", "identity_noise", "subpopulation_grid", "training_grid"]
 
 
 #: no guidance by single columns

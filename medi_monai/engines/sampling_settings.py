@@ -79,6 +79,21 @@ class GuidanceSettings(Settings):
         low, high = self.guidance_interval or (0, math.inf)
         return Guidance(scale, columns, None if self.guidance_interval is None else (low, high), self.guidance_rescale)
 
+    def text(self, names: Sequence[str], scale: float = 1.0) -> str:
+        """Describe the guidance of a schema, such as ``guidance project_id 2.5, center 1.5``.
+
+        Args:
+            names: the label and the attributes.
+            scale: scale of all conditions together.
+        """
+        guidance = self.of(names, scale)
+        scales = {"all": guidance.scale, **{names[index]: value for index, value in guidance.columns.items()}}
+        shown = ", ".join(f"{name} {value:g}" for name, value in scales.items() if value != 1)
+        if not shown:
+            return "no guidance"
+        within = "" if guidance.interval is None else " at noise levels {:g} to {:g}".format(*guidance.interval)
+        return f"guidance {shown}{within}"
+
 
 class PlanSettings(Settings):
     """Sampling plan."""

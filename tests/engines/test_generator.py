@@ -7,7 +7,7 @@ import torch
 
 from medi_monai.cohort import expand_plan
 from medi_monai.diffusion import NoiseSchedule
-from medi_monai.engines.generator import ImageGenerator, identity_noise, subpopulation_grid, training_grid
+from medi_monai.engines.generator import NO_GUIDANCE, ImageGenerator, identity_noise, subpopulation_grid, training_grid
 from medi_monai.engines.prepare_batch import AutocastInferer
 from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.networks.spaces import PixelSpace
@@ -133,6 +133,12 @@ def test_guidance_by_label_and_attribute_is_that_of_their_columns(tiny_schema, t
         plain = tiny_network(noisy, timesteps, codes)
         expected = plain + (plain - without("project_id")) - 0.5 * (plain - without("center"))
         torch.testing.assert_close(bound(noisy, timesteps), expected, rtol=0, atol=1e-5)
+
+
+def test_guidance_is_described_by_column():
+    names = ("tumor", "center")
+    assert GuidanceSettings().text(names) == "guidance tumor 2.5, center 1.5 at noise levels 0.2 to 3"
+    assert NO_GUIDANCE.text(names) == "no guidance" and NO_GUIDANCE.text(names, 2.0) == "guidance all 2"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class MetadataExperiment:
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
         """Yield all stages at once; none depends on the results of another."""
-        yield metadata_stages(run.output)
+        yield metadata_stages(run.output, run.options["class_only_guidance"])
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""
@@ -124,8 +124,13 @@ class MetadataExperiment:
         return Outcome(results, plain(figures), {"cohort": cohort.digest}, output / "report.html")
 
 
-def metadata_stages(output: Path) -> list[Stage]:
-    """Return preparing, training and sampling of each arm, evaluation and probing, in one folder."""
+def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
+    """Return preparing, training and sampling of each arm, evaluation and probing, in one folder.
+
+    Args:
+        output: folder of the experiment.
+        class_only_guidance: guidance by the label of the class-only arm, which may differ from that of the other.
+    """
     cohort = output / "cohort"
     # the last file written: the table itself may be CSV or, for a large cohort, Parquet
     prepared = cohort / "summary.json"
@@ -137,7 +142,8 @@ def metadata_stages(output: Path) -> list[Stage]:
         stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own, ["preparing"]))
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
-        own = {**models, "output_dir": output / arm / "sampling"}
+        guidance = {"label_guidance": class_only_guidance} if arm == "cls" else {}
+        own = {**models, **guidance, "output_dir": output / arm / "sampling"}
         done = output / arm / "sampling" / "summary.json"
         needs = ["preparing", f"training {arm}"]
         stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own, needs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medi_monai.cohort.settings import ReadingSettings
 from medi_monai.engines.sampling_settings import PlanSettings, SamplingSettings
 from medi_monai.engines.settings import AutoFlag
-from medi_monai.utils.settings import Count, Few, Flag, PathText, Rate, Repeats, Settings, setting
+from medi_monai.utils.settings import Count, Few, Flag, Number, PathText, Rate, Repeats, Settings, setting
 
 __all__ = [
     "BrainExperimentSettings",
@@ -41,6 +41,7 @@ class ExperimentSettings(ParallelSettings):
 
     sampling_batch_size: Count = setting(64, "images per sampling batch")
     sampling_amp: AutoFlag = setting(False, "`amp` of sampling")
+    class_only_guidance: Number = setting(2.5, "`label_guidance` of the class-only arm")
 
 
 class BrainExperimentSettings(ParallelSettings):

@@ -16,11 +16,13 @@ SAMPLING = {"sampling": {"solver": "ddim"}}
 
 
 def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path):
-    stages = {stage.name: stage for stage in metadata_stages(tmp_path)}
+    stages = {stage.name: stage for stage in metadata_stages(tmp_path, 1.75)}
     for arm in ARMS:
         training, sampling = stages[f"training {arm}"], stages[f"sampling {arm}"]
         assert training.options["cohort_dir"] == sampling.options["cohort_dir"] == tmp_path / "cohort"
+        assert ("label_guidance" in sampling.options) == (arm == "cls")
         assert training.result == sampling.options["ckpt_dir"] / "model.pt" and training.name in sampling.needs
+    assert stages["sampling cls"].options["label_guidance"] == 1.75
     for run_id in ("evaluation", "probing"):
         assert stages[run_id].options["arms"] == {
             arm: str(stages[f"sampling {arm}"].options["output_dir"]) for arm in ARMS

@@ -39,7 +39,7 @@ def prepared(tmp_path, data, monkeypatch):
         "dataset_dir": str(data), "table": "tiles.csv", "columns": TILES, "unit": "tiles", "label": "project_id",
         "metadata_columns": ["center"],
     }  # fmt: skip
-    stage = metadata_stages(output)[0]
+    stage = metadata_stages(output, 1.0)[0]
 
     def start(arguments, threads, log):
         started.append(arguments)
