@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -345,7 +346,8 @@ def test_work_without_exchange_ends_in_all_processes_where_it_ends_in_one(tmp_pa
     printed.append(processes[1].communicate(timeout=60))
     begun = float(printed[1][0].split()[0])
     assert end - begun < 60
-    said = [[line for line in errors.splitlines() if line.startswith("medi_monai")] for _, errors in printed]
+    # PyTorch puts the rank in front
+    said = [re.findall(r"^(?:\[rank\d\]: )?(medi_monai.*)$", errors, re.MULTILINE) for _, errors in printed]
     other = ["medi_monai: error: another process of this run has stopped; see its own message"]
     if how == "together":
         assert [process.returncode for process in processes] == [0, 0] and said == [[], []]

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import stat
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,11 @@ def broken(path: Path) -> str | None:
             rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
             if not rows or {len(row) for row in rows} != {len(rows[0])}:
                 return "rows of different lengths"
+        elif path.suffix == ".tar":
+            with tarfile.open(path) as archive:
+                names = [member.name for member in archive if archive.extractfile(member).read()]
+            if not names or len(names) % 2:
+                return "an image without its row"
         elif path.suffix == ".parquet":
             pd.read_parquet(path)
         elif path.suffix in (".npy", ".npz"):

@@ -111,6 +111,15 @@ PATHOLOGY = [
         **READ_COHORT, **LONG_SAMPLING,
     ),
     Recipe(
+        "pathology/sampling_tar", "inference.json",
+        {
+            **COHORT, "ckpt_dir": "models", "plan": "observed", "images_per_combination": 2, "num_steps": 2,
+            "image_format": "tar", "images_per_tar": 3, **OUT,
+        },
+        reads=("cohort", "models"), results=("out/manifest.csv", "out/tars/*.tar"), models=model_files("models"),
+        run_id="sampling", **READ_COHORT, **LONG_SAMPLING,
+    ),
+    Recipe(
         "pathology/classifying", "classify.json", {**COHORT, **SIZE, **CLASSIFIER, "role": "guide", **OUT},
         reads=("cohort",), results=("out/classifier.pt",), **READ_COHORT,
     ),

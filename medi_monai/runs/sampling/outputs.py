@@ -28,7 +28,7 @@ from medi_monai.wsi.readers import read_image
 __all__ = ["is_manifest_of", "write_grid", "write_manifest"]
 
 #: in grid.png: images of a combination, and rows and columns
-MAX_GRID_IMAGES, MAX_GRID_CELLS = 4, 40
+MAX_GRID_IMAGES, MAX_GRID_CELLS = 4, 24
 
 
 def write_manifest(path: Path, images: PlannedImages, files: ImageFiles) -> None:
