@@ -142,11 +142,12 @@ def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
         stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own, ["preparing"]))
     for arm, overlay in ARMS.items():
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
-        guidance = {"label_guidance": class_only_guidance} if arm == "cls" else {}
-        own = {**models, **guidance, "output_dir": output / arm / "sampling"}
+        drawn: dict[str, Any] = {**models, "output_dir": output / arm / "sampling"}
+        if arm == "cls":
+            drawn["label_guidance"] = class_only_guidance
         done = output / arm / "sampling" / "summary.json"
         needs = ["preparing", f"training {arm}"]
-        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, own, needs))
+        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, drawn, needs))
     arms = {arm: str(output / arm / "sampling") for arm in ARMS}
     for run_id, config, result in (
         ("evaluation", "evaluate.json", "metrics.json"),
