@@ -246,7 +246,7 @@ def _train(
         _Step(settings, autoencoder, discriminator, optimizers, schedules, perceptual, seed, device, precision)
     )
     engine.state.max_epochs, engine.state.epoch_length = 1, settings.max_steps
-    states = {"optimizer": optimizers[0], "critic_optimizer": optimizers[1]}
+    states: dict[str, Any] = {"optimizer": optimizers[0], "critic_optimizer": optimizers[1]}
     states |= {f"schedule_{number}": schedule for number, schedule in enumerate(schedules)}
     checkpoint = TrainingCheckpoint(output, {**parts, **states}, record, settings.checkpoint_every, keep=1)
     first = 0

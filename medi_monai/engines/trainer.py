@@ -80,7 +80,9 @@ class DiffusionTrainer(SupervisedTrainer):
         if getattr(self.inferer, "precision", None) == "float16":
             self.loss_scaler = torch.amp.GradScaler(torch.device(self.state.device).type)
 
-    def _iteration(self, engine: DiffusionTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
+    def _iteration(  # type: ignore[override]
+        self, engine: DiffusionTrainer, batchdata: dict[str, torch.Tensor]
+    ) -> dict:
         start = time.perf_counter()
         inputs, targets, args, kwargs = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, step=engine.state.iteration, **engine.to_kwargs

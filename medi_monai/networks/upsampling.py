@@ -45,7 +45,7 @@ class _Upsampling:
     def __init__(self, *args: Any, in_channels: int, out_channels: int, **kwargs: Any) -> None:
         if in_channels != out_channels:
             raise InputError(f"in_channels {in_channels} and out_channels {out_channels} of the image have to be equal")
-        super().__init__(*args, in_channels=2 * in_channels, out_channels=out_channels, **kwargs)
+        super().__init__(*args, in_channels=2 * in_channels, out_channels=out_channels, **kwargs)  # type: ignore[call-arg]
         self.time_embed = _TimeAndLevel(self.time_embed, self.block_out_channels[0])  # type: ignore[attr-defined]
 
     def forward(
@@ -70,14 +70,14 @@ class _Upsampling:
         try:
             return super().forward(torch.cat([image, small], 1), timesteps, conditions)  # type: ignore[misc]
         finally:
-            self.time_embed.level = None
+            self.time_embed.level = None  # type: ignore[assignment]
 
 
-class UpsamplingUNet(_Upsampling, MetadataDiffusionUNet):
+class UpsamplingUNet(_Upsampling, MetadataDiffusionUNet):  # type: ignore[misc]
     """:class:`MetadataDiffusionUNet` of the second stage; its arguments are those of the first."""
 
 
-class TextUpsamplingUNet(_Upsampling, TextDiffusionUNet):
+class TextUpsamplingUNet(_Upsampling, TextDiffusionUNet):  # type: ignore[misc]
     """:class:`TextDiffusionUNet` of the second stage; its arguments are those of the first."""
 
 

@@ -183,9 +183,9 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
     ]
     given += [_Given(name, value, False, None) for name, value in options.items()]
     own = [item for item in given if item.is_own]
-    names = next((item.value for item in reversed(own) if item.name == SETTINGS), [])
+    listed_groups: list[str] = next((item.value for item in reversed(own) if item.name == SETTINGS), [])
     # an overlay of the bundle adds groups
-    groups = declared([*names, *(name for item in own if item.name == f"+{SETTINGS}" for name in item.value)])
+    groups = declared([*listed_groups, *(name for item in own if item.name == f"+{SETTINGS}" for name in item.value)])
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
     fields.update(dict.fromkeys(BundleSettings.model_fields, BundleSettings))
     known = {_top(item.name) for item in own} - {SETTINGS} | set(fields)

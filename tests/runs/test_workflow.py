@@ -229,8 +229,10 @@ def test_an_overlay_extends_a_list(overlay):
 
 
 def test_parts_of_components_are_options():
-    flow = workflow(**{"validate#dataloader#batch_size": 3, "loss#reduction": "sum", "optimizer::eps": Typed("1e-6")})
-    assert given(flow, "loss").reduction == "sum" and flow.parser["optimizer#eps"] == 1e-6
+    flow = workflow(
+        **{"validate#dataloader#batch_size": 3, "loss#reduction": "sum", "lr_scheduler::cycles": Typed("2.5e-1")}
+    )
+    assert given(flow, "loss").reduction == "sum" and flow.parser["lr_scheduler#cycles"] == 0.25
     assert flow.parser["validate#dataloader#batch_size"] == 3
     note = {"_target_": "builtins.dict", "note": "a #1", "label": "@label"}
     assert given(workflow(loss=note), "loss") == {"note": "a #1", "label": "project_id"}

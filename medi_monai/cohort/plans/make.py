@@ -220,17 +220,17 @@ def _target_counts(
     group_low, group_high = (
         np.bincount(codes[wanted], bound[wanted], minlength=len(groups)).astype(np.int64) for bound in (low, high)
     )
-    size = exact_total(real, shares)
-    if size is None and limits.max_images is None:
+    whole = exact_total(real, shares)
+    if whole is None and limits.max_images is None:
         removed = [group for group, share, count in zip(groups, shares, real) if share <= 0 < count]
         raise InputError(
             f"the target gives {'|'.join(removed[0])!r} a share of 0, and the training table has "
             f"{int(real[groups.index(removed[0])]):,} patches of it, which a plan cannot remove: give it a share, or "
             "set max_plan_images to the images with which to come as close as possible"
         )
-    total = limits.max_images if size is None else None
-    if size is not None:
-        exact = fill(real, shares, size - int(real.sum()), np.zeros_like(real), np.full(len(real), MAX_COUNT))
+    total = limits.max_images if whole is None else None
+    if whole is not None:
+        exact = fill(real, shares, whole - int(real.sum()), np.zeros_like(real), np.full(len(real), MAX_COUNT))
         total = int(np.clip(exact, group_low, group_high).sum())
         total = total if limits.max_images is None else min(total, limits.max_images)
     per_group = fill(real, shares, int(total or 0), group_low, group_high)

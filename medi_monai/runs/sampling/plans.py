@@ -170,10 +170,10 @@ def _plan_of_file(
         )
     if not kept.all():
         rows = plan[~kept].drop(columns="count").astype(str).itertuples(index=False, name=None)
-        names = listed(" · ".join(row) for row in rows)
+        removed = listed(" · ".join(row) for row in rows)
         say(
             f"{plural(int((~kept).sum()), 'combination')} of {settings.plan} with a value that has fewer than "
-            f"{least:,} training patches (min_training_patches) will not be sampled: {names}"
+            f"{least:,} training patches (min_training_patches) will not be sampled: {removed}"
         )
     return plan[kept].reset_index(drop=True)
 
