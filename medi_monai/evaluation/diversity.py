@@ -35,6 +35,7 @@ class DiversitySettings:
         num_spread: number of images whose features are compared pairwise; 0 omits features.
         min_images: number of images below which diversity is not computed, because its interval would be unreliable.
         seed: seed of the selection.
+        pixel_variance: whether to compute the variance of pixels among the images.
     """
 
     num_images: int
@@ -42,6 +43,7 @@ class DiversitySettings:
     num_spread: int = 0
     min_images: int = 0
     seed: int = 0
+    pixel_variance: bool = False
 
 
 def diversity(
@@ -56,8 +58,9 @@ def diversity(
         settings: sample sizes.
 
     Returns:
-        By group and set, ``ms_ssim`` (1 minus the mean structural similarity), ``pixel_variance`` (mean over pixels and
-        channels, in squared gray levels) and, if requested, ``features`` (mean distance between two images) as figures.
+        By group and set, ``ms_ssim`` (1 minus the mean structural similarity) and, if requested, ``pixel_variance``
+        (mean over pixels and channels, in squared gray levels) and ``features`` (mean distance between two images), as
+        figures.
     """
     measured: dict[int, dict[str, dict[str, Any]]] = {group: {} for group in groups}
     for name, images in sets.images.items():
@@ -75,11 +78,15 @@ def _of_rows(
 ) -> dict[str, dict[str, Any]]:
     enough = len(rows) >= settings.min_images
     nothing = figure(None, n=len(rows))
-    measures = {"ms_ssim": dict(nothing), "pixel_variance": dict(nothing)}
+    measures = {"ms_ssim": dict(nothing)}
+    if settings.pixel_variance:
+        measures["pixel_variance"] = dict(nothing)
     if enough and min(len(rows), settings.num_images) >= 2:
         pixels = np.stack(source.read(rows[: settings.num_images].tolist()))
         measures["ms_ssim"] = _structure(pixels, settings)
-        measures["pixel_variance"] = figure(float(pixels.var(axis=0, dtype=np.float64, ddof=1).mean()), n=len(pixels))
+        if settings.pixel_variance:
+            variance = float(pixels.var(axis=0, dtype=np.float64, ddof=1).mean())
+            measures["pixel_variance"] = figure(variance, n=len(pixels))
     if settings.num_spread:
         measures["features"] = feature_spread(np.asarray(features[rows])) if enough else dict(nothing)
     return measures

@@ -104,7 +104,7 @@ def evaluate_run(
     memory, closest = memorization(features["real"], real, generated, image_size, settings.seed)
     matched = {result["name"] for result in results if result["matched"]}
     groups = [group for group, name in enumerate(sets.names) if name in matched]
-    limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=settings.seed)
+    limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=settings.seed, pixel_variance=True)
     unlike = diversity(sets, groups, image_size, limits)
     moments = {name: Moments.of(rows) for name, rows in features.items()}
 
