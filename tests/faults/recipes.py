@@ -130,6 +130,15 @@ PATHOLOGY = [
         longer={"max_steps": 40, "checkpoint_every": 4},
     ),
     Recipe(
+        "pathology/adapting", "adapt.json",
+        {
+            "ckpt_dir": "models", "attribute": "center", "value": "East", "patches": "data/new_center.csv",
+            "max_steps": 3, "num_steps": 2, **OUT,
+        },
+        reads=("data", "models"), results=("models/values/*",), outputs=("out", "models"),
+        tables=("data/new_center.csv",), images=("data",), models=model_files("models"),
+    ),
+    Recipe(
         "pathology/aligning", "align.json",
         {**COHORT, **CLASSIFIERS, **ALIGNING, "ckpt_dir": "models", "aligned_dir": "new", **OUT},
         reads=("cohort", "models", "classifiers"), results=("new/model.pt", "out/plan.csv"), outputs=("out", "new"),

@@ -129,7 +129,9 @@ def make_data(folder: Path) -> None:
         names = (["LUAD", "LUSC"][label], ["North", "South", "West"][center], ["male", "female"][number % 5 % 2])
         rows.append((f"t{number}.png", f"s{number}", f"p{number}", 1.0, *names))
     columns = ["image", "slide", "patient", "mpp", "project_id", "center", "sex"]
-    pd.DataFrame(rows, columns=columns).to_csv(tiles / "tiles.csv", index=False)
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(tiles / "tiles.csv", index=False)
+    table.head(12)[["image", "mpp", "project_id"]].to_csv(tiles / "new_center.csv", index=False)
     (tiles / "tiles.yaml").write_text(textwrap.dedent(OVERLAY))
     slices = folder / "brain" / "data"
     slices.mkdir(parents=True)

@@ -78,7 +78,8 @@ def test_latents_are_the_scaled_mean_of_monais_posterior(channels, low):
         expected = network.decode_stage_2_outputs(mean)
         expected = expected if low == -1 else 2 * expected - 1
         decoded = space.decode(space.encode(images()))
-    torch.testing.assert_close(decoded, expected.clamp(-1, 1).expand(-1, 3, -1, -1))
+    # decoded in batches of their own, which round differently
+    torch.testing.assert_close(decoded, expected.clamp(-1, 1).expand(-1, 3, -1, -1), rtol=0, atol=1e-4)
     assert space.shape(16) == tuple(mean.shape[1:]) and space.clip is None
 
 

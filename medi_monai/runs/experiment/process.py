@@ -40,6 +40,8 @@ PRELOADED = [
     "medi_monai.engines.classifiers.training",
     "medi_monai.engines.text_model",
     "medi_monai.engines.trainer",
+    "medi_monai.networks.autoencoder",
+    "medi_monai.networks.initialization",
     "ignite.engine",
     "tensorboard.summary",
 ]
