@@ -33,9 +33,10 @@ def test_the_scale_of_the_paper_is_what_the_published_code_does(order):
     # the betas of diffusers' DDPMScheduler
     schedule = parser.get_parsed_content("noise_schedule")
     betas = torch.linspace(0.0001, 0.02, 1000, dtype=torch.float64)
-    torch.testing.assert_close(schedule.alphas_cumprod, torch.cumprod(1 - betas, 0))
+    torch.testing.assert_close(schedule.alphas.square(), torch.cumprod(1 - betas, 0))
     sampling = read("inference.json", "presets/paper_128.yaml")
     assert [sampling[name] for name in ("solver", "num_steps", "guidance_scale")] == ["dpm", 100, 1.0]
+    assert sampling["label_guidance"] == sampling["attribute_guidance"] == 1.0
 
 
 def test_a_step_at_the_scale_of_the_paper_with_a_sixteenth_of_its_channels():
