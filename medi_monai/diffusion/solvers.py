@@ -110,17 +110,13 @@ def dpm_solver(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, 
     Returns:
         ``(N, …)`` images.
     """
-    path = _Path.of(schedule, num_steps)
-    sample, image, before = noise, noise, noise
-    for index, step in enumerate(path.timesteps):
-        image, before = _images(denoise, sample, step), image
-        if index + 1 == num_steps:
-            break
+
+    def advance(path: _Path, index: int, sample: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
         increase = path.lambdas[index + 1] - path.lambdas[index]
-        guess = _extrapolated(image, before, path, index)
         ratio = path.sigmas[index + 1] / path.sigmas[index]
-        sample = ratio * sample - path.alphas[index + 1] * math.expm1(-increase) * guess
-    return image
+        return ratio * sample - path.alphas[index + 1] * math.expm1(-increase) * guess
+
+    return _multistep(denoise, noise, schedule, num_steps, advance)
 
 
 @torch.no_grad()
@@ -138,20 +134,33 @@ def dpm_sde(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num
     Returns:
         ``(N, …)`` images.
     """
-    path = _Path.of(schedule, num_steps)
     generators = [generator_from("solver", row.flatten()[:16].tolist()) for row in noise.cpu()]
-    sample, image, before = noise, noise, noise
-    for index, step in enumerate(path.timesteps):
-        image, before = _images(denoise, sample, step), image
-        if index + 1 == num_steps:
-            break
+
+    def advance(path: _Path, index: int, sample: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
         increase = path.lambdas[index + 1] - path.lambdas[index]
-        guess = _extrapolated(image, before, path, index)
         fresh = torch.stack([torch.randn(noise.shape[1:], generator=generator) for generator in generators]).to(noise)
         kept = path.sigmas[index + 1] / path.sigmas[index] * math.exp(-increase)
         renewed = -math.expm1(-2 * increase)
         sample = kept * sample + path.alphas[index + 1] * renewed * guess
-        sample = sample + path.sigmas[index + 1] * math.sqrt(renewed) * fresh
+        return sample + path.sigmas[index + 1] * math.sqrt(renewed) * fresh
+
+    return _multistep(denoise, noise, schedule, num_steps, advance)
+
+
+def _multistep(
+    denoise: Denoiser,
+    noise: torch.Tensor,
+    schedule: NoiseSchedule,
+    num_steps: int,
+    advance: Callable[[_Path, int, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Sample with one evaluation per step; ``advance`` takes the step after an index with the extrapolated image."""
+    path = _Path.of(schedule, num_steps)
+    sample, image, before = noise, noise, noise
+    for index, step in enumerate(path.timesteps):
+        image, before = _images(denoise, sample, step), image
+        if index + 1 < num_steps:
+            sample = advance(path, index, sample, _extrapolated(image, before, path, index))
     return image
 
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from medi_monai.cohort.dataset import BALANCES, PATCH_CACHES
 from medi_monai.cohort.settings import CohortSettings, check_named_once
-from medi_monai.diffusion import OBJECTIVES, SCHEDULES, TIMESTEP_WEIGHTS
+from medi_monai.diffusion import OBJECTIVES, SCHEDULES, TIMESTEP_WEIGHTS, NoiseSchedule, check_objective
 from medi_monai.networks.conditioner import MODES
 from medi_monai.networks.optimizers import OPTIMIZERS
 from medi_monai.networks.text.encoder import ON_LONG
@@ -57,6 +57,7 @@ __all__ = [
     "TextTrainingSettings",
     "TrainingSettings",
     "UpsamplingSettings",
+    "check_diffusion",
     "check_model",
 ]
 
@@ -287,6 +288,16 @@ class ClassificationSettings(Settings):
     classifier_folds: Repeats | None = setting(
         None, "folds of cross-validation, to measure accuracy if few patients are held out"
     )
+
+
+def check_diffusion(diffusion: DiffusionSettings, space: SpaceSettings | None = None) -> None:
+    """Check that objective, schedule and space belong together, before any work.
+
+    Raises:
+        InputError: as :func:`medi_monai.diffusion.check_objective`; the latents of an autoencoder have no bounds.
+    """
+    clip = None if space is not None and space.autoencoder else 1.0
+    check_objective(diffusion.objective, NoiseSchedule(diffusion.schedule, diffusion.num_timesteps), clip)
 
 
 def check_model(

@@ -42,6 +42,7 @@ from medi_monai.engines.settings import (
     TextSettings,
     TextTrainingSettings,
     UpsamplingSettings,
+    check_diffusion,
     check_model,
 )
 from medi_monai.evaluation.settings import (
@@ -296,6 +297,9 @@ def check_groups(groups: Any) -> None:
         )
     if all(isinstance(groups.get(name), Settings) for name in ("conditions", "cohort", "network")):
         check_model(groups["conditions"], groups["cohort"], groups["network"], groups.get("patch_space"))
+    for network, space in (("network", "patch_space"), ("text_network", "space")):
+        if isinstance(groups.get(network), Settings):
+            check_diffusion(groups[network], groups.get(space))
     check_sizes(groups)
     line = device_line(groups)
     if line is not None and os.environ.get("RANK", "0") == "0":

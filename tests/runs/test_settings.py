@@ -263,6 +263,24 @@ def test_settings_that_contradict_each_other_are_refused(conditions, cohort, mes
         check_groups(model(conditions, cohort))
 
 
+@pytest.mark.parametrize(
+    "diffusion, autoencoder, message",
+    [
+        ({"objective": "flow"}, None, "'flow' with schedule 'cosine'.*belong together"),
+        ({"schedule": "flow"}, None, "'v' with schedule 'flow'.*belong together"),
+        ({"objective": "epsilon"}, "vae", "'epsilon' with schedule 'cosine'.*--objective v"),
+    ],
+)
+@pytest.mark.parametrize("network, space", [("network", "patch_space"), ("text_network", "space")])
+def test_an_objective_that_the_schedule_does_not_allow_is_refused_in_both_bundles(
+    diffusion, autoencoder, message, network, space
+):
+    groups = {network: GROUPS[network](**diffusion), space: GROUPS[space](autoencoder=autoencoder)}
+    with pytest.raises(InputError, match=message):
+        check_groups(groups)
+    check_groups({**groups, network: GROUPS[network](objective="flow", schedule="flow")})
+
+
 def test_a_decay_shorter_than_the_training_is_refused():
     with pytest.raises(InputError, match="decay_steps = 5 is less than max_steps = 10"):
         GROUPS["training"](max_steps=10, decay_steps=5)
