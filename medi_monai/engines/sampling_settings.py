@@ -40,7 +40,7 @@ class SamplingSettings(Settings):
     num_steps: Repeats = setting(20, "number of sampling steps")
     guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
     batch_size: Count = setting(64, "images per batch")
-    amp: AutoFlag = setting(False, f"{AMP}. Except in float32, images depend on the batch size")
+    amp: AutoFlag = setting("auto", AMP)
 
 
 class GuidanceSettings(Settings):

@@ -183,7 +183,7 @@ class TuningSamplingSettings(Settings):
     amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
 
 
-class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15, "amp": "auto"}):
+class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
     """Sampling of brain MR images."""
 
 

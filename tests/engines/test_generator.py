@@ -41,6 +41,15 @@ def test_images_are_alike_at_every_batch_size_and_order_of_the_plan(tiny_schema,
     assert np.abs(whole["A", "NA", 0] - whole["A", "NA", 1]).mean() > 5
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_do_not_depend_on_the_others_of_a_batch(tiny_schema, tiny_network, precision):
+    rows = expand_plan(PLAN)
+    options = {"batch_size": 24, "inferer": AutocastInferer(precision), "guidance": GuidanceSettings()}
+    whole = draw_all(generator(tiny_schema, **options), tiny_network, rows)
+    shuffled = draw_all(generator(tiny_schema, **options), tiny_network, rows.sample(frac=1, random_state=0))
+    assert all(np.array_equal(whole[key], shuffled[key]) for key in whole)
+
+
 def test_noise_does_not_depend_on_the_order_of_columns_and_depends_on_seed_and_number():
     rows = pd.DataFrame({"label": ["a", "a"], "center": ["x", "x"], "number": [0, 1]})
     noise = identity_noise(rows, 0, (3, 4, 4))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from medi_monai.cohort.settings import ReadingSettings
 from medi_monai.engines.sampling_settings import PlanSettings, SamplingSettings
-from medi_monai.engines.settings import AutoFlag
 from medi_monai.utils.settings import Count, Few, Flag, Number, PathText, Rate, Repeats, Settings, setting
 
 __all__ = [
@@ -40,7 +39,6 @@ class ExperimentSettings(ParallelSettings):
     """Experiment with the metadata-conditioned model."""
 
     sampling_batch_size: Count = setting(64, "images per sampling batch")
-    sampling_amp: AutoFlag = setting(False, "`amp` of sampling")
     class_only_guidance: Number = setting(2.5, "`label_guidance` of the class-only arm")
 
 
