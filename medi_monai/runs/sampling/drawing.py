@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +20,87 @@ from medi_monai.runs.sampling.images import PlannedImages
 from medi_monai.runs.sampling.shares import WorkShare
 from medi_monai.utils.files import atomic_path
 
-__all__ = ["count_missing", "draw_images", "draw_tars", "tar_units"]
+__all__ = ["Drawing", "tar_units"]
 
 
-def count_missing(images: PlannedImages, share: WorkShare, files: ImageFiles) -> int:
-    """Number of images of a share that are not there, as single files or in tar files."""
-    if share.unit > 1:
-        units = tar_units(images, share)
-        return sum(len(positions) for _, positions, name in units if not _there(files, positions, name))
-    return sum(len(_missing(images, positions, files)[0]) for positions in images.blocks(share))
-
-
-def draw_images(
-    network: nn.Module,
-    generator: ImageGenerator,
-    images: PlannedImages,
-    share: WorkShare,
-    files: ImageFiles,
-    recipe: Mapping[str, Any],
-    missing: int,
-    shows: bool,
-) -> None:
-    """Draw the missing images of a share as single PNG files.
+@dataclass(frozen=True)
+class Drawing:
+    """Draws the missing images of a plan into files.
 
     Args:
         network: trained network.
         generator: generator of the images.
         images: the plan.
-        share: share of the process.
         files: where images are.
         recipe: settings, which each file contains.
-        missing: number of images that are missing.
-        shows: whether to show progress.
     """
 
-    def draw(engine: Engine, batch: pd.DataFrame) -> None:
-        drawn = _draw_full(network, generator, batch, images.total)
-        for name, row, pixels in zip(batch.index, batch.to_dict("records"), drawn):
-            with atomic_path(files.root / name) as path:
-                path.write_bytes(png_bytes(pixels, row, recipe))
+    network: nn.Module
+    generator: ImageGenerator
+    images: PlannedImages
+    files: ImageFiles
+    recipe: Mapping[str, Any]
 
-    if missing:
-        batches = -(-missing // generator.batch_size)
-        _run(draw, _missing_batches(images, share, files, generator.batch_size), batches, shows)
+    def count_missing(self, share: WorkShare) -> int:
+        """Number of images of a share that are not there, as single files or in tar files."""
+        if share.unit > 1:
+            return sum(len(positions) for positions, _ in self._missing_tars(share))
+        return sum(len(_missing(self.images, positions, self.files)[0]) for positions in self.images.blocks(share))
 
+    def draw(self, share: WorkShare, missing: int, shows: bool) -> None:
+        """Draw the missing images of a share, as PNG files or in tar files; those pack images that are there, too.
 
-def draw_tars(
-    network: nn.Module,
-    generator: ImageGenerator,
-    images: PlannedImages,
-    share: WorkShare,
-    files: ImageFiles,
-    recipe: Mapping[str, Any],
-    missing: int,
-    shows: bool,
-) -> None:
-    """Draw the missing tar files of a share; arguments as for :func:`draw_images`. Images that are there are packed."""
+        Args:
+            share: share of the process.
+            missing: number of its images that are missing.
+            shows: whether to show progress.
+        """
+        if not missing:
+            return
+        if share.unit > 1:
+            _run(self._write_tar, self._missing_tars(share), sum(1 for _ in self._missing_tars(share)), shows)
+        else:
+            size = self.generator.batch_size
+            batches = _missing_batches(self.images, share, self.files, size)
+            _run(self._write_images, batches, -(-missing // size), shows)
 
-    def draw(engine: Engine, unit: tuple[np.ndarray, str]) -> None:
+    def _write_images(self, engine: Engine, batch: pd.DataFrame) -> None:
+        for name, row, pixels in zip(batch.index, batch.to_dict("records"), self._draw_full(batch)):
+            with atomic_path(self.files.root / name) as path:
+                path.write_bytes(png_bytes(pixels, row, self.recipe))
+
+    def _write_tar(self, engine: Engine, unit: tuple[np.ndarray, str]) -> None:
         positions, name = unit
-        with atomic_path(files.root / name) as path, tarfile.open(path, "w") as archive:
-            for start in range(0, len(positions), generator.batch_size):
-                chosen = positions[start : start + generator.batch_size]
-                names, rows = images.names(chosen), images.rows(chosen)
-                there = {image: files.find(int(at), image) for at, image in zip(chosen, names)}
+        size = self.generator.batch_size
+        with atomic_path(self.files.root / name) as path, tarfile.open(path, "w") as archive:
+            for start in range(0, len(positions), size):
+                chosen = positions[start : start + size]
+                names, rows = self.images.names(chosen), self.images.rows(chosen)
+                there = {image: self.files.find(int(at), image) for at, image in zip(chosen, names)}
                 lacking = [there[image] is None for image in names]
-                pixels = iter(_draw_full(network, generator, rows[lacking], images.total) if any(lacking) else ())
+                pixels = iter(self._draw_full(rows[lacking]) if any(lacking) else ())
                 for image, row in zip(names, rows.to_dict("records")):
                     path_of_image = there[image]
                     if path_of_image is None:
-                        png = png_bytes(next(pixels), row, recipe)
+                        png = png_bytes(next(pixels), row, self.recipe)
                     else:
-                        png = Path(files.root, path_of_image).read_bytes()
-                    add_member(archive, image, png, row, recipe)
+                        png = Path(self.files.root, path_of_image).read_bytes()
+                    add_member(archive, image, png, row, self.recipe)
 
-    units = ((positions, name) for _, positions, name in tar_units(images, share) if not _there(files, positions, name))
-    if missing:
-        count = sum(not _there(files, positions, name) for _, positions, name in tar_units(images, share))
-        _run(draw, units, count, shows)
+    def _draw_full(self, rows: pd.DataFrame) -> np.ndarray:
+        """Draw a batch of the same size wherever the plan has one, filled up with copies.
 
+        Arithmetic rounds differently in batches of other sizes: a pixel of one image in a hundred then differs by a
+        gray level, depending on how the plan is shared or where it was interrupted.
+        """
+        lacking = min(self.generator.batch_size, self.images.total) - len(rows)
+        filled = rows.iloc[np.arange(len(rows) + max(0, lacking)) % len(rows)]
+        return self.generator.draw(self.network, filled)[: len(rows)]
 
-def _draw_full(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame, total: int) -> np.ndarray:
-    """Draw a batch of the same size wherever the plan has one, filled up with copies.
-
-    Float32 rounds differently in batches of other sizes: a pixel of one image in a hundred then differs by a gray
-    level, depending on how the plan is shared or where it was interrupted.
-    """
-    lacking = min(generator.batch_size, total) - len(rows)
-    filled = rows.iloc[np.arange(len(rows) + max(0, lacking)) % len(rows)]
-    return generator.draw(network, filled)[: len(rows)]
+    def _missing_tars(self, share: WorkShare) -> Iterator[tuple[np.ndarray, str]]:
+        for _, positions, name in tar_units(self.images, share):
+            if self.files.find(int(positions[0]), name) is None:
+                yield positions, name
 
 
 def tar_units(images: PlannedImages, share: WorkShare) -> Iterator[tuple[int, np.ndarray, str]]:
@@ -115,10 +108,6 @@ def tar_units(images: PlannedImages, share: WorkShare) -> Iterator[tuple[int, np
     for number in range(share.index, -(-images.total // share.unit), share.count):
         positions = np.arange(number * share.unit, min((number + 1) * share.unit, images.total))
         yield number, positions, tar_name(number, images.names(positions))
-
-
-def _there(files: ImageFiles, positions: np.ndarray, name: str) -> bool:
-    return files.find(int(positions[0]), name) is not None
 
 
 def _run(draw: Any, batches: Iterator[Any], count: int, shows: bool) -> None:

@@ -19,7 +19,7 @@ from medi_monai.engines.sampling_settings import IMAGE_FORMATS
 from medi_monai.networks.learned_values import LearnedValue, of_weights
 from medi_monai.results.training import RECORD
 from medi_monai.runs.sampling.checks import check_images, check_plan, print_plan
-from medi_monai.runs.sampling.drawing import count_missing, draw_images, draw_tars
+from medi_monai.runs.sampling.drawing import Drawing
 from medi_monai.runs.sampling.files import ImageFiles, recipe_digest, unpack
 from medi_monai.runs.sampling.images import PlannedImages
 from medi_monai.runs.sampling.names import case_twins
@@ -122,7 +122,8 @@ def sample_plan(
             if unpacked:
                 say(f"unpacked {plural(unpacked, 'image')} of tar files")
         processes.wait()
-        missing = count_missing(images, own, files) if processes.is_main else 0
+        drawing = Drawing(network, generator, images, files, recipe)
+        missing = drawing.count_missing(own) if processes.is_main else 0
         processes.wait()
         if processes.is_main and missing < len(images):
             say(f"{len(images) - missing:,} of {plural(len(images), 'image')} are there already; drawing {missing:,}")
@@ -131,9 +132,8 @@ def sample_plan(
             share = own.among(processes.rank, processes.world_size)
             if processes.world_size > 1 and next(network.parameters()).is_cuda:
                 network.to(local_device())
-            draw = draw_tars if own.unit > 1 else draw_images
-            mine = count_missing(images, share, files) if processes.world_size > 1 else missing
-            draw(network, generator, images, share, files, recipe, mine, processes.is_main)
+            mine = drawing.count_missing(share) if processes.world_size > 1 else missing
+            drawing.draw(share, mine, processes.is_main)
         seconds = time.perf_counter() - start
         if processes.is_main:
             keys = [name for name in images.keys if name != next(iter(columns), label)]
