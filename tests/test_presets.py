@@ -26,6 +26,7 @@ def test_the_scale_of_the_paper_is_what_the_published_code_does(order):
     # the patches of 256 px are resized whole
     assert parser["image_size"] * parser["mpp"] == 256 * parser["source_mpp"]
     assert parser["warmup_steps"] == 0.01 * parser["max_steps"] and parser["batch_size"] == 32
+    assert parser["timestep_weights"] == "uniform"
     assert not parser["augment"] and not any(parser[f"{name}_dropout"] for name in ("label", "attribute", "joint"))
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
@@ -44,7 +45,7 @@ def test_a_step_at_the_scale_of_the_paper_with_a_sixteenth_of_its_channels():
     network, optimizer = parser.get_parsed_content("network_def"), parser.get_parsed_content("optimizer")
     assert type(optimizer) is torch.optim.AdamW and optimizer.defaults["lr"] == 1e-4
     assert optimizer.defaults["betas"] == (0.95, 0.999) and optimizer.defaults["weight_decay"] == 1e-6
-    names = ("objective", "label_dropout", "attribute_dropout", "joint_dropout", "augment")
+    names = ("objective", "label_dropout", "attribute_dropout", "joint_dropout", "augment", "timestep_weights")
     prepare = DiffusionPrepareBatch(
         parser.get_parsed_content("noise_schedule"), **{name: parser[name] for name in names}
     )

@@ -46,7 +46,7 @@ class SamplingSettings(Settings):
 class GuidanceSettings(Settings):
     """Guidance by single columns."""
 
-    label_guidance: Number = setting(2.5, "guidance scale of the label alone; 1: none")
+    label_guidance: Number = setting(2.25, "guidance scale of the label alone; 1: none")
     attribute_guidance: MappingOf | Number = setting(
         1.5, "guidance scale of each attribute alone: a number, or a mapping from attributes to numbers; 1: none"
     )

@@ -218,7 +218,7 @@ class TrainingSettings(Settings):
         return self
 
 
-class PathologyTrainingSettings(TrainingSettings):
+class PathologyTrainingSettings(TrainingSettings, defaults={"timestep_weights": "min_snr"}):
     """Training of the metadata-conditioned model."""
 
     label_dropout: Fraction = setting(0.05, "probability of dropping the label", recorded=True)

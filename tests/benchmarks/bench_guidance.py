@@ -65,10 +65,10 @@ def figures(of_arm: ArmMetrics, sampling: Path) -> list[float]:
     return [np.nan if value is None else float(value) for value in values]
 
 
-def print_table(names: Sequence[str], rows: Sequence[np.ndarray]) -> None:
+def print_table(names: Sequence[str], rows: Sequence[np.ndarray], titles: Sequence[str] = TITLES) -> None:
     """One row per mapping of options: mean over models, and lowest to highest if there are several."""
-    print("| options | " + " | ".join(TITLES) + " |")
-    print("|---|" + "---|" * len(TITLES))
+    print("| options | " + " | ".join(titles) + " |")
+    print("|---|" + "---|" * len(titles))
     for name, values in zip(names, rows):
         cells = [
             f"{column.mean():.3g}" + (f" ({column.min():.3g} to {column.max():.3g})" if len(column) > 1 else "")

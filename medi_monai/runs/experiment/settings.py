@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 
-class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 96}):
+class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 64}):
     """Sampling plan of the experiment."""
 
 
