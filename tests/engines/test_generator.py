@@ -146,7 +146,7 @@ def test_guidance_by_label_and_attribute_is_that_of_their_columns(tiny_schema, t
 
 def test_guidance_is_described_by_column():
     names = ("tumor", "center")
-    assert GuidanceSettings().text(names) == "guidance tumor 2.5, center 1.5 at noise levels 0.2 to 3"
+    assert GuidanceSettings().text(names) == "guidance tumor 2.25, center 1.5 at noise levels 0.2 to 3"
     assert NO_GUIDANCE.text(names) == "no guidance" and NO_GUIDANCE.text(names, 2.0) == "guidance all 2"
 
 
