@@ -17,8 +17,8 @@ __all__ = ["check_record"]
 #: what ``model.json`` holds besides settings: digests, and what other runs added
 BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", "initialized", RECORD}
 
-#: settings that came after the first models: these were trained as their defaults say, except for the optimizer, which
-#: sampling does not need
+#: settings that came after the first models: these were trained as their defaults say, except for the optimizer and the
+#: weights of timesteps, which sampling does not need
 LATER = {"adam_betas", "autoencoder", "image_channels", "optimizer_type", "patch_size", "timestep_weights"}
 
 

@@ -3,23 +3,25 @@
     python tests/benchmarks/bench_loop.py --cohort_dir C --model_dir M --output_dir O
 
 The loop loads the model for each combination and draws its images alone, with 100 steps of DDIM. Both draw the same
-plan, in pairs of whole processes, each on one thread; then the run `evaluation` compares the images with real ones.
+plan, in pairs of whole processes, each of one thread; then the run `evaluation` compares the images with real ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from bench_guidance import run
 from PIL import Image
 
 from medi_monai.engines.model_dir import load_network, load_schema
@@ -28,9 +30,6 @@ from medi_monai.results import read_results
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.utils.files import read_json
 from medi_monai.utils.pixels import uint8_arrays
-
-BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_medi_diffusion"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def published_loop(model_dir: Path, plan: pd.DataFrame, output_dir: Path, steps: int = 100) -> None:
@@ -62,21 +61,10 @@ def published_loop(model_dir: Path, plan: pd.DataFrame, output_dir: Path, steps:
     pd.DataFrame(rows).to_csv(output_dir / "manifest.csv", index=False)
 
 
-def run(run_id: str, config: str, **options: object) -> float:
-    """Run a run id of the bundle in a process of its own, and return its seconds."""
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--bundle_root", str(BUNDLE)]
-    command += ["--config_file", str(BUNDLE / "configs" / config)]
-    for name, value in options.items():
-        command += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    return timed(command)
-
-
-def timed(command: list[str]) -> float:
-    """Seconds of a command."""
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds of a call."""
     start = time.perf_counter()
-    done = subprocess.run(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    work()
     return time.perf_counter() - start
 
 
@@ -91,6 +79,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--loop", action="store_true", help="draw the plan of output_dir by the loop alone")
     given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
     plan_file, loop_dir = given.output_dir / "plan.csv", given.output_dir / "loop"
     if given.loop:
         loop_dir.mkdir(exist_ok=True)
@@ -105,13 +94,15 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"loop": [], "sampling": [], "guided": []}
     shared = {"ckpt_dir": str(given.model_dir), "cohort_dir": str(given.cohort_dir), "plan": str(plan_file)}
     for pair in range(given.pairs):
-        again = ["--cohort_dir", str(given.cohort_dir), "--model_dir", str(given.model_dir)]
+        again = [sys.executable, "-W", "ignore", __file__]
+        again += ["--cohort_dir", str(given.cohort_dir), "--model_dir", str(given.model_dir)]
         seconds["loop"].append(
-            timed([sys.executable, "-W", "ignore", __file__, *again, "--output_dir", str(given.output_dir), "--loop"])
+            seconds_of(partial(subprocess.run, [*again, "--output_dir", str(given.output_dir), "--loop"], check=True))
         )
         for name, options in (("sampling", free), ("guided", {})):
             folder = str(given.output_dir / f"{name}-{pair}")
-            seconds[name].append(run("sampling", "inference.json", **shared, output_dir=folder, **options))
+            work = partial(run, "sampling", "inference.json", **shared, output_dir=folder, **options)
+            seconds[name].append(seconds_of(work))
     arms = {name: str(loop_dir if name == "loop" else given.output_dir / f"{name}-0") for name in seconds}
     folder = str(given.output_dir / "evaluation")
     where = {"cohort_dir": str(given.cohort_dir), "arms": arms, "output_dir": folder}
