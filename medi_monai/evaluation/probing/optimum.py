@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ KEPT_BYTES = 2 * 2**30
 SAMPLE_ROWS = 65_536
 #: maximum number of products with the Hessian in one Newton step
 MAX_PRODUCTS = 500
+#: largest number of parameters for which the Hessian is formed
+MAX_HESSIAN = 2048
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Problem:
         self.penalty = torch.full((self.axes.shape[1] + 1,), 1.0 if shape[1] > 2 else 2.0, dtype=torch.float64)
         self.penalty[-1] = 0
         self.penalty = self.penalty.to(device)
+        self.curvature: torch.Tensor | None = None
 
     def parameters_of(self, num_classes: int, coefficients: torch.Tensor, intercepts: torch.Tensor) -> torch.Tensor:
         """Return the parameters of a fitted probe to start from, the inverse of :meth:`coefficients_of`."""
@@ -149,17 +153,13 @@ class Problem:
 
     def _newton_direction(self, gradient: torch.Tensor, c: float, accuracy: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a step ``(K, R + 1)``, and the resulting change of scores ``(N, K)``."""
-        curvatures = [(self.weights[rows] * shares * (1 - shares)).sum(0) for rows, shares in block_views(self.shares)]
-        spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
-        diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
-        # intercepts have no penalty, and no curvature if every row is certain
-        diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
+        precondition = self._preconditioner(c)
         direction, change = torch.zeros_like(gradient), torch.zeros_like(self.scores)
         residual = -gradient
-        scaled = _centered(residual / diagonal)
+        scaled = precondition(residual)
         search, power = scaled, (residual * scaled).sum()
         wanted = accuracy**2 * power
-        for _ in range(MAX_PRODUCTS):
+        for number in range(1, MAX_PRODUCTS + 1):
             product, moved = self._hessian_product(search, c)
             bend = (search * product).sum()
             if not bend > 0:
@@ -168,12 +168,54 @@ class Problem:
             direction += length * search
             change.add_(moved, alpha=float(length))
             residual = residual - length * product
-            scaled = _centered(residual / diagonal)
+            renewed = number == self._products_per_curvature
+            if renewed:
+                self.curvature = self._curvature()
+                precondition = self._preconditioner(c)
+                wanted = accuracy**2 * (gradient * precondition(gradient)).sum()
+            scaled = precondition(residual)
             previous, power = power, (residual * scaled).sum()
             if power <= wanted:
                 break
-            search = scaled + power / previous * search
+            search = scaled if renewed else scaled + power / previous * search
         return direction, change
+
+    @property
+    def _products_per_curvature(self) -> int | None:
+        # about as many products cost as much as the Hessian itself: a step that needs more is worth the Hessian
+        feasible = self.rotated is not None and len(self.classes) * len(self.penalty) <= MAX_HESSIAN
+        return max(20, self.dim * (len(self.classes) + 1) // 16) if feasible else None
+
+    def _preconditioner(self, c: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return an approximate inverse of the Hessian: by its last evaluation if there is one, or by its diagonal."""
+        if self.curvature is not None:
+            hessian = c * self.curvature + torch.diag(self.penalty.repeat(len(self.classes)))
+            # intercepts have no penalty, and adding the same number to all of them changes nothing
+            last = len(self.penalty) - 1
+            hessian[last :: last + 1, last :: last + 1] += float(hessian.diagonal().mean())
+            factor, failed = torch.linalg.cholesky_ex(hessian)
+            if not failed:
+                return lambda steps: _centered(torch.cholesky_solve(steps.reshape(-1, 1), factor).view_as(steps))
+        curvatures = [(self.weights[rows] * shares * (1 - shares)).sum(0) for rows, shares in block_views(self.shares)]
+        spectrum = torch.cat([self.variances, torch.ones_like(self.variances[:1])])
+        diagonal = c * torch.outer(torch.stack(curvatures).sum(0), spectrum) + self.penalty
+        # intercepts have no penalty, and no curvature if every row is certain
+        diagonal.clamp_(min=torch.finfo(torch.float64).eps * float(diagonal.max()))
+        return lambda steps: _centered(steps / diagonal)
+
+    def _curvature(self) -> torch.Tensor:
+        """Return the Hessian of the cross-entropy at the last gradient, ``(K (R + 1), K (R + 1))``."""
+        num, size = len(self.classes), len(self.penalty)
+        total = torch.zeros(num, size, num, size, dtype=torch.float64, device=self.device)
+        for rows, block in self._rows(torch.float64):
+            block = torch.cat([block, torch.ones_like(block[:, :1])], 1)
+            shares = self.shares[rows]
+            for one, other in itertools.combinations_with_replacement(range(num), 2):
+                bends = shares[:, [one]] * (float(one == other) - shares[:, [other]]) * self.weights[rows]
+                total[one, :, other] += block.T @ (bends * block)
+        for one, other in itertools.combinations(range(num), 2):
+            total[other, :, one] = total[one, :, other]
+        return total.view(num * size, num * size)
 
     def _hessian_product(self, vectors: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
         weights, intercepts = self._on_features(vectors)

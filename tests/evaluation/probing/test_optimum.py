@@ -1,0 +1,57 @@
+"""The Hessian that speeds up a fit: against automatic differentiation, and without effect on the optimum."""
+
+import numpy as np
+import pytest
+import torch
+
+from medi_monai.evaluation.probing import optimum
+from medi_monai.evaluation.probing.optimum import Problem
+
+
+def make_problem(classes=3, rows=400, dim=6, seed=0):
+    """A problem with weights, classes of different sizes, and features that are strongly correlated."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows) * rng.integers(0, 2, rows)
+    labels[:classes] = range(classes)
+    features = rng.standard_normal((rows, dim)) ** 5 @ np.diag(0.8 ** np.arange(dim)) @ rng.standard_normal((dim, dim))
+    features += rng.standard_normal((classes, dim))[labels]
+    return Problem(features, labels, classes, rng.uniform(0, 2, rows), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_hessian_is_that_of_automatic_differentiation(classes):
+    problem = make_problem(classes)
+    parameters = torch.randn(classes, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem._gradient(parameters, 1.0)
+
+    def loss(flat):
+        table = flat.view(classes, 7)
+        scores = problem.rotated @ table[:, :-1].T + table[:, -1]
+        return (problem.weights * -scores.log_softmax(1).gather(1, problem.labels)).sum()
+
+    expected = torch.autograd.functional.hessian(loss, parameters.flatten())
+    torch.testing.assert_close(problem._curvature(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_the_hessian_saves_products_and_keeps_the_optimum(monkeypatch, classes):
+    with_hessian, products = solve_counting(monkeypatch, classes)
+    monkeypatch.setattr(optimum, "MAX_HESSIAN", 0)
+    without, products_without = solve_counting(monkeypatch, classes)
+    torch.testing.assert_close(with_hessian, without, rtol=1e-5, atol=1e-5)
+    assert products < products_without
+
+
+def solve_counting(monkeypatch, classes):
+    """Solve two problems with one object, and return the last optimum and the number of Hessian products."""
+    problem, counted = make_problem(classes, rows=2000, dim=40), []
+    product = problem._hessian_product
+
+    def counting(vectors, c):
+        counted.append(c)
+        return product(vectors, c)
+
+    monkeypatch.setattr(problem, "_hessian_product", counting)
+    solutions = [problem.solve(c, None, 100, 1e-8) for c in (1.0, 1000.0)]
+    assert all(solution.converged for solution in solutions)
+    return solutions[-1].parameters, len(counted)
