@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_loop.py --cohort_dir C --model_dir M --output_dir O
 
 The loop loads the model for each combination and draws its images alone, with 100 steps of DDIM. Both draw the same
-plan, in pairs of whole processes, each of one thread; then the run `evaluation` compares the images with real ones.
+plan, in pairs of whole processes, each of one thread and with another seed in every pair; then the run `evaluation`
+compares the images of each with real ones.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from medi_monai.utils.files import read_json
 from medi_monai.utils.pixels import uint8_arrays
 
 
-def published_loop(model_dir: Path, plan: pd.DataFrame, output_dir: Path, steps: int = 100) -> None:
+def published_loop(model_dir: Path, plan: pd.DataFrame, output_dir: Path, seed: int, steps: int = 100) -> None:
     """Draw a plan one combination at a time, and write images and manifest."""
     from diffusers import DDIMScheduler
 
     rows = []
-    for combination in plan.to_dict("records"):
+    for number, combination in enumerate(plan.to_dict("records")):
         count = int(combination.pop("count"))
         schema, settings = load_schema(model_dir), read_json(model_dir / "model.json")
         names = ("channels", "attention_levels", "num_res_blocks", "num_head_channels", "norm_num_groups")
@@ -49,7 +50,7 @@ def published_loop(model_dir: Path, plan: pd.DataFrame, output_dir: Path, steps:
         scheduler = DDIMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
         scheduler.set_timesteps(steps)
         conditions = schema.encode(pd.DataFrame([combination] * count))
-        images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(len(rows)))
+        images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed * len(plan) + number))
         with torch.no_grad():
             for timestep in scheduler.timesteps:
                 prediction = network(images, timestep.expand(count), conditions)
@@ -77,13 +78,14 @@ def main() -> None:
     parser.add_argument("--combinations", type=int, default=200)
     parser.add_argument("--images", type=int, default=2, help="images of each combination")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--loop", action="store_true", help="draw the plan of output_dir by the loop alone")
+    parser.add_argument("--loop", type=int, help="draw the plan of output_dir by the loop alone, with this seed")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    plan_file, loop_dir = given.output_dir / "plan.csv", given.output_dir / "loop"
-    if given.loop:
-        loop_dir.mkdir(exist_ok=True)
-        return published_loop(given.model_dir, pd.read_csv(plan_file, keep_default_na=False), loop_dir)
+    plan_file = given.output_dir / "plan.csv"
+    if given.loop is not None:
+        (given.output_dir / f"loop_{given.loop}").mkdir()
+        plan = pd.read_csv(plan_file, keep_default_na=False)
+        return published_loop(given.model_dir, plan, given.output_dir / f"loop_{given.loop}", given.loop)
     given.output_dir.mkdir(parents=True)
     schema = load_schema(given.model_dir)
     every = list(itertools.product(*(column.values for column in schema.columns)))
@@ -96,14 +98,15 @@ def main() -> None:
     for pair in range(given.pairs):
         again = [sys.executable, "-W", "ignore", __file__]
         again += ["--cohort_dir", str(given.cohort_dir), "--model_dir", str(given.model_dir)]
-        seconds["loop"].append(
-            seconds_of(partial(subprocess.run, [*again, "--output_dir", str(given.output_dir), "--loop"], check=True))
-        )
+        again += ["--output_dir", str(given.output_dir), "--loop", str(pair)]
+        seconds["loop"].append(seconds_of(partial(subprocess.run, again, check=True)))
         for name, options in (("sampling", free), ("guided", {})):
-            folder = str(given.output_dir / f"{name}-{pair}")
-            work = partial(run, "sampling", "inference.json", **shared, output_dir=folder, **options)
+            folder = str(given.output_dir / f"{name}_{pair}")
+            work = partial(run, "sampling", "inference.json", **shared, output_dir=folder, seed=pair, **options)
             seconds[name].append(seconds_of(work))
-    arms = {name: str(loop_dir if name == "loop" else given.output_dir / f"{name}-0") for name in seconds}
+    arms = {
+        f"{name}_{pair}": str(given.output_dir / f"{name}_{pair}") for name in seconds for pair in range(given.pairs)
+    }
     folder = str(given.output_dir / "evaluation")
     where = {"cohort_dir": str(given.cohort_dir), "arms": arms, "output_dir": folder}
     run("evaluation", "evaluate.json", **where, num_replicates=2, min_images=8)
@@ -112,11 +115,13 @@ def main() -> None:
     print("| | seconds | images/s | ratio, pair by pair | Fréchet distance | label |\n|---|---|---|---|---|---|")
     for name, times in seconds.items():
         ratios = [loop / own for loop, own in zip(seconds["loop"], times)]
-        arm = metrics.arms[name]
-        label = arm.label_fidelity.value if arm.label_fidelity else float("nan")
+        of_pairs = [metrics.arms[f"{name}_{pair}"] for pair in range(given.pairs)]
+        distances = [arm.frechet_distance.mean.value for arm in of_pairs]
+        labels = [arm.label_fidelity.value for arm in of_pairs if arm.label_fidelity]
         print(
             f"| {name} | {np.median(times):.1f} | {images / np.median(times):.2f} | {min(ratios):.1f} to "
-            f"{max(ratios):.1f} | {arm.frechet_distance.mean.value:.3g} | {label:.2f} |"
+            f"{max(ratios):.1f} | {np.mean(distances):.2f} ({min(distances):.2f} to {max(distances):.2f}) | "
+            f"{np.mean(labels):.2f} |"
         )
 
 
