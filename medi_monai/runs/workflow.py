@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOWrapper
@@ -193,6 +194,10 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
     parser, of_user = ConfigParser(config={}), set()
     for item in given:
         top, value = _top(item.name), item.value
+        default = config_default(fields[top].model_fields[top]) if top in fields else PydanticUndefined
+        if item.name != top and top not in parser and default is not PydanticUndefined:
+            # what is added to a setting is added to its default
+            parser[top] = deepcopy(default)
         if not item.is_own:
             of_user.add(top)
             if top in parser:

@@ -284,3 +284,28 @@ def test_an_objective_that_the_schedule_does_not_allow_is_refused_in_both_bundle
 def test_a_decay_shorter_than_the_training_is_refused():
     with pytest.raises(InputError, match="decay_steps = 5 is less than max_steps = 10"):
         GROUPS["training"](max_steps=10, decay_steps=5)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=SHOWN)
+def test_a_config_shows_only_what_differs_from_the_declarations(file):
+    content = json.loads(file.read_text())
+    fields = {name: kind for group in declared(content["settings"]).values() for name, kind in group.items()}
+    # the Model Zoo reads these without the declarations
+    zoo = {"bundle_root", "dataset_dir", "device", "output_dir"}
+    if file.name in ("train.json", "inference.json"):
+        zoo |= referred_to("network_def", content)
+    same = [
+        name
+        for name, kind in fields.items()
+        if name in content and name not in zoo and content[name] == config_default(kind.model_fields[name])
+    ]
+    assert not same, f"{file.name} repeats the defaults of {same}: delete these lines"
+
+
+def referred_to(name, content):
+    """The ids that a section of a config refers to, directly or not."""
+    found, left = set(), {name}
+    while left:
+        found.add(name := left.pop())
+        left |= set(re.findall(r"@(\w+)", json.dumps(content.get(name)))) - found
+    return found

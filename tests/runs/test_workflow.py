@@ -272,7 +272,7 @@ def test_a_setting_is_added_by_its_declaration_and_a_line_of_a_config(tmp_path, 
     monkeypatch.setitem(GROUPS, "training", More)
     assert read_configs([CONFIGS / "train.json"], CONFIGS)["throw_away"] == 7
     file = tmp_path / "train.json"
-    file.write_text(TRAIN and Path(TRAIN).read_text().replace('"seed": 0,', '"seed": 0, "throw_away": 9,'))
+    file.write_text(TRAIN and Path(TRAIN).read_text().replace('"run":', '"throw_away": 9, "run":'))
     assert read_configs([file], tmp_path)["throw_away"] == 9
     with pytest.raises(InputError, match="throw_away = 0: it has to be a whole number of 1 or more"):
         read_configs([file], tmp_path, {"throw_away": 0})
