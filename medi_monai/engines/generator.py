@@ -37,12 +37,12 @@ class ImageGenerator:
         objective: objective of the training.
         image_size: side in pixels.
         solver: one of ``medi_monai.diffusion.SOLVERS``.
-        num_steps: sampling steps, each with one network evaluation (two with guidance).
-        guidance_scale: scale of the guidance by all conditions together; 1: no guidance.
+        num_steps: sampling steps; each evaluates the network once, and once more for each guidance scale that is not 1.
+        guidance_scale: guidance scale of the label and all attributes together; 1: none.
         guidance: guidance by single columns, its interval and rescaling; by default none.
         batch_size: images per evaluation; a batch can contain different combinations.
         seed: random seed of all noise.
-        inferer: runs the network; by default in float32, which makes images independent of the batch size.
+        inferer: runs the network; by default in float32.
         space: image space of the training.
         noise_from: values that replace those of an image in its identity when its noise is drawn, so that images with
             different values have the same noise.

@@ -29,7 +29,7 @@ class DiffusionPrepareBatch(PrepareBatch):
 
     Args:
         schedule: noise schedule.
-        objective: ``epsilon`` or ``v``.
+        objective: one of ``medi_monai.diffusion.OBJECTIVES``.
         label_dropout, attribute_dropout: probabilities in [0, 1] of replacing the label or an attribute by null.
         joint_dropout: probability in [0, 1] of replacing all conditions by null, as guidance needs.
         augment: random flips and right-angle rotations, all eight equally likely.

@@ -38,7 +38,7 @@ class SamplingSettings(Settings):
 
     solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("dpm", "solver")
     num_steps: Repeats = setting(20, "number of sampling steps")
-    guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
+    guidance_scale: Number = setting(1.0, "guidance scale of the label and all attributes together; 1: none")
     batch_size: Count = setting(64, "images per batch")
     amp: AutoFlag = setting("auto", AMP)
 

@@ -148,6 +148,8 @@ class UpsamplingSettings(Settings):
 class AutoencoderSettings(Settings):
     """Training of an autoencoder, as MONAI trains it."""
 
+    unscaled_gradients = True
+
     image_channels: Width = setting(3, "channels of the images")
     autoencoder_channels: Widths = setting([32, 64, 64], "channels at each level, half as large as the one before")
     autoencoder_blocks: Few = setting(1, "residual blocks at each level")
@@ -186,7 +188,9 @@ class TrainingSettings(Settings):
 
     max_steps: Count = setting(1800, "number of optimizer steps")
     batch_size: Count = setting(16, "images per batch", recorded=True)
-    accumulation_steps: Count = setting(1, "batches whose gradients are accumulated for each step", recorded=True)
+    accumulation_steps: Count = setting(
+        1, "parts into which a batch is split to save memory; the step is that of the whole batch", recorded=True
+    )
     optimizer_type: Annotated[str, OneOf("optimizer", OPTIMIZERS)] = setting(
         "muon", "optimizer: muon (Muon for hidden matrices, AdamW for the rest), or adamw", recorded=True
     )
@@ -261,6 +265,8 @@ class TextSettings(Settings):
 
 class AdaptationSettings(Settings):
     """Learning a new value of an attribute."""
+
+    unscaled_gradients = True
 
     attribute: Text | None = setting(None, "attribute that gets the value; null: the first categorical one")
     value: Text | None = setting(None, "name of the new value; null: Yew, a further center of the demo cohort")

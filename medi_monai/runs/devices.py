@@ -82,8 +82,7 @@ def precision_of(
     values = _values(groups)
     device = torch.device(values["device"])
     if amp == "auto":
-        # the gradients of these trainings are not scaled for float16
-        unscaled = bool({"aligned_dir", "latent_channels"} & values.keys())
+        unscaled = any(getattr(group, "unscaled_gradients", False) for group in groups.values())
         if values.get("resume") and not unscaled:
             earlier = _recorded(values["ckpt_dir"])
             if earlier is not None:

@@ -119,6 +119,8 @@ class ModelSettings(Settings):
 class TunedModelSettings(Settings):
     """Folder of the aligned model."""
 
+    unscaled_gradients = True
+
     aligned_dir: PathText = setting(help="folder for the aligned model", expression="$@bundle_root + '/models/aligned'")
 
 
@@ -205,14 +207,6 @@ class MeasuredTargetSettings(TargetSettings, defaults={"target": None}):
     """Target distribution of an evaluation; null: as in the run `aligning`."""
 
 
-class FoldSettings(Settings):
-    """Cross-validation of classifiers."""
-
-    num_folds: Repeats | None = setting(
-        None, "folds of cross-validation, to measure accuracy if few patients are held out"
-    )
-
-
 #: groups of settings by the name that configs list under ``settings``
 GROUPS: dict[str, type[Settings]] = {
     "adaptation": AdaptationSettings,
@@ -244,7 +238,6 @@ GROUPS: dict[str, type[Settings]] = {
     "experiment_reading": ExperimentReadingSettings,
     "fidelity": FidelitySettings,
     "focus": FocusSettings,
-    "folds": FoldSettings,
     "guidance": GuidanceSettings,
     "losses": AlignmentLosses,
     "measured_target": MeasuredTargetSettings,

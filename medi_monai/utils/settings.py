@@ -238,6 +238,8 @@ class Settings(BaseModel):
 
     #: whether all values are known before the run starts; if not, only values that the user gave are checked
     at_start: ClassVar[bool] = True
+    #: whether a run with these settings trains without scaling its gradients, and therefore not in float16
+    unscaled_gradients: ClassVar[bool] = False
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 

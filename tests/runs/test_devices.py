@@ -69,12 +69,27 @@ def test_a_resumed_training_keeps_its_precision(tmp_path):
     assert taken_by({"avx512_bf16": True}, "auto", **model) == kept
     assert taken_by({"avx512_bf16": True}, "auto", **{**model, "training": {"resume": False}})[0] == "bfloat16"
     # the folder of the model that is tuned says nothing of the tuning
-    assert taken_by({"avx512_bf16": True}, "auto", **model, tuned={"aligned_dir": "x"})[0] == "bfloat16"
+    assert (
+        taken_by({"avx512_bf16": True}, "auto", **model, tuned=GROUPS["tuned_model"](aligned_dir="x"))[0] == "bfloat16"
+    )
     for content in ({"precision": "int8"}, {}, []):
         write_json(tmp_path / "model.json", content)
         assert taken_by({"avx512_bf16": True}, "auto", **model)[0] == "bfloat16"
     (tmp_path / "model.json").write_text("{")
     assert taken_by({"avx512_bf16": True}, "auto", **model)[0] == "bfloat16"
+
+
+@pytest.mark.parametrize("group", ["training", "adaptation", "autoencoding", "tuned_model"])
+def test_float16_is_for_runs_that_scale_their_gradients(group):
+    allowed = []
+
+    def fastest(device, allow_float16):
+        allowed.append(allow_float16)
+        return choose_precision(Hardware("cpu", NONE), lambda name: 0.5, allow_float16)
+
+    values = {"aligned_dir": "x"} if group == "tuned_model" else {}
+    precision_of("auto", {"device": {"device": "cpu"}, group: GROUPS[group](**values)}, fastest)
+    assert allowed == [group == "training"]
 
 
 def test_the_line_is_printed_once_by_the_first_process(capsys, monkeypatch):

@@ -350,7 +350,7 @@ def _check_held_out(cohort: Cohort, splits: Sequence[str]) -> None:
     if len(cohort.split(*splits)) == 0:
         raise InputError(
             f"the cohort in {cohort.root} has no image in {list(splits)}, so its accuracy "
-            "cannot be measured. Split with a val_fraction, or cross-validate with --num_folds 5"
+            "cannot be measured. Split with a val_fraction, or cross-validate with --classifier_folds 5"
         )
 
 

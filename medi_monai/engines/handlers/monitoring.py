@@ -125,7 +125,7 @@ class ScalarHandler:
 class ValidationLossHandler:
     """Evaluates the loss of the averaged weights on a fixed set of patches, noise and timesteps.
 
-    With several processes, each validates a part, and the metric is computed over all.
+    With several processes, each validates all of them.
 
     Args:
         evaluator: engine with the metric ``validation_loss``.

@@ -79,7 +79,7 @@ class Measured:
     """Result of a measure.
 
     Args:
-        figures: fields of :class:`medi_monai.results.metrics.AlignmentMetrics`.
+        figures: fields of :class:`medi_monai.results.alignment.AlignmentMetrics`.
         pictures: images for the page, by name.
     """
 

@@ -198,7 +198,10 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Sampl
         keys = [column for column in (prompt, "number", "seed") if column in sampled[name].table.columns]
         twice = int(sampled[name].table.duplicated(keys).sum())
         if twice and "number" in keys:
-            raise InputError(f"{twice} rows of {sampled[name].root / 'manifest.csv'} repeat a prompt with its number")
+            raise InputError(
+                f"{twice} rows of {sampled[name].root / 'manifest.csv'} repeat a prompt ({prompt}) with its number; if "
+                "the plan has several columns, give --prompt combination"
+            )
     return sampled
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from medi_monai.cohort import Cohort
 from medi_monai.diffusion import SOLVERS
+from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.verdicts.metadata import verdict
@@ -71,9 +72,11 @@ class MetadataExperiment:
         for name in options["baselines"]:
             if name not in BASELINES:
                 raise unknown_value("baseline", name, BASELINES)
-        solver = stage_options["sampling"]["solver"]
-        if solver not in SOLVERS:
-            raise unknown_value("solver", solver, SOLVERS)
+        sampling = stage_options["sampling"]
+        if sampling["solver"] not in SOLVERS:
+            raise unknown_value("solver", sampling["solver"], SOLVERS)
+        guidance = {name: sampling[name] for name in GuidanceSettings.model_fields if name in sampling}
+        GuidanceSettings(**guidance).of([options["label"], *options["attributes"]])
         FidelitySettings(
             max_images=options["max_images"], min_images=options["min_images"], neighbors=options["neighbors"]
         )
@@ -82,7 +85,7 @@ class MetadataExperiment:
         return dict(options)
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Yield all stages at once; none depends on the results of another."""
+        """Yield one list with all stages: which stages there are does not depend on results."""
         yield metadata_stages(run.output, run.options["class_only_guidance"])
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
@@ -144,7 +147,7 @@ def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         drawn: dict[str, Any] = {**models, "output_dir": output / arm / "sampling"}
         if arm == "cls":
-            drawn["label_guidance"] = class_only_guidance
+            drawn |= {"label_guidance": class_only_guidance, "attribute_guidance": 1.0}
         done = output / arm / "sampling" / "summary.json"
         needs = ["preparing", f"training {arm}"]
         stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, drawn, needs))

@@ -67,6 +67,8 @@ def resolve_plan(
         close = nearest(kind, PLANS)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"unknown plan {kind!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
+    if "images_per_combination" in settings.given and (kind not in PLANS or kind in ("balance", "target")):
+        say(f"images_per_combination has no effect with plan = {kind}, which has counts of its own")
     record = (trained_with or {}).get(RECORD)
     if kind not in PLANS:
         return _plan_of_file(settings, training_table, columns, record)

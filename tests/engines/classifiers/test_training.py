@@ -364,7 +364,7 @@ class TestRun:
 
     def test_a_cohort_without_held_out_images(self, cohort, tmp_path):
         cohort = Cohort(cohort.table.assign(split="train"), cohort.root)
-        with pytest.raises(InputError, match="no image in \\['val', 'holdout'\\].*--num_folds 5"):
+        with pytest.raises(InputError, match="no image in \\['val', 'holdout'\\].*--classifier_folds 5"):
             classify_run(cohort, ["sex"], tmp_path / "out", 16, QUICK)
         with pytest.raises(InputError, match="attribute 'sexe': did you mean 'sex'"):
             classify_run(cohort, ["sexe"], tmp_path / "out", 16, QUICK, num_folds=2)

@@ -10,7 +10,7 @@ from medi_monai.utils.errors import InputError
 BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
 LATE = {
     "baselines": ["reweighted"], "normalization": "macenko", "encoder": "embedded", "max_images": 512,
-    "min_images": 16, "neighbors": 5,
+    "min_images": 16, "neighbors": 5, "label": "project_id", "attributes": ["center"],
 }  # fmt: skip
 SAMPLING = {"sampling": {"solver": "ddim"}}
 
@@ -20,9 +20,13 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
     for arm in ARMS:
         training, sampling = stages[f"training {arm}"], stages[f"sampling {arm}"]
         assert training.options["cohort_dir"] == sampling.options["cohort_dir"] == tmp_path / "cohort"
-        assert ("label_guidance" in sampling.options) == (arm == "cls")
         assert training.result == sampling.options["ckpt_dir"] / "model.pt" and training.name in sampling.needs
-    assert stages["sampling cls"].options["label_guidance"] == 1.75
+    guidance = {"label_guidance", "attribute_guidance"}
+    assert not guidance & {*stages["sampling medi"].options}
+    # the schema of the class-only model has no attribute to be guided by
+    assert {name: stages["sampling cls"].options[name] for name in guidance} == {
+        "label_guidance": 1.75, "attribute_guidance": 1.0,
+    }  # fmt: skip
     for run_id in ("evaluation", "probing"):
         assert stages[run_id].options["arms"] == {
             arm: str(stages[f"sampling {arm}"].options["output_dir"]) for arm in ARMS
@@ -38,6 +42,7 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
         ({"normalization": "macenco"}, SAMPLING, "did you mean 'macenko'"),
         ({"min_images": 4}, SAMPLING, "min_images = 4 has to be more than"),
         ({}, {"sampling": {"solver": "dim"}}, "did you mean 'ddim'"),
+        ({}, {"sampling": {"solver": "ddim", "attribute_guidance": {"centre": 2}}}, "did you mean 'center'"),
     ],
 )
 def test_what_the_last_stages_would_refuse_is_refused_before_the_first(tmp_path, changed, sampling, message):

@@ -114,6 +114,15 @@ def test_settings_of_made_plans_are_refused_for_a_table(table, tmp_path):
         resolve_plan(settings(str(tmp_path / "p.csv"), max_plan_images=3), lambda: table, COLUMNS)
 
 
+@pytest.mark.parametrize("kind", ["balance", "observed"])
+def test_a_count_that_has_no_effect_is_reported(table, kind, capsys):
+    columns = ["project_id", "center"]
+    resolve_plan(settings(kind), lambda: table, columns)
+    assert ("images_per_combination has no effect" in capsys.readouterr().out) == (kind == "balance")
+    resolve_plan(PlanSettings(plan=kind), lambda: table, columns)
+    assert not capsys.readouterr().out
+
+
 def test_rows_of_a_table_with_too_little_training_are_left_out_aloud(table, tmp_path, capsys):
     rows = [("A", "South", 3), ("B", "NA", 2)]
     pd.DataFrame(rows, columns=[*COLUMNS, "count"]).to_csv(tmp_path / "p.csv", index=False)
