@@ -204,11 +204,11 @@ class AlignmentStep:
         loss, weights = logs.new_zeros(()), logs.new_empty(len(logs))
         prompts = self.pool.prompts[list(numbers)]
         for members in sets_by_prompt(prompts if self.losses.scope == "prompt" else np.zeros_like(prompts)):
-            loss_of_set, weights[members] = self._of_set(logs[members], reference[members], drawing)
+            loss_of_set, weights[members] = self._loss_and_weights_of_set(logs[members], reference[members], drawing)
             loss = loss + loss_of_set * (len(members) / len(logs))
         return loss, weights
 
-    def _of_set(
+    def _loss_and_weights_of_set(
         self, logs: torch.Tensor, reference: torch.Tensor, drawing: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, share = self.losses, self.pool.target.tensor(logs)

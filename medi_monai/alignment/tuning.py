@@ -62,12 +62,11 @@ def align(
     generator: ImageGenerator,
     prompts: pd.DataFrame,
     target: SubgroupTarget,
-    guide: AttributeClassifier,
-    readers: Mapping[str, AttributeClassifier],
+    classifiers: Mapping[str, AttributeClassifier],
     losses: AlignmentLosses,
     settings: AlignmentSettings,
     schema: Conditioning,
-    model_settings: Mapping[str, Any],
+    train_config: Mapping[str, Any],
     output_dir: str | os.PathLike,
     ckpt_dir: str | os.PathLike,
     source: str | os.PathLike,
@@ -83,19 +82,19 @@ def align(
         generator: generator of the images, with DDIM.
         prompts: neutral conditions: a plan with ``count``, or one row per image.
         target: target shares.
-        guide: frozen classifier that predicts the subgroups for the loss.
-        readers: further classifiers by role: ``validation`` decides when to stop and which weights to keep; the
-            predictions of others, such as ``judge``, are only recorded.
+        classifiers: frozen classifiers of the subgroups by role: the loss uses the predictions of ``guide``, and
+            ``validation`` decides when to stop and which weights to keep; those of others, such as ``judge``, are only
+            recorded.
         losses: weights and choices of the losses.
         settings: settings of the optimization.
         schema: schema of the network, saved beside the weights.
-        model_settings: settings of the training (``model.json``), saved with a mark of the alignment.
+        train_config: settings of the training (``model.json``), saved with a mark of the alignment.
         output_dir: output folder for ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
         ckpt_dir: output folder for ``model.pt``, ``adapter.pt`` if one was tuned, ``schema.json`` and ``model.json``.
         source: file of the untuned weights, which is not changed.
         features: function that returns differentiable features of ``(N, 3, H, W)`` images in [-1, 1], for the CLIP
             consistency loss.
-        anchor: losses on real images.
+        anchor: losses on real images, used where their weight is not 0.
         writer: TensorBoard writer.
         resume: whether to resume from the newest checkpoint; if not, earlier results in the folders are moved aside.
 
@@ -111,9 +110,11 @@ def align(
     _check(generator, losses, folder, Path(source))
     check_results(output, "aligning")
     check_results(folder, "aligning", 1)
-    classifiers = {"guide": guide, **readers}
-    weighs = losses.anchor_weight or losses.distillation_weight
-    real_images = anchor.sampler.batch_size if anchor is not None and weighs else 0
+    guide = classifiers["guide"]
+    readers = {role: classifier for role, classifier in classifiers.items() if role != "guide"}
+    if not (losses.anchor_weight or losses.distillation_weight):
+        anchor = None
+    real_images = 0 if anchor is None else anchor.sampler.batch_size
     record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
     if isinstance(generator.space, nn.Module):
         generator.space.to(next(network.parameters()).device)
@@ -149,7 +150,7 @@ def align(
     watch.restore()
     _show(watch, untuned, output, writer)
     seconds = round(time.perf_counter() - start, 2)
-    return _save(network, watch, schema, model_settings, settings, record, folder, output, seconds)
+    return _save(network, watch, schema, train_config, settings, record, folder, output, seconds)
 
 
 def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupCosine:
@@ -316,7 +317,7 @@ def _save(
     network: nn.Module,
     watch: SubgroupWatch,
     schema: Conditioning,
-    model_settings: Mapping[str, Any],
+    train_config: Mapping[str, Any],
     settings: AlignmentSettings,
     record: Mapping[str, Any],
     folder: Path,
@@ -328,7 +329,7 @@ def _save(
         merge_adapter(network)
     model = folder / "model.pt"
     schema.save(folder / "schema.json")
-    save_model(folder, network.state_dict(), {**model_settings, "aligned": record})
+    save_model(folder, network.state_dict(), {**train_config, "aligned": record})
     write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
     before, after = watch.curve[0], watch.kept
     print(watch.outcome(), flush=True)

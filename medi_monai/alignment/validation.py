@@ -39,7 +39,7 @@ class SubgroupWatch:
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
         num_images: images per validation, with the same prompts and noise every time.
-        readers: further classifiers by name: ``validation`` decides, or the guide in its absence; the predictions of
+        readers: additional classifiers by name: ``validation`` decides, or the guide in its absence; the predictions of
             any other are only recorded.
         every: updates between validations.
         patience: number of validations without a smaller distance after which tuning ends.

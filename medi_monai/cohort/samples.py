@@ -173,7 +173,7 @@ def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Seque
     findings = [
         finding
         for name, images in arms.items()
-        for finding in _of_training(name, images.trained_on, cohort, held_out, columns, digest)
+        for finding in _findings_of_training(name, images.trained_on, cohort, held_out, columns, digest)
     ]
     by_absent: dict[tuple, list[str]] = {}
     for name, images in arms.items():
@@ -191,7 +191,7 @@ def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Seque
     return findings
 
 
-def _of_training(
+def _findings_of_training(
     arm: str,
     record: TrainingRecord | None,
     cohort: Cohort,

@@ -43,7 +43,7 @@ class UpsamplingPrepareBatch(DiffusionPrepareBatch):
             raise InputError(f"max_level = {max_level}: it has to be from 0 to {self.schedule.num_timesteps - 1}")
         self.small_size, self.max_level = small_size, max_level
 
-    def further(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def extra_arguments(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """``small`` and ``level`` of images ``(N, 3, H, W)`` in [-1, 1], as for the network."""
         small = self.space.encode(enlarged(shrunk(images, self.small_size), images.shape[-1]))
         level = torch.randint(self.max_level + 1, (len(images),), generator=generator)

@@ -89,7 +89,7 @@ def train_clip(
         augment: random flips and right-angle rotations; do not use if captions mention left or right.
         max_length: maximum number of tokens in a caption; by default longer than needed, up to CLIP's 77.
         on_long: what to do with longer captions: ``error`` or ``truncate``.
-        records: contents of further JSON files of the folder, by name.
+        records: contents of additional JSON files of the folder, by name.
         sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
 
     Raises:

@@ -24,9 +24,9 @@ __all__ = [
     "join_processes",
     "leave_processes",
     "local_device",
-    "lost_processes",
+    "explain_lost_connections",
     "main_process_first",
-    "refuse_alone",
+    "require_joined_processes",
     "refuse_processes",
     "shared_gradient",
     "torchrun_session",
@@ -93,7 +93,7 @@ def leave_processes() -> None:
         idist.finalize()
 
 
-def refuse_alone() -> None:
+def require_joined_processes() -> None:
     """Refuse a training of several processes of ``torchrun`` that have not joined to share gradients.
 
     Raises:
@@ -128,12 +128,12 @@ def _join(backend: str) -> Shard:
 
 
 def _wait_for_all() -> None:
-    with lost_processes():
+    with explain_lost_connections():
         idist.barrier()
 
 
 @contextmanager
-def lost_processes() -> Iterator[None]:
+def explain_lost_connections() -> Iterator[None]:
     """Say in one line that another process of ``torchrun`` has died, where the connection to it is lost.
 
     Raises:

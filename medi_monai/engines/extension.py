@@ -44,7 +44,7 @@ def extend_model(
     """Let a generator and its network draw a plan that names learned values or mixtures.
 
     Args:
-        network: trained network; further values are appended to its embeddings in place, and none that it has changes.
+        network: trained network; additional values are appended to its embeddings in place; the others do not change.
         generator: its generator.
         plan: combinations with ``count``; a cell of a categorical column can be a mixture, such as ``Ash:30+Birch:70``.
         learned: values that were learned for this model.
@@ -104,22 +104,22 @@ def _canonical(column: CategoricalColumn, cell: object, mixtures: dict[tuple[str
 
 
 def with_learned(
-    trained_with: Mapping[str, Any] | None, schema: Conditioning, learned: Sequence[LearnedValue]
+    train_config: Mapping[str, Any] | None, schema: Conditioning, learned: Sequence[LearnedValue]
 ) -> Mapping[str, Any] | None:
     """Settings of a training whose record has the patches of learned values as well: these are no longer unseen.
 
     Args:
-        trained_with: ``model.json``, with a plain :class:`TrainingRecord` or none.
+        train_config: ``model.json``, with a plain :class:`TrainingRecord` or none.
         schema: schema of the generator, from :func:`extend_model`, with the values that a plan uses.
         learned: values that were learned for this model.
     """
-    record = (trained_with or {}).get(RECORD)
+    record = (train_config or {}).get(RECORD)
     used = {value.source for value in schema.added} if isinstance(schema, ExtendedSchema) else set()
     more = [value.origin.get(RECORD, {}) for value in learned if value.source in used]
-    if trained_with is None or record is None or not more:
-        return trained_with
+    if train_config is None or record is None or not more:
+        return train_config
     added = [item for other in more if other.get("columns") == record["columns"] for item in other["combinations"]]
-    return {**trained_with, RECORD: {**record, "combinations": sorted([*record["combinations"], *added])}}
+    return {**train_config, RECORD: {**record, "combinations": sorted([*record["combinations"], *added])}}
 
 
 def path_of(

@@ -75,7 +75,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         step: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
-        """Noisy images, targets and further arguments of the network.
+        """Noisy images, targets and extra arguments of the network.
 
         Args:
             batchdata: ``image`` ``(N, 3, H, W)`` uint8, ``conditions`` ``(N, 1 + k)``, ``index`` ``(N,)``.
@@ -100,11 +100,11 @@ class DiffusionPrepareBatch(PrepareBatch):
         noisy = add_noise(images, noise, timesteps, self.schedule)
         target = training_target(images, noise, timesteps, self.schedule, self.objective)
         arguments = {"timesteps": timesteps.to(images.device), "conditions": conditions.to(images.device)}
-        arguments |= self.further(pixels, generator)
+        arguments |= self.extra_arguments(pixels, generator)
         return noisy, target, (), arguments
 
-    def further(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Further arguments of the network for ``(N, 3, H, W)`` images in [-1, 1], as a subclass needs them."""
+    def extra_arguments(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Additional arguments of the network for ``(N, 3, H, W)`` images in [-1, 1], as a subclass needs them."""
         return {}
 
 

@@ -269,7 +269,7 @@ class AdaptationSettings(Settings):
     unscaled_gradients = True
 
     attribute: Text | None = setting(None, "attribute that gets the value; null: the first categorical one")
-    value: Text | None = setting(None, "name of the new value; null: Yew, a further center of the demo cohort")
+    value: Text | None = setting(None, "name of the new value; null: Yew, an additional center of the demo cohort")
     patches: PathText | None = setting(
         None, "table of its patches (image, label), or folder of a cohort; null: patches of the demo"
     )

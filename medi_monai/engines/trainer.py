@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedTrainer
 
-from medi_monai.engines.distributed import is_main_process, lost_processes, refuse_alone
+from medi_monai.engines.distributed import explain_lost_connections, is_main_process, require_joined_processes
 from medi_monai.engines.events import event_files
 from medi_monai.engines.handlers import TrainingCheckpoint, WeightAverage
 from medi_monai.engines.model_dir import MODEL_FILES, save_model, save_settings
@@ -38,7 +38,7 @@ class DiffusionTrainer(SupervisedTrainer):
     It passes the step to ``prepare_batch``, scales the loss if the inferer computes in float16, splits a batch for
     gradient accumulation (the update equals that of the whole batch), clips the gradient, and reports ``loss``,
     ``grad_norm`` and ``seconds`` in ``state.output``. In distributed training, only the first process has the handlers
-    that log and save (``shows``).
+    that log and save (``main_process_only``).
 
     Args:
         max_steps: total number of updates.
@@ -71,7 +71,7 @@ class DiffusionTrainer(SupervisedTrainer):
             epoch_length=max_steps,
             decollate=False,
             optim_set_to_none=True,
-            train_handlers=[*([average] if average else []), *_of_this_process(train_handlers or [])],
+            train_handlers=[*([average] if average else []), *_handlers_of_this_process(train_handlers or [])],
             **kwargs,
         )
         self.num_parts, self.max_grad_norm = accumulation_steps, max_grad_norm
@@ -113,8 +113,8 @@ class DiffusionTrainer(SupervisedTrainer):
         return engine.state.output
 
 
-def _of_this_process(handlers: Sequence) -> list:
-    return [handler for handler in handlers if is_main_process() or not getattr(handler, "shows", False)]
+def _handlers_of_this_process(handlers: Sequence) -> list:
+    return [handler for handler in handlers if is_main_process() or not getattr(handler, "main_process_only", False)]
 
 
 def train(
@@ -146,7 +146,7 @@ def train(
         InputError: if the checkpoint to resume from does not fit, or ``torchrun`` started processes that share nothing.
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
-    refuse_alone()
+    require_joined_processes()
     folder = checkpoint.ckpt_dir
     if trainer.loss_scaler is not None:
         checkpoint.components["loss_scale"] = trainer.loss_scaler
@@ -183,7 +183,7 @@ def train(
     start = time.perf_counter()
     first = trainer.state.iteration
     if first < trainer.state.epoch_length:
-        with stop_after_step(trainer), lost_processes():
+        with stop_after_step(trainer), explain_lost_connections():
             trainer.run()
         if is_main_process():
             checkpoint.save(trainer)

@@ -68,12 +68,12 @@ def diversity(
         for group, by_name in measured.items():
             rng = np.random.default_rng(seed_from("diversity", settings.seed, draw_name(sets.names[group])))
             rows = rng.permutation(sets.rows[name][group])[: max(settings.num_images, settings.num_spread)]
-            by_name[name] = _of_rows(source, sets.features[name], rows, settings)
+            by_name[name] = _diversity_of_rows(source, sets.features[name], rows, settings)
         source.close()
     return measured
 
 
-def _of_rows(
+def _diversity_of_rows(
     source: PatchReader, features: np.ndarray, rows: np.ndarray, settings: DiversitySettings
 ) -> dict[str, dict[str, Any]]:
     enough = len(rows) >= settings.min_images

@@ -171,7 +171,7 @@ def _fill(
     try:
         engine.run(loader, max_epochs=1, epoch_length=len(batches))
     except InputError as error:
-        raise _of_worker(error) from error
+        raise _without_traceback(error) from error
 
 
 def _chunks(rows: range, size: int) -> list[range]:
@@ -189,7 +189,7 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"image": torch.stack([item["image"] for item in items])}
 
 
-def _of_worker(error: InputError) -> InputError:
+def _without_traceback(error: InputError) -> InputError:
     # the message from a worker process is its whole traceback
     return InputError(str(error).rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2].strip())
 

@@ -34,7 +34,7 @@ __all__ = [
     "compare_group",
     "compare_sets",
     "distance_of_all",
-    "of_combinations",
+    "combination_figures",
     "pooled_distances",
     "summarize",
 ]
@@ -248,7 +248,9 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
     return {"value": value, "ci95": interval, "n": n, "num_combinations": len(figures)}
 
 
-def of_combinations(results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str) -> list[dict]:
+def combination_figures(
+    results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str
+) -> list[dict]:
     """Return one row per combination, with the figure of an arm, the floor, and the numbers of images of both."""
     rows = []
     for result in results:

@@ -22,9 +22,9 @@ from medi_monai.evaluation.fidelity import (
     FLOOR,
     SHARES,
     FidelitySettings,
+    combination_figures,
     compare_sets,
     distance_of_all,
-    of_combinations,
     pooled_distances,
     summarize,
 )
@@ -178,7 +178,7 @@ def compare_combinations(
             results.append(compare_sets(sets, group, settings, seen=seen))
         if group + 1 == len(sets.names) or sets.names[group + 1][0] != label:
             # features are held only for the combinations of one label
-            results_of_label = _of_label(results, label)
+            results_of_label = _results_of_label(results, label)
             pooled[label] = pooled_distances(results_of_label)
             for result in results_of_label:
                 result["drawn"] = []
@@ -202,7 +202,7 @@ def _check_any_matched(
         )
 
 
-def _of_label(results: Sequence[dict[str, Any]], label: str) -> list[dict[str, Any]]:
+def _results_of_label(results: Sequence[dict[str, Any]], label: str) -> list[dict[str, Any]]:
     return [result for result in results if result["name"][0] == label]
 
 
@@ -215,7 +215,7 @@ def _by_combination(
 ) -> dict[str, Any]:
     by_label = {}
     for label in sorted({result["name"][0] for result in results}):
-        results_of_label = _of_label(results, label)
+        results_of_label = _results_of_label(results, label)
         by_label[label] = {
             **summarize(results_of_label, arm, metric),
             "floor": summarize(results_of_label, FLOOR, metric)["value"],
@@ -232,7 +232,7 @@ def _by_combination(
         "floor_seen": summarize(seen, FLOOR, metric),
         "floor_unseen": summarize(unseen, FLOOR, metric),
         "by_label": by_label,
-        "by_combination": of_combinations(results, columns, arm, metric),
+        "by_combination": combination_figures(results, columns, arm, metric),
     }
 
 

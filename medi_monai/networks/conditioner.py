@@ -67,7 +67,7 @@ class MetadataConditioner(nn.Module):
     def extended(
         self, schema: ExtendedSchema, learned: Mapping[tuple[str, str], torch.Tensor] | None = None
     ) -> MetadataConditioner:
-        """A conditioner with further values, which shares all else with this one.
+        """A conditioner with additional values, which shares all else with this one.
 
         One that was extended before keeps only the embeddings of the training. The embedding of a mixture is the
         weighted combination of the embeddings of its values, and so is its ``z_cond``, in every mode: embeddings are
@@ -113,7 +113,7 @@ class _CategoricalEmbedding(nn.Module):
 
 
 class _ExtendedEmbedding(nn.Module):
-    """Embeddings of the training and further ones, each with an offset of ``z_cond``: zero for those of the training.
+    """Embeddings of the training, and additional ones, each with an offset of ``z_cond`` that is zero for the former.
 
     Args:
         rows: ``(2 + values, width + embed_dim)``.

@@ -261,7 +261,7 @@ def _published_tables(
         start += weight.shape[1] if conditioner.mode != "additive" else 0
     whole: dict[str, torch.Tensor] = {}
     if conditioner.mode == "concat" and start != conditioner.embed_dim:
-        # further columns, such as an age, whose place among these is not recorded
+        # additional columns, such as an age, whose place among these is not recorded
         return {name: table for name, table in tables.items() if name == names[0]}, {}
     if conditioner.mode == "linear":
         if list(tables) != names or len(names) == 1:

@@ -17,7 +17,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import check_state, json_digest, load_tensors, save_tensors, tensors_digest
 from medi_monai.utils.records import check_unchanged
 
-__all__ = ["VALUES", "LearnedValue", "load_values", "of_weights", "save_value", "value_path"]
+__all__ = ["VALUES", "LearnedValue", "load_values", "values_for_weights", "save_value", "value_path"]
 
 #: folder of the files, in that of the model
 VALUES = "values"
@@ -116,7 +116,7 @@ def _digest(content: Mapping[str, Any], embedding: torch.Tensor) -> str:
     return json_digest([dict(content), tensors_digest({"embedding": embedding})])
 
 
-def of_weights(values: Sequence[LearnedValue], weights: str, plan: pd.DataFrame) -> tuple[LearnedValue, ...]:
+def values_for_weights(values: Sequence[LearnedValue], weights: str, plan: pd.DataFrame) -> tuple[LearnedValue, ...]:
     """The values that were learned for the model with this SHA-256 of its weights.
 
     Args:

@@ -38,7 +38,7 @@ class _TimeAndLevel(nn.Module):
 
 
 class _Upsampling:
-    """What both networks do: the enlarged small image are further channels, its level of noise is a condition."""
+    """What both networks do: the enlarged small image are additional channels, its level of noise is a condition."""
 
     time_embed: nn.Module
 

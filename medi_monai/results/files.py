@@ -109,7 +109,7 @@ def write_run(
         output_dir: what an earlier run left there moves to ``earlier-<n>``.
         name: of the results file without its ending.
         results: a dataclass of this package.
-        files: names of further files to a table or to named arrays.
+        files: names of additional files to a table or to named arrays.
         write_page: draws the page.
         made: counts for the summary.
         figures: for the summary.

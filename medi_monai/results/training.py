@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from medi_monai.results.typed import Result
+from medi_monai.results.typed import Result, typed
 
 __all__ = ["RECORD", "TrainingRecord"]
 
@@ -46,6 +47,16 @@ class TrainingRecord(Result):
         sizes = table[list(columns)].astype(str).groupby(list(columns)).size()
         counts = {key if isinstance(key, tuple) else (key,): int(size) for key, size in sizes.items()}
         return cls(cohort, columns, tuple(sorted(counts.items())))
+
+    @classmethod
+    def in_config(cls, train_config: Mapping[str, Any] | None) -> TrainingRecord | None:
+        """The record in the content of a ``model.json``, or None if there is none.
+
+        Raises:
+            InputError: for a record that is damaged.
+        """
+        record = (train_config or {}).get(RECORD)
+        return None if record is None else typed(cls, record, f"{RECORD} in model.json")
 
     def of_columns(self, columns: Sequence[str]) -> set[tuple[str, ...]] | None:
         """Combinations of ``columns`` in the training data, or None if not all of these columns are recorded."""

@@ -62,9 +62,9 @@ from medi_monai.runs.devices import Device, device_line
 from medi_monai.runs.devices import precision_of as precision_of
 from medi_monai.runs.experiment.settings import (
     BrainExperimentSettings,
-    DemoPlanSettings,
-    DemoSamplingSettings,
+    ExperimentPlanSettings,
     ExperimentReadingSettings,
+    ExperimentSamplingSettings,
     ExperimentSettings,
 )
 from medi_monai.runs.model_record import check_record
@@ -230,8 +230,8 @@ GROUPS: dict[str, type[Settings]] = {
     "cohort_dir": CohortDirSettings,
     "comparison": ComparisonSettings,
     "conditions": ConditionSettings,
-    "demo_plan": DemoPlanSettings,
-    "demo_sampling": DemoSamplingSettings,
+    "experiment_plan": ExperimentPlanSettings,
+    "experiment_sampling": ExperimentSamplingSettings,
     "device": DeviceSettings,
     "encoder": EncoderSettings,
     "experiment": ExperimentSettings,
@@ -331,7 +331,7 @@ def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dic
     Args:
         settings: the value of ``settings`` in the config when the run starts.
         groups: names of the groups to pass.
-        more: further ids with values.
+        more: additional ids with values.
     """
     options = {name: value for group in groups for name, value in dict(settings[group]).items()}
     if "device" in options:

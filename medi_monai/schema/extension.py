@@ -30,7 +30,7 @@ class AddedValue:
 
 @dataclass(frozen=True)
 class ExtendedSchema(MetadataSchema):
-    """A schema of a training with further values at the end of its vocabularies: all codes of the training stay.
+    """A schema of a training with additional values at the end of its vocabularies: all codes of the training stay.
 
     The digest is that of the training's schema if only mixtures were added, because a mixture is named by all it is
     made of; learned values change it.

@@ -28,7 +28,7 @@ class MetadataSchema:
 
     Args:
         label: column of the class label.
-        attributes: further metadata columns that the model is conditioned on; none for a class-only model (CLS).
+        attributes: additional metadata columns that the model is conditioned on; none for a class-only model (CLS).
     """
 
     label: CategoricalColumn
@@ -90,7 +90,7 @@ class MetadataSchema:
         """Encode the rows of a table.
 
         Args:
-            table: a column for each of :attr:`names`; further columns do not count. ``None`` in a mapping or in a
+            table: a column for each of :attr:`names`; additional columns do not count. ``None`` in a mapping or in a
                 column of dtype object is null; missing data (NaN, empty, ``not reported``, …) is unknown.
             unseen: handling of values that are not in the training data: ``"error"`` or ``"unknown"``.
             absent: handling of attributes without a column: ``"error"``, or ``"null"``, which leaves them to the model.

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medi_monai.engines.distributed import lost_processes
+from medi_monai.engines.distributed import explain_lost_connections
 from medi_monai.utils.errors import RunStopped
 
 ROOT = Path(__file__).parents[2]
@@ -254,14 +254,14 @@ def test_a_run_for_one_process_refuses_several(monkeypatch, processes):
 
 
 def test_processes_that_share_no_gradients_are_not_trained(monkeypatch):
-    from medi_monai.engines.distributed import refuse_alone
+    from medi_monai.engines.distributed import require_joined_processes
     from medi_monai.utils.errors import InputError
 
     monkeypatch.setenv("WORLD_SIZE", "1")
-    refuse_alone()
+    require_joined_processes()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="torchrun started 2 processes, .*: add multi_gpu_train.json"):
-        refuse_alone()
+        require_joined_processes()
 
 
 @pytest.mark.parametrize("run", ["auditing", "classifying", "aligning", "resampling", "experiment"])
@@ -377,6 +377,6 @@ def test_a_lost_connection_to_another_process_is_one_line_and_other_errors_stay(
         ("2", "x", RuntimeError),
     ):
         monkeypatch.setenv("WORLD_SIZE", count)
-        with pytest.raises(kind) as caught, lost_processes():
+        with pytest.raises(kind) as caught, explain_lost_connections():
             raise RuntimeError(message)
         assert type(caught.value) is kind

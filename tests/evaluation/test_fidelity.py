@@ -9,8 +9,8 @@ from medi_monai.evaluation.fidelity import (
     SHARES,
     FidelitySettings,
     ImageGroup,
+    combination_figures,
     compare_group,
-    of_combinations,
     pooled_distances,
     summarize,
 )
@@ -62,7 +62,7 @@ def test_too_few_images_have_counts_and_no_figure():
     for images in (make(sizes=(100, 10)), make(sizes=(100, 0)), make(real=20)):
         result = compare_group(images, SETTINGS)
         assert result["matched"] == 0 and result["arms"] == {}
-        (row,) = of_combinations([result], ["label", "center"], "good", "frechet_distance")
+        (row,) = combination_figures([result], ["label", "center"], "good", "frechet_distance")
         assert row["value"] is None and row["floor"] is None and row["n"] == 0
         assert row["counts"]["bad"] == len(images.generated["bad"]) and row["values"] == {"label": "A", "center": "n"}
     assert summarize([], "good", "precision") == {"value": None, "ci95": None, "n": 0, "num_combinations": 0}

@@ -58,8 +58,10 @@ class Tuning:
             generator_of(4, 2, image_size=8),
             plan,
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
-            guide or Weighted(WHOLE),
-            {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers,
+            {
+                "guide": guide or Weighted(WHOLE),
+                **({"validation": Weighted(WHOLE, 0.02)} if readers is None else readers),
+            },
             losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
             AlignmentSettings(**{**settings, "resume": resume, **changes}),
             SCHEMA,

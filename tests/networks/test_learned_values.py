@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medi_monai.networks.learned_values import LearnedValue, load_values, of_weights, save_value, value_path
+from medi_monai.networks.learned_values import LearnedValue, load_values, save_value, value_path, values_for_weights
 from medi_monai.schema import CategoricalColumn, MetadataSchema
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import load_tensors, save_tensors
@@ -38,10 +38,10 @@ def test_values_of_another_schema_are_left_out_and_of_other_weights_only_if_not_
     other = MetadataSchema(SCHEMA.label, (CategoricalColumn("center", ("Ash", "Oak")),))
     assert load_values(tmp_path, other) == ()
     values = load_values(tmp_path, SCHEMA)
-    assert of_weights(values, "1" * 64, PLAN) == values
-    assert of_weights(values, "2" * 64, PLAN.assign(center="Ash")) == ()
+    assert values_for_weights(values, "1" * 64, PLAN) == values
+    assert values_for_weights(values, "2" * 64, PLAN.assign(center="Ash")) == ()
     with pytest.raises(InputError, match="'Yew' was learned for other weights"):
-        of_weights(values, "2" * 64, PLAN)
+        values_for_weights(values, "2" * 64, PLAN)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoTable]:
     tables = list(_tables_in(Path(root), where.parent if where.is_file() else where))
     if where.is_file():
         named = [table for table in tables if Path(root, table.table).resolve() == where.resolve()]
-        tables = named or [_of_table(Path(root), where)]
+        tables = named or [_read_table(Path(root), where)]
     if not tables:
         raise InputError(
             f"{where} contains no table of ROCO (train/radiologytraindata.csv) or of ROCOv2 (train_captions.csv); name "
@@ -83,7 +83,7 @@ def _tables_in(root: Path, folder: Path) -> Iterator[RocoTable]:
             yield _second_version(root, table, second, split)
 
 
-def _of_table(root: Path, table: Path) -> RocoTable:
+def _read_table(root: Path, table: Path) -> RocoTable:
     stem = table.name.removesuffix(".csv").removesuffix("_captions")
     second = next((name for _, name, _ in SPLITS if stem.endswith(name)), None)
     header = pd.read_csv(table, nrows=0).columns

@@ -164,7 +164,7 @@ class CaptionTable:
         tables = []
         for source, roco in self._sources():
             rows = source.rows(check_files, volumes=roco is None)
-            tables.append(self._of_table(rows) if roco is None else _of_roco(rows, roco))
+            tables.append(self._rows_of_table(rows) if roco is None else _rows_of_roco(rows, roco))
         rows = pd.concat(tables, ignore_index=True).sort_values("image", kind="stable", ignore_index=True)
         rows["caption"] = rows["caption"].str.replace(r"\s+", " ", regex=True).str.strip()
         for text, lacks in (("no caption", rows["caption"] == ""), ("no patient", rows["patient"] == "")):
@@ -237,7 +237,7 @@ class CaptionTable:
         for note in self.templates.notes(table.drop(columns=list(mapped & set(table.columns)))):
             print(f"{self.table_name}: {note}", flush=True)
 
-    def _of_table(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def _rows_of_table(self, rows: pd.DataFrame) -> pd.DataFrame:
         if not self.columns.get("slide"):
             rows["slide"] = rows["image"]
         if self.columns.get("patient", "patient") is None:
@@ -262,7 +262,7 @@ def _roco_table(folder: Path, table: RocoTable, missing: Sequence[str] | None) -
     return ImageTable(folder, table.table, CAPTION_COLUMN, (), columns, None, mapping, missing, "tiles")
 
 
-def _of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
+def _rows_of_roco(rows: pd.DataFrame, table: RocoTable) -> pd.DataFrame:
     rows = rows.assign(**{FILE: rows["image"], SLICE: "", SERIES: ""})
     return rows.assign(slide=rows["image"], patient=article_of(rows["slide"]), split=table.split)
 

@@ -210,7 +210,7 @@ class CaptionTemplates:
 
         Args:
             attribute: column of the attribute.
-            values: further values of the column; numbers among them are not recognized in captions.
+            values: additional values of the column; numbers among them are not recognized in captions.
 
         Returns:
             ``{male: ("man", "male"), …}``: the word of the rule, followed by the value itself; for ranges, the word is

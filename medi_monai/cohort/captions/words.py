@@ -51,7 +51,7 @@ class WordRule:
     Args:
         column: name of the column.
         words: word for each value; other values are used as they are.
-        synonyms: further words for a value, to be recognized in captions.
+        synonyms: additional words for a value, to be recognized in captions.
         edges: increasing edges of numeric ranges ``[low, high)``.
         ranges: words for the ranges, one more than edges.
     """

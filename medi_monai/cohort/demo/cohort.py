@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from medi_monai.cohort.demo.histology import draw_stains, of_patient, scan
+from medi_monai.cohort.demo.histology import draw_stains, scan, tumor_of_patient
 from medi_monai.cohort.demo.profiles import CENTERS, NUM_PATIENTS, NUM_PATIENTS_BALANCED, SIDE_MICRONS, TUMORS
 from medi_monai.schema import MetadataSchema
 from medi_monai.utils.files import atomic_path, cache_dir, writable_dir, write_table
@@ -107,7 +107,7 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
     rng = np.random.default_rng(seed_from("demo slide", seed, row["slide_submitter_id"]))
     side = SIDE_MICRONS[row["num_patients"]]
     size = round(side / center.mpp / 64) * 64
-    tumor = of_patient(tumor, np.random.default_rng(seed_from("demo patient", seed, row["case_submitter_id"])))
+    tumor = tumor_of_patient(tumor, np.random.default_rng(seed_from("demo patient", seed, row["case_submitter_id"])))
     pixels = scan(*draw_stains(tumor, size, center.mpp, rng), center, center.mpp, rng)
     with atomic_path(target) as path:
         write_pyramid(path, pixels, center.mpp)

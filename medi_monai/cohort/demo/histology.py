@@ -10,13 +10,13 @@ from scipy import ndimage
 
 from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 
-__all__ = ["draw_stains", "of_patient", "scan"]
+__all__ = ["draw_stains", "tumor_of_patient", "scan"]
 
 #: spacing of stromal fibers in microns
 FIBER_SPACING = 7.5
 
 
-def of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProfile:
+def tumor_of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProfile:
     """Return a patient-specific variant of a tumor, with slightly larger or smaller, denser or sparser nuclei."""
     size, density = np.exp(rng.normal(0, (0.05, 0.10)))
     return replace(tumor, nuclear_diameter=tumor.nuclear_diameter * size, nuclei_per_mm2=tumor.nuclei_per_mm2 * density)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medi_monai.cohort.demo.histology import draw_stains, of_patient, scan
+from medi_monai.cohort.demo.histology import draw_stains, scan, tumor_of_patient
 from medi_monai.cohort.demo.profiles import TUMORS, CenterProfile
 from medi_monai.utils.files import atomic_path, cache_dir, write_table
 from medi_monai.utils.seeding import seed_from
@@ -50,7 +50,7 @@ def demo_new_center(image_size: int, num_patches: int = 40, seed: int = 0) -> Pa
 
 def _patch(tumor: int, image_size: int, rng: np.random.Generator) -> np.ndarray:
     """One patch with tissue, ``(image_size, image_size, 3)`` uint8."""
-    profile = of_patient(TUMORS[tumor], rng)
+    profile = tumor_of_patient(TUMORS[tumor], rng)
     step = round(1 / NEW_CENTER.mpp)
     size = max(round(SIDE / NEW_CENTER.mpp), 2 * image_size * step)
     pixels = scan(*draw_stains(profile, size, NEW_CENTER.mpp, rng), NEW_CENTER, NEW_CENTER.mpp, rng)

@@ -21,7 +21,7 @@ from medi_monai.utils.errors import RunStopped
 from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["Embedded", "PartialSchema", "learn_embedding"]
+__all__ = ["LearnedEmbedding", "PartialSchema", "learn_embedding"]
 
 #: known values that the new one is compared with at first
 MAX_CANDIDATES = 32
@@ -34,7 +34,7 @@ WARMUP = 0.1
 
 
 @dataclass(frozen=True)
-class Embedded:
+class LearnedEmbedding:
     """A learned embedding.
 
     Args:
@@ -62,7 +62,7 @@ def learn_embedding(
     inferer: Inferer,
     settings: AdaptationSettings,
     train_config: Mapping[str, Any],
-) -> Embedded:
+) -> LearnedEmbedding:
     """Minimize the diffusion loss of patches over the embedding of their value, with all weights frozen.
 
     It starts from the known embedding, or the mean of all, that has the smallest loss.
@@ -114,7 +114,7 @@ def learn_embedding(
         _descend(weight.requires_grad_(True), data, loss, settings, generator.seed)
         with torch.no_grad():
             embedding = weight[-1].detach().clone()
-            return Embedded(embedding, compare(embedding), nearest, losses, mean_loss)
+            return LearnedEmbedding(embedding, compare(embedding), nearest, losses, mean_loss)
     finally:
         network.class_embedding = conditioner
 

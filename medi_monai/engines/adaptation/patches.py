@@ -45,7 +45,7 @@ def adapted_column(schema: MetadataSchema, attribute: str | None) -> Categorical
 def new_value_patches(
     settings: AdaptationSettings, schema: MetadataSchema, train_config: Mapping[str, Any]
 ) -> tuple[str, Cohort]:
-    """Name and patches of the new value; by default those of a further center of the demo cohort.
+    """Name and patches of the new value; by default those of an additional center of the demo cohort.
 
     Args:
         settings: with ``attribute``, ``value``, ``patches`` and ``max_patches``.

@@ -78,7 +78,8 @@ def adapt_run(
     embedded = learn_embedding(network, schema, column, value, patches, generator, inferer, settings, train_config)
     seconds = time.perf_counter() - start
     weights = file_digest(folder / "model.pt")
-    columns = (train_config.get(RECORD) or {}).get("columns") or list(schema.names)
+    trained_on = TrainingRecord.in_config(train_config)
+    columns = list(schema.names) if trained_on is None else trained_on.columns
     known = patches.table.reindex(columns=list(columns), fill_value="")
     origin = {
         "patches": len(patches),

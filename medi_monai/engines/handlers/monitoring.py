@@ -58,14 +58,14 @@ class ProgressHandler:
     """
 
     #: one of several processes is enough
-    shows = True
+    main_process_only = True
 
     def __init__(self, task: str = "training", num_images: int = 1) -> None:
         self.task, self.num_images = task, num_images
         self._loss: float | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follow every step; a terminal shows each, a log file every fiftieth."""
+        """Follow every step; a terminal main_process_only each, a log file every fiftieth."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._smooth)
         bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
         event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
@@ -90,7 +90,7 @@ class ScalarHandler:
     """
 
     #: one of several processes is enough
-    shows = True
+    main_process_only = True
 
     def __init__(self, writer: EventWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
         self.writer, self.optimizer, self.num_images, self.every = writer, optimizer, num_images, every
@@ -163,7 +163,7 @@ class SampleGridHandler:
     """
 
     #: one of several processes is enough
-    shows = True
+    main_process_only = True
 
     def __init__(
         self, draw: Callable[[], np.ndarray], writer: EventWriter, folder: str | os.PathLike, every: int

@@ -47,8 +47,8 @@ def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, 
     Args:
         sets: of :class:`ComparedImages`.
         settings: see :class:`FidelitySettings`. An arm with fewer than ``min_images`` of a subgroup has no figure of it
-            and takes none from the others; a further arm with fewer than ``before`` and ``after`` can be matched at is
-            compared beside ``before`` alone, at its own count.
+            and takes none from the others. ``before`` and ``after`` are compared at equal counts; another arm with fewer
+            images is compared with ``before`` at its own count.
 
     Returns:
         By ``all`` and subgroup: ``matched`` images of ``before`` and ``after``, ``counts``, ``floor`` (figures of real

@@ -68,7 +68,7 @@ def evaluate_alignment_run(
     """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
 
     Args:
-        arms: ``before``, ``after`` and further ones by name to the ``output_dir`` of their sampling.
+        arms: ``before``, ``after`` and additional ones by name to the ``output_dir`` of their sampling.
         target: as for :func:`medi_monai.alignment.functional.make_target`; None takes that of ``alignment``.
         judge: a classifier that neither guided nor validated, as for
             :func:`medi_monai.networks.classifier.load_classifier`.

@@ -2,7 +2,7 @@
 
 from medi_monai.evaluation.probing.arms import BASELINES, Arm, ImageSet, arm_named
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
-from medi_monai.evaluation.probing.protocol import Outcome, ProbeProtocol, Setting
+from medi_monai.evaluation.probing.protocol import DrawCondition, Outcome, ProbeProtocol
 from medi_monai.evaluation.probing.shortcut import balanced_robustness, correlated_rows, find_squares, probe_accuracy
 from medi_monai.evaluation.probing.store import FeatureStore
 
@@ -14,7 +14,7 @@ __all__ = [
     "LogisticProbe",
     "Outcome",
     "ProbeProtocol",
-    "Setting",
+    "DrawCondition",
     "Standardizer",
     "arm_named",
     "balanced_robustness",

@@ -29,7 +29,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.text import plural
 
-__all__ = ["Outcome", "ProbeProtocol", "Setting"]
+__all__ = ["Outcome", "ProbeProtocol", "DrawCondition"]
 
 #: largest size in bytes of training features held in memory; larger ones are put in a temporary file
 HELD_BYTES = 2 * 2**30
@@ -38,7 +38,7 @@ BLOCK = 16_384
 
 
 @dataclass(frozen=True)
-class Setting:
+class DrawCondition:
     """Settings that are varied between runs of the protocol.
 
     Args:
@@ -168,9 +168,9 @@ class ProbeProtocol:
             raise unknown_value("arm", name, [*without_images, *added[1:]])
         return arm
 
-    def run(self, names: Sequence[str], repeat: int, setting: Setting | None = None) -> Iterator[Outcome]:
+    def run(self, names: Sequence[str], repeat: int, setting: DrawCondition | None = None) -> Iterator[Outcome]:
         """Train and test the named arms on the draw of one repeat."""
-        setting = setting or Setting()
+        setting = setting or DrawCondition()
         arms = {name: self.arm(name) for name in names}
         rows, val = self._draw(repeat, setting)
         classes = np.unique(self.labels[rows])
@@ -178,13 +178,13 @@ class ProbeProtocol:
         for name, arm in arms.items():
             yield self._outcome(name, arm, rows, val, repeat, per_class, setting)
 
-    def _draw(self, repeat: int, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, repeat: int, setting: DrawCondition) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed_from("probe draw", self.seed, repeat))
         if setting.real_rows is not None:
             if setting.val_rows is not None:
                 return setting.real_rows, setting.val_rows
             return self._without_validation(setting.real_rows, rng)
-        rows, val = self._of_centers(self.train, setting), self._of_centers(self.val, setting)
+        rows, val = self._rows_of_centers(self.train, setting), self._rows_of_centers(self.val, setting)
         if not np.isin(self.labels[val], self.labels[rows]).any():
             rows, val = self._without_validation(rows, rng)
         rows = rows[draw_patients(self.patients[rows], rng, self.groups[rows])]
@@ -196,7 +196,7 @@ class ProbeProtocol:
             rows = np.concatenate(by_class)
         return rows, val
 
-    def _of_centers(self, rows: np.ndarray, setting: Setting) -> np.ndarray:
+    def _rows_of_centers(self, rows: np.ndarray, setting: DrawCondition) -> np.ndarray:
         if setting.centers is None:
             return rows
         return rows[self.table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()[rows]]
@@ -229,7 +229,9 @@ class ProbeProtocol:
                         left[label] -= 1
         return sorted(lent)
 
-    def _images_per_class(self, num_real: int, classes: np.ndarray, arms: Mapping[str, Arm], setting: Setting) -> int:
+    def _images_per_class(
+        self, num_real: int, classes: np.ndarray, arms: Mapping[str, Arm], setting: DrawCondition
+    ) -> int:
         # every synthetic arm gets as many images as the smallest has, whether or not that arm is run
         if not any(arm.added in self.added for arm in arms.values()):
             return 0
@@ -239,14 +241,21 @@ class ProbeProtocol:
             sizes.append(int(np.bincount(usable, minlength=len(self.classes))[classes].min()))
         return min(sizes)
 
-    def _allowed(self, name: str, setting: Setting) -> np.ndarray:
+    def _allowed(self, name: str, setting: DrawCondition) -> np.ndarray:
         table = self.synthetic[name].table
         if setting.centers is None or self.attributes[0] not in table:
             return np.ones(len(table), bool)
         return table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()
 
     def _outcome(
-        self, name: str, arm: Arm, rows: np.ndarray, val: np.ndarray, repeat: int, per_class: int, setting: Setting
+        self,
+        name: str,
+        arm: Arm,
+        rows: np.ndarray,
+        val: np.ndarray,
+        repeat: int,
+        per_class: int,
+        setting: DrawCondition,
     ) -> Outcome:
         rng = np.random.default_rng(seed_from("probe arm", self.seed, repeat, name))
         view = self.views[arm.view].features
@@ -271,7 +280,7 @@ class ProbeProtocol:
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
 
     def _synthetic_rows(
-        self, name: str, classes: np.ndarray, per_class: int, setting: Setting, rng: np.random.Generator
+        self, name: str, classes: np.ndarray, per_class: int, setting: DrawCondition, rng: np.random.Generator
     ) -> np.ndarray:
         labels, groups = self.added[name]
         order = self.orders[name]

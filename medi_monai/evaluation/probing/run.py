@@ -22,10 +22,10 @@ from medi_monai.engines.distributed import torchrun_session
 from medi_monai.evaluation.embedding import embed_images, features_folder
 from medi_monai.evaluation.probing import (
     BASELINES,
+    DrawCondition,
     ImageSet,
     Outcome,
     ProbeProtocol,
-    Setting,
     balanced_robustness,
     correlated_rows,
     find_squares,
@@ -76,7 +76,7 @@ class _Job:
     sweep: str
     point: Any
     repeat: int
-    setting: Setting
+    setting: DrawCondition
     arms: tuple[str, ...]
     square: Square | None = None
     folder: str = ""
@@ -257,15 +257,15 @@ def _identity(
 
 def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> list[_Job]:
     settings, protocol = context.settings, context.protocol
-    base = Setting(settings.ratio, settings.real_per_class)
+    base = DrawCondition(settings.ratio, settings.real_per_class)
     jobs = [_Job(f"main_{repeat}", "main", None, repeat, base, tuple(names)) for repeat in range(settings.num_repeats)]
     baselines = tuple(name for name in ("real", "reweighted") if name in names)
     for repeat in range(settings.sweep_repeats):
         for ratio in settings.sweep_ratios if synthetic else ():
-            setting = Setting(ratio, settings.real_per_class)
+            setting = DrawCondition(ratio, settings.real_per_class)
             jobs.append(_Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, setting, tuple(synthetic)))
         for count in settings.sweep_real_per_class:
-            setting = Setting(settings.ratio, count)
+            setting = DrawCondition(settings.ratio, count)
             jobs.append(
                 _Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, setting, (*baselines, *synthetic))
             )
@@ -283,7 +283,7 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
         chosen = tuple(sorted(centers[index] for index in order[:count]))
         present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
         if present.nunique() == num_classes:
-            setting = Setting(settings.ratio, settings.real_per_class, chosen)
+            setting = DrawCondition(settings.ratio, settings.real_per_class, chosen)
             jobs.append(_Job(f"centers_{count}_{repeat}", "num_centers", count, repeat, setting, arms))
     return jobs
 
@@ -305,7 +305,7 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
                 chosen = tuple(names[code][0] for code in square.centers)
-                setting = Setting(settings.ratio, None, chosen, train, val, test)
+                setting = DrawCondition(settings.ratio, None, chosen, train, val, test)
                 jobs.append(
                     _Job(f"square{number}_{level:g}_{repeat}", "correlation", level, repeat, setting, arms, square)
                 )

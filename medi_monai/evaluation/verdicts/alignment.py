@@ -64,9 +64,9 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
     Returns:
         The verdict, its findings with the answer first.
     """
-    answer, finding = _of_target(metrics, arm)
-    quality = [_of_fidelity(metrics, arm), _of_diversity(metrics, arm), *_of_pairs(metrics, arm)]
-    quality += _of_prompt_adherence(metrics, arm)
+    answer, finding = _target_answer(metrics, arm)
+    quality = [_fidelity_finding(metrics, arm), _diversity_finding(metrics, arm), *_pair_findings(metrics, arm)]
+    quality += _prompt_adherence_findings(metrics, arm)
     if metrics.judge.at_chance:
         # a result that depends on a judge at chance level is not acceptable
         quality = [replace(finding, level="note") if finding.level == "ok" else finding for finding in quality]
@@ -77,7 +77,7 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
     return AlignmentVerdict(answer, lost, (finding, *quality))
 
 
-def _of_target(metrics: AlignmentMetrics, arm: str) -> tuple[Answer, Finding]:
+def _target_answer(metrics: AlignmentMetrics, arm: str) -> tuple[Answer, Finding]:
     distance, before = (metrics.distance_to_target[name][metrics.part] for name in (arm, "before"))
     raw, base = distance.total_variation, before.total_variation
     used, how = raw, "not corrected for misclassification"
@@ -160,7 +160,7 @@ def curve_rises(curve: TuningCurve | None, tolerance: float) -> CurveRise | None
     return CurveRise(judge[least], rows[least].step, judge[-1], rows[-1].step)
 
 
-def _of_fidelity(metrics: AlignmentMetrics, arm: str) -> Finding:
+def _fidelity_finding(metrics: AlignmentMetrics, arm: str) -> Finding:
     ratios = {
         "all images" if group == "all" else group: fidelity.arms[arm].ratio
         for group, fidelity in metrics.fidelity.items()
@@ -180,7 +180,7 @@ def _below(figure: Figure, limit: float) -> bool:
     return figure.value is not None and figure.value < limit
 
 
-def _of_diversity(metrics: AlignmentMetrics, arm: str) -> Finding:
+def _diversity_finding(metrics: AlignmentMetrics, arm: str) -> Finding:
     ratios = {
         (group, title): measure.ratio
         for group, by_name in metrics.diversity.items()
@@ -207,7 +207,7 @@ def _graded(
     return Finding("error" if certain else "warning" if unsure else "ok", start + text, figures)
 
 
-def _of_pairs(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
+def _pair_findings(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
     pairs = metrics.consistency.get(arm)
     if pairs is None or pairs.stayed.value is None:
         return []
@@ -226,7 +226,7 @@ def _of_pairs(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
     return [Finding("error" if lost else "warning" if low else "ok", text, figures)]
 
 
-def _of_prompt_adherence(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
+def _prompt_adherence_findings(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
     findings = []
     for name, by_arm in metrics.named_prompts.items():
         if arm not in by_arm or by_arm[arm].ratio.value is None:
@@ -251,7 +251,7 @@ def _of_prompt_adherence(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
 def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
     """Return the limitations of the conclusions."""
     findings = [Finding("warning", sentence) for sentence in metrics.notes]
-    findings += _of_judge(metrics)
+    findings += _judge_findings(metrics)
     counts = {arm: by_part[metrics.part].total_variation.n or 0 for arm, by_part in metrics.distance_to_target.items()}
     few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
@@ -267,7 +267,7 @@ def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
     return (*findings, *_copies(metrics))
 
 
-def _of_judge(metrics: AlignmentMetrics) -> list[Finding]:
+def _judge_findings(metrics: AlignmentMetrics) -> list[Finding]:
     findings, held_out = [], metrics.judge.held_out
     for attribute, accuracies in held_out.items():
         accuracy = accuracies.balanced_accuracy

@@ -33,13 +33,13 @@ def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", riv
         rival: the arm that knows the class alone.
     """
     findings = _void(fidelity, probe)
-    findings += _of_probe(probe, focus, rival)
-    findings += _of_fidelity(fidelity, focus, rival)
-    findings += _of_shortcut(probe)
-    findings += _of_sampling(fidelity, focus)
+    findings += _probe_findings(probe, focus, rival)
+    findings += _fidelity_findings(fidelity, focus, rival)
+    findings += _shortcut_findings(probe)
+    findings += _sampling_findings(fidelity, focus)
     warnings = [*fidelity.warnings, *(row for row in probe.warnings if row not in fidelity.warnings)]
     findings += [finding for finding in warnings if finding.level != "error"]
-    return findings + _of_protocol(probe)
+    return findings + _protocol_findings(probe)
 
 
 def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:
@@ -51,7 +51,7 @@ def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:
     return findings
 
 
-def _of_probe(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
+def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
     compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     others = [name for name in ("real", rival) if name in compared]
     if not others:
@@ -64,8 +64,8 @@ def _of_probe(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
     baselines = [name for name in compared if name not in others]
     if baselines:
         best = max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)
-        findings.append(_of_baseline(compared[best], focus, best))
-    return [*findings, _of_worst_group(probe, focus, others)]
+        findings.append(_baseline_finding(compared[best], focus, best))
+    return [*findings, _worst_group_finding(probe, focus, others)]
 
 
 def _answer(effects: dict[str, int]) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def _answer(effects: dict[str, int]) -> tuple[str, str]:
     return "note", "No effect: any difference made by the generated images is too small or too uncertain to claim."
 
 
-def _of_baseline(row: Comparison, focus: str, baseline: str) -> Finding:
+def _baseline_finding(row: Comparison, focus: str, baseline: str) -> Finding:
     effect = _effect(row)
     words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
     text = (
@@ -89,7 +89,7 @@ def _of_baseline(row: Comparison, focus: str, baseline: str) -> Finding:
     return Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {baseline: row.difference})
 
 
-def _of_worst_group(probe: ProbeResults, focus: str, others: Sequence[str]) -> Finding:
+def _worst_group_finding(probe: ProbeResults, focus: str, others: Sequence[str]) -> Finding:
     worst_groups = {name: probe.arms[name].worst_group_accuracy for name in (focus, *others)}
     if any(worst.value is None for worst in worst_groups.values()):
         return Finding("note", "Worst-group accuracy is undefined: no group has enough test images.")
@@ -109,7 +109,7 @@ def _of_worst_group(probe: ProbeResults, focus: str, others: Sequence[str]) -> F
     return Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)
 
 
-def _of_fidelity(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Finding]:
+def _fidelity_findings(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Finding]:
     if focus not in fidelity.arms:
         return []
     mine = fidelity.arms[focus].frechet_distance
@@ -134,7 +134,7 @@ def _of_fidelity(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Finding]
     return [Finding("ok" if certain and nearer else "warning" if certain else "note", text, figures)]
 
 
-def _of_shortcut(probe: ProbeResults) -> list[Finding]:
+def _shortcut_findings(probe: ProbeResults) -> list[Finding]:
     findings, accuracy = [], probe.shortcut.center_probe_accuracy
     if accuracy.value is not None:
         text = (
@@ -152,7 +152,7 @@ def _of_shortcut(probe: ProbeResults) -> list[Finding]:
     return findings
 
 
-def _of_sampling(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
+def _sampling_findings(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
     findings = []
     if fidelity.settings_that_differ:
         findings.append(Finding("warning", differing_settings(fidelity.settings_that_differ)))
@@ -167,7 +167,7 @@ def _of_sampling(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
     return findings
 
 
-def _of_protocol(probe: ProbeResults) -> list[Finding]:
+def _protocol_findings(probe: ProbeResults) -> list[Finding]:
     texts = []
     others = sum(row.figure == "balanced_accuracy" for row in probe.comparisons)
     # the test over draws exchanges signs: its least p value, corrected for the number of arms

@@ -156,7 +156,7 @@ class TimmEncoder(ModuleEncoder):
         interpolation: interpolation, if not the model's own.
         pool: pooling of tokens, as for :class:`ModuleEncoder`; required for models that return tokens.
         num_prefix_tokens: number of class and register tokens, as for :class:`ModuleEncoder`.
-        settings: further arguments of ``timm.create_model``.
+        settings: additional arguments of ``timm.create_model``.
 
     Raises:
         InputError: without timm, for an unknown model, or weights that cannot be downloaded or do not match.

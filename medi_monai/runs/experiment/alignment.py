@@ -23,7 +23,7 @@ from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import atomic_path, file_digest, read_json
 
-__all__ = ["AlignmentExperiment", "fair_experiment_run"]
+__all__ = ["AlignmentExperiment", "alignment_experiment_run"]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
@@ -44,7 +44,7 @@ STAGES_OF = {
 }
 
 
-def fair_experiment_run(
+def alignment_experiment_run(
     bundle_root: str | os.PathLike,
     output_dir: str | os.PathLike,
     options: Mapping[str, Any],
@@ -88,9 +88,9 @@ class AlignmentExperiment:
     """Stages and page of the alignment experiment; see :class:`medi_monai.runs.experiment.run.Experiment`.
 
     Args:
-        reference_dir: data set with the target shares, as for :func:`fair_experiment_run`.
-        num_images: number of images, as for :func:`fair_experiment_run`.
-        num_candidates: number of candidates, as for :func:`fair_experiment_run`; None for no alternatives.
+        reference_dir: data set with the target shares, as for :func:`alignment_experiment_run`.
+        num_images: number of images, as for :func:`alignment_experiment_run`.
+        num_candidates: number of candidates, as for :func:`alignment_experiment_run`; None for no alternatives.
     """
 
     reference_dir: str | None

@@ -21,21 +21,21 @@ from medi_monai.results import plain, print_findings, read_results, write_result
 from medi_monai.results.experiment import ExperimentResults
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
+from medi_monai.runs.experiment.cohort_summary import summarize_cohort
 from medi_monai.runs.experiment.pictures import sample_grid
-from medi_monai.runs.experiment.results import summarize_cohort
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
 from medi_monai.utils.files import atomic_path, read_json
 from medi_monai.wsi.transforms import patch_transforms
 
-__all__ = ["ARMS", "MetadataExperiment", "experiment_run", "metadata_stages"]
+__all__ = ["ARMS", "MetadataExperiment", "metadata_experiment_run", "metadata_stages"]
 
 #: arms of an experiment, with the overlays of their configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
 
 
-def experiment_run(
+def metadata_experiment_run(
     bundle_root: str | os.PathLike,
     output_dir: str | os.PathLike,
     options: Mapping[str, Any],

@@ -8,18 +8,18 @@ from medi_monai.utils.settings import Count, Few, Flag, Number, PathText, Rate, 
 
 __all__ = [
     "BrainExperimentSettings",
-    "DemoPlanSettings",
-    "DemoSamplingSettings",
+    "ExperimentPlanSettings",
+    "ExperimentSamplingSettings",
     "ExperimentReadingSettings",
     "ExperimentSettings",
 ]
 
 
-class DemoPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 64}):
+class ExperimentPlanSettings(PlanSettings, defaults={"plan": "all", "images_per_combination": 64}):
     """Sampling plan of the experiment."""
 
 
-class DemoSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
+class ExperimentSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
     """Sampling in the experiment."""
 
 

@@ -39,7 +39,7 @@ NAMES = {
 ATTRIBUTES = ("center", "sex", "age", "race", "scanner", "stain")
 #: values that a class or an attribute has at most
 MAX_VALUES = 60
-#: further words for missing data in tables of hospitals
+#: additional words for missing data in tables of hospitals
 MORE_WORDS = {"n/a", "n.a.", "?", "-", "missing", "null", "k.a.", "unbekannt", "not specified", "#n/a", "."}
 #: names that a cohort has already
 TAKEN = {*BUILT_IN, "caption"}

@@ -40,7 +40,7 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = F
     known = {alike(image) for image in images}
     cells = cells.apply(lambda values: values.replace(local_paths(values, images)))
     for column in cells.columns:
-        pattern = _of_column(str(column), cells[column], known, paths_of)
+        pattern = _template_of_column(str(column), cells[column], known, paths_of)
         if pattern is None:
             continue
         share = _share(pattern, cells, images, several)
@@ -51,7 +51,9 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = F
     return None if best is None else (best[2], best[0])
 
 
-def _of_column(column: str, cells: pd.Series, known: set[str], paths_of: Mapping[str, list[str]]) -> str | None:
+def _template_of_column(
+    column: str, cells: pd.Series, known: set[str], paths_of: Mapping[str, list[str]]
+) -> str | None:
     values = [value for value in cells.str.strip().unique() if len(value) > 1 or value.isdigit()]
     if not values or "{" in column or "}" in column:
         return None

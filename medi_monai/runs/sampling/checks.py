@@ -37,7 +37,7 @@ def check_plan(
     plan: pd.DataFrame,
     schema: Conditioning,
     columns: Sequence[str],
-    trained_with: Mapping[str, Any] | None,
+    train_config: Mapping[str, Any] | None,
     counts: TrainingCounts | None,
 ) -> list[str]:
     """Check that a model can sample a plan, and print what was not, or hardly, trained.
@@ -46,7 +46,7 @@ def check_plan(
         plan: with a column for the label; cells that are None are left to the model.
         schema: of the model.
         columns: label and attributes that form a combination.
-        trained_with: settings of the training (``model.json``).
+        train_config: settings of the training (``model.json``).
         counts: what the model was trained on, if that is recorded.
 
     Returns:
@@ -60,7 +60,7 @@ def check_plan(
         if name not in (*allowed, "count"):
             raise unknown_value("column of the plan", name, allowed, "A plan has label, attributes and `count`.")
     free = [name for name in schema.names if name not in plan.columns or all(cell is None for cell in plan[name])]
-    settings = trained_with or {}
+    settings = train_config or {}
     recorded = any(name in settings for name in DROPOUTS)
     if isinstance(schema, MetadataSchema) and (label in free or (free and recorded)):
         neutral_share(schema, free, settings)

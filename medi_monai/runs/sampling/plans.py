@@ -24,8 +24,7 @@ from medi_monai.cohort.plans import (
 )
 from medi_monai.cohort.table import require_columns
 from medi_monai.engines.sampling_settings import PlanSettings
-from medi_monai.results import typed
-from medi_monai.results.training import RECORD, TrainingRecord
+from medi_monai.results.training import TrainingRecord
 from medi_monai.schema import Conditioning, MetadataSchema
 from medi_monai.schema.columns import ContinuousColumn
 from medi_monai.utils.console import say
@@ -44,7 +43,7 @@ def resolve_plan(
     training_table: Callable[[], pd.DataFrame],
     columns: Sequence[str],
     schema: Conditioning | None = None,
-    trained_with: Mapping[str, Any] | None = None,
+    train_config: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Return a plan by name or path.
 
@@ -54,7 +53,7 @@ def resolve_plan(
             ``min_training_patches`` if the training is not recorded.
         columns: label and attributes that form a combination; a table must have them, and may have others.
         schema: schema of the model, whose continuous attributes take ranges.
-        trained_with: settings of the training (``model.json``), to check that ``unseen`` combinations were not trained
+        train_config: settings of the training (``model.json``), to check that ``unseen`` combinations were not trained
             on.
 
     Raises:
@@ -69,7 +68,7 @@ def resolve_plan(
         raise InputError(f"unknown plan {kind!r}: {hint}Give one of {', '.join(PLANS)}, or the path of a table")
     if "images_per_combination" in settings.given and (kind not in PLANS or kind in ("balance", "target")):
         say(f"images_per_combination has no effect with plan = {kind}, which has counts of its own")
-    record = (trained_with or {}).get(RECORD)
+    record = TrainingRecord.in_config(train_config)
     if kind not in PLANS:
         return _plan_of_file(settings, training_table, columns, record)
     table, columns, bins = _with_values(
@@ -85,10 +84,10 @@ def resolve_plan(
     return plan
 
 
-def training_counts(trained_with: Mapping[str, Any] | None) -> TrainingCounts | None:
+def training_counts(train_config: Mapping[str, Any] | None) -> TrainingCounts | None:
     """Return what a model was trained on, from ``model.json``; None if it is not recorded."""
-    record = (trained_with or {}).get(RECORD)
-    return None if record is None else TrainingCounts(typed(TrainingRecord, record, f"{RECORD} in model.json"))
+    record = TrainingRecord.in_config(train_config)
+    return None if record is None else TrainingCounts(record)
 
 
 def continuous_columns(schema: Conditioning | None) -> list[str]:
@@ -148,7 +147,10 @@ def _limits(settings: PlanSettings) -> PlanLimits:
 
 
 def _plan_of_file(
-    settings: PlanSettings, training_table: Callable[[], pd.DataFrame], columns: Sequence[str], record: Any
+    settings: PlanSettings,
+    training_table: Callable[[], pd.DataFrame],
+    columns: Sequence[str],
+    record: TrainingRecord | None,
 ) -> pd.DataFrame:
     given = [name for name in OF_MADE_PLANS if getattr(settings, name)]
     if given:
@@ -160,12 +162,11 @@ def _plan_of_file(
     least = settings.min_training_patches
     if not least:
         return plan
-    counts = training_counts({RECORD: record} if record is not None else None)
-    if counts is None:
+    if record is None:
         table = training_table()
         names = [name for name in plan.columns if name != "count" and name in table.columns]
-        counts = TrainingCounts(TrainingRecord.of(table, names, ""))
-    kept = counts.of(plan)["rarest_value_patches"] >= least
+        record = TrainingRecord.of(table, names, "")
+    kept = TrainingCounts(record).of(plan)["rarest_value_patches"] >= least
     if not kept.any():
         raise InputError(
             f"min_training_patches = {least:,}: each row of {settings.plan} has a value with fewer training patches"
@@ -201,8 +202,8 @@ def _with_values(
     return table, columns, bins
 
 
-def _check_unseen(plan: pd.DataFrame, columns: Sequence[str], record: Any) -> None:
-    trained = typed(TrainingRecord, record, f"{RECORD} in model.json").of_columns(columns) or set()
+def _check_unseen(plan: pd.DataFrame, columns: Sequence[str], record: TrainingRecord) -> None:
+    trained = record.of_columns(columns) or set()
     seen = [key for key in plan[list(columns)].itertuples(index=False, name=None) if key in trained]
     if seen:
         raise InputError(

@@ -16,8 +16,9 @@ from medi_monai.engines.distributed import local_device, torchrun_session, watch
 from medi_monai.engines.extension import extend_model, with_learned
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.sampling_settings import IMAGE_FORMATS
-from medi_monai.networks.learned_values import LearnedValue, of_weights
-from medi_monai.results.training import RECORD
+from medi_monai.networks.learned_values import LearnedValue, values_for_weights
+from medi_monai.results import plain
+from medi_monai.results.training import RECORD, TrainingRecord
 from medi_monai.runs.sampling.checks import check_images, check_plan, print_plan
 from medi_monai.runs.sampling.drawing import Drawing
 from medi_monai.runs.sampling.files import ImageFiles, recipe_digest, unpack
@@ -48,7 +49,7 @@ def sample_plan(
     output_dir: str | os.PathLike,
     checkpoint: str | os.PathLike,
     settings: Mapping[str, Any],
-    trained_with: Mapping[str, Any] | None = None,
+    train_config: Mapping[str, Any] | None = None,
     not_sampled: Sequence[Mapping[str, str]] = (),
     learned: Sequence[LearnedValue] = (),
     path: ValuePath | None = None,
@@ -66,12 +67,12 @@ def sample_plan(
         network: trained network in evaluation mode.
         generator: generator of the images.
         plan: combinations with ``count``; attributes without a column are left to the model, and so is the label if the
-            model was trained with a null label according to ``trained_with``.
+            model was trained with a null label according to ``train_config``.
         columns: label and attributes that form a combination.
         output_dir: folder of the run.
         checkpoint: file of the weights, whose SHA-256 is saved in the manifest.
         settings: resolved settings, for the summary.
-        trained_with: settings of the training (``model.json``) of a metadata-conditioned model, whose record of the
+        train_config: settings of the training (``model.json``) of a metadata-conditioned model, whose record of the
             training data is saved in ``sampling.json``.
         not_sampled: combinations missing from the plan, from :func:`not_in_plan`, which are printed and listed in the
             summary.
@@ -93,11 +94,11 @@ def sample_plan(
     check_images(sum(map(int, plan["count"])), generator.image_size, output_dir)
     plan = plan if label in plan.columns else plan.assign(**{label: None})
     weights = file_digest(checkpoint)
-    learned = of_weights(learned, weights, plan)
+    learned = values_for_weights(learned, weights, plan)
     generator, plan = extend_model(network, generator, plan, learned, path)
-    trained_with = with_learned(trained_with, generator.schema, learned)
-    counts = training_counts(trained_with)
-    free = check_plan(plan, generator.schema, columns, trained_with, counts)
+    train_config = with_learned(train_config, generator.schema, learned)
+    counts = training_counts(train_config)
+    free = check_plan(plan, generator.schema, columns, train_config, counts)
     recipe = {"checkpoint": weights, **generator.recipe()}
     own = WorkShare.parse(shard, images_per_tar if image_format == "tar" else 1)
     images = PlannedImages(
@@ -114,7 +115,7 @@ def sample_plan(
     print_plan(plan, free, images.seen, not_sampled)
     with torchrun_session() as processes:
         if processes.is_main:
-            _begin(root, recipe, images, (trained_with or {}).get(RECORD))
+            _begin(root, recipe, images, TrainingRecord.in_config(train_config))
         processes.wait()
         files = ImageFiles(root, recipe, own.unit)
         if processes.is_main and own.unit == 1:
@@ -152,13 +153,13 @@ def _mixed(generator: ImageGenerator) -> dict[tuple[str, str], list[str]]:
     return {(mixture.column, mixture.text): [value for value, _ in mixture.shares] for mixture in mixtures}
 
 
-def _begin(root: Path, recipe: Mapping[str, Any], images: PlannedImages, record: Any) -> None:
+def _begin(root: Path, recipe: Mapping[str, Any], images: PlannedImages, record: TrainingRecord | None) -> None:
     claim_results(root, "sampling")
     stored, manifest = root / SETTINGS_FILE, root / "manifest.csv"
     if stored.is_file() and recipe_digest(read_json(stored)) != recipe_digest(recipe):
         # the settings are moved last, so that a call that follows a killed one still sees that they differ
         set_aside(root, [root / name for name in ("images", "tars", *PLAN_FILES, SETTINGS_FILE)])
-    write_json(stored, recipe if record is None else {**recipe, RECORD: record})
+    write_json(stored, recipe if record is None else {**recipe, RECORD: plain(record)})
     if manifest.is_file() and not is_manifest_of(manifest, images):
         set_aside(root, [root / name for name in PLAN_FILES])
 

@@ -36,7 +36,7 @@ MAGIC = {
     b"PK\x03\x04": "ZIP",
     b"%PDF": "PDF",
 }
-#: further signature bytes, by their position
+#: additional signature bytes, by their position
 INNER_MAGIC = (
     (8, b"WEBP", "WEBP"),
     (4, b"jP  ", "JPEG2000"),

@@ -120,7 +120,7 @@ def _with_pillow(
     image = PLUGINS[kind](file, os.fspath(path))
     rules.check_size(path, *image.size)
     frames = getattr(image, "n_frames", 1)
-    # further images in a JPEG are previews and depth maps of the first
+    # additional images in a JPEG are previews and depth maps of the first
     if page is None and frames > 1 and kind != "JPEG":
         page = rules.chosen_page(path, f"{frames} frames", frames)
     if page:

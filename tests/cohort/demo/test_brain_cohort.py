@@ -32,9 +32,9 @@ def test_the_table_has_the_columns_of_a_real_cohort_and_every_file(cohort):
 
 def test_a_patient_keeps_to_one_row_of_attributes_and_has_slices_that_differ(cohort):
     table, truth = read_table(cohort / "slices.csv"), pd.read_csv(cohort / "truth.csv")
-    of_patient = table.groupby("patient")
-    assert (of_patient[["sex", "age", "lesion"]].nunique() == 1).all(axis=None)
-    assert (of_patient["slice"].agg(list).map(lambda numbers: numbers == ["1", "2", "3"])).all()
+    tumor_of_patient = table.groupby("patient")
+    assert (tumor_of_patient[["sex", "age", "lesion"]].nunique() == 1).all(axis=None)
+    assert (tumor_of_patient["slice"].agg(list).map(lambda numbers: numbers == ["1", "2", "3"])).all()
     assert len({(cohort / name).read_bytes() for name in table["image"]}) == len(table)
     levels = truth["level"].to_numpy().reshape(-1, 3)
     assert (np.diff(levels, axis=1) > 0.3).all() and np.abs(levels).max() <= 1

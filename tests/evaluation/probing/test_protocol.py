@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from medi_monai.evaluation.probing import BASELINES, ImageSet, ProbeProtocol, Setting
+from medi_monai.evaluation.probing import BASELINES, DrawCondition, ImageSet, ProbeProtocol
 from medi_monai.evaluation.probing import protocol as module
 from medi_monai.utils.errors import InputError
 
@@ -116,7 +116,7 @@ def test_all_arms_share_real_rows_and_no_patient_is_on_two_sides(fits):
 def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_spread(fits, ratio, expected):
     # classes of unequal size: the smallest class of the smallest set has 3 x 7 images
     protocol = make(real_table(images=12))
-    list(protocol.run(["cls", "medi"], 0, Setting(ratio)))
+    list(protocol.run(["cls", "medi"], 0, DrawCondition(ratio)))
     num_real = len(fits[0]["parts"][0][1])
     expected = expected or round(ratio * num_real / 3)
     for name, fit in zip(("cls", "medi"), fits):
@@ -130,8 +130,8 @@ def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_sprea
 
 def test_alone_or_with_others_an_arm_is_the_same_and_so_in_any_order_of_rows():
     table = real_table()
-    both = {outcome.arm: outcome for outcome in make(table).run(["real", "cls", "medi"], 1, Setting(1.0, 20))}
-    (alone,) = make(table).run(["medi"], 1, Setting(1.0, 20))
+    both = {outcome.arm: outcome for outcome in make(table).run(["real", "cls", "medi"], 1, DrawCondition(1.0, 20))}
+    (alone,) = make(table).run(["medi"], 1, DrawCondition(1.0, 20))
     assert np.array_equal(alone.probabilities, both["medi"].probabilities)
     features, shuffled = features_of(table), np.random.default_rng(3).permutation(len(table))
     turned = table.iloc[shuffled].reset_index(drop=True)
@@ -140,15 +140,15 @@ def test_alone_or_with_others_an_arm_is_the_same_and_so_in_any_order_of_rows():
         order = np.random.default_rng(4).permutation(len(images))
         sets[name] = ImageSet(images.features[order], images.table.iloc[order].reset_index(drop=True))
     other = ProbeProtocol({"real": ImageSet(features[shuffled], turned)}, sets, (), "label", ["center"], CS)
-    (again,) = other.run(["medi"], 1, Setting(1.0, 20))
+    (again,) = other.run(["medi"], 1, DrawCondition(1.0, 20))
     np.testing.assert_array_equal(again.probabilities, alone.probabilities)
 
 
 def test_real_images_per_class_and_centers(fits):
     protocol = make()
-    list(protocol.run(["real"], 0, Setting(real_per_class=10)))
+    list(protocol.run(["real"], 0, DrawCondition(real_per_class=10)))
     assert np.bincount(protocol.labels[fits[0]["parts"][0][1]]).tolist() == [10, 10, 10]
-    list(protocol.run(["real", "medi"], 0, Setting(centers=("n", "w"))))
+    list(protocol.run(["real", "medi"], 0, DrawCondition(centers=("n", "w"))))
     center = protocol.table["center"].to_numpy()
     for fit in fits[1:]:
         assert set(center[fit["parts"][0][1]]) == set(center[fit["val"]]) == {"n", "w"}

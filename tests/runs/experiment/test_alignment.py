@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 import medi_monai.runs.experiment.run as runner
 from medi_monai.results import typed, write_results
 from medi_monai.results.alignment import AlignmentMetrics
-from medi_monai.runs.experiment.alignment import fair_experiment_run
+from medi_monai.runs.experiment.alignment import alignment_experiment_run
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import write_json
@@ -73,7 +73,7 @@ def experiment(tmp_path, monkeypatch):
         started.clear()
         given = settings(**changed)
         args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
-        fair_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
+        alignment_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
     run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]

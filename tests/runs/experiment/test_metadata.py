@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medi_monai.runs.experiment.metadata import ARMS, experiment_run, metadata_stages
+from medi_monai.runs.experiment.metadata import ARMS, metadata_experiment_run, metadata_stages
 from medi_monai.utils.errors import InputError
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
@@ -47,5 +47,5 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
 )
 def test_what_the_last_stages_would_refuse_is_refused_before_the_first(tmp_path, changed, sampling, message):
     with pytest.raises(InputError, match=message):
-        experiment_run(BUNDLE, tmp_path / "output", {**LATE, **changed}, sampling)
+        metadata_experiment_run(BUNDLE, tmp_path / "output", {**LATE, **changed}, sampling)
     assert not (tmp_path / "output").exists()

@@ -42,11 +42,11 @@ def run(table, tmp_path):
     save_tensors(tmp_path / "model.pt", network.state_dict())
     record = plain(TrainingRecord.of(table, COLUMNS, ""))
 
-    def sample(plan, folder="output", **trained_with):
+    def sample(plan, folder="output", **train_config):
         generator = ImageGenerator(schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
         images = sample_plan(
             network, generator, plan, COLUMNS, tmp_path / folder, tmp_path / "model.pt", {},
-            {RECORD: record, **DROPOUT, **trained_with},
+            {RECORD: record, **DROPOUT, **train_config},
         )  # fmt: skip
         return images.table()
 
@@ -127,9 +127,9 @@ def test_rows_of_a_table_with_too_little_training_are_left_out_aloud(table, tmp_
     rows = [("A", "South", 3), ("B", "NA", 2)]
     pd.DataFrame(rows, columns=[*COLUMNS, "count"]).to_csv(tmp_path / "p.csv", index=False)
     few = table.drop(table.index[table["center"] == "South"][1:])
-    for trained_with in (None, {RECORD: plain(TrainingRecord.of(few, COLUMNS, ""))}):
+    for train_config in (None, {RECORD: plain(TrainingRecord.of(few, COLUMNS, ""))}):
         chosen = settings(str(tmp_path / "p.csv"), min_training_patches=2)
-        plan = resolve_plan(chosen, lambda: few, COLUMNS, trained_with=trained_with)
+        plan = resolve_plan(chosen, lambda: few, COLUMNS, train_config=train_config)
         assert plan["center"].tolist() == ["NA"]
         assert "1 combination of" in (out := capsys.readouterr().out) and "not be sampled: A · South" in out
 

@@ -33,11 +33,11 @@ def settings(plan, count=16, **more):
 def run(tiny_schema, tiny_network, tmp_path):
     save_tensors(tmp_path / "model.pt", tiny_network.state_dict())
 
-    def sample(plan=PLAN, seed=0, columns=COLUMNS, trained_with=None, **more):
+    def sample(plan=PLAN, seed=0, columns=COLUMNS, train_config=None, **more):
         drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2, seed=seed)
         folder = tmp_path / "output"
         images = sample_plan(
-            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, trained_with, **more
+            tiny_network, drawing, plan, columns, folder, tmp_path / "model.pt", {"seed": seed}, train_config, **more
         )
         return images.table()
 
@@ -87,21 +87,21 @@ def test_an_unknown_center_is_named_before_anything_is_written(run, tmp_path):
 def test_a_label_is_left_to_the_model_that_knows_it_null(run, tmp_path, left, capsys):
     free = left.split()
     plan = PLAN.drop(columns=free).assign(count=3).drop_duplicates()
-    manifest = run(plan, columns=[], trained_with=DROPOUT)
+    manifest = run(plan, columns=[], train_config=DROPOUT)
     assert f"the plan does not specify {', '.join(free)}: the model chooses" in capsys.readouterr().out
     assert manifest["project_id"].isna().all() and len(manifest) == plan["count"].sum()
     # an empty cell of a table would be another thing, the unknown label
     stored = pd.read_csv(tmp_path / "output" / "manifest.csv", dtype=str, keep_default_na=False)
     assert set(stored["project_id"]) == {""} and set(stored["combination"]) == set(manifest["combination"])
     pixels = [np.asarray(Image.open(tmp_path / "output" / name)) for name in manifest["image"]]
-    again = run(plan.assign(project_id=None).head(1).assign(count=2), columns=[], trained_with=DROPOUT)
+    again = run(plan.assign(project_id=None).head(1).assign(count=2), columns=[], train_config=DROPOUT)
     assert again["image"].tolist() == manifest["image"][:2].tolist()
     assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
     assert not np.array_equal(pixels[0], pixels[1])
 
 
 def test_a_null_label_is_drawn_by_its_identity_and_null_codes(run, tiny_schema, tiny_network, tmp_path):
-    manifest = run(pd.DataFrame({"count": [2]}), columns=[], trained_with=DROPOUT)
+    manifest = run(pd.DataFrame({"count": [2]}), columns=[], train_config=DROPOUT)
     drawing = ImageGenerator(tiny_schema, NoiseSchedule("cosine", 100), "v", 16, num_steps=2)
     rows = pd.DataFrame({"project_id": pd.Series([None], dtype=object), "number": [1]})
     assert (tiny_schema.encode(rows, absent="null") == NULL).all()
@@ -112,7 +112,7 @@ def test_a_null_label_is_drawn_by_its_identity_and_null_codes(run, tiny_schema, 
 def test_a_null_label_that_was_never_trained_is_refused(run, tmp_path):
     plan = pd.DataFrame({"center": ["South"], "count": [1]})
     with pytest.raises(InputError, match="never trained with project_id left out"):
-        run(plan, trained_with={**DROPOUT, "label_dropout": 0.0})
+        run(plan, train_config={**DROPOUT, "label_dropout": 0.0})
     with pytest.raises(InputError, match="do not contain label_dropout"):
         run(plan)
     assert not (tmp_path / "output").exists()
@@ -211,7 +211,7 @@ def test_a_plan_that_no_disk_holds_is_refused_before_anything_is_written(run, tm
 def test_the_record_of_the_training_goes_into_sampling_json_without_drawing_again(run, tiny_cohort, tmp_path):
     run()
     record = plain(TrainingRecord.of(tiny_cohort.split("train").table, COLUMNS, tiny_cohort.digest))
-    run(trained_with={RECORD: record})
+    run(train_config={RECORD: record})
     assert read_json(tmp_path / "output" / "sampling.json")[RECORD] == record
     assert read_json(tmp_path / "output" / "summary.json")["made"]["drawn_now"] == 0
     assert not list((tmp_path / "output").glob("earlier-*"))
@@ -221,13 +221,13 @@ def test_a_plan_of_another_cohort_does_not_call_unseen_what_the_model_saw(tiny_c
     record = plain(TrainingRecord.of(tiny_cohort.split("train").table, COLUMNS, tiny_cohort.digest))
     table = tiny_cohort.table
     own = resolve_plan(
-        settings("unseen", 4), lambda: tiny_cohort.split("train").table, COLUMNS, trained_with={RECORD: record}
+        settings("unseen", 4), lambda: tiny_cohort.split("train").table, COLUMNS, train_config={RECORD: record}
     )
     assert len(own) == 1
     other = table[~((table["project_id"] == "B") & (table["center"] == "NA"))]
     with pytest.raises(InputError, match=r"1 combination of 1 .* example B · NA: leave out --cohort_dir"):
-        resolve_plan(settings("unseen", 4), lambda: other, COLUMNS, trained_with={RECORD: record})
-    assert len(resolve_plan(settings("all", 4), lambda: other, COLUMNS, trained_with={RECORD: record})) == 9
+        resolve_plan(settings("unseen", 4), lambda: other, COLUMNS, train_config={RECORD: record})
+    assert len(resolve_plan(settings("all", 4), lambda: other, COLUMNS, train_config={RECORD: record})) == 9
 
 
 def test_what_is_held_out_and_cannot_be_sampled_is_named(run, tiny_cohort, tmp_path, capsys):

@@ -10,7 +10,7 @@ from medi_monai.results import Finding, read_results, read_schema, typed, write_
 from medi_monai.results.experiment import ExperimentResults, SplitCounts
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
-from medi_monai.runs.experiment.results import summarize_cohort
+from medi_monai.runs.experiment.cohort_summary import summarize_cohort
 from medi_monai.utils.files import read_json
 
 
