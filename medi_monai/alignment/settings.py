@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import model_validator
 
@@ -136,6 +137,9 @@ class BrainAlignmentLosses(AlignmentLosses, defaults={"keep_weight": 2.0}):
 class AlignmentSettings(Settings):
     """Tuning."""
 
+    #: default learning rates by the weights that are tuned: the fewer they are, the farther each has to move
+    rates: ClassVar[Mapping[str, float]] = {"all": 5e-5, "cross_attention": 5e-4, "lora": 1e-3}
+
     max_steps: Count = setting(60, "maximum number of updates")
     batch_size: Count = setting(48, "images per update, at least 2")
     learning_rate: Rate | None = setting(None, "peak learning rate of AdamW; null: default for the choice of `tuned`")
@@ -164,9 +168,16 @@ class AlignmentSettings(Settings):
             )
         return self
 
+    @property
+    def rate(self) -> float:
+        """The learning rate: the given one, or the default for the weights that are tuned."""
+        return self.rates[self.tuned] if self.learning_rate is None else self.learning_rate
+
 
 class BrainAlignmentSettings(
     AlignmentSettings,
     defaults={"max_steps": 40, "tuned": "cross_attention", "num_validation": 480, "anchor_batch_size": 96},
 ):
     """Tuning of the brain MR model."""
+
+    rates: ClassVar[Mapping[str, float]] = {**AlignmentSettings.rates, "all": 2.5e-5}

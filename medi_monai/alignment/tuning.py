@@ -34,14 +34,14 @@ from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.tuning import merge_adapter, save_adapter, tuned_parameters
 from medi_monai.report import labeled_grid
 from medi_monai.schema import Conditioning
-from medi_monai.utils.errors import InputError, RunStopped, unknown_value
+from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, write_json
 from medi_monai.utils.pixels import uint8_arrays
 from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["align", "tuning_rate", "tuning_schedule"]
+__all__ = ["align", "tuning_schedule"]
 
 #: consecutive images of the same prompt when each prompt has to meet the target: at least TOGETHER, and PER_SUBGROUP
 #: for each subgroup, because a share of few images cannot be compared with the target
@@ -53,8 +53,6 @@ SHOWN = 12
 #: fraction of the updates in which the learning rate rises, and its final value as a fraction of the peak
 WARMUP, LEFT = 0.1, 0.1
 ADAPTER = "adapter.pt"
-#: learning rates by the weights that are tuned: the fewer they are, the farther each has to move
-RATES = {"all": 2.5e-5, "cross_attention": 5e-4, "lora": 1e-3}
 
 
 def align(
@@ -120,7 +118,7 @@ def align(
         generator.space.to(next(network.parameters()).device)
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate or tuning_rate(settings.tuned), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.0)
     schedule = tuning_schedule(optimizer, settings.max_steps)
     by_prompt = losses.scope == "prompt"
     together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1
@@ -163,17 +161,6 @@ def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupC
     return WarmupCosine(optimizer, warmup, max_steps - 1, cosine_start=warmup - 1, end_factor=LEFT)
 
 
-def tuning_rate(tuned: str) -> float:
-    """Return the default learning rate for a choice of tuned weights, as determined on the brain MR demo cohort.
-
-    Raises:
-        InputError: for an unknown choice.
-    """
-    if tuned not in RATES:
-        raise unknown_value("choice of `tuned`", tuned, RATES)
-    return RATES[tuned]
-
-
 def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, source: Path) -> None:
     refuse_processes("aligning")
     if not source.is_file():
@@ -201,7 +188,7 @@ def _record(
     return {
         "losses": losses.model_dump(),
         # a resumed run is the same run
-        "settings": settings.model_dump(exclude={"resume"}),
+        "settings": {**settings.model_dump(exclude={"resume"}), "learning_rate": settings.rate},
         "real_images": real_images,
         "target": target.to_dict(),
         "sampling": {

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.settings import AlignmentLosses
-from medi_monai.alignment.tuning import tuning_rate, tuning_schedule
+from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings, BrainAlignmentSettings
+from medi_monai.alignment.tuning import tuning_schedule
 from medi_monai.networks.tuning import TUNED, apply_adapter
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import file_digest, load_tensors
@@ -164,6 +164,5 @@ def test_the_learning_rate():
     assert all(earlier > later for earlier, later in zip(rates[3:], rates[4:]))
     # half way of the fall
     assert rates[21] == pytest.approx(0.55) and learning_rates(1) == [1.0]
-    assert [tuning_rate(tuned) for tuned in TUNED] == [2.5e-5, 5e-4, 1e-3]
-    with pytest.raises(InputError, match="did you mean 'lora'"):
-        tuning_rate("loar")
+    assert [BrainAlignmentSettings(tuned=tuned).rate for tuned in TUNED] == [2.5e-5, 5e-4, 1e-3]
+    assert AlignmentSettings().rate == 5e-5 and AlignmentSettings(learning_rate=0.1).rate == 0.1

@@ -47,7 +47,7 @@ def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, 
     Args:
         sets: of :class:`ComparedImages`.
         settings: see :class:`FidelitySettings`. An arm with fewer than ``min_images`` of a subgroup has no figure of it
-            and takes none from the others. ``before`` and ``after`` are compared at equal counts; another arm with fewer
+            and takes none from the others. ``before`` and ``after`` are compared at equal counts; an arm with fewer
             images is compared with ``before`` at its own count.
 
     Returns:
