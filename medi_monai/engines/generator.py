@@ -72,8 +72,8 @@ class ImageGenerator:
             raise InputError(f"num_steps = {num_steps}: the schedule allows 1 to {schedule.num_timesteps}")
         self.schema, self.schedule, self.objective, self.image_size = schema, schedule, objective, image_size
         self.solver, self.num_steps, self.guidance_scale = solver, num_steps, guidance_scale
-        self.column_guidance = NO_GUIDANCE if guidance is None else guidance
-        self.guidance = self.column_guidance.of(schema.names, guidance_scale)
+        self.guidance_settings = NO_GUIDANCE if guidance is None else guidance
+        self.guidance = self.guidance_settings.of(schema.names, guidance_scale)
         self.batch_size, self.seed = batch_size, seed
         self.inferer = AutocastInferer() if inferer is None else inferer
         self.space = PixelSpace(3) if space is None else space
@@ -85,7 +85,7 @@ class ImageGenerator:
             "schema": self.schema.digest,
             "seed": self.seed,
             "guidance_scale": self.guidance_scale,
-            **self.column_guidance.model_dump(),
+            **self.guidance_settings.model_dump(),
             "num_steps": self.num_steps,
             "solver": self.solver,
             "image_size": self.image_size,

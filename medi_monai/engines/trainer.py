@@ -155,49 +155,23 @@ def train(
         check_results(output_dir, "training")
         check_results(folder, "training", 1)
     if resume:
-        if checkpoint.newest is None:
-            raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
-        step = checkpoint.resume(trainer)
-        checkpoint.check_free(step + 1, trainer.state.epoch_length)
-        trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
-        if step > trainer.state.epoch_length:
-            raise InputError(
-                f"the training in {folder} is already at step {step}; give a larger --max_steps and --decay_steps"
-            )
-        if is_main_process():
-            # the training was stopped between its last step and its last file
-            end = "; training is complete: to continue, give a larger --max_steps and --decay_steps"
-            end = end if step == trainer.state.epoch_length else ""
-            print(f"resuming from {checkpoint.newest} at step {step}{end}", flush=True)
+        _resume(trainer, checkpoint)
     elif is_main_process():
         checkpoint.check_free(1, trainer.state.epoch_length)
-        events = event_files(output_dir)
-        set_aside(output_dir, [*(Path(output_dir) / name for name in ("samples", "summary.json")), *events])
-        checkpoint.set_aside(tuple(folder / name for name in MODEL_FILES))
+        _set_aside_earlier(checkpoint, Path(output_dir))
     if is_main_process():
         claim_results(output_dir, "training")
         claim_results(folder, "training", 1)
         # saved before the first checkpoint, so every checkpoint has its vocabulary
         schema.save(folder / "schema.json")
         save_settings(folder, record)
-    start = time.perf_counter()
-    first = trainer.state.iteration
-    if first < trainer.state.epoch_length:
-        with stop_after_step(trainer), explain_lost_connections():
-            trainer.run()
-        if is_main_process():
-            checkpoint.save(trainer)
-    seconds = time.perf_counter() - start
-    if trainer.state.iteration < trainer.state.epoch_length:
-        raise RunStopped(
-            f"interrupted after step {trainer.state.iteration} of {trainer.state.epoch_length}; the state is saved in "
-            f"{checkpoint.newest}. Resume with the same command and --resume true."
-        )
+    start, first = time.perf_counter(), trainer.state.iteration
+    _run_to_end(trainer, checkpoint)
+    seconds, steps = time.perf_counter() - start, trainer.state.iteration - first
     model = folder / "model.pt"
     if not is_main_process():
         return model
     save_model(folder, average.network.state_dict(), record)
-    steps = trainer.state.iteration - first
     finish_run(
         "training",
         output_dir,
@@ -213,6 +187,44 @@ def train(
         where=str(model),
     )
     return model
+
+
+def _resume(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> None:
+    """Load the newest checkpoint; a training that is complete may still lack its last files."""
+    folder, num_steps = checkpoint.ckpt_dir, trainer.state.epoch_length
+    if checkpoint.newest is None:
+        raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
+    step = checkpoint.resume(trainer)
+    checkpoint.check_free(step + 1, num_steps)
+    trainer.data_loader.batch_sampler.start_step = step  # type: ignore[union-attr]
+    if step > num_steps:
+        raise InputError(
+            f"the training in {folder} is already at step {step}; give a larger --max_steps and --decay_steps"
+        )
+    if is_main_process():
+        end = "; training is complete: to continue, give a larger --max_steps and --decay_steps"
+        print(f"resuming from {checkpoint.newest} at step {step}{end if step == num_steps else ''}", flush=True)
+
+
+def _set_aside_earlier(checkpoint: TrainingCheckpoint, output: Path) -> None:
+    """Move the results of an earlier training in the same folders."""
+    set_aside(output, [output / "samples", output / "summary.json", *event_files(output)])
+    checkpoint.set_aside(tuple(checkpoint.ckpt_dir / name for name in MODEL_FILES))
+
+
+def _run_to_end(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> None:
+    """Train up to the last step and save it; an interrupted training saves its state and stops."""
+    num_steps = trainer.state.epoch_length
+    if trainer.state.iteration < num_steps:
+        with stop_after_step(trainer), explain_lost_connections():
+            trainer.run()
+        if is_main_process():
+            checkpoint.save(trainer)
+    if trainer.state.iteration < num_steps:
+        raise RunStopped(
+            f"interrupted after step {trainer.state.iteration} of {num_steps}; the state is saved in "
+            f"{checkpoint.newest}. Resume with the same command and --resume true."
+        )
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def sample_plan(
         seconds = time.perf_counter() - start
         if processes.is_main:
             keys = [name for name in images.keys if name != next(iter(columns), label)]
-            guidance = generator.column_guidance.text(generator.schema.names, generator.guidance_scale)
+            guidance = generator.guidance_settings.text(generator.schema.names, generator.guidance_scale)
             title = f"synthetic patches: seed {generator.seed}, {guidance}"
             write_manifest(root / "manifest.csv", images, files)
             write_grid(root / "grid.png", images, files, [next(iter(columns), label), *keys], title, path)
