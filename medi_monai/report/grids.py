@@ -14,6 +14,8 @@ from medi_monai.report.words import short
 __all__ = ["labeled_grid"]
 
 GAP = 3
+#: largest number of characters of a label
+LONGEST = 48
 WHITE, INK, EMPTY = (255, 255, 255), (30, 30, 30), (238, 238, 238)
 
 
@@ -39,7 +41,7 @@ def labeled_grid(
         ``(H, W, 3)`` uint8.
     """
     font = _font(15)
-    shown = {name: short(name) for name in (*rows, *columns)}
+    shown = {name: short(name, LONGEST) for name in (*rows, *columns)}
     patch = next((len(images[0]) for images in cells.values() if len(images)), 32)
     patch *= max(1, -(-cell_size // (patch * cell[0])))
     height, width = patch * cell[0], patch * cell[1]
