@@ -1,4 +1,4 @@
-"""What the run ``evaluation`` of an alignment writes into ``metrics.json``."""
+"""Results of the run ``evaluation`` for an alignment: the content of its ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TargetShares(Result):
-    """The target.
+    """Target shares.
 
     Args:
-        attributes: that were aligned.
-        target: share by subgroup.
-        parts: shares of every attribute, and of the joint of several, by value.
+        attributes: aligned attributes.
+        target: target share of each subgroup.
+        parts: target shares by value, for each attribute and, with several attributes, for their joint distribution.
     """
 
     attributes: tuple[str, ...]
@@ -59,7 +59,7 @@ class TargetShares(Result):
 
 @dataclass(frozen=True)
 class JudgeAccuracies(Result):
-    """The judge: its accuracies by attribute, and the attributes that it classifies at chance level."""
+    """Accuracies of the judge by attribute, and the attributes that it classifies at chance level."""
 
     held_out: Mapping[str, ClassifierAccuracy]
     at_chance: tuple[str, ...]
@@ -67,7 +67,7 @@ class JudgeAccuracies(Result):
 
 @dataclass(frozen=True)
 class Distances(Result):
-    """Distances of shares to the target: total variation and Kullback-Leibler divergence."""
+    """Distances from shares to the target: total variation and Kullback-Leibler divergence."""
 
     total_variation: Figure
     kl: Figure
@@ -78,11 +78,11 @@ class CorrectedShares(Distances):
     """Shares corrected for misclassification, and their distances to the target.
 
     Args:
-        proportions: by value.
-        undefined: why they are undefined, or ``None``.
-        inside: whether the correction needed no bounds; ``None`` where it is undefined.
-        n: images.
-        confusion_n: images by true value that the error rates are of.
+        proportions: corrected share of each value.
+        undefined: reason why the shares are undefined, or ``None``.
+        inside: whether the correction gave no negative share; ``None`` if it is undefined.
+        n: number of images.
+        confusion_n: number of images of each true value from which the error rates were estimated.
     """
 
     proportions: Mapping[str, Figure]
@@ -94,24 +94,24 @@ class CorrectedShares(Distances):
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceToTarget(Distances):
-    """Distances of predicted shares to the target, and, of the judge, those of the corrected shares."""
+    """Distances from predicted shares to the target and, for the judge only, those of the corrected shares."""
 
     corrected: CorrectedShares | None = None
 
     @property
     def correction(self) -> CorrectedShares | None:
-        """The corrected shares, where they are defined."""
+        """The corrected shares; ``None`` if they are undefined."""
         return self.corrected if self.corrected and self.corrected.undefined is None else None
 
 
 @dataclass(frozen=True)
 class PredictedShares(Result):
-    """Shares of subgroups as a classifier predicts them.
+    """Shares of subgroups, as predicted by one classifier.
 
     Args:
-        proportions: by arm, attribute and value.
-        distance_to_target: by arm and attribute.
-        change: of the total variation since ``before``, by arm and attribute.
+        proportions: shares by arm, attribute and value.
+        distance_to_target: distances to the target by arm and attribute.
+        change: change of the total variation since ``before``, by arm and attribute.
     """
 
     proportions: Mapping[str, Mapping[str, Mapping[str, Figure]]]
@@ -121,14 +121,14 @@ class PredictedShares(Result):
 
 @dataclass(frozen=True)
 class OtherClassifier(PredictedShares):
-    """A classifier other than the judge: what it predicts, and its accuracies by attribute where they are known."""
+    """Predictions of a classifier other than the judge, and its accuracies by attribute if they are known."""
 
     held_out: Mapping[str, ClassifierAccuracy]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptShares(Distances):
-    """Predicted shares among the images of one prompt in one arm; ``few`` where there are too few images."""
+    """Predicted shares among the ``n`` images of one prompt in one arm; ``few`` if these are too few to interpret."""
 
     n: int
     few: bool
@@ -145,7 +145,7 @@ class PromptRow(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptMean(Figure):
-    """Mean total variation over prompts; ``by_chance`` is that of equally many draws from the target."""
+    """Mean total variation over prompts; ``by_chance`` is its expected value for as many draws from the target."""
 
     by_chance: float | None
 
@@ -155,9 +155,9 @@ class ResultsByPrompt(Result):
     """Shares of an attribute by prompt.
 
     Args:
-        prompts: each with its shares.
-        mean: by arm, over the prompts with enough images.
-        least_images: that are enough.
+        prompts: prompts with their shares.
+        mean: mean distance of each arm over the prompts with enough images.
+        least_images: minimum number of images of a prompt to be included in the mean.
     """
 
     prompts: tuple[PromptRow, ...]
@@ -167,21 +167,21 @@ class ResultsByPrompt(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ArmFidelity(FidelityFigures):
-    """Fidelity of an arm; ``ratio`` is that of its Fréchet distance to that of ``before``."""
+    """Fidelity of an arm; ``ratio`` is its Fréchet distance divided by that of ``before``."""
 
     ratio: Figure
 
 
 @dataclass(frozen=True)
 class GroupFidelity(Result):
-    """Fidelity of all images, or of those of a subgroup.
+    """Fidelity of all images, or of the images of one subgroup.
 
     Args:
-        matched: images of each set that are compared; 0 where there are too few.
-        counts: images by arm, and of ``reference``.
-        one_patient: whether all real images are of one patient.
-        floor: real images against real images of other patients.
-        arms: by name.
+        matched: number of images compared from each set; 0 if there are too few.
+        counts: number of images in each arm and in ``reference``, the real images.
+        one_patient: whether all real images are from one patient.
+        floor: real images compared with real images of other patients.
+        arms: fidelity of each arm.
     """
 
     matched: int
@@ -193,14 +193,14 @@ class GroupFidelity(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class DiversityFigure(Figure):
-    """Mean difference between two images, with its ratio to that of ``before``."""
+    """Mean difference between two images, and its ratio to that of ``before``."""
 
     ratio: Figure
 
 
 @dataclass(frozen=True)
 class SubgroupDiversity(Result):
-    """Diversity within a subgroup: by structure (1 - MS-SSIM), and by features."""
+    """Diversity within a subgroup: of structure (1 - MS-SSIM) and of features."""
 
     ms_ssim: DiversityFigure
     features: DiversityFigure
@@ -208,16 +208,16 @@ class SubgroupDiversity(Result):
 
 @dataclass(frozen=True)
 class Consistency(Result):
-    """Cosine similarity of images from the same noise before and after.
+    """Cosine similarity of images drawn from the same noise before and after tuning.
 
     Args:
-        num_stayed: pairs that kept their predicted subgroup.
-        num_changed: pairs that did not.
-        score_change: CLIP score less that before.
-        all: similarity of all pairs.
-        stayed: of those that kept their subgroup.
-        changed: of the others.
-        unrelated: of images from different noise.
+        num_stayed: number of pairs that kept their predicted subgroup.
+        num_changed: number of pairs that changed it.
+        score_change: CLIP score after minus CLIP score before.
+        all: mean similarity of all pairs.
+        stayed: mean similarity of the pairs that kept their subgroup.
+        changed: mean similarity of the pairs that changed it.
+        unrelated: mean similarity of images from different noise, for comparison.
     """
 
     num_stayed: int
@@ -230,19 +230,19 @@ class Consistency(Result):
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of images from the same noise."""
+        """Number of pairs of images from the same noise."""
         return self.num_stayed + self.num_changed
 
 
 @dataclass(frozen=True)
 class PromptAdherence(Result):
-    """Whether prompts that name a value get it.
+    """How often images show the attribute value that their prompt names.
 
     Args:
-        share: of images that are predicted as requested.
-        by_value: likewise by requested value.
-        left_out: images whose prompt names no value.
-        ratio: to ``before``, of pairs from the same noise.
+        share: share of images that are predicted as requested.
+        by_value: the same share for each requested value.
+        left_out: number of images whose prompt names no value.
+        ratio: ratio of the share to that of ``before``, over pairs from the same noise.
     """
 
     share: Figure
@@ -253,12 +253,12 @@ class PromptAdherence(Result):
 
 @dataclass(frozen=True)
 class ValidationDistance(Result):
-    """Distance to the target at one update of the tuning, as one classifier predicts.
+    """Distance to the target after one update of the tuning, according to one classifier.
 
     Args:
-        distance: of the mean predicted probabilities of all images.
-        proportions: these probabilities by subgroup.
-        distance_of_prompts: mean over single prompts, or ``None``.
+        distance: total variation between the target and the predicted probabilities averaged over all images.
+        proportions: these mean probabilities by subgroup.
+        distance_of_prompts: mean distance over the prompts, or ``None``.
     """
 
     distance: float
@@ -268,7 +268,7 @@ class ValidationDistance(Result):
 
 @dataclass(frozen=True)
 class CurveRow(Result):
-    """One update of the tuning, and the distances to the target by classifier."""
+    """One update of the tuning, with the distance to the target according to each classifier."""
 
     step: int
     classifiers: Mapping[str, ValidationDistance]
@@ -284,13 +284,13 @@ class TuningCurve(Result):
 
 @dataclass(frozen=True)
 class ArmCost(Result):
-    """What an arm cost.
+    """Computational cost of an arm.
 
     Args:
-        stages: seconds by name; ``None`` where they are unknown.
-        gradient_images: images that went through the network forward and backward.
-        gradient_images_allowed: as many as there could have been.
-        left_out: why the arm has no images.
+        stages: duration of each stage in seconds; ``None`` if it is unknown.
+        gradient_images: number of forward and backward passes of an image through the network.
+        gradient_images_allowed: this number if tuning had not stopped early.
+        left_out: reason why the arm has no images, or ``None``.
     """
 
     stages: Mapping[str, float | None]
@@ -300,31 +300,31 @@ class ArmCost(Result):
 
     @property
     def seconds(self) -> float | None:
-        """Of all stages whose time is known; ``None`` without any."""
+        """Total duration of the stages with a known duration; ``None`` if there are none."""
         known = [seconds for seconds in self.stages.values() if seconds is not None]
         return sum(known) if known else None
 
 
 @dataclass(frozen=True)
 class Selection(Result):
-    """How many images were chosen, and of how many."""
+    """Number of selected images (``images``), and of candidates (``of``)."""
 
     images: int
     of: int
 
 
-#: answers of a verdict
+#: answers of a verdict; see :func:`medi_monai.evaluation.verdicts.alignment.alignment_verdict`
 Answer: TypeAlias = Literal["met", "missed", "no effect", "fooled the guide", "quality lost", "undecided"]
 
 
 @dataclass(frozen=True)
 class AlignmentVerdict(Result):
-    """The answer for one arm.
+    """Verdict on one arm.
 
     Args:
-        answer: see :data:`Answer`.
-        quality_lost: whether a measure of quality is worse than allowed.
-        findings: that it rests on, the answer first.
+        answer: one of :data:`Answer`.
+        quality_lost: whether a measure of quality is significantly worse than allowed.
+        findings: findings on which the verdict is based; the first states the answer.
     """
 
     answer: Answer
@@ -334,31 +334,31 @@ class AlignmentVerdict(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentMetrics(PredictedShares):
-    """Of an alignment, before and after, subgroup by subgroup; shares are those that the judge predicts.
+    """Metrics of an alignment by arm and subgroup; the inherited shares are predicted by the judge.
 
     Args:
-        part: the attribute, or the joint of several, that the verdict goes by.
-        target: shares wanted.
-        judge: its accuracies.
-        training: shares among real images in training, by attribute and value.
-        readers: the other classifiers.
-        by_prompt: shares by prompt, by attribute.
-        notes: what had to be done for these figures.
-        fidelity: by ``all`` and subgroup.
-        diversity: by subgroup and arm, and of ``reference``.
-        memorization: by arm, and of ``held_out`` real images.
-        consistency: by arm.
-        clip_score: by arm.
-        named_prompts: by attribute and arm, of prompts that name a value.
-        curve: of the tuning, or ``None``.
-        costs: by arm.
-        chosen: of arms whose images were chosen among others.
-        settings_that_differ: of the sampling, by setting and arm.
-        encoder: what features are of.
-        settings: as resolved.
-        digests: of images and models.
-        verdict: by arm, ``before`` left out.
-        warnings: what limits the conclusions.
+        part: attribute, or joint distribution of several, on which the verdict is based.
+        target: target shares.
+        judge: accuracies of the judge.
+        training: shares among the real training images, by attribute and value.
+        readers: predictions of the other classifiers, by name.
+        by_prompt: shares within prompts, by attribute.
+        notes: remarks on how these figures were obtained.
+        fidelity: fidelity of ``all`` images and of each subgroup.
+        diversity: diversity by subgroup and arm, including ``reference``, the real images.
+        memorization: memorization by arm, and of ``held_out`` real images for comparison.
+        consistency: similarity to ``before``, by arm.
+        clip_score: mean CLIP score by arm.
+        named_prompts: adherence to prompts that name a value, by attribute and arm.
+        curve: validations during the tuning, or ``None``.
+        costs: computational cost by arm.
+        chosen: arms whose images were selected from candidates, with the numbers of both.
+        settings_that_differ: sampling settings that are not the same in all arms, by setting and arm.
+        encoder: description of the feature encoder.
+        settings: resolved settings of the evaluation.
+        digests: digests of images and models.
+        verdict: verdict on every arm except ``before``.
+        warnings: limitations of the conclusions.
     """
 
     part: str
@@ -386,5 +386,5 @@ class AlignmentMetrics(PredictedShares):
 
     @property
     def tolerance(self) -> float:
-        """A total variation up to it is within the target."""
+        """Largest total variation at which the target counts as met."""
         return float(self.settings["tolerance"])

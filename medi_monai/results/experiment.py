@@ -1,4 +1,4 @@
-"""What the experiment with metadata writes into ``experiment.json``."""
+"""Results of the metadata experiment: the content of ``experiment.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CohortSummary", "CombinationCounts", "ExperimentResults", "SplitCoun
 
 @dataclass(frozen=True)
 class SplitCounts(Result):
-    """What a split holds."""
+    """Numbers of patches, slides and patients in a split."""
 
     patches: int
     slides: int
@@ -27,7 +27,7 @@ class SplitCounts(Result):
 
 @dataclass(frozen=True)
 class CombinationCounts(Result):
-    """Combinations of label and attributes in training, and those that are not."""
+    """Numbers of combinations of label and attributes that occur in training, and that do not."""
 
     seen: int
     unseen: int
@@ -39,10 +39,10 @@ class CohortSummary(Result):
 
     Args:
         label: column of the class.
-        attributes: columns of metadata that the generator knows.
-        dir: its folder, from that of the experiment.
-        counts: by split.
-        combinations: of label and attributes.
+        attributes: metadata columns that the generator is conditioned on.
+        dir: folder of the cohort, relative to that of the experiment.
+        counts: counts by split.
+        combinations: numbers of combinations of label and attributes.
     """
 
     label: str
@@ -57,14 +57,14 @@ class ExperimentResults(Result):
     """The content of ``experiment.json``.
 
     Args:
-        question: that the experiment asks.
-        cohort: what it was run on.
-        verdict: the answer first.
-        fidelity: of the evaluation.
-        probe: of the probing.
-        links: pages of the stages, from the folder of the experiment.
-        settings: as resolved.
-        seconds: how long each stage took.
+        question: question that the experiment asks.
+        cohort: cohort of the experiment.
+        verdict: findings; the first is the answer.
+        fidelity: results of the evaluation.
+        probe: results of the probing.
+        links: paths of the stages' pages, relative to the folder of the experiment.
+        settings: resolved settings.
+        seconds: duration of each stage; ``None`` if it is unknown.
     """
 
     question: str

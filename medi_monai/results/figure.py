@@ -1,4 +1,4 @@
-"""A number that was measured, with its interval and its count."""
+"""A measured number, with its confidence interval and its count."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Figure"]
 
 @dataclass(frozen=True)
 class Figure(Result):
-    """A number that was measured; in JSON ``{"value", "ci95", "n"}``, as the functions of ``metrics`` return it.
+    """A measured number; in JSON ``{"value", "ci95", "n"}``, as the functions of ``metrics`` return it.
 
     Args:
-        value: ``None`` where it is undefined.
-        ci95: both ends of the 95 % interval, or ``None`` where there is none.
-        n: what it was measured on: images, patients, pairs.
+        value: the number; ``None`` if it is undefined.
+        ci95: lower and upper end of the 95 % interval; ``None`` if there is none.
+        n: number of units it was measured on: images, patients or pairs.
     """
 
     value: float | None

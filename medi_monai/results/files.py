@@ -1,4 +1,4 @@
-"""Results files: JSON with the number of its format, written and read here, with a schema in the package."""
+"""Write and read results files: JSON with a format number, described by a schema in this package."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from medi_monai.utils.tables import for_spreadsheet
 
 __all__ = ["FORMAT", "SCHEMAS", "RunResults", "read_results", "read_schema", "write_results", "write_run"]
 
-#: raised where a key of a results file changes its name or its meaning
+#: number of the format; increased when a key of a results file changes its name or meaning
 FORMAT = 2
 #: results files with a schema
 SCHEMAS = ("metrics", "probe", "experiment")
 
 
 class RunResults(Protocol):
-    """What a run writes: results with the settings and the digests that they were made with."""
+    """Results of a run, with its settings and the digests of its inputs."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """As resolved."""
+        """Resolved settings of the run."""
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """Of what they were made from."""
+        """Digests of the inputs that the results were computed from."""
 
 
 T = TypeVar("T")
@@ -43,10 +43,10 @@ R = TypeVar("R", bound=RunResults)
 
 
 def write_results(path: str | os.PathLike, results: T) -> T:
-    """Write results, a dataclass of this package, atomically; the number of the format comes first.
+    """Write results, a dataclass of this package, to a JSON file atomically, with the format number first.
 
     Returns:
-        The results as :func:`read_results` gives them: what pages are drawn from.
+        The results as :func:`read_results` would return them; pages are rendered from these.
     """
     content = plain(results)
     checked = typed(type(results), content)
@@ -55,14 +55,15 @@ def write_results(path: str | os.PathLike, results: T) -> T:
 
 
 def read_results(path: str | os.PathLike, cls: type[T]) -> T:
-    """The content of a results file.
+    """Read a results file.
 
     Args:
-        path: of the file.
-        cls: dataclass of what it holds.
+        path: path of the file.
+        cls: dataclass of its content.
 
     Raises:
-        InputError: where it is missing, no JSON, of another format, or holds something else.
+        InputError: for a file that is missing, is not JSON, has another format number, does not match ``cls``, or has
+            changed since it was written.
     """
     content = read_json(path)
     version = content.get("format") if isinstance(content, dict) else None
@@ -78,13 +79,13 @@ def read_results(path: str | os.PathLike, cls: type[T]) -> T:
 
 
 def read_schema(name: str) -> dict[str, Any]:
-    """The JSON schema of a results file.
+    """Return the JSON schema of a results file.
 
     Args:
-        name: of the file without its ending: one of :data:`SCHEMAS`.
+        name: name of the file without its extension, one of :data:`SCHEMAS`.
 
     Raises:
-        InputError: for another name.
+        InputError: for an unknown name.
     """
     if name not in SCHEMAS:
         raise unknown_value("results file", name, SCHEMAS)
@@ -102,20 +103,20 @@ def write_run(
     made: Mapping[str, Any],
     figures: Mapping[str, Any],
 ) -> R:
-    """Write all that a run leaves: results, tables, arrays, ``report.html`` and ``summary.json``, in this order.
+    """Write the output of a run: results, tables, arrays, ``report.html`` and ``summary.json``, in this order.
 
     Args:
-        run: its id.
-        output_dir: what an earlier run left there moves to ``earlier-<n>``.
-        name: of the results file without its ending.
-        results: a dataclass of this package.
-        files: names of additional files to a table or to named arrays.
-        write_page: draws the page.
+        run: id of the run.
+        output_dir: output folder; the files of an earlier run are moved to ``earlier-<n>``.
+        name: name of the results file without its extension.
+        results: results, a dataclass of this package.
+        files: content of additional files by name: a table, or a mapping of names to arrays.
+        write_page: function that renders the results as a page at the given path.
         made: counts for the summary.
-        figures: for the summary.
+        figures: main figures for the summary.
 
     Returns:
-        The results as :func:`read_results` gives them.
+        The results as :func:`read_results` would return them.
     """
     output = Path(output_dir)
     page = output / "report.html"

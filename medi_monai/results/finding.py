@@ -1,4 +1,4 @@
-"""One sentence about results, with how grave it is and the figures that it rests on."""
+"""Findings: statements about results, each with its severity and the figures that support it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from medi_monai.utils.errors import unknown_value
 
 __all__ = ["LEVELS", "Finding", "print_findings"]
 
-#: worst first: ``leakage`` and ``error`` void figures, a ``warning`` wants a look, a ``note`` is good to know
+#: worst first: ``leakage`` and ``error`` invalidate results, a ``warning`` should be checked, a ``note`` informs
 LEVELS = ("leakage", "error", "warning", "note", "ok")
 
 
 @dataclass(frozen=True)
 class Finding(Result):
-    """What an audit, an evaluation or a probing found.
+    """A finding of an audit, an evaluation or a probing.
 
     Args:
-        level: one of :data:`LEVELS`.
-        text: a sentence or several.
-        figures: numbers that the text rests on, and names that they belong to, as JSON.
-        name: of the kind of finding, for programs; empty where none asks for it.
+        level: severity, one of :data:`LEVELS`.
+        text: one or more sentences.
+        figures: figures that support the text, by name; values of JSON.
+        name: machine-readable name of the kind of finding; empty if no program needs it.
 
     Raises:
         InputError: for an unknown level.

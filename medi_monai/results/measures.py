@@ -1,4 +1,4 @@
-"""What the evaluations of arms and of alignments have in common: fidelity, memorization, accuracy of classifiers."""
+"""Results shared by the evaluations of arms and of alignments: fidelity, memorization, accuracy of classifiers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["ClassifierAccuracy", "FidelityFigures", "Memorization", "ProbeAccura
 
 @dataclass(frozen=True)
 class FidelityFigures(Result):
-    """How close images come to real images.
+    """Fidelity: how similar images are to real images; all figures compare their features at matched counts.
 
     Args:
-        frechet_distance: between features, at matched counts; smaller is better, as for ``kernel_distance``.
-        kernel_distance: likewise, without bias by the number of images.
-        precision: share of images that lie among real images; larger is better, as for all that follow.
+        frechet_distance: Fréchet distance; smaller is better.
+        kernel_distance: kernel distance, whose expected value does not depend on the number of images; smaller is
+            better.
+        precision: share of images that lie among real images; larger is better, as for the figures below.
         recall: share of real images that lie among these images.
-        density: how many real images an image lies among, relative to the number of neighbors.
-        coverage: share of real images with one of these images nearby.
+        density: mean number of real images that an image lies among, divided by the number of neighbors.
+        coverage: share of real images with at least one of these images nearby.
     """
 
     frechet_distance: Figure
@@ -34,16 +35,16 @@ class FidelityFigures(Result):
 
 @dataclass(frozen=True)
 class Memorization(Result):
-    """How near images come to single training images.
+    """How close images are to individual training images.
 
     Args:
-        distance: median to the nearest training image.
-        copies: share of images that correlate with a training image by more than ``limit``.
-        limit: 0.9, or what 99 % of held-out real images stay below.
-        correlation: the highest; ``None`` where all images are of one color.
-        nearer: how often an image is nearer to training than to validation images; ``None`` without validation images,
-            and of held-out real images.
-        ratio: of ``distance`` to that of held-out real images; ``None`` without any.
+        distance: median distance, between features, from an image to its nearest training image.
+        copies: share of images whose correlation with a training image is above ``limit``.
+        limit: 0.9, or the correlation that 99 % of held-out real images stay below if that is higher.
+        correlation: highest correlation with a training image; ``None`` if every image has a uniform color.
+        nearer: share of images that are closer to training than to validation images; ``None`` without validation
+            images, and for held-out real images.
+        ratio: ``distance`` divided by that of held-out real images; ``None`` if there are none.
     """
 
     distance: float
@@ -54,7 +55,7 @@ class Memorization(Result):
     ratio: float | None
 
     def reproduces_training_images(self, held_out: Memorization | None) -> bool:
-        """Whether images are copies more often than held-out real images are."""
+        """Return whether copies are more frequent than among held-out real images, by intervals without overlap."""
         if held_out is None or self.copies.ci95 is None or held_out.copies.ci95 is None:
             return False
         return self.copies.ci95[0] > held_out.copies.ci95[1]
@@ -62,19 +63,19 @@ class Memorization(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierAccuracy(Result):
-    """How accurate a classifier is for one attribute, on real images of patients that it was not trained on.
+    """Accuracy of a classifier for one attribute, on real images of patients that it was not trained on.
 
     Args:
-        values: of the attribute.
-        chance: 1 / number of values.
-        n: images.
-        num_patients: their patients.
+        values: values of the attribute.
+        chance: accuracy expected by chance, 1 / number of values.
+        n: number of images.
+        num_patients: number of patients.
         confusion: ``(G, G)`` counts, true by predicted value.
         balanced_accuracy: mean of the recalls.
-        recall: by value.
+        recall: recall of each value.
         accuracy: share of images that are classified correctly.
-        calibration_error: mean gap between confidence and accuracy.
-        num_folds: of the cross-validation that it was measured by; ``None`` without one.
+        calibration_error: expected calibration error, the mean gap between confidence and accuracy.
+        num_folds: number of folds of the cross-validation; ``None`` if there was none.
     """
 
     values: tuple[str, ...]
@@ -91,14 +92,14 @@ class ClassifierAccuracy(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeAccuracy(Figure):
-    """How well a column can be predicted from features, on patients that the probe was not trained on.
+    """Accuracy with which a linear probe predicts a column from features, on patients it was not trained on.
 
     Args:
-        value: balanced accuracy; ``None`` where it cannot be measured.
-        ci95: none.
-        n: images.
-        chance: 1 / values predicted.
-        num_values: values of the column that could be predicted.
+        value: balanced accuracy; ``None`` if it cannot be measured.
+        ci95: always ``None``.
+        n: number of images.
+        chance: balanced accuracy expected by chance, 1 / ``num_values``; ``None`` if ``value`` is.
+        num_values: number of values of the column that could be predicted.
     """
 
     chance: float | None

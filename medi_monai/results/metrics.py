@@ -1,4 +1,4 @@
-"""What the run ``evaluation`` of arms writes into ``metrics.json``."""
+"""Results of the run ``evaluation`` for arms: the content of its ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ __all__ = [
     "RealMetrics",
 ]
 
-#: precision of an arm below which its images are noise; of real images, from which precision says anything
+#: precision of an arm below which its images count as noise, and precision of real images required for this judgment
 UNTRAINED_PRECISION, INFORMATIVE_PRECISION = 0.05, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanFigure(Figure):
-    """A mean over combinations; ``n`` are matched images."""
+    """A mean over ``num_combinations`` combinations; ``n`` is their total number of matched images."""
 
     num_combinations: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PooledFigure(Figure):
-    """A Fréchet distance of several combinations taken together; its range is over halves of the real images."""
+    """Fréchet distance of several pooled combinations, with its range over the random halves of the real images."""
 
     range_over_halves: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFigure(MeanFigure):
-    """A metric of the combinations of one label.
+    """A metric averaged over the combinations of one label.
 
     Args:
         value: mean over the combinations.
-        ci95: its interval.
-        n: matched images.
-        num_combinations: of the label.
-        floor: of real images.
-        pooled: of all combinations taken together, of the Fréchet distance.
-        pooled_floor: likewise of real images.
+        ci95: interval of the mean.
+        n: total number of matched images.
+        num_combinations: number of combinations of the label that have enough images.
+        floor: the same metric between real images of different patients.
+        pooled: Fréchet distance of all combinations pooled; ``None`` for other metrics.
+        pooled_floor: the pooled distance between real images.
     """
 
     floor: float | None
@@ -68,15 +68,15 @@ class CombinationFigure(MeanFigure):
     """A metric of one combination of label and attributes.
 
     Args:
-        value: undefined where there are too few images.
-        ci95: its interval.
-        n: matched images.
-        num_combinations: 1, or 0 where it is undefined.
-        values: by column.
-        seen: whether the combination is in training.
-        floor: of real images.
-        counts: images by arm, and of ``real``.
-        one_patient: whether all real images are of one patient.
+        value: the metric; ``None`` if there are too few images.
+        ci95: interval of the metric.
+        n: number of matched images.
+        num_combinations: 1, or 0 if the metric is undefined.
+        values: label and attributes of the combination, by column.
+        seen: whether the combination occurs in training.
+        floor: the same metric between real images of different patients.
+        counts: number of images in each arm and in ``real``.
+        one_patient: whether all real images are from one patient.
     """
 
     values: Mapping[str, str]
@@ -88,18 +88,18 @@ class CombinationFigure(MeanFigure):
 
 @dataclass(frozen=True)
 class MetricFigures(Result):
-    """One metric of an arm, beside that of real images (``floor``).
+    """One metric of an arm, with that of real images (``floor``) for comparison.
 
     Args:
-        mean: over all combinations.
-        seen: over those in training.
-        unseen: over the others.
-        floor: as ``mean``.
-        floor_seen: as ``seen``.
-        floor_unseen: as ``unseen``.
-        by_label: over the combinations of each label.
-        by_combination: every combination, also those that are undefined.
-        all_images: of all images together, not matched; of the Fréchet distance.
+        mean: mean over all combinations.
+        seen: mean over the combinations in training.
+        unseen: mean over the other combinations.
+        floor: ``mean`` for real images.
+        floor_seen: ``seen`` for real images.
+        floor_unseen: ``unseen`` for real images.
+        by_label: means over the combinations of each label.
+        by_combination: all combinations, including those with too few images.
+        all_images: Fréchet distance of all images pooled, without matched counts; ``None`` for other metrics.
     """
 
     mean: MeanFigure
@@ -115,7 +115,7 @@ class MetricFigures(Result):
 
 @dataclass(frozen=True)
 class MeanFidelity(FidelityFigures):
-    """Means over combinations."""
+    """Fidelity, averaged over combinations."""
 
     frechet_distance: MeanFigure
     kernel_distance: MeanFigure
@@ -127,16 +127,16 @@ class MeanFidelity(FidelityFigures):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedShare(Figure):
-    """The share of images in which a classifier predicts the value that was requested.
+    """Share of images for which a classifier predicts the requested value.
 
     Args:
-        value: combinations weigh alike.
-        ci95: Wilson's.
-        n: images.
-        left_out: images of values that the classifier does not know.
+        value: the share, with equal weight for every combination.
+        ci95: Wilson's interval.
+        n: number of images.
+        left_out: number of images requested with a value that the classifier was not trained on.
         by_value: share by requested value.
-        seen: over combinations in training.
-        unseen: over the others.
+        seen: share over the combinations in training.
+        unseen: share over the other combinations.
     """
 
     left_out: int
@@ -147,14 +147,15 @@ class PredictedShare(Figure):
 
 @dataclass(frozen=True)
 class RealMetrics(Result):
-    """Of real images: what the figures of arms have to be seen beside.
+    """Metrics of real images, with which those of the arms have to be compared.
 
     Args:
-        floor: real images against real images of other patients.
-        label_fidelity: how well a classifier predicts the label of real images of other patients, or ``None``.
-        attribute_fidelity: likewise by attribute.
-        diversity: mean over combinations.
-        memorization: of held-out images, or ``None`` without any.
+        floor: fidelity of real images compared with real images of other patients.
+        label_fidelity: accuracy with which a classifier predicts the label of real images of other patients; ``None``
+            if it cannot be measured.
+        attribute_fidelity: the same accuracy for each attribute.
+        diversity: mean diversity over combinations.
+        memorization: memorization of held-out images; ``None`` if there are none.
     """
 
     floor: MeanFidelity
@@ -166,19 +167,20 @@ class RealMetrics(Result):
 
 @dataclass(frozen=True)
 class ArmMetrics(Result):
-    """Of one arm.
+    """Metrics of one arm.
 
     Args:
-        frechet_distance: between features, at matched counts; smaller is better, as for ``kernel_distance``.
-        kernel_distance: likewise.
-        precision: larger is better, as for all that follow.
-        recall: likewise.
-        density: likewise.
-        coverage: likewise.
-        label_fidelity: the share of images in which a classifier predicts the label that was requested, or ``None``.
-        attribute_fidelity: likewise by attribute.
-        diversity: mean over combinations.
-        memorization: how near images come to single training images.
+        frechet_distance: fidelity, as in :class:`FidelityFigures`; smaller is better.
+        kernel_distance: as in :class:`FidelityFigures`; smaller is better.
+        precision: as in :class:`FidelityFigures`; larger is better.
+        recall: as in :class:`FidelityFigures`; larger is better.
+        density: as in :class:`FidelityFigures`; larger is better.
+        coverage: as in :class:`FidelityFigures`; larger is better.
+        label_fidelity: share of images for which a classifier predicts the requested label; ``None`` if it cannot be
+            measured.
+        attribute_fidelity: the same share for each attribute.
+        diversity: mean diversity over combinations.
+        memorization: how close images are to individual training images.
         pixel_variance: variance of pixels among the images of a combination, as a multiple of that of real images;
             mean over combinations.
     """
@@ -197,13 +199,13 @@ class ArmMetrics(Result):
 
     @property
     def means(self) -> MeanFidelity:
-        """Of all metrics over all combinations."""
+        """The means of all fidelity metrics over all combinations."""
         return MeanFidelity(**{field.name: getattr(self, field.name).mean for field in fields(MeanFidelity)})
 
 
 @dataclass(frozen=True)
 class PairedTest(Result):
-    """A permutation test of paired figures: their mean difference, its p value, and the pairs."""
+    """Permutation test of paired figures: mean difference, p value, and number of pairs."""
 
     difference: Figure
     p_value: float | None
@@ -212,13 +214,13 @@ class PairedTest(Result):
 
 @dataclass(frozen=True)
 class ArmComparison(Result):
-    """Fréchet distances of two arms, paired by combination.
+    """Comparison of the Fréchet distances of two arms, paired by combination.
 
     Args:
-        arms: both arms.
-        combinations: ``all``, ``seen`` in training, or ``unseen``.
-        ratio_of_means: first / second.
-        log_ratio: of the logarithms of the distances.
+        arms: names of the first and the second arm.
+        combinations: which combinations are compared: ``all``, those ``seen`` in training, or those ``unseen``.
+        ratio_of_means: mean distance of the first arm divided by that of the second.
+        log_ratio: test of the difference between the logarithms of the distances, first minus second.
     """
 
     arms: tuple[str, str]
@@ -229,19 +231,19 @@ class ArmComparison(Result):
 
 @dataclass(frozen=True)
 class ArmsMetrics(Result):
-    """Of arms, combination by combination of label and attributes.
+    """Metrics of all arms, by combination of label and attributes.
 
     Args:
         label: column of the class.
-        attributes: columns that make a combination with it.
-        encoder: what features are of.
-        settings: as resolved.
-        settings_that_differ: of the sampling, by setting and arm.
-        digests: of the cohort and of the images of each arm.
-        real: of real images.
-        arms: by name.
-        comparisons: of two arms each.
-        warnings: what limits the conclusions.
+        attributes: columns that form a combination with the label.
+        encoder: description of the feature encoder.
+        settings: resolved settings of the evaluation.
+        settings_that_differ: sampling settings that are not the same in all arms, by setting and arm.
+        digests: digests of the cohort and of the images of each arm.
+        real: metrics of real images.
+        arms: metrics of each arm.
+        comparisons: comparisons of each pair of arms.
+        warnings: limitations of the conclusions.
     """
 
     label: str
@@ -257,12 +259,12 @@ class ArmsMetrics(Result):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Label and attributes."""
+        """Columns of a combination: label and attributes."""
         return (self.label, *self.attributes)
 
     @property
     def min_images(self) -> int:
-        """Fewer images of a set give no figures."""
+        """Minimum number of images per set; combinations with fewer have no figures."""
         return int(self.settings["min_images"])
 
     @property
@@ -273,7 +275,7 @@ class ArmsMetrics(Result):
 
     @property
     def untrained_arms(self) -> list[str]:
-        """Arms of which hardly an image is among real ones, although real images of other patients are."""
+        """Arms with a precision near 0, although that of real images of other patients is high enough."""
         floor = self.real.floor.precision.value
         if floor is None or floor < INFORMATIVE_PRECISION:
             return []
@@ -281,10 +283,10 @@ class ArmsMetrics(Result):
         return [arm for arm, value in precisions.items() if value is not None and value < UNTRAINED_PRECISION]
 
     def comparison(self, first: str, second: str) -> ArmComparison:
-        """Of two arms over all combinations.
+        """Return the comparison of two arms over all combinations, in the stored order of the arms.
 
         Raises:
-            KeyError: where they were not compared.
+            KeyError: if they were not compared.
         """
         for row in self.comparisons:
             if row.combinations == "all" and set(row.arms) == {first, second}:

@@ -1,4 +1,4 @@
-"""The content of ``probe.json``."""
+"""Results of the run ``probing``: the content of ``probe.json``."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RepeatedFigure(Figure):
-    """A mean over draws, with an interval over draws and, where the figure follows from counts, over test patients.
+    """A mean over draws; its interval covers draws and, for figures computed from counts, also test patients.
 
     Args:
         value: mean over the draws.
-        ci95: its interval.
-        n: test images.
-        repeats: the figure of every draw.
+        ci95: interval of the mean.
+        n: number of test images.
+        repeats: the figure in each draw.
     """
 
     repeats: tuple[float | None, ...] = ()
@@ -52,12 +52,12 @@ class WorstGroupFigure(RepeatedFigure):
 
     Args:
         value: mean over the draws.
-        ci95: its interval.
-        n: test images of ``group``.
-        repeats: the figure of every draw.
-        group: the group that is the worst in most draws; ``None`` where none has enough images.
-        num_groups: groups that were compared.
-        num_too_small: groups with images, but too few of them.
+        ci95: interval of the mean.
+        n: number of test images of ``group``.
+        repeats: the figure in each draw.
+        group: group that is most often the worst; ``None`` if no group has enough images.
+        num_groups: number of groups that were compared.
+        num_too_small: number of non-empty groups with too few images.
     """
 
     group: str | None = None
@@ -67,7 +67,7 @@ class WorstGroupFigure(RepeatedFigure):
 
 @dataclass(frozen=True)
 class DemographicGapFigures(Result):
-    """Gaps between the groups of a demographic column, means over the draws, and the test images by group."""
+    """Gaps between the groups of a demographic column, averaged over draws, with the test images per group."""
 
     equal_opportunity: Figure
     equalized_odds: Figure
@@ -76,12 +76,12 @@ class DemographicGapFigures(Result):
 
 @dataclass(frozen=True)
 class GroupAccuracy(Result):
-    """Accuracy within a center or of a class.
+    """Accuracy for one center or one class.
 
     Args:
-        value: balanced accuracy within a center, recall of a class; ``None`` without test images.
-        n: test images.
-        num_classes: that a center has test images of; ``None`` for a class.
+        value: balanced accuracy for a center, recall for a class; ``None`` without test images.
+        n: number of test images.
+        num_classes: number of classes with test images at the center; ``None`` for a class.
     """
 
     value: float | None
@@ -91,13 +91,13 @@ class GroupAccuracy(Result):
 
 @dataclass(frozen=True)
 class Training(Result):
-    """What a probe was trained with; in ``probe.json`` means over the draws.
+    """Training data and regularization of a probe; in ``probe.json``, means over the draws.
 
     Args:
-        num_real: real images.
-        num_added: images added to them.
-        c: inverse strength of the regularizer that was chosen.
-        converged: whether the probe reached its optimum; of several draws the share.
+        num_real: number of real images.
+        num_added: number of images added to them.
+        c: selected value of C, the inverse strength of the regularizer.
+        converged: whether the probe reached its optimum; over several draws, the share that did.
     """
 
     num_real: float
@@ -108,7 +108,7 @@ class Training(Result):
 
 @dataclass(frozen=True)
 class ArmResults(Result):
-    """Figures of an arm over all draws; ``per_center`` and ``per_class`` are means without intervals."""
+    """Figures of an arm over all draws; those in ``per_center`` and ``per_class`` are means without intervals."""
 
     balanced_accuracy: RepeatedFigure
     worst_group_accuracy: WorstGroupFigure
@@ -124,17 +124,17 @@ class ArmResults(Result):
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """The first of two arms less the second in one figure, with p values.
+    """Difference between two arms in one figure, with p values.
 
     Args:
         figure: name of the figure.
-        arms: both arms.
-        difference: of the figures.
-        p_draws: exchanging the arms draw by draw.
-        p_patients: of other test patients; ``None`` for AUROC and calibration error, and where it is undefined.
-        num_patients: test patients that were exchanged, for the balanced accuracy.
-        p_value: the larger of both, or ``p_draws`` alone for AUROC and calibration error.
-        p_holm: ``p_value`` corrected for the number of arms.
+        arms: names of the first and the second arm.
+        difference: figure of the first arm minus that of the second.
+        p_draws: p value of a test that exchanges the arms within draws.
+        p_patients: p value for other test patients; ``None`` for AUROC and calibration error, and if it is undefined.
+        num_patients: number of test patients within which the arms were exchanged; only for the balanced accuracy.
+        p_value: the larger of ``p_draws`` and ``p_patients``; for AUROC and calibration error, ``p_draws``.
+        p_holm: ``p_value`` corrected for the number of arms compared (Holm).
     """
 
     figure: str
@@ -149,7 +149,7 @@ class Comparison(Result):
 
 @dataclass(frozen=True)
 class SweepPoint(Result):
-    """An arm at a point of a sweep: means over ``n`` draws, and the lowest and highest of them."""
+    """One arm at one point of a sweep: means over ``n`` draws, with the lowest and highest draw as range."""
 
     point: int | float
     arm: str
@@ -164,7 +164,7 @@ class SweepPoint(Result):
 
 @dataclass(frozen=True)
 class CorrelationPoint(Result):
-    """Balanced accuracy at a level of the correlation of class and center, over ``n`` draws."""
+    """Mean balanced accuracy over ``n`` draws, at one level of the correlation of class and center."""
 
     level: float
     value: float | None
@@ -174,7 +174,7 @@ class CorrelationPoint(Result):
 
 @dataclass(frozen=True)
 class CorrelationArm(Result):
-    """The curve of an arm, and PathoROB's average performance drop: 0 is none, −0.2 a fifth lost."""
+    """Curve of an arm, and PathoROB's average performance drop: 0 is no drop, −0.2 a loss of one fifth."""
 
     curve: tuple[CorrelationPoint, ...]
     average_performance_drop: Figure
@@ -185,11 +185,11 @@ class CorrelationSweep(Result):
     """Accuracy as center and class become correlated.
 
     Args:
-        levels: of the correlation, 0 to 1.
-        arms: by name; none where no two classes share two centers.
-        num_squares: pairs of classes and centers.
-        num_test: test images of all squares.
-        num_test_known: those of patients that the generative model was trained on.
+        levels: levels of the correlation, 0 to 1.
+        arms: curve of each arm; empty if no two classes share two centers.
+        num_squares: number of squares, pairs of classes at pairs of centers.
+        num_test: number of test images in all squares.
+        num_test_known: number of these from patients that the generative model was trained on.
     """
 
     levels: tuple[float, ...] = ()
@@ -201,13 +201,13 @@ class CorrelationSweep(Result):
 
 @dataclass(frozen=True)
 class RobustnessIndex(Result):
-    """PathoROB's robustness index: 1 where the features follow the class, 0 where they follow the center.
+    """PathoROB's robustness index: 1 if features reflect only the class, 0 if they reflect only the center.
 
     Args:
-        value: ``None`` where no two classes share two centers.
-        k: neighbors.
-        num_pairs: pairs of classes and centers.
-        n: images.
+        value: the index; ``None`` if no two classes share two centers.
+        k: number of nearest neighbors.
+        num_pairs: number of balanced pairs of two classes and two centers.
+        n: number of images in these pairs.
     """
 
     value: float | None
@@ -218,7 +218,7 @@ class RobustnessIndex(Result):
 
 @dataclass(frozen=True)
 class Shortcut(Result):
-    """How much of the class and of the center the features hold, and what arms make of it."""
+    """Shortcut diagnostics: class and center information in features, and the effect of their correlation on arms."""
 
     label_probe_accuracy: ProbeAccuracy
     center_probe_accuracy: ProbeAccuracy
@@ -228,7 +228,7 @@ class Shortcut(Result):
 
 @dataclass(frozen=True)
 class TestGroup(Result):
-    """A combination of label and attributes in the test: its values, its images, and whether training has it."""
+    """Combination of label and attributes in the test set: values, number of images, and whether training has it."""
 
     __test__ = False
 
@@ -242,11 +242,11 @@ class TestSet(Result):
     """The test images.
 
     Args:
-        n: images.
-        patients: their patients.
-        left_out: images of classes without training images.
-        groups: by combination of label and attributes.
-        what: of whom they are, in words.
+        n: number of images.
+        patients: number of patients.
+        left_out: number of images left out, because their class has no training images.
+        groups: combinations of label and attributes.
+        what: which patients and combinations these are, in words.
     """
 
     __test__ = False
@@ -260,7 +260,7 @@ class TestSet(Result):
 
 @dataclass(frozen=True)
 class TrainingSet(Result):
-    """The real images of training, their patients, those of validation, and the classes."""
+    """Numbers of real training images, of their patients and of validation images, and the classes."""
 
     n: int
     patients: int
@@ -273,20 +273,20 @@ class ProbeResults(Result):
     """The content of ``probe.json``.
 
     Args:
-        arms: by name.
-        comparisons: of the focus with every other arm.
-        sweeps: points by name of the sweep.
-        shortcut: diagnostics of the center.
-        test: images tested on.
-        training: images trained on.
+        arms: figures of each arm.
+        comparisons: comparisons of the focus with every other arm.
+        sweeps: points of each sweep.
+        shortcut: shortcut diagnostics of the center.
+        test: the test images.
+        training: the training images.
         label: column of the class.
-        attributes: columns that make a combination with the label; the first is the center.
+        attributes: columns that form a combination with the label; the first is the center.
         demographics: columns whose groups are compared.
-        encoder: of the features.
-        settings: of the run.
-        settings_that_differ: settings of the sampling that are not the same for all arms.
-        digests: of the cohort and of what the draws are made of.
-        warnings: what limits the conclusions.
+        encoder: description of the feature encoder.
+        settings: resolved settings of the run.
+        settings_that_differ: sampling settings that are not the same in all arms, by setting and arm.
+        digests: digests of the cohort, and of everything that determines the draws.
+        warnings: limitations of the conclusions.
     """
 
     arms: Mapping[str, ArmResults]
@@ -306,12 +306,12 @@ class ProbeResults(Result):
 
     @property
     def center(self) -> str:
-        """The first attribute, which may be a shortcut."""
+        """The first attribute, which is tested as a shortcut."""
         return self.attributes[0]
 
     @property
     def focus(self) -> str:
-        """The arm that is compared with every other one."""
+        """The arm that is compared with every other arm."""
         return str(self.settings["focus"])
 
     @property
@@ -321,19 +321,19 @@ class ProbeResults(Result):
 
     @property
     def num_repeats(self) -> int:
-        """Draws of training patients."""
+        """Number of draws of training patients."""
         return int(self.settings["num_repeats"])
 
     @property
     def min_count(self) -> int:
-        """Smaller test groups do not count."""
+        """Minimum number of test images of a group for worst-group accuracy and group gaps."""
         return int(self.settings["min_count"])
 
     @property
     def c_values(self) -> tuple[float, ...]:
-        """Values of C that probes choose from."""
+        """Values of C from which the probes select."""
         return tuple(self.settings["c_values"])
 
     def comparison(self, figure: str, other: str) -> Comparison | None:
-        """Of the focus with another arm in one figure."""
+        """Return the comparison of the focus with another arm in one figure; ``None`` if there is none."""
         return next((row for row in self.comparisons if row.figure == figure and row.arms[1] == other), None)

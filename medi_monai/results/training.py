@@ -1,4 +1,4 @@
-"""Record of what a model was trained on, in ``model.json`` and with the images that it samples."""
+"""Record of the data that a model was trained on, stored in ``model.json`` and with the images that it samples."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TrainingRecord(Result):
 
     Args:
         cohort: digest of the cohort.
-        columns: label and attributes that make a combination.
-        combinations: values of the columns, with the number of training images.
+        columns: label and attributes that form a combination.
+        combinations: values of the columns in each combination, with its number of training images.
     """
 
     cohort: str
@@ -36,11 +36,11 @@ class TrainingRecord(Result):
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: Iterable[str], cohort: str) -> TrainingRecord:
-        """The record of a training.
+        """Create the record of a training.
 
         Args:
-            table: a row per training image.
-            columns: label and categorical attributes; repeated ones count once.
+            table: one row per training image.
+            columns: label and categorical attributes; repetitions are ignored.
             cohort: digest of the cohort.
         """
         columns = tuple(dict.fromkeys(columns))
@@ -50,16 +50,16 @@ class TrainingRecord(Result):
 
     @classmethod
     def in_config(cls, train_config: Mapping[str, Any] | None) -> TrainingRecord | None:
-        """The record in the content of a ``model.json``, or None if there is none.
+        """Return the record in the content of a ``model.json``, or None if there is none.
 
         Raises:
-            InputError: for a record that is damaged.
+            InputError: for a damaged record.
         """
         record = (train_config or {}).get(RECORD)
         return None if record is None else typed(cls, record, f"{RECORD} in model.json")
 
     def of_columns(self, columns: Sequence[str]) -> set[tuple[str, ...]] | None:
-        """Combinations of ``columns`` in the training data, or None if not all of these columns are recorded."""
+        """Return the combinations of ``columns`` in the training data, or None if any of these is not recorded."""
         if not set(columns) <= set(self.columns):
             return None
         positions = [self.columns.index(column) for column in columns]

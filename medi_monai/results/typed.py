@@ -1,4 +1,4 @@
-"""The one conversion from mappings, as measures and JSON files have them, to results."""
+"""Conversion between results (dataclasses) and the mappings that measures return and JSON files contain."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ T = TypeVar("T")
 
 
 class Result:
-    """What results inherit from: unknown keys are refused."""
+    """Base class of all results; unknown keys raise an error."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 def typed(cls: type[T], content: Any, source: str = "") -> T:
-    """Results from mappings, down to the leaves.
+    """Convert nested mappings to results.
 
     Args:
-        cls: a dataclass of this package.
-        content: a mapping of its fields, which may hold mappings, arrays and results.
-        source: of the content, for the message.
+        cls: dataclass of this package.
+        content: mapping with the fields of ``cls``; it may contain mappings, arrays and results.
+        source: where the content comes from, for the error message.
 
     Raises:
-        InputError: for a key that is unknown or missing, or a value of another type.
+        InputError: for an unknown or missing key, or a value of the wrong type.
     """
     try:
         # mypy takes generic types for unhashable
@@ -53,7 +53,7 @@ def _adapter(cls: type) -> TypeAdapter:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: dataclasses and mappings as dictionaries, sequences and arrays as lists."""
+    """Convert a value to JSON types: dataclasses and mappings to dictionaries, sequences and arrays to lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
