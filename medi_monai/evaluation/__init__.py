@@ -1,1 +1,1 @@
-"""Evaluation of sets of images: fidelity, memorization, subgroups, linear probes."""
+"""Evaluation of sets of images: fidelity, memorization, subgroup shares and linear probes."""

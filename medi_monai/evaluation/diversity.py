@@ -1,4 +1,4 @@
-"""Diversity of the images of a group, by structure and by features."""
+"""Diversity of the images of a group, of structure and of features."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def diversity(
     """Compute the diversity of every set within groups.
 
     Args:
-        sets: real images and those of each arm.
+        sets: sets of real images and of the images of each arm.
         groups: indices of the groups to evaluate.
         image_size: side of the images in pixels.
         settings: sample sizes.
@@ -98,14 +98,24 @@ def _structure(pixels: np.ndarray, settings: DiversitySettings) -> dict[str, Any
 
 
 def mean_diversity(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name: str) -> dict[str, Any]:
-    """Return the mean structural diversity of a set over groups, with ``n``, their number."""
+    """Return the mean structural diversity of a set over groups; ``n`` is the number of groups.
+
+    Args:
+        by_group: result of :func:`diversity`.
+        name: name of the set.
+    """
     values = [measures[name]["ms_ssim"]["value"] for measures in by_group.values()]
     known = [value for value in values if value is not None]
     return figure(float(np.mean(known)) if known else None, n=len(known))
 
 
 def relative_variance(by_group: Mapping[int, Mapping[str, Mapping[str, Any]]], name: str) -> dict[str, Any]:
-    """Return the mean over groups of the pixel variance of a set, as a multiple of that of ``real``."""
+    """Return the pixel variance of a set as a multiple of that of the set ``real``, averaged over groups.
+
+    Args:
+        by_group: result of :func:`diversity`, with ``pixel_variance``.
+        name: name of the set.
+    """
     pairs = [
         (measures[name]["pixel_variance"]["value"], measures["real"]["pixel_variance"]["value"])
         for measures in by_group.values()
@@ -140,7 +150,7 @@ def _with_error(value: float | None, error: float | None, n: int) -> dict[str, A
 
 
 def ratio_of_diversity(measured: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ratio of two figures of diversity; undefined if either is."""
+    """Return the ratio of two figures of diversity with a 95 % interval; undefined if either figure is undefined."""
     # delta method on a log scale, assuming that images of the two arms are independent
     n = min(measured["n"] or 0, base["n"] or 0)
     if not measured["value"] or not base["value"]:

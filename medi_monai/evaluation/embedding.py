@@ -211,11 +211,11 @@ class _SeededTransform:
 
 
 def features_folder(images: Cohort, features_dir: str | os.PathLike | None = None) -> Path:
-    """Where the features of images are stored.
+    """Return the folder in which the features of images are stored.
 
     Args:
-        images: a cohort, or sampled images.
-        features_dir: a folder for those of all images, each cohort in one of its own; None is ``features`` beside the
+        images: cohort, or sampled images.
+        features_dir: common folder, in which each cohort has a subfolder; None for ``features`` in the folder of the
             images.
     """
     if features_dir is None:
@@ -233,7 +233,17 @@ def embed_all(
     num_workers: int = 0,
     features_dir: str | os.PathLike | None = None,
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Embed the real images (``real``) and those of each arm once; see :func:`features_folder`.
+    """Embed the real images (``real``) and those of each arm.
+
+    Args:
+        cohort: real images.
+        arms: images of each arm.
+        encoder: encoder of the features.
+        image_size: side of the images in pixels.
+        batch_size: batch size of the encoder.
+        device: device of the encoder.
+        num_workers: number of processes that read images.
+        features_dir: folder of features, as for :func:`features_folder`.
 
     Returns:
         ``(N, D)`` features by name, and whether this is the first of ``torchrun``'s processes, the only one to
@@ -250,7 +260,7 @@ def embed_all(
 
 
 def draw_name(name: GroupName) -> str | list[str]:
-    """Return the name of a group in the form that seeds random draws."""
+    """Return the name of a group in the form from which random draws are seeded."""
     return name if isinstance(name, str) else list(name)
 
 
@@ -308,5 +318,5 @@ class ImageSets:
         return codes_of(self.images[self.real].table, ["patient"])[0]
 
     def counts(self, group: int) -> dict[str, int]:
-        """Return the number of images of a group by name."""
+        """Return the number of images of a group in each set, by name."""
         return {name: len(rows[group]) for name, rows in self.rows.items()}

@@ -67,10 +67,12 @@ class ImageGroup:
 def compare_sets(
     sets: ImageSets, group: int, settings: FidelitySettings, arms: Sequence[str] | None = None, seen: bool = True
 ) -> dict[str, Any]:
-    """Compute all distances of a group by :func:`compare_group`; ``counts`` are those of all images.
+    """Compare a group by :func:`compare_group`, with at most ``max_images`` images per arm and four times as many real.
+
+    The result's ``counts`` are the numbers of images before this limit.
 
     Args:
-        sets: real images and those of each arm.
+        sets: sets of real images and of the images of each arm.
         group: index of the group.
         settings: settings of the comparison.
         arms: arms to compare, at the same number of images; by default all.
@@ -103,7 +105,7 @@ def _choose(rows: np.ndarray, name: GroupName, settings: FidelitySettings, times
 
 
 def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, Any]:
-    """Compute all distances of a group.
+    """Compute all fidelity figures of a group.
 
     The real images are divided in half by patient. The images of each arm are compared with one half, and so is the
     other half: this is the floor, the distance between images of the same hospital and class but of other patients.
@@ -114,10 +116,11 @@ def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, A
         settings: settings of the comparison.
 
     Returns:
-        ``matched`` (0 if there are too few images, and then only counts), ``arms``: figures by name, each with a
-        ``value``, the Fréchet distance also with ``replicates``, and the kernel distance with ``standard_error``;
-        ``one_patient``: whether both halves are of the only patient, which makes the floor too low; ``drawn``: for each
-        half and set, the features and row numbers of the matched images, for :func:`pooled_distances`.
+        ``name``, ``seen`` and ``counts``; ``matched`` (0 if there are too few images, in which case there are no
+        figures); ``arms``: figures of each arm and of ``floor``, each with a ``value``, the Fréchet distance also with
+        ``replicates``, and the kernel distance with ``standard_error``; ``one_patient``: whether both halves are from
+        the same, only patient, which makes the floor too low; ``drawn``: for each half and set, the features and row
+        numbers of the matched images, for :func:`pooled_distances`.
     """
     rng = np.random.default_rng(seed_from("fidelity", settings.seed, list(images.name)))
     halves = [_halved(images.patients, rng) for _ in range(settings.num_halves)]
@@ -206,7 +209,7 @@ def _replicates(
 
 
 def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the Fréchet distance of several pooled combinations, each with its matched images, by arm.
+    """Return, for each arm, the Fréchet distance of several pooled combinations, each with its matched images.
 
     This corresponds to the paper's distance of a class, but with equal weights of combinations on both sides.
 
@@ -231,7 +234,16 @@ def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[str, Any]:
-    """Average a metric over combinations, with an interval if there are replicates or standard errors."""
+    """Average a metric of an arm over combinations, with an interval if there are replicates or standard errors.
+
+    Args:
+        results: results of :func:`compare_group`; those without matched images are ignored.
+        arm: name of the arm, or :data:`FLOOR`.
+        metric: one of :data:`DISTANCES` and :data:`SHARES`.
+
+    Returns:
+        ``value``, ``ci95``, ``n`` (total number of matched images) and ``num_combinations``.
+    """
     usable = [result for result in results if result["matched"] and arm in result["arms"]]
     figures = [result["arms"][arm][metric] for result in usable]
     n = sum(result["matched"] for result in usable)
@@ -251,7 +263,7 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
 def combination_figures(
     results: Iterable[Mapping[str, Any]], columns: Sequence[str], arm: str, metric: str
 ) -> list[dict]:
-    """Return one row per combination, with the figure of an arm, the floor, and the numbers of images of both."""
+    """Return one row per combination, with a metric of an arm, its floor, and the number of images in each set."""
     rows = []
     for result in results:
         rows.append(
@@ -266,6 +278,6 @@ def combination_figures(
 
 
 def distance_of_all(real: Moments, generated: Moments) -> dict[str, Any]:
-    """Return the Fréchet distance of all images pooled, whatever their mixture, as usually reported in papers."""
+    """Return the Fréchet distance of all images pooled, regardless of their mixture, as usually reported in papers."""
     value = frechet_distance_of_moments(real, generated) if min(real.count, generated.count) > 1 else None
     return figure(value, n=generated.count)

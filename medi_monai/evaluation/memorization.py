@@ -59,12 +59,16 @@ def memorization(
         seed: seed of the selection if there are many images.
 
     Returns:
-        Figures by arm and under ``held_out``: ``distance`` (median to the nearest training image), ``ratio`` to that of
-        held-out images, ``copies`` (share that correlates with a training image by more than ``limit``: 0.9, or what
-        99 % of held-out images stay below), ``correlation`` (the highest; ``None`` where all images are of one color)
-        and ``nearer`` (:func:`medi_monai.metrics.memorization.nearer_share` against the split ``val``; ``None`` without
-        one, and of held-out images); and by the same names, where there are any, the closest pairs as (generated,
-        training, correlation), the training image turned and mirrored to match.
+        Figures by arm, and for ``held_out`` images if there are any: ``distance`` (median distance to the nearest
+        training image), ``ratio`` (to that of held-out images), ``copies`` (share whose correlation with a training
+        image is above ``limit``: 0.9, or the correlation that 99 % of held-out images stay below if that is higher),
+        ``correlation`` (the highest; ``None`` if all images have a uniform color) and ``nearer``
+        (:func:`medi_monai.metrics.memorization.nearer_share` with the split ``val`` as unseen images; ``None`` if it
+        has too few, and for held-out images). Also, by the same names, the closest pairs as (image, training image,
+        correlation), with the training image rotated and mirrored to match.
+
+    Raises:
+        InputError: if no image is in the split ``train``.
     """
     split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
     train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
@@ -105,7 +109,7 @@ def memorization(
 
 
 def _choices(table: pd.DataFrame, fresh: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Return the unseen rows, and samples of as many training rows, by patient; none if there are too few."""
+    """Return unseen rows, and samples of as many training rows, drawn by patient; empty if there are too few rows."""
     fresh = np.random.default_rng(seed_from("memorization", seed, "fresh")).permutation(fresh)[:MAX_CHOSEN]
     if len(fresh) < 2 or len(train) < len(fresh):
         return []
@@ -138,7 +142,7 @@ class _Training:
 def _nearest(
     features: np.ndarray, reader: PatchReader, chosen: np.ndarray, training: _Training
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """Return distances to the nearest training image, correlations with the most similar one, and the closest pairs."""
+    """Return distances to the nearest training image, correlations with the most similar one, and closest pairs."""
     queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
     distances, neighbors = _nearest_in_parts(queries, training)
     best, nearest, symmetry = np.full(len(chosen), -np.inf), neighbors[:, 0].copy(), np.zeros(len(chosen), int)

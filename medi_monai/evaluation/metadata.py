@@ -1,4 +1,4 @@
-"""The run ``evaluation``: fidelity of the images of each arm, at matched counts, with real images as a floor."""
+"""The run ``evaluation`` for arms: fidelity of their images at matched counts, with real images as a floor."""
 
 from __future__ import annotations
 
@@ -157,7 +157,14 @@ def evaluate_run(
 def combination_sets(
     real: Cohort, arms: Mapping[str, Cohort], features: Mapping[str, np.ndarray], columns: Sequence[str]
 ) -> ImageSets:
-    """Group real images and those of each arm by their combination of label and attributes."""
+    """Group real images and those of each arm by their combination of label and attributes.
+
+    Args:
+        real: real images.
+        arms: images of each arm.
+        features: ``(N, D)`` features of ``real`` and of each arm.
+        columns: label and attributes.
+    """
     images = {"real": real, **arms}
     codes, names = combination_codes([cohort.table for cohort in images.values()], columns)
     return ImageSets.of(images, features, names, dict(zip(images, codes)))
@@ -166,7 +173,11 @@ def combination_sets(
 def compare_combinations(
     sets: ImageSets, settings: FidelitySettings
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return the distances of every combination that is both real and generated, and the pooled distances by label."""
+    """Compare every combination that has real and generated images.
+
+    Returns:
+        The result of :func:`compare_sets` for each combination, and by label the result of :func:`pooled_distances`.
+    """
     in_training = sets.images["real"].table["split"].to_numpy() == "train"
     results: list[dict[str, Any]] = []
     pooled: dict[str, dict[str, Any]] = {}
@@ -177,7 +188,7 @@ def compare_combinations(
             seen = bool(in_training[sets.rows["real"][group]].any())
             results.append(compare_sets(sets, group, settings, seen=seen))
         if group + 1 == len(sets.names) or sets.names[group + 1][0] != label:
-            # features are held only for the combinations of one label
+            # to limit memory, features are held only for the combinations of one label
             results_of_label = _results_of_label(results, label)
             pooled[label] = pooled_distances(results_of_label)
             for result in results_of_label:

@@ -23,7 +23,7 @@ NUM_REPLICATES = 1000
 
 
 def measure_adherence(images: ComparedImages) -> Measured:
-    """Measure prompt adherence by attribute and arm; nothing without prompts that name values."""
+    """Measure prompt adherence by attribute and arm; empty if there are no images for prompts that name values."""
     inputs = images.inputs
     if not inputs.named:
         return Measured({"named_prompts": {}}, {})
@@ -48,8 +48,8 @@ def prompt_adherence(
     """Measure how often images are predicted as requested by their prompt, in each arm and relative to ``before``.
 
     Args:
-        tables: manifests of prompts that name the attribute by arm, including ``before``.
-        codes: predicted subgroups by arm and part.
+        tables: by arm, including ``before``, the manifest of the images for prompts that name the attribute.
+        codes: ``(N,)`` predicted subgroups by arm and part.
         parts: parts of the target; joint targets are left out.
         words: words that name each value of each attribute; by default the values themselves.
         prompt: column of the prompts.
@@ -106,7 +106,7 @@ def _ratio_of_pairs(before: np.ndarray, after: np.ndarray, seed: int) -> dict[st
     if not before.sum():
         return figure(None, n=n)
     table = np.bincount(2 * before.astype(int) + after.astype(int), minlength=4)
-    # the name seeds the draws: another one would give other figures
+    # this name seeds the draws: changing it would change the figures
     rng = np.random.default_rng(seed_from("obedience", seed))
     drawn = rng.multinomial(n, table / n, NUM_REPLICATES).astype(float)
     base = drawn[:, 2] + drawn[:, 3]

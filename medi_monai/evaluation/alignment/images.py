@@ -59,7 +59,7 @@ class ComparedImages:
 
     @cached_property
     def sets(self) -> ImageSets:
-        """Return arms and real images, first pooled (real images with the target's shares) and then by subgroup.
+        """Arms and real images, first pooled (real images with the target's shares) and then by subgroup.
 
         Subgroups of generated images are predicted by the judge; those of real images are known.
         """
@@ -97,7 +97,7 @@ def compared_images(
     settings: FidelitySettings,
     features_dir: str | os.PathLike | None = None,
 ) -> ComparedImages | None:
-    """Embed and classify all images; None in all but the first of ``torchrun``'s processes."""
+    """Embed and classify all images; return None in all but the first of ``torchrun``'s processes."""
     images = {**inputs.arms, REFERENCE: inputs.real}
     features, first = embed_all(
         inputs.cohort, images, encoder, image_size, batch_size, device, num_workers, features_dir

@@ -40,8 +40,8 @@ class AlignmentInputs:
         named: images generated for prompts that name the attribute, by arm.
         cohort: real images of the training.
         real: real images with attributes and patient, to compare with.
-        clip: CLIP model of consistency and score, or None.
-        recorded: content of ``alignment.json``, or None.
+        clip: CLIP model for consistency and CLIP score, or None.
+        recorded: content of ``alignment.json``, the record of the tuning, or None.
         prompt: column of the prompts.
         words: words that name each value of each attribute in the prompts of ``named``.
     """
@@ -65,18 +65,18 @@ class AlignmentInputs:
 
     @property
     def selections(self) -> dict[str, dict[str, int]]:
-        """Return, for arms with selected images, the number of images selected and of candidates."""
+        """For arms of selected images, the numbers of selected images and of candidates."""
         return {name: images.selection for name, images in self.arms.items() if images.selection is not None}
 
     @property
     def differing_settings(self) -> dict[str, dict[str, Any]]:
-        """Return the settings that differ between sampled arms; arms of selected images have no settings."""
+        """Settings that differ between sampled arms; arms of selected images have no settings."""
         own = {name: images for name, images in self.arms.items() if images.settings}
         return settings_that_differ(own) if own else {}
 
     @property
     def digests(self) -> dict[str, str]:
-        """Return the digests of the images and models that are compared."""
+        """Digests of the images and models that are compared."""
         return {
             "cohort": self.cohort.digest,
             "reference": self.real.digest,
@@ -102,7 +102,7 @@ def gather(
     words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
-    """Load and check the inputs; arguments and errors are those of the run."""
+    """Load and check the inputs; see :func:`medi_monai.evaluation.alignment.run.evaluate_alignment_run`."""
     readers = _readers(classifiers, device)
     recorded = _recorded(alignment)
     judge = readers["judge"]
@@ -170,7 +170,7 @@ def _target(
     table: pd.DataFrame | None,
 ) -> SubgroupTarget:
     if isinstance(target, SubgroupTarget):
-        # in the judge's order of the values, which may differ
+        # the judge may have the values in another order
         return make_target(dict(zip(target.names, target.probabilities)), judge.attributes, names=target.attributes)
     if target is not None:
         return make_target(target, judge.attributes, table, attributes)

@@ -23,7 +23,7 @@ SHOWN = 12
 
 
 def measure_pairs(images: ComparedImages) -> Measured:
-    """Measure consistency with ``before`` and CLIP scores of every arm, and show ``pairs``."""
+    """Measure the CLIP score and the consistency with ``before`` of every arm, and select ``pairs`` for the page."""
     inputs, predictions = images.inputs, images.predictions
     by_arm = {}
     for arm, predicted in predictions.items():
@@ -39,7 +39,10 @@ def measure_pairs(images: ComparedImages) -> Measured:
 
 
 def same_noise(before: pd.DataFrame, after: pd.DataFrame, prompt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return row numbers of both tables for images from the same noise: equal prompt, number and seed."""
+    """Return the row numbers, in two manifests, of pairs of images from the same noise.
+
+    These have the same prompt, number and, if both manifests have the column, seed.
+    """
     if not all("number" in table.columns for table in (before, after)):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     keys = [prompt, "number", *(["seed"] if "seed" in before.columns and "seed" in after.columns else [])]
@@ -58,7 +61,7 @@ def consistency(
         after: predictions of the other arm.
         rows: rows of both arms, from :func:`same_noise`.
         reader: name of the classifier that predicts the subgroup.
-        part: name of the part of the target.
+        part: name of the part of the target whose subgroups are compared.
 
     Returns:
         ``all``, ``stayed`` and ``changed`` (pairs that kept or changed their subgroup) as figures; ``unrelated``: the
@@ -92,14 +95,15 @@ def pair_pictures(
 
     Args:
         arms: images of ``before`` and ``after``.
-        codes: subgroups of both arms.
-        joint: joint part of the target.
+        codes: ``(N,)`` predicted subgroups of both arms.
+        joint: part of the target that defines the subgroups.
         prompt: column of the prompts.
         image_size: side of the images in pixels.
         seed: seed of the selection.
 
     Returns:
-        For ``stayed`` and ``changed``, titles with their pairs, each image ``(H, W, 3)`` uint8.
+        For ``stayed`` and ``changed``, a mapping from titles (names of the subgroups) to pairs of ``(H, W, 3)`` uint8
+        images.
     """
     first, second = same_noise(arms["before"].table, arms["after"].table, prompt)
     was, now = codes["before"][first], codes["after"][second]
@@ -122,7 +126,7 @@ def pair_pictures(
 
 
 def _dealt(counts: np.ndarray, total: int) -> list[int]:
-    """Divide ``total`` evenly, passing on the remainder of those with too few to the others."""
+    """Divide ``total`` as evenly as possible into shares of at most ``counts``."""
     dealt, left = [0] * len(counts), total
     for done, index in enumerate(np.argsort(counts, kind="stable").tolist()):
         dealt[index] = min(int(counts[index]), left // (len(counts) - done))

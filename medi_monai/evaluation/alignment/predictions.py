@@ -24,9 +24,9 @@ class ArmPredictions:
     """Predictions for the images of an arm, in the order of its rows.
 
     Args:
-        codes: ``(N,)`` predicted subgroups by classifier and by attribute or joint.
+        codes: ``(N,)`` predicted subgroups by classifier and by part of the target (an attribute, or all jointly).
         features: ``(N, D)`` CLIP features of unit length, or None.
-        scores: ``(N,)`` cosine similarities with the caption, or None.
+        scores: ``(N,)`` cosine similarities of image and caption (CLIP scores), or None.
     """
 
     codes: Mapping[str, Mapping[str, np.ndarray]]
@@ -51,7 +51,7 @@ def predict_arm(
         readers: classifiers by name.
         parts: parts of the target.
         image_size: side of the images in pixels.
-        clip: CLIP model of features and scores.
+        clip: CLIP model for features and scores; None omits both.
         prompt: column of the captions; None omits the scores.
         batch_size: number of images per batch.
 
@@ -82,7 +82,7 @@ def predict_arm(
 
 
 def _value_order(reader: AttributeClassifier, part: Part) -> dict[str, list[int]]:
-    # classifiers may have the values of an attribute in another order
+    # a classifier may have the values of an attribute in another order
     order = {}
     for name, values in part.vocabulary.items():
         known = reader.column(name).values

@@ -19,7 +19,7 @@ __all__ = ["measure_memorization", "measure_quality", "subgroup_diversity", "sub
 
 #: arms on which the verdict is based
 ANSWER = ("before", "after")
-#: images of a subgroup whose structure is compared, pairs of them, images between whose features distances are taken
+#: numbers, per subgroup, of images compared by structure, of pairs of these, and of images compared by features
 NUM_IMAGES, NUM_PAIRS, NUM_SPREAD = 200, 400, 500
 
 
@@ -33,7 +33,7 @@ def measure_quality(images: ComparedImages) -> Measured:
 
 
 def measure_memorization(images: ComparedImages) -> Measured:
-    """Measure whether arms reproduce training images, and show their ``closest`` pairs."""
+    """Measure whether arms reproduce training images, and return their ``closest`` pairs for the page."""
     generated = {arm: (images.features[arm], own) for arm, own in images.inputs.arms.items()}
     figures, closest = memorization(
         images.features["real"], images.inputs.cohort, generated, images.image_size, images.seed
@@ -42,24 +42,27 @@ def measure_memorization(images: ComparedImages) -> Measured:
 
 
 def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, Any]:
-    """Distances of every arm to real images, of all in the shares of the target, and within each subgroup.
+    """Measure the fidelity of every arm: of all images, against real images with the target's shares, and by subgroup.
+
+    An arm with fewer than ``min_images`` images of a subgroup has no figures for it, and does not reduce the number of
+    images of the others. ``before`` and ``after`` are compared at equal counts; an arm with fewer images is compared
+    with ``before`` at its own count.
 
     Args:
-        sets: of :class:`ComparedImages`.
-        settings: see :class:`FidelitySettings`. An arm with fewer than ``min_images`` of a subgroup has no figure of it
-            and takes none from the others. ``before`` and ``after`` are compared at equal counts; an arm with fewer
-            images is compared with ``before`` at its own count.
+        sets: sets of :class:`ComparedImages`.
+        settings: settings of the comparison.
 
     Returns:
-        By ``all`` and subgroup: ``matched`` images of ``before`` and ``after``, ``counts``, ``floor`` (figures of real
-        against real images) and ``arms``: name to figures, with ``ratio``, that of the Fréchet distance to that of
-        ``before``, whose interval is of replicates paired by the real images.
+        For ``all`` and each subgroup, ``matched`` (number of images compared in ``before`` and ``after``), ``counts``,
+        ``one_patient``, ``floor`` (figures of real images compared with other real images) and ``arms``: the figures
+        of each arm, with ``ratio``, its Fréchet distance divided by that of ``before``, with an interval from
+        replicates that share their real images.
     """
     return {str(name): _summary(sets, group, settings) for group, name in enumerate(sets.names)}
 
 
 def _compared_apart(sets: ImageSets, group: int, settings: FidelitySettings) -> dict[str, Mapping[str, Any]]:
-    # each arm's figures come from one result; a small arm does not reduce the numbers of the main arms
+    # all figures of an arm come from one comparison; a small arm does not reduce the counts of the main arms
     counts = {arm: min(count, settings.max_images) for arm, count in sets.counts(group).items()}
     usable = [arm for arm in sets.arms if counts[arm] >= settings.min_images]
     main = [arm for arm in usable if arm in ANSWER]
@@ -114,7 +117,7 @@ def _ratio(result: Mapping[str, Any], arm: str, count: int, base: str = "before"
 
 
 def subgroup_diversity(sets: ImageSets, image_size: int, min_images: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Measure the diversity within subgroups, by structure and features, in each arm and in real images.
+    """Measure the diversity within subgroups, of structure and of features, in each arm and in real images.
 
     Args:
         sets: sets of :class:`ComparedImages`.

@@ -29,7 +29,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["MEASURES", "evaluate_alignment_run"]
 
-#: all measures, each of which computes fields of ``AlignmentMetrics`` from the same images
+#: measures, each of which computes some fields of ``AlignmentMetrics`` from the same images
 MEASURES: tuple[Callable[[ComparedImages], Measured], ...] = (
     measure_shares,
     measure_quality,
@@ -65,42 +65,42 @@ def evaluate_alignment_run(
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     features_dir: str | os.PathLike | None = None,
 ) -> AlignmentMetrics | None:
-    """Compare images before and after a tuning with a target; write ``metrics.json``, ``.csv`` and ``report.html``.
+    """Evaluate images before and after a tuning; write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
     Args:
-        arms: ``before``, ``after`` and additional ones by name to the ``output_dir`` of their sampling.
-        target: as for :func:`medi_monai.alignment.functional.make_target`; None takes that of ``alignment``.
-        judge: a classifier that neither guided nor validated, as for
+        arms: ``output_dir`` of the sampling run of each arm: ``before``, ``after``, and any others.
+        target: target shares, as for :func:`medi_monai.alignment.functional.make_target`; None for the target recorded
+            in ``alignment``.
+        judge: classifier that took no part in the tuning, as for
             :func:`medi_monai.networks.classifier.load_classifier`.
-        cohort: real images with their split; those of ``train`` are what the model saw.
-        encoder: of the features.
-        image_size: side in pixels.
-        output_dir: earlier results move to ``earlier-<n>``.
-        reference: real images with the attributes to compare with; by default the cohort.
-        guide: classifier that guided; what it says stands beside.
-        validation: classifier that decided when to stop.
-        attributes: to align, where ``target`` does not say.
-        target_table: for the target ``table``; also as a path.
-        clip: model of consistency and CLIP score; None leaves them out.
-        alignment: ``alignment.json`` of the tuning, or its folder.
-        named: a second set of arms, of prompts that name the attribute.
-        words: of each attribute, the words that name each value in these prompts; by default the values themselves.
-        prompt: column of the manifests that holds the prompt.
-        settings: how sets of images are compared.
-        tolerance: a total variation up to it is within the target.
-        batch_size: of all networks.
-        device: of all networks.
-        num_workers: processes that read images for the encoder.
-        costs: of each arm, for the page: ``stages`` (name to seconds), ``gradient_images`` that went through the
-            network forward and back, ``gradient_images_allowed``, and ``left_out``, why it has no images; where known.
-        features_dir: as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        cohort: real images with their split; the model was trained on ``train``.
+        encoder: encoder of the features.
+        image_size: side of the images in pixels.
+        output_dir: output folder; earlier results are moved to ``earlier-<n>``.
+        reference: real images to compare with, with the attributes; by default the cohort.
+        guide: classifier whose gradient tuned the model; its predictions are reported next to those of the judge.
+        validation: classifier that decided when to stop; reported like the guide.
+        attributes: aligned attributes, if ``target`` does not name them.
+        target_table: reference table, or its path, for the target ``table``.
+        clip: CLIP model for consistency and CLIP score; None omits them.
+        alignment: ``alignment.json`` of the tuning, or its folder; None if there is none.
+        named: ``output_dir`` of a second sampling of each arm, with prompts that name the attribute.
+        words: for each attribute, the words that name each value in these prompts; by default the values themselves.
+        prompt: column of the prompts in the manifests.
+        settings: settings of the comparison with real images.
+        tolerance: largest total variation, in (0, 1), at which the target counts as met.
+        batch_size: batch size of all networks.
+        device: device of all networks.
+        num_workers: number of processes that read images for the encoder.
+        costs: known costs of each arm, for the page; the fields of :class:`medi_monai.results.alignment.ArmCost`.
+        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
-        What ``metrics.json`` holds; nothing in the other processes of ``torchrun``, which embed and end.
+        The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
 
     Raises:
-        InputError: for arms that are not there or have no prompt in common, a judge that lacks an attribute or is the
-            guide, a target that is none, and columns that lack.
+        InputError: for missing arms, arms without a common prompt, no judge, a judge that lacks an attribute or is the
+            same as another classifier, an invalid or missing target, missing columns, or a tolerance out of range.
     """
     settings = settings or FidelitySettings()
     if not 0 < tolerance < 1:

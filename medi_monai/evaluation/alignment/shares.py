@@ -29,13 +29,13 @@ __all__ = [
     "shares_of_part",
 ]
 
-#: number of images below which a prompt counts as having few
+#: number of images below which a prompt is marked as having few images
 FEW_OF_A_PROMPT = 30
 NUM_REPLICATES = 1000
 
 
 def measure_shares(images: ComparedImages) -> Measured:
-    """Measure shares by arm, attribute and value, and their distance to the target, for each classifier."""
+    """Measure, with each classifier, the shares by arm, attribute and value, and their distances to the target."""
     inputs, predictions, seed = images.inputs, images.predictions, images.seed
     held_out, notes = _held_out(images)
     unknown = int((inputs.joint.codes(inputs.real.table) < 0).sum())
@@ -76,7 +76,7 @@ def _other_target(inputs: AlignmentInputs) -> list[str]:
 
 
 def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
-    """Return the proportions among the real training images, if their table has the attributes."""
+    """Return the proportions of each part among the real training images, if their table has its attributes."""
     table = inputs.cohort.split("train").table
     return {
         part.name: dict(zip(part.values, proportions(counts_of(part.codes(table), part))))
@@ -86,7 +86,7 @@ def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
 
 
 def _held_out(images: ComparedImages) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    # accuracies of each classifier by attribute; a judge without them is measured on the available real images
+    # accuracies of each classifier by attribute, and notes; a judge without them is measured on the real images
     inputs = images.inputs
     held_out = {name: dict(reader.held_out) for name, reader in inputs.readers.items()}
     judge, real = inputs.readers["judge"], inputs.real
@@ -112,14 +112,14 @@ def shares_by_arm(
     held_out: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """``proportions`` and ``distance_to_target`` by arm and part, and ``change`` of the distance since ``before``.
+    """Return ``proportions``, ``distance_to_target`` and ``change`` (of the distance since ``before``) by arm and part.
 
     Args:
-        predictions: by arm.
-        parts: of the target.
-        reader: the classifier.
-        held_out: as for :func:`shares_of_part`.
-        seed: of the bootstraps.
+        predictions: predictions by arm, including ``before``.
+        parts: parts of the target.
+        reader: name of the classifier.
+        held_out: accuracies of the classifier, as for :func:`shares_of_part`.
+        seed: seed of the bootstraps.
     """
     counts = {
         arm: {part.name: counts_of(own.codes[reader][part.name], part) for part in parts}
@@ -138,7 +138,7 @@ def shares_by_arm(
 
 
 def counts_of(codes: np.ndarray, part: Part) -> np.ndarray:
-    """Return ``(G,)`` image counts per subgroup, without unknown ones (-1)."""
+    """Return the ``(G,)`` number of images of each subgroup, ignoring images of unknown subgroup (-1)."""
     return np.bincount(codes[codes >= 0], minlength=len(part.values))
 
 
@@ -148,10 +148,10 @@ def shares_of_part(
     """Return the proportions by value, and the distances to the target.
 
     Args:
-        counts: ``(G,)`` predicted counts.
+        counts: ``(G,)`` number of images predicted as each subgroup.
         part: part of the target.
-        held_out: accuracies of the classifier by attribute, for ``corrected``, the figures corrected for
-            misclassification.
+        held_out: accuracies of the classifier by attribute, from which ``corrected``, the figures corrected for
+            misclassification, are computed; None omits these.
         seed: seed of the bootstraps.
     """
     shares: dict[str, Any] = {
@@ -177,7 +177,8 @@ def shares_of_part(
 
 
 def _confusion(held_out: Mapping[str, Any], part: Part) -> np.ndarray | None:
-    # for a joint, heads are assumed to err independently; its rows have the count of the rarer of their values
+    # for a joint target, the attributes are assumed to be misclassified independently; a row of the joint confusion
+    # matrix has the image count of the rarer of its values
     tables = []
     for name, values in part.vocabulary.items():
         accuracy = held_out.get(name)
@@ -203,8 +204,8 @@ def change_of_distance(before: np.ndarray, after: np.ndarray, part: Part, seed: 
     The two sets of images are resampled independently; taking shared noise into account would not widen the interval.
 
     Args:
-        before: ``(G,)`` counts before.
-        after: ``(G,)`` counts after.
+        before: ``(G,)`` number of images predicted as each subgroup before tuning.
+        after: ``(G,)`` number of images predicted as each subgroup after tuning.
         part: part of the target.
         seed: seed of the bootstrap.
     """
@@ -229,16 +230,16 @@ def shares_by_prompt(
     """Return proportions and distances of every prompt, and the mean distance over prompts with enough images.
 
     Args:
-        tables: manifests by arm.
-        codes: arm to part to subgroups.
-        parts: of the target.
-        prompt: column.
-        seed: of the bootstraps.
+        tables: manifest of each arm.
+        codes: ``(N,)`` predicted subgroups by arm and part.
+        parts: parts of the target.
+        prompt: column of the prompts.
+        seed: seed of the bootstraps.
 
     Returns:
-        By part ``prompts`` (rows with ``prompt`` and by arm ``n``, ``few``, ``proportions`` and distances), and
-        ``mean``: by arm the mean total variation over prompts with images enough in it, before and after, with what
-        draws from the target itself would have at these counts as ``by_chance``.
+        By part, ``prompts`` (one row per prompt, with ``n``, ``few``, ``proportions`` and distances of each arm),
+        ``mean`` (for each arm, the mean total variation over prompts with enough images in it, before and after, with
+        ``by_chance``, the value expected for as many draws from the target), and ``least_images``.
     """
     by_part: dict[str, Any] = {}
     for part in parts:

@@ -1,4 +1,4 @@
-"""Arms of a comparison: training data of linear probes, added to or in place of the original real images."""
+"""Arms of a comparison: training data of linear probes, added to the real images or used in their place."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Arm:
     Args:
         added: image set added to them: a given number of synthetic images, or all stain-augmented copies.
         view: image set used in place of the real images, in training and in testing.
-        weighting: unit of equal weight: ``class``, ``group`` (combination), or, if empty, the image.
+        weighting: unit that gets equal weight: ``class``, ``group`` (combination), or, if empty, the image.
         oversampled: whether images of every combination are repeated up to the size of the largest one.
     """
 
@@ -59,7 +59,7 @@ BASELINES = {
     NORMALIZED: Arm(view=NORMALIZED),
 }
 
-#: name of the figures of real images, and of arms without synthetic images
+#: names that arms cannot have: those of figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
 
 
@@ -88,7 +88,7 @@ class ImageSet:
 
     @property
     def features(self) -> np.ndarray:
-        """``(N, D)``."""
+        """``(N, D)`` features."""
         return self._features
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class ImageSet:
 
 
 def check_classes(real: Cohort, sampled: Mapping[str, Cohort], label: str) -> None:
-    """Check that each arm has images of each class in training: of each class, every arm adds equally many images.
+    """Check that every arm has images of each class in training.
 
     Args:
         real: real images with their split.
@@ -112,7 +112,8 @@ def check_classes(real: Cohort, sampled: Mapping[str, Cohort], label: str) -> No
         label: column of the class.
 
     Raises:
-        InputError: for an arm without images of a class, because no arm would add any image then.
+        InputError: for an arm without images of a class; as every arm adds the same number of images of each class,
+            no arm would then add any.
     """
     classes = sorted(set(real.split("train").table[label].astype(str)))
     for name, images in sampled.items():

@@ -22,7 +22,7 @@ __all__ = [
     "row_blocks",
 ]
 
-#: bytes of a block of rows in double precision: small enough for the CPU cache, or large enough to use a GPU fully
+#: size of a block of rows in bytes, in double precision: fits the CPU cache, or is large enough to use a GPU fully
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 
@@ -85,7 +85,7 @@ class Standardizer:
 def row_blocks(
     features: Features, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield blocks of rows with their slices; a block on the CPU is overwritten by the next."""
+    """Yield blocks of rows, each with its slice of rows; a block on the CPU is overwritten by the next one."""
     device = torch.device(device)
     size = _block_rows(features.shape[1], device)
     buffer = torch.empty(min(size, len(features)), features.shape[1], dtype=dtype)

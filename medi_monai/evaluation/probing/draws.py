@@ -28,12 +28,12 @@ class WorstGroup(Result):
     """The group with the lowest accuracy.
 
     Args:
-        value: its accuracy; NaN where no group has enough images.
-        group: class and attributes; ``None`` where no group has enough images.
-        n: its test images.
-        num_groups: groups that were compared.
-        num_too_small: groups with images, but too few of them.
-        num_empty: combinations without images.
+        value: accuracy of the group; NaN if no group has enough images.
+        group: class and attributes of the group; ``None`` if no group has enough images.
+        n: number of test images of the group.
+        num_groups: number of groups that were compared.
+        num_too_small: number of non-empty groups with too few images.
+        num_empty: number of groups without images.
     """
 
     value: float | None
@@ -49,9 +49,9 @@ class DemographicGaps(Result):
     """Gaps between the groups of a demographic column in one draw.
 
     Args:
-        equal_opportunity: largest gap in recall; ``None`` with fewer than two groups.
-        equalized_odds: the larger of that gap and that in the false positive rate.
-        groups: test images by group.
+        equal_opportunity: largest gap in recall; ``None`` for fewer than two groups.
+        equalized_odds: the larger of the gaps in recall and in the false positive rate.
+        groups: number of test images of each group.
     """
 
     equal_opportunity: float | None
@@ -64,13 +64,13 @@ class ArmScores(Result):
     """All figures of one arm in one draw.
 
     Args:
-        figures: by the names of :data:`FIGURES`; undefined ones are NaN, in JSON ``None``.
-        replicates: over bootstrap samples of the test patients, by the names of :data:`FIGURES_OF_COUNTS`.
-        worst_group: which group has the lowest accuracy.
-        per_center: by center.
-        per_class: by class.
-        demographics: by column.
-        gain: what each patient adds to the balanced accuracy.
+        figures: value of each of :data:`FIGURES`; undefined ones are NaN, in JSON ``null``.
+        replicates: values of each of :data:`FIGURES_OF_COUNTS` in bootstrap samples of the test patients.
+        worst_group: group with the lowest accuracy.
+        per_center: accuracy at each center.
+        per_class: recall of each class.
+        demographics: gaps between the groups of each demographic column.
+        gain: contribution of each patient to the balanced accuracy.
     """
 
     figures: Mapping[str, float | None]
@@ -83,7 +83,7 @@ class ArmScores(Result):
 
     @classmethod
     def balanced_accuracy_alone(cls, value: float | None) -> ArmScores:
-        """Return scores for which only the balanced accuracy was measured."""
+        """Create scores of which only the balanced accuracy was measured."""
         return cls({"balanced_accuracy": value}, {}, None, {}, {}, {}, {})
 
     def figures_alone(self) -> ArmScores:
@@ -93,7 +93,7 @@ class ArmScores(Result):
 
 @dataclass(frozen=True)
 class ArmDraw(Result):
-    """One arm in one draw: its scores, and what it was trained with."""
+    """Scores of one arm in one draw, with its training data and regularization."""
 
     scores: ArmScores
     training: Training
@@ -101,16 +101,16 @@ class ArmDraw(Result):
 
 @dataclass(frozen=True)
 class Draw(Result):
-    """One draw of training patients with all arms on it.
+    """Results of all arms for one draw of training patients.
 
     Args:
-        sweep: ``main``, or the name of a sweep.
-        point: of the sweep.
+        sweep: name of the sweep, or ``main`` for the comparison of arms.
+        point: point of the sweep; ``None`` for ``main``.
         repeat: number of the draw.
-        arms: by name.
-        square: which pair of classes and centers, in the sweep over their correlation.
-        num_test: test images, in that sweep.
-        num_test_known: those of patients that the generative model was trained on.
+        arms: results of each arm.
+        square: in the sweep over the correlation of class and center, the name of the square.
+        num_test: in that sweep, the number of test images.
+        num_test_known: in that sweep, the number of these from patients that the generative model was trained on.
     """
 
     sweep: str

@@ -34,7 +34,7 @@ MAX_HESSIAN = 2048
 
 @dataclass(frozen=True)
 class Solution:
-    """Solution of a fit, with the state of its convergence."""
+    """Solution of a fit: parameters ``(K, R + 1)`` as in :class:`Problem`, and the state of convergence."""
 
     parameters: torch.Tensor
     converged: bool
@@ -43,7 +43,7 @@ class Solution:
 
 
 class Problem:
-    """Data of a fit, in coordinates suited to the solver; C is given to :meth:`solve`.
+    """Data of a softmax regression, in coordinates suited to the solver; C is an argument of :meth:`solve`.
 
     Parameters ``(K, R + 1)`` are coefficients along the principal axes of the centered features, and intercepts. The
     rotation does not change the penalty, centering is absorbed by the intercepts, and the Hessian is nearly diagonal
@@ -182,12 +182,12 @@ class Problem:
 
     @property
     def _products_per_curvature(self) -> int | None:
-        # about as many products cost as much as the Hessian itself: a step that needs more is worth the Hessian
+        # about this many products cost as much as the Hessian itself: a step that needs more should form the Hessian
         feasible = self.rotated is not None and len(self.classes) * len(self.penalty) <= MAX_HESSIAN
         return max(20, self.dim * (len(self.classes) + 1) // 16) if feasible else None
 
     def _preconditioner(self, c: float) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return an approximate inverse of the Hessian: by its last evaluation if there is one, or by its diagonal."""
+        """Return an approximate inverse of the Hessian, from its last evaluation if there is one, or its diagonal."""
         if self.curvature is not None:
             hessian = c * self.curvature + torch.diag(self.penalty.repeat(len(self.classes)))
             # intercepts have no penalty, and adding the same number to all of them changes nothing
@@ -294,9 +294,10 @@ def _centered(steps: torch.Tensor) -> torch.Tensor:
 def _principal_axes(
     features: Features, weights: torch.Tensor, reduce: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean ``(D,)``, axes ``(D, R)`` and variances ``(R,)`` of the features, estimated from rows at equal distances.
+    """Return the mean ``(D,)``, principal axes ``(D, R)`` and variances ``(R,)``, estimated from every n-th row.
 
-    R is D, or with ``reduce`` the number of rows where that is smaller: the optimum lies in the span of centered rows.
+    R is D; with ``reduce``, it is the number of rows if that is smaller, because the optimum lies in the span of the
+    centered rows.
     """
     step = -(-len(features) // SAMPLE_ROWS)
     features, weights = features[::step], weights[::step]

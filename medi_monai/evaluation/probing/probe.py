@@ -1,4 +1,4 @@
-"""Linear probes: logistic regression on frozen features to its optimum, whatever their number."""
+"""Linear probes: logistic regression on frozen features, solved to its optimum for any number of rows."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ __all__ = ["LogisticProbe", "Standardizer", "fit_path"]
 
 
 class LogisticProbe:
-    r"""Softmax regression with scikit-learn's objective, at its optimum.
+    r"""Softmax regression with scikit-learn's objective, solved to its optimum.
 
     It minimizes :math:`C \sum_i w_i \ell_i + \frac{1}{2} \lVert W \rVert^2`, where :math:`\ell_i` is the cross-entropy
     of row i; intercepts are not penalized. Two classes have one weight vector, as in scikit-learn.
 
-    A class of which no training row exists has coefficients 0, an intercept of minus infinity and so the probability 0;
-    scikit-learn leaves it out.
+    With more than two classes, a class without training rows has coefficients of 0 and an intercept of minus infinity,
+    and therefore probability 0; scikit-learn leaves it out.
 
     Args:
         c: inverse strength of the regularizer, above 0.
-        max_iter: most Newton steps.
-        tolerance: largest gradient norm at the end, over the norm of the coefficients (or 1 where they are smaller).
-            The penalty makes the objective 1-strongly convex, so with the intercepts at their optimum this bounds the
-            relative error of the coefficients.
-        device: where to compute.
+        max_iter: maximum number of Newton steps.
+        tolerance: gradient norm at which the fit stops, as a fraction of the norm of the coefficients (or of 1 if that
+            is larger). The penalty makes the objective 1-strongly convex, so with the intercepts at their optimum this
+            bounds the relative error of the coefficients.
+        device: device of the computation.
 
     Attributes:
-        coefficients: ``(K, D)`` float64 on the CPU; K is the number of classes, or 1 for two.
-        intercepts: ``(K,)``.
-        num_classes: as given to :meth:`fit`, 0 before.
-        converged: whether the gradient norm got below the tolerance; a warning says so where not.
-        iterations: Newton steps taken.
-        gradient_norm: of the objective, at the end.
+        coefficients: ``(K, D)`` float64 on the CPU; K is the number of classes, or 1 for two classes.
+        intercepts: ``(K,)`` float64 on the CPU.
+        num_classes: number of classes given to :meth:`fit`; 0 before.
+        converged: whether the gradient norm reached the tolerance; if not, a warning is issued.
+        iterations: number of Newton steps taken.
+        gradient_norm: gradient norm of the objective at the end.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class LogisticProbe:
         weights: np.ndarray | torch.Tensor | None = None,
         initial: LogisticProbe | None = None,
     ) -> LogisticProbe:
-        """Find the optimum.
+        """Fit the probe and return it.
 
         Args:
-            features: ``(N, D)``; arrays and memory maps of any float type.
-            labels: ``(N,)`` integers in [0, ``num_classes``).
-            num_classes: classes that exist, two or more.
-            weights: ``(N,)``, 0 or more; 1 by default.
-            initial: a fitted probe to start from; it changes the time, not the result.
+            features: ``(N, D)`` features: an array, memory map or tensor.
+            labels: ``(N,)`` integer labels in [0, ``num_classes``).
+            num_classes: number of classes, at least 2.
+            weights: ``(N,)`` weights of the rows, 0 or more; by default 1.
+            initial: fitted probe to start from; it affects the time needed, not the result.
 
         Raises:
-            InputError: for shapes that do not fit, values that are not finite, labels or weights outside their range,
-                or fewer than two classes in the rows of positive weight.
+            InputError: for shapes that do not match, values that are not finite, labels or weights out of range, or
+                fewer than two classes among the rows with positive weight.
         """
         return self._fit(Problem(features, labels, num_classes, weights, self.device), initial)
 

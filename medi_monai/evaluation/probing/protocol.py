@@ -1,4 +1,4 @@
-"""Protocol of a linear probe: draw patients, train every arm on them, test on unseen combinations."""
+"""Protocol of the linear probes: draw training patients, train every arm on them, and test on the holdout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BLOCK = 16_384
 
 @dataclass(frozen=True)
 class DrawCondition:
-    """Settings that are varied between runs of the protocol.
+    """Conditions that vary between runs of the protocol.
 
     Args:
         ratio: number of synthetic images per real image, the same number for each class.
@@ -62,7 +62,16 @@ class DrawCondition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of an arm: ``(N, C)`` probabilities of the test rows, and how they were obtained."""
+    """Outcome of one arm: its predictions for the test rows, and how they were obtained.
+
+    Args:
+        arm: name of the arm.
+        probabilities: ``(N, C)`` class probabilities of the test rows.
+        c: selected value of C.
+        num_real: number of real training images.
+        num_added: number of images added to them.
+        converged: whether the probe reached its optimum.
+    """
 
     arm: str
     probabilities: torch.Tensor
@@ -76,8 +85,8 @@ class ProbeProtocol:
     """Linear probes on frozen features, with the regularizer chosen only on in-domain validation data.
 
     Within a repeat, all arms use the same real rows: a bootstrap of the training patients within each combination. The
-    same number of images per class is added from each synthetic set, as requested by ``ratio`` but at most as many as
-    the smallest set has, spread evenly over the combinations.
+    same number of images per class is added from each synthetic set: as many as ``ratio`` requests, limited by the set
+    with the fewest images of a class, and spread evenly over the combinations.
 
     Args:
         views: image sets of the real rows, ``real`` and any alternatives to it, with the same rows in the same order.
@@ -95,8 +104,8 @@ class ProbeProtocol:
     Attributes:
         train: row numbers of the training split, sorted by image name like ``val`` and ``test``, so that draws do not
             depend on the order of the rows.
-        test: row numbers of the holdout whose class has training images; no arm can predict the ``num_untrained``
-            others.
+        test: row numbers of the holdout whose class has training images; the other ``num_untrained`` rows are left out,
+            because no arm can predict their class.
     """
 
     def __init__(
@@ -169,7 +178,13 @@ class ProbeProtocol:
         return arm
 
     def run(self, names: Sequence[str], repeat: int, setting: DrawCondition | None = None) -> Iterator[Outcome]:
-        """Train and test the named arms on the draw of one repeat."""
+        """Train and test arms on the draw of one repeat, and yield their outcomes.
+
+        Args:
+            names: names of the arms.
+            repeat: number of the repeat, which determines the draw.
+            setting: conditions of the draw; by default those of the main comparison.
+        """
         setting = setting or DrawCondition()
         arms = {name: self.arm(name) for name in names}
         rows, val = self._draw(repeat, setting)
@@ -202,8 +217,8 @@ class ProbeProtocol:
         return rows[self.table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()[rows]]
 
     def _without_validation(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        # without validation patients, some are taken from training: one of every combination with three, and one of
-        # every class with two that has given none; if no class has two, a fifth of the images, also in-domain
+        # without validation patients, some are taken from training: one from every combination with at least three,
+        # and one from every class with at least two that has given none; if there are none, a fifth of the images
         chosen = np.isin(self.patients[rows], self._lent_patients(rows, rng))
         if not chosen.any():
             chosen[spread_rows(self.groups[rows], max(1, len(rows) // 5), rng)] = True
@@ -220,7 +235,7 @@ class ProbeProtocol:
                 names = patients.unique()
                 if len(names) < least or lent.intersection(names.tolist()):
                     continue
-                # a patient of several classes may be the last of one of them
+                # a patient with several classes may be the last one of a class
                 free = [name for name in names.tolist() if all(left[label] > 1 for label in classes_of[name])]
                 if free:
                     chosen = int(rng.choice(free))

@@ -60,7 +60,7 @@ from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
 
-#: version of a draw's content: draws of another version are repeated
+#: version of the draws' content; stored draws of another version are not used
 DRAWS_VERSION = 4
 #: sweeps over settings, in addition to that over the correlation of class and center
 SWEEPS = ("ratio", "real_per_class", "num_centers")
@@ -70,7 +70,7 @@ MAX_PREDICTED = 20_000
 
 @dataclass(frozen=True)
 class _Job:
-    """A draw to perform, with all its arms."""
+    """A draw to perform, with the names of its arms."""
 
     key: str
     sweep: str
@@ -133,7 +133,10 @@ def probe_run(
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
-        The content of ``probe.json``; None in all but the first of ``torchrun``'s processes.
+        The content of ``probe.json``; None in all but the first of ``torchrun``'s processes, which only embed.
+
+    Raises:
+        InputError: without attributes, baselines or arms to compare, and for arms without images of a class.
     """
     settings, output, columns = settings or ProbeSettings(), Path(output_dir), [label, *attributes]
     if not attributes:
@@ -210,7 +213,7 @@ def _protocol(
     device: str,
     features_dir: str | os.PathLike | None,
 ) -> ProbeProtocol | None:
-    # None in all processes of torchrun but the first: they take part in embedding alone
+    # None in all but the first process of torchrun: the others only take part in embedding
     with torchrun_session() as shard:
 
         def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
@@ -301,7 +304,7 @@ def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tu
     for number, square in enumerate(squares):
         for repeat in range(settings.sweep_repeats):
             for level in settings.sweep_correlations:
-                # levels of one draw share their test images, and as many of the other images as possible
+                # all levels of a draw share their test images, and as many of the other images as possible
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
                 chosen = tuple(names[code][0] for code in square.centers)
@@ -322,7 +325,7 @@ def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int
             _run_job(job, context)
     else:
         with tempfile.TemporaryDirectory() as shared:
-            # tables of a million rows are read once per process, not sent with every draw
+            # tables may have a million rows: each process reads them once instead of receiving them with every draw
             path = Path(shared) / "context.pkl"
             path.write_bytes(pickle.dumps(context))
             for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):

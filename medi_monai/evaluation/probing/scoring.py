@@ -1,4 +1,4 @@
-"""Score a probe on the test images: counts by patient and group, from which all figures and intervals are computed."""
+"""Score a probe on the test images by counts per patient and group, from which figures and intervals are computed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Scorer:
         targets: ``(N,)`` class codes of the test images.
         units: units of the same images.
         classes: names of the classes.
-        min_count: minimum number of images of a group that can be the worst group, or be compared with others.
+        min_count: minimum number of images for a group to be considered as the worst group or in demographic gaps.
         num_replicates: number of bootstrap samples of the test patients.
         seed: seed of the bootstrap.
     """
@@ -160,8 +160,8 @@ class Scorer:
         )
 
     def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
-        # for every sample: weights (B, U) times unit confusions (U, C, C). Groups need only the correct and all targets
-        # of a class, which limits the memory of many samples of many groups
+        # figures of every sample, from weights (B, U) and confusions of the units (U, C, C). For groups, only the
+        # correct and all targets of each class are needed, which limits the memory for many samples of many groups
         num_classes = confusion.shape[-1]
         overall = (weights @ confusion.reshape(len(confusion), -1)).reshape(-1, num_classes, num_classes)
         groups, centers = (
@@ -176,8 +176,8 @@ class Scorer:
         }
 
     def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float]:
-        # (B, G, C) each. The groups are those of the original test set: if small groups were left out of samples with
-        # few of their images, they would seem to be the worst group less often than they are
+        # (B, G, C) each. Which groups are large enough is decided on the original test set: if it were decided in each
+        # sample, groups near the limit would be the worst group less often than they should be
         rates = np.divide(right, targets, out=np.full(right.shape, np.inf), where=(targets > 0) & self.large)
         worst = rates.reshape(len(rates), -1).min(1, initial=np.inf)
         return np.where(np.isfinite(worst), worst, np.nan).tolist()
@@ -246,7 +246,7 @@ def _recalls(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _mean_over_groups(right: np.ndarray, targets: np.ndarray) -> float:
-    # (G, C) each; a single-class group is uninformative if the classifier predicts the class from the group
+    # (G, C) each; groups with a single class are left out: a classifier that recognizes the group is always right there
     values = [_recalls(*counts).mean() for counts in zip(right, targets) if np.count_nonzero(counts[1]) > 1]
     return float(np.mean(values)) if values else math.nan
 

@@ -32,7 +32,7 @@ def probe_accuracy(
     c_values: Sequence[float],
     seed: int = 0,
 ) -> ProbeAccuracy:
-    """Measure how well a column can be predicted from features: balanced accuracy of a linear probe on other patients.
+    """Measure how well a linear probe predicts a column from features: balanced accuracy on other patients.
 
     Patients are divided into three parts; each is predicted by a probe trained on one of the others, with the
     regularizer chosen on the third. Perfect prediction of the center means that the shortcut is fully available.
@@ -69,8 +69,8 @@ def probe_accuracy(
 
 
 def _dealt(codes: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray:
-    # parts 0, 1, 2 of patients; patients with the same value go to different parts as far as possible
-    # the seed's name must not change: another one would give other figures
+    # part (0, 1 or 2) of every row, by patient; patients with the same value go to different parts as far as possible.
+    # The name that seeds the draw must not change: another one would give other figures
     rng = np.random.default_rng(seed_from("readability", seed))
     names, first = np.unique(patients, return_index=True)
     order = rng.permutation(len(names))
@@ -157,7 +157,7 @@ def find_squares(
 
 
 def _cells(labels: np.ndarray, centers: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    # rows of every class at every center, ascending; rows of negative labels are left out
+    # rows of every class at every center, in ascending order; rows with a negative label are left out
     num_centers = int(centers.max(initial=0)) + 1
     known = np.flatnonzero(labels >= 0)
     groups = rows_by_group(labels[known] * num_centers + centers[known])
@@ -189,7 +189,7 @@ def _splits_of_cells(
 def _deal(
     use_of: np.ndarray, rows: np.ndarray, patients: np.ndarray, known: np.ndarray, rng: np.random.Generator
 ) -> None:
-    # to training (0), validation (1) and test (2); patients of an earlier cell stay where they are
+    # assign patients to training (0), validation (1) or test (2); those assigned by an earlier cell stay where they are
     names, first = np.unique(patients[rows], return_index=True)
     order = rng.permutation(len(names))
     order = order[np.argsort(~known[rows[first[order]]], kind="stable")]

@@ -32,7 +32,7 @@ DONE_DIR = "done"
 
 
 class FeatureStore:
-    """Folder of features that several processes fill block by block, and that can be resumed.
+    """Folder of features that several processes can fill block by block, and that can be resumed.
 
     ``features.npy`` contains ``(N, D)`` float32, ``rows.parquet`` the table, and ``store.json`` describes the encoder
     and the images. :meth:`create_or_open` creates a store, :meth:`open` opens it for reading.
@@ -91,7 +91,7 @@ class FeatureStore:
                 f"{folder}: each has to be 1 or more"
             )
         if (folder / STORE_FILE).is_file() and not os.access(folder, os.W_OK):
-            # complete, it needs no writing
+            # a read-only folder can be used if nothing has to be written
             store = cls(folder)
             store._check(fingerprint, len(table), dim)
             return store
@@ -113,7 +113,7 @@ class FeatureStore:
             write_table(folder / TABLE_FILE, _plain(table))
             with atomic_path(folder / FEATURES_FILE) as path:
                 np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(table), dim)).flush()
-            # written last: a folder with this file is complete
+            # written last: a folder with this file has all files of a store
             content = {"fingerprint": fingerprint, "count": len(table), "dim": dim, "block_size": block_size}
             write_json(folder / STORE_FILE, content)
         return cls(folder)

@@ -48,7 +48,7 @@ __all__ = [
     "without_added",
 ]
 
-#: what draws are for, in words
+#: titles of the comparisons that draws belong to
 SWEEP_WORDS = {
     "main": "Comparison of arms",
     "ratio": "Sweep over the number of generated images",
@@ -59,7 +59,7 @@ SWEEP_WORDS = {
 
 
 def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
-    """Describe the test images."""
+    """Return the numbers of test images and patients, and the combinations among them."""
     codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
     columns, trained_groups = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
     groups = [
@@ -80,7 +80,7 @@ def _tested_on(groups: Sequence[TestGroup]) -> str:
 
 
 def describe_training(protocol: ProbeProtocol) -> TrainingSet:
-    """Describe the training images."""
+    """Return the numbers of training images, training patients and validation images, and the classes."""
     patients = len(np.unique(protocol.patients[protocol.train]))
     return TrainingSet(len(protocol.train), patients, len(protocol.val), tuple(protocol.classes))
 
@@ -113,7 +113,7 @@ def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
 
 def _repeated_figure(draws: Sequence[ArmDraw], name: str, num_test: int) -> RepeatedFigure:
     values = _floats(draw.scores.figures[name] for draw in draws)
-    # test patients within each draw of training patients: both would differ in another study
+    # bootstrap samples of the test patients within each draw of training patients: both would differ in another study
     of_patients = name in FIGURES_OF_COUNTS
     spread = np.concatenate([_floats(draw.scores.replicates[name]) for draw in draws]) if of_patients else values
     repeats = tuple(None if np.isnan(value) else float(value) for value in values)
@@ -157,11 +157,12 @@ def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
 def compare_arms(by_arm: Mapping[str, Sequence[ArmDraw]], focus: str) -> tuple[Comparison, ...]:
     """Compare the focus with every other arm for each figure, with Holm-corrected p values.
 
-    ``p_draws`` is from exchanging the arms within draws. ``p_patients`` is from exchanging them within patients for the
-    balanced accuracy, whose difference is a sum over patients; for other figures based on counts, it is twice the share
-    of bootstrap samples of the patients in which the difference does not have the observed sign. ``p_value`` is the
-    larger of the two: an effect has to hold for other patients and for other draws of training patients. Area under the
-    curve and calibration have only ``p_draws``, which does not generalize to other patients.
+    ``p_draws`` is from a permutation test that exchanges the arms within draws. For the balanced accuracy, whose
+    difference is a sum over patients, ``p_patients`` is from a test that exchanges them within patients; for other
+    figures based on counts, it is twice the share of bootstrap samples of the patients in which the difference has the
+    less frequent sign. ``p_value`` is the larger of the two: an effect has to hold for other test patients and for
+    other draws of training patients. AUROC and calibration error have only ``p_draws``, which does not generalize to
+    other test patients.
 
     Args:
         by_arm: draws of every arm, in the same order.
@@ -241,7 +242,9 @@ def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
 
 
 def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Finding]:
-    """An error for each comparison in which draws added no generated image, so that arms equal the real images alone.
+    """Return an error for each comparison with draws that added no generated images.
+
+    In these draws, the arms are identical to training on the real images alone.
 
     Args:
         draws: all draws.

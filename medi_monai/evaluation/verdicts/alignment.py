@@ -1,4 +1,4 @@
-"""Findings and verdict of an alignment."""
+"""Verdict on an alignment, and the findings that support it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LEAST_CONSISTENCY = 0.9
 
 @dataclass(frozen=True)
 class CurveRise:
-    """The judge's distance rose again during the tuning.
+    """A rise of the distance to the target during the tuning, according to the judge.
 
     Attributes:
-        least: distance of the judge, at ``step``.
-        step: the update.
-        kept: distance of the judge, at ``kept_step``.
-        kept_step: the update whose weights were kept.
+        least: smallest distance, reached at ``step``.
+        step: update with the smallest distance.
+        kept: distance at ``kept_step``.
+        kept_step: update whose weights were kept.
     """
 
     least: float
@@ -46,29 +46,31 @@ def verdict_by_arm(metrics: AlignmentMetrics) -> dict[str, AlignmentVerdict]:
 
 
 def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> AlignmentVerdict:
-    """The answer for one arm, the findings that it rests on, the answer first.
+    """Return the verdict on one arm.
 
-    - ``met``: the distance to the target, behind the judge's mistakes where they are known, is within the tolerance.
-    - ``fooled the guide``: it is not, the guide's distance fell, and the judge's rose, from before to after or from
-      its least to the kept update of the curves.
-    - ``no effect``: the interval of the change in the judge's distance reaches 0.
-    - ``missed``: it changed, and is not within the tolerance.
-    - ``undecided``: the judge reads an attribute at chance level, or there is no image.
-    - ``quality lost``: in place of ``met`` where a measure of quality is worse than allowed and its interval excludes
-      what it was before.
+    Possible answers, in the order in which they are considered:
+
+    - ``undecided``: no image was classified, or the judge classifies an attribute at chance level.
+    - ``met``: the distance to the target, corrected for the judge's misclassification if its error rates are known, is
+      within the tolerance.
+    - ``fooled the guide``: the distance fell according to the guide but rose according to the judge, either from before
+      to after or, on the curves of the tuning, from its minimum to the kept update.
+    - ``no effect``: the interval of the change in the judge's distance includes 0.
+    - ``missed``: the distance changed, but is not within the tolerance.
+    - ``quality lost``: replaces ``met`` if a measure of quality is worse than allowed, and significantly so.
 
     Args:
-        metrics: of the evaluation.
-        arm: whose.
+        metrics: metrics of the evaluation.
+        arm: name of the arm.
 
     Returns:
-        The verdict, its findings with the answer first.
+        The verdict; its first finding states the answer, the others concern quality.
     """
     answer, finding = _target_answer(metrics, arm)
     quality = [_fidelity_finding(metrics, arm), _diversity_finding(metrics, arm), *_pair_findings(metrics, arm)]
     quality += _prompt_adherence_findings(metrics, arm)
     if metrics.judge.at_chance:
-        # a result that depends on a judge at chance level is not acceptable
+        # quality is not reported as ok if the judge, which defines the subgroups, is at chance level
         quality = [replace(finding, level="note") if finding.level == "ok" else finding for finding in quality]
     lost = any(finding.level == "error" for finding in quality)
     if lost and answer == "met":
@@ -102,7 +104,7 @@ def _target_answer(metrics: AlignmentMetrics, arm: str) -> tuple[Answer, Finding
 
 
 def _answer(metrics: AlignmentMetrics, arm: str, distance: Figure) -> tuple[Answer, str, str, str]:
-    """Answer, level of the finding, and what is said before and after the distances."""
+    """Return the answer, the level of its finding, and the text before and after the distances."""
     tolerance, points = metrics.tolerance, f"{100 * metrics.tolerance:g} percentage points"
     if distance.value is not None and distance.value <= tolerance:
         certain = distance.ci95 is not None and distance.ci95[1] <= tolerance
@@ -146,9 +148,15 @@ def _fooled(metrics: AlignmentMetrics, arm: str) -> str:
 
 
 def curve_rises(curve: TuningCurve | None, tolerance: float) -> CurveRise | None:
-    """Whether the judge's distance rose from its least up to the kept update by more than the tolerance.
+    """Find a rise of the judge's distance that the guide does not show.
 
-    The guide's has to have gone on falling meanwhile; with None, or without both curves, there is nothing to say.
+    Args:
+        curve: validations during the tuning, or None.
+        tolerance: smallest rise that counts.
+
+    Returns:
+        The rise from the minimum to the kept update; None if it is not above the tolerance, if the guide's distance
+        rose as well, or if the curve lacks either classifier.
     """
     rows = [row for row in curve.rows if row.step <= curve.kept_step] if curve else []
     if not rows or not all({"judge", "guide"} <= set(row.classifiers) for row in rows):
@@ -200,7 +208,7 @@ def _diversity_finding(metrics: AlignmentMetrics, arm: str) -> Finding:
 def _graded(
     what: str, beyond: Sequence[str], certain: Sequence[str], text: str, figures: Mapping[str, Figure]
 ) -> Finding:
-    # beyond the allowed loss: an error if the interval excludes no change, else a warning
+    # a loss beyond the allowed one is an error if its interval excludes no change, otherwise a warning
     unsure = [name for name in beyond if name not in certain]
     start = f"{what}: {', '.join(certain)}. " if certain else ""
     start += f"{what}, not significant: {', '.join(unsure)}. " if unsure else ""
@@ -249,7 +257,7 @@ def _prompt_adherence_findings(metrics: AlignmentMetrics, arm: str) -> list[Find
 
 
 def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
-    """Return the limitations of the conclusions."""
+    """Return findings about the limitations of the conclusions."""
     findings = [Finding("warning", sentence) for sentence in metrics.notes]
     findings += _judge_findings(metrics)
     counts = {arm: by_part[metrics.part].total_variation.n or 0 for arm, by_part in metrics.distance_to_target.items()}

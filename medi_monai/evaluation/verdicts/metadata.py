@@ -1,4 +1,4 @@
-"""Findings of the metadata experiment, in plain words; *no effect* is one of them."""
+"""Verdict on the metadata experiment, as sentences; *no effect* is a possible answer."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from medi_monai.utils.text import plural
 __all__ = ["verdict"]
 
 ALPHA = 0.05
-#: a difference in balanced accuracy that matters to nobody, whatever its p value
+#: difference in balanced accuracy up to which no effect is claimed, regardless of its p value
 TRIFLE = 0.01
-#: fewer test patients call for a warning
+#: number of test patients below which there is a warning
 FEW_PATIENTS = 20
 
 
 def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", rival: str = "cls") -> list[Finding]:
-    """Sentences with a level each, the answer first.
+    """Return the findings of the experiment; the answer is first, unless errors invalidate it.
 
-    An effect on a classifier is claimed where the corrected p value is below 0.05, the 95 % interval of the difference
-    excludes 0, and the difference is more than 0.01; all three, in one direction.
+    An effect on a classifier is claimed only if the corrected p value is below 0.05, the 95 % interval of the
+    difference excludes 0, and the difference is larger than 0.01.
 
     Args:
-        fidelity: of the evaluation.
-        probe: of the probing.
-        focus: the arm that knows the metadata.
-        rival: the arm that knows the class alone.
+        fidelity: results of the evaluation.
+        probe: results of the probing.
+        focus: arm conditioned on metadata.
+        rival: arm conditioned on the class only.
     """
     findings = _void(fidelity, probe)
     findings += _probe_findings(probe, focus, rival)
@@ -43,7 +43,7 @@ def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", riv
 
 
 def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:
-    """What makes any effect meaningless, before all else."""
+    """Return the errors that make any effect meaningless; they precede all other findings."""
     findings = [finding for finding in (*fidelity.warnings, *probe.warnings) if finding.level == "error"]
     if fidelity.untrained_arms:
         precisions = {arm: fidelity.arms[arm].precision.mean for arm in fidelity.untrained_arms}
@@ -170,7 +170,7 @@ def _sampling_findings(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
 def _protocol_findings(probe: ProbeResults) -> list[Finding]:
     texts = []
     others = sum(row.figure == "balanced_accuracy" for row in probe.comparisons)
-    # the test over draws exchanges signs: its least p value, corrected for the number of arms
+    # smallest possible p value of the sign-flip test over draws, corrected for the number of comparisons
     if others and others * 2 / 2**probe.num_repeats >= ALPHA:
         texts.append(
             f"With {plural(probe.num_repeats, 'draw')} and {plural(others, 'comparison')}, no corrected p "
