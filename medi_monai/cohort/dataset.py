@@ -1,4 +1,4 @@
-"""Patch data sets, in memory or read on access, and batch sampling that depends only on seed and step."""
+"""Data sets of patches, in memory or read on access, and batch sampling that depends only on seed and step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Patches(Dataset):
         return len(self.table)
 
     def groups(self, columns: Sequence[str], balance: str) -> np.ndarray:
-        """``(N,)`` integer group of each patch, for :class:`BalancedBatchSampler`.
+        """Return the ``(N,)`` integer group of each patch, for :class:`BalancedBatchSampler`.
 
         Args:
             columns: label first, then the attributes.
@@ -51,20 +51,22 @@ class _Patches(Dataset):
 
 
 class PatchDataset(_Patches):
-    """Patches of a cohort as ``{"image": (3, H, W) uint8, "conditions": (1 + k,) float32, "index": int}``.
+    """Patches of a cohort, each ``{"image": (3, H, W) uint8, "conditions": (1 + k,) float32, "index": int}``.
 
-    All pixels are read once, at the start, and stored as uint8 (32 x 32 patches: 330,000 in 1 GB). Unreadable files
-    are therefore found before training, and no worker processes are needed.
+    All pixels are read once, at the start, and stored as uint8 (1 GB holds 330,000 patches of 32 x 32 pixels).
+    Unreadable files are therefore found before training, and no worker processes are needed.
 
     Args:
         cohort: the patches.
         schema: encodes label and attributes.
         image_size: expected side in pixels.
-        on_error: ``stop`` at the first unreadable image, or ``skip`` it and list it in :attr:`skipped`.
-        unseen: as for :meth:`MetadataSchema.encode`.
+        on_error: ``stop`` raises an error for the first unreadable image; ``skip`` omits unreadable images and lists
+            them in :attr:`skipped`.
+        unseen: what to do with values that the schema does not know; see :meth:`MetadataSchema.encode`.
 
     Raises:
-        InputError: for an empty cohort, an unreadable image (unless skipped), or an image of the wrong size.
+        InputError: for an empty cohort, an image that is unreadable or has the wrong size (unless skipped), or if no
+            image can be read.
     """
 
     def __init__(
@@ -126,13 +128,13 @@ class StreamedPatchDataset(_Patches):
 
     Args:
         cohort: the patches.
-        schema: encodes label and attributes; without one, items have no ``conditions``.
+        schema: encodes label and attributes; if None, items have no ``conditions``.
         image_size: side in pixels.
         transform: applied to each item, such as :func:`medi_monai.wsi.transforms.patch_transforms`.
-        backend: slide reader, as for :func:`medi_monai.wsi.open_slide`.
+        backend: slide reader; see :func:`medi_monai.wsi.open_slide`.
         threads: number of decoding threads; by default one per core, or a single one in worker processes.
         max_open: maximum number of slides that a process keeps open.
-        unseen: as for :meth:`MetadataSchema.encode`.
+        unseen: what to do with values that the schema does not know; see :meth:`MetadataSchema.encode`.
 
     Raises:
         InputError: for an empty cohort; on access, for an image that cannot be read.
@@ -162,7 +164,7 @@ class StreamedPatchDataset(_Patches):
         return [self._item(index, patch) for index, patch in zip(indices, patches)]
 
     def _item(self, index: int, patch: np.ndarray) -> Any:
-        # a view is enough: collating a batch copies it anyway
+        # a view is enough, because collating a batch copies the pixels anyway
         image = torch.from_numpy(patch if patch.flags.writeable else patch.copy()).permute(2, 0, 1)
         item: dict[str, Any] = {"image": image, "index": index}
         if self.conditions is not None:
@@ -173,14 +175,15 @@ class StreamedPatchDataset(_Patches):
 def patch_dataset(
     cohort: Cohort, schema: Conditioning, image_size: int, patch_cache: str = "auto", on_error: str = "stop"
 ) -> PatchDataset | StreamedPatchDataset:
-    """A data set of the patches of a cohort, in memory or read on access.
+    """Create a data set of the patches of a cohort, in memory or read on access.
 
     Args:
         cohort: the patches.
         schema: encodes label and attributes.
         image_size: side in pixels.
-        patch_cache: ``memory``, ``disk``, or ``auto`` (memory up to 4 GB).
-        on_error: for ``memory``, as in :class:`PatchDataset`; with ``disk``, an unreadable image ends the run.
+        patch_cache: ``memory``; ``disk``, to read patches on access; or ``auto`` (memory up to 4 GiB of pixels).
+            on_error: what to do with unreadable images in memory; see :class:`PatchDataset`. Patches that are read on
+            access always raise an error.
     """
     if patch_cache not in PATCH_CACHES:
         raise unknown_value("choice of `patch_cache`", patch_cache, PATCH_CACHES)
@@ -196,7 +199,7 @@ def _check_not_empty(cohort: Cohort) -> None:
 
 
 class BalancedBatchSampler(Sampler[list[int]]):
-    """Batches of indices: each draw selects a group uniformly, then a member of this group uniformly.
+    """Sampler of batches of indices: each draw selects a group uniformly, then a member of this group uniformly.
 
     The batch of a step depends only on ``(seed, step)``, so a resumed run uses the same batches as an uninterrupted
     one.
@@ -204,9 +207,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
     Args:
         groups: ``(N,)`` integer group of each item.
         batch_size: number of items in the batch of one rank.
-        num_steps: last step; steps are numbered from ``start_step + 1`` to ``num_steps``.
+        num_steps: last step; iteration runs from step ``start_step + 1`` (``start_step`` is 0 unless set) to this one.
         seed: random seed.
-        rank: index of this process, which gets its own share of the ``batch_size * world_size`` items.
+        rank: index of this process, which gets ``batch_size`` of the ``batch_size * world_size`` items of a step.
         world_size: number of processes.
     """
 
@@ -225,7 +228,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self.start_step = 0
 
     def batch(self, step: int) -> list[int]:
-        """The indices of one step, counted from 1."""
+        """Return the indices of this rank in one step; steps are counted from 1."""
         generator = generator_from("batch", self.seed, step)
         total = self.batch_size * self.world_size
         group = torch.randint(len(self._sizes), (total,), generator=generator)

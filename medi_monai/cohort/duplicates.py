@@ -4,9 +4,9 @@ The hash consists of the signs of the 64 lowest spatial frequencies of a patch. 
 insensitive to brightness and compression. Two patches are near-duplicates if at most ``max_distance`` of the 64 bits
 differ.
 
-Why 3 bits: the table shows the fraction of true copies that are found, and the probability of a false pair among
-patches of different slides, measured on 30 H&E tiles of 30 slides (patches of 128 px at 0.25 and 0.5 microns per
-pixel):
+Why the default is 3 bits: the table shows the fraction of true copies that are found, and the probability of a false
+pair among patches of different slides, measured on 30 H&E tiles of 30 slides (patches of 128 px at 0.25 and 0.5 microns
+per pixel):
 
 ================================  ==========  ==========  ==========
 copy                              distance 3  distance 6  distance 8
@@ -24,9 +24,10 @@ false pair, per pair of patches   2e-15       5e-12       3e-10
 
 The last row assumes independent bits. For different slides this holds well: in 3e8 pairs, no distance was below 10
 bits, and distances were distributed as in coin tosses. A cohort of 1.6 million patches has up to 7e11 pairs across a
-split: distance 3 gives no false pair among them, distance 6 a few, distance 8 some hundred. Patches that are half glass
-with a straight edge are slightly more similar (at least 7 bits apart in 2e7 pairs). Overlapping patches of a slide have
-very different hashes unless they are shifted by only a few pixels, so an overlapping grid is not reported.
+split: distance 3 gives no false pair among them, distance 6 gives a few, and distance 8 several hundred. Patches that
+are half glass with a straight edge are slightly more similar (at least 7 bits apart in 2e7 pairs). Overlapping patches
+of a slide have very different hashes unless they are shifted by only a few pixels, so an overlapping grid is not
+reported.
 
 Images of the same anatomy in the same position are not independent. Brain slices of two patients differ in 23 to 24
 bits instead of 32, so copies cannot be distinguished from other images; :func:`mean_distance` detects this.
@@ -48,7 +49,7 @@ __all__ = ["PLAIN", "MAX_DISTANCE", "NearDuplicates", "hash_images", "mean_dista
 
 #: hash of patches with too little contrast (glass); never reported as similar to any other
 PLAIN = np.uint64(0)
-#: see above
+#: default for the largest number of bits in which near-duplicates differ; the module docstring gives the reason
 MAX_DISTANCE = 3
 
 #: threshold of the standard deviation of the 64 frequencies in gray levels; glass is below 0.5, tissue at least 7
@@ -75,7 +76,7 @@ BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
 
 def hash_images(images: np.ndarray) -> np.ndarray:
-    """Perceptual hashes of patches of the same size.
+    """Compute the perceptual hashes of patches of the same size.
 
     The gray-level patch is averaged to 32 x 32 pixels and transformed by a two-dimensional discrete cosine transform.
     The bits are the signs of its 64 lowest frequencies, excluding the mean. This follows pHash (phash.org), with signs
@@ -115,17 +116,17 @@ def _hash_batch(images: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.
 
 
 def mean_distance(hashes: np.ndarray, patients: np.ndarray, seed: int = 0) -> float:
-    """Mean number of different bits between images of different patients; 32 if hashes are independent.
+    """Estimate the mean number of differing bits between images of different patients: 32 for independent hashes.
 
     Pairs that differ in 10 bits or fewer, which may be copies, are excluded.
 
     Args:
         hashes: ``(N,)`` uint64; :data:`PLAIN` is ignored.
-        patients: ``(N,)`` codes, negative if unknown.
+        patients: ``(N,)`` integer codes of patients, negative if unknown.
         seed: random seed for the selection of 20,000 pairs.
 
     Returns:
-        NaN if there are no such pairs.
+        The mean number of bits, or NaN if there are no such pairs.
     """
     candidates = np.flatnonzero((np.asarray(hashes) != PLAIN) & (np.asarray(patients) >= 0))
     if len(candidates) == 0:
@@ -141,12 +142,12 @@ class NearDuplicates:
     """Result of :func:`near_duplicates`.
 
     Args:
-        pairs: one row per pair of hashes in two groups, closest first: ``first`` and ``second`` (indices of the first
-            row with each hash), ``distance``, and the numbers of rows with these hashes, ``num_first`` and
-            ``num_second``.
+        pairs: one row per pair of similar hashes in different groups, closest first: ``first`` and ``second`` (for each
+            hash, index of the first row that has it), ``distance`` in bits, and the numbers of rows with these hashes,
+            ``num_first`` and ``num_second``.
         num_pairs: number of all pairs of hashes, including those beyond ``max_pairs``.
         num_rows: number of rows with a near-duplicate in another group.
-        num_plain: number of rows without a hash, which were not compared.
+        num_plain: number of rows with too little contrast (:data:`PLAIN`), which were not compared.
     """
 
     pairs: pd.DataFrame
@@ -162,12 +163,13 @@ def near_duplicates(
 
     The 64 bits are divided into ``max_distance + s`` bands. By the pigeonhole principle, a pair of similar hashes
     agrees completely in at least s bands. For each choice of s bands, hashes are sorted by these bands and compared
-    with those that agree. Equal hashes of a group are counted as one, so many equal patches cost nothing. Memory use is
-    a few copies of ``hashes``.
+    with those that agree. Equal hashes of a group are compared only once, so many equal patches cost no time. The
+    search needs memory for a few copies of ``hashes``.
 
     Args:
         hashes: ``(N,)`` uint64 from :func:`hash_images`; :data:`PLAIN` is ignored.
-        groups: ``(N,)`` integers; pairs within a group are not reported; rows with a negative group are ignored.
+        groups: ``(N,)`` integers, such as splits; pairs within a group are not reported, and rows with a negative group
+            are ignored.
         max_distance: maximum number of different bits, 0 to 10.
         max_pairs: maximum number of pairs to return; all are counted.
     """
@@ -195,7 +197,7 @@ def near_duplicates(
 
 @dataclass(frozen=True)
 class _Entries:
-    # one entry per hash and group, sorted by both
+    # one entry per distinct pair of hash and group, sorted by both; `row` is the first row, `count` the number of rows
     hash: np.ndarray
     group: np.ndarray
     row: np.ndarray
@@ -244,8 +246,8 @@ def _near_pairs(entries: _Entries, max_distance: int) -> Iterator[tuple[np.ndarr
 
 
 def _cheapest_masks(hashes: np.ndarray, max_distance: int) -> list[np.uint64]:
-    # more bands give shorter runs of equal keys but need more sorts; hashes of real patches cluster, so runs are
-    # counted
+    # more bands give shorter runs of equal keys but need more sorts; since hashes of real patches cluster, the cost is
+    # computed from the actual runs
     def cost(masks: list[np.uint64]) -> float:
         runs = np.unique(hashes & masks[0], return_counts=True)[1].astype(float)
         return len(masks) * (5.0 * len(hashes) + (runs * (runs - 1)).sum() / 2)

@@ -1,4 +1,4 @@
-"""Patches of a single slide: plan, read and write them, and record that the slide is done."""
+"""Cut a single slide into patches: plan, read and write them, and record that the slide is done."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
     "record_names",
 ]
 
-#: file formats of patches; ``none``: no files, patches are read from the slides
+#: file formats of patches; with ``none``, no files are written and patches are read from the slides
 FORMATS = ("png", "jpeg", "none")
 MEASURE = ("auto", "always", "never")
 SUFFIX = {"png": ".png", "jpeg": ".jpg"}
@@ -49,10 +49,12 @@ class Cutting:
 
     Args:
         grid: size, resolution, stride and minimum tissue.
-        patch_format: one of :data:`FORMATS`; ``jpeg`` is written at quality 95 without subsampling of color.
-        max_patches_per_slide: number of patches selected at random if a slide has more; all by default.
+        patch_format: one of :data:`FORMATS`; ``jpeg`` is written at quality 95 without chroma subsampling.
+        max_patches_per_slide: if a slide has more patches than this, only this many are selected at random; None keeps
+            all.
         seed: random seed of this selection.
-        mpp_conflict: what to do if file and table disagree on microns per pixel: ``error``, ``file`` or ``given``.
+        mpp_conflict: what to do if file and table disagree on microns per pixel: raise an ``error``, or use the value
+            of the ``file`` or that ``given`` in the table.
         measure: whether to compute sharpness, background and perceptual hash of each patch: ``always``, ``never``, or
             ``auto`` (if patches are written, since they are read anyway). If patches are neither written nor measured,
             only the thumbnail of a slide is read.
@@ -83,15 +85,15 @@ class Cutting:
 
 @dataclass(frozen=True)
 class SlideJob:
-    """A slide to cut.
+    """A slide to cut, and how to cut it.
 
     Args:
-        root: folder of the cohort.
+        root: folder of the cohort, in which patches are written.
         folder: folder of the images.
         image: path of the slide, relative to ``folder``.
         mpp: microns per pixel from the table, or the empty string.
         cutting: how the slide is cut.
-        backend: as for :func:`medi_monai.wsi.open_slide`.
+        backend: slide reader; see :func:`medi_monai.wsi.open_slide`.
     """
 
     root: str
@@ -103,32 +105,33 @@ class SlideJob:
 
 
 def record_folder(root: str | Path, image: str) -> Path:
-    """Folder of an image's patches and record; a digest separates ``a.png`` from ``a.jpg`` and keeps folders small."""
+    """Return the folder of a slide's patches and record; its digest distinguishes ``a.png`` from ``a.jpg``."""
     digest = json_digest(image)
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(image).stem)[:80]
     return Path(root) / "patches" / digest[:2] / f"{spelled}_{digest[:8]}"
 
 
 def is_cut(job: SlideJob) -> bool:
-    """Whether a slide has been cut, or was found to have no tissue."""
+    """Return whether a slide has been cut, or was found to have no tissue."""
     return (record_folder(job.root, job.image) / RECORD).is_file()
 
 
 def is_replaced(job: SlideJob) -> bool:
-    """Whether the file of a finished slide has changed since it was cut; False without a recorded fingerprint."""
+    """Return whether the file of a finished slide has changed since it was cut; False if no fingerprint was
+    recorded."""
     known = read_json(record_folder(job.root, job.image) / RECORD).get("fingerprint")
     try:
         return known is not None and known != file_fingerprint(Path(job.folder) / job.image)
     except OSError:
-        # cutting it again reports the error
+        # the file cannot be read: cutting it again will report the error
         return True
 
 
 def cut_slide(job: SlideJob) -> str | None:
-    """Cut a slide; all its files appear at once, or none do.
+    """Cut a slide; its files appear all at once, when the slide is finished.
 
     Returns:
-        The reason why there are no patches, or ``None``.
+        The reason why there are no patches, or ``None`` if there are.
     """
     folder = record_folder(job.root, job.image)
     unfinished = folder.with_name(f".{folder.name}.part")
@@ -140,14 +143,14 @@ def cut_slide(job: SlideJob) -> str | None:
             unfinished.rename(folder)
         return problem
     except InputError as error:
-        # not recorded, so the next call retries the slide, which may have been repaired
+        # errors are not recorded, so the next call tries again, in case the file has been repaired
         return str(error) if job.image in str(error) else f"{job.image}: {error}"
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what was cut earlier; a folder that holds other files is moved instead."""
+    """Remove the patches of an earlier cut; a folder that contains other files is renamed instead."""
     own = re.compile(r"\d{3,}/patch_-?\d+_-?\d+\.\w+|" + "|".join(map(re.escape, (RECORD, MEASURES, THUMBNAIL))))
     files = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     if all(own.fullmatch(path.relative_to(folder).as_posix()) for path in files):
@@ -217,7 +220,8 @@ def _patches(
 
 
 def measure_patches(patches: np.ndarray) -> dict[str, np.ndarray]:
-    """Sharpness, background and perceptual hash of ``(N, H, W, 3)`` uint8 patches, ``(N,)`` each."""
+    """Return the sharpness, background fraction and perceptual hash of ``(N, H, W, 3)`` uint8 patches, ``(N,)``
+    each."""
     small = min(patches.shape[1:3]) < SIDE
     return {
         "sharpness": np.array([sharpness(patch) for patch in patches], np.float32),
@@ -239,7 +243,7 @@ def _chunks(patches: Iterator[np.ndarray]) -> Iterator[tuple[int, list[np.ndarra
 
 
 def patch_name(number: int, x: int, y: int, patch_format: str) -> str:
-    """Path of a patch, relative to the folder of its slide."""
+    """Return the path of a patch, relative to the folder of its slide."""
     return f"{number // FILES_PER_FOLDER:03d}/patch_{x}_{y}{SUFFIX[patch_format]}"
 
 
@@ -252,14 +256,15 @@ def _write(patch: np.ndarray, target: Path) -> None:
 
 
 def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Record of a finished slide, and ``x, y, tissue`` of its patches, with quality and hashes if measured."""
+    """Return the record of a finished slide, and ``x, y, tissue`` of its patches, with quality and hashes if
+    measured."""
     folder = record_folder(root, image)
     with np.load(folder / MEASURES, allow_pickle=False) as content:
         return read_json(folder / RECORD), {name: content[name] for name in content.files}
 
 
 def record_names(root: str | Path, image: str, measures: dict[str, np.ndarray], patch_format: str) -> list[str]:
-    """Paths of a slide's patches, relative to the folder of the cohort."""
+    """Return the paths of a slide's patches, relative to the folder of the cohort."""
     folder = record_folder("", image).as_posix()
     corners = zip(measures["x"].tolist(), measures["y"].tolist())
     return [f"{folder}/{patch_name(number, x, y, patch_format)}" for number, (x, y) in enumerate(corners)]

@@ -1,4 +1,4 @@
-"""The folder of a prepared cohort: detection, locking, and the list of rejected rows and files."""
+"""The folder of a prepared cohort: detect it, lock it, check its settings, and list rejected rows and files."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 SETTINGS_FILE = "preparation.json"
-#: rows and files that were not used, with reasons
+#: list of rows and files that were not used, with reasons
 REJECTED_FILE = "rejected.csv"
 
-#: settings of runs that have other names in those of a preparation
+#: name of the run's setting for each setting of a preparation that has a different name there
 SETTING_OF = {
     "splits.columns": "split_columns",
     "splits.name": "split_scheme",
@@ -53,18 +53,21 @@ SETTING_OF = {
 
 
 def holds_cohort(folder: str | os.PathLike) -> bool:
-    """Whether ``folder`` contains a cohort, prepared by this package or by others; its table is always written last."""
+    """Return whether ``folder`` contains a cohort table, which ``preparing`` writes last; it may have another
+    origin."""
     return any((Path(folder) / name).is_file() for name in TABLE_FILES)
 
 
 @contextmanager
 def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Lock and yield the folder of a cohort once no other process prepares there, without files of a killed run.
+    """Lock the folder of a cohort, remove temporary files of a killed run, and yield the folder.
+
+    Waits while another process is preparing in this folder.
 
     Args:
-        folder: created if it does not exist.
-        settings: settings of the preparation, as JSON; written before the first patch, to prevent that different
-            preparations are mixed in a folder.
+        folder: folder of the cohort; created if it does not exist.
+        settings: settings of the preparation, JSON-compatible; written before the first patch, so that different
+            preparations cannot be mixed in one folder.
 
     Raises:
         InputError: if the folder has a cohort with different settings or other content, or cannot be written.
@@ -79,15 +82,15 @@ def claimed_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> It
 
 
 def check_given(cohort: Cohort, rules: Mapping[str, Any], given: Collection[str]) -> None:
-    """Check that settings which the user gave are those that an existing cohort was prepared with.
+    """Check that the settings given by the user agree with those with which an existing cohort was prepared.
 
     Args:
-        cohort: of one that was made elsewhere, only the resolution is known.
-        rules: settings of the preparation but those of its source, which may have moved since.
-        given: names of the settings that the user gave.
+        cohort: an existing cohort; if it was made elsewhere, only its resolution is known and compared.
+        rules: settings of the preparation without those of its source, which may have been moved since.
+        given: names of the settings that the user set explicitly.
 
     Raises:
-        InputError: if one differs, which would otherwise have no effect.
+        InputError: if one of them differs, as it would have no effect.
     """
     path = cohort.root / SETTINGS_FILE
     before = read_json(path) if path.is_file() else _with_mpp(rules, cohort.mpp)
@@ -108,10 +111,11 @@ def _with_mpp(rules: Mapping[str, Any], mpp: float | None) -> Mapping[str, Any]:
 
 
 def check_new(folder: str | os.PathLike) -> None:
-    """Refuse a folder in which no cohort can be prepared, before any image or table is read; nothing is written.
+    """Check that a cohort can be prepared in a folder, before any image or table is read; write nothing.
 
     Raises:
-        InputError: for what is no folder, or holds other files than a cohort.
+        InputError: if ``folder`` is not a folder, has content but no cohort, or has results that a run must not
+            replace.
     """
     root = Path(folder)
     if root.exists() and not root.is_dir():
@@ -131,7 +135,7 @@ def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Se
     Args:
         root: folder of the cohort.
         rows: rows of the source, with ``image`` and ``slide``.
-        problem: reason for each of ``rows``; empty if it is used.
+        problem: for each of ``rows``, the reason why it is excluded; empty if it is used.
         stray: files that no row refers to, each with the reason.
     """
     wrong = problem != ""
@@ -141,7 +145,7 @@ def write_rejected(root: Path, rows: pd.DataFrame, problem: pd.Series, stray: Se
 
 
 def read_rejected(folder: str | os.PathLike) -> pd.DataFrame:
-    """The list written by :func:`write_rejected`: image, slide and reason, as strings."""
+    """Read the list written by :func:`write_rejected`: columns image, slide and reason, as strings."""
     return from_spreadsheet(pd.read_csv(Path(folder) / REJECTED_FILE, dtype=str, keep_default_na=False))
 
 

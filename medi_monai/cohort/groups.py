@@ -1,4 +1,4 @@
-"""Groups of rows of a table."""
+"""Group the rows of a table: codes, weights, and row numbers by group."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = [
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """``(N,)`` weights with mean 1 that give each group the same total weight.
+    """Return ``(N,)`` weights with mean 1 that give each group the same total weight.
 
     Args:
-        groups: ``(N,)`` integer codes.
+        groups: ``(N,)`` non-negative integer codes of the groups.
     """
     sizes = np.bincount(groups)
     return len(groups) / (sizes[groups] * np.count_nonzero(sizes))
 
 
 def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | None = None) -> list[np.ndarray]:
-    """Row numbers of each group.
+    """Return the row numbers of each group, as a list of arrays.
 
     Args:
         groups: ``(N,)`` non-negative integer codes.
-        num_groups: minimum number of groups; by default up to the largest code.
-        order: ``(N,)`` row numbers, which determine the order within groups; ascending by default.
+        num_groups: minimum length of the list; it is always long enough for the largest code.
+        order: ``(N,)`` row numbers in the order that they have within each group; ascending by default.
     """
     order = np.arange(len(groups)) if order is None else order
     order = order[np.argsort(groups[order], kind="stable")]
@@ -42,7 +42,8 @@ def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | N
 
 
 def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Select ``count`` distinct rows, spread over the groups as evenly as their sizes allow; all rows if fewer."""
+    """Select ``count`` distinct rows (or all, if there are fewer), spread as evenly over groups as their sizes
+    allow."""
     order = rng.permutation(len(groups))
     # rank of each row within its group, in random order: taking low ranks first fills groups evenly
     rank = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
@@ -53,19 +54,19 @@ def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.
 def codes_of(
     table: pd.DataFrame, columns: Sequence[str], names: Sequence[tuple] | None = None
 ) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Integer codes ``(N,)`` for the combinations of ``columns`` in a table, and the combinations.
+    """Return ``(N,)`` integer codes for the combinations of ``columns`` in a table, and the list of combinations.
 
     Args:
         table: table with these columns; a missing cell counts as the value ``""``.
         columns: label and attributes.
-        names: combinations to put first; others follow in sorted order.
+        names: combinations that get the first codes; all others follow in sorted order.
     """
     combinations: list[tuple[str, ...]] = list(names or ())
     if not columns:
         return np.zeros(len(table), np.int64), combinations or [()]
     keys = table[list(columns)].astype(str).fillna("")
     numbers = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
-    # one row per combination: even a million rows have few
+    # look at one row per combination, because even a million rows have few
     first = np.unique(numbers, return_index=True)[1]
     keys_of_table = list(keys.iloc[first].itertuples(index=False, name=None))
     combinations += sorted(set(keys_of_table) - set(combinations))
@@ -76,14 +77,14 @@ def codes_of(
 def combination_codes(
     tables: Sequence[pd.DataFrame], columns: Sequence[str]
 ) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
-    """Like :func:`codes_of` for several tables, with one sorted list of combinations for all."""
+    """Like :func:`codes_of` for several tables, with one sorted list of combinations for all tables."""
     together = pd.concat([table[list(columns)].astype(str) for table in tables], ignore_index=True)
     codes, names = codes_of(together, columns)
     return np.split(codes, np.cumsum([len(table) for table in tables])[:-1]), names
 
 
 def stable_order(table: pd.DataFrame) -> np.ndarray:
-    """Row numbers sorted by image, to make random draws independent of the order of the rows.
+    """Return the row numbers sorted by image, which makes random draws independent of the order of the rows.
 
     Patches read from the same slide have the same image and are sorted by ``y`` and ``x``.
     """

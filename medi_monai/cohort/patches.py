@@ -1,4 +1,4 @@
-"""Preparation of cohorts of patches from slides, tiles or existing patches."""
+"""Prepare cohorts of patches from slides, tiles or existing patches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Preparation:
         source: table and images.
         cutting: how slides are cut into patches; for existing patches, their size and resolution.
         splits: how rows are split.
-        given: names of the settings that the user gave, which an existing cohort may not contradict.
+        given: names of the settings that the user set explicitly, which an existing cohort must not contradict.
     """
 
     source: ImageTable
@@ -42,16 +42,16 @@ class Preparation:
     given: Collection[str] = field(default=(), compare=False)
 
     def settings(self) -> dict:
-        """All settings as JSON; equal settings give equal cohorts."""
+        """Return all settings, JSON-compatible; equal settings give equal cohorts."""
         return {"source": self.source.settings(), **self.rules()}
 
     def rules(self) -> dict:
-        """All settings but those of the source, as JSON."""
+        """Return all settings except those of the source, JSON-compatible."""
         return {"cutting": asdict(self.cutting), "splits": asdict(self.splits)}
 
     @property
     def reads_on_the_fly(self) -> bool:
-        """Whether patches are read from the original images rather than from files of their own."""
+        """Whether patches are read from the original images rather than from new files."""
         return self.cutting.patch_format == "none" or self.source.unit == "patches"
 
     @property
@@ -62,7 +62,7 @@ class Preparation:
 
     @property
     def columns(self) -> list[str]:
-        """Metadata of the cohort table: the label, then the attributes."""
+        """Metadata columns of the cohort table: the label, then the attributes."""
         return list(dict.fromkeys([self.source.label, *self.source.attributes]))
 
     @property
@@ -72,21 +72,21 @@ class Preparation:
 
     @property
     def is_measured(self) -> bool:
-        """Whether perceptual hashes are computed; existing patches are always read."""
+        """Whether perceptual hashes are computed; always, for existing patches."""
         return self.cutting.measures or self.source.unit == "patches"
 
     @property
     def audit_columns(self) -> AuditColumns:
-        """What the audit compares."""
+        """Columns to audit."""
         return AuditColumns(self.source.label, self.source.attributes, self.splits.columns)
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the source with a column ``split``, which is empty without a label or a patient.
+        """Return the rows of the source with a column ``split``, which is empty in rows without a label or a patient.
 
         Raises:
             InputError: if no row has both.
         """
-        # splits must not depend on which files can be read today
+        # rows with problems are also split: splits must not depend on which files can be read today
         known = (rows[self.source.label] != "") & (rows["patient"] != "")
         if not known.any():
             raise InputError(
@@ -96,7 +96,7 @@ class Preparation:
         return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the usable rows."""
+        """Return the object that cuts or scans the usable rows."""
         return _Patches(self, root, rows) if self.source.unit == "patches" else _Slides(self, root, rows, backend)
 
 
@@ -112,7 +112,7 @@ class _Slides:
         ]
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the share of this process; yields each unusable image and the reason."""
+        """Cut this shard's part of the images; yield each unusable image with the reason."""
         mine = self._jobs[shard.rank :: shard.world_size]
         replaced = [job.image for job in mine if is_cut(job) and is_replaced(job)]
         if replaced:
@@ -124,13 +124,13 @@ class _Slides:
         again = set(replaced)
         jobs = [job for job in mine if job.image in again or not is_cut(job)]
         with closing(map_processes(cut_slide, jobs, num_workers, "cutting patches", "slide")) as results:
-            # results come first: zip would otherwise not complete the progress bar
+            # `results` is the first argument: zip has to exhaust it to complete the progress bar
             for problem, job in zip(results, jobs):
                 if problem is not None and not problem.startswith("no tissue"):
                     yield job.image, problem
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """The patches and properties of all slides; slides without tissue are added to ``problems``."""
+        """Return the patches and properties of all slides; add slides without tissue to ``problems``."""
         patches_of_slides, records = [], []
         for job, row in zip(self._jobs, self._rows.index):
             if job.image in problems:
@@ -170,7 +170,7 @@ class _Patches:
         ]
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Scan the files of this process; yields each unusable image and the reason."""
+        """Scan this shard's part of the files; yield each unusable image with the reason."""
         jobs = self._jobs[shard.rank :: shard.world_size]
         pending = [job for job in jobs if not job.is_done()]
         unit = f"{PATCHES_PER_SCAN} patches"
@@ -182,7 +182,7 @@ class _Patches:
             yield from ((image, problem) for image, problem in problems if problem)
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """The patches of all files."""
+        """Return the patches of all usable files."""
         scans = [pd.DataFrame(read_scan(job)) for job in self._jobs]
         patches = pd.concat(scans, ignore_index=True) if scans else pd.DataFrame({"problem": []})
         patches = patches.assign(source_row=self._rows.index, image=self._folder + "/" + self._rows["image"].to_numpy())

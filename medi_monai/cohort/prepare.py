@@ -1,4 +1,4 @@
-"""Preparing a cohort from the rows of a source; safe to interrupt, to repeat and to run in parallel."""
+"""Prepare a cohort from the rows of a source; safe to interrupt, to repeat and to run in parallel."""
 
 from __future__ import annotations
 
@@ -47,25 +47,26 @@ __all__ = [
     "table_cohort",
 ]
 
-#: one row per image of the cohort, in the same order: quality measurements
+#: quality measurements, one row per image in the order of the cohort table
 QUALITY_FILE = "quality.parquet"
-#: its column of the fingerprints of the images, which may be written by us: ``fingerprint`` is of what they come from
+#: column of the quality table: fingerprints of the cohort's image files; the column ``fingerprint`` is that of the
+#: source files
 PIXELS = "pixels"
-#: one row per slide
+#: properties of slides, one row per slide
 SLIDES_FILE = "slides.csv"
-#: folders in a bundle of the cohorts that runs prepare on first use
+#: folder, within a bundle, of the cohorts that runs prepare on first use
 DEFAULT_PLACE = ("output", "preparing")
 CONTINUE = "To continue without such {}, use --on_error skip"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The share of the work of this process, out of several that were started together.
+    """Which part of the work this process does, if several were started together.
 
     Args:
         rank: index of this process.
         world_size: number of processes.
-        wait: barrier; returns when all processes have called it.
+        wait: barrier, which returns when all processes have called it.
     """
 
     rank: int = 0
@@ -85,7 +86,7 @@ class PreparedImages:
     Args:
         table: one row per image: ``image`` (path relative to the cohort's folder, or absolute), ``x``, ``y``, ``mpp``,
             and ``source_mpp`` if regions are read from larger images.
-        source_rows: index of each image's row in the source.
+        source_rows: for each image, the index of its row in the source.
         quality: one row per image: quality measurements.
         slides: one row per slide, or None.
     """
@@ -98,12 +99,12 @@ class PreparedImages:
 
 @dataclass(frozen=True)
 class AuditColumns:
-    """What the audit of a prepared cohort compares.
+    """Columns that the audit of a prepared cohort uses.
 
     Args:
         label: column of the class.
         attributes: metadata columns.
-        combinations: columns whose combinations are compared between splits; None: label and attributes.
+        combinations: columns whose combinations are compared between splits; None for label and attributes.
     """
 
     label: str
@@ -112,16 +113,16 @@ class AuditColumns:
 
 
 class Work(Protocol):
-    """Turns usable rows of a source into images of a cohort; finished images are not processed again."""
+    """Turns usable rows of a source into images of a cohort; does not process finished images again."""
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the shard's share; yields each unusable image and the reason."""
+        """Process this shard's part of the rows; yield each unusable image with the reason."""
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """The images of all shards.
+        """Return the images of all shards.
 
         Args:
-            problems: reasons by image, of all shards; problems that are found only now are added.
+            problems: reason for each unusable image of all shards; problems that are found only now are added to it.
         """
 
 
@@ -134,11 +135,11 @@ class AnyPreparation(Protocol):
 
     @property
     def given(self) -> Collection[str]:
-        """Names of the settings that the user gave."""
+        """Names of the settings that the user set explicitly."""
 
     @property
     def splits(self) -> Any:
-        """How patients are split; its ``columns`` are those that define the split, or None."""
+        """How patients are split; its ``columns`` are the columns that define the split, or None."""
 
     @property
     def name(self) -> str:
@@ -146,7 +147,7 @@ class AnyPreparation(Protocol):
 
     @property
     def columns(self) -> list[str]:
-        """Metadata of the cohort table."""
+        """Metadata columns of the cohort table."""
 
     @property
     def required(self) -> Sequence[str]:
@@ -158,23 +159,23 @@ class AnyPreparation(Protocol):
 
     @property
     def audit_columns(self) -> AuditColumns | None:
-        """What the audit compares; None: no audit."""
+        """Columns to audit; None for no audit."""
 
     def settings(self) -> dict:
-        """All settings as JSON; equal settings give equal cohorts."""
+        """Return all settings, JSON-compatible; equal settings give equal cohorts."""
 
     def rules(self) -> dict:
-        """All settings but those of the source, as JSON."""
+        """Return all settings except those of the source, JSON-compatible."""
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the source with a column ``split``, which is empty if it cannot be determined."""
+        """Return the rows of the source with a column ``split``, which is empty where it cannot be determined."""
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the usable rows."""
+        """Return the object that makes the images of the usable rows."""
 
 
 def default_cohort_dir(preparation: AnyPreparation, bundle_root: str | os.PathLike) -> str:
-    """``dataset_dir`` if it is a prepared cohort, otherwise a folder in the bundle that is named after the settings."""
+    """Return ``dataset_dir`` if it contains a cohort, otherwise a folder in the bundle named after the settings."""
     root = preparation.source.root
     if root is not None and holds_cohort(root):
         return str(root)
@@ -184,15 +185,15 @@ def default_cohort_dir(preparation: AnyPreparation, bundle_root: str | os.PathLi
 def load_or_prepare(
     preparation: AnyPreparation, cohort_dir: str | os.PathLike, on_error: str = "stop", num_workers: int | None = None
 ) -> Cohort:
-    """Read the cohort in ``cohort_dir``; prepare it on first use.
+    """Read the cohort in ``cohort_dir``; prepare it first if it does not exist.
 
-    An existing cohort is used unchanged; settings that the user gave and that differ from its own are refused. If
+    An existing cohort is used unchanged; settings that the user set explicitly must agree with those of the cohort. If
     several processes start without a cohort (``torchrun``), one prepares it and the others wait.
 
     Raises:
-        InputError: as :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``, and
-            if there is neither a cohort nor a data set to prepare one from. The demo cohort is prepared in its
-            :func:`default_cohort_dir` only.
+        InputError: see :func:`prepare`; also if an existing cohort lacks a required column, such as ``caption``, was
+            prepared with other settings, or has images that have changed; and if there is neither a cohort nor a data
+            set from which to prepare one. The demo cohort is prepared only in its :func:`default_cohort_dir`.
     """
     if not holds_cohort(cohort_dir):
         check_new(cohort_dir)
@@ -233,15 +234,15 @@ def _check_unchanged(cohort: Cohort) -> None:
 
 
 def read_quality(cohort: Cohort) -> pd.DataFrame:
-    """What was measured, a row per image; empty where nothing is known, as of a cohort that was made elsewhere."""
+    """Read the quality measurements, one row per image; empty if there are none, as for a cohort made elsewhere."""
     path = cohort.root / QUALITY_FILE
     quality = read_parquet(path) if path.is_file() else pd.DataFrame()
-    # rows may have been chosen since
+    # if rows were added or removed since, measurements can no longer be matched to images
     return quality if len(quality) == len(cohort) else pd.DataFrame()
 
 
 def _note_words(cohort: Cohort) -> None:
-    # of a cohort of ours the settings have said what means missing data; of another one, nobody has
+    # for cohorts prepared here, a setting defines which words mean missing data; for other cohorts, none does
     for name in cohort.table.columns.difference([*PATCH_COLUMNS, "split"], sort=False):
         for value, count in cohort.table[name].value_counts().items():
             if str(value).strip().lower() in MISSING_WORDS:
@@ -254,9 +255,9 @@ def _note_words(cohort: Cohort) -> None:
 
 
 def table_cohort(preparation: AnyPreparation) -> Cohort:
-    """The rows of the source with their split, without images: for auditing a split, not for training.
+    """Return the rows of the source with their split but without images, to audit a split; not for training.
 
-    Where no split can be made, the reason is printed and the table has no column ``split``.
+    If no split can be made, the reason is printed and the table has no column ``split``.
 
     Args:
         preparation: only its source and splits are used.
@@ -288,12 +289,12 @@ def prepare(
     Args:
         preparation: source, images and splits.
         output_dir: folder of the cohort.
-        on_error: ``stop`` at the first row or image that cannot be used, or ``skip`` it; in both cases,
-            ``rejected.csv`` lists excluded rows and files.
-        num_workers: number of processes, or of threads for small images; one per core by default.
-        backend: slide reader, as for :func:`medi_monai.wsi.open_slide`.
-        shard: share of this process, if several were started together; all return the whole cohort.
-        once: return the cohort if another process has prepared it meanwhile, without checking its images.
+        on_error: ``stop`` raises an error for the first row or image that cannot be used; ``skip`` continues without it
+            and lists it in ``rejected.csv``.
+        num_workers: number of processes, or of threads for captioned images; one per core by default.
+        backend: slide reader; see :func:`medi_monai.wsi.open_slide`.
+        shard: part of the work of this process, if several were started together; all return the whole cohort.
+        once: if another process has prepared the cohort in the meantime, return it without checking its images.
 
     Raises:
         InputError: for invalid settings or (with ``stop``) an unusable row or image; also if no image is left, or
@@ -376,7 +377,7 @@ def _write(
     cohort[geometry] = table[geometry]
     metadata = [*preparation.columns, "split"]
     cohort[metadata] = about[metadata]
-    # which files they are, so that none is taken for another later
+    # record which files these are, so that later runs notice if one has changed
     pixels = fingerprints([root / name for name in cohort["image"]])
     write_table(root / QUALITY_FILE, images.quality.assign(**{PIXELS: pixels}))
     if images.slides is not None:

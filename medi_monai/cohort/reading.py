@@ -1,4 +1,4 @@
-"""Reading pixels of a cohort: from one file per patch, or from regions of slides."""
+"""Read the pixels of a cohort: from one file per patch, or from regions of slides."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ BLOCK = 256
 class PatchReader:
     """Reads patches by row number and keeps slides open; the least recently used one is closed first.
 
-    Rows with a ``source_mpp`` (see :func:`medi_monai.cohort.prepare`) are regions, read from the larger image at
-    ``x, y``; rows without one are patch files. The reader may be pickled and forked: each process opens its own slides.
-    Threads of a process share slides and take turns.
+    If the table has a column ``source_mpp`` (see :func:`medi_monai.cohort.prepare`), its rows are regions of larger
+    images, read at ``x, y``; otherwise, they are patch files. The reader may be pickled and forked: each process opens
+    its own slides. Threads of a process share slides and take turns.
 
     Args:
         cohort: the patches.
         image_size: side of a patch in pixels.
-        backend: as for :func:`medi_monai.wsi.open_slide`.
-        threads: number of threads that decode the regions of a slide; by default one per core, or one in a worker.
+        backend: slide reader; see :func:`medi_monai.wsi.open_slide`.
+        threads: number of threads that decode the regions of a slide; by default one per core, or one in a worker
+            process.
         max_open: maximum number of open slides.
 
     Raises:
@@ -54,13 +55,14 @@ class PatchReader:
         table = cohort.table
         self._root, self._size, self._backend = cohort.root, (image_size, image_size), backend
         self._threads, self._max_open = threads, max_open
-        # arrays, not a table: worker processes share a million rows without copying them
+        # arrays instead of a table, because worker processes can share a million rows of them without copies
         self._codes, images = pd.factorize(table["image"])
         self._images = [str(image) for image in images]
         self.on_the_fly = "source_mpp" in table.columns
         planned = _planned(cohort.root)
         self._rules = PixelRules(**planned.get("pixels", {}))
-        # regions are resampled as they were planned where the file was believed that its pixels are not square
+        # if the resolution in the file took precedence during planning (for example, non-square pixels), it does here
+        # as well
         self._on_conflict = "file" if planned.get("mpp_conflict") == "file" else "given"
         if self.on_the_fly:
             _check_size(cohort.root, planned, image_size)
@@ -77,7 +79,7 @@ class PatchReader:
         return len(self._codes)
 
     def read(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """The patches of ``rows``, in their order: ``(image_size, image_size, 3)`` uint8 each.
+        """Return the patches of ``rows``, in this order: ``(image_size, image_size, 3)`` uint8 each.
 
         Raises:
             InputError: for an image that cannot be read, or a patch file of the wrong size.
@@ -85,7 +87,8 @@ class PatchReader:
         if not self.on_the_fly:
             return [self._file(self._images[self._codes[row]]) for row in rows]
         if self._process != os.getpid():
-            # a forked process shares file positions with its parent, and a lock with threads that it does not have
+            # after a fork, file positions are shared with the parent, and the lock may be held by a thread that does
+            # not exist here
             self._begin()
         with self._lock:
             return self._on_the_fly(rows)
@@ -123,7 +126,7 @@ class PatchReader:
         return list(slide.read_many(corners, field, self._size, threads))
 
     def _field(self, slide: SlideReader, mpp: float) -> tuple[float, float]:
-        # a patch file that is half a pixel smaller than its field still counts as complete
+        # patch files may be up to half a pixel smaller than their field (see `scanning`)
         field = slide.field(self._size, mpp)
         return min(field[0], slide.dimensions[0]), min(field[1], slide.dimensions[1])
 
@@ -158,13 +161,13 @@ def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator
     Args:
         cohort: the images.
         image_size: side in pixels.
-        size: images per block; the last block may have fewer.
+        size: number of images per block; the last block may have fewer.
 
     Yields:
         ``(n, 3, image_size, image_size)`` uint8.
 
     Raises:
-        InputError: as :class:`PatchReader`.
+        InputError: see :class:`PatchReader`.
     """
     reader = PatchReader(cohort, image_size)
     try:
@@ -175,7 +178,7 @@ def image_blocks(cohort: Cohort, image_size: int, size: int = BLOCK) -> Iterator
 
 
 def _planned(root: Path) -> dict:
-    """Settings with which the patches of a prepared cohort were read; empty for other cohorts."""
+    """Return the settings with which the slides of a prepared cohort were cut; empty for other cohorts."""
     if not (root / SETTINGS_FILE).is_file():
         return {}
     settings = read_json(root / SETTINGS_FILE)
@@ -184,7 +187,8 @@ def _planned(root: Path) -> dict:
 
 
 def _check_size(root: Path, cutting: dict, image_size: int) -> None:
-    # a file has a fixed size, but a region can be read at any size and would then silently cover a different field
+    # patch files have a fixed size, but regions could be read at any size and would then cover a different field
+    # unnoticed
     planned = cutting.get("grid", {}).get("image_size", image_size)
     if planned != image_size:
         raise InputError(f"the patches in {root} were planned with image_size {planned}, not {image_size}")

@@ -40,34 +40,34 @@ __all__ = [
 SETTINGS_FILE = "sampling.json"
 #: columns of the manifest besides the identity of an image
 MANIFEST = ("seed", "guidance_scale", "num_steps", "solver", "checkpoint")
-#: column of the manifest with the tar file that an image is in
+#: column of the manifest with the tar file that contains the image
 TAR = "tar"
 #: id of the run that selects among sampled images
 RESAMPLING = "resampling"
 
-#: settings that may differ between arms in a fair comparison
+#: settings that necessarily differ between arms and are not compared
 OWN = ("checkpoint", "schema")
 
 
 @dataclass(frozen=True)
 class SampledImages(Cohort):
-    """Images of an arm: the manifest of a sampling, or of a selection among its images."""
+    """Images of an arm, read from the manifest of a sampling run, or of a selection among its images."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings of the sampling; empty if the folder does not contain them, as after a selection."""
+        """Settings of the sampling run; empty if the folder does not contain them, as after a selection."""
         return {name: value for name, value in _content(self.root / SETTINGS_FILE).items() if name != RECORD}
 
     @cached_property
     def trained_on(self) -> TrainingRecord | None:
-        """What the model was trained on; None if the folder does not say."""
+        """Record of what the model was trained on; None if the folder does not contain it."""
         path = self.root / SETTINGS_FILE
         record = _content(path).get(RECORD)
         return None if record is None else typed(TrainingRecord, record, f"{RECORD} in {path}")
 
     @cached_property
     def selection(self) -> dict[str, int] | None:
-        """Number of selected ``images``, and ``of`` how many; None if there was no selection."""
+        """Number of selected images (``images``) and of candidates (``of``); None if there was no selection."""
         summary = _content(self.root / "summary.json")
         return (
             {key: int(summary["made"][key]) for key in ("images", "of")} if summary.get("run") == RESAMPLING else None
@@ -88,13 +88,13 @@ def read_arms(
     """Read the manifests of sampling runs as tables of images.
 
     Args:
-        arms: name of each arm and the ``output_dir`` of its sampling.
-        columns: label and attributes that the manifest must have.
-        reserved: names that arms may not have.
+        arms: for each arm, its name and the ``output_dir`` of its sampling run.
+        columns: label and attributes that the manifests must have, with a value in every row.
+        reserved: names that arms must not have.
 
     Raises:
-        InputError: for no arm, a reserved name, a folder without a manifest, an image that is missing or listed twice,
-            a missing column, or an incomplete combination.
+        InputError: if there is no arm, or for a reserved name, a folder without a manifest, images in tar files, an
+            image that is missing or listed twice, a missing column, or an empty cell in one of ``columns``.
     """
     if not arms:
         raise InputError("there are no arms to compare: set --arms to a mapping of names to `sampling` folders")
@@ -106,7 +106,7 @@ def read_arms(
             )
         root = Path(folder)
         if not (root / "manifest.csv").is_file():
-            # left by a run that selected no images, such as `resampling`
+            # a run such as `resampling` ended there without selecting any image
             hint = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
             raise InputError(
                 f"{root} contains no manifest.csv for the arm {name!r}{hint}: run `sampling` with that output "
@@ -154,7 +154,7 @@ def _name_changes(root: Path, images: Sequence[str]) -> None:
 
 
 def check_arms(arms: Mapping[str, SampledImages], cohort: Cohort, columns: Sequence[str]) -> list[Finding]:
-    """Findings on whether arms suit a cohort that holds out combinations.
+    """Check whether arms can be compared fairly on a cohort that holds out combinations, and return findings.
 
     Args:
         arms: from :func:`read_arms`.
@@ -224,10 +224,10 @@ def _findings_of_training(
 
 
 def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
-    """Real images of a split with known label, attributes and patient; other images cannot be compared.
+    """Select the real images that are in a split and have a known label, attributes and patient; print how many do not.
 
     Raises:
-        InputError: for a column that is missing or listed twice, no such images, or patients in several splits.
+        InputError: if a column is missing or listed twice, no image is left, or a patient is in several splits.
     """
     repeated = [column for index, column in enumerate(columns) if column in columns[:index]]
     if repeated:
@@ -249,7 +249,7 @@ def known_rows(cohort: Cohort, columns: Sequence[str]) -> Cohort:
 
 
 def _check_patients(table: pd.DataFrame) -> None:
-    # a generative model memorizes its training patients, so they must not be in the images that it is compared with
+    # a generative model may memorize its training patients, so they must not be among the images it is compared with
     splits_of = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(["size", "first", "last"])
     shared = splits_of[splits_of["size"] > 1]
     if len(shared):
@@ -262,7 +262,7 @@ def _check_patients(table: pd.DataFrame) -> None:
 
 
 def settings_that_differ(arms: Mapping[str, SampledImages]) -> dict[str, dict[str, Any]]:
-    """Sampling settings, and numbers of images per label, that differ between arms."""
+    """Return the sampling settings, and the number of images, that differ between arms: name, then value by arm."""
     recipes = {}
     for name, arm in arms.items():
         recipes[name] = {key: value for key, value in arm.settings.items() if key not in OWN}

@@ -1,4 +1,4 @@
-"""Tables of patches: scans each file once for size, quality and perceptual hash."""
+"""Scan existing patch files once each for size, quality and perceptual hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATCHES_PER_SCAN = 500
 
 @dataclass(frozen=True)
 class ScanJob:
-    """A number of patch files to scan.
+    """A block of patch files to scan.
 
     Args:
         root: folder of the cohort.
@@ -41,15 +41,15 @@ class ScanJob:
 
     @property
     def record(self) -> Path:
-        """Path of the record with the result."""
+        """Path of the file in which the result is recorded."""
         return Path(self.root) / "patches" / "scans" / f"{json_digest([self.images, self.mpp])[:16]}.npz"
 
     def fingerprints(self) -> list[str]:
-        """Of the files as they are now."""
+        """Return the fingerprints of the files in their present state."""
         return fingerprints([Path(self.folder) / image for image in self.images])
 
     def is_done(self) -> bool:
-        """Whether all files were looked at as they are now, and could be read: others may have been mended."""
+        """Return whether all files have been scanned without a problem and have not changed since."""
         if not self.record.is_file():
             return False
         scan = read_scan(self)
@@ -58,7 +58,8 @@ class ScanJob:
 
 
 def scan_patches(job: ScanJob) -> None:
-    """Scan patch files. A patch is the center of its file, at the size and resolution of the grid."""
+    """Scan patch files and record the result; a patch is the center of its file at the size and resolution of the
+    grid."""
     rows = [_scan(job, *row) for row in zip(job.images, job.mpp, job.fingerprints())]
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     with atomic_path(job.record) as path:
@@ -66,7 +67,7 @@ def scan_patches(job: ScanJob) -> None:
 
 
 def read_scan(job: ScanJob) -> dict[str, np.ndarray]:
-    """What :func:`scan_patches` recorded of the files, by name and in order."""
+    """Return the arrays that :func:`scan_patches` recorded, by name; each has one entry per file, in order."""
     with np.load(job.record, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
 

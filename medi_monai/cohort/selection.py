@@ -1,4 +1,4 @@
-"""Selecting the rows of a cohort that a run uses."""
+"""Select the rows of a cohort that a run uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ __all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_co
 def build_schema(
     table: pd.DataFrame, label: str, attributes: Sequence[str], continuous: Sequence[str]
 ) -> MetadataSchema:
-    """:meth:`MetadataSchema.from_table`; prints a note for numeric attributes that are treated as categorical."""
+    """Build a schema with :meth:`MetadataSchema.from_table`; print a note if a numeric attribute is categorical in
+    it."""
     schema = MetadataSchema.from_table(table, label, attributes, continuous)
     for column in schema.attributes:
         values = column.values if isinstance(column, CategoricalColumn) else ()
@@ -34,7 +35,7 @@ def build_schema(
 
 
 def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
-    """Captioned rows of a split.
+    """Return the rows of a split of a captioned cohort.
 
     Raises:
         InputError: for a cohort without captions, or an empty split.
@@ -49,17 +50,18 @@ def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
 def training_cohort(
     cohort: Cohort, label: str, min_patches_per_label: int = 2, continuous: Sequence[str] = ()
 ) -> Cohort:
-    """Training patches, after checking that each label has enough of them.
+    """Return the training patches, after checking that each label has enough of them.
 
     Args:
         cohort: all patches.
         label: column of the class.
-        min_patches_per_label: least number of patches of a class.
-        continuous: numeric attributes; a cell of theirs that is no number counts as missing, as in the audit of
-            ``preparing``, and is printed.
+        min_patches_per_label: minimum number of patches per label.
+        continuous: numeric attributes; cells that are not numbers count as missing, as in the audit of ``preparing``,
+            and a note is printed.
 
     Raises:
-        InputError: if a label has fewer than ``min_patches_per_label`` patches, or a numeric attribute has no number.
+        InputError: if a label has fewer than ``min_patches_per_label`` patches, or none of the values of a numeric
+            attribute is a number.
     """
     rows = _with_numbers(cohort, continuous).split("train")
     if label not in rows.table.columns:
@@ -100,7 +102,8 @@ def _with_numbers(cohort: Cohort, continuous: Sequence[str]) -> Cohort:
 
 
 def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: int) -> Cohort:
-    """A fixed selection of validation patches: from validation patients, or from training if the split has none."""
+    """Select a fixed random sample of validation patches, or of training patches if the split has no validation
+    patients."""
     rows = cohort.split("val")
     if len(rows) == 0:
         print("the split has no validation patients: the validation loss is computed on training patches", flush=True)

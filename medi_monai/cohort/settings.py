@@ -190,7 +190,7 @@ def check_named_once(name: str, columns: Sequence[str], label: str | None) -> No
     """Check that no column is listed twice, and that the label is not an attribute.
 
     Raises:
-        InputError: if one is; the message names it.
+        InputError: if a column is listed twice or is the label.
     """
     twice = sorted({column for column in columns if [label, *columns].count(column) > 1})
     if twice:
@@ -199,7 +199,7 @@ def check_named_once(name: str, columns: Sequence[str], label: str | None) -> No
 
 
 def patch_preparation(settings: CohortSettings) -> Preparation:
-    """The preparation of a cohort of patches, from its settings."""
+    """Build the preparation of a cohort of patches from its settings."""
     return Preparation(
         source=ImageTable(
             root=settings.dataset_dir,
@@ -226,13 +226,13 @@ def patch_preparation(settings: CohortSettings) -> Preparation:
 
 
 def _columns(settings: CohortSettings) -> dict[str, Any]:
-    # those of the demo, the default, belong to its table: folders have their own
+    # the default columns are those of the demo table; the layout `folders` has different columns
     spec = TableSpec.from_setting(settings.table)
     return {} if spec.layout == "folders" and settings.columns == DEMO_COLUMNS else settings.columns
 
 
 def caption_preparation(settings: CaptionSettings, columns: Sequence[str] | None) -> CaptionPreparation:
-    """The preparation of a cohort of captioned images, from its settings.
+    """Build the preparation of a cohort of captioned images from its settings.
 
     Args:
         settings: settings of the cohort.

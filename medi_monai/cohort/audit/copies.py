@@ -17,14 +17,14 @@ __all__ = ["FileCopies"]
 
 @dataclass(frozen=True)
 class FileCopies:
-    """Copies of files that belong to several slides or patients.
+    """Byte-identical files that are listed under several slides or patients.
 
     Args:
         frame: one row per distinct combination of the codes ``file``, ``slide``, ``patient``, ``label`` and ``split``
             (NaN for an empty cell), with ``rows``, the number of cohort rows that have it. Files of only one slide and
             patient are not listed.
-        names: values of each column except ``file`` and ``rows``, in the order of their codes.
-        sides: codes of the splits that must not share files.
+        names: names of the values of each column except ``file`` and ``rows``; a code is an index into this list.
+        sides: codes of the splits that must not share files: all except ``excluded``.
     """
 
     frame: pd.DataFrame
@@ -39,10 +39,10 @@ class FileCopies:
 
         Args:
             fingerprints: content fingerprint of each cohort row's file; an empty string if unknown.
-            coded: for ``slide``, ``patient``, ``split`` and the label: one code per cohort row, and the names of the
-                codes.
+            coded: for ``slide``, ``patient``, ``split`` and the label: one code per cohort row, and the names that the
+                codes stand for.
             label: key of the label in ``coded``.
-            rows: coded cohort, which defines the splits to compare.
+            rows: the coded cohort, which defines the splits to compare.
 
         Raises:
             InputError: if the number of fingerprints differs from the number of rows.
@@ -94,5 +94,5 @@ class FileCopies:
             }
             for _, file_rows in frame.groupby("file")
         ]
-        # independent of the order of the rows, and so of the files
+        # sorted, so that the examples do not depend on the order of the rows
         return sorted(examples, key=lambda example: (example["slides"], example["patients"]))[:EXAMPLES]

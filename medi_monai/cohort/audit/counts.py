@@ -12,7 +12,7 @@ from medi_monai.metrics.association import associate, contingency_table
 
 __all__ = ["EXAMPLES", "attribute_section", "combination_section", "missing_section", "property_section", "split_sizes"]
 
-#: maximum number of examples named
+#: maximum number of examples listed
 EXAMPLES = 20
 
 
@@ -69,7 +69,7 @@ def _associate(frame: pd.DataFrame, label: str, attribute: str, seed: int) -> di
 
 def _classes_per_value(rows: CodedRows, attribute: str, classes: np.ndarray, patients: np.ndarray) -> dict:
     names = rows.names[attribute]
-    # a value without a known class or patient has no column in the table, or an all-zero one
+    # a value without a known class or patient has no column in the table, or a column of zeros
     held = [code for code in range(len(classes)) if classes[code] > 0]
     single = [code for code in held if classes[code] == 1]
     largest = max(held, key=lambda code: classes[code], default=None)
@@ -109,7 +109,7 @@ def combination_section(rows: CodedRows, columns: Sequence[str]) -> dict | None:
     for split in (name for name in rows.splits if name != "train"):
         split_rows = rows.of_split(split)
         counts = split_rows.groupby(keys, as_index=False)["rows"].sum()
-        # groups of a single column are tuples, too
+        # a MultiIndex even for a single column, so that both sides hold tuples
         in_training = pd.MultiIndex.from_frame(counts[keys]).isin(train)
         section[split] = {
             "combinations": len(counts),

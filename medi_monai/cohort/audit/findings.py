@@ -11,15 +11,16 @@ from medi_monai.utils.text import plural
 
 __all__ = ["find", "has_leakage"]
 
-#: groups of values that look alike, named in a finding
+#: maximum number of groups of look-alike values listed in a finding
 MAX_GROUPS = 6
 
-#: bias-corrected Cramér's V from which an attribute counts as a strong shortcut, and the one above which the whole
-#: interval has to lie for a note
+#: bias-corrected Cramér's V: from ``STRONG`` on, an attribute is a strong shortcut; below ``WEAK``, the lower end of
+#: the interval means that nothing is reported
 STRONG, WEAK = 0.3, 0.1
-#: share of patients that single-class values have to cover for the attribute to determine the class
+#: minimum share of patients with values that occur in a single class, for the attribute to determine the class
 DECISIVE_SHARE = 0.9
-#: share of patients without a value, and its range over the classes, from which missing data are a warning
+#: share of rows without a value, and difference between classes in the share of patients without one, from which
+#: missing data are a warning
 MISSING_SHARE, MISSING_SPREAD = 0.2, 0.5
 
 
@@ -185,7 +186,7 @@ def _strength(figures: dict) -> str | None:
     figure, rule = figures["cramers_v"], figures["majority_rule"]
     if figure["value"] is None or figure["ci95"][0] < WEAK:
         return None
-    # guessing that is worse than always the most common class gives nothing away
+    # if guessing from the attribute is worse than always guessing the most common class, it reveals nothing
     useful = rule["accuracy"] is None or rule["accuracy"] >= rule["largest_class"]
     return "warning" if figure["value"] >= STRONG and useful else "note"
 

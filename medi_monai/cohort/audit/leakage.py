@@ -15,7 +15,7 @@ __all__ = ["checked_hashes", "conflict_section", "crossing", "crossing_images", 
 
 
 def crossing(rows: CodedRows, column: str) -> dict:
-    """Find patients or slides in more than one split; ``excluded`` rows and empty cells do not count."""
+    """Find patients or slides in more than one split; ``excluded`` rows and empty cells are ignored."""
     in_splits = rows.frame[rows.frame["split"].isin(rows.sides)]
     pairs = distinct(in_splits, [column, "split"])
     several = pairs[pairs[column].duplicated(keep=False)].sort_values([column, "split"])
@@ -35,7 +35,7 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
     listed = listed[~missing_cells(listed["image"]).to_numpy(bool)]
     by_image = listed.groupby("image")["split"].agg(["nunique", "size"])
     across = by_image.index[by_image["nunique"] > 1]
-    # a name may also be repeated because one of its rows is in ``excluded``
+    # rows in ``excluded`` are not compared: an image listed there and in one split is not repeated
     repeated = by_image.index[(by_image["nunique"] == 1) & (by_image["size"] > 1)]
     examples = [
         {"image": str(image), "splits": [rows.splits[code] for code in sorted(set(group["split"]))]}
@@ -50,7 +50,7 @@ def crossing_images(images: pd.Series, splits: np.ndarray, rows: CodedRows) -> d
 
 
 def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
-    """Return the hashes as an array, after checking their type and number.
+    """Return the hashes as an array after checking their type and number.
 
     Args:
         hashes: ``(N,)`` uint64, from :func:`medi_monai.cohort.hash_images`.
@@ -70,15 +70,15 @@ def checked_hashes(hashes: np.ndarray, count: int) -> np.ndarray:
 def crossing_near_duplicates(
     table: pd.DataFrame, columns: dict[str, str], splits: np.ndarray, hashes: np.ndarray, rows: CodedRows, bits: int
 ) -> dict:
-    """Find near-duplicate patches: patches in different splits whose hashes differ in few bits.
+    """Find near-duplicates: patches in different splits whose hashes differ in at most ``bits`` bits.
 
     Args:
         table: cohort table, ``N`` rows.
-        columns: column of each role, used to describe the examples.
+        columns: column of each role (``slide``, ``patient``, ``image``), used to describe the examples.
         splits: ``(N,)`` split codes.
         hashes: ``(N,)`` uint64, from :func:`checked_hashes`.
         rows: coded cohort, which names the splits.
-        bits: largest number of differing bits.
+        bits: largest number of differing bits, of 64.
     """
     groups = np.where(np.isin(splits, rows.sides), splits, MISSING)
     duplicates = near_duplicates(hashes, groups, bits)
@@ -122,7 +122,7 @@ def _examples(
 def _first_by_name(
     names: pd.Series, groups: np.ndarray, hashes: np.ndarray, pairs: pd.DataFrame
 ) -> dict[tuple[int, int], int]:
-    # the example shown of several equal patches must not depend on the order of the rows
+    # which of several patches with equal hashes is shown must not depend on the order of the rows
     meant = hashes[pairs[["first", "second"]].to_numpy().ravel()]
     positions = np.flatnonzero(np.isin(hashes, meant) & (groups != MISSING))
     alike = pd.DataFrame(

@@ -26,9 +26,9 @@ class CodedRows:
     """Distinct rows of a cohort, as integer codes with counts.
 
     Args:
-        frame: codes, one column per role or metadata field, -1 for an empty cell; ``rows`` is the number of cohort
-            rows with these codes.
-        names: values of each column, in the order of their codes.
+        frame: codes, one column per role or metadata field, -1 for an empty cell; the column ``rows`` is the number of
+            cohort rows with these codes.
+        names: values of each column; a code is an index into this list.
     """
 
     frame: pd.DataFrame
@@ -36,7 +36,7 @@ class CodedRows:
 
     @classmethod
     def of(cls, coded: dict[str, tuple[np.ndarray, list[str]]]) -> CodedRows:
-        """Merge equal rows of full-length coded columns; the result does not depend on their order."""
+        """Merge and count equal rows of coded columns; the result does not depend on the order of the rows."""
         frame = pd.DataFrame({name: codes for name, (codes, _) in coded.items()})
         sizes = frame.groupby(list(frame.columns), sort=True).size()
         return cls(sizes.rename("rows").reset_index(), {name: names for name, (_, names) in coded.items()})
@@ -59,12 +59,13 @@ class CodedRows:
         return self.frame[self.frame["split"] == code]
 
     def name_of(self, column: str, code: int) -> str:
-        """Return the value of a code; the empty string for an empty cell."""
+        """Return the value that a code stands for; the empty string for an empty cell."""
         return "" if code == MISSING else self.names[column][code]
 
 
 def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Code a column of strings: sorted values (bins in their order) count from 0, missing data are -1."""
+    """Code a column of strings: values are numbered from 0 in sorted order (bins by their bounds); missing data are
+    -1."""
     codes, values = pd.factorize(column)
     text = pd.Series(values).astype(str)
     missing = np.array([is_missing(value) for value in values], dtype=bool)
@@ -85,15 +86,15 @@ def code_split(column: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def code_numbers(column: pd.Series, strict: bool) -> tuple[np.ndarray, list[str]]:
-    """Code a numeric column: by its values if they are ten or fewer, else by ten bins with about equal row counts.
+    """Code a numeric column: by value if it has at most ten distinct values, else by ten bins with similar row counts.
 
     Args:
         column: numbers, or numeric strings.
-        strict: whether the column is declared numeric: cells that are no numbers count as missing then. If not, a
+        strict: whether the column is declared numeric. If so, cells that are not numbers count as missing; if not, a
             column with such cells is treated as categorical.
 
     Raises:
-        InputError: for a column that is declared numeric and has no number.
+        InputError: if the column is declared numeric but contains values and none of them is a number.
     """
     codes, names = code_column(column)
     numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
@@ -120,6 +121,6 @@ def _span(low: float, high: float) -> str:
 
 
 def distinct(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the distinct combinations of columns, without those that have an empty cell."""
+    """Return the distinct combinations of values in these columns, without those that have an empty cell."""
     unique = frame[list(columns)].drop_duplicates()
     return unique[(unique != MISSING).all(axis=1)]

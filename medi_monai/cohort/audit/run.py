@@ -37,10 +37,10 @@ __all__ = ["PROPERTIES", "audit_cohort"]
 #: columns that describe a file rather than a patient; audited if the table has them
 PROPERTIES = ("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification")
 
-#: largest number of value combinations of two columns to count: 32 classes times a million values
+#: largest number of combinations of the values of two columns to cross-tabulate: 32 classes times a million values
 MAX_CELLS = 2**25
-#: mean number of bits that differ between patients, below which near-duplicates cannot be identified: 31.8 to 32.1 for
-#: tissue in every cohort so far, 23 to 25 for brain slices
+#: near-duplicates cannot be identified if the hashes of different patients differ in fewer bits than this on average;
+#: in all cohorts so far, they differ in 31.8 to 32.1 bits for tissue and in 23 to 25 for brain slices
 LEAST_APART = 28.0
 SUFFIX = r"\.([A-Za-z0-9]{1,5})$"
 
@@ -69,7 +69,8 @@ def audit_cohort(
     independent. The result does not depend on the order of the rows. 1.6 million rows take seconds.
 
     Args:
-        table: one row per patch or per slide; cells for which :func:`~medi_monai.schema.is_missing` holds are empty.
+        table: one row per patch or per slide; cells for which :func:`~medi_monai.schema.is_missing` is true count as
+            empty.
         label: column of the class.
         attributes: metadata columns.
         patient: column of the patient.
@@ -78,15 +79,15 @@ def audit_cohort(
         split: column of the split, in which ``excluded`` marks rows that belong to no split; ``None`` audits a cohort
             that is not split yet.
         continuous: numeric columns among ``attributes``, audited in ten bins.
-        properties: columns that describe files, such as size, type and resolution; by default the columns of
-            :data:`PROPERTIES` that the table has, and the suffix of the images.
+        properties: columns that describe files, such as size, type and resolution; by default those in
+            :data:`PROPERTIES` that the table has, and the file suffix of the images unless the table has a file type.
         combinations: columns whose combinations are compared between training and the other splits; by default the
             label and all attributes.
         hashes: ``(N,)`` uint64 from :func:`~medi_monai.cohort.duplicates.hash_images`, one per row, used to find
             near-duplicate patches across the split.
         fingerprints: content fingerprint of each row's file, equal for byte-identical files and empty if unknown,
             used to find copies of a file under other names.
-        max_distance: largest number of bits in which near-duplicates differ.
+        max_distance: largest number of bits, of 64, in which the hashes of near-duplicates differ.
         min_patients: number of patients below which a combination of class and value is rare.
         seed: seed of the bootstrap intervals.
 
@@ -97,8 +98,8 @@ def audit_cohort(
         ``findings``.
 
     Raises:
-        InputError: for a missing column, a column with two roles, columns with too many values to cross-tabulate, or
-            hashes or fingerprints of the wrong length.
+        InputError: if a column is missing, has two roles, is declared continuous but is not an attribute, or has too
+            many values to cross-tabulate; or if hashes or fingerprints have the wrong length.
     """
     attributes = list(attributes)
     roles = {"slide": slide, "patient": patient, **({} if split is None else {"split": split})}
@@ -138,7 +139,7 @@ def audit_cohort(
         if hashes is not None:
             hashes = checked_hashes(hashes, len(table))
             bits_apart = mean_distance(hashes, codes["patient"][0], seed)
-            # a single patient has nothing to be compared with
+            # with a single patient, the mean distance is NaN and the comparison is false
             if not bits_apart < LEAST_APART:
                 near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
         audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}

@@ -1,4 +1,4 @@
-"""What the values of columns tell: unknown patients, values that look alike, and numbers that are none."""
+"""Check the values of columns: patients that may be unknown, values that look alike, and cells that are not numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from medi_monai.utils.text import look_alikes, number_in
 
 __all__ = ["look_alike_section", "not_numbers", "patients_named_by"]
 
-#: columns of patches alone: a table of slides usually has one row per patient
+#: columns that only tables of patches have; in a table of slides, one row per patient is common
 OF_PATCHES = ("x", "y")
 
 
 def patients_named_by(table: pd.DataFrame, patient: str, slide: str) -> str | None:
-    """What the patients of a cohort are, if they may be unknown.
+    """Tell whether patients are named by image or by slide, which suggests that the real patients are unknown.
 
     Args:
         table: one row per patch or slide.
@@ -24,7 +24,7 @@ def patients_named_by(table: pd.DataFrame, patient: str, slide: str) -> str | No
         slide: column of the slide.
 
     Returns:
-        ``image`` if each patch has a patient of its own, ``slide`` if each patient is one slide and has its name, or
+        ``image`` if no two patches share a patient, ``slide`` if every patient has the name of its slide, otherwise
         None.
     """
     known = table[~missing_cells(table[patient])]
@@ -37,7 +37,7 @@ def patients_named_by(table: pd.DataFrame, patient: str, slide: str) -> str | No
 
 
 def look_alike_section(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[list[str]]]:
-    """Values that differ in Unicode form, case, blanks or leading zeros alone, by column, most frequent ones first."""
+    """Group values that differ only in Unicode form, case, spaces or leading zeros, by column, most frequent first."""
     groups = {
         name: look_alikes(map(str, table.loc[~missing_cells(table[name]), name].value_counts().index))
         for name in columns
@@ -46,6 +46,6 @@ def look_alike_section(table: pd.DataFrame, columns: Sequence[str]) -> dict[str,
 
 
 def not_numbers(column: pd.Series) -> list[str]:
-    """Values of a column that are neither missing nor numbers, sorted."""
+    """Return the values of a column that are neither missing nor numbers, sorted."""
     values = column[~missing_cells(column)].astype(str).unique()
     return sorted(value for value in values if number_in(value) is None)

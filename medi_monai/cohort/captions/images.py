@@ -1,4 +1,4 @@
-"""Reading images of any size and bit depth, and making them square."""
+"""Make images of any size square."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["FITS", "PADS", "SquareFit", "area_resize"]
 
 FITS = ("pad", "crop")
 PADS = ("border", "black")
-#: relative difference between the sides of a pixel that is rounding
+#: relative difference between the sides of a pixel up to which it counts as square (rounding)
 SQUARE = 0.005
 
 
@@ -23,10 +23,10 @@ class SquareFit:
 
     Args:
         image_size: side in pixels.
-        fit: ``pad`` pads the shorter side equally at both ends; ``crop`` takes the center of the longer side.
-        pad: value of the padding: the median of the image's ``border``, or ``black``.
-        spacing: millimeters per pixel of the square, which is centered in the image and covers ``image_size`` times
-            this, whatever ``fit``. Without it the square covers the image.
+        fit: ``pad`` pads the shorter side equally at both ends; ``crop`` crops the longer side to its center.
+        pad: value of the padding: ``border`` is the median of the pixels at the image's border, ``black`` is 0.
+        spacing: millimeters per pixel of the square. The square is then centered in the image and its sides are
+            ``image_size`` times this long, regardless of ``fit``. If None, the square covers the image.
 
     Raises:
         InputError: for an unknown choice, or a number out of range.
@@ -52,13 +52,14 @@ class SquareFit:
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
-            spacing: millimeters per pixel (vertical, horizontal), if known. Pixels that are not square become so.
+            spacing: millimeters per pixel (vertical, horizontal), if known. Images with non-square pixels are resampled
+                to square pixels.
 
         Returns:
             ``(image_size, image_size)`` or ``(image_size, image_size, 3)`` uint8.
 
         Raises:
-            InputError: if the square has a spacing and that of the image is unknown.
+            InputError: if the square has a spacing but that of the image is unknown.
         """
         if self.spacing is not None:
             if spacing is None:
@@ -127,7 +128,7 @@ def _weighted(pixels: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.nd
 
 
 def _centered_weights(old: int, new: int, scale: float) -> np.ndarray:
-    """``(new, old)`` weights of new pixels that are ``scale`` old ones wide, around the center; zero outside."""
+    """``(new, old)`` weights of centered new pixels, each ``scale`` old pixels wide; zero outside the old image."""
     edges, pixels = old / 2 + (np.arange(new + 1) - new / 2) * scale, np.arange(old)
     if scale >= 1:
         overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

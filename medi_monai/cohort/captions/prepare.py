@@ -1,4 +1,4 @@
-"""Preparing captioned images: squares of one size, split by patient."""
+"""Prepare captioned images: make them squares of one size and split them by patient."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = ["CaptionPreparation"]
 
 #: columns of the quality table
 MEASURES = ("width", "height", "hash", "suffix", "fingerprint")
-#: MR values have no unit: all but the outermost of a picture's become gray levels
+#: MR values have no unit: the values of a picture between these percentiles are scaled to gray levels
 PERCENTILES = (0.5, 99.5)
-#: what the file of a square says of the picture that it was made of: its size
+#: PNG text field of a square: width and height of the picture from which it was made
 SOURCE_SIZE = "source_size"
-#: names of squares, without their ending
+#: file names of squares, without the suffix
 OWN = re.compile(r".*_[0-9a-f]{8}")
 #: images per task
 CHUNK = 64
-#: name of an image, its file or folder, the slice of a volume and the DICOM series; the last two may be empty
+#: name of an image, its file or folder, its slice within a volume, and its DICOM series; the last two may be empty
 ImageSource = tuple[str, str, str, str]
 
 
@@ -51,9 +51,9 @@ class CaptionPreparation:
     Args:
         source: table and images.
         square: image size, and how images are made square.
-        splits: how patients are split, unless the table has a split.
+        splits: how patients are split; ignored if the table has a split.
         pixels: how values, pages and transparent pixels of the files are interpreted.
-        given: names of the settings that the user gave, which an existing cohort may not contradict.
+        given: names of the settings that the user set explicitly, which an existing cohort must not contradict.
 
     Raises:
         InputError: if an attribute to stratify by is not among the kept columns.
@@ -77,11 +77,11 @@ class CaptionPreparation:
                 )
 
     def settings(self) -> dict:
-        """All settings as JSON; equal settings give equal cohorts."""
+        """Return all settings, JSON-compatible; equal settings give equal cohorts."""
         return {"source": self.source.settings(), **self.rules()}
 
     def rules(self) -> dict:
-        """All settings but those of the source, as JSON."""
+        """Return all settings except those of the source, JSON-compatible."""
         return {
             "square": asdict(self.square),
             "pixels": asdict(self.pixels),
@@ -90,12 +90,13 @@ class CaptionPreparation:
 
     @property
     def reads_on_the_fly(self) -> bool:
-        """Whether pixels are read from the original images: never, they are written to new files."""
+        """Whether pixels are read from the original images during training: never, as squares are written to new
+        files."""
         return False
 
     @property
     def columns(self) -> list[str]:
-        """Metadata of the cohort table: the kept columns, then the caption."""
+        """Metadata columns of the cohort table: the kept columns, then the caption."""
         return [*self.source.metadata, "caption"]
 
     @property
@@ -110,7 +111,8 @@ class CaptionPreparation:
 
     @property
     def audit_columns(self) -> AuditColumns | None:
-        """What the audit compares: the first column to stratify by with all others; None without such a column."""
+        """Columns to audit: the first column to stratify by as the label, all others as attributes; None if there is
+        none."""
         if not self.splits.columns:
             return None
         label, *others = self.splits.columns
@@ -124,14 +126,15 @@ class CaptionPreparation:
         return f"{self.source.folder.resolve().name}_{self.square.image_size}px_{digest}"
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the source with a column ``split``: its own, or by patient.
+        """Return the rows of the source with a column ``split``: the split of the table if it has one, else a split by
+        patient.
 
         Raises:
             InputError: if no row has a patient.
         """
         if self.source.comes_split:
             return rows
-        # splits must not depend on which files can be read today
+        # rows with problems are also split: splits must not depend on which files can be read today
         known = rows["patient"] != ""
         if not known.any():
             raise InputError(f"no row of {self.source.table_name} has a patient")
@@ -139,12 +142,12 @@ class CaptionPreparation:
         return rows.assign(split=split.reindex(rows.index, fill_value=""))
 
     def start(self, root: Path, rows: pd.DataFrame, backend: str) -> Work:
-        """The work on the usable rows."""
+        """Return the object that makes the squares of the usable rows."""
         return _Pictures(self, root, rows)
 
 
 class _Pictures:
-    """Makes images square; an image whose file has changed is processed again."""
+    """Makes images square; processes an image again if its file has changed."""
 
     def __init__(self, preparation: CaptionPreparation, root: Path, rows: pd.DataFrame) -> None:
         self._root, self._rows, self._preparation = root, rows, preparation
@@ -153,12 +156,12 @@ class _Pictures:
         self._measures: dict[str, dict[str, Any]] = {}
 
     def run(self, shard: Shard, num_workers: int | None) -> Iterator[tuple[str, str]]:
-        """Do the shard's share; yields each unusable image and the reason."""
+        """Process this shard's part of the rows; yield each unusable image with the reason."""
         self._num_workers = num_workers
         yield from self._measure(self._rows.iloc[shard.rank :: shard.world_size])
 
     def collect(self, problems: dict[str, str]) -> PreparedImages:
-        """All squares; those of other processes are read to measure them."""
+        """Return the table of all squares; squares made by other processes are read to measure them."""
         images = self._rows["image"]
         problems |= self._measure(self._rows[~images.isin([*self._measures, *problems])])
         rows = self._rows[~images.isin(problems)]
@@ -182,7 +185,7 @@ class _Pictures:
             measured = chain.from_iterable(
                 pool.map(lambda chunk: _make_all(self._root, self._folder, chunk, self._preparation), chunks)
             )
-            # results come first: zip would otherwise not complete the progress bar
+            # `measured` is the first argument: zip has to exhaust it to complete the progress bar
             for measures, image in zip(progress(measured, len(images), "preparing pictures", "picture"), images):
                 if measures["problem"]:
                     yield image, measures["problem"]
@@ -198,7 +201,7 @@ def _make_all(
     """For each image, the path of its square relative to the root and its measurements, or a problem."""
     rows, patches = [], []
     square = preparation.square
-    # the slices of a volume follow each other
+    # one reader for all images, because the slices of a volume are adjacent rows
     reader = VolumeReader(preparation.source.volumes, preparation.pixels)
     for source in images:
         image = source[0]
@@ -218,7 +221,7 @@ def _make_all(
 def _make(
     root: Path, folder: Path, source: ImageSource, square: SquareFit, reader: VolumeReader
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The square of an image, written if it does not exist, and its measurements."""
+    """Return the square of an image, written first if it does not exist, and its measurements."""
     image, file, name, series = source
     path = folder / file
     fingerprint = _fingerprint(path, series)
@@ -238,7 +241,7 @@ def _make(
 
 
 def _source_size(square: Path) -> tuple[int, int] | None:
-    """(width, height) of the picture that a finished square was made of; None where there is none."""
+    """Return (width, height) of the picture from which a square was made; None if there is no finished square."""
     if not square.is_file():
         return None
     try:
@@ -265,6 +268,6 @@ def _target(image: str, fingerprint: str) -> str:
 
 def _remove_others(root: Path, patches: set[str]) -> None:
     for path in sorted((root / "patches").glob("*/*.png")):
-        # only a square of ours tells the size of its source
+        # delete nothing else: only squares made here record the size of their source
         if path.relative_to(root).as_posix() not in patches and OWN.fullmatch(path.stem) and _source_size(path):
             path.unlink()

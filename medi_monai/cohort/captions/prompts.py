@@ -1,4 +1,4 @@
-"""Prompts to sample, and the number of images for each."""
+"""Read or compose the prompts to sample, with the number of images for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["NEUTRAL", "make_prompts", "named_subgroups", "neutral_prompts", "read_prompts"]
 
-#: instead of a path: compose prompts from templates that do not name the attributes
+#: value used in place of a path, to compose prompts from templates that do not name the attributes
 NEUTRAL = "neutral"
 TABLES = (".csv", ".tsv", ".parquet")
 
@@ -38,8 +38,8 @@ def read_prompts(
     """Read a plan of prompts from a file, a list, or templates.
 
     Args:
-        prompts: path of a text file with one prompt per line (blank lines and lines that begin with ``#`` are
-            ignored) or of a table with ``caption`` and optionally ``count``; a list of prompts; or ``neutral``:
+        prompts: path of a text file with one prompt per line (blank lines and lines that begin with ``#`` are ignored)
+            or of a table with ``caption`` and optionally ``count``; a list of prompts; or ``neutral``, which calls
             :func:`make_prompts` with the other arguments.
         count: images per prompt, unless the file specifies it.
         num_images: total number of images instead of ``count``, distributed evenly.
@@ -91,10 +91,11 @@ def make_prompts(
     Args:
         table: training rows, with ``image`` and the columns of the templates.
         templates: only templates without the attributes are filled; rows that fit none are ignored.
-        attributes: columns; prompts that still name one of their values are dropped.
+        attributes: columns of ``table`` that prompts must not name; prompts that still name one of their values are
+            dropped.
         num_images: total number of images, by default one per row; very rare prompts (below half an image) may get
             none.
-        num_prompts: number of most frequent prompts to use; all by default.
+        num_prompts: use only this many of the most frequent prompts; all by default.
 
     Returns:
         ``caption`` and ``count``, most frequent first.
@@ -121,7 +122,7 @@ def make_prompts(
 
 
 def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
-    """The prompts of a plan that name no subgroup; prints how many are dropped.
+    """Return the prompts of a plan that name no subgroup, and print how many are dropped.
 
     Args:
         plan: plan with ``caption``.
@@ -146,7 +147,7 @@ def neutral_prompts(plan: pd.DataFrame, words: Words) -> pd.DataFrame:
 
 
 def named_subgroups(captions: pd.Series, words: Mapping[str, str | Sequence[str]]) -> pd.Series:
-    """:func:`names_attribute` for each caption; the empty string if it names none, or several, which is printed."""
+    """Return the value that each caption names; the empty string if it names none, or several (which is printed)."""
     named = {caption: named_values(caption, words) for caption in captions.unique()}
     several = {caption: values for caption, values in named.items() if len(values) > 1}
     if several:

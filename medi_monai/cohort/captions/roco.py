@@ -30,11 +30,11 @@ class RocoTable:
     """One table of ROCO or ROCOv2.
 
     Args:
-        table: path relative to the data set's folder.
-        image: pattern of the image paths.
+        table: path of the table, relative to the data set's folder.
+        image: pattern of the image paths, with column names in braces.
         caption: column of captions.
         name: column of image names.
-        split: split of all its rows; empty if it is the only table and is still to be split.
+        split: split of all rows of this table; empty if it is the only table and is still to be split.
     """
 
     table: str
@@ -52,7 +52,7 @@ def find_roco(root: str | os.PathLike, path: str = ".") -> list[RocoTable]:
         path: a single table, or the folder of all tables, relative to ``root``.
 
     Raises:
-        InputError: if no table is found, or tables of both layouts are.
+        InputError: if no table is found, or if tables of both layouts are found.
     """
     where = Path(root, path)
     tables = list(_tables_in(Path(root), where.parent if where.is_file() else where))
@@ -121,7 +121,7 @@ def _join(*names: str) -> str:
 
 
 def article_of(names: pd.Series) -> pd.Series:
-    """The article that an image of ROCO is from: ``PMC4083729`` for ``PMC4083729_AMHSR-4-14-g002.jpg``.
+    """Return the article that each image of ROCO is from: ``PMC4083729`` for ``PMC4083729_AMHSR-4-14-g002.jpg``.
 
     Figures of an article often show the same patient, so an article is treated as a patient. Names that do not begin
     with an article, as in ROCOv2, are returned unchanged.

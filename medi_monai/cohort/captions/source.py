@@ -39,26 +39,27 @@ class CaptionTable:
     """A table with one row per image, and the folder of the images.
 
     Args:
-        root: folder to which image paths are relative (``dataset_dir``); ``None`` is the demo brain cohort and
-            ``demo_balanced`` its reference with equal numbers of women and men; both are generated on first use.
-        table: path of the table relative to ``root``, or any table that :class:`medi_monai.cohort.ImageTable` accepts;
-            or ``{layout: roco, path: …}``: ROCO or ROCOv2 (one table or the folder of all), which have a split.
+        root: folder to which image paths are relative (``dataset_dir``). ``None`` is the demo brain cohort, and
+            ``demo_balanced`` is its reference cohort with equal numbers of women and men; both are generated on first
+            use.
+        table: path of the table relative to ``root``, or any table that :class:`medi_monai.cohort.ImageTable` accepts.
+            ``{layout: roco, path: …}`` reads ROCO or ROCOv2 (one table, or the folder of all tables with their split).
         attributes: columns to copy to the cohort, from the table or from ``mapping``; columns of templates are added.
-        columns: roles of columns: ``patient`` (``patient`` by default; ``null`` if each image is of another patient),
-            ``slide`` (path of the image by default), ``caption``, ``split`` (for a table with a split) name a column;
+        columns: column for each role: ``patient`` (``patient`` by default; ``null`` if each image is of a different
+            patient), ``slide`` (path of the image by default), ``caption``, and ``split`` if the table has a split.
             ``image`` is a pattern with columns in braces, ``{image}`` by default.
-        templates: templates to compose captions from: :class:`CaptionTemplates`, a list of templates, or
-            ``{templates: …, words: …, seed: …}``. With words but no templates, captions are read from the table, and
-            the words tell which values they name.
+        templates: templates to compose captions from: :class:`CaptionTemplates`, a list of templates, or ``{templates:
+            …, words: …, seed: …}``. With words but no templates, captions are read from the table, and the words
+            determine which values a caption names.
         mapping: rules for attributes and columns of templates, described in
             :mod:`medi_monai.cohort.tables.mapping`.
         missing: words that mean missing data in any column; None: :data:`medi_monai.schema.MISSING_WORDS`.
-        volumes: which slices of volumes (NIfTI, DICOM series, MetaImage, NRRD) become images. The column in the role
-            ``slice`` has the index of a slice instead; that in the role ``series`` the SeriesInstanceUID, if a folder
-            has several.
+        volumes: which slices of volumes (NIfTI, DICOM series, MetaImage, NRRD) become images. Alternatively, the column
+            in the role ``slice`` has the index of one slice per row. The column in the role ``series`` has the
+            SeriesInstanceUID, which is needed if a folder has several series.
 
     Raises:
-        InputError: for an unknown or contradictory setting; no file is read for this check.
+        InputError: for unknown or contradictory settings; this check reads no file.
     """
 
     root: str | os.PathLike | None = None
@@ -104,13 +105,13 @@ class CaptionTable:
 
     @property
     def metadata(self) -> tuple[str, ...]:
-        """Attributes, and columns that captions are composed from, which later prompts need as well."""
+        """Attributes, and the columns that captions are composed from, which are later needed to compose prompts."""
         composed = self.templates.columns if self.templates is not None else ()
         return tuple(dict.fromkeys([*self.attributes, *composed]))
 
     @property
     def folder(self) -> Path:
-        """The root as a path; generates the demo images if they are selected and do not exist."""
+        """The root as a path; generates the images of a demo cohort if it is selected and does not exist."""
         if self.root is None or str(self.root) == DEMO_BALANCED:
             # import the generator of the demo only if it is needed
             from medi_monai.cohort.demo.brain_cohort import brain_dataset
@@ -120,18 +121,19 @@ class CaptionTable:
 
     @property
     def table_name(self) -> str:
-        """The table, or the folder of tables, for use in messages."""
+        """Path of the table or of the folder of tables, for use in messages."""
         return self._roco_path if self.is_roco else TableSpec.from_setting(self.table).path
 
     @property
     def comes_split(self) -> bool:
-        """Whether the table has a split of its own."""
+        """Whether the table already has a split."""
         if not self.is_roco:
             return bool(self.columns.get("split"))
         return any(table.split for table in self._roco_tables())
 
     def settings(self) -> dict:
-        """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
+        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of the content of all
+        tables."""
         return {
             "root": str(checked_folder(self.folder).resolve()),
             "tables": {source.table_name: source.settings() for source, _ in self._sources()},
@@ -142,22 +144,24 @@ class CaptionTable:
         }
 
     def rows(self, check_files: bool = True) -> pd.DataFrame:
-        """The table with the columns of a cohort, sorted by image; prints notes for the user.
+        """Return the table with the columns of a cohort, sorted by image; print notes for the user.
 
         Args:
             check_files: whether to check that each image exists.
 
         Returns:
-            Strings: ``image`` (path relative to the root), ``slide``, ``patient``, ``mpp`` (empty), :attr:`metadata`,
-            ``caption`` (with whitespace normalized), ``split`` (empty if the table has none), with the empty string for
-            missing data. ``row`` is the position in its table, from 0. ``problem`` is the reason why a row cannot be
-            used: as in :class:`medi_monai.cohort.ImageTable`, or no caption, no matching template, or a value that
-            does not fit the template. Of a volume, each slice has a row: ``file`` is its path, ``slice`` which slice it
-            is, ``series`` its DICOM series; of an image, ``file`` is ``image``, and the others are empty.
+            Columns of strings, with the empty string for missing data: ``image`` (path relative to the root),
+            ``slide``, ``patient``, ``mpp`` (empty), :attr:`metadata`, ``caption`` (with whitespace normalized), and
+            ``split`` (empty if the table has none). ``row`` is the position in the table that the row is from, counted
+            from 0. ``problem`` is the reason why a row cannot be used: a problem that
+            :class:`medi_monai.cohort.ImageTable` reports, no caption, no patient, no matching template, or a value that
+            does not fit the template. A volume has one row per slice: ``file`` is the path of the volume, ``slice``
+            identifies the slice, and ``series`` the DICOM series; for an image, ``file`` equals ``image`` and the other
+            two are empty.
 
         Raises:
-            InputError: as :meth:`medi_monai.cohort.ImageTable.rows`; also if a column of a template is missing, or for
-                an unknown name of a split.
+            InputError: see :meth:`medi_monai.cohort.ImageTable.rows`; also if a column of a template is missing or a
+                split has an unknown name.
         """
         if self.templates is not None and not self.is_roco:
             self._check_templates()
@@ -188,7 +192,7 @@ class CaptionTable:
         return find_roco(checked_folder(self.folder), self._roco_path)
 
     def _sources(self) -> list[tuple[ImageTable, RocoTable | None]]:
-        """The tables to read, each as an :class:`ImageTable`, which handles patterns, files and mapping."""
+        """Return the tables to read, each as an :class:`ImageTable`, which handles patterns, files and mapping."""
         folder = checked_folder(self.folder)
         if not self.is_roco:
             return [(self._image_table(folder), None)]
@@ -196,7 +200,7 @@ class CaptionTable:
 
     @property
     def _roles(self) -> dict[str, str | None]:
-        # an image without a column for these is its own slide, or its own patient
+        # without a column for the slide or the patient, each image counts as one
         image_column = pattern_fields(self.columns.get("image") or "{image}")[0]
         patient = self.columns.get("patient", "patient")
         return {
@@ -225,7 +229,7 @@ class CaptionTable:
 
     @property
     def _series_column(self) -> str | None:
-        # a tree of DICOM lists the series itself
+        # the layout `dicom` has a column for the series
         is_dicom = isinstance(self.table, Mapping) and self.table.get("layout") == "dicom"
         return self.columns.get("series", "SeriesInstanceUID" if is_dicom else None)
 
@@ -252,7 +256,7 @@ class CaptionTable:
         return rows
 
 
-#: column of splits while it passes through an :class:`ImageTable`, which uses the name ``split`` itself
+#: temporary name of the split column in an :class:`ImageTable`, which uses the name ``split`` for another purpose
 _SPLIT = "split of the table"
 
 
@@ -277,7 +281,7 @@ def _split_names(cells: pd.Series, where: str) -> pd.Series:
 
 
 def _one_side(rows: pd.DataFrame, where: str) -> pd.Series:
-    """Put each patient on one side of an existing split: other rows of held-out patients are excluded."""
+    """Put each patient on one side of an existing split: exclude the other rows of patients who are held out."""
     split = rows["split"].mask(rows["split"] == "", "excluded")
     for held in ("val", "holdout"):
         apart = keep_apart(rows, (split == held).to_numpy())

@@ -15,9 +15,9 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["PatientSplit"]
 
-#: a number with more distinct values than this is not used for stratification by default
+#: by default, a numeric column with more distinct values than this is not used for stratification
 MAX_STRATA = 10
-#: number of patients in a combination that allows one in each of two held-out splits and two in training
+#: minimum number of patients in a combination: two for training and one for each of the two held-out splits
 LEAST = 4
 
 
@@ -60,14 +60,15 @@ class PatientSplit:
             raise InputError(f"seed = {self.seed!r}: it must be a whole number")
 
     def assign(self, rows: pd.DataFrame, attributes: Sequence[str] = ()) -> pd.Series:
-        """The split of each row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
+        """Return the split of each row: ``train``, ``val`` or ``holdout``; no patient is in two of them.
 
-        Splits do not depend on the order of the rows. Each value of the first column with at least four patients is in
-        every split that has a fraction, unless its patients also have other values that would lose their last patient.
+        Splits do not depend on the order of the rows. Each value of the first column with at least four patients occurs
+        in every split whose fraction is above 0, unless holding out its patients would leave another value without a
+        patient.
 
         Args:
-            rows: one row per image with ``patient`` and the columns; a missing value counts as a value.
-            attributes: default for the columns.
+            rows: one row per image, with ``patient`` and the columns to stratify by; missing data count as a value.
+            attributes: columns to stratify by if :attr:`columns` is None.
 
         Raises:
             InputError: for a missing column, rows without a patient, or too few patients to hold any out.
@@ -82,7 +83,7 @@ class PatientSplit:
         units = _strata(units[["patient", *columns]].drop_duplicates(), columns, self._fewest)
         held = validation_patients(units, columns, self.holdout_fraction, seed_from("holdout", self.seed))
         left = units[~units["patient"].isin(held)]
-        # the fraction refers to all patients, not only to those that are left
+        # the fraction refers to all patients, not only to those that remain
         share = self.val_fraction / (1 - self.holdout_fraction)
         chosen = validation_patients(left, columns, share, seed_from("val", self.seed))
         for name, fraction, patients in (
@@ -112,7 +113,7 @@ def _is_quantity(column: pd.Series) -> bool:
 
 
 def _strata(units: pd.DataFrame, columns: Sequence[str], fewest: int) -> pd.DataFrame:
-    """``units`` with the last columns left empty for combinations with fewer than ``fewest`` patients."""
+    """Return ``units`` with the last columns left empty for combinations with fewer than ``fewest`` patients."""
     for position in range(len(columns) - 1, -1, -1):
         sizes = units.groupby(list(columns), sort=False)["patient"].transform("nunique")
         rare = sizes < (fewest if position else LEAST)

@@ -1,4 +1,4 @@
-"""Compose captions from the columns of a table by templates.
+"""Compose captions from the columns of a table with templates.
 
 .. code-block:: yaml
 
@@ -9,8 +9,9 @@
       sex: {male: man, female: woman}
       age: {bins: [40, 60], words: [young, middle-aged, old]}
 
-``{age:.0f}`` is the number itself, ``{age}`` the word for its range. A template that does not name the sex is neutral
-in it. If captions are read rather than composed, only words are given, to recognize values in them.
+``{age:.0f}`` is replaced by the number itself, ``{age}`` by the word for its range. A template that does not name the
+sex is neutral in it. If captions are read rather than composed, words alone are given; they are used to recognize
+values in captions.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Template:
     """A caption with columns in braces.
 
     Args:
-        text: caption, such as ``"MR slice of a {age:.0f}-year-old {sex}"``; a doubled brace is a literal one.
+        text: caption, such as ``"MR slice of a {age:.0f}-year-old {sex}"``; a doubled brace is a literal brace.
         weight: relative frequency among the templates that a row can fill.
 
     Raises:
@@ -99,12 +100,12 @@ class Template:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Distinct fields, in their order."""
+        """Distinct fields, in the order in which they occur."""
         return tuple(dict.fromkeys(slot for _, slot in self.pieces if slot is not None))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the fields."""
+        """Distinct columns of the fields, in the order in which they occur."""
         return tuple(dict.fromkeys(slot.column for slot in self.fields))
 
 
@@ -135,18 +136,17 @@ def _field(text: str, name: str, spec: str, conversion: str | None) -> Field:
 
 @dataclass(frozen=True)
 class CaptionTemplates:
-    """Templates, and the words for values in them.
+    """Templates, and the words that they use for the values of columns.
 
     Args:
-        templates: strings, or ``{text: …, weight: …}``; for each row, one is drawn from those whose columns it has.
-            None if captions are read, and only words are given.
-        words: words for the values of a column, as for
-            :meth:`medi_monai.cohort.captions.words.WordRule.from_setting`. Fields with a number format, such as
-            ``{age:.0f}``, are always filled with the number.
+        templates: strings, or ``{text: …, weight: …}``; for each row, one is drawn among those whose columns are all
+            filled in this row. Empty if captions are read and only words are given.
+        words: words for the values of each column; see :meth:`medi_monai.cohort.captions.words.WordRule.from_setting`.
+            Fields with a number format, such as ``{age:.0f}``, are always filled with the number.
         seed: random seed; each draw depends only on the seed and the row's name, not on other rows.
 
     Raises:
-        InputError: without templates and words, for an invalid template, or contradictory words.
+        InputError: if there are neither templates nor words, or for an invalid template or rule of words.
     """
 
     templates: Sequence[Any]
@@ -182,7 +182,7 @@ class CaptionTemplates:
         return tuple(dict.fromkeys(column for template in self.templates for column in template.columns))
 
     def settings(self) -> dict:
-        """Return everything that determines a caption, as JSON."""
+        """Return everything that determines a caption, JSON-compatible."""
         templates = [{"text": template.text, "weight": template.weight} for template in self.templates]
         return {
             "templates": templates,
@@ -191,7 +191,7 @@ class CaptionTemplates:
         }
 
     def without(self, attributes: Iterable[str]) -> CaptionTemplates:
-        """Return the templates that are neutral in ``attributes``: those that use none of them.
+        """Return only the templates that are neutral in ``attributes``, which use none of these columns.
 
         Raises:
             InputError: if every template uses one of them.
@@ -233,7 +233,8 @@ class CaptionTemplates:
         return [note for note in notes if note]
 
     def check_columns(self, columns: Iterable[str], where: object) -> None:
-        """Raise an :class:`InputError` for the first column of a template or words that is not in ``columns``."""
+        """Raise an :class:`InputError` for the first column that a template or a rule of words uses but ``columns``
+        lacks."""
         known = list(columns)
         for template in self.templates:
             for column in template.columns:
@@ -248,7 +249,7 @@ class CaptionTemplates:
 
         Args:
             table: table with the columns of the templates; cells are strings.
-            name: column of row names, which determine the draws.
+            name: column of row names; the seed and this name determine which template is drawn.
             missing: words for missing data, in addition to empty cells.
 
         Raises:
@@ -288,7 +289,7 @@ class CaptionTemplates:
         return captions, problem
 
     def _filled(self, slot: Field, cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
-        # a column has few distinct values: each is formatted once
+        # format each distinct value once, because columns have few of them
         codes, distinct = pd.factorize(cells)
         values = pd.Series(distinct, dtype="str")
         wrong = pd.Series("", index=values.index, dtype="str")
@@ -305,7 +306,7 @@ class CaptionTemplates:
         return taken[0], taken[1], taken[2]
 
     def _choice(self, names: pd.Series, cells: Mapping[str, pd.Series]) -> np.ndarray:
-        """Return the ``(N,)`` template index of every row, -1 if none fits."""
+        """Draw a template for every row; return ``(N,)`` template indices, -1 if none fits."""
         weights = np.zeros((len(names), len(self.templates)))
         for number, template in enumerate(self.templates):
             fits = np.ones(len(names), bool)
@@ -319,7 +320,7 @@ class CaptionTemplates:
 
 
 def _uniform(names: pd.Series, seed: int) -> np.ndarray:
-    """Return ``(N,)`` values in [0, 1), a keyed hash (SipHash) of each name; a million take a second."""
+    """Return ``(N,)`` values in [0, 1), each a keyed hash (SipHash) of a name; a million names take a second."""
     key = f"{seed_from('caption templates', seed):016x}"
     hashes = pd.util.hash_array(names.astype(object).to_numpy(), hash_key=key)
     return (hashes >> np.uint64(11)) * 2.0**-53

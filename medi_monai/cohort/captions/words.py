@@ -1,4 +1,4 @@
-"""Words in captions for the values of a column, and the articles before them."""
+"""Words that stand for the values of a column in captions, and the articles before them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["WordRule", "indefinite_article", "is_code", "named_values", "names_a
 
 BIN_KEYS = ("bins", "words")
 
-#: letters that take "an" when spelled out, as in "an MR image"
+#: letters that take "an" when an abbreviation is spelled out, as in "an MR image"
 SPELLED_WITH_VOWEL = "AEFHILMNORSX"
-#: largest number of letters of a capitalized word that is always spelled out; longer ones are if they have no vowel
+#: words in capitals with at most this many letters are spelled out; longer ones only if they have no vowel
 MAX_SPELLED = 3
 SILENT_H = re.compile(r"h(?:ou?r|onest|onou?r|eir)", re.IGNORECASE)
 #: initial vowels that sound like "you" or "one"
 CONSONANT_SOUND = re.compile(r"(?:u(?:ni(?!n|m)|s[aeiu]|ter|re)|eu|ew|one\b|once)", re.IGNORECASE)
 
-#: terms of radiology, a gene and a gas whose color or pronoun does not refer to a person
+#: terms of radiology, a gene and a gas, in which a color or pronoun does not refer to a person
 NO_PERSON = re.compile(
     r"\b(?:white|gr[ae]y)[ -]matter\b|\bblack[ -](?:blood|holes?)\b|\bher[ -]?2\b|(?:polari[sz]ed|\b3) ?he\b",
     re.IGNORECASE,
@@ -50,10 +50,10 @@ class WordRule:
 
     Args:
         column: name of the column.
-        words: word for each value; other values are used as they are.
+        words: word for each value; values without a word are used unchanged.
         synonyms: additional words for a value, to be recognized in captions.
         edges: increasing edges of numeric ranges ``[low, high)``.
-        ranges: words for the ranges, one more than edges.
+        ranges: words for the ranges, one more than there are edges.
     """
 
     column: str
@@ -70,7 +70,8 @@ class WordRule:
         recognized in captions.
 
         Raises:
-            InputError: for anything else, edges that do not increase, or a number of words other than that of ranges.
+            InputError: for any other form, edges that do not increase, or a number of words that differs from that of
+                ranges.
         """
         where = f"words of {column!r}"
         if not isinstance(content, Mapping) or not content:
@@ -88,18 +89,18 @@ class WordRule:
         return cls(column, {}, _edges(content["bins"], where), _range_words(content, where))
 
     def settings(self) -> dict:
-        """Return the rule in the form of a config."""
+        """Return the rule in the form that :meth:`from_setting` accepts."""
         if self.ranges:
             return {"bins": list(self.edges), "words": list(self.ranges)}
         return {**self.words, **{value: [self.words[value], *others] for value, others in self.synonyms.items()}}
 
     def names(self, value: str) -> tuple[str, ...]:
-        """Return the words for a value in captions, including the value itself unless it is a code with words."""
+        """Return the words by which captions name a value: its words and the value itself, unless that is a code."""
         given = [self.words[value], *self.synonyms.get(value, ())] if value in self.words else []
         return tuple(dict.fromkeys(given if given and is_code(value) else [*given, value]))
 
     def apply(self, values: pd.Series) -> tuple[pd.Series, pd.Series]:
-        """Return the words of clean values, and the problem of each value, else empty; missing values stay empty."""
+        """Return the word for each value, and its problem or the empty string; missing values remain empty."""
         wrong = pd.Series("", index=values.index, dtype="str")
         if not self.ranges:
             return values.map(lambda value: self.words.get(value, value)).astype("str"), wrong
@@ -111,7 +112,7 @@ class WordRule:
         return words.mask(no_number, ""), wrong
 
     def unused(self, values: set[str]) -> str:
-        """Return a note about values in the rule that do not occur in the column; empty if there are none."""
+        """Return a note about values that have words but do not occur in the column; empty if there are none."""
         unused = [value for value in self.words if value not in values]
         if not unused:
             return ""
@@ -192,7 +193,7 @@ def indefinite_article(text: str) -> str:
 
 
 def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> str | None:
-    """Return the subgroup that a caption names, by :func:`named_values`.
+    """Return the value of an attribute that a caption names; see :func:`named_values`.
 
     Args:
         caption: caption or prompt.
@@ -209,10 +210,10 @@ def names_attribute(caption: str, words: Mapping[str, str | Sequence[str]]) -> s
 def named_values(caption: str, words: Mapping[str, str | Sequence[str]]) -> list[str]:
     """Return the values of an attribute that a caption names, sorted.
 
-    Whole words and their plurals are matched ignoring case, but codes, such as ``F`` or ``2``, exactly. Pronouns count
-    for the values whose words refer to women or men. "man" does not match in "woman", nor "old" in "40-year-old".
-    Longer words are matched first, so that "african american" is not "american". Terms such as "white matter" or "HER2"
-    are ignored.
+    Whole words and their plurals are matched regardless of case; codes, such as ``F`` or ``2``, are matched exactly.
+    Pronouns count as words for values whose words refer to women or men. "man" does not match in "woman", nor "old" in
+    "40-year-old". Longer words are matched first, so that "african american" does not also count as "american". Terms
+    such as "white matter" or "HER2" are ignored.
     """
     text = NO_PERSON.sub(" ", caption)
     named: set[str] = set()

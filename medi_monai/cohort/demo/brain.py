@@ -111,7 +111,7 @@ class View:
 
 
 def brain_of(sex: str, age: float, lesion: str, seed: int) -> Brain:
-    """Return the anatomy of a patient; what sex, age and lesion do not determine is drawn from ``seed``."""
+    """Return the anatomy of a patient; everything that sex, age and lesion do not determine is drawn from ``seed``."""
     if sex not in SEXES:
         raise unknown_value("sex of a demo patient", sex, SEXES)
     if lesion not in LESIONS:

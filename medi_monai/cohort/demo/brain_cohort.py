@@ -18,7 +18,7 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["brain_dataset", "brain_patient_table", "make_brain_cohort"]
 
-#: increased whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+#: increased whenever the same seed gives different pixels, so that an old cohort in the cache is not reused
 VERSION = 2
 #: lesions assigned in turn to patients of increasing age: half of all patients have none
 LESION_CYCLE = ("absent", "left", "absent", "right")
@@ -40,7 +40,7 @@ def brain_dataset(
         seed: seed of the cohort; another seed gives other patients.
         balanced: whether to return the balanced reference cohort: as many women as men, and none of the patients of
             the imbalanced cohort.
-        num_patients: number of patients, as for :func:`make_brain_cohort`.
+        num_patients: number of patients; see :func:`make_brain_cohort`.
         slices_per_patient: number of slices per patient.
         male_fraction: share of men; ignored if ``balanced``.
         image_size: side of the slices in pixels.
@@ -66,8 +66,9 @@ def make_brain_cohort(
         folder: output folder for ``slices/*.png``, ``truth.csv`` (all drawn parameters, per image) and, written last,
             ``slices.csv`` with the columns image, patient, slice, sex, age, lesion and modality.
         num_patients: number of patients; ages are evenly spread, and half of the patients have a lesion.
-        slices_per_patient: number of slices per patient, each at its own level.
-        male_fraction: share of men, exact to one patient overall, for each lesion, and in any age range for a lesion.
+        slices_per_patient: number of slices per patient, each at a different level.
+        male_fraction: share of men in [0, 1]; exact to within one patient overall, for each lesion, and in any age
+            range of patients with the same lesion.
         seed: source of all randomness.
         image_size: side of the slices in pixels.
         name: prefix of the patients' names; another name gives other patients.
@@ -76,7 +77,7 @@ def make_brain_cohort(
         ``folder``.
 
     Raises:
-        InputError: for an invalid setting, or a folder with a cohort of other settings.
+        InputError: for an invalid setting, or a folder that contains a cohort with other settings.
     """
     table = brain_patient_table(num_patients, male_fraction, seed, name)
     if slices_per_patient < 1:
@@ -113,7 +114,7 @@ def make_brain_cohort(
 def brain_patient_table(
     num_patients: int = 1000, male_fraction: float = 0.8, seed: int = 0, name: str = "DEMO"
 ) -> pd.DataFrame:
-    """Return one row per patient: patient, sex, age (whole years) and lesion; sex is balanced over age and lesion."""
+    """Return one row per patient with name, sex, age (whole years) and lesion; sex is independent of age and lesion."""
     if num_patients < 1:
         raise InputError(f"num_patients must be at least 1, not {num_patients}")
     if not 0 <= male_fraction <= 1:
@@ -123,7 +124,8 @@ def brain_patient_table(
     youngest, oldest = AGES
     age = np.floor(youngest + (oldest + 1 - youngest) * (rank + rng.random(num_patients)) / num_patients).astype(int)
     lesion = np.asarray(LESION_CYCLE)[rank % len(LESION_CYCLE)]
-    # men are spread evenly over the patients sorted by lesion, then age, so that any run has the same share of men
+    # men are spread evenly over the patients sorted by lesion, then age, so any consecutive patients have this share of
+    # men
     order = np.lexsort((rank, lesion))
     # rounded, because 0.8 * 10 * k may fall short of a whole number
     men = np.floor(np.round(male_fraction * np.arange(num_patients + 1), 9) + 0.5)
@@ -138,7 +140,7 @@ def brain_patient_table(
 
 
 def _claim(root: Path, settings: dict) -> None:
-    # a folder holds one cohort: a mix with another one under the same names would go unnoticed
+    # one cohort per folder: files of two cohorts with the same names could be mixed unnoticed
     path = root / "cohort.json"
     if not path.is_file():
         write_json(path, settings)

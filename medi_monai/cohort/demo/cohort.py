@@ -18,7 +18,7 @@ from medi_monai.utils.workers import map_processes
 
 __all__ = ["demo_dataset", "demo_schema", "demo_slide_table", "write_demo_slides"]
 
-#: increased whenever the same seed would give other pixels, so that an old cache is not mistaken for a new cohort
+#: increased whenever the same seed gives different pixels, so that an old cohort in the cache is not reused
 VERSION = 2
 TILE = 256
 RACES = ("white", "black or african american", "asian", "not reported")
@@ -28,7 +28,7 @@ def demo_dataset(seed: int = 0, num_workers: int | None = None, balanced: bool =
     """Return the folder of the demo slides in the cache (``$MEDI_CACHE``), which is written on first use.
 
     Args:
-        seed: seed of the cohort; another seed gives other patients, slides and pixels of the same tumors and centers.
+        seed: seed of the cohort; another seed gives other patients, slides and pixels for the same tumors and centers.
         num_workers: number of processes; by default one per core.
         balanced: whether every tumor has the same number of patients at every center, as a negative control.
     """
@@ -47,7 +47,7 @@ def write_demo_slides(
         root: output folder for ``slides/*.tiff`` and ``slides.csv``.
         seed: source of all randomness; the same seed gives the same pixels.
         num_workers: number of processes; by default one per core.
-        balanced: whether to write the negative control, as for :func:`demo_dataset`.
+        balanced: whether to write the negative control; see :func:`demo_dataset`.
 
     Returns:
         ``root``.
@@ -62,7 +62,7 @@ def write_demo_slides(
 
 
 def demo_slide_table(seed: int = 0, balanced: bool = False) -> pd.DataFrame:
-    """Return one row per slide: GDC columns, indices of its tumor and center profile, and the patient count there.
+    """Return one row per slide: GDC columns, indices of tumor and center, and the number of patients with both.
 
     As in TCGA, a tissue source site code belongs to one tumor, and the codes ``NA`` and ``01`` occur.
     """
@@ -94,7 +94,7 @@ def demo_slide_table(seed: int = 0, balanced: bool = False) -> pd.DataFrame:
 
 
 def demo_schema() -> MetadataSchema:
-    """Return the schema of the demo cohort with the attribute ``center``, for an untrained network."""
+    """Return the schema of the demo cohort with the attribute ``center``; generates no images."""
     return MetadataSchema.from_table(demo_slide_table(), "project_id", ["center"])
 
 
@@ -114,11 +114,12 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
 
 
 def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, levels: int = 3) -> None:
-    """Write a tiled JPEG TIFF with its resolution in the tags; each level, stored as a page, halves the one before.
+    """Write a tiled JPEG TIFF with one page per level, each half the size of the one before, and its resolution in the
+    tags.
 
     Args:
         path: file to write.
-        pixels: ``(H, W, 3)`` uint8; sides divisible by ``2 ** (levels - 1)``.
+        pixels: ``(H, W, 3)`` uint8; H and W must be divisible by ``2 ** (levels - 1)``.
         mpp: microns per pixel of the first level.
         levels: number of levels.
     """

@@ -1,4 +1,4 @@
-"""Draw tissue as amounts of hematoxylin and eosin, and render them as scanner pixels."""
+"""Draw tissue as amounts of hematoxylin and eosin, and render these as the pixels of a scanner."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ def scan(
 ) -> np.ndarray:
     """Render stains by the Beer-Lambert law, ``I = white · 10^-(h·H + e·E)``, with slide variation, blur and noise.
 
+    ``H`` and ``E`` are the amounts of stain, ``h`` and ``e`` the optical densities of the center.
+
+    Args:
+        hematoxylin: ``(H, W)`` amounts of hematoxylin.
+        eosin: ``(H, W)`` amounts of eosin.
+        center: staining and scanner.
+        mpp: microns per pixel.
+        rng: source of all randomness.
+
     Returns:
         ``(H, W, 3)`` uint8.
     """
@@ -90,7 +99,7 @@ def _stroma(tumor: TumorProfile, size: int, mpp: float, across: np.ndarray, rng:
 def _lumina(
     tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
-    # round lumina; the rings mark where their nuclei lie
+    # elliptical lumina; `rings` has the center and radius of each, around which its nuclei are placed
     clear = np.zeros((size, size), bool)
     rings: list[tuple[float, float, float]] = []
     count = rng.poisson(tumor.lumina_per_mm2 * (size * mpp / 1000) ** 2)

@@ -17,18 +17,18 @@ __all__ = ["NEW_CENTER", "demo_new_center"]
 
 VERSION = 1
 NEW_CENTER = CenterProfile("Yew", (0.66, 0.58, 0.36), (0.12, 0.56, 0.28), (244, 243, 241), 0.40, 0.50)
-#: side of the slides in microns, as those of the demo cohort with little tissue
+#: side of the slides in microns, like the slides with little tissue in the demo cohort
 SIDE = 320
 #: mean gray level below which a patch is tissue
 TISSUE_LEVEL = 225
 
 
 def demo_new_center(image_size: int, num_patches: int = 40, seed: int = 0) -> Path:
-    """Return a table of patches in the cache (``$MEDI_CACHE``), which is written on first use.
+    """Return the path of a table of patches in the cache (``$MEDI_CACHE``), which is written on first use.
 
     Args:
-        image_size: side of the patches in pixels of 1 micron.
-        num_patches: number of patches, of all tumors in equal shares.
+        image_size: side of the patches in pixels; a pixel is 1 micron wide.
+        num_patches: number of patches, spread evenly over the tumors.
         seed: seed of the pixels.
     """
     root = cache_dir() / f"demo_new_center_v{VERSION}_{image_size}px_{num_patches}_seed{seed}"
@@ -49,7 +49,7 @@ def demo_new_center(image_size: int, num_patches: int = 40, seed: int = 0) -> Pa
 
 
 def _patch(tumor: int, image_size: int, rng: np.random.Generator) -> np.ndarray:
-    """One patch with tissue, ``(image_size, image_size, 3)`` uint8."""
+    """Draw one patch that contains tissue, ``(image_size, image_size, 3)`` uint8."""
     profile = tumor_of_patient(TUMORS[tumor], rng)
     step = round(1 / NEW_CENTER.mpp)
     size = max(round(SIDE / NEW_CENTER.mpp), 2 * image_size * step)

@@ -19,7 +19,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TumorProfile:
-    """Morphology of one tumor class; lengths in microns."""
+    """Morphology of one tumor class.
+
+    Diameters are in microns. ``diameter_spread`` is the standard deviation of the logarithm of the nuclear diameter,
+    ``elongation`` the ratio of a nucleus's length to its width, ``alignment`` the share of nuclei along the fibers, and
+    ``stroma`` the amount of fibrous stroma, from 0 to 1.
+    """
 
     project: str
     nuclei_per_mm2: float
@@ -36,8 +41,9 @@ class TumorProfile:
 class CenterProfile:
     """Staining and scanner of one center.
 
-    ``hematoxylin`` and ``eosin`` are optical densities of red, green and blue per unit of stain; ``white`` is the
-    scanner's white point; ``blur`` the standard deviation of its point spread in microns; ``mpp`` its resolution.
+    ``hematoxylin`` and ``eosin`` are optical densities of red, green and blue per unit of stain; ``white`` is the white
+    point of the scanner (red, green, blue), ``blur`` the standard deviation of its point spread in microns, and ``mpp``
+    its resolution in microns per pixel.
     """
 
     name: str
@@ -77,9 +83,9 @@ NUM_PATIENTS = np.array(
     ]
 )
 
-#: the negative control: class and center are independent, so there is no shortcut to correct
+#: patients per tumor and center in the negative control: class and center are independent, so there is no shortcut
 BALANCED = 3
 NUM_PATIENTS_BALANCED = np.full_like(NUM_PATIENTS, BALANCED)
 
-#: side of a slide in microns, by the number of patients: rare pairs of tumor and center have little tissue as well
+#: side of a slide in microns by the number of patients: rare pairs of tumor and center also have less tissue per slide
 SIDE_MICRONS = {HOME: 512, AWAY: 320, BALANCED: 400}

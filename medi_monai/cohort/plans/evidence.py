@@ -1,4 +1,4 @@
-"""How far the combinations of a plan are from what a model was trained on."""
+"""How close the combinations of a plan are to those that a model was trained on."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from medi_monai.schema import is_missing
 
 __all__ = ["EVIDENCE", "SEEN", "TrainingCounts"]
 
-#: columns of a manifest: the nearest that was in training, training patches of the combination, and of that of its
-#: values that has the fewest
+#: columns of a manifest: which part of the combination was in training (see :data:`SEEN`), the number of training
+#: patches with the combination, and the number with its rarest value
 EVIDENCE = ("seen", "training_patches", "rarest_value_patches")
-#: ``combination``: in training; ``pairs``: all pairs of its values are, but not together; ``values``: all of its values
-#: are, but not all pairs; ``no``: one of its values is not
+#: ``combination``: the combination itself was in training; ``pairs``: all pairs of its values were, but not all values
+#: together; ``values``: all of its values were, but not all pairs; ``no``: at least one value was not
 SEEN = ("combination", "pairs", "values", "no")
 
 
 class TrainingCounts:
-    """Training patches of combinations, of pairs of values and of values.
+    """Numbers of training patches of combinations, of pairs of values, and of single values.
 
     Args:
-        record: of the training; continuous attributes are not in it and do not count.
+        record: record of the training; it does not contain continuous attributes, which are ignored.
     """
 
     def __init__(self, record: TrainingRecord) -> None:
@@ -35,14 +35,14 @@ class TrainingCounts:
     def of(
         self, plan: pd.DataFrame, mixtures: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({})
     ) -> pd.DataFrame:
-        """:data:`EVIDENCE` of each row of a plan, with its index.
+        """Return the columns :data:`EVIDENCE` for each row of a plan, with the index of the plan.
 
-        An empty cell is the *unknown* value; columns that are left to the model do not count.
+        An empty cell is the *unknown* value. Columns in which all cells are None are left to the model and ignored.
 
         Args:
-            plan: combinations.
-            mixtures: values of each mixture, by its column and cell. A mixture was not in training; its rarest
-                value is that of those mixed.
+            plan: combinations, one per row.
+            mixtures: for each mixture, given as column and cell, the values that it mixes. A mixture counts as not in
+                training; its rarest value is the rarest one that it mixes.
         """
         evidence = self._of(plan)
         for (name, cell), values in mixtures.items():
@@ -73,7 +73,7 @@ class TrainingCounts:
         return pd.DataFrame(dict(zip(EVIDENCE, (seen, whole, rarest))), index=plan.index)
 
     def lacking(self, column: str) -> int | None:
-        """Training patches without a value in a column; None if the column is not recorded."""
+        """Return the number of training patches without a value in a column; None if the column is not recorded."""
         return int(self._sizes[self._table[column] == ""].sum()) if column in self.columns else None
 
     def _lookup(self, cells: pd.DataFrame, columns: Sequence[str]) -> pd.Series:

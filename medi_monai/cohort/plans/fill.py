@@ -1,4 +1,4 @@
-"""How many images to add to groups of unequal size, so that their shares come close to a target."""
+"""Compute how many images to add to groups of unequal size, so that their shares come close to a target."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import numpy as np
 
 __all__ = ["exact_total", "fill"]
 
-#: 0.7 of 10 must be 7 despite floating-point error
+#: tolerance: 0.7 times 10 must be 7 despite floating-point error
 ROUNDING = 1e-9
 
 
 def fill(have: np.ndarray, shares: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Distribute ``total`` images over groups so that ``have`` and they together have shares near the target.
+    """Distribute ``total`` new images over groups, so that old and new images together have shares near the target.
 
-    The groups that lack most of their share are filled first (water-filling): ``clip(λ·shares − have, low, high)`` for
-    the λ with this total, rounded by largest remainders, ties to the first group. Before rounding, no other
-    distribution within the bounds has a smaller Kullback–Leibler divergence of the target from the result.
+    The groups that are furthest below their share are filled first (water-filling): the counts are ``clip(λ·shares −
+    have, low, high)`` for the λ that gives this total, rounded by largest remainders, with ties going to the first
+    group. Before rounding, no other distribution within the bounds has a smaller Kullback–Leibler divergence of the
+    target from the result.
 
     Args:
-        have: ``(G,)`` images that are there.
-        shares: ``(G,)`` target shares; they need not sum to 1.
-        total: images to add; where the bounds allow fewer or require more, that number is added.
-        low, high: ``(G,)`` smallest and largest whole number of images to add.
+        have: ``(G,)`` numbers of images that exist.
+        shares: ``(G,)`` target shares; they need not sum to 1. A group with the share 0 gets ``low`` images.
+        total: number of images to add, clipped to the range that the bounds allow.
+        low, high: ``(G,)`` smallest and largest numbers of images to add, whole numbers.
 
     Returns:
-        ``(G,)`` int64 counts.
+        ``(G,)`` int64 numbers of images to add.
     """
     have, shares = np.asarray(have, float), np.asarray(shares, float)
     low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
@@ -33,7 +34,7 @@ def fill(have: np.ndarray, shares: np.ndarray, total: int, low: np.ndarray, high
     total = int(np.clip(total, low.sum(), high.sum()))
     if not wanted.any():
         return low
-    # λ at which a group begins to be filled, and at which it is full: between them, the sum is linear in λ
+    # the values of λ at which each group begins to be filled and is full; between these values, the sum is linear in λ
     begins, ends = ((have + bound)[wanted] / shares[wanted] for bound in (low, high))
     levels = np.unique(np.concatenate([begins, ends]))
     slopes = np.zeros(len(levels))
@@ -53,7 +54,7 @@ def fill(have: np.ndarray, shares: np.ndarray, total: int, low: np.ndarray, high
 def _rounded(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     whole = np.clip(np.floor(counts + ROUNDING).astype(np.int64), low, high)
     remainders = np.round(counts - whole, 9)
-    # floating-point error of large sums may leave more, or less, than one for each group
+    # with large sums, floating-point error may leave more than one image per group to distribute, or too many
     while missing := total - int(whole.sum()):
         step = 1 if missing > 0 else -1
         open_groups = np.flatnonzero(whole < high if step > 0 else whole > low)
@@ -64,14 +65,14 @@ def _rounded(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) 
 
 
 def exact_total(have: np.ndarray, shares: np.ndarray) -> int | None:
-    """Smallest size of a set that contains ``have`` and has the target's shares, up to rounding to whole images.
+    """Return the smallest size of a set that contains ``have`` and has the target shares, up to rounding.
 
     Args:
-        have: ``(G,)`` images that are there.
+        have: ``(G,)`` numbers of images that exist.
         shares: ``(G,)`` target shares, which sum to 1.
 
     Returns:
-        The size; None if a group with the share 0 has images, so that no size is large enough.
+        The number of images; None if a group with the share 0 has images, because then no size is large enough.
     """
     have, shares = np.asarray(have, float), np.asarray(shares, float)
     if (have[shares <= 0] > 0).any():

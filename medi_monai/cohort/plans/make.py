@@ -1,4 +1,4 @@
-"""Sampling plans made from a training table: combinations to sample, and the number of images for each."""
+"""Make sampling plans from a training table: combinations to sample, and the number of images for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PLANS", "PlanLimits", "TargetShares", "held_out_combinations", "make
 
 PLANS = ("unseen", "balance", "observed", "all", "union", "target")
 MAX_COMBINATIONS = 10**6
-#: of a single combination, if there is no limit
+#: limit of the images of a single combination if the user sets none
 MAX_COUNT = 10**9
 
 Key = tuple[str, ...]
@@ -30,13 +30,17 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class PlanLimits:
-    """Limits of the numbers of images, and of what is extrapolated.
+    """Limits on the numbers of images, and on extrapolation to rare values.
 
     Args:
-        min_per_combination: images of each combination of the plan, at least.
-        max_per_combination: images of each combination, at most; None: no limit.
-        max_images: images of the whole plan, at most; None: no limit.
-        min_training_patches: training patches that each value of a combination must have.
+        min_per_combination: minimum number of images of each combination in the plan.
+        max_per_combination: maximum number of images of each combination; None for no limit.
+        max_images: maximum number of images of the whole plan; None for no limit.
+        min_training_patches: minimum number of training patches with each value of a combination; combinations with a
+            rarer value are not planned.
+
+    Raises:
+        InputError: if the minimum per combination exceeds the maximum.
     """
 
     min_per_combination: int = 0
@@ -54,11 +58,12 @@ class PlanLimits:
 
 @dataclass(frozen=True)
 class TargetShares:
-    """Shares that the training images and those of the plan have together.
+    """Shares that training images and planned images should have together.
 
     Args:
-        columns: columns of the plan that the shares are of; the images of a subgroup are spread evenly over the others.
-        shares: share of each subgroup, by its values; they sum to 1.
+        columns: columns of the plan that define the subgroups; within a subgroup, images are spread evenly over the
+            values of the other columns.
+        shares: share of each subgroup, keyed by its values in the order of ``columns``; they sum to 1.
     """
 
     columns: tuple[str, ...]
@@ -79,23 +84,23 @@ def make_plan(
     Args:
         table: training rows.
         columns: label and attributes whose combinations are planned.
-        kind: ``unseen``: all combinations of values in ``table`` that have no row; ``balance``: the number of images
-            that each combination needs to equal the largest; ``observed``: all combinations that have rows; ``all``:
-            all combinations of values, seen or not; ``union``: every label with every combination of the attributes
-            that has rows with any label; ``target``: the smallest number of images that brings ``table`` to given
-            shares, or the best that ``limits`` allow.
-        images_per_combination: the count, except for ``balance`` and ``target``.
-        limits: limits of the counts. ``max_images`` are shared evenly, for ``balance`` and ``target`` so that the
-            combinations that lack most are filled first.
-        target: the shares, for ``target``.
-        values: values of a column that has others than ``table``, such as ranges of ages without a row.
+        kind: ``unseen``: all combinations of values in ``table`` that have no row; ``balance``: for each combination,
+            as many images as it needs to reach the size of the largest; ``observed``: all combinations that have rows;
+            ``all``: all combinations of values, seen or not; ``union``: every label with every combination of the
+            attributes that has rows with any label; ``target``: the smallest number of images that brings ``table`` to
+            the given shares, or as close as ``limits`` allow.
+        images_per_combination: number of images of each combination; not used by ``balance`` and ``target``.
+        limits: limits on the counts. If ``max_images`` is reached, the images are spread evenly; for ``balance`` and
+            ``target``, the combinations that lack the most images are filled first.
+        target: the shares to reach; required by ``target``, and not allowed for other kinds.
+        values: values to combine for columns whose values should not be taken from ``table``, such as ranges of ages.
 
     Returns:
-        The columns and ``count``, one row per combination, sorted, without those that need no image.
+        One row per combination with ``columns`` and ``count``, sorted, without combinations that need no image.
 
     Raises:
-        InputError: for an unknown kind or column, no columns, a count below 1, limits or shares that are not possible,
-            or an empty plan.
+        InputError: for an unknown kind or column, no columns, a count below 1, limits or shares that cannot be met, or
+            an empty plan.
     """
     if kind not in PLANS:
         raise unknown_value("kind of plan", kind, PLANS, "The path of a table with a `count` column is also a plan.")
@@ -201,13 +206,13 @@ def _target_counts(
     target: TargetShares,
     limits: PlanLimits,
 ) -> np.ndarray:
-    """First the images of each subgroup, then those of the combinations within it, both by :func:`fill`."""
+    """Distribute images over the subgroups, then over the combinations within each, both with :func:`fill`."""
     positions = [list(columns).index(column) for column in target.columns]
     groups = list(target.shares)
     code_of = {group: code for code, group in enumerate(groups)}
     codes = np.array([code_of.get(tuple(key[position] for position in positions), -1) for key in keys])
     shares = np.array([target.shares[group] for group in groups])
-    # those of combinations that are not sampled count as well: they are in the training table
+    # combinations that are not sampled also count, because their patches are in the training table
     real = np.zeros(len(groups), np.int64)
     for key, size in present.items():
         code = code_of.get(tuple(key[position] for position in positions), -1)
@@ -243,10 +248,10 @@ def _target_counts(
 
 
 def held_out_combinations(table: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Combinations of a cohort table that no training row has, sorted; those with an empty cell do not count.
+    """Return the combinations of a cohort table that occur in no training row, sorted; ignore those with an empty cell.
 
     Args:
-        table: with ``split``; excluded rows do not count.
+        table: cohort table with the column ``split``; rows in ``excluded`` are ignored.
         columns: label and attributes that make a combination.
 
     Raises:

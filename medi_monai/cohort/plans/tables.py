@@ -1,4 +1,4 @@
-"""Plans as tables: read from a file, and expanded to a row per image."""
+"""Read plans from files, and expand them to one row per image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medi_monai.utils.tables import read_table
 
 __all__ = ["expand_plan", "read_plan"]
 
-#: of a table in memory: a pointer to the text, the index, and a copy while it is sorted
+#: memory of a table in bytes per cell: a pointer to the text, the index, and a copy during sorting
 BYTES_PER_CELL = 24
 
 
@@ -50,10 +50,10 @@ def read_plan(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def expand_plan(plan: pd.DataFrame) -> pd.DataFrame:
-    """One row per image: its combination and ``number`` (0, 1, …) within the combination.
+    """Return a table with one row per image: its combination, and its ``number`` (0, 1, …) within the combination.
 
     Raises:
-        InputError: for more images than a table in memory can list.
+        InputError: if the table would not fit in memory.
     """
     total = sum(map(int, plan["count"]))
     check_memory(

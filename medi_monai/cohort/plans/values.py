@@ -19,7 +19,7 @@ __all__ = ["ValueRange", "binned", "draw_values", "ranges_in"]
 
 SEPARATOR = ".."
 RANGE = re.compile(r"\s*(\S+?)\s*\.\.\s*(\S+)\s*")
-#: numbers are drawn with a thousandth of the range as resolution
+#: drawn numbers are rounded to about a thousandth of the width of the range
 DIGITS = 3
 
 
@@ -28,7 +28,7 @@ class ValueRange:
     """A value, or a range of values, of a continuous attribute.
 
     Args:
-        low, high: bounds; equal for a single value.
+        low, high: bounds of the range; equal for a single value.
     """
 
     low: float
@@ -36,10 +36,14 @@ class ValueRange:
 
     @classmethod
     def parse(cls, text: object, column: str) -> ValueRange:
-        """Read ``47``, or ``40..60``.
+        """Parse a number such as ``47``, or a range such as ``40..60``.
+
+        Args:
+            text: cell of a plan.
+            column: name of the column, for messages.
 
         Raises:
-            InputError: for anything else, and if the second number is below the first.
+            InputError: for any other text, or if the second number is below the first.
         """
         match = RANGE.fullmatch(str(text))
         bounds = [number_in(word) for word in (match.groups() if match else (str(text),) * 2)]
@@ -53,7 +57,7 @@ class ValueRange:
         return cls(low, high)
 
     def draw(self, generator: torch.Generator) -> float:
-        """A number of the range, uniformly distributed, rounded to a thousandth of its width."""
+        """Draw a number uniformly from the range, rounded to about a thousandth of its width."""
         if self.low == self.high:
             return self.low
         share = float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -62,7 +66,7 @@ class ValueRange:
 
 
 def ranges_in(cells: Iterable[object], column: str) -> dict[object, ValueRange]:
-    """Ranges by the cells of a column that have them; a cell without two numbers has none.
+    """Return the ranges in a column, by cell; cells that are not a range of two numbers are omitted.
 
     Raises:
         InputError: for a range that ends below its start.
@@ -80,13 +84,13 @@ def binned(cells: pd.Series, values: Sequence[object]) -> pd.Series:
 
     Args:
         cells: numbers, as numbers or text.
-        values: numbers and ranges, which may share bounds and must not overlap otherwise.
+        values: numbers and ranges, such as ``47`` or ``40..60``; they may share bounds but must not overlap otherwise.
 
     Returns:
-        The values as text; the empty string for a number in none of them, and for missing data.
+        For each cell, the value or range as text; the empty string for a number in none of them and for missing data.
 
     Raises:
-        InputError: for ranges that overlap, or a cell that is no number.
+        InputError: for ranges that overlap, or a value that is neither a number nor a range.
     """
     column = str(cells.name)
     ranges = {text: ValueRange.parse(text, column) for text in map(str, values)}
@@ -96,18 +100,18 @@ def binned(cells: pd.Series, values: Sequence[object]) -> pd.Series:
             raise InputError(f"the values {first!r} and {second!r} of {column!r} overlap: a patch would be in both")
     numbers = pd.to_numeric(cells, errors="coerce")
     bins = np.full(len(cells), "", dtype=object)
-    # from the last to the first, so that a bound belongs to the first
+    # from last to first, so that a shared bound belongs to the first range
     for text, values_in in reversed(ordered):
         bins[(numbers >= values_in.low) & (numbers <= values_in.high)] = text
     return pd.Series(bins, index=cells.index, name=cells.name)
 
 
 def draw_values(rows: pd.DataFrame, columns: Sequence[str], seed: int) -> pd.DataFrame:
-    """Replace ranges by numbers drawn from them, which depend on the seed and on the identity of an image alone.
+    """Replace ranges by numbers drawn from them; a draw depends only on the seed and the identity of the image.
 
     Args:
-        rows: an expanded plan: a row per image, with ``number``.
-        columns: those that may have ranges.
+        rows: an expanded plan, with one row per image and the column ``number``.
+        columns: columns that may contain ranges.
         seed: random seed.
     """
     drawn = {}
