@@ -1,1 +1,1 @@
-"""Training and sampling: trainer, batch preparation, image generator, CLIP, and the model folder."""
+"""Training and sampling: trainer, batch preparation, image generator, CLIP, and model folder."""

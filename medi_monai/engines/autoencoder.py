@@ -40,33 +40,38 @@ from medi_monai.utils.seeding import generator_from, seed_from
 __all__ = ["autoencode_run", "kl_divergence"]
 
 PICTURE = "reconstructions.png"
-#: training images on which the scale is measured
+#: number of training images on which the scale is measured
 NUM_SCALE = 256
-#: channels of the discriminator, its levels for images of 64 px and more, and the least side in pixels that it judges
+#: channels of the discriminator, its levels for images of 64 px or more, and its minimum image side in pixels
 CRITIC_CHANNELS, CRITIC_LEVELS, LEAST_SIDE = 32, 3, 16
-#: images shown
+#: number of images in the picture
 NUM_SHOWN = 8
-#: settings that a resumed training may change
+#: settings that may change when a training is resumed
 FREE = {"resume", "log_every", "checkpoint_every", "num_validation"}
 
 
 def kl_divergence(mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of ``(N, C, h, w)`` normal latents from the standard normal, averaged over images."""
+    """Return the Kullback-Leibler divergence of normal latents from the standard normal, averaged over images.
+
+    Args:
+        mean: ``(N, C, h, w)`` means of the latents.
+        deviation: ``(N, C, h, w)`` standard deviations of the latents.
+    """
     terms = mean.square() + deviation.square() - deviation.square().clamp(min=1e-12).log() - 1
     return 0.5 * terms.flatten(1).sum(1).mean()
 
 
 class _Step:
-    """One update of the autoencoder and, once it has begun, of the discriminator.
+    """One update of the autoencoder and, after ``adversarial_start`` steps, of the discriminator.
 
     Args:
-        settings: of the training.
-        autoencoder, discriminator: the networks.
-        optimizers: of either.
-        schedules: of the learning rate of either.
-        perceptual: loss of two batches of images, or None.
-        seed: random seed of augmentation and of the latents' noise.
-        device: device.
+        settings: settings of the training.
+        autoencoder, discriminator: the two networks.
+        optimizers: optimizers of the two networks.
+        schedules: learning rate schedules of the two networks.
+        perceptual: perceptual loss between two batches of images, or None.
+        seed: random seed of the augmentation and of the latents' noise.
+        device: device of the training.
         precision: as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
     """
 
@@ -143,17 +148,18 @@ def autoencode_run(
     precision: str = "float32",
     writer: EventWriter | None = None,
 ) -> Path:
-    """Write ``autoencoder.pt``, ``autoencoder.json``, ``reconstructions.png`` and ``summary.json``.
+    """Train an autoencoder; write ``autoencoder.pt`` and ``.json``, ``reconstructions.png`` and ``summary.json``.
 
-    The losses are those of MONAI's latent diffusion: L1, Kullback-Leibler, PatchGAN and, where its network is at hand,
-    a perceptual loss (arXiv 2112.10752). The saved weights are their average over the training. The scale is one over
-    the standard deviation of the latents of training images.
+    The losses are those of MONAI's latent diffusion: L1, Kullback-Leibler, PatchGAN and, if the settings name its
+    network, a perceptual loss (arXiv 2112.10752). The weights are averaged over the training before they are saved. The
+    scale is the reciprocal of the standard deviation of the latents of training images. With ``max_steps = 0``, the
+    initial weights are only measured.
 
     Args:
-        cohort: images with their split; trained on ``train``, measured on the other splits.
+        cohort: images with their split; ``train`` is used for training, the other splits for measurement.
         image_size: side of the images in pixels.
         output_dir: folder of the run; earlier results are moved to ``earlier-<n>``.
-        settings: of the training.
+        settings: settings of the training.
         seed: random seed.
         device: device of the training.
         precision: as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
@@ -163,7 +169,7 @@ def autoencode_run(
         The path of the weights.
 
     Raises:
-        InputError: for settings that do not fit, or a checkpoint of others to resume from.
+        InputError: for settings that are inconsistent, or differ from those of the checkpoint to resume from.
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
     output, device, start = Path(output_dir), torch.device(device), time.perf_counter()
@@ -235,7 +241,7 @@ def _train(
         torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=0.0),
         torch.optim.AdamW(discriminator.parameters(), settings.learning_rate / 2, weight_decay=0.0),
     )
-    # the discriminator makes its updates from `adversarial_start` on
+    # the discriminator is updated only after `adversarial_start` steps
     lengths = (settings.max_steps, max(1, settings.max_steps - settings.adversarial_start))
     schedules = [
         WarmupCosine(optimizer, max(1, steps // 50), steps, cosine_start=0)
@@ -364,7 +370,7 @@ def _held_out(cohort: Cohort, image_size: int) -> StreamedPatchDataset | None:
 def _measured(
     space: LatentSpace, held_out: StreamedPatchDataset | None, count: int, device: torch.device, output: Path
 ) -> dict[str, Any]:
-    """Write the picture of held-out images and their reconstructions, and return the error in gray levels."""
+    """Write the picture of held-out images and their reconstructions, and return errors (gray levels, PSNR in dB)."""
     if held_out is None:
         return {"held_out_images": 0, "mean_absolute_error": None, "psnr": None}
     images = _images(held_out, count, 0, device)

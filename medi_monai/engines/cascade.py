@@ -1,4 +1,4 @@
-"""The second stage of a cascade: training batches and sampling with small images, noise added to either."""
+"""Second stage of a cascade: training batches and sampling, both conditioned on small images with added noise."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["SmallImages", "UpsamplingGenerator", "UpsamplingPrepareBatch"]
 
 
 class UpsamplingPrepareBatch(DiffusionPrepareBatch):
-    """A batch of the second stage: also the enlarged small images, with noise of a random level (arXiv 2106.15282).
+    """Batch preparation that adds the enlarged small images, with noise of a random level (arXiv 2106.15282).
 
     Args:
-        small_size: side in pixels of the small images.
-        max_level: largest timestep of the noise that is added to them; levels from 0 on are equally likely.
+        small_size: side of the small images in pixels.
+        max_level: largest timestep of the noise added to them; all levels from 0 to ``max_level`` are equally likely.
         kwargs: arguments of :class:`DiffusionPrepareBatch`.
     """
 
@@ -44,7 +44,7 @@ class UpsamplingPrepareBatch(DiffusionPrepareBatch):
         self.small_size, self.max_level = small_size, max_level
 
     def extra_arguments(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """``small`` and ``level`` of images ``(N, 3, H, W)`` in [-1, 1], as for the network."""
+        """Return the network's arguments ``small`` and ``level`` for ``(N, 3, H, W)`` images in [-1, 1]."""
         small = self.space.encode(enlarged(shrunk(images, self.small_size), images.shape[-1]))
         level = torch.randint(self.max_level + 1, (len(images),), generator=generator)
         noise = torch.randn(small.shape, generator=generator).to(small.device)
@@ -52,11 +52,11 @@ class UpsamplingPrepareBatch(DiffusionPrepareBatch):
 
 
 class SmallImages:
-    """The images of a sampling, by combination and number.
+    """Images of a sampling run, found by combination and number.
 
     Args:
-        folder: of a run `sampling`, with ``manifest.csv``.
-        schema: of the model that enlarges them.
+        folder: output folder of a run `sampling`, with ``manifest.csv``.
+        schema: schema of the model that enlarges the images.
         columns: label and attributes that form a combination.
 
     Raises:
@@ -86,13 +86,13 @@ class SmallImages:
         return (*values, str(int(row["number"])))
 
     def plan(self, given: Collection[str] = ()) -> pd.DataFrame:
-        """The combinations with ``count``.
+        """Return the plan that enlarges every image: the combinations with ``count``.
 
         Args:
-            given: names of settings of a plan that the user gave.
+            given: names of the plan settings that the user gave, none of which apply.
 
         Raises:
-            InputError: if there are any, or if the images of a combination are not numbered from 0 on.
+            InputError: if the user gave any, or if the images of a combination are not numbered from 0 without gaps.
         """
         if given:
             raise InputError(
@@ -109,7 +109,7 @@ class SmallImages:
         return grouped.nunique().rename("count").reset_index()
 
     def read(self, rows: pd.DataFrame) -> torch.Tensor:
-        """``(N, 3, h, w)`` images in [-1, 1] of the rows of an expanded plan.
+        """Return ``(N, 3, h, w)`` images in [-1, 1] for the rows of an expanded plan.
 
         Raises:
             InputError: for a row without an image, or images of several sizes.
@@ -126,17 +126,17 @@ class SmallImages:
 
 
 class UpsamplingGenerator(ImageGenerator):
-    """Enlarges sampled images; each depends only on the seed, its identity and its small image.
+    """Generator that enlarges sampled images; each result depends only on the seed, its identity and its small image.
 
     Args:
         small: images to enlarge.
-        small_size: side of the small images in training.
-        level: timestep of the noise that is added to them.
-        max_level: largest of the training.
+        small_size: side in pixels of the small images in training.
+        level: timestep of the noise that is added to the small images.
+        max_level: largest level in training.
         kwargs: arguments of :class:`ImageGenerator`.
 
     Raises:
-        InputError: for a level that was not trained.
+        InputError: for a level that did not occur in training.
     """
 
     def __init__(self, *, small: SmallImages, small_size: int, level: int, max_level: int, **kwargs: Any) -> None:
@@ -146,7 +146,7 @@ class UpsamplingGenerator(ImageGenerator):
         self.small, self.small_size, self.level = small, small_size, level
 
     def recipe(self) -> dict[str, Any]:
-        """As for :class:`ImageGenerator`, with the small images and their noise."""
+        """Return the recipe of :class:`ImageGenerator`, with the small images and their noise level."""
         return {**super().recipe(), "small": self.small.digest, "level": self.level}
 
     @torch.no_grad()

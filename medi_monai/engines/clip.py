@@ -1,4 +1,4 @@
-"""Training a small CLIP on images and captions."""
+"""Train a small CLIP on images and captions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medi_monai.utils.seeding import generator_from, seed_from
 
 __all__ = ["ClipSchedule", "contrastive_loss", "train_clip"]
 
-#: CLIP's bound on the logarithm of its scale, which limits the scale to 100
+#: CLIP's upper bound on the logarithm of its scale, which limits the scale to 100
 MAX_LOG_SCALE = 4.6052
 #: folder of TensorBoard events inside the model folder
 LOGS = "events"
@@ -37,13 +37,13 @@ LOGS = "events"
 def contrastive_loss(
     image_features: torch.Tensor, text_features: torch.Tensor, scale: torch.Tensor, captions: torch.Tensor
 ) -> torch.Tensor:
-    """CLIP's symmetric cross-entropy (arXiv 2103.00020), modified such that equal captions are not negatives.
+    """Return CLIP's symmetric cross-entropy (arXiv 2103.00020), modified so that equal captions are not negatives.
 
     The target of an image is distributed evenly over all texts of the batch that equal its own, and likewise for texts.
 
     Args:
-        image_features: ``(N, D)``, normalized to length 1.
-        text_features: ``(N, D)``, normalized to length 1.
+        image_features: ``(N, D)`` image features of unit length.
+        text_features: ``(N, D)`` text features of unit length.
         scale: factor of the cosine similarities.
         captions: ``(N,)`` or ``(N, L)`` codes; captions are equal if their codes are.
     """
@@ -73,23 +73,24 @@ def train_clip(
 ) -> ClipModel:
     """Create a tokenizer and a small CLIP, train it on pairs, save it, and load it from its folder.
 
-    The result depends only on the pairs and the seed. Training takes a minute and cannot be resumed; the folder appears
-    at the end.
+    The result depends only on the pairs, the settings and the seed. Training takes about a minute and cannot be
+    resumed; the folder appears only when it is complete.
 
     Args:
         images: ``(N, 3, S, S)`` uint8, or a dataset of such images (tensors, or mappings with ``image``).
         captions: one caption per image.
-        folder: new or empty folder for the model, and for the curves in ``events``.
+        folder: new or empty output folder for the model, and for TensorBoard events in ``events``.
         max_steps: number of updates.
         batch_size: pairs per update.
         learning_rate: peak learning rate, after a short warm-up and before cosine decay.
         seed: random seed of weights, order and augmentation.
         device: device for training.
         weight_decay: weight decay of AdamW.
-        augment: random flips and right-angle rotations; do not use if captions mention left or right.
+        augment: whether to apply random flips and right-angle rotations; not suitable if captions mention left or
+            right.
         max_length: maximum number of tokens in a caption; by default longer than needed, up to CLIP's 77.
         on_long: what to do with longer captions: ``error`` or ``truncate``.
-        records: contents of additional JSON files of the folder, by name.
+        records: contents of additional JSON files to write into the folder, by file name.
         sizes: arguments of :func:`medi_monai.networks.text.small_clip` (``patch_size``, ``hidden_size``, …).
 
     Raises:
@@ -106,10 +107,10 @@ def train_clip(
         torch.manual_seed(seed_from("clip", seed))
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # a name of its own: no folder of the user's is taken for it and removed
+    # a unique name, so that no folder of the user is mistaken for it and removed
     with temporary_dir(target, LOGS) as logs:
         _run(model, pixels, codes, logs, max_steps, batch_size, learning_rate, weight_decay, augment, seed)
-        # all at once: a run that is killed leaves no model without its record
+        # written all at once, so that a killed run leaves no model without its records
         save_clip(model.cpu(), tokenizer, target, {LOGS: logs, **(records or {})})
     return ClipModel(target).to(device)
 
@@ -128,7 +129,7 @@ def _run(
 ) -> None:
     device = next(model.parameters()).device
     end = model.config.text_config.eos_token_id
-    # the state at the end of a caption is read; padding comes after it
+    # CLIP reads the state at the end token; the padding after it is not needed
     length = int((codes == end).long().argmax(1).max()) + 1
     optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     warmup = max(1, min(50, max_steps // 10))
@@ -171,7 +172,10 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
 
 
 class ClipSchedule(WarmupCosine):
-    """Computes its cosine in single precision: in double, 250 of 600 updates have another rate, and weights differ."""
+    """Schedule with its cosine computed in single precision, so that earlier results are reproduced exactly.
+
+    In double precision, 250 of 600 updates have a slightly different rate, and the weights differ.
+    """
 
     def cosine(self, step: int) -> float:
         progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)

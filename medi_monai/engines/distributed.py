@@ -1,4 +1,4 @@
-"""Processes started by ``torchrun``: the share of work of each, and averaging of gradients."""
+"""Processes started by ``torchrun``: each one's share of the work, and averaging of gradients."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = [
     "watch_processes",
 ]
 
-#: a process may cut slides, validate or sample for days while the others wait; if one fails, torchrun and the closed
-#: connection end the others, so none waits for a dead process
+#: how long a process waits for another, which may cut slides, validate or sample for days; if one fails, torchrun and
+#: the closed connection end the others, so none waits for a dead process
 LONGEST_WAIT = timedelta(days=30)
-#: in seconds, between two signs of life of processes that do not exchange anything else
+#: seconds between two heartbeats of processes that exchange nothing else
 BEAT = 5.0
-#: after which a process that gives none counts as dead
+#: time without a heartbeat after which a process counts as dead
 LONGEST_SILENCE = timedelta(seconds=50)
 ENDED, FAILED = "ended", "failed"
 ANOTHER_STOPPED = "another process of this run has stopped; see its own message"
 
 
 def local_device() -> torch.device:
-    """The GPU of this process according to ``LOCAL_RANK``, or the CPU if there is none.
+    """Return the GPU of this process according to ``LOCAL_RANK``, or the CPU if there is no GPU.
 
     Raises:
         InputError: for more processes than GPUs.
@@ -66,7 +66,7 @@ def refuse_processes(run: str) -> None:
     """Refuse several processes of ``torchrun`` for a run that works in a single process.
 
     Args:
-        run: the run id.
+        run: id of the run.
 
     Raises:
         InputError: for more than one process.
@@ -80,9 +80,9 @@ def _num_processes() -> int:
 
 
 def join_processes() -> Shard:
-    """Join the process group of ``torchrun``; returns the share of this process, or of a single process without it.
+    """Join the process group of ``torchrun``, if there is one, and return this process's share of the work.
 
-    For runs that share gradients and end with :func:`leave_processes`.
+    This is for runs that share gradients; they end with :func:`leave_processes`.
     """
     return _join("nccl" if torch.cuda.is_available() else "gloo")
 
@@ -94,10 +94,10 @@ def leave_processes() -> None:
 
 
 def require_joined_processes() -> None:
-    """Refuse a training of several processes of ``torchrun`` that have not joined to share gradients.
+    """Refuse training by several processes of ``torchrun`` that have not joined to share gradients.
 
     Raises:
-        InputError: with the config that joins them.
+        InputError: if they have not; the message names the config that joins them.
     """
     if _num_processes() > 1 and idist.get_world_size() == 1:
         raise InputError(
@@ -108,7 +108,10 @@ def require_joined_processes() -> None:
 
 @contextmanager
 def torchrun_session() -> Iterator[Shard]:
-    """The share of this process in work that is divided, in a group that was joined before or is joined here."""
+    """Yield this process's share of divided work.
+
+    The process group of ``torchrun`` is joined and left here, unless it was joined before.
+    """
     joined = torch.distributed.is_initialized()
     # there may be more processes than GPUs here, because processes only wait for each other
     shard = _join("gloo")
@@ -134,10 +137,10 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def explain_lost_connections() -> Iterator[None]:
-    """Say in one line that another process of ``torchrun`` has died, where the connection to it is lost.
+    """Replace the error of a lost connection by one line: that another process of ``torchrun`` has stopped.
 
     Raises:
-        RunStopped: in place of the error of the connection.
+        RunStopped: if the connection to another process is lost.
     """
     try:
         yield
@@ -150,16 +153,17 @@ def explain_lost_connections() -> Iterator[None]:
 
 @contextmanager
 def watch_processes(shard: Shard) -> Iterator[None]:
-    """Do divided work in which processes of ``torchrun`` do not exchange anything, and end it where one of them dies.
+    """Run divided work in which the processes of ``torchrun`` exchange nothing, and end all if one of them dies.
 
-    Each sends a beat to the others every few seconds. Where one has died, or does not answer for a minute, each of the
-    others prints one line and ends at once, as if it was killed. The block ends when it has in every process.
+    Every few seconds, the processes exchange a heartbeat. If one has died, has failed, or does not answer for about a
+    minute, each process that is still working prints one line and exits immediately. The block ends only when it has
+    ended in all processes.
 
     Args:
         shard: share of this process, from :func:`torchrun_session`.
 
     Raises:
-        RunStopped: if another process has raised an error.
+        RunStopped: if another process has failed after this one finished its work.
     """
     if shard.world_size == 1:
         yield
@@ -179,7 +183,7 @@ def watch_processes(shard: Shard) -> Iterator[None]:
 
 
 class _Beats(threading.Thread):
-    """Sums the outcomes of all processes again and again: (how many have ended, how many have failed)."""
+    """Thread that repeatedly sums the outcomes of all processes: (number that ended, number that failed)."""
 
     def __init__(self, group: torch.distributed.ProcessGroup, world_size: int) -> None:
         super().__init__(daemon=True)
@@ -213,7 +217,7 @@ def _end_now() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the results of the run."""
+    """Return whether this process is the first, which writes the results of the run."""
     return idist.get_rank() == 0
 
 
@@ -229,7 +233,7 @@ def main_process_first() -> Iterator[None]:
 
 
 def shared_gradient(network: nn.Module) -> nn.Module:
-    """Wrap a network to average its gradient over all processes; returns it unchanged for a single process."""
+    """Wrap a network so that its gradient is averaged over all processes; return it unchanged for a single process."""
     if join_processes().world_size == 1:
         return network
     device = next(network.parameters()).device

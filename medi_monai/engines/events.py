@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run: nothing that ends a training."""
+"""TensorBoard events of a run; failing to write them does not end the run."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from torch.utils.tensorboard import summary
 
 __all__ = ["EventWriter", "event_files"]
 
-#: ends the names of our files, so that those of other programs in the folder are told apart
+#: ending of our files' names, which distinguishes them from files of other programs in the folder
 ENDING = ".medi_monai"
 _numbers = count()
 
 
 def event_files(folder: str | os.PathLike) -> list[Path]:
-    """The event files that runs of this package left in a folder, oldest first."""
+    """Return the event files that runs of this package left in a folder, oldest first."""
     return sorted(Path(folder).glob(f"events.out.tfevents.*{ENDING}"))
 
 
 class EventWriter:
-    """Writes events as TensorBoard reads them, into a file that appears with the first of them.
+    """Writes events for TensorBoard to a file, which is created with the first event.
 
-    A disk that is full ends the events, with one warning, and not the run, whose checkpoints may lie elsewhere. Events
-    are written at once and in this thread: the writer of TensorBoard keeps them in a queue that can block for ever
-    once its thread has failed.
+    If the disk is full, events are no longer written and a warning is printed once, but the run continues, because its
+    checkpoints may be on another disk. Events are written immediately and in the calling thread: TensorBoard's own
+    writer keeps them in a queue that can block forever once its thread has failed.
 
     Args:
-        log_dir: of the file.
+        log_dir: folder of the file.
     """
 
     def __init__(self, log_dir: str | os.PathLike) -> None:
@@ -44,15 +44,15 @@ class EventWriter:
         self._failed = False
 
     def add_scalar(self, tag: str, value: Any, step: int) -> None:
-        """A point of a curve."""
+        """Add a point to the curve ``tag``."""
         self._add(lambda: summary.scalar(tag, float(value)), step)
 
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str = "HWC") -> None:
-        """An image: uint8, its axes in the order of ``dataformats``."""
+        """Add a uint8 image, with its axes in the order of ``dataformats``."""
         self._add(lambda: summary.image(tag, image, dataformats=dataformats), step)
 
     def flush(self) -> None:
-        """For those who know TensorBoard's writer: all is written already."""
+        """Do nothing, because all events are already written; for compatibility with TensorBoard's writer."""
 
     def close(self) -> None:
         """Close the file."""
@@ -96,7 +96,7 @@ class EventWriter:
 
 
 class _Record:
-    """Collects one record, so that it is written by one call or not at all."""
+    """Buffer for one record, so that it is written by a single call."""
 
     def __init__(self) -> None:
         self.content = b""

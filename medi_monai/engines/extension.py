@@ -1,4 +1,4 @@
-"""Values that a model was not trained on in plans: learned values, mixtures, and paths from one value to another."""
+"""Plans with values that a model was not trained on: learned values, mixtures, and paths from one value to another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["along_path", "extend_model", "path_grid", "path_of", "with_learned"]
 
-#: images of a cell of a picture of a path
+#: side in pixels of the images in the picture of a path
 CELL_SIZE = 96
 
 
@@ -41,18 +41,18 @@ def extend_model(
     learned: Sequence[LearnedValue] = (),
     path: ValuePath | None = None,
 ) -> tuple[ImageGenerator, pd.DataFrame]:
-    """Let a generator and its network draw a plan that names learned values or mixtures.
+    """Extend a generator and its network so that they can draw a plan that names learned values or mixtures.
 
     Args:
-        network: trained network; additional values are appended to its embeddings in place; the others do not change.
-        generator: its generator.
+        network: trained network; additional values are appended to its embeddings in place, the others do not change.
+        generator: generator of the network.
         plan: combinations with ``count``; a cell of a categorical column can be a mixture, such as ``Ash:30+Birch:70``.
         learned: values that were learned for this model.
-        path: if the plan is that of a path, all its steps get the noise of its start.
+        path: path that the plan follows, if any; all its steps then get the noise of its start.
 
     Returns:
-        A generator with the extended schema, and the plan with mixtures in canonical spelling, rows that are then equal
-        merged; both unchanged if the plan names no further value.
+        A generator with the extended schema (the same schema if the plan names no additional value), and the plan with
+        mixtures in canonical spelling, with rows that are then equal merged.
 
     Raises:
         InputError: for a mixture that is misspelled or ambiguous.
@@ -106,12 +106,15 @@ def _canonical(column: CategoricalColumn, cell: object, mixtures: dict[tuple[str
 def with_learned(
     train_config: Mapping[str, Any] | None, schema: Conditioning, learned: Sequence[LearnedValue]
 ) -> Mapping[str, Any] | None:
-    """Settings of a training whose record has the patches of learned values as well: these are no longer unseen.
+    """Add the patches of learned values to the training record, so that their combinations do not count as unseen.
 
     Args:
-        train_config: ``model.json``, with a plain :class:`TrainingRecord` or none.
+        train_config: content of ``model.json``, with or without a :class:`TrainingRecord` as JSON.
         schema: schema of the generator, from :func:`extend_model`, with the values that a plan uses.
         learned: values that were learned for this model.
+
+    Returns:
+        The settings with the extended record; unchanged if there is no record, or no learned value is used.
     """
     record = (train_config or {}).get(RECORD)
     used = {value.source for value in schema.added} if isinstance(schema, ExtendedSchema) else set()
@@ -125,7 +128,14 @@ def with_learned(
 def path_of(
     path: str | None, num_steps: int, schema: MetadataSchema, learned: Sequence[LearnedValue] = ()
 ) -> ValuePath | None:
-    """The path from one value to another that a user asks for, such as ``center=Ash..Birch``; None for none."""
+    """Parse the user's path from one value to another, such as ``center=Ash..Birch``.
+
+    Args:
+        path: path as text; None for no path.
+        num_steps: number of steps, including start and end.
+        schema: schema of the model.
+        learned: values that were learned for this model, which the path may name.
+    """
     if path is None:
         return None
     return parse_path(path, num_steps, ExtendedSchema.of(schema, [value.added for value in learned]))
@@ -138,20 +148,20 @@ def along_path(
     plan: str = "",
     given: Collection[str] = ("plan",),
 ) -> pd.DataFrame:
-    """The plan of a path: each of its values with each label, or with each combination of a table.
+    """Return the plan of a path: each of its values with each label, or with each combination of a table.
 
     Args:
-        path: the path.
-        schema: of the model.
-        images_per_combination: number of images at each step, if there is no table.
-        plan: path of a table with the other columns and ``count``; empty for each label.
-        given: names of the settings that the user gave; without ``plan`` among them, it is a default.
+        path: path from one value to another.
+        schema: schema of the model.
+        images_per_combination: number of images of each label at each step, if there is no table.
+        plan: path of a table with the other columns and ``count``; if empty, every label is used.
+        given: names of the settings that the user gave; unless it contains ``plan``, ``plan`` is a default and ignored.
 
     Returns:
-        Combinations with ``count``, the column of the path last.
+        Combinations with ``count``; the column of the path is the last before ``count``.
 
     Raises:
-        InputError: for a plan by name, or a table that has the column of the path.
+        InputError: for the name of a plan instead of a table, or a table that has the column of the path.
     """
     label = schema.label.name
     if "plan" not in given or not plan:
@@ -172,11 +182,11 @@ def along_path(
 
 
 def path_grid(path: ValuePath, manifest: pd.DataFrame, images: Sequence[np.ndarray], title: str = "") -> np.ndarray:
-    """Picture of a path: a row per combination, a column per step; the same noise along a row.
+    """Draw a picture of a path, with a row per combination, a column per step, and the same noise along each row.
 
     Args:
-        path: the path.
-        manifest: rows of a combination, one image of each.
+        path: path from one value to another.
+        manifest: columns of the combination, with one row per image.
         images: ``(H, W, 3)`` uint8 images of the rows.
         title: title of the picture.
     """

@@ -1,4 +1,4 @@
-"""Sampling images for conditions; the noise of an image depends only on the seed and its identity."""
+"""Sample images for given conditions; the noise of an image depends only on the seed and its identity."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ class ImageGenerator:
     """Samples images with a trained network.
 
     Args:
-        schema: encodes the conditions.
+        schema: schema that encodes the conditions.
         schedule: noise schedule of the training.
-        objective: objective of the training.
-        image_size: side in pixels.
+        objective: prediction target of the network, as in training.
+        image_size: side of the images in pixels.
         solver: one of ``medi_monai.diffusion.SOLVERS``.
-        num_steps: sampling steps; each evaluates the network once, and once more for each guidance scale that is not 1.
-        guidance_scale: guidance scale of the label and all attributes together; 1: none.
+        num_steps: number of sampling steps; each evaluates the network once, and once more for each guidance scale
+            other than 1.
+        guidance_scale: guidance scale of the label and all attributes together; 1 is no guidance.
         guidance: guidance by single columns, its interval and rescaling; by default none.
-        batch_size: images per evaluation; a batch can contain different combinations.
+        batch_size: images per batch, which can contain different combinations.
         seed: random seed of all noise.
-        inferer: runs the network; by default in float32.
-        space: image space of the training.
-        noise_from: values that replace those of an image in its identity when its noise is drawn, so that images with
-            different values have the same noise.
+        inferer: inferer that runs the network; by default in float32.
+        space: image space of the training; by default pixels with 3 channels.
+        noise_from: values by column that replace those of every image when its noise is drawn, so that images with
+            different values in these columns have the same noise.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class ImageGenerator:
         self.noise_from = dict(noise_from or {})
 
     def recipe(self) -> dict[str, Any]:
-        """All settings that decide the pixels of an image, as JSON; a sampling draws again where one has changed."""
+        """Return all settings that determine the pixels of an image, as JSON; images are redrawn if one changes."""
         return {
             "schema": self.schema.digest,
             "seed": self.seed,
@@ -93,7 +94,7 @@ class ImageGenerator:
             "schedule": self.schedule.name,
             "num_timesteps": self.schedule.num_timesteps,
             "precision": getattr(self.inferer, "precision", None),
-            # another autoencoder gives other images from the same latents
+            # the same latents give other images with another autoencoder
             "space": self.space.describe(),
             **({"noise_from": self.noise_from} if self.noise_from else {}),
         }
@@ -114,10 +115,10 @@ class ImageGenerator:
                 attributes without a column are null, that is, the model chooses.
 
         Returns:
-            ``(N, H, W, 3)`` uint8.
+            ``(N, H, W, 3)`` uint8 images.
 
         Raises:
-            RunStopped: for pixels that are NaN or infinite, which would be drawn as black.
+            RunStopped: for pixels that are NaN or infinite, which would appear as black.
         """
         device = next(network.parameters()).device
         if isinstance(self.space, nn.Module):
@@ -135,11 +136,11 @@ class ImageGenerator:
         return uint8_arrays(images)
 
     def noise(self, rows: pd.DataFrame) -> torch.Tensor:
-        """Initial noise for the images of ``rows``, on the CPU; see :func:`identity_noise`."""
+        """Return the initial noise for the images of ``rows``, on the CPU; see :func:`identity_noise`."""
         return identity_noise(rows.assign(**self.noise_from), self.seed, self.space.shape(self.image_size))
 
     def bind(self, network: nn.Module, rows: pd.DataFrame) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """``(x_t, timesteps) -> prediction`` of a network under the conditions of ``rows``, with guidance."""
+        """Return a function ``(x_t, timesteps) -> prediction`` for the conditions of ``rows``, with guidance."""
         device = next(network.parameters()).device
         conditions = self.schema.encode(rows, absent="null").to(device)
         null = self.schema.null_codes(len(rows)).to(device)
@@ -151,7 +152,7 @@ class ImageGenerator:
 
 
 def identity_noise(rows: pd.DataFrame, seed: int, shape: Sequence[int]) -> torch.Tensor:
-    """``(N, *shape)`` standard normal noise that depends only on the seed, combination and number of each row.
+    """Return ``(N, *shape)`` standard normal noise that depends only on the seed, and combination and number of a row.
 
     The names of the columns matter, their order does not.
     """
@@ -171,14 +172,14 @@ def subpopulation_grid(
     cell: tuple[int, int] = (2, 2),
     cell_size: int = 96,
 ) -> np.ndarray:
-    """Image grid with one row per label and one column per combination of attributes.
+    """Draw a grid of images, with one row per label and one column per combination of attributes.
 
     Args:
         rows: one row per image, with ``columns``.
         images: ``(H, W, 3)`` uint8 images.
-        columns: the label, then attributes.
+        columns: the label, then the attributes.
         title: title of the grid.
-        cell: number of images per combination, (down, across).
+        cell: number of images per combination, as (down, across).
         cell_size: minimum side of a cell in pixels.
     """
     keys = _cell_keys(rows, columns)
@@ -197,14 +198,19 @@ def training_grid(
     max_rows: int = 8,
     max_columns: int = 12,
 ) -> np.ndarray:
-    """Combinations for a sample grid: each label with each attribute combination, or the most frequent ones.
+    """Sample one image of each label with each combination of attributes, and draw them as a grid.
+
+    If there are more labels or combinations than fit, the most frequent ones are used.
 
     Args:
-        generator: the generator.
+        generator: generator of the images.
         network: network with averaged weights.
         table: training rows.
-        columns: the label, then attributes.
+        columns: the label, then the attributes.
         max_rows, max_columns: maximum numbers of labels and of attribute combinations.
+
+    Returns:
+        The grid as ``(H, W, 3)`` uint8.
     """
     labels = sorted(table[columns[0]].value_counts().index[:max_rows])
     others = list(columns[1:])

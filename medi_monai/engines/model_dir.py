@@ -44,7 +44,7 @@ MODEL_FILES = ("model.pt", "model.json", "schema.json")
 #: entry of ``model.json``: path of the cohort relative to the model
 FROM_HERE = "cohort_from_here"
 MODEL_RECORD = "model.json"
-#: in it, what is no setting of the training
+#: entries of ``model.json`` that are not settings of the training
 BOOKKEEPING = ("format", "weights_sha256", "digest")
 
 
@@ -52,9 +52,9 @@ def load_network(network: nn.Module, path: str | os.PathLike, device: str | torc
     """Load ``model.pt`` into a network and set it to evaluation mode.
 
     Args:
-        network: built with the schema in the same folder as the weights.
-        path: averaged weights written by a training.
-        device: device to load to.
+        network: network that was built with the schema in the same folder as the weights.
+        path: file of averaged weights written by a training.
+        device: device to which the network is moved.
 
     Raises:
         InputError: for a missing or damaged file, or weights that do not fit the schema or the network.
@@ -73,14 +73,18 @@ def load_network(network: nn.Module, path: str | os.PathLike, device: str | torc
 
 
 def load_schema(ckpt_dir: str | os.PathLike) -> MetadataSchema:
-    """The schema in a model folder; without a model, the demo cohort's, which allows the network to be built."""
+    """Return the schema in a model folder; without a model, that of the demo cohort, so that a network can be built."""
     if not (Path(ckpt_dir) / "model.pt").is_file() and not (Path(ckpt_dir) / "schema.json").is_file():
         return demo_schema()
     return MetadataSchema.load(Path(ckpt_dir) / "schema.json")
 
 
 def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Training settings of the model in ``ckpt_dir`` (``model.json``), or the defaults if there is no model yet.
+    """Return the training settings of a model (``model.json``), or the defaults if there is no model yet.
+
+    Args:
+        ckpt_dir: folder of the model.
+        defaults: settings to use for those that ``model.json`` does not have.
 
     Raises:
         InputError: for weights without a readable ``model.json``, since guessed settings would give wrong images.
@@ -99,7 +103,7 @@ def load_settings(ckpt_dir: str | os.PathLike, defaults: Mapping[str, Any]) -> d
 
 
 def has_format(ckpt_dir: str | os.PathLike) -> bool:
-    """Whether ``model.json`` has the number of its format; records of earlier versions have none."""
+    """Return whether ``model.json`` has a format number; records of earlier versions have none."""
     return "format" in _read_record(Path(ckpt_dir) / MODEL_RECORD)
 
 
@@ -110,8 +114,8 @@ def save_settings(
 
     Args:
         ckpt_dir: folder of the model.
-        settings: of the training.
-        digests: SHA-256 that ``model.pt`` may have; by default as recorded of the one that is there.
+        settings: settings of the training.
+        digests: SHA-256 digests of ``model.pt`` that are accepted; by default those of the existing file.
     """
     folder = Path(ckpt_dir)
     digests = _known_digests(folder) if digests is None else digests
@@ -122,12 +126,14 @@ def save_settings(
 
 
 def save_model(ckpt_dir: str | os.PathLike, state: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> Path:
-    """Write ``model.pt``, and ``model.json`` with its digest; killed between the two, either model can be loaded.
+    """Write ``model.pt``, and ``model.json`` with its digest.
+
+    If the run is killed in between, ``model.json`` accepts the earlier as well as the new weights.
 
     Args:
-        ckpt_dir: where to.
-        state: weights.
-        settings: as for :func:`save_settings`.
+        ckpt_dir: folder of the model.
+        state: weights of the network.
+        settings: settings of the training.
 
     Returns:
         The path of ``model.pt``.
@@ -149,7 +155,7 @@ def _known_digests(folder: Path) -> list[str]:
 
 
 def _recorded_digests(model: Path) -> list[str] | None:
-    """What ``model.json`` says of the weights beside it; None for a record of an earlier version, or no record."""
+    """Return the digests that ``model.json`` accepts for the weights; None without a record, or for an earlier one."""
     path = model.with_name(MODEL_RECORD)
     record = _read_record(path) if model.name == "model.pt" and path.is_file() else {}
     return record["weights_sha256"] if "format" in record else None
@@ -158,7 +164,7 @@ def _recorded_digests(model: Path) -> list[str] | None:
 def _read_record(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if isinstance(content, dict) and content and "format" not in content and "weights_sha256" not in content:
-        # of a version before formats
+        # written by a version before format numbers
         return content
     parse_document(content, ModelRecord, str(path))
     check_unchanged(path)
@@ -166,7 +172,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 class ModelRecord(Document):
-    """``model.json``: how a model was trained, and what its weights are. The settings lie beside these keys."""
+    """Content of ``model.json``: digests of the weights and the cohort of the training, with all training settings."""
 
     model_config = ConfigDict(extra="allow")
     TITLE = "the record of a training"
@@ -177,11 +183,13 @@ class ModelRecord(Document):
 
 
 def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_root: str | os.PathLike) -> str:
-    """The cohort that a model was trained on, if it still exists; its training table defines what is unseen.
+    """Return the folder of the cohort that a model was trained on, or of a default cohort if it no longer exists.
+
+    The training table of this cohort determines which combinations are unseen.
 
     Args:
         settings: training settings from :func:`load_settings`.
-        preparation: preparation of the cohort to use instead; its data set is read only in that case.
+        preparation: preparation of the default cohort; its data set is read only if the default is needed.
         bundle_root: as for :func:`medi_monai.cohort.default_cohort_dir`.
     """
     recorded = settings.get("cohort_dir")

@@ -1,4 +1,4 @@
-"""Preparing a batch: noisy images, targets, and conditions."""
+"""Prepare batches: noisy images, targets, and conditions."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ __all__ = ["DiffusionPrepareBatch", "AutocastInferer", "random_symmetry"]
 
 
 class DiffusionPrepareBatch(PrepareBatch):
-    """Noise, timesteps, augmentation and conditioning dropout for a batch.
+    """Prepares a batch with noise, timesteps, augmentation and conditioning dropout.
 
-    All randomness of a training step derives from ``(seed, step, rank)``, and that of a validation batch from the
-    indices of its patches, so each validation uses the same noise and timesteps.
+    All randomness of a training step derives from ``(seed, step, rank)``, and that of a validation batch from the seed
+    and the indices of its patches, so each validation uses the same noise and timesteps.
 
     Args:
         schedule: noise schedule.
         objective: one of ``medi_monai.diffusion.OBJECTIVES``.
         label_dropout, attribute_dropout: probabilities in [0, 1] of replacing the label or an attribute by null.
         joint_dropout: probability in [0, 1] of replacing all conditions by null, as guidance needs.
-        augment: random flips and right-angle rotations, all eight equally likely.
+        augment: whether to apply random flips and right-angle rotations, all eight symmetries being equally likely.
         seed: random seed.
         rank: rank of this process.
         space: image space of the network; by default three-channel pixels.
-        dropout: function ``(conditions, generator) -> conditions`` for conditions other than label and attributes; the
-            three probabilities are then not used.
+        dropout: function ``(conditions, generator) -> conditions`` for conditions other than label and attributes, used
+            in place of the three probabilities.
         timestep_weights: distribution of the timesteps, one of ``medi_monai.diffusion.TIMESTEP_WEIGHTS``.
     """
 
@@ -75,13 +75,13 @@ class DiffusionPrepareBatch(PrepareBatch):
         step: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
-        """Noisy images, targets and extra arguments of the network.
+        """Return noisy images, targets, and the positional and keyword arguments of the network.
 
         Args:
             batchdata: ``image`` ``(N, 3, H, W)`` uint8, ``conditions`` ``(N, 1 + k)``, ``index`` ``(N,)``.
-            device: device to move the batch to.
+            device: device to which the batch is moved.
             non_blocking: as in ``Tensor.to``.
-            step: training step, counted from 1; omit it for validation, which uses no augmentation or dropout.
+            step: training step, counted from 1; None for validation, which uses no augmentation or dropout.
         """
         source: object = [step, self.rank] if step is not None else batchdata["index"].tolist()
         generator = generator_from("noise", self.seed, source)
@@ -104,7 +104,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         return noisy, target, (), arguments
 
     def extra_arguments(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Additional arguments of the network for ``(N, 3, H, W)`` images in [-1, 1], as a subclass needs them."""
+        """Return additional arguments of the network for ``(N, 3, H, W)`` images in [-1, 1]; for subclasses."""
         return {}
 
 
@@ -112,10 +112,10 @@ class AutocastInferer(SimpleInferer):
     """Runs the network under autocast on any device; MONAI's ``amp`` supports only CUDA.
 
     Args:
-        precision: one of :data:`medi_monai.networks.precision.PRECISIONS`; float32: without autocast.
+        precision: one of :data:`medi_monai.networks.precision.PRECISIONS`; float32 runs without autocast.
 
     Raises:
-        InputError: for another precision.
+        InputError: for an unknown precision.
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -125,7 +125,7 @@ class AutocastInferer(SimpleInferer):
         self.precision = precision
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The network's output as float32."""
+        """Run the network and return its output as float32."""
         reduced = self.precision != "float32"
         with torch.autocast(inputs.device.type, dtype_of(self.precision) if reduced else None, enabled=reduced):
             output: torch.Tensor = super().__call__(inputs, network, *args, **kwargs)

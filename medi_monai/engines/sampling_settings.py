@@ -1,4 +1,4 @@
-"""Settings of sampling: solver, guidance, plans, shares of a plan, paths."""
+"""Settings of sampling: solver, guidance, plans, sharing between jobs, and paths."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class GuidanceSettings(Settings):
     )
 
     def of(self, names: Sequence[str], scale: float = 1.0) -> Guidance:
-        """Return the guidance of a schema.
+        """Return these settings as guidance for the columns of a schema.
 
         Args:
-            names: the label and the attributes.
+            names: names of the label and the attributes.
             scale: scale of all conditions together.
 
         Raises:
@@ -80,10 +80,10 @@ class GuidanceSettings(Settings):
         return Guidance(scale, columns, None if self.guidance_interval is None else (low, high), self.guidance_rescale)
 
     def text(self, names: Sequence[str], scale: float = 1.0) -> str:
-        """Describe the guidance of a schema, such as ``guidance project_id 2.5, center 1.5``.
+        """Describe the guidance in words, such as ``guidance project_id 2.5, center 1.5``.
 
         Args:
-            names: the label and the attributes.
+            names: names of the label and the attributes.
             scale: scale of all conditions together.
         """
         guidance = self.of(names, scale)

@@ -20,7 +20,7 @@ class WarmupCosine(WarmupCosineSchedule):
         warmup_steps: number of warm-up updates, 1 or more.
         t_total: update at which the cosine ends.
         cosine_start: update at which the cosine begins; by default after the warm-up. If it begins earlier, the smaller
-            of both factors is used.
+            of the two factors is used.
         end_factor: fraction of the peak rate at the end.
     """
 
@@ -36,10 +36,10 @@ class WarmupCosine(WarmupCosineSchedule):
         super().__init__(optimizer, warmup_steps if cosine_start is None else cosine_start, t_total)
 
     def lr_lambda(self, step: int) -> float:
-        """Factor of the peak rate in an update."""
+        """Return the factor of the peak rate in update ``step``."""
         cosine = self.cosine(min(max(step, self.warmup_steps), self.t_total))
         return min((step + 1) / self.rise, self.end_factor + (1 - self.end_factor) * cosine)
 
     def cosine(self, step: int) -> float:
-        """``(1 + cos(pi p)) / 2`` in an update from ``cosine_start`` to ``t_total``."""
+        """Return ``(1 + cos(pi p)) / 2`` for an update from ``cosine_start`` to ``t_total``."""
         return super().lr_lambda(step)

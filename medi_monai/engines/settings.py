@@ -72,7 +72,7 @@ Betas = Annotated[
     Field(strict=True, min_length=2, max_length=2),
     Words('two numbers from 0 to below 1, such as "[0.9, 0.999]"'),
 ]
-#: help of a setting `amp`
+#: help text of the setting `amp`
 AMP = "whether to compute in bfloat16; auto: where it is fast, otherwise in float16 on older GPUs, or in float32"
 
 
@@ -297,10 +297,10 @@ class ClassificationSettings(Settings):
 
 
 def check_diffusion(diffusion: DiffusionSettings, space: SpaceSettings | None = None) -> None:
-    """Check that objective, schedule and space belong together, before any work.
+    """Check that objective, schedule and image space are compatible, before any work starts.
 
     Raises:
-        InputError: as :func:`medi_monai.diffusion.check_objective`; the latents of an autoencoder have no bounds.
+        InputError: as for :func:`medi_monai.diffusion.check_objective`; the latents of an autoencoder are unbounded.
     """
     clip = None if space is not None and space.autoencoder else 1.0
     check_objective(diffusion.objective, NoiseSchedule(diffusion.schedule, diffusion.num_timesteps), clip)
@@ -312,7 +312,7 @@ def check_model(
     network: NetworkSettings,
     space: SpaceSettings | None = None,
 ) -> None:
-    """Check that the settings of a training are consistent, before any patch is cut.
+    """Check that the settings of a training are consistent, before any patches are cut.
 
     Raises:
         InputError: for a class-only arm with attributes, another arm without any, an attribute that is not in
@@ -329,7 +329,7 @@ def check_model(
             raise unknown_value("attribute", name, cohort.metadata_columns, "Name it in `metadata_columns` as well.")
     factor = 2 ** (len(network.channels) - 1)
     if space is not None:
-        # the size of latents is checked where they are known
+        # the size of the latents is checked later, when the autoencoder is known
         factor = 1 if space.autoencoder else factor * space.patch_size
     if cohort.image_size % factor:
         raise InputError(

@@ -36,19 +36,19 @@ def text_model_dir(
     max_steps: int,
     on_long: str = "error",
 ) -> str:
-    """The given text model, or the folder of a small CLIP that is trained on the cohort on first use.
+    """Return the given text model, or the folder of a small CLIP, which is trained on the cohort on first use.
 
     Args:
-        text_model: hub id, or folder in the layout of transformers; None: a small CLIP.
+        text_model: hub id, or folder in the layout of transformers; None for a small CLIP.
         cohort: training rows with captions.
-        image_size: side of the images.
+        image_size: side of the images in pixels.
         folder: folder of the small CLIP.
         seed: random seed of its training.
         max_steps: number of steps of its training.
         on_long: what to do with captions that are too long: ``error`` or ``truncate``.
 
     Raises:
-        InputError: if the folder has a model that was trained on other captions.
+        InputError: if the model in the folder was trained on other captions, or images of another size.
     """
     if text_model is not None:
         return text_model
@@ -69,14 +69,14 @@ def text_model_dir(
 
 
 def _alone(folder: Path) -> AbstractContextManager:
-    # trainings with different ckpt_dir may share a text model, which the first of them trains
+    # trainings with different ckpt_dir may share a text model; the first one trains it
     return nullcontext() if (folder / CONFIG).is_file() else folder_lock(folder.parent)
 
 
 def load_caption_schema(ckpt_dir: str | os.PathLike, text_model: str | None = None) -> CaptionSchema:
-    """The schema in a model folder; without a model, that of a small untrained CLIP.
+    """Return the schema in a model folder; without a model, that of ``text_model`` or of a small untrained CLIP.
 
-    This allows the network of a bundle to be built and its shapes to be checked before training.
+    The latter allows the network of a bundle to be built and its shapes to be checked before training.
     """
     path = Path(ckpt_dir) / "schema.json"
     if path.is_file() or (Path(ckpt_dir) / "model.pt").is_file():
@@ -97,7 +97,7 @@ def _untrained() -> Path:
 
 
 def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) -> nn.Module:
-    """Load initial weights from a checkpoint of this package, MONAI or monai-generative; None: train from scratch."""
+    """Load initial weights from a checkpoint of this package, MONAI or monai-generative; do nothing for None."""
     if init_from is not None:
         loaded = load_pretrained_unet(network, init_from)
         print(f"initial weights from {init_from}: {loaded}", flush=True)
@@ -105,5 +105,5 @@ def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) 
 
 
 def clip_features(model: str, device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Image features of a CLIP as a function that is differentiable in ``(N, 3, H, W)`` images in [-1, 1]."""
+    """Return a CLIP's image features as a differentiable function of ``(N, 3, H, W)`` images in [-1, 1]."""
     return ClipModel(model).to(device).image_features

@@ -45,7 +45,8 @@ class DiffusionTrainer(SupervisedTrainer):
         max_epochs: 1; steps are not divided into epochs.
         accumulation_steps: number of parts into which a batch is split to save memory.
         max_grad_norm: norm to which the gradient is clipped.
-        average: averages the weights, before any other handler runs.
+        average: weight average, updated before any other handler runs.
+        train_handlers: handlers of the training, attached in this order.
         kwargs: arguments of ``monai.engines.SupervisedTrainer`` (``device``, ``network``, ``optimizer``, …).
     """
 
@@ -75,7 +76,7 @@ class DiffusionTrainer(SupervisedTrainer):
             **kwargs,
         )
         self.num_parts, self.max_grad_norm = accumulation_steps, max_grad_norm
-        #: keeps the gradients of float16 from vanishing: a step that overflows is left out, and the next scaled less
+        #: scales the loss in float16, so that gradients do not vanish; a step that overflows is skipped
         self.loss_scaler: torch.amp.GradScaler | None = None
         if getattr(self.inferer, "precision", None) == "float16":
             self.loss_scaler = torch.amp.GradScaler(torch.device(self.state.device).type)
@@ -100,7 +101,7 @@ class DiffusionTrainer(SupervisedTrainer):
             engine.loss_scaler.unscale_(engine.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
         engine.state.output = {"loss": total, "grad_norm": norm.detach(), "seconds": 0.0}
-        # an overflow is none of the loss while the scale is large
+        # a gradient that overflows only because it is scaled is no failure: the scaler skips the step
         if torch.isfinite(norm) or engine.loss_scaler is None or engine.loss_scaler.get_scale() <= 1:
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if engine.loss_scaler is None:
@@ -130,20 +131,21 @@ def train(
     """Run a training; write ``model.pt`` (averaged weights), ``model.json`` and ``schema.json``.
 
     Args:
-        trainer: the engine, with its handlers attached.
-        checkpoint: saves states, and loads the one to resume from.
+        trainer: trainer with its handlers attached.
+        checkpoint: checkpoint handler, which saves states and loads the one to resume from.
         average: averaged weights, which are written to ``model.pt``.
         schema: schema to save next to them.
-        output_dir: folder for ``summary.json``.
+        output_dir: output folder for ``summary.json``.
         settings: resolved settings, for the summary and for ``model.json``, which sampling reads.
-        resume: resume from the newest checkpoint; otherwise, earlier checkpoints are moved, never deleted.
-        trained_on: record of the training data for ``model.json``, with which evaluations are compared.
+        resume: whether to resume from the newest checkpoint; if not, earlier checkpoints are moved, never deleted.
+        trained_on: record of the training data for ``model.json``, from which evaluations know what is unseen.
 
     Returns:
         The path of ``model.pt``.
 
     Raises:
-        InputError: if the checkpoint to resume from does not fit, or ``torchrun`` started processes that share nothing.
+        InputError: if there is no checkpoint to resume from, if it does not match, or if several ``torchrun`` processes
+            have not joined to share gradients.
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
     require_joined_processes()
@@ -190,7 +192,7 @@ def train(
 
 
 def _resume(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> None:
-    """Load the newest checkpoint; a training that is complete may still lack its last files."""
+    """Load the newest checkpoint; a training whose steps are complete may still have to write its last files."""
     folder, num_steps = checkpoint.ckpt_dir, trainer.state.epoch_length
     if checkpoint.newest is None:
         raise InputError(f"there is no checkpoint to resume from in {folder}; train without --resume true first")
@@ -207,7 +209,7 @@ def _resume(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> None:
 
 
 def _set_aside_earlier(checkpoint: TrainingCheckpoint, output: Path) -> None:
-    """Move the results of an earlier training in the same folders."""
+    """Move the results of an earlier training in the same folders to ``earlier-<n>``."""
     set_aside(output, [output / "samples", output / "summary.json", *event_files(output)])
     checkpoint.set_aside(tuple(checkpoint.ckpt_dir / name for name in MODEL_FILES))
 
@@ -229,10 +231,10 @@ def _run_to_end(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> No
 
 @contextmanager
 def stop_after_step(trainer: Engine) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP end a training between two steps, so that its state can be saved; twice, at once.
+    """Let Ctrl-C, SIGTERM and SIGHUP end a training between two steps, so that its state can be saved.
 
-    So does the soft limit of CPU time (SIGXCPU); what is left up to the hard limit has to do for saving. SIGHUP stays
-    ignored where it was, as under ``nohup``.
+    A second signal ends it immediately. The soft limit of CPU time (SIGXCPU) also ends it between steps; its state then
+    has to be saved in the time left until the hard limit. SIGHUP remains ignored if it was, as under ``nohup``.
     """
 
     requested = threading.Event()
@@ -246,10 +248,10 @@ def stop_after_step(trainer: Engine) -> Iterator[None]:
             if another != OUT_OF_TIME:
                 signal.signal(another, signal.default_int_handler)
 
-    # interrupted at any other moment, Ignite would count a step that was not made
+    # if interrupted at any other moment, Ignite would count a step that was not completed
     @trainer.on(Events.ITERATION_COMPLETED)
     def interrupt_after_step(engine: Engine) -> None:
-        # all processes stop after the same step: one that went on would wait for the gradients of the others
+        # all processes stop after the same step: one that continued would wait for the gradients of the others
         if idist.all_reduce(int(requested.is_set()), "MAX"):
             engine.interrupt()
 

@@ -1,1 +1,1 @@
-"""Learning values that a model was not trained on."""
+"""Learn attribute values that a model was not trained on."""

@@ -1,4 +1,4 @@
-"""Learning the embedding of a new value: all weights are frozen."""
+"""Learn the embedding of a new value, with all weights of the model frozen."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medi_monai.utils.seeding import generator_from
 
 __all__ = ["LearnedEmbedding", "PartialSchema", "learn_embedding"]
 
-#: known values that the new one is compared with at first
+#: maximum number of known values whose embeddings are tried as the start
 MAX_CANDIDATES = 32
-#: noise and timesteps per patch when embeddings are compared
+#: draws of noise and timestep per patch when embeddings are compared
 NUM_DRAWS = 4
 #: patches per step
 BATCH_SIZE = 40
-#: share of the steps in which the learning rate rises
+#: fraction of the steps in which the learning rate rises
 WARMUP = 0.1
 
 
@@ -38,10 +38,10 @@ class LearnedEmbedding:
     """A learned embedding.
 
     Args:
-        embedding: ``(D + d_t,)``, as in :class:`LearnedValue`.
-        loss: diffusion loss of the patches with it, averaged over noise and timesteps.
+        embedding: ``(D + d_t,)`` embedding, as in :class:`medi_monai.networks.learned_values.LearnedValue`.
+        loss: diffusion loss of the patches with this embedding, averaged over noise and timesteps.
         nearest: known value with the smallest loss.
-        known_losses: loss with each known value, for the same noise.
+        known_losses: loss with each known value that was tried, for the same noise and timesteps.
         mean_loss: loss with the mean of all known embeddings.
     """
 
@@ -65,18 +65,19 @@ def learn_embedding(
 ) -> LearnedEmbedding:
     """Minimize the diffusion loss of patches over the embedding of their value, with all weights frozen.
 
-    It starts from the known embedding, or the mean of all, that has the smallest loss.
+    The start is the known embedding with the smallest loss, or the mean of all known embeddings if its loss is smaller.
 
     Args:
-        network: trained network.
-        schema: its schema.
+        network: trained network; its weights are frozen.
+        schema: schema of the network.
         column: column of the value.
         value: name of the value.
-        patches: with the label, the value, and other attributes where they are known; those without a column are null.
-        generator: with schedule, objective, space and size of images of the training, and the seed.
-        inferer: runs the network.
-        settings: number of steps and learning rate.
-        train_config: settings of the training; ``augment`` is used.
+        patches: patches with their label, the value, and other attributes where they are known; attributes without a
+            column are null.
+        generator: generator with the schedule, objective, space and image size of the training, and the seed.
+        inferer: inferer that runs the network.
+        settings: settings with the number of steps and the learning rate.
+        train_config: settings of the training, of which ``augment`` is used.
 
     Raises:
         RunStopped: for a loss that is not finite.
@@ -85,7 +86,7 @@ def learn_embedding(
     extended = ExtendedSchema.of(schema, [AddedValue(column.name, value, "")])
     data = PatchDataset(patches, PartialSchema(extended), generator.image_size)  # type: ignore[arg-type]
     index = schema.names.index(column.name)
-    # an embedding of its column, and an offset of the whole condition, which a value unlike the known ones needs
+    # the embedding within the column, and an offset of the whole condition, which a value unlike the known ones needs
     table = conditioner.embeddings[index].table.weight.detach()
     known = table[-NULL : len(column.values) - NULL, : getattr(conditioner.embeddings[index], "width", None)]
     known = nn.functional.pad(known, (0, conditioner.embed_dim))
@@ -120,17 +121,17 @@ def learn_embedding(
 
 
 class PartialSchema:
-    """A schema that leaves attributes without a column to the model.
+    """A schema that encodes attributes without a column as null, so that the model chooses them.
 
     Args:
-        schema: the schema.
+        schema: schema to use.
     """
 
     def __init__(self, schema: MetadataSchema) -> None:
         self._schema = schema
 
     def encode(self, table: pd.DataFrame, unseen: str = "error", absent: str = "null") -> torch.Tensor:
-        """As :meth:`MetadataSchema.encode`."""
+        """Encode a table as :meth:`MetadataSchema.encode` does, but always with ``absent="null"``."""
         return self._schema.encode(table, unseen, "null")
 
 
@@ -153,7 +154,7 @@ def _comparison(data: PatchDataset, loss: Loss, weight: torch.Tensor) -> Callabl
         for draw in range(NUM_DRAWS):
             for rows in torch.arange(len(data)).split(BATCH_SIZE):
                 batch = _batch(data, rows)
-                # another index gives other noise, the same for each embedding
+                # noise depends on the index: it differs between draws, and is the same for each embedding
                 batch["index"] = rows + draw * len(data)
                 total += float(loss(batch, None)) * len(rows)
         return total / (NUM_DRAWS * len(data))

@@ -25,7 +25,11 @@ FEW_PATCHES = 10
 
 
 def adapted_column(schema: MetadataSchema, attribute: str | None) -> CategoricalColumn:
-    """The attribute that gets a value; None stands for the first categorical one.
+    """Return the column that gets a new value.
+
+    Args:
+        schema: schema of the model.
+        attribute: name of the attribute; None for the first categorical one.
 
     Raises:
         InputError: for an attribute that the model does not have, or that is continuous.
@@ -45,20 +49,20 @@ def adapted_column(schema: MetadataSchema, attribute: str | None) -> Categorical
 def new_value_patches(
     settings: AdaptationSettings, schema: MetadataSchema, train_config: Mapping[str, Any]
 ) -> tuple[str, Cohort]:
-    """Name and patches of the new value; by default those of an additional center of the demo cohort.
+    """Return the name and the patches of the new value; by default those of an additional center of the demo cohort.
 
     Args:
-        settings: with ``attribute``, ``value``, ``patches`` and ``max_patches``.
-        schema: schema of the model, whose label the table has; its other attributes are used where the table has them.
+        settings: settings with ``attribute``, ``value``, ``patches`` and ``max_patches``.
+        schema: schema of the model. The table needs its label; its other attributes are used if the table has them.
         train_config: settings of the training, with the size and the resolution of patches.
 
     Returns:
-        The value and its patches: rows with this value where the table has the attribute, of the split ``train`` where
+        The value and its patches: rows with this value if the table has the attribute, and of the split ``train`` if
         it has splits; at most ``max_patches``, drawn at random.
 
     Raises:
-        InputError: for no name, a name that the model knows or that reads like a mixture, a missing column or file, no
-            suitable rows, or another resolution.
+        InputError: for a missing name, a name that the model knows or that reads like a mixture, a missing column or
+            file, a table without suitable rows, or patches with another resolution than those of the training.
     """
     path, value = settings.patches, settings.value
     if path is None:

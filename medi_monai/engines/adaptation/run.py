@@ -1,4 +1,4 @@
-"""The run `adapting`: a new value, such as a hospital, for a trained model, from some tens of patches."""
+"""The run `adapting`: teach a trained model a new value, such as a hospital, from a few dozen patches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from medi_monai.wsi.color import mean_optical_density
 __all__ = ["adapt_run"]
 
 PICTURE, PLAN = "value.png", "plan.csv"
-#: images per class in the picture, and most classes
+#: numbers of images per class, and maximum number of classes, in the picture
 SHOWN, MAX_LABELS = 4, 8
 
 
@@ -49,7 +49,7 @@ def adapt_run(
     output_dir: str | os.PathLike,
     images_per_combination: int = 16,
 ) -> Path:
-    """Learn a value; write its file beside the model, and a picture, a plan and ``summary.json``.
+    """Learn a value; write its file next to the model, and a picture, a sampling plan and ``summary.json``.
 
     Args:
         network: trained network, which is frozen.
@@ -57,13 +57,13 @@ def adapt_run(
         schema: schema of the network.
         settings: settings of the run.
         train_config: settings of the training (``model.json``).
-        inferer: runs the network.
-        ckpt_dir: folder of the model; gets ``values/…pt``.
-        output_dir: folder for ``value.png``, ``plan.csv`` and ``summary.json``.
-        images_per_combination: count in ``plan.csv``.
+        inferer: inferer that runs the network.
+        ckpt_dir: folder of the model, in which the value is saved as ``values/…pt``.
+        output_dir: output folder for ``value.png``, ``plan.csv`` and ``summary.json``.
+        images_per_combination: number of images of each class in ``plan.csv``.
 
     Returns:
-        The path of the file of the value.
+        The path of the value's file.
 
     Raises:
         InputError: for a value that the model knows, an attribute that it lacks, or patches that cannot be used.
@@ -128,7 +128,12 @@ def _picture(
     patches: Cohort,
     path: Path,
 ) -> dict[str, float | None]:
-    """Write real patches beside generated ones of the value and of its nearest known one; return stain differences."""
+    """Write a picture of real and generated patches of the value, and of its nearest known value.
+
+    Returns:
+        For ``learned`` and ``nearest``, the distance between mean optical densities of generated and real patches,
+        averaged over classes; None if no class has both.
+    """
     schema: Any = generator.schema
     label = schema.label.name
     labels = list(dict.fromkeys([*patches.table[label], *schema.label.values]))[:MAX_LABELS]

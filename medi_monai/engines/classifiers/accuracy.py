@@ -44,7 +44,7 @@ def evaluate_classifier(
         attributes: attributes of the classifier to evaluate; all by default.
 
     Returns:
-        As :func:`accuracies`.
+        The result of :func:`accuracies`.
 
     Raises:
         InputError: for an attribute that the classifier or the table does not have, or an unknown value.
@@ -64,10 +64,12 @@ def accuracies(
     seed: int = 0,
     num_replicates: int = 1000,
 ) -> dict[str, Any]:
-    """Confusion matrix and accuracies of each attribute, with bootstrap intervals over patients within each value.
+    """Return the confusion matrix and accuracies of each attribute, with bootstrap intervals.
+
+    The bootstrap resamples patients within each true value.
 
     Args:
-        probabilities: ``(N, G)`` for each attribute.
+        probabilities: ``(N, G)`` predicted probabilities of each attribute.
         codes: ``(N, A)`` true codes; rows with -1 (unknown) are ignored.
         attributes: attributes and their values.
         patients: ``(N,)`` patients.
@@ -120,7 +122,7 @@ def _accuracies(
 def _confusions(
     predicted: torch.Tensor, target: torch.Tensor, patient: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    # (U, G, G) confusions of each patient within each true value, and the (U, 2) patients and values
+    # (U, G, G) confusion of each unit (a patient within a true value), and the (U, 2) patient and value of each unit
     units, unit_of = np.unique(np.stack([patient, target.numpy()], 1), axis=0, return_inverse=True)
     metric = GroupConfusion(max(len(units), 1), size)
     metric.update(predicted, target, torch.from_numpy(unit_of.reshape(-1)))
@@ -137,9 +139,9 @@ def _share(confusion: np.ndarray, code: int) -> float:
 
 
 def is_at_chance(result: Mapping[str, Any]) -> bool:
-    """Whether an attribute may not be predictable: the interval of its balanced accuracy includes chance.
+    """Return whether an attribute may be unpredictable: the interval of its balanced accuracy reaches down to chance.
 
-    Also true if the accuracy is undefined.
+    Also return True if the accuracy is undefined.
 
     Args:
         result: result for one attribute from :func:`accuracies`.
@@ -149,7 +151,7 @@ def is_at_chance(result: Mapping[str, Any]) -> bool:
 
 
 def chance_warnings(results: Mapping[str, Any]) -> list[str]:
-    """A warning for each attribute of a classifier that :func:`is_at_chance`."""
+    """Return a warning for each attribute of a classifier for which :func:`is_at_chance` is true."""
     sentences = []
     for name, result in results.items():
         if not is_at_chance(result):
@@ -169,7 +171,7 @@ def chance_warnings(results: Mapping[str, Any]) -> list[str]:
 
 
 def patients_of(table: pd.DataFrame) -> np.ndarray:
-    """``(N,)`` patient of each row; a row without a patient counts as a patient of its own."""
+    """Return the ``(N,)`` patient of each row; a row without a patient counts as a separate patient."""
     row_names = np.array([f"row {number}" for number in range(len(table))], dtype=object)
     if "patient" not in table.columns:
         return row_names
@@ -178,10 +180,19 @@ def patients_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def deal_patients(table: pd.DataFrame, attributes: Sequence[str], num_parts: int, seed: int = 0) -> np.ndarray:
-    """``(N,)`` part of each row, from 0; patients are distributed such that all parts have similar attributes.
+    """Divide patients into parts with similar distributions of the attributes.
 
-    For cross-validation, and for classifiers that should be trained on different patients. The result does not depend
-    on the order of the rows.
+    The parts serve for cross-validation, or for classifiers that should be trained on different patients. The result
+    does not depend on the order of the rows.
+
+    Args:
+        table: one row per image, with the attributes.
+        attributes: columns that should be distributed similarly.
+        num_parts: number of parts.
+        seed: random seed of the division.
+
+    Returns:
+        ``(N,)`` part of each row, counted from 0.
 
     Raises:
         InputError: for fewer than two parts, or more parts than patients.

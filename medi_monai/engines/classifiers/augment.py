@@ -72,7 +72,7 @@ class Hardening:
 
     @classmethod
     def none(cls) -> Hardening:
-        """No augmentation."""
+        """Return settings without any augmentation."""
         strengths: dict[str, Any] = {field.name: 0.0 for field in fields(cls)}
         return cls(**{**strengths, "flip": False})
 

@@ -45,7 +45,7 @@ class LabeledImages:
     Args:
         images: ``(N, 3, H, H)`` uint8.
         table: one row per image with the attributes; an empty cell is unknown. Without a column ``patient``, each
-            image counts as a patient of its own.
+            image counts as a separate patient.
 
     Raises:
         InputError: for the wrong type or shape of images, or a different number of rows.
@@ -151,7 +151,7 @@ class ClassifierBatches:
         self.num_steps, self.sizes = settings.max_steps, [len(values) for values in classifier.attributes.values()]
         self.images = torch.cat([images_at(source.images, settings.image_size) for source in sources])
         self.codes = torch.cat([label_codes(classifier, source.table) for source in sources])
-        #: mean number of images of each row in a step
+        #: expected number of occurrences of each row in a batch
         self.expected = torch.zeros(len(self.codes), dtype=torch.float64)
         self._samplers: list[tuple[torch.Tensor, BalancedBatchSampler]] = []
         share = settings.generated_share if len(sources) > 1 else 0.0
@@ -185,7 +185,7 @@ class ClassifierBatches:
             )
 
     def class_weights(self) -> list[torch.Tensor]:
-        """Return ``(G,)`` weights for each attribute that compensate for images balanced by other attributes."""
+        """Return ``(G,)`` class weights of each attribute, which compensate for images drawn to balance others."""
         weights = []
         for index, size in enumerate(self.sizes):
             known = self.codes[:, index] >= 0

@@ -122,12 +122,12 @@ def cross_validate_classifier(
 ) -> dict[str, Any]:
     """Measure performance on unseen patients by cross-validation, in which every patient is held out once.
 
-    For small data sets, in which a held-out part would be too small to be informative.
+    This is meant for small data sets, in which a held-out part would be too small to be informative.
 
     Args:
         labeled: all images.
         attributes: columns to predict, as for :func:`train_classifier`.
-        num_folds: number of folds, each of which is trained on.
+        num_folds: number of folds; for each, a classifier is trained on the others.
         settings: settings of each training.
         generated: generated images for every training, as for :func:`train_classifier`.
         device: device of the training.
@@ -136,7 +136,8 @@ def cross_validate_classifier(
         The figures of :func:`medi_monai.engines.classifiers.accuracy.accuracies` over all folds, with ``num_folds``.
 
     Raises:
-        InputError: for fewer than two folds, more folds than patients, or a value that only one fold has.
+        InputError: for fewer than two folds, more folds than patients, or folds without which only one value of an
+            attribute is left.
     """
     settings = settings or ClassifierSettings()
     vocabulary = _vocabulary(labeled.table, attributes)
@@ -260,7 +261,7 @@ def _trainer(
     device: str | torch.device,
     writer: EventWriter | None,
 ) -> tuple[WeightAverage, DiffusionTrainer]:
-    # the trainer of the diffusion models is used: its step is one clipped update for any network and loss
+    # the trainer of the diffusion models works for any network and loss: a step is one update with a clipped gradient
     network.to(device)
     batches = ClassifierBatches(sources, network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -296,7 +297,7 @@ def _stop_where_lost(engine: Engine) -> None:
 def _watch(
     trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: EventWriter, every: int
 ) -> None:
-    # only for monitoring: an occasional point estimate on held-out images
+    # for monitoring only: accuracy on held-out images, without an interval
     def look(engine: Engine) -> None:
         for name, result in evaluate_classifier(classifier, held_out, num_replicates=1).items():
             value = result["balanced_accuracy"]["value"]

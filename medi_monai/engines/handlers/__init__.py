@@ -1,4 +1,4 @@
-"""Ignite handlers of a training: checkpoints, weight averaging and monitoring."""
+"""Ignite handlers for training: checkpoints, weight averaging and monitoring."""
 
 from medi_monai.engines.handlers.checkpoints import CHECKPOINT_INDEX, TrainingCheckpoint, saved_checkpoints
 from medi_monai.engines.handlers.ema import WeightAverage

@@ -62,7 +62,7 @@ class TrainingCheckpoint:
         ckpt_dir: output folder for ``checkpoint_<step>.pt`` and ``checkpoints.json``.
         components: objects with ``state_dict`` and ``load_state_dict``, by name.
         settings: settings that must be the same for a run to resume (seed, batch size, schedule, …).
-        every: steps between checkpoints; the last step is saved by the code that runs the engine.
+        every: number of steps between checkpoints; the last step is saved by the code that runs the engine.
         keep: number of newest checkpoints to keep.
     """
 
@@ -79,7 +79,7 @@ class TrainingCheckpoint:
         self.ckpt_dir, self.components, self.every, self.keep = Path(ckpt_dir), dict(components), every, keep
         self.settings = dict(settings)
         self.index = FileIndex(ckpt_dir, CHECKPOINT_INDEX)
-        #: names of checkpoints written or loaded by this object
+        #: names of checkpoints written or loaded by this object, which are therefore intact
         self._known_whole: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
@@ -101,10 +101,10 @@ class TrainingCheckpoint:
 
         Args:
             first_step: first step of the training.
-            last_step: last step of the training.
+            last_step: last step of the training; None if it is unknown.
 
         Raises:
-            InputError: with the name of the file.
+            InputError: for such a file; the message names it.
         """
         own = self.paths()
         known = set(own if self.index.exists() else [path for path in own if not self._read(path)[1]])
@@ -117,7 +117,7 @@ class TrainingCheckpoint:
 
     def set_aside(self, others: tuple[Path, ...] = ()) -> None:
         """Move the checkpoints and other files of an earlier training into ``earlier-<n>``."""
-        # the index last, so that a run that follows a killed one still knows the remaining files
+        # the index is moved last, so that a run after a killed one still recognizes the remaining files
         set_aside(self.ckpt_dir, [*self.paths(), *others, self.index.path])
 
     def save(self, engine: Engine) -> None:
@@ -126,7 +126,7 @@ class TrainingCheckpoint:
         target = self.ckpt_dir / _name(step)
         if target.name not in self._known_whole or not target.is_file():
             content = {name: component.state_dict() for name, component in self.components.items()}
-            # a file that appeared there since the start of the training is not overwritten
+            # a foreign file that appeared since the start of the training is moved, not overwritten
             set_aside(self.ckpt_dir, [target])
             with atomic_path(target) as path:
                 digest = write_tensors(path, {**content, "step": step, "settings": self.settings})
@@ -143,12 +143,12 @@ class TrainingCheckpoint:
         self.index.forget(self.index.read().keys() - kept)
 
     def resume(self, engine: Engine) -> int:
-        """Load the newest intact checkpoint into the components and the engine, and print which were skipped.
+        """Load the newest intact checkpoint into the components and the engine, and print which ones were skipped.
 
         Damaged checkpoints that were written by a training in this folder are moved into ``earlier-<n>``.
 
         Returns:
-            The step; 0 if there is no checkpoint.
+            The step of the checkpoint; 0 if there is no checkpoint.
 
         Raises:
             InputError: if the checkpoint was written with other settings, or none is intact.
@@ -229,7 +229,10 @@ class TrainingCheckpoint:
         self._delete_old()
 
     def _beyond(self, path: Path) -> dict[Path, str]:
-        """Return files that a user may mistake for the newest checkpoint: foreign, or in the index but missing."""
+        """Return files that a user may take for the newest checkpoint, each with the reason why it was skipped.
+
+        These are foreign files, and checkpoints that are in the index but missing.
+        """
         own, step = set(self.paths()), int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
         beyond = {
             other: f"was not written by a training in this folder ({CHECKPOINT_INDEX} does not name it)"

@@ -1,4 +1,4 @@
-"""Average of the weights over the training, which is used for sampling and saved as the model."""
+"""Average of the weights during training, which is used for sampling and saved as the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class WeightAverage:
 
     Args:
         network: network in training.
-        relative_width: standard deviation of the averaging profile as a fraction of the training so far.
+        relative_width: standard deviation of the averaging profile as a fraction of the training so far, between 0 and
+            0.28.
     """
 
     def __init__(self, network: nn.Module, relative_width: float = 0.1) -> None:

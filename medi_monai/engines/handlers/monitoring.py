@@ -1,4 +1,4 @@
-"""Monitoring of a training: progress bar, scalars, sample grids, and a stop if the loss is not finite."""
+"""Monitor a training: progress bar, scalars, sample grids, and a stop if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ProgressHandler:
         self._loss: float | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follow every step; a terminal main_process_only each, a log file every fiftieth."""
+        """Follow every step; a terminal shows each one, a log file every fiftieth."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._smooth)
         bar = ProgressBar(desc=self.task, persist=True, **bar_settings())
         event = Events.ITERATION_COMPLETED(every=1 if sys.stderr.isatty() else 50)
@@ -86,7 +86,7 @@ class ScalarHandler:
         writer: TensorBoard writer.
         optimizer: optimizer, for its learning rate.
         num_images: images per step, for the speed.
-        every: steps between points.
+        every: number of steps between points.
     """
 
     #: one of several processes is enough
@@ -99,7 +99,7 @@ class ScalarHandler:
         self._since = time.perf_counter()
 
     def attach(self, engine: Engine) -> None:
-        """Collect on every step."""
+        """Collect loss and gradient norm in every step."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
@@ -125,19 +125,19 @@ class ScalarHandler:
 class ValidationLossHandler:
     """Evaluates the loss of the averaged weights on a fixed set of patches, noise and timesteps.
 
-    With several processes, each validates all of them.
+    With several processes, each one validates on all patches.
 
     Args:
         evaluator: engine with the metric ``validation_loss``.
         writer: TensorBoard writer; None except in the first process.
-        every: steps between validations; another one follows the last step.
+        every: number of steps between validations; the last step is also followed by one.
     """
 
     def __init__(self, evaluator: Evaluator, writer: EventWriter | None, every: int) -> None:
         self.evaluator, self.writer, self.every = evaluator, writer, every
 
     def attach(self, engine: Engine) -> None:
-        """Validate on every ``every``-th step and at the end."""
+        """Validate after every ``every``-th step and at the end."""
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._validate)
         engine.add_event_handler(Events.COMPLETED, self._validate)
 
@@ -159,7 +159,7 @@ class SampleGridHandler:
         draw: function that returns the grid as ``(H, W, 3)`` uint8.
         writer: TensorBoard writer.
         folder: output folder for the PNG files.
-        every: steps between grids; another one follows the last step.
+        every: number of steps between grids; the last step is also followed by one.
     """
 
     #: one of several processes is enough
@@ -172,7 +172,7 @@ class SampleGridHandler:
         self._last: int | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Draw on every ``every``-th step and at the end."""
+        """Draw a grid after every ``every``-th step and at the end."""
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._show)
         engine.add_event_handler(Events.COMPLETED, self._show)
 
