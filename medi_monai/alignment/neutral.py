@@ -1,4 +1,4 @@
-"""Alignment of a model conditioned on metadata: neutral conditions leave the aligned attributes null."""
+"""Alignment of a metadata-conditioned model: neutral conditions, in which the aligned attributes are null."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medi_monai.utils.pixels import to_gray_levels
 __all__ = ["encoder_features", "names_some", "neutral_plan", "neutral_share", "rows_naming", "sampled_subgroups"]
 
 NEUTRAL = "neutral"
-#: share of training rows with these attributes null, below which the model has hardly learned that condition
+#: share of training rows with the aligned attributes null below which the model has hardly learned this condition
 FEW = 0.01
 
 
@@ -116,7 +116,7 @@ def neutral_plan(
 def _check_unconditioned(
     schema: MetadataSchema, attributes: Sequence[str], training: Callable[[], pd.DataFrame]
 ) -> None:
-    """Print a note about attributes that the model is not conditioned on, which may be any column of the cohort."""
+    """Print a note about attributes that the model is not conditioned on; these may be any columns of the cohort."""
     unconditioned = [name for name in attributes if name not in schema.names]
     for name in unconditioned:
         columns = training().columns
@@ -141,12 +141,12 @@ def _occurring(table: pd.DataFrame, columns: Sequence[str], num_images: int) -> 
 
 
 def names_some(schema: MetadataSchema, attributes: Sequence[str]) -> bool:
-    """Return whether the model is conditioned on any of the attributes, so that it can be distilled."""
+    """Return whether the model is conditioned on any of the attributes, as distillation requires."""
     return any(name in schema.names for name in attributes)
 
 
 def rows_naming(cohort: Cohort, attributes: Sequence[str]) -> Cohort:
-    """Return the images with a value for each attribute, for an anchor that does not train the null condition.
+    """Return the images with a value for each attribute, so that the anchor does not train the null condition.
 
     Raises:
         InputError: if there are no such images.
@@ -162,8 +162,8 @@ def sampled_subgroups(folder: str | os.PathLike, attributes: Sequence[str]) -> C
     """Return generated images whose conditions name the attributes, labeled with the requested values.
 
     Args:
-        folder: the ``output_dir`` of a sampling run.
-        attributes: columns of its manifest.
+        folder: ``output_dir`` of a sampling run.
+        attributes: attributes, which have to be columns of its manifest.
     """
     return read_arms({"generated": folder}, attributes)["generated"]
 

@@ -98,7 +98,7 @@ def codes_of_prompts(rows: pd.DataFrame) -> np.ndarray:
 
 
 class ReferencePool:
-    """Pairs of prompt and noise, with the untuned model's images of them, each of which is drawn only once.
+    """Pairs of prompt and noise, with the untuned model's image for each, which is drawn only once.
 
     Args:
         network: untuned model, frozen.
@@ -142,9 +142,13 @@ class ReferencePool:
         self._drawn: dict[int, dict[str, torch.Tensor]] = {}
 
     def row_numbers(self, step: int, count: int) -> list[int]:
-        """Return the rows of an update (counted from 1); each pass through the pool has a different order.
+        """Return the row numbers of an update; each pass through the pool has a different order.
 
         A pass consists of whole updates; the remaining rows are left out of that pass.
+
+        Args:
+            step: number of the update, counted from 1.
+            count: number of rows per update.
         """
         turn, update = divmod(step - 1, max(1, len(self.rows) // count))
         order = range(len(self.rows)) if turn == 0 else self._order(turn, self.prompts).tolist()
@@ -181,7 +185,7 @@ class ReferencePool:
 
 @torch.no_grad()
 def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
-    """Draw ``(N, 3, H, W)`` images in [-1, 1] for the rows, by DDIM in batches, without rounding to uint8."""
+    """Draw ``(N, 3, H, W)`` images in [-1, 1] for the rows of a plan, by DDIM in batches, without rounding to uint8."""
     device = next(network.parameters()).device
     drawn = []
     for batch in generator.batches(rows):

@@ -1,4 +1,4 @@
-"""Prompts of text-to-image runs, and the sensitive attribute as named in captions."""
+"""Prompts of text-to-image runs, and the words that name the sensitive attribute in captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["caption_words", "composes_captions", "generated_cohort", "named_prompts", "naming_cohort", "prompt_plan"]
 
-#: setting for prompts taken from the training captions that name the attribute
+#: value of the setting `prompts` for training captions that name the attribute
 NAMED = "named"
 
 #: for each attribute, its values and the words that name them
@@ -72,7 +72,9 @@ def composes_captions(templates: Any) -> bool:
 
 
 def caption_words(cohort: Cohort, templates: Any, attribute: str | None) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return, for each value of each attribute, the words that name it in captions: those of the setting, and itself.
+    """Return, for each value of each attribute, the words that name it in captions.
+
+    These are the words of the templates, if there are any, and the value itself.
 
     Args:
         cohort: rows with the attributes.
@@ -133,7 +135,13 @@ def named_prompts(cohort: Cohort, words: Words, num_images: int) -> pd.DataFrame
 
 
 def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | None:
-    """Return the training rows whose caption names their value of the attribute (all of ``sex|age``); None if none."""
+    """Return the training rows whose caption names a value of the attribute (of each, for ``sex|age``); None if none.
+
+    Args:
+        cohort: training rows.
+        templates: caption templates, only words, or None, as for :func:`caption_words`.
+        attribute: sensitive attribute, or several as ``sex|age``.
+    """
     words = caption_words(cohort, templates, attribute)
     named = (_named(cohort.table["caption"], words) != "").all(axis=1)
     for name in words:
@@ -148,10 +156,10 @@ def naming_cohort(cohort: Cohort, templates: Any, attribute: str) -> Cohort | No
 
 
 def generated_cohort(folder: str | os.PathLike, cohort: Cohort, templates: Any, attribute: str) -> Cohort:
-    """Return images generated for prompts that name the attribute (all of ``sex|age``), labeled as requested.
+    """Return images generated for prompts that name the attribute (each, for ``sex|age``), labeled as requested.
 
     Args:
-        folder: the ``output_dir`` of a sampling run.
+        folder: ``output_dir`` of a sampling run.
         cohort: training rows.
         templates: caption templates.
         attribute: sensitive attribute, or several as ``sex|age``.

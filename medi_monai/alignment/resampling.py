@@ -1,4 +1,4 @@
-"""Baselines of alignment: selecting generated images, or training on resampled real images."""
+"""Baselines for alignment: selecting generated images, or training on resampled real images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RESULTS = ("images", "manifest.csv", "summary.json")
 def gradient_images(
     updates: int, batch_size: int, gradient_steps: int, guidance_scale: float = 1.0, real_images: int = 0
 ) -> int:
-    """Return the number of images with a forward and backward pass through the network in an alignment.
+    """Return the number of forward and backward passes of an image through the network in an alignment.
 
     Args:
         updates: number of updates.
@@ -115,12 +115,12 @@ def resample_run(
 ) -> pd.DataFrame:
     """Select generated images so that their predicted subgroups have the target's shares, and copy them.
 
-    The model is not tuned; in return, only some of the images are kept.
+    The model is not tuned; the price is that only some of the images are kept.
 
     Args:
         sampling_dir: the ``output_dir`` of a sampling run.
         output_dir: output folder for ``images/``, ``manifest.csv`` and ``summary.json``.
-        reader: guide of the alignment that the selection is compared with.
+        reader: classifier that predicts the subgroups: the guide of the alignment that this baseline is compared with.
         target: target shares.
         image_size: side of the images in pixels.
         seed: seed of the selection.
@@ -188,7 +188,7 @@ def _read_groups(samples: Cohort, reader: AttributeClassifier, target: SubgroupT
 def cohort_target(
     spec: Any, cohort: Cohort, attribute: str, table: str | os.PathLike | None = None
 ) -> SubgroupTarget | None:
-    """Return the target shares of the training rows, over the values that occur in them; None without a ``spec``.
+    """Return target shares for the training rows, over the values that occur in them; None without a ``spec``.
 
     Args:
         spec: None, or a target as for :func:`medi_monai.alignment.functional.make_target`.

@@ -1,4 +1,4 @@
-"""Classifiers of an alignment (guide, validation classifier and judge) and the target they are compared with."""
+"""Classifiers of an alignment (guide, validation classifier and judge), and its target."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ __all__ = [
 
 #: ``matching``: the paper's batch probability matching; ``transport``: optimal-transport pseudo-targets
 LOSSES = ("matching", "transport")
-#: ``prompt``: the images of each prompt, which keeps the attribute independent of the prompt; ``batch``: all images
+#: images whose shares are matched to the target: ``prompt``, those of each prompt separately, which keeps the attribute
+#: independent of the prompt; ``batch``, all
 SCOPES = ("prompt", "batch")
 
 

@@ -37,7 +37,7 @@ __all__ = [
     "sets_by_prompt",
 ]
 
-#: number of images below which a prompt is pooled with other such prompts
+#: number of images below which the images of a prompt are pooled with those of other such prompts
 FEW = 4
 
 #: differentiable augmentation of images for the guide: ``(images, step) -> images``
@@ -106,8 +106,8 @@ class AlignmentStep:
         pool: neutral prompts and their references.
         losses: weights and choices of the losses.
         batch_size: images per update; the generator's ``batch_size`` is the number drawn at once.
-        anchor: function that returns the losses on real images of a step; None for none.
-        augment: augmentation of the images that the guide classifies.
+        anchor: function that returns the losses on real images in a step; None for no such losses.
+        augment: augmentation of the images that the guide classifies; None for no augmentation.
         max_grad_norm: norm to which the gradient is clipped.
     """
 

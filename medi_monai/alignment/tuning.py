@@ -43,10 +43,10 @@ from medi_monai.utils.seeding import generator_from
 
 __all__ = ["align", "tuning_schedule"]
 
-#: consecutive images of the same prompt when each prompt has to meet the target: at least TOGETHER, and PER_SUBGROUP
-#: for each subgroup, because a share of few images cannot be compared with the target
+#: number of consecutive images of the same prompt, if each prompt has to meet the target: at least TOGETHER, and at
+#: least PER_SUBGROUP for each subgroup, because shares of a few images cannot be compared with the target
 TOGETHER, PER_SUBGROUP = 16, 6
-#: share of the pool in prompts with too few images to be matched individually, above which a warning is printed
+#: share of the pool that belongs to prompts with too few images to be matched individually, above which to warn
 MANY_PROMPTS = 0.25
 #: number of images in the before-and-after figure
 SHOWN = 12
@@ -187,7 +187,7 @@ def _record(
     """Return all that a result depends on, for comparison with checkpoints and for ``alignment.json``."""
     return {
         "losses": losses.model_dump(),
-        # a resumed run is the same run
+        # whether a run was resumed does not change its result
         "settings": {**settings.model_dump(exclude={"resume"}), "learning_rate": settings.rate},
         "real_images": real_images,
         "target": target.to_dict(),
@@ -273,7 +273,7 @@ def _show_terms(engine: Engine, writer: EventWriter) -> None:
 
 
 def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max_steps: int) -> None:
-    """Update until the last step, early stopping or Ctrl-C; a run resumed after its last step has nothing to do."""
+    """Run updates until the last step, early stopping or Ctrl-C; do nothing if the resumed run was already complete."""
     if trainer.state.iteration < max_steps and not watch.exhausted:
         with stop_after_step(trainer):
             trainer.run(range(max_steps), max_epochs=1, epoch_length=max_steps)

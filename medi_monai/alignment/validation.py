@@ -1,4 +1,4 @@
-"""Validation of a tuning: distance of its images from the target by independent classifiers, and early stopping."""
+"""Validation during tuning: distance of images from the target by independent classifiers, and early stopping."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ FEW_OF_A_PROMPT = 16
 class SubgroupWatch:
     """Validates the weights during tuning on images of the same prompts and noise, and keeps the best weights.
 
-    A tuning that learns to fool its guide becomes visible: the guide's distance keeps falling while that of the other
-    classifiers rises. The weights kept are those with the smallest distance according to the validation classifier;
-    the judge is not used.
+    If the model learns to fool its guide, this becomes visible: the guide's distance keeps falling while that of the
+    other classifiers rises. The weights kept are those with the smallest distance according to the validation
+    classifier; the judge is not used for this.
 
     Args:
         network: network being tuned, in evaluation mode.
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
         num_images: images per validation, with the same prompts and noise every time.
-        readers: additional classifiers by name: ``validation`` decides, or the guide in its absence; the predictions of
-            any other are only recorded.
-        every: updates between validations.
+        readers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
+            absence; the predictions of all others are only recorded.
+        every: number of updates between validations.
         patience: number of validations without a smaller distance after which tuning ends.
         writer: TensorBoard writer.
         tolerance: smallest reduction of the distance (total variation, in [0, 1]) that counts as an improvement.
@@ -88,7 +88,7 @@ class SubgroupWatch:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
 
     def _begin(self, engine: Engine) -> None:
-        # a resumed tuning has already been validated at its start
+        # a resumed tuning was already validated before its first update
         if not self.curve:
             self.look(engine.state.iteration)
 

@@ -21,7 +21,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Rollout:
-    """Sampled images, with backpropagation from them to the parameters.
+    """Sampled images, with backpropagation from the images to the parameters of the network.
 
     Args:
         images: ``(N, …)`` result of sampling: images, or latents for the caller to decode.
@@ -80,7 +80,7 @@ def truncated(
         num_steps: number of network evaluations, 1 to T.
         last_steps: K, from 1 to ``num_steps``; by default all.
         checkpoint: whether to store only latents and evaluate the network again in the backward pass, which limits
-            activations to those of one step, for half as much work again.
+            activations to those of one step, at the cost of a second forward pass.
         clip: bound of the denoised image, [-clip, clip]; ``None`` for latents.
     """
     steps = _steps(schedule, num_steps, last_steps)
@@ -160,18 +160,23 @@ def adjusted_direct(
     return Rollout(sample, send_back)
 
 
-#: by their name in configs
+#: functions that draw a rollout, by their names in configs
 ROLLOUTS: dict[str, Callable[..., Rollout]] = {"truncated": truncated, "adjusted": adjusted_direct}
 
 
 def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -> torch.Tensor:
     """Return ``(num_steps,)`` float64 coefficients of each step's prediction in the image drawn by DDIM.
 
-    Without a clamp a step is linear in latent and prediction, ``x' = keep x + gain prediction``, and the coefficient of
-    a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021, eq. 13)
-    it telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi), sigma =
-    sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine and ``gain`` minus its sine. For
-    flow, ``keep`` is 1 and ``gain`` the change of sigma. All coefficients are negative.
+    Without a clamp, a step is linear in latent and prediction, ``x' = keep x + gain prediction``, and the coefficient
+    of a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021,
+    eq. 13), this telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi)`` and
+    ``sigma = sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine, and ``gain`` is minus
+    its sine. For flow, ``keep`` is 1, and ``gain`` is the change of sigma. All coefficients are negative.
+
+    Args:
+        schedule: noise schedule of the training.
+        objective: prediction target of the network.
+        num_steps: number of network evaluations, 1 to T.
     """
     check_objective(objective, schedule)
     steps = sampling_timesteps(num_steps, schedule)[:-1]

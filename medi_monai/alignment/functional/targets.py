@@ -26,7 +26,7 @@ __all__ = [
     "parts_of",
 ]
 
-#: joins the values of a joint subgroup: ``female|young``
+#: separator between the values in the name of a joint subgroup: ``female|young``
 SEPARATOR = "|"
 #: tolerance of the sum of shares, which has to be 1
 TOLERANCE = 1e-6
@@ -120,7 +120,7 @@ def make_target(
 
 
 def check_shares(spec: Any, names: Sequence[str], table: Any = None) -> None:
-    """Check as much of a target as is possible before the values of its attributes are known.
+    """Check a target as far as possible before the values of its attributes are known.
 
     Args:
         spec: specification of the target, as for :func:`make_target`.
@@ -222,7 +222,7 @@ def _sizes(groups: tuple[tuple[str, ...], ...]) -> list[int]:
 def _codes(cells: pd.Series, values: tuple[str, ...]) -> pd.Series:
     """Return indices into ``values``, -1 if missing; a reference table may have many rows and few distinct values."""
     column = CategoricalColumn(str(cells.name), values)
-    # a reference table may be an export as well as a cohort
+    # a reference table may be an export with its own words for missing cells; words that are values are kept
     cells = cells.mask(missing_cells(cells, set(MISSING_WORDS) - {value.strip().lower() for value in values}))
     return cells.map({value: int(column.encode(value)) for value in cells.dropna().unique()}).fillna(-1).astype(int)
 
@@ -265,7 +265,7 @@ def _checked_shares(spec: Mapping[str, Any], groups: tuple[tuple[str, ...], ...]
     return tuple(float(spec[name]) / total for name in names)
 
 
-#: larger than any percentage, to prevent the sum from overflowing
+#: largest share accepted as a number, well above any percentage; prevents the sum from overflowing
 MOST = 1e6
 
 
@@ -298,7 +298,7 @@ class Part:
     target: np.ndarray
 
     def join(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Combine each attribute's codes to ``(N,)`` subgroup codes; -1 if any of them is -1."""
+        """Combine the ``(N,)`` codes of each attribute to ``(N,)`` subgroup codes; -1 if any of them is -1."""
         columns = [np.asarray(codes[name]) for name in self.vocabulary]
         joint = np.zeros(len(columns[0]), np.int64)
         for column, values in zip(columns, self.vocabulary.values()):
@@ -306,7 +306,7 @@ class Part:
         return np.where(np.any([column < 0 for column in columns], axis=0), -1, joint)
 
     def codes(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the ``(N,)`` subgroup of every row from its columns; -1 if one of them has none of the values."""
+        """Return the ``(N,)`` subgroup of every row of a table; -1 if an attribute is missing or has another value."""
         code_of = {name: {value: code for code, value in enumerate(values)} for name, values in self.vocabulary.items()}
         return self.join(
             {name: table[name].map(codes).fillna(-1).to_numpy(np.int64) for name, codes in code_of.items()}
@@ -330,7 +330,7 @@ def parts_of(target: SubgroupTarget) -> list[Part]:
 
 
 def joint_attributes(attribute: str | None) -> list[str]:
-    """Return the columns of an attribute setting: one, ``center``, or several for a joint, ``project_id|center``.
+    """Split the setting of an attribute into columns: ``center`` is one, ``project_id|center`` a joint of two.
 
     Raises:
         InputError: for no attribute, or a name that is empty or repeated.

@@ -20,8 +20,8 @@ class TransportLabels:
     Args:
         distribution: ``(N, G)`` fraction of draws that assign each subgroup to each image.
         labels: ``(N,)`` most frequently assigned subgroup.
-        confidence: ``(N,)`` fraction of draws that assign it.
-        confident: ``(N,)`` whether the confidence is high enough.
+        confidence: ``(N,)`` fraction of draws that assign this subgroup.
+        confident: ``(N,)`` boolean, whether the confidence reaches the required minimum.
     """
 
     distribution: torch.Tensor
@@ -74,8 +74,11 @@ def transport_labels(
 def apportion(target: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Return ``(G,)`` whole numbers that sum to ``count`` and are nearest to ``count · target`` (largest remainders).
 
-    Ties between remainders go to the first group or, with a generator, to a random one, so that no group is favored
-    over many batches.
+    Args:
+        target: ``(G,)`` shares that sum to 1.
+        count: total number to divide.
+        generator: random generator on the CPU that breaks ties between remainders, so that no group is favored over
+            many batches; without it, they go to the first group.
     """
     quotas = target.double() * count
     # 0.7 of 10 must be 7 despite floating-point error
