@@ -17,7 +17,7 @@ Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Guidance:
-    """How predictions are pushed toward the conditions.
+    """Scales by which predictions are pushed toward the conditions.
 
     With the prediction ``e`` for all conditions, ``e_0`` for none and ``e_a`` for all except column ``a``, the guided
     prediction is ``e_0 + scale (e - e_0) + sum_a (scale_a - 1) (e - e_a)``. A scale of 1 is no guidance.
@@ -26,12 +26,12 @@ class Guidance:
         scale: scale of all conditions together, at least 0; 0 ignores them.
         columns: scales of single columns, at least 0, by index of the column.
         interval: lowest and highest noise level ``sigma / alpha`` at which guidance acts (Kynkäänniemi et al. 2024,
-            arXiv 2404.07724); ``None``: all. Outside, the network is evaluated once.
-        rescale: share in [0, 1] to which the standard deviation of the guided prediction is brought back to that of
-            the prediction without guidance (Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16).
+            arXiv 2404.07724); ``None`` for all levels. Outside the interval, the prediction is not guided.
+        rescale: weight in [0, 1] of the guided prediction rescaled to the standard deviation of the unguided one
+            (Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16); 0 for no rescaling.
 
     Raises:
-        InputError: for values out of range.
+        InputError: for a negative scale, or another value out of range.
     """
 
     scale: float = 1.0
@@ -67,14 +67,17 @@ def guided(
     """Return a function that predicts with guidance, with one batched evaluation of the network.
 
     Args:
-        network: ``(x_t, timesteps, conditions) -> prediction``.
+        network: function ``(x_t, timesteps, conditions) -> prediction``.
         conditions: ``(N, L)`` conditions, one row per image.
         null_conditions: ``(N, L)`` null conditions.
         guidance: settings of the guidance, or the scale of all conditions together.
-        schedule: noise schedule of the training, which an interval needs.
+        schedule: noise schedule of the training; needed only for a guidance interval.
 
     Returns:
-        ``(x_t, timesteps) -> prediction``.
+        A function ``(x_t, timesteps) -> prediction``.
+
+    Raises:
+        InputError: for an interval without a schedule.
     """
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(float(guidance))
     if not guidance.active:
@@ -94,7 +97,7 @@ def guided(
         plain, *others = predictions.chunk(count)
         result = plain
         for other, weight in zip(others, weights):
-            # the first is written so that nothing of plain is left at a scale of 0, not even by rounding
+            # the first term is written so that a scale of 0 leaves nothing of `plain`, not even a rounding error
             change = plain - other
             result = other + (1 + weight) * change if result is plain else result + weight * change
         if guidance.rescale:
@@ -107,7 +110,7 @@ def guided(
 def _weakened(
     conditions: torch.Tensor, null_conditions: torch.Tensor, guidance: Guidance
 ) -> tuple[list[torch.Tensor], list[float]]:
-    """Conditions of which something is left out, each with the weight of the difference that this makes."""
+    """Return conditions with one or all columns nulled, and the weights of their differences from the prediction."""
     weakened, weights = [], []
     if guidance.scale != 1:
         weakened.append(null_conditions)

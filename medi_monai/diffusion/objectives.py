@@ -43,8 +43,8 @@ def check_objective(objective: str, schedule: NoiseSchedule, clip: float | None 
 
     Raises:
         InputError: for an unknown objective; for ``flow`` with a schedule other than ``flow``, and the reverse; and for
-            ``epsilon`` without a bound where the last timestep has almost no signal, so that the image, the noisy image
-            minus the predicted noise divided by alpha, is lost to rounding and to the error of the network.
+            ``epsilon`` without a bound if alpha is almost 0 at the last timestep: the denoised image is divided by
+            alpha, so rounding and the error of the network would dominate it.
     """
     if objective not in OBJECTIVES:
         raise unknown_value("objective", objective, OBJECTIVES)
@@ -84,7 +84,7 @@ def training_target(
 
 
 def image_coefficients(alpha: Coefficient, sigma: Coefficient, objective: str) -> tuple[Coefficient, Coefficient]:
-    """Return ``(a, b)`` with ``x_0 = a x_t + b prediction`` for the coefficients of a timestep."""
+    """Return ``(a, b)`` with ``x_0 = a x_t + b prediction``, for the ``alpha`` and ``sigma`` of a timestep."""
     if objective == "epsilon":
         return 1 / alpha, -sigma / alpha
     if objective == "flow":
@@ -102,13 +102,13 @@ def denoiser(
     """Adapt a network ``(x_t, timesteps) -> prediction`` to a function ``(x_t, timesteps) -> x_0``.
 
     Args:
-        network: network with conditions, guidance and autocast already applied.
+        network: function ``(x_t, timesteps) -> prediction``, with conditions, guidance and autocast already applied.
         schedule: noise schedule of the training.
         objective: prediction target of the network, one of :data:`OBJECTIVES`.
         clip: bound of the denoised image, [-clip, clip]; ``None`` for unbounded data.
 
     Raises:
-        InputError: as :func:`check_objective`.
+        InputError: as for :func:`check_objective`.
     """
     check_objective(objective, schedule, clip)
 
@@ -116,7 +116,7 @@ def denoiser(
         prediction = network(noisy, timesteps).float()
         alpha, sigma = schedule.coefficients(timesteps, noisy)
         if objective == "epsilon":
-            # the difference first: the quotients alone would overflow where alpha is small
+            # subtract before dividing: the two quotients alone would overflow if alpha is small
             image = (noisy - sigma * prediction) / alpha
         else:
             of_noisy, of_prediction = image_coefficients(alpha, sigma, objective)

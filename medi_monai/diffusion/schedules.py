@@ -55,9 +55,11 @@ class NoiseSchedule:
         return (self.alphas / self.sigmas).log()
 
     def coefficients(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(alpha_t, sigma_t)`` as float32 of shape ``(N, 1, …)`` on the device of ``like``, which has N rows.
+        """Return ``(alpha_t, sigma_t)`` as float32, in a shape that broadcasts with ``like``.
 
-        A timestep of -1 stands for the end of sampling, without noise: ``(1, 0)``.
+        Args:
+            timesteps: ``(N,)`` timesteps; -1 stands for the end of sampling, without noise: ``(1, 0)``.
+            like: ``(N, …)`` tensor, which determines the device and the number of axes of the result, ``(N, 1, …)``.
         """
         timesteps = timesteps.long().cpu()
         index, shape = timesteps.clamp(min=0), (-1,) + (1,) * (like.ndim - 1)

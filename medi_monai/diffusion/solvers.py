@@ -15,21 +15,25 @@ from medi_monai.utils.seeding import generator_from
 
 __all__ = ["SOLVERS", "ddim", "dpm_sde", "dpm_solver", "sampling_timesteps", "unipc"]
 
-#: bounds of half the log signal-to-noise ratio between which timesteps are spaced evenly: with values of [-1, 1], there
-#: is no image to be seen below -5, and noise of less than one gray level above 5
+#: bound of half the log signal-to-noise ratio, between minus and plus which timesteps are spaced evenly: for images in
+#: [-1, 1], no image is visible below -5, and noise is less than one gray level above 5
 MAX_HALF_LOG_SNR = 5.0
 
 
 def sampling_timesteps(num_steps: int, schedule: NoiseSchedule) -> torch.Tensor:
-    """Return ``(num_steps + 1,)`` descending timesteps, the first T-1, and -1, the clean image, at the end.
+    """Return ``(num_steps + 1,)`` descending timesteps, from T-1 to -1, which stands for the clean image.
 
     After the first, they are spaced evenly in the log signal-to-noise ratio, from e^-10 (or that of T-1) to that of
-    timestep 0 (or e^10). Components of an image then lose the same share of their variance whatever its size: stain and
-    brightness, which vary most, as much as fine texture. Timesteps are distinct, so any number from 1 to T is valid.
+    timestep 0 (or e^10). All components of an image then lose the same share of their variance, regardless of its size:
+    stain and brightness, which vary most, as much as fine texture. Timesteps are distinct, so any number from 1 to T is
+    valid.
 
     Args:
         num_steps: number of network evaluations, 1 to T.
         schedule: noise schedule of the training.
+
+    Raises:
+        InputError: for a number of steps out of range.
     """
     last = schedule.num_timesteps - 1
     if not 1 <= num_steps <= last + 1:
@@ -41,7 +45,7 @@ def sampling_timesteps(num_steps: int, schedule: NoiseSchedule) -> torch.Tensor:
     nearest = above - (targets - ascending[above - 1] < ascending[above] - targets).long()
     steps, order = last - nearest, torch.arange(num_steps)
     steps[0] = last
-    # where the spacing is finer than 1, every timestep is taken once
+    # if the spacing is finer than 1, consecutive timesteps are used, none twice
     steps = (steps + order).cummin(0).values - order
     steps = torch.maximum(steps, order.flip(0))
     return torch.cat([steps, torch.tensor([-1])])
@@ -49,7 +53,7 @@ def sampling_timesteps(num_steps: int, schedule: NoiseSchedule) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Path:
-    """Timesteps of a sampling with their coefficients; ``lambdas`` is half the log signal-to-noise ratio."""
+    """Timesteps of a sampler, with alpha, sigma and lambda (half the log signal-to-noise ratio) at each of them."""
 
     timesteps: list[int]
     alphas: list[float]
@@ -98,8 +102,8 @@ def dpm_solver(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, 
     """Sample by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, with one network evaluation per step.
 
     With ``lambda = log(alpha / sigma)`` and ``h`` its increase over a step, the image is extrapolated from the last two
-    predictions; the first and last steps are of first order. With 15 steps of the cosine schedule, the standard
-    deviation of a Gaussian is 2 % too large, be it 0.1 or 8 (:func:`ddim`: 17 % too small).
+    predictions; the first and last steps are of first order. With 15 steps of the cosine schedule, samples of a
+    Gaussian have a standard deviation that is 2 % too large, whether it is 0.1 or 8 (:func:`ddim`: 17 % too small).
 
     Args:
         denoise: ``(x_t, timesteps) -> x_0``.
@@ -154,7 +158,10 @@ def _multistep(
     num_steps: int,
     advance: Callable[[_Path, int, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Sample with one evaluation per step; ``advance`` takes the step after an index with the extrapolated image."""
+    """Sample with one network evaluation per step.
+
+    ``advance(path, index, sample, image)`` takes the step from ``index`` to the next, given the extrapolated image.
+    """
     path = _Path.of(schedule, num_steps)
     sample, image, before = noise, noise, noise
     for index, step in enumerate(path.timesteps):
@@ -165,7 +172,7 @@ def _multistep(
 
 
 def _extrapolated(image: torch.Tensor, before: torch.Tensor, path: _Path, index: int) -> torch.Tensor:
-    """The clean image halfway through the step that follows ``index``, from the last two predictions."""
+    """Extrapolate the last two predictions to the clean image halfway through the step that follows ``index``."""
     if index == 0:
         return image
     increase, earlier = (path.lambdas[n + 1] - path.lambdas[n] for n in (index, index - 1))
@@ -197,7 +204,7 @@ def unipc(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_s
         of_slope, of_change = _corrector(path, index)
         sample = linear + gain * (of_slope * slope + of_change * (image - before))
         if index + 2 < num_steps:
-            # change of the prediction over the next step, if it goes on as over this one
+            # expected change of the prediction over the next step, at the same rate as over this one
             slope = (image - before) * ((path.lambdas[index + 2] - path.lambdas[index + 1]) / increase)
     return image
 
