@@ -1,4 +1,4 @@
-"""Association of two categorical columns, which measures the strength of a shortcut, from counts."""
+"""Association of two categorical columns, computed from counts; it measures the strength of a shortcut."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contingency_table(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
         values: ``(N,)`` integer codes of the values.
 
     Returns:
-        ``(R, C)`` int64, label by value, with R and C one more than the largest codes.
+        ``(R, C)`` int64 counts, label by value, where R and C are the largest codes plus 1.
     """
     labels, values = np.asarray(labels), np.asarray(values)
     if labels.shape != values.shape or labels.ndim != 1:
@@ -114,7 +114,7 @@ def _block_sizes(cells: int) -> list[int]:
 
 
 def mutual_information(table: np.ndarray) -> dict:
-    """Compute the information of a value about the label, in bits and normalized.
+    """Compute how much information a value contains about the label, in bits and normalized.
 
     Args:
         table: ``(R, C)`` counts, label by value.

@@ -19,7 +19,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 #: minimum shorter side in pixels for 1, 2, … scales: a window of 11 px has to fit into the coarsest scale, each scale
 #: halves the image, and torchmetrics requires more than 10 (scales - 1)^2
 SHORTEST_SIDE = (11, 22, 44, 99, 176)
-#: number of pairs compared at once
+#: number of pairs of images compared at once
 BATCH = 64
 
 

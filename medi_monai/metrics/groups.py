@@ -30,7 +30,8 @@ __all__ = [
 
 Counts = np.ndarray | torch.Tensor
 
-#: largest number below 1 in single precision, because torchmetrics puts a confidence of 1 into an extra bin
+#: largest number below 1 in single precision, to which confidences are limited, because torchmetrics puts a confidence
+#: of 1 into an extra bin
 BELOW_ONE = 1 - 2.0**-24
 
 
@@ -80,12 +81,12 @@ class GroupConfusion(Metric):
 
 
 def balanced_accuracy(confusion: Counts) -> np.ndarray:
-    """Return ``(…)`` mean recall over classes with targets, NaN if there are none (scikit-learn's definition)."""
+    """Return the ``(…)`` mean recall over classes with targets (scikit-learn's definition); NaN if there are none."""
     return _mean_of_known(_recall(_counts(confusion)))
 
 
 def accuracy(confusion: Counts) -> np.ndarray:
-    """Return ``(…)`` share of correct predictions, NaN without targets."""
+    """Return the ``(…)`` share of correct predictions; NaN without targets."""
     counts = _counts(confusion)
     return _ratio(_diagonal(counts).sum(-1), counts.sum((-2, -1)))
 

@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
-#: number of rows of a kernel matrix held at once
+#: number of rows of the kernel matrix held in memory at once
 BLOCK = 2048
 
 

@@ -11,7 +11,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["nearest_neighbors", "precision_recall", "robustness_index"]
 
-#: numbers of queries and references whose distances are held at once
+#: numbers of queries and of references whose distances are held in memory at once
 BLOCK, REFERENCES = 1024, 16384
 #: share of both squared norms below which a squared distance is rounding error, from ``|x|^2 + |y|^2 - 2 x·y``
 TOLERANCE = 1e-12
@@ -29,7 +29,7 @@ def nearest_neighbors(
         queries: ``(Q, D)`` features.
         references: ``(R, D)`` features.
         k: number of neighbors.
-        exclude_self: whether both are the same array, and a row is not its own neighbor.
+        exclude_self: whether queries and references are the same array, so that a row is not its own neighbor.
 
     Returns:
         ``(Q, k)`` float64 Euclidean distances and ``(Q, k)`` row numbers.
@@ -147,7 +147,7 @@ def robustness_index(
 def _search(
     queries: Features, references: Features, k: int, apart: np.ndarray | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # apart: (N,) codes where both are the same rows; rows of one code are no neighbors, their distance is infinite
+    # apart: (N,) codes, if both have the same rows; rows with the same code are not neighbors (infinite distance)
     (_, dim), (count, other_dim) = check_features(queries), check_features(references)
     _check_dims(dim, other_dim)
     others = count - (apart is not None)
@@ -194,7 +194,7 @@ def _first(squared: torch.Tensor, indices: torch.Tensor, k: int, count: int) -> 
 
 
 def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # with a bound of their error; exact subtraction would take ten times longer
+    # squared distances, and a bound of their error; exact subtraction would take ten times as long
     squares = rows.square().sum(1, keepdim=True) + columns.square().sum(1)
     squared = torch.addmm(squares, rows, columns.T, alpha=-2)
     slack = squares.mul_(TOLERANCE)

@@ -28,7 +28,7 @@ __all__ = [
 
 #: 97.5% quantile of the standard normal distribution
 Z95 = float(stats.norm.ppf(0.975))
-#: number of signs held at once, because thousands of patients would need gigabytes
+#: number of signs held in memory at once, because thousands of patients would need gigabytes
 SIGNS = 2**22
 
 
@@ -86,7 +86,7 @@ def interval_around(
 ) -> list[float] | None:
     """Return the :func:`percentile_interval` of replicates, shifted from their mean to ``value``.
 
-    For estimates that are biased by resampling: repeated images vary less than new ones, which increases a distance.
+    This is for estimates that resampling biases: repeated images vary less than new ones, which increases a distance.
 
     Args:
         value: estimate.
@@ -137,7 +137,13 @@ def wilson_interval(count: float, n: float) -> list[float] | None:
 
 
 def figure(value: float | None, replicates: np.ndarray | None = None, n: int | None = None) -> dict:
-    """Return ``{"value", "ci95", "n"}`` as JSON; undefined figures are ``None``, with their count."""
+    """Return a figure as JSON, ``{"value", "ci95", "n"}``.
+
+    Args:
+        value: the figure; if it is None or not finite, value and interval are ``None``.
+        replicates: replicates for the 95% interval, as for :func:`percentile_interval`; None for no interval.
+        n: number of units that the figure was measured on.
+    """
     if value is None or not math.isfinite(value):
         return {"value": None, "ci95": None, "n": n}
     interval = None if replicates is None else percentile_interval(replicates)
@@ -194,8 +200,8 @@ def _sign_flip_p_value(differences: np.ndarray, num_flips: int, seed: int) -> fl
             (differences,), _extremity, permutation_type="samples", n_resamples=num_flips, alternative="greater"
         )
         return float(exact.pvalue)
-    # not drawn by scipy, which uses another random stream, and gigabytes for thousands of patients: p values are the
-    # same as in earlier versions
+    # not computed by scipy, which would need gigabytes for thousands of patients, and whose random stream would give
+    # other p values than earlier versions
     edge = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     rng, extreme, rows = np.random.default_rng(seed_from("sign flips", seed)), 0, max(1, SIGNS // n)
     for start in range(0, num_flips, rows):

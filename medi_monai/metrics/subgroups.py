@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 NUM_REPLICATES = 1000
-#: smallest singular value of a confusion matrix below which some subgroups are indistinguishable
+#: smallest singular value of a row-normalized confusion matrix below which some subgroups are indistinguishable
 LEAST_SINGULAR_VALUE = 0.02
 #: weight, in least squares, of the constraint that shares sum to 1
 SUM_WEIGHT = 1e4
