@@ -111,7 +111,7 @@ class AlignmentLosses(Settings):
     draws: Repeats | None = setting(
         100, "for `transport`: number of sampled label sets; null: apportion the target to each batch"
     )
-    # at 0, nothing would be aligned
+    # a weight of 0 is not allowed, because nothing would be aligned
     subgroup_weight: Rate = setting(1.0, "weight of the subgroup loss")
     consistency_weight: Number = setting(
         1.0, "weight of 1 - cosine similarity between features of tuned and original images"

@@ -85,7 +85,7 @@ def align(
             recorded.
         losses: weights and choices of the losses.
         settings: settings of the optimization.
-        schema: schema of the network, saved beside the weights.
+        schema: schema of the network, saved next to the weights.
         train_config: settings of the training (``model.json``), saved with a mark of the alignment.
         output_dir: output folder for ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
         ckpt_dir: output folder for ``model.pt``, ``adapter.pt`` if one was tuned, ``schema.json`` and ``model.json``.

@@ -210,7 +210,7 @@ def unipc(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_s
 
 
 def _corrector(path: _Path, index: int) -> tuple[float, float]:
-    """Weights of the slope and of the new change in UniPC's corrector (Zhao et al. 2023, theorem 3.1)."""
+    """Return the weights of the slope and of the new change in UniPC's corrector (Zhao et al. 2023, theorem 3.1)."""
     if index == 0:
         return 0.0, 0.5
     h = path.lambdas[index + 1] - path.lambdas[index]

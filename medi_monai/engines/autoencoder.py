@@ -72,7 +72,7 @@ class _Step:
         perceptual: perceptual loss between two batches of images, or None.
         seed: random seed of the augmentation and of the latents' noise.
         device: device of the training.
-        precision: as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
+        precision: precision, as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ def autoencode_run(
         settings: settings of the training.
         seed: random seed.
         device: device of the training.
-        precision: as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
+        precision: precision, as for :class:`medi_monai.engines.prepare_batch.AutocastInferer`.
         writer: TensorBoard writer for ``output_dir``.
 
     Returns:

@@ -39,7 +39,8 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """Return CLIP's symmetric cross-entropy (arXiv 2103.00020), modified so that equal captions are not negatives.
 
-    The target of an image is distributed evenly over all texts of the batch that equal its own, and likewise for texts.
+    The target of an image is distributed evenly over all texts in the batch that equal its own; the same applies to the
+    target of a text.
 
     Args:
         image_features: ``(N, D)`` image features of unit length.

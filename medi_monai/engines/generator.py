@@ -100,7 +100,7 @@ class ImageGenerator:
         }
 
     def batches(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        """Split an expanded plan into full batches, which can contain different combinations."""
+        """Split an expanded plan into batches, which can contain different combinations; the last may be smaller."""
         return (rows.iloc[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
 
     @torch.no_grad()

@@ -190,7 +190,7 @@ def trained_cohort_dir(settings: Mapping[str, Any], preparation: Any, bundle_roo
     Args:
         settings: training settings from :func:`load_settings`.
         preparation: preparation of the default cohort; its data set is read only if the default is needed.
-        bundle_root: as for :func:`medi_monai.cohort.default_cohort_dir`.
+        bundle_root: folder of the bundle, as for :func:`medi_monai.cohort.default_cohort_dir`.
     """
     recorded = settings.get("cohort_dir")
     if recorded and holds_cohort(recorded):

@@ -113,7 +113,7 @@ def embed_images(
 def _fingerprint(cohort: Cohort, encoder: Encoder, image_size: int, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     table = cohort.table[[name for name in PIXEL_COLUMNS if name in cohort.table.columns]].astype(str)
     hashes = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    # images in two folders may have the same names
+    # images in two folders may have the same names: the settings that made them tell them apart
     beside = {name: read_json(cohort.root / name) for name in (PREPARATION_FILE, SAMPLING_FILE) if _is(cohort, name)}
     return {
         "encoder": encoder.describe(),
@@ -190,7 +190,7 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def _without_traceback(error: InputError) -> InputError:
-    # the message from a worker process is its whole traceback
+    # the message of an error in a worker process is its whole traceback, with the original message at the end
     return InputError(str(error).rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2].strip())
 
 

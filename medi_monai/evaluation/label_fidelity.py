@@ -44,10 +44,11 @@ def read_columns(
         seen: combinations, values of ``columns``, that the models were trained on.
 
     Returns:
-        For each arm and column, ``value`` (share predicted as requested, combinations weighing alike), ``seen`` and
-        ``unseen`` (the same over combinations in training, and over others), ``ci95`` (Wilson), ``n``, ``left_out``
-        (images requested with a value that the classifier was not trained on) and ``by_value``; for the arm ``real``,
-        the ceiling (balanced accuracy) with its chance level. Columns that cannot be predicted are left out.
+        For each arm and column, ``value`` (share predicted as requested, with equal weight for every combination),
+        ``seen`` and ``unseen`` (the same over combinations in training, and over others), ``ci95`` (Wilson), ``n``,
+        ``left_out`` (images requested with a value that the classifier was not trained on) and ``by_value``; for the
+        arm ``real``, the ceiling (balanced accuracy) with its chance level. Columns that cannot be predicted are left
+        out.
     """
     groups, order = codes_of(table, columns)[0], stable_order(table)
     rows = order[spread_rows(groups[order], MAX_TRAINING, np.random.default_rng(seed_from("reading", seed)))]

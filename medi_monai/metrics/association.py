@@ -17,7 +17,7 @@ REPLICATED_CELLS = 2**22
 
 
 def contingency_table(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Count pairs of codes.
+    """Count how often each pair of label and value occurs.
 
     Args:
         labels: ``(N,)`` integer codes of the labels; pairs with a negative (missing) code are left out.
@@ -175,8 +175,8 @@ def majority_rule(table: np.ndarray) -> dict:
 
 
 def _votes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # the most common label of each column, and the share of the other units' vote for it; units of any other label are
-    # always outvoted
+    # the most common label of each column, and the share of the vote that it gets from the other units if one unit with
+    # this label is left out; units with another label are always outvoted
     winner = table.argmax(0)
     columns = np.arange(table.shape[1])
     votes, others = table[winner, columns] - 1, table.copy()

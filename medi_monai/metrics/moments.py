@@ -77,7 +77,7 @@ class Moments:
 
     @property
     def covariance(self) -> torch.Tensor:
-        """Return the ``(D, D)`` unbiased covariance.
+        """The ``(D, D)`` unbiased covariance.
 
         Raises:
             InputError: for fewer than two rows.
@@ -152,7 +152,7 @@ def _mean_and_scatter(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _num_spoiled(block: Features) -> int:
-    # in the original precision; both are NaN if any value is, and need no second array
+    # minimum and maximum are NaN if any value is, and need no second array; they are taken in the original precision
     plain = block.detach() if isinstance(block, torch.Tensor) else block
     if float(plain.min()) >= -LARGEST and float(plain.max()) <= LARGEST:
         return 0

@@ -36,7 +36,7 @@ def typed(cls: type[T], content: Any, source: str = "") -> T:
         InputError: for an unknown or missing key, or a value of the wrong type.
     """
     try:
-        # mypy takes generic types for unhashable
+        # mypy regards generic types as unhashable
         result: T = _adapter(cls).validate_python(plain(content))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

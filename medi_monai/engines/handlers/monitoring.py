@@ -39,7 +39,7 @@ def _output(engine: Engine) -> dict:
 
 
 def attach_bar(engine: Engine, task: str, total: int) -> None:
-    """Show progress over ``total`` iterations: every iteration on a terminal, every twentieth in a log file."""
+    """Show progress over ``total`` iterations: every iteration on a terminal, about twenty lines in a log file."""
     step = 1 if sys.stderr.isatty() else max(1, total // 20)
 
     def drawn(_: Engine, iteration: int) -> bool:
@@ -57,7 +57,7 @@ class ProgressHandler:
         num_images: images per step, for the speed.
     """
 
-    #: one of several processes is enough
+    #: in distributed training, only the first process has this handler
     main_process_only = True
 
     def __init__(self, task: str = "training", num_images: int = 1) -> None:
@@ -89,7 +89,7 @@ class ScalarHandler:
         every: number of steps between points.
     """
 
-    #: one of several processes is enough
+    #: in distributed training, only the first process has this handler
     main_process_only = True
 
     def __init__(self, writer: EventWriter, optimizer: Optimizer, num_images: int = 1, every: int = 10) -> None:
@@ -162,7 +162,7 @@ class SampleGridHandler:
         every: number of steps between grids; the last step is also followed by one.
     """
 
-    #: one of several processes is enough
+    #: in distributed training, only the first process has this handler
     main_process_only = True
 
     def __init__(

@@ -54,7 +54,7 @@ class ComparedImages:
 
     @property
     def judged(self) -> dict[str, np.ndarray]:
-        """By arm, the ``(N,)`` subgroup that the judge predicts for every image."""
+        """The ``(N,)`` subgroup that the judge predicts for every image, by arm."""
         return {arm: own.codes["judge"][self.inputs.joint.name] for arm, own in self.predictions.items()}
 
     @cached_property

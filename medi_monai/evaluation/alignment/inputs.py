@@ -65,7 +65,7 @@ class AlignmentInputs:
 
     @property
     def selections(self) -> dict[str, dict[str, int]]:
-        """For arms of selected images, the numbers of selected images and of candidates."""
+        """The numbers of selected images and of candidates, for arms of selected images."""
         return {name: images.selection for name, images in self.arms.items() if images.selection is not None}
 
     @property

@@ -18,7 +18,7 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["consistency", "measure_pairs", "pair_pictures", "same_noise"]
 
-#: numbers of pairs shown that kept and that changed their subgroup
+#: maximum number of pairs shown of those that kept their subgroup, and of those that changed it
 SHOWN = 12
 
 

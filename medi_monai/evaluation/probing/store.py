@@ -197,7 +197,7 @@ class FeatureStore:
 
     @property
     def features(self) -> np.ndarray:
-        """Return ``(N, D)`` float32 features as a read-only memory map.
+        """``(N, D)`` float32 features, as a read-only memory map.
 
         Raises:
             InputError: while blocks are missing.
@@ -212,7 +212,7 @@ class FeatureStore:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Return the table, one row per image."""
+        """The table, one row per image."""
         return _stored_table(self.folder)
 
     def __len__(self) -> int:

@@ -18,8 +18,10 @@ FEW_IMAGES = 500
 LOW_ACCURACY = 0.75
 #: smallest decrease of the guide's distance that counts
 TRIFLE = 0.02
-#: allowed loss of quality of a subgroup: largest ratio of Fréchet distances, smallest of diversity and prompt adherence
+#: allowed loss of quality, as ratios to before tuning: at most this Fréchet distance (of a subgroup), and at least this
+#: diversity and prompt adherence
 WORST_DISTANCE, LEAST_DIVERSITY, LEAST_PROMPT_ADHERENCE = 1.1, 0.9, 0.95
+#: smallest allowed mean similarity of pairs that kept their subgroup
 LEAST_CONSISTENCY = 0.9
 
 
