@@ -43,7 +43,7 @@ UNITS = ("slides", "tiles", "patches")
 #: value of ``dataset_dir`` for the negative control
 DEMO_BALANCED = "demo_balanced"
 
-#: rows with a problem, and the problem
+#: ``(N,)`` bool of the rows that have a problem, and the reason, for each row or for all
 Problem = tuple[pd.Series, pd.Series | str]
 
 #: columns of :meth:`ImageTable.rows` in addition to those of a cohort
@@ -55,28 +55,28 @@ class ImageTable:
     """A table with one row per slide, tile or patch, and the folder of its images.
 
     Args:
-        root: folder to which image paths are relative (``dataset_dir``); ``None`` is the demo cohort and
-            ``demo_balanced`` its negative control, whose slides are generated on first use.
-        table: path of the CSV, TSV, Excel or Parquet table, relative to ``root``; or a GDC table or a TCGA-UT folder
-            tree, as described by :class:`medi_monai.cohort.tables.TableSpec`: ``{layout: gdc, path: slide.tsv,
-            clinical: clinical.tsv}``, ``{layout: tcga_ut, level: "0"}``; or, without a table, a pattern of the images'
-            paths, ``{diagnosis}/{center}/{patient}_*.png``.
+        root: folder to which image paths are relative (``dataset_dir``). ``None`` is the demo cohort and
+            ``demo_balanced`` its negative control; their slides are generated on first use.
+        table: path of the CSV, TSV, Excel or Parquet table, relative to ``root``; a GDC table or a TCGA-UT folder tree,
+            such as ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}`` or ``{layout: tcga_ut, level: "0"}`` (see
+            :class:`medi_monai.cohort.tables.TableSpec`); or, if there is no table, a pattern of the image paths, such
+            as ``{diagnosis}/{center}/{patient}_*.png``.
         label: column of the class label, in the table or in ``mapping``.
         attributes: columns to copy to the cohort as metadata, from the table or from ``mapping``.
-        columns: roles of columns: ``slide``, ``patient`` and, if the files do not contain it, ``mpp`` name a column;
-            ``image`` is a pattern with columns in braces, such as ``slides/{slide_submitter_id}.tiff``. A ``*`` in
-            it matches any characters except ``/``, as in ``slides/*/{slide_submitter_id}.*.svs``. ``slide: null``
-            makes each image its own slide, ``patient: null`` each slide its own patient.
+        columns: column for each role: ``slide``, ``patient`` and, if the files do not contain it, ``mpp``. ``image`` is
+            a pattern with columns in braces, such as ``slides/{slide_submitter_id}.tiff``. A ``*`` in it matches any
+            characters except ``/``, as in ``slides/*/{slide_submitter_id}.*.svs``. With ``slide: null``, each image
+            counts as a slide; with ``patient: null``, each slide counts as a patient.
         source_mpp: microns per pixel of all images, if neither files nor table contain it.
         mapping: rules for label and attributes, described in :mod:`medi_monai.cohort.tables.mapping`; a rule takes
             precedence over a column of the same name.
         missing: words that mean missing data in any column, after rules have renamed values; None:
             :data:`medi_monai.schema.MISSING_WORDS`. An empty cell is missing in any case.
-        unit: what a row is, one of :data:`UNITS`. With ``slides``, each row has its own slide name; several tiles or
-            patches may share one.
+        unit: what a row is, one of :data:`UNITS`. With ``slides``, slide names must be unique; several tiles or patches
+            may share one.
 
     Raises:
-        InputError: for an unknown or contradictory setting; no file is read for this check.
+        InputError: for unknown or contradictory settings; this check reads no file.
     """
 
     root: str | os.PathLike | None
@@ -109,11 +109,12 @@ class ImageTable:
 
     @property
     def table_name(self) -> str:
-        """The table, or the folder of a tree, for use in messages."""
+        """Path of the table, folder tree or pattern, for use in messages."""
         return TableSpec.from_setting(self.table).path
 
     def settings(self) -> dict:
-        """All settings that determine :meth:`rows`, as JSON, with digests of the content of all tables."""
+        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of the content of all
+        tables."""
         root = checked_folder(self.folder)
         lookups = sorted({rule.lookup.table for rule in parse_mapping(self.mapping).values() if rule.lookup})
         return {
@@ -124,20 +125,21 @@ class ImageTable:
         }
 
     def rows(self, check_files: bool = True, volumes: bool = False) -> pd.DataFrame:
-        """The table with the columns of a cohort, sorted by image; prints notes for the user.
+        """Return the table with the columns of a cohort, sorted by image; print notes for the user.
 
         Args:
             check_files: whether to check that each image exists; each folder is listed once, which takes some seconds
                 for a million files.
-            volumes: whether folders, as of DICOM series, are images as well, and several rows may name the same one.
+            volumes: whether an image may also be a folder, such as a DICOM series, and several rows may name the same
+                image.
 
         Returns:
-            Strings: ``image`` (path relative to the root, normalized), ``slide``, ``patient``, ``mpp`` (may be
-            empty), label and attributes, with the empty string for missing data. ``row`` is the integer position in the
-            table, from 0. ``problem`` is one line on why a row cannot be used, or empty: a path outside the root or
-            one that matches no file or several, an image in several rows, a missing file, a slide name of several
-            images (for ``slides``), an mpp that is not a number, a missing label, slide or patient, or a value that
-            the mapping does not allow.
+            Columns of strings, with the empty string for missing data: ``image`` (path relative to the root,
+            normalized), ``slide``, ``patient``, ``mpp`` (may be empty), label and attributes. ``row`` is the position
+            in the table, counted from 0. ``problem`` is the reason why a row cannot be used, one line, or empty: the
+            path is outside the root or matches no file or several, the file is missing, several rows name the image,
+            several images have this slide name (for ``slides``), the mpp is not a positive number, label, slide or
+            patient is missing, or the mapping does not allow a value.
 
         Raises:
             InputError: for a table that is missing, empty or unreadable, a missing column, or a code that is missing
@@ -161,21 +163,21 @@ class ImageTable:
         return rows.sort_values("image", kind="stable", ignore_index=True)
 
     def files_without_row(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
-        """Images that no row of the table refers to.
+        """Return the image files that no row of the table refers to.
 
         Args:
             rows: result of :meth:`rows`.
 
         Returns:
             ``(path, reason)``, sorted: images without a row, and broken or circular links, in the folders of the image
-            pattern (or, if it begins with a column, in the folders of the rows' images); for a folder tree, everything
-            that is not part of it.
+            pattern (or, if it begins with a column, in the folders of the rows' images); for a folder tree or pattern,
+            everything that does not fit it.
         """
         spec = TableSpec.from_setting(self.table)
         if spec.lists_files:
             return list(spec.read(checked_folder(self.folder), {}).strays)
         if spec.layout == "dicom":
-            # it lists all series, and a note says how many are not used
+            # this layout lists all series, and a note says how many are not used
             return []
         named = set(rows["image"])
         stray: list[tuple[str, str]] = []
@@ -183,9 +185,9 @@ class ImageTable:
             files, problems = walk_files(self.folder, top, self._suffixes, depth)
             stray += [(file, "no row of the table names this file") for file in files if file not in named]
             stray += [(path, reason) for path, reason in problems if path not in named]
-        # a DICOM slide is a folder of files, of which a row names one
+        # a DICOM slide is a folder of files; a row names one of its files
         dicom = {os.path.dirname(name) for name in named if name.lower().endswith(".dcm")}
-        # or the folder of a series
+        # for a DICOM series, a row names the folder
         dicom |= set(rows.loc[rows["problem"] == "", "image"])
         return sorted(item for item in stray if os.path.dirname(item[0]) not in dicom)
 
@@ -206,8 +208,8 @@ class ImageTable:
         return MISSING_WORDS if self.missing is None else self.missing
 
     def _image_folders(self, rows: pd.DataFrame) -> list[tuple[str, int | None]]:
-        # the pattern names no folder: use the folders of the rows, because the root may also contain cohorts and
-        # results
+        # if the pattern does not begin with a folder, search the folders of the rows' images: the root may contain
+        # other data
         top = static_folder(self._pattern)
         if top or "*" in self._pattern:
             return [(top, None)]
@@ -261,7 +263,8 @@ class ImageTable:
         return rows, problems, [*notes, *look_alike_notes(compared, self.mapping)]
 
     def _with_roles(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows with the slides and patients that no column names, in the order of a cohort."""
+        """Return the rows with columns in the order of a cohort, with default slides and patients if no column has
+        them."""
         if "slide" not in rows:
             rows["slide"] = rows["image"]
         if "patient" not in rows:
@@ -275,7 +278,8 @@ class ImageTable:
         return rows[[*first, *rows.columns.difference(first, sort=False)]]
 
     def _located(self, images: pd.Series, named: pd.Series, check_files: bool) -> tuple[pd.Series, pd.Series]:
-        """Images as the disk spells them, and why there is no file."""
+        """Return the image paths as they are spelled on disk, and for each the reason why there is no file, or
+        empty."""
         absent = pd.Series("", index=images.index, dtype="str")
         if not check_files or TableSpec.from_setting(self.table).lists_files:
             return images, absent
@@ -302,14 +306,14 @@ class ImageTable:
         for name, column in columns.items():
             empty = rows[name] == ""
             cells = table[column][empty].str.strip()
-            # the word may be the name of a class
+            # name the word in the reason, because it may be meant as the name of a class
             words = cells[missing_cells(cells, self._words) & (cells != "")]
             reason = "means missing data; to keep it, rename it in `mapping`, or set the words in `missing`"
             texts = (f"no {name}: " + words.map(repr) + " " + reason) if len(words) else words
             yield empty, texts.reindex(rows.index, fill_value=f"no {name}")
 
     def _local(self, images: pd.Series) -> pd.Series:
-        """Images with the paths that they have here, in place of those of another computer."""
+        """Return the images with paths of another computer replaced by those of the matching files here."""
         foreign = images[images.str.match(FOREIGN)]
         if foreign.empty or "*" in self._pattern:
             return images
@@ -372,7 +376,7 @@ def _unlisted_words(values: pd.Series) -> list[str]:
 
 
 def _with_text_keys(content: Any) -> Any:
-    # YAML turns keys into numbers, which JSON cannot sort together with strings
+    # YAML parses some keys as numbers, which JSON cannot sort together with strings
     if isinstance(content, Mapping):
         return {str(key): _with_text_keys(value) for key, value in content.items()}
     return content

@@ -18,17 +18,18 @@ from medi_monai.utils.text import number_in
 
 __all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
 
-#: file names of the cohort table; the first is for short tables
+#: file names of the cohort table, for short and for long tables
 TABLE_FILES = ("cohort.csv", "cohort.parquet")
 
 #: columns that every cohort table has, besides label and attributes
 PATCH_COLUMNS = ("image", "slide", "patient", "x", "y", "mpp")
 
-#: ``val``: other patients with the combinations of the training split; ``holdout``: held-out combinations
+#: ``val`` has other patients with the combinations of ``train``; ``holdout`` has what the split scheme holds out;
+#: ``excluded`` is not used
 SPLITS = ("train", "val", "holdout", "excluded")
 
 
-#: longer tables are written as Parquet, which can be read ten times as fast
+#: longer tables are written as Parquet, which is read ten times as fast
 MAX_CSV_ROWS = 200_000
 
 
@@ -68,17 +69,17 @@ class Cohort:
 
     @property
     def pixel_digest(self) -> str:
-        """A digest of the content of all image files in their order; one that is missing counts as empty."""
+        """Digest of the content of all image files in their order; a missing file counts as empty."""
         return json_digest(fingerprints([self.root / name for name in dict.fromkeys(self.table["image"])]))
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel of all patches; None if they differ, or the table does not say."""
+        """Microns per pixel of all patches; None if they differ or the table does not contain them."""
         values = self.table["mpp"].unique().tolist() if "mpp" in self.table else []
         return number_in(str(values[0])) if len(values) == 1 else None
 
     def write(self) -> Path:
-        """Write ``cohort.csv``, or ``cohort.parquet`` for long tables, to the root; returns the path."""
+        """Write ``cohort.csv``, or ``cohort.parquet`` for long tables, to the root, and return its path."""
         names = list(TABLE_FILES)
         if len(self.table) > MAX_CSV_ROWS:
             names.reverse()
@@ -87,7 +88,7 @@ class Cohort:
         return self.root / names[0]
 
     def split(self, *names: str) -> Cohort:
-        """The rows of the named splits, renumbered."""
+        """Return the cohort with only the rows of the named splits, renumbered."""
         for name in names:
             if name not in SPLITS:
                 raise unknown_value("split", name, SPLITS)
@@ -98,7 +99,8 @@ class Cohort:
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], where: object) -> None:
-    """Raise an :class:`InputError` for the first of ``columns`` that is missing, with the most similar columns."""
+    """Raise an :class:`InputError` for the first of ``columns`` that is missing; the message suggests similar
+    columns."""
     for column in columns:
         if column not in table.columns:
             raise unknown_value("column", column, table.columns, f"It is expected in {where}.")

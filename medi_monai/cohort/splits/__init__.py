@@ -1,4 +1,4 @@
-"""Named split schemes over patients, never over patches; deterministic in a seed."""
+"""Named split schemes, which split patients, never patches, and are reproducible from a seed."""
 
 from medi_monai.cohort.splits.assign import assign_splits
 from medi_monai.cohort.splits.combinations import combination_holdout, subpopulation_holdout

@@ -1,4 +1,4 @@
-"""Assigns each row of a table to a split, with any scheme."""
+"""Assign each row of a table to a split, with any scheme."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["assign_splits"]
 
-#: schemes that ``auto`` tries, the hardest test first
+#: schemes that ``auto`` tries in this order, the hardest test first
 TRIED = ("combination_holdout", "subpopulation_holdout", "patient_kfold")
 
 
 def split_automatically(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``auto``: the first of :data:`TRIED` that the cohort allows; says which, and why not the others.
+    """Split by ``auto``: the first of :data:`TRIED` that the cohort allows; print its name and why earlier ones failed.
 
     Args:
         units: one row per patient and combination.
-        scheme: columns, fraction, number of folds (fewer where a class has fewer patients) and seed.
+        scheme: columns, fraction, number of folds (reduced if a class has fewer patients) and seed.
 
     Raises:
-        InputError: where none of them is possible, with the reason of each.
+        InputError: if none of them is possible; the message has the reason for each.
     """
     reasons: list[str] = []
     for name in TRIED:
@@ -64,21 +64,21 @@ RULES: dict[str, Callable[[pd.DataFrame, SplitScheme], pd.Series]] = {
 
 
 def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """The split of each row: ``train``, ``val``, ``holdout`` or ``excluded``.
+    """Return the split of each row: ``train``, ``val``, ``holdout`` or ``excluded``.
 
     No patient is in two of the first three. A row is ``excluded`` if it is not held out itself and
 
     - its patient has other rows that are held out, or
-    - it lacks a value (an empty cell) and may therefore belong to what is held out. A missing value is not a
-      combination or center of its own: such a row is never held out, and is in training only if its other values show
-      that it cannot belong to what is held out.
+    - it lacks a value (an empty cell) and may therefore belong to what is held out. A missing value does not count as
+      another combination or center: such a row is never held out, and is in training only if its other values show that
+      it cannot belong to what is held out.
 
     ``medi_2025`` treats a missing value as another value, and ``patient_kfold`` requires only the label.
 
     Args:
         rows: one row per slide or patch with ``patient`` and the scheme's columns. All schemes except ``medi_2025`` are
-            independent of their order. For ``medi_2025``, a column ``row`` gives the position in the file; without it,
-            the order of ``rows`` is used.
+            independent of the order of the rows. ``medi_2025`` uses the position in the file, from a column ``row`` if
+            there is one, otherwise the order of ``rows``.
         scheme: the split scheme.
 
     Returns:
@@ -101,7 +101,8 @@ def assign_splits(rows: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def _units(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    # a cohort has about a hundred patches per patient: rules work on distinct, sorted rows; results are mapped back
+    # a cohort has about a hundred patches per patient, so rules work on distinct, sorted rows, and results are mapped
+    # back
     cells = rows[list(columns)].astype("str").fillna("")
     if cells.empty:
         raise InputError("the table to split has no rows")

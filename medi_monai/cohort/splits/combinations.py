@@ -1,4 +1,4 @@
-"""Splits that hold out combinations of values that each occur in training."""
+"""Splits that hold out combinations of values while each value occurs in training."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["combination_holdout", "split_by_combination", "split_by_subpopulation", "subpopulation_holdout"]
 
-#: minimum number of combinations in training of every class and every attribute value; with only one, class and
-#: attribute cannot be distinguished
+#: minimum number of combinations that every class and attribute value keeps in training; with only one, the effects of
+#: class and attribute cannot be distinguished
 MIN_PARTNERS = 2
 
 
 def split_by_combination(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """Split by ``combination_holdout``: every value keeps two combinations in training, or its only one.
+    """Split by ``combination_holdout``: every value keeps at least two combinations in training, or its only one.
 
     Args:
         units: one row per patient and combination.
         scheme: columns, fraction and seed.
 
     Raises:
-        InputError: if not enough combinations can be held out, or if patients of held-out combinations also have
-            combinations that a value needs in training.
+        InputError: if not enough combinations can be held out, or if the patients of held-out combinations also have
+            other combinations that a value needs in training.
     """
     held = combination_holdout(units, scheme)
     split = _split(units, scheme.columns, held)
@@ -64,11 +64,13 @@ def split_by_subpopulation(units: pd.DataFrame, scheme: SplitScheme) -> pd.Serie
 
 
 def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combination]:
-    """Choose the combinations to hold out, in turn over the classes, so that each class keeps about as many.
+    """Choose the combinations to hold out at random, one class after the other in turn, as evenly as possible.
+
+    A value with at most two combinations keeps all of them in training.
 
     Args:
         rows: table with the scheme's columns; rows with a missing value belong to no combination.
-        scheme: columns, fraction and seed. A value with one or two combinations keeps all of them.
+        scheme: columns, fraction of the combinations, and seed.
 
     Raises:
         InputError: if not enough combinations can be held out.
@@ -84,7 +86,7 @@ def combination_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combinat
     while len(held) < wanted:
         before = len(held)
         for queue in queues.values():
-            # counts only decrease: a combination that a value needs now, it also needs later
+            # drop combinations that a value needs: as counts only decrease, it also needs them later
             while queue and any(kept[value] <= MIN_PARTNERS for value in enumerate(queue[0])):
                 queue.popleft()
             if queue and len(held) < wanted:
@@ -102,7 +104,7 @@ def subpopulation_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[Combin
 
     Args:
         rows: table with the scheme's columns; rows with a missing value belong to no combination.
-        scheme: columns, fraction (0 holds nothing out) and seed.
+        scheme: columns, fraction (0 holds out nothing) and seed.
 
     Raises:
         InputError: for classes with fewer than two combinations, which cannot be in both training and holdout.
@@ -166,7 +168,8 @@ def _too_few_to_spare(combinations: list[Combination], columns: Sequence[str], s
 
 
 def _check_partners(units: pd.DataFrame, split: pd.Series, columns: Sequence[str]) -> None:
-    # patients of held-out combinations leave training with all their rows, which the choice did not consider
+    # all rows of a patient with a held-out combination leave training, which the choice of combinations did not
+    # consider
     before, left = (observed_combinations(rows, columns) for rows in (units, units[split == "train"]))
     for position, column in enumerate(columns):
         partners_before, partners_left = (

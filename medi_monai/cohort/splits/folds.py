@@ -16,16 +16,17 @@ __all__ = ["split_by_fold"]
 
 
 def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``patient_kfold``: the patients of one fold are held out; over all folds, each patient is held out once.
+    """Split by ``patient_kfold``: the patients of one fold are held out; over all folds, each patient is held out once.
 
-    Every class is in every fold; if each patient has one label, the numbers per fold differ by at most one.
+    Every class is in every fold. If each patient has one label, the numbers of patients per fold differ by at most one.
 
     Args:
         units: one row per patient and combination.
         scheme: columns (only the label is used), number of folds, fold and seed.
 
     Raises:
-        InputError: for classes with fewer patients than there are folds.
+        InputError: for a class with fewer patients than there are folds, or one that is not in every fold because its
+            patients have several labels.
     """
     patient, patients = pd.factorize(units["patient"], sort=True)
     label, labels = pd.factorize(units[scheme.columns[0]], sort=True)
@@ -48,7 +49,7 @@ def split_by_fold(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def _folds(has_label: np.ndarray, labels: Sequence[str], scheme: SplitScheme) -> np.ndarray:
-    """``(P,)`` fold of each patient: patients are dealt class by class, those with several labels last.
+    """Return the ``(P,)`` fold of each patient: patients are dealt class by class, those with several labels last.
 
     Args:
         has_label: ``(P, L)`` bool, the labels of each patient.
@@ -60,7 +61,7 @@ def _folds(has_label: np.ndarray, labels: Sequence[str], scheme: SplitScheme) ->
     for number, name in enumerate(labels):
         patients = np.flatnonzero(has_label[:, number] & ~several)
         rng = np.random.default_rng(seed_from("patient folds", scheme.seed, name))
-        # dealing continues from class to class, which keeps the folds equal in size
+        # each class continues with the fold after the last one used, which keeps the folds equal in size
         fold[rng.permutation(patients)] = (np.arange(len(patients)) + (fold >= 0).sum()) % scheme.num_folds
     counts = np.array([has_label[fold == number].sum(axis=0) for number in range(scheme.num_folds)])
     sizes = np.bincount(fold[~several], minlength=scheme.num_folds)

@@ -17,15 +17,15 @@ def split_as_medi_2025(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
     A key is a combination of ``columns[1:]``: site code, gender and race (``TSS_gender_race``). Of the ``n`` keys of a
     class, the first ``int((1 - fraction) * n)``, by their first row, go to training and the others to the holdout; then
     every site that occurs in both, in any classes, moves to the holdout with all its rows. A missing value counts as a
-    value: if it is left out, or with ``round`` or ``ceil`` in place of ``int``, the published counts (TCGA: 7,061 and
-    1,665 slides, 398 and 228 site codes) are not reproduced.
+    value: if rows with missing values are omitted, or with ``round`` or ``ceil`` in place of ``int``, the published
+    counts (TCGA: 7,061 and 1,665 slides, 398 and 228 site codes) are not reproduced.
 
     Args:
         units: one row per patient and combination, in file order.
         scheme: columns (project, site, then the others) and fraction.
 
     Raises:
-        InputError: for classes left without training rows, which happens with centers but not with TCGA site codes.
+        InputError: if a class is left without training rows, which happens with centers but not with TCGA site codes.
     """
     label, site = scheme.columns[:2]
     keys = units[list(scheme.columns)].drop_duplicates()

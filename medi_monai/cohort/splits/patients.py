@@ -15,12 +15,13 @@ Combination = tuple[str, ...]
 
 
 def keep_apart(units: pd.DataFrame, held: np.ndarray, uncertain: np.ndarray | None = None) -> pd.Series:
-    """Label rows ``holdout`` if ``held``, ``excluded`` if uncertain or from a held-out patient, otherwise ``train``.
+    """Return the split of each row: ``holdout``, ``excluded`` if uncertain or from a held-out patient, else ``train``.
 
     Args:
         units: one row per patient and combination.
-        held: ``(N,)`` bool.
-        uncertain: ``(N,)`` bool: a value is missing, and the row may belong to what is held out.
+        held: ``(N,)`` bool, the rows to hold out.
+        uncertain: ``(N,)`` bool, rows that may belong to what is held out because a value is missing; None for no such
+            rows.
     """
     split = pd.Series("train", index=units.index)
     if uncertain is not None:
@@ -31,18 +32,19 @@ def keep_apart(units: pd.DataFrame, held: np.ndarray, uncertain: np.ndarray | No
 
 
 def observed_combinations(rows: pd.DataFrame, columns: Sequence[str]) -> list[Combination]:
-    """Sorted combinations of values in the rows; rows with a missing value have none."""
+    """Return the distinct combinations of values in the rows, sorted, without those that have a missing value."""
     distinct = rows[list(columns)].drop_duplicates()
     return sorted(key for key in distinct.itertuples(index=False, name=None) if "" not in key)
 
 
 def validation_patients(units: pd.DataFrame, columns: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """Select the training patients that become validation; no combination loses its last patient.
+    """Select the training patients to move to validation; no combination loses its last training patient.
 
     Args:
         units: training rows, one per patient and combination; a missing value counts as a value here.
-        columns: columns of a combination.
-        fraction: fraction of the patients of each combination with at least three patients.
+        columns: columns that make up a combination.
+        fraction: fraction of the patients to select, and at least one, in each combination with at least three
+            patients; 0 selects none.
         seed: random seed.
     """
     if fraction == 0:
@@ -72,7 +74,13 @@ def validation_patients(units: pd.DataFrame, columns: Sequence[str], fraction: f
 
 
 def quoted(counts: dict[str, int], unit: str, most: int = 8) -> str:
-    """Values with their counts, smallest first, for use in messages: ``'A' (1 center), 'B' (2 centers)``."""
+    """Format values with their counts for a message, smallest first: ``'A' (1 center), 'B' (2 centers)``.
+
+    Args:
+        counts: count of each value.
+        unit: singular noun for what is counted.
+        most: maximum number of values to list.
+    """
     ranked = sorted(counts.items(), key=lambda item: (item[1], item[0]))
     shown = [f"{value!r} ({count} {unit}{'' if count == 1 else 's'})" for value, count in ranked[:most]]
     return ", ".join(shown) + (f" and {len(ranked) - most} more" if len(ranked) > most else "")

@@ -1,4 +1,4 @@
-"""Split schemes: names, requirements and settings."""
+"""Names, requirements and settings of split schemes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class SchemeTraits:
     """Requirements of a scheme, and the settings of a :class:`SplitScheme` that it uses.
 
     Args:
-        min_columns: 1 if the label is enough, 2 if an attribute is needed as well.
+        min_columns: minimum number of columns: 1 if the label is enough, 2 if an attribute is also needed.
         takes_values: whether ``values`` can specify what is held out.
-        val_fraction: default of :class:`SplitScheme`.
-        by_file_order: whether it follows the order of the rows instead of a random seed.
+        val_fraction: default of ``val_fraction`` in :class:`SplitScheme`.
+        by_file_order: whether the split depends on the order of the rows instead of a random seed.
     """
 
     min_columns: int
@@ -43,17 +43,18 @@ class SplitScheme:
     """Settings of a split: which patients are in training, and which are held out.
 
     ``auto``: the first of ``combination_holdout``, ``subpopulation_holdout`` and ``patient_kfold`` that is possible.
-    ``combination_holdout``: every class and attribute value is in training, but some of their combinations are held
-    out; a fair test of recombination. ``subpopulation_holdout``: a fraction of the attribute combinations within each
-    class, as in MeDi (arXiv 2506.17140). ``site_holdout``: whole centers. ``patient_kfold``: one of several folds of
-    patients, stratified by label. ``medi_2025``: the published rule, for comparison.
+    ``combination_holdout`` holds out some combinations while every class and attribute value is in training, a fair
+    test of recombination; ``subpopulation_holdout`` a fraction of the attribute combinations within each class, as in
+    MeDi (arXiv 2506.17140); ``site_holdout`` whole centers; ``patient_kfold`` one of several folds of patients,
+    stratified by label; ``medi_2025`` follows the rule of the published code, for comparison.
 
     Args:
         columns: the label, then the attributes that define the split. ``combination_holdout`` holds nothing out if
             there is only the label; for ``site_holdout`` and ``medi_2025``, the second column is the center or site.
         name: one of :data:`SCHEMES`.
-        fraction: fraction held out, in [0, 1): of combinations (within each class for ``subpopulation_holdout``), of
-            centers, or of the keys of each class for ``medi_2025``. ``patient_kfold`` does not use it.
+        fraction: fraction to hold out, in [0, 1): of the combinations (within each class for
+            ``subpopulation_holdout``), of the centers, or of the keys of each class for ``medi_2025``. Not used by
+            ``patient_kfold``.
         val_fraction: fraction of the patients of each combination in training that become in-domain validation, in
             [0, 1); combinations with fewer than three patients stay in training. ``None`` means 0.15, or 0 for
             ``medi_2025``, which has no validation.

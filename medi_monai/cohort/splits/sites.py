@@ -1,4 +1,4 @@
-"""Holding out whole centers."""
+"""Hold out whole centers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["site_holdout", "split_by_site"]
 
-#: number of random orders of the centers to try; the best choice overall is a set cover problem, which is hard: with
-#: this number, one in six hundred small tables had a better choice
+#: number of random orders of the centers to try; finding the best choice is a set cover problem, which is hard; with
+#: this number, a better choice existed for one in six hundred small tables
 ATTEMPTS = 32
 
 
 def split_by_site(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
-    """``site_holdout``: no row of a held-out center is in training, and every class keeps training patients.
+    """Split by ``site_holdout``: no row of a held-out center is in training, and every class keeps training patients.
 
-    A row without a center is excluded, because its center may be held out or not.
+    Rows without a center are excluded, because their center may be one that is held out.
 
     Args:
         units: one row per patient and combination.
         scheme: columns (label, center), and either a fraction and seed, or values.
 
     Raises:
-        InputError: as :func:`site_holdout`.
+        InputError: see :func:`site_holdout`.
     """
     held = site_holdout(units, scheme)
     centers = units[scheme.columns[1]]
@@ -35,17 +35,19 @@ def split_by_site(units: pd.DataFrame, scheme: SplitScheme) -> pd.Series:
 
 
 def site_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
-    """Select the centers to hold out: ``values``, or a fraction such that every class keeps a training patient.
+    """Select the centers to hold out: those in ``values``, or a fraction, so that every class keeps a training patient.
 
     Centers are drawn at random; those that add a class to the holdout come first. Of several draws, the one with the
     most classes in the holdout is used. A class that occurs at only one center stays in training.
 
     Args:
         rows: rows with ``patient`` and the scheme's columns.
-        scheme: columns (label, center), and a fraction (at least one center; 0 holds nothing out) and seed, or values.
+        scheme: columns (label, center), and either values, or a fraction (at least one center; 0 holds out nothing) and
+            seed.
 
     Raises:
-        InputError: for an unknown center, or if classes would lose all training patients; the message names them.
+        InputError: for an unknown center, if too few centers can be held out, or if classes would have no training
+            patients; the message names them.
     """
     label, center = scheme.columns[:2]
     if not scheme.values and scheme.fraction == 0:
@@ -76,7 +78,7 @@ def site_holdout(rows: pd.DataFrame, scheme: SplitScheme) -> set[str]:
 
 
 class _Incidence:
-    """The patients of each class at each center."""
+    """Which classes have patients at which centers."""
 
     def __init__(self, rows: pd.DataFrame, label: str, center: str) -> None:
         triples = rows[["patient", label, center]].drop_duplicates()
@@ -88,19 +90,20 @@ class _Incidence:
         self.label = pd.Index(self.labels).get_indexer(triples[label])
         self.center = pd.Index(self.centers).get_indexer(triples[center])
         self.num_patients = len(patients)
-        #: (centers, classes) bool
+        #: ``(C, L)`` bool: whether a center has patients of a class
         self.has = np.zeros((len(self.centers), len(self.labels)), bool)
         self.has[self.center, self.label] = True
 
     def lost(self, held: np.ndarray) -> np.ndarray:
-        """``(L,)`` bool: classes that lose all training patients if centers ``held``, ``(C,)`` bool, are held out."""
+        """Return ``(L,)`` bool: classes without training patients if the centers ``held``, ``(C,)`` bool, are held
+        out."""
         out = np.zeros(self.num_patients, bool)
         out[self.patient[held[self.center]]] = True
         stays = ~out[self.patient]
         return np.bincount(self.label[stays], minlength=len(self.labels)) == 0
 
     def can_be_shown(self) -> np.ndarray:
-        """``(L,)`` bool: classes with a center that could be held out on its own."""
+        """Return ``(L,)`` bool: classes that occur at a center which could be held out alone."""
         spare = np.array([not self.lost(center).any() for center in np.eye(len(self.centers), dtype=bool)])
         return np.asarray(self.has[spare].any(axis=0))
 
@@ -133,7 +136,11 @@ def _draw(incidence: _Incidence, wanted: int, seed: int) -> np.ndarray:
 
 
 def _spare(incidence: _Incidence, order: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centers to hold out in a given order, ``(C,)`` bool, and classes that prevented others, ``(L,)`` bool."""
+    """Go through the centers in a given order and hold out up to ``wanted`` of them.
+
+    Returns:
+        ``(C,)`` bool, the centers to hold out; and ``(L,)`` bool, the classes that prevented other centers.
+    """
     held = np.zeros(len(incidence.centers), bool)
     refused = np.zeros(len(incidence.labels), bool)
     left = order
@@ -144,7 +151,7 @@ def _spare(incidence: _Incidence, order: np.ndarray, wanted: int) -> tuple[np.nd
         held[candidate] = True
         lost = incidence.lost(held)
         if lost.any():
-            # holding out more centers never restores a class: this center stays rejected
+            # reject this center for good, as holding out more centers never restores a class
             held[candidate] = False
             refused |= lost
     return held, refused

@@ -31,7 +31,7 @@ PART = re.compile(f"{PATIENT}(?:{SAMPLE}(?:{PORTION})?)?{FILE}")
 
 
 def match_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
-    """Parse barcodes like :func:`parse_barcodes`, with empty parts for a name that is not a barcode."""
+    """Parse barcodes like :func:`parse_barcodes`, but with empty parts for names that are not barcodes."""
     codes, values = pd.factorize(names)
     fields = np.array([_fields_of(value, whole) for value in values], dtype=object).reshape(-1, len(BARCODE_PARTS))
     columns = {
@@ -46,7 +46,7 @@ def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
 
     Args:
         names: barcodes, or GDC file names that begin with one.
-        whole: whether names have to be slide barcodes; if not, patient, sample and portion barcodes are accepted too.
+        whole: whether names have to be slide barcodes; if not, patient, sample and portion barcodes are also accepted.
 
     Returns:
         Strings with the index of ``names``: ``patient`` (``TCGA-3B-A9HI``), ``site`` (``3B``; ``NA`` and ``01`` are
@@ -55,7 +55,7 @@ def parse_barcodes(names: pd.Series, whole: bool = True) -> pd.DataFrame:
         (``diagnostic`` or ``frozen``). Parts that a barcode does not have are empty.
 
     Raises:
-        InputError: for names that are not barcodes, with the first one and their number.
+        InputError: if names are not barcodes; the message has the first one and their number.
     """
     barcodes = match_barcodes(names, whole)
     wrong = names[barcodes["patient"] == ""]

@@ -1,4 +1,4 @@
-"""Clean columns of strings, once per distinct value: a million rows have few of them."""
+"""Clean columns of strings; each distinct value is cleaned once, because even a million rows have few of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["clean_cells", "clean_table"]
 
 
 def clean_cells(cells: pd.Series, missing: Iterable[str] | None = None) -> pd.Series:
-    """Strip surrounding blanks from a column of strings, and replace words for missing data with the empty string.
+    """Strip surrounding whitespace from a column of strings, and replace words for missing data with the empty string.
 
     Args:
         cells: column of strings.
-        missing: words for missing data, in upper or lower case; by default :data:`medi_monai.schema.MISSING_WORDS`.
+        missing: words for missing data, matched regardless of case; by default :data:`medi_monai.schema.MISSING_WORDS`.
     """
     codes, values = pd.factorize(cells.astype("str"), use_na_sentinel=False)
     stripped = pd.Series(values, dtype="str").str.strip()
@@ -27,12 +27,12 @@ def clean_cells(cells: pd.Series, missing: Iterable[str] | None = None) -> pd.Se
 def clean_table(
     table: pd.DataFrame, missing: Iterable[str] | None = None, kept: Mapping[str, Collection[str]] | None = None
 ) -> pd.DataFrame:
-    """All columns of a table as :func:`clean_cells` makes them.
+    """Apply :func:`clean_cells` to all columns of a table.
 
     Args:
         table: columns of strings.
-        missing: words for missing data, as for :func:`clean_cells`.
-        kept: by column, words that stay values, because a mapping renames them.
+        missing: words for missing data; see :func:`clean_cells`.
+        kept: by column, words for missing data that are kept as values, because a mapping renames them.
     """
 
     def cleaned(cells: pd.Series) -> pd.Series:

@@ -1,7 +1,7 @@
 """Map tissue source site codes to centers, and unify the spellings of one center.
 
 A TCGA site code occurs in only one project, so the code determines the cancer type; centers are shared by projects and
-can be recombined with them. The table of codes is the user's own file; none is included.
+can be recombined with them. The user provides the table of codes; none is included.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from medi_monai.utils.tables import read_table
 __all__ = ["CENTER_ALIASES", "read_code_table", "spellings"]
 
 #: Institutions that the NCI's table of tissue source site codes (830 codes, 215 names) spells in more than one way.
-#: Merged are names that differ in punctuation, abbreviation, a typing error, the place or the department of the same
-#: institution. Kept apart are networks and their members (``BLN - …``, ``ABS - …``, ``Washington University - NYU``),
-#: other campuses (``Mayo Clinic Arizona``), hospitals with a name of their own (``Harvard Beth Israel``), and pairs
+#: Names of the same institution are merged if they differ in punctuation, abbreviation, a typing error, the place or
+#: the department. Not merged are networks and their members (``BLN - …``, ``ABS - …``, ``Washington University -
+#: NYU``), other campuses (``Mayo Clinic Arizona``), hospitals with separate names (``Harvard Beth Israel``), and pairs
 #: that may be two institutions (``University of Kansas Medical Center``, ``Michigan University``, ``Baylor Network``).
 CENTER_ALIASES: dict[str, tuple[str, ...]] = {
     "ABS - IUPUI": ("ABS IUPUI",),
@@ -61,12 +61,12 @@ CENTER_ALIASES: dict[str, tuple[str, ...]] = {
     "Yale University": ("Yale",),
 }
 
-#: built-in sets of aliases, by their name in a config
+#: built-in sets of aliases, by the name used for them in a config
 SHIPPED = {"tcga": CENTER_ALIASES}
 
 
 def spellings(aliases: str | Mapping[str, Sequence[str]] | None) -> dict[str, str]:
-    """Return the preferred name of each alternative spelling.
+    """Return a mapping from each alternative spelling to the preferred name.
 
     Args:
         aliases: preferred names and their other spellings, such as ``{"UNC": ["University of North Carolina"]}``;

@@ -1,4 +1,4 @@
-"""DICOM: the series of a folder tree, with their tags as columns."""
+"""List the DICOM series of a folder tree, with their tags as columns."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from medi_monai.utils.optional import require
 
 __all__ = ["TAGS", "list_series", "series_digest", "series_files"]
 
-#: tags that become columns of the table of a tree
+#: tags that become columns of the table of series
 TAGS = (
     *("PatientID", "PatientSex", "PatientAge", "InstitutionName", "Manufacturer", "ManufacturerModelName"),
     *("MagneticFieldStrength", "Modality", "StudyDate", "SeriesDescription", "ProtocolName", "RepetitionTime"),
     *("EchoTime", "SliceThickness", "StudyInstanceUID", "SeriesInstanceUID"),
 )
-#: years of the units of an age
+#: length in years of each unit of an age
 AGE = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 def list_series(root: str | os.PathLike, pattern: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """The series of a folder tree, one row each.
+    """List the DICOM series of a folder tree, one row each.
 
     Args:
-        root: the folder.
-        pattern: what ``SeriesDescription`` has to match, such as ``*FLAIR*``, in any case; by default all series.
+        root: folder of the tree.
+        pattern: wildcard pattern that ``SeriesDescription`` has to match regardless of case, such as ``*FLAIR*``; None
+            for all series.
 
     Returns:
-        Strings, sorted by image: ``image``, the folder of the series; ``patient`` (``PatientID``), ``images``, their
-        number, and :data:`TAGS`; ``PatientAge`` in years. And notes for the user.
+        A table of strings, sorted by image: ``image`` (folder of the series), ``patient`` (``PatientID``), ``images``
+        (number of images in the series), and :data:`TAGS`, with ``PatientAge`` in years; and notes for the user.
 
     Raises:
         InputError: if there is no DICOM file, or no series matches.
@@ -49,7 +50,7 @@ def list_series(root: str | os.PathLike, pattern: str | None = None) -> tuple[pd
         except (dicom.errors.InvalidDicomError, OSError, EOFError):
             continue
         if "Rows" not in header:
-            # a directory, a report or another object without pixels
+            # a DICOMDIR, a report or another object without pixels
             continue
         key = os.path.dirname(name) or ".", _text(header, "SeriesInstanceUID")
         row = series.setdefault(key, {"image": key[0], **{tag: _text(header, tag) for tag in TAGS}, "images": "0"})
@@ -75,20 +76,20 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def age_in_years(text: str) -> str:
-    """Years of an age such as ``045Y`` or ``018M``; empty for what is none."""
+    """Convert a DICOM age, such as ``045Y`` or ``018M``, to years, as text; empty if it is not one."""
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text.strip().upper())
     return f"{int(match[1]) * AGE[match[2]]:.4g}" if match else ""
 
 
 def series_files(path: str | os.PathLike, series: str = "") -> list[Path]:
-    """The files of a series.
+    """Return the files of a DICOM series, sorted by name.
 
     Args:
-        path: a folder, or one of the files.
-        series: ``SeriesInstanceUID``; needed if the folder contains several.
+        path: folder of the series, or one of its files.
+        series: ``SeriesInstanceUID``; needed if the folder contains several series.
 
     Raises:
-        InputError: if the folder contains several series, or none.
+        InputError: if the folder contains no DICOM image, or not this series, or several series and none is chosen.
     """
     dicom = _pydicom()
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
@@ -121,7 +122,7 @@ def series_files(path: str | os.PathLike, series: str = "") -> list[Path]:
 
 
 def series_digest(root: str | os.PathLike) -> str:
-    """Digest of the names and sizes of all files of a tree."""
+    """Return a digest of the names and sizes of all files in a folder tree."""
     return json_digest([[name, os.path.getsize(Path(root, name))] for name in walk_files(root, "", ("",))[0]])
 
 

@@ -1,6 +1,6 @@
 """List the files of a data set once per folder, so that a million rows do not need a million look-ups.
 
-Symbolic links are followed, because data are often linked into place, except links back to a parent folder.
+Symbolic links are followed, because data sets are often linked into place, except links to a parent folder.
 """
 
 from __future__ import annotations
@@ -34,26 +34,30 @@ __all__ = [
     "why_absent",
 ]
 
-#: suffixes of slides and plain images
+#: suffixes of slides, plain images and volumes
 IMAGE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi", ".zvi"),
     *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".jp2", ".nii", ".nii.gz", ".mha", ".nrrd"),
 )
 
-#: largest number of folders that one walk opens
+#: maximum number of folders that one search opens
 MAX_FOLDERS = 200_000
 
-#: largest depth of nested folders
+#: maximum depth of nested folders
 MAX_DEPTH = 24
 
-#: absolute paths of any system, and paths of Windows
+#: matches absolute paths of any system, and all paths with a backslash (Windows)
 FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[\\/]|[^/]*\\")
 LOOP = "a loop of symbolic links"
 A_FOLDER = "a folder, not a file"
 
 
 class Entry(NamedTuple):
-    """An entry of a folder: ``kind`` is ``file``, ``folder`` or, with a ``problem``, ``other``."""
+    """An entry of a folder.
+
+    ``kind`` is ``file``, ``folder``, or ``other`` for an entry that cannot be used, with the ``problem``; ``linked`` is
+    True for a symbolic link.
+    """
 
     name: str
     path: str
@@ -63,7 +67,8 @@ class Entry(NamedTuple):
 
 
 def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
-    """Return the entries of ``root/folder`` by name, with paths from ``root``; empty if it cannot be opened."""
+    """Return the entries of ``root/folder`` sorted by name, with paths relative to ``root``; empty if it cannot be
+    opened."""
     try:
         with os.scandir(os.path.join(root, folder)) as items:
             entries = [_entry(item, f"{folder}/{item.name}" if folder else item.name, root) for item in items]
@@ -75,7 +80,7 @@ def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
 def _entry(item: os.DirEntry, path: str, root: str | os.PathLike) -> Entry:
     if not is_text(item.name):
         return Entry(escaped(item.name), escaped(path), "other", "its name is not UTF-8: rename it")
-    # for entries that are not links, neither test needs an extra look-up
+    # for entries that are not links, the following tests need no system call
     linked = item.is_symlink()
     try:
         if item.is_file():
@@ -112,10 +117,10 @@ def why_absent(path: str | os.PathLike) -> str:
 
 
 def checked_folder(folder: str | os.PathLike) -> Path:
-    """The folder of a data set.
+    """Return the folder of a data set as a path, after checking it.
 
     Raises:
-        InputError: if it is not one, or its path is not UTF-8, which no table could hold.
+        InputError: if it is not a folder, or its path is not UTF-8 and can therefore not be written to tables.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -130,17 +135,17 @@ def walk_files(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """List the files below ``root/top`` with one of the ``suffixes`` (upper or lower case).
 
-    Hidden files and the outputs of runs are left out.
+    Hidden files and folders, and folders that contain outputs of runs, are skipped.
 
     Args:
         root: folder that paths are relative to.
         top: folder to start in, relative to ``root``.
         suffixes: file suffixes in lower case; an empty suffix matches all files.
-        depth: levels of folders below ``top`` to search; 0 lists only the files in ``top`` itself.
+        depth: number of folder levels to search below ``top``; 0 lists only the files in ``top``; None for no limit.
 
     Returns:
-        Sorted paths relative to ``root``; and ``(path, reason)`` for broken links, loops of links, and folders not
-        opened because there are too many.
+        Sorted paths relative to ``root``; and ``(path, reason)`` for entries that cannot be used, such as broken links
+        and loops of links, and for folders that were not searched because there are too many.
     """
     walk = _Walk(os.fspath(root), tuple(suffixes), depth)
     walk.run(top)
@@ -148,7 +153,7 @@ def walk_files(
 
 
 class _Walk:
-    """State of a walk: folders still to open, with the identities of their parents, and the files found so far."""
+    """State of a search: folders still to open, with the identities of their parents, and the files found so far."""
 
     def __init__(self, root: str, suffixes: tuple[str, ...], depth: int | None) -> None:
         self.root, self.suffixes, self.depth = root, suffixes, depth
@@ -190,7 +195,7 @@ class _Walk:
             if target in inside:
                 self.problems.append((entry.path, LOOP))
             elif target not in self.linked:
-                # folders that link to each other have infinitely many paths: visit each once by way of a link
+                # folders that link to each other have infinitely many paths: visit each folder only once through a link
                 self.linked.add(target)
                 self.waiting.append((entry.path, inside))
 
@@ -204,10 +209,10 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def inside_paths(paths: pd.Series, root: str | os.PathLike) -> tuple[pd.Series, pd.Series]:
-    """Return the paths in their shortest form relative to ``root``, and which of them lead out of it.
+    """Return the paths in their shortest form relative to ``root``, and which of them are outside of it.
 
-    ``./a.png``, ``b//../a.png`` and the absolute path of ``a.png`` become ``a.png``, so that one file has one name;
-    paths that lead out of the root are unchanged. Links are not resolved.
+    ``./a.png``, ``b//../a.png`` and the absolute path of ``a.png`` become ``a.png``, so that each file has only one
+    name. Paths outside of the root are returned unchanged. Links are not resolved.
     """
     odd = paths.str.contains(r"(?:^|/)\.{0,2}(?:/|$)", regex=True)
     roots = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))
@@ -230,14 +235,14 @@ def _inside(path: str, roots: list[str]) -> str | None:
 
 
 def local_paths(paths: pd.Series, files: Collection[str]) -> dict[str, str]:
-    """Files of a folder that paths of another computer name, as ``D:\\Study\\1.svs`` or ``/mnt/nas/scans/1.svs``.
+    """Find files by paths of another computer, such as ``D:\\Study\\1.svs`` or ``/mnt/nas/scans/1.svs``.
 
     Args:
-        paths: of images; those that exist, and relative ones without ``\\``, are not looked for.
-        files: paths relative to the folder.
+        paths: image paths; paths that exist, and relative paths without ``\\``, are skipped.
+        files: paths of the files here, relative to the folder of the data set.
 
     Returns:
-        By path, the file that its end names, with as many of its folders as there are; only paths that have one.
+        For each path with a match, the file whose relative path equals the longest end of the path.
     """
     known = set(files)
     local = {}

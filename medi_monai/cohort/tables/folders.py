@@ -1,7 +1,7 @@
-"""Folders in place of a table: ``{diagnosis}/{center}/{patient}_*.png``.
+"""Make a table from the paths of image files, with a pattern such as ``{diagnosis}/{center}/{patient}_*.png``.
 
-Each column in braces is the part of a path that stands there, as short as what follows allows and without ``/``; ``*``
-is anything but ``/``.
+A column in braces matches the shortest possible part of the path without ``/``; ``*`` matches any characters except
+``/``.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from medi_monai.utils.text import tidy
 
 __all__ = ["is_pattern", "list_folders", "pattern_values"]
 
-#: files that an error names as examples
+#: number of files that an error message lists as examples
 EXAMPLES = 3
 
 
 def is_pattern(path: str) -> bool:
-    """Whether ``table`` is a pattern of folders and not the path of a table."""
+    """Return whether the setting ``table`` is a pattern rather than the path of a table."""
     return "{" in path
 
 
 def list_folders(root: str | os.PathLike, pattern: str) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The table that a pattern makes of the files below a folder.
+    """Make a table of the images below a folder whose paths match a pattern.
 
     Args:
-        root: the data set's folder.
-        pattern: of paths relative to it; case does not count in what stands between the columns.
+        root: folder of the data set.
+        pattern: pattern of paths relative to ``root``; the text between columns is matched regardless of case.
 
     Returns:
-        A table of strings, ordered by image: ``image`` (path relative to ``root``) and the columns of the pattern, in
-        Unicode's composed form. Beside it ``(path, reason)`` of images that do not fit and of broken links.
+        A table of strings, sorted by image: ``image`` (path relative to ``root``) and the columns of the pattern, in
+        composed Unicode form (NFC); and ``(path, reason)`` of images that do not match and of broken links.
 
     Raises:
-        InputError: for a pattern without columns or with one called ``image``, or one that no file fits.
+        InputError: for a pattern without columns, with a column named ``image``, or that no file matches.
     """
     fields = list(dict.fromkeys(pattern_fields(pattern)))
     if "image" in fields:
         raise InputError(f"table = {pattern!r}: the column `image` is the path itself; name the part otherwise")
     fits = re.compile(_regex(pattern), re.IGNORECASE)
-    # also images with another suffix, which are listed as files that do not fit
+    # search for all image suffixes, so that images with another suffix are reported as not matching
     files, strays = walk_files(root, static_folder(pattern), IMAGE_SUFFIXES)
     matches = [(file, fits.fullmatch(file)) for file in files]
     rows = [(file, *(tidy(text) for text in match.groups())) for file, match in matches if match]
@@ -58,7 +58,7 @@ def list_folders(root: str | os.PathLike, pattern: str) -> tuple[pd.DataFrame, l
 
 
 def pattern_values(pattern: str, files: Sequence[str], column: str) -> list[str]:
-    """What a column of a pattern is in each of the paths that fit."""
+    """Return the values of one column of a pattern in the paths that match it."""
     place = list(dict.fromkeys(pattern_fields(pattern))).index(column) + 1
     matches = (re.fullmatch(_regex(pattern), file, re.IGNORECASE) for file in files)
     return [tidy(match[place]) for match in matches if match]

@@ -32,7 +32,7 @@ SAMPLE_SHEET |= {"Tumor Descriptor": "tumor_descriptor", "Preservation Method": 
 
 SINGULAR = {"diagnoses": "diagnosis", "family_histories": "family_history"}
 
-#: largest number of conflicting columns that a note names
+#: maximum number of conflicting columns that a note lists
 NAMED = 4
 
 
@@ -42,9 +42,9 @@ class Cases:
 
     Args:
         table: columns of strings, indexed by case.
-        conflicts: by column, the number of cases with several values, which are empty in ``table``; only columns that
-            have such cases.
-        columns: all columns of the clinical table, collapsed or not.
+        conflicts: for each column with conflicts, the number of cases that have several values; their cells in
+            ``table`` are empty.
+        columns: all columns of the clinical table, including those that were not collapsed.
     """
 
     table: pd.DataFrame
@@ -56,7 +56,8 @@ def flat_names(columns: Collection[str]) -> dict[str, str]:
     """Return the flat name of each column of a GDC table.
 
     ``demographic.race`` becomes ``race``, ``cases.submitter_id`` becomes ``case_submitter_id``, and numbers, as in
-    ``cases.0.samples.1.sample_type``, are ignored. Columns whose flat names would be equal keep their names.
+    ``cases.0.samples.1.sample_type``, are ignored. If two flat names would be equal, both columns keep their original
+    names.
     """
     flat = {column: SAMPLE_SHEET.get(column) or _flat(column) for column in columns}
     counts = Counter(flat.values())
@@ -76,9 +77,12 @@ def read_gdc(
 ) -> pd.DataFrame:
     """Read a GDC export, with flat column names and the empty string for missing data.
 
-    ``missing`` lists the words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; ``'--`` always
-    counts as one. ``kept`` lists, by column, those that a mapping renames, which stay values. ``gender``, which newer
-    exports call ``sex_at_birth``, is added if a table has only the newer name.
+    If a table has only ``sex_at_birth``, the name in newer exports, its values are also available as ``gender``.
+
+    Args:
+        path: CSV, TSV, Excel or Parquet file.
+        missing: words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`; always includes ``'--``.
+        kept: by column, words for missing data that are kept as values, because a mapping renames them.
 
     Raises:
         InputError: for an unreadable table, or one without a case column.
@@ -98,14 +102,14 @@ def read_slides(
     """Read a GDC table with one row per slide: the biospecimen export ``slide.tsv``, a sample sheet, or a joined table.
 
     Slide names that begin with ``TCGA-`` are parsed as barcodes, which determine ``tissue_source_site`` and ``section``
-    (diagnostic or frozen). Without a slide column, the barcode at the beginning of ``file_name`` names the slide.
-    ``missing`` and ``kept`` are as for :func:`read_gdc`.
+    (diagnostic or frozen). Without a slide column, slides are named by the beginning of ``file_name``: the barcode, or
+    the text before the first dot. For ``missing`` and ``kept``, see :func:`read_gdc`.
 
     Returns:
         The table, and notes on rows in which columns and barcodes disagree.
 
     Raises:
-        InputError: as for :func:`read_gdc`; for a table without slides; for a malformed TCGA slide barcode.
+        InputError: see :func:`read_gdc`; also for a table without slides, or a malformed TCGA slide barcode.
     """
     table = read_gdc(path, missing, kept)
     if SLIDE not in table and "file_name" in table:
@@ -151,11 +155,11 @@ def read_cases(
     Args:
         path: CSV, TSV, Excel or Parquet file.
         columns: flat names of the columns to collapse, by default all; names that the table lacks are ignored.
-        missing: words for missing data, as for :func:`read_gdc`.
-        kept: by column, words that stay values, as for :func:`read_gdc`.
+        missing: words for missing data; see :func:`read_gdc`.
+        kept: by column, words that are kept as values; see :func:`read_gdc`.
 
     Raises:
-        InputError: as for :func:`read_gdc`.
+        InputError: see :func:`read_gdc`.
     """
     table = read_gdc(path, missing, kept)
     primary = table.get("diagnosis_is_primary_disease", pd.Series("", index=table.index)).str.lower() == "true"
@@ -165,13 +169,13 @@ def read_cases(
 def collapse_cases(
     table: pd.DataFrame, key: str, columns: Collection[str] | None = None, primary: pd.Series | None = None
 ) -> Cases:
-    """One row per case of a table of strings; a cell is empty if the rows of a case differ.
+    """Collapse a table to one row per case; a cell is empty if the rows of the case have different values.
 
     Args:
-        table: with the empty string for missing data.
-        key: column of cases; rows without one are ignored.
-        columns: to collapse, by default all.
-        primary: rows whose values take precedence, by default none.
+        table: columns of strings, with the empty string for missing data.
+        key: column of the case; rows without one are ignored.
+        columns: columns to collapse; by default all.
+        primary: ``(N,)`` bool, rows whose values take precedence; by default none.
     """
     primary = pd.Series(False, index=table.index) if primary is None else primary
     table, primary = table[table[key] != ""], primary[table[key] != ""]
@@ -195,7 +199,7 @@ def _collapsed(cases: pd.Series, cells: pd.Series, primary: pd.Series) -> tuple[
 def join_cases(table: pd.DataFrame, key: str, cases: Cases, where: object) -> tuple[pd.DataFrame, list[str]]:
     """Add the columns of a clinical table to the rows of its cases.
 
-    If both tables have a column, the table's own values are kept, and its empty cells are filled from the clinical
+    If both tables have a column, the values in ``table`` are kept, and its empty cells are filled from the clinical
     table.
 
     Args:

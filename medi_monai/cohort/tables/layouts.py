@@ -1,4 +1,4 @@
-"""Sources of a cohort's rows: a plain table, GDC tables, or a folder tree."""
+"""Read the rows of a cohort from a plain table, GDC tables, a folder tree, or a pattern of paths."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from medi_monai.utils.text import alike, tidy
 __all__ = ["LAYOUTS", "TableContent", "TableSpec"]
 
 LAYOUTS = ("plain", "gdc", "tcga_ut", "folders", "dicom")
-#: those whose path is a folder
+#: layouts whose path is a folder
 TREES = ("tcga_ut", "dicom")
-#: those whose rows a table of patients can be joined to, by the column `patient`
+#: layouts to whose rows a table of patients can be joined by the column ``patient``
 JOINED = ("folders", "dicom")
-#: column of the join, a name that no table has
+#: temporary column used for the join; a name that no table has
 JOIN = "patient of the join"
 KEYS = ("layout", "path", "clinical", "key", "level", "encoding", "sheet", "series")
 
@@ -50,21 +50,25 @@ class TableContent:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """Source of a cohort's rows.
+    """Where the rows of a cohort come from.
 
     Args:
-        path: CSV, TSV, Parquet or Excel table, for ``tcga_ut`` and ``dicom`` a folder, and for ``folders`` a pattern of
-            paths; relative to the data set's folder.
-        layout: ``plain``, a table used as it is; ``gdc``, a table for :func:`medi_monai.cohort.tables.read_slides`;
-            ``tcga_ut``, a folder tree for :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, the files that
-            match a pattern, without a table, listed by :func:`medi_monai.cohort.tables.list_folders`;
-            ``dicom``, a folder tree of series for :func:`medi_monai.cohort.tables.dicom.list_series`.
-        clinical: GDC clinical table whose columns are joined by case (for ``gdc`` and ``tcga_ut``), or any table with
-            rows of patients (for ``folders`` and ``dicom``).
-        key: its column of patients (only for ``folders`` and ``dicom``).
-        level: magnification folder of TCGA-UT as published.
-        encoding: encoding of a plain table, or one of patients, that is not UTF-8, such as ``cp1252``.
-        sheet: sheet of such an Excel table that has several.
+        path: CSV, TSV, Parquet or Excel table; for ``tcga_ut`` and ``dicom``, a folder; for ``folders``, a pattern of
+            paths. Relative to the folder of the data set.
+        layout: ``plain``, a table that is used unchanged; ``gdc``, a table for
+            :func:`medi_monai.cohort.tables.read_slides`; ``tcga_ut``, a folder tree for
+            :func:`medi_monai.cohort.tables.list_tcga_ut`; ``folders``, a pattern of paths instead of a table, for
+            :func:`medi_monai.cohort.tables.list_folders`; ``dicom``, a folder tree of series, for
+            :func:`medi_monai.cohort.tables.dicom.list_series`.
+        clinical: table whose columns are joined to the rows: for ``gdc`` and ``tcga_ut``, a GDC clinical table, joined
+            by case; for ``folders`` and ``dicom``, any table of patients.
+        key: column of ``clinical`` with the patients (only for ``folders`` and ``dicom``).
+        level: magnification folder (only for ``tcga_ut``); None if the tree has none.
+        encoding: encoding of a plain table or a table of patients, if it is not UTF-8, such as ``cp1252``.
+        sheet: sheet of a plain table or a table of patients, if it is an Excel file with several sheets.
+
+    Raises:
+        InputError: for an unknown layout, or an option that does not apply to the layout.
         series: pattern of the SeriesDescription, such as ``*FLAIR*`` (only for ``dicom``).
     """
 
@@ -102,7 +106,8 @@ class TableSpec:
 
     @classmethod
     def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
-        """Parse ``table`` of a config: a path, or ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}``.
+        """Parse the setting ``table``: a path or pattern, or ``{layout: gdc, path: slide.tsv, clinical:
+        clinical.tsv}``.
 
         Raises:
             InputError: for an unknown key or layout, or a key that does not apply to the layout.
@@ -126,7 +131,8 @@ class TableSpec:
         return self.layout in ("tcga_ut", "folders")
 
     def digest(self, root: str | os.PathLike) -> str:
-        """Return a digest of the source: the bytes of tables, or the paths of listed files."""
+        """Return a digest of the source: of the bytes of tables, or of the paths of listed files (``dicom``: and
+        sizes)."""
         if self.layout == "folders":
             digest = json_digest(list_folders(root, self.path)[0].to_dict("list"))
         elif self.layout == "tcga_ut":
@@ -166,13 +172,14 @@ class TableSpec:
         missing: Sequence[str] | None = None,
         kept: Mapping[str, Collection[str]] | None = None,
     ) -> TableContent:
-        """Read the rows.
+        """Read the rows and join the clinical table, if there is one.
 
         Args:
             root: folder of the data set.
-            needed: required columns, each with the setting that names it.
-            missing: words for missing data in GDC tables; when tables are joined, such cells are filled.
-            kept: by column, such words that the mapping renames, which are values.
+            needed: required columns, each with the name of the setting that refers to it, for messages.
+            missing: words for missing data in GDC tables and in joined tables; such cells are filled from the other
+                table.
+            kept: by column, words for missing data that are kept as values, because the mapping renames them.
 
         Raises:
             InputError: for a missing or unreadable table, or a column that no table has.
@@ -188,7 +195,7 @@ class TableSpec:
         strays = []
         if self.layout == "plain":
             table = read_table(path, self.encoding, self.sheet)
-            # an overlay may spell a column in another Unicode form than the table, whose names are in composed form
+            # settings may spell a column in another Unicode form than the table, whose names are in composed form (NFC)
             spelled = {tidy(name): name for name in needed if name not in table}
             table = table.rename(columns=spelled)
         elif self.layout == "gdc":
@@ -219,7 +226,7 @@ class TableSpec:
         missing: Sequence[str] | None,
         kept: Mapping[str, Collection[str]] | None,
     ) -> TableContent:
-        """The images with the columns of the table of patients; what the paths say takes precedence."""
+        """Join the table of patients to the rows; values from paths or DICOM tags take precedence."""
         table, path, key = content.table, self._clinical(root), tidy(str(self.key))
         where = f"the pattern {self.path}" if self.layout == "folders" else self.where(root)
         if "patient" not in table:

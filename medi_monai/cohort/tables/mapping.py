@@ -2,9 +2,9 @@
 
 A rule names, for one column of the cohort, the source column in the table and the steps applied to its values, in this
 order: ``barcode`` extracts a part of a TCGA barcode, ``lookup`` replaces a code by its value in a table, ``aliases``
-unifies spellings, ``bins`` replaces a number by its interval (a value in none becomes empty, with a note), ``rename``
-and ``merge`` change names. After that, words for missing data become empty, except words that a rule names: with
-``rename: {none: no tumor}``, ``none`` is a value.
+unifies spellings, ``bins`` replaces a number by its interval (a value outside of all intervals becomes empty, with a
+note), and ``rename`` and ``merge`` give values new names. After that, words for missing data become empty, except words
+that a rule names: with ``rename: {none: no tumor}``, ``none`` is a value.
 
 .. code-block:: yaml
 
@@ -43,7 +43,7 @@ UNLISTED = ("error", "missing", "keep")
 
 #: largest age for bins of decades: larger values are not in years, such as the GDC's ``age_at_diagnosis`` (days)
 MAX_AGE = 130
-#: notes of a rule that are printed
+#: maximum number of notes per rule that are printed
 MAX_NOTES = 8
 
 
@@ -55,7 +55,8 @@ class Lookup:
         table: path of a CSV, TSV, Excel or Parquet file, relative to the data set's folder.
         key: column of the codes.
         value: column of their meanings.
-        unlisted: handling of codes that the table lacks: ``error``, ``missing`` or ``keep`` (the code itself).
+        unlisted: what to do with codes that are not in the table: raise an ``error``, treat them as ``missing``, or
+            ``keep`` the code itself.
     """
 
     table: str
@@ -73,7 +74,8 @@ class Bins:
     """Half-open intervals ``[low, high)`` of a number, named after the whole numbers in them, such as ``60-69``.
 
     Args:
-        edges: increasing edges; if they are not whole numbers, names give the edges, such as ``0.5-1.5``.
+        edges: increasing edges, at least two; if they are not all whole numbers, bins are named after their edges, such
+            as ``0.5-1.5``.
         open_end: whether the last edge starts an open-ended bin, such as ``80+``.
     """
 
@@ -113,7 +115,7 @@ class Mapped:
     Args:
         values: the new column; empty for missing data and invalid values.
         problems: for each row, why its value is invalid; empty for valid rows.
-        notes: values that fit into no bin, and parts of the rule that had no effect.
+        notes: notes for the user about values outside of all bins and parts of the rule that had no effect.
     """
 
     values: pd.Series
@@ -154,7 +156,8 @@ class ColumnRule:
             missing: words for missing data, by default :data:`medi_monai.schema.MISSING_WORDS`.
 
         Raises:
-            InputError: for codes that the table of codes lacks, or if no value fits into the bins.
+            InputError: for codes that are not in the table of codes (unless ``unlisted`` allows them), or if no value
+                is in a bin.
         """
         words = MISSING_WORDS if missing is None else missing
         codes, values = pd.factorize(table[self.column].astype("str"), use_na_sentinel=False)
@@ -196,7 +199,7 @@ class ColumnRule:
 
     def _binned(self, cells: pd.Series, bins: Bins, words: Sequence[str]) -> tuple[pd.Series, pd.Series]:
         numbers = pd.to_numeric(cells, errors="coerce").replace([math.inf, -math.inf], math.nan)
-        # a word for missing data that the rule renames is a value
+        # a word for missing data counts as a value if the rule renames it
         absent = missing_cells(cells, words)
         named = absent & cells.isin(list(self.names))
         present = ~absent
@@ -226,7 +229,7 @@ class ColumnRule:
 
 
 def _shortened(notes: list[str]) -> list[str]:
-    # a column of free text has as many wrong values as rows
+    # in a column of free text, nearly every row may have a different invalid value
     further = len(notes) - MAX_NOTES
     return notes if further <= 0 else [*notes[:MAX_NOTES], f"and {plural(further, 'further note')} of this kind"]
 
@@ -235,8 +238,8 @@ def parse_mapping(mapping: Mapping[str, Any] | None) -> dict[str, ColumnRule]:
     """Parse and check the mapping of a config, before any table is read.
 
     Args:
-        mapping: ``{name: {column: …, …}}`` as in the module's docstring; in the short form ``{sex: gender}``, the
-            string is the source column.
+        mapping: ``{name: {column: …, …}}``, as in the docstring of this module; in the short form ``{sex: gender}``,
+            the string is the source column.
 
     Raises:
         InputError: for unknown keys or choices, bins that do not increase, a value with two new names, or a key that is

@@ -1,7 +1,7 @@
 """Image paths given as a pattern of columns: ``slides/*/{slide_submitter_id}.*.svs``.
 
-``{column}`` stands for the row's cell, and ``*`` for any characters except ``/``, for parts of a path that the table
-does not have, such as the folders and UUIDs of a GDC download.
+``{column}`` is replaced by the row's cell. ``*`` matches any characters except ``/``; it is used for parts of a path
+that are not in the table, such as the folders and UUIDs of a GDC download.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LITERAL_STAR = "\ue02a"
 
 
 def pattern_fields(pattern: str) -> list[str]:
-    """Return the columns of a pattern.
+    """Return the columns of a pattern in the order in which they occur.
 
     Raises:
         InputError: if there are none, or for an unmatched brace.
@@ -53,15 +53,16 @@ def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
 
 
 def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, pd.Series]:
-    """Find the one file that matches each filled pattern, or else one that differs in Unicode form, case or blanks.
+    """Find the one file that matches each filled pattern, or else one that differs only in Unicode form, case or
+    spaces.
 
     Args:
         patterns: filled patterns, from :func:`fill_pattern`.
         files: paths to choose from.
 
     Returns:
-        The matching paths, or the pattern itself if no file or several match; and the problem in those rows, else
-        empty.
+        The matching paths, or the pattern itself if no file or several files match; and the problem of these rows,
+        empty for the others.
     """
     matches_of: dict[str, list[str]] = {}
     wanted = patterns.unique().tolist()
@@ -80,7 +81,8 @@ def _matches(patterns: list[str], files: list[str]) -> dict[str, list[str]]:
     pattern_components = [pattern.split("/") for pattern in patterns]
     file_components = [file.split("/") for file in files]
     choices = [(depth, backwards) for depth in range(len(pattern_components[0])) for backwards in (False, True)]
-    # group files by the text before the first or after the last star of a component, whichever separates most rows
+    # sort files by the folder level, and by its beginning or end, that distinguishes most patterns; then only few files
+    # have to be compared with each pattern
     depth, backwards = max(choices, key=lambda item: len(set(_ends(pattern_components, *item))))
     names = [components[depth][::-1] if backwards else components[depth] for components in file_components]
     order = sorted(range(len(names)), key=names.__getitem__)

@@ -1,4 +1,5 @@
-"""Rows of a table that name the same image: those that only repeat another, and those that contradict each other."""
+"""Find rows of a table that name the same image: those that repeat another row, and those that contradict each
+other."""
 
 from __future__ import annotations
 
@@ -12,18 +13,19 @@ REPEATS = "the same as an earlier row of the table, which is used"
 
 
 def repeats(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are equal to an earlier one in all columns."""
+    """Return ``(N,)`` bool: rows that are equal to an earlier row in all columns."""
     return rows.duplicated(keep="first")
 
 
 def contradictions(rows: pd.DataFrame) -> pd.Series:
-    """Why rows that name the same image cannot be used.
+    """Return the problem of rows that name the same image but differ in other columns.
 
     Args:
-        rows: strings ``image`` and others; no two rows are equal.
+        rows: columns of strings, including ``image``; no two rows are equal.
 
     Returns:
-        The problem, with the columns in which the rows of the image differ; empty for an image with one row.
+        For each row, the problem with the columns in which the rows of its image differ; empty if the image has only
+        one row.
     """
     shared = rows[rows["image"].duplicated(keep=False)]
     differ = shared.groupby("image").nunique() > 1

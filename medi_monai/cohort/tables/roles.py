@@ -1,4 +1,4 @@
-"""Roles of columns in the config of a cohort."""
+"""Check the roles of columns in the config of a cohort."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_columns"]
 
 
 def check_columns(columns: Mapping[str, Any], roles: Collection[str]) -> None:
-    """Check ``columns`` of a config.
+    """Check the setting ``columns``, which names a column for each role.
 
     Raises:
-        InputError: for an unknown role, or a name that is none, such as ``no`` in YAML.
+        InputError: for an unknown role, or a name that is not a string, such as an unquoted ``no`` in YAML.
     """
     for role, name in columns.items():
         if role not in roles:

@@ -1,7 +1,8 @@
-"""Names and values that look the same to a reader and differ to a computer.
+"""Handle names and values that look the same to a reader but differ for a computer.
 
-A Mac writes ``ö`` as two characters (NFD), most tables as one (NFC); names copied from a mail end in a blank or hold
-characters without width. Files are found despite such differences; values that differ in nothing else are pointed out.
+macOS writes ``ö`` as two characters (NFD), most tables as one (NFC); names copied from an e-mail may end in a space or
+contain zero-width characters. Files are found despite such differences; values that differ only in this way are
+reported.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from medi_monai.utils.text import alike, look_alikes, plural
 
 __all__ = ["look_alike_notes", "merge_line", "spelled_on_disk"]
 
-#: what a whole number becomes in a column of floats
+#: matches the end that a whole number gets in a column of floats
 FLOAT = re.compile(r"(?<=\d)\.0(?!\d)")
 
-#: columns of sentences, many of which are nearly the same
+#: columns that contain sentences, which are not compared because many are nearly the same
 SENTENCES = ("caption",)
 
-#: groups of values that a note names
+#: maximum number of groups of values that a note lists
 MAX_GROUPS = 6
 
 
 class _Folders:
-    """The names in folders below a root by what they look like, each listed once."""
+    """File and folder names below a root, grouped by appearance; each folder is listed once."""
 
     def __init__(self, root: str | os.PathLike) -> None:
         self._root = root
@@ -47,7 +48,7 @@ class _Folders:
         return self._names[folder]
 
     def matches(self, path: str) -> list[str]:
-        """The paths that look like ``path``; of each folder, its own name first."""
+        """Return the paths that look like ``path``; at each level, an exact match excludes all others."""
         folders = [""]
         for part in path.split("/"):
             paths = []
@@ -60,15 +61,15 @@ class _Folders:
 
 
 def spelled_on_disk(paths: pd.Series, root: str | os.PathLike) -> tuple[pd.Series, pd.Series]:
-    """The files that absent paths mean.
+    """Find the files that are meant by paths which do not exist as they are spelled.
 
     Args:
-        paths: relative to ``root``, none of which exists as it is spelled.
-        root: the folder of the data set.
+        paths: paths relative to ``root``, none of which exists.
+        root: folder of the data set.
 
     Returns:
-        The path as the disk spells it where one file alone looks like it, else the path itself; and why there is none,
-        empty where there is one.
+        The path as spelled on disk if exactly one file looks like it, else the path itself; and the reason why no file
+        was found, empty if one was.
     """
     folders = _Folders(root)
     spelled, reasons = {}, {}
@@ -90,11 +91,11 @@ def _why(path: str, matches: list[str], folders: _Folders) -> str:
 
 
 def look_alike_notes(values: Mapping[str, pd.Series], rules: Mapping[str, Any] | None) -> list[str]:
-    """Values of a column that differ in Unicode form, case, blanks or leading zeros alone, a line per column.
+    """Return a note for each column with values that differ only in Unicode form, case, spaces or leading zeros.
 
     Args:
         values: clean columns by name.
-        rules: the mapping as the config has it: a line for a column with a rule is an addition to it.
+        rules: setting ``mapping``; if a column already has a rule, the note proposes an addition to it.
     """
     notes = []
     for name, column in values.items():
@@ -110,7 +111,13 @@ def look_alike_notes(values: Mapping[str, pd.Series], rules: Mapping[str, Any] |
 
 
 def merge_line(name: str, groups: list[list[str]], rules: Mapping[str, Any] | None = None) -> str:
-    """The line of an overlay that gives each group the name of its first value."""
+    """Return a sentence with the line of an overlay that merges each group of values under its first one.
+
+    Args:
+        name: column of the cohort.
+        groups: groups of values that look alike.
+        rules: setting ``mapping``; None if unknown.
+    """
     merge = ", ".join(f"{_shown(group[0])}: [{', '.join(map(_shown, group[1:]))}]" for group in groups)
     if rules and name in rules:
         return f"If they are the same, add to the rule of {name!r} in `mapping`: merge: {{{merge}}}"
@@ -118,6 +125,6 @@ def merge_line(name: str, groups: list[list[str]], rules: Mapping[str, Any] | No
 
 
 def _shown(value: str) -> str:
-    # YAML reads the escapes of JSON; what can be told apart only by its code points is written as such
+    # values that can be distinguished only by their code points are written as JSON escapes, which YAML understands
     plain = value.isprintable() and unicodedata.normalize("NFC", value) == value
     return json.dumps(value, ensure_ascii=not plain)

@@ -1,4 +1,4 @@
-"""TCGA-UT: a folder tree of patches, ``<cancer_type>/<slide>/<patch>.jpg``.
+"""List the patches of TCGA-UT, a folder tree ``<cancer_type>/<slide>/<patch>.jpg``.
 
 D. Komura and S. Ishikawa, "Histology images from uniform tumor regions in TCGA Whole Slide Images", Zenodo 2019. As
 published, every cancer type has folders of six magnifications, ``<cancer_type>/<level>/<slide>/<patch>.jpg``, with
@@ -35,9 +35,9 @@ def list_tcga_ut(root: str | os.PathLike, level: str | None = None) -> tuple[pd.
         level: magnification folder between cancer type and slide, such as ``"0"``; ``None`` if the tree has none.
 
     Returns:
-        A table of strings, ordered by image: ``image`` (path relative to ``root``), ``slide`` (name of its folder),
-        ``patient`` and ``site`` (from its barcode), ``label`` (name of the cancer type's folder); and ``(path,
-        reason)`` of everything that does not belong to such a tree: misplaced files, folders not named after a
+        A table of strings, sorted by image: ``image`` (path relative to ``root``), ``slide`` (name of its folder),
+        ``patient`` and ``site`` (from the barcode of the slide), ``label`` (name of the cancer type's folder); and
+        ``(path, reason)`` of everything that does not belong in such a tree: misplaced files, folders not named after a
         barcode, files that are not images, loops of symbolic links.
 
     Raises:

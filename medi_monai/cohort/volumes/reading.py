@@ -1,4 +1,4 @@
-"""Slices of volumes as images: NIfTI, MetaImage and NRRD through MONAI's readers, DICOM series slice by slice."""
+"""Read slices of volumes as images: NIfTI, MetaImage and NRRD with MONAI's readers, DICOM series slice by slice."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from medi_monai.wsi.readers.plain import file_kind
 __all__ = ["Picture", "Volume", "VolumeReader", "image_fingerprint", "read_volume"]
 
 ITK_SUFFIXES = (".mha", ".nrrd")
-#: ends of the axes of voxels, the low one first
+#: labels of the ends of each voxel axis, the low end first
 RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image on its way into a cohort.
+    """An image before it is made square.
 
     Args:
         pixels: ``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -46,8 +46,8 @@ class Volume:
     Args:
         values: ``(X, Y, Z)`` float32.
         spacing: millimeters per voxel along each axis.
-        limits: values that become black and white, the same for all slices.
-        inverted: whether low values are shown bright.
+        limits: values shown as black and as white, the same for all slices.
+        inverted: whether low values are shown as bright.
     """
 
     values: np.ndarray
@@ -56,11 +56,11 @@ class Volume:
     inverted: bool = False
 
     def picture(self, rules: VolumeRules, name: str) -> Picture:
-        """A slice as it is shown.
+        """Return a slice as radiologists see it.
 
         Args:
-            rules: its plane and place.
-            name: one of ``rules.names``, or an index.
+            rules: plane of the slice, and range from which slices are taken.
+            name: one of ``rules.names``, or an index as text.
         """
         values = slice_of(self.values, rules.plane, rules.index_of(name, self.values))
         pixels = PixelRules(intensity_range=self.limits).gray_levels(values, "")
@@ -69,11 +69,13 @@ class Volume:
 
 
 class VolumeReader:
-    """Reads images and slices; keeps the last volume, because its slices follow each other. Not shared by threads.
+    """Reads images and slices of volumes; not to be shared by threads.
+
+    The last volume is kept, because its slices are usually read one after the other.
 
     Args:
-        volumes: which slices.
-        pixels: how values become gray levels.
+        volumes: which slices of volumes become images.
+        pixels: how values are converted to gray levels.
     """
 
     def __init__(self, volumes: VolumeRules, pixels: PixelRules) -> None:
@@ -81,15 +83,15 @@ class VolumeReader:
         self._last: tuple[tuple[str, str], Volume] | None = None
 
     def read(self, path: str | os.PathLike, name: str = "", series: str = "") -> Picture:
-        """A slice of a volume, or an image.
+        """Read an image, or a slice of a volume.
 
         Args:
-            path: of an image file, a volume, or the folder of a DICOM series.
-            name: of the slice, as in ``VolumeRules.names``; empty for an image file.
-            series: ``SeriesInstanceUID``, if the folder has several.
+            path: path of an image file or a volume, or folder of a DICOM series.
+            name: name of the slice, one of :attr:`VolumeRules.names` or an index; empty for an image file.
+            series: ``SeriesInstanceUID``; needed if the folder has several series.
 
         Raises:
-            InputError: for whatever cannot be read, or a slice that does not exist.
+            InputError: for a file that cannot be read, or a slice that does not exist.
         """
         if name:
             key = os.fspath(path), series
@@ -112,15 +114,16 @@ class VolumeReader:
 
 
 def read_volume(path: str | os.PathLike, rules: PixelRules, series: str = "") -> Volume:
-    """A volume in RAS+ orientation.
+    """Read a volume and convert it to RAS+ orientation.
 
     Args:
-        path: a NIfTI, MetaImage or NRRD file, a folder of DICOM files, or one of them.
-        rules: how values become gray levels; ``page`` is the volume of a 4D file.
-        series: ``SeriesInstanceUID``.
+        path: a NIfTI, MetaImage or NRRD file, a folder of DICOM files, or one of these.
+        rules: how values are converted to gray levels; ``page`` selects the volume of a 4D file.
+        series: ``SeriesInstanceUID``; needed if the folder has several series.
 
     Raises:
-        InputError: for whatever cannot be read, several volumes without a choice, or an unknown orientation.
+        InputError: for a file that cannot be read or is too large, several volumes without ``page``, or an unknown
+            orientation.
     """
     inverted = False
     if series or Path(path).is_dir() or file_kind(path) == "DICOM":
@@ -146,7 +149,7 @@ def read_volume(path: str | os.PathLike, rules: PixelRules, series: str = "") ->
 
 
 def image_fingerprint(path: str | os.PathLike, series: str = "") -> str:
-    """Fingerprint of an image file, or of all files of a DICOM series."""
+    """Return the fingerprint of an image file, or of all files of a DICOM series."""
     if series or Path(path).is_dir():
         return json_digest([[file.name, file_fingerprint(file)] for file in series_files(path, series)])
     return file_fingerprint(path)
@@ -173,7 +176,7 @@ def _check_nifti(path: str | os.PathLike, rules: PixelRules) -> None:
 
 
 def _load(path: str | os.PathLike, name: str) -> tuple[np.ndarray, np.ndarray]:
-    # LoadImage would also register readers that print what they lack
+    # not LoadImage, because it also registers readers that print messages about missing packages
     from monai.data import image_reader
 
     try:
@@ -185,7 +188,8 @@ def _load(path: str | os.PathLike, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Voxels with the axes nearest to RAS+, and their spacing; oblique volumes are not resampled."""
+    """Return the voxels with their axes permuted and flipped to be nearest to RAS+, and their spacing; no
+    resampling."""
     from monai.data import MetaTensor
     from monai.transforms import Orientation
 

@@ -1,4 +1,4 @@
-"""Which slices of volumes are used, and how they are shown: one rule for a cohort."""
+"""Which slices of volumes are used, and how they are shown; one rule for all volumes of a cohort."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["PLANES", "VolumeRules", "slice_of", "tissue_extent"]
 
-#: axis of RAS+ voxels that a plane is perpendicular to: the patient's left to right, back to front, feet to head
+#: axis of RAS+ voxels to which a plane is perpendicular: 0 from the patient's left to right, 1 from back to front, 2
+#: from feet to head
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
-#: a slice belongs to the tissue if it has at least this fraction of the tissue of the slice with the most
+#: a slice contains tissue if its area is at least this fraction of that of the slice with the most tissue
 MIN_TISSUE = 0.05
 
 
@@ -23,11 +24,12 @@ class VolumeRules:
     """The slices that become images.
 
     Args:
-        plane: a key of :data:`PLANES`.
+        plane: plane of the slices, a key of :data:`PLANES`.
         slices: number of slices per volume; or a list of their indices, which count from 0 in RAS+ orientation: axial
             from the feet to the head, coronal from back to front, sagittal from the patient's left to the right.
-        slice_range: fractions of the extent of the tissue, between which that number of slices is taken at equal
-            distances: 0 is its first slice in the order above, 1 its last. Tissue is what exceeds Otsu's threshold.
+        slice_range: two fractions of the extent of the tissue, between which this number of slices is taken at equal
+            distances: 0 is the first slice with tissue in the order above, 1 the last. Tissue is what exceeds Otsu's
+            threshold.
 
     Raises:
         InputError: for an unknown plane, or a number out of range.
@@ -53,20 +55,22 @@ class VolumeRules:
 
     @property
     def names(self) -> list[str]:
-        """One text for each slice of a volume: its index, or ``2 of 3``, its position among those in the range."""
+        """A name for each slice taken from a volume: its index, or its position among the slices taken, as ``2 of
+        3``."""
         if isinstance(self.slices, int):
             return [f"{number + 1} of {self.slices}" for number in range(self.slices)]
         return [str(index) for index in self.slices]
 
     def index_of(self, name: str, values: np.ndarray) -> int:
-        """Index of a slice along the axis of the plane.
+        """Return the index of a slice along the axis of the plane.
 
         Args:
             name: one of :attr:`names`, or an index as text.
-            values: ``(X, Y, Z)`` in RAS+ orientation.
+            values: ``(X, Y, Z)`` voxels in RAS+ orientation.
 
         Raises:
-            InputError: for an index beyond the volume, or a volume that is a single slice of another plane.
+            InputError: for an index outside of the volume, a volume with too few slices, or one that is a single slice
+                of another plane.
         """
         axis = PLANES[self.plane]
         length = values.shape[axis]
@@ -87,7 +91,7 @@ class VolumeRules:
 
 
 def tissue_extent(values: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along an axis whose slices contain tissue; the whole axis if nothing differs from it."""
+    """Return the first and last index of slices with tissue along an axis; the whole axis if all values are equal."""
     low, high = np.percentile(values, [0.5, 99.5])
     if low == high:
         low, high = values.min(), values.max()
@@ -100,16 +104,18 @@ def tissue_extent(values: np.ndarray, axis: int) -> tuple[int, int]:
 
 
 def slice_of(values: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """A slice as radiologists see it: the patient's right on the left, front or head at the top, and in the sagittal
-    plane the face on the left.
+    """Return a slice as radiologists see it.
+
+    The patient's right is on the left, and the front (axial) or the head is at the top; in the sagittal plane, the face
+    is on the left.
 
     Args:
-        values: ``(X, Y, Z)`` in RAS+ orientation.
+        values: ``(X, Y, Z)`` voxels in RAS+ orientation.
         plane: a key of :data:`PLANES`.
-        index: along its axis.
+        index: index of the slice along the axis of the plane.
 
     Returns:
         ``(rows, columns)``.
     """
-    # both axes of a slice increase against the direction of the screen
+    # both axes of a slice run opposite to those of the screen
     return np.take(values, index, axis=PLANES[plane]).T[::-1, ::-1]

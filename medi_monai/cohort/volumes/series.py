@@ -1,4 +1,4 @@
-"""The pixels of DICOM: series, slice by slice in the order of their positions, and single images."""
+"""Read the pixels of DICOM files: series, with slices in the order of their positions, and single images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from medi_monai.utils.optional import require
 
 __all__ = ["read_series", "read_single"]
 
-#: what the place of an image in space follows from
+#: attributes that determine the position of an image in space
 GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "Rows", "Columns")
-#: sequence of an enhanced image that holds each of them and the rescale slope, for one frame or for all
+#: sequence of an enhanced image that contains each of these attributes, for one frame or for all frames
 FUNCTIONAL_GROUPS = {
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "ImagePositionPatient": "PlanePositionSequence",
@@ -28,23 +28,24 @@ FUNCTIONAL_GROUPS = {
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
 }
-#: relative difference between distances of slices that is rounding
+#: relative difference between distances of slices that counts as rounding
 UNEVEN = 0.02
 
 
 def read_series(files: Sequence[Path], path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The voxels of a series.
+    """Read the voxels of a series.
 
     Args:
-        files: of the series, in any order; of an enhanced image, the one file with all frames.
-        path: for messages.
+        files: files of the series, in any order; for an enhanced image, the one file with all frames.
+        path: path of the series, for messages.
 
     Returns:
         ``(columns, rows, slices)`` float32 with the rescale slope applied, in the order of their positions; the
-        ``(4, 4)`` affine to RAS+ millimeters; and whether low values are shown bright (MONOCHROME1).
+        ``(4, 4)`` affine to RAS+ millimeters; and whether low values are shown as bright (MONOCHROME1).
 
     Raises:
-        InputError: if positions are missing, repeated or uneven, or slices differ in orientation or size.
+        InputError: if a file cannot be read, positions are missing, repeated or unevenly spaced, or slices differ in
+            orientation, size or pixel spacing.
     """
     frames = [frame for file in files for frame in _frames(_dataset(file), path)]
     first = frames[0]
@@ -67,18 +68,18 @@ def read_series(files: Sequence[Path], path: str | os.PathLike) -> tuple[np.ndar
 
 
 def read_single(path: str | os.PathLike, page: int | None) -> tuple[np.ndarray, tuple[float, float] | None, bool]:
-    """The values of one DICOM file, as it is displayed.
+    """Read the values of a single DICOM image, oriented as in the file.
 
     Args:
-        path: of the file.
-        page: which frame of several.
+        path: path of the file.
+        page: index of the frame to read, if the file has several.
 
     Returns:
         ``(rows, columns)`` float32, or ``(rows, columns, 3)`` uint8 for color; millimeters per pixel (vertical,
-        horizontal), or None if unknown; and whether low values are shown bright.
+        horizontal), or None if unknown; and whether low values are shown as bright.
 
     Raises:
-        InputError: for several frames without a choice.
+        InputError: if the file cannot be read, or has several frames and ``page`` is not one of them.
     """
     dataset = _dataset(Path(path))
     frames = int(getattr(dataset, "NumberOfFrames", None) or 1)
@@ -97,14 +98,14 @@ class _Frame:
     """An image of a series.
 
     Args:
-        dataset: of its file.
-        index: in a file with several frames; None in one with a single image.
-        rescale: slope and intercept of its values; None if they are those of the dataset.
-        directions: ``(2, 3)``: of a row of pixels and of a column, in LPS.
-        position: of the first pixel in LPS millimeters.
+        dataset: DICOM dataset of the file.
+        index: index of the frame, in a file with several frames; None in a file with a single image.
+        rescale: slope and intercept of the values of this frame; None if those of the dataset apply.
+        directions: ``(2, 3)`` unit vectors along a row of pixels and along a column, in LPS.
+        position: ``(3,)`` position of the first pixel in LPS, in millimeters.
         spacing: millimeters per pixel (vertical, horizontal).
-        shape: rows and columns.
-        thickness: of the slice in millimeters.
+        shape: numbers of rows and columns.
+        thickness: thickness of the slice in millimeters; 1 if unknown.
     """
 
     dataset: Any
@@ -118,7 +119,7 @@ class _Frame:
 
 
 def _frames(dataset: Any, path: str | os.PathLike) -> list[_Frame]:
-    """The images of a file: one, or the frames of an enhanced image, each with a place of its own."""
+    """Return the images of a file: a single one, or the frames of an enhanced image, each with its position."""
     count = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     if groups is None and count == 1:
@@ -170,7 +171,7 @@ def _frame(
 
 
 def _frame_values(frame: _Frame) -> np.ndarray:
-    """``(rows, columns)`` float32 with the rescale slope applied."""
+    """Return the ``(rows, columns)`` float32 values with the rescale slope and intercept applied."""
     if frame.index is None or frame.rescale is None:
         return _pixels(frame.dataset)
     slope, intercept = frame.rescale

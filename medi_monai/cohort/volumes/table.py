@@ -1,4 +1,4 @@
-"""Rows of a table that name volumes: each becomes one row per slice."""
+"""Expand the rows of a table that name volumes to one row per slice."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from medi_monai.cohort.volumes.rules import VolumeRules
 
 __all__ = ["FILE", "SERIES", "SLICE", "VOLUME_SUFFIXES", "expand_volumes"]
 
-#: columns of rows on their way to a cohort: names that no table has, since templates may use any of its own
+#: additional columns of the rows; their names occur in no table, because templates may use any column of a table
 FILE, SLICE, SERIES = "file of the row", "slice of the row", "series of the row"
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd")
 
 
 def expand_volumes(rows: pd.DataFrame, folder: Path, rules: VolumeRules) -> pd.DataFrame:
-    """One row per slice, for rows that name a volume.
+    """Expand rows that name a volume to one row per slice.
 
     Args:
-        rows: strings ``image`` and ``problem``; :data:`SLICE` is the index of a slice if the table has one, or empty;
-            :data:`SERIES` identifies a DICOM series, or is empty.
-        folder: what paths are relative to.
-        rules: which slices, where the table does not say.
+        rows: columns of strings: ``image``, ``problem``, :data:`SLICE` (index of a slice if the table has one, else
+            empty) and :data:`SERIES` (UID of a DICOM series, or empty).
+        folder: folder to which image paths are relative.
+        rules: which slices to take if the table does not name one.
 
     Returns:
-        The rows with :data:`FILE`, the path of the file or folder, and ``image``, which names the slice as well.
+        The rows, where :data:`FILE` is the path of the file or folder, ``image`` also names the slice, and
         :data:`SLICE` is one of :attr:`VolumeRules.names`, an index, or empty for a file that is an image.
     """
     rows = rows.assign(**{FILE: rows["image"]})
@@ -38,7 +38,7 @@ def expand_volumes(rows: pd.DataFrame, folder: Path, rules: VolumeRules) -> pd.D
     rows["problem"] = rows["problem"].mask(wrong, "slice " + rows[SLICE].map(repr) + " is not a whole number from 0")
     rows[SLICE] = rows[SLICE].str.replace(r"\.0+$", "", regex=True)
     volume = rows["image"].str.lower().str.endswith(VOLUME_SUFFIXES) | (rows[SERIES] != "")
-    # a folder of a DICOM series has no suffix, and many a file of an image neither
+    # a name without a suffix may be the folder of a DICOM series or an image file
     bare = ~volume & ~rows["image"].str.contains(r"\.[A-Za-z]\w*$", regex=True)
     volume |= np.array([is_bare and os.path.isdir(folder / image) for is_bare, image in zip(bare, rows["image"])], bool)
     several = volume & (rows[SLICE] == "")
