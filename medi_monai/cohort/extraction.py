@@ -117,8 +117,7 @@ def is_cut(job: SlideJob) -> bool:
 
 
 def is_replaced(job: SlideJob) -> bool:
-    """Return whether the file of a finished slide has changed since it was cut; False if no fingerprint was
-    recorded."""
+    """Return whether the file of a finished slide has changed since it was cut; False if that is unknown."""
     known = read_json(record_folder(job.root, job.image) / RECORD).get("fingerprint")
     try:
         return known is not None and known != file_fingerprint(Path(job.folder) / job.image)
@@ -220,8 +219,7 @@ def _patches(
 
 
 def measure_patches(patches: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the sharpness, background fraction and perceptual hash of ``(N, H, W, 3)`` uint8 patches, ``(N,)``
-    each."""
+    """Return sharpness, background fraction and perceptual hash, ``(N,)`` each, of ``(N, H, W, 3)`` uint8 patches."""
     small = min(patches.shape[1:3]) < SIDE
     return {
         "sharpness": np.array([sharpness(patch) for patch in patches], np.float32),
@@ -256,8 +254,7 @@ def _write(patch: np.ndarray, target: Path) -> None:
 
 
 def read_record(root: str | Path, image: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Return the record of a finished slide, and ``x, y, tissue`` of its patches, with quality and hashes if
-    measured."""
+    """Return the record of a finished slide, and ``x, y, tissue`` of its patches (quality and hashes if measured)."""
     folder = record_folder(root, image)
     with np.load(folder / MEASURES, allow_pickle=False) as content:
         return read_json(folder / RECORD), {name: content[name] for name in content.files}

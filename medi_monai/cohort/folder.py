@@ -53,8 +53,7 @@ SETTING_OF = {
 
 
 def holds_cohort(folder: str | os.PathLike) -> bool:
-    """Return whether ``folder`` contains a cohort table, which ``preparing`` writes last; it may have another
-    origin."""
+    """Return whether ``folder`` contains a cohort table of any origin; ``preparing`` writes its table last."""
     return any((Path(folder) / name).is_file() for name in TABLE_FILES)
 
 

@@ -42,8 +42,7 @@ def rows_by_group(groups: np.ndarray, num_groups: int = 0, order: np.ndarray | N
 
 
 def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Select ``count`` distinct rows (or all, if there are fewer), spread as evenly over groups as their sizes
-    allow."""
+    """Select ``count`` distinct rows (or all, if fewer), spread over groups as evenly as their sizes allow."""
     order = rng.permutation(len(groups))
     # rank of each row within its group, in random order: taking low ranks first fills groups evenly
     rank = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()

@@ -58,8 +58,10 @@ class ScanJob:
 
 
 def scan_patches(job: ScanJob) -> None:
-    """Scan patch files and record the result; a patch is the center of its file at the size and resolution of the
-    grid."""
+    """Scan patch files and record the result.
+
+    A patch is the center of its file, at the size and resolution of the grid.
+    """
     rows = [_scan(job, *row) for row in zip(job.images, job.mpp, job.fingerprints())]
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     with atomic_path(job.record) as path:

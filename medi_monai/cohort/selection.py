@@ -20,8 +20,7 @@ __all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_co
 def build_schema(
     table: pd.DataFrame, label: str, attributes: Sequence[str], continuous: Sequence[str]
 ) -> MetadataSchema:
-    """Build a schema with :meth:`MetadataSchema.from_table`; print a note if a numeric attribute is categorical in
-    it."""
+    """Call :meth:`MetadataSchema.from_table`; print a note on numeric attributes that are treated as categorical."""
     schema = MetadataSchema.from_table(table, label, attributes, continuous)
     for column in schema.attributes:
         values = column.values if isinstance(column, CategoricalColumn) else ()
@@ -102,8 +101,7 @@ def _with_numbers(cohort: Cohort, continuous: Sequence[str]) -> Cohort:
 
 
 def validation_cohort(cohort: Cohort, training: Cohort, num_patches: int, seed: int) -> Cohort:
-    """Select a fixed random sample of validation patches, or of training patches if the split has no validation
-    patients."""
+    """Select a fixed random sample of validation patches, or of training patches if no patient is in validation."""
     rows = cohort.split("val")
     if len(rows) == 0:
         print("the split has no validation patients: the validation loss is computed on training patches", flush=True)

@@ -113,8 +113,7 @@ class ImageTable:
         return TableSpec.from_setting(self.table).path
 
     def settings(self) -> dict:
-        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of the content of all
-        tables."""
+        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of all tables."""
         root = checked_folder(self.folder)
         lookups = sorted({rule.lookup.table for rule in parse_mapping(self.mapping).values() if rule.lookup})
         return {
@@ -263,8 +262,7 @@ class ImageTable:
         return rows, problems, [*notes, *look_alike_notes(compared, self.mapping)]
 
     def _with_roles(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows with columns in the order of a cohort, with default slides and patients if no column has
-        them."""
+        """Fill in slides and patients if no column has them, and return the columns in the order of a cohort."""
         if "slide" not in rows:
             rows["slide"] = rows["image"]
         if "patient" not in rows:
@@ -278,8 +276,7 @@ class ImageTable:
         return rows[[*first, *rows.columns.difference(first, sort=False)]]
 
     def _located(self, images: pd.Series, named: pd.Series, check_files: bool) -> tuple[pd.Series, pd.Series]:
-        """Return the image paths as they are spelled on disk, and for each the reason why there is no file, or
-        empty."""
+        """Return image paths as they are spelled on disk, and for each the reason why there is no file, or empty."""
         absent = pd.Series("", index=images.index, dtype="str")
         if not check_files or TableSpec.from_setting(self.table).lists_files:
             return images, absent

@@ -99,8 +99,7 @@ class Cohort:
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], where: object) -> None:
-    """Raise an :class:`InputError` for the first of ``columns`` that is missing; the message suggests similar
-    columns."""
+    """Raise an :class:`InputError`, which suggests similar columns, for the first of ``columns`` that is missing."""
     for column in columns:
         if column not in table.columns:
             raise unknown_value("column", column, table.columns, f"It is expected in {where}.")

@@ -1,1 +1,1 @@
-"""Entry points for the bundles' configs: a module for each run, settings, and the start of a run."""
+"""What the configs of the bundles call: a module for each run, the settings of runs, and the start of a run."""

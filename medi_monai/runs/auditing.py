@@ -43,9 +43,9 @@ def audited_cohort(
         cohort_dir: folder of the prepared cohort, which is prepared on first use.
         audit_source: ``patches``, the prepared cohort, or ``table``, the rows of the source with the split that they
             would get, which needs no images.
-        on_error: handling of unreadable images, as for :func:`medi_monai.cohort.prepare`.
-        num_workers: number of processes, as for :func:`medi_monai.cohort.prepare`.
-        fail_on_leakage: whether leakage is an error, as for :func:`audit_run`, which requires patches to be measured.
+        on_error: what to do with unreadable images; see :func:`medi_monai.cohort.prepare`.
+        num_workers: number of processes; see :func:`medi_monai.cohort.prepare`.
+        fail_on_leakage: whether leakage is an error (see :func:`audit_run`), which requires that patches are measured.
     """
     if audit_source not in AUDIT_SOURCES:
         raise unknown_value("choice of `audit_source`", audit_source, AUDIT_SOURCES)
@@ -65,7 +65,7 @@ def audit_run(
     fail_on_leakage: bool = False,
     combinations: Sequence[str] | None = None,
 ) -> dict:
-    """Audit any cohort with a split: write ``audit.json``, ``audit.html`` and ``summary.json``.
+    """Audit a cohort, and write ``audit.json``, ``audit.html`` and ``summary.json``.
 
     Args:
         cohort: cohort to audit; perceptual hashes are used if its folder contains them.
@@ -107,7 +107,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
 
     Args:
         cohort: cohort to audit; perceptual hashes are used if its folder contains them.
-        columns: columns to compare.
+        columns: label, attributes and combinations to audit.
         folder: output folder.
         continuous: numeric attributes.
 
@@ -118,7 +118,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
     label, combinations = columns.label, columns.combinations
     attributes = [name for name in columns.attributes if name != label]
     numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
-    # properties of the source files: size or scanner may reveal the center
+    # properties of the source files, because their size or resolution may reveal the center
     files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
     if combinations is not None:
@@ -144,7 +144,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
 
 
 def _with_unique_images(table: pd.DataFrame) -> pd.DataFrame:
-    # many patches come from one image, which does not make them repeated
+    # patches that are read from the same image are not repeated images: name them by their position, too
     if "source_mpp" not in table or not table["image"].duplicated().any():
         return table
     unique = table.assign(image=table["image"] + " at " + table["x"] + ", " + table["y"])
@@ -160,7 +160,7 @@ def _is_quantity(column: pd.Series) -> bool:
 
 
 def refuse_leakage(audit: dict, folder: Path, refuse: bool) -> None:
-    """Raise an :class:`InputError` if patients, slides, files or near-duplicate patches cross the split."""
+    """If ``refuse`` is set, raise an :class:`InputError` for an audit that found leakage across the split."""
     if refuse and has_leakage(audit):
         raise InputError(
             f"the split leaks, and fail_on_leakage is set; details are in {folder / 'audit.html'}. Choose "

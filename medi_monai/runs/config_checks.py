@@ -1,4 +1,4 @@
-"""Consistency checks of a merged config: nested ids, arguments of components, references."""
+"""Check the consistency of a merged config: nested ids, arguments of components, expressions and references."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def split_id(name: str) -> list[str]:
-    """Return the levels of an id such as ``train#trainer#max_steps``, without a leading ``+``, which merges."""
+    """Return the levels of an id such as ``train#trainer#max_steps``, without the leading ``+`` of ids to merge."""
     return ReferenceResolver.split_id(name.removeprefix("+"))
 
 
@@ -36,14 +36,14 @@ def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: C
     """Refuse a nested id that does not exist.
 
     Args:
-        label: description of the id, for errors.
-        name: id, whose first level exists.
-        parser: parser with the config so far.
-        free: whether the last level is checked by a declaration instead.
+        label: description of the id, for error messages.
+        name: id to check, whose first level exists.
+        parser: parser with the config merged so far.
+        free: whether the last level may be any name, because the declaration of the setting checks it.
         known: ids of the config.
 
     Raises:
-        InputError: with the known names at the first level that does not exist.
+        InputError: if a level does not exist; the message lists the known names.
     """
     levels = split_id(name)
     for depth in range(1, len(levels)):
@@ -59,14 +59,14 @@ def check_path(label: str, name: str, parser: ConfigParser, free: bool, known: C
 
 
 def check_components(name: str, value: Any) -> None:
-    """Refuse a component of the user whose class does not exist, or does not take one of its arguments.
+    """Refuse components given by the user whose class does not exist or does not take one of their arguments.
 
     Args:
-        name: id of the component, for errors.
-        value: config of the component; nested components are checked as well.
+        name: id of the value, for error messages.
+        value: value given by the user; components nested in it are also checked.
 
     Raises:
-        InputError: with the known arguments.
+        InputError: if the class cannot be found or imported, or an argument is unknown.
     """
     for path, component in _walk(name, value):
         if not isinstance(component, Mapping) or not isinstance(component.get(TARGET), str):
@@ -80,7 +80,7 @@ def check_components(name: str, value: Any) -> None:
 
 
 def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
-    """Return the names of a component's arguments; none if it takes any."""
+    """Return the names of a component's arguments; an empty list if it takes arguments of any name."""
     target = ConfigComponent(component, path, ComponentLocator()).resolve_module_name()
     try:
         function = locate(target)
@@ -106,16 +106,16 @@ def _parameters_of(path: str, component: Mapping[str, Any]) -> list[str]:
 
 
 def check_kind(label: str, name: str, value: Any, own: Any) -> None:
-    """Refuse a value of the user in place of a section or a list of the config.
+    """Refuse a value given by the user that would replace a section or a list of the config by something else.
 
     Args:
-        label: description of the id, for errors.
-        name: id.
-        value: value of the user; an expression or a reference may give anything.
-        own: value that it replaces.
+        label: description of the id, for error messages.
+        name: id of the value.
+        value: value given by the user; expressions and references are accepted, as they may have any result.
+        own: value of the config that it replaces.
 
     Raises:
-        InputError: with both kinds.
+        InputError: if the config has a section and the value is not one, or a list and the value is not one.
     """
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         return
@@ -128,7 +128,7 @@ def imported_names(imports: Any) -> set[str]:
     """Return the names that the ``imports`` of a config define.
 
     Raises:
-        InputError: for anything but a list of import statements, each with ``$`` in front.
+        InputError: if ``imports`` is not an import statement or a list of these; a statement may begin with ``$``.
     """
     statements = imports if isinstance(imports, list) else [imports]
     names: set[str] = set()
@@ -144,16 +144,16 @@ def imported_names(imports: Any) -> set[str]:
 
 
 def check_expressions(name: str, value: Any, names: Collection[str], ids: Collection[str]) -> None:
-    """Refuse expressions of the user that Python cannot read, that use unknown names, or that refer to themselves.
+    """Refuse expressions given by the user that are not valid Python, use unknown names, or refer to themselves.
 
     Args:
         name: id of the value.
-        value: value of the user; nested values are checked as well.
+        value: value given by the user; nested values are also checked.
         names: names that the imports of the config define.
         ids: ids of the config.
 
     Raises:
-        InputError: with the expression.
+        InputError: for the first such expression.
     """
     for path, text in _walk(name, value):
         if not isinstance(text, str) or text[:1] not in ("$", "@", "%"):
@@ -166,7 +166,7 @@ def check_expressions(name: str, value: Any, names: Collection[str], ids: Collec
         if "" in references:
             raise InputError(f"{shown}: an id has to follow every @, as in '@seed' (for a product, numpy.matmul)")
         tops = {reference.split("::")[0] for reference in references}
-        # a macro may name another file as well
+        # with a dot, a macro may refer to another file
         if text[0] == "%" and "." not in text and not tops <= set(ids):
             raise unknown_value(f"reference in {path.replace('::', '#')}:", text, [f"%{top}" for top in ids])
         if text[0] != "$":
@@ -199,7 +199,7 @@ def check_references(config: Mapping[str, Any], of_user: Collection[str]) -> Non
         of_user: ids given by the user.
 
     Raises:
-        InputError: with the reference and the id that contains it.
+        InputError: for the first such reference; the message names the id that contains it.
     """
     parser = ConfigParser({})
     parser.set(dict(config))

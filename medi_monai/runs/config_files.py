@@ -1,4 +1,4 @@
-"""Read config files and overlays, with actionable errors and with their text unchanged."""
+"""Read config files and overlays, and protect text in them from MONAI's syntax."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["as_files", "configs_of", "expanded", "is_syntax", "kept", "read_conf
 SUFFIXES = (".json", ".yaml", ".yml")
 #: syntax that MONAI's parser interprets
 SPECIAL = "#$@%"
-#: key that makes a mapping a component
+#: key of a mapping that describes a component
 TARGET = "_target_"
-#: values of a config, counted wherever an alias repeats them
+#: maximum number of values in a config; values repeated by YAML aliases count each time
 MOST_VALUES = 1_000_000
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|\\|$)")
 
 
 def as_files(config_file: Any) -> list[Path]:
-    """Return the config files from any form of ``--config_file``: one, a list, or ``a.json,b.yaml``."""
+    """Return the config files given in any form of ``--config_file``: one file, a list, or ``a.json,b.yaml``."""
     config_file = read_typed(config_file)
     if config_file is None:
         return []
@@ -44,10 +44,10 @@ def as_files(config_file: Any) -> list[Path]:
 
 
 def configs_of(given: Mapping[str, Any]) -> Path | None:
-    """Return the folder of configs if the bundle requires this package according to its metadata.
+    """Return the folder of the bundle's configs, or None if its metadata do not mention this package.
 
     Args:
-        given: options of MONAI, of which ``config_file``, ``bundle_root`` and ``args_file`` identify the bundle.
+        given: MONAI's options; ``config_file``, ``bundle_root`` and ``args_file`` identify the bundle.
     """
     given = {name: value for name, value in given.items() if value is not None}
     args_file = read_typed(given.get("args_file"))
@@ -56,14 +56,14 @@ def configs_of(given: Mapping[str, Any]) -> Path | None:
         try:
             defaults = args_file if isinstance(args_file, Mapping) else read_config_file(Path(str(args_file)))
         except InputError:
-            # read again, with errors, once the bundle is known to be ours
+            # the file is read again, and errors are raised, once it is known that the bundle is one of this package
             defaults = {}
             folders = [Path(str(args_file)).parent, Path(str(args_file)).parent / "configs"]
         given = {**defaults, **given}
     root = given.get("bundle_root")
     folders = [file.parent for file in as_files(given.get("config_file"))] + folders
     if root is not None:
-        # the error is raised when the options are checked
+        # this error is raised later, when the options are checked
         with suppress(InputError):
             folders.append(Path(expanded("bundle_root", str(read_typed(root)))) / "configs")
     for folder in folders:
@@ -98,7 +98,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_size(content: Any) -> None:
-    """Refuse aliases of YAML that contain themselves, or that a few lines expand to more values than memory holds."""
+    """Raise a ``ValueError`` for YAML aliases that contain themselves, or that expand to too many values for memory."""
     sizes: dict[int, int] = {}
 
     def size(value: Any, above: tuple[int, ...]) -> int:
@@ -136,7 +136,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     try:
-        # MONAI only warns about duplicate keys
+        # duplicate keys are an error here, while MONAI only warns about them
         if path.suffix.lower() == ".json":
             content = json.loads(text, object_pairs_hook=_unique) if text.strip() else None
         else:
@@ -168,9 +168,9 @@ def is_syntax(value: Any, ids: Container[str], own: bool) -> bool:
     Args:
         value: value of a setting.
         ids: ids of the config.
-        own: whether the value is from the bundle's own config, which may contain any expression; in values of the user,
-            only ``$None``, an id (``@label``), and an expression that begins with one (``$@bundle_root + '/models'``)
-            are syntax.
+        own: whether the value is from a config of the bundle, which may contain any expression; in values given by the
+            user, only ``$None``, an id (``@label``), and an expression that begins with one (``$@bundle_root +
+            '/models'``) are syntax.
     """
     if not isinstance(value, str) or value[:1] not in ("$", "@", "%"):
         return False
@@ -190,12 +190,12 @@ def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -
     Args:
         name: id of the setting.
         value: checked value.
-        how: marker of the setting's text.
+        how: marker that says how to treat the text of this setting (path, component or other text).
         ids: ids of the config.
-        own: whether the value is from the bundle's own config.
+        own: whether the value is from a config of the bundle rather than from the user.
 
     Raises:
-        InputError: for a path that begins with an environment variable that is not set, or with another ``$``.
+        InputError: see :func:`expanded`, for paths.
     """
     if isinstance(value, Mapping) and how.component and TARGET in value:
         return {key: kept(name, item, Verbatim(component=True), ids, own=True) for key, item in value.items()}
@@ -218,10 +218,14 @@ def kept(name: str, value: Any, how: Verbatim, ids: Container[str], own: bool) -
 
 
 def expanded(name: str, value: str) -> str:
-    """Expand the home folder or environment variable at the start of a path, as a shell does.
+    """Expand ``~`` or an environment variable at the start of a path, as a shell does.
+
+    Args:
+        name: id of the setting, for error messages.
+        value: path.
 
     Raises:
-        InputError: for a variable that is not set, or another ``$``.
+        InputError: if the variable is not set, no variable follows a leading ``$``, or there is no home folder.
     """
     if value == "~" or value.startswith(("~/", "~\\")):
         home = os.path.expanduser("~")

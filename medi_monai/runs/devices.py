@@ -1,4 +1,4 @@
-"""The device of a run, its precision and its threads: checked, and said in one line."""
+"""Check the device of a run, and describe its device, precision and threads in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medi_monai.utils.settings import Words
 
 __all__ = ["Device", "device_line", "precision_of"]
 
-#: variables that decide how many threads PyTorch takes
+#: environment variables that determine how many threads PyTorch uses
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -34,13 +34,14 @@ Device = Annotated[Any, AfterValidator(_is_device), Words("cpu, cuda, or a GPU s
 
 
 def device_line(groups: Mapping[str, Any]) -> str | None:
-    """What a run computes with and why, as ``device cpu (PyTorch finds no GPU), float32 (amp false), 2 threads``.
+    """Describe what a run computes with, and why.
 
     Args:
-        groups: the groups of settings of the run, checked.
+        groups: checked settings of the run by group.
 
     Returns:
-        None where the run has no device.
+        A line such as ``device cpu (PyTorch finds no GPU), float32 (amp false), 2 threads (of 8 cores)``; None if the
+        run has no device.
     """
     values = _values(groups)
     if values.get("device") is None:
@@ -70,14 +71,15 @@ def _why(device: torch.device) -> str:
 def precision_of(
     amp: bool | str, groups: Mapping[str, Any], fastest: Callable[[str, bool], Precision] = fast_precision
 ) -> Precision:
-    """The precision of a run's network by its setting ``amp``, and why.
+    """Return the precision of a run's network according to its setting ``amp``, with the reason.
 
-    With ``amp`` auto, a resumed training takes that of its ``model.json``.
+    With ``amp: auto``, resumed training keeps the precision recorded in ``model.json``.
 
     Args:
-        amp: the setting: auto, true or false.
-        groups: the groups of settings of the run, checked.
-        fastest: returns the precision that a device computes fastest in; the flag allows float16.
+        amp: value of the setting: ``auto``, true or false.
+        groups: checked settings of the run by group.
+        fastest: function that returns the precision in which a device computes fastest; its second argument allows
+            float16.
     """
     values = _values(groups)
     device = torch.device(values["device"])
@@ -101,7 +103,7 @@ def _recorded(ckpt_dir: str) -> str | None:
     try:
         name = read_json(Path(ckpt_dir) / "model.json").get("precision")
     except (InputError, OSError, AttributeError):
-        # whoever resumes says what is wrong with the folder
+        # an unusable folder is reported when the training is resumed
         return None
     return name if name in PRECISIONS else None
 

@@ -1,4 +1,4 @@
-"""The settings in ``model.json``, checked by the declarations of those of the runs."""
+"""Check the settings in ``model.json`` with the declarations of the runs' settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from medi_monai.utils.settings import Settings, check_setting
 
 __all__ = ["check_record"]
 
-#: what ``model.json`` holds besides settings: digests, and what other runs added
+#: keys of ``model.json`` that are not settings: digests, and what other runs added
 BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "aligned", "initialized", RECORD}
 
-#: settings that came after the first models: these were trained as their defaults say, except for the optimizer and the
-#: weights of timesteps, which sampling does not need
+#: settings that were introduced after the first models; models without them were trained with their defaults, except
+#: for the optimizer and the weights of timesteps, which sampling does not need
 LATER = {"adam_betas", "autoencoder", "image_channels", "optimizer_type", "patch_size", "timestep_weights"}
 
 
@@ -29,17 +29,17 @@ def check_record(
     trained: Iterable[str],
     needed: Iterable[str],
 ) -> None:
-    """Refuse settings of a training that are missing, unknown, or not what their declaration allows.
+    """Check the recorded settings of a training: none may be missing, unknown, or have a value that is not allowed.
 
     Args:
-        path: of ``model.json``.
-        content: its settings.
-        groups: all declarations.
-        trained: names of the groups that the model was trained with.
-        needed: settings that the record has to have.
+        path: path of ``model.json``, for error messages.
+        content: content of ``model.json``.
+        groups: all groups of settings by name.
+        trained: names of the groups with which the model was trained.
+        needed: settings that must be recorded.
 
     Raises:
-        InputError: naming the first that is wrong.
+        InputError: if a setting is missing, unknown or has a value that is not allowed.
     """
     lacking = [name for name in needed if name not in content and name not in LATER]
     if lacking:

@@ -27,7 +27,7 @@ LONGEST = 60
 
 
 def options_page(bundle: Path) -> str:
-    """Return the Markdown page of all options of a bundle.
+    """Return a Markdown page with tables of all options of a bundle.
 
     Args:
         bundle: folder of the bundle.

@@ -1,4 +1,4 @@
-"""The run ``preparing``: prepare a cohort from images and audit it, in one or several processes."""
+"""The run ``preparing``: prepare a cohort from images, in one or several processes, and audit it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medi_monai.utils.text import are_intervals, in_order, plural
 
 __all__ = ["prepare_run"]
 
-#: maximum number of values printed with their shares
+#: maximum number of values of a column to print with their shares
 MAX_SHOWN = 8
 
 
@@ -35,23 +35,24 @@ def prepare_run(
     continuous: Sequence[str] = (),
     fail_on_leakage: bool = False,
 ) -> Cohort:
-    """Prepare slides, tiles, patches or captioned images by :func:`medi_monai.cohort.prepare`, and audit the cohort.
+    """Prepare slides, tiles, patches or captioned images with :func:`medi_monai.cohort.prepare`, and audit the cohort.
 
     With ``torchrun``, every process prepares a share of the images, on one machine or on several with shared folders,
-    and the first one writes the tables.
+    and the first process writes the tables.
 
     Args:
         preparation: source, images and splits.
         output_dir: folder of the cohort.
-        on_error: handling of unreadable images, as for :func:`medi_monai.cohort.prepare`.
-        num_workers: workers of each process; by default the cores of the machine, divided among the processes.
-        backend: library that reads slides, as for :func:`medi_monai.wsi.open_slide`.
+        on_error: what to do with unreadable images; see :func:`medi_monai.cohort.prepare`.
+        num_workers: number of workers of each process; by default, the cores of the machine are divided among its
+            processes.
+        backend: library that reads slides; see :func:`medi_monai.wsi.open_slide`.
         continuous: numeric attributes.
         fail_on_leakage: whether to raise an error if patients, slides, files or near-duplicate patches cross the split.
 
     Raises:
-        InputError: as for :func:`medi_monai.cohort.prepare`; with ``fail_on_leakage``, for leakage, or if patches would
-            not be compared.
+        InputError: see :func:`medi_monai.cohort.prepare`; with ``fail_on_leakage``, also for leakage, or if
+            near-duplicates would not be detected.
     """
     check_measured(preparation, fail_on_leakage)
     check_results(output_dir, "preparing")
@@ -95,7 +96,7 @@ def prepare_run(
 
 
 def shares(column: pd.Series) -> str:
-    """Return the values of a column with their shares, the most frequent first and missing ones last."""
+    """Return the values of a column with their shares, most frequent first (intervals in order), missing data last."""
     missing = missing_cells(column)
     counts = column[~missing].value_counts()
     if are_intervals(list(counts.index)):

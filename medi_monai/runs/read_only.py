@@ -1,4 +1,4 @@
-"""A bundle that an administrator has installed: models and output of its users go to a folder of their own."""
+"""Handle bundles installed by an administrator: the models and output of users go to a folder in their home."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from medi_monai.utils.files import writable_dir
 
 __all__ = ["own_root", "redirected"]
 
-#: folders of a bundle that runs write to; settings with folders that only a training writes to
+#: folders of a bundle that runs write to; and settings whose folders only a training writes to
 WRITTEN, READ = ("models", "output"), ("ckpt_dir", "classifier_dir")
 ROOT, OWN_ROOT = "@bundle_root", "own_root"
 
 
 def own_root(root: Path, name: str) -> Path | None:
-    """A folder of the user in place of a bundle that cannot be written; None for a bundle that can.
+    """Return a folder of the user to write to in place of a bundle that cannot be written; None if the bundle can.
 
     Args:
         root: folder of the bundle.
-        name: of the bundle, which that of the folder becomes.
+        name: name of the bundle, which becomes that of the folder.
 
     Returns:
-        ``~/medi_monai/<name>``, or ``medi_monai/<name>`` in the current folder where there is no home.
+        ``~/medi_monai/<name>``, or ``medi_monai/<name>`` in the current folder if there is no home folder or it cannot
+        be written.
 
     Raises:
-        InputError: where that cannot be written either.
+        InputError: if that folder cannot be written either.
     """
     writable = [path for path in (root, *(root / name for name in WRITTEN)) if os.access(path, os.W_OK)]
     if writable or not root.is_dir():
@@ -42,15 +43,15 @@ def own_root(root: Path, name: str) -> Path | None:
 
 
 def redirected(config: Mapping[str, Any], root: Path, own: Path, run_id: str | None) -> dict[str, Any]:
-    """A config whose models and output are in ``own`` instead of the bundle; its configs stay where they are.
+    """Return a config whose models and output are in ``own`` instead of the bundle.
 
-    Models that the bundle brings are read there, as long as the user has none.
+    If the bundle contains models and the user has none, all runs except ``training`` read those of the bundle.
 
     Args:
-        config: merged.
+        config: merged config.
         root: folder of the bundle.
         own: folder of the user.
-        run_id: the run; a training writes what others read.
+        run_id: id of the run.
     """
     brought = run_id != "training" and (root / "models").is_dir() and not (own / "models").is_dir()
     kept = READ if brought else ()
@@ -63,7 +64,7 @@ def _with_own_root(value: Any) -> Any:
         return {name: _with_own_root(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_with_own_root(item) for item in value]
-    # an experiment starts its stages from the configs of the bundle
+    # the functions of experiments need the folder of the bundle itself, because its configs are there
     if not isinstance(value, str) or "_run(@bundle_root" in value:
         return value
     return value.replace(ROOT, f"@{OWN_ROOT}")

@@ -1,4 +1,4 @@
-"""One line for a run that fails because the user replaced a component or an expression of the config."""
+"""Explain in one line that a run failed because the user replaced a component or an expression of the config."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["error_of_replaced", "replaced_values"]
 
-#: characters of a value, or of an error, that are shown
+#: maximum number of characters of a value, or of an error, to show
 SHOWN = 120
 
 
 def replaced_values(config: Mapping[str, Any], of_user: set[str], settings: set[str]) -> dict[str, Any]:
-    """Return what the user gave in place of components and expressions of the config.
+    """Return the values with which the user replaced components and expressions of the config, by id.
 
     Args:
         config: merged config.
         of_user: ids given by the user.
-        settings: ids that are declared; their values are checked, apart from expressions.
+        settings: ids of declared settings, whose values have already been checked unless they are expressions.
     """
     return {
         name: value
@@ -31,11 +31,14 @@ def replaced_values(config: Mapping[str, Any], of_user: set[str], settings: set[
 
 
 def error_of_replaced(error: BaseException, replaced: Mapping[str, Any]) -> InputError | None:
-    """Return the error for the user, naming what was replaced, the cause, and where in the code it was raised.
+    """Return an error for the user that names the cause, where in the code it was raised, and what was replaced.
 
     Args:
-        error: error of the run.
-        replaced: :func:`replaced_values`; None is returned if there are none.
+        error: error with which the run failed.
+        replaced: result of :func:`replaced_values`.
+
+    Returns:
+        The error; None if nothing was replaced.
     """
     if not replaced:
         return None

@@ -1,4 +1,4 @@
-"""JSON schemas of results files, from the dataclasses: ``python -m medi_monai.runs.result_schemas``."""
+"""Generate the JSON schemas of results files from dataclasses: ``python -m medi_monai.runs.result_schemas``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medi_monai.utils.files import write_json
 
 __all__ = ["RESULTS", "main", "result_schema"]
 
-#: results files by name, with a title and what they hold
+#: results files by name, with a title and the dataclasses that they may contain
 RESULTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "metrics": ("metrics.json of the run evaluation", (ArmsMetrics, AlignmentMetrics)),
     "probe": ("probe.json of the run probing", (ProbeResults,)),
@@ -26,10 +26,10 @@ RESULTS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 
 def result_schema(name: str) -> dict[str, Any]:
-    """The JSON schema of a results file.
+    """Return the JSON schema of a results file.
 
     Args:
-        name: one of :data:`RESULTS`.
+        name: a key of :data:`RESULTS`.
     """
     title, kinds = RESULTS[name]
     kind: Any = Union[kinds]  # noqa: UP007 - of several or one
@@ -44,7 +44,7 @@ def result_schema(name: str) -> dict[str, Any]:
 
 
 def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without titles and defaults, which say nothing: the writer leaves no field out."""
+    """Return a schema without titles and defaults, and with all fields required, because all of them are written."""
     tidied: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs"):
@@ -61,7 +61,7 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write all schemas into the package."""
+    """Write all schemas to the folder ``schemas`` of ``medi_monai.results``."""
     folder = Path(medi_monai.results.__file__).parent / "schemas"
     for name in RESULTS:
         path = folder / f"{name}.schema.json"

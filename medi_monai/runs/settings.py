@@ -273,13 +273,13 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 def check_groups(groups: Any) -> None:
-    """Check, before any work, that groups of settings are consistent with each other; print what device is used.
+    """Check, before any work, that groups of settings are consistent with each other, and print the device.
 
     Args:
         groups: the value of ``settings`` in the config when the run starts.
 
     Raises:
-        InputError: if they are not, or if the configs were not read by this package.
+        InputError: if groups are inconsistent, or if the configs were not read by this package.
     """
     if not isinstance(groups, Mapping):
         if is_command_line(sys.argv):
@@ -304,11 +304,12 @@ def check_groups(groups: Any) -> None:
 
 
 def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, Any]:
-    """The training settings of the model in ``ckpt_dir`` (``model.json``), or the defaults if there is no model yet.
+    """Return the training settings of the model in ``ckpt_dir`` (``model.json``), or defaults if there is no model yet.
 
     Args:
         ckpt_dir: folder of the model.
-        groups: names of the groups of settings whose defaults are used for settings that are not recorded.
+        groups: names of the groups with which the model was trained; their defaults are used for settings that are not
+            recorded.
     """
     defaults: dict[str, Any] = {"cohort_dir": None}
     needed = []
@@ -326,7 +327,7 @@ def load_train_config(ckpt_dir: str | os.PathLike, *groups: str) -> dict[str, An
 
 
 def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dict[str, Any]:
-    """Options that an experiment passes to each stage whose config has them.
+    """Return the options that an experiment passes to each stage whose config has them.
 
     Args:
         settings: the value of ``settings`` in the config when the run starts.
@@ -340,12 +341,12 @@ def stage_options(settings: Mapping[str, Any], *groups: str, **more: Any) -> dic
 
 
 def check_trained(ckpt_dir: str | os.PathLike, train_config: Mapping[str, Any], **settings: Any) -> None:
-    """Check that settings equal those of the training; otherwise the model would silently generate different images.
+    """Check that settings equal those of the training; if not, the model would generate different images unnoticed.
 
     Args:
-        ckpt_dir: folder of the model; without a model, nothing is checked.
-        train_config: its ``model.json``.
-        settings: settings that determine the meaning of the weights.
+        ckpt_dir: folder of the model; if it contains no model, nothing is checked.
+        train_config: content of its ``model.json``.
+        settings: settings that determine how the weights are used, by name.
 
     Raises:
         InputError: if a setting differs; the message names the first one.

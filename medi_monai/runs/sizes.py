@@ -1,4 +1,4 @@
-"""Whether networks and batches of these settings fit the memory, before anything of them is made."""
+"""Check that the networks and batches of a run fit in memory, before they are created."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from medi_monai.utils.sizes import check_memory
 
 __all__ = ["check_sizes", "unet_parameters"]
 
-#: float32 weights alone; in training also gradient, two moments of AdamW and the average of the weights
+#: bytes per parameter: float32 weights; in training, also the gradient, two moments of AdamW and the average of weights
 BYTES_SAMPLED, BYTES_TRAINED = 4, 20
-#: sizes of batches that a run fills, in whichever group of settings
+#: names of settings that are sizes of batches, in any group
 BATCHES = ("batch_size", "anchor_batch_size", "pool_size")
 
 
 def unet_parameters(channels: Sequence[int], num_res_blocks: int | Sequence[int]) -> int:
-    """A lower bound of the parameters of a UNet: the two 3 × 3 convolutions of each of its residual blocks.
+    """Return a lower bound of the number of parameters of a UNet: the 3 × 3 convolutions of its residual blocks.
 
     Args:
-        channels: of each level.
-        num_res_blocks: of each level on the way down; there is one more on the way up.
+        channels: number of channels of each level.
+        num_res_blocks: number of residual blocks on the way down, of each level or of all; there is one more on the way
+            up.
     """
     blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else num_res_blocks
     return sum(18 * width**2 * (2 * count + 1) for width, count in zip(channels, blocks))
 
 
 def check_sizes(groups: Mapping[str, Any]) -> None:
-    """Refuse networks and batches that cannot fit the memory.
+    """Refuse networks and batches that cannot fit in memory.
 
     Args:
-        groups: the groups of settings of a run, checked.
+        groups: checked settings of the run by group.
 
     Raises:
-        InputError: with an estimate of what they need.
+        InputError: if a network or batch is too large; the message has an estimate of the memory needed.
     """
     values = {name: dict(group) for name, group in groups.items()}
     device = values.get("device", {}).get("device", "cpu")
@@ -50,7 +51,7 @@ def check_sizes(groups: Mapping[str, Any]) -> None:
         )
     side = next((group["image_size"] for group in values.values() if "image_size" in group), 0)
     for group in values.values():
-        # a sampling has no batch that is larger than its plan
+        # only in runs that train: the batches of sampling are never larger than the plan
         for name in BATCHES if "max_steps" in group else ():
             if isinstance(group.get(name), int) and isinstance(side, int):
                 check_memory(

@@ -1,4 +1,4 @@
-"""Options of the command line as typed, before Fire parses ``run #2`` as ``run`` and ``a,b`` as a tuple."""
+"""Keep options of the command line as typed, as Fire would parse ``run #2`` as ``run`` and ``a,b`` as a tuple."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def read_typed(value: Any) -> Any:
 
 
 def check_typed(value: Any, check: Callable[[Any], Any]) -> Any:
-    """Return the checked value, where the check decides whether ``2024`` or ``a,b`` of the command line is text.
+    """Check a value, first parsed and then, if that is invalid, as text such as ``2024`` or ``a,b``; return the result.
 
     Args:
         value: value as given.
-        check: check that raises a ``ValueError`` for invalid values.
+        check: function that returns the checked value and raises a ``ValueError`` for invalid ones.
 
     Raises:
-        ValueError: raised by the check for the parsed value.
+        ValueError: if both are invalid; the error is that of the parsed value.
     """
     read = read_typed(value)
     try:

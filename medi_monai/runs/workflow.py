@@ -1,4 +1,4 @@
-"""Start of a run of this package's bundles: check options and overlays, and insert the declarations of settings.
+"""Start a run of one of this package's bundles: check options and overlays, and insert the declared settings.
 
 :mod:`medi_monai.bundle_hook` calls :func:`begin` in place of the constructor of MONAI's ``ConfigWorkflow``.
 """
@@ -62,7 +62,7 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
     """Construct the workflow of one of this package's bundles.
 
     Args:
-        workflow: ``ConfigWorkflow`` that is being constructed.
+        workflow: instance of ``ConfigWorkflow`` that is being constructed.
         plain: MONAI's constructor.
         options: arguments of the constructor, and ids with values that replace those of the configs.
 
@@ -84,7 +84,7 @@ def begin(workflow: Any, plain: Callable[..., None], options: dict[str, Any]) ->
         raise InputError(f"no config file is given: add --config_file. {runs}")
     tracking = own.pop("tracking", None)
     config, replaced = _read(files, folder, options)
-    # MONAI's workflows look attributes up in their config
+    # MONAI's `__setattr__` needs `properties`, which do not exist yet
     vars(workflow)["replaced"] = replaced
     root = Path(ConfigParser({"bundle_root": config["bundle_root"]}).get_parsed_content("bundle_root"))
     _check_same_bundle(root, folder)
@@ -110,10 +110,10 @@ def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> di
 
     Args:
         entry: function of MONAI that takes a config file.
-        options: options by name; None for a parameter of the function that is not given.
+        options: options by name; a parameter of the function that is not given is None.
 
     Raises:
-        InputError: for an unreadable ``args_file``; for an export, also for an invalid config, option or checkpoint.
+        InputError: for an unreadable ``args_file``; for exports, also for an invalid config, option or checkpoint.
     """
     _speak_plainly()
     parameters = {*_PARAMETERS, *inspect.signature(entry).parameters}
@@ -121,7 +121,7 @@ def checked_options(entry: Callable[..., Any], options: Mapping[str, Any]) -> di
     defaults = args_file if isinstance(args_file, Mapping) or args_file is None else read_config_file(Path(args_file))
     given = {**(defaults or {}), **{name: value for name, value in options.items() if name != "args_file"}}
     for name in parameters & set(given):
-        # a parameter that is None takes the value in the file, or its default
+        # a parameter that is None gets the value in the file, or its default
         value = given.pop(name) if options.get(name) is not None else (given.pop(name), (defaults or {}).get(name))[1]
         if read_typed(value) is not None:
             given[name] = read_typed(value)
@@ -150,9 +150,9 @@ def _speak_plainly() -> None:
     if is_command_line(sys.argv):
         report_user_errors()
         stop_like_ctrl_c()
-        # "this config can run code" is a warning for third-party configs
+        # MONAI warns that configs can run code, which is meant for third-party configs
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        # an ASCII terminal shows a note about Köln as K\xf6ln instead of failing
+        # on an ASCII terminal, print Köln as K\xf6ln instead of failing
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -167,7 +167,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
     Args:
         files: config files; later ones override earlier ones.
         folder: folder of the bundle's configs; other files are overlays of the user.
-        options: values by id.
+        options: values by id, which override those of the files.
 
     Raises:
         InputError: for an unknown id, or a value that its declaration does not allow.
@@ -176,7 +176,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
 
 
 def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the merged config, and what the user replaced in it apart from settings."""
+    """Return the merged config, and the components and expressions that the user replaced in it."""
     given = [
         _Given(name, value, _is_own(file, folder), str(file))
         for file in files
@@ -185,7 +185,7 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
     given += [_Given(name, value, False, None) for name, value in options.items()]
     own = [item for item in given if item.is_own]
     listed_groups: list[str] = next((item.value for item in reversed(own) if item.name == SETTINGS), [])
-    # an overlay of the bundle adds groups
+    # overlays of the bundle may add groups
     groups = declared([*listed_groups, *(name for item in own if item.name == f"+{SETTINGS}" for name in item.value)])
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
     fields.update(dict.fromkeys(BundleSettings.model_fields, BundleSettings))
@@ -196,12 +196,12 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
         top, value = _top(item.name), item.value
         default = config_default(fields[top].model_fields[top]) if top in fields else PydanticUndefined
         if item.name != top and top not in parser and default is not PydanticUndefined:
-            # what is added to a setting is added to its default
+            # a value merged into a setting is merged into its default
             parser[top] = deepcopy(default)
         if not item.is_own:
             of_user.add(top)
             if top in parser:
-                # values merged into a section are checked by their nested ids
+                # for values merged into a section, the nested ids are checked
                 below = item.value if item.name.startswith("+") and isinstance(item.value, Mapping) else {}
                 for name in [item.name, *(f"{item.name}::{key}" for key in below)]:
                     check_path(item.label, name, parser, free=top in fields, known=known)
@@ -234,7 +234,7 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
 
 @dataclass(frozen=True)
 class _Given:
-    """An id with its value, from a file, or from an option if ``file`` is None."""
+    """An id with its value, from a config file, or from an option if ``file`` is None."""
 
     name: str
     value: Any
@@ -247,7 +247,7 @@ class _Given:
 
 
 def _check_ids(given: Iterable[_Given], known: set[str]) -> None:
-    # what an overlay brings of its own, and uses
+    # ids that an overlay defines and that some value refers to
     used = set(re.findall(r"@(\w+)", json.dumps([item.value for item in given], default=str)))
     brought = {_top(item.name) for item in given if item.file and not item.is_own} & used - {SETTINGS}
     everywhere = {"imports", *(name for group in GROUPS.values() for name in group.model_fields)}
@@ -286,7 +286,7 @@ def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
 
 
 def run_ids(folder: Path) -> dict[str, str]:
-    """Return the runs of a bundle, each with its config file."""
+    """Return the ids of a bundle's runs, each with the name of its config file."""
     runs: dict[str, str] = {}
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8")).get("run")
@@ -362,7 +362,7 @@ def _check_metadata(meta_file: Any) -> None:
 
 @contextmanager
 def _as_input_error() -> Iterator[None]:
-    """Convert MONAI's errors about its own options (a logging file, a macro) to one line."""
+    """Convert errors that MONAI raises for its options (a logging file, a macro) to one-line input errors."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -64,8 +64,7 @@ class CodedRows:
 
 
 def code_column(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Code a column of strings: values are numbered from 0 in sorted order (bins by their bounds); missing data are
-    -1."""
+    """Code a column of strings: values are numbered from 0 in sorted order (bins by bounds), missing data are -1."""
     codes, values = pd.factorize(column)
     text = pd.Series(values).astype(str)
     missing = np.array([is_missing(value) for value in values], dtype=bool)

@@ -90,8 +90,7 @@ class CaptionPreparation:
 
     @property
     def reads_on_the_fly(self) -> bool:
-        """Whether pixels are read from the original images during training: never, as squares are written to new
-        files."""
+        """Whether pixels are read from the original images: never, because squares are written to new files."""
         return False
 
     @property
@@ -111,8 +110,7 @@ class CaptionPreparation:
 
     @property
     def audit_columns(self) -> AuditColumns | None:
-        """Columns to audit: the first column to stratify by as the label, all others as attributes; None if there is
-        none."""
+        """Columns to audit: the first column to stratify by is the label; None without such a column."""
         if not self.splits.columns:
             return None
         label, *others = self.splits.columns
@@ -126,8 +124,7 @@ class CaptionPreparation:
         return f"{self.source.folder.resolve().name}_{self.square.image_size}px_{digest}"
 
     def with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of the source with a column ``split``: the split of the table if it has one, else a split by
-        patient.
+        """Return the rows of the source with a column ``split``: that of the table if it has one, else by patient.
 
         Raises:
             InputError: if no row has a patient.

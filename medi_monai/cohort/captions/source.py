@@ -132,8 +132,7 @@ class CaptionTable:
         return any(table.split for table in self._roco_tables())
 
     def settings(self) -> dict:
-        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of the content of all
-        tables."""
+        """Return all settings that determine :meth:`rows`, JSON-compatible, with digests of all tables."""
         return {
             "root": str(checked_folder(self.folder).resolve()),
             "tables": {source.table_name: source.settings() for source, _ in self._sources()},

@@ -233,8 +233,7 @@ class CaptionTemplates:
         return [note for note in notes if note]
 
     def check_columns(self, columns: Iterable[str], where: object) -> None:
-        """Raise an :class:`InputError` for the first column that a template or a rule of words uses but ``columns``
-        lacks."""
+        """Raise an :class:`InputError` for the first column of a template or rule that is not in ``columns``."""
         known = list(columns)
         for template in self.templates:
             for column in template.columns:

@@ -114,8 +114,7 @@ def _write_slide(job: tuple[str, dict, int]) -> None:
 
 
 def write_pyramid(path: str | os.PathLike, pixels: np.ndarray, mpp: float, levels: int = 3) -> None:
-    """Write a tiled JPEG TIFF with one page per level, each half the size of the one before, and its resolution in the
-    tags.
+    """Write a tiled JPEG TIFF with its resolution in the tags and one page per level, each half the size of the last.
 
     Args:
         path: file to write.

@@ -95,8 +95,7 @@ class _Incidence:
         self.has[self.center, self.label] = True
 
     def lost(self, held: np.ndarray) -> np.ndarray:
-        """Return ``(L,)`` bool: classes without training patients if the centers ``held``, ``(C,)`` bool, are held
-        out."""
+        """Return ``(L,)`` bool: classes without training patients if ``held`` centers, ``(C,)`` bool, are held out."""
         out = np.zeros(self.num_patients, bool)
         out[self.patient[held[self.center]]] = True
         stays = ~out[self.patient]

@@ -67,8 +67,7 @@ class Entry(NamedTuple):
 
 
 def scan_folder(root: str | os.PathLike, folder: str) -> list[Entry]:
-    """Return the entries of ``root/folder`` sorted by name, with paths relative to ``root``; empty if it cannot be
-    opened."""
+    """Return the entries of ``root/folder`` by name, with paths relative to ``root``; empty if it cannot be opened."""
     try:
         with os.scandir(os.path.join(root, folder)) as items:
             entries = [_entry(item, f"{folder}/{item.name}" if folder else item.name, root) for item in items]

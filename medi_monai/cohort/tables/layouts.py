@@ -106,8 +106,7 @@ class TableSpec:
 
     @classmethod
     def from_setting(cls, setting: str | os.PathLike | Mapping[str, Any]) -> TableSpec:
-        """Parse the setting ``table``: a path or pattern, or ``{layout: gdc, path: slide.tsv, clinical:
-        clinical.tsv}``.
+        """Parse the setting ``table``: a path, a pattern, or a mapping such as ``{layout: gdc, path: slide.tsv}``.
 
         Raises:
             InputError: for an unknown key or layout, or a key that does not apply to the layout.
@@ -131,8 +130,7 @@ class TableSpec:
         return self.layout in ("tcga_ut", "folders")
 
     def digest(self, root: str | os.PathLike) -> str:
-        """Return a digest of the source: of the bytes of tables, or of the paths of listed files (``dicom``: and
-        sizes)."""
+        """Return a digest of the source: of the bytes of tables, or of the paths of listed files."""
         if self.layout == "folders":
             digest = json_digest(list_folders(root, self.path)[0].to_dict("list"))
         elif self.layout == "tcga_ut":

@@ -53,8 +53,7 @@ def fill_pattern(pattern: str, table: pd.DataFrame) -> pd.Series:
 
 
 def match_files(patterns: pd.Series, files: Sequence[str]) -> tuple[pd.Series, pd.Series]:
-    """Find the one file that matches each filled pattern, or else one that differs only in Unicode form, case or
-    spaces.
+    """Find the one file that matches each filled pattern, or one that differs only in Unicode form, case or spaces.
 
     Args:
         patterns: filled patterns, from :func:`fill_pattern`.

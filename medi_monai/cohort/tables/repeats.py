@@ -1,5 +1,4 @@
-"""Find rows of a table that name the same image: those that repeat another row, and those that contradict each
-other."""
+"""Find rows of a table that name the same image: rows that repeat another one, and rows that contradict each other."""
 
 from __future__ import annotations
 

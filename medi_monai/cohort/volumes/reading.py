@@ -188,8 +188,7 @@ def _load(path: str | os.PathLike, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Return the voxels with their axes permuted and flipped to be nearest to RAS+, and their spacing; no
-    resampling."""
+    """Permute and flip the axes of voxels to be nearest to RAS+, without resampling; return voxels and spacing."""
     from monai.data import MetaTensor
     from monai.transforms import Orientation
 

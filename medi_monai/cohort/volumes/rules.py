@@ -55,8 +55,7 @@ class VolumeRules:
 
     @property
     def names(self) -> list[str]:
-        """A name for each slice taken from a volume: its index, or its position among the slices taken, as ``2 of
-        3``."""
+        """A name for each slice taken from a volume: its index, or its position among them, such as ``2 of 3``."""
         if isinstance(self.slices, int):
             return [f"{number + 1} of {self.slices}" for number in range(self.slices)]
         return [str(index) for index in self.slices]

@@ -1,4 +1,4 @@
-"""The alignment experiment: from captioned images to an aligned model, compared with two alternatives."""
+"""The alignment experiment: align a model trained on captioned images, and compare it with two alternatives."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["AlignmentExperiment", "alignment_experiment_run"]
 
 ROLES = ("guide", "validation", "judge")
 TO_CHOOSE_FROM = "to choose from"
-#: folders of arms that are not the output of sampling neutral prompts
+#: output folders of arms that are not named ``neutral <arm>``
 FOLDERS = {"resampled": "resampled"}
-#: stages that determine the cost of an arm: those that ``before`` does not need, and its own sampling
+#: stages whose run time counts as the cost of an arm: those that ``before`` does not need, and sampling its images
 STAGES_OF = {
     "before": ("sampling neutral before",),
     "after": (
@@ -58,26 +58,27 @@ def alignment_experiment_run(
     """Prepare, train a model and classifiers, align, sample before and after with the same noise, and evaluate.
 
     Args:
-        bundle_root: folder of the bundle, as for :func:`run_experiment`.
-        output_dir: folder of the experiment, as for :func:`run_experiment`.
-        options: options by id, as for :func:`run_experiment`.
-        stage_options: options by stage, as for :func:`run_experiment`: ``training``, ``classifying``, ``sampling``,
-            ``aligning``, ``retraining``, ``resampling``, ``evaluation``.
+        bundle_root: folder of the bundle.
+        output_dir: folder of the experiment.
+        options: options by id; see :func:`run_experiment`.
+        stage_options: options by kind of stage: ``training``, ``classifying``, ``sampling``, ``aligning``,
+            ``retraining``, ``resampling``, ``evaluation``; see :func:`run_experiment`.
         reference_dir: ``dataset_dir`` of real images with the target shares; None compares with the cohort.
         num_images: number of images before and after tuning, for neutral prompts and for prompts that name the
             attribute.
         alternatives: whether to include two alternatives: ``retrained``, the model trained further on real images
             resampled to the target, and ``resampled``, images of the untuned model selected by the guide.
         num_candidates: number of images from which ``resampled`` selects, drawn with separate noise.
-        max_parallel_stages: maximum number of parallel stages, as for :func:`run_experiment`.
+        max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json`` of the evaluation.
 
     Raises:
-        InputError: as for :func:`run_experiment`; also without templates and prompts, and for an impossible target:
-            invalid shares before any stage, unknown values and prompts that are not neutral after preparing.
-        RunStopped: as for :func:`run_experiment`.
+        InputError: see :func:`run_experiment`; also if there are neither templates nor prompts, or the target has
+            invalid shares (before any stage), and for a target with unknown values or prompts that are not neutral
+            (after preparing).
+        RunStopped: see :func:`run_experiment`.
     """
     experiment = AlignmentExperiment(reference_dir, num_images, num_candidates if alternatives else None)
     return run_experiment(experiment, bundle_root, output_dir, options, stage_options, max_parallel_stages)
@@ -88,9 +89,9 @@ class AlignmentExperiment:
     """Stages and page of the alignment experiment; see :class:`medi_monai.runs.experiment.run.Experiment`.
 
     Args:
-        reference_dir: data set with the target shares, as for :func:`alignment_experiment_run`.
-        num_images: number of images, as for :func:`alignment_experiment_run`.
-        num_candidates: number of candidates, as for :func:`alignment_experiment_run`; None for no alternatives.
+        reference_dir: data set with the target shares; see :func:`alignment_experiment_run`.
+        num_images: number of images; see :func:`alignment_experiment_run`.
+        num_candidates: number of images from which ``resampled`` selects; None to omit both alternatives.
     """
 
     reference_dir: str | None
@@ -99,7 +100,7 @@ class AlignmentExperiment:
     config = "align.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Refuse options that late stages would refuse, and copy a file of prompts into the folder."""
+        """Refuse options that a later stage would refuse, and copy a file of prompts into the output folder."""
         if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
             raise InputError(
                 "the experiment samples prompts that leave the attribute open, which `templates` make, and there are "
@@ -109,7 +110,7 @@ class AlignmentExperiment:
         return {**options, "prompts": _kept_prompts(options["prompts"], output)}
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Yield preparing; after a check of target and prompts against the cohort, all up to sampling; evaluation."""
+        """Yield preparing; then, after checks against the cohort, training to sampling; then evaluation."""
         output, options, aligning = run.output, run.options, run.stage_options["aligning"]
         yield _preparation(output, self.reference_dir)
         training = captioned_cohort(Cohort.read(output / "cohort"))
@@ -128,7 +129,7 @@ class AlignmentExperiment:
 
 
 def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> None:
-    # errors of later stages are raised before hours of training
+    # raise errors that later stages would raise only after hours of training
     if options["attribute"] is None:
         raise InputError("the experiment aligns an attribute: name it with --attribute")
     aligning = stage_options["aligning"]
@@ -142,10 +143,10 @@ def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, 
 
 
 def _kept_prompts(prompts: Any, output: Path) -> Any:
-    """A file of prompts as a copy that is named by its content: with other prompts, stages have other options."""
+    """Copy a file of prompts under a name that depends on its content, so that options of stages change with it."""
     if not isinstance(prompts, str) or prompts == NEUTRAL:
         return prompts
-    # says what is wrong with it
+    # raises an error if the file is invalid
     read_prompts(prompts)
     copy = output / f"prompts-{file_digest(prompts)[:8]}{Path(prompts).suffix}"
     with atomic_path(copy) as path:
@@ -154,7 +155,7 @@ def _kept_prompts(prompts: Any, output: Path) -> Any:
 
 
 def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int) -> bool:
-    """Refuse prompts that are not neutral before any training, and return whether captions name all subgroups."""
+    """Refuse prompts that are not neutral, before any training; return whether captions name all subgroups."""
     wanted = num_images, lambda: training, options["templates"], options["attribute"]
     given, neutral = (len(prompt_plan(options["prompts"], *wanted, neutral=only)) for only in (False, True))
     if neutral < given:
@@ -175,7 +176,7 @@ def _check_prompts(training: Cohort, options: Mapping[str, Any], num_images: int
 
 
 def _with_costs(stage: Stage, run: RunContext) -> Stage:
-    """Return the evaluation stage with the cost of each arm, without an arm for which no images could be selected."""
+    """Return the evaluation stage with the cost of each arm, without ``resampled`` if it could select no images."""
     output, seconds = run.output, run.seconds
     arms = dict(stage.options["arms"])
     costs: dict[str, dict[str, Any]] = {
@@ -221,7 +222,15 @@ def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
 
 
 def _stages(output: Path, num_images: int, num_candidates: int | None, seed: int, named: bool) -> list[Stage]:
-    """Return the stages from training to sampling, those needed by most others first; None for no alternatives."""
+    """Return the stages from training to sampling, those needed by most others first.
+
+    Args:
+        output: folder of the experiment.
+        num_images: number of images of each sampling.
+        num_candidates: number of candidates of ``resampled``; None to omit the alternatives.
+        seed: random seed of the experiment.
+        named: whether to also sample prompts that name the attribute.
+    """
     models, aligned = output / "models", output / "models" / "aligned"
     before, after = ("training",), ("aligning",)
     others = [] if num_candidates is None else _alternatives(output, num_images, num_candidates, seed)
@@ -257,7 +266,7 @@ def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int)
                 "init_from": models / "model.pt", "output_dir": output / "retraining",
             }, ("training",), "retraining",
         ),
-        # with another seed, because the noise of `before` would give identical images
+        # a different seed, because with the noise of `before`, the images would be identical
         _sampling(output, chosen_from, models, num_candidates, ("training",), seed=seed + 1),
         Stage(
             "resampling", "resampling", ["resample.json"], resampled / "summary.json", {

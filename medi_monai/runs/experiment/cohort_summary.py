@@ -1,4 +1,4 @@
-"""Summary of a cohort in ``experiment.json``."""
+"""Summarize a cohort for ``experiment.json``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def summarize_cohort(cohort: Cohort, columns: Sequence[str], folder: str) -> Coh
     """Count a cohort by split, and its combinations by whether they occur in training.
 
     Args:
-        cohort: cohort with its split; rows excluded by the split scheme do not count.
+        cohort: cohort with its split; rows in ``excluded`` are ignored.
         columns: label, followed by the attributes.
         folder: folder of the cohort, as named in results.
     """

@@ -1,4 +1,4 @@
-"""The metadata experiment: from a cohort to a comparison of MeDi and CLS with equal training and sampling budgets."""
+"""The metadata experiment: compare MeDi and CLS on a cohort, with equal training and sampling budgets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["ARMS", "MetadataExperiment", "metadata_experiment_run", "metadata_stages"]
 
-#: arms of an experiment, with the overlays of their configs
+#: arms of the experiment, each with the overlays of its configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
 
 
@@ -45,19 +45,19 @@ def metadata_experiment_run(
     """Prepare, train and sample both arms, evaluate and probe; write ``experiment.json`` and ``report.html``.
 
     Args:
-        bundle_root: folder of the bundle, as for :func:`run_experiment`.
-        output_dir: folder of the experiment, as for :func:`run_experiment`.
-        options: options by id, as for :func:`run_experiment`.
-        stage_options: options by stage, as for :func:`run_experiment`: ``preparing``, ``training``, ``sampling``,
-            ``probing``.
-        max_parallel_stages: maximum number of parallel stages, as for :func:`run_experiment`.
+        bundle_root: folder of the bundle.
+        output_dir: folder of the experiment.
+        options: options by id; see :func:`run_experiment`.
+        stage_options: options by kind of stage: ``preparing``, ``training``, ``sampling``, ``probing``; see
+            :func:`run_experiment`.
+        max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
 
     Returns:
         The content of ``experiment.json``.
 
     Raises:
-        InputError: as for :func:`run_experiment`.
-        RunStopped: as for :func:`run_experiment`.
+        InputError: see :func:`run_experiment`.
+        RunStopped: see :func:`run_experiment`.
     """
     return run_experiment(MetadataExperiment(), bundle_root, output_dir, options, stage_options, max_parallel_stages)
 
@@ -68,7 +68,7 @@ class MetadataExperiment:
     config = "class_only.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Refuse options that late stages would refuse, before hours of training."""
+        """Refuse options that a later stage would refuse only after hours of training."""
         for name in options["baselines"]:
             if name not in BASELINES:
                 raise unknown_value("baseline", name, BASELINES)
@@ -85,7 +85,7 @@ class MetadataExperiment:
         return dict(options)
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Yield one list with all stages: which stages there are does not depend on results."""
+        """Yield one list with all stages, as none of them depends on results of others."""
         yield metadata_stages(run.output, run.options["class_only_guidance"])
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
@@ -128,14 +128,15 @@ class MetadataExperiment:
 
 
 def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
-    """Return preparing, training and sampling of each arm, evaluation and probing, in one folder.
+    """Return the stages: preparing, training and sampling of each arm, evaluation and probing.
 
     Args:
         output: folder of the experiment.
-        class_only_guidance: guidance by the label of the class-only arm, which may differ from that of the other.
+        class_only_guidance: scale of the guidance by the label in the class-only arm; that of the other arm is a
+            setting of sampling.
     """
     cohort = output / "cohort"
-    # the last file written: the table itself may be CSV or, for a large cohort, Parquet
+    # not the cohort table, which may be CSV or Parquet: the summary is always written, and last
     prepared = cohort / "summary.json"
     stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
     for arm, overlay in ARMS.items():

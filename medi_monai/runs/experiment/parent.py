@@ -1,6 +1,6 @@
-"""Imported first by the process from which the runs of an experiment are forked: it ends as soon as it is not needed.
+"""Make the process from which the runs of an experiment are forked end immediately when it is no longer needed.
 
-Otherwise, Python would clear all modules that it has imported, a second of computing after the experiment is done.
+It imports this module first. Otherwise, Python would spend a second on clearing its modules after the experiment.
 """
 
 import atexit
@@ -10,7 +10,7 @@ _PID = os.getpid()
 
 
 def _end() -> None:
-    # runs, which are its copies, end as they would otherwise, with their own exit codes
+    # only in the original process: the runs forked from it end normally, with their own exit codes
     if os.getpid() == _PID:
         os._exit(0)
 

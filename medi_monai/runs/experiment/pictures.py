@@ -1,4 +1,4 @@
-"""Figures in the report of the metadata experiment: samples side by side."""
+"""Draw the grid of samples in the report of the metadata experiment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from medi_monai.utils.seeding import seed_from
 
 __all__ = ["sample_grid"]
 
-#: number of combinations in the grid of samples, and of images for each
+#: maximum number of combinations in the grid, and of images of each combination and arm
 MAX_ROWS, PER_CELL = 12, 8
 
 
 def sample_grid(
     cohort: Cohort, sampling_dirs: Mapping[str, Path], columns: Sequence[str], image_size: int
 ) -> np.ndarray:
-    """Show real images and those of each arm side by side, with combinations not in training first.
+    """Draw real images and those of each arm side by side, for combinations that all have; those not in training first.
 
     Args:
         cohort: cohort with its split.

@@ -1,4 +1,4 @@
-"""Run a bundle in its own process, without importing everything again."""
+"""Run a bundle in a separate process, without importing all packages again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medi_monai.utils.errors import report_user_errors
 
 __all__ = ["interrupt", "start_bundle"]
 
-#: modules that each run needs, imported once by the process from which all runs are forked
+#: modules that runs need; the process from which all runs are forked imports them once
 PRELOADED = [
     "medi_monai.runs.experiment.parent",
     "monai.bundle",
@@ -46,7 +46,7 @@ PRELOADED = [
     "tensorboard.summary",
 ]
 
-#: bytes in the path of a socket of Unix, at most (104 with its end on macOS)
+#: maximum length of the path of a Unix socket in bytes (104 on macOS, including the terminating null byte)
 LONGEST_SOCKET = 103
 
 
@@ -55,13 +55,13 @@ def start_bundle(
 ) -> BaseProcess:
     """Start ``python -W ignore -m monai.bundle`` and return its process, whose exit code is that of the run.
 
-    A run does not share memory with this process. Importing MONAI takes several seconds, which an experiment of many
-    runs needs only once: if the system can fork, runs start as copies of a process that has done only the imports.
+    A run does not share memory with this process. Importing MONAI takes several seconds; if the system can fork, runs
+    start as copies of a process that has only done the imports, so an experiment with many runs imports it once.
 
     Args:
         arguments: arguments of the command line.
-        threads: number of threads of the run, as with ``OMP_NUM_THREADS``; by default as many as this process has.
-        log: file to which its output is appended; with None, it prints to the output of this process.
+        threads: number of threads of the run, as with ``OMP_NUM_THREADS``; None for the default of this process.
+        log: file to which the output of the run is appended; None to print to the output of this process.
     """
     forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
@@ -76,25 +76,25 @@ def start_bundle(
 
 
 def _has_room_for_socket() -> bool:
-    # of the process that forks, below the folder for temporary files
+    # the socket of the process that forks is below the folder for temporary files
     return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") <= LONGEST_SOCKET
 
 
 def interrupt(process: BaseProcess) -> None:
-    """Interrupt a run like Ctrl-C, which reaches only the waiting process; a training then saves its state."""
+    """Interrupt a run as Ctrl-C does, so that a training saves its state; Ctrl-C itself reaches only this process."""
     if process.pid is not None and process.is_alive():
         os.kill(process.pid, _stop_signal())
 
 
 def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
-    # also for what happens before the bundle sets it
+    # set the hook here as well, for errors before the bundle sets it
     report_user_errors()
     try:
         Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
         if hasattr(os, "setpgrp"):
-            # a second Ctrl-C ends a run at once: it has to hear of each once, from who waits for it
+            # a second Ctrl-C ends a run at once, so each must reach it only once, from the process that waits for it
             os.setpgrp()
-        # what loads data in a run starts its workers as in any other run
+        # data loaders in the run start their workers with the default method, as in any other run
         multiprocessing.set_start_method(None, force=True)
         warnings.simplefilter("ignore")
         if log is not None:
@@ -104,7 +104,7 @@ def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
         sys.argv = ["monai.bundle", *arguments]
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
     except Exception:
-        # multiprocessing would print a traceback also where a run has set a hook for users' mistakes
+        # call the hook that prints user errors in one line; multiprocessing would always print a traceback
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -114,26 +114,26 @@ def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
 
 def _print_into(log: str) -> None:
     file = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    # the descriptors too, for processes that the run starts and for what holds the streams of before
+    # redirect the descriptors too, for processes that the run starts and for code that holds the original streams
     for descriptor in (1, 2):
         os.dup2(file.fileno(), descriptor)
     sys.stdout = sys.stderr = file
 
 
 def _compute_with(threads: int) -> None:
-    # of what the run starts, of torch, and of BLAS and OpenMP libraries that are loaded
+    # for processes that the run starts, for PyTorch, and for BLAS and OpenMP libraries that are already loaded
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
 
 
 def _end_with(parent: Any) -> None:
-    # as by Ctrl-C: nobody would wait for this run or stop it
+    # when the parent dies, end as by Ctrl-C, because nothing else would stop this run
     wait([parent.sentinel])
     os.kill(os.getpid(), _stop_signal())
 
 
 def _stop_signal() -> signal.Signals:
-    # what a shell has started in the background may not hear Ctrl-C
+    # processes that a shell started in the background may ignore SIGINT
     deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
     return signal.SIGTERM if deaf else signal.SIGINT

@@ -1,4 +1,4 @@
-"""The run ``experiment``: stages of a bundle, each done once, and the results and page of the experiment."""
+"""The run ``experiment``: run stages of a bundle, each once, and write the results and page of the experiment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medi_monai.utils.run_dir import finish_run
 
 __all__ = ["Experiment", "Outcome", "RunContext", "run_experiment"]
 
-#: results of an experiment
+#: type of the results of an experiment
 R = TypeVar("R", covariant=True)
 
 
@@ -27,9 +27,9 @@ class RunContext:
 
     Attributes:
         output: folder of the experiment.
-        options: options by id; each stage takes those in its config.
-        stage_options: options for a single kind of stage.
-        seconds: run time of each stage so far, by name; None for a stage that never ran.
+        options: options by id; each stage gets those that are ids of its config.
+        stage_options: options by kind of stage.
+        seconds: run time so far of each stage by name, in seconds; None for a stage that never ran.
     """
 
     output: Path
@@ -39,7 +39,7 @@ class RunContext:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All options in one mapping, those of a single kind of stage as ``kind: name``."""
+        """All options in one mapping; options of a single kind of stage have the key ``kind: name``."""
         own = {f"{kind}: {name}": v for kind, options in self.stage_options.items() for name, v in options.items()}
         return {**self.options, **own}
 
@@ -49,9 +49,9 @@ class Outcome(Generic[R]):
     """Outcome of an experiment.
 
     Attributes:
-        results: results that it wrote.
-        figures: figures for the summary.
-        digests: SHA-256 of its inputs.
+        results: results that the experiment wrote.
+        figures: figures for ``summary.json``.
+        digests: SHA-256 of the inputs.
         page: path of the report.
     """
 
@@ -62,17 +62,17 @@ class Outcome(Generic[R]):
 
 
 class Experiment(Protocol[R]):
-    """Interface of an experiment: its stages, checks and page."""
+    """Interface of an experiment: its checks, stages and page."""
 
     @property
     def config(self) -> str:
-        """A config file that only bundles with this experiment have."""
+        """Name of a config file that only bundles with this experiment have."""
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Return the options of the stages, or raise an :class:`InputError` for one that a late stage would refuse."""
+        """Return the options of the stages; raise an :class:`InputError` for one that a later stage would refuse."""
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
-        """Yield lists of stages; each list is run before the next one is requested."""
+        """Yield lists of stages; all stages of a list are done before the next list is requested."""
 
     def finish(self, run: RunContext) -> Outcome[R]:
         """Read the results of the stages and write the page."""
@@ -95,9 +95,10 @@ def run_experiment(
         experiment: stages, checks and page of the experiment.
         bundle_root: folder of the bundle.
         output_dir: folder of the experiment.
-        options: options by id; each stage takes those in its config.
-        stage_options: options for a single kind of stage, if several kinds have an option of the same name.
-        max_parallel_stages: maximum number of independent stages that run in parallel; None for two on a CPU.
+        options: options by id; each stage gets those that are ids of its config.
+        stage_options: options by kind of stage, which only stages of this kind get; they take precedence.
+        max_parallel_stages: maximum number of independent stages that run in parallel; None for two on a CPU and one on
+            a GPU.
 
     Returns:
         The results of the experiment.
@@ -105,7 +106,7 @@ def run_experiment(
     Raises:
         InputError: for a folder without the bundle; before the first stage, for an option that a late stage would
             refuse; and if the images of ``dataset_dir`` have changed since earlier stages were run.
-        RunStopped: if a stage failed; its own message gives the reason, and the same command resumes.
+        RunStopped: if a stage failed; the stage prints the reason, and repeating the command resumes the experiment.
     """
     bundle, output = Path(bundle_root).resolve(), Path(output_dir).resolve()
     if not (bundle / "configs" / experiment.config).is_file():

@@ -18,7 +18,7 @@ from medi_monai.utils.errors import InputError, RunStopped
 
 __all__ = ["Schedule"]
 
-#: seconds between checks of the output of parallel stages
+#: seconds between checks for new output of parallel stages
 POLL = 0.2
 
 
@@ -26,21 +26,21 @@ class Schedule:
     """Runs each stage as soon as the stages that it needs are done.
 
     For small networks, two threads are less than twice as fast as one, so two parallel stages with one thread each take
-    less time than two successive stages with two threads. The number of threads does not depend on which other stages
-    happen to run: a stage that every other stage needs or is needed by has all threads, and any other its share, so
-    that the same command gives the same result. Parallel stages print to ``stages/NAME.log``, and the logs are shown
-    here one after the other.
+    less time than two successive stages with two threads each. To make results reproducible, the number of threads of a
+    stage does not depend on which other stages happen to run: a stage gets all threads if every other stage depends on
+    it or it on them; any other stage gets an equal share. Parallel stages print to ``stages/NAME.log``, and these logs
+    are printed here one after the other.
 
     Args:
         bundle: folder of the bundle.
         output: folder of the experiment.
-        options: options by id; each stage takes those in its config.
-        stage_options: options for a single kind of stage.
+        options: options by id; each stage gets those that are ids of its config.
+        stage_options: options by kind of stage.
         max_parallel: maximum number of parallel stages; by default 2, or 1 if ``options["device"]`` is not a CPU or
             there is only one thread.
 
     Attributes:
-        seconds: run time of each stage by name, including that of stages done earlier.
+        seconds: run time of each stage by name, in seconds, including stages that were already done.
     """
 
     def __init__(
@@ -61,11 +61,14 @@ class Schedule:
         self._shown = _Shown()
 
     def run(self, stages: Sequence[Stage]) -> None:
-        """Run the stages that are not done, earlier ones first if more could start than may run in parallel.
+        """Run the stages that are not done yet; among those that are ready, earlier ones in the list start first.
+
+        Args:
+            stages: stages, which may need each other or stages of earlier calls.
 
         Raises:
-            InputError: if the images that a stage was made from have changed.
-            RunStopped: if a stage failed, once the stages in parallel have finished.
+            InputError: if the images of a data set have changed since the cohort was prepared from them.
+            RunStopped: if a stage failed; raised once the stages that run in parallel have finished.
         """
         waiting = list(stages)
         running: list[StageRun] = []
@@ -98,7 +101,7 @@ class Schedule:
                 self._stop(running)
         if failure is not None:
             raise failure
-        # in the order of the stages, not in the order in which they ended
+        # list run times in the order of the stages, not in the order in which they ended
         self.seconds |= {stage.name: self.seconds.pop(stage.name) for stage in stages}
 
     def _stop(self, running: Sequence[StageRun]) -> None:
@@ -140,7 +143,7 @@ class Schedule:
 
 
 class _Shown:
-    """Prints the logs of parallel runs, one run after the other."""
+    """Prints the logs of parallel stages, one stage after the other."""
 
     def __init__(self) -> None:
         self._runs: deque[StageRun] = deque()
@@ -149,11 +152,11 @@ class _Shown:
 
     @property
     def busy(self) -> bool:
-        """Whether the log of a run is being shown."""
+        """Whether the log of a stage is being printed."""
         return bool(self._runs)
 
     def shows(self, run: StageRun) -> bool:
-        """Return whether the run's output is visible: it is being shown, or prints here itself."""
+        """Return whether a stage's output is visible: it has no log, or its log is the one being printed."""
         return run.log is None or (self.busy and self._runs[0] is run)
 
     def add(self, run: StageRun) -> None:
@@ -161,7 +164,7 @@ class _Shown:
             self._runs.append(run)
 
     def note(self, text: str) -> None:
-        """Print a separate line."""
+        """Print a text on a line of its own."""
         self._print(("\n" if self._within_line else "") + text + "\n")
 
     def show(self) -> None:
@@ -179,7 +182,7 @@ class _Shown:
             self._decoder.reset()
 
     def _print(self, text: str) -> None:
-        # what nobody reads, as in a pipe that is closed, is in the logs
+        # ignore errors, such as of a closed pipe: the output is also in the logs
         if text and sys.stdout is not None:
             with suppress(OSError, ValueError):
                 coding = sys.stdout.encoding or "utf-8"
@@ -189,7 +192,7 @@ class _Shown:
 
 
 def _alone(stage: Stage, stages: Sequence[Stage]) -> bool:
-    """Return whether every other stage needs this stage, or is needed by it."""
+    """Return whether this stage can never run in parallel: every other stage depends on it, or it on them."""
     needs = {other.name: set(other.needs) for other in stages}
     for _ in stages:
         needs = {name: own.union(*(needs.get(needed, set()) for needed in own)) for name, own in needs.items()}

@@ -1,4 +1,4 @@
-"""Stages of an experiment: each is a run of the bundle in its own process, and is done once."""
+"""Stages of an experiment: each is a run of the bundle in a separate process, and is run only once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stage:
 
     Attributes:
         name: name of the stage.
-        run_id: run id of the bundle.
+        run_id: id of the run, such as ``training``.
         configs: names of its config files.
         result: last file that it writes.
         options: options of this stage only.
@@ -51,19 +51,19 @@ class Stage:
 
 
 class StageRun:
-    """A stage with its options and its process.
+    """A stage of an experiment with its options, its process, and the record of whether it is done.
 
     Args:
         bundle: folder of the bundle.
         output: folder of the experiment.
         stage: stage to run.
-        options: options by id; the stage takes those in its config.
-        stage_options: options for a single kind of stage.
+        options: options by id; the stage gets those that are ids of its config.
+        stage_options: options by kind of stage.
         before: digests of the stages that it needs.
 
     Attributes:
         digest: digest of everything that the stage depends on.
-        log: file of its output; None for the terminal.
+        log: file of its output; None if it prints to the terminal.
         ended: whether :meth:`end` was called.
     """
 
@@ -82,12 +82,12 @@ class StageRun:
         self._bundle, self._output = bundle, output
         self._files = [bundle / "configs" / name for name in stage.configs]
         known = read_configs(self._files, bundle / "configs")
-        # settings in the overlay of an arm are not overridden
+        # options do not override settings in the overlay of an arm
         fixed = {name for file in self._files[1:] for name in read_config_file(file)}
         given = {name: value for name, value in options.items() if name in known and name not in fixed}
         own = {name: str(value) if isinstance(value, Path) else value for name, value in stage.options.items()}
         self._settings = {**given, **stage_options.get(stage.kind or stage.run_id, {}), **own}
-        # independent of the experiment's location
+        # the digest does not depend on where the folder of the experiment is
         self.digest = json_digest({"settings": _seen_from(output, self._settings), "before": list(before)})
         self._record = output / "stages" / f"{stage.name.replace(' ', '_')}.json"
         self._known: dict[str, Any] = read_json(self._record) if self._record.is_file() else {}
@@ -96,12 +96,12 @@ class StageRun:
 
     @property
     def seconds(self) -> float | None:
-        """Run time so far in seconds; None if it never ran."""
+        """Run time so far in seconds; None if the stage never ran."""
         return self._known.get("seconds")
 
     @property
     def sentinel(self) -> int:
-        """Handle that becomes ready once the process has ended."""
+        """Handle of the process to wait for; it becomes ready once the process has ended."""
         return self._process.sentinel
 
     def is_alive(self) -> bool:
@@ -109,10 +109,10 @@ class StageRun:
         return self._process.is_alive()
 
     def done(self) -> bool:
-        """Return whether the result exists and was made with these options.
+        """Return whether the result exists and was made with the same options and preceding stages.
 
         Raises:
-            InputError: if the images that it was made from have changed.
+            InputError: if the cohort is prepared, but its table or images have changed since.
         """
         done = self.stage.result.is_file() and self._known.get("digest") == self.digest
         if self.stage.run_id == "preparing":
@@ -125,13 +125,18 @@ class StageRun:
         return done
 
     def start(self, threads: int | None = None, to_log: bool = False) -> None:
-        """Start the process, if not :meth:`done`."""
+        """Start the process; call :meth:`done` first.
+
+        Args:
+            threads: number of threads; None for the default.
+            to_log: whether to write the output to a file, :attr:`log`.
+        """
         overlay = self._record.with_suffix(".options.json")
         resumed = {"resume": True} if self.stage.run_id in ("training", "aligning") and self._can_resume() else {}
         write_json(overlay, {**self._settings, **resumed})
         configs = [str(file) for file in (*self._files, overlay)]
         arguments = ["run", self.stage.run_id, "--bundle_root", str(self._bundle), "--config_file", str(configs)]
-        # an interrupted run with the same options counts as part of this one
+        # the time of an interrupted run with the same options is added to that of this one
         resumes = self._known.get("begun") == self.digest and not self._known.get("digest")
         self._spent: float = (self.seconds or 0.0) if resumes else 0.0
         self._known = {"digest": "", "begun": self.digest, "source": self._source, "seconds": self._spent}
@@ -142,18 +147,18 @@ class StageRun:
         command = f"python -W ignore -m monai.bundle {_shown(arguments)}"
         self._say(f"\n{self.stage.name}\n$ {command if threads is None else f'OMP_NUM_THREADS={threads} {command}'}")
         self._process = start_bundle(arguments, threads, self.log)
-        # the first of all runs has to wait until MONAI is imported
+        # measured from here, because the first run has to wait until MONAI is imported
         self._began = time.perf_counter()
 
     def interrupt(self) -> None:
-        """Stop the process like Ctrl-C."""
+        """Stop the process as Ctrl-C does."""
         interrupt(self._process)
 
     def end(self) -> None:
-        """Wait for the process, and record its run time and whether the stage is done.
+        """Wait for the process to end, and record its run time and whether the stage is done.
 
         Raises:
-            RunStopped: if it failed.
+            RunStopped: if the stage failed.
         """
         self._process.join()
         code, self.ended = self._process.exitcode, True
@@ -173,13 +178,13 @@ class StageRun:
             print(text, flush=True)
 
     def _can_resume(self) -> bool:
-        # a training that was started with the same options
+        # only if the training was started with the same options and has saved a checkpoint
         begun = self._known.get("begun") == self.digest
         return begun and bool(saved_checkpoints(self.stage.result.parent))
 
 
 def _seen_from(output: Path, value: Any) -> Any:
-    """Return settings with paths in the folder of the experiment made relative to it."""
+    """Return settings in which paths inside the folder of the experiment are made relative to it."""
     if isinstance(value, Mapping):
         return {name: _seen_from(output, option) for name, option in value.items()}
     if isinstance(value, (list, tuple)):
@@ -196,7 +201,7 @@ def _end_of(code: int | None) -> str:
 
 
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
-    """Return a digest of the table and all images in it; ``None`` for the demo cohorts, which are generated."""
+    """Return a digest of the source's settings, table and images; None for the demo cohorts, which are generated."""
     root = settings["dataset_dir"]
     if root in (None, DEMO_BALANCED):
         return None

@@ -1,4 +1,4 @@
-"""``medi_monai init``: looks at a folder or table and proposes the overlay of a cohort."""
+"""The command ``medi_monai init``: look at a folder or table, and propose the overlay of a cohort."""
 
 from medi_monai.runs.init.command import main
 

@@ -1,4 +1,4 @@
-"""Columns of a table recognized by their names and their cells."""
+"""Recognize the columns of a table by their names and cells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from medi_monai.utils.text import look_alikes, number_in
 
 __all__ = ["Recognized", "recognize"]
 
-#: how names of identifiers begin or end
+#: words with which the names of columns of identifiers begin or end
 NUMBER = "id|nos?|nr|num(?:mer|ber)?|key|code|name|uid|barcode|pseudonym|kennung|submitter_id"
 BEFORE, ID = f"(?:(?:{NUMBER}|n)_)?", f"(?:_?(?:{NUMBER}))?"
-#: what a column is, by its name in lower case with ``_`` between its words; the first that fits
+#: patterns of column names (lower case, words joined by ``_``) by what the column means; the first that matches counts
 NAMES = {
     "mpp": r"mpp|.*microns?_per_pixel.*|pixel_?(?:size|spacing).*|.*um_px.*",
     "split": r"split|fold|subset|partition|set",
@@ -37,28 +37,28 @@ NAMES = {
     r"klasse|klassifikation|tumor(?:art|typ|entitat)|group|gruppe|condition",
 }
 ATTRIBUTES = ("center", "sex", "age", "race", "scanner", "stain")
-#: values that a class or an attribute has at most
+#: maximum number of values of a class or an attribute
 MAX_VALUES = 60
-#: additional words for missing data in tables of hospitals
+#: additional words for missing data that occur in tables of hospitals
 MORE_WORDS = {"n/a", "n.a.", "?", "-", "missing", "null", "k.a.", "unbekannt", "not specified", "#n/a", "."}
-#: names that a cohort has already
+#: names of built-in columns of a cohort
 TAKEN = {*BUILT_IN, "caption"}
 
 
 @dataclass
 class Recognized:
-    """The columns of a table.
+    """What was recognized in the columns of a table.
 
     Args:
-        roles: of ``patient``, ``slide``, ``mpp``, ``caption``, the column.
-        label: its name in the cohort, or None.
-        attributes: names in the cohort.
-        mapping: rules of the cohort's columns that are not taken as they are.
-        missing: words that mean missing data, if there are others than the usual ones.
-        sexes: values of the column of sex.
+        roles: column for each of the roles ``patient``, ``slide``, ``mpp`` and ``caption`` that was recognized.
+        label: name of the label in the cohort, or None.
+        attributes: names of the attributes in the cohort.
+        mapping: rules for columns of the cohort that are not copied unchanged.
+        missing: words for missing data, if there are others besides the usual ones, else None.
+        sexes: values in the column of the sex.
         mpp: largest number in the column of microns per pixel, or None.
-        left_out: other columns, and why.
-        checks: what the user should look at.
+        left_out: columns that are not used, each with the reason.
+        checks: notes on what the user should check.
     """
 
     roles: dict[str, str] = field(default_factory=dict)
@@ -73,11 +73,11 @@ class Recognized:
 
 
 def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
-    """Sort the columns of a table.
+    """Recognize the roles, label and attributes among the columns of a table.
 
     Args:
-        cells: the table.
-        taken: columns that name the images.
+        cells: the table, with cells as strings.
+        taken: columns that are already used to name the images.
     """
     found = Recognized()
     words = {word for name in cells for word in cells[name].str.strip().str.lower().unique() if word in MORE_WORDS}
@@ -126,7 +126,7 @@ def recognize(cells: pd.DataFrame, taken: Iterable[str] = ()) -> Recognized:
 def _kind(name: str) -> str | None:
     words = unicodedata.normalize("NFKD", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
     words = "".join(sign for sign in words if not unicodedata.combining(sign))
-    # "Sex (M/F)" and "Age [years]": with and without what explains the name
+    # try names such as "Sex (M/F)" and "Age [years]" with and without the part in brackets
     for text in (words, re.sub(r"[(\[].*?[)\]]", " ", words)):
         plain = re.sub(r"[\W_]+", "_", text.lower()).strip("_")
         if kind := next((kind for kind, pattern in NAMES.items() if re.fullmatch(pattern, plain)), None):

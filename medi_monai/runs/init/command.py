@@ -18,7 +18,7 @@ from medi_monai.utils.errors import InputError, report_user_errors
 
 __all__ = ["main", "overlay_text"]
 
-#: texts that YAML needs no quotes for
+#: matches text that needs no quotes in YAML
 PLAIN = re.compile(r"[A-Za-z][\w.-]*(?: [\w.-]+)*")
 
 
@@ -69,7 +69,7 @@ def _init(target: Path, output: Path | None) -> None:
 
 
 def next_command(bundle: str, overlay: Path) -> str:
-    """The command that prepares the cohort."""
+    """Return the command that prepares the cohort, with paths of the bundle's config and the overlay."""
     places = [Path("bundles"), Path(__file__).resolve().parents[3] / "bundles"]
     root = next((place / bundle for place in places if (place / bundle).is_dir()), Path("bundles") / bundle)
     config = root / "configs" / "prepare.json"
@@ -79,7 +79,7 @@ def next_command(bundle: str, overlay: Path) -> str:
 
 
 def overlay_text(proposal: Proposal) -> str:
-    """The overlay as YAML with comments."""
+    """Return a proposed overlay as YAML with comments."""
     lines = [
         "# A cohort, as `medi_monai init` proposes it: please check each line. docs/your_data.md explains them all.",
         "# Use this overlay after the config of each run, from preparing to experiment.",
@@ -98,7 +98,7 @@ def overlay_text(proposal: Proposal) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value in YAML's flow style."""
+    """Return a value in YAML's flow style."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{flow(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):

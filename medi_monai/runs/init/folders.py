@@ -1,4 +1,4 @@
-"""Patterns of folders and file names, guessed without a table: ``{diagnosis}/{center}/{patient}_*.png``."""
+"""Guess the pattern of image paths without a table, such as ``{diagnosis}/{center}/{patient}_*.png``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from medi_monai.runs.init.parts import (
 
 __all__ = ["COMMON", "guess_pattern", "guess_volume_pattern", "sequence_rank"]
 
-#: a number of a patient, unlike that of a class, a grade or a magnification
+#: matches numbers of patients, which are longer than those of classes, grades or magnifications
 NUMBER = re.compile(r"0\d+|\d{4,}")
 DIGITS = re.compile(r"\d")
 NAMES = ("diagnosis", "center", "group", "subgroup")
 
 
 def guess_pattern(images: Sequence[str]) -> str:
-    """A pattern of columns for images in folders: ``{diagnosis}/{center}/{patient}_*.png``."""
+    """Guess a pattern with columns for the paths of images, such as ``{diagnosis}/{center}/{patient}_*.png``."""
     paths = common_depth(images)
     levels = len(paths[0]) - 1
     columns = [_level(paths, level) for level in range(levels)]
@@ -48,14 +48,14 @@ def guess_pattern(images: Sequence[str]) -> str:
         else:
             folders.append(f"{{{names[level]}}}" if names[level] != "*" else "*")
     pattern = "/".join([*folders, _file_name(paths, set(names.values()))])
-    # without a column at all, the file is the slide
+    # without any column, the last star, which matches the file name, becomes the column `slide`
     return pattern if "{" in pattern else pattern[::-1].replace("*", "}edils{", 1)[::-1]
 
 
 def _level(paths: list[list[str]], level: int) -> str:
     values = {path[level] for path in paths}
     if len(values) == 1:
-        # one folder around all, or a class alone: a constant names nothing
+        # a folder that contains all images, or the only class, distinguishes nothing
         return "constant"
     if {value.lower() for value in values} <= SPLITS:
         return "*"
@@ -81,14 +81,14 @@ def _class_and_center(paths: list[list[str]], crossed: list[int]) -> dict[int, s
 
 
 def _file_name(paths: list[list[str]], taken: set[str]) -> str:
-    """The pattern of the names of patches: of their words those that name a column, up to the last of these."""
+    """Return the pattern of the names of patch files, with columns for those of their words that have a role."""
     suffix = common_suffix([path[-1] for path in paths])
     if "patient" in taken or len(paths) < 2:
         return f"*{suffix}"
     stems = [stem_of(path[-1]) for path in paths]
     sign, words = tokens(stems)
     if not sign:
-        # names with different numbers of words: the first one alone
+        # if names have different numbers of words, consider only the first word
         sign = next((sign for sign in "_-" if all(sign in stem for stem in stems)), "")
         words = [[stem.split(sign)[0], ""] if sign else [] for stem in stems]
     columns = [list(values) for values in zip(*words)]
@@ -103,7 +103,7 @@ def _file_name(paths: list[list[str]], taken: set[str]) -> str:
 
 
 def _roles(columns: list[list[str]], folders: list[str], taken: set[str]) -> list[str | None]:
-    """What each word of the names is."""
+    """Return the role of each word of the file names, or None; ``columns`` has the values of each word."""
     roles: list[str | None] = [None] * len(columns)
     for index, values in enumerate(columns):
         role = role_of(values)
@@ -131,22 +131,29 @@ def _is_patient(
     before = set(columns[index - 1]) if index else set()
     if matches(PATIENT, values) or (len(before) == 1 and PATIENT_WORD.match(next(iter(before)))):
         return True
-    # a number that no two files share counts files, unless it stands first; a word for each folder repeats its name
+    # a number that is different in all files counts the files, unless it is the first word; with as many values as
+    # folders, the word repeats the name of the folder
     counts = index > 0 and not repeats(values)
     return len(set(values)) > max(2, len(set(folders))) and not counts and nested(values, keys)
 
 
-#: patients that there are at least, and scans that one has at most, where folders with digits are those of patients
+#: a level of folders with digits in their names is that of patients if it has more than this many folders and, on
+#: average, at most this many scans per folder
 MIN_PATIENTS, MAX_SCANS = 4, 10
-#: kinds of volumes of a patient at most; volumes of a kind that may be chosen, as a share of those of the most frequent
+#: maximum number of kinds of volumes; and the minimum frequency of a kind that is chosen, relative to the most frequent
+#: kind
 MAX_KINDS, COMMON = 30, 0.8
 MASK = re.compile(r"seg|mask|label|roi|gt", re.IGNORECASE)
-#: sequences in the order in which one is chosen
+#: MR sequences in order of preference
 SEQUENCES = ("flair", "t1ce", "t1c", "t1w", "t1", "t2w", "t2", "")
 
 
 def guess_volume_pattern(images: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """The pattern of one kind of volume per patient, its volumes, and the other kinds, which it leaves out."""
+    """Guess the pattern of one kind of volume per patient.
+
+    Returns:
+        The pattern, the paths of the volumes of this kind, and the names of the other kinds, which it does not match.
+    """
     paths = common_depth(images)
     stems = [stem_of(path[-1]) for path in paths]
     sign, words = tokens(stems)
@@ -190,16 +197,19 @@ def _patient_column(columns: list[list[str]], depth: int) -> int:
         session = matches(SESSION, values) and not matches(PATIENT, values)
         return several and matches(PATIENT, values), not session, len(set(values)), -index
 
-    # scans have names of their own below the folder of a patient
+    # prefer folders of patients: the names of scans below them are often more distinct
     folder = next((index for index in range(depth) if is_folder_of_patient(columns[index])), None)
     return folder if folder is not None else max(range(len(columns)), key=score)
 
 
 def _kinds(columns: list[list[str]], patient: int, depth: int) -> list[str]:
-    """The sequence of each volume: the last word of its name, if it says or a patient has several volumes."""
+    """Return the kind of each volume, or empty text.
+
+    The kind is the last word of its name, if it names a sequence or mask, or distinguishes the volumes of a patient.
+    """
     last = columns[-1]
     known = all(any(name in word.lower() for name in SEQUENCES[:-1]) or MASK.search(word) for word in last)
-    # a kind, unlike the number of a scan, is one of many patients
+    # a kind, unlike the number of a scan, occurs in many patients
     shared = 2 * len(last) >= len(set(last)) * len(set(columns[patient]))
     several = repeats(columns[patient]) and len(set(last)) <= MAX_KINDS and shared
     if len(columns) - 1 in (patient, depth - 1) or not (known or several):
@@ -225,5 +235,5 @@ def _shown(columns: list[list[str]], patient: int) -> list[str]:
 
 
 def sequence_rank(kind: str) -> int:
-    """The rank of a sequence in the order in which one is chosen."""
+    """Return the position of a kind of volume in the order of preference, :data:`SEQUENCES`."""
     return next(index for index, name in enumerate(SEQUENCES) if name in kind)

@@ -1,4 +1,4 @@
-"""Parts of paths: folders and the words of file names, and what they stand for."""
+"""Split paths into folders and the words of file names, and recognize what they stand for."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
     "tokens",
 ]
 
-#: signs between the words of a file name, in the order in which they are tried
+#: separators of the words of a file name, in the order in which they are tried
 SIGNS = "_- ."
-#: share of the values that have to look alike
+#: share of the values that has to be exceeded by those that match a pattern
 MOST = 0.5
-#: values that a class or a group has at most
+#: maximum number of values of a class or a group
 FEW = 20
 
-#: names of folders that are parts of a split, and those that say nothing
+#: names of folders that are parts of a split
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "holdout", "dev"}
 HOSPITAL = re.compile(
     r"hospital|clini[cq]|klinik|cent(?:er|re|rum)|zentrum|universi|institut|\bsite|spital|krankenhaus|h[oô]pital|^[hc]\d+$"
@@ -51,51 +51,50 @@ DISEASE = re.compile(
     re.I,
 )
 SEX = {"f", "m", "w", "female", "male", "woman", "man", "weiblich", "männlich"}
-#: words before the number of a patient
+#: words that precede the number of a patient
 ID = r"pat(?:ient(?:in)?)?|subj?(?:ect)?|case|fall|participant|proband|donor|pid|mrn"
 PATIENT = re.compile(rf"^(?:{ID}|p|pt|id)[ _.-]*\d+\w*$|^(?:{ID})-\w+$", re.I)
 PATIENT_WORD = re.compile(rf"^(?:{ID}|id)$", re.I)
-#: a visit, an examination or a repetition, of which a patient has several
+#: matches a visit, an examination or a repetition, of which a patient has several
 SESSION = re.compile(
     r"^(?:ses(?:sion)?|visit|timepoint|tp)[ _.-]\w+$|"
     r"^(?:ses|visit|scan|time|tp|run|acq|exam|study|series|mr|ct)[ _.-]?\d+$|^\d{8}$|^\d{4}-\d\d-\d\d",
     re.I,
 )
-#: the place of a tile in a slide
+#: matches a coordinate of a tile in a slide
 COORDINATE = re.compile(r"^[xyrc]?\d+(?:px)?$", re.I)
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file name, also ``.nii.gz``."""
+    """Return the suffix of a file name; ``.nii.gz`` counts as one suffix."""
     return name[-7:] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def stem_of(name: str) -> str:
-    """A file name without its suffix."""
+    """Return a file name without its suffix."""
     return name[: len(name) - len(suffix_of(name))]
 
 
 def common_depth(images: Sequence[str]) -> list[list[str]]:
-    """The images at the most frequent depth, each as its folders and its name."""
+    """Return the images at the most frequent folder depth, each as a list of its folders and its name."""
     depth = Counter(image.count("/") for image in images).most_common(1)[0][0]
     return [image.split("/") for image in images if image.count("/") == depth]
 
 
 def common_suffix(names: Sequence[str]) -> str:
-    """The suffix of all names, without regard to case; ``.*`` if there are several."""
+    """Return the suffix that all names share, regardless of case; ``.*`` if there are several."""
     suffixes = Counter(map(suffix_of, names))
     return suffixes.most_common(1)[0][0] if len({suffix.lower() for suffix in suffixes}) == 1 else ".*"
 
 
 def tokens(stems: Sequence[str]) -> tuple[str, list[list[str]]]:
-    """The words of file names that all have the same number of them.
+    """Split file names into words, with the first separator that gives all of them the same number of words.
 
     Args:
         stems: names without suffixes.
 
     Returns:
-        The sign between words, and the words of each name; an empty sign, and the whole names, if names have
-        different numbers of words.
+        The separator, and the words of each name; an empty separator and whole names if no separator works.
     """
     for sign in SIGNS:
         words = [stem.split(sign) for stem in stems]
@@ -105,7 +104,7 @@ def tokens(stems: Sequence[str]) -> tuple[str, list[list[str]]]:
 
 
 def role_of(values: Sequence[str]) -> str | None:
-    """The column that the values at one place of the paths are by their words; None if they do not say."""
+    """Return what most values at one position of the paths name: sex, scanner, center or diagnosis; None if unclear."""
     known = {value.lower() for value in values}
     if len(known) < 2:
         return None
@@ -118,24 +117,24 @@ def role_of(values: Sequence[str]) -> str | None:
 
 
 def matches(pattern: re.Pattern, values: Sequence[str]) -> bool:
-    """Whether most of the different values match."""
+    """Return whether a pattern is found in most of the distinct values."""
     known = {value.strip() for value in values}
     return sum(bool(pattern.search(value)) for value in known) > MOST * len(known)
 
 
 def is_group(values: Sequence[str]) -> bool:
-    """Whether values may be those of a group: few words, each several times, and no numbers or coordinates."""
+    """Return whether values may name groups: few words, each of which occurs several times, and no coordinates."""
     counts = Counter(values)
     return 2 <= len(counts) <= FEW and min(counts.values()) > 1 and not any(map(COORDINATE.match, counts))
 
 
 def repeats(values: Sequence[str]) -> bool:
-    """Whether some values occur more than once."""
+    """Return whether any value occurs more than once."""
     return len(set(values)) < len(values)
 
 
 def nested(values: Sequence[str], folders: Sequence[str]) -> bool:
-    """Whether nearly each value occurs in one folder only."""
+    """Return whether nearly every value occurs in only one folder."""
     above = defaultdict(set)
     for value, folder in zip(values, folders):
         above[value].add(folder)

@@ -1,4 +1,4 @@
-"""The overlay that suits what a folder holds."""
+"""Propose the overlay for what was found in a folder."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from medi_monai.utils.text import alike, plural
 __all__ = ["Proposal", "propose"]
 
 PATHOLOGY, BRAIN = "pathology_medi_diffusion", "brain_mri_fair_text_diffusion"
-#: microns per pixel where nothing says: a usual scan, called a guess in the overlay
+#: microns per pixel if they are unknown: those of a common scan; the overlay calls this a guess
 GUESSED_MPP = 0.5
-#: sides of patches that are proposed, in pixels
+#: sides of patches to choose from, in pixels
 SIDES = (128, 64, 32, 16)
-#: share of the images whose patients a table has to list
+#: share of the images that has to be exceeded by those whose patients a table lists
 MOST_PATIENTS = 0.5
-#: values of sex where no table lists them: DICOM's, and names of folders and files
+#: values of sex if no table lists them: those of DICOM
 SEXES = ["F", "M"]
 WOMEN, MEN = {"f", "female", "w", "woman", "weiblich", "2"}, {"m", "male", "man", "männlich", "1"}
 
 
 @dataclass
 class Proposal:
-    """An overlay.
+    """A proposed overlay, with notes for the user.
 
     Args:
-        bundle: name of its folder.
-        settings: of the overlay, in its order.
-        comments: by setting, what its line says.
-        recognized: lines for the user: what was taken.
-        left_out: what was not, and why.
-        checks: what to look at.
+        bundle: name of the bundle's folder.
+        settings: settings of the overlay, in order.
+        comments: comments on settings in the overlay, by setting.
+        recognized: notes on what was recognized.
+        left_out: notes on what is not used, and why.
+        checks: notes on what the user should check.
     """
 
     bundle: str
@@ -53,7 +53,7 @@ class Proposal:
 
 
 def propose(found: Survey) -> Proposal:
-    """The overlay for a folder."""
+    """Propose an overlay for what was found in a folder."""
     radiology = found.kind in ("volumes", "dicom") or found.gray
     proposal = Proposal(BRAIN if radiology else PATHOLOGY, {"dataset_dir": str(found.root)})
     proposal.recognized.append(f"{len(found.images):,} {_words(found.kind)} in {found.root}")
@@ -78,7 +78,10 @@ def _words(kind: str) -> str:
 
 
 def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, Recognized]:
-    """The table whose rows name most of the images, its pattern and columns; or the pattern of folders."""
+    """Return the table whose rows name images, the pattern of their paths, and the columns of the table.
+
+    Without such a table, the first is None, and the columns are those of a table of patients, if there is one.
+    """
     images = found.images
     if found.kind == "volumes":
         guess, images, others = guess_volume_pattern(images)
@@ -111,7 +114,7 @@ def _table(found: Survey, proposal: Proposal) -> tuple[FoundTable | None, str, R
 
 @dataclass(frozen=True)
 class _PatientTable:
-    """A table with rows of patients: its column of patients, the pattern of the images, and the share that it tells."""
+    """A table of patients: its column of patients, the pattern of image paths, and the share of images it describes."""
 
     table: FoundTable
     key: str
@@ -120,8 +123,8 @@ class _PatientTable:
 
 
 def _table_of_patients(found: Survey, images: list[str], guess: str) -> _PatientTable | None:
-    """The table whose patients most of the images are of; None if there is none."""
-    # of equals the pattern of the folders, which names one kind of volume
+    """Return the table that lists the patients of most images; None if no table does for more than half of them."""
+    # at equal shares, the first option counts: the guessed pattern, which matches a single kind of volume
     options = [(table, str(column), guess) for table in found.tables for column in table.cells]
     for table in found.tables:
         named = column_pattern(table.cells, images, several=True)
@@ -204,7 +207,7 @@ def _about_paths(settings: dict[str, Any]) -> str:
 
 
 def _add_parts(columns: Recognized, fields: list[str]) -> None:
-    """Parts of paths as attributes; they take precedence over columns of a table of patients."""
+    """Add parts of paths as attributes; they take precedence over columns of a table of patients."""
     parts = [name for name in fields if name not in ("patient", "slide", columns.label)]
     for name in [*parts, *([columns.label] if columns.label in fields else [])]:
         columns.mapping.pop(name, None)
@@ -238,7 +241,7 @@ def _resolution(found: Survey, proposal: Proposal, columns: Recognized) -> None:
     side = next((side for side in SIDES if found.side is None or side <= found.side), SIDES[-1])
     settings["image_size"] = side
     if found.kind == "patches" and found.side:
-        # the whole patch, reduced to the size of the network
+        # use the whole patch, reduced to the size that is proposed
         settings["mpp"] = round(mpp * found.side / side, 6)
         reduced = f", reduced to {side}" if side != found.side else ""
         comments["mpp"] = f"microns per pixel of the patches: all of their {found.side} pixels{reduced}"
@@ -280,7 +283,7 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     settings["templates"] = _captions(columns)
     comments["templates"] = "captions are made of columns: EDIT the words"
     if "caption" in columns.roles:
-        # captions are read: of the templates, the words are left, which name values in them
+        # captions are read: only the words of the templates are kept, which recognize values in captions
         words = settings["templates"].get("words")
         settings["templates"] = {"words": words} if words else None
         comments["templates"] = "words that name values in the captions: EDIT them"
@@ -293,15 +296,15 @@ def _radiology(found: Survey, proposal: Proposal, table: FoundTable | None, patt
     proposal.recognized.append(f"attributes {', '.join(columns.attributes) or 'none'}")
 
 
-#: series that only plan others
+#: matches descriptions of series that only serve to plan others
 LOCALIZER = re.compile(r"locali[sz]er|scout|survey|3-?plane|^loc\b", re.I)
-#: names of the cohort for tags of DICOM
+#: names in the cohort for DICOM tags
 TAG_NAMES = {"PatientSex": "sex", "PatientAge": "age", "InstitutionName": "center", "ManufacturerModelName": "scanner"}
 TAG_NAMES |= {"Manufacturer": "manufacturer", "MagneticFieldStrength": "field_strength"}
 
 
 def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Recognized:
-    """The tags of DICOM that tell patients or scanners apart."""
+    """Add the DICOM tags that have several values to the attributes."""
     for tag, name in TAG_NAMES.items():
         values = sorted(set(series[tag]) - {""})
         if name in columns.attributes:
@@ -317,7 +320,7 @@ def _tags(series: pd.DataFrame, proposal: Proposal, columns: Recognized) -> Reco
 
 
 def _chosen_series(series: pd.DataFrame, proposal: Proposal) -> pd.DataFrame:
-    """The series of the description that most patients have, of equals that of the preferred sequence."""
+    """Select the series with one description: that of the preferred sequence among those that most patients have."""
     patients = series.groupby("SeriesDescription")["patient"].nunique()
     if len(patients) < 2:
         return series
@@ -333,7 +336,7 @@ def _chosen_series(series: pd.DataFrame, proposal: Proposal) -> pd.DataFrame:
 
 
 def _take_columns(settings: dict[str, Any], columns: Recognized) -> None:
-    # words of the captions have ranges of their own
+    # without bins, because the words of the captions define other ranges
     rules = {name: _without_bins(rule) for name, rule in columns.mapping.items()}
     settings |= {"mapping": {name: rule for name, rule in rules.items() if rule}} if any(rules.values()) else {}
     if columns.missing:
@@ -347,7 +350,7 @@ def _without_bins(rule: dict) -> dict:
 
 
 def _rank(description: str, patients: pd.Series) -> tuple[bool, int, int, str]:
-    """Order of descriptions: those of few patients last, then by sequence and frequency."""
+    """Return the sort key of a description: those of few patients last, then by sequence and frequency."""
     count = int(patients[description])
     return count < COMMON * patients.max(), sequence_rank(description.lower()), -count, description
 

@@ -1,4 +1,4 @@
-"""What lies in a folder: images by kind, and tables that can be read."""
+"""Find out what a folder contains: images by kind, and tables that can be read."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
 DICOM = (".dcm", ".dicom", ".ima")
 KINDS = {"volumes": VOLUMES, "dicom": DICOM, "slides": SLIDES, "pictures": PICTURES}
 
-#: pictures with a longer side are slides, with a shorter one patches
+#: pictures with a longer side above the first number of pixels are slides, those up to the second patches, others tiles
 SLIDE_SIDE, PATCH_SIDE = 4096, 1024
-#: pictures that are opened to learn their size
+#: maximum number of pictures to open to find out their size
 SAMPLED = 12
-#: levels of folders in which tables are looked for
+#: number of folder levels in which to search for tables
 TABLE_DEPTH = 2
 MAX_TABLES = 20
-#: columns of a table that are looked at, as the first ones of a matrix of genes
+#: maximum number of columns of a table to look at; a matrix of genes may have tens of thousands
 MAX_COLUMNS = 500
 
 
 @dataclass(frozen=True)
 class FoundTable:
-    """A table: what stands for it in ``table:``, and its cells."""
+    """A table: the value of the setting ``table`` that reads it, and its cells."""
 
     setting: str | dict[str, str]
     cells: pd.DataFrame
 
     @property
     def path(self) -> str:
-        """Relative to the folder."""
+        """Path of the table, relative to the folder."""
         return self.setting if isinstance(self.setting, str) else self.setting["path"]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds.
+    """What a folder contains.
 
     Args:
         root: the folder.
-        kind: ``volumes``, ``dicom``, ``slides``, ``tiles`` or ``patches``.
-        images: paths of this kind, relative to ``root``.
-        others: how many images there are of each other kind.
-        tables: that can be read.
+        kind: most frequent kind of image: ``volumes``, ``dicom``, ``slides``, ``tiles`` or ``patches``.
+        images: paths of the images of this kind, relative to ``root``.
+        others: number of images of each other kind.
+        tables: tables that can be read.
         side: most frequent length of the shorter side of pictures in pixels, or None.
-        gray: whether pictures have no color, as those of radiology.
-        mpp: microns per pixel that the files say, or None.
-        notes: what could not be read, a line each.
-        series: of DICOM the series and their tags, from :func:`medi_monai.cohort.tables.dicom.list_series`.
+        gray: whether pictures have no color, as in radiology.
+        mpp: microns per pixel according to the first file, or None.
+        notes: notes on tables that cannot be read or not completely.
+        series: for ``dicom``, the series and their tags, from :func:`medi_monai.cohort.tables.dicom.list_series`.
     """
 
     root: Path
@@ -81,10 +81,13 @@ class Survey:
 
 
 def survey(target: Path) -> Survey:
-    """Look at a folder, or at a table and the folder that it lies in.
+    """Look at a folder, or at a table and the folder that contains it.
+
+    Args:
+        target: folder or table.
 
     Raises:
-        InputError: if there is neither, or the folder holds no image.
+        InputError: if ``target`` does not exist, or the folder contains no image.
     """
     if not target.exists():
         raise InputError(f"{target} does not exist: give the folder of your images, or a table in it")
@@ -115,7 +118,7 @@ def survey(target: Path) -> Survey:
 
 
 def _bare_dicom(root: Path, files: list[str]) -> list[str]:
-    """The files without a suffix, if those that are looked at are DICOM: scanners write ``IM0001``."""
+    """Return the files without a suffix, if a sample of them is DICOM; scanners write names such as ``IM0001``."""
     bare = [name for name in files if not re.search(r"\.[A-Za-z]\w*$", name) and not name.endswith("DICOMDIR")]
     return bare if bare and all(map(_begins_as_dicom, (root / name for name in _sample(bare)))) else []
 
@@ -133,7 +136,7 @@ def _tables(root: Path, files: list[str], notes: list[str]) -> list[FoundTable]:
     tables = []
     for name in names[:MAX_TABLES]:
         found = _read(root, name, notes)
-        # a readme in .txt is read as one column
+        # a table with one column is probably not a table, such as a readme in .txt
         tables += [_narrowed(table, notes) for table in found if len(table.cells.columns) > 1]
     return tables
 
@@ -182,7 +185,7 @@ def _sample(images: list[str]) -> list[str]:
 
 
 def _pictures(root: Path, images: list[str]) -> tuple[int | None, int, bool]:
-    """The shorter side, the longer one, and whether all are gray."""
+    """Return the most frequent shorter side and the median longer side in pixels, and whether all pictures are gray."""
     sizes, gray = [], True
     for name in _sample(images):
         try:
@@ -192,7 +195,7 @@ def _pictures(root: Path, images: list[str]) -> tuple[int | None, int, bool]:
                     pixels = np.asarray(picture.convert("RGB"))
                     gray = gray and bool((pixels == pixels[..., :1]).all())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            # damaged files, and formats that Pillow lacks, are named by `preparing`
+            # skip damaged files and formats that Pillow does not support; `preparing` reports them
             continue
     if not sizes:
         return None, SLIDE_SIDE + 1, False
@@ -202,8 +205,8 @@ def _pictures(root: Path, images: list[str]) -> tuple[int | None, int, bool]:
 
 
 def _resolution(path: Path) -> tuple[float | None, int]:
-    """Microns per pixel, if the file says, and how many levels it has."""
-    # a file that does not say is opened with a resolution that it is told
+    """Return the microns per pixel of a file, or None if it does not contain them, and its number of levels."""
+    # if the file does not contain its resolution, open it with an arbitrary one to count its levels
     for mpp in (None, 1.0):
         try:
             with open_slide(path, mpp) as slide:

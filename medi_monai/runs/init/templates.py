@@ -1,4 +1,4 @@
-"""Patterns of paths that a column of a table fills."""
+"""Find the pattern of image paths that a column of a table fills."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from medi_monai.utils.text import alike
 
 __all__ = ["column_pattern"]
 
-#: cells of a column that are looked for among the paths, and paths that are looked at
+#: maximum number of cells of a column to search for in the paths, and of paths to search
 CELLS, PATHS = 60, 20_000
-#: share of the rows that a pattern has to find
+#: minimum share of the rows for which a pattern finds a file
 ENOUGH = 0.5
 
 
 def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = False) -> tuple[str, float] | None:
-    """The pattern of image paths that one column of a table fills best.
+    """Find the column of a table that names the images best, and the pattern of paths that it fills.
 
     Args:
-        cells: the table.
-        images: paths.
-        several: whether a row may name several files, as that of a patient.
+        cells: the table, with cells as strings.
+        images: paths of the images.
+        several: whether a row may name several files, as in a table of patients.
 
     Returns:
-        The pattern and the share of rows for which it names one file, or one or more; None where no column names files.
+        The pattern, and the share of rows for which it matches one file (or more, with ``several``); None if no column
+        names the files of at least half of the rows.
     """
     best: tuple[float, int, str] | None = None
     paths_of: dict[str, list[str]] = defaultdict(list)
@@ -44,7 +45,7 @@ def column_pattern(cells: pd.DataFrame, images: Sequence[str], several: bool = F
         if pattern is None:
             continue
         share = _share(pattern, cells, images, several)
-        # of two that find as much, the one with less left open
+        # at equal shares, prefer the pattern with fewer stars
         key = (share, -pattern.count("*"), pattern)
         if share >= ENOUGH and (best is None or key[:2] > best[:2]):
             best = key
@@ -71,7 +72,7 @@ def _tokens(path: str) -> set[str]:
     for component in path.split("/"):
         component = alike(component)
         tokens.add(component)
-        # what ends before a sign, as the barcode in "TCGA-….<uuid>.svs", and what begins after one
+        # the parts before and after each separator, such as the barcode in "TCGA-….<uuid>.svs"
         signs = [match.start() for match in re.finditer(r"[._\- ]", component)]
         tokens.update(component[:place] for place in signs)
         tokens.update(component[place + 1 :] for place in signs)
@@ -111,7 +112,7 @@ def _open(texts: list[str]) -> str:
     start = os.path.commonprefix(texts)
     rest = [text[len(start) :] for text in texts]
     end = os.path.commonprefix([text[::-1] for text in rest])[::-1]
-    # what texts share by chance, as the first digits of numbers, is left open
+    # remove what texts share by chance, such as the first digits of numbers
     start = re.sub(r"[^\W_]+$", "", start)
     end = end[end.index(".") :] if "." in end else ""
     return f"{start}*{end}"

@@ -1,4 +1,4 @@
-"""What a proposed overlay makes of the folder."""
+"""Try a proposed overlay on the folder without reading images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from medi_monai.utils.text import in_order, plural
 
 __all__ = ["Trial", "try_overlay"]
 
-#: reasons that are listed, and values of a column whose counts are
+#: maximum number of reasons to list, and of values of a column to list with their counts
 MAX_REASONS, MAX_VALUES = 5, 12
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of an overlay.
+    """Result of trying an overlay.
 
     Args:
-        lines: for the user.
-        works: whether `preparing` can run.
+        lines: notes for the user.
+        works: whether ``preparing`` can run with it.
     """
 
     lines: list[str]
@@ -37,16 +37,16 @@ class Trial:
 
 
 def try_overlay(text: str, bundle: str) -> Trial:
-    """Read the rows of a proposed overlay and split them, without reading images.
+    """Read the rows of the cohort as a proposed overlay describes it and split them, without reading images.
 
     Args:
-        text: of the overlay, YAML.
-        bundle: that it is for.
+        text: overlay as YAML.
+        bundle: name of the bundle that it is for.
     """
     values = yaml.safe_load(text)
     group: Any = CaptionSettings if bundle == BRAIN else CohortSettings
     known = {name: value for name, value in values.items() if name in group.model_fields}
-    # the demo's columns, the defaults, are not those of any other table
+    # the defaults refer to columns of the demo, which other tables do not have
     given = {"attribute": None, "templates": None} | known if bundle == BRAIN else known
     try:
         with redirect_stdout(io.StringIO()) as printed:

@@ -1,4 +1,4 @@
-"""Sampling a plan: which images, how they are checked, drawn and named, and what is written."""
+"""Sample a plan: choose, check, draw and name its images, and write the results."""
 
 from medi_monai.runs.sampling.names import image_name
 from medi_monai.runs.sampling.plans import not_in_plan, resolve_plan

@@ -1,4 +1,4 @@
-"""Checks of a plan before anything is written: columns, values, what was never trained, and the size on disk."""
+"""Check a plan before anything is written: columns, values, what was never trained, and space on the disk."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from medi_monai.utils.text import listed, plural
 
 __all__ = ["check_images", "check_plan", "print_plan"]
 
-#: of a PNG file, at least: noise and tissue take two or three, a smooth image of the brain less than one
+#: lower bounds of the size of a PNG file; noise and tissue need two or three bytes per pixel, smooth brain images less
+#: than one
 BYTES_PER_PIXEL, BYTES_PER_FILE = 0.25, 512
-#: settings of the training that say how often a column was left out
+#: settings of the training that determine how often columns were dropped (null)
 DROPOUTS = ("label_dropout", "attribute_dropout", "joint_dropout")
 
-#: what images of each kind of :data:`medi_monai.cohort.plans.SEEN` have
+#: end of the sentence about the images of each kind in :data:`medi_monai.cohort.plans.SEEN`
 NEARNESS = {
     "combination": "have a combination that was in training",
     "pairs": "have a combination of which all pairs of values were in training",
@@ -40,17 +41,17 @@ def check_plan(
     train_config: Mapping[str, Any] | None,
     counts: TrainingCounts | None,
 ) -> list[str]:
-    """Check that a model can sample a plan, and print what was not, or hardly, trained.
+    """Check that a model can sample a plan, and print warnings about what it may not have learned.
 
     Args:
-        plan: with a column for the label; cells that are None are left to the model.
-        schema: of the model.
+        plan: plan with a column for the label; columns whose cells are all None are left to the model.
+        schema: schema of the model.
         columns: label and attributes that form a combination.
         train_config: settings of the training (``model.json``).
-        counts: what the model was trained on, if that is recorded.
+        counts: numbers of training patches; None if they are not recorded.
 
     Returns:
-        Columns of the schema that are left to the model.
+        The columns of the schema that are left to the model.
 
     Raises:
         InputError: for a column, value or token that the model does not know or was never trained on.
@@ -74,7 +75,7 @@ def check_plan(
 def _check_values(plan: pd.DataFrame, schema: Conditioning) -> None:
     named = [name for name in continuous_columns(schema) if name in plan.columns]
     ranges = {name: ranges_in(plan[name], name) for name in named}
-    # both ends of a range have to be in that of the training
+    # both ends of a range have to be within the range of the training
     for bound in ("low", "high") if any(ranges.values()) else ("",):
         ends = {
             name: plan[name].astype(object).replace({cell: str(getattr(span, bound)) for cell, span in spans.items()})
@@ -103,10 +104,15 @@ def _check_unknown(plan: pd.DataFrame, columns: Sequence[str], counts: TrainingC
 
 
 def check_images(count: int, image_size: int, output_dir: str | os.PathLike) -> None:
-    """Refuse a plan whose images do not fit on the disk.
+    """Refuse a plan whose images would not fit on the disk.
+
+    Args:
+        count: number of images.
+        image_size: side of the images in pixels.
+        output_dir: folder for the images.
 
     Raises:
-        InputError: with the size that they need.
+        InputError: if there is too little space; the message has the size of the images.
     """
     num_bytes = count * max(image_size**2 * BYTES_PER_PIXEL, BYTES_PER_FILE)
     check_disk(
@@ -120,13 +126,13 @@ def print_plan(
     seen: Mapping[str, int] | None,
     not_sampled: Sequence[Mapping[str, str]],
 ) -> None:
-    """Print what a plan asks for, before it is sampled.
+    """Print a summary of a plan before it is sampled.
 
     Args:
         plan: the plan.
         free: columns that are left to the model.
-        seen: images by how near the training was to their combination, if that is known.
-        not_sampled: combinations that are held out and cannot be sampled.
+        seen: number of images by how close their combination is to the training data; None if unknown.
+        not_sampled: held-out combinations that cannot be sampled.
     """
     say(f"sampling {plural(plan['count'].sum(), 'image')} of {plural(len(plan), 'combination')}")
     if free:

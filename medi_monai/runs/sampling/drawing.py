@@ -1,4 +1,4 @@
-"""Drawing the images of a plan that are missing, in batches of any combinations."""
+"""Draw the missing images of a plan, in batches that may mix combinations."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Drawing:
     Args:
         network: trained network.
         generator: generator of the images.
-        images: the plan.
-        files: where images are.
-        recipe: settings, which each file contains.
+        images: images of the plan.
+        files: finds files of images that exist.
+        recipe: settings of the sampling, which are stored in each file.
     """
 
     network: nn.Module
@@ -42,17 +42,17 @@ class Drawing:
     recipe: Mapping[str, Any]
 
     def count_missing(self, share: WorkShare) -> int:
-        """Number of images of a share that are not there, as single files or in tar files."""
+        """Return the number of missing images of a share; all images of a missing tar file count."""
         if share.unit > 1:
             return sum(len(positions) for positions, _ in self._missing_tars(share))
         return sum(len(_missing(self.images, positions, self.files)[0]) for positions in self.images.blocks(share))
 
     def draw(self, share: WorkShare, missing: int, shows: bool) -> None:
-        """Draw the missing images of a share, as PNG files or in tar files; those pack images that are there, too.
+        """Draw the missing images of a share, as PNG files or in tar files, to which images in PNG files are copied.
 
         Args:
-            share: share of the process.
-            missing: number of its images that are missing.
+            share: share of this process.
+            missing: number of missing images of the share.
             shows: whether to show progress.
         """
         if not missing:
@@ -88,9 +88,9 @@ class Drawing:
                     add_member(archive, image, png, row, self.recipe)
 
     def _draw_full(self, rows: pd.DataFrame) -> np.ndarray:
-        """Draw a batch of the same size wherever the plan has one, filled up with copies.
+        """Draw images in a batch that is filled up to the usual size with copies, which are not returned.
 
-        Arithmetic rounds differently in batches of other sizes: a pixel of one image in a hundred then differs by a
+        Arithmetic rounds differently in batches of other sizes: a pixel in one of a hundred images would differ by one
         gray level, depending on how the plan is shared or where it was interrupted.
         """
         lacking = min(self.generator.batch_size, self.images.total) - len(rows)
@@ -104,7 +104,7 @@ class Drawing:
 
 
 def tar_units(images: PlannedImages, share: WorkShare) -> Iterator[tuple[int, np.ndarray, str]]:
-    """Number, positions and path of each tar file of a share."""
+    """Yield the number of each tar file of a share, the positions of its images in the plan, and its path."""
     for number in range(share.index, -(-images.total // share.unit), share.count):
         positions = np.arange(number * share.unit, min((number + 1) * share.unit, images.total))
         yield number, positions, tar_name(number, images.names(positions))
@@ -126,7 +126,7 @@ def _missing(images: PlannedImages, positions: np.ndarray, files: ImageFiles) ->
 def _missing_batches(
     images: PlannedImages, share: WorkShare, files: ImageFiles, batch_size: int
 ) -> Iterator[pd.DataFrame]:
-    """Full batches of rows, indexed by the names of their files; the last one may be smaller."""
+    """Yield the missing images of a share in full batches of rows, indexed by file name; the last may be smaller."""
     pending: list[pd.DataFrame] = []
     for positions in images.blocks(share):
         lacking, names = _missing(images, positions, files)

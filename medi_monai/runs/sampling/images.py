@@ -1,4 +1,4 @@
-"""The images of a plan, a block at a time: their rows, names and lines in the manifest."""
+"""The images of a plan, one block at a time: their rows, names and lines in the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["COMBINATION", "PlannedImages"]
 
 #: column of the manifest with the name of an image's combination, including columns that the plan left to the model
 COMBINATION = "combination"
-#: images whose rows are in memory at the same time
+#: number of images whose rows are in memory at the same time
 BLOCK = 4096
 
 
@@ -28,12 +28,12 @@ class PlannedImages:
 
     Args:
         plan: combinations with ``count``.
-        evidence: how near the training was to each combination, if that is known.
+        evidence: for each combination, how close it is to the training data (:data:`EVIDENCE`); None if unknown.
         ranged: columns that may have ranges, from which numbers are drawn.
         recipe: settings of the sampling, for the manifest.
-        seed: random seed of the numbers.
-        twins: values whose names differ in case alone.
-        share: share of the plan of this run.
+        seed: random seed of the drawn numbers.
+        twins: values whose names differ only in case; see :func:`case_twins`.
+        share: share of the plan that this run draws.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class PlannedImages:
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the manifest, without those of the evidence."""
+        """Columns of the manifest, without :data:`EVIDENCE`."""
         return ["image", COMBINATION, *self.keys, "number", *MANIFEST]
 
     @cached_property
     def seen(self) -> dict[str, int] | None:
-        """Number of images by how near the training was to their combination."""
+        """Number of images by how close their combination is to the training data (:data:`SEEN`); None if unknown."""
         if self._evidence is None:
             return None
         counts = np.diff(self._ends, prepend=0)
@@ -72,7 +72,7 @@ class PlannedImages:
         return {name: int(sizes[name]) for name in SEEN if name in sizes}
 
     def blocks(self, share: WorkShare | None = None) -> Iterator[np.ndarray]:
-        """Positions of the images of a share, by default that of this run, in ascending order, a block at a time."""
+        """Yield the positions of the images of a share (by default, of this run), ascending, one block at a time."""
         for start in range(0, self.total, BLOCK):
             positions = np.arange(start, min(start + BLOCK, self.total))
             own = positions[(share or self.share).owns(positions)]
@@ -80,20 +80,20 @@ class PlannedImages:
                 yield own
 
     def names(self, positions: np.ndarray) -> list[str]:
-        """``images/<combination>/<number>.png`` of each position."""
+        """Return the name of the image at each position, ``images/<combination>/<number>.png``."""
         codes, numbers = self._codes(positions)
         folders = self.combinations
         return [f"images/{folders[code]}/{number:05d}.png" for code, number in zip(codes.tolist(), numbers.tolist())]
 
     def rows(self, positions: np.ndarray) -> pd.DataFrame:
-        """A row of each position with its combination and ``number``; numbers in place of ranges."""
+        """Return one row per position with its combination and ``number``, where numbers are drawn from ranges."""
         codes, numbers = self._codes(positions)
         rows = self._cells.iloc[codes].assign(number=numbers).reset_index(drop=True)
-        # the folder of an image has the range that was asked for, its row the number drawn from it
+        # the folder of an image is named after the range in the plan; its row has the number drawn from it
         return draw_values(rows, self._ranged, self._seed)
 
     def manifest(self, positions: np.ndarray, files: list[str]) -> pd.DataFrame:
-        """Lines of the manifest for positions whose images are in the given files."""
+        """Return the lines of the manifest for positions whose images are in the given files."""
         codes, _ = self._codes(positions)
         table = self.rows(positions).assign(**{name: self._recipe[name] for name in MANIFEST})
         table.insert(0, "image", files)
@@ -103,12 +103,12 @@ class PlannedImages:
         return table
 
     def table(self) -> pd.DataFrame:
-        """The manifest of the share as one table, for plans that fit in memory."""
+        """Return the manifest of this run's share as one table, which has to fit in memory."""
         blocks = [self.manifest(positions, self.names(positions)) for positions in self.blocks()]
         return pd.concat(blocks, ignore_index=True)
 
     def first_of_each(self, codes: list[int], count: int) -> np.ndarray:
-        """The first positions of combinations that are in the share of this run, at most ``count`` of each."""
+        """Return the first positions of some combinations in this run's share, at most ``count`` per combination."""
         chosen: list[int] = []
         for code in codes:
             start = int(self._ends[code - 1]) if code else 0
@@ -117,15 +117,18 @@ class PlannedImages:
         return np.array(chosen, np.int64)
 
     def requested(self, positions: np.ndarray) -> pd.DataFrame:
-        """Cells of the plan, with ranges as they are."""
+        """Return the rows of the plan for some positions, without replacing ranges by numbers."""
         return self._cells.iloc[self._codes(positions)[0]].reset_index(drop=True)
 
     def grid_codes(self, columns: list[str], most: int) -> tuple[list[int], int]:
-        """Combinations for a picture with at most ``most`` rows and columns, and how many there are.
+        """Select combinations for a picture with at most ``most`` rows and columns.
 
         Args:
-            columns: that of the rows of the picture, then the others.
-            most: number of rows, and of columns.
+            columns: column of the plan for the rows of the picture, then those for its columns.
+            most: maximum number of rows and of columns.
+
+        Returns:
+            The numbers of the selected combinations, and the number of all combinations.
         """
         first = pd.factorize(self._cells[columns[0]].astype(object), use_na_sentinel=False)[0]
         others = self._cells[columns[1:]].astype(object)
@@ -133,7 +136,7 @@ class PlannedImages:
         return np.flatnonzero((first < most) & (np.asarray(second) < most)).tolist(), len(first)
 
     def has_line_breaks(self) -> bool:
-        """Whether a cell has a carriage return, which ends a line of CSV unless it is quoted."""
+        """Return whether a cell contains a carriage return, which ends a line of CSV unless it is quoted."""
         return any(self._cells[name].astype(str).str.contains("\r", regex=False).any() for name in self.keys)
 
     def _codes(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""File names of images: a folder for each combination, which any disk can hold, and the number within it."""
+"""File names of images: a folder for each combination, with a name valid on any file system, and a number."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Twins = Container[tuple[str, str | None]]
 
 
 def image_name(row: Mapping[str, Any], keys: Sequence[str], twins: Twins = frozenset()) -> str:
-    """Return ``images/<combination>/<number>.png``, with a digest if file names cannot represent the combination.
+    """Return ``images/<combination>/<number>.png``, with a digest if a file name cannot represent the combination.
 
     Args:
         row: a combination with ``number``.
         keys: columns of the combination.
-        twins: columns with values that differ from another value in case alone, which some disks take for one name.
+        twins: pairs of column and value that differ from another value only in case, which some file systems ignore.
     """
     return f"images/{combination_name([row[key] for key in keys], keys, twins)}/{int(row['number']):05d}.png"
 
 
 def combination_names(cells: pd.DataFrame, twins: Twins = frozenset()) -> list[str]:
-    """Return the name of the folder of each combination; they are all different.
+    """Return the name of the folder of each combination; different combinations have different names.
 
     Args:
         cells: one row per combination.
-        twins: as for :func:`image_name`.
+        twins: see :func:`image_name`.
     """
     keys = list(cells.columns)
     columns = [cells[name].tolist() for name in keys]
@@ -42,7 +42,7 @@ def combination_names(cells: pd.DataFrame, twins: Twins = frozenset()) -> list[s
 
 
 def combination_name(cells: Sequence[Any], keys: Sequence[str], twins: Twins = frozenset()) -> str:
-    """Return the name of the folder of a combination, as in :func:`image_name`."""
+    """Return the name of the folder of a combination; see :func:`image_name`."""
     values = [text_of(cell) for cell in cells]
     spelled = "_".join(map(_spelled, values))[:120]
     if (
@@ -60,7 +60,7 @@ def _spelled(value: str | None) -> str:
 
 
 def case_twins(schema: Conditioning) -> set[tuple[str, str | None]]:
-    """Columns with the values of their vocabulary that differ from another one in case alone."""
+    """Return pairs of column and value for values that differ from another value of the vocabulary only in case."""
     twins: set[tuple[str, str | None]] = set()
     # captions have no vocabulary
     for column in schema.columns if isinstance(schema, MetadataSchema) else ():
@@ -70,10 +70,10 @@ def case_twins(schema: Conditioning) -> set[tuple[str, str | None]]:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a cell as text; None for one that is left to the model."""
+    """Return a cell as text; None for a cell that is left to the model."""
     return None if value is None else str(value)
 
 
 def word_of(value: str | None) -> str:
-    """Return a cell as a word for people: ``any`` for one that is left to the model, ``unknown`` for an empty one."""
+    """Return a cell as a readable word: ``any`` for one that is left to the model, ``unknown`` for an empty one."""
     return "any" if value is None else value or "unknown"

@@ -1,4 +1,4 @@
-"""The manifest of a sampling and its picture."""
+"""Write and compare the manifest of a sampling run, and draw its grid of images."""
 
 from __future__ import annotations
 
@@ -27,17 +27,22 @@ from medi_monai.wsi.readers import read_image
 
 __all__ = ["is_manifest_of", "write_grid", "write_manifest"]
 
-#: in grid.png: images of a combination, and rows and columns
+#: maximum number of images per combination in grid.png, and of its rows and columns
 MAX_GRID_IMAGES, MAX_GRID_CELLS = 4, 24
 
 
 def write_manifest(path: Path, images: PlannedImages, files: ImageFiles) -> None:
-    """Write a line for each image, a block at a time.
+    """Write the manifest with one line per image, one block at a time.
+
+    Args:
+        path: file to write.
+        images: images of the plan.
+        files: finds the files of the images.
 
     Raises:
-        RunStopped: for an image that is not there.
+        RunStopped: if an image is missing.
     """
-    # a carriage return ends a line when CSV is read, unless it is quoted
+    # quote cells if one contains a carriage return, which would end the line when the CSV file is read
     quoting = csv.QUOTE_NONNUMERIC if images.has_line_breaks() else csv.QUOTE_MINIMAL
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         for number, table in enumerate(_tables(images, files)):
@@ -63,7 +68,7 @@ def _present(path: str | None, name: str) -> str:
 
 
 def is_manifest_of(path: Path, images: PlannedImages) -> bool:
-    """Whether a manifest lists the images of a plan in its order; what is known of the training does not count."""
+    """Return whether a manifest lists the images of a plan in this order; the columns of the evidence are ignored."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         header = next(rows, [])
@@ -80,15 +85,15 @@ def is_manifest_of(path: Path, images: PlannedImages) -> bool:
 def write_grid(
     path: Path, images: PlannedImages, files: ImageFiles, columns: Sequence[str], title: str, way: ValuePath | None
 ) -> None:
-    """Write a picture of some images of each combination, of the first combinations if there are many.
+    """Write a grid with some images of each combination, or of the first combinations if there are many.
 
     Args:
-        path: of the picture.
-        images: the plan.
-        files: where its images are.
-        columns: of the rows of the picture, then of its columns.
-        title: a line above.
-        way: path from one value to another, if this is its plan.
+        path: file to write.
+        images: images of the plan.
+        files: finds the files of the images.
+        columns: column of the plan for the rows of the grid, then those for its columns.
+        title: line above the grid.
+        way: path from one value to another if the plan was made for one; None for other plans.
     """
     codes, count = images.grid_codes(list(columns), MAX_GRID_CELLS)
     if len(codes) < count:

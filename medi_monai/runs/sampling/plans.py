@@ -1,4 +1,4 @@
-"""The plan of a sampling, from its settings: made from the training table, or read from a file."""
+"""Get the plan of a sampling run from its settings: make it from the training table, or read it from a file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from medi_monai.utils.text import listed, plural
 
 __all__ = ["continuous_columns", "not_in_plan", "ranged_columns", "resolve_plan", "training_counts"]
 
-#: settings of plans that are made, which a plan from a file does not take
+#: settings that apply only to plans made from the training table
 OF_MADE_PLANS = ("plan_values", "plan_target", "min_per_combination", "max_per_combination", "max_plan_images")
 
 
@@ -45,21 +45,21 @@ def resolve_plan(
     schema: Conditioning | None = None,
     train_config: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Return a plan by name or path.
+    """Return the plan that the settings name, or that is in a file.
 
     Args:
-        settings: the plan and its limits.
-        training_table: function that returns the training rows; called for a plan by name, and for
+        settings: name or path of the plan, and its limits.
+        training_table: function that returns the training rows; called for plans by name, and for
             ``min_training_patches`` if the training is not recorded.
-        columns: label and attributes that form a combination; a table must have them, and may have others.
-        schema: schema of the model, whose continuous attributes take ranges.
-        train_config: settings of the training (``model.json``), to check that ``unseen`` combinations were not trained
-            on.
+        columns: label and attributes that form a combination; a plan in a file must have them, and may have others.
+        schema: schema of the model, whose continuous attributes may have ranges.
+        train_config: settings of the training (``model.json``), to check that the model was not trained on ``unseen``
+            combinations.
 
     Raises:
-        InputError: for an unknown plan, as for :func:`read_plan` and :func:`make_plan`, for settings that do not fit
-            the plan, and if the model was trained on combinations that the plan treats as unseen, because the table
-            belongs to another cohort.
+        InputError: see :func:`read_plan` and :func:`make_plan`; also for an unknown plan, for settings that do not
+            apply to the plan, and if the model was trained on combinations of the plan ``unseen``, because the table is
+            of another cohort.
     """
     kind = settings.plan
     if kind not in PLANS and not (Path(kind).suffix or os.sep in kind):
@@ -85,7 +85,7 @@ def resolve_plan(
 
 
 def training_counts(train_config: Mapping[str, Any] | None) -> TrainingCounts | None:
-    """Return what a model was trained on, from ``model.json``; None if it is not recorded."""
+    """Return the numbers of training patches recorded in ``model.json``; None if they are not recorded."""
     record = TrainingRecord.in_config(train_config)
     return None if record is None else TrainingCounts(record)
 
@@ -97,9 +97,9 @@ def continuous_columns(schema: Conditioning | None) -> list[str]:
 
 
 def ranged_columns(keys: Sequence[str], schema: Conditioning | None) -> list[str]:
-    """Return the columns of a plan that may have ranges: all but those with a vocabulary.
+    """Return the columns of a plan that may have ranges: all except those for which the model has a vocabulary.
 
-    Columns that a class-only model does not know have them as well, so that it is sampled from the same plan.
+    This includes columns that a class-only model does not know, so that it can be sampled with the same plan.
     """
     known = set() if schema is None else set(schema.names) - set(continuous_columns(schema))
     return [name for name in keys if name not in known]
@@ -108,16 +108,17 @@ def ranged_columns(keys: Sequence[str], schema: Conditioning | None) -> list[str
 def not_in_plan(
     settings: PlanSettings, plan_table: pd.DataFrame, cohort: Callable[[], Cohort], columns: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Combinations that the cohort holds out and that the plan cannot sample: too little training data with some value.
+    """Return the held-out combinations that the plan omits because too few training patches have one of their values.
 
     Args:
-        settings: of the plan; for ``unseen``, ``union`` and ``all``, every held-out combination is meant to be sampled.
+        settings: settings of the plan; only ``unseen``, ``union`` and ``all`` are meant to sample every held-out
+            combination, and for other plans, the result is empty.
         plan_table: the plan.
-        cohort: returns the cohort with its split.
-        columns: label and attributes that make a combination.
+        cohort: function that returns the cohort with its split.
+        columns: label and attributes that form a combination.
 
     Returns:
-        The combinations; each names its values by column.
+        The combinations, each as values by column.
     """
     if settings.plan not in ("unseen", "union", "all"):
         return []
@@ -184,7 +185,12 @@ def _plan_of_file(
 def _with_values(
     table: pd.DataFrame, columns: Sequence[str], values: Mapping[str, Any], continuous: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
-    """Rows with the values that a plan is restricted to, its columns, and its ranges, which replace their numbers."""
+    """Restrict a training table to the values of a plan.
+
+    Returns:
+        The rows with these values, where numbers are replaced by the range that contains them; the columns of the plan;
+        and the values of each column that has ranges.
+    """
     bins: dict[str, list[str]] = {}
     columns = [*columns, *(name for name in values if name not in columns)]
     require_columns(table, columns, "the training table")
@@ -226,7 +232,7 @@ def _target(
 
 
 def _columns_of(spec: Any, values: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Columns whose values are the keys of a flat target; None for other targets, which name them or have all."""
+    """Return the columns whose values are the keys of a flat target; None for other targets, which need no columns."""
     if isinstance(spec, str) or all(isinstance(share, Mapping) for share in spec.values()):
         return None
     parts = list(zip(*(str(key).split(SEPARATOR) for key in spec)))

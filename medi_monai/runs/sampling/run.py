@@ -1,4 +1,4 @@
-"""Sample a plan: reproducible images, a manifest and a grid; safe to interrupt, repeat and share."""
+"""Sample a plan: write reproducible images, a manifest and a grid; safe to interrupt, to repeat and to share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from medi_monai.utils.text import plural
 
 __all__ = ["sample_plan"]
 
-#: files of a single plan; images are shared by the plans of a folder
+#: files that belong to a single plan, unlike the images, which all plans sampled to a folder share
 PLAN_FILES = ("manifest.csv", "grid.png", "summary.json")
 
 
@@ -59,9 +59,10 @@ def sample_plan(
 ) -> PlannedImages:
     """Write ``images/`` or ``tars/``, ``manifest.csv``, ``grid.png`` and ``summary.json``.
 
-    An image depends only on the seed, its combination and its number, not on the rest of the plan. After an
-    interruption, the same call draws the missing images; images of other settings are moved aside, never overwritten.
-    Processes of torchrun share the images. Without ``shard``, images of jobs that had a share are used where they are.
+    With given settings, an image depends only on the seed, its combination and its number, not on the rest of the plan.
+    After an interruption, the same call draws the missing images; images with other settings are moved aside, never
+    overwritten. Processes of ``torchrun`` divide the images among them. Without ``shard``, images already drawn by jobs
+    with shares of the plan are used, in their folders.
 
     Args:
         network: trained network in evaluation mode.
@@ -70,23 +71,24 @@ def sample_plan(
             model was trained with a null label according to ``train_config``.
         columns: label and attributes that form a combination.
         output_dir: folder of the run.
-        checkpoint: file of the weights, whose SHA-256 is saved in the manifest.
-        settings: resolved settings, for the summary.
+        checkpoint: file of the weights, whose SHA-256 is written to the manifest.
+        settings: resolved settings of the run, for the summary.
         train_config: settings of the training (``model.json``) of a metadata-conditioned model, whose record of the
             training data is saved in ``sampling.json``.
         not_sampled: combinations missing from the plan, from :func:`not_in_plan`, which are printed and listed in the
             summary.
         learned: values that were learned for this model, from :func:`medi_monai.networks.learned_values.load_values`.
-        path: path of which this is the plan; ``grid.png`` is then its picture.
-        shard: ``k/n``: draw the k-th of n shares of the plan.
-        image_format: ``png``: a file per image; ``tar``: tar files of images, each with its row as JSON.
-        images_per_tar: number of images in a tar file.
+        path: path from one value to another if ``plan`` was made for one; ``grid.png`` then shows this path.
+        shard: ``k/n`` draws only the k-th of n shares of the plan; None draws all.
+        image_format: ``png`` for one file per image; ``tar`` for tar files of images, each with its row as JSON.
+        images_per_tar: number of images per tar file.
 
     Returns:
         The images of the plan, or of the share.
 
     Raises:
-        InputError: for a combination or a column that the model does not know; nothing is written then.
+        InputError: for a plan that the model cannot sample, for example because of an unknown column or value, that
+            does not fit on the disk, or whose share is empty; nothing is written then.
     """
     if image_format not in IMAGE_FORMATS:
         raise unknown_value("image format", image_format, IMAGE_FORMATS)
@@ -147,7 +149,7 @@ def sample_plan(
 
 
 def _mixed(generator: ImageGenerator) -> dict[tuple[str, str], list[str]]:
-    """Values of each mixture in the schema, by its column and text."""
+    """Return the values of each mixture in the schema, by its column and text."""
     schema = generator.schema
     mixtures = schema.mixtures if isinstance(schema, ExtendedSchema) else ()
     return {(mixture.column, mixture.text): [value for value, _ in mixture.shares] for mixture in mixtures}
@@ -157,7 +159,7 @@ def _begin(root: Path, recipe: Mapping[str, Any], images: PlannedImages, record:
     claim_results(root, "sampling")
     stored, manifest = root / SETTINGS_FILE, root / "manifest.csv"
     if stored.is_file() and recipe_digest(read_json(stored)) != recipe_digest(recipe):
-        # the settings are moved last, so that a call that follows a killed one still sees that they differ
+        # the settings are moved last, so that a call after a killed one still detects that they differ
         set_aside(root, [root / name for name in ("images", "tars", *PLAN_FILES, SETTINGS_FILE)])
     write_json(stored, recipe if record is None else {**recipe, RECORD: plain(record)})
     if manifest.is_file() and not is_manifest_of(manifest, images):

@@ -1,4 +1,4 @@
-"""Sharing a plan: among processes of torchrun, and among jobs that each have a folder."""
+"""Divide a plan among processes of ``torchrun``, and among jobs that each have a folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
 
 @dataclass(frozen=True)
 class WorkShare:
-    """Every ``count``-th unit of a plan, from ``index`` on.
+    """A share of a plan: every ``count``-th unit of images, beginning with unit ``index``.
 
     Args:
-        index: of the share, from 0.
+        index: index of the share, from 0.
         count: number of shares.
-        unit: consecutive images that stay together, as those of a tar file.
+        unit: number of consecutive images that are not separated, such as those of a tar file.
     """
 
     index: int = 0
@@ -33,10 +33,10 @@ class WorkShare:
 
     @classmethod
     def parse(cls, shard: str | None, unit: int = 1) -> WorkShare:
-        """Read ``k/n``, the k-th of n shares; None for all.
+        """Parse ``k/n``, the k-th of n shares; None for the whole plan.
 
         Raises:
-            InputError: for anything else.
+            InputError: for any other text, or if k is not between 1 and n.
         """
         if shard is None:
             return cls(unit=unit)
@@ -47,26 +47,26 @@ class WorkShare:
         return cls(index - 1, count, unit)
 
     def among(self, rank: int, world_size: int) -> WorkShare:
-        """The share of a process in this share."""
+        """Return the part of this share that a process draws, out of ``world_size`` processes."""
         return WorkShare(self.index + rank * self.count, self.count * world_size, self.unit)
 
     def owns(self, positions: np.ndarray) -> np.ndarray:
-        """Whether each position of a plan is in the share."""
+        """Return for each position in the plan whether it is in this share, as ``(N,)`` bool."""
         return positions // self.unit % self.count == self.index
 
     def size(self, total: int) -> int:
-        """Number of images of a plan of ``total`` images that are in the share."""
+        """Return how many images of a plan with ``total`` images are in this share."""
         units, rest = divmod(total, self.unit)
         whole = len(range(self.index, units, self.count)) * self.unit
         return whole + (rest if rest and units % self.count == self.index else 0)
 
 
 def run_folders(output_dir: str | os.PathLike, shard: str | None) -> list[str]:
-    """Folders that a sampling works in: its own, and, without a share of the plan, those of the jobs that had one.
+    """Return the folders that a sampling run uses: that of its share, or that of the whole plan and those of all jobs.
 
     Args:
         output_dir: folder of the whole plan.
-        shard: ``k/n``, the share of a job, whose folder is ``shard-k-of-n`` in that folder; None for the whole plan.
+        shard: ``k/n``, the share of a job, whose folder is ``shard-k-of-n`` in ``output_dir``; None for the whole plan.
     """
     if shard is None:
         return [str(output_dir), *map(str, job_folders(output_dir))]
@@ -75,13 +75,13 @@ def run_folders(output_dir: str | os.PathLike, shard: str | None) -> list[str]:
 
 
 def job_folders(output_dir: str | os.PathLike) -> list[Path]:
-    """Folders of the jobs that share a plan, in order."""
+    """Return the folders of the jobs that share a plan, sorted."""
     matches = [(FOLDER.fullmatch(path.name), path) for path in Path(output_dir).glob("shard-*-of-*") if path.is_dir()]
     numbered = [(int(match[2]), int(match[1]), path) for match, path in matches if match]
     return [path for *_, path in sorted(numbered)]
 
 
 def share_of_folder(folder: Path, unit: int) -> WorkShare:
-    """The share of the job whose folder this is."""
+    """Return the share of the job to which a folder belongs."""
     match = FOLDER.fullmatch(folder.name)
     return WorkShare(int(match[1]) - 1, int(match[2]), unit) if match else WorkShare(unit=unit)
