@@ -1,4 +1,4 @@
-"""Pictures and pages for people."""
+"""Write HTML pages, plots and grids of images from results."""
 
 from medi_monai.report.audit_page import write_audit_page
 from medi_monai.report.evaluation_page import write_evaluation_page

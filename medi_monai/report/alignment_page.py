@@ -1,4 +1,4 @@
-"""The page of the evaluation of an alignment: shares of subgroups beside the target, and what happened to quality."""
+"""The page of an evaluated alignment: shares of subgroups compared with the target, and changes in image quality."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from medi_monai.utils.text import plural
 
 __all__ = ["ANSWERS", "Pairs", "write_alignment_page"]
 
-#: ``stayed`` and ``changed`` to a title and its pairs of the same noise, ``(H, W, 3)`` uint8 each
+#: for ``stayed`` and ``changed``, pairs of images from the same noise, ``(H, W, 3)`` uint8 each, by subgroup
 Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 
 MOST_PROMPTS, MOST_SUBGROUPS, PICTURE = 40, 24, 64
-#: values whose shares the answer spells out
+#: maximum number of values whose shares are listed in the answer
 FEW_VALUES = 4
-#: the arms that the page is about
+#: arms on which the page focuses
 ARMS = ("before", "after")
-#: fewer matched images call for a warning
+#: number of matched images below which the page shows a warning
 FEW_MATCHED = 50
-#: verdicts as sentences
+#: sentence for each verdict
 ANSWERS: Mapping[Answer, str] = {
     "met": "The target is met.",
     "missed": "The target is missed.",
@@ -58,13 +58,14 @@ RUN_TIME = (
 
 
 def write_alignment_page(metrics: AlignmentMetrics, pairs: Pairs, closest: Closest, path: str | os.PathLike) -> Path:
-    """Write the page.
+    """Write the page of an evaluated alignment.
 
     Args:
-        metrics: of the evaluation, with its verdict.
-        pairs: pictures of the same noise before and after, by whether their predicted subgroup changed.
-        closest: the closest training images of each arm and of held-out real images.
-        path: of the page.
+        metrics: results of the evaluation, with the verdict.
+        pairs: pairs of images from the same noise before and after alignment, by whether the predicted subgroup
+            changed.
+        closest: for each arm and for held-out real images, the images most similar to training images.
+        path: file to write.
 
     Returns:
         ``path``.
@@ -102,7 +103,7 @@ def _warnings(metrics: AlignmentMetrics, errors: bool) -> list[Finding]:
 
 
 def _add_answer(page: Page, metrics: AlignmentMetrics) -> None:
-    # whether the results can be relied on comes before the results
+    # reasons not to rely on the results come first
     for warning in _warnings(metrics, errors=True):
         page.notice(warning.text, "error")
     verdict = metrics.verdict["after"]

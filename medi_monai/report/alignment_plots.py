@@ -1,4 +1,4 @@
-"""Plots of an alignment: shares of subgroups with their target, and the distance to it during tuning."""
+"""Plots of an alignment: shares of subgroups with their target, and the distance to the target during tuning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": (
 
 
 def proportion_bars(metrics: AlignmentMetrics, attribute: str) -> Figure:
-    """Predicted shares by value and arm, and corrected ones where they are known, with intervals and the target."""
+    """Plot predicted shares by value and arm, and corrected shares if known, with intervals and the target."""
     target, arms = metrics.target.parts[attribute], list(metrics.proportions)
     colors = _colors(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -67,7 +67,7 @@ def _colors(arms: Sequence[str]) -> dict[str, str]:
 
 
 def has_prompts(curve: TuningCurve) -> bool:
-    """Whether the curve tells the distance within prompts from that of all images."""
+    """Return whether the curve has distances of single prompts that differ from the distance of all images."""
     seen = [distance for row in curve.rows for distance in row.classifiers.values()]
     return all(at_update.distance_of_prompts is not None for at_update in seen) and any(
         at_update.distance_of_prompts != at_update.distance for at_update in seen
@@ -75,9 +75,9 @@ def has_prompts(curve: TuningCurve) -> bool:
 
 
 def curve_plot(curve: TuningCurve) -> Figure:
-    """Distances to the target over the updates, of every classifier that looked, with the kept update marked.
+    """Plot the distance to the target over the updates according to each classifier, and mark the selected update.
 
-    Where distances of single prompts are known and differ from those of all images, a second plot shows them.
+    If distances of single prompts are known and differ from those of all images, a second panel shows them.
     """
     names = list(curve.rows[0].classifiers)
     strangers = [name for name in names if name not in READERS]

@@ -1,4 +1,4 @@
-"""Alternatives to the tuning: how close each comes to the target, what it preserves, and what it costs."""
+"""The section on alternatives to the tuning: how close each gets to the target, what it preserves, and its cost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WORDS = {
     "Several images are generated for each one kept. They come from different noise, so there are no pairs.",
 }
 BUDGET = "Retraining uses as many forward and backward passes as the tuning was allowed."
-#: relative difference in forward and backward passes below which two arms have the same compute
+#: relative difference in forward and backward passes below which two arms count as having equal compute
 ROUNDING = 0.05
-#: the cost of an arm of which nothing was recorded
+#: cost of an arm for which none was recorded
 UNKNOWN = ArmCost({})
 
 
 def add_alternatives(page: Page, metrics: AlignmentMetrics) -> None:
-    """Add a section with the answer for every alternative and a table of all arms; none without alternatives."""
+    """Add a section with the verdict on every alternative and a table of all arms; nothing without alternatives."""
     others = [arm for arm in metrics.proportions if arm not in OWN]
     left_out = {arm: cost.left_out for arm, cost in metrics.costs.items() if cost.left_out}
     if not others and not left_out:
@@ -112,7 +112,7 @@ def _passes(cost: ArmCost) -> str:
 
 
 def stages_of(costs: Mapping[str, ArmCost]) -> dict[str, StageTime]:
-    """Stages of all arms by name, with the arms that need each."""
+    """Return the stages of all arms by name, each with its run time and the arms that need it."""
     stages: dict[str, StageTime] = {}
     for arm, cost in costs.items():
         for stage, seconds in cost.stages.items():

@@ -23,7 +23,7 @@ from medi_monai.utils.text import are_intervals, in_order, plural
 
 __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
 
-#: rows and columns of a heat map; smaller classes and values are left out of it, and the page says so
+#: maximum numbers of rows and columns of a heat map; the page says if smaller classes and values are omitted
 MOST_ROWS, MOST_COLUMNS = 40, 40
 CELL_INCHES = 0.27
 LABEL_LENGTH = 34
@@ -40,10 +40,10 @@ def write_audit_page(
     """Write the page of an audit.
 
     Args:
-        audit: what :func:`~medi_monai.cohort.audit.audit_cohort` returns, also after a way through JSON.
-        path: of the page.
-        thumbnails: reads an image by its name in the cohort, ``(H, W, 3)`` uint8; with it, near-duplicates are shown. A
-            file that it cannot read is left out.
+        audit: result of :func:`~medi_monai.cohort.audit.audit_cohort`, or the content of ``audit.json``.
+        path: file to write.
+        thumbnails: function that reads an image by its name in the cohort, ``(H, W, 3)`` uint8, to show
+            near-duplicates; images that cannot be read are omitted. None to show no images.
         title: heading of the page.
 
     Returns:
@@ -112,7 +112,7 @@ def _association_sentence(audit: dict) -> list[str]:
 
 
 def _trained(audit: dict, attribute: str) -> dict:
-    """Association in the training split, or over all patients where there is none."""
+    """Return the association in the training split, or over all patients if there is no training split."""
     association = audit["attributes"][attribute]["association"]
     return association.get("train" if "train" in audit["splits"] else "all") or association["all"]
 
@@ -208,7 +208,7 @@ def _figures_row(figures: dict) -> dict:
 
 
 def association_bars(audit: dict) -> Figure:
-    """Bars of Cramér's V, normalized mutual information, and balanced accuracy of guessing, one group per attribute."""
+    """Plot Cramér's V, normalized mutual information, and balanced accuracy of guessing the class, by attribute."""
     names = list(audit["attributes"])
     figures = [_trained(audit, name) for name in names]
     figure = Figure(figsize=(10, 1.1 + 0.55 * len(names)), layout="constrained")
@@ -263,7 +263,7 @@ def _add_attribute(page: Page, audit: dict, name: str, section: dict) -> None:
 
 
 def _patients(cells: dict, label: str, attribute: str, audit: dict) -> pd.DataFrame:
-    """Patients by class and value, the largest first; a patient in two splits counts in each."""
+    """Return the number of patients by class and value, largest first; a patient in two splits counts in each."""
     frame = pd.DataFrame(cells)
     frame = frame[(frame[label] != "") & (frame[attribute] != "")]
     table = frame.pivot_table(index=label, columns=attribute, values="patients", aggfunc="sum", fill_value=0)
@@ -287,18 +287,18 @@ def _held_out(cells: dict, label: str, attribute: str) -> set[tuple[str, str]]:
 
 
 def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()) -> Figure:
-    """A heat map of counts with a logarithmic color scale, numbers in the cells and dots where there is none.
+    """Draw a heat map of counts with a logarithmic color scale, numbers in the cells, and dots in empty cells.
 
     Args:
         table: counts, one row per class and one column per value.
-        framed: ``(row, column)`` names of the cells to put a frame around.
+        framed: ``(row, column)`` names of the cells to frame.
     """
     counts = table.to_numpy(float)
     rows, columns = counts.shape
     size = CELL_INCHES * (1 if columns > 12 else 1.6)
     figure = Figure(figsize=(3.2 + size * columns, 1.6 + CELL_INCHES * rows), layout="constrained")
     axes = figure.subplots()
-    # below 1, so that a single patient has a tint and nobody has none
+    # the scale starts below 1, so that a single patient is visible
     norm = LogNorm(0.3, max(3, counts.max(initial=0)))
     image = axes.imshow(np.ma.masked_less(counts, 1), cmap="Blues", norm=norm, aspect="auto")
     _name_cells(axes, table)
@@ -307,7 +307,7 @@ def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()
         count = counts[row, column]
         color = "white" if norm(count) > 0.6 else "#222"
         number = axes.text(column, row, _compact(count), ha="center", va="center", fontsize=6.5, color=color)
-        # within the axes by far: the layout need not measure a thousand of them
+        # the number is always inside the axes: leaving it out of the layout saves measuring a thousand of them
         number.set_in_layout(False)
     for row, column in itertools.product(range(rows), range(columns)):
         if (table.index[row], table.columns[column]) in framed:

@@ -1,4 +1,4 @@
-"""The section of an evaluation's page on single combinations of label and attributes: dots, distribution, heat maps."""
+"""The section of the evaluation page on single combinations of label and attributes: dots, distribution, heat maps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from medi_monai.utils.text import listed
 
 __all__ = ["add_combinations", "combination_table"]
 
-#: combinations in the plot of dots; with more, the page has their distribution and the worst of them
+#: maximum number of combinations in the plot of dots (with more, the page shows their distribution), and number of the
+#: worst combinations in the table
 MOST_DOTS, MOST_WORST = 60, 30
-#: rows, columns and panels of the heat maps
+#: maximum numbers of rows or columns, and of panels, of the heat maps
 MOST_SIDE, MOST_PANELS = 40, 7
 LABEL = "Fréchet distance"
 
 
 def combination_table(metrics: ArmsMetrics) -> pd.DataFrame:
-    """One row per combination: its values, ``name``, ``seen``, ``n``, ``floor`` and the distance of each arm."""
+    """Return a table with one row per combination.
+
+    Columns are ``value 0``, ``value 1`` … (one per column of the metrics), ``name``, ``seen`` (whether it was in
+    training), ``n`` (matched images), ``one patient``, ``floor``, and the distance of each arm.
+    """
     by_arm = {arm: figures.frechet_distance.by_combination for arm, figures in metrics.arms.items()}
     value_columns = [f"value {nth}" for nth in range(len(metrics.columns))]
     rows = []
@@ -42,7 +47,7 @@ def combination_table(metrics: ArmsMetrics) -> pd.DataFrame:
 
 
 def add_combinations(page: Page, metrics: ArmsMetrics, combinations: pd.DataFrame) -> None:
-    """Add the section; ``combinations`` as of :func:`combination_table`."""
+    """Add the section to a page; ``combinations`` is the result of :func:`combination_table`."""
     arms = list(metrics.arms)
     usable = combinations[combinations["n"] > 0]
     page.section(f"Fidelity by combination of {' and '.join(metrics.columns)}")

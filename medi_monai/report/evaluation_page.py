@@ -38,7 +38,7 @@ from medi_monai.utils.text import listed, plural
 
 __all__ = ["add_distances", "fidelity_figure", "fidelity_sentences", "untrained_text", "write_evaluation_page"]
 
-#: fewer combinations, or matched images in the median one of them, call for a warning
+#: numbers of combinations, and of matched images in the median combination, below which the page shows a caution
 FEW_COMBINATIONS, FEW_IMAGES = 8, 50
 MOST_ROWS = 60
 FLOOR, REAL = "Real images of other patients", "Real images"
@@ -49,9 +49,9 @@ def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os
     """Write the page of an evaluation.
 
     Args:
-        metrics: of the evaluation.
-        closest: the closest pairs of each arm and of held-out real images.
-        path: of the page.
+        metrics: results of the evaluation.
+        closest: for each arm and for held-out real images, the images most similar to training images.
+        path: file to write.
 
     Returns:
         ``path``.
@@ -81,7 +81,7 @@ def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os
 
 
 def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
-    """A headline where arms are compared; then distances to real images, label fidelity, and memorization."""
+    """Return the answer as sentences: a headline if arms are compared, distances, label fidelity, and memorization."""
     distances = "; ".join(
         f"{arm_title(arm)} {figure_text(of_arm.frechet_distance.mean)}" for arm, of_arm in metrics.arms.items()
     )
@@ -111,7 +111,7 @@ def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
 
 
 def untrained_text(metrics: ArmsMetrics) -> str:
-    """A sentence that names the arms whose images are noise, with their precision."""
+    """Return a text that names the arms whose generator is not trained, with the precision of their images."""
     arms, floor = metrics.untrained_arms, metrics.real.floor.precision
     precisions = {arm: percent_text(metrics.arms[arm].precision.mean, False) for arm in arms}
     shares = listed(f"{share} of {arm_title(arm)} images" for arm, share in precisions.items())
@@ -123,7 +123,7 @@ def untrained_text(metrics: ArmsMetrics) -> str:
 
 
 def _closest_arm(metrics: ArmsMetrics) -> str | None:
-    """The arm that is significantly closer to real images than each other arm."""
+    """Return the arm that is significantly closer to real images than every other arm, or None."""
     means = {arm: of_arm.frechet_distance.mean.value for arm, of_arm in metrics.arms.items()}
     values = {arm: mean for arm, mean in means.items() if mean is not None}
     if len(values) < 2 or len(values) < len(means):
@@ -139,7 +139,8 @@ def _closest_arm(metrics: ArmsMetrics) -> str | None:
 
 
 def fidelity_figure(metrics: ArmsMetrics) -> Plot:
-    """Mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real images."""
+    """Plot the mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real
+    images."""
     rows = {
         arm: {"distance": of_arm.frechet_distance.mean, "label": of_arm.label_fidelity}
         for arm, of_arm in metrics.arms.items()
@@ -209,7 +210,7 @@ def _notes(metrics: ArmsMetrics, combinations: pd.DataFrame, usable: pd.DataFram
 
 
 def add_distances(page: Page, metrics: ArmsMetrics) -> None:
-    """The section on fidelity: distances to real images, and quality and diversity."""
+    """Add the section on fidelity: distances to real images, quality, and diversity."""
     page.section(
         "Fidelity",
         "Real images are split in halves by patient. Every arm, and the other half of the real images, is compared "

@@ -22,7 +22,7 @@ __all__ = ["write_experiment_page"]
 
 LINKS = {"audit": "Full cohort audit", "evaluation": "Full evaluation", "probing": "Full probing results"}
 ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
-#: findings of the audit that the page shows; the others are behind the link
+#: maximum number of findings of the audit on the page; the audit page, to which it links, has all
 MOST_FINDINGS = 5
 
 
@@ -35,10 +35,10 @@ def write_experiment_page(
     """Write the page of an experiment.
 
     Args:
-        results: of the experiment.
-        path: of the page; links are relative to its folder.
+        results: results of the experiment.
+        path: file to write; links are relative to its folder.
         audit: content of ``audit.json``.
-        samples: real and generated images beside each other.
+        samples: picture of real and generated images side by side.
 
     Returns:
         ``path``.

@@ -1,4 +1,4 @@
-"""Grids of patches with labeled rows and columns."""
+"""Draw grids of patches with labeled rows and columns."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def labeled_grid(
     cell: tuple[int, int] = (2, 2),
     cell_size: int = 96,
 ) -> np.ndarray:
-    """Patches by row and column; a combination without patches stays gray.
+    """Draw patches by row and column; cells without patches are gray.
 
     Args:
-        cells: ``(row, column)`` to its patches, ``(H, W, 3)`` uint8.
+        cells: patches of each cell, ``(H, W, 3)`` uint8, by ``(row, column)``.
         rows: labels of the rows, top to bottom.
         columns: labels of the columns, left to right.
-        title: a line above.
-        cell: patches in a cell, (down, across); what is more is not shown.
-        cell_size: least height of a cell in pixels; patches are enlarged by a whole factor to reach it.
+        title: line above the grid.
+        cell: number of patches in a cell, (down, across); additional patches are not shown.
+        cell_size: minimum height of a cell in pixels; patches are enlarged by a whole factor to reach it.
 
     Returns:
-        ``(H, W, 3)`` uint8.
+        ``(H, W, 3)`` uint8 picture.
     """
     font = _font(15)
     shown = {name: short(name, LONGEST) for name in (*rows, *columns)}
@@ -66,7 +66,7 @@ def labeled_grid(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings a font with all of Europe's letters, Pillow's own has those of English alone
+    # the font of matplotlib has the letters of all European languages; that of Pillow has only those of English
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: sections, tables, figures and findings, to read on a screen or on paper."""
+"""Build a self-contained HTML page of sections, tables, figures and findings, for the screen or for print."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from medi_monai.utils.files import atomic_path
 
 __all__ = ["LEVELS", "Page", "Picture"]
 
-#: of a notice, worst first
+#: levels of a notice, most serious first
 LEVELS = ("error", "warning", "note", "ok")
 
 #: a matplotlib figure, a Pillow image, or a uint8 array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
 Picture: TypeAlias = "Figure | Image.Image | np.ndarray"
 
 FIGURE_DPI, SCREEN_DPI = 144, 96
-#: a picture whose PNG is larger becomes a JPEG of quality 90
+#: size in bytes; a picture whose PNG is larger is embedded as a JPEG of quality 90
 LARGEST_PNG = 100_000
 
 
@@ -40,12 +40,12 @@ class Page:
     """A self-contained page: style and pictures are embedded, and there are no scripts.
 
     Blocks appear in the order in which they are added; each method returns the page, so that calls can be chained.
-    What comes before the first section is the answer; links to the sections follow it. All text is escaped, so files
-    and centers may have any name.
+    Everything before the first section is the answer, which is followed by links to the sections. All text is escaped,
+    so files and centers may have any name.
 
     Args:
-        title: heading of the page and of the window.
-        lead: a sentence or two beneath it.
+        title: title of the page and of the browser window.
+        lead: one or two sentences below the title.
     """
 
     title: str
@@ -57,14 +57,14 @@ class Page:
         """Add the answer of the page.
 
         Args:
-            sentences: three at most; the first is emphasized.
+            sentences: about three sentences; the first is emphasized.
             level: one of :data:`LEVELS`; shown as a color.
         """
         self.blocks.append({"kind": "answer", "sentences": list(sentences), "level": _checked_level(level)})
         return self
 
     def section(self, heading: str, text: str = "") -> Page:
-        """Begin a section; a page of three or more has links to them after its answer."""
+        """Begin a section; a page with three or more sections has links to them after its answer."""
         self.blocks.append({"kind": "section", "heading": heading})
         return self.text(text) if text else self
 
@@ -75,7 +75,7 @@ class Page:
 
     def link(self, text: str, target: str) -> Page:
         """Add a link to a file; ``target`` is relative to the folder of the page."""
-        # quoted, a colon cannot turn the target into a URL scheme
+        # quoted, so that a colon cannot turn the target into a URL with a scheme
         self.blocks.append({"kind": "link", "text": text, "target": quote(str(target))})
         return self
 
@@ -85,11 +85,11 @@ class Page:
         return self
 
     def notice(self, text: str, level: str = "note") -> Page:
-        """Add a finding.
+        """Add a notice, such as a finding.
 
         Args:
             text: one plain sentence.
-            level: one of :data:`LEVELS`; shown as a word as well as a color.
+            level: one of :data:`LEVELS`; shown as a word and as a color.
         """
         self.blocks.append({"kind": "notice", "text": text, "level": _checked_level(level), "name": level.upper()})
         return self
@@ -98,14 +98,14 @@ class Page:
         """Add a table: whole numbers with separators, others to three digits, undefined values as a dash.
 
         Args:
-            frame: an index other than a range becomes the headings of the rows.
-            caption: a line above.
-            max_rows: number of rows shown; a sentence below counts the others.
-            folded: show only the caption until the reader opens it.
+            frame: content of the table; an index other than a range becomes the headings of the rows.
+            caption: line above the table.
+            max_rows: maximum number of rows to show; a note below says if there are more.
+            folded: whether to show only the caption until the reader opens the table.
         """
         shown = frame.head(max_rows)
         levels = [] if isinstance(frame.index, pd.RangeIndex) else list(range(frame.index.nlevels))
-        # by position: a name may occur twice
+        # select columns by position, because a name may occur twice
         columns = [shown.index.get_level_values(level).to_series() for level in levels]
         columns += [shown.iloc[:, column] for column in range(shown.shape[1])]
         names = [*(frame.index.names[level] for level in levels), *frame.columns]
@@ -127,28 +127,29 @@ class Page:
         """Add one picture.
 
         Args:
-            picture: see :data:`Picture`; floats are refused because their range is unknown.
-            caption: a line below, also the alternative text.
-            width: on the screen, in pixels; by default that of the picture.
+            picture: see :data:`Picture`; arrays of floats are refused because their range is unknown.
+            caption: line below the picture, also used as alternative text.
+            width: width on the screen in pixels; by default that of the picture.
         """
         return self.figures([(picture, caption)], width)
 
     def figures(self, pictures: Iterable[tuple[Picture, str]], width: int | None = None) -> Page:
-        """Add pictures with captions side by side, wrapped to the width of the screen; ``width`` is of each."""
+        """Add pictures with captions side by side, wrapped to the width of the screen; ``width`` is that of each
+        picture."""
         drawn = [{**_embedded(picture, width), "caption": caption} for picture, caption in pictures]
         self.blocks.append({"kind": "figures", "pictures": drawn})
         return self
 
     def html(self) -> str:
-        """The page as text."""
+        """Return the page as HTML."""
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("medi_monai.report"), autoescape=True, undefined=jinja2.StrictUndefined
         )
         return environment.get_template("page.html.j2").render(page=self, version=code_version())
 
     def write(self, path: str | os.PathLike) -> Path:
-        """Write the page, whole or not at all, and return its path."""
-        # a file name that is not UTF-8 reaches Python as surrogates, which no file takes
+        """Write the page, completely or not at all, and return its path."""
+        # bytes of file names that are not UTF-8 are surrogates in Python, which cannot be encoded
         content = self.html().encode("utf-8", errors="replace")
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
@@ -168,7 +169,7 @@ def _heading(name: object) -> str:
 
 
 def _is_number(column: pd.Series) -> bool:
-    # a column of counts with a None in it has the type object
+    # a column of counts that contains None has the type object
     return pd.api.types.infer_dtype(column.dropna(), skipna=True) in ("integer", "floating", "mixed-integer-float")
 
 
@@ -191,7 +192,7 @@ def _embedded(picture: Picture, width: int | None) -> dict[str, Any]:
     scale = 1.0
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
-        # a figure with a layout of its own has its margins already, and to measure them takes as long as to draw it
+        # a layout engine has already set the margins; measuring them again would take as long as drawing the figure
         margins = None if picture.get_layout_engine() else "tight"
         picture.savefig(
             buffer, format="png", dpi=FIGURE_DPI, bbox_inches=margins, facecolor="white", metadata={"Software": None}

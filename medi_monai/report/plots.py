@@ -1,4 +1,4 @@
-"""Plots of arms: each arm has the same color and marker in all of them, safe for the color-blind."""
+"""Plots that compare arms; each arm has the same color-blind-safe color and marker in all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "sweep_curves",
 ]
 
-#: color and marker; cls, medi and real stand out, baselines are muted (Okabe and Ito's palette for the former)
+#: color and marker of each arm; cls and medi stand out (palette of Okabe and Ito), baselines are muted
 STYLES = {
     "real": ("#5f6368", "s"),
     "cls": ("#e08700", "o"),
@@ -44,21 +44,21 @@ STYLES = {
     "stain_augmented": ("#a58bb3", ">"),
     "stain_normalized": ("#86a0b5", "p"),
 }
-#: of arms with other names, in their order
+#: colors and markers of arms with other names, in order
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))
 FLOOR_COLOR, UNSEEN_COLOR = "#8a8f94", "#b02a37"
 ROW_INCHES = 0.24
 FLOOR_TITLE = "Real images of other patients"
-#: position, height and interval of each point
+#: position, value and interval of each point
 Curve: TypeAlias = Sequence[tuple[float, float | None, tuple[float, float] | None]]
-#: values whose ratio is larger go on a logarithmic axis
+#: ratio of the largest to the smallest value above which an axis is logarithmic
 WIDE_RANGE = 12
-#: columns of a heat map that has others beside it, and numbers in its cells
+#: maximum number of columns of heat maps that share a figure and have numbers in their cells
 NARROW = 18
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Color and marker of each arm; they do not depend on which other baselines there are."""
+    """Return the color and marker of each arm; those of known arms do not depend on which others there are."""
     strangers = [arm for arm in arms if arm not in STYLES]
     return {arm: STYLES.get(arm) or OTHERS[strangers.index(arm) % len(OTHERS)] for arm in arms}
 
@@ -69,13 +69,13 @@ def forest_plot(
     titles: Mapping[str, str],
     marks: Mapping[str, float | None] | None = None,
 ) -> Figure:
-    """Figures of all arms as points with their intervals, one panel per figure.
+    """Plot figures of all arms as points with their intervals, one panel per figure.
 
     Args:
-        arms: name to figures.
-        figures: name of a figure to the label of its axis.
-        titles: of the arms.
-        marks: where a panel has a line, such as chance.
+        arms: figures by name, for each arm.
+        figures: for each name of a figure, the label of its axis.
+        titles: title of each arm.
+        marks: for each name of a figure, the position of a dotted line, such as chance.
     """
     styles, order = arm_styles(list(arms)), list(arms)
     figure = Figure(figsize=(10.5, 1.0 + 0.36 * len(order)), layout="constrained")
@@ -111,14 +111,14 @@ def sweep_curves(
     log: bool = False,
     lines: Mapping[str, float | None] | None = None,
 ) -> Figure:
-    """Balanced accuracy and worst-group accuracy over the points of a sweep, with their ranges over repeats.
+    """Plot balanced accuracy and worst-group accuracy over the points of a sweep, with their ranges over draws.
 
     Args:
-        points: of the sweep.
-        label: of the axis of points.
-        titles: of the arms.
-        log: whether points lie on a logarithmic axis.
-        lines: figure to the height of a dashed line, that of real images alone.
+        points: points of the sweep.
+        label: label of the axis of points.
+        titles: title of each arm.
+        log: whether the axis of points is logarithmic.
+        lines: for each name of a figure, the height of a dashed line: its value for real images alone.
     """
     arms = list(dict.fromkeys(point.arm for point in points))
     styles = arm_styles(arms)
@@ -145,7 +145,7 @@ def sweep_curves(
 
 def _curve(axes: Axes, curve: Curve, style: tuple[str, str], aside: float, scale: Affine2DBase) -> None:
     shown = [(x, y, interval or (y, y)) for x, y, interval in curve if y is not None]
-    # by points of the paper, whatever the scale of the axis: intervals of several arms do not hide each other
+    # offset in points, independent of the scale of the axis, so that the intervals of several arms do not overlap
     moved = axes.transData + ScaledTranslation(aside / 72, 0, scale)
     for x, y, edges in shown:
         axes.update_datalim([(x, y), *((x, edge) for edge in edges)])
@@ -174,7 +174,8 @@ def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
 
 
 def correlation_curves(correlation: CorrelationSweep, titles: Mapping[str, str]) -> Figure:
-    """Balanced accuracy of each arm as class and center go from independent to complete, with intervals."""
+    """Plot the balanced accuracy of each arm, with intervals, as the correlation of class and center goes from 0 to
+    1."""
     arms = list(correlation.arms)
     styles = arm_styles(arms)
     figure = Figure(figsize=(7.5, 4), layout="constrained")
@@ -191,12 +192,12 @@ def correlation_curves(correlation: CorrelationSweep, titles: Mapping[str, str])
 
 
 def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Figure:
-    """Distances of all arms and of the floor, one line per combination; those that training never saw stand on top.
+    """Plot the distances of all arms and the floor, one line per combination; those not in training are on top.
 
     Args:
-        rows: ``name``, ``seen``, ``floor`` and one column per arm.
-        arms: columns.
-        label: of the axis.
+        rows: combinations, with ``name``, ``seen``, ``floor`` and one column per arm.
+        arms: names of the arms.
+        label: label of the axis.
     """
     styles, order = arm_styles(arms), rows.sort_values("seen", kind="stable").reset_index(drop=True)
     figure = Figure(figsize=(9.5, 1.2 + ROW_INCHES * len(order)), layout="constrained")
@@ -223,7 +224,10 @@ def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Fig
 
 
 def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Figure:
-    """For more combinations than lines fit on a page: the share of them up to each distance, seen and unseen apart."""
+    """Plot the share of combinations with at most each distance, separately for those in training and not in training.
+
+    This is for more combinations than fit on a page with :func:`combination_dots`, which has the same arguments.
+    """
     styles = arm_styles(arms)
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -259,15 +263,15 @@ def _distance_axis(axes: Axes, values: np.ndarray, label: str) -> None:
 def distance_heat_maps(
     tables: Mapping[str, pd.DataFrame], unseen: Collection[tuple[str, str]], label: str
 ) -> list[Figure]:
-    """Heat maps of all tables on one color scale; empty cells are white, unseen ones framed.
+    """Draw heat maps of all tables with one color scale; empty cells are white, combinations not in training framed.
 
     Args:
-        tables: title to distances, one row per class and one column per value; all of one shape.
-        unseen: ``(row, column)`` names that training never saw.
-        label: of the colors.
+        tables: distances by title, one row per class and one column per value; all of the same shape.
+        unseen: ``(row, column)`` names of combinations that are not in training.
+        label: label of the color scale.
 
     Returns:
-        One figure with all maps, or one for each where they are wide.
+        One figure with all maps, or one figure per map if they are wide.
     """
     norm = _shared_norm([table.to_numpy(float) for table in tables.values()])
     columns = next(iter(tables.values())).shape[1]
@@ -339,7 +343,7 @@ def _write_values(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
 
 
 def plain_axes(axes: Axes, along: Literal["x", "y"]) -> None:
-    """No frame above and to the right, and light lines that cross the axis ``along``."""
+    """Remove the frame at the top and right, and draw light grid lines at the ticks of the axis ``along``."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=along, color="#e9ecef", lw=0.8)
     axes.set_axisbelow(True)
@@ -352,9 +356,9 @@ def arm_legend(
     titles: Mapping[str, str],
     extra: Sequence[tuple[Line2D, str]] = (),
 ) -> None:
-    """The names of the arms over the panels, in their colors and with their markers; ``extra`` lines come first."""
+    """Add a legend of the arms, with their colors and markers, above the panels; ``extra`` lines come first."""
     handles = [Line2D([], [], color=styles[arm][0], marker=styles[arm][1], ms=7, lw=1.8) for arm in arms]
-    # a name that begins with an underscore would be left out
+    # matplotlib omits names that begin with an underscore
     names = [short(titles[arm]).lstrip("_") or arm for arm in arms]
     handles, names = [*(line for line, _ in extra), *handles], [*(name for _, name in extra), *names]
     legend = figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)), frameon=False)

@@ -1,4 +1,4 @@
-"""The page of the run ``probing``: accuracy of linear probes by arm, and how far they rely on the center."""
+"""The page of the run ``probing``: accuracy of linear probes by arm, and how much they rely on the center."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medi_monai.utils.text import listed, plural
 
 __all__ = ["chance_marks", "main_figures", "write_probe_page"]
 
-#: figures by their name in ``probe.json``; the last is better where it is smaller
+#: titles of figures by their name in ``probe.json``; for the last one, smaller is better
 FIGURES = {
     "balanced_accuracy": "balanced accuracy",
     "worst_group_accuracy": "worst-group accuracy",
@@ -36,11 +36,11 @@ FIGURES = {
     "auroc": "AUROC",
     "calibration_error": "calibration error",
 }
-#: those that have plots
+#: figures that are plotted
 MAIN = ("balanced_accuracy", "worst_group_accuracy")
-#: those that have p values over test patients as well as over draws
+#: figures that have p values over test patients in addition to those over draws
 FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
-#: sweeps by their name: heading, axis, whether it is logarithmic, how to read it
+#: sweeps by name: heading, label of the axis, whether it is logarithmic, and a hint on how to read the plot
 SWEEPS = {
     "ratio": ("Accuracy by number of generated images", "generated images per real image", False,
               "The dashed line is training on real images alone."),
@@ -49,7 +49,7 @@ SWEEPS = {
     "num_centers": ("Accuracy by number of centers", "centers in training", False,
                     "Where a line is flat, more centers do not improve accuracy."),
 }  # fmt: skip
-#: fewer draws of training patients, or patients in the test, call for a warning
+#: numbers of draws of training patients, and of test patients, below which the page shows a caution
 FEW_REPEATS, FEW_PATIENTS = 10, 20
 MOST_ROWS = 60
 
@@ -58,8 +58,8 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
     """Write the page of a probing run.
 
     Args:
-        results: of the run.
-        path: of the page.
+        results: results of the run.
+        path: file to write.
 
     Returns:
         ``path``.
@@ -85,7 +85,7 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
 
 
 def _answer(results: ProbeResults) -> list[str]:
-    # the arm of interest, and what it is compared with: real images alone, and the other generated ones
+    # the arm in focus, compared with real images alone and with the other generated images
     focus, added = results.focus, results.generated
     figure = results.arms[focus].balanced_accuracy if focus in results.arms else None
     void = [finding.text for finding in results.warnings if finding.level == "error"]
@@ -110,7 +110,7 @@ def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]
     if results.settings_that_differ:
         warnings.append(differing_settings(results.settings_that_differ))
     if repeats < FEW_REPEATS:
-        # signs of the differences are exchanged draw by draw: two of 2 ** n outcomes are as far as can be
+        # the permutation test flips the sign of the difference in each draw: 2 of 2 ** n outcomes are the most extreme
         warnings.append(
             f"With only {plural(repeats, 'draw')} of training patients, no p value over draws can be below "
             f"{2 / 2**repeats:.2g}, and intervals are rough."
@@ -164,12 +164,12 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
 
 
 def main_figures(results: ProbeResults) -> dict[str, dict[str, Figure]]:
-    """By arm, the figures that have plots."""
+    """Return the figures that are plotted, by arm and name."""
     return {arm: {name: getattr(of_arm, name) for name in MAIN} for arm, of_arm in results.arms.items()}
 
 
 def chance_marks(results: ProbeResults) -> dict[str, float | None]:
-    """Where the plot of a figure has a line."""
+    """Return the position of the dotted line in the plot of a figure: chance."""
     classes = results.training.classes
     return {"balanced_accuracy": 1 / len(classes) if classes else None}
 
@@ -248,7 +248,7 @@ def _add_sweeps(page: Page, results: ProbeResults, titles: Mapping[str, str]) ->
 
 
 def _add_shortage(page: Page, points: Sequence[SweepPoint], titles: Mapping[str, str]) -> None:
-    # a ratio that is asked for is not reached where fewer images were sampled
+    # a requested ratio is not reached if too few images were sampled
     largest = max(point.point for point in points)
     short_of = [
         f"{titles.get(point.arm, point.arm)} has {point.num_added:,.0f} for {point.num_real:,.0f} real "

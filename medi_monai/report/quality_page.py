@@ -21,11 +21,12 @@ from medi_monai.utils.text import plural
 
 __all__ = ["write_quality_page"]
 
-#: slides shown with their overview: the blurriest, the emptiest, and others at even distances
+#: numbers of slides shown with their overview: of the blurriest and of those with the fewest patches, and in an even
+#: sample
 SHOWN_EACH, SHOWN_EVENLY = 8, 24
-#: images shown at even distances in the order of the table
+#: number of images in an even sample of the table
 SHOWN_IMAGES = 24
-#: slides without tissue that are shown with their overview
+#: maximum number of slides without tissue shown with their overview
 SHOWN_EMPTY = 16
 SLIDE_SCORES = {
     "patches": "patches per slide",
@@ -38,11 +39,11 @@ PATCH_SCORES = {"sharpness": "sharpness", "background": "background fraction", "
 
 
 def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path:
-    """Write the page of the cohort in ``root``.
+    """Write the quality page of a cohort.
 
     Args:
-        root: a folder that :func:`medi_monai.cohort.prepare` filled.
-        path: where to write the page.
+        root: folder of a cohort from :func:`medi_monai.cohort.prepare`.
+        path: file to write.
 
     Returns:
         ``path``.
@@ -113,7 +114,7 @@ def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
 
 
 def _add_sample(page: Page, cohort: Cohort) -> None:
-    """Images at even distances, as files have them; none for patches that are not written to files."""
+    """Add an even sample of the images of a cohort; nothing for patches that are read from slides."""
     rows = cohort.table.iloc[_even(len(cohort), SHOWN_IMAGES)]
     rows = rows[[(cohort.root / image).is_file() for image in rows["image"]]]
     if rows.empty:

@@ -38,28 +38,29 @@ __all__ = [
     "side_by_side",
 ]
 
-#: arm, and ``held_out``, to its closest pairs: generated and training image ``(H, W, 3)`` uint8, their correlation
+#: for each arm and ``held_out``, its closest pairs: image and training image, ``(H, W, 3)`` uint8, and their
+#: correlation
 Closest: TypeAlias = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, float]]]
 
-#: figures of fidelity and their heads in tables; distances are better where smaller, quality where larger
+#: figures of fidelity and their titles in tables; smaller is better for distances, larger for quality
 DISTANCES = {"frechet_distance": "Fréchet distance", "kernel_distance": "kernel distance"}
 QUALITY = {name: name for name in ("precision", "recall", "density", "coverage")}
 MOST_PAIRS, THUMBNAIL = 6, 88
-#: levels of findings that a page does not have itself
+#: level of a page's notice for levels of findings that pages do not have
 NOTICES = {"leakage": "error"}
 COPY_LIMIT = 0.9
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage took in seconds, ``None`` where it is unknown, and the arms that need it."""
+    """Run time of a stage in seconds, ``None`` if unknown, and the arms that need the stage."""
 
     seconds: float | None
     needed_for: tuple[str, ...] = ()
 
 
 def add_findings(page: Page, findings: Sequence[Finding], heading: str = "Findings") -> None:
-    """A section of findings; none without findings."""
+    """Add a section of findings; nothing without findings."""
     if findings:
         page.section(heading)
     for finding in findings:
@@ -67,22 +68,22 @@ def add_findings(page: Page, findings: Sequence[Finding], heading: str = "Findin
 
 
 def fidelity_row(fidelity: FidelityFigures) -> dict[str, str]:
-    """One row of a table of fidelity: distances and quality by their heads."""
+    """Return one row of a table of fidelity: distances and quality by column title."""
     distances = {head: figure_text(getattr(fidelity, name)) for name, head in DISTANCES.items()}
     return {**distances, **quality_row(fidelity)}
 
 
 def quality_row(fidelity: FidelityFigures) -> dict[str, str]:
-    """Precision, recall, density and coverage of a row by their heads."""
+    """Return precision, recall, density and coverage by column title."""
     return {head: figure_text(getattr(fidelity, name)) for name, head in QUALITY.items()}
 
 
 def add_memorization(page: Page, memorization: Mapping[str, Memorization | None], closest: Closest) -> None:
-    """The section on memorization: copies of training images, nearest neighbors, and the closest pairs.
+    """Add the section on memorization: copies of training images, nearest neighbors, and the closest pairs.
 
     Args:
-        page: to add to.
-        memorization: of each arm and of ``held_out``, real images that training did not use.
+        page: page to extend.
+        memorization: results of each arm and of ``held_out``, real images that were not used for training.
         closest: pairs to show.
     """
     page.section("Memorization")
@@ -117,23 +118,23 @@ def add_memorization(page: Page, memorization: Mapping[str, Memorization | None]
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, size: int = THUMBNAIL) -> Image.Image:
-    """Two ``(H, W, 3)`` uint8 images beside each other, each ``size`` pixels wide."""
+    """Return two ``(H, W, 3)`` uint8 images side by side, each resized to ``size`` x ``size`` pixels."""
     both = Image.new("RGB", (2 * size + 4, size), "white")
     for column, pixels in enumerate((left, right)):
         image = Image.fromarray(np.asarray(pixels)).convert("RGB")
-        # pixels of a small image stay visible
+        # enlarge small images without interpolation, so that their pixels remain visible
         resampling = Image.Resampling.NEAREST if image.width < size else Image.Resampling.LANCZOS
         both.paste(image.resize((size, size), resampling), (column * (size + 4), 0))
     return both
 
 
 def add_classifiers(page: Page, classifiers: Mapping[str, ClassifierAccuracy | None], text: str = "") -> None:
-    """The section on how accurate the classifiers are that a page relies on.
+    """Add the section on the accuracy of the classifiers that a page relies on.
 
     Args:
-        page: to add to.
-        classifiers: name to accuracies on held-out real images, ``None`` where they are unknown.
-        text: of the section.
+        page: page to extend.
+        classifiers: accuracies on held-out real images by name; ``None`` if unknown.
+        text: paragraph at the start of the section.
     """
     page.section("Accuracy of the classifiers", text)
     rows: dict[str, dict[str, Any]] = {}
@@ -152,12 +153,12 @@ def add_classifiers(page: Page, classifiers: Mapping[str, ClassifierAccuracy | N
 
 
 def add_run_time(page: Page, stages: Mapping[str, StageTime], text: str = "") -> None:
-    """The section on run time, with a total; none without stages.
+    """Add the section on run time, with a total; nothing without stages.
 
     Args:
-        page: to add to.
-        stages: by name.
-        text: of the section.
+        page: page to extend.
+        stages: run times of stages by name.
+        text: paragraph at the start of the section.
     """
     if not stages:
         return
@@ -177,7 +178,7 @@ def add_provenance(
     digests: Mapping[str, Any] | None = None,
     encoder: Mapping[str, Any] | None = None,
 ) -> None:
-    """The last section, settings and data in folded tables, and the digest of the cohort in the footer."""
+    """Add the last section, with settings and data in folded tables, and the digest of the cohort to the footer."""
     page.section("Settings and data")
     _add_settings(page, settings, "Settings")
     if encoder:
@@ -190,13 +191,13 @@ def add_provenance(
 
 
 def _add_encoder(page: Page, encoder: Mapping[str, Any]) -> None:
-    """A folded table of the encoder and its preprocessing."""
+    """Add a folded table of the encoder and its preprocessing."""
     rows = {str(name).replace("_", " "): {"value": setting_text(value)} for name, value in encoder.items()}
     page.table(share_table(rows, "encoder"), "Encoder and preprocessing, the same for all images", folded=True)
 
 
 def _add_settings(page: Page, settings: Mapping[str, Any], caption: str = "Settings", max_rows: int = 200) -> None:
-    """A folded table of settings; nested ones have names with dots."""
+    """Add a folded table of settings; names of nested settings are joined by dots."""
     rows = {name: {"value": setting_text(value)} for name, value in _flat(settings)}
     if rows:
         page.table(share_table(rows, "setting"), caption, max_rows, folded=True)

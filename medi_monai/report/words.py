@@ -1,4 +1,4 @@
-"""Figures, counts and names as text; an undefined figure is a dash with its count."""
+"""Format figures, counts and names as text; an undefined figure is a dash with its count."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 DASH = "–"
-#: a space at which no line breaks: a figure and its interval stay together
+#: non-breaking space, which keeps the parts of a figure on one line
 FIXED = "\u00a0"
 LONGEST_NAME, LONGEST_SETTING = 34, 240
-#: names of arms on pages
+#: titles of arms on pages
 ARM_TITLES = {
     "real": "Real",
     "medi": "MeDi",
@@ -48,14 +48,14 @@ ARM_TITLES = {
 
 
 def known(value: float | None) -> float | None:
-    """A finite number, or ``None``."""
+    """Return a finite number, or ``None`` if it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(value)
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
-    """A number to three digits or to a fixed number of decimals, with a sign that is no hyphen."""
+    """Format a number to three digits or to a fixed number of decimals, with a true minus sign; a dash if unknown."""
     given = known(value)
     if given is None:
         return DASH
@@ -64,12 +64,12 @@ def number(value: float | None, decimals: int | None = None) -> str:
         return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
     if given == 0 or abs(given) >= 999.5:
         return f"{given:,.0f}".replace("-", "−")
-    # with zeros at the end: the digits of an interval are those of its figure
+    # keep trailing zeros, so that an interval has the same number of digits as its figure
     return f"{given:#.3g}".removesuffix(".").replace("-", "−")
 
 
 def figure_text(figure: Figure | None, decimals: int | None = None) -> str:
-    """A figure with its interval, or a dash with its count."""
+    """Format a figure with its interval, or a dash with its count if it is undefined."""
     if figure is None:
         return DASH
     if figure.value is None:
@@ -78,7 +78,7 @@ def figure_text(figure: Figure | None, decimals: int | None = None) -> str:
 
 
 def percent_text(figure: Figure | None, interval: bool = True) -> str:
-    """A share as a percentage, with its interval where it has one."""
+    """Format a share as a percentage, with its interval if it has one and ``interval`` is set."""
     if figure is None or figure.value is None:
         return figure_text(figure)
     text = f"{number(100 * figure.value, 1)}%"
@@ -89,7 +89,7 @@ def percent_text(figure: Figure | None, interval: bool = True) -> str:
 
 
 def span(interval: Sequence[float] | None, decimals: int | None = None) -> str:
-    """An interval in brackets, with a space before it; nothing where there is none."""
+    """Format an interval in parentheses, preceded by a space; empty if there is none."""
     if not interval:
         return ""
     low, high = (number(edge, decimals) for edge in interval)
@@ -97,32 +97,32 @@ def span(interval: Sequence[float] | None, decimals: int | None = None) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p value to three decimals."""
+    """Format a p value to three decimals."""
     given = known(value)
     return DASH if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
 
 
 def short(name: object, length: int = LONGEST_NAME) -> str:
-    """A name on one line, cut where it is long."""
+    """Return a name on one line, truncated to ``length`` characters."""
     text = " ".join(str(name).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def arm_title(name: str, added: Iterable[str] = ()) -> str:
-    """Full name of an arm on a page; with ``added``, the arms that add generated images to real ones."""
+    """Return the title of an arm on pages; arms in ``added`` add generated images to real ones: ``Real + …``."""
     title = ARM_TITLES.get(name, name)
     return f"Real + {title}" if name in added else title
 
 
 def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataFrame:
-    """A table with one row per key, named by ``heading``; columns as they first occur."""
+    """Return a table with one row per key and the index named ``heading``; columns in order of first occurrence."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     index = pd.Index(list(rows), name=heading, dtype=object)
     return pd.DataFrame([{**dict.fromkeys(columns), **row} for row in rows.values()], index=index, columns=columns)
 
 
 def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
-    """A sentence that lists the sampling settings in which arms differ, with the value of each arm."""
+    """Return a text that lists the sampling settings in which arms differ, with the value of each arm."""
     settings = [
         f"{name} ({', '.join(f'{arm_title(arm)}: {short(value, 60)}' for arm, value in values.items())})"
         for name, values in differing.items()
@@ -134,7 +134,7 @@ def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """The value of a setting on one line."""
+    """Format the value of a setting on one line."""
     if value is None or (isinstance(value, (str, list, tuple, dict)) and not len(value)):
         return DASH
     if isinstance(value, bool):
@@ -147,7 +147,7 @@ def setting_text(value: Any) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """Seconds in the units that people use."""
+    """Format seconds as seconds, minutes or hours."""
     given = known(seconds)
     if given is None:
         return DASH
