@@ -1,4 +1,4 @@
-"""Metadata conditioner, the UNet conditioned on it in every residual block, classifiers, and frozen encoders."""
+"""Diffusion UNets conditioned on metadata or captions, classifiers, and frozen encoders."""
 
 from medi_monai.networks.conditioner import MetadataConditioner
 from medi_monai.networks.encoders import Encoder, build_encoder

@@ -1,4 +1,4 @@
-"""Autoencoders of images: MONAI's ``AutoencoderKL`` in a folder, with the scale of its latents."""
+"""Build, save and load autoencoders of images: MONAI's ``AutoencoderKL``, with the scale of its latents."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from medi_monai.utils.records import Document, read_document, sealed
 __all__ = ["RECORD", "WEIGHTS", "Architecture", "build_autoencoder", "build_space", "load_space", "save_autoencoder"]
 
 WEIGHTS, RECORD = "autoencoder.pt", "autoencoder.json"
-#: largest number of groups in group normalization
+#: maximum number of groups in group normalization
 MAX_GROUPS = 32
 
 
 class Architecture(BaseModel):
-    """Shape of an autoencoder; the bounds keep a damaged record from taking all memory.
+    """Shape of an autoencoder; the bounds prevent a damaged record from using all memory.
 
     Args:
         image_channels: 3, or 1 for grayscale images.
-        channels: channels of each level, each half as large as the one before.
+        channels: channels of each level; the resolution is halved from one level to the next.
         latent_channels: channels of the latents.
         num_res_blocks: residual blocks per level.
         attention: whether the middle of encoder and decoder has attention.
@@ -56,7 +56,7 @@ class AutoencoderRecord(Document):
 
 
 def build_autoencoder(architecture: Architecture) -> AutoencoderKL:
-    """Return MONAI's ``AutoencoderKL`` of a shape, with random weights."""
+    """Return MONAI's ``AutoencoderKL`` with the given shape and random weights."""
     levels = len(architecture.channels)
     return AutoencoderKL(
         spatial_dims=2,
@@ -85,11 +85,11 @@ def save_autoencoder(
 
     Args:
         folder: output folder.
-        autoencoder: of :func:`build_autoencoder`.
-        architecture: its shape.
-        scale: factor of the latents, as for :class:`medi_monai.networks.spaces.LatentSpace`.
+        autoencoder: autoencoder from :func:`build_autoencoder`.
+        architecture: shape of the autoencoder.
+        scale: factor of the latents; see :class:`medi_monai.networks.spaces.LatentSpace`.
         training: settings of the training.
-        figures: what was measured.
+        figures: measured quality, such as reconstruction errors.
         digests: digests of the training data.
     """
     weights = Path(folder) / WEIGHTS
@@ -110,7 +110,7 @@ def load_space(folder: str | os.PathLike) -> LatentSpace:
     """Load the latent space of an autoencoder that :func:`save_autoencoder` wrote.
 
     Args:
-        folder: its folder, or a file in it.
+        folder: folder of the autoencoder, or a file in it.
 
     Raises:
         InputError: for missing or damaged files.
@@ -141,10 +141,10 @@ def build_space(image_channels: int = 3, patch_size: int = 1, autoencoder: str |
     Args:
         image_channels: 3, or 1 for grayscale images.
         patch_size: side of the pixel squares that are stacked as channels, without an autoencoder.
-        autoencoder: folder of an autoencoder; None: pixels.
+        autoencoder: folder of an autoencoder; None for pixel space.
 
     Raises:
-        InputError: for an autoencoder of other image channels, and as for :func:`load_space`.
+        InputError: for an autoencoder with a different number of image channels; see also :func:`load_space`.
     """
     if autoencoder is None:
         return PixelSpace(image_channels, patch_size)

@@ -102,7 +102,7 @@ class AttributeClassifier(nn.Module):
         predicted = []
         for batch in images.split(batch_size):
             if batch.dtype == torch.uint8:
-                # resized to the size of the training, in the same way
+                # resized to the classifier's size in the same way as in training
                 batch = batch if self.image_size is None else images_at(batch, self.image_size)
                 batch = from_uint8(batch.to(device))
             predicted.append(
@@ -113,7 +113,11 @@ class AttributeClassifier(nn.Module):
         return {name: torch.cat([none, *(batch[name] for batch in predicted)]) for name, none in empty.items()}
 
     def resized(self, images: torch.Tensor) -> torch.Tensor:
-        """Resize images to the size of the classifier, differentiably."""
+        """Check images, and resize them differentiably to the size of the classifier.
+
+        Raises:
+            InputError: for images of the wrong type or shape.
+        """
         if not isinstance(images, torch.Tensor) or not images.is_floating_point():
             kind = getattr(images, "dtype", type(images).__name__)
             raise InputError(
@@ -130,7 +134,11 @@ class AttributeClassifier(nn.Module):
         return functional.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
 
     def column(self, attribute: str) -> CategoricalColumn:
-        """Return the vocabulary of an attribute; an :class:`InputError` lists the known attributes."""
+        """Return the vocabulary of an attribute.
+
+        Raises:
+            InputError: for an unknown attribute; the message lists the known ones.
+        """
         if attribute not in self.columns:
             remedy = "Train a classifier for it, or align another attribute."
             raise unknown_value("attribute of the classifier", attribute, self.columns, remedy)
@@ -146,7 +154,7 @@ class AttributeClassifier(nn.Module):
         return super().train(mode and not self._frozen)
 
     def describe(self) -> dict[str, Any]:
-        """Return what determines the predictions as JSON: architecture, attributes and the SHA-256 of the weights."""
+        """Return what determines the predictions, JSON-compatible: architecture, attributes and digest of the weights."""
         return {
             "kind": type(self).__name__,
             "image_size": self.image_size,
@@ -156,13 +164,13 @@ class AttributeClassifier(nn.Module):
 
 
 class SubgroupClassifier(AttributeClassifier):
-    """A small CNN: a stem, three stages that halve the image, global mean pooling, one linear layer.
+    """A small CNN: a stem, three stages that halve the image, global mean pooling, and one linear layer.
 
     With group normalization, predictions do not depend on the batch and are the same in training and evaluation.
 
     Args:
-        attributes: values of each attribute, as for :class:`AttributeClassifier`.
-        image_size: side in pixels to which images are resized; from 64 on, the stem halves the image as well.
+        attributes: values of each attribute; see :class:`AttributeClassifier`.
+        image_size: side in pixels to which images are resized; from 64 on, the stem also halves the image.
         width: channels of the stem, a multiple of 8; the stages have 2, 4 and 8 times as many.
         depth: number of convolutions per stage.
         residual: whether stages are residual units; classifiers that should make different errors differ in this, in
@@ -213,7 +221,7 @@ def save_classifier(
     training: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``classifier.pt`` (weights) and ``classifier.json`` (all else), and return the path of the weights.
+    """Write ``classifier.pt`` (weights) and ``classifier.json`` (everything else); return the path of the weights.
 
     Args:
         folder: output folder.
@@ -241,8 +249,8 @@ def load_classifier(
     """Load a classifier and freeze it.
 
     Args:
-        spec: folder of :func:`save_classifier`, or a file in it; or a classifier, such as a custom subclass of
-            :class:`AttributeClassifier`.
+        spec: folder written by :func:`save_classifier`, or a file in it; or a classifier, such as an instance of a
+            custom subclass of :class:`AttributeClassifier`.
         device: device of the classifier.
 
     Raises:
@@ -253,7 +261,7 @@ def load_classifier(
     if not isinstance(spec, (str, os.PathLike)):
         raise InputError(f"a classifier must be the folder of a trained one or an AttributeClassifier, not {spec!r}")
     path = Path(spec)
-    # the path may be that of the record, of the weights, or of their folder, which may not exist
+    # a path with a suffix is that of the record or of the weights, otherwise that of their folder
     return _from_folder(path.parent if path.suffix else path).to(device)
 
 
@@ -271,7 +279,7 @@ def _from_folder(folder: Path) -> SubgroupClassifier:
 
 
 class Architecture(BaseModel):
-    """Arguments of :class:`SubgroupClassifier` in its record; the bounds keep a damaged one from taking all memory."""
+    """Arguments of :class:`SubgroupClassifier`; the bounds prevent a damaged record from using all memory."""
 
     model_config = Document.model_config
     image_size: int = Field(ge=8, le=8192)

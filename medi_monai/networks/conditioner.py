@@ -1,4 +1,4 @@
-"""Embedding of class and metadata in one vector, ``z_cond`` of MeDi (arXiv 2506.17140)."""
+"""Embed class and metadata in one vector, ``z_cond`` of MeDi (arXiv 2506.17140)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ MODES = ("concat", "additive", "linear")
 
 
 class MetadataConditioner(nn.Module):
-    """Embeds label and attributes and concatenates them: ``z_cond = concat(z_class, z_meta,1 … z_meta,k) ∈ R^{d_t}``.
+    """Embeds label and attributes: ``z_cond = concat(z_class, z_meta,1 … z_meta,k) ∈ R^{d_t}`` in the default mode.
 
-    A categorical column has a table of learnable embeddings, with a row for null, one for unknown and one per value. A
+    A categorical column has a table of learned embeddings with one row for null, one for unknown, and one per value. A
     continuous column has sinusoidal features and a two-layer projection, with its own null and unknown embeddings.
 
     Args:
-        schema: label and attributes; its digest is saved with the weights, and weights of another schema are refused.
+        schema: label and attributes; its digest is saved with the weights, and weights with a different digest are
+            refused.
         embed_dim: ``d_t``, the width of the timestep embedding.
         mode: ``concat`` splits ``d_t`` among the columns; ``additive`` sums embeddings of the full width; ``linear``
             concatenates embeddings of the full width and projects them to ``d_t``.
-        num_frequencies: sine and cosine pairs for a continuous column.
+        num_frequencies: number of pairs of sine and cosine features of a continuous column.
     """
 
     def __init__(self, schema: MetadataSchema, embed_dim: int, mode: str = "concat", num_frequencies: int = 16) -> None:
@@ -67,16 +68,16 @@ class MetadataConditioner(nn.Module):
     def extended(
         self, schema: ExtendedSchema, learned: Mapping[tuple[str, str], torch.Tensor] | None = None
     ) -> MetadataConditioner:
-        """A conditioner with additional values, which shares all else with this one.
+        """Return a conditioner with additional values, which shares everything else with this one.
 
-        One that was extended before keeps only the embeddings of the training. The embedding of a mixture is the
-        weighted combination of the embeddings of its values, and so is its ``z_cond``, in every mode: embeddings are
-        concatenated, added or mapped linearly, and the weights sum to 1.
+        If this one has been extended before, only its embeddings from training are kept. The embedding of a mixture is
+        the weighted combination of the embeddings of its values, and so is its ``z_cond``, in every mode: embeddings
+        are concatenated, added or mapped linearly, and the weights sum to 1.
 
         Args:
             schema: extension of the schema of this conditioner.
-            learned: embedding of each learned value, by column and value: ``(D,)``, as those of the column, or
-                ``(D + embed_dim,)`` with an offset that is added to ``z_cond``.
+            learned: embedding of each learned value, by column and value: ``(D,)``, like the embeddings of the column,
+                or ``(D + embed_dim,)`` with an additional offset that is added to ``z_cond``.
         """
         other = copy(self)
         other._modules, other._buffers = dict(self._modules), dict(self._buffers)
@@ -113,11 +114,11 @@ class _CategoricalEmbedding(nn.Module):
 
 
 class _ExtendedEmbedding(nn.Module):
-    """Embeddings of the training, and additional ones, each with an offset of ``z_cond`` that is zero for the former.
+    """Embeddings from training and additional ones, each with an offset of ``z_cond``, which is zero for the former.
 
     Args:
-        rows: ``(2 + values, width + embed_dim)``.
-        width: of an embedding of the column.
+        rows: ``(2 + values, width + embed_dim)`` embeddings with their offsets, beginning with null and unknown.
+        width: width of an embedding of the column.
     """
 
     def __init__(self, rows: torch.Tensor, width: int) -> None:
@@ -184,8 +185,8 @@ def drop_to_null(
         label_dropout: probability in [0, 1] that a row loses its label.
         attribute_dropout: probability in [0, 1] that a row loses an attribute, drawn independently for each attribute.
         generator: random generator on the CPU.
-        joint_dropout: probability in [0, 1] that a row loses label and all attributes, the null condition of guidance,
-            which independent dropout of many columns would rarely produce.
+        joint_dropout: probability in [0, 1] that a row loses its label and all attributes; this is the null condition
+            of guidance, which independent dropout of many columns would rarely produce.
     """
     probability = torch.full((codes.shape[1],), attribute_dropout)
     probability[0] = label_dropout

@@ -1,4 +1,4 @@
-"""Weights that a training begins from: of this package with another schema, or of other libraries."""
+"""Initialize a network from weights of this package (also with another schema) or of other libraries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from medi_monai.utils.text import listed, plural
 __all__ = ["initialize_network", "load_initial_weights", "origin_of"]
 
 COUNTER = "n_averaged"
-#: of a folder that diffusers saved
+#: names of the weights file in a folder saved by diffusers
 OF_DIFFUSERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-#: settings of our models that shapes of weights do not show, in ``model.json``
+#: settings in ``model.json`` of this package's models that cannot be inferred from the shapes of weights
 OWN_SETTINGS = ("num_head_channels", "norm_num_groups", "conditioning")
-#: of published MeDi models, beside the weights: codes of classes and of attributes
+#: files next to the weights of published MeDi models, with the codes of classes and of attributes
 CLASS_CODES, DOMAIN_CODES = "cancer_type_mapping.json", "domain_value_mapping.json"
 PUBLISHED_UNKNOWN = "Unknown"
-#: settings in diffusers' ``config.json`` that MONAI's network has no choice of, or another one
+#: required values of settings in diffusers' ``config.json``, because MONAI's network supports no others
 DIFFUSERS_FIXED: dict[str, Any] = {
     "center_input_sample": False, "time_embedding_type": "positional", "freq_shift": 0, "flip_sin_to_cos": True,
     "mid_block_scale_factor": 1, "downsample_padding": 1, "downsample_type": "conv", "upsample_type": "conv",
@@ -40,13 +40,13 @@ DIFFUSERS_FIXED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SourceTable:
-    """Embeddings of a column in a file: a row for each of ``codes``, by value; null and unknown where it has them.
+    """Embeddings of a column in a weights file.
 
     Args:
-        weight: ``(R, D)``.
+        weight: ``(R, D)`` embeddings.
         codes: row of each value.
-        null, unknown: rows of these, or None.
-        start: position in ``z_cond``, where columns are concatenated.
+        null, unknown: rows of the null and unknown embeddings; None if the file does not have them.
+        start: position of the column in ``z_cond``, if columns are concatenated.
     """
 
     weight: torch.Tensor
@@ -57,35 +57,36 @@ class SourceTable:
 
 
 def initialize_network(network: MetadataDiffusionUNet, init_from: str | os.PathLike | None) -> MetadataDiffusionUNet:
-    """:func:`load_initial_weights` where a path is given, and return the network; None: train from scratch."""
+    """Load initial weights into a network with :func:`load_initial_weights`, unless the path is None; return it."""
     if init_from is not None:
         network.origin = load_initial_weights(network, init_from)
     return network
 
 
 def origin_of(network: nn.Module) -> dict[str, Any]:
-    """For ``model.json`` and the summary: ``initialized`` with what a network was initialized from; empty if fresh."""
+    """Return ``initialized``, what a network was initialized from, for ``model.json``; empty for random weights."""
     origin = getattr(network, "origin", None)
     return {} if origin is None else {"initialized": origin}
 
 
 def load_initial_weights(network: MetadataDiffusionUNet, path: str | os.PathLike) -> dict[str, Any]:
-    """Load the weights that a training begins from, and print in one line what fits and what does not.
+    """Load the weights from which a training starts, and print one line on what was loaded.
 
-    All weights but those of class and metadata have to fit. Embeddings are matched by the names of columns and values;
-    what the file does not have keeps its fresh weights.
+    All weights except those of class and metadata have to fit. Embeddings are matched by the names of columns and
+    values; embeddings that the file does not have keep their random weights.
 
     Args:
         network: network to load into.
-        path: ``model.pt`` or a training checkpoint of this package, with its ``schema.json`` beside it; weights or a
-            folder of MONAI's or monai-generative's ``DiffusionModelUNet`` or of diffusers' ``UNet2DModel``, as
-            published with MeDi, whose codes are read from the JSON files beside it.
+        path: ``model.pt`` or a training checkpoint of this package, with ``schema.json`` in the same folder; or weights
+            or a folder of MONAI's or monai-generative's ``DiffusionModelUNet``, or of diffusers' ``UNet2DModel``, as
+            published with MeDi, whose codes are read from JSON files in the same folder.
 
     Returns:
-        ``path``, ``layout``, number of loaded ``parameters``, ``carried`` and ``fresh``: embeddings by column.
+        ``path``, ``layout``, the number of loaded ``parameters``, and the values by column whose embeddings were loaded
+        (``carried``) or keep their random weights (``fresh``).
 
     Raises:
-        InputError: for weights that do not fit the network, which is then unchanged.
+        InputError: for weights that do not fit the network; the network is then unchanged.
     """
     file = next((Path(path) / name for name in OF_DIFFUSERS if (Path(path) / name).is_file()), path)
     state = {name.removeprefix("module."): value for name, value in load_weights(file).items() if name != COUNTER}
@@ -150,7 +151,14 @@ def _check_trunk(
 
 
 def _check_settings(network: MetadataDiffusionUNet, folder: Path, layout: str, path: str | os.PathLike) -> list[str]:
-    """Compare what shapes of weights do not show with the records beside them; return what none tells."""
+    """Check settings that cannot be inferred from shapes against the records next to the weights.
+
+    Returns:
+        The settings that could not be checked, because no record has them.
+
+    Raises:
+        InputError: for a setting that differs.
+    """
     attention = network.middle_block.attention
     heads, norm = attention.attn.num_heads, attention.norm  # type: ignore[union-attr]
     width = norm.num_channels // heads  # type: ignore[union-attr, operator]
@@ -189,7 +197,7 @@ def _source_tables(
     conditioner: MetadataConditioner,
     path: str | os.PathLike,
 ) -> tuple[dict[str, SourceTable], dict[str, torch.Tensor]]:
-    """Tables of a file by column; and tensors that fit as they are, of continuous columns and the projection."""
+    """Return the embeddings in a file by column; and tensors to load unchanged (continuous columns, projection)."""
     if layout == "medi_monai":
         return _own_tables(state, folder, conditioner, path)
     if layout == "diffusers":
@@ -226,13 +234,13 @@ def _own_tables(
     if conditioner.mode == "linear" and list(schema.names) == names:
         whole.update({name: value for name, value in state.items() if name.startswith(f"{CONDITIONS}project.")})
     elif conditioner.mode == "linear":
-        # a projection of other columns mixes what embeddings mean
+        # embeddings that were trained with a projection of other columns are of no use
         return {}, {}
     return tables, whole
 
 
 def _places(conditioner: MetadataConditioner) -> dict[str, tuple[int, int]]:
-    """Position and width of the embedding of each column in ``z_cond``; where they are added, all are at 0."""
+    """Return the position and width of each column's embedding in ``z_cond``; in mode ``additive``, all are at 0."""
     places, start = {}, 0
     for column, embedding in zip(conditioner.schema.columns, conditioner.embeddings):
         table = getattr(embedding, "table", getattr(embedding, "tokens", None))
@@ -244,7 +252,7 @@ def _places(conditioner: MetadataConditioner) -> dict[str, tuple[int, int]]:
 def _published_tables(
     state: Mapping[str, torch.Tensor], folder: Path, conditioner: MetadataConditioner
 ) -> tuple[dict[str, SourceTable], dict[str, torch.Tensor]]:
-    """Tables of a published MeDi model: classes, then attributes in the order of its codes."""
+    """Return the embeddings of a published MeDi model by column: classes, then attributes in the order of its codes."""
     classes = read_json(folder / CLASS_CODES) if (folder / CLASS_CODES).is_file() else {}
     domains = read_json(folder / DOMAIN_CODES) if (folder / DOMAIN_CODES).is_file() else {}
     tables, start = {}, 0
@@ -261,7 +269,7 @@ def _published_tables(
         start += weight.shape[1] if conditioner.mode != "additive" else 0
     whole: dict[str, torch.Tensor] = {}
     if conditioner.mode == "concat" and start != conditioner.embed_dim:
-        # additional columns, such as an age, whose place among these is not recorded
+        # the model has additional columns, such as an age, whose position among these is not recorded
         return {name: table for name, table in tables.items() if name == names[0]}, {}
     if conditioner.mode == "linear":
         if list(tables) != names or len(names) == 1:
@@ -274,7 +282,7 @@ def _published_tables(
 
 
 def _matched(own: torch.Tensor, column: CategoricalColumn, table: SourceTable) -> tuple[torch.Tensor, list[str]]:
-    """The table of a column with the rows that the file has, and their values."""
+    """Return a column's embeddings with the rows that the file has, and the values of these rows."""
     rows = own.clone()
     for code, source in ((0, table.null), (1, table.unknown)):
         if source is not None:

@@ -1,4 +1,4 @@
-"""Names of the weights of a diffusion UNet in other libraries, and their names in MONAI's ``DiffusionModelUNet``."""
+"""Translate the names of weights of diffusion UNets in other libraries to those of MONAI's ``DiffusionModelUNet``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 __all__ = ["CONDITIONS", "identities", "layout_of", "monai_state"]
 
-#: prefix of the embedding of class and metadata, which is not translated
+#: prefix of the embeddings of class and metadata, which are not translated
 CONDITIONS = "class_embedding."
-#: of published MeDi models, beside the class embedding
+#: prefixes of the embeddings of metadata in published MeDi models
 DOMAINS = ("domain_embeddings.", "positional_domain_embeddings.", "linear_comb.")
-#: names of diffusers' ``UNet2DModel``, and of its attention in versions before 0.12
+#: patterns of names in diffusers' ``UNet2DModel`` (also of its attention before version 0.12), and their replacements
 DIFFUSERS = (
     (r"^time_embedding\.linear_1\.", "time_embed.0."),
     (r"^time_embedding\.linear_2\.", "time_embed.2."),
@@ -33,7 +33,7 @@ DIFFUSERS = (
     (r"\.(?:to_k|key)\.", ".attn.to_k."),
     (r"\.(?:to_v|value)\.", ".attn.to_v."),
 )
-#: names of monai-generative, for networks without cross-attention
+#: patterns of names in monai-generative, for networks without cross-attention, and their replacements
 GENERATIVE = (
     (r"\.upsampler\.conv\.", ".upsampler.postconv."),
     (r"\.proj_attn\.", ".attn.out_proj."),
@@ -42,7 +42,7 @@ GENERATIVE = (
 
 
 def layout_of(state: Mapping[str, torch.Tensor]) -> str:
-    """The library that weights are from: ``medi_monai``, ``monai``, ``monai-generative`` or ``diffusers``."""
+    """Return the library that weights are from: ``medi_monai``, ``monai``, ``monai-generative`` or ``diffusers``."""
     if f"{CONDITIONS}schema_digest" in state:
         return "medi_monai"
     if any(name.startswith("time_embedding.") for name in state):
@@ -54,12 +54,12 @@ def layout_of(state: Mapping[str, torch.Tensor]) -> str:
 def monai_state(
     state: Mapping[str, torch.Tensor], layout: str, expected: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Weights under the names of MONAI's network, without those of class and metadata.
+    """Return weights under the names of MONAI's network, without those of class and metadata.
 
     Args:
-        state: weights.
-        layout: from :func:`layout_of`.
-        expected: ``state_dict`` of the network, which decides whether query, key and value are one linear layer.
+        state: weights by name.
+        layout: result of :func:`layout_of`.
+        expected: ``state_dict`` of the network, which determines whether query, key and value are one linear layer.
     """
     rules = {"diffusers": DIFFUSERS, "monai-generative": GENERATIVE}.get(layout, ())
     trunk: dict[str, torch.Tensor] = {}
@@ -77,13 +77,13 @@ def monai_state(
 
 
 def identities(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Output layers of self-attention for a network of monai-generative, under their names in MONAI's.
+    """Return output layers of self-attention for weights of monai-generative, under their names in MONAI.
 
-    monai-generative has a projection after its self-attention that its forward pass never applies, while MONAI's does:
-    as the identity, it makes outputs equal.
+    monai-generative has a projection after its self-attention that its forward pass never applies, while MONAI applies
+    it. Replacing it by the identity makes the outputs equal.
 
     Args:
-        state: weights of monai-generative.
+        state: weights of monai-generative by name.
     """
     return {
         name.replace(".proj_attn.", ".attn.out_proj."): _identity(value)
@@ -97,7 +97,7 @@ def _identity(value: torch.Tensor) -> torch.Tensor:
 
 
 def _as_expected(state: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Join or divide the linear layers of query, key and value."""
+    """Join or split the linear layers of query, key and value, as the network expects them."""
     for name in expected:
         whole = re.sub(r"\.to_q\.", ".qkv.", name)
         parts = [re.sub(r"\.qkv\.", f".to_{letter}.", whole) for letter in "qkv"]
@@ -105,7 +105,7 @@ def _as_expected(state: dict[str, torch.Tensor], expected: Mapping[str, torch.Te
             state[name] = torch.cat([state.pop(part) for part in parts])
         elif ".to_q." in name and name not in state and whole in state:
             state.update(zip(parts, state.pop(whole).chunk(3)))
-    # without an output layer of its attention, a network has none to load
+    # a network whose attention has no output layer does not need the identity
     for name in [name for name in state if ".attn.out_proj." in name and name not in expected]:
         if torch.equal(state[name], _identity(state[name])):
             del state[name]

@@ -1,4 +1,4 @@
-"""Values of a column that were learned for a trained model, each a small file in the folder ``values`` beside it."""
+"""Save and load values that were learned for a trained model, each a small file in its folder ``values``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medi_monai.utils.records import check_unchanged
 
 __all__ = ["VALUES", "LearnedValue", "load_values", "values_for_weights", "save_value", "value_path"]
 
-#: folder of the files, in that of the model
+#: folder of the files, within the folder of the model
 VALUES = "values"
 FORMAT = 1
 TEXTS = ("column", "value", "schema", "weights", "sha256")
@@ -27,16 +27,15 @@ TEXTS = ("column", "value", "schema", "weights", "sha256")
 
 @dataclass(frozen=True)
 class LearnedValue:
-    """A value that was learned with all weights of the model frozen.
+    """A value of a column that was learned with all weights of the model frozen.
 
     Args:
         column: label or attribute.
-        value: its name.
-        embedding: of the column's table of embeddings, ``(D,)``, with an offset of the condition of the network,
-            ``(D + d_t,)``.
+        value: name of the value.
+        embedding: ``(D,)``, like the embeddings of the column, or ``(D + d_t,)`` with an offset of ``z_cond``.
         schema: digest of the schema of the training.
-        weights: SHA-256 of ``model.pt``.
-        origin: the patches it was learned from, and how.
+        weights: SHA-256 of the model's ``model.pt``.
+        origin: record of the patches it was learned from, and how.
     """
 
     column: str
@@ -53,18 +52,18 @@ class LearnedValue:
 
     @property
     def added(self) -> AddedValue:
-        """Its entry in an extended schema."""
+        """Entry of the value in an extended schema."""
         return AddedValue(self.column, self.value, self.source)
 
 
 def value_path(ckpt_dir: str | os.PathLike, column: str, value: str) -> Path:
-    """Path of the file of a value, with a digest of both names, which file names may not be able to represent."""
+    """Return the path of the file of a value; it has a digest, as a file name may not represent both names uniquely."""
     spelled = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{column}_{value}").strip(".-")[:60]
     return Path(ckpt_dir) / VALUES / f"{spelled}_{json_digest([column, value])[:8]}.pt"
 
 
 def save_value(ckpt_dir: str | os.PathLike, learned: LearnedValue) -> Path:
-    """Write a value into the folder of its model, and return the path."""
+    """Write a learned value to the folder of its model, and return the path of its file."""
     path = value_path(ckpt_dir, learned.column, learned.value)
     content = {
         "format": FORMAT,
@@ -84,10 +83,11 @@ def load_values(ckpt_dir: str | os.PathLike, schema: MetadataSchema) -> tuple[Le
 
     Args:
         ckpt_dir: folder of a model.
-        schema: its schema; values of another one are of a model that was in the folder before, and are left out.
+        schema: schema of the model; values for another schema, learned for a model that was in the folder before, are
+            omitted.
 
     Raises:
-        InputError: for a file that is damaged, was changed, or holds something else.
+        InputError: for a file that is damaged, was changed, or does not contain a learned value.
     """
     paths = sorted((Path(ckpt_dir) / VALUES).glob("*.pt"))
     values = [_read(path) for path in paths]
@@ -117,15 +117,15 @@ def _digest(content: Mapping[str, Any], embedding: torch.Tensor) -> str:
 
 
 def values_for_weights(values: Sequence[LearnedValue], weights: str, plan: pd.DataFrame) -> tuple[LearnedValue, ...]:
-    """The values that were learned for the model with this SHA-256 of its weights.
+    """Return the values that were learned for a model, identified by its weights.
 
     Args:
-        values: from :func:`load_values`.
+        values: result of :func:`load_values`.
         weights: SHA-256 of ``model.pt``.
-        plan: a plan; if it names a value that was learned for other weights, this is an error.
+        plan: plan to sample.
 
     Raises:
-        InputError: naming the value.
+        InputError: if the plan names a value that was learned for other weights.
     """
     fitting = tuple(value for value in values if value.weights == weights)
     known = {(value.column, value.value) for value in fitting}

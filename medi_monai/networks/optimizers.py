@@ -15,14 +15,14 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["OPTIMIZERS", "MuonAdamW", "build_optimizer", "orthogonalized"]
 
-#: names of :func:`build_optimizer`
+#: names that :func:`build_optimizer` knows
 OPTIMIZERS = ("muon", "adamw")
 
-#: children of MONAI's ``DiffusionModelUNet`` whose matrices do not map features to features
+#: children of MONAI's ``DiffusionModelUNet`` whose matrices do not map hidden features to hidden features
 EDGES = ("conv_in", "out", "time_embed", "class_embedding")
 #: coefficients of the quintic iteration, and number of iterations (K. Jordan 2024, "Muon")
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-#: root mean square of AdamW's updates (arXiv 2502.16982)
+#: typical root mean square of AdamW's updates, to which those of Muon are scaled (arXiv 2502.16982)
 ADAMW_RMS = 0.2
 
 
@@ -40,8 +40,8 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: decoupled weight decay of both optimizers.
         momentum: momentum of Muon, in [0, 1).
         edges: names of children whose matrices are optimized by AdamW: inputs, outputs and embeddings.
-        precision: ``bfloat16`` or ``float32``, in which matrices are orthogonalized; by default bfloat16, unless the
-            device is slow in it. A resumed training keeps its own.
+        precision: precision in which matrices are orthogonalized, ``bfloat16`` or ``float32``; by default bfloat16,
+            unless it is slow on the device. Resumed training keeps its precision.
         betas: decay rates of AdamW's moving averages.
 
     Raises:
@@ -124,7 +124,7 @@ def build_optimizer(
     """Return the optimizer of a diffusion network.
 
     Args:
-        name: ``muon``: :class:`MuonAdamW`; ``adamw``: AdamW for all parameters.
+        name: ``muon`` for :class:`MuonAdamW`, or ``adamw`` for AdamW for all parameters.
         network: network to optimize.
         lr: learning rate.
         weight_decay: decoupled weight decay.
@@ -144,7 +144,7 @@ def orthogonalized(matrices: torch.Tensor, precision: str = "bfloat16") -> torch
 
     Args:
         matrices: the matrices.
-        precision: ``bfloat16`` or ``float32``, in which the iteration computes.
+        precision: precision of the iteration, ``bfloat16`` or ``float32``.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     result = (matrices.mT if tall else matrices).to(dtype_of(precision))

@@ -1,4 +1,4 @@
-"""Precision of a network's arithmetic: which number format a device is fast in, and why."""
+"""Choose the precision of a network's arithmetic: the number format that is fast on a device."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = [
     "probe",
 ]
 
-#: ``float32``: without autocast
+#: number formats; ``float32`` means without autocast
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-#: features of a CPU, as PyTorch calls them, each of which computes matrix products in bfloat16
+#: CPU features, under their names in PyTorch, that compute matrix products in bfloat16
 CPU_FEATURES = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-#: variables that keep oneDNN from instructions that the CPU has
+#: environment variables that prevent oneDNN from using instructions that the CPU has
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-#: first compute capabilities of NVIDIA GPUs with bfloat16, and with float16 in their tensor cores
+#: lowest compute capabilities of NVIDIA GPUs with bfloat16, and with float16, in their tensor cores
 BFLOAT16_SINCE, FLOAT16_SINCE = (8, 0), (7, 0)
-#: how many times as fast as float32 a format has to be where its speed is measured
+#: if the speed of a format is measured, it has to be this many times as fast as float32
 LEAST_GAIN = 1.2
-#: sides of the matrices that are multiplied for that
+#: side of the square matrices that are multiplied in this measurement
 SIDE = 512
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A number format and why it was taken.
+    """A number format, and why it was chosen.
 
     Args:
         name: one of :data:`PRECISIONS`.
-        reason: in words, without the name.
+        reason: reason in words, without the name of the format.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Precision:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What is known of a device's arithmetic.
+    """What is known about the arithmetic of a device.
 
     Args:
-        kind: ``cpu``, ``cuda``, or another type of PyTorch's devices.
-        features: features of a CPU by PyTorch's names; empty if they are unknown.
-        capability: compute capability of an NVIDIA GPU.
-        doubt: why the features do not tell what is fast.
+        kind: ``cpu``, ``cuda``, or another type of PyTorch device.
+        features: CPU features by their names in PyTorch; empty if unknown.
+        capability: compute capability of an NVIDIA GPU; None for other devices.
+        doubt: why the features do not show which format is fast; None if they do.
     """
 
     kind: str
@@ -67,15 +67,15 @@ class Hardware:
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """Return PyTorch's type of a format in :data:`PRECISIONS`."""
+    """Return the PyTorch type of a format in :data:`PRECISIONS`."""
     return PRECISIONS[name]
 
 
 def probe(device: str | torch.device) -> Hardware:
-    """Return what PyTorch tells of a device."""
+    """Return what PyTorch knows about a device."""
     device = torch.device(device)
     if device.type == "cuda":
-        # the capability of an AMD GPU counts otherwise
+        # the capability of an AMD GPU has a different meaning
         return Hardware("cuda", capability=None if torch.version.hip else torch.cuda.get_device_capability(device))
     if device.type != "cpu":
         return Hardware(device.type)
@@ -88,16 +88,16 @@ def probe(device: str | torch.device) -> Hardware:
 
 
 def choose_precision(hardware: Hardware, gain: Callable[[str], float | None], allow_float16: bool = True) -> Precision:
-    """Return the format that a network computes fastest in, and why.
+    """Return the format in which a network computes fastest, and why.
 
-    bfloat16 where the hardware has it, float16 on older GPUs, otherwise float32. Where no feature tells, each format
-    is measured, and has to be :data:`LEAST_GAIN` times as fast as float32.
+    This is bfloat16 if the hardware has it, float16 on older GPUs, otherwise float32. If the features do not show which
+    is fast, each format is measured and has to be :data:`LEAST_GAIN` times as fast as float32.
 
     Args:
-        hardware: the device.
-        gain: returns how many times as fast as float32 matrix products in a format are, by its name; None where it
-            cannot be measured.
-        allow_float16: whether float16 may be taken; training in it needs a scaled loss.
+        hardware: what is known about the device.
+        gain: function that returns, for the name of a format, how many times as fast as in float32 matrix products are;
+            None if that cannot be measured.
+        allow_float16: whether float16 may be chosen; training in it needs a scaled loss.
     """
     if hardware.capability is not None:
         name = f"compute capability {hardware.capability[0]}.{hardware.capability[1]}"
@@ -133,9 +133,9 @@ def _measured(names: tuple[str, ...], gain: Callable[[str], float | None], doubt
 
 @cache
 def measured_gain(device: str, name: str) -> float | None:
-    """Return how many times as fast as float32 a device multiplies matrices in a format; 0 where it cannot.
+    """Measure how many times as fast as in float32 a device multiplies matrices in a format; 0 if it cannot.
 
-    None for one of several processes of ``torchrun``, which could come to different results.
+    The result is None in one of several processes of ``torchrun``, because their results could differ.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return None
@@ -148,10 +148,10 @@ def measured_gain(device: str, name: str) -> float | None:
 def _seconds(device: str, dtype: torch.dtype) -> float:
     left = torch.ones(SIDE, SIDE, device=device).to(dtype)
     times = []
-    # the first product also builds the kernel
+    # four products, because the first one also builds the kernel and is not counted
     for _ in range(4):
         start = time.perf_counter()
-        # a number that is read waits for the device
+        # reading a number waits for the device
         float((left @ left)[0, 0])
         times.append(time.perf_counter() - start)
     return min(times[1:])
@@ -159,5 +159,5 @@ def _seconds(device: str, dtype: torch.dtype) -> float:
 
 @cache
 def fast_precision(device: str, allow_float16: bool = True) -> Precision:
-    """Return the format that a device, such as ``cpu`` or ``cuda:0``, computes fastest in, and why."""
+    """Return the format in which a device, such as ``cpu`` or ``cuda:0``, computes fastest, and why."""
     return choose_precision(probe(device), lambda name: measured_gain(device, name), allow_float16)

@@ -19,7 +19,7 @@ __all__ = ["LatentSpace", "PixelSpace", "Space", "latent_scale"]
 class Space(Protocol):
     """Conversion between images ``(N, 3, H, W)`` in [-1, 1] and the values that the network denoises."""
 
-    #: bound of the values, as for :func:`medi_monai.diffusion.denoiser`; None if they are unbounded
+    #: bound of the values; see :func:`medi_monai.diffusion.denoiser`; None if they are unbounded
     clip: float | None
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -32,19 +32,19 @@ class Space(Protocol):
         """Return ``(C, h, w)`` of an image with a side of ``image_size`` pixels."""
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the space, as JSON."""
+        """Return everything that determines the space, JSON-compatible."""
 
 
 class PixelSpace(nn.Module):
     """Pixel space.
 
     Args:
-        channels: 3, or 1 for grayscale images: the mean of the channels, repeated in decoding.
-        patch_size: side in pixels of squares that are rearranged into channels (``torch.nn.PixelUnshuffle``, without
-            loss), so that the network works at a smaller size with a larger receptive field.
+        channels: 3, or 1 for grayscale: the mean of the three channels, which is repeated in decoding.
+        patch_size: side in pixels of the squares that are rearranged into channels (losslessly, with
+            ``torch.nn.PixelUnshuffle``), so that the network works at a smaller size with a larger receptive field.
 
     Raises:
-        InputError: for an invalid number.
+        InputError: for a number of channels other than 1 or 3, or an invalid ``patch_size``.
     """
 
     clip: float | None = 1.0
@@ -101,9 +101,9 @@ class LatentSpace(nn.Module):
     Args:
         autoencoder: MONAI's ``AutoencoderKL`` or a module like it: ``encode`` (or ``encode_stage_2_inputs``) and
             ``decode_stage_2_outputs`` (or ``decode``). It is modified: frozen and set to evaluation mode.
-        scale: factor of the latents; :func:`latent_scale` gives unit variance.
+        scale: factor by which latents are multiplied; with that of :func:`latent_scale`, they have unit variance.
         channels: number of channels of the autoencoder's images, 3 or 1.
-        low: value of black for the autoencoder, whose images lie in [low, 1]: -1 or 0.
+        low: value of black in the autoencoder's images, which are in [low, 1]; usually -1 or 0.
 
     Raises:
         InputError: for an autoencoder without these methods, or an invalid scale.
@@ -125,7 +125,7 @@ class LatentSpace(nn.Module):
         self._shapes: dict[int, tuple[int, int, int]] = {}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``(N, C, h, w)`` latents; images are encoded one after the other, in bounded memory."""
+        """Return ``(N, C, h, w)`` latents; images are encoded one at a time, which limits memory use."""
         inside = _inside(images, self.channels)
         inside = self.low + (inside + 1) * (1 - self.low) / 2
         return _one_by_one(lambda image: _mean(getattr(self.autoencoder, self._encode)(image)), inside) * self.scale
@@ -133,7 +133,7 @@ class LatentSpace(nn.Module):
     def decode(self, values: torch.Tensor) -> torch.Tensor:
         """Return ``(N, 3, H, W)`` images, clipped to [-1, 1].
 
-        They are decoded one after the other, in bounded memory; an image is therefore the same in every batch.
+        They are decoded one at a time, which limits memory use and makes an image independent of its batch.
         """
         images = _one_by_one(self._decoded, values / self.scale)
         return ((images - self.low) * 2 / (1 - self.low) - 1).clamp(-1, 1).expand(-1, 3, -1, -1)
@@ -145,7 +145,7 @@ class LatentSpace(nn.Module):
 
     @torch.no_grad()
     def shape(self, image_size: int) -> tuple[int, int, int]:
-        """Return ``(C, h, w)``, determined by encoding an empty image once.
+        """Return ``(C, h, w)``, determined by encoding and decoding a gray image once.
 
         Raises:
             InputError: for a size that the autoencoder cannot encode, or does not restore in decoding.
@@ -168,7 +168,7 @@ class LatentSpace(nn.Module):
         return self._shapes[image_size]
 
     def train(self, mode: bool = True) -> LatentSpace:
-        """Stay in evaluation mode, whatever ``mode`` is."""
+        """Remain in evaluation mode, regardless of ``mode``."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _method(autoencoder: nn.Module, *names: str) -> str:
 
 
 def _one_by_one(apply: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-    # kernels are chosen by the size of a batch, and round differently
+    # one image at a time, because kernels depend on the size of a batch and round differently
     return torch.cat([apply(value) for value in values.split(1)]) if len(values) > 1 else apply(values)
 
 

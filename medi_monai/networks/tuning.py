@@ -1,4 +1,4 @@
-"""Selection of the weights to tune in a trained network: all, the cross-attention, or a low-rank adapter."""
+"""Select the weights of a trained network to tune: all, the cross-attention, or a low-rank adapter."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> l
     """Freeze a network except for the weights to tune.
 
     Args:
-        network: network, changed in place; with ``lora``, peft adds an adapter to its attention layers (Hu et al.,
-            arXiv 2106.09685), which is zero at first.
+        network: network, which is changed in place; with ``lora``, peft adds an adapter to its attention layers (Hu et
+            al., arXiv 2106.09685), which initially has no effect.
         tuned: weights to tune, one of :data:`TUNED`.
         rank: rank of the adapter.
 
     Returns:
-        The parameters with a gradient, in the order of the network.
+        The parameters to tune, in the order of the network.
 
     Raises:
         InputError: for an unknown choice, a rank below 1, a network without such layers, or if peft is missing.
@@ -51,7 +51,11 @@ def tuned_parameters(network: nn.Module, tuned: str = "all", rank: int = 8) -> l
 
 
 def save_adapter(network: nn.Module, path: str | os.PathLike, rank: int) -> None:
-    """Write only the adapter of a network (weights and rank), before it is merged."""
+    """Write only the adapter of a network (weights and rank); it must not be merged yet.
+
+    Raises:
+        InputError: if the network has no adapter.
+    """
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if "lora_" in name}
     if not state:
         raise InputError("the network has no adapter to save: it is already merged, or was never tuned with 'lora'")
@@ -74,7 +78,7 @@ def apply_adapter(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     expected = {name: value.shape for name, value in network.state_dict().items() if "lora_" in name}
     state = content["state"]
     if expected != {name: value.shape for name, value in state.items()}:
-        # an adapter without loaded weights is zero
+        # merging an adapter without loaded weights leaves the network unchanged
         merge_adapter(network)
         raise InputError(f"the adapter in {path} belongs to another network: its layers differ in name or size")
     network.load_state_dict(state, strict=False)
@@ -103,7 +107,7 @@ def _inject(network: nn.Module, rank: int) -> None:
     if not names:
         raise InputError("the network has no attention layer for an adapter; tune 'all' instead of 'lora'")
     peft = require("peft", "to tune an adapter (lora)")
-    # the same on every device: peft draws initial weights on the CPU, from torch's generator
+    # peft draws initial weights on the CPU from torch's generator: with this seed, they are always the same
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)

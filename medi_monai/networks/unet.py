@@ -27,13 +27,14 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
         spatial_dims: 2 for images.
         in_channels, out_channels: equal numbers of channels of images or latents.
         num_res_blocks: number of residual blocks per level, or one number per level.
-        channels: channels of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        channels: channels of each level, multiples of ``norm_num_groups``; the resolution is halved from one level to
+            the next.
         attention_levels: for each level, whether it has attention.
         norm_num_groups: number of groups of group normalization.
         norm_eps: epsilon of group normalization.
         resblock_updown: whether residual blocks, rather than convolutions, change the resolution.
         num_head_channels: channels per attention head, or one number per level.
-        with_conditioning: whether to attend to a ``context`` as well, which :meth:`forward` then requires.
+        with_conditioning: whether the network also attends to a ``context``, which :meth:`forward` then requires.
         transformer_num_layers: number of layers of the blocks that attend to the context.
         cross_attention_dim: width of the context.
         upcast_attention: whether attention uses float32 under autocast.
@@ -95,7 +96,7 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
             )
         except ValueError as error:
             raise InputError(f"the network cannot be built from these settings: {error}") from error
-        #: what its weights were initialized from, if they were
+        #: record of what the weights were initialized from; None for random weights
         self.origin: dict[str, Any] | None = None
         #: label and attributes that :meth:`forward` is conditioned on
         self.schema = schema
@@ -129,7 +130,7 @@ class MetadataDiffusionUNet(DiffusionModelUNet):
 
 
 def check_sides(image: torch.Tensor, num_levels: int) -> None:
-    """Raise an InputError for ``(N, C, H, W)`` images whose sides a network of ``num_levels`` levels cannot halve."""
+    """Raise an :class:`InputError` if a network of ``num_levels`` levels cannot halve ``(N, C, H, W)`` images."""
     factor = 2 ** (num_levels - 1)
     if any(side % factor for side in image.shape[2:]):
         raise InputError(

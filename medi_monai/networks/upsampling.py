@@ -1,4 +1,4 @@
-"""UNets of the second stage of a cascade, which see a small image besides the noisy one (arXiv 2106.15282)."""
+"""UNets for the second stage of a cascade, which get a small image in addition to the noisy one (arXiv 2106.15282)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TextUpsamplingUNet", "UpsamplingUNet", "WithSmallImages", "enlarged"
 
 
 class _TimeAndLevel(nn.Module):
-    """A timestep embedding to which that of the level of noise in the small image is added."""
+    """A timestep embedding to which an embedding of the noise level of the small image is added."""
 
     def __init__(self, embed: nn.Module, width: int) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class _TimeAndLevel(nn.Module):
         embedded = self.embed(features)
         if self.level is None:
             return embedded
-        # from 1: no noise at all is a level of its own
+        # add 1, so that -1 (no noise) becomes 0, a level different from all timesteps
         level = get_timestep_embedding(self.level.to(features.device) + 1, self.width)
         return embedded + self.project(level.to(features.dtype))
 
 
 class _Upsampling:
-    """What both networks do: the enlarged small image are additional channels, its level of noise is a condition."""
+    """Common part of both networks: the enlarged small image is added as channels, its noise level as a condition."""
 
     time_embed: nn.Module
 
@@ -61,9 +61,9 @@ class _Upsampling:
         Args:
             image: ``(N, C, H, W)`` noisy images.
             timesteps: ``(N,)`` timesteps; by default 0.
-            conditions: codes, as for the network of the first stage.
+            conditions: codes; see the network of the first stage.
             small: ``(N, C, H, W)`` enlarged small images with noise added; by default 0.
-            level: ``(N,)`` timesteps of that noise, -1 for none; by default none.
+            level: ``(N,)`` timesteps of that noise, -1 for no noise; by default no noise.
         """
         small = torch.zeros_like(image) if small is None else small.to(image.dtype)
         self.time_embed.level = torch.full((len(image),), -1) if level is None else level
@@ -74,15 +74,15 @@ class _Upsampling:
 
 
 class UpsamplingUNet(_Upsampling, MetadataDiffusionUNet):  # type: ignore[misc]
-    """:class:`MetadataDiffusionUNet` of the second stage; its arguments are those of the first."""
+    """:class:`MetadataDiffusionUNet` for the second stage; it has the same arguments."""
 
 
 class TextUpsamplingUNet(_Upsampling, TextDiffusionUNet):  # type: ignore[misc]
-    """:class:`TextDiffusionUNet` of the second stage; its arguments are those of the first."""
+    """:class:`TextDiffusionUNet` for the second stage; it has the same arguments."""
 
 
 class WithSmallImages(nn.Module):
-    """A network of the second stage with the small images of a batch; guidance may repeat the batch.
+    """A network of the second stage, bound to the small images of a batch, which are repeated if guidance repeats it.
 
     Args:
         network: an upsampling network.
@@ -100,7 +100,7 @@ class WithSmallImages(nn.Module):
 
 
 def shrunk(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return ``(N, 3, H, W)`` images in [-1, 1] at a side of ``size`` pixels, in whole gray levels as files have them.
+    """Reduce ``(N, 3, H, W)`` images in [-1, 1] to a side of ``size`` pixels, rounded to whole gray levels as in files.
 
     Raises:
         InputError: for a size that does not divide the side of the images.
@@ -112,5 +112,5 @@ def shrunk(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return ``(N, 3, h, w)`` images at a side of ``size`` pixels, by bilinear interpolation."""
+    """Enlarge ``(N, 3, h, w)`` images to a side of ``size`` pixels by bilinear interpolation."""
     return functional.interpolate(images, (size, size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Frozen image encoders, each with its own resizing and normalization."""
+"""Frozen image encoders, which resize and normalize images as their models require."""
 
 from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder

@@ -1,4 +1,4 @@
-"""Base class of encoders: frozen, deterministic, with their own resizing and normalization."""
+"""Base class of encoders, which are frozen and deterministic, and resize and normalize images themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medi_monai.utils.files import tensors_digest
 __all__ = ["INTERPOLATIONS", "Encoder"]
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-#: names become parts of folder names
+#: pattern of allowed names, which become parts of folder names
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -28,9 +28,9 @@ class Encoder(nn.Module):
     and sets ``dim``. Encoders stay in evaluation mode, without gradients, and in float32 even under autocast.
 
     Args:
-        name: letters, digits, ``.``, ``_`` and ``-``; folders of features are named after it.
-        image_size: side in pixels of the input of :meth:`encode`; None for no resizing.
-        interpolation: ``bilinear`` or ``bicubic``, as in the model's training.
+        name: name of the encoder, of letters, digits, ``.``, ``_`` and ``-``; folders of features are named after it.
+        image_size: side of the input of :meth:`encode` in pixels; None for no resizing.
+        interpolation: ``bilinear`` or ``bicubic``, as in the training of the model.
         mean: means of red, green and blue, for values in [0, 1].
         std: standard deviations of red, green and blue, for values in [0, 1].
 
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         scaled = images.float() / 255
         if self.image_size is not None and tuple(scaled.shape[2:]) != (self.image_size,) * 2:
             size = (self.image_size,) * 2
-            # bicubic filters overshoot; Pillow, which was used in training the models, clips the result
+            # bicubic filters overshoot; Pillow, with which the models were trained, clips the result
             scaled = functional.interpolate(scaled, size, mode=self.interpolation, antialias=True).clamp_(0, 1)
         return (scaled - self.get_buffer("_mean")) / self.get_buffer("_std")
 
@@ -101,17 +101,18 @@ class Encoder(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(f"{self.name} takes RGB images (N, 3, H, W), not {tuple(images.shape)}")
         if self.image_size is not None and images.shape[2] != images.shape[3]:
-            # stretching would change the morphology, and cropping the field of view
+            # resizing to a square would change the morphology, and cropping would change the field of view
             raise InputError(
                 f"{self.name} takes square images, not images of {images.shape[3]} x {images.shape[2]} pixels"
             )
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stay in evaluation mode, whatever ``mode`` is."""
+        """Remain in evaluation mode, regardless of ``mode``."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the features as JSON: preprocessing, and the SHA-256 of the weights."""
+        """Return everything that determines the features, JSON-compatible: preprocessing, and SHA-256 of the
+        weights."""
         return {
             "name": self.name,
             "dim": self.dim,
@@ -124,9 +125,9 @@ class Encoder(nn.Module):
         }
 
     def weights_digest(self) -> str:
-        """Return the SHA-256 of names, types, shapes and bytes of the state, sorted by name; the same on any device."""
+        """Return the SHA-256 of names, types, shapes and bytes of the state; it does not depend on the device."""
         state = self.state_dict()
-        # hashing a billion weights takes seconds: repeated only if a tensor was moved or changed
+        # hashing a billion weights takes seconds, so it is repeated only if a tensor was moved or changed
         key = [(name, value.data_ptr(), value._version) for name, value in state.items()]
         if self._digest is None or self._digest[0] != key:
             self._digest = (key, tensors_digest(state))

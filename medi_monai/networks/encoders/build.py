@@ -19,7 +19,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = ["ENCODERS", "build_encoder"]
 
-#: factories by name; the other entries of a mapping are their arguments
+#: functions that build encoders, by name; the other entries of a mapping in a config are their arguments
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "embedded": EmbeddedEncoder,
     **{name: partial(TimmEncoder, name) for name in TIMM_MODELS},
@@ -39,13 +39,13 @@ def build_encoder(
 
     Args:
         spec: a name in :data:`ENCODERS`; the path of a TorchScript file with the suffix ``.pt`` or ``.ts``; ``timm:``
-            followed by a timm model or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and further
-            arguments of the encoder, such as ``{"name": "uni", "weights": "uni.bin"}``; or an encoder.
+            followed by a timm model or ``hf-hub:<repository>``; a mapping with one of these as ``name`` and arguments
+            of the encoder, such as ``{"name": "uni", "weights": "uni.bin"}``; or an encoder.
         device: device of the encoder.
         more: additional encoders by name, such as the ``clip`` of a text-to-image model.
 
     Raises:
-        InputError: for an unknown name, argument or device, and any input error of the encoder.
+        InputError: for an unknown name, argument or device, or if the encoder cannot be built.
     """
     target, known = _device(device), {**(more or {}), **ENCODERS}
     if isinstance(spec, Encoder):

@@ -1,4 +1,4 @@
-"""Built-in encoder without weights to download: fixed filters for stain and morphology."""
+"""Built-in encoder that needs no download: fixed filters for stain and morphology."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["EmbeddedEncoder"]
 
-#: quantiles of the optical densities of a channel
+#: quantiles of the optical density in a channel that are features
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-#: pyramid levels, each half the size of the one before
+#: number of pyramid levels, each half the size of the one before
 NUM_SCALES = 4
 #: smallest side in pixels, at which the coarsest level has two pixels
 MIN_SIDE = 2**NUM_SCALES
 #: units that give features a spread of about 1 over patches of several classes and centers
 DENSITY_UNIT, CORRELATION_UNIT, CONTRAST_UNIT = 0.1, 0.25, 0.05
-#: filters of the 3 x 3 cosine basis, without the mean; a filter and its transpose respond to the same rotated pattern
+#: pairs of filters of the 3 x 3 cosine basis (without the mean): each filter and its transpose, which respond to the
+#: same pattern in two orientations
 PATTERNS = ((0, 2), (1, 5), (3, 3), (4, 6), (7, 7))
 
 
 class EmbeddedEncoder(Encoder):
-    """Describes stain and morphology of a patch by 81 numbers: deterministic, without weights to download or train.
+    """Describes stain and morphology of a patch by 81 numbers, without weights to download or train.
 
     All are computed from the optical density of red, green and blue, at the size of the image (16 px or more):
 
@@ -33,9 +34,9 @@ class EmbeddedEncoder(Encoder):
     - *morphology*: the mean modulus of five 3 x 3 patterns (edges, lines, corners, saddles, checks) in each channel, on
       four levels of a pyramid (60), which reflect size, density and orientation of nuclei, and the scanner's sharpness.
 
-    Contrasts are in units of density and grow with the strength of a stain: stain and morphology are entangled, as
-    they are in learned encoders. It separates classes and centers of H&E, but knows nothing about disease. It is meant
-    for trying everything without downloads; for a publication, use a pathology encoder as well.
+    Contrasts are in units of density and increase with the strength of a stain, so stain and morphology are entangled,
+    as in learned encoders. The features separate classes and centers of H&E patches, but represent no knowledge of
+    disease. They are meant for trying everything without downloads; for a publication, also use a pathology encoder.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Encoders from pretrained networks: any module, TorchScript, timm (including pathology models), Inception."""
+"""Encoders from pretrained networks: any module, TorchScript, timm (including pathology models), and Inception."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medi_monai.utils.optional import require
 __all__ = ["POOLS", "InceptionEncoder", "ModuleEncoder", "TimmEncoder", "TorchScriptEncoder", "load_weights"]
 
 POOLS = ("cls", "mean", "cls+mean")
-#: names of weights files in a downloaded folder; the first that exists is used
+#: names of the weights file in a downloaded folder; the first that exists is used
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -32,9 +32,9 @@ class ModuleEncoder(Encoder):
     Maps are averaged, and tokens are pooled.
 
     Args:
-        module: module that takes normalized ``(N, 3, image_size, image_size)`` float32. It is modified: set to
+        module: module that takes normalized ``(N, 3, image_size, image_size)`` float32 images. It is modified: set to
             evaluation mode and float32, and frozen.
-        name: name of the encoder, as for :class:`Encoder`.
+        name: name of the encoder; see :class:`Encoder`.
         image_size: input side in pixels; images are resized with antialiasing.
         mean: channel means of the normalization; by default those of ImageNet.
         std: channel standard deviations of the normalization; by default those of ImageNet.
@@ -43,7 +43,8 @@ class ModuleEncoder(Encoder):
         num_prefix_tokens: number of class and register tokens before the patch tokens.
 
     Raises:
-        InputError: if the module does not return features, which a dry run checks; it also determines ``dim``.
+        InputError: if the module does not return features for a blank image, with which it is tested and ``dim`` is
+            determined.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class ModuleEncoder(Encoder):
 
 
 class TorchScriptEncoder(ModuleEncoder):
-    """Encoder from a scripted or traced module in a file, whose digest is that of the file.
+    """Encoder from a scripted or traced module in a file; the digest of its weights is that of the file.
 
     Args:
         path: file written by ``torch.jit.save``.
@@ -117,7 +118,7 @@ class TorchScriptEncoder(ModuleEncoder):
         settings: arguments of :class:`ModuleEncoder`: ``image_size``, ``mean``, ``std``, ``interpolation``, ``pool``.
 
     Raises:
-        InputError: for a file that is missing or not TorchScript, and as for :class:`ModuleEncoder`.
+        InputError: for a file that is missing or not TorchScript; see also :class:`ModuleEncoder`.
     """
 
     def __init__(self, path: str | os.PathLike, name: str | None = None, **settings: Any) -> None:
@@ -130,7 +131,7 @@ class TorchScriptEncoder(ModuleEncoder):
             raise InputError(
                 f"{path} is not TorchScript; save it with torch.jit.save, or pass an nn.Module to ModuleEncoder"
             ) from error
-        # the constants of a frozen script are not in its state
+        # the digest of the state would not do, because it does not contain the constants of a frozen script
         self._file_digest = file_digest(path)
         super().__init__(module, name or _file_name(path.stem), **settings)
 
@@ -140,26 +141,26 @@ class TorchScriptEncoder(ModuleEncoder):
 
 
 class TimmEncoder(ModuleEncoder):
-    """Encoder from a timm model: one of :data:`TIMM_MODELS`, with its published settings, or any other.
+    """Encoder from a timm model: one of :data:`TIMM_MODELS`, with its published settings, or any other model.
 
-    For other models, size, interpolation and normalization are those of timm; the whole image is resized, without
-    cropping.
+    For other models, size, interpolation and normalization are those in timm's configuration; the whole image is
+    resized, without cropping.
 
     Args:
         model: a name in :data:`TIMM_MODELS`, ``hf-hub:<repository>`` or a timm architecture.
         weights: weights file (safetensors, or a PyTorch state dictionary), or the folder of a downloaded repository; by
             default the weights are downloaded.
         name: name of the encoder; by default derived from ``model``.
-        image_size: input side in pixels, if not the model's own.
-        mean: channel means of the normalization, if not the model's own.
-        std: channel standard deviations of the normalization, if not the model's own.
-        interpolation: interpolation, if not the model's own.
-        pool: pooling of tokens, as for :class:`ModuleEncoder`; required for models that return tokens.
-        num_prefix_tokens: number of class and register tokens, as for :class:`ModuleEncoder`.
+        image_size: input side in pixels, to override that of the model.
+        mean: channel means of the normalization, to override those of the model.
+        std: channel standard deviations of the normalization, to override those of the model.
+        interpolation: interpolation, to override that of the model.
+        pool: pooling of tokens; see :class:`ModuleEncoder`. Required for other models that return tokens.
+        num_prefix_tokens: number of class and register tokens; see :class:`ModuleEncoder`.
         settings: additional arguments of ``timm.create_model``.
 
     Raises:
-        InputError: without timm, for an unknown model, or weights that cannot be downloaded or do not match.
+        InputError: if timm is missing, for an unknown model, or for weights that cannot be downloaded or do not match.
     """
 
     def __init__(
@@ -240,8 +241,11 @@ def _timm_network(
 def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Load the tensors of a weights file or of a downloaded folder, without running any code in the file.
 
+    Args:
+        path: safetensors file, PyTorch file with a state dictionary or a training checkpoint, or folder.
+
     Raises:
-        InputError: if there are none.
+        InputError: if there is no file, it cannot be read, or it contains no weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -285,14 +289,14 @@ def _load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: st
 class InceptionEncoder(Encoder):
     """Encoder with the 2,048 features of the classic FID: torch-fidelity's port of the TensorFlow graph of 2015.
 
-    Images are resized to 299 x 299 by its own bilinear interpolation without antialiasing, as in TensorFlow 1, and
-    normalized by ``(x - 128) / 128``.
+    The network itself resizes images to 299 x 299 by bilinear interpolation without antialiasing, as in TensorFlow 1,
+    and normalizes them by ``(x - 128) / 128``.
 
     Args:
         weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``; by default downloaded.
 
     Raises:
-        InputError: without torch-fidelity, or for weights that cannot be downloaded or do not match.
+        InputError: if torch-fidelity is missing, or for weights that cannot be downloaded or do not match.
     """
 
     antialias = False
@@ -301,7 +305,7 @@ class InceptionEncoder(Encoder):
         super().__init__("inception", None, "bilinear", (128 / 255,) * 3, (128 / 255,) * 3)
         fidelity = require("torch_fidelity", "for the Inception features of the classic FID")
         if weights is not None:
-            # the package's loader only ever receives plain state dictionaries
+            # check that the file is a plain state dictionary before it is passed to the package's loader
             load_tensors(weights)
         path = None if weights is None else os.fspath(weights)
         try:

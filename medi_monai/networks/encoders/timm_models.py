@@ -21,7 +21,7 @@ class TimmModel:
         dim: number of features.
         interpolation: interpolation of the resize to 224 x 224.
         settings: arguments of ``timm.create_model``.
-        gated: whether its blocks have SwiGLU, which the hub's JSON cannot express.
+        gated: whether its blocks have SwiGLU layers, which the JSON on the hub cannot express.
         pool: pooling of tokens; None if timm pools them.
         num_prefix_tokens: number of class and register tokens.
         mean: channel means of the normalization.

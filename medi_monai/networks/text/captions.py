@@ -1,4 +1,4 @@
-"""Captions as conditions: the counterpart of the metadata schema for text-to-image networks."""
+"""Use captions as conditions: the counterpart of the metadata schema for text-to-image networks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ KIND = "captions"
 
 
 class CaptionSchema:
-    """Caption schema of a model: its text encoder, and the number of tokens of a caption.
+    """Schema of a text-to-image model: its text encoder, and the number of tokens of a caption.
 
-    It corresponds to :class:`medi_monai.schema.MetadataSchema`; its codes are token ids ``(N, max_length)``.
+    It is the counterpart of :class:`medi_monai.schema.MetadataSchema`; its codes are ``(N, max_length)`` token ids.
 
     Args:
         text_encoder: frozen text encoder, shared with the network.
@@ -63,15 +63,16 @@ class CaptionSchema:
 
         Args:
             table: table with a column ``caption``; other columns are ignored. None, NaN and the empty string are null.
-            unseen: ``"error"`` or ``"unknown"``, as for a metadata schema; without effect, since a tokenizer can encode
-                any text.
-            absent: handling of a table without captions: ``"error"``, or ``"null"``, which leaves all captions null.
+            unseen: ``"error"`` or ``"unknown"``, as for a metadata schema; it has no effect, since a tokenizer can
+                encode any text.
+            absent: what to do with a table without captions: raise an ``"error"``, or use the null caption for all rows
+                (``"null"``).
 
         Returns:
             ``(N, max_length)`` int64 token ids.
 
         Raises:
-            InputError: without the column, or for a caption longer than the text encoder allows.
+            InputError: if the column is missing, or for a caption that is longer than the text encoder allows.
         """
         for name, choice, allowed in (("unseen", unseen, "unknown"), ("absent", absent, "null")):
             if choice not in ("error", allowed):
@@ -82,7 +83,7 @@ class CaptionSchema:
                 return self.null_codes(len(frame))
             raise unknown_value("column", CAPTION, frame.columns, "It holds the captions.")
         captions = frame[CAPTION].astype(object)
-        # a million rows have few distinct captions: each is tokenized once
+        # tokenize each distinct caption once, because even a million rows have few of them
         caption_codes, unique = pd.factorize(captions.where(captions.notna(), ""))
         return self.text_encoder.tokenize(list(unique))[torch.from_numpy(caption_codes)]
 
@@ -115,7 +116,7 @@ class CaptionSchema:
             text_model: id or folder of the same text model, if it was moved.
 
         Raises:
-            InputError: without the file or the text model, or for a different text model.
+            InputError: if the file or the text model is missing, or the text model is a different one.
         """
         if not Path(path).is_file():
             raise InputError(f"there is no schema at {path}: train first, or give the ckpt_dir of a trained model")
@@ -168,7 +169,7 @@ def drop_captions(
 
 
 class CaptionDropout:
-    """:func:`drop_captions` with the null caption of a schema and a fixed rate, for training batches.
+    """Applies :func:`drop_captions` to training batches, with the null caption of a schema and a fixed rate.
 
     Args:
         schema: schema that defines the null caption.

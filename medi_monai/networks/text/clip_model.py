@@ -1,4 +1,4 @@
-"""CLIP: features of images and captions in a common space, differentiable with respect to the images."""
+"""Compute features of images and captions in a common space with CLIP, differentiable with respect to the images."""
 
 from __future__ import annotations
 
@@ -76,21 +76,21 @@ class Processing:
         scaled = (images + 1) / 2
         if self.resize is not None and scaled.shape[-1] != self.resize:
             size = (self.resize, self.resize)
-            # bicubic filters overshoot; Pillow, which was used in training the models, clips the result
+            # bicubic filters overshoot; Pillow, with which the models were trained, clips the result
             scaled = functional.interpolate(scaled, size, mode=self.interpolation, antialias=True).clamp(0, 1)
         mean, std = (scaled.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (self.center(scaled) - mean) / std
 
 
 class ClipModel(nn.Module):
-    """CLIP or dual encoder of transformers: frozen, permanently in evaluation mode, in float32 even under autocast.
+    """CLIP or dual encoder from transformers: frozen, always in evaluation mode, and in float32 even under autocast.
 
     Args:
         model: id on a hub (``owner/name``) or a folder in the layout of transformers.
-        on_long: handling of captions that are too long: ``error`` or ``truncate``.
+        on_long: what to do with captions that are too long: ``error`` or ``truncate``.
 
     Raises:
-        InputError: without transformers, or if model, tokenizer or ``preprocessor_config.json`` cannot be loaded.
+        InputError: if transformers is missing, or model, tokenizer or ``preprocessor_config.json`` cannot be loaded.
     """
 
     def __init__(self, model: str | os.PathLike, on_long: str = "error") -> None:
@@ -166,19 +166,19 @@ class ClipModel(nn.Module):
             return self.processing(images.float())
 
     def train(self, mode: bool = True) -> ClipModel:
-        """Stay in evaluation mode, whatever ``mode`` is."""
+        """Remain in evaluation mode, regardless of ``mode``."""
         return super().train(False)
 
 
 class ClipImageEncoder(Encoder):
-    """Encoder from the image tower of a CLIP: projected features of uint8 images, not scaled to unit length.
+    """Encoder from the image tower of a CLIP model: projected features of uint8 images, not scaled to unit length.
 
     Args:
-        model: id on a hub, a folder, or a :class:`ClipModel` to share.
+        model: id on a hub, a folder, or a :class:`ClipModel`, which is then shared.
         name: name of the encoder; by default derived from the id or the name of the folder.
 
     Raises:
-        InputError: as for :class:`ClipModel`.
+        InputError: see :class:`ClipModel`.
     """
 
     def __init__(self, model: str | os.PathLike | ClipModel, name: str | None = None) -> None:
@@ -199,7 +199,8 @@ class ClipImageEncoder(Encoder):
 
 
 def _features(output: Any) -> torch.Tensor:
-    # transformers up to 4 return a tensor, later versions an output with the projected features as `pooler_output`
+    # transformers up to version 4 returns a tensor, later versions an output with the projected features in
+    # `pooler_output`
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 

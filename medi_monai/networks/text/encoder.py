@@ -1,4 +1,4 @@
-"""Frozen text encoder: captions to token ids, and token ids to the token states for cross-attention."""
+"""Convert captions to token ids, and token ids to the token states for cross-attention, with a frozen text encoder."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from medi_monai.utils.files import json_digest, tensors_digest
 
 __all__ = ["CaptionTokenizer", "FrozenTextEncoder", "ON_LONG", "load_text_encoder"]
 
-#: handling of captions with too many tokens
+#: what to do with captions that have too many tokens
 ON_LONG = ("error", "truncate")
 #: number of captions encoded at once
 CHUNK = 256
-#: number of contexts cached: for a tuned network, its guidance, and real captions in between
+#: number of cached contexts: those of a tuned network, of its guidance, and of real captions in between
 KEPT = 3
 
 
 class CaptionTokenizer:
-    """Converts captions to token ids of fixed length, by a tokenizer of transformers.
+    """Converts captions to token ids of fixed length with a tokenizer from transformers.
 
     Args:
         tokenizer: tokenizer with a padding token.
         num_positions: number of token positions of the text tower; None if unknown.
         max_length: number of tokens per row; by default the most that tokenizer and tower allow.
-        on_long: handling of captions that are too long: ``error``, or ``truncate``, which prints how many were.
+        on_long: what to do with captions that are too long: raise an ``error``, or ``truncate`` them and print how many
+            were.
 
     Raises:
-        InputError: for a length that tokenizer or tower do not allow.
+        InputError: for a length that the tokenizer or the tower does not allow.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CaptionTokenizer:
         for caption in captions:
             if not isinstance(caption, str):
                 raise InputError(f"a caption has to be text, not {caption!r} ({type(caption).__name__})")
-        # padded here, because setting the padding of a tokenizer would change it for all its users
+        # pad here, because setting the padding of a tokenizer would change it for all its users
         codes = torch.full((len(captions), self.max_length), self.tokenizer.pad_token_id, dtype=torch.int64)
         if not captions:
             return codes
@@ -92,12 +93,12 @@ class CaptionTokenizer:
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         if pad != end:
             return (codes != pad).long()
-        # CLIP pads with its end token, the first of which belongs to the caption
+        # CLIP pads with its end token; the first of these belongs to the caption
         ended = (codes == end).long().cumsum(1)
         return ((ended == 0) | ((ended == 1) & (codes == end))).long()
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the codes, as JSON."""
+        """Return everything that determines the codes, JSON-compatible."""
         model = _backend_model(self.tokenizer)
         return {
             "vocabulary": dict(sorted(self.tokenizer.get_vocab().items())),
@@ -109,21 +110,21 @@ class CaptionTokenizer:
 
 
 class FrozenTextEncoder(nn.Module):
-    """Text encoder for token states: frozen, permanently in evaluation mode, in float32 even under autocast.
+    """Text encoder for token states: frozen, always in evaluation mode, and in float32 even under autocast.
 
-    Copying returns the same object, so that averaged and tuned copies of a network share one text encoder. The last
-    few contexts are cached, so that a sampler with fifty steps encodes its captions only once.
+    A deep copy is the same object, so that averaged and tuned copies of a network share one text encoder. The last few
+    contexts are cached, so that a sampler with fifty steps encodes its captions only once.
 
     Args:
-        tower: text model of transformers, whose ``last_hidden_state`` follows the final layer normalization.
+        tower: text model from transformers; its ``last_hidden_state`` is the output of the final layer normalization.
         tokenizer: tokenizer of the tower.
         max_length: number of tokens of a caption, including start and end; by default the most that tokenizer and tower
             allow.
-        on_long: handling of captions that are too long, as for :class:`CaptionTokenizer`.
-        mask_padding: whether padding is masked in the tower's attention; Stable Diffusion and its derivatives use CLIP
-            with False.
-        source: id or folder that it was loaded from.
-        unused: names of weights that do not affect the states.
+        on_long: what to do with captions that are too long; see :class:`CaptionTokenizer`.
+        mask_padding: whether padding is masked in the attention of the tower; Stable Diffusion and its derivatives use
+            CLIP without this mask.
+        source: id or folder from which the encoder was loaded.
+        unused: names of weights that do not affect the states and are not part of the digest.
 
     Raises:
         InputError: for a tokenizer that does not belong to the tower, or a length that they do not allow.
@@ -169,7 +170,7 @@ class FrozenTextEncoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of weights, tokenizer and length; equal digests mean equal states for the same caption."""
+        """SHA-256 of weights, tokenizer, length and masking; equal digests mean equal states for the same caption."""
         if self._digest is None:
             prefix = "text_model."
             state = {
@@ -217,7 +218,7 @@ class FrozenTextEncoder(nn.Module):
         if context is None:
             rows, row_of = torch.unique(codes, dim=0, return_inverse=True)
             with torch.autocast(codes.device.type, enabled=False):
-                # the towers of transformers do not accept an empty batch
+                # models of transformers do not accept an empty batch
                 context = self._none(codes) if len(rows) == 0 else self._encoded(rows)[row_of]
             self._kept = [(codes.clone(), context), *self._kept][:KEPT]
         return context
@@ -241,11 +242,11 @@ class FrozenTextEncoder(nn.Module):
         return None
 
     def train(self, mode: bool = True) -> FrozenTextEncoder:
-        """Stay in evaluation mode, whatever ``mode`` is."""
+        """Remain in evaluation mode, regardless of ``mode``."""
         return super().train(False)
 
     def __deepcopy__(self, memo: dict) -> FrozenTextEncoder:
-        # frozen, so a copy would only cost memory
+        # the encoder is frozen, so a copy would only use memory
         return self
 
 
@@ -254,25 +255,25 @@ def load_text_encoder(
 ) -> FrozenTextEncoder:
     """Load a text encoder and its tokenizer, by id or from a folder in the layout of transformers.
 
-    The text tower is that of a ``CLIPModel`` or ``CLIPTextModel``, that of a ``VisionTextDualEncoderModel`` (a BERT
-    paired with an image tower, as in BiomedCLIP), or the model itself (BERT and similar models).
+    The text encoder is the text tower of a ``CLIPModel`` or ``CLIPTextModel`` or of a ``VisionTextDualEncoderModel``
+    (BERT paired with an image tower, as in BiomedCLIP), or the model itself (BERT and similar models).
 
     Args:
-        model: id on a hub (``owner/name``) or a folder; for a path, the hub is not accessed.
-        max_length: number of tokens of a caption, as for :class:`FrozenTextEncoder`.
-        on_long: handling of captions that are too long, as for :class:`CaptionTokenizer`.
-        mask_padding: whether padding is masked, as for :class:`FrozenTextEncoder`.
+        model: id on a hub (``owner/name``) or a folder, for which the hub is not accessed.
+        max_length: number of tokens of a caption; see :class:`FrozenTextEncoder`.
+        on_long: what to do with captions that are too long; see :class:`CaptionTokenizer`.
+        mask_padding: whether padding is masked; see :class:`FrozenTextEncoder`.
 
     Raises:
-        InputError: without transformers, for a folder that does not exist or lacks weights or tokenizer, or an id that
-            is not in the cache and cannot be downloaded.
+        InputError: if transformers is missing, for a folder that does not exist or lacks weights or tokenizer, or for
+            an id that is not in the cache and cannot be downloaded.
     """
     tower, unused = load_text_tower(model)
     return FrozenTextEncoder(tower, load_tokenizer(model), max_length, on_long, mask_padding, os.fspath(model), unused)
 
 
 def _length(tokenizer: Any, num_positions: int | None, max_length: int | None) -> int:
-    # a tokenizer without a maximum length returns an astronomical number
+    # a tokenizer without a maximum length has an astronomical number here
     limits = [value for value in (tokenizer.model_max_length, num_positions) if value is not None and value < 1 << 20]
     if max_length is None:
         if not limits:

@@ -1,4 +1,4 @@
-"""Load models and tokenizers of transformers, by id or from a folder, with actionable errors."""
+"""Load models and tokenizers with transformers, by id or from a folder, with actionable errors."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ CLIP_TYPES = ("clip", "vision-text-dual-encoder")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 #: ``name`` or ``owner/name``, the form of ids on the hub
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-#: of a model that this package wrote: its files with their digests
+#: file in the folder of a model that this package wrote: digests of the other files
 FILES = "medi_files.json"
 LAYOUT = "a folder with config.json, model.safetensors and the files of the tokenizer"
 
 
 def is_local(model: str | os.PathLike) -> bool:
-    """Return whether ``model`` is a path rather than an id on a hub, in which case the hub is not accessed."""
+    """Return whether ``model`` is a path, for which the hub is not accessed, rather than an id on a hub."""
     text = os.fspath(model)
     if isinstance(model, os.PathLike) or os.path.exists(os.path.expanduser(text)) or not HUB_ID.fullmatch(text):
         return True
-    # `work/clip` has the form of an id; if there is a folder `work`, it is treated as a path
+    # `work/clip` has the form of an id; it is treated as a path if there is a folder `work`
     owner, slash, _ = text.partition("/")
     return bool(slash) and Path(owner).is_dir()
 
@@ -52,8 +52,8 @@ def load_config(model: str | os.PathLike) -> Any:
     """Load the configuration of a model.
 
     Raises:
-        InputError: without transformers, for a folder that does not exist or has no model, or an id that is not in the
-            cache and cannot be downloaded.
+        InputError: if transformers is missing, for a folder that does not exist or contains no model, or for an id that
+            is not in the cache and cannot be downloaded.
     """
     transformers = require("transformers", f"for the text model {os.fspath(model)}")
     if is_local(model):
@@ -82,22 +82,23 @@ def load_tokenizer(model: str | os.PathLike) -> Any:
 
 
 def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...]]:
-    """Load the text tower of a CLIP, a dual encoder, or a text model such as BERT, in float32.
+    """Load the text tower of a CLIP model or dual encoder, or a text model such as BERT, in float32.
 
     Returns:
         The tower, whose output has ``last_hidden_state``, and the names of its weights that the file does not contain:
         heads on top of the token states, which are not used.
 
     Raises:
-        InputError: as for :func:`load_config`, and for missing weights.
+        InputError: see :func:`load_config`; also for a model that does not encode text, and for missing or damaged
+            weights.
     """
     config = load_config(model)
     transformers = require("transformers", f"for the text model {os.fspath(model)}")
-    # this class reads only the text tower of a CLIP's file
+    # this class reads only the text tower from the file of a CLIP model
     loader = transformers.CLIPTextModel if config.model_type == "clip" else transformers.AutoModel
     network, lacking = _weights(model, loader)
     inner = getattr(network, "text_model", None)
-    # up to transformers 4, a CLIPTextModel wraps its tower as well
+    # up to transformers 4, a CLIPTextModel also wraps its tower, but returns its states
     if isinstance(inner, nn.Module) and config.model_type not in ("clip", "clip_text_model"):
         network, lacking = inner, [name.removeprefix("text_model.") for name in lacking]
     if not hasattr(network, "get_input_embeddings") or not hasattr(network.config, "vocab_size"):
@@ -110,10 +111,10 @@ def load_text_tower(model: str | os.PathLike) -> tuple[nn.Module, tuple[str, ...
 
 
 def load_clip(model: str | os.PathLike) -> nn.Module:
-    """Load a complete CLIP or dual encoder, in float32.
+    """Load a complete CLIP model or dual encoder, in float32.
 
     Raises:
-        InputError: as for :func:`load_config`, for a model that is neither, and for missing weights.
+        InputError: see :func:`load_config`; also for a model that is neither, and for missing or damaged weights.
     """
     config = load_config(model)
     if config.model_type not in CLIP_TYPES:
@@ -129,12 +130,12 @@ def load_processing(model: str | os.PathLike) -> dict[str, Any]:
     """Load a model's image preprocessing: the content of its ``preprocessor_config.json``.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the file is missing or cannot be read.
     """
     require("transformers", f"for the model {os.fspath(model)}")
     from transformers.image_processing_base import ImageProcessingMixin
 
-    # the processor of a folder may use classes that need torchvision; its settings do not
+    # read only the settings, because the class of the processor may need torchvision
     return _read("preprocessor_config.json", model, ImageProcessingMixin.get_image_processor_dict)[0]
 
 
@@ -199,7 +200,7 @@ def _offline() -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers: no progress bars, no reports of weights that were left out on purpose."""
+    """Silence transformers: no progress bars, and no reports of weights that are omitted on purpose."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

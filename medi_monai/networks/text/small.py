@@ -1,4 +1,4 @@
-"""A small CLIP with its own tokenizer, in the classes and file layout of transformers."""
+"""Create a small CLIP model and its tokenizer, with the classes and file layout of transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PURPOSE = "for a small CLIP"
 
 
 def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_merges: int = 512) -> Any:
-    """Train CLIP's byte-level tokenizer on captions; it can encode any text.
+    """Train a byte-level tokenizer of CLIP's kind on captions; it can encode any text.
 
     Args:
         captions: training captions, in any order.
@@ -37,7 +37,7 @@ def make_tokenizer(captions: Iterable[str], max_length: int | None = None, num_m
         A ``transformers.CLIPTokenizer``; end and padding are the same token, as in CLIP.
 
     Raises:
-        InputError: without captions, or if the longest does not fit.
+        InputError: if there are no captions, or the longest does not fit.
     """
     transformers = require("transformers", PURPOSE)
     texts = sorted({caption for caption in captions if caption.strip()})
@@ -64,7 +64,8 @@ def _learn(texts: list[str], num_merges: int, transformers: Any) -> tuple[list[s
         vocab_size=2 * len(alphabet) + num_merges,
         initial_alphabet=alphabet,
         end_of_word_suffix=WORD_END,
-        # given first, because the trainer numbers word endings in hash order, which decides ties between merges
+        # listed explicitly: otherwise, the trainer numbers word endings in hash order, which decides ties between
+        # merges
         special_tokens=[sign + WORD_END for sign in alphabet],
         show_progress=False,
     )
@@ -83,7 +84,7 @@ def small_clip(
     num_heads: int = 4,
     projection_dim: int = 64,
 ) -> nn.Module:
-    """Create a ``transformers.CLIPModel`` of less than a million parameters, with weights from torch's global seed.
+    """Create a small ``transformers.CLIPModel`` with random weights, drawn with torch's global generator.
 
     Args:
         tokenizer: tokenizer from :func:`make_tokenizer`.
@@ -95,7 +96,7 @@ def small_clip(
         projection_dim: number of features.
 
     Raises:
-        InputError: for sizes that are not divisible.
+        InputError: if a size is not divisible as required.
     """
     transformers = require("transformers", PURPOSE)
     for name, value, divisor_name, divisor in (
@@ -129,15 +130,15 @@ def save_clip(
     folder: str | os.PathLike,
     beside: Mapping[str, Path | dict[str, Any]] | None = None,
 ) -> Path:
-    """Write a CLIP in the standard layout: configuration, weights, tokenizer and ``preprocessor_config.json``.
+    """Write a CLIP model in the standard layout: configuration, weights, tokenizer and ``preprocessor_config.json``.
 
-    The folder is created complete or not at all.
+    The folder appears only when it is complete.
 
     Args:
         model: a ``transformers.CLIPModel``.
         tokenizer: tokenizer of the model.
         folder: new or empty folder.
-        beside: by name, what else it is to hold: a folder that is moved there, or the content of a JSON file.
+        beside: additional content of the folder, by name: a folder to move there, or the content of a JSON file.
 
     Raises:
         InputError: for a folder that is not empty.
@@ -172,7 +173,7 @@ def check_free(folder: str | os.PathLike) -> Path:
 
 def _processor(transformers: Any, model: Any) -> Any:
     side = model.config.vision_config.image_size
-    # [-1, 1] as in the diffusion networks; without torchvision this is Pillow's processor
+    # the normalization gives [-1, 1], as in the diffusion networks; without torchvision, this is Pillow's processor
     return transformers.CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},

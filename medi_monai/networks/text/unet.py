@@ -22,9 +22,9 @@ from medi_monai.utils.errors import InputError
 __all__ = ["TextDiffusionUNet", "load_pretrained_unet"]
 
 DIGEST = "text_digest"
-#: prefix of averaged weights in a training checkpoint
+#: counter of averaged models among the weights in a training checkpoint
 COUNTER = "n_averaged"
-#: projection of a caption's last state, which replaces MONAI's class embedding
+#: prefix of the projection of a caption's last state, which replaces MONAI's class embedding
 POOLED = "class_embedding."
 
 
@@ -35,15 +35,16 @@ class TextDiffusionUNet(DiffusionModelUNet):
     digest is saved with the weights, and weights trained with another text encoder are refused.
 
     Args:
-        text_encoder: text encoder that turns codes into context; moves with the network to its device.
+        text_encoder: text encoder that turns codes into context; it is moved to the device of the network.
         pooled: whether to also add the projected state of a caption's last token, which summarizes it, to the timestep
-            embedding, so that every residual block receives the caption; small networks then follow captions earlier
-            in training. The projection starts at zero, so that a network trained without it
-            (:func:`load_pretrained_unet`) is not changed at first.
+            embedding, so that every residual block receives the caption. Small networks then follow captions earlier in
+            training. The projection starts at zero, so that it initially does not change a network trained without it
+            (:func:`load_pretrained_unet`).
         spatial_dims: 2 for images.
         in_channels, out_channels: equal numbers of channels of images or latents.
         num_res_blocks: number of residual blocks per level, or one number per level.
-        channels: channels of the levels, each half as large as the one before; multiples of ``norm_num_groups``.
+        channels: channels of each level, multiples of ``norm_num_groups``; the resolution is halved from one level to
+            the next.
         attention_levels: for each level, whether it has attention to the caption.
         norm_num_groups: number of groups of group normalization.
         norm_eps: epsilon of group normalization.
@@ -140,8 +141,8 @@ class TextDiffusionUNet(DiffusionModelUNet):
             context: ``(N, L, D)`` token states, as an alternative to ``conditions``.
 
         Raises:
-            InputError: for images whose sides are not divisible by the network's downsampling, or for both conditions
-                and context.
+            InputError: for images whose sides are not divisible by the network's downsampling, if both conditions and
+                context are given, or if their number differs from that of the images.
         """
         check_sides(image, len(self.block_out_channels))
         if timesteps is None:
@@ -156,7 +157,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
             ends = torch.full((len(context),), context.shape[1] - 1, device=context.device)
         labels = None
         if self.pooled:
-            # the mean over tokens would hardly differ between captions that differ in one word
+            # not the mean over tokens, which would hardly differ between captions that differ in one word
             labels = context[torch.arange(len(context), device=context.device), ends].to(image.dtype)
         return super().forward(image, timesteps, context=context.to(image.dtype), class_labels=labels)
 
@@ -186,7 +187,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
 
 
 def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
-    """Load weights of this package, of MONAI's ``DiffusionModelUNet`` or of monai-generative; all of them or none.
+    """Load all weights from a file of this package, of MONAI's ``DiffusionModelUNet`` or of monai-generative.
 
     Args:
         network: a :class:`TextDiffusionUNet`, or any network derived from MONAI's.
@@ -225,7 +226,7 @@ def _translated(network: nn.Module, state: dict[str, torch.Tensor], path: str | 
     own_state = network.state_dict()
     trial, left = deepcopy(network), dict(state)
     try:
-        # removes every tensor that it uses from the dictionary
+        # this removes every tensor that it uses from the dictionary
         with redirect_stdout(StringIO()):
             trial.load_old_state_dict(left)  # type: ignore[operator]
     except KeyError as error:
