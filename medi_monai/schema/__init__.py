@@ -1,4 +1,4 @@
-"""Fixed vocabulary of a model: its label and attributes, and the mapping from values to codes."""
+"""Schema of a model: its label and attributes with their vocabularies, and the mapping from values to codes."""
 
 from medi_monai.schema.columns import (
     BUILT_IN,

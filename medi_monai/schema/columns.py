@@ -1,8 +1,8 @@
-"""Metadata columns: conversion between values and codes.
+"""Convert the values of metadata columns to codes and back.
 
-Two negative codes are common to all columns. ``NULL`` (-2) is dropped conditioning, for guidance; ``UNKNOWN`` (-1) is
-missing data. Other codes are values: an index into a vocabulary, or a number scaled to [0, 1] over the range of the
-training data.
+Two negative codes are common to all columns: ``NULL`` (-2) is conditioning that was dropped, for guidance; ``UNKNOWN``
+(-1) is missing data. Other codes are values: an index into a vocabulary, or a number scaled to [0, 1] over the range of
+the training data.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = [
 NULL = -2
 UNKNOWN = -1
 
-#: default words for missing data in exports of the GDC and of hospitals, without ``NA``, which is a site code. They
-#: apply when a source table is read; in a prepared cohort, only an empty cell is missing
+#: default words for missing data, as in exports of the GDC and of hospitals, except ``NA``, which is a site code. They
+#: are used when a source table is read; in a prepared cohort, only empty cells are missing
 MISSING_WORDS = ("'--", "--", "not reported", "unknown", "not available", "nan", "none")
 
-#: columns of cohorts, plans, and manifests of samples that say which image a row is, and where it comes from
+#: columns of cohorts, plans and manifests that identify the image of a row and its origin
 BUILT_IN = (
     *("image", "slide", "patient", "x", "y", "mpp", "source_mpp", "split", "row", "rows", "problem"),
     *("combination", "number", "count", "seed", "guidance_scale", "num_steps", "solver", "checkpoint"),
@@ -54,7 +54,7 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a cell of a cohort or plan is empty: ``None``, NaN, or only blanks."""
+    """Return whether a cell of a cohort or plan is empty: ``None``, NaN, or only whitespace."""
     if isinstance(value, str):
         return not value.strip()
     return bool(pd.isna(value))
@@ -65,10 +65,10 @@ def missing_cells(cells: pd.Series, words: Iterable[str] = ()) -> pd.Series:
 
     Args:
         cells: column of any type.
-        words: additional words for missing data, in upper or lower case.
+        words: additional words for missing data, matched regardless of case.
 
     Returns:
-        Booleans with the index of ``cells``.
+        A Boolean series with the index of ``cells``.
     """
     strings = {"", *(str(text).strip().lower() for text in words)}
     if isinstance(cells.dtype, pd.StringDtype):
@@ -115,7 +115,7 @@ class CategoricalColumn:
         return codes[_spelled(value)]
 
     def decode(self, code: float) -> str | None:
-        """The value of a code; ``None`` for null, the empty string for unknown."""
+        """Return the value of a code; ``None`` for null, the empty string for unknown."""
         if code in (NULL, UNKNOWN):
             return None if code == NULL else ""
         if code not in range(len(self.values)):
@@ -132,8 +132,8 @@ class ContinuousColumn:
 
     Args:
         name: column of the cohort table.
-        low: smallest value in the training data, code 0.
-        high: largest value in the training data, code 1.
+        low: smallest value in the training data, which gets the code 0.
+        high: largest value in the training data, which gets the code 1.
     """
 
     name: str
@@ -174,7 +174,7 @@ class ContinuousColumn:
         return (number - self.low) / (self.high - self.low)
 
     def decode(self, code: float) -> float | str | None:
-        """The value of a code; ``None`` for null, the empty string for unknown."""
+        """Return the value of a code; ``None`` for null, the empty string for unknown."""
         if code in (NULL, UNKNOWN):
             return None if code == NULL else ""
         return min(self.high, self.low + float(code) * (self.high - self.low))

@@ -1,4 +1,4 @@
-"""Conditions of a generator: rows of a table, encoded as codes."""
+"""Interface of schemas, which encode the rows of a table as conditions of a generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Conditioning"]
 
 
 class Conditioning(Protocol):
-    """Encoding of metadata (:class:`MetadataSchema`) or captions as codes, with a null condition for guidance."""
+    """Encodes metadata (:class:`MetadataSchema`) or captions as codes, with a null condition for guidance."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ class Conditioning(Protocol):
         """Digest; two models agree on all codes if and only if their digests are equal."""
 
     def encode(self, table: pd.DataFrame, unseen: str = "error", absent: str = "error") -> torch.Tensor:
-        """Return ``(N, L)`` codes of the rows."""
+        """Return ``(N, L)`` codes of the rows; see :meth:`MetadataSchema.encode` for ``unseen`` and ``absent``."""
 
     def null_codes(self, num_rows: int) -> torch.Tensor:
         """Return ``(num_rows, L)`` codes of the null condition."""

@@ -1,4 +1,4 @@
-"""A schema with values that were added after training: learned ones, and mixtures of values."""
+"""Extend a schema with values that were added after training: learned values, and mixtures of values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class AddedValue:
     """A value that was learned for a trained model.
 
     Args:
-        column: its column, label or attribute.
-        value: its name, which the vocabulary of the training does not have.
+        column: label or attribute to which the value belongs.
+        value: name of the value, which is not in the vocabulary of the training.
         source: SHA-256 of its embedding.
     """
 
@@ -30,10 +30,10 @@ class AddedValue:
 
 @dataclass(frozen=True)
 class ExtendedSchema(MetadataSchema):
-    """A schema of a training with additional values at the end of its vocabularies: all codes of the training stay.
+    """The schema of a training with additional values at the end of its vocabularies; codes of the training are kept.
 
-    The digest is that of the training's schema if only mixtures were added, because a mixture is named by all it is
-    made of; learned values change it.
+    If only mixtures were added, the digest is that of the training's schema, because the name of a mixture describes it
+    completely. Learned values change the digest.
 
     Args:
         base: schema of the training.
@@ -52,7 +52,7 @@ class ExtendedSchema(MetadataSchema):
         """Extend a schema.
 
         Raises:
-            InputError: for a column that is unknown or continuous, or a value that is there already.
+            InputError: for a column that is unknown or continuous, or a value that the schema already has.
         """
         added, mixtures = tuple(added), tuple(mixtures)
         names = [(value.column, value.value) for value in added] + [(mix.column, mix.text) for mix in mixtures]

@@ -1,4 +1,4 @@
-"""Metadata schema: label and attributes of a model, saved as JSON beside every checkpoint."""
+"""Metadata schema: label and attributes of a model, saved as JSON in the folder of every model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Column = CategoricalColumn | ContinuousColumn
 
 @dataclass(frozen=True)
 class MetadataSchema:
-    """Label and attributes in a fixed order, which defines all indices of conditions.
+    """Label and attributes in a fixed order, which defines the codes of all conditions.
 
     Args:
         label: column of the class label.
@@ -90,17 +90,18 @@ class MetadataSchema:
         """Encode the rows of a table.
 
         Args:
-            table: a column for each of :attr:`names`; additional columns do not count. ``None`` in a mapping or in a
-                column of dtype object is null; missing data (NaN, empty, ``not reported``, …) is unknown.
-            unseen: handling of values that are not in the training data: ``"error"`` or ``"unknown"``.
-            absent: handling of attributes without a column: ``"error"``, or ``"null"``, which leaves them to the model.
-                The label is required.
+            table: table with a column for each of :attr:`names`; additional columns are ignored. ``None`` in a mapping
+                or in a column of dtype object is null; missing data (NaN, empty cells) are unknown.
+            unseen: what to do with values that are not in the training data: raise an ``"error"``, or encode them as
+                ``"unknown"``.
+            absent: what to do with attributes without a column: raise an ``"error"``, or encode them as ``"null"``,
+                which leaves them to the model. The label is required.
 
         Returns:
             ``(N, 1 + k)`` float32: -2 null, -1 unknown, otherwise an index or a number scaled to [0, 1].
 
         Raises:
-            InputError: for a missing column, or a value that is not in the training data.
+            InputError: for a missing column, or a value that is not in the training data (unless allowed).
         """
         for name, choice, allowed in (("unseen", unseen, "unknown"), ("absent", absent, "null")):
             if choice not in ("error", allowed):
@@ -147,7 +148,7 @@ class MetadataSchema:
 
         Args:
             content: JSON content.
-            name: name of the file, for errors.
+            name: name of the file, for error messages.
 
         Raises:
             InputError: if the content is not a schema, or is from a newer version.
@@ -206,7 +207,7 @@ class SchemaDocument(Document):
 
 
 def _encode_column(column: Column, values: Sequence[object], unseen: str) -> torch.Tensor:
-    # a million rows have few distinct values: encode each once
+    # encode each distinct value once, because even a million rows have few of them
     known: dict[object, float] = {}
     for value in set(values):
         try:

@@ -1,6 +1,6 @@
 """Mixtures of values of a categorical column, written ``Ash:30+Birch:70``, and paths from one value to another.
 
-A value of the vocabulary is always that value, even if it is spelled like a mixture.
+A value of the vocabulary is always read as that value, even if it is spelled like a mixture.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = ["Mixture", "ValuePath", "parse_mixture", "parse_path"]
 
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-#: ``:30`` and the plus sign before the next value, or the end
+#: matches ``:30``, followed by the plus sign before the next value or by the end
 SHARE = re.compile(rf":\s*({NUMBER})\s*(?:(\+)\s*|$)")
 LOOKS_MIXED = re.compile(rf".*:\s*{NUMBER}\s*\+.*:\s*{NUMBER}\s*", re.DOTALL)
 BETWEEN = ".."
-#: decimals of a share in percent; shares are rounded before they are used, so that the text tells all of a mixture
+#: number of decimals of a share in percent; shares are rounded before use, so that the text describes a mixture exactly
 DECIMALS = 4
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted combination of values: its embedding is that of the embeddings of the values.
+    """A weighted combination of values; its embedding is the weighted combination of their embeddings.
 
     Args:
         column: name of the column.
-        shares: value and share in percent, rounded; in the order of the vocabulary.
+        shares: values with their rounded shares in percent, in the order of the vocabulary.
     """
 
     column: str
@@ -39,10 +39,10 @@ class Mixture:
 
     @classmethod
     def of(cls, column: CategoricalColumn, weights: Sequence[tuple[str, float]]) -> Mixture:
-        """Create a mixture from values of ``column`` with weights in any unit; values of weight 0 are left out.
+        """Create a mixture from values of ``column`` with weights in any unit; values with the weight 0 are omitted.
 
         Raises:
-            InputError: for a value that is unknown or repeated, or without a weight above 0.
+            InputError: for a value that is unknown or repeated, a negative or infinite weight, or no weight above 0.
         """
         order = {value: code for code, value in enumerate(column.values)}
         for value, weight in weights:
@@ -74,11 +74,11 @@ class Mixture:
 
 
 def parse_mixture(column: CategoricalColumn, text: str) -> Mixture | None:
-    """Read a cell of a plan as a mixture; None if it is not spelled like one, or is a value of the vocabulary.
+    """Parse a cell of a plan as a mixture; None if it is not spelled like one, or is a value of the vocabulary.
 
     Raises:
-        InputError: for an unknown value, a single value, a weight that is no number, or a text that can be read in
-            several ways, because values of the vocabulary contain ``:`` or ``+``.
+        InputError: for an unknown value, a single value, a weight that is not a number, or a text with several possible
+            meanings, because values of the vocabulary contain ``:`` or ``+``.
     """
     if text in column.values:
         return None
@@ -103,8 +103,8 @@ class ValuePath:
 
     Args:
         column: name of the column.
-        values: cells of a plan: values, mixtures, or numbers.
-        titles: the same in few words, for the columns of a picture.
+        values: cells of a plan for each step: values, mixtures, or numbers.
+        titles: short titles of these cells, for the columns of a picture.
     """
 
     column: str
@@ -113,16 +113,16 @@ class ValuePath:
 
 
 def parse_path(text: str, num_steps: int, schema: MetadataSchema) -> ValuePath:
-    """Read a path, such as ``center=Ash..Fir`` or ``age=40..70``.
+    """Parse a path, such as ``center=Ash..Fir`` or ``age=40..70``.
 
     Args:
-        text: column, start and end.
-        num_steps: number of values, with start and end.
-        schema: its label or one of its attributes is the column.
+        text: column, start and end of the path.
+        num_steps: number of values, including start and end.
+        schema: schema of the model, which has the column.
 
     Raises:
-        InputError: for another column, unknown or equal values, a number outside the range of the training data, a text
-            that can be read in several ways, or fewer than 2 steps.
+        InputError: for an unknown column, unknown or equal values, a number outside the range of the training data, a
+            text with several possible meanings, or fewer than 2 steps.
     """
     columns = [column for column in schema.columns if text.startswith(f"{column.name}=")]
     if not columns or BETWEEN not in text:
@@ -166,7 +166,7 @@ def _ends(column: CategoricalColumn | ContinuousColumn, text: str) -> tuple[str,
 
 
 def _readings(values: Sequence[str], text: str) -> list[list[tuple[str, float]]]:
-    """All ways, at most two, to read a text as values of a vocabulary with weights."""
+    """Return the ways to read a text as values of a vocabulary with weights, at most two."""
     readings: list[list[tuple[str, float]]] = []
     pending: list[tuple[int, list[tuple[str, float]]]] = [(0, [])]
     while pending and len(readings) < 2:
