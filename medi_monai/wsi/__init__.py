@@ -1,4 +1,4 @@
-"""Whole slides and tiles: readers, tissue detection, the patch grid in microns per pixel, and color."""
+"""Whole-slide images and tiles: readers, tissue detection, the patch grid in microns per pixel, and color."""
 
 from medi_monai.wsi.color import mean_optical_density, optical_density
 from medi_monai.wsi.grid import PatchGrid, PatchPlan, plan_patches

@@ -19,13 +19,13 @@ MASK_MPP = 8.0
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Grid by which slides are divided into patches.
+    """Grid of patches on a slide.
 
     Args:
         image_size: side of a patch in pixels.
-        mpp: resolution of a patch in microns per pixel; a slide may be finer, but not more than 1% coarser.
+        mpp: resolution of a patch in microns per pixel; slides may be finer, but not more than 1% coarser.
         stride: distance between patches in patch pixels; by default patches are adjacent without overlap.
-        min_tissue: smallest fraction of tissue in a patch, in [0, 1].
+        min_tissue: minimum fraction of tissue in a patch, in [0, 1].
     """
 
     image_size: int
@@ -69,7 +69,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
         grid: size, resolution, stride and minimum tissue of patches.
 
     Raises:
-        InputError: if the slide is coarser than the grid's resolution, or smaller than one patch.
+        InputError: if the slide is more than 1% coarser than the grid's resolution, or smaller than one patch.
     """
     if grid.mpp / max(slide.spacing) < 0.99:
         raise InputError(f"the slide has {slide.mpp:g} microns per pixel and cannot be cut at a finer {grid.mpp:g}")
@@ -91,7 +91,7 @@ def plan_patches(slide: SlideReader, grid: PatchGrid) -> PatchPlan:
 
 
 def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, float], grid: PatchGrid) -> np.ndarray:
-    # if a level has the requested resolution, align with its pixels, so that patches are not resampled
+    # if a level has the requested resolution, align the patches with its pixels, so that they are not resampled
     size = (grid.image_size, grid.image_size)
     whole = np.floor(corners).astype(int)
     if len(corners) == 0:
@@ -108,7 +108,7 @@ def _on_pixels(slide: SlideReader, corners: np.ndarray, field: tuple[float, floa
 def _covered(
     mask: np.ndarray, corners: np.ndarray, field: tuple[float, float], dimensions: tuple[int, int]
 ) -> np.ndarray:
-    # summed-area table: tissue in any rectangle from four look-ups
+    # a summed-area table gives the tissue in any rectangle from four look-ups
     total = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     size = np.array(mask.shape[::-1])
     scale = size / dimensions

@@ -21,7 +21,7 @@ MIN_SPREAD = 0.1
 
 
 class StainTarget:
-    """Target statistics of a stain normalization, small enough for a config; loaded by :func:`load_target`."""
+    """Target statistics of a stain normalization, which may be part of a config; see :func:`load_target`."""
 
     method: ClassVar[str]
 
@@ -53,7 +53,8 @@ class MacenkoTarget(StainTarget):
     """Stain vectors and amounts (Macenko et al. 2009).
 
     Args:
-        vectors: optical density of red, green and blue per unit of hematoxylin and of eosin, each of unit length.
+        vectors: two vectors of unit length, the optical density of red, green and blue per unit of hematoxylin and of
+            eosin.
         amounts: 99th percentile of the amounts of hematoxylin and eosin over stained pixels.
 
     The default is the reference shared by the authors' program, MONAI and cuCIM (there in natural logarithms).
@@ -93,8 +94,8 @@ class MacenkoTarget(StainTarget):
 class ReinhardTarget(StainTarget):
     """Mean and standard deviation of the tissue's color in CIELAB (Reinhard et al. 2001).
 
-    Glass is excluded from the statistics and keeps its color; otherwise it would be tinted, and its share of a patch
-    would change the color of the tissue.
+    Glass is excluded from the statistics and keeps its color; otherwise, it would be tinted, and the color of the
+    tissue would depend on the share of glass in a patch.
 
     Args:
         mean: means of L*, a*, b* over tissue.
@@ -131,7 +132,7 @@ class ReinhardTarget(StainTarget):
             xp.asarray(values.astype(np.float32))[:, None] for values in (factor, np.array(self.mean) - factor * mean)
         )
         lab += weight * (slope * lab + start - lab)
-        # the conversion warns about negative Z, which rounding may cause
+        # keep Z non-negative despite rounding, because the conversion would print a warning
         lab[0] = xp.clip(lab[0], 0, 100)
         lab[2] = xp.minimum(lab[2], (lab[0] + 16) * (200 / 116) - 0.01)
         return pixels.from_lab(lab.reshape(image.shape))
@@ -162,7 +163,7 @@ def fit_target(images: Iterable[np.ndarray], method: str = "macenko") -> StainTa
         method: ``macenko`` or ``reinhard``.
 
     Raises:
-        InputError: for an unknown method, or patches without tissue.
+        InputError: for an unknown method, no patches, or patches without tissue.
     """
     if method not in NORMALIZATIONS:
         raise unknown_value("stain normalization", method, NORMALIZATIONS)
@@ -211,7 +212,7 @@ def _from_dict(content: Any) -> StainTarget:
 
 
 def _check_numbers(target: Any, name: str, shape: tuple[int, ...]) -> None:
-    # JSON lists become tuples, so that targets are comparable and hashable
+    # convert the lists of JSON to tuples, so that targets can be compared and hashed
     try:
         values = np.array(getattr(target, name), float)
     except (TypeError, ValueError):

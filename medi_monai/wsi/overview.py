@@ -1,4 +1,4 @@
-"""Overview image of a slide: its thumbnail with the tissue outline and the planned patches."""
+"""Draw the overview image of a slide: its thumbnail with the outline of the tissue and the planned patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic of the patch transforms: NumPy and scikit-image on the CPU, CuPy and cuCIM on the GPU."""
+"""Arithmetic for the patch transforms: NumPy and scikit-image on the CPU, CuPy and cuCIM on the GPU."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class GpuPixels(CpuPixels):
         return pixels
 
     def density(self, pixels: Any) -> Any:
-        # (I + 1) / 256, as on the CPU: cuCIM's own clipping then changes only black, by 0.4% of one level
+        # (I + 1) / 256, as on the CPU: with this, cuCIM's clipping changes only black, by 0.4% of one level
         return self._color.image_to_absorbance(pixels.astype(np.float32) + 1, source_intensity=256.0) / _LN10
 
     def from_density(self, density: Any) -> Any:
@@ -112,7 +112,7 @@ class GpuPixels(CpuPixels):
 
 
 def check_backend(backend: str) -> None:
-    """Raise the errors of :func:`select_pixels`, but access the GPU only if it is requested by name."""
+    """Check a back end as :func:`select_pixels` does, but access the GPU only if it is requested by name."""
     if backend not in BACKENDS:
         raise unknown_value("back end of the transforms", backend, BACKENDS)
     if backend == "gpu":

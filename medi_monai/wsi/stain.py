@@ -1,4 +1,4 @@
-"""Hematoxylin and eosin: estimation of stain vectors, and modification of stain amounts."""
+"""Estimate stain vectors of hematoxylin and eosin, and modify stain amounts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["RUIFROK", "Stains", "check_patch", "full_basis", "jitter_stains", "m
 
 #: optical density of red, green and blue per unit of hematoxylin, eosin and the rest (Ruifrok and Johnston 2001)
 RUIFROK: np.ndarray = rgb_from_hed / np.linalg.norm(rgb_from_hed, axis=1, keepdims=True)
-#: gray level of glass, which is below 255 in scanned slides; stain is measured relative to it
+#: gray level of glass, which is below 255 in scanned slides; optical densities of stain are measured relative to it
 GLASS_LEVEL = 240
 #: optical density above glass, in any channel, from which a pixel counts as stained (Macenko et al. 2009: beta = 0.15)
 STAINED = 0.15
-#: fraction of pixels beyond the angles of the pure stains (Macenko et al. 2009: alpha = 1%)
+#: fraction of pixels beyond the angle of each pure stain (Macenko et al. 2009: alpha = 1%)
 BEYOND = 0.01
-#: number of evenly spaced pixels from which stains are estimated; more pixels take longer and hardly matter
+#: number of evenly spaced pixels from which stains are estimated; more take longer and hardly change the result
 MAX_PIXELS = 1 << 14
-#: angle between the stain vectors, in degrees, below which there is only one stain and noise: a single simulated stain
-#: gave at most 5.1, real patches of 64 px at least 9.3
+#: angle between the stain vectors, in degrees, below which there is only one stain, with noise: it was at most 5.1 for
+#: a single simulated stain, and at least 9.3 for real patches of 64 px
 MIN_ANGLE = 7.0
 #: minimum fraction of stained pixels, and minimum amount of either stain, for stains to be estimated
 MIN_STAINED, MIN_AMOUNT = 0.05, 0.05
@@ -47,7 +47,7 @@ class Stains:
 
 
 def check_patch(image: Any) -> None:
-    """Raise an :class:`InputError` for anything but ``(3, H, W)`` or ``(N, 3, H, W)`` uint8."""
+    """Raise an :class:`InputError` unless ``image`` is ``(3, H, W)`` or ``(N, 3, H, W)`` uint8."""
     shape, dtype = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", type(image).__name__))
     if len(shape) not in (3, 4) or shape[-3] != 3 or not dtype.endswith("uint8") or 0 in shape:
         raise InputError(
@@ -86,16 +86,16 @@ def macenko_stains(image: Any, pixels: CpuPixels | None = None, max_pixels: int 
 
 
 def _extreme_vectors(stained: Any, xp: Any) -> np.ndarray:
-    # small matrices stay on the host: for a GPU, the transfer takes longer than the computation
+    # small matrices are computed on the host, because the GPU takes longer for the transfer than for the computation
     moments = _on_host(stained @ stained.T).astype(float)
     axes = np.linalg.eigh(moments)[1][:, [2, 1]]
     # the first singular vector of non-negative numbers has components of the same sign
     axes[:, 0] = np.abs(axes[:, 0])
     along, across = xp.asarray(axes.T.astype(np.float32)) @ stained
-    # tangents in place of angles, which have the same order because the first axis is never negative
+    # tangents instead of angles; both have the same order, because values along the first axis are never negative
     tangents = _low_and_high(across / (along + 1e-6), xp)
     first, second = (axes @ (np.array([1.0, tangent]) / np.hypot(1.0, tangent)) for tangent in tangents)
-    # hematoxylin absorbs red, eosin hardly does
+    # hematoxylin absorbs red, eosin hardly any
     return np.stack([first, second] if first[0] > second[0] else [second, first])
 
 
@@ -107,7 +107,7 @@ def _low_and_high(values: Any, xp: Any) -> tuple[float, float]:
 
 
 def thinned(image: Any, max_pixels: int | None) -> Any:
-    """Return ``(3, P)`` pixels of a ``(3, H, W)`` image: all, or at most ``max_pixels`` evenly spaced ones."""
+    """Return ``(3, P)`` pixels of a ``(3, H, W)`` image: all of them, or at most ``max_pixels`` evenly spaced ones."""
     flat = image.reshape(3, -1)
     return flat if max_pixels is None else flat[:, :: -(-flat.shape[1] // max_pixels)]
 

@@ -11,23 +11,23 @@ from medi_monai.wsi.color import optical_density
 
 __all__ = ["artifact_mask", "tissue_mask"]
 
-#: range of optical density below which a field is all tissue or all glass, and Otsu's threshold would split noise
+#: range of optical density below which an image is all tissue or all glass, and Otsu's threshold would split noise
 MIN_SPREAD = 0.04
-#: optical density between glass and pale stroma (0.09 and more on the slides tested)
+#: optical densities between that of glass and that of pale stroma (0.09 and more on the slides tested)
 GLASS_DENSITY, TISSUE_DENSITY = 0.05, 0.08
-#: minimum difference in optical density between the channels of tissue; glass is gray, however dark
+#: minimum difference in optical density between the channels of tissue; glass is gray, even if it is dark
 MIN_COLOR = 0.03
-#: optical density, in every channel or in red alone, that tissue does not reach once nuclei are blended with stroma
-#: (0.6 on the slides tested); black ink and unscanned areas do, and dense blue or green ink does in red
+#: optical density, in every channel and in red alone, that tissue does not reach if nuclei are blended with stroma (0.6
+#: on the slides tested); black ink and unscanned areas exceed it in every channel, dense blue or green ink in red
 BLACK_DENSITY, RED_DENSITY = 0.75, 0.9
 #: microns over which nuclei are blended with stroma; at finer scales, colors would be those of single nuclei
 MIXED = 24.0
-#: margin around ink in microns, because ink spreads, and smallest area of ink in square microns
+#: margin around ink in microns, because ink spreads, and minimum area of ink in square microns
 INK_MARGIN, INK_AREA = 16.0, 1000.0
 
 
 def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0, min_area: int = 64) -> np.ndarray:
-    """Return the tissue by Otsu's threshold on the mean optical density, without pen marks, black borders and specks.
+    """Detect tissue with Otsu's threshold on the mean optical density, excluding pen marks, black borders and specks.
 
     Args:
         thumbnail: ``(H, W, 3)`` uint8 thumbnail.
@@ -46,14 +46,14 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0, min_area: int = 64) -> 
         return np.zeros(density.shape, bool)
     if np.ptp(valid) < MIN_SPREAD:
         return possible & bool(valid.mean() > GLASS_DENSITY)
-    # without glass there is no second mode, and Otsu would separate nuclei from stroma: limit it to below stroma
+    # without glass, Otsu's threshold would separate nuclei from stroma, so it is limited to values below stroma
     threshold = min(float(threshold_otsu(valid)), TISSUE_DENSITY)
     mask = remove_small_objects((density > threshold) & possible, max_size=min_area - 1)
     return remove_small_holes(mask, max_size=min_area - 1) & ~artifacts
 
 
 def artifact_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
-    """Return pen marks and black borders, with a margin.
+    """Detect pen marks and black borders, with a margin.
 
     Hematoxylin and eosin both absorb green most; hematoxylin also absorbs red, and blue least (Ruifrok and Johnston
     2001). Ink is therefore recognized by absorbing red more than green (blue and green ink), all three equally (black
@@ -79,6 +79,6 @@ def artifact_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
     ink = remove_small_objects(ink, max_size=max(1, round(INK_AREA / mpp**2)))
     if not ink.any():
         return ink
-    # ink over tissue is closer to the colors of the stains: the criterion is weaker for pixels adjacent to ink
+    # ink over tissue is closer to the colors of the stains, so the criterion is weaker for pixels adjacent to ink
     ink = ndimage.binary_propagation(ink, mask=ink | ((red > 0.45) & (red > 0.88 * green)))
     return ndimage.binary_dilation(ink, iterations=max(1, round(INK_MARGIN / mpp)))

@@ -1,4 +1,4 @@
-"""Dictionary transforms for patches, on the CPU or the GPU: symmetries, stain jitter, stain normalization."""
+"""Dictionary transforms for patches on the CPU or the GPU: symmetries, stain jitter, and stain normalization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ BASES = ("ruifrok", "macenko")
 
 
 class _RandPatchTransform(RandomizableTransform, MapTransform):
-    # parameters are drawn image by image on the host: a batch of N gives the same as N items, on any back end
+    # parameters are drawn image by image on the host, so a batch of N images gives the same result as N items on any
+    # back end
 
     def __init__(self, keys: KeysCollection, prob: float, backend: str, allow_missing_keys: bool) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -71,13 +72,13 @@ class _RandPatchTransform(RandomizableTransform, MapTransform):
 
 
 class RandSymmetryd(_RandPatchTransform):
-    """Apply one of the eight symmetries of the square with equal probability: flips and right-angle rotations, exactly.
+    """Apply one of the eight symmetries of the square (flips and right-angle rotations) with equal probability.
 
     Args:
         keys: keys of ``(3, H, W)`` uint8 patches, or batches ``(N, 3, H, W)`` with independent draws for each image;
             arrays and tensors keep their type and device. All keys of an item get the same symmetry.
         prob: probability that an image is transformed; one of the eight symmetries is the identity.
-        backend: ``auto``, ``cpu`` or ``gpu``, as for :func:`medi_monai.wsi.pixels.select_pixels`.
+        backend: ``auto``, ``cpu`` or ``gpu``; see :func:`medi_monai.wsi.pixels.select_pixels`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
@@ -100,18 +101,19 @@ class RandStainJitterd(_RandPatchTransform):
     """Jitter stains: each stain amount ``c`` becomes ``a * c + b`` (Tellez et al. 2018, 2019).
 
     ``a`` is uniform in [1 - scale, 1 + scale] and ``b`` in [-shift, shift], independently for each stain. In the
-    Ruifrok basis, the residual third channel is jittered like hematoxylin and eosin, as in the papers; in the patch's
-    own Macenko basis, it is noise and is not changed. If the patch's own basis cannot be estimated, Ruifrok's is used.
+    Ruifrok basis, the residual third channel is jittered like hematoxylin and eosin, as in the papers; in the Macenko
+    basis, which is estimated from each patch, it is noise and is not changed. If the Macenko basis cannot be estimated,
+    the Ruifrok basis is used.
 
     Args:
-        keys: keys of the patches, as for :class:`RandSymmetryd`.
+        keys: keys of the patches; see :class:`RandSymmetryd`.
         scale: half width of the range of ``a``, in [0, 1].
         shift: half width of the range of ``b``, in optical density (log10) along a stain vector of unit length; by
             default a quarter of ``scale``. The papers use one number for both, in units other than optical density: as
             an optical density, 0.2 would bleach stroma, whose amounts are about 0.3, to white.
         basis: ``ruifrok`` or ``macenko``.
         prob: probability that an image is jittered.
-        backend: ``auto``, ``cpu`` or ``gpu``, as for :class:`RandSymmetryd`.
+        backend: ``auto``, ``cpu`` or ``gpu``; see :class:`RandSymmetryd`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
@@ -155,12 +157,12 @@ class StainNormalized(MapTransform):
     which patches were normalized, so that they can be counted across the worker processes of a data loader.
 
     Args:
-        keys: keys of the patches, as for :class:`RandSymmetryd`.
+        keys: keys of the patches; see :class:`RandSymmetryd`.
         target: a :class:`StainTarget`, its JSON form or the path of a JSON file; None for Macenko's standard reference.
-        method: ``macenko`` or ``reinhard``, to check it against the target's method.
+        method: ``macenko`` or ``reinhard``, which the target's method must equal; None for any method.
         flag_postfix: postfix of the key, ``<key><flag_postfix>``, that records whether a patch was normalized; ``(N,)``
             for a batch.
-        backend: ``auto``, ``cpu`` or ``gpu``, as for :class:`RandSymmetryd`.
+        backend: ``auto``, ``cpu`` or ``gpu``; see :class:`RandSymmetryd`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
@@ -205,7 +207,7 @@ def patch_transforms(
     backend: str = "auto",
     seed: int | None = None,
 ) -> Compose:
-    """Return the transforms of a config, in this order: normalization, stain jitter, symmetry.
+    """Return the transforms that are selected, in this order: normalization, stain jitter, symmetry.
 
     Args:
         keys: keys of the patches in an item.
@@ -213,9 +215,9 @@ def patch_transforms(
         stain_jitter: ``scale`` of :class:`RandStainJitterd`; 0.05 is light, 0.2 strong, 0 none.
         stain_basis: ``ruifrok`` or ``macenko``.
         normalize: ``macenko``, ``reinhard`` or None.
-        target: target of the normalization, as for :class:`StainNormalized`.
+        target: target of the normalization; see :class:`StainNormalized`.
         backend: ``auto``, ``cpu`` or ``gpu``.
-        seed: seed of all draws; None draws from MONAI's global state (``monai.utils.set_determinism``).
+        seed: seed of all draws; None uses MONAI's global state (``monai.utils.set_determinism``).
 
     Raises:
         InputError: for invalid settings.

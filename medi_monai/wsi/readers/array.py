@@ -1,4 +1,4 @@
-"""Images in memory."""
+"""Reader of images in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base class of readers: select the level, place the window, rescale to the requested size."""
+"""Base class of readers, which selects the level and the window to read, and rescales to the requested size."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ __all__ = ["SlideReader", "Window", "batched", "rescaled"]
 Item = TypeVar("Item")
 Corner = tuple[float, float]
 
-#: offset from a level's pixel grid, in pixels of the level, up to which a patch is treated as aligned with it: levels
-#: with downsamples such as 3.9996 share no grid with level 0, half a pixel of which is an eighth of theirs
+#: offset from a level's pixel grid, in pixels of the level, up to which a patch counts as aligned with it: a level with
+#: a downsample such as 3.9996 does not share the grid of level 0, half a pixel of which is an eighth of its pixels
 ON_GRID = 0.13
 #: deviation of a field from a whole number of pixels of a level, in these pixels, up to which it is treated as whole
 SAME_FIELD = 0.1
-#: relative difference between horizontal and vertical downsample of a level that exceeds rounding
+#: relative difference between horizontal and vertical downsample of a level up to which it counts as rounding
 MAX_DISTORTION = 0.02
-#: side of the blocks of a thumbnail; from a level that is 32 times finer, a block needs 2,048 pixels per side
+#: side in pixels of the blocks in which a thumbnail is read, for slides with several levels and with one; read from a
+#: level that is 32 times finer, a block of 64 pixels needs 2,048 pixels per side
 THUMBNAIL_BLOCK, FINE_BLOCK = 256, 64
 #: number of windows per thread that are decoded in advance
 AHEAD = 4
@@ -81,7 +82,7 @@ class SlideReader(ABC):
 
     @cached_property
     def _levels(self) -> list[int]:
-        # a page with another aspect ratio is not a level even if marked as one, but a label or macro image
+        # a page with a different aspect ratio is a label or macro image, even if it is marked as a level
         width, height = self.dimensions
         return [
             level
@@ -116,7 +117,7 @@ class SlideReader(ABC):
         size: tuple[int, int],
         threads: int = 1,
     ) -> Iterator[np.ndarray]:
-        """Yield regions of the same field and size in order, each as by :meth:`read`, with several decoding threads.
+        """Yield regions of the same field and size in order, as :meth:`read` returns them; several threads decode.
 
         Args:
             corners: upper left corner (x, y) of every region in level 0 pixels.
@@ -163,10 +164,10 @@ class SlideReader(ABC):
         self.close()
 
     def window(self, x: float, y: float, field: tuple[float, float], size: tuple[int, int]) -> Window:
-        """Return the window in the best level for a region; arguments as for :meth:`read`.
+        """Return the window to read for a region, in the best level; for the arguments, see :meth:`read`.
 
-        This is the coarsest level whose pixels coincide with those of the patch, or that is finer than the patch by
-        :attr:`oversampling`, according to real-valued downsamples.
+        The best level is the coarsest one whose pixels coincide with those of the patch, or that is finer than the
+        patch by a factor of at least :attr:`oversampling`, according to real-valued downsamples.
         """
         width, height = self.dimensions
         inside = x >= -1e-6 and y >= -1e-6 and x + field[0] <= width + 1e-3 and y + field[1] <= height + 1e-3
@@ -176,7 +177,7 @@ class SlideReader(ABC):
                 f"{self.path} ({width} x {height} pixels)"
             )
         if (field, x, y) == (size, int(x), int(y)):
-            # unscaled pixels of level 0, by far the most frequent case
+            # pixels of level 0 without rescaling, by far the most frequent case
             right, bottom = x + size[0], y + size[1]
             return Window(0, int(x), int(y), int(right), int(bottom), (x, y, right, bottom))
         for level in reversed(self._levels):
@@ -201,7 +202,8 @@ class SlideReader(ABC):
 
 
 def _lies_on_grid(box: tuple[float, float, float, float], size: tuple[int, int], largest: float = math.inf) -> bool:
-    # whole number of box pixels per result pixel, at most ``largest``, with a field deviation below 0.4%
+    # whether there is a whole number of box pixels per result pixel, at most ``largest``, with a field deviation below
+    # 0.4%
     for low, high, pixels in zip(box[:2], box[2:], size):
         side = round(high) - round(low)
         if not pixels <= side <= pixels * largest or side % pixels or abs(low - round(low)) > ON_GRID:
@@ -240,5 +242,5 @@ def rescaled(pixels: np.ndarray, window: Window, size: tuple[int, int]) -> np.nd
     left, top, right, bottom = map(round, box)
     pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
     factors = (right - left) // size[0], (bottom - top) // size[1]
-    # unlike PIL's box filter, which rounds once per direction
+    # not PIL's box filter, which rounds once per direction
     return pixels if factors == (1, 1) else np.asarray(Image.fromarray(pixels).reduce(factors))

@@ -1,4 +1,4 @@
-"""Read slides by cuCIM, which decodes batches of regions in its own thread pool."""
+"""Read slides with cuCIM, which decodes batches of regions in a thread pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medi_monai.wsi.readers.openslide import OpenSlideReader
 
 __all__ = ["CuCIMReader"]
 
-#: number of regions per batch of cuCIM, and of batches per call, since the number of locations per call is limited
+#: numbers of regions per batch of cuCIM, and per call, which is limited
 BATCH_SIZE, REGIONS_PER_CALL = 8, 4096
 CUCIM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError, OSError)
 
@@ -28,11 +28,12 @@ class CuCIMReader(SlideReader):
 
     Args:
         path: path of the slide.
-        mpp: microns per pixel at level 0, as for :class:`OpenSlideReader`.
-        on_conflict: handling of conflicting resolutions, as for :func:`medi_monai.wsi.open_slide`.
+        mpp: microns per pixel at level 0; see :class:`OpenSlideReader`.
+        on_conflict: what to do if resolutions conflict; see :func:`medi_monai.wsi.open_slide`.
 
     Raises:
-        InputError: if cuCIM is not installed or cannot read the file; files on which it would crash are not tried.
+        InputError: if cuCIM is not installed or cannot read the file. Files that could crash cuCIM are refused without
+            trying.
     """
 
     def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
@@ -75,14 +76,15 @@ class CuCIMReader(SlideReader):
                     yield from (self._patch(window, size) for window in batch)
 
     def _batches(self, window: Window) -> tuple[int, bool]:
-        # an error in a thread of cuCIM kills the process: regions that may fail are read individually
+        # an error in a thread of cuCIM kills the process, so regions that may fail are read individually
         level = window.level
         return level, self._tiles.compression[level] not in DEFLATE and self._tiles.whole(*window[:5])
 
     def _batch(
         self, level: int, windows: Sequence[Window], size: tuple[int, int], threads: int
     ) -> Iterator[np.ndarray]:
-        # all regions of a call have the same size: the largest needed, moved inward at the far borders, then cropped
+        # all regions of a call must have the same size: use the largest, move regions inward at the far borders, then
+        # crop
         width = max(window.right - window.left for window in windows)
         height = max(window.bottom - window.top for window in windows)
         limits = self.level_dimensions[level]
@@ -107,7 +109,7 @@ class CuCIMReader(SlideReader):
 
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         if not self._tiles.whole(level, left, top, left + width, top + height):
-            # OpenSlide reports what is wrong with them, if anything
+            # some tiles look damaged: let OpenSlide read them, which reports an error if they are
             return self._known._pixels(level, left, top, width, height)
         try:
             region = self._slide.read_region(self._location(level, left, top), (width, height), level)
@@ -116,7 +118,8 @@ class CuCIMReader(SlideReader):
         return np.array(region, copy=True)
 
     def _location(self, level: int, left: int, top: int) -> tuple[int, int]:
-        # cuCIM divides by the downsample and truncates: the center of a pixel cannot fall into its neighbor
+        # cuCIM divides by the downsample and truncates; give the center of the pixel, so that rounding cannot select
+        # its neighbor
         if level == 0:
             return left, top
         scale = self._scales[level]

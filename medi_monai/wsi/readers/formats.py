@@ -1,4 +1,4 @@
-"""Inspect TIFF files before decoding: some layouts, and damaged files, crash cuCIM or yield wrong pixels."""
+"""Inspect TIFF files before decoding, because some layouts and damaged files crash cuCIM or give wrong pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import tifffile
 
 __all__ = ["HEAD", "Tiles", "content_of", "content_type", "cucim_obstacle", "tiff_damage", "tiff_pages"]
 
-#: vendors, as named by OpenSlide, whose files cuCIM 26.10 reads like OpenSlide
+#: vendors, as named by OpenSlide, whose files cuCIM 26.10 reads in the same way as OpenSlide
 CUCIM_VENDORS = ("aperio", "generic-tiff")
-#: tested with cuCIM 26.10: raw, LZW, JPEG and deflate can be decoded; zstd, JPEG 2000, WebP and PackBits cannot
+#: compressions that cuCIM 26.10 decodes, by their number in TIFF; it does not decode zstd, JPEG 2000, WebP and PackBits
 CUCIM_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate"}
 RAW, LZW, JPEG, DEFLATE = 1, 5, 7, (8, 32946)
-#: first bytes of a file
+#: formats by the first bytes of a file
 MAGIC = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -36,7 +36,7 @@ MAGIC = {
     b"PK\x03\x04": "ZIP",
     b"%PDF": "PDF",
 }
-#: additional signature bytes, by their position
+#: formats by signature bytes at other positions
 INNER_MAGIC = (
     (8, b"WEBP", "WEBP"),
     (4, b"jP  ", "JPEG2000"),
@@ -45,25 +45,25 @@ INNER_MAGIC = (
     (128, b"DICM", "DICOM"),
     (344, b"n+1\0", "NIfTI"),
 )
-#: number of bytes that contain all of these
+#: number of leading bytes that contain all signatures
 HEAD = 348
-#: largest number of pixels of a tile; more indicate a damaged directory, and decoders would run out of memory
+#: maximum number of pixels in a tile; more indicate a damaged directory, and decoders would run out of memory
 MAX_TILE = 2**26
-#: number of trailing bytes in which the end marker of a JPEG tile is searched, since some writers add padding
+#: number of trailing bytes in which to search for the end marker of a JPEG tile, since some programs add padding
 PADDING = 8
-#: byte sequences that never occur in the coded pixels of a JPEG, where 255 is followed by 0, a restart marker or fill
-#: bytes. Progressive files and those with several scans contain other markers as well
+#: byte sequences that never occur in the coded pixels of a JPEG with a single scan, where 255 is followed by 0, a
+#: restart marker or fill bytes; progressive files and those with several scans also contain other markers
 OUT_OF_PLACE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 #: run of zeros, as left by an incomplete copy; among coded pixels, only plain glass may produce it
 HOLE = bytes(64)
 
 
 def cucim_obstacle(path: str | os.PathLike, vendor: str, levels: Sequence[tuple[int, int]]) -> str:
-    """Return why cuCIM must not read a slide; the empty string if it can.
+    """Return why cuCIM must not be used to read a slide; the empty string if it can be.
 
     Args:
         path: slide that OpenSlide can open.
-        vendor: OpenSlide's name of its format.
+        vendor: name of the vendor according to OpenSlide.
         levels: (width, height) of each level according to OpenSlide.
     """
     if vendor not in CUCIM_VENDORS:
@@ -94,7 +94,7 @@ def tiff_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     pages: dict[int, tifffile.TiffPage] = {}
     for page in file.pages:
         if page.offset in pages:
-            # tifffile would loop forever
+            # without this check, tifffile would loop forever
             raise ValueError("the TIFF directories form a loop")
         pages[page.offset] = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
     return list(pages.values())
@@ -119,13 +119,14 @@ def _page_obstacle(page: tifffile.TiffPage) -> str:
 
 
 def _next_page(file: tifffile.TiffFile) -> int:
-    # position of the next page according to the last page found; the parser ignores it if it is outside the file
+    # position of the next page according to the last page that was found; the parser ignores a position outside the
+    # file
     file.filehandle.seek(file.pages.next_page_offset or 0)
     return int(struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))[0])
 
 
 def tiff_damage(path: str | os.PathLike) -> str:
-    """Return what is wrong with a TIFF whose directories point beyond the end of the file; empty if nothing."""
+    """Return how a TIFF is damaged or truncated, according to its directories; empty if it is not."""
     size = Path(path).stat().st_size
     try:
         with tifffile.TiffFile(path) as file:
@@ -143,13 +144,13 @@ def tiff_damage(path: str | os.PathLike) -> str:
     except PermissionError as error:
         return f"it cannot be read ({error.strerror})"
     except Exception as error:
-        # corrupt bytes can make the parser fail with any error
+        # with corrupt bytes, the parser can raise any error
         return f"its TIFF directory is damaged ({error})".replace("\n", " ")
     return ""
 
 
 def content_type(path: str | os.PathLike) -> str:
-    """Return a file's format by its first bytes, whatever its name: ``PNG``, ``JPEG``, …; empty if unknown."""
+    """Return a file's format according to its first bytes, regardless of its name: ``PNG``, ``JPEG``, …, or empty."""
     try:
         with open(path, "rb") as file:
             return content_of(file.read(HEAD))
@@ -158,7 +159,7 @@ def content_type(path: str | os.PathLike) -> str:
 
 
 def content_of(head: bytes) -> str:
-    """Return the format, like :func:`content_type`, from the first :data:`HEAD` bytes."""
+    """Return the format of a file from its first :data:`HEAD` bytes; see :func:`content_type`."""
     kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
     return kind or next((kind for start, magic, kind in INNER_MAGIC if head.startswith(magic, start)), "")
 
@@ -166,9 +167,9 @@ def content_of(head: bytes) -> str:
 class Tiles:
     """Checks whether the tiles under a window look intact: start, content and end of a JPEG, start of LZW data.
 
-    For a damaged JPEG or LZW tile, cuCIM silently returns noise. An interrupted copy leaves zeros, which are visible at
-    the ends of a JPEG and inside, as are corrupt bytes; each tile is checked once. An intact tile of an unusual kind
-    may look damaged, which only costs time, because OpenSlide then reads it.
+    For a damaged JPEG or LZW tile, cuCIM returns noise without an error. An interrupted copy leaves zeros, which can be
+    detected at the ends of a JPEG and inside, as can corrupt bytes. Each tile is checked once. An intact tile of an
+    unusual kind may look damaged; it is then read with OpenSlide, which only takes longer.
 
     Args:
         path: TIFF that cuCIM can read (see :func:`cucim_obstacle`).
@@ -204,12 +205,12 @@ class Tiles:
         offset, count = offsets[tile], counts[tile]
         compression = self.compression[level]
         try:
-            # thread-safe, unlike seek and read
+            # pread is thread-safe, unlike seek and read
             content = os.pread(self._file.fileno(), count if compression == JPEG else 1, offset)
         except (OSError, ValueError):
             return False
         if compression == LZW:
-            # the code that clears the table comes first
+            # LZW data begin with the code that clears the table
             return content == b"\x80"
         return compression != JPEG or _looks_like_jpeg(content)
 

@@ -1,4 +1,4 @@
-"""Open a slide or a tile with a suitable back end."""
+"""Open a slide or plain image with a suitable back end."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ def open_slide(
     """Open a slide or a plain image.
 
     Args:
-        path: slide or plain image; PNG and JPEG files, and TIFFs that are not slides, are read whole.
+        path: slide or plain image; plain images such as PNG and JPEG, and TIFFs that are not slides, are read whole.
         mpp: microns per pixel at level 0; required if the file does not contain it.
-        backend: back end; ``auto`` uses cuCIM if it is installed and safe for the file's layout, else OpenSlide.
-        on_conflict: handling of a difference of more than 0.5% between the file's resolution and ``mpp``: ``error``, or
-            the one to use, ``file`` or ``given``.
+        backend: ``cucim``, ``openslide``, or ``auto``, which uses cuCIM if it is installed and safe for the layout of
+            the file, else OpenSlide.
+        on_conflict: what to do if the resolution in the file and ``mpp`` differ by more than 0.5%: raise an ``error``,
+            or use that of the ``file`` or the one that is ``given``.
         pixels: rules for the values, pages and transparent pixels of files that are read whole.
 
     Raises:
-        InputError: for a missing, empty, unreadable or truncated file, a file of unknown or conflicting resolution, or
-            an unknown back end.
+        InputError: for a missing, empty, unreadable or truncated file, an unknown or conflicting resolution, or an
+            unknown back end.
     """
     if backend not in BACKENDS:
         raise unknown_value("back end", backend, BACKENDS)

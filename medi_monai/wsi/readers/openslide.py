@@ -1,4 +1,4 @@
-"""Read slides by OpenSlide."""
+"""Read slides with OpenSlide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["OpenSlideReader"]
 
 #: shift, in pixels of a level, below which no pixel changes by more than half a gray level
 NO_SHIFT = 0.002
-#: number of pixels over which a shift is corrected
+#: number of neighboring pixels that are used to correct a shift
 REACH = 6
 
 
@@ -31,10 +31,10 @@ class OpenSlideReader(SlideReader):
     Args:
         path: path of the slide.
         mpp: microns per pixel at level 0, if the file does not contain it.
-        on_conflict: handling of conflicting resolutions, as for :func:`medi_monai.wsi.open_slide`.
+        on_conflict: what to do if resolutions conflict; see :func:`medi_monai.wsi.open_slide`.
 
     Raises:
-        InputError: if OpenSlide cannot read the file, or the resolution is unknown.
+        InputError: if OpenSlide cannot read the file, or the resolution is unknown or conflicting.
     """
 
     def __init__(self, path: str | os.PathLike, mpp: float | None = None, on_conflict: str = "error") -> None:
@@ -50,7 +50,7 @@ class OpenSlideReader(SlideReader):
         keys = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
         stored: tuple[Any, Any] = properties.get(keys[0]), properties.get(keys[1])
         if self.vendor == "generic-tiff" and not is_resolution(stored):
-            # OpenSlide knows the tags, but not OME-XML
+            # OpenSlide reads the tags, but not OME-XML
             stored = tiff_resolution(path)
         try:
             self.spacing = resolution(path, stored, mpp, on_conflict)
@@ -76,8 +76,8 @@ class OpenSlideReader(SlideReader):
         return _unshifted(pixels, shift_x, shift_y)[top : top + height, left : left + width]
 
     def _to_level_0(self, level: int, pixel: int) -> tuple[int, float]:
-        # OpenSlide takes whole pixels of level 0: use the one nearest to the pixel of the level, and its offset in
-        # pixels of the level, at most half a pixel of level 0
+        # OpenSlide takes positions in whole pixels of level 0: return the one nearest to a pixel of the level, and its
+        # offset from that in pixels of the level
         scale = self._scales[level]
         level_0 = round(pixel * scale)
         return level_0, level_0 / scale - pixel
@@ -101,7 +101,7 @@ def _on_white(region: Image.Image) -> np.ndarray:
     if alpha.getextrema() == (255, 255):
         return np.asarray(region.convert("RGB"))
     white = Image.new("RGB", region.size, "white")
-    # partially transparent pixels lie at the edge of the scanned area, and have its color
+    # partially transparent pixels are at the edge of the scanned area and have its color
     white.paste(region, mask=alpha.point([0] * 128 + [255] * 128))
     return np.asarray(white)
 

@@ -1,4 +1,4 @@
-"""Read complete image files: tiles, patches and captioned images, in the same way for both bundles."""
+"""Read whole image files (tiles, patches and captioned images) in the same way for both bundles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from medi_monai.wsi.readers.tiff import read_tiff
 
 __all__ = ["FORMATS", "check_file", "file_kind", "opened", "read_image", "read_plain"]
 
-#: supported formats, by the first bytes of a file. Pillow would try all of its formats, and its pixel limit applies to
+#: Pillow's reader of each supported format. ``Image.open`` would try all of its formats, and its pixel limit applies to
 #: the whole process
 PLUGINS: dict[str, Callable[..., Image.Image]] = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -56,14 +56,14 @@ def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.n
     """Read an image file as displayed: upright, opaque, with 8 bits.
 
     Args:
-        path: file in one of :data:`FORMATS`, whatever its suffix.
+        path: file in one of :data:`FORMATS`, with any suffix.
         rules: rules for values, pages and transparent pixels.
 
     Returns:
         ``(H, W)`` uint8 if the image is grayscale, else ``(H, W, 3)``.
 
     Raises:
-        InputError: for a file that is missing, unreadable or of another format, or if a required rule is not given.
+        InputError: for a file that is missing, unreadable or in another format, or if a required rule is not given.
     """
     rules = rules or PixelRules()
     with opened(path) as file:
@@ -80,16 +80,16 @@ def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.n
         except MemoryError:
             raise InputError(f"cannot read the image {path}: there is not enough memory for it") from None
         except Exception as error:
-            # corrupt bytes can make decoders fail with any error
+            # with corrupt bytes, decoders can raise any error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot read the image {path}: {reason}") from error
 
 
 def file_kind(path: str | os.PathLike) -> str:
-    """What a file contains, as :func:`medi_monai.wsi.readers.formats.content_type` names it.
+    """Return the format of a file; see :func:`medi_monai.wsi.readers.formats.content_type`.
 
     Raises:
-        InputError: as :func:`check_file`.
+        InputError: see :func:`check_file`.
     """
     with opened(path) as file:
         return content_of(file.read(HEAD))
@@ -120,7 +120,7 @@ def _with_pillow(
     image = PLUGINS[kind](file, os.fspath(path))
     rules.check_size(path, *image.size)
     frames = getattr(image, "n_frames", 1)
-    # additional images in a JPEG are previews and depth maps of the first
+    # additional images in a JPEG are previews and depth maps of the first one
     if page is None and frames > 1 and kind != "JPEG":
         page = rules.chosen_page(path, f"{frames} frames", frames)
     if page:
@@ -141,7 +141,7 @@ def _with_pillow(
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    # Pillow already rotates TIFFs and removes the tag
+    # for TIFFs, Pillow has already rotated the image and removed the tag
     if not any(name in image.info for name in ORIENTED):
         return pixels
     return oriented(pixels, image.getexif().get(ORIENTATION, 1))
@@ -161,7 +161,7 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def _deep_png(file: BinaryIO, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
-    # Pillow keeps only the high byte of deep colors
+    # not with Pillow, which keeps only the high byte of 16-bit colors
     image: Any = PngImagePlugin.PngImageFile(file, os.fspath(path))
     width, height = image.size
     rules.check_size(path, width, height, 2 * len(image.getbands()))
@@ -177,7 +177,7 @@ def _deep_png(file: BinaryIO, path: str | os.PathLike, rules: PixelRules) -> np.
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Raise an InputError unless there is a file with content, rather than a folder, a pipe or a device."""
+    """Raise an :class:`InputError` unless ``path`` is a regular file with content."""
     try:
         _check_status(path, os.stat(path))
     except FileNotFoundError:
@@ -188,10 +188,10 @@ def check_file(path: str | os.PathLike) -> None:
 
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open an image file without blocking on a pipe.
+    """Open an image file for reading, without blocking on a pipe.
 
     Raises:
-        InputError: as for :func:`check_file`.
+        InputError: see :func:`check_file`; also for a file that cannot be opened.
     """
     try:
         file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (closed below, apart from these errors)
@@ -215,7 +215,7 @@ def _without_waiting(path: str, flags: int) -> int:
 def _not_opened(path: str | os.PathLike, error: OSError | ValueError) -> InputError:
     if isinstance(error, InputError):
         return error
-    # a loop of links, a name that is too long, or a null byte in it
+    # such as for a loop of links, or a name that is too long or contains a null byte
     reason = error.strerror if isinstance(error, OSError) else error
     return InputError(f"image not found: {str(path)!r} ({reason})")
 

@@ -1,4 +1,4 @@
-"""Resolution of slides in microns per pixel: the file's, the table's, and the handling of conflicts."""
+"""Determine the resolution of slides in microns per pixel, from the file and the table, and resolve conflicts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["ON_CONFLICT", "is_resolution", "resolution"]
 ON_CONFLICT = ("error", "file", "given")
 #: relative difference up to which two resolutions agree: the field of view may be off by at most 0.5%
 AGREEMENT = 0.005
-#: relative deviation from square pixels of scanners; beyond it, a number is wrong or the image was resized
+#: maximum relative deviation from square pixels in scanners; beyond it, a number is wrong or the image was resized
 MAX_ANISOTROPY = 0.1
-#: coarser values in a file are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns per pixel)
+#: coarser values in a file are ignored: they are defaults of image editors, 72 to 600 dots per inch (353 to 42 microns
+#: per pixel)
 MAX_IN_FILE = 40.0
 
 
@@ -29,13 +30,14 @@ def resolution(
 
     Args:
         path: path of the file, for messages.
-        stored: horizontal and vertical microns per pixel stored in the file.
+        stored: horizontal and vertical microns per pixel stored in the file; None if missing.
         declared: microns per pixel from the table or a setting, or ``None``.
-        on_conflict: handling of differences of more than 0.5%, or of non-square pixels according to the file:
-            ``error``, or the one to use, ``file`` or ``given``.
+        on_conflict: what to do if the two differ by more than 0.5%, or pixels are not square according to the file:
+            raise an ``error``, or use the resolution of the ``file`` or the one that is ``given``.
 
     Raises:
-        InputError: if both are missing, they disagree, pixels are not square, or the value is invalid.
+        InputError: if both are missing, ``declared`` is invalid, or there is a conflict that ``on_conflict`` does not
+            resolve.
     """
     if on_conflict not in ON_CONFLICT:
         raise unknown_value("choice of `mpp_conflict`", on_conflict, ON_CONFLICT)
@@ -69,7 +71,7 @@ def resolution(
 
 
 def is_resolution(stored: Sequence[str | float | None]) -> bool:
-    """Return whether a file has microns per pixel for both directions that are not the default of an image editor."""
+    """Return whether a file has valid microns per pixel in both directions that are no defaults of image editors."""
     return not any(math.isnan(_number(value)) for value in stored)
 
 

@@ -1,4 +1,4 @@
-"""Rules, common to a whole cohort, that convert the values of image files to 8-bit gray levels and colors."""
+"""Rules for a whole cohort that convert the values of image files to 8-bit gray levels and colors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = ["BACKGROUNDS", "MAX_PIXELS", "PixelRules", "laid_on", "oriented"]
 
 BACKGROUNDS = ("white", "black", "border")
-#: largest number of pixels of a file that is read whole: half a gigabyte in color
+#: default of the largest number of pixels in a file that is read whole: half a gigabyte in color
 MAX_PIXELS = 178_956_970
 #: a 16-bit image whose values reach this uses the highest bit, so that white is 65535
 HIGHEST_BIT = 2**15
@@ -23,16 +23,17 @@ WHITE16 = 2**16 - 1
 
 @dataclass(frozen=True)
 class PixelRules:
-    """Interpretation of the values in image files.
+    """How the values in image files are interpreted.
 
     Args:
-        intensity_range: values that become black and white in images of more than 8 bits. Without it, white is 65535
-            for 16-bit images whose values reach 32768, and other images of more than 8 bits are refused.
-        percentiles: percentiles of the values of each image of more than 8 bits that become black and white, if there
-            is no range: for MR, whose values have no unit.
-        page: index, from 0, of the page, frame, slice or channel to read from a file with several. Without it, such
-            files are refused.
-        max_pixels: largest number of pixels of a file that is read whole.
+        intensity_range: values that become black and white in images with more than 8 bits. If this and ``percentiles``
+            are None, white is 65535 in 16-bit images whose values reach 32768, and other images with more than 8 bits
+            are refused.
+        percentiles: percentiles of the values of each image with more than 8 bits that become black and white, if there
+            is no range; meant for MR, whose values have no unit.
+        page: index, from 0, of the page, frame, slice or channel to read from a file with several; if None, such files
+            are refused.
+        max_pixels: maximum number of pixels in a file that is read whole.
         background: color behind transparent pixels: ``white``, ``black``, or the median of the opaque pixels at the
             ``border`` (black if there are none).
 
@@ -59,7 +60,7 @@ class PixelRules:
             raise unknown_value("background of transparent images", self.background, BACKGROUNDS)
 
     def check_size(self, path: str | os.PathLike, width: int, height: int, samples: int = 3) -> None:
-        """Raise an InputError if a file that is read whole has too many pixels."""
+        """Raise an :class:`InputError` if a file that is read whole has too many pixels."""
         if width * height > self.max_pixels:
             raise InputError(
                 f"{path} has {width} x {height} pixels, more than max_pixels = {self.max_pixels:,}. Such files are "
@@ -72,17 +73,17 @@ class PixelRules:
 
         Args:
             path: path of the file, for messages.
-            about: contents of the file, for messages: ``3 pages``.
+            about: contents of the file, for messages, such as ``3 pages``.
             count: number of pages, frames, slices or channels.
 
         Raises:
-            InputError: if there are several and none was chosen, or the chosen one does not exist.
+            InputError: if there are several and :attr:`page` is None, or the page does not exist.
         """
         if self.page is None and count > 1:
             raise InputError(f"{path} has {about}, of which one is read: set `page` to its number, 0 to {count - 1}")
         if self.page is not None and self.page >= count > 1:
             raise InputError(f"page = {self.page}: {path} has {about}; use a number from 0 to {count - 1}")
-        # a cohort of stacks may also contain files with a single page
+        # `page` is ignored for a single page, because a cohort of stacks may also contain such files
         return self.page if self.page is not None and count > 1 else 0
 
     def gray_levels(self, values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -104,13 +105,17 @@ class PixelRules:
         return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
     def limits(self, values: np.ndarray, path: str | os.PathLike) -> tuple[float, float]:
-        """Return the values of an image that become black and white."""
+        """Return the values of an image that become black and white.
+
+        Raises:
+            InputError: if no rule defines them.
+        """
         if self.intensity_range is not None:
             return float(self.intensity_range[0]), float(self.intensity_range[1])
         low, high = float(values.min()), float(values.max())
         if self.percentiles is not None:
             inner = np.percentile(values, self.percentiles)
-            # most of the image has a single value: use the full range for the rest
+            # if the percentiles are equal, most of the image has a single value: use the full range
             return (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
         if values.dtype == np.uint16 and high >= HIGHEST_BIT:
             return 0.0, float(WHITE16)

@@ -1,4 +1,4 @@
-"""Read TIFFs that are not slides: pages, bit depth and resolution."""
+"""Read TIFFs that are not slides, with their pages, bit depth and resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medi_monai.wsi.readers.rules import MAX_PIXELS, PixelRules, laid_on, orient
 
 __all__ = ["read_tiff", "several_pages", "tiff_resolution"]
 
-#: microns per unit of OME-XML and of ImageJ, which has several spellings
+#: microns per unit in OME-XML and ImageJ, which has several spellings
 UNITS = {
     "m": 1e6,
     "cm": 1e4,
@@ -35,7 +35,7 @@ UNITS = {
     "inch": 25400.0,
 }
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
-#: microns per unit of the tag ResolutionUnit
+#: microns per unit, by the value of the tag ResolutionUnit
 TAG_UNITS = {2: 25400.0, 3: 10000.0}
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
 JPEG = 7
@@ -44,23 +44,23 @@ JPEG = 7
 def read_tiff(
     file: BinaryIO, path: str | os.PathLike, rules: PixelRules, decode: Callable[[int], np.ndarray]
 ) -> np.ndarray:
-    """Read a complete TIFF as ``(H, W)`` or ``(H, W, 3)`` uint8.
+    """Read a page of a TIFF as ``(H, W)`` or ``(H, W, 3)`` uint8.
 
     Args:
         file: open file.
         path: path of the file, for messages.
         rules: rules for pages and values.
-        decode: function that reads an 8-bit page, given its number.
+        decode: function that reads the page with a given number, for pages that Pillow supports.
 
     Raises:
-        InputError: for several pages without a choice, too many pixels, or an unsupported kind of pixels.
+        InputError: for several pages if ``rules`` do not select one, too many pixels, or an unsupported kind of pixels.
     """
     with tifffile.TiffFile(file) as tiff:
         number = _chosen(tiff, path, rules)
         page: Any = tiff.pages[number]
         page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
         rules.check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel * page.bitspersample // 8 or 1)
-        # Pillow supports neither deep colors nor pages beyond its own limit
+        # Pillow supports neither colors with more than 8 bits nor pages beyond its own limit
         if (page.bitspersample > 8 or page.imagewidth * page.imagelength > MAX_PIXELS) and page.imagedepth == 1:
             return _deep(page, path, rules)
     return decode(number)
@@ -69,7 +69,7 @@ def read_tiff(
 def _deep(page: Any, path: str | os.PathLike, rules: PixelRules) -> np.ndarray:
     kind, samples = int(page.photometric), int(page.samplesperpixel)
     if kind == YCBCR and int(page.compression) == JPEG:
-        # decoded as RGB
+        # tifffile decodes it as RGB
         kind = RGB
     opacity = bool(page.extrasamples) and int(page.extrasamples[0]) in (1, 2)
     colors = samples - opacity
@@ -100,7 +100,7 @@ def several_pages(path: str | os.PathLike) -> int:
 
 
 def _alternatives(tiff: tifffile.TiffFile) -> list[int]:
-    # levels and thumbnails are marked as such, or smaller in both directions
+    # levels and thumbnails are marked as such, or are smaller in both directions
     pages: list[Any] = tiff_pages(tiff)
     images = [number for number, page in enumerate(pages) if not (page.is_reduced or page.is_mask)] or [0]
     largest = max((pages[number] for number in images), key=lambda page: page.imagewidth * page.imagelength)
@@ -122,7 +122,7 @@ def _chosen(tiff: tifffile.TiffFile, path: str | os.PathLike, rules: PixelRules)
     about = f"{len(numbers)} pages"
     if len(numbers) > 1:
         with suppress(Exception):
-            # tifffile knows the relation of the pages from OME-XML and ImageJ
+            # tifffile knows from OME-XML and ImageJ how the pages are related
             names = {"Z": "z", "C": "channels", "T": "times"}
             series = tiff.series[0]
             sizes = [f"{size} {names[axis]}" for axis, size in zip(series.axes, series.shape) if axis in names]
