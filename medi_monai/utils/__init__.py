@@ -1,1 +1,1 @@
-"""Seeding, atomic files, errors for users, optional packages and run summaries."""
+"""Settings, files and their records, errors for users, worker processes, seeding, optional packages and run folders."""

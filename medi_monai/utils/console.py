@@ -1,4 +1,4 @@
-"""The console of a run from the command line: nothing that happens to it ends the run."""
+"""Handle the console and the signals of a run, so that a closed terminal or a full disk of a log does not end it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 __all__ = ["OUT_OF_TIME", "STOP_SIGNALS", "keep_console", "note_out_of_time", "say", "stop_like_ctrl_c"]
 
-#: its number, where the system has a limit of CPU time; from then on it comes every second
+#: signal for the limit of CPU time, which is repeated every second once it is reached; None if the system has none
 OUT_OF_TIME = getattr(signal, "SIGXCPU", None)
-#: that ask a run to stop: Ctrl-C, the end of a session or of a job, a closed terminal, and the limit of CPU time
+#: signals that ask a run to stop: Ctrl-C, the end of a session or job, a closed terminal, and the limit of CPU time
 STOP_SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
@@ -23,13 +23,13 @@ STOP_SIGNALS = tuple(
 
 
 def say(line: str) -> None:
-    """Print a line; of several processes of torchrun, the first one does."""
+    """Print a line; among several processes of torchrun, only the first one prints."""
     if os.environ.get("RANK", "0") == "0":
         print(line, flush=True)
 
 
 class _Lasting:
-    """A stream that goes nowhere once it cannot be written: ``| head -1`` closed it, or the disk of a log is full."""
+    """A stream that discards text once writing fails, because ``| head -1`` closed it or the disk of a log is full."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -57,14 +57,14 @@ class _Lasting:
     def _end(self) -> None:
         nowhere = open(os.devnull, "w")  # noqa: SIM115
         try:
-            # native code and loggers have it by its number, and Python flushes it at its end
+            # replace the file descriptor, because native code and loggers use it and Python flushes it at exit
             os.dup2(nowhere.fileno(), self._stream.fileno())
         except (OSError, ValueError):
             self._stream = nowhere
 
 
 def keep_console() -> None:
-    """From now on, a console that is closed or cannot be written is no error."""
+    """Make errors of writing to stdout and stderr, such as a closed console, have no effect from now on."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -74,9 +74,9 @@ def keep_console() -> None:
 
 
 def stop_like_ctrl_c() -> None:
-    """Let the end of a session or a job, a closed terminal and the limit of CPU time stop a run as Ctrl-C does.
+    """Make the end of a session or job, a closed terminal, and the limit of CPU time stop a run as Ctrl-C does.
 
-    A signal that is ignored, as ``nohup`` asks for, stays ignored.
+    Signals that are ignored, for example because of ``nohup``, are still ignored.
     """
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
@@ -85,14 +85,14 @@ def stop_like_ctrl_c() -> None:
 
 
 def stop_out_of_time(number: int, frame: object) -> None:
-    """Stop as Ctrl-C does at the limit of CPU time."""
+    """Handle the signal for the limit of CPU time: stop as Ctrl-C does."""
     note_out_of_time()
     raise KeyboardInterrupt
 
 
 def note_out_of_time() -> None:
-    """Say that the limit of CPU time is reached; its repeated signal does not interrupt what is then written."""
+    """Print that the limit of CPU time is reached, and ignore its further signals, so that results can be written."""
     signal.signal(OUT_OF_TIME, signal.SIG_IGN)  # type: ignore[arg-type]
     with suppress(OSError):
-        # print is not for handlers of signals: they may have interrupted it
+        # not `print`, which the signal may have interrupted
         os.write(2, b"\nwarning: the limit of CPU time (ulimit -t) is reached\n")

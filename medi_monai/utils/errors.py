@@ -1,4 +1,4 @@
-"""Errors that a user can act on, and the hook that prints them without a traceback."""
+"""Errors that users can act on, and the hook that prints them without a traceback."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = [
     "report_user_errors",
 ]
 
-#: errors of the system that follow from disks, rights and limits
+#: numbers of system errors that are due to disks, permissions and limits
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
     errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR,
 }  # fmt: skip
-#: how libraries in Rust, and Arrow, name the number of such an error
+#: the number of a system error in messages of Rust libraries and of Arrow
 NUMBER = re.compile(r"[(\[](?:os error|errno) (\d+)[)\]]")
-#: how PyTorch's writer of zip files reports any of them
+#: texts with which PyTorch's writer of zip files reports any of these errors
 IN_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
-#: how Python, PyTorch and Arrow report that no memory, or no thread, is left
+#: messages of Python, PyTorch and Arrow if no memory or thread is left
 NO_MEMORY = re.compile(
     r"can't start new thread|can't allocate memory|Cannot allocate memory|malloc of size|out of memory|bad_alloc|"
     # oneDNN, for layers of networks
@@ -39,16 +39,16 @@ NO_MEMORY = re.compile(
 )
 
 
-#: characters of a path in a message of the system's
+#: maximum number of characters of a path in a message
 MOST_OF_PATH = 300
 
 
 class InputError(ValueError):
-    """An error in the user's input: the message names the given value, the allowed values, and the remedy."""
+    """An error in the user's input; the message has the given value, the allowed values, and the remedy."""
 
 
 class RunStopped(RuntimeError):
-    """A run that ended early for a reason that the user should know (loss not finite, interrupted, disk full)."""
+    """Raised if a run ends early for a reason that the user should know (loss not finite, interrupted, disk full)."""
 
 
 def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]:
@@ -71,9 +71,9 @@ def unknown_value(kind: str, value: object, known: Iterable[object], remedy: str
 
 
 def refusal_of_system(error: BaseException) -> str | None:
-    """Return the reason and remedy of an error that follows from disks, rights or limits; None for any other error.
+    """Return the reason and remedy for an error due to disks, permissions or limits; None for any other error.
 
-    Libraries report them as ``OSError``, or as their own errors with the number or the reason in the text.
+    Libraries report such errors as ``OSError``, or as errors of other types with the number or the reason in the text.
     """
     if isinstance(error, MemoryError) or error_number(error) == errno.ENOMEM or NO_MEMORY.search(str(error)):
         return (
@@ -91,7 +91,7 @@ def refusal_of_system(error: BaseException) -> str | None:
 
 
 def error_number(error: BaseException) -> int | None:
-    """Return the number of an error of the system, also where a library has it in the text of its own error."""
+    """Return the number of a system error, which may also be in the text of a library's error, or None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     number = NUMBER.search(str(error))
@@ -99,9 +99,9 @@ def error_number(error: BaseException) -> int | None:
 
 
 def user_error_in(error: BaseException | None) -> BaseException | None:
-    """Return the first error meant for the user in a chain of causes (MONAI wraps errors raised in a config).
+    """Return the first error meant for the user in a chain of causes, because MONAI wraps errors raised in a config.
 
-    What the system refuses is one as well, whichever library met it.
+    Errors due to disks, permissions and limits are converted to a :class:`RunStopped`. None if there is no such error.
     """
     while error is not None:
         if isinstance(error, (InputError, RunStopped)):
@@ -132,14 +132,14 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def _one_line(text: str) -> str:
-    # a value of the user's with a line break or an escape sequence of a terminal in it
+    # a value given by the user may contain line breaks or terminal escape sequences
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
 
 
 def report_user_errors() -> None:
-    """Print users' mistakes as one line on stderr from now on; any other error keeps its traceback.
+    """From now on, print user errors as one line on stderr; other errors still print a traceback.
 
-    What a terminal cannot show is printed as an escape.
+    Characters that the terminal cannot show are printed as escapes.
     """
     escape_unprintable()
     sys.excepthook = _excepthook

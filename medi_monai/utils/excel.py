@@ -1,4 +1,4 @@
-"""Read sheets of Excel files as rows of text, by openpyxl (an extra)."""
+"""Read sheets of Excel files as rows of text, with the optional package openpyxl."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from medi_monai.utils.optional import is_installed, require
 
 __all__ = ["read_excel"]
 
-#: a number format with leading zeros, as for patients 007 and 012
+#: matches number formats with leading zeros, as for patients 007 and 012
 PADDED = re.compile(r"0{2,}")
 
 
 def read_excel(path: str | os.PathLike, sheet: str | None = None) -> list[list[str]]:
-    """Read the rows of a sheet as displayed, header first, without empty rows.
+    """Read the rows of a sheet as text, header first, without empty rows.
 
     Args:
         path: ``.xlsx`` or ``.xlsm`` file.
         sheet: name of the sheet; by default the only visible sheet that is not empty.
 
     Raises:
-        InputError: without openpyxl, for an unreadable file, a sheet that does not exist or has to be named, merged
-            cells, or formulas without stored results.
+        InputError: if openpyxl is missing, or for an unreadable file, an unknown sheet, several sheets without a
+            choice, merged cells, or formulas without stored results.
     """
     if not is_installed("openpyxl"):
         raise InputError(
@@ -36,7 +36,7 @@ def read_excel(path: str | os.PathLike, sheet: str | None = None) -> list[list[s
         )
     openpyxl = require("openpyxl", f"to read {path}")
     try:
-        # from bytes, because openpyxl checks the file name and refuses .csv
+        # load from bytes, because openpyxl refuses a file name that ends with .csv
         content = Path(path).read_bytes()
         book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
     except Exception as error:

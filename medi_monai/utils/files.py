@@ -1,4 +1,4 @@
-"""Atomic file output: files are written under a temporary name in their folder and then renamed."""
+"""Write files atomically (under a temporary name in their folder, then renamed), and read and check files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = [
     "writable_dir",
 ]
 
-#: size in bytes of each block of a file that enters its fingerprint
+#: size in bytes of the blocks of a file from which its fingerprint is computed
 BLOCK = 64 * 1024
 LETTERS = string.ascii_lowercase + string.digits
 TEMPORARY = re.compile(r"(\..*-)([a-z0-9]{4})([a-z0-9]{4})(\.[^.]*)?", re.DOTALL)
@@ -84,7 +84,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
 
 
 def temporary_file(target: Path) -> Path:
-    """Create an empty hidden file beside ``target`` with its ending and the permissions of any new file."""
+    """Create an empty hidden file in the folder of ``target``, with the same suffix and default permissions."""
     return _create(
         f".{target.stem}-", target.suffix, target.parent,
         lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o666)),
@@ -93,11 +93,11 @@ def temporary_file(target: Path) -> Path:
 
 @contextmanager
 def temporary_dir(target: Path, purpose: str = "") -> Iterator[Path]:
-    """Create an empty hidden folder beside ``target``, which may be renamed to it; removed at the end if it was not.
+    """Yield an empty hidden folder next to ``target``, which may be renamed to it; remove it at the end if it was not.
 
     Args:
-        target: final name of the folder.
-        purpose: word for its name, where ``target`` has several.
+        target: final path of the folder.
+        purpose: word to add to the temporary name, if several temporary folders are used for ``target``.
     """
     folder = _create(f".{target.name}-{purpose}{'-' if purpose else ''}", "", target.parent, os.mkdir)
     try:
@@ -124,19 +124,20 @@ def _check(start: str, drawn: str, suffix: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one of :func:`temporary_file` or :func:`temporary_dir`: its last letters depend on the rest.
+    """Return whether a name was made by :func:`temporary_file` or :func:`temporary_dir`.
 
-    A name that only looks like one, as other programs give them, passes in one of 1.7 million cases.
+    The last letters of such a name are a checksum of the rest. A similar name from another program has the right
+    checksum in one of 1.7 million cases.
     """
     match = TEMPORARY.fullmatch(name)
     return match is not None and _check(match[1], match[2], match[4] or "") == match[3]
 
 
 def write_json(target: str | os.PathLike, content: object) -> None:
-    """Write ``content`` as indented JSON, atomically; NaN is not allowed (an undefined figure is ``null``)."""
+    """Write ``content`` as indented JSON, atomically; NaN is not allowed (use None for an undefined figure)."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     with atomic_path(target) as path:
-        # a path that is not UTF-8 holds surrogates, which JSON has escapes for
+        # a path that is not UTF-8 contains surrogates, which are written as JSON escapes
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -164,12 +165,12 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_table(target: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write a table as CSV or, depending on the suffix, as Parquet, atomically and without the index."""
+    """Write a table atomically, without its index, as Parquet, TSV or CSV, depending on the suffix."""
     with atomic_path(target) as path:
         if Path(target).suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
-            # a carriage return ends a line when CSV is read, unless it is quoted
+            # quote cells if one contains a carriage return, which would end the line when the CSV file is read
             returns = any(table[name].astype(str).str.contains("\r", regex=False).any() for name in table.columns)
             quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
             table.to_csv(path, index=False, sep=_separator(target), quoting=quoting)
@@ -180,18 +181,18 @@ def _separator(path: str | os.PathLike) -> str:
 
 
 def save_tensors(target: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Save tensors, numbers, strings and containers of them atomically; equal content gives equal files."""
+    """Write tensors, numbers, strings and containers of them atomically; equal content gives equal files."""
     with atomic_path(target) as path:
         write_tensors(path, content)
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> str:
-    """Write tensors, numbers, strings and containers of them to a file inside :func:`atomic_path`.
+    """Write tensors, numbers, strings and containers of them to a path from :func:`atomic_path`.
 
     Returns:
-        The SHA-256 of its bytes, computed while writing, which adds a quarter of the writing time.
+        The SHA-256 of the file, computed during writing, which takes a quarter longer.
     """
-    # torch would write the file's name into it if given a path
+    # given a path, torch would write the name of the file into it
     with open(path, "wb") as file:
         hashing = _HashingFile(file)
         torch.save(dict(content), hashing)  # type: ignore[arg-type]
@@ -199,7 +200,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> str:
 
 
 class _HashingFile:
-    """The part of a file object that ``torch.save`` needs for sequential writing."""
+    """A file object with the methods that ``torch.save`` needs, which computes a digest during writing."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest = file, hashlib.sha256()
@@ -213,14 +214,14 @@ class _HashingFile:
 
 
 def load_tensors(path: str | os.PathLike, sha256: Sequence[str] | None = None) -> dict[str, Any]:
-    """What :func:`save_tensors` wrote, on the CPU and without unpickling code (``weights_only=True``).
+    """Load a file written by :func:`save_tensors` to the CPU, without unpickling code (``weights_only=True``).
 
     Args:
-        path: the file.
-        sha256: digests that it may have; without any, the checksums within the file are compared.
+        path: file to load.
+        sha256: digests that the file may have; None to check the checksums within the file instead.
 
     Raises:
-        InputError: for a file that is missing, damaged, or has another digest.
+        InputError: for a file that is missing, damaged, or has a different digest.
     """
     path = Path(path)
     check_regular(path)
@@ -241,24 +242,27 @@ def load_tensors(path: str | os.PathLike, sha256: Sequence[str] | None = None) -
     except InputError:
         raise
     except Exception as error:
-        # the rest of torch's message is advice for developers
+        # only the first line, because the rest of torch's message is advice for developers
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason[:200]})") from error
     return content
 
 
 def check_state(path: str | os.PathLike, state: Any, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights that may be loaded into a module: tensors of its types, all of them finite.
+    """Check weights before they are loaded into a module: they must be finite tensors of the module's types.
 
-    Names and shapes are for ``load_state_dict`` to compare.
+    Names and shapes are not compared; ``load_state_dict`` does that.
 
     Args:
-        path: where they are from, for the error.
-        state: name to tensor.
+        path: path of the file, for error messages.
+        state: weights by name.
         expected: ``state_dict`` of the module.
 
+    Returns:
+        The weights, unchanged.
+
     Raises:
-        InputError: naming the first that is wrong.
+        InputError: for the first value that is not a tensor, not finite, or of a different type.
     """
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{path} does not hold the weights of a network, but {type(state).__name__}")
@@ -273,10 +277,10 @@ def check_state(path: str | os.PathLike, state: Any, expected: Mapping[str, torc
 
 
 def all_finite(value: torch.Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite."""
+    """Return whether all numbers in a tensor are finite."""
     if not value.is_floating_point() or value.numel() == 0:
         return True
-    # NaN is both of the extremes
+    # if a number is NaN, both extremes are NaN
     return all(math.isfinite(extreme) for extreme in value.detach().float().aminmax())
 
 
@@ -291,7 +295,7 @@ def file_digest(path: str | os.PathLike) -> str:
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
-    """Return a fast fingerprint of a file: its size, and the SHA-256 of its first, middle and last 64 KiB.
+    """Return a quickly computed fingerprint of a file: its size, and the SHA-256 of its first, middle and last 64 KiB.
 
     Returns:
         ``<bytes>-<64 hexadecimal digits>``.
@@ -313,11 +317,11 @@ def json_digest(content: object) -> str:
 
 
 def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes of tensors, sorted by name; the same on any device."""
+    """Return the SHA-256 of names, types, shapes and bytes of tensors; it does not depend on their order or device."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        # as bytes, because NumPy has no bfloat16
+        # view as bytes, because NumPy has no bfloat16
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -326,17 +330,17 @@ def cache_dir() -> Path:
     """Return the cache folder: ``$MEDI_CACHE``, else ``$XDG_CACHE_HOME/medi_monai`` or ``~/.cache/medi_monai``."""
     beside = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "medi_monai")
     folder = os.path.expanduser(os.environ.get("MEDI_CACHE") or beside)
-    # the user of a container may have no home
+    # `~` was not expanded: the user, as in a container, may have no home folder
     return Path(tempfile.gettempdir(), f"medi_monai-{os.getuid()}") if folder[0] == "~" else Path(folder)
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuse a pipe, a device or a socket in place of a file: to read it would wait, or never end.
+    """Refuse a pipe, a device or a socket in place of a file, because reading it could block or never end.
 
-    What is not there passes.
+    A path that does not exist is accepted.
 
     Raises:
-        InputError: naming what it is.
+        InputError: for a pipe, device or socket.
     """
     try:
         mode = os.stat(path).st_mode
@@ -349,10 +353,11 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def check_path_length(path: str) -> None:
-    """Refuse a path that no file system has: some calls of the system would raise for it, others find nothing there.
+    """Refuse a path that no file system allows, for which some system calls raise errors and others find no file.
 
     Raises:
-        InputError: for a name in it of more than 255 bytes, more than 4,095 bytes in all, or a null character.
+        InputError: for a path with a name longer than 255 bytes, of more than 4,095 bytes in total, or with a null
+            character.
     """
     names = [os.fsencode(name) for name in path.replace("\\", "/").split("/")]
     longest, length = max(map(len, names)), len(os.fsencode(path))
@@ -367,7 +372,11 @@ def check_path_length(path: str) -> None:
 
 
 def writable_dir(path: str | os.PathLike) -> Path:
-    """Create a folder, with its parents, and check that files can be written into it before any work starts."""
+    """Create a folder with its parents, check that files can be written in it, and return it.
+
+    Raises:
+        InputError: if the folder cannot be created or written.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

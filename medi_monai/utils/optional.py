@@ -1,4 +1,4 @@
-"""Optional packages, imported only here and only when they are needed."""
+"""Import optional packages, only here and only when they are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medi_monai.utils.errors import InputError
 
 __all__ = ["EXTRAS", "is_installed", "quiet_stderr", "require"]
 
-#: the extra of ``pip install "medi_monai[extra]"`` that installs each optional package
+#: for each optional package, the extra that installs it: ``pip install "medi_monai[extra]"``
 EXTRAS = {
     "cucim": "cucim",
     "cupy": "cucim",
@@ -41,7 +41,7 @@ def require(package: str, purpose: str) -> ModuleType:
 
     Args:
         package: import name, a key of :data:`EXTRAS`.
-        purpose: purpose of the package, which completes the sentence "X is needed …".
+        purpose: purpose of the package, to complete the sentence "X is needed …".
 
     Raises:
         InputError: if the package is not installed; the message gives the ``pip install`` command.
@@ -54,13 +54,13 @@ def require(package: str, purpose: str) -> ModuleType:
         raise InputError(f"{package} is needed {purpose} but cannot be imported ({error}). Remedy: {remedy}") from error
 
 
-#: held by one thread at a time, because a second one would restore the already silenced stream
+#: lock for one thread at a time, because a second thread would restore the stream that the first one silenced
 _SILENCE = RLock()
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Silence native code on standard error: cuCIM's libraries report missing decoders that are not needed."""
+    """Silence native code on standard error, because cuCIM's libraries report missing decoders that are not needed."""
     with _SILENCE:
         try:
             kept = os.dup(2)

@@ -1,4 +1,4 @@
-"""Pixels of files (uint8, 0 to 255) and of models (floats in [-1, 1])."""
+"""Convert pixels between files (uint8, 0 to 255) and models (floats in [-1, 1])."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def write_jpeg(path: str | os.PathLike, image: Image.Image, **options: int) -> None:
-    """Write a JPEG file: Pillow, given a path, takes no notice of a disk that fills while it writes.
+    """Write a JPEG file so that a full disk raises an error, which Pillow ignores if it writes to a path itself.
 
     Args:
-        path: file inside :func:`atomic_path`.
-        image: of any mode of JPEG.
-        options: of Pillow, such as ``quality``.
+        path: file to write, a path from :func:`atomic_path`.
+        image: image in a mode that JPEG supports.
+        options: options of Pillow, such as ``quality``.
 
     Raises:
         OSError: if the disk is full.

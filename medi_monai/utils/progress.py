@@ -1,4 +1,4 @@
-"""Progress display: a live bar on a terminal, occasional lines in a log."""
+"""Show progress: a live bar on a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 def bar_settings() -> dict:
-    """Return settings of a tqdm bar: redrawn ten times a second on a terminal, every ten seconds in a log file."""
+    """Return the settings of a tqdm bar: ten updates per second on a terminal, one every ten seconds in a log file."""
     live = sys.stderr.isatty()
     return {"mininterval": 0.1 if live else 10.0, "dynamic_ncols": live, "ascii": None if live else " #"}
 

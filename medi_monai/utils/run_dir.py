@@ -1,4 +1,4 @@
-"""Folder of a run: locked during the run, with a summary at the end; results of earlier runs are moved aside."""
+"""Folders of runs: lock them during the run, write a summary at the end, and move earlier results aside."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["PACKAGES", "SUMMARY", "begin_run", "finish_run", "is_command_line", 
 
 
 def is_command_line(arguments: Sequence[str]) -> bool:
-    """Return whether these are arguments of ``python -m monai.bundle``, whose process ends with its run."""
+    """Return whether these are the arguments of ``python -m monai.bundle``, whose process ends with its run."""
     return Path(arguments[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
 DAY = 86400.0
-#: runs whose work is not divided among the processes of torchrun
+#: runs whose work cannot be divided among the processes of torchrun
 UNDIVIDED = ("auditing", "autoencoding", "classifying", "aligning", "resampling", "experiment", "adapting")
-#: why, where it is not that they are short
+#: the reason, for runs that are not just short
 WHY_UNDIVIDED = {
     "aligning": "its loss compares the subgroups of a whole batch with the target, so that the gradients of parts of a "
     "batch do not average to its gradient, and "
@@ -47,20 +47,20 @@ def begin_run(
 ) -> None:
     """Create the folders of a run, check that they are writable, and seed the initial weights of the network.
 
-    Half-written files of a killed run are removed from folders that could be locked. All other randomness is seeded by
-    name. A run started from the command line locks its folders until :func:`finish_run` or the end of its process, and
-    then removes those it created and wrote nothing into.
+    All other randomness is seeded by name (:mod:`medi_monai.utils.seeding`). A run started from the command line locks
+    its folders until :func:`finish_run` or the end of its process, removes half-written files of a killed run from
+    them, and at its end removes folders that it created but in which it wrote nothing.
 
     Args:
         folders: folders of the run, starting with that of its summary.
-        seed: seed of the weights.
-        run: name of the run in its summary.
-        data: folder of the data set, if one is given.
+        seed: seed of the initial weights.
+        run: run id, as in the summary; None to skip the checks of earlier results.
+        data: folder of the data set, if there is one.
 
     Raises:
-        InputError: for a folder that is not writable, is in use by another run, or holds results of another kind of
-            run, data, or files of the user in the place of results; for several processes of torchrun that would not
-            share the work.
+        InputError: for a folder that is not writable, is in use by another run, or contains data, results of another
+            kind of run, or files of the user with the names of results; also for several processes of torchrun if the
+            run cannot be divided among them.
     """
     _check_processes(run)
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -72,7 +72,7 @@ def begin_run(
         check_apart(folders, run)
     absent = {level for folder in folders for level in (Path(folder), *Path(folder).parents) if not level.exists()}
     writable = [writable_dir(folder) for folder in folders]
-    # only the first of torchrun's processes writes
+    # among processes of torchrun, only the first one writes to these folders
     if is_command_line(sys.argv) and os.environ.get("RANK", "0") == "0":
         locked = claim_folders(writable)
         # the cache has no lock, and nothing in it takes a day to write
@@ -81,14 +81,14 @@ def begin_run(
             if folder.resolve() in locked:
                 remove_temporaries(folder)
                 for name in names:
-                    # images/<combination>/
+                    # for files in images/<combination>/
                     remove_temporaries(folder / name, depth=1)
         atexit.register(_remove_unused, sorted(map(Path.absolute, absent), reverse=True))
     torch.manual_seed(seed)
 
 
 def _remove_unused(folders: Iterable[Path]) -> None:
-    # a run refused for its input leaves no empty folder behind; the lock is held until the process is gone
+    # a run that is refused because of its input leaves no empty folders; the lock is held until the process has ended
     for folder in folders:
         with suppress(OSError):
             if {path.name for path in folder.iterdir()} <= {*LOCK_FILES, FILE_LIST}:
@@ -104,7 +104,7 @@ def _check_processes(run: str | None) -> None:
 
 
 def undivided(run: str, count: str | int) -> InputError:
-    """An :class:`InputError` for a run that several processes of ``torchrun`` cannot share."""
+    """Return an :class:`InputError` for a run that cannot be divided among several processes of ``torchrun``."""
     return InputError(
         f"{run} runs in one process, and torchrun started {count}: {WHY_UNDIVIDED.get(run, '')}each would repeat the "
         "whole run in the same folders. Start it without torchrun"
@@ -116,7 +116,7 @@ def _check_kind(folder: Path, run: str) -> None:
     try:
         summary = read_json(path) if path.is_file() else {}
     except InputError:
-        # whose it is will be said
+        # an invalid file is reported by `check_results`
         return
     except PermissionError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}. Choose another folder.") from None
@@ -139,11 +139,11 @@ def finish_run(
     Args:
         run: run id.
         output_dir: folder of the run.
-        made: files written, and counts.
-        figures: measured figures; undefined ones are ``None``.
+        made: what was written, with counts.
+        figures: measured figures; ``None`` if undefined.
         settings: resolved settings.
         digests: SHA-256 of models, schemas and tables.
-        where: path to print.
+        where: path of the results to print.
     """
     content = {
         "run": run,
@@ -159,9 +159,13 @@ def finish_run(
 
 
 def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
-    """Move the results of an earlier run into ``earlier-<n>`` in the same folder, so that nothing is lost.
+    """Move the results of an earlier run to ``earlier-<n>`` in the same folder, so that nothing is lost.
 
-    What no run wrote in a result that is a folder stays where it is.
+    Files that no run wrote, in results that are folders, are left in place.
+
+    Args:
+        folder: folder of the run.
+        paths: results to move, if they exist.
     """
     existing = [path for path in paths if path.exists()]
     if not existing:
@@ -177,7 +181,7 @@ def set_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
 
 
 def _move(path: Path, target: Path, folder: Path) -> list[Path]:
-    """Move a result, and return what stays in it because no run wrote it."""
+    """Move a result, and return the files that are left in place because no run wrote them."""
     foreign = foreign_files(folder, path.name) if path.is_dir() and path.parent == folder else []
     if not foreign:
         path.rename(target)
@@ -190,7 +194,7 @@ def _move(path: Path, target: Path, folder: Path) -> list[Path]:
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 inside.rename(moved)
         for name in folders:
-            # one in which something is left stays
+            # a folder in which files are left cannot be removed
             with suppress(OSError):
                 (Path(outer) / name).rmdir()
     return foreign

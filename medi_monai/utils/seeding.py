@@ -1,4 +1,4 @@
-"""Seeds derived from names, so that results do not depend on the order of operations."""
+"""Derive seeds from names, so that results do not depend on the order of operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["seed_from", "generator_from"]
 
 
 def seed_from(*parts: object) -> int:
-    """Return a seed in [0, 2**63) that depends only on ``parts``, the same on every machine and Python version.
+    """Return a seed in [0, 2**63) that depends only on ``parts``, not on the machine or Python version.
 
     Args:
         parts: strings, numbers, or lists and dictionaries of them; dictionaries are sorted by key.

@@ -1,4 +1,4 @@
-"""Typed settings: each is declared once, with its type, range, default and one line of help.
+"""Declare typed settings, each once, with its type, range, default and one line of help.
 
 Settings are pydantic models in the ``settings.py`` of ``cohort``, ``engines``, ``alignment``, ``evaluation`` and
 ``runs``. The config of a run lists its groups of settings under ``settings``. Values from the user are checked against
@@ -82,10 +82,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Marks text of the user (paths, columns, values, templates, prompts), which is passed on unchanged.
+    """Marks settings whose values are text (paths, columns, values, templates, prompts), which is passed on unchanged.
 
     Args:
-        path: whether to expand an environment variable at the start, as a shell does.
+        path: whether to expand ``~`` or an environment variable at the start, as a shell does.
         component: whether a mapping may be a MONAI component (``_target_``), which MONAI then instantiates.
     """
 
@@ -99,7 +99,7 @@ def _flag(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    # NumPy numbers and tuples come from Python, never from a config
+    # values given in Python may be NumPy numbers or tuples, those of a config never are
     if isinstance(value, tuple):
         return list(value)
     return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
@@ -122,7 +122,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-#: nothing that is counted here is more, nor any rate, weight or size
+#: upper bound of all counts, rates, weights and sizes
 LARGEST = 10**9
 _NUMBER = {"strict": True, "allow_inf_nan": False, "le": float(LARGEST)}
 _LIST = BeforeValidator(_plain)
@@ -131,11 +131,11 @@ _LIST = BeforeValidator(_plain)
 _WHOLE = Words("a whole number of 1 or more")
 Count = Annotated[int, _LIST, Field(strict=True, ge=1, le=LARGEST), _WHOLE]
 Whole = Annotated[int, _LIST, Field(strict=True, ge=0, le=LARGEST), Words("a whole number of 0 or more")]
-#: bootstrap samples, folds, timesteps, tokens: each is kept in memory
+#: number of things that are all kept in memory: bootstrap samples, folds, timesteps, tokens
 Repeats = Annotated[int, _LIST, Field(strict=True, ge=1, le=10**6), _WHOLE]
 #: channels and groups of a network, the rank of a matrix, pixels along a side
 Width = Annotated[int, _LIST, Field(strict=True, ge=1, le=2**16), _WHOLE]
-#: layers, processes
+#: number of layers or processes
 Few = Annotated[int, _LIST, Field(strict=True, ge=1, le=1000), _WHOLE]
 Pixels = Annotated[int, _LIST, Field(strict=True, ge=1, le=10**12), _WHOLE]
 Seed = Annotated[int, _LIST, Field(strict=True, ge=0, lt=2**63), Words("a whole number from 0 to 2**63 - 1")]
@@ -220,7 +220,8 @@ def setting(default: Any = PydanticUndefined, help: str = "", *, expression: str
         default: value if none is given.
         help: one line for the table of options.
         expression: MONAI reference or expression that configs contain in place of the default.
-        recorded: whether the weights of a model depend on it; if so, it is saved in checkpoints and ``model.json``.
+        recorded: whether the weights of a model depend on the setting, which is then saved in checkpoints and
+            ``model.json``.
     """
     return Field(default, description=help, json_schema_extra={"expression": expression, "recorded": recorded})
 
@@ -229,14 +230,14 @@ class Settings(BaseModel):
     """A group of settings. Subclasses can change defaults: ``class Brain(Training, defaults={"max_steps": 5})``.
 
     Args:
-        given: names of the values that the user gave; by default all of them.
-        values: the settings.
+        given: names of the values that the user gave; by default all of ``values``.
+        values: values of settings by name; the others have their defaults.
 
     Raises:
         InputError: for the first invalid setting, with the given value and the allowed values.
     """
 
-    #: whether all values are known before the run starts; if not, only values that the user gave are checked
+    #: whether all values are known before the run starts; if not, only values given by the user are checked
     at_start: ClassVar[bool] = True
     #: whether a run with these settings trains without scaling its gradients, and therefore not in float16
     unscaled_gradients: ClassVar[bool] = False
@@ -265,7 +266,7 @@ class Settings(BaseModel):
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the settings that the user gave; the others have the values of a config, or defaults."""
+        """Names of the settings given by the user; the others have the values of a config, or defaults."""
         return self._given
 
     def replaced(self, **values: Any) -> Settings:
@@ -304,12 +305,12 @@ def _too_large(name: str, value: Any, error: ValidationError) -> InputError | No
         if item["type"] == "too_long":
             count, limit = context["actual_length"], context["max_length"]
             return InputError(f"{name}: a list of {count:,} entries is beyond reason; at most {limit:,} are allowed")
-        # a count that a config spells 1e12 is a float
+        # a count that is spelled 1e12 in a config is a float
         is_count = item["type"] == "int_type" and isinstance(value, float) and LARGEST < value < float("inf")
         is_beyond = item["type"] == "less_than_equal" and context["le"] >= 1000 and item["input"] != float("inf")
         if is_beyond or is_count:
             given, limit = item["input"], context.get("le", LARGEST)
-            # more than any machine trains, draws or compares in a second
+            # no machine trains on, draws or compares a thousand per second
             seconds = min(given, 10**300) // 1000 if limit == LARGEST and (is_count or isinstance(given, int)) else 0
             takes = f": even at a thousand a second, it takes {time_text(seconds)}" if seconds else ""
             return InputError(f"{name} = {_short(given)} is beyond reason{takes}; at most {limit:,.0f} is allowed")
@@ -328,7 +329,7 @@ def _field_markers(field: FieldInfo, kind: type) -> list[Any]:
 
 
 def verbatim(field: FieldInfo) -> Verbatim | None:
-    """Return the :class:`Verbatim` marker of a setting, or None if it does not hold text of the user."""
+    """Return the :class:`Verbatim` marker of a setting, or None if its value is not text of the user."""
     markers = _field_markers(field, Verbatim)
     return markers[0] if markers else None
 
@@ -361,7 +362,7 @@ def check_setting(group: type[Settings], name: str, value: Any) -> Any:
     """Check a value against its declaration, and return it normalized (``"true"`` as True, ``"null"`` as None).
 
     Raises:
-        InputError: if it is invalid, with the given value and the allowed values.
+        InputError: if the value is invalid; the message has the given value and the allowed values.
     """
     field = group.model_fields[name]
     if isinstance(value, str) and value == "null" and is_optional(field):
@@ -374,7 +375,7 @@ def check_setting(group: type[Settings], name: str, value: Any) -> Any:
 
 
 def config_default(field: FieldInfo) -> Any:
-    """Return the value that configs contain unless changed: a MONAI expression, or the default."""
+    """Return the value that a setting has in configs unless they change it: a MONAI expression, or the default."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     return extra.get("expression") or field.get_default(call_default_factory=True)
 

@@ -1,4 +1,4 @@
-"""What numbers would take in memory, on disk and in time; those that no machine has room for are refused."""
+"""Estimate memory, disk space and time, and refuse settings that need more than the machine has."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-#: limits of a container, versions 2 and 1 of control groups
+#: files with the memory limit of a container, in versions 2 and 1 of control groups
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-#: bytes of addresses that a run needs beyond its imports: native code of PyTorch crashes where a thread gets none
+#: bytes of address space that a run needs beyond its imports; PyTorch's native code crashes if a thread gets none
 LEAST_ADDRESSES = 1e9
 SECONDS = {"years": 365.25 * 86400, "days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
 
 def size_text(num_bytes: float) -> str:
-    """Bytes in words, as ``3.2 GB``."""
+    """Format a number of bytes, such as ``3.2 GB``."""
     for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
         if num_bytes < 1000:
             return f"{num_bytes:.3g} {unit}"
@@ -35,7 +35,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Seconds in words, as ``3.2 days``."""
+    """Format a number of seconds, such as ``3.2 days``."""
     unit, length = next(((unit, length) for unit, length in SECONDS.items() if seconds >= length), ("seconds", 1.0))
     count = seconds / length
     for word, power in (("billion ", 1e9), ("million ", 1e6)):
@@ -45,7 +45,7 @@ def time_text(seconds: float) -> str:
 
 
 def machine_memory(device: str | torch.device = "cpu") -> float:
-    """Bytes of memory that a run can have at most: of the GPU; or of the machine, its container and its limits."""
+    """Return the most memory a run can use, in bytes: of the GPU, or of the machine within its limits."""
     device = torch.device(device)
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
@@ -62,10 +62,10 @@ def machine_memory(device: str | torch.device = "cpu") -> float:
 
 
 def check_addresses() -> None:
-    """Refuse a limit of addresses that leaves a run too few.
+    """Refuse to run if the limit of address space (``ulimit -v``) leaves too little.
 
     Raises:
-        InputError: with the limit, and what is needed.
+        InputError: if the limit is too low; the message has the limit and what is needed.
     """
     pages = Path("/proc/self/statm")
     if resource is None or not pages.is_file():
@@ -82,16 +82,16 @@ def check_addresses() -> None:
 
 
 def check_memory(what: str, num_bytes: float, remedy: str, device: str | torch.device = "cpu") -> None:
-    """Refuse what needs more memory than there is, before it is asked for.
+    """Refuse settings that need more memory than there is, before it is allocated.
 
     Args:
         what: the settings and their values, as the subject of a sentence.
-        num_bytes: a lower bound of what they need.
-        remedy: what to change.
-        device: that needs it.
+        num_bytes: lower bound of the memory that they need, in bytes.
+        remedy: sentence that says what to change.
+        device: device whose memory is needed.
 
     Raises:
-        InputError: with the estimate, and what the machine has.
+        InputError: if there is too little memory; the message has both numbers.
     """
     available = machine_memory(device)
     if num_bytes > available:
@@ -102,16 +102,16 @@ def check_memory(what: str, num_bytes: float, remedy: str, device: str | torch.d
 
 
 def check_disk(what: str, num_bytes: float, folder: str | os.PathLike, remedy: str) -> None:
-    """Refuse what does not fit the disk of ``folder``, before any of it is written.
+    """Refuse settings that need more space than the disk of ``folder`` has, before anything is written.
 
     Args:
         what: the settings and their values, as the subject of a sentence.
-        num_bytes: a lower bound of what they need.
-        folder: that is or will be there.
-        remedy: what to change.
+        num_bytes: lower bound of the space that they need, in bytes.
+        folder: folder to write to; it need not exist.
+        remedy: sentence that says what to change.
 
     Raises:
-        InputError: with the estimate, and what the disk has.
+        InputError: if there is too little space; the message has both numbers.
     """
     existing = Path(folder).absolute()
     while not existing.exists() and existing != existing.parent:

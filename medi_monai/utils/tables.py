@@ -1,4 +1,4 @@
-"""Read tables from text in several encodings and separators, Excel and Parquet, with every cell as a string."""
+"""Read tables from text with various encodings and separators, Excel and Parquet, with every cell as a string."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ __all__ = ["TABLE_SUFFIXES", "for_spreadsheet", "from_spreadsheet", "read_parque
 #: suffixes of table files
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx", ".xlsm")
 
-#: separators by suffix
+#: separators to expect by suffix
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 #: separators to try, in this order
 CANDIDATES = "\t,;|"
-#: number of leading bytes used to detect separator and encoding, and number of their records that have to agree
+#: number of leading bytes from which separator and encoding are detected, and number of records in them that have to
+#: agree
 HEAD, RECORDS = 256 * 1024, 50
-#: with another separator than that of the file, its header is a single field
+#: if a separator does not occur in a file, its whole header is a single field
 csv.field_size_limit(max(csv.field_size_limit(), HEAD))
-#: columns that a table has at most, which take seconds to read; and the length of a header that is looked at, in bytes
+#: maximum number of columns of a table, which take seconds to read; and maximum number of bytes of a header to look at
 MAX_COLUMNS, MAX_HEADER = 100_000, 16 * 1024**2
 
 TITLE = "a title stands above the header, delete the rows above the header"
@@ -54,12 +55,12 @@ EXACT = 2**53
 
 
 def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str | None = None) -> pd.DataFrame:
-    """Read a table with every cell as a string: ``NA`` stays a value and ``01`` keeps its zero.
+    """Read a table with every cell as a string, so that ``NA`` remains a value and ``01`` keeps its zero.
 
     The file format is detected from the bytes, not the name: Parquet, Excel, or text in UTF-8 or UTF-16. The separator
-    is that of the suffix (``.csv``, ``.tsv``) or one that is consistent over all rows (tab, comma, semicolon or bar).
-    Surrounding blanks and invisible characters are removed from column names. Whole numbers that Parquet stores as
-    floats, which happens in columns with missing values, are written without ``.0``.
+    is that of the suffix (``.csv``, ``.tsv``) or one that gives all rows the same number of fields (tab, comma,
+    semicolon or vertical bar). Surrounding whitespace and invisible characters are removed from column names. Whole
+    numbers that Parquet stores as floats, as in columns with missing values, are returned without ``.0``.
 
     Args:
         path: file to read; text may be compressed with gzip, bzip2 or xz.
@@ -67,8 +68,8 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
         sheet: sheet of an Excel file that has several.
 
     Raises:
-        InputError: if the file is missing, unreadable or has no rows or too many columns, or two columns have the same
-            name.
+        InputError: if the file is missing, unreadable, or has no rows or too many columns, or if two columns have the
+            same name.
     """
     path = Path(path)
     check_regular(path)
@@ -110,11 +111,11 @@ def _read(path: Path, encoding: str | None, sheet: str | None) -> pd.DataFrame:
 
 
 def read_parquet(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
-    """Read a Parquet file in this thread: Arrow waits for ever for threads that the system does not allow.
+    """Read a Parquet file in this thread only, because Arrow waits forever for threads that the system does not allow.
 
     Args:
-        path: the file.
-        options: of ``pandas.read_parquet``.
+        path: file to read.
+        options: options of ``pandas.read_parquet``.
     """
     return pd.read_parquet(path, use_threads=False, pre_buffer=False, **options)
 
@@ -125,7 +126,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     names = pyarrow.parquet.read_schema(path).names
     _check_width(len(names), path)
     _checked_names(names, path)
-    # nullable types: whole numbers stay whole in columns with missing values
+    # with nullable types, whole numbers remain integers in columns with missing values
     frame = read_parquet(path, dtype_backend="numpy_nullable")
     table = pd.DataFrame({tidy(str(name)): _as_text(frame[name]) for name in frame.columns}, index=frame.index)
     return table.reset_index(drop=True)
@@ -186,7 +187,7 @@ def _encoding(path: Path, head: bytes, opened: Callable[[], IO[bytes]]) -> str:
         if head.startswith(mark):
             return name
     if b"\0" in head:
-        # UTF-16 without a byte order mark: every other byte of Latin letters is zero
+        # in UTF-16 without a byte order mark, every other byte of Latin letters is zero
         for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
             letters, zeros = head[1 - offset :: 2], head[offset::2]
             if 0 not in letters and zeros.count(0) > 0.7 * len(zeros):
@@ -218,7 +219,7 @@ def _layout(path: Path, text: str, whole: bool) -> tuple[str, list[str], int]:
     first = lines[0].strip().strip('"') if lines else ""
     skipped = 0
     if first.lower().startswith("sep=") and len(first) == 5:
-        # the `sep=` line that Excel writes and reads
+        # skip the line `sep=`, which is an extension of Excel
         promised, skipped, lines = first[4], 1, lines[1:]
     candidates = [promised, *CANDIDATES] if promised else list(CANDIDATES)
     widths = {sign: _widths(lines, sign) for sign in dict.fromkeys(candidates)}
@@ -259,9 +260,9 @@ def _checked_names(names: Sequence[Any], path: Path) -> list[str]:
 
 
 def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
-    """A table to be looked at: text that a spreadsheet would compute, such as ``=1+1``, begins with an apostrophe.
+    """Return a table for spreadsheets: text that they would evaluate, such as ``=1+1``, gets a leading apostrophe.
 
-    Tables that runs read again (``cohort.csv``, ``manifest.csv``) hold values as they are.
+    This is not used for tables that runs read again (``cohort.csv``, ``manifest.csv``).
     """
     shown = table.rename(columns=_no_formula)
     for name in shown.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in shown.dtypes]]:
@@ -270,7 +271,7 @@ def for_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def from_spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
-    """The table that :func:`for_spreadsheet` was made of."""
+    """Return the table from which :func:`for_spreadsheet` was made."""
     return table.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
 
 

@@ -1,4 +1,4 @@
-"""Text of users: numbers in cells, spellings that look alike, and characters that a terminal cannot show."""
+"""Handle text given by users: numbers in cells, look-alike spellings, and characters that a terminal cannot show."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ __all__ = [
     "tidy",
 ]
 
-#: Python's ``float`` also accepts ``1_0``, digits of other scripts and ``infinity``
+#: matches numbers more strictly than Python's ``float``, which also accepts ``1_0``, digits of other scripts and
+#: ``infinity``
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 #: invisible characters of zero width: spaces, joiners, direction marks, the soft hyphen and the byte order mark
 INVISIBLE = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
-#: an interval of numbers as bins are named: ``40-59``, ``40 to 59``, ``80+``, ``<40``
+#: matches intervals of numbers, as bins are named: ``40-59``, ``40 to 59``, ``80+``, ``<40``
 INTERVAL = re.compile(r"\s*(?P<sign>[<>≤≥]?)=?\s*(?P<low>\d+(?:\.\d+)?)\s*(?P<rest>\+|(?:-|–|to\b)\s*\d.*)?")
-#: of a column with more values than this, none is taken for bins
+#: maximum number of values of a column that count as bins
 MAX_BINS = 100
 
 WHOLE = re.compile(r"0+(?=\d)")
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """Names with commas; of many the first few and how many more there are."""
+    """Join names with commas; if there are more than ``most``, list the first ones and say how many more there are."""
     given = [str(name) for name in names]
     more = f" and {len(given) - most:,} more" if len(given) > most else ""
     return ", ".join(given[:most]) + more
 
 
 def in_order(values: Iterable[str]) -> list[str]:
-    """Sorted values; if they are intervals of numbers, sorted by these.
+    """Return the values sorted as text or, if they are intervals of numbers, by number.
 
     >>> in_order(["100+", "<40", "40-59", "60-99"])
     ['<40', '40-59', '60-99', '100+']
@@ -55,7 +56,7 @@ def in_order(values: Iterable[str]) -> list[str]:
 
 
 def are_intervals(values: Sequence[str]) -> bool:
-    """Whether values are bins of a number, such as ``40-59`` and ``80+``."""
+    """Return whether values are bins of a number, such as ``40-59`` and ``80+``."""
     if not values or len(values) > MAX_BINS:
         return False
     matches = [INTERVAL.fullmatch(value) for value in values]
@@ -63,7 +64,7 @@ def are_intervals(values: Sequence[str]) -> bool:
 
 
 def interval_start(name: str) -> tuple[float, int]:
-    """Sorting key of one of :func:`are_intervals`: where it begins; ``<40`` comes before ``40-59``."""
+    """Return the sort key of an interval (see :func:`are_intervals`): its start; ``<40`` comes before ``40-59``."""
     match = INTERVAL.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not an interval of numbers")
@@ -82,12 +83,12 @@ def number_in(text: str) -> float | None:
 
 
 def tidy(text: str) -> str:
-    """Return text in composed form (NFC), without invisible characters and surrounding blanks."""
+    """Return text in composed form (NFC), without invisible characters and surrounding whitespace."""
     return INVISIBLE.sub("", unicodedata.normalize("NFC", text)).strip()
 
 
 def alike(text: str) -> str:
-    """Return a key that is equal for spellings that look alike: Unicode form, case and blanks are ignored.
+    """Return a key that is equal for spellings that look alike, ignoring Unicode form, case and extra spaces.
 
     >>> alike("Ko\\u0308ln ") == alike("KÖLN") and alike("St.  Mary") == alike("st. mary")
     True
@@ -96,7 +97,7 @@ def alike(text: str) -> str:
 
 
 def look_alikes(values: Iterable[str]) -> list[list[str]]:
-    """Return groups of values that differ only in Unicode form, case, blanks, or leading zeros.
+    """Return groups of values that differ only in Unicode form, case, spaces, or leading zeros.
 
     Returns:
         Groups of two or more values in the order of ``values``, so the most frequent spelling is first if they are
@@ -110,12 +111,12 @@ def look_alikes(values: Iterable[str]) -> list[list[str]]:
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:
-    """A count with its noun, in the plural unless it is one.
+    """Format a count with its noun, in the plural unless the count is 1.
 
     Args:
-        count: how many.
-        noun: singular.
-        nouns: plural, if it is not the singular with an *s*.
+        count: number of things.
+        noun: noun in the singular.
+        nouns: noun in the plural, if it is not the singular with an *s*.
 
     >>> plural(1, "image"), plural(1200, "image"), plural(2, "patch", "patches")
     ('1 image', '1,200 images', '2 patches')
@@ -129,12 +130,12 @@ def escaped(text: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether the bytes of a name or path are UTF-8."""
+    """Return whether the bytes of a name or path are valid UTF-8."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def escape_unprintable() -> None:
-    """From now on, escape characters that the terminal cannot show, so that no run fails because of a name."""
+    """From now on, print characters that the terminal cannot show as escapes, so that no name stops a run."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

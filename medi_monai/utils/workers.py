@@ -1,4 +1,4 @@
-"""Parallel processes with a progress bar that stop at once when interrupted; locks of folders, and what they leave."""
+"""Run parallel processes that stop immediately when interrupted, lock folders, and remove leftover temporary files."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ __all__ = [
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: lock files of a folder: for a single step that other runs may also do, and for a run from start to end
+#: lock files of a folder: for a single step that several runs may need, and for a whole run
 LOCK_FILES = STEP_LOCK, RUN_LOCK = ".lock", ".run.lock"
-#: locks held by this process's run
+#: locks held by the run of this process
 _claims = ExitStack()
 #: whether this worker process must not start another job
 _ended = threading.Event()
@@ -58,11 +58,11 @@ def map_processes(
 ) -> Generator[Result, None, None]:
     """Yield the results of ``map(function, jobs)`` in order, computed in several processes.
 
-    On an error, on Ctrl-C, and when the generator is closed, all other jobs end at once; running jobs get a
-    :class:`SystemExit`, on which ``function`` may clean up.
+    On an error, on Ctrl-C, and when the generator is closed, all jobs end immediately; running jobs get a
+    :class:`SystemExit`, so that ``function`` can clean up.
 
     Args:
-        function: function that is importable by name; processes are spawned, because forking breaks torch's threads.
+        function: function that can be imported by name, because processes are spawned: forking breaks torch's threads.
         jobs: arguments of the function.
         num_workers: number of processes; by default one per core.
         task: description of the task, for the progress bar.
@@ -98,19 +98,19 @@ def _run(function: Callable[[Job], Result], job: Job) -> Result:
             raise SystemExit
         return function(job)
     except SystemExit:
-        # the pool would treat it as a result and start the next job
+        # end the process: the pool would treat the exception as a result and start the next job
         os._exit(1)
 
 
 def _end(*_: object) -> None:
-    # also between two jobs, where the pool catches exceptions
+    # set the flag for the case that no job is running, where the pool catches the exception
     _ended.set()
     raise SystemExit
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Limit torch to ``count`` threads; for small matrices, synchronizing several takes longer than the computation."""
+    """Limit torch to ``count`` threads; for small matrices, synchronizing threads takes longer than the computation."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -123,8 +123,8 @@ def torch_threads(count: int) -> Iterator[None]:
 def folder_lock(folder: str | os.PathLike) -> Iterator[bool]:
     """Hold the lock of a folder, the file ``.lock`` in it, after waiting for any other process that holds it.
 
-    The lock is released when the process ends, however it ends. On a file system without locks, this has no effect;
-    it yields whether the folder is locked.
+    The lock is released when the process ends for any reason. On a file system without locks, this has no effect.
+    Yields whether the folder is locked.
     """
     with ExitStack() as held:
         locked = False
@@ -172,17 +172,18 @@ def claim_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def remove_temporaries(folder: str | os.PathLike, depth: int = 0, min_age: float = 0.0) -> list[Path]:
-    """Remove what a killed run was writing; no other process may be writing there, or not for so long.
+    """Remove temporary files and folders that a killed run left behind.
 
-    Symbolic links are neither followed nor removed, and folders that cannot be read are passed over.
+    No other process may be writing there, unless ``min_age`` excludes its files. Symbolic links are neither followed
+    nor removed, and folders that cannot be read are skipped.
 
     Args:
-        folder: where to look; it need not exist.
-        depth: how many levels of folders below it to look in.
-        min_age: seconds since they were changed.
+        folder: folder to search; it need not exist.
+        depth: number of folder levels below it to search.
+        min_age: minimum number of seconds since the last change.
 
     Returns:
-        What was removed.
+        The paths that were removed.
     """
     removed = []
     with suppress(OSError), os.scandir(os.fspath(folder)) as entries:
@@ -200,7 +201,7 @@ def remove_temporaries(folder: str | os.PathLike, depth: int = 0, min_age: float
 
 
 def release_locks() -> None:
-    """Release the folders that this process has claimed."""
+    """Release the folders that this process has locked with :func:`claim_folders`."""
     _claims.close()
 
 
@@ -210,8 +211,10 @@ def _lock(file: IO, wait: bool = False) -> None:
 
 
 def follow_launcher() -> None:
-    """From now on, end this process when the one that started it has ended: torchrun, which ends its workers itself
-    unless it is killed."""
+    """From now on, end this process when its launcher has ended.
+
+    torchrun ends its workers itself, unless it is killed.
+    """
     launcher = os.getppid()
 
     def follow() -> None:
@@ -232,8 +235,8 @@ def follow_launcher() -> None:
 
 
 def _follow_parent() -> None:
-    # Ctrl-C and the end of a terminal reach every process of the group; the parent alone acts on them, and takes its
-    # workers along when it ends
+    # Ctrl-C and the end of a terminal reach every process of the group; only the parent acts on them, and its workers
+    # end with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

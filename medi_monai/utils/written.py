@@ -1,4 +1,4 @@
-"""The files that runs wrote into a folder: a list that each file is entered in before it gets its name."""
+"""List of the files that runs wrote to a folder; each file is entered before it gets its final name."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from pathlib import Path
 
 __all__ = ["FILE_LIST", "NOT_LISTED", "differs_from_list", "enter_written", "read_written", "start_list"]
 
-#: in each folder of a run: a line for each file that runs wrote there, its path and its fingerprint, as JSON
+#: name of the list in the folder of a run; each line has the path of a file and its fingerprint, as JSON
 FILE_LIST = ".medi_files.jsonl"
-#: folders of a cohort whose files have records of their own
+#: folders of a cohort whose files have other records
 NOT_LISTED = ("patches", "features")
 
 
 def start_list(folder: str | os.PathLike) -> None:
-    """From now on, enter the files that are written into a folder, in this and in other processes."""
+    """Start the list of a folder: from now on, this and other processes enter the files that they write to it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / FILE_LIST, "ab"):
         pass
 
 
 def enter_written(target: Path, fingerprint: Callable[[], str]) -> None:
-    """Enter a file that is about to get its name in the list of the nearest folder that has one, if any.
+    """Enter a file that is about to get its final name in the list of the nearest parent folder that has one, if any.
 
-    Entered before, a run that is killed leaves no file that is not listed. An entry without its file is no error.
+    Files are entered in advance, so that a run that is killed leaves no file that is not listed; an entry may therefore
+    lack its file.
 
     Args:
-        target: path that the file will have.
-        fingerprint: returns :func:`~medi_monai.utils.files.file_fingerprint` of its content; called if there is a list.
+        target: final path of the file.
+        fingerprint: function that returns the :func:`~medi_monai.utils.files.file_fingerprint` of the content; called
+            only if there is a list.
     """
-    # the working directory has no parents as long as the path is relative
+    # make the path absolute, because a relative one does not have all of its parents
     target = Path(os.path.abspath(target))
     folder = _listing(target)
     if folder is None or target.relative_to(folder).parts[0] in NOT_LISTED:
@@ -40,14 +42,14 @@ def enter_written(target: Path, fingerprint: Callable[[], str]) -> None:
     with open(folder / FILE_LIST, "r+b") as file:
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
-            # a line that was cut off, as by a full disk, must not spoil this one
+            # begin a new line if the last one was cut off, for example by a full disk
             line = line if file.read(1) == b"\n" else b"\n" + line
     with open(folder / FILE_LIST, "ab", buffering=0) as file:
         file.write(line)
 
 
 def differs_from_list(path: str | os.PathLike, fingerprint: Callable[[], str]) -> bool:
-    """Whether the list of the nearest folder that has one names a file, and its content is none that a run wrote."""
+    """Return whether a file is in the list of the nearest parent folder that has one, but with other content."""
     path = Path(os.path.abspath(path))
     folder = _listing(path)
     known = (read_written(folder) or {}).get(path.relative_to(folder).as_posix()) if folder else None
@@ -59,9 +61,9 @@ def _listing(path: Path) -> Path | None:
 
 
 def read_written(folder: str | os.PathLike) -> dict[str, set[str]] | None:
-    """Fingerprints that each file in the list of a folder has had; None for a folder without a list.
+    """Return all fingerprints that each file in the list of a folder has had; None for a folder without a list.
 
-    Lines that are cut off or damaged count as missing.
+    Lines that are cut off or damaged are skipped.
     """
     path = Path(folder) / FILE_LIST
     if not path.is_file():

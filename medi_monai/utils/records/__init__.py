@@ -1,4 +1,4 @@
-"""What is recorded of files, so that they can be checked before use: JSON with a format, and digests."""
+"""Records with which files are checked before use: JSON documents with a format number, and digests of files."""
 
 from medi_monai.utils.records.documents import Document, parse_document, read_document, sealed, unknown_keys
 from medi_monai.utils.records.file_index import FileIndex

@@ -1,4 +1,4 @@
-"""JSON files that others are read by (schemas, records of models): checked whole before anything of them is used."""
+"""Read JSON documents, such as schemas and records of models, and check them completely before use."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from medi_monai.utils.files import json_digest, read_json
 
 __all__ = ["Document", "parse_document", "read_document", "sealed", "unknown_keys"]
 
-#: of a sealed document: the SHA-256 of all else in it
+#: key of a sealed document with the SHA-256 of the rest of its content
 SEAL = "digest"
 MOST_SHOWN = 80
 
 
 class Document(BaseModel):
-    """The content of a JSON file: a subclass declares its keys and their types; others are refused."""
+    """Base class of the contents of JSON files: subclasses declare the only allowed keys and their types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
 
-    #: raised where a key changes its name or its meaning
+    #: number of the format, to be increased if a key changes its name or meaning
     FORMAT: ClassVar[int] = 1
-    #: what the file is, for errors
+    #: what the file is, for error messages
     TITLE: ClassVar[str] = "a document"
 
     format: int
@@ -35,17 +35,21 @@ AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 def read_document(path: str | os.PathLike, kind: type[AnyDocument]) -> AnyDocument:
-    """Read a JSON file and check it whole.
+    """Read a JSON file and check it completely.
+
+    Args:
+        path: file to read.
+        kind: class of the document.
 
     Raises:
-        InputError: for a file that is missing or no JSON, of another format, with a key that is unknown, missing or of
-            the wrong type, or whose seal does not fit; the first problem is named.
+        InputError: for a file that is missing, not JSON or of another format, a key that is unknown, missing or of the
+            wrong type, or a digest that does not match the content.
     """
     return parse_document(read_json(path), kind, str(path))
 
 
 def parse_document(content: Any, kind: type[AnyDocument], name: str) -> AnyDocument:
-    """Check the content of a JSON file, which ``name`` stands for in errors; see :func:`read_document`."""
+    """Check the content of a JSON file, named ``name`` in error messages; see :func:`read_document`."""
     if not isinstance(content, dict):
         raise InputError(f"{name} is not {kind.TITLE}: it holds {_shown(content)}")
     if "format" not in content:
@@ -67,13 +71,13 @@ def parse_document(content: Any, kind: type[AnyDocument], name: str) -> AnyDocum
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a JSON file with the SHA-256 of all else in it as ``digest``."""
+    """Return the content of a JSON file with an additional key ``digest``, the SHA-256 of the rest."""
     inner = {key: value for key, value in content.items() if key != SEAL}
     return {**inner, SEAL: json_digest(inner)}
 
 
 def unknown_keys(name: str, keys: Iterable[str]) -> InputError:
-    """An :class:`InputError` for keys of a file that this version does not know."""
+    """Return an :class:`InputError` for keys of a file that this version does not know."""
     return InputError(
         f"{name} has {', '.join(map(_shown, sorted(map(str, keys))[:5]))}, which this version of medi_monai does not "
         "know: a newer version wrote it (update medi_monai), or it was changed by hand"

@@ -1,4 +1,4 @@
-"""Which files in a folder a run wrote: an index with their digests. What it does not name is the user's."""
+"""Index of the files that a run wrote to a folder, with their digests; all other files there belong to the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHA256, FINGERPRINT = "sha256", "fingerprint"
 
 
 class IndexEntry(BaseModel):
-    """What an index knows of a file."""
+    """Entry of a file in an index."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -28,7 +28,7 @@ class IndexEntry(BaseModel):
 
 
 class IndexDocument(Document):
-    """The JSON of an index."""
+    """Content of the JSON file of an index."""
 
     TITLE = "an index of files"
     files: dict[Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")], IndexEntry]
@@ -36,28 +36,28 @@ class IndexDocument(Document):
 
 
 class FileIndex:
-    """An index of files that a run wrote into a folder.
+    """An index of the files that a run wrote to a folder.
 
-    A file is entered before it gets its name, so that a run that is killed leaves no file that the index does not
-    know. An entry without its file is therefore no error.
+    A file is entered before it gets its final name, so that a run that is killed leaves no file without an entry.
+    Entries may therefore lack their file.
 
     Args:
-        folder: of the files.
-        name: of the index in it.
+        folder: folder of the files.
+        name: file name of the index in this folder.
     """
 
     def __init__(self, folder: str | os.PathLike, name: str) -> None:
         self.folder, self.path = Path(folder), Path(folder) / name
 
     def exists(self) -> bool:
-        """Whether a run has written the index."""
+        """Return whether the index exists."""
         return self.path.is_file()
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Entries by the name of their file; none where there is no index.
+        """Return the entries by file name; empty if there is no index.
 
         Raises:
-            InputError: for an index that is damaged, or of a newer version.
+            InputError: for an index that is damaged or from a newer version.
         """
         if not self.exists():
             return {}
@@ -67,30 +67,30 @@ class FileIndex:
             raise InputError(f"{error}. Without the index, files count as ours by their names alone") from None
 
     def add(self, name: str, written: Path, sha256: str, step: int | None = None) -> None:
-        """Enter a file that is about to be renamed to its name.
+        """Enter a file that is about to get its final name.
 
         Args:
-            name: that it will have in the folder.
-            written: where it lies now.
-            sha256: of its bytes.
-            step: of the training that wrote it, if one did.
+            name: final name of the file in the folder.
+            written: present path of the file.
+            sha256: SHA-256 of the file.
+            step: step of the training that wrote it, if any.
         """
         entry = {SHA256: sha256, FINGERPRINT: file_fingerprint(written), "step": step}
         self._write({**self.read(), name: entry})
 
     def forget(self, names: Iterable[str]) -> None:
-        """Remove entries, whether or not their files are there."""
+        """Remove entries, whether or not their files exist."""
         entries, removed = self.read(), set(names)
         if removed & entries.keys():
             self._write({name: entry for name, entry in entries.items() if name not in removed})
 
     def is_unchanged(self, name: str) -> bool:
-        """Whether a file is the one that was entered, by its fingerprint: at little cost, whatever its size."""
+        """Return whether a file has the fingerprint that was entered, which is quick to check at any size."""
         entry, path = self.read().get(name), self.folder / name
         return entry is not None and path.is_file() and file_fingerprint(path) == entry[FINGERPRINT]
 
     def is_whole(self, name: str) -> bool:
-        """Whether a file is the one that was entered, by all of its bytes."""
+        """Return whether a file has the SHA-256 that was entered, which reads the whole file."""
         entry, path = self.read().get(name), self.folder / name
         return entry is not None and path.is_file() and file_digest(path) == entry[SHA256]
 

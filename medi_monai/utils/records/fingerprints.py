@@ -1,4 +1,4 @@
-"""Cached fingerprints of many files, so that results depend on content, not names; unchanged files are read once."""
+"""Compute fingerprints of many files, with a cache, so that unchanged files are read only once."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from medi_monai.utils.tables import read_parquet
 
 __all__ = ["fingerprints"]
 
-#: columns of the cache: the stat of a file when it was read, and its fingerprint
+#: columns of the cache with the status of a file when it was read, in addition to its fingerprint
 STAT = ("size", "mtime", "ctime")
 THREADS = 8
-#: in nanoseconds: a file changed this shortly before it was read may change again with the same time stamp
+#: time in nanoseconds; a file that changed this shortly before it was read may change again with the same time stamp
 TICK = 2 * 10**9
-#: number of files below which neither a cache nor a progress bar is worthwhile
+#: minimum numbers of files for which the cache is written, and for which a progress bar is shown
 LEAST_RECORDED, LEAST_SHOWN = 64, 5000
 
 
 def fingerprints(paths: Sequence[str | os.PathLike]) -> list[str]:
     """Return the :func:`~medi_monai.utils.files.file_fingerprint` of each file; the empty string if it is unreadable.
 
-    Fingerprints are cached (``$MEDI_CACHE``) by size and times of change; a replaced file has another ctime, which
-    copying tools cannot set. Without a cache, all files are read.
+    Fingerprints are cached (``$MEDI_CACHE``) with the size and times of change of a file; a replaced file has a
+    different ctime, which copying tools cannot set. If the cache cannot be used, all files are read.
 
     Args:
         paths: files, which need not exist.
@@ -41,7 +41,7 @@ def fingerprints(paths: Sequence[str | os.PathLike]) -> list[str]:
         return []
     record = _record_of(names)
     known = _read(record)
-    # the file of a slide is checked once, however many patches it has
+    # each file is checked once, as a slide may be listed for many patches
     stats = {name: stat for name in dict.fromkeys(names) if (stat := _stat(name)) is not None}
     read = {name: known[name][3] for name, stat in stats.items() if known.get(name, ())[:3] == stat}
     wanted = [name for name in stats if name not in read]
@@ -68,7 +68,7 @@ def _stat(name: str) -> tuple[int, int, int] | None:
         stat = os.stat(name)
     except (OSError, ValueError):
         return None
-    # opening a pipe would block
+    # only regular files, because opening a pipe would block
     return None if not S_ISREG(stat.st_mode) else (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
@@ -85,7 +85,7 @@ def _read(record: Path) -> dict[str, tuple[int, int, int, str]]:
         rows = zip(*(table[name].tolist() for name in (*STAT, "fingerprint")))
         return dict(zip(table["path"].tolist(), rows))
     except (OSError, ValueError, KeyError):
-        # no cache yet, or an unusable one: it is created again
+        # the cache does not exist or is unusable: it is created again
         return {}
 
 
@@ -95,5 +95,5 @@ def _write(record: Path, rows: dict[str, tuple[int, int, int, str]]) -> None:
         with atomic_path(record) as path:
             table.to_parquet(path, index=False)
     except (OSError, InputError, RunStopped):
-        # without a writable cache, the run is only slower
+        # if the cache cannot be written, runs are only slower
         return

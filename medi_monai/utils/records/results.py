@@ -1,4 +1,4 @@
-"""Whose the files in a run's folder are: a run replaces and moves only what a run of this package wrote there."""
+"""Check that a run replaces and moves only files that runs of this package wrote to its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SUMMARY = "summary.json"
-#: by run id, what it writes into its folder and, where it has a second one, into that of its model
+#: for each run id, the names of what it writes to its output folder and, if it has one, to the folder of its model
 RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "preparing": (
         (
@@ -47,7 +47,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "experiment": (("experiment.json", "report.html", "samples.png", "stages", SUMMARY),),
 }  # fmt: skip
 ALL_NAMES = {name for folders in RESULTS.values() for names in folders for name in names}
-#: files that runs may write in those of the results that are folders; others there are left alone
+#: for results that are folders, patterns of the files that runs write in them; other files there are left alone
 IN_FOLDERS = {
     "samples": re.compile(r"step_\d+\.png|before_and_after\.png"),
     "images": re.compile(r"[^/]+/\d{5,}\.png"),
@@ -57,9 +57,9 @@ IN_FOLDERS = {
     "stages": re.compile(r"[^/]+\.json"),
 }
 MODEL = RESULTS["aligning"][1]
-#: keys that each of our summaries has
+#: keys that every ``summary.json`` of this package has
 SUMMARY_KEYS = {"run", "made", "figures", "settings", "digests", "versions"}
-#: a table of these names makes a folder that of a cohort
+#: a folder that contains one of these files is that of a cohort
 COHORT_TABLES = ("cohort.csv", "cohort.parquet")
 HOLDERS = ("preparing", "experiment")
 
@@ -67,17 +67,17 @@ HOLDERS = ("preparing", "experiment")
 def check_results(
     folder: str | os.PathLike, run: str, number: int = 0, data: Sequence[str | os.PathLike | None] = ()
 ) -> None:
-    """Refuse a folder in which a run would replace or move what is not its own; nothing is written.
+    """Refuse a folder in which a run would replace or move files that no run wrote; write nothing.
 
     Args:
-        folder: of the run; it need not exist.
-        run: its id, a key of :data:`RESULTS`.
-        number: 0 for the folder of its summary, 1 for that of its model.
-        data: folders that it reads.
+        folder: folder of the run; it need not exist.
+        run: run id, a key of :data:`RESULTS`.
+        number: 0 for the output folder, 1 for the folder of the model.
+        data: folders of data that the run reads; None entries are ignored.
 
     Raises:
-        InputError: for results that no run wrote, that were changed since or are symbolic links; for a folder that
-            holds data or lies within the results of another run.
+        InputError: if results of this run exist that no run wrote, that have changed since, or that are symbolic links;
+            or if the folder contains data or is within the results of another run.
     """
     folder = Path(folder)
     _check_place(folder, run, data)
@@ -99,15 +99,15 @@ def check_results(
 
 
 def was_changed(path: str | os.PathLike) -> bool:
-    """Whether a file that a run wrote has other content now; False for one that no list names."""
+    """Return whether a file has changed since a run wrote it; False for a file that no list has."""
     return Path(path).is_file() and differs_from_list(path, partial(file_fingerprint, path))
 
 
 def check_unchanged(path: str | os.PathLike) -> None:
-    """Refuse a record that was changed after a run wrote it.
+    """Refuse a record that has changed since a run wrote it.
 
     Raises:
-        InputError: with its path.
+        InputError: if it has changed.
     """
     if was_changed(path):
         raise InputError(
@@ -117,11 +117,14 @@ def check_unchanged(path: str | os.PathLike) -> None:
 
 
 def check_apart(folders: Sequence[str | os.PathLike], run: str) -> None:
-    """Refuse a folder of a run that lies within the results of another of its folders.
+    """Refuse folders of a run of which one is within the results in another.
 
     Args:
-        folders: in the order of :data:`RESULTS`.
-        run: id of the run.
+        folders: folders of the run, in the order of :data:`RESULTS`.
+        run: run id.
+
+    Raises:
+        InputError: if there are such folders.
     """
     for number, outer in enumerate(folders):
         for inner in folders:
@@ -134,14 +137,14 @@ def check_apart(folders: Sequence[str | os.PathLike], run: str) -> None:
 
 
 def foreign_files(folder: Path, name: str) -> list[Path]:
-    """Files and links that no run wrote, or that were changed since, in the results of a folder that has a list.
+    """Return the files and links in a result that no run wrote, or that have changed since.
 
     Args:
-        folder: of runs.
-        name: of a file or a folder in it. Files in it that are being written are passed over.
+        folder: folder of runs; if it has no list of written files, nothing is returned.
+        name: name of the result, a file or a folder in ``folder``. Temporary files in it are ignored.
     """
     path = folder / name
-    # a list of many images takes long to read
+    # reading the list of many images takes long, so it is not read without need
     written = read_written(folder) if path.exists() else None
     if written is None:
         return []
@@ -163,12 +166,12 @@ def _in_the_way(path: Path, run: str, how: str) -> InputError:
 
 
 def claim_results(folder: str | os.PathLike, run: str, number: int = 0) -> None:
-    """:func:`check_results`, and list what is written into the folder from now on, so that a stopped run can go on."""
+    """Call :func:`check_results`, and start the list of written files, so that a stopped run can be resumed."""
     check_results(folder, run, number)
     folder = Path(folder)
     if read_written(folder) is not None:
         return
-    # of an earlier version
+    # results of an earlier version, which had no list
     ours = [path for name in _known_by_content(folder) for path in (folder / name, *(folder / name).rglob("*"))]
     start_list(folder)
     for path in ours:
@@ -190,7 +193,7 @@ def _own_summary(folder: Path) -> dict[str, Any]:
 
 
 def _known_by_content(folder: Path) -> set[str]:
-    """Names that belong to runs in a folder without a list, as earlier versions left it: by what its files hold."""
+    """Return the names of results in a folder without a list, from an earlier version, recognized by file contents."""
     taken: set[str] = set()
     summary = _own_summary(folder)
     if summary:
@@ -219,7 +222,7 @@ def _holds_files(folder: Path) -> bool:
     try:
         return any(not (path.name.startswith(".") and path.is_file()) for path in folder.iterdir())
     except OSError:
-        # none yet; one that cannot be read is refused when it is written to
+        # the folder does not exist, or cannot be read, which is reported when it is written to
         return False
 
 
@@ -227,7 +230,7 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
     try:
         resolved = folder.resolve()
     except (RuntimeError, OSError) as error:
-        # Python 3.11 and 3.12 raise a RuntimeError of a loop of links
+        # for a loop of links, Python 3.11 and 3.12 raise a RuntimeError
         raise InputError(f"cannot write to {folder}: {error}. Choose another folder.") from None
     sources = [Path(os.path.expanduser(source)).resolve() for source in data if source is not None]
     if resolved in sources:
@@ -248,7 +251,7 @@ def _check_place(folder: Path, run: str, data: Sequence[str | os.PathLike | None
         written = read_written(outer)
         if written is None and not (outer / SUMMARY).is_file():
             continue
-        # files in folders of runs without a list, such as those of a text model, are listed as well
+        # the list may also have files in subfolders that have no list, such as that of a text model
         taken = _known_by_content(outer) | ALL_NAMES & {name.partition("/")[0] for name in written or ()}
         if first in taken or (first.startswith("earlier-") and taken):
             raise InputError(
