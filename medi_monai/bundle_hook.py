@@ -1,7 +1,7 @@
-"""Check a bundle's configs before MONAI reads them, with the unmodified command ``python -m monai.bundle run …``.
+"""Check a bundle's configs before MONAI reads them, with the usual command ``python -m monai.bundle run …``.
 
-MONAI parses configs, and rewrites the text in them, before any code named in a config can run: errors in them would end
-in a traceback, and ``#N/A`` would become ``::N/A``. MONAI has no hook for such checks, so ``ConfigWorkflow`` and the
+MONAI parses configs and rewrites text in them before any code named in a config can run, so errors in them would end in
+a traceback, and ``#N/A`` would become ``::N/A``. MONAI has no hook for such checks, so ``ConfigWorkflow`` and the
 functions that take a config file are extended for the bundles of this package. PyTorch calls :func:`install` when it is
 imported, through the entry point ``torch.backends`` of this package; this module imports only the standard library.
 """
@@ -24,14 +24,14 @@ __all__ = ["install"]
 
 PACKAGE = "monai.bundle"
 WORKFLOWS, SCRIPTS = "monai.bundle.workflows", "monai.bundle.scripts"
-#: packages whose native code reports missing libraries on standard error on a machine without CUDA
+#: packages whose native code reports missing libraries on standard error if the machine has no CUDA
 LOUD = ("cucim.clara", "nvidia.nvimgcodec")
 #: functions that take a config file; ``create_workflow`` is for Python only
 ENTRIES = ("run", "run_workflow", "create_workflow", "ckpt_export", "onnx_export", "trt_export")
 
 
 def install() -> None:
-    """Extend ``monai.bundle`` once it is imported, or now if it is."""
+    """Extend ``monai.bundle`` as soon as it is imported, or now if it already is."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     calls: dict[str, Callable[[ModuleType], None]] = {
@@ -45,7 +45,7 @@ def install() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules as usual, and calls a function once a particular module has been executed."""
+    """Finds modules as usual, and calls a given function after a particular module has been executed."""
 
     def __init__(self, calls: dict[str, Callable[[ModuleType], None]]) -> None:
         self._calls = calls
@@ -72,7 +72,7 @@ def _nothing(module: ModuleType) -> None:
 
 @contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Silence native code on standard error: nvImageCodec reports libraries that no slide needs."""
+    """Silence native code on standard error if ``wanted``; nvImageCodec reports libraries that no slide needs."""
     if not wanted:
         yield
         return
@@ -114,7 +114,7 @@ def _extend_entries(module: ModuleType) -> None:
         checked = _checked_before(getattr(module, name))
         setattr(module, name, checked)
         if hasattr(package, name):
-            # MONAI was imported before
+            # `monai.bundle` was imported before and has copied the function
             setattr(package, name, checked)
 
 
@@ -130,8 +130,8 @@ def _checked_before(entry: Callable) -> Callable:
             return entry(*map(as_fire_reads, args), **{name: as_fire_reads(value) for name, value in options.items()})
         from medi_monai.runs.workflow import checked_options
 
-        # passed as one mapping, they reach MONAI's parser unchanged: as separate arguments, None is dropped and `+`
-        # replaces
+        # pass the options as one mapping, which reaches MONAI's parser unchanged; of separate arguments, None would be
+        # dropped and `+` would replace instead of merge
         return entry(args_file=checked_options(entry, arguments))
 
     if "monai.bundle" in sys.orig_argv:
@@ -165,7 +165,7 @@ def _with_plain_errors(method: Callable) -> Callable:
             from medi_monai.runs.replaced import error_of_replaced
             from medi_monai.utils.errors import user_error_in
 
-            # another bundle's workflow has no such record
+            # workflows of other bundles have no attribute `replaced`
             meant = user_error_in(error) or error_of_replaced(error, vars(self).get("replaced", {}))
             if meant is None:
                 raise

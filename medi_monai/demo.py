@@ -31,7 +31,7 @@ ARMS = ("cls", "medi")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the experiment, skipping stages that are done. Other options go to the experiment."""
+    """Run the experiment, skipping stages that are done; additional options are passed to the experiment."""
     report_user_errors()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle_root", default="bundles/pathology_medi_diffusion", help="folder of the bundle")
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     code = subprocess.run(command, check=False).returncode
     if code:
         raise SystemExit(code)
-    # the report shows the samples
+    # no picture of samples here, because the report has one
     figures = compare(output / "cohort", {arm: output / arm / "sampling" for arm in ARMS}, output, per_cell=0)
     for arm, values in figures.items():
         shown = ", ".join(
@@ -58,17 +58,17 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(
     cohort_dir: Path, sampling_dirs: dict[str, Path], output_dir: Path, split: str = "holdout", per_cell: int = 8
 ) -> dict:
-    """Show real, CLS, and MeDi patches of the same combinations side by side, and compare their stain.
+    """Compare the stain of real and generated patches of the same combinations, and draw them side by side.
 
     Args:
-        cohort_dir: a prepared cohort.
-        sampling_dirs: arm to the ``output_dir`` of its sampling.
-        output_dir: gets ``stain.json`` and ``comparison.png``.
-        split: whose combinations: ``holdout``, those never seen, or ``train``.
-        per_cell: patches shown of each combination and arm; with 0 there is no picture.
+        cohort_dir: folder of a prepared cohort.
+        sampling_dirs: ``output_dir`` of the sampling run of each arm.
+        output_dir: folder for ``stain.json`` and ``comparison.png``.
+        split: split whose combinations are compared, such as ``holdout`` or ``train``.
+        per_cell: number of patches to draw of each combination and arm; 0 for no picture.
 
     Returns:
-        Arm to the figures of :func:`medi_monai.metrics.stain_regression`.
+        The figures of :func:`medi_monai.metrics.stain_regression` for each arm.
     """
     real = Cohort.read(cohort_dir).split(split)
     if len(real) == 0:

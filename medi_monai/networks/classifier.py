@@ -154,7 +154,7 @@ class AttributeClassifier(nn.Module):
         return super().train(mode and not self._frozen)
 
     def describe(self) -> dict[str, Any]:
-        """Return what determines the predictions, JSON-compatible: architecture, attributes and digest of the weights."""
+        """Return what determines predictions, JSON-compatible: architecture, attributes and SHA-256 of the weights."""
         return {
             "kind": type(self).__name__,
             "image_size": self.image_size,

@@ -139,8 +139,7 @@ def _closest_arm(metrics: ArmsMetrics) -> str | None:
 
 
 def fidelity_figure(metrics: ArmsMetrics) -> Plot:
-    """Plot the mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real
-    images."""
+    """Plot mean Fréchet distance and label fidelity of each arm with 95% intervals; dotted lines are real images."""
     rows = {
         arm: {"distance": of_arm.frechet_distance.mean, "label": of_arm.label_fidelity}
         for arm, of_arm in metrics.arms.items()

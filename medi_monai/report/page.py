@@ -134,8 +134,7 @@ class Page:
         return self.figures([(picture, caption)], width)
 
     def figures(self, pictures: Iterable[tuple[Picture, str]], width: int | None = None) -> Page:
-        """Add pictures with captions side by side, wrapped to the width of the screen; ``width`` is that of each
-        picture."""
+        """Add pictures with captions side by side, wrapped to the screen; ``width`` is that of each picture."""
         drawn = [{**_embedded(picture, width), "caption": caption} for picture, caption in pictures]
         self.blocks.append({"kind": "figures", "pictures": drawn})
         return self

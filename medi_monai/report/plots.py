@@ -174,8 +174,7 @@ def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
 
 
 def correlation_curves(correlation: CorrelationSweep, titles: Mapping[str, str]) -> Figure:
-    """Plot the balanced accuracy of each arm, with intervals, as the correlation of class and center goes from 0 to
-    1."""
+    """Plot the balanced accuracy of each arm, with intervals, by the correlation of class and center."""
     arms = list(correlation.arms)
     styles = arm_styles(arms)
     figure = Figure(figsize=(7.5, 4), layout="constrained")

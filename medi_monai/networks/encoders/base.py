@@ -111,8 +111,7 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the features, JSON-compatible: preprocessing, and SHA-256 of the
-        weights."""
+        """Return what determines the features, JSON-compatible: preprocessing, and SHA-256 of the weights."""
         return {
             "name": self.name,
             "dim": self.dim,
