@@ -117,7 +117,7 @@ def is_cut(job: SlideJob) -> bool:
 
 
 def is_replaced(job: SlideJob) -> bool:
-    """Return whether the file of a finished slide has changed since it was cut; False if that is unknown."""
+    """Return whether a finished slide's file has changed since it was cut; False without a recorded fingerprint."""
     known = read_json(record_folder(job.root, job.image) / RECORD).get("fingerprint")
     try:
         return known is not None and known != file_fingerprint(Path(job.folder) / job.image)
