@@ -119,7 +119,7 @@ def _extend_entries(module: ModuleType) -> None:
 
 
 def _checked_before(entry: Callable) -> Callable:
-    from medi_monai.runs.typed import Typed, as_fire_reads
+    from medi_monai.runs.configs.typed import Typed, as_fire_reads
 
     signature = inspect.signature(entry)
 
@@ -151,7 +151,7 @@ def _named(signature: inspect.Signature, args: tuple, options: dict[str, Any]) -
 
 
 def _is_ours(arguments: dict[str, Any]) -> bool:
-    from medi_monai.runs.config_files import configs_of
+    from medi_monai.runs.configs.files import configs_of
 
     return configs_of(arguments) is not None
 
@@ -162,7 +162,7 @@ def _with_plain_errors(method: Callable) -> Callable:
         try:
             return method(self, *args, **options)
         except Exception as error:
-            from medi_monai.runs.replaced import error_of_replaced
+            from medi_monai.runs.configs.replaced import error_of_replaced
             from medi_monai.utils.errors import user_error_in
 
             # workflows of other bundles have no attribute `replaced`

@@ -195,7 +195,7 @@ def autoencode_run(
         record |= {name: value for name, value in settings.model_dump().items() if name not in FREE}
         parts = {"autoencoder": autoencoder, "discriminator": discriminator, "average": average}
         _train(parts, training, settings, record, output, seed, device, precision, writer)
-    elif writer is not None:
+    else:
         set_aside(output, [output / name for name in (WEIGHTS, RECORD, PICTURE, "summary.json")])
     claim_results(output, "autoencoding")
     weights = average.network if settings.max_steps else autoencoder

@@ -10,46 +10,33 @@ import inspect
 import json
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from monai.bundle.config_parser import ConfigParser
-from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, merge_kv
-from pydantic_core import PydanticUndefined
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from medi_monai.runs.config_checks import (
-    check_components,
-    check_expressions,
-    check_kind,
-    check_path,
-    check_references,
-    imported_names,
-    split_id,
-)
-from medi_monai.runs.config_files import as_files, configs_of, expanded, is_syntax, kept, read_config_file
-from medi_monai.runs.read_only import own_root, redirected
-from medi_monai.runs.replaced import replaced_values
+from medi_monai.runs.configs.checks import check_references
+from medi_monai.runs.configs.files import as_files, configs_of, expanded, read_config_file
+from medi_monai.runs.configs.merging import SETTINGS, ConfigEntry, check_ids, check_values, merged, top_level
+from medi_monai.runs.configs.read_only import own_root, redirected
+from medi_monai.runs.configs.replaced import replaced_values
+from medi_monai.runs.configs.typed import read_typed
 from medi_monai.runs.settings import GROUPS, BundleSettings
-from medi_monai.runs.typed import check_typed, read_typed
 from medi_monai.utils.console import keep_console, stop_like_ctrl_c
 from medi_monai.utils.errors import InputError, report_user_errors, unknown_value
 from medi_monai.utils.files import check_path_length, check_regular
 from medi_monai.utils.run_dir import is_command_line
-from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
+from medi_monai.utils.settings import Settings
 from medi_monai.utils.sizes import check_addresses
 
 __all__ = ["begin", "checked_options", "declared", "read_configs", "run_ids"]
 
-SETTINGS = "settings"
 #: parameters of MONAI's functions that create a workflow, which are not ids of configs
 _PARAMETERS = {
     "args_file", "config_file", "final_id", "init_id", "logging_file", "meta_file", "properties_path", "run_id",
@@ -134,14 +121,14 @@ def _checked_export(given: dict[str, Any], parameters: Container[str]) -> dict[s
     if not files:
         raise InputError(f"no config file is given: add --config_file {folder / 'inference.json'}")
     more = {name: value for name, value in given.items() if name not in parameters}
-    more = {name: value for name, value in more.items() if _top(name) != ConfigParser.meta_key}
+    more = {name: value for name, value in more.items() if top_level(name) != ConfigParser.meta_key}
     config = read_configs(files, folder, more)
     root = Path(expanded("bundle_root", str(read_typed(given["bundle_root"])))) if "bundle_root" in given else Path()
     paths = {"ckpt_file": "models/model.pt", "filepath": "models/model.ts", "meta_file": "configs/metadata.json"}
     paths = {name: str(given.get(name) or root / path) for name, path in paths.items()}
     if not Path(paths["ckpt_file"]).is_file():
         raise InputError(f"there is no checkpoint {paths['ckpt_file']}: run `training` first, or give --ckpt_file")
-    changed = {_top(name): config[_top(name)] for name in more}
+    changed = {top_level(name): config[top_level(name)] for name in more}
     rest = {name: read_typed(value) for name, value in given.items() if name not in more}
     return {**rest, **paths, "config_file": [str(file) for file in files], **changed}
 
@@ -178,92 +165,27 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
 def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the merged config, and the components and expressions that the user replaced in it."""
     given = [
-        _Given(name, value, _is_own(file, folder), str(file))
+        ConfigEntry(name, value, _is_own(file, folder), str(file))
         for file in files
         for name, value in read_config_file(file).items()
     ]
-    given += [_Given(name, value, False, None) for name, value in options.items()]
+    given += [ConfigEntry(name, value, False, None) for name, value in options.items()]
     own = [item for item in given if item.is_own]
     listed_groups: list[str] = next((item.value for item in reversed(own) if item.name == SETTINGS), [])
     # overlays of the bundle may add groups
     groups = declared([*listed_groups, *(name for item in own if item.name == f"+{SETTINGS}" for name in item.value)])
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
     fields.update(dict.fromkeys(BundleSettings.model_fields, BundleSettings))
-    known = {_top(item.name) for item in own} - {SETTINGS} | set(fields)
-    _check_ids(given, known)
-    parser, of_user = ConfigParser(config={}), set()
-    for item in given:
-        top, value = _top(item.name), item.value
-        default = config_default(fields[top].model_fields[top]) if top in fields else PydanticUndefined
-        if item.name != top and top not in parser and default is not PydanticUndefined:
-            # a value merged into a setting is merged into its default
-            parser[top] = deepcopy(default)
-        if not item.is_own:
-            of_user.add(top)
-            if top in parser:
-                # for values merged into a section, the nested ids are checked
-                below = item.value if item.name.startswith("+") and isinstance(item.value, Mapping) else {}
-                for name in [item.name, *(f"{item.name}::{key}" for key in below)]:
-                    check_path(item.label, name, parser, free=top in fields, known=known)
-        if top not in fields or item.name != top:
-            value = read_typed(value)
-            if not item.is_own and item.name == top and top in parser:
-                check_kind(item.label, top, value, parser[top])
-        _merge(parser, item.name, value)
-    config = parser.get()
-    names = imported_names(config.get("imports", []))
-    for name in of_user & set(config):
-        how = verbatim(fields[name].model_fields[name]) if name in fields else Verbatim(component=True)
-        if how is None:
-            check_expressions(name, read_typed(config[name]), names, config)
-    for name, kind in fields.items():
-        default = config_default(kind.model_fields[name])
-        if name in config:
-            config[name] = _checked(name, config[name], kind, known, name not in of_user)
-        elif default is not PydanticUndefined:
-            config[name] = _checked(name, default, kind, known, True)
-    for name in of_user - set(fields) & set(config):
-        config[name] = kept(name, config[name], Verbatim(component=True), known, True)
-        check_components(name, config[name])
+    known = {top_level(item.name) for item in own} - {SETTINGS} | set(fields)
+    check_ids(given, known)
+    config = merged(given, fields, known)
+    of_user = {top_level(item.name) for item in given if not item.is_own}
+    check_values(config, fields, known, of_user)
     config[SETTINGS] = {
         name: _component(group, of_user) for name, group in groups.items() if next(iter(group.values())).at_start
     }
     check_references(config, of_user)
     return config, replaced_values(config, of_user, set(fields))
-
-
-@dataclass(frozen=True)
-class _Given:
-    """An id with its value, from a config file, or from an option if ``file`` is None."""
-
-    name: str
-    value: Any
-    is_own: bool
-    file: str | None
-
-    @property
-    def label(self) -> str:
-        return f"id in {self.file}:" if self.file else "option"
-
-
-def _check_ids(given: Iterable[_Given], known: set[str]) -> None:
-    # ids that an overlay defines and that some value refers to
-    used = set(re.findall(r"@(\w+)", json.dumps([item.value for item in given], default=str)))
-    brought = {_top(item.name) for item in given if item.file and not item.is_own} & used - {SETTINGS}
-    everywhere = {"imports", *(name for group in GROUPS.values() for name in group.model_fields)}
-    for item in given:
-        top = _top(item.name)
-        if item.is_own or top in known | brought or (item.file and (top in everywhere or top.startswith("_"))):
-            continue
-        last = split_id(item.name)[-1]
-        hint = f"--{last}" if not item.file else last
-        remedy = f"The setting is {hint}. " if last != item.name and last in known else ""
-        if item.file:
-            raise unknown_value(
-                item.label, item.name, sorted(known), remedy + "An overlay contains ids of the configs."
-            )
-        options = [f"--{name}" for name in sorted(known)]
-        raise unknown_value(item.label, f"--{item.name}", options, remedy + "Options are the ids in the config files.")
 
 
 def declared(names: Any) -> dict[str, dict[str, type[Settings]]]:
@@ -302,27 +224,6 @@ def _component(group: Mapping[str, type[Settings]], of_user: Iterable[str]) -> d
         values["_target_"] = f"{kind.__module__}.{kind.__qualname__}"
         values["given"] = sorted(set(group).intersection(of_user))
     return values
-
-
-def _checked(name: str, value: Any, kind: type[Settings], ids: set[str], is_own: bool) -> Any:
-    how = verbatim(kind.model_fields[name])
-    if isinstance(value, str) and read_typed(value) == "$None":
-        value = None
-    if is_syntax(read_typed(value), ids, is_own or how is None):
-        return read_typed(value)
-    value = check_typed(value, partial(check_setting, kind, name))
-    return kept(name, value, how, ids, is_own) if how else value
-
-
-def _merge(parser: ConfigParser, name: str, value: Any) -> None:
-    try:
-        merge_kv(parser, name, value)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise InputError(f"{name!r} of a config refers to something that does not exist: {error}") from None
-
-
-def _top(name: str) -> str:
-    return split_id(name)[0]
 
 
 def _is_own(file: Path, folder: Path) -> bool:

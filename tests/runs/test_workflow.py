@@ -11,8 +11,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from medi_monai.runs.configs.typed import Typed
 from medi_monai.runs.settings import GROUPS
-from medi_monai.runs.typed import Typed
 from medi_monai.runs.workflow import read_configs, run_ids
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Count, setting

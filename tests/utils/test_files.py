@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medi_monai.runs.config_files import read_config_file
+from medi_monai.runs.configs.files import read_config_file
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import (
     atomic_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from medi_monai.report.evaluation_page import untrained_text
@@ -183,7 +184,12 @@ def _protocol_findings(probe: ProbeResults) -> list[Finding]:
             "others."
         )
     strongest, weakest = min(probe.c_values), max(probe.c_values)
-    edge = [arm_title(arm) for arm, results in probe.arms.items() if results.training.c in (strongest, weakest)]
+    # a mean over draws is at an edge if all of them are, but for rounding
+    edge = [
+        arm_title(arm)
+        for arm, results in probe.arms.items()
+        if any(math.isclose(results.training.c, value) for value in (strongest, weakest))
+    ]
     if edge and strongest < weakest:
         texts.append(
             f"The best C lies at the edge of its range for {', '.join(edge)}: extend the range with --c_values."

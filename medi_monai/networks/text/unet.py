@@ -218,7 +218,7 @@ def load_pretrained_unet(network: nn.Module, path: str | os.PathLike) -> dict[st
         )
     network.load_state_dict({**own_state, **loaded})
     count = sum(own_state[name].numel() for name in expected)
-    print(f"{path}: {len(expected)} loaded {count:,} parameters ({layout})", flush=True)
+    print(f"{path}: loaded {len(expected)} tensors with {count:,} parameters ({layout})", flush=True)
     return {"layout": layout, "tensors": len(expected), "parameters": count}
 
 

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from medi_monai.cohort.source import DEMO_BALANCED
 from medi_monai.engines.handlers import saved_checkpoints
-from medi_monai.runs.config_files import read_config_file
+from medi_monai.runs.configs.files import read_config_file
 from medi_monai.runs.experiment.process import interrupt, start_bundle
 from medi_monai.runs.workflow import read_configs
 from medi_monai.utils.errors import InputError, RunStopped

@@ -172,6 +172,13 @@ def test_copies_differing_settings_and_few_patients_are_told():
         assert [one for text, one in found.items() if words in text] == [level], words
 
 
+@pytest.mark.parametrize("c", [0.001, 0.01, 0.1])
+def test_an_edge_is_recognized_although_means_are_rounded(c):
+    probe = spoiled(PROBE, "settings", "c_values", value=[c, 10 * c])
+    probe["arms"]["cls"]["training"]["c"] = sum([c] * 12) / 12
+    assert any("edge of its range for Class-only (CLS)" in finding.text for finding in verdict(FIDELITY, probe))
+
+
 def test_undefined_figures_are_said_to_be_so():
     probe = spoiled(PROBE, "arms", "cls", "worst_group_accuracy", "value", value=None)
     probe["shortcut"]["center_probe_accuracy"]["value"] = None

@@ -172,7 +172,7 @@ def test_weights_of_three_layouts_are_loaded_whole(encoder, image, tmp_path, lay
         assert torch.equal(fresh(image, TIMESTEPS), trained(image, TIMESTEPS))
     count = sum(value.numel() for value in trained.parameters())
     assert report == {"layout": layout, "tensors": len(list(trained.parameters())), "parameters": count}
-    assert f"loaded {count:,} parameters ({layout})" in capsys.readouterr().out
+    assert f"tensors with {count:,} parameters ({layout})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("settings", [{"include_fc": False}, {"use_combined_linear": True}, {"channels": (8, 24)}])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medi_monai.cohort.demo.cohort import write_pyramid
 from medi_monai.cohort.settings import CohortSettings, patch_preparation
-from medi_monai.runs.config_files import read_config_file
+from medi_monai.runs.configs.files import read_config_file
 from medi_monai.runs.init import main
 from medi_monai.runs.init.command import flow
 from medi_monai.utils.errors import InputError

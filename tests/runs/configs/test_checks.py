@@ -1,6 +1,6 @@
 import pytest
 
-from medi_monai.runs.config_checks import check_expressions, check_kind, imported_names
+from medi_monai.runs.configs.checks import check_expressions, check_kind, imported_names
 from medi_monai.utils.errors import InputError
 
 NAMES = imported_names(["$import torch", "$import numpy as np", "$from pathlib import Path"])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from medi_monai.runs.read_only import own_root
+from medi_monai.runs.configs.read_only import own_root
 
-BUNDLES = Path(__file__).parents[2] / "bundles"
+BUNDLES = Path(__file__).parents[3] / "bundles"
 PATHOLOGY, BRAIN = "pathology_medi_diffusion", "brain_mri_fair_text_diffusion"
 
 

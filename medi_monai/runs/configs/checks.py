@@ -13,7 +13,7 @@ from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.config_parser import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from medi_monai.runs.config_files import TARGET
+from medi_monai.runs.configs.files import TARGET
 from medi_monai.utils.errors import InputError, unknown_value
 
 __all__ = [

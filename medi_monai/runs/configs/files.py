@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from medi_monai.runs.typed import read_typed
+from medi_monai.runs.configs.typed import read_typed
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import check_path_length, check_regular
 from medi_monai.utils.settings import Verbatim

@@ -1,4 +1,4 @@
-from medi_monai.runs.replaced import error_of_replaced, replaced_values
+from medi_monai.runs.configs.replaced import error_of_replaced, replaced_values
 
 
 def failing(value):

@@ -1,7 +1,7 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from medi_monai.runs.config_files import as_files, expanded, is_syntax, kept, read_config_file
+from medi_monai.runs.configs.files import as_files, expanded, is_syntax, kept, read_config_file
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Verbatim
 
