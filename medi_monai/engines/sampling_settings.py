@@ -69,7 +69,8 @@ class GuidanceSettings(Settings):
         """
         label, *attributes = names
         scales = self.attribute_guidance
-        scales = scales if isinstance(scales, dict) else dict.fromkeys(attributes, scales)
+        # a class-only model has no attribute, whatever the scales of the model that it is compared with
+        scales = scales if isinstance(scales, dict) and attributes else dict.fromkeys(attributes, scales)
         for name, value in scales.items():
             if name not in attributes:
                 raise unknown_value("attribute of attribute_guidance", name, attributes)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from medi_monai.cohort.demo.histology import draw_stains, of_patient, scan
+from medi_monai.cohort.demo.histology import draw_stains, scan, tumor_of_patient
 from medi_monai.cohort.demo.profiles import CENTERS, TUMORS
 from medi_monai.wsi import artifact_mask, optical_density, tissue_mask
 
@@ -60,7 +60,7 @@ def demo_thumbnails():
     for number, center in enumerate(CENTERS):
         for tumor in range(len(TUMORS)):
             rng = np.random.default_rng((number, tumor))
-            stains = draw_stains(of_patient(TUMORS[tumor], rng), 448, 2.0, rng)
+            stains = draw_stains(tumor_of_patient(TUMORS[tumor], rng), 448, 2.0, rng)
             thumbnails[center.name, tumor] = np.asarray(Image.fromarray(scan(*stains, center, 2.0, rng)).reduce(4))
     return thumbnails
 

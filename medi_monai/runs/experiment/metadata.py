@@ -148,7 +148,7 @@ def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
         models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
         drawn: dict[str, Any] = {**models, "output_dir": output / arm / "sampling"}
         if arm == "cls":
-            drawn |= {"label_guidance": class_only_guidance, "attribute_guidance": 1.0}
+            drawn["label_guidance"] = class_only_guidance
         done = output / arm / "sampling" / "summary.json"
         needs = ["preparing", f"training {arm}"]
         stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, drawn, needs))

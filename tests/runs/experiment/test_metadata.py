@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.runs.experiment.metadata import ARMS, metadata_experiment_run, metadata_stages
 from medi_monai.utils.errors import InputError
 
@@ -21,17 +22,19 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
         training, sampling = stages[f"training {arm}"], stages[f"sampling {arm}"]
         assert training.options["cohort_dir"] == sampling.options["cohort_dir"] == tmp_path / "cohort"
         assert training.result == sampling.options["ckpt_dir"] / "model.pt" and training.name in sampling.needs
-    guidance = {"label_guidance", "attribute_guidance"}
-    assert not guidance & {*stages["sampling medi"].options}
-    # the schema of the class-only model has no attribute to be guided by
-    assert {name: stages["sampling cls"].options[name] for name in guidance} == {
-        "label_guidance": 1.75, "attribute_guidance": 1.0,
-    }  # fmt: skip
+    assert stages["sampling cls"].options["label_guidance"] == 1.75
+    assert "label_guidance" not in stages["sampling medi"].options
     for run_id in ("evaluation", "probing"):
         assert stages[run_id].options["arms"] == {
             arm: str(stages[f"sampling {arm}"].options["output_dir"]) for arm in ARMS
         }
         assert {"preparing", *(f"sampling {arm}" for arm in ARMS)} <= {*stages[run_id].needs}
+
+
+def test_scales_of_attributes_do_not_stop_the_class_only_model():
+    settings = GuidanceSettings(attribute_guidance={"center": 2})
+    assert settings.of(["project_id", "center"]).columns == {0: 2.25, 1: 2.0}
+    assert settings.of(["project_id"]).columns == {0: 2.25}
 
 
 @pytest.mark.parametrize(
