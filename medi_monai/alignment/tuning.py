@@ -101,13 +101,15 @@ def align(
 
     Raises:
         InputError: for several ``torchrun`` processes, a folder that holds the untuned model, settings that contradict
-            each other, or if there is nothing to resume from.
+            each other, classifiers without a guide, or if there is nothing to resume from.
         RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
     """
     folder, output = Path(ckpt_dir), Path(output_dir)
     _check(generator, losses, folder, Path(source))
     check_results(output, "aligning")
     check_results(folder, "aligning", 1)
+    if "guide" not in classifiers:
+        raise InputError(f"the classifiers are {list(classifiers)}: one with the role 'guide' is needed")
     guide = classifiers["guide"]
     readers = {role: classifier for role, classifier in classifiers.items() if role != "guide"}
     if not (losses.anchor_weight or losses.distillation_weight):

@@ -20,14 +20,14 @@ from medi_monai.utils.run_dir import undivided
 
 __all__ = [
     "LONGEST_WAIT",
+    "explain_lost_connections",
     "is_main_process",
     "join_processes",
     "leave_processes",
     "local_device",
-    "explain_lost_connections",
     "main_process_first",
-    "require_joined_processes",
     "refuse_processes",
+    "require_joined_processes",
     "shared_gradient",
     "torchrun_session",
     "watch_processes",

@@ -27,8 +27,18 @@ from medi_monai.utils.settings import (
     setting,
 )
 
-__all__ = ["IMAGE_FORMATS", "GuidanceSettings", "PathSettings", "PlanSettings", "SamplingSettings", "SharingSettings"]
+__all__ = [
+    "GUIDANCE_SCALE",
+    "IMAGE_FORMATS",
+    "GuidanceSettings",
+    "PathSettings",
+    "PlanSettings",
+    "SamplingSettings",
+    "SharingSettings",
+]
 
+#: help of the setting of this name, wherever it is declared
+GUIDANCE_SCALE = "guidance scale of all conditions together; 1: none"
 #: files of generated images
 IMAGE_FORMATS = ("png", "tar")
 
@@ -38,7 +48,7 @@ class SamplingSettings(Settings):
 
     solver: Annotated[str, OneOf("solver", tuple(SOLVERS))] = setting("dpm", "solver")
     num_steps: Repeats = setting(20, "number of sampling steps")
-    guidance_scale: Number = setting(1.0, "guidance scale of the label and all attributes together; 1: none")
+    guidance_scale: Number = setting(1.0, GUIDANCE_SCALE)
     batch_size: Count = setting(64, "images per batch")
     amp: AutoFlag = setting("auto", AMP)
 

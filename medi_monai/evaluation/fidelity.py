@@ -31,10 +31,10 @@ __all__ = [
     "SHARES",
     "FidelitySettings",
     "ImageGroup",
+    "combination_figures",
     "compare_group",
     "compare_sets",
     "distance_of_all",
-    "combination_figures",
     "pooled_distances",
     "summarize",
 ]

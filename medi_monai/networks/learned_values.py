@@ -17,7 +17,7 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import check_state, json_digest, load_tensors, save_tensors, tensors_digest
 from medi_monai.utils.records import check_unchanged
 
-__all__ = ["VALUES", "LearnedValue", "load_values", "values_for_weights", "save_value", "value_path"]
+__all__ = ["VALUES", "LearnedValue", "load_values", "save_value", "value_path", "values_for_weights"]
 
 #: folder of the files, within the folder of the model
 VALUES = "values"

@@ -20,6 +20,7 @@ from medi_monai.alignment.settings import (
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.sampling_settings import (
+    GUIDANCE_SCALE,
     GuidanceSettings,
     PathSettings,
     PlanSettings,
@@ -181,7 +182,7 @@ class TuningSamplingSettings(Settings):
     """Sampling during tuning."""
 
     num_steps: Repeats = setting(15, "number of sampling steps")
-    guidance_scale: Number = setting(1.0, "guidance scale; 1: no guidance")
+    guidance_scale: Number = setting(1.0, GUIDANCE_SCALE)
     amp: AutoFlag = setting("auto", "whether to compute in bfloat16; auto: where it is fast, otherwise in float32")
 
 

@@ -125,6 +125,12 @@ def test_every_setting_of_the_guidance_is_in_the_recipe(tiny_schema):
         assert generator(tiny_schema, guidance=GuidanceSettings(**{name: value})).recipe() != recipe, name
 
 
+def test_scales_of_attributes_do_not_stop_the_class_only_model():
+    settings = GuidanceSettings(attribute_guidance={"center": 2})
+    assert settings.of(["project_id", "center"]).columns == {0: 2.25, 1: 2.0}
+    assert settings.of(["project_id"]).columns == {0: 2.25}
+
+
 def test_guidance_by_label_and_attribute_is_that_of_their_columns(tiny_schema, tiny_network):
     rows = expand_plan(PLAN).iloc[::20]
     settings = GuidanceSettings(label_guidance=2.0, attribute_guidance={"center": 0.5}, guidance_interval=None)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
 
-__all__ = ["draw_stains", "tumor_of_patient", "scan"]
+__all__ = ["draw_stains", "scan", "tumor_of_patient"]
 
 #: spacing of stromal fibers in microns
 FIBER_SPACING = 7.5

@@ -9,12 +9,12 @@ from medi_monai.evaluation.probing.store import FeatureStore
 __all__ = [
     "BASELINES",
     "Arm",
+    "DrawCondition",
     "FeatureStore",
     "ImageSet",
     "LogisticProbe",
     "Outcome",
     "ProbeProtocol",
-    "DrawCondition",
     "Standardizer",
     "arm_named",
     "balanced_robustness",

@@ -29,7 +29,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.text import plural
 
-__all__ = ["Outcome", "ProbeProtocol", "DrawCondition"]
+__all__ = ["DrawCondition", "Outcome", "ProbeProtocol"]
 
 #: largest size in bytes of training features held in memory; larger ones are put in a temporary file
 HELD_BYTES = 2 * 2**30

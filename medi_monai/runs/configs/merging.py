@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +55,7 @@ class ConfigEntry:
         return f"id in {self.file}:" if self.file else "option"
 
 
-def check_ids(given: Iterable[ConfigEntry], known: set[str]) -> None:
+def check_ids(given: Sequence[ConfigEntry], known: set[str]) -> None:
     """Refuse ids of the user that no config has.
 
     Args:
@@ -81,7 +81,9 @@ def check_ids(given: Iterable[ConfigEntry], known: set[str]) -> None:
                 item.label, item.name, sorted(known), remedy + "An overlay contains ids of the configs."
             )
         options = [f"--{name}" for name in sorted(known)]
-        raise unknown_value(item.label, f"--{item.name}", options, remedy + "Options are the ids in the config files.")
+        raise unknown_value(
+            item.label, f"--{item.name}", options, remedy + "Options are settings and the ids in the config files."
+        )
 
 
 def merged(given: Iterable[ConfigEntry], fields: Mapping[str, type[Settings]], known: set[str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from medi_monai.utils.settings import Count, Few, Flag, Number, PathText, Rate, 
 __all__ = [
     "BrainExperimentSettings",
     "ExperimentPlanSettings",
-    "ExperimentSamplingSettings",
     "ExperimentReadingSettings",
+    "ExperimentSamplingSettings",
     "ExperimentSettings",
 ]
 

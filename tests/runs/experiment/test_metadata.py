@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.runs.experiment.metadata import ARMS, metadata_experiment_run, metadata_stages
 from medi_monai.utils.errors import InputError
 
@@ -29,12 +28,6 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
             arm: str(stages[f"sampling {arm}"].options["output_dir"]) for arm in ARMS
         }
         assert {"preparing", *(f"sampling {arm}" for arm in ARMS)} <= {*stages[run_id].needs}
-
-
-def test_scales_of_attributes_do_not_stop_the_class_only_model():
-    settings = GuidanceSettings(attribute_guidance={"center": 2})
-    assert settings.of(["project_id", "center"]).columns == {0: 2.25, 1: 2.0}
-    assert settings.of(["project_id"]).columns == {0: 2.25}
 
 
 @pytest.mark.parametrize(
