@@ -23,7 +23,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from medi_monai.runs.configs.checks import check_references
 from medi_monai.runs.configs.files import as_files, configs_of, expanded, read_config_file
-from medi_monai.runs.configs.merging import SETTINGS, ConfigEntry, check_ids, check_values, merged, top_level
+from medi_monai.runs.configs.merging import ABOUT, SETTINGS, ConfigEntry, check_ids, check_values, merged, top_level
 from medi_monai.runs.configs.read_only import own_root, redirected
 from medi_monai.runs.configs.replaced import replaced_values
 from medi_monai.runs.configs.typed import read_typed
@@ -176,7 +176,7 @@ def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tu
     groups = declared([*listed_groups, *(name for item in own if item.name == f"+{SETTINGS}" for name in item.value)])
     fields = {name: kind for group in groups.values() for name, kind in group.items()}
     fields.update(dict.fromkeys(BundleSettings.model_fields, BundleSettings))
-    known = {top_level(item.name) for item in own} - {SETTINGS} | set(fields)
+    known = {top_level(item.name) for item in own} - {ABOUT, SETTINGS} | set(fields)
     check_ids(given, known)
     config = merged(given, fields, known)
     of_user = {top_level(item.name) for item in given if not item.is_own}

@@ -184,6 +184,7 @@ def test_switches_numbers_and_null_come_as_they_are_meant():
         ({"train#handlers#99#every": 3}, "there is no '99'"),
         ({"train#something": 3}, "there is no 'something'"),
         ({"max_steps#x": 3}, "there is no 'x'"),
+        ({"about": "x"}, "unknown option '--about'"),
         ({"train": 3}, "train = 3: the config has a section with ids of its own here"),
         ({"loss": {"_target_": "torch.nn.L1Los"}}, "loss: there is no 'torch.nn.L1Los'"),
         ({"loss": "%gone.json#loss"}, "gone.json"),

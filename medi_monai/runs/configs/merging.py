@@ -28,10 +28,12 @@ from medi_monai.runs.settings import GROUPS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
 
-__all__ = ["SETTINGS", "ConfigEntry", "check_ids", "check_values", "merged", "top_level"]
+__all__ = ["ABOUT", "SETTINGS", "ConfigEntry", "check_ids", "check_values", "merged", "top_level"]
 
 #: id under which a config lists its groups of settings
 SETTINGS = "settings"
+#: id of the sentence that says what a config does; not an option
+ABOUT = "about"
 
 
 @dataclass(frozen=True)
