@@ -1,7 +1,7 @@
 """What guidance, solvers and steps do to the images of trained models: fidelity, distance, variety, and time.
 
     python tests/benchmarks/bench_guidance.py --cohort_dir C --output_dir O --model_dirs M0 M1 … \
-        '{"label_guidance": 1, "attribute_guidance": 1}' '{"label_guidance": 2.5}' …
+        --options '{"label_guidance": 1, "attribute_guidance": 1}' '{"label_guidance": 2.5}' …
 
 Samples every combination with each model and each mapping of sampling options, evaluates all by the run ``evaluation``,
 and prints one row per mapping: means over the models, and their range. Runs again skip what is done.
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--images_per_combination", type=int, default=48)
     parser.add_argument("--num_steps", type=int, default=15)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("options", nargs="+", type=json.loads)
+    parser.add_argument("--options", nargs="+", type=json.loads, required=True, help="sampling options, as JSON")
     given = parser.parse_args()
     shared = {"plan": "all", "num_steps": given.num_steps, "images_per_combination": given.images_per_combination}
     samplings = {
