@@ -17,7 +17,8 @@ from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 __all__ = ["curve_plot", "has_prompts", "proportion_bars"]
 
 FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
-READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
+#: color and marker of each classifier
+CLASSIFIERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
 
 
 def proportion_bars(metrics: AlignmentMetrics, attribute: str) -> Figure:
@@ -80,8 +81,8 @@ def curve_plot(curve: TuningCurve) -> Figure:
     If distances of single prompts are known and differ from those of all images, a second panel shows them.
     """
     names = list(curve.rows[0].classifiers)
-    strangers = [name for name in names if name not in READERS]
-    styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
+    strangers = [name for name in names if name not in CLASSIFIERS]
+    styles = {name: CLASSIFIERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
     shown = {"distance": "all images"}
     if has_prompts(curve):
         shown["distance_of_prompts"] = "mean over prompts"

@@ -1,4 +1,4 @@
-"""Handle names and values that look the same to a reader but differ for a computer.
+"""Handle names and values that look the same but differ for a computer.
 
 macOS writes ``ö`` as two characters (NFD), most tables as one (NFC); names copied from an e-mail may end in a space or
 contain zero-width characters. Files are found despite such differences; values that differ only in this way are

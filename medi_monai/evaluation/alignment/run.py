@@ -169,22 +169,22 @@ def _curve(recorded: Mapping[str, Any] | None) -> TuningCurve | None:
 def _long_table(metrics: AlignmentMetrics) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
 
-    def add(arm: str, metric: str, group: str, figure: Figure, reader: str = "", prompt: str = "") -> None:
+    def add(arm: str, metric: str, group: str, figure: Figure, classifier: str = "", prompt: str = "") -> None:
         low, high = figure.ci95 or (None, None)
-        row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
+        row = {"arm": arm, "metric": metric, "group": group, "reader": classifier, "prompt": prompt}
         rows.append({**row, "value": figure.value, "low": low, "high": high, "n": figure.n})
 
-    for reader, predicted in {"judge": metrics, **metrics.readers}.items():
+    for classifier, predicted in {"judge": metrics, **metrics.readers}.items():
         for arm, by_part in predicted.distance_to_target.items():
             for part, distances in by_part.items():
                 for value, share in predicted.proportions[arm][part].items():
-                    add(arm, f"proportion of {part}", value, share, reader)
+                    add(arm, f"proportion of {part}", value, share, classifier)
                 for metric in ("total_variation", "kl"):
-                    add(arm, metric, part, getattr(distances, metric), reader)
+                    add(arm, metric, part, getattr(distances, metric), classifier)
                     if distances.corrected:
-                        add(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), reader)
+                        add(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), classifier)
                 for value, share in distances.corrected.proportions.items() if distances.corrected else ():
-                    add(arm, f"corrected proportion of {part}", value, share, reader)
+                    add(arm, f"corrected proportion of {part}", value, share, classifier)
     for part, by_prompt in metrics.by_prompt.items():
         for row in by_prompt.prompts:
             for arm, shares in row.arms.items():
