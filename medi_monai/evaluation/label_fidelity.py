@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,9 @@ def read_columns(
         known, other = (scale.transform(features[rows]) for rows in (~held, held))
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
+        classifier = _ColumnClassifier(column, names, readable, scale, probe)
         for arm, (generated, manifest) in arms.items():
-            result = _read(probe, scale, generated, manifest, columns, column, names, readable, seed)
+            result = _predicted_as_requested(classifier, generated, manifest, columns, seed)
             by_combination = result.pop("by_combination")
             for name, wanted in (("seen", True), ("unseen", False)):
                 shares = [share for key, share in by_combination.items() if (key in seen) == wanted]
@@ -78,29 +80,44 @@ def read_columns(
     return by_arm
 
 
-def _read(
-    probe: LogisticProbe,
-    scale: Standardizer,
-    generated: np.ndarray,
-    manifest: pd.DataFrame,
-    columns: Sequence[str],
-    column: str,
-    names: Sequence[tuple[str, ...]],
-    readable: np.ndarray,
-    seed: int,
+@dataclass(frozen=True)
+class _ColumnClassifier:
+    """Classifier of one column.
+
+    Args:
+        column: label or attribute.
+        names: values of the column among the real images.
+        known: codes (indices of ``names``) that the probe was trained on.
+        scale: scale of the features.
+        probe: probe of the scaled features.
+    """
+
+    column: str
+    names: Sequence[tuple[str, ...]]
+    known: np.ndarray
+    scale: Standardizer
+    probe: LogisticProbe
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return the ``(N,)`` predicted codes for ``(N, D)`` features."""
+        return self.probe.predictions(self.scale.transform(features)).numpy()
+
+
+def _predicted_as_requested(
+    classifier: _ColumnClassifier, generated: np.ndarray, manifest: pd.DataFrame, columns: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Classify the images of one arm, except those requested with a value that the probe was not trained on."""
-    requested, known = codes_of(manifest, [column], names)
+    requested, known = codes_of(manifest, [classifier.column], classifier.names)
     combination, combinations = codes_of(manifest, columns)
     order = stable_order(manifest)
-    usable = order[np.isin(requested[order], readable)]
+    usable = order[np.isin(requested[order], classifier.known)]
     result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
     result["by_combination"] = {}
     if not len(usable):
         return result
     rng = np.random.default_rng(seed_from("read", seed))
     chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
-    predicted = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
+    predicted = classifier.predict(np.asarray(generated[chosen]))
     right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])
     shares = by_combination.mean()
