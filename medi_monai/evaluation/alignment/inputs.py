@@ -93,13 +93,14 @@ def gather(
     classifiers: Mapping[str, Any],
     cohort: Cohort,
     reference: Cohort | None,
-    clip: ClipModel | str | os.PathLike | None,
-    alignment: str | os.PathLike | None,
-    named: Mapping[str, str | os.PathLike] | None,
+    *,
     attributes: Sequence[str] | None,
     target_table: pd.DataFrame | str | os.PathLike | None,
-    prompt: str,
+    alignment: str | os.PathLike | None,
+    named: Mapping[str, str | os.PathLike] | None,
     words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
+    prompt: str,
+    clip: ClipModel | str | os.PathLike | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
     """Load and check the inputs; see :func:`medi_monai.evaluation.alignment.run.evaluate_alignment_run`."""
@@ -119,17 +120,17 @@ def gather(
                                 "The judge reads none of the values of the real images.")  # fmt: skip
     model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
     return AlignmentInputs(
-        loaded,
-        wanted,
-        parts,
-        sampled,
-        with_names,
-        cohort,
-        real,
-        None if model is None else model.to(device),
-        recorded,
-        prompt,
-        words or {},
+        classifiers=loaded,
+        target=wanted,
+        parts=parts,
+        arms=sampled,
+        named=with_names,
+        cohort=cohort,
+        real=real,
+        clip=None if model is None else model.to(device),
+        recorded=recorded,
+        prompt=prompt,
+        words=words or {},
     )
 
 

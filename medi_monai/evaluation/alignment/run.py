@@ -108,9 +108,20 @@ def evaluate_alignment_run(
         raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
     classifiers = {"judge": judge, "guide": guide, "validation": validation}
     inputs = gather(
-        arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, words,
-        device,
-    )  # fmt: skip
+        arms,
+        target,
+        classifiers,
+        cohort,
+        reference,
+        attributes=attributes,
+        target_table=target_table,
+        alignment=alignment,
+        named=named,
+        words=words,
+        prompt=prompt,
+        clip=clip,
+        device=device,
+    )
     images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings, features_dir)
     if images is None:
         return None
