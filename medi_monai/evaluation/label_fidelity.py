@@ -14,13 +14,13 @@ from medi_monai.evaluation.probing import LogisticProbe, Standardizer, fit_path,
 from medi_monai.metrics import wilson_interval
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["read_columns"]
+__all__ = ["label_fidelity"]
 
 #: maximum numbers of real images for training and validation of a classifier, and of generated images it classifies
-MAX_TRAINING, MAX_READ = 40_000, 20_000
+MAX_TRAINING, MAX_CLASSIFIED = 40_000, 20_000
 
 
-def read_columns(
+def label_fidelity(
     real: np.ndarray,
     table: pd.DataFrame,
     arms: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
@@ -62,14 +62,14 @@ def read_columns(
             continue
         by_arm["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
-        readable = np.unique(codes[~held])
-        if len(readable) < 2 or not np.isin(codes[held], readable).any():
+        trained_codes = np.unique(codes[~held])
+        if len(trained_codes) < 2 or not np.isin(codes[held], trained_codes).any():
             continue
         scale = Standardizer().fit(features[~held])
         known, other = (scale.transform(features[rows]) for rows in (~held, held))
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
-        classifier = _ColumnClassifier(column, names, readable, scale, probe)
+        classifier = _ColumnClassifier(column, names, trained_codes, scale, probe)
         for arm, (generated, manifest) in arms.items():
             result = _predicted_as_requested(classifier, generated, manifest, columns, seed)
             by_combination = result.pop("by_combination")
@@ -116,7 +116,7 @@ def _predicted_as_requested(
     if not len(usable):
         return result
     rng = np.random.default_rng(seed_from("read", seed))
-    chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
+    chosen = usable[spread_rows(combination[usable], MAX_CLASSIFIED, rng)]
     predicted = classifier.predict(np.asarray(generated[chosen]))
     right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])

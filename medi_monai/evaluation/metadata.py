@@ -29,7 +29,7 @@ from medi_monai.evaluation.fidelity import (
     pooled_distances,
     summarize,
 )
-from medi_monai.evaluation.label_fidelity import read_columns
+from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.memorization import Closest, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, paired_test
@@ -134,7 +134,7 @@ class _Measured:
         columns: label and attributes.
         results: results of :func:`compare_sets` for each combination.
         pooled: by label, the result of :func:`pooled_distances`.
-        predicted: by arm and column, the result of :func:`read_columns`.
+        predicted: by arm and column, the result of :func:`label_fidelity`.
         memory: by arm, and for ``held_out`` real images, the result of :func:`memorization`.
         unlike: the result of :func:`diversity`.
         moments: moments of the features, by arm.
@@ -189,7 +189,7 @@ def _measure(
     generated = {arm: (features[arm], sets.images[arm]) for arm in sets.arms}
     manifests = {arm: (of_arm, images.table) for arm, (of_arm, images) in generated.items()}
     seen = {result["name"] for result in results if result["seen"]}
-    predicted = read_columns(features["real"], real.table, manifests, columns, c_values, seed, seen)
+    predicted = label_fidelity(features["real"], real.table, manifests, columns, c_values, seed, seen)
     memory, closest = memorization(features["real"], real, generated, image_size, seed)
     matched = {result["name"] for result in results if result["matched"]}
     groups = [group for group, name in enumerate(sets.names) if name in matched]
