@@ -20,12 +20,20 @@ from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Features", "ReferencePool", "SubgroupReader", "by_blocks", "codes_of_prompts", "draw_images", "spread_rows"]
+__all__ = [
+    "Features",
+    "ReferencePool",
+    "SubgroupPredictor",
+    "by_blocks",
+    "codes_of_prompts",
+    "draw_images",
+    "spread_rows",
+]
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 
-class SubgroupReader:
+class SubgroupPredictor:
     """Predict ``(N, G)`` log-probabilities of a target's subgroups from ``(N, 3, H, W)`` images in [-1, 1].
 
     Classifiers may have the values of an attribute in any order; the output has the order of the target.
@@ -54,9 +62,9 @@ class SubgroupReader:
             self._value_indices[attribute] = [known.index(value) for value in values]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return by_blocks(self._read, images.split(self.batch_size))
+        return by_blocks(self._predict, images.split(self.batch_size))
 
-    def _read(self, images: torch.Tensor) -> torch.Tensor:
+    def _predict(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.classifier(images)
         return self.target.log_probabilities({name: logits[name][:, at] for name, at in self._value_indices.items()})
 
@@ -131,7 +139,7 @@ class ReferencePool:
         if generator.solver != "ddim":
             raise InputError(f"solver = {generator.solver!r}: alignment needs 'ddim', which gradients pass through")
         self.network, self.target, self.features, self.seed, self.together = network, target, features, seed, together
-        self.reader = SubgroupReader("guide", guide, target, generator.batch_size)
+        self.predictor = SubgroupPredictor("guide", guide, target, generator.batch_size)
         self.generator = copy(generator)
         self.generator.seed = seed_from("alignment", seed)
         rows = spread_rows(prompts, size).drop(columns="number")
@@ -179,7 +187,7 @@ class ReferencePool:
     @torch.no_grad()
     def _draw(self, rows: pd.DataFrame) -> dict[str, torch.Tensor]:
         images = draw_images(self.network, self.generator, rows)
-        drawn = {"images": images, "probabilities": self.reader(images).exp()}
+        drawn = {"images": images, "probabilities": self.predictor(images).exp()}
         return drawn if self.features is None else {**drawn, "features": self.features(images)}
 
 

@@ -108,7 +108,7 @@ def largest_subset(groups: np.ndarray, target: SubgroupTarget, seed: int) -> np.
 def resample_run(
     sampling_dir: str | os.PathLike,
     output_dir: str | os.PathLike,
-    reader: AttributeClassifier,
+    classifier: AttributeClassifier,
     target: SubgroupTarget,
     image_size: int,
     seed: int = 0,
@@ -120,7 +120,7 @@ def resample_run(
     Args:
         sampling_dir: the ``output_dir`` of a sampling run.
         output_dir: output folder for ``images/``, ``manifest.csv`` and ``summary.json``.
-        reader: classifier that predicts the subgroups: the guide of the alignment that this baseline is compared with.
+        classifier: the guide of the alignment that this baseline is compared with; it predicts the subgroups.
         target: target shares.
         image_size: side of the images in pixels.
         seed: seed of the selection.
@@ -139,7 +139,7 @@ def resample_run(
     if source.resolve() == output.resolve():
         raise InputError(f"output_dir = {output} contains the images to select from; choose another --output_dir")
     samples = read_arms({"resampled": source}, ["caption"])["resampled"]
-    groups = _read_groups(samples, reader, target, image_size)
+    groups = _predicted_groups(samples, classifier, target, image_size)
     try:
         rows, why = largest_subset(groups, target, seed), ""
     except InputError as error:
@@ -176,10 +176,12 @@ def _copy(chosen: pd.DataFrame, source: Path, output: Path) -> None:
 
 
 @torch.no_grad()
-def _read_groups(samples: Cohort, reader: AttributeClassifier, target: SubgroupTarget, image_size: int) -> np.ndarray:
-    device = next(reader.parameters()).device
+def _predicted_groups(
+    samples: Cohort, classifier: AttributeClassifier, target: SubgroupTarget, image_size: int
+) -> np.ndarray:
+    device = next(classifier.parameters()).device
     groups = [
-        target.log_probabilities(reader(from_uint8(pixels.to(device)))).argmax(1).cpu()
+        target.log_probabilities(classifier(from_uint8(pixels.to(device)))).argmax(1).cpu()
         for pixels in image_blocks(samples, image_size)
     ]
     return torch.cat(groups).numpy()

@@ -14,10 +14,10 @@ from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.tables import read_table
 
-__all__ = ["load_readers", "subgroup_target"]
+__all__ = ["load_classifiers", "subgroup_target"]
 
 
-def load_readers(
+def load_classifiers(
     guide: Any, validation: Any, judge: Any, attribute: str, device: str | torch.device = "cpu"
 ) -> dict[str, AttributeClassifier]:
     """Load guide, validation classifier and judge by :func:`medi_monai.networks.classifier.load_classifier`.

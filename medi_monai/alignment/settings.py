@@ -37,7 +37,7 @@ __all__ = [
     "BrainAlignmentLosses",
     "BrainAlignmentSettings",
     "PromptSettings",
-    "ReaderSettings",
+    "AlignmentClassifierSettings",
     "TargetSettings",
 ]
 
@@ -69,7 +69,7 @@ class TargetSettings(Settings):
             check_shares(self.target, attribute.split(SEPARATOR), self.target_table)
 
 
-class ReaderSettings(Settings):
+class AlignmentClassifierSettings(Settings):
     """Classifiers of the attribute."""
 
     classifier_dir: PathText = setting(help="folder of the classifiers", expression="$@bundle_root + '/models'")

@@ -186,7 +186,7 @@ class AlignmentStep:
     ) -> dict[str, torch.Tensor]:
         losses, pool = self.losses, self.pool
         augmented = images if self.augment is None else self.augment(images, step)
-        subgroup, weights = self._subgroup(pool.reader(augmented), reference["probabilities"], numbers, step)
+        subgroup, weights = self._subgroup(pool.predictor(augmented), reference["probabilities"], numbers, step)
         terms = {"subgroup": losses.subgroup_weight * subgroup}
         if losses.consistency_weight and pool.features is not None:
             features = by_blocks(pool.features, images.split(pool.generator.batch_size))

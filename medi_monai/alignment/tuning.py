@@ -111,7 +111,7 @@ def align(
     if "guide" not in classifiers:
         raise InputError(f"the classifiers are {list(classifiers)}: one with the role 'guide' is needed")
     guide = classifiers["guide"]
-    readers = {role: classifier for role, classifier in classifiers.items() if role != "guide"}
+    others = {role: classifier for role, classifier in classifiers.items() if role != "guide"}
     if not (losses.anchor_weight or losses.distillation_weight):
         anchor = None
     real_images = 0 if anchor is None else anchor.sampler.batch_size
@@ -132,7 +132,7 @@ def align(
     augment = _hardened(settings.seed) if settings.harden_guide else None
     step = AlignmentStep(network, optimizer, pool, losses, settings.batch_size, anchor, augment, settings.max_grad_norm)
     watch = SubgroupWatch(
-        network, pool, prompts, settings.num_validation, readers, settings.val_interval, settings.patience, writer,
+        network, pool, prompts, settings.num_validation, others, settings.val_interval, settings.patience, writer,
         by_prompt=by_prompt,
     )  # fmt: skip
     components = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
@@ -201,7 +201,7 @@ def _record(
             "image_size": generator.image_size,
         },
         "precision": getattr(generator.inferer, "precision", None),
-        "classifiers": {name: json_digest(reader.describe()) for name, reader in classifiers.items()},
+        "classifiers": {name: json_digest(classifier.describe()) for name, classifier in classifiers.items()},
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
         "untuned_sha256": file_digest(source),
     }
@@ -328,8 +328,8 @@ def _save(
         output,
         made={"model": str(model), "updates": watch.curve[-1]["step"], "kept_update": watch.best_step},
         figures={
-            "distance_before": {name: before[name]["distance"] for name in watch.readers},
-            "distance_after": {name: after[name]["distance"] for name in watch.readers},
+            "distance_before": {name: before[name]["distance"] for name in watch.predictors},
+            "distance_after": {name: after[name]["distance"] for name in watch.predictors},
             "seconds": seconds,
         },
         settings=record,

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.pool import ReferencePool, SubgroupPredictor, codes_of_prompts, draw_images, spread_rows
 from medi_monai.alignment.step import sets_by_prompt
 from medi_monai.engines.events import EventWriter
 from medi_monai.metrics.subgroups import total_variation
@@ -39,7 +39,7 @@ class SubgroupWatch:
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
         num_images: images per validation, with the same prompts and noise every time.
-        readers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
+        classifiers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
             absence; the predictions of all others are only recorded.
         every: number of updates between validations.
         patience: number of validations without a smaller distance after which tuning ends.
@@ -57,20 +57,22 @@ class SubgroupWatch:
         pool: ReferencePool,
         prompts: pd.DataFrame,
         num_images: int,
-        readers: Mapping[str, AttributeClassifier],
+        classifiers: Mapping[str, AttributeClassifier],
         every: int,
         patience: int,
         writer: EventWriter | None,
         tolerance: float = 0.005,
         by_prompt: bool = False,
     ) -> None:
-        if GUIDE in readers:
+        if GUIDE in classifiers:
             raise InputError(f"a classifier named {GUIDE!r}: the guide is always included; choose another name")
         self.network, self.target, self.writer = network, pool.target, writer
         self.every, self.patience, self.tolerance = every, patience, tolerance
         size = pool.generator.batch_size
-        others = {name: SubgroupReader(name, reader, pool.target, size) for name, reader in readers.items()}
-        self.readers = {GUIDE: pool.reader, **others}
+        others = {
+            name: SubgroupPredictor(name, classifier, pool.target, size) for name, classifier in classifiers.items()
+        }
+        self.predictors = {GUIDE: pool.predictor, **others}
         self.generator = copy(pool.generator)
         self.generator.seed = seed_from("alignment validation", pool.seed)
         self.rows = spread_rows(prompts, num_images)
@@ -111,7 +113,7 @@ class SubgroupWatch:
         """Describe which weights are kept, with the distance to the target before and after for each classifier."""
         moved = ", ".join(
             f"{name} {self.curve[0][name]['distance']:.2f} to {self.kept[name]['distance']:.2f}"
-            for name in self.readers
+            for name in self.predictors
         )
         words = (
             f"weights of update {self.best_step} of {self.curve[-1]['step']} are kept; distance to the target: {moved}"
@@ -126,8 +128,8 @@ class SubgroupWatch:
             return
         images = draw_images(self.network, self.generator, self.rows)
         record: dict[str, Any] = {"step": step}
-        for name, reader in self.readers.items():
-            probabilities = reader(images).exp()
+        for name, predictor in self.predictors.items():
+            probabilities = predictor(images).exp()
             shares = probabilities.mean(0)
             distances = [len(members) * self._distance(probabilities[members].mean(0)) for members in self.sets]
             record[name] = {
@@ -136,7 +138,7 @@ class SubgroupWatch:
                 "distance_of_prompts": sum(distances) / len(images),
             }
             self._show(name, record[name], step)
-        decides = VALIDATION if VALIDATION in self.readers else GUIDE
+        decides = VALIDATION if VALIDATION in self.predictors else GUIDE
         distance = record[decides]["distance_of_prompts"]
         if not self.curve or distance < self.kept[decides]["distance_of_prompts"] - self.tolerance:
             state = self.network.state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,19 +92,14 @@ class PatchDataset(_Patches):
         pixels = np.empty((len(reader), image_size, image_size, 3), np.uint8)
         good = np.ones(len(reader), bool)
 
-        def load(rows: range) -> list[tuple[int, InputError]]:
-            try:
-                pixels[rows.start : rows.stop] = reader.read(rows)
-                return []
-            except InputError as error:
-                halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-                return [(rows.start, error)] if len(rows) == 1 else [bad for half in halves for bad in load(half)]
-
         chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
         # files are read in parallel here; regions of a slide are read in parallel by its reader
         with ThreadPoolExecutor(1 if reader.on_the_fly else 8) as pool:
             for bad in progress(
-                pool.map(load, chunks), len(chunks), f"reading {plural(len(reader), 'patch', 'patches')}", "batch"
+                pool.map(partial(_read_into, pixels, reader), chunks),
+                len(chunks),
+                f"reading {plural(len(reader), 'patch', 'patches')}",
+                "batch",
             ):
                 for index, error in bad:
                     if on_error == "stop":
@@ -191,6 +187,18 @@ def patch_dataset(
     if patch_cache == "disk" or (patch_cache == "auto" and large):
         return StreamedPatchDataset(cohort, schema, image_size)
     return PatchDataset(cohort, schema, image_size, on_error)
+
+
+def _read_into(pixels: np.ndarray, reader: PatchReader, rows: range) -> list[tuple[int, InputError]]:
+    """Read rows into their places in ``pixels``; return the rows that cannot be read, found by halving, with errors."""
+    try:
+        pixels[rows.start : rows.stop] = reader.read(rows)
+        return []
+    except InputError as error:
+        if len(rows) == 1:
+            return [(rows.start, error)]
+    middle = len(rows) // 2
+    return _read_into(pixels, reader, rows[:middle]) + _read_into(pixels, reader, rows[middle:])
 
 
 def _check_not_empty(cohort: Cohort) -> None:

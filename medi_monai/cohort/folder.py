@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.cohort.table import TABLE_FILES, Cohort
+from medi_monai.cohort.table import TABLE_FILES, Cohort, find_table
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import (
     check_regular,
@@ -54,7 +54,7 @@ SETTING_OF = {
 
 def holds_cohort(folder: str | os.PathLike) -> bool:
     """Return whether ``folder`` contains a cohort table of any origin; ``preparing`` writes its table last."""
-    return any((Path(folder) / name).is_file() for name in TABLE_FILES)
+    return find_table(folder) is not None
 
 
 @contextmanager

@@ -98,46 +98,47 @@ def read_arms(
     """
     if not arms:
         raise InputError("there are no arms to compare: set --arms to a mapping of names to `sampling` folders")
-    cohorts = {}
-    for name, folder in arms.items():
+    for name in arms:
         if name in reserved:
             raise InputError(
                 f"an arm cannot be named {name!r}, because {', '.join(reserved)} are reserved names: rename it"
             )
-        root = Path(folder)
-        if not (root / "manifest.csv").is_file():
-            # a run such as `resampling` ended there without selecting any image
-            hint = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
-            raise InputError(
-                f"{root} contains no manifest.csv for the arm {name!r}{hint}: run `sampling` with that output "
-                "folder first, or set the folders with --arms"
-            )
-        table = read_table(root / "manifest.csv")
-        _name_changes(root, table["image"])
-        require_columns(table, ["image", *columns], root / "manifest.csv")
-        if TAR in table.columns:
-            raise InputError(
-                f"the images of the arm {name!r} in {root} are in tar files, which are not read here: repeat the "
-                "sampling with --image_format png and the same output folder, which unpacks them"
-            )
-        empty = [column for column in columns if missing_cells(table[column]).any()]
-        if empty:
-            raise InputError(
-                f"{root / 'manifest.csv'} does not specify {empty[0]!r} in some rows: sample a plan that names it"
-            )
-        lacking = [image for image in table["image"] if not (root / image).is_file()]
-        if lacking:
-            raise InputError(
-                f"{plural(len(lacking), 'image')} of {root / 'manifest.csv'} cannot be found, the first is {lacking[0]}"
-            )
-        repeated = int(table["image"].duplicated().sum())
-        if repeated:
-            raise InputError(
-                f"{plural(repeated, 'row repeats', 'rows repeat')} an image in {root / 'manifest.csv'}: "
-                "list each image once"
-            )
-        cohorts[name] = SampledImages(table, root)
-    return cohorts
+    return {name: _read_arm(name, Path(folder), columns) for name, folder in arms.items()}
+
+
+def _read_arm(name: str, root: Path, columns: Sequence[str]) -> SampledImages:
+    manifest = root / "manifest.csv"
+    if not manifest.is_file():
+        # a run such as `resampling` ended there without selecting any image
+        hint = " (a run ended there without images: remove the arm)" if (root / "summary.json").is_file() else ""
+        raise InputError(
+            f"{root} contains no manifest.csv for the arm {name!r}{hint}: run `sampling` with that output "
+            "folder first, or set the folders with --arms"
+        )
+    table = read_table(manifest)
+    _name_changes(root, table["image"])
+    require_columns(table, ["image", *columns], manifest)
+    if TAR in table.columns:
+        raise InputError(
+            f"the images of the arm {name!r} in {root} are in tar files, which are not read here: repeat the "
+            "sampling with --image_format png and the same output folder, which unpacks them"
+        )
+    _check_rows(table, manifest, columns)
+    return SampledImages(table, root)
+
+
+def _check_rows(table: pd.DataFrame, manifest: Path, columns: Sequence[str]) -> None:
+    empty = [column for column in columns if missing_cells(table[column]).any()]
+    if empty:
+        raise InputError(f"{manifest} does not specify {empty[0]!r} in some rows: sample a plan that names it")
+    lacking = [image for image in table["image"] if not (manifest.parent / image).is_file()]
+    if lacking:
+        raise InputError(f"{plural(len(lacking), 'image')} of {manifest} cannot be found, the first is {lacking[0]}")
+    repeated = int(table["image"].duplicated().sum())
+    if repeated:
+        raise InputError(
+            f"{plural(repeated, 'row repeats', 'rows repeat')} an image in {manifest}: list each image once"
+        )
 
 
 def _name_changes(root: Path, images: Sequence[str]) -> None:

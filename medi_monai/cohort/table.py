@@ -16,7 +16,7 @@ from medi_monai.utils.records.fingerprints import fingerprints
 from medi_monai.utils.tables import read_table
 from medi_monai.utils.text import number_in
 
-__all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "require_columns"]
+__all__ = ["PATCH_COLUMNS", "SPLITS", "TABLE_FILES", "Cohort", "find_table", "require_columns"]
 
 #: file names of the cohort table, for short and for long tables
 TABLE_FILES = ("cohort.csv", "cohort.parquet")
@@ -50,10 +50,10 @@ class Cohort:
         """Read ``cohort.csv`` or ``cohort.parquet``, given its path or its folder."""
         path = Path(path)
         if path.is_dir():
-            tables = [path / name for name in TABLE_FILES if (path / name).is_file()]
-            if not tables:
+            table_path = find_table(path)
+            if table_path is None:
                 raise InputError(f"{path} contains no {' or '.join(TABLE_FILES)}; run `preparing` first")
-            path = tables[0]
+            path = table_path
         table = read_table(path)
         require_columns(table, ("image", "slide", "patient", "split"), path)
         for value in sorted(set(table["split"])):
@@ -96,6 +96,11 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.table)
+
+
+def find_table(folder: str | os.PathLike) -> Path | None:
+    """Return the path of the cohort table in a folder; None if there is none."""
+    return next((path for name in TABLE_FILES if (path := Path(folder) / name).is_file()), None)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], where: object) -> None:

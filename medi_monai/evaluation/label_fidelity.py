@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from medi_monai.evaluation.probing import LogisticProbe, Standardizer, fit_path,
 from medi_monai.metrics import wilson_interval
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["read_columns"]
+__all__ = ["label_fidelity"]
 
 #: maximum numbers of real images for training and validation of a classifier, and of generated images it classifies
-MAX_TRAINING, MAX_READ = 40_000, 20_000
+MAX_TRAINING, MAX_CLASSIFIED = 40_000, 20_000
 
 
-def read_columns(
+def label_fidelity(
     real: np.ndarray,
     table: pd.DataFrame,
     arms: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
@@ -61,15 +62,16 @@ def read_columns(
             continue
         by_arm["real"][column] = vars(probe_accuracy(features, codes, patients, c_values, seed))
         held = _thirds(patients, np.random.default_rng(seed_from("reading", seed, column))) == 0
-        readable = np.unique(codes[~held])
-        if len(readable) < 2 or not np.isin(codes[held], readable).any():
+        trained_codes = np.unique(codes[~held])
+        if len(trained_codes) < 2 or not np.isin(codes[held], trained_codes).any():
             continue
         scale = Standardizer().fit(features[~held])
         known, other = (scale.transform(features[rows]) for rows in (~held, held))
         weights = group_weights(groups[~held])
         probe, _ = fit_path(known, codes[~held], len(names), c_values, other, codes[held], weights)
+        classifier = _ColumnClassifier(column, names, trained_codes, scale, probe)
         for arm, (generated, manifest) in arms.items():
-            result = _read(probe, scale, generated, manifest, columns, column, names, readable, seed)
+            result = _predicted_as_requested(classifier, generated, manifest, columns, seed)
             by_combination = result.pop("by_combination")
             for name, wanted in (("seen", True), ("unseen", False)):
                 shares = [share for key, share in by_combination.items() if (key in seen) == wanted]
@@ -78,29 +80,44 @@ def read_columns(
     return by_arm
 
 
-def _read(
-    probe: LogisticProbe,
-    scale: Standardizer,
-    generated: np.ndarray,
-    manifest: pd.DataFrame,
-    columns: Sequence[str],
-    column: str,
-    names: Sequence[tuple[str, ...]],
-    readable: np.ndarray,
-    seed: int,
+@dataclass(frozen=True)
+class _ColumnClassifier:
+    """Classifier of one column.
+
+    Args:
+        column: label or attribute.
+        names: values of the column among the real images.
+        known: codes (indices of ``names``) that the probe was trained on.
+        scale: scale of the features.
+        probe: probe of the scaled features.
+    """
+
+    column: str
+    names: Sequence[tuple[str, ...]]
+    known: np.ndarray
+    scale: Standardizer
+    probe: LogisticProbe
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return the ``(N,)`` predicted codes for ``(N, D)`` features."""
+        return self.probe.predictions(self.scale.transform(features)).numpy()
+
+
+def _predicted_as_requested(
+    classifier: _ColumnClassifier, generated: np.ndarray, manifest: pd.DataFrame, columns: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Classify the images of one arm, except those requested with a value that the probe was not trained on."""
-    requested, known = codes_of(manifest, [column], names)
+    requested, known = codes_of(manifest, [classifier.column], classifier.names)
     combination, combinations = codes_of(manifest, columns)
     order = stable_order(manifest)
-    usable = order[np.isin(requested[order], readable)]
+    usable = order[np.isin(requested[order], classifier.known)]
     result: dict[str, Any] = {"value": None, "ci95": None, "n": 0, "left_out": len(order) - len(usable), "by_value": {}}
     result["by_combination"] = {}
     if not len(usable):
         return result
     rng = np.random.default_rng(seed_from("read", seed))
-    chosen = usable[spread_rows(combination[usable], MAX_READ, rng)]
-    predicted = probe.predictions(scale.transform(np.asarray(generated[chosen]))).numpy()
+    chosen = usable[spread_rows(combination[usable], MAX_CLASSIFIED, rng)]
+    predicted = classifier.predict(np.asarray(generated[chosen]))
     right = pd.Series((predicted == requested[chosen]).astype(float))
     by_combination = right.groupby(combination[chosen])
     shares = by_combination.mean()

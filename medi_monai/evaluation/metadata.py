@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from medi_monai.evaluation.fidelity import (
     pooled_distances,
     summarize,
 )
-from medi_monai.evaluation.label_fidelity import read_columns
+from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.memorization import Closest, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, paired_test
@@ -97,36 +98,7 @@ def evaluate_run(
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
     _check_any_matched(results, columns, settings)
-    generated = {arm: (features[arm], images) for arm, images in sampled.items()}
-    manifests = {arm: (features[arm], images.table) for arm, images in sampled.items()}
-    seen = {result["name"] for result in results if result["seen"]}
-    predicted = read_columns(features["real"], real.table, manifests, columns, c_values, settings.seed, seen)
-    memory, closest = memorization(features["real"], real, generated, image_size, settings.seed)
-    matched = {result["name"] for result in results if result["matched"]}
-    groups = [group for group, name in enumerate(sets.names) if name in matched]
-    limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=settings.seed, pixel_variance=True)
-    unlike = diversity(sets, groups, image_size, limits)
-    moments = {name: Moments.of(rows) for name, rows in features.items()}
-
-    def of_arm(arm: str) -> dict[str, Any]:
-        distances = {metric: _by_combination(results, pooled, arm, metric, columns) for metric in METRICS}
-        distances["frechet_distance"]["all_images"] = distance_of_all(moments["real"], moments[arm])
-        return {
-            **distances,
-            "label_fidelity": predicted[arm].get(label),
-            "attribute_fidelity": {name: predicted[arm].get(name) for name in attributes},
-            "diversity": mean_diversity(unlike, arm),
-            "memorization": memory[arm],
-            "pixel_variance": relative_variance(unlike, arm),
-        }
-
-    of_real = {
-        "floor": {metric: summarize(results, FLOOR, metric) for metric in METRICS},
-        "label_fidelity": predicted["real"].get(label),
-        "attribute_fidelity": {name: predicted["real"].get(name) for name in attributes},
-        "diversity": mean_diversity(unlike, "real"),
-        "memorization": memory.get("held_out"),
-    }
+    measured, closest = _measure(sets, results, pooled, columns, image_size, c_values, settings.seed)
     metrics = typed(
         ArmsMetrics,
         {
@@ -136,8 +108,8 @@ def evaluate_run(
             "settings": {**vars(settings), "image_size": image_size, "c_values": list(c_values), "arms": dict(arms)},
             "settings_that_differ": settings_that_differ(sampled),
             "digests": {"cohort": cohort.digest, **{arm: _digest(images) for arm, images in sampled.items()}},
-            "real": of_real,
-            "arms": {arm: of_arm(arm) for arm in sampled},
+            "real": measured.of_real(),
+            "arms": {arm: measured.of_arm(arm) for arm in sampled},
             "comparisons": _comparisons(results, list(sampled)),
             "warnings": warnings,
         },
@@ -152,6 +124,79 @@ def evaluate_run(
         {"arms": list(sampled), "real_images": len(real), **{arm: len(images) for arm, images in sampled.items()}},
         {arm: of_arm.frechet_distance.mean for arm, of_arm in metrics.arms.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Figures of all arms and of the real images (``real``), from which the metrics of each are selected.
+
+    Args:
+        columns: label and attributes.
+        results: results of :func:`compare_sets` for each combination.
+        pooled: by label, the result of :func:`pooled_distances`.
+        predicted: by arm and column, the result of :func:`label_fidelity`.
+        memory: by arm, and for ``held_out`` real images, the result of :func:`memorization`.
+        unlike: the result of :func:`diversity`.
+        moments: moments of the features, by arm.
+    """
+
+    columns: Sequence[str]
+    results: Sequence[dict[str, Any]]
+    pooled: Mapping[str, Mapping[str, Any]]
+    predicted: Mapping[str, Mapping[str, Any]]
+    memory: Mapping[str, Any]
+    unlike: Mapping[int, Mapping[str, Mapping[str, Any]]]
+    moments: Mapping[str, Moments]
+
+    def of_arm(self, arm: str) -> dict[str, Any]:
+        """Return the fields of :class:`medi_monai.results.metrics.ArmMetrics`."""
+        distances = {
+            metric: _by_combination(self.results, self.pooled, arm, metric, self.columns) for metric in METRICS
+        }
+        distances["frechet_distance"]["all_images"] = distance_of_all(self.moments["real"], self.moments[arm])
+        return {
+            **distances,
+            **self._of_any(arm),
+            "memorization": self.memory[arm],
+            "pixel_variance": relative_variance(self.unlike, arm),
+        }
+
+    def of_real(self) -> dict[str, Any]:
+        """Return the fields of the real images, with their distances to real images of other patients."""
+        floor = {metric: summarize(self.results, FLOOR, metric) for metric in METRICS}
+        return {"floor": floor, **self._of_any("real"), "memorization": self.memory.get("held_out")}
+
+    def _of_any(self, name: str) -> dict[str, Any]:
+        label, *attributes = self.columns
+        return {
+            "label_fidelity": self.predicted[name].get(label),
+            "attribute_fidelity": {attribute: self.predicted[name].get(attribute) for attribute in attributes},
+            "diversity": mean_diversity(self.unlike, name),
+        }
+
+
+def _measure(
+    sets: ImageSets,
+    results: Sequence[dict[str, Any]],
+    pooled: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str],
+    image_size: int,
+    c_values: Sequence[float],
+    seed: int,
+) -> tuple[_Measured, Closest]:
+    """Measure label fidelity, memorization and diversity; also return the images closest to training images."""
+    real, features = sets.images["real"], sets.features
+    generated = {arm: (features[arm], sets.images[arm]) for arm in sets.arms}
+    manifests = {arm: (of_arm, images.table) for arm, (of_arm, images) in generated.items()}
+    seen = {result["name"] for result in results if result["seen"]}
+    predicted = label_fidelity(features["real"], real.table, manifests, columns, c_values, seed, seen)
+    memory, closest = memorization(features["real"], real, generated, image_size, seed)
+    matched = {result["name"] for result in results if result["matched"]}
+    groups = [group for group, name in enumerate(sets.names) if name in matched]
+    limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=seed, pixel_variance=True)
+    unlike = diversity(sets, groups, image_size, limits)
+    moments = {name: Moments.of(rows) for name, rows in features.items()}
+    return _Measured(columns, results, pooled, predicted, memory, unlike, moments), closest
 
 
 def combination_sets(
@@ -284,25 +329,16 @@ def _arrays(closest: Closest) -> dict[str, np.ndarray]:
 
 
 def _long_table(metrics: ArmsMetrics) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-
-    def add(arm: str, metric: str, part: str, figure: Figure, values: Mapping[str, str]) -> None:
-        low, high = figure.ci95 or (None, None)
-        row = {
-            "arm": arm,
-            "metric": metric,
-            "part": part,
-            **{column: values.get(column, "") for column in metrics.columns},
-        }
-        rows.append({**row, "value": figure.value, "low": low, "high": high, "n": figure.n})
-
+    rows = []
     for arm, of_arm in metrics.arms.items():
         for metric in METRICS:
             figures: MetricFigures = getattr(of_arm, metric)
-            for part in ("mean", "seen", "unseen", "floor"):
-                add(arm, metric, part, getattr(figures, part), {})
-            for combination in figures.by_combination:
-                add(arm, metric, "combination", combination, combination.values)
-            for name, of_label in figures.by_label.items():
-                add(arm, metric, "label", of_label, {metrics.label: name})
+            parts: list[tuple[str, Figure, Mapping[str, str]]] = [
+                (part, getattr(figures, part), {}) for part in ("mean", "seen", "unseen", "floor")
+            ]
+            parts += [("combination", combination, combination.values) for combination in figures.by_combination]
+            parts += [("label", of_label, {metrics.label: name}) for name, of_label in figures.by_label.items()]
+            for part, figure, values in parts:
+                named = {column: values.get(column, "") for column in metrics.columns}
+                rows.append({"arm": arm, "metric": metric, "part": part, **named, **figure.cells()})
     return pd.DataFrame(rows)

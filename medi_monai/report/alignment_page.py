@@ -181,8 +181,8 @@ def _add_distances_to_target(page: Page, metrics: AlignmentMetrics, attribute: s
             "total variation, judge": figure_text(distance.total_variation, 3),
             "total variation, judge, corrected": figure_text(correction.total_variation if correction else None, 3),
             **{
-                f"total variation, {name}": figure_text(reader.distance_to_target[arm][attribute].total_variation, 3)
-                for name, reader in metrics.readers.items()
+                f"total variation, {name}": figure_text(shares.distance_to_target[arm][attribute].total_variation, 3)
+                for name, shares in metrics.readers.items()
             },
             "KL divergence, judge": figure_text(distance.kl, 3),
             "KL divergence, judge, corrected": figure_text(correction.kl if correction else None, 3),
@@ -365,7 +365,7 @@ def _prompt_row(prompt: PromptRow) -> dict[str, str]:
 
 
 def _add_classifiers(page: Page, metrics: AlignmentMetrics) -> None:
-    held_out = {"judge": metrics.judge.held_out, **{name: reader.held_out for name, reader in metrics.readers.items()}}
+    held_out = {"judge": metrics.judge.held_out, **{name: other.held_out for name, other in metrics.readers.items()}}
     add_classifiers(
         page,
         {

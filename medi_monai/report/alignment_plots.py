@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from medi_monai.report.plots import OTHERS, arm_legend, plain_axes
+from medi_monai.report.plots import arm_legend, named_styles, plain_axes
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
 from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 
 __all__ = ["curve_plot", "has_prompts", "proportion_bars"]
 
-FIXED_COLORS = {"before": "#8a8f94", "after": "#0072b2"}
-READERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
+#: color and marker of each arm
+ARMS = {"before": ("#8a8f94", "s"), "after": ("#0072b2", "s")}
+#: color and marker of each classifier
+CLASSIFIERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
 
 
 def proportion_bars(metrics: AlignmentMetrics, attribute: str) -> Figure:
     """Plot predicted shares by value and arm, and corrected shares if known, with intervals and the target."""
     target, arms = metrics.target.parts[attribute], list(metrics.proportions)
-    colors = _colors(arms)
+    colors = {arm: color for arm, (color, _) in named_styles(arms, ARMS).items()}
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     corrections = {arm: distances[attribute].correction for arm, distances in metrics.distance_to_target.items()}
     shown: dict[str, dict[str, Mapping[str, ResultFigure]]] = {
@@ -61,11 +63,6 @@ def _bar(axes: Axes, center: float, width: float, share: ResultFigure | None, co
         axes.plot([center, center], share.ci95, color="#222", lw=1.3)
 
 
-def _colors(arms: Sequence[str]) -> dict[str, str]:
-    others = [arm for arm in arms if arm not in FIXED_COLORS]
-    return {arm: FIXED_COLORS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)][0] for arm in arms}
-
-
 def has_prompts(curve: TuningCurve) -> bool:
     """Return whether the curve has distances of single prompts that differ from the distance of all images."""
     seen = [distance for row in curve.rows for distance in row.classifiers.values()]
@@ -80,8 +77,7 @@ def curve_plot(curve: TuningCurve) -> Figure:
     If distances of single prompts are known and differ from those of all images, a second panel shows them.
     """
     names = list(curve.rows[0].classifiers)
-    strangers = [name for name in names if name not in READERS]
-    styles = {name: READERS.get(name) or OTHERS[strangers.index(name) % len(OTHERS)] for name in names}
+    styles = named_styles(names, CLASSIFIERS)
     shown = {"distance": "all images"}
     if has_prompts(curve):
         shown["distance_of_prompts"] = "mean over prompts"

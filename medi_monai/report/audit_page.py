@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from medi_monai.report.grids import label_cells, write_in_cells
 from medi_monai.report.page import Page
 from medi_monai.report.sections import add_findings, side_by_side
-from medi_monai.report.words import number
+from medi_monai.report.words import number, short
 from medi_monai.results import Finding, typed
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import are_intervals, in_order, plural
@@ -26,7 +26,6 @@ __all__ = ["count_heat_map", "association_bars", "write_audit_page"]
 #: maximum numbers of rows and columns of a heat map; the page says if smaller classes and values are omitted
 MOST_ROWS, MOST_COLUMNS = 40, 40
 CELL_INCHES = 0.27
-LABEL_LENGTH = 34
 THUMBNAIL = 160
 HELD_OUT = "#d1495b"
 
@@ -228,7 +227,7 @@ def association_bars(audit: dict) -> Figure:
             right.plot([rule["chance"]] * 2, [height - 0.35, height + 0.35], color=HELD_OUT, lw=2)
     left.set(xlim=(0, 1), xlabel="Cramér's V (dark), normalized mutual information (light)")
     right.set(xlim=(0, 1), xlabel="balanced accuracy of guessing (red line: chance)")
-    left.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
+    left.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
     left.invert_yaxis()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -301,14 +300,12 @@ def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()
     # the scale starts below 1, so that a single patient is visible
     norm = LogNorm(0.3, max(3, counts.max(initial=0)))
     image = axes.imshow(np.ma.masked_less(counts, 1), cmap="Blues", norm=norm, aspect="auto")
-    _name_cells(axes, table)
+    turned: dict = {"rotation": 90} if columns > 12 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    label_cells(axes, [short(name) for name in table.index], [short(name) for name in table.columns], 8, **turned)
+    axes.set_xlabel(short(table.columns.name or ""), parse_math=False)
+    axes.set_ylabel(short(table.index.name or ""), parse_math=False)
     axes.plot(*np.nonzero(counts.T < 1), ".", color="#bbb", ms=1.5)
-    for row, column in zip(*np.nonzero(counts >= 1)):
-        count = counts[row, column]
-        color = "white" if norm(count) > 0.6 else "#222"
-        number = axes.text(column, row, _compact(count), ha="center", va="center", fontsize=6.5, color=color)
-        # the number is always inside the axes: leaving it out of the layout saves measuring a thousand of them
-        number.set_in_layout(False)
+    write_in_cells(axes, counts, counts >= 1, _compact, lambda count: norm(count) > 0.6)
     for row, column in itertools.product(range(rows), range(columns)):
         if (table.index[row], table.columns[column]) in framed:
             axes.add_patch(Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, ec=HELD_OUT, lw=1.4))
@@ -319,26 +316,8 @@ def count_heat_map(table: pd.DataFrame, framed: Collection[tuple[str, str]] = ()
     return figure
 
 
-def _name_cells(axes: Axes, table: pd.DataFrame) -> None:
-    rows, columns = ([_short(name) for name in names] for names in (table.index, table.columns))
-    turned: dict = {"rotation": 90} if len(columns) > 12 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(columns)), columns, fontsize=8, parse_math=False, **turned)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
-    axes.set_xlabel(_short(table.columns.name or ""), parse_math=False)
-    axes.set_ylabel(_short(table.index.name or ""), parse_math=False)
-    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="#e6e6e6", lw=0.5)
-    axes.tick_params(which="both", length=0)
-
-
 def _compact(count: float) -> str:
     return f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k" if count >= 9950 else f"{count / 1000:.1f}k"
-
-
-def _short(name: object) -> str:
-    text = " ".join(str(name).split())
-    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
 
 
 def _add_combinations(page: Page, audit: dict) -> None:

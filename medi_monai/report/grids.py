@@ -1,17 +1,19 @@
-"""Draw grids of patches with labeled rows and columns."""
+"""Grids with labeled rows and columns: pictures of patches, and the cells of heat maps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
 from medi_monai.report.words import short
 
-__all__ = ["labeled_grid"]
+__all__ = ["label_cells", "labeled_grid", "write_in_cells"]
 
 GAP = 3
 #: largest number of characters of a label
@@ -63,6 +65,48 @@ def labeled_grid(
                 tile = Image.fromarray(pixels).resize((patch, patch), Image.Resampling.NEAREST)
                 page.paste(tile, (x + place % cell[1] * patch, y + place // cell[1] * patch))
     return np.asarray(page)
+
+
+def label_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], fontsize: float, **turned: Any) -> None:
+    """Label the rows and columns of a heat map, and draw thin lines between its cells.
+
+    Args:
+        axes: axes of the heat map.
+        rows: labels of the rows, top to bottom.
+        columns: labels of the columns, left to right.
+        fontsize: size of the labels in points.
+        turned: how matplotlib turns the labels of the columns, such as ``rotation``.
+    """
+    axes.set_xticks(range(len(columns)), columns, fontsize=fontsize, parse_math=False, **turned)
+    axes.set_yticks(range(len(rows)), rows, fontsize=fontsize, parse_math=False)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e6e6e6", lw=0.5)
+    axes.tick_params(which="both", length=0)
+
+
+def write_in_cells(
+    axes: Axes,
+    values: np.ndarray,
+    shown: np.ndarray,
+    text_of: Callable[[float], str],
+    is_dark: Callable[[float], bool],
+) -> None:
+    """Write the values of a heat map into its cells, white in dark cells.
+
+    Args:
+        axes: axes of the heat map.
+        values: ``(rows, columns)`` values.
+        shown: ``(rows, columns)`` bool: cells to write into.
+        text_of: function that formats a value.
+        is_dark: function that returns whether the cell of a value is dark.
+    """
+    for row, column in zip(*np.nonzero(shown)):
+        value = values[row, column]
+        color = "white" if is_dark(value) else "#222"
+        text = axes.text(column, row, text_of(value), ha="center", va="center", fontsize=6.5, color=color)
+        # the text is always inside the axes: leaving it out of the layout saves measuring a thousand of them
+        text.set_in_layout(False)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

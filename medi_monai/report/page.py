@@ -101,7 +101,7 @@ class Page:
             frame: content of the table; an index other than a range becomes the headings of the rows.
             caption: line above the table.
             max_rows: maximum number of rows to show; a note below says if there are more.
-            folded: whether to show only the caption until the reader opens the table.
+            folded: whether to show only the caption until the table is opened.
         """
         shown = frame.head(max_rows)
         levels = [] if isinstance(frame.index, pd.RangeIndex) else list(range(frame.index.nlevels))

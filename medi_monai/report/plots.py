@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Affine2DBase, ScaledTranslation
 
+from medi_monai.report.grids import label_cells, write_in_cells
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
 from medi_monai.results.probing import CorrelationSweep, SweepPoint
@@ -29,6 +30,7 @@ __all__ = [
     "distance_distribution",
     "distance_heat_maps",
     "forest_plot",
+    "named_styles",
     "plain_axes",
     "sweep_curves",
 ]
@@ -59,8 +61,13 @@ NARROW = 18
 
 def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the color and marker of each arm; those of known arms do not depend on which others there are."""
-    strangers = [arm for arm in arms if arm not in STYLES]
-    return {arm: STYLES.get(arm) or OTHERS[strangers.index(arm) % len(OTHERS)] for arm in arms}
+    return named_styles(arms, STYLES)
+
+
+def named_styles(names: Sequence[str], known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return the color and marker of each name: its own if it is a known one, otherwise the next of :data:`OTHERS`."""
+    others = [name for name in names if name not in known]
+    return {name: known.get(name) or OTHERS[others.index(name) % len(OTHERS)] for name in names}
 
 
 def forest_plot(
@@ -293,9 +300,10 @@ def _heat_maps(
         values = table.to_numpy(float)
         image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis_r", norm=norm, aspect="auto")
         axes.set_title(short(title), fontsize=10, parse_math=False)
-        _name_cells(axes, table)
+        names = [short(name, 22) for name in table.index], [short(name, 18) for name in table.columns]
+        label_cells(axes, *names, fontsize=7.5, rotation=90)
         if columns <= NARROW:
-            _write_values(axes, values, norm)
+            write_in_cells(axes, values, np.isfinite(values), _distance_text, lambda value: norm(value) > 0.5)
         for row, column in zip(*np.nonzero(np.isfinite(values))):
             if (table.index[row], table.columns[column]) in unseen:
                 corner = (column - 0.45, row - 0.45)
@@ -323,22 +331,8 @@ def _shared_norm(tables: Sequence[np.ndarray]) -> Normalize:
     return Normalize(min(0, given.min()), given.max() if given.max() > 0 else 1)
 
 
-def _name_cells(axes: Axes, table: pd.DataFrame) -> None:
-    columns = [short(name, 18) for name in table.columns]
-    axes.set_xticks(range(len(columns)), columns, fontsize=7.5, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(table)), [short(name, 22) for name in table.index], fontsize=7.5, parse_math=False)
-    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(table) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="#e6e6e6", lw=0.5)
-    axes.tick_params(which="both", length=0)
-
-
-def _write_values(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
-    for row, column in zip(*np.nonzero(np.isfinite(values))):
-        value = values[row, column]
-        text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
-        color = "white" if norm(value) > 0.5 else "#222"
-        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color).set_in_layout(False)
+def _distance_text(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
 
 
 def plain_axes(axes: Axes, along: Literal["x", "y"]) -> None:

@@ -203,20 +203,17 @@ def _add_differences(page: Page, results: ProbeResults) -> None:
     for name in MAIN:
         rows = {pairs[arm]: _difference(by_figure[name]) for arm, by_figure in compared.items() if name in by_figure}
         page.table(share_table(rows, "arms"), f"Difference in {FIGURES[name]}")
-    others = [name for name in FIGURES if name not in MAIN]
-    rows = {
-        pairs[arm]: {
-            title: text
-            for name in others
-            if name in by_figure
-            for title, text in (
-                (FIGURES[name], _signed(by_figure[name].difference)),
-                (f"p, {FIGURES[name]}", p_text(by_figure[name].p_holm)),
-            )
-        }
-        for arm, by_figure in compared.items()
-    }
+    rows = {pairs[arm]: _other_differences(by_figure) for arm, by_figure in compared.items()}
     page.table(share_table(rows, "arms"), "Differences in other figures, with corrected p values (Holm)")
+
+
+def _other_differences(by_figure: Mapping[str, Comparison]) -> dict[str, str]:
+    row = {}
+    for name, title in FIGURES.items():
+        if name in by_figure and name not in MAIN:
+            row[title] = _signed(by_figure[name].difference)
+            row[f"p, {title}"] = p_text(by_figure[name].p_holm)
+    return row
 
 
 def _difference(row: Comparison) -> dict[str, str]:

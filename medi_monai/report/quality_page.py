@@ -14,7 +14,7 @@ from PIL import Image
 from medi_monai.cohort.extraction import THUMBNAIL, record_folder
 from medi_monai.cohort.folder import read_rejected
 from medi_monai.cohort.prepare import QUALITY_FILE, SLIDES_FILE
-from medi_monai.cohort.table import PATCH_COLUMNS, TABLE_FILES, Cohort
+from medi_monai.cohort.table import PATCH_COLUMNS, Cohort, find_table
 from medi_monai.report.page import Page
 from medi_monai.utils.tables import read_parquet, read_table
 from medi_monai.utils.text import plural
@@ -60,7 +60,7 @@ def write_quality_page(root: str | os.PathLike, path: str | os.PathLike) -> Path
         _add_scores(page, slides)
         _add_overviews(page, root, slides)
         page.section("All slides").table(slides.sort_values("image").set_index("image"), max_rows=2000)
-    if any((root / name).is_file() for name in TABLE_FILES):
+    if find_table(root) is not None:
         _add_sample(page, Cohort.read(root))
     if scores:
         page.section(

@@ -1,4 +1,4 @@
-"""Results of runs: figures, findings and results files, with the one writer and reader of these files."""
+"""Results of runs: figures, findings and results files, with the functions that write and read these files."""
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.files import FORMAT, read_results, read_schema, write_results, write_run

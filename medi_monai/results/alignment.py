@@ -341,7 +341,7 @@ class AlignmentMetrics(PredictedShares):
         target: target shares.
         judge: accuracies of the judge.
         training: shares among the real training images, by attribute and value.
-        readers: predictions of the other classifiers, by name.
+        readers: predictions of the other classifiers, by name. Files have this key, elsewhere called classifiers.
         by_prompt: shares within prompts, by attribute.
         notes: remarks on how these figures were obtained.
         fidelity: fidelity of ``all`` images and of each subgroup.

@@ -22,3 +22,8 @@ class Figure(Result):
     value: float | None
     ci95: tuple[float, float] | None = None
     n: int | None = None
+
+    def cells(self) -> dict[str, float | int | None]:
+        """Return the cells of a row of a long table: ``value``, the interval as ``low`` and ``high``, and ``n``."""
+        low, high = self.ci95 or (None, None)
+        return {"value": self.value, "low": low, "high": high, "n": self.n}

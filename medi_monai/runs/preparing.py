@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from medi_monai.cohort import Cohort, prepare
 from medi_monai.cohort.folder import REJECTED_FILE, read_rejected
 from medi_monai.cohort.prepare import AnyPreparation
-from medi_monai.cohort.table import TABLE_FILES
+from medi_monai.cohort.table import find_table
 from medi_monai.engines.distributed import torchrun_session
 from medi_monai.report import write_quality_page
 from medi_monai.runs.auditing import check_measured, refuse_leakage, write_audit
@@ -62,12 +63,19 @@ def prepare_run(
         cohort = prepare(preparation, output_dir, on_error, num_workers, backend, shard)
         if not shard.is_main:
             return cohort
-    root, table, columns = cohort.root, cohort.table, preparation.audit_columns
+    root, columns = cohort.root, preparation.audit_columns
     audit = write_audit(cohort, columns, root, continuous) if columns else {"findings": []}
     write_quality_page(root, root / "quality.html")
     pages = ["audit.html", "quality.html"] if columns else ["quality.html"]
-    for name in [name for name in preparation.splits.columns or () if name in table]:
-        print(f"preparing: {name}: {shares(table[name])}", flush=True)
+    for name in [name for name in preparation.splits.columns or () if name in cohort.table]:
+        print(f"preparing: {name}: {shares(cohort.table[name])}", flush=True)
+    _finish(cohort, preparation, audit["findings"], pages)
+    refuse_leakage(audit, root, fail_on_leakage)
+    return cohort
+
+
+def _finish(cohort: Cohort, preparation: AnyPreparation, findings: Any, pages: Sequence[str]) -> None:
+    root, table = cohort.root, cohort.table
     rejected = len(read_rejected(root))
     if rejected:
         print(
@@ -75,7 +83,8 @@ def prepare_run(
             f"{root / REJECTED_FILE}",
             flush=True,
         )
-    path = next(root / name for name in TABLE_FILES if (root / name).is_file())
+    path = find_table(root)
+    assert path is not None
     finish_run(
         "preparing",
         root,
@@ -84,15 +93,13 @@ def prepare_run(
             "slides": int(table["slide"].nunique()),
             "patients": int(table["patient"].nunique()),
             "rejected": rejected,
-            "findings": audit["findings"],
+            "findings": findings,
         },
         figures={f"images_{split}": int(count) for split, count in table["split"].value_counts().items()},
         settings=preparation.settings(),
         digests={path.name: file_digest(path)},
         where=f"{path}, with {' and '.join(pages)}",
     )
-    refuse_leakage(audit, root, fail_on_leakage)
-    return cohort
 
 
 def shares(column: pd.Series) -> str:

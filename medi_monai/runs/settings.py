@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from medi_monai.alignment.settings import (
+    AlignmentClassifierSettings,
     AlignmentLosses,
     AlignmentSettings,
     BrainAlignmentLosses,
     BrainAlignmentSettings,
     PromptSettings,
-    ReaderSettings,
     TargetSettings,
 )
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
@@ -226,6 +226,7 @@ GROUPS: dict[str, type[Settings]] = {
     "captions": CaptionSettings,
     "cascade": CascadeSettings,
     "classification": ClassificationSettings,
+    "classifiers": AlignmentClassifierSettings,
     "clip": ClipSettings,
     "cohort": CohortSettings,
     "cohort_dir": CohortDirSettings,
@@ -253,7 +254,6 @@ GROUPS: dict[str, type[Settings]] = {
     "preparing": PreparingSettings,
     "probe": ProbeSettings,
     "prompts": PromptSettings,
-    "readers": ReaderSettings,
     "reading": ReadingSettings,
     "reference": ReferenceSettings,
     "sampled": SampledSettings,

@@ -23,7 +23,17 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from medi_monai.runs.configs.checks import check_references
 from medi_monai.runs.configs.files import as_files, configs_of, expanded, read_config_file
-from medi_monai.runs.configs.merging import ABOUT, SETTINGS, ConfigEntry, check_ids, check_values, merged, top_level
+from medi_monai.runs.configs.merging import (
+    ABOUT,
+    FROM_TRAINING,
+    SETTINGS,
+    ConfigEntry,
+    check_ids,
+    check_values,
+    entries_of,
+    merged,
+    top_level,
+)
 from medi_monai.runs.configs.read_only import own_root, redirected
 from medi_monai.runs.configs.replaced import replaced_values
 from medi_monai.runs.configs.typed import read_typed
@@ -128,7 +138,9 @@ def _checked_export(given: dict[str, Any], parameters: Container[str]) -> dict[s
     paths = {name: str(given.get(name) or root / path) for name, path in paths.items()}
     if not Path(paths["ckpt_file"]).is_file():
         raise InputError(f"there is no checkpoint {paths['ckpt_file']}: run `training` first, or give --ckpt_file")
-    changed = {top_level(name): config[top_level(name)] for name in more}
+    # MONAI reads the files themselves, which do not have the ids of `from_training`
+    taken = {name for file in files for name in read_config_file(file).get(FROM_TRAINING, ())}
+    changed = {name: config[name] for name in (*taken, *map(top_level, more))}
     rest = {name: read_typed(value) for name, value in given.items() if name not in more}
     return {**rest, **paths, "config_file": [str(file) for file in files], **changed}
 
@@ -164,11 +176,7 @@ def read_configs(files: Iterable[Path], folder: Path, options: Mapping[str, Any]
 
 def _read(files: Iterable[Path], folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the merged config, and the components and expressions that the user replaced in it."""
-    given = [
-        ConfigEntry(name, value, _is_own(file, folder), str(file))
-        for file in files
-        for name, value in read_config_file(file).items()
-    ]
+    given = [entry for file in files for entry in entries_of(read_config_file(file), _is_own(file, folder), str(file))]
     given += [ConfigEntry(name, value, False, None) for name, value in options.items()]
     own = [item for item in given if item.is_own]
     listed_groups: list[str] = next((item.value for item in reversed(own) if item.name == SETTINGS), [])

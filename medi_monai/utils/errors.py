@@ -16,6 +16,7 @@ __all__ = [
     "InputError",
     "RunStopped",
     "nearest",
+    "one_line",
     "refusal_of_system",
     "unknown_value",
     "user_error_in",
@@ -49,6 +50,11 @@ class InputError(ValueError):
 
 class RunStopped(RuntimeError):
     """Raised if a run ends early for a reason that the user should know (loss not finite, interrupted, disk full)."""
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return the message of an error on one line, at most ``most`` characters; its type if it has no message."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def nearest(value: object, known: Iterable[object], count: int = 3) -> list[str]:

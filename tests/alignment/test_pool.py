@@ -6,7 +6,7 @@ import torch
 from small_alignment import PLAN, TARGET, Levels, generator_of, network_of, pool_of, step_of
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.pool import SubgroupReader, draw_images, spread_rows
+from medi_monai.alignment.pool import SubgroupPredictor, draw_images, spread_rows
 from medi_monai.utils.errors import InputError
 
 
@@ -57,16 +57,16 @@ def test_values_in_another_order_are_read_alike():
     target = make_target("uniform", joint)
     turned = Levels({"power": ("high", "low"), "shade": ("bright", "dark")})
     logs, turned_logs = (
-        SubgroupReader("x", reader, target, size)(images) for reader, size in ((Levels(), 5), (turned, 2))
+        SubgroupPredictor("x", classifier, target, size)(images) for classifier, size in ((Levels(), 5), (turned, 2))
     )
     assert torch.allclose(logs, turned_logs) and logs.shape == (5, 4)
     bright = torch.sigmoid(12 * images.mean((1, 2, 3)))
     low = torch.sigmoid(-12 * (images.square().mean((1, 2, 3)) - 0.4))
     assert torch.allclose(logs.exp()[:, 2], bright * low, atol=1e-6)
     with pytest.raises(InputError, match="judge classifier predicts the values.*'dim'"):
-        SubgroupReader("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
+        SubgroupPredictor("judge", Levels({"shade": ("dim", "bright")}), TARGET, 4)
     with pytest.raises(InputError, match="shade"):
-        SubgroupReader("judge", Levels({"power": ("low", "high")}), TARGET, 4)
+        SubgroupPredictor("judge", Levels({"power": ("low", "high")}), TARGET, 4)
 
 
 def test_another_solver_is_refused():

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medi_monai.alignment.roles import load_readers, subgroup_target
+from medi_monai.alignment.roles import load_classifiers, subgroup_target
 from medi_monai.networks.classifier import SubgroupClassifier, save_classifier
 from medi_monai.utils.errors import InputError
 
@@ -24,11 +24,11 @@ def classifiers(tmp_path_factory):
 
 
 def test_three_different_classifiers(classifiers, capsys):
-    readers = load_readers(*classifiers, "sex")
-    assert list(readers) == ["guide", "validation", "judge"] and capsys.readouterr().out == ""
-    assert not any(parameter.requires_grad for reader in readers.values() for parameter in reader.parameters())
-    assert list(load_readers(classifiers[0], None, None, "sex")) == ["guide"]
-    load_readers(*classifiers, "sex|age")
+    loaded = load_classifiers(*classifiers, "sex")
+    assert list(loaded) == ["guide", "validation", "judge"] and capsys.readouterr().out == ""
+    assert not any(parameter.requires_grad for classifier in loaded.values() for parameter in classifier.parameters())
+    assert list(load_classifiers(classifiers[0], None, None, "sex")) == ["guide"]
+    load_classifiers(*classifiers, "sex|age")
     printed = capsys.readouterr().out
     assert printed.count("warning") == 1 and "warning: the validation classifier" in printed
     assert "0.52 (0.40 to 0.63)" in printed and "'age'" in printed
@@ -41,15 +41,15 @@ def test_a_classifier_cannot_judge_itself(classifiers):
         ((first, second, first), "the judge classifier is the same as the guide"),
     ):
         with pytest.raises(InputError, match=message):
-            load_readers(*paths, "sex")
+            load_classifiers(*paths, "sex")
     with pytest.raises(InputError, match="race"):
-        load_readers(first, second, third, "race")
+        load_classifiers(first, second, third, "race")
     with pytest.raises(InputError, match="no classifier in"):
-        load_readers(first, first + "_gone", None, "sex")
+        load_classifiers(first, first + "_gone", None, "sex")
 
 
 def test_targets(classifiers, tmp_path):
-    guide = load_readers(classifiers[0], None, None, "sex")["guide"]
+    guide = load_classifiers(classifiers[0], None, None, "sex")["guide"]
     assert subgroup_target("uniform", guide, "sex").to_dict()["target"] == {"female": 0.5, "male": 0.5}
     pd.DataFrame({"sex": ["male", "male", "female", "male"]}).to_csv(tmp_path / "t.csv", index=False)
     assert subgroup_target("table", guide, "sex", tmp_path / "t.csv").probabilities == (0.25, 0.75)

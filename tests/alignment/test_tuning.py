@@ -52,12 +52,12 @@ def test_a_fooled_guide_is_seen_and_the_early_weights_are_kept(tmp_path):
     """Half of what the guide reads is one pixel: it asks for images far brighter than the others' target."""
     tuning = Tuning(tmp_path)
     guide = Weighted(WHOLE / WHOLE.sum() + CORNER / CORNER.sum(), 0.7, gain=4.0)
-    readers = {"validation": Weighted(WHOLE, 0.05, 40.0), "judge": Weighted(WHOLE, 0.055, 40.0)}
+    others = {"validation": Weighted(WHOLE, 0.05, 40.0), "judge": Weighted(WHOLE, 0.055, 40.0)}
     losses = AlignmentLosses(
         subgroup_loss="matching", min_confidence=0.8, scope="batch", consistency_weight=0.0, pixel_weight=0.0
     )
     target = make_target("uniform", {"shade": VALUES})
-    tuning.run(losses=losses, guide=guide, readers=readers, target=target, max_steps=24, learning_rate=6e-3,
+    tuning.run(losses=losses, guide=guide, others=others, target=target, max_steps=24, learning_rate=6e-3,
                val_interval=2, num_validation=16, patience=16, batch_size=8, pool_size=16)  # fmt: skip
     curve, kept = tuning.record["curve"], tuning.record["kept_step"]
     distances = {name: [entry[name]["distance"] for entry in curve] for name in ("guide", "validation", "judge")}

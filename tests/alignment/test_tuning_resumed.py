@@ -37,8 +37,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tuned, tmp_path, caps
 
 def test_a_run_that_broke_goes_on_from_its_checkpoint_and_ends_where_it_would_have(tmp_path, monkeypatch):
     whole = Tuning(tmp_path, "whole")
-    readers = {"validation": Weighted(WHOLE, gain=-6.0)}
-    options = {"patience": 1, "val_interval": 3, "max_steps": 12, "readers": readers, "checkpoint_every": 1}
+    others = {"validation": Weighted(WHOLE, gain=-6.0)}
+    options = {"patience": 1, "val_interval": 3, "max_steps": 12, "others": others, "checkpoint_every": 1}
     # the validation classifier sees it get worse at once
     whole.run(anchor=Stopping(), **options)
     assert whole.record["kept_step"] == 0 and whole.record["curve"][-1]["step"] == 3

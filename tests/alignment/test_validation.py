@@ -30,21 +30,23 @@ class Level(AttributeClassifier):
 
 @pytest.fixture
 def make():
-    def build(readers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
+    def build(classifiers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
         network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
         pool = ReferencePool(network, generator, PLAN, 8, Level(), TARGET, None, seed=1)
-        return SubgroupWatch(network, pool, PLAN, num_images, readers, every, patience, writer, tolerance, by_prompt)
+        return SubgroupWatch(
+            network, pool, PLAN, num_images, classifiers, every, patience, writer, tolerance, by_prompt
+        )
 
     return build
 
 
-def follow(watch, reader, shares, max_steps=None):
-    """Run a tuning in which the reader finds these shares of bright images, one look each."""
+def follow(watch, classifier, shares, max_steps=None):
+    """Run a tuning in which the classifier finds these shares of bright images, one look each."""
     weight = watch.network.conv_in.conv.bias
     upcoming = iter(shares)
 
     def before_look(engine):
-        reader.share = next(upcoming)
+        classifier.share = next(upcoming)
         with torch.no_grad():
             weight.fill_(engine.state.iteration)
 
@@ -179,7 +181,7 @@ def test_the_curves_are_in_tensorboard(make, tmp_path):
     assert [event.value for event in events.Scalars("proportion_bright/validation")] == pytest.approx([0.0, 0.5])
 
 
-def test_readers_that_do_not_fit(make):
+def test_classifiers_that_do_not_fit(make):
     with pytest.raises(InputError, match="the validation classifier predicts the values"):
         make({"validation": Level(("dark", "grey"))})
     with pytest.raises(InputError, match="named 'guide'"):

@@ -22,7 +22,7 @@ import pandas as pd
 
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.fidelity import FidelitySettings, distance_of_all, summarize
-from medi_monai.evaluation.label_fidelity import read_columns
+from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.metadata import combination_sets, compare_combinations
 from medi_monai.evaluation.probing import FeatureStore, ImageSet, ProbeProtocol, Setting
 from medi_monai.metrics import Moments, balanced_accuracy
@@ -113,7 +113,7 @@ def evaluate(folder: Path, tables: dict[str, pd.DataFrame], stores: dict[str, Fe
         print(" ", {arm: round(distance_of_all(moments["real"], moments[arm])["value"], 3) for arm in arms})
     with stage("label and center read in generated images"):
         manifests = {arm: (features[arm], tables[arm]) for arm in arms}
-        read = read_columns(features["real"], tables["real"], manifests, COLUMNS, (0.001, 0.01))
+        read = label_fidelity(features["real"], tables["real"], manifests, COLUMNS, (0.001, 0.01))
         print(
             " ",
             {

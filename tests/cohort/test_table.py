@@ -7,7 +7,7 @@ from medi_monai.utils.errors import InputError
 
 
 def table_of(splits=("train", "val", "holdout", "excluded")):
-    """One row per split, with cells that careless readers of tables change."""
+    """One row per split, with cells that careless programs change."""
     count = len(splits)
     return pd.DataFrame(
         {
@@ -88,7 +88,7 @@ def test_a_long_table_is_written_as_parquet_and_is_the_same_cohort(tmp_path, mon
     short = Cohort.read(tmp_path)
     monkeypatch.setattr("medi_monai.cohort.table.MAX_CSV_ROWS", 3)
     assert cohort.write() == tmp_path / "cohort.parquet"
-    # one of the two lies there, or a reader would not know which counts
+    # one of the two lies there, or nobody would know which counts
     assert [path.name for path in tmp_path.iterdir()] == ["cohort.parquet"]
     long = Cohort.read(tmp_path)
     assert long.table.to_dict("list") == short.table.to_dict("list") == cohort.table.to_dict("list")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medi_monai.evaluation.label_fidelity import read_columns
+from medi_monai.evaluation.label_fidelity import label_fidelity
 
 LABELS, CENTERS, CS = ("A", "B"), ("n", "s", "w"), (0.1, 1.0)
 
@@ -36,7 +36,7 @@ def test_what_was_asked_for_is_read_and_what_was_not_is_told():
     right = features_of(manifest, seed=1)
     # images of center n are those of center s
     wrong = features_of(manifest.assign(center=manifest["center"].replace("n", "s")), seed=2)
-    fidelity = read_columns(
+    fidelity = label_fidelity(
         features_of(real), real, {"right": (right, manifest), "wrong": (wrong, manifest)}, ["label", "center"], CS
     )
     assert (
@@ -62,7 +62,7 @@ def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     manifest = manifest.reset_index(drop=True)
     features = features_of(manifest.assign(center=manifest["center"].replace("n", "s")), 1.0)
     features_real = features_of(real, 1.0)
-    fidelity = read_columns(features_real, real, {"a": (features, manifest)}, ["label", "center"], CS)["a"]["center"]
+    fidelity = label_fidelity(features_real, real, {"a": (features, manifest)}, ["label", "center"], CS)["a"]["center"]
     assert (
         fidelity["value"] == pytest.approx(np.mean(list(fidelity["by_value"].values())), abs=0.02)
         and fidelity["n"] == 160
@@ -74,7 +74,7 @@ def test_combinations_weigh_alike_and_rows_and_arms_come_in_any_order():
     assert fidelity["ci95"] == pytest.approx([low, high]) and effective < 160 * 0.6
     order, turned = (np.random.default_rng(n).permutation(n) for n in (len(real), len(manifest)))
     arms = {"z": (features[:9], manifest.head(9)), "a": (features[turned], manifest.iloc[turned])}
-    again = read_columns(features_real[order], real.iloc[order], arms, ["label", "center"], CS)["a"]["center"]
+    again = label_fidelity(features_real[order], real.iloc[order], arms, ["label", "center"], CS)["a"]["center"]
     assert again == fidelity
 
 
@@ -85,10 +85,10 @@ def test_shares_are_told_apart_by_what_the_models_were_trained_on():
     drawn.loc[(drawn["label"] == "B") & (drawn["center"] == "w"), "label"] = "A"
     arms = {"a": (features_of(drawn), manifest)}
     seen = {("A", "n"), ("A", "s"), ("B", "s"), ("B", "w")}
-    fidelity = read_columns(features_of(real), real, arms, ["label", "center"], CS, seen=seen)["a"]
+    fidelity = label_fidelity(features_of(real), real, arms, ["label", "center"], CS, seen=seen)["a"]
     assert fidelity["center"]["seen"] == pytest.approx(3 / 4) and fidelity["center"]["unseen"] == pytest.approx(1 / 2)
     assert fidelity["label"]["seen"] == pytest.approx(3 / 4) and fidelity["label"]["unseen"] == 1
-    none = read_columns(features_of(real), real, arms, ["label", "center"], CS)["a"]["label"]
+    none = label_fidelity(features_of(real), real, arms, ["label", "center"], CS)["a"]["label"]
     assert none["seen"] is None and none["unseen"] == none["value"]
 
 
@@ -96,11 +96,13 @@ def test_values_that_no_real_image_has_are_left_out_with_their_count():
     real = table_of()
     manifest = table_of(1, 4)
     manifest["center"] = manifest["center"].replace("w", "elsewhere")
-    fidelity = read_columns(features_of(real), real, {"a": (features_of(manifest), manifest)}, ["label", "center"], CS)
+    fidelity = label_fidelity(
+        features_of(real), real, {"a": (features_of(manifest), manifest)}, ["label", "center"], CS
+    )
     assert fidelity["a"]["center"]["left_out"] == 8 and fidelity["a"]["center"]["n"] == 16
     assert fidelity["a"]["center"]["value"] == 1 and set(fidelity["a"]["center"]["by_value"]) == {"n", "s"}
     alone = manifest[manifest["center"] == "elsewhere"]
-    none = read_columns(features_of(real), real, {"a": (features_of(alone), alone)}, ["label", "center"], CS)["a"][
+    none = label_fidelity(features_of(real), real, {"a": (features_of(alone), alone)}, ["label", "center"], CS)["a"][
         "center"
     ]
     assert none == {"value": None, "ci95": None, "n": 0, "left_out": 8, "by_value": {}, "seen": None, "unseen": None}
@@ -109,7 +111,7 @@ def test_values_that_no_real_image_has_are_left_out_with_their_count():
 def test_a_column_of_one_value_and_a_single_patient_cannot_be_read():
     real = table_of().assign(center="n")
     arms = {"a": (features_of(real), real)}
-    assert "center" not in read_columns(features_of(real), real, arms, ["label", "center"], CS)["a"]
+    assert "center" not in label_fidelity(features_of(real), real, arms, ["label", "center"], CS)["a"]
     single = table_of().assign(patient="p")
-    fidelity = read_columns(features_of(single), single, {"a": (features_of(single), single)}, ["label"], CS)
+    fidelity = label_fidelity(features_of(single), single, {"a": (features_of(single), single)}, ["label"], CS)
     assert fidelity["a"] == {} and fidelity["real"]["label"]["value"] is None

@@ -146,12 +146,12 @@ def make_data(folder: Path) -> None:
 
 def tell_apart(guide: Path, images: Path) -> None:
     """Move the threshold of a classifier of few steps to where it reads half of these images as each sex."""
-    reader = load_classifier(guide)
+    classifier = load_classifier(guide)
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(images.rglob("*.png"))]
     with torch.no_grad():
-        logits = reader(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1)["sex"]
-        reader.head.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.5)
-    save_classifier(guide, reader)
+        logits = classifier(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1)["sex"]
+        classifier.head.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.5)
+    save_classifier(guide, classifier)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Tuning:
             save_tensors(self.source, self.untuned.state_dict())
         self.network = network_of()
 
-    def run(self, resume=False, losses=None, plan=PLAN, folder=None, guide=None, readers=None, target=None, **changes):
+    def run(self, resume=False, losses=None, plan=PLAN, folder=None, guide=None, others=None, target=None, **changes):
         self.output.mkdir(parents=True, exist_ok=True)
         options = {name: changes.pop(name) for name in ("anchor", "writer", "features") if name in changes}
         settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
@@ -60,7 +60,7 @@ class Tuning:
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
             {
                 "guide": guide or Weighted(WHOLE),
-                **({"validation": Weighted(WHOLE, 0.02)} if readers is None else readers),
+                **({"validation": Weighted(WHOLE, 0.02)} if others is None else others),
             },
             losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
             AlignmentSettings(**{**settings, "resume": resume, **changes}),

@@ -47,12 +47,12 @@ def brains(tmp_path_factory, bundle):
 
 def guide_of_both(guide, folder, images):
     """A guide of five steps may read all images alike: its threshold moves into the middle of these."""
-    reader = load_classifier(str(guide))
+    classifier = load_classifier(str(guide))
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(images.rglob("*.png"))]
     with torch.no_grad():
-        logits = reader(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1)["sex"]
-        reader.head.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.3)
-    save_classifier(folder, reader)
+        logits = classifier(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1)["sex"]
+        classifier.head.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.3)
+    save_classifier(folder, classifier)
     return folder
 
 

@@ -56,7 +56,7 @@ def test_figures_stand_in_the_row_of_their_arm_beside_the_floor(tmp_path):
     assert "weights sha256" in text and "44316a" in text and text.count("<img") == 3
 
 
-def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
+def test_limitations_are_notices(tmp_path):
     content = arms_content()
     assert 'class="notice' not in source_of(tmp_path, content)
     content["settings_that_differ"] = {"steps": {"cls": 50, "medi": 100}}

@@ -13,7 +13,7 @@ from medi_monai.report.page import Page
 from medi_monai.utils.errors import InputError
 
 
-class Reader(HTMLParser):
+class ParsedPage(HTMLParser):
     """What a browser would see: tags with attributes, text without markup, rows of tables, pictures."""
 
     def __init__(self, html):
@@ -58,7 +58,7 @@ def test_all_text_is_escaped_wherever_it_stands():
     page.link(HOSTILE, "page.html").footnote(HOSTILE)
     frame = pd.DataFrame({HOSTILE: [HOSTILE]}, index=pd.Index([HOSTILE], name=HOSTILE))
     page.table(frame, HOSTILE).figure(np.zeros((4, 4), np.uint8), HOSTILE)
-    found = Reader(page.html())
+    found = ParsedPage(page.html())
     assert {tag for tag, _ in found.tags} & {"script"} == set()
     assert found.text.count(HOSTILE) == 16
     assert found.pictures[0][2]["alt"] == HOSTILE
@@ -66,7 +66,7 @@ def test_all_text_is_escaped_wherever_it_stands():
 
 def test_the_page_needs_no_other_file_and_no_network():
     html = Page("Title").section("A").section("B").section("C").figure(figure(), "x").html()
-    found = Reader(html)
+    found = ParsedPage(html)
     assert found.links == ["#s1", "#s2", "#s3"]
     anchors = [attributes["id"] for tag, attributes in found.tags if tag == "h2"]
     assert anchors == ["s1", "s2", "s3"]
@@ -85,7 +85,7 @@ def test_it_reads_by_night_and_on_paper():
 
 
 def test_two_sections_need_no_links():
-    assert Reader(Page("Title").section("A").section("B").html()).links == []
+    assert ParsedPage(Page("Title").section("A").section("B").html()).links == []
 
 
 def test_the_answer_comes_before_the_links_to_what_is_behind_it():
@@ -96,13 +96,13 @@ def test_the_answer_comes_before_the_links_to_what_is_behind_it():
 
 def test_a_link_leads_to_a_file_beside_the_page():
     html = Page("Title").link("The audit", "cohort/the audit.html").link("x", "javascript:alert(1)").html()
-    assert Reader(html).links == ["cohort/the%20audit.html", "javascript%3Aalert%281%29"]
+    assert ParsedPage(html).links == ["cohort/the%20audit.html", "javascript%3Aalert%281%29"]
 
 
 def test_a_folded_table_shows_its_caption():
-    found = Reader(Page("Title").table(pd.DataFrame({"a": [1]}), "Settings", folded=True).html())
+    found = ParsedPage(Page("Title").table(pd.DataFrame({"a": [1]}), "Settings", folded=True).html())
     assert "summary" in {tag for tag, _ in found.tags} and found.rows == [["a"], ["1"]]
-    assert "details" not in {tag for tag, _ in Reader(Page("Title").table(pd.DataFrame({"a": [1]})).html()).tags}
+    assert "details" not in {tag for tag, _ in ParsedPage(Page("Title").table(pd.DataFrame({"a": [1]})).html()).tags}
 
 
 def test_the_footer_names_the_code_and_the_data():
@@ -120,7 +120,7 @@ def test_cells_read_as_people_write_them():
             "whole": [3, 20, 1000],
         }
     )
-    found = Reader(Page("Title").table(frame).html())
+    found = ParsedPage(Page("Title").table(frame).html())
     assert found.rows == [
         ["count", "share", "name", "fits", "whole"],
         ["1", "0.123", "01", "yes", "3"],
@@ -134,51 +134,51 @@ def test_cells_read_as_people_write_them():
 def test_the_rows_of_a_table_have_headings_where_its_index_has_a_meaning():
     frame = pd.DataFrame({"n": [1, 2], "site": ["x", "y"]}, index=pd.MultiIndex.from_tuples([("a", 1), ("b", 2)]))
     frame.index.names = ["site", None]
-    found = Reader(Page("Title").table(frame).html())
+    found = ParsedPage(Page("Title").table(frame).html())
     assert found.rows == [["site", "", "n", "site"], ["a", "1", "1", "x"], ["b", "2", "2", "y"]]
     assert sum(attributes.get("scope") == "row" for _, attributes in found.tags) == 4
 
 
 def test_equal_names_of_columns_are_no_hindrance():
     frame = pd.DataFrame([[1, 2]], columns=["a", "a"])
-    assert Reader(Page("Title").table(frame).html()).rows == [["a", "a"], ["1", "2"]]
+    assert ParsedPage(Page("Title").table(frame).html()).rows == [["a", "a"], ["1", "2"]]
 
 
 @pytest.mark.parametrize(("rows", "sentence"), [(3, ""), (4, ""), (1204, "4 of 1,204 rows are shown.")])
 def test_a_long_table_says_how_much_is_not_shown(rows, sentence):
-    found = Reader(Page("Title").table(pd.DataFrame({"a": range(rows)}), max_rows=4).html())
+    found = ParsedPage(Page("Title").table(pd.DataFrame({"a": range(rows)}), max_rows=4).html())
     assert len(found.rows) == 1 + min(rows, 4)
     assert ("rows are shown" in found.text) == bool(sentence) and sentence in found.text
 
 
 def test_a_table_without_rows_has_its_header():
-    assert Reader(Page("Title").table(pd.DataFrame({"a": []})).html()).rows == [["a"]]
+    assert ParsedPage(Page("Title").table(pd.DataFrame({"a": []})).html()).rows == [["a"]]
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (20, 30, 4)])
 def test_a_small_picture_is_kept_to_the_pixel(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for picture in (pixels, Image.fromarray(pixels)):
-        ((kind, image, attributes),) = Reader(Page("Title").figure(picture, "caption").html()).pictures
+        ((kind, image, attributes),) = ParsedPage(Page("Title").figure(picture, "caption").html()).pictures
         assert kind == "png" and np.array_equal(np.asarray(image), pixels)
         assert attributes["alt"] == "caption" and attributes["style"] == "width: 30px"
 
 
 def test_a_large_photograph_becomes_a_jpeg_and_a_transparent_one_does_not():
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 4), dtype=np.uint8)
-    found = Reader(Page("Title").figures([(pixels[..., :3], "a"), (pixels, "b")]).html())
+    found = ParsedPage(Page("Title").figures([(pixels[..., :3], "a"), (pixels, "b")]).html())
     assert [kind for kind, *_ in found.pictures] == ["jpeg", "png"]
     assert found.pictures[0][1].size == (300, 300)
 
 
 def test_a_palette_image_is_shown_in_its_colors():
     image = Image.new("RGB", (8, 8), (200, 30, 90)).convert("P")
-    ((_, shown, _),) = Reader(Page("Title").figure(image).html()).pictures
+    ((_, shown, _),) = ParsedPage(Page("Title").figure(image).html()).pictures
     assert shown.convert("RGB").getpixel((3, 3)) == image.convert("RGB").getpixel((3, 3))
 
 
 def test_a_figure_is_drawn_finer_than_it_is_shown():
-    ((kind, image, attributes),) = Reader(Page("Title").figure(figure(), "plot").html()).pictures
+    ((kind, image, attributes),) = ParsedPage(Page("Title").figure(figure(), "plot").html()).pictures
     shown = int(re.fullmatch(r"width: (\d+)px", attributes["style"])[1])
     assert kind == "png" and shown == pytest.approx(image.width / 1.5, abs=1)
     assert Page("Title").figure(figure()).html() == Page("Title").figure(figure()).html()
@@ -186,7 +186,7 @@ def test_a_figure_is_drawn_finer_than_it_is_shown():
 
 def test_a_gallery_keeps_order_captions_and_width():
     pictures = [(np.full((4, 4), shade, np.uint8), f"patch {shade}") for shade in (1, 2, 3)]
-    found = Reader(Page("Title").figures(pictures, width=120).html())
+    found = ParsedPage(Page("Title").figures(pictures, width=120).html())
     assert [np.asarray(image)[0, 0] for _, image, _ in found.pictures] == [1, 2, 3]
     assert [given["alt"] for *_, given in found.pictures] == ["patch 1", "patch 2", "patch 3"]
     assert all(given["style"] == "width: 120px" for *_, given in found.pictures)
@@ -202,7 +202,7 @@ def test_the_level_of_a_notice_is_a_word_as_well():
     page = Page("Title")
     for level in ("error", "warning", "note", "ok"):
         page.notice("something", level)
-    found = Reader(page.html())
+    found = ParsedPage(page.html())
     assert [attributes["class"] for tag, attributes in found.tags if tag == "div"] == [
         "notice error", "notice warning", "notice note", "notice ok",
     ]  # fmt: skip

@@ -53,7 +53,7 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert text.count("<img") == 5 and "Accuracy by number of centers" not in text
 
 
-def test_what_a_reader_has_to_know_is_a_notice(tmp_path):
+def test_limitations_are_notices(tmp_path):
     text = text_of(tmp_path, probe_content())
     assert "510 of 1,000 test images here (51%) are of patients" in text
     assert "2 test groups with fewer than 10 images" in text and "draws of training patients, no p value" not in text

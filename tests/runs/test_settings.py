@@ -302,6 +302,18 @@ def test_a_config_shows_only_what_differs_from_the_declarations(file):
     assert not same, f"{file.name} repeats the defaults of {same}: delete these lines"
 
 
+@pytest.mark.parametrize("file", CONFIGS, ids=SHOWN)
+def test_what_a_config_takes_from_the_training_is_a_setting_and_listed_once(file):
+    content = json.loads(file.read_text())
+    listed = content.get("from_training", [])
+    fields = {name for group in declared(content["settings"]).values() for name in group}
+    assert set(listed) <= fields and len(set(listed)) == len(listed) and not set(listed) & set(content)
+    assert not listed or "train_config" in content
+    if file.name == "inference.json":
+        # MONAI and the Model Zoo read the network from the file alone
+        assert referred_to("network_def", content) <= set(content)
+
+
 def referred_to(name, content):
     """The ids that a section of a config refers to, directly or not."""
     found, left = set(), {name}

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from medi_monai.runs.configs.typed import Typed
 from medi_monai.runs.settings import GROUPS
-from medi_monai.runs.workflow import read_configs, run_ids
+from medi_monai.runs.workflow import checked_options, read_configs, run_ids
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import Count, setting
 
@@ -277,6 +277,29 @@ def test_a_setting_is_added_by_its_declaration_and_a_line_of_a_config(tmp_path, 
     assert read_configs([file], tmp_path)["throw_away"] == 9
     with pytest.raises(InputError, match="throw_away = 0: it has to be a whole number of 1 or more"):
         read_configs([file], tmp_path, {"throw_away": 0})
+
+
+def test_settings_of_the_training_are_listed_and_may_be_replaced(tmp_path):
+    files = [CONFIGS / "inference.json"]
+    config = read_configs(files, CONFIGS)
+    assert "from_training" not in config and config["objective"] == "$@train_config['objective']"
+    assert read_configs(files, CONFIGS, {"objective": "epsilon"})["objective"] == "epsilon"
+    assert read_configs([*files, CONFIGS / "class_only.json"], CONFIGS)["arm"] == "cls"
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("mpp: 0.5")
+    assert read_configs([*files, overlay], CONFIGS)["mpp"] == 0.5
+    overlay.write_text("from_training: [seed]")
+    with pytest.raises(InputError, match="'from_training'"):
+        read_configs([*files, overlay], CONFIGS)
+    with pytest.raises(InputError, match="unknown option '--from_training'"):
+        read_configs(files, CONFIGS, {"from_training": ["seed"]})
+
+
+def test_exports_find_the_settings_of_the_training(tmp_path):
+    (tmp_path / "model.pt").touch()
+    given = {"net_id": "network_def", "config_file": str(CONFIGS / "align.json"), "conditioning": "additive"}
+    options = checked_options(monai.bundle.ckpt_export, {**given, "ckpt_file": str(tmp_path / "model.pt")})
+    assert options["channels"] == "$@train_config['channels']" and options["conditioning"] == "additive"
 
 
 def test_values_of_python_are_those_of_the_command_line(tmp_path):

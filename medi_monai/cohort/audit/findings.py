@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from medi_monai.cohort.tables.spelling import merge_line
+from medi_monai.cohort.tables.spelling import look_alike_note
 from medi_monai.results import LEVELS, Finding
 from medi_monai.utils.text import plural
 
 __all__ = ["find", "has_leakage"]
-
-#: maximum number of groups of look-alike values listed in a finding
-MAX_GROUPS = 6
 
 #: bias-corrected Cramér's V: from ``STRONG`` on, an attribute is a strong shortcut; below ``WEAK``, the lower end of
 #: the interval means that nothing is reported
@@ -52,10 +49,8 @@ def _patients(audit: dict) -> Iterator[Finding]:
 
 def _values(audit: dict) -> Iterator[Finding]:
     for column, groups in audit["look_alikes"].items():
-        shown = "; ".join(" and ".join(map(repr, group)) for group in groups[:MAX_GROUPS])
-        more = f"; and {plural(len(groups) - MAX_GROUPS, 'further group')}" if len(groups) > MAX_GROUPS else ""
-        text = f"{column} has values that look alike: {shown}{more}. {merge_line(column, groups)}"
-        yield _finding("warning", "values_look_alike", text, column=column, groups=len(groups))
+        note = look_alike_note(column, groups)
+        yield _finding("warning", "values_look_alike", note, column=column, groups=len(groups))
     for column, values in audit["not_numbers"].items():
         if values:
             text = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -131,21 +131,54 @@ def audit_cohort(
     copies = None if fingerprints is None else FileCopies.among(fingerprints, codes, label, rows)
     audit["conflicts"]["identical_files"] = copies and copies.conflicts()
     if split is not None:
-        audit["leakage"] = {"patients": crossing(rows, "patient"), "slides": crossing(rows, "slide")}
-        columns = {name: column for name, column in (("image", image), *roles.items()) if column in table.columns}
-        columns.pop("split", None)
-        images = crossing_images(table[image], splits, rows) if image in table.columns else None
-        near = bits_apart = None
+        near, bits_apart = None, None
         if hashes is not None:
-            hashes = checked_hashes(hashes, len(table))
-            bits_apart = mean_distance(hashes, codes["patient"][0], seed)
-            # with a single patient, the mean distance is NaN and the comparison is false
-            if not bits_apart < LEAST_APART:
-                near = crossing_near_duplicates(table, columns, splits, hashes, rows, max_distance)
-        audit["leakage"] |= {"images": images, "near_duplicates": near, "files": copies and copies.crossing()}
-        audit["bits_apart"] = bits_apart if bits_apart is not None and math.isfinite(bits_apart) else None
+            named = {"image": image, "slide": slide, "patient": patient}
+            near, bits_apart = _near_duplicates(table, named, codes, rows, hashes, max_distance, seed)
+        audit["leakage"] = {
+            "patients": crossing(rows, "patient"),
+            "slides": crossing(rows, "slide"),
+            "images": crossing_images(table[image], splits, rows) if image in table.columns else None,
+            "near_duplicates": near,
+            "files": copies and copies.crossing(),
+        }
+        audit["bits_apart"] = bits_apart
     audit["findings"] = plain(find(audit))
     return audit
+
+
+def _near_duplicates(
+    table: pd.DataFrame,
+    roles: Mapping[str, str],
+    codes: Mapping[str, tuple[np.ndarray, list[str]]],
+    rows: CodedRows,
+    hashes: np.ndarray,
+    max_distance: int,
+    seed: int,
+) -> tuple[dict | None, float | None]:
+    """Find near-duplicates across the split; also return in how many bits hashes of different patients differ.
+
+    Args:
+        table: table of the cohort.
+        roles: columns of image, slide and patient, which describe a pair; those that the table lacks are left out.
+        codes: codes and names of the columns, from :func:`_coded`.
+        rows: the same rows, coded and counted.
+        hashes: ``(N,)`` hashes.
+        max_distance: largest number of bits in which the hashes of near-duplicates differ.
+        seed: seed of the pairs of patients that are compared.
+
+    Returns:
+        The near-duplicates, None if the hashes cannot tell patients apart; and the mean number of bits, None if there
+        is a single patient.
+    """
+    hashes = checked_hashes(hashes, len(table))
+    bits_apart = mean_distance(hashes, codes["patient"][0], seed)
+    near = None
+    # with a single patient, the mean distance is NaN and the comparison is false
+    if not bits_apart < LEAST_APART:
+        present = {name: column for name, column in roles.items() if column in table.columns}
+        near = crossing_near_duplicates(table, present, codes["split"][0], hashes, rows, max_distance)
+    return near, bits_apart if math.isfinite(bits_apart) else None
 
 
 def _check_roles(columns: list[str], label: str, attributes: Sequence[str], continuous: Sequence[str]) -> None:

@@ -52,8 +52,9 @@ def read_prompts(
         in one row.
 
     Raises:
-        InputError: for a file that is missing, unreadable, empty or has only comments, an empty prompt, a count that
-            is not a whole number of 1 or more, or fewer images than prompts.
+        InputError: for prompts that are neither a path nor a list, a file that is missing, unreadable, empty or has
+            only comments, a prompt that is empty or not a text, a count that is not a whole number of 1 or more, or
+            fewer images than prompts.
     """
     _check_whole("count", count)
     if num_images is not None:
@@ -65,6 +66,11 @@ def read_prompts(
                 "set --prompts to a file with one prompt per line, or to a list"
             )
         return make_prompts(table, templates, attributes, num_images)
+    if not isinstance(prompts, (str, os.PathLike, list, tuple)):
+        raise InputError(
+            f"prompts = {prompts!r}: give {NEUTRAL!r}, a file with one prompt per line, or a list of prompts, such as "
+            "['a brain', 'MR slice of a brain']"
+        )
     where = f"{prompts}" if isinstance(prompts, (str, os.PathLike)) else "the list of prompts"
     if isinstance(prompts, (str, os.PathLike)) and Path(prompts).suffix.lower() in TABLES:
         plan = _from_table(Path(prompts))
@@ -181,7 +187,10 @@ def _checked(lines: Sequence[object], where: str) -> list[str]:
         raise InputError(f"{where} contains no prompt. Write one per line; blank lines and comments (#) are ignored.")
     for number, line in enumerate(lines, start=1):
         if not isinstance(line, str) or not line.strip():
-            raise InputError(f"{where}: prompt {number} is {line!r}; it must be a text")
+            raise InputError(
+                f"{where}: prompt {number} is {line!r}; it must be a text that is not empty: write the prompt (in "
+                "YAML, quote numbers and `no`), or remove it"
+            )
     return [" ".join(str(line).split()) for line in lines]
 
 

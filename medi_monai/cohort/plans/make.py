@@ -207,15 +207,11 @@ def _target_counts(
     limits: PlanLimits,
 ) -> np.ndarray:
     """Distribute images over the subgroups, then over the combinations within each, both with :func:`fill`."""
-    positions = [list(columns).index(column) for column in target.columns]
-    groups = list(target.shares)
-    code_of = {group: code for code, group in enumerate(groups)}
-    codes = np.array([code_of.get(tuple(key[position] for position in positions), -1) for key in keys])
-    shares = np.array([target.shares[group] for group in groups])
+    groups, shares = list(target.shares), np.array(list(target.shares.values()))
+    codes = _group_codes(keys, columns, target)
     # combinations that are not sampled also count, because their patches are in the training table
     real = np.zeros(len(groups), np.int64)
-    for key, size in present.items():
-        code = code_of.get(tuple(key[position] for position in positions), -1)
+    for code, size in zip(_group_codes(list(present), columns, target), present.values()):
         if code >= 0:
             real[code] += size
     low, high = _bounds(len(keys), limits)
@@ -225,26 +221,55 @@ def _target_counts(
     group_low, group_high = (
         np.bincount(codes[wanted], bound[wanted], minlength=len(groups)).astype(np.int64) for bound in (low, high)
     )
-    whole = exact_total(real, shares)
-    if whole is None and limits.max_images is None:
-        removed = [group for group, share, count in zip(groups, shares, real) if share <= 0 < count]
-        raise InputError(
-            f"the target gives {'|'.join(removed[0])!r} a share of 0, and the training table has "
-            f"{int(real[groups.index(removed[0])]):,} patches of it, which a plan cannot remove: give it a share, or "
-            "set max_plan_images to the images with which to come as close as possible"
-        )
-    total = limits.max_images if whole is None else None
-    if whole is not None:
-        exact = fill(real, shares, whole - int(real.sum()), np.zeros_like(real), np.full(len(real), MAX_COUNT))
-        total = int(np.clip(exact, group_low, group_high).sum())
-        total = total if limits.max_images is None else min(total, limits.max_images)
-    per_group = fill(real, shares, int(total or 0), group_low, group_high)
+    total = _total_for_target(real, groups, shares, (group_low, group_high), limits.max_images)
+    per_group = fill(real, shares, total, group_low, group_high)
     counts = np.zeros(len(keys), np.int64)
     for code, count in enumerate(per_group):
         members = np.flatnonzero(wanted & (codes == code))
         if len(members):
             counts[members] = fill(have[members], np.ones(len(members)), int(count), low[members], high[members])
     return counts
+
+
+def _group_codes(keys: Sequence[Key], columns: Sequence[str], target: TargetShares) -> np.ndarray:
+    """Return the ``(N,)`` subgroup of the target of each combination, as an index; -1 for none."""
+    positions = [list(columns).index(column) for column in target.columns]
+    code_of = {group: code for code, group in enumerate(target.shares)}
+    return np.array([code_of.get(tuple(key[position] for position in positions), -1) for key in keys], np.int64)
+
+
+def _total_for_target(
+    real: np.ndarray,
+    groups: Sequence[Key],
+    shares: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    max_images: int | None,
+) -> int:
+    """Return the number of images with which the training table gets the target's shares, or comes closest to them.
+
+    Args:
+        real: ``(G,)`` number of training patches of each subgroup.
+        groups: subgroups, for the error.
+        shares: ``(G,)`` target shares.
+        bounds: ``(G,)`` smallest and largest number of images of each subgroup.
+        max_images: largest total; None for no limit.
+
+    Raises:
+        InputError: if the target removes a subgroup that the training table has, and there is no limit.
+    """
+    whole = exact_total(real, shares)
+    if whole is None and max_images is None:
+        removed = [group for group, share, count in zip(groups, shares, real) if share <= 0 < count]
+        raise InputError(
+            f"the target gives {'|'.join(removed[0])!r} a share of 0, and the training table has "
+            f"{int(real[groups.index(removed[0])]):,} patches of it, which a plan cannot remove: give it a share, or "
+            "set max_plan_images to the images with which to come as close as possible"
+        )
+    if whole is None:
+        return int(max_images or 0)
+    exact = fill(real, shares, whole - int(real.sum()), np.zeros_like(real), np.full(len(real), MAX_COUNT))
+    total = int(np.clip(exact, *bounds).sum())
+    return total if max_images is None else min(total, max_images)
 
 
 def held_out_combinations(table: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Handle names and values that look the same to a reader but differ for a computer.
+"""Handle names and values that look the same but differ for a computer.
 
 macOS writes ``ö`` as two characters (NFD), most tables as one (NFC); names copied from an e-mail may end in a space or
 contain zero-width characters. Files are found despite such differences; values that differ only in this way are
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ import pandas as pd
 from medi_monai.cohort.tables.files import scan_folder
 from medi_monai.utils.text import alike, look_alikes, plural
 
-__all__ = ["look_alike_notes", "merge_line", "spelled_on_disk"]
+__all__ = ["look_alike_note", "look_alike_notes", "spelled_on_disk"]
 
 #: matches the end that a whole number gets in a column of floats
 FLOAT = re.compile(r"(?<=\d)\.0(?!\d)")
@@ -104,13 +104,27 @@ def look_alike_notes(values: Mapping[str, pd.Series], rules: Mapping[str, Any] |
         counts = column[column != ""].value_counts()
         groups = look_alikes(counts.index)
         if groups:
-            shown = "; ".join(" and ".join(_shown(value) for value in group) for group in groups[:MAX_GROUPS])
-            more = f"; and {plural(len(groups) - MAX_GROUPS, 'further group')}" if len(groups) > MAX_GROUPS else ""
-            notes.append(f"{name} has values that look alike: {shown}{more}. {merge_line(name, groups, rules)}")
+            notes.append(look_alike_note(name, groups, _shown, rules))
     return notes
 
 
-def merge_line(name: str, groups: list[list[str]], rules: Mapping[str, Any] | None = None) -> str:
+def look_alike_note(
+    name: str, groups: list[list[str]], show: Callable[[str], str] = repr, rules: Mapping[str, Any] | None = None
+) -> str:
+    """Return a note that a column has values that look alike, with the line of an overlay that merges them.
+
+    Args:
+        name: column of the cohort.
+        groups: groups of values that look alike.
+        show: function that writes a value.
+        rules: setting ``mapping``; None if unknown.
+    """
+    shown = "; ".join(" and ".join(map(show, group)) for group in groups[:MAX_GROUPS])
+    more = f"; and {plural(len(groups) - MAX_GROUPS, 'further group')}" if len(groups) > MAX_GROUPS else ""
+    return f"{name} has values that look alike: {shown}{more}. {_merge_line(name, groups, rules)}"
+
+
+def _merge_line(name: str, groups: list[list[str]], rules: Mapping[str, Any] | None = None) -> str:
     """Return a sentence with the line of an overlay that merges each group of values under its first one.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from medi_monai.cohort.tables.dicom import series_files
 from medi_monai.cohort.volumes.rules import PLANES, VolumeRules, slice_of
 from medi_monai.cohort.volumes.series import read_series, read_single
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, one_line
 from medi_monai.utils.files import file_fingerprint, json_digest
 from medi_monai.utils.optional import require
 from medi_monai.wsi.readers import PixelRules, read_plain
@@ -22,6 +22,8 @@ from medi_monai.wsi.readers.plain import file_kind
 __all__ = ["Picture", "Volume", "VolumeReader", "image_fingerprint", "read_volume"]
 
 ITK_SUFFIXES = (".mha", ".nrrd")
+#: maximum number of characters of the reason in an error, because those of libraries can be long
+LONGEST_REASON = 300
 #: labels of the ends of each voxel axis, the low end first
 RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -163,7 +165,7 @@ def _check_nifti(path: str | os.PathLike, rules: PixelRules) -> None:
         header, shape = image.header, image.shape
         codes = int(header["sform_code"]), int(header["qform_code"])
     except Exception as error:
-        raise InputError(f"cannot read {path} as NIfTI: {_line(error)}") from error
+        raise InputError(f"cannot read {path} as NIfTI: {one_line(error, LONGEST_REASON)}") from error
     if header.get_data_dtype().fields or header.get_data_dtype().kind == "c":
         raise InputError(f"cannot read {path}: its values are of type {header.get_data_dtype()}; scalars are read")
     if not 2 <= len(shape) <= 5 or 0 in shape:
@@ -184,7 +186,7 @@ def _load(path: str | os.PathLike, name: str) -> tuple[np.ndarray, np.ndarray]:
         values, meta = reader.get_data(reader.read(os.fspath(path)))
         return np.asarray(values, np.float32), np.asarray(meta["affine"], np.float64)
     except Exception as error:
-        raise InputError(f"cannot read {path}: {_line(error)}") from error
+        raise InputError(f"cannot read {path}: {one_line(error, LONGEST_REASON)}") from error
 
 
 def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
@@ -196,7 +198,3 @@ def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[floa
     image = Orientation(axcodes="RAS", labels=RAS)(image)
     x, y, z = (float(size) for size in np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0))
     return np.asarray(image)[0], (x, y, z)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

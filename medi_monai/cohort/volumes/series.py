@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, one_line
 from medi_monai.utils.optional import require
 
 __all__ = ["read_series", "read_single"]
@@ -184,7 +184,7 @@ def _dataset(file: Path) -> Any:
     try:
         return dicom.dcmread(file)
     except Exception as error:
-        raise InputError(f"cannot read {file}: {_line(error)}") from error
+        raise InputError(f"cannot read {file}: {one_line(error)}") from error
 
 
 def _pixels(dataset: Any) -> np.ndarray:
@@ -200,11 +200,7 @@ def _stored_pixels(dataset: Any) -> np.ndarray:
     except Exception as error:
         if "missing dependencies" in str(error):
             require("gdcm", f"to read the pixels of {dataset.filename} ({dataset.file_meta.TransferSyntaxUID.name})")
-        raise InputError(f"cannot read the pixels of {dataset.filename}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot read the pixels of {dataset.filename}: {one_line(error)}") from error
 
 
 def _is_inverted(dataset: Any) -> bool:

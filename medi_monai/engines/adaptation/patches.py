@@ -11,7 +11,7 @@ import torch
 
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.demo.new_center import NEW_CENTER, demo_new_center
-from medi_monai.cohort.table import TABLE_FILES, require_columns
+from medi_monai.cohort.table import TABLE_FILES, find_table, require_columns
 from medi_monai.engines.settings import AdaptationSettings
 from medi_monai.schema import CategoricalColumn, MetadataSchema, is_missing, parse_mixture
 from medi_monai.utils.errors import InputError, unknown_value
@@ -92,10 +92,10 @@ def new_value_patches(
 
 def _table_file(path: Path) -> Path:
     if path.is_dir():
-        tables = [path / name for name in TABLE_FILES if (path / name).is_file()]
-        if not tables:
+        table = find_table(path)
+        if table is None:
             raise InputError(f"{path} contains no {' or '.join(TABLE_FILES)}: give a table of patches, or a cohort")
-        return tables[0]
+        return table
     if not path.is_file():
         raise InputError(f"there is no table of patches at {path}")
     return path

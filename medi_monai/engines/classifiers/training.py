@@ -224,7 +224,7 @@ def classify_run(
     return classifier
 
 
-def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> LabeledImages | None:
+def prompt_consistent_images(generated: Labeled, classifier: SubgroupClassifier) -> LabeledImages | None:
     """Return the generated images that are predicted as requested by a classifier trained only on real images.
 
     A model follows the prompt in only some of its images. A guide trained on the others with the requested label would
@@ -232,16 +232,16 @@ def prompt_consistent_images(generated: Labeled, reader: SubgroupClassifier) -> 
 
     Args:
         generated: generated images, labeled as requested.
-        reader: classifier trained on real images.
+        classifier: one trained on real images.
 
     Returns:
         The images with all attributes predicted as requested; None if a value of an attribute has no images left.
     """
-    codes, probabilities = label_codes(reader, generated.table), reader.probabilities(generated.images)
-    predicted = torch.stack([probabilities[name].argmax(1) for name in reader.attributes], 1)
+    codes, probabilities = label_codes(classifier, generated.table), classifier.probabilities(generated.images)
+    predicted = torch.stack([probabilities[name].argmax(1) for name in classifier.attributes], 1)
     kept = (predicted == codes).all(1)
     print(f"{int(kept.sum()):,} of {len(kept):,} generated images are predicted as requested, and are used", flush=True)
-    values = zip(reader.attributes.values(), codes[kept].T)
+    values = zip(classifier.attributes.values(), codes[kept].T)
     if not all(len(set(column.tolist())) == len(names) for names, column in values):
         print("not every value of the attributes is among them: only real images are used", flush=True)
         return None

@@ -27,7 +27,7 @@ def measure_adherence(images: ComparedImages) -> Measured:
     inputs = images.inputs
     if not inputs.named:
         return Measured({"named_prompts": {}}, {})
-    judge = {"judge": inputs.readers["judge"]}
+    judge = {"judge": inputs.classifiers["judge"]}
     codes = {
         arm: predict_arm(named, judge, inputs.parts, images.image_size, batch_size=images.batch_size).codes["judge"]
         for arm, named in inputs.named.items()

@@ -106,7 +106,7 @@ def compared_images(
         return None
     scored = inputs.prompt if inputs.clip is not None else None
     predictions = {
-        arm: predict_arm(generated, inputs.readers, inputs.parts, image_size, inputs.clip, scored, batch_size)
+        arm: predict_arm(generated, inputs.classifiers, inputs.parts, image_size, inputs.clip, scored, batch_size)
         for arm, generated in inputs.arms.items()
     }
     return ComparedImages(inputs, predictions, features, image_size, batch_size, settings)

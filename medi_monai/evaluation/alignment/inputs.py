@@ -33,7 +33,7 @@ class AlignmentInputs:
     """Inputs of the evaluation.
 
     Args:
-        readers: classifiers by name, ``judge`` first.
+        classifiers: classifiers by name, ``judge`` first.
         target: target shares, in the order of the judge's values.
         parts: parts of the target, the joint target last.
         arms: generated images by arm.
@@ -46,7 +46,7 @@ class AlignmentInputs:
         words: words that name each value of each attribute in the prompts of ``named``.
     """
 
-    readers: Mapping[str, AttributeClassifier]
+    classifiers: Mapping[str, AttributeClassifier]
     target: SubgroupTarget
     parts: Sequence[Part]
     arms: Mapping[str, SampledImages]
@@ -80,7 +80,7 @@ class AlignmentInputs:
         return {
             "cohort": self.cohort.digest,
             "reference": self.real.digest,
-            **{f"classifier.{name}": json_digest(reader.describe()) for name, reader in self.readers.items()},
+            **{f"classifier.{name}": json_digest(own.describe()) for name, own in self.classifiers.items()},
             **({} if self.clip is None else {"clip": self.clip.digest}),
             **{arm: images.digest for arm, images in self.arms.items()},
             **{f"named.{arm}": images.digest for arm, images in self.named.items()},
@@ -93,19 +93,20 @@ def gather(
     classifiers: Mapping[str, Any],
     cohort: Cohort,
     reference: Cohort | None,
-    clip: ClipModel | str | os.PathLike | None,
-    alignment: str | os.PathLike | None,
-    named: Mapping[str, str | os.PathLike] | None,
+    *,
     attributes: Sequence[str] | None,
     target_table: pd.DataFrame | str | os.PathLike | None,
-    prompt: str,
+    alignment: str | os.PathLike | None,
+    named: Mapping[str, str | os.PathLike] | None,
     words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
+    prompt: str,
+    clip: ClipModel | str | os.PathLike | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
     """Load and check the inputs; see :func:`medi_monai.evaluation.alignment.run.evaluate_alignment_run`."""
-    readers = _readers(classifiers, device)
+    loaded = _load_classifiers(classifiers, device)
     recorded = _recorded(alignment)
-    judge = readers["judge"]
+    judge = loaded["judge"]
     table = read_table(target_table) if isinstance(target_table, (str, os.PathLike)) else target_table
     wanted = _target(target, judge, recorded, attributes, table)
     sampled, with_names = _arms(arms, prompt), _arms(named, prompt) if named else {}
@@ -119,32 +120,32 @@ def gather(
                                 "The judge reads none of the values of the real images.")  # fmt: skip
     model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
     return AlignmentInputs(
-        readers,
-        wanted,
-        parts,
-        sampled,
-        with_names,
-        cohort,
-        real,
-        None if model is None else model.to(device),
-        recorded,
-        prompt,
-        words or {},
+        classifiers=loaded,
+        target=wanted,
+        parts=parts,
+        arms=sampled,
+        named=with_names,
+        cohort=cohort,
+        real=real,
+        clip=None if model is None else model.to(device),
+        recorded=recorded,
+        prompt=prompt,
+        words=words or {},
     )
 
 
-def _readers(classifiers: Mapping[str, Any], device: str | torch.device) -> dict[str, AttributeClassifier]:
+def _load_classifiers(classifiers: Mapping[str, Any], device: str | torch.device) -> dict[str, AttributeClassifier]:
     if classifiers.get("judge") is None:
         raise InputError("there is no judge: give --judge, a classifier that neither guided nor validated")
-    readers = {name: load_classifier(spec, device) for name, spec in classifiers.items() if spec is not None}
-    own = readers["judge"].describe()["weights_sha256"]
-    for name, reader in readers.items():
-        if name != "judge" and own == reader.describe()["weights_sha256"]:
+    loaded = {name: load_classifier(spec, device) for name, spec in classifiers.items() if spec is not None}
+    own = loaded["judge"].describe()["weights_sha256"]
+    for name, classifier in loaded.items():
+        if name != "judge" and own == classifier.describe()["weights_sha256"]:
             raise InputError(
                 f"the judge and the {name} classifier are the same ({own[:12]}): whoever had a say in the tuning "
                 "cannot judge it. Train another one with other settings and another seed, on other patients"
             )
-    return readers
+    return loaded
 
 
 def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:

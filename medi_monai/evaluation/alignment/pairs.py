@@ -52,7 +52,7 @@ def same_noise(before: pd.DataFrame, after: pd.DataFrame, prompt: str) -> tuple[
 
 
 def consistency(
-    before: ArmPredictions, after: ArmPredictions, rows: tuple[np.ndarray, np.ndarray], reader: str, part: str
+    before: ArmPredictions, after: ArmPredictions, rows: tuple[np.ndarray, np.ndarray], classifier: str, part: str
 ) -> dict[str, Any]:
     """Measure the cosine similarity of CLIP features for the same noise and prompt in two arms.
 
@@ -60,7 +60,7 @@ def consistency(
         before: predictions of one arm.
         after: predictions of the other arm.
         rows: rows of both arms, from :func:`same_noise`.
-        reader: name of the classifier that predicts the subgroup.
+        classifier: name of the classifier that predicts the subgroup.
         part: name of the part of the target whose subgroups are compared.
 
     Returns:
@@ -68,7 +68,7 @@ def consistency(
         mean cosine of images from different noise, for comparison; ``num_stayed``, ``num_changed``; and
         ``score_change``: the difference of CLIP scores, after minus before.
     """
-    first, second = (arm.codes[reader][part][some] for arm, some in zip((before, after), rows))
+    first, second = (arm.codes[classifier][part][some] for arm, some in zip((before, after), rows))
     stays = first == second
     scores = [arm.scores[some] for arm, some in zip((before, after), rows) if arm.scores is not None]
     counts: dict[str, Any] = {"num_stayed": int(stays.sum()), "num_changed": int((~stays).sum())}

@@ -37,7 +37,7 @@ class ArmPredictions:
 @torch.no_grad()
 def predict_arm(
     images: Cohort,
-    readers: Mapping[str, AttributeClassifier],
+    classifiers: Mapping[str, AttributeClassifier],
     parts: Sequence[Part],
     image_size: int,
     clip: ClipModel | None = None,
@@ -48,7 +48,7 @@ def predict_arm(
 
     Args:
         images: images of an arm.
-        readers: classifiers by name.
+        classifiers: classifiers by name.
         parts: parts of the target.
         image_size: side of the images in pixels.
         clip: CLIP model for features and scores; None omits both.
@@ -58,12 +58,14 @@ def predict_arm(
     Raises:
         InputError: for a classifier without one of the attributes, or with other values.
     """
-    orders = {name: {part.name: _value_order(reader, part) for part in parts} for name, reader in readers.items()}
-    blocks: dict[str, dict[str, list[np.ndarray]]] = {name: {part.name: [] for part in parts} for name in readers}
+    orders = {
+        name: {part.name: _value_order(classifier, part) for part in parts} for name, classifier in classifiers.items()
+    }
+    blocks: dict[str, dict[str, list[np.ndarray]]] = {name: {part.name: [] for part in parts} for name in classifiers}
     features = []
     for pixels in image_blocks(images, image_size):
-        for name, reader in readers.items():
-            read = reader.probabilities(pixels, batch_size)
+        for name, classifier in classifiers.items():
+            read = classifier.probabilities(pixels, batch_size)
             for part in parts:
                 order = orders[name][part.name]
                 values = {column: read[column][:, order[column]].argmax(1).numpy() for column in order}
@@ -81,11 +83,11 @@ def predict_arm(
     return ArmPredictions(codes, together.numpy(), scores)
 
 
-def _value_order(reader: AttributeClassifier, part: Part) -> dict[str, list[int]]:
+def _value_order(classifier: AttributeClassifier, part: Part) -> dict[str, list[int]]:
     # a classifier may have the values of an attribute in another order
     order = {}
     for name, values in part.vocabulary.items():
-        known = reader.column(name).values
+        known = classifier.column(name).values
         if set(known) != set(values):
             raise InputError(
                 f"a classifier reads {name!r} as {list(known)}, and the judge as {list(values)}: all of them need the "

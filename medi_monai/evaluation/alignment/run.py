@@ -18,12 +18,13 @@ from medi_monai.evaluation.alignment.inputs import gather
 from medi_monai.evaluation.alignment.pairs import measure_pairs
 from medi_monai.evaluation.alignment.quality import measure_memorization, measure_quality
 from medi_monai.evaluation.alignment.shares import measure_shares
-from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES, FidelitySettings
+from medi_monai.evaluation.alignment.table import long_table
+from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import write_alignment_page
-from medi_monai.results import Figure, typed, write_run
+from medi_monai.results import typed, write_run
 from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 from medi_monai.utils.errors import InputError
 
@@ -107,9 +108,20 @@ def evaluate_alignment_run(
         raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
     classifiers = {"judge": judge, "guide": guide, "validation": validation}
     inputs = gather(
-        arms, target, classifiers, cohort, reference, clip, alignment, named, attributes, target_table, prompt, words,
-        device,
-    )  # fmt: skip
+        arms,
+        target,
+        classifiers,
+        cohort,
+        reference,
+        attributes=attributes,
+        target_table=target_table,
+        alignment=alignment,
+        named=named,
+        words=words,
+        prompt=prompt,
+        clip=clip,
+        device=device,
+    )
     images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings, features_dir)
     if images is None:
         return None
@@ -140,7 +152,7 @@ def evaluate_alignment_run(
         output_dir,
         "metrics",
         metrics,
-        {"metrics.csv": _long_table(metrics)},
+        {"metrics.csv": long_table(metrics)},
         lambda written, path: write_alignment_page(written, pictures["pairs"], pictures["closest"], path),
         {
             "arms": list(inputs.arms),
@@ -164,48 +176,3 @@ def _curve(recorded: Mapping[str, Any] | None) -> TuningCurve | None:
         for row in recorded["curve"]
     ]
     return typed(TuningCurve, {"rows": rows, "kept_step": recorded["kept_step"]}, "the record of `aligning`")
-
-
-def _long_table(metrics: AlignmentMetrics) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-
-    def add(arm: str, metric: str, group: str, figure: Figure, reader: str = "", prompt: str = "") -> None:
-        low, high = figure.ci95 or (None, None)
-        row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
-        rows.append({**row, "value": figure.value, "low": low, "high": high, "n": figure.n})
-
-    for reader, predicted in {"judge": metrics, **metrics.readers}.items():
-        for arm, by_part in predicted.distance_to_target.items():
-            for part, distances in by_part.items():
-                for value, share in predicted.proportions[arm][part].items():
-                    add(arm, f"proportion of {part}", value, share, reader)
-                for metric in ("total_variation", "kl"):
-                    add(arm, metric, part, getattr(distances, metric), reader)
-                    if distances.corrected:
-                        add(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), reader)
-                for value, share in distances.corrected.proportions.items() if distances.corrected else ():
-                    add(arm, f"corrected proportion of {part}", value, share, reader)
-    for part, by_prompt in metrics.by_prompt.items():
-        for row in by_prompt.prompts:
-            for arm, shares in row.arms.items():
-                add(arm, "total_variation", part, shares.total_variation, "judge", row.prompt)
-    for group, fidelity in metrics.fidelity.items():
-        for metric in (*DISTANCES, *SHARES):
-            add(FLOOR, metric, group, getattr(fidelity.floor, metric))
-        for arm, figures in fidelity.arms.items():
-            for metric in (*DISTANCES, *SHARES):
-                add(arm, metric, group, getattr(figures, metric))
-            add(arm, "frechet_distance_ratio", group, figures.ratio)
-    for group, by_name in metrics.diversity.items():
-        for name, diversity in by_name.items():
-            add(name, "diversity_ms_ssim", group, diversity.ms_ssim)
-            add(name, "diversity_features", group, diversity.features)
-    for arm, pairs in metrics.consistency.items():
-        for group in ("all", "stayed", "changed", "unrelated"):
-            add(arm, "consistency", group, getattr(pairs, group))
-    for arm, score in metrics.clip_score.items():
-        add(arm, "clip_score", "all", score)
-    for attribute, by_arm in metrics.named_prompts.items():
-        for arm, adherence in by_arm.items():
-            add(arm, "prompt adherence", attribute, adherence.share, "judge")
-    return pd.DataFrame(rows)

@@ -58,7 +58,7 @@ def measure_shares(images: ComparedImages) -> Measured:
         **shares_by_arm(predictions, inputs.parts, "judge", held_out["judge"], seed),
         "readers": {
             name: {**shares_by_arm(predictions, inputs.parts, name, None, seed), "held_out": held_out[name]}
-            for name in inputs.readers
+            for name in inputs.classifiers
             if name != "judge"
         },
         "by_prompt": shares_by_prompt(tables, codes, inputs.parts, inputs.prompt, seed),
@@ -88,8 +88,8 @@ def _training_shares(inputs: AlignmentInputs) -> dict[str, Any]:
 def _held_out(images: ComparedImages) -> tuple[dict[str, dict[str, Any]], list[str]]:
     # accuracies of each classifier by attribute, and notes; a judge without them is measured on the real images
     inputs = images.inputs
-    held_out = {name: dict(reader.held_out) for name, reader in inputs.readers.items()}
-    judge, real = inputs.readers["judge"], inputs.real
+    held_out = {name: dict(classifier.held_out) for name, classifier in inputs.classifiers.items()}
+    judge, real = inputs.classifiers["judge"], inputs.real
     lacking = [name for name in inputs.target.attributes if name not in held_out["judge"]]
     if not lacking:
         return held_out, []
@@ -108,7 +108,7 @@ def _held_out(images: ComparedImages) -> tuple[dict[str, dict[str, Any]], list[s
 def shares_by_arm(
     predictions: Mapping[str, ArmPredictions],
     parts: Sequence[Part],
-    reader: str,
+    classifier: str,
     held_out: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -117,12 +117,12 @@ def shares_by_arm(
     Args:
         predictions: predictions by arm, including ``before``.
         parts: parts of the target.
-        reader: name of the classifier.
+        classifier: name of the classifier.
         held_out: accuracies of the classifier, as for :func:`shares_of_part`.
         seed: seed of the bootstraps.
     """
     counts = {
-        arm: {part.name: counts_of(own.codes[reader][part.name], part) for part in parts}
+        arm: {part.name: counts_of(own.codes[classifier][part.name], part) for part in parts}
         for arm, own in predictions.items()
     }
     shares: dict[str, Any] = {"proportions": {}, "distance_to_target": {}, "change": {}}

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
-import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from medi_monai.cohort import Cohort
+from medi_monai.cohort import Cohort, Shard
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
 from medi_monai.evaluation.embedding import embed_images, features_folder
 from medi_monai.evaluation.probing import (
     BASELINES,
-    DrawCondition,
     ImageSet,
-    Outcome,
     ProbeProtocol,
     balanced_robustness,
-    correlated_rows,
-    find_squares,
     probe_accuracy,
 )
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES, check_classes
-from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
-from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
-from medi_monai.evaluation.probing.shortcut import Square
+from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
+from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
     correlation_sweep,
@@ -46,16 +36,14 @@ from medi_monai.evaluation.probing.tables import (
     without_added,
 )
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.metrics import balanced_accuracy
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
-from medi_monai.results import plain, print_findings, typed, write_run
-from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut, Training
+from medi_monai.results import print_findings, write_run
+from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.files import json_digest, read_json, write_json
+from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.seeding import seed_from
-from medi_monai.utils.workers import map_processes
 from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
@@ -66,27 +54,6 @@ DRAWS_VERSION = 4
 SWEEPS = ("ratio", "real_per_class", "num_centers")
 #: maximum number of real images whose center and class are predicted
 MAX_PREDICTED = 20_000
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A draw to perform, with the names of its arms."""
-
-    key: str
-    sweep: str
-    point: Any
-    repeat: int
-    setting: DrawCondition
-    arms: tuple[str, ...]
-    square: Square | None = None
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class _Context:
-    protocol: ProbeProtocol
-    units: TestUnits
-    settings: ProbeSettings
 
 
 #: usual names of demographic columns
@@ -154,9 +121,8 @@ def probe_run(
         focus = names[-1]
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
-    protocol = _protocol(
-        real, sampled, label, attributes, baselines, encoder, image_size, settings, batch_size, device, features_dir
-    )
+    embedder = _Embedder(encoder, image_size, batch_size, device, features_dir)
+    protocol = _protocol(real, sampled, columns, baselines, settings, embedder)
     if protocol is None:
         return None
     print_findings(warnings)
@@ -164,10 +130,10 @@ def probe_run(
     for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
     demographics = [name for name in demographics or DEMOGRAPHICS if name in real.table.columns]
-    context = _Context(protocol, TestUnits.of(test, attributes, demographics), settings)
+    context = DrawContext(protocol, TestUnits.of(test, attributes, demographics), settings)
     digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
     claim_results(output, "probing")
-    draws = _run_all(_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
+    draws = run_jobs(make_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
     by_arm = {arm: [draw.arms[arm] for draw in main] for arm in names}
     nothing_added = without_added(draws, list(sampled))
@@ -200,39 +166,51 @@ def probe_run(
     )
 
 
+@dataclass(frozen=True)
+class _Embedder:
+    """Embeds images, or opens features that are stored already; see :func:`embed_images`."""
+
+    encoder: Encoder
+    image_size: int
+    batch_size: int
+    device: str
+    features_dir: str | os.PathLike | None
+
+    def __call__(
+        self, images: Cohort, shard: Shard, transform: Any = None, recipe: Mapping[str, Any] | None = None
+    ) -> ImageSet:
+        folder = features_folder(images, self.features_dir)
+        store = embed_images(
+            images, self.encoder, folder, self.image_size, self.batch_size, self.device, transform, 0, recipe, shard
+        )
+        return ImageSet(store.folder, images.table)
+
+
 def _protocol(
     real: Cohort,
     sampled: Mapping[str, Cohort],
-    label: str,
-    attributes: Sequence[str],
+    columns: Sequence[str],
     baselines: Sequence[str],
-    encoder: Encoder,
-    image_size: int,
     settings: ProbeSettings,
-    batch_size: int,
-    device: str,
-    features_dir: str | os.PathLike | None,
+    embedder: _Embedder,
 ) -> ProbeProtocol | None:
     # None in all but the first process of torchrun: the others only take part in embedding
     with torchrun_session() as shard:
-
-        def embedded(images: Cohort, transform: Any = None, recipe: Mapping[str, Any] | None = None) -> ImageSet:
-            folder = features_folder(images, features_dir)
-            store = embed_images(images, encoder, folder, image_size, batch_size, device, transform, 0, recipe, shard)
-            return ImageSet(store.folder, images.table)
-
-        views, augmented = {"real": embedded(real)}, []
-        synthetic = {name: embedded(images) for name, images in sampled.items()}
+        views, augmented = {"real": embedder(real, shard)}, []
+        synthetic = {name: embedder(images, shard) for name, images in sampled.items()}
         if NORMALIZED in baselines:
             transform = patch_transforms(geometry=False, normalize=settings.normalization)
-            views[NORMALIZED] = embedded(real, transform, {"normalized": settings.normalization})
+            views[NORMALIZED] = embedder(real, shard, transform, {"normalized": settings.normalization})
         for copy in range(settings.num_augmented if AUGMENTED in baselines else 0):
             transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
             recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
-            augmented.append(embedded(real, transform, recipe))
+            augmented.append(embedder(real, shard, transform, recipe))
     if shard.rank > 0:
         return None
-    return ProbeProtocol(views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, device)
+    label, *attributes = columns
+    return ProbeProtocol(
+        views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, embedder.device
+    )
 
 
 def _identity(
@@ -256,129 +234,6 @@ def _identity(
         "encoder": encoder.describe(),
         **shown,
     }
-
-
-def _jobs(context: _Context, names: Sequence[str], synthetic: Sequence[str]) -> list[_Job]:
-    settings, protocol = context.settings, context.protocol
-    base = DrawCondition(settings.ratio, settings.real_per_class)
-    jobs = [_Job(f"main_{repeat}", "main", None, repeat, base, tuple(names)) for repeat in range(settings.num_repeats)]
-    baselines = tuple(name for name in ("real", "reweighted") if name in names)
-    for repeat in range(settings.sweep_repeats):
-        for ratio in settings.sweep_ratios if synthetic else ():
-            setting = DrawCondition(ratio, settings.real_per_class)
-            jobs.append(_Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, setting, tuple(synthetic)))
-        for count in settings.sweep_real_per_class:
-            setting = DrawCondition(settings.ratio, count)
-            jobs.append(
-                _Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, setting, (*baselines, *synthetic))
-            )
-        jobs += _center_jobs(protocol, settings, repeat, (*baselines, *synthetic))
-    return jobs + _correlation_jobs(protocol, settings, (*baselines, *synthetic))
-
-
-def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[_Job]:
-    table = protocol.table.iloc[protocol.train]
-    centers = sorted(table[protocol.attributes[0]].astype(str).unique())
-    num_classes = table[protocol.label].nunique()
-    order = np.random.default_rng(seed_from("centers", settings.seed, repeat)).permutation(len(centers))
-    jobs = []
-    for count in [*(n for n in settings.sweep_num_centers if n < len(centers)), len(centers)]:
-        chosen = tuple(sorted(centers[index] for index in order[:count]))
-        present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
-        if present.nunique() == num_classes:
-            setting = DrawCondition(settings.ratio, settings.real_per_class, chosen)
-            jobs.append(_Job(f"centers_{count}_{repeat}", "num_centers", count, repeat, setting, arms))
-    return jobs
-
-
-def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tuple[str, ...]) -> list[_Job]:
-    centers, names = codes_of(protocol.table, [protocol.attributes[0]])
-    # sorted by image name, so that draws do not depend on the order of the rows
-    order = stable_order(protocol.table)
-    labels = np.full(len(order), -1)
-    for rows in (protocol.train, protocol.val, protocol.test):
-        labels[rows] = protocol.labels[rows]
-    known = np.isin(order, protocol.train)
-    squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
-    jobs = []
-    for number, square in enumerate(squares):
-        for repeat in range(settings.sweep_repeats):
-            for level in settings.sweep_correlations:
-                # all levels of a draw share their test images, and as many of the other images as possible
-                rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
-                train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
-                chosen = tuple(names[code][0] for code in square.centers)
-                setting = DrawCondition(settings.ratio, None, chosen, train, val, test)
-                jobs.append(
-                    _Job(f"square{number}_{level:g}_{repeat}", "correlation", level, repeat, setting, arms, square)
-                )
-    return jobs
-
-
-def _run_all(jobs: list[_Job], context: _Context, folder: Path, num_workers: int | None) -> list[Draw]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lacking = [job for job in jobs if not (folder / f"{job.key}.json").is_file()]
-    workers = num_workers if torch.device(context.protocol.device).type == "cpu" else 1
-    lacking = [replace(job, folder=str(folder)) for job in lacking]
-    if workers == 1 or len(lacking) < 4:
-        for job in lacking:
-            _run_job(job, context)
-    else:
-        with tempfile.TemporaryDirectory() as shared:
-            # tables may have a million rows: each process reads them once instead of receiving them with every draw
-            path = Path(shared) / "context.pkl"
-            path.write_bytes(pickle.dumps(context))
-            for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):
-                pass
-    return [typed(Draw, read_json(path), str(path)) for path in (folder / f"{job.key}.json" for job in jobs)]
-
-
-@lru_cache(maxsize=1)
-def _context(path: Path) -> _Context:
-    return pickle.loads(path.read_bytes())
-
-
-def _run_elsewhere(path: Path, job: _Job) -> str:
-    torch.set_num_threads(1)
-    return _run_job(job, _context(path))
-
-
-def _run_job(job: _Job, context: _Context) -> str:
-    protocol, settings = context.protocol, context.settings
-    rows = protocol.test if job.setting.test_rows is None else job.setting.test_rows
-    seed = seed_from("test patients", settings.seed, job.repeat)
-    num_replicates = settings.probe_replicates if job.sweep == "main" else 1
-    scorer = None
-    if job.square is None:
-        targets = protocol.labels[rows]
-        scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
-    arms = {}
-    for outcome in protocol.run(job.arms, job.repeat, job.setting):
-        scores = _two_classes(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
-        training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
-        arms[outcome.arm] = ArmDraw(scores if job.sweep == "main" else scores.figures_alone(), training)
-    draw = Draw(job.sweep, job.point, job.repeat, arms)
-    if job.square is not None:
-        known = np.isin(protocol.patients[rows], protocol.patients[protocol.train])
-        square = job.key.split("_")[0]
-        draw = replace(draw, square=square, num_test=len(rows), num_test_known=int(known.sum()))
-    write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
-    return job.key
-
-
-def _two_classes(outcome: Outcome, protocol: ProbeProtocol, rows: np.ndarray) -> ArmScores:
-    num = len(protocol.classes)
-    confusion = np.zeros((num, num))
-    np.add.at(confusion, (protocol.labels[rows], outcome.probabilities.argmax(1).numpy()), 1)
-    return ArmScores.balanced_accuracy_alone(float(balanced_accuracy(confusion)))
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _shortcut(

@@ -327,11 +327,7 @@ def long_table(results: ProbeResults) -> pd.DataFrame:
 
 
 def _row(arm: str, name: str, scope: str, key: str, figure: Figure) -> dict[str, object]:
-    low, high = figure.ci95 or (None, None)
-    return {
-        "arm": arm, "figure": name, "part": scope, "key": key, "value": figure.value, "low": low, "high": high,
-        "n": figure.n,
-    }  # fmt: skip
+    return {"arm": arm, "figure": name, "part": scope, "key": key, **figure.cells()}
 
 
 def _floats(values: Iterable[float | None]) -> np.ndarray:

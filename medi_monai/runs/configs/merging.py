@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +28,24 @@ from medi_monai.runs.settings import GROUPS
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.settings import Settings, Verbatim, check_setting, config_default, verbatim
 
-__all__ = ["ABOUT", "SETTINGS", "ConfigEntry", "check_ids", "check_values", "merged", "top_level"]
+__all__ = [
+    "ABOUT",
+    "FROM_TRAINING",
+    "SETTINGS",
+    "ConfigEntry",
+    "check_ids",
+    "check_values",
+    "entries_of",
+    "merged",
+    "top_level",
+]
 
 #: id under which a config lists its groups of settings
 SETTINGS = "settings"
 #: id of the sentence that says what a config does; not an option
 ABOUT = "about"
+#: id under which a config lists the settings whose values are those of the training
+FROM_TRAINING = "from_training"
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,24 @@ class ConfigEntry:
     @property
     def label(self) -> str:
         return f"id in {self.file}:" if self.file else "option"
+
+
+def entries_of(content: Mapping[str, Any], is_own: bool, file: str) -> Iterator[ConfigEntry]:
+    """Yield the ids of a config file with their values; a config of the bundle may take settings from the training.
+
+    ``from_training: [objective]`` stands for ``objective: $@train_config['objective']``. As any other value of the
+    bundle's configs, an overlay or an option can replace it.
+
+    Args:
+        content: content of the file.
+        is_own: whether the file is a config of the bundle, not an overlay of the user.
+        file: path of the file.
+    """
+    for name, value in content.items():
+        if is_own and name == FROM_TRAINING:
+            yield from (ConfigEntry(taken, f"$@train_config[{taken!r}]", is_own, file) for taken in value)
+        else:
+            yield ConfigEntry(name, value, is_own, file)
 
 
 def check_ids(given: Sequence[ConfigEntry], known: set[str]) -> None:

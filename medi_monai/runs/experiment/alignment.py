@@ -100,7 +100,7 @@ class AlignmentExperiment:
     config = "align.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
-        """Refuse options that a later stage would refuse, and copy a file of prompts into the output folder."""
+        """Refuse options and prompts that a later stage would refuse, and keep a copy of a file of prompts."""
         if options["prompts"] == NEUTRAL and not composes_captions(options["templates"]):
             raise InputError(
                 "the experiment samples prompts that leave the attribute open, which `templates` make, and there are "
@@ -142,12 +142,26 @@ def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, 
         build_encoder(encoder)
 
 
-def _kept_prompts(prompts: Any, output: Path) -> Any:
-    """Copy a file of prompts under a name that depends on its content, so that options of stages change with it."""
-    if not isinstance(prompts, str) or prompts == NEUTRAL:
+def _kept_prompts(prompts: str | Sequence[str], output: Path) -> str | Sequence[str]:
+    """Check the prompts, and copy a file of them under a name that depends on its content.
+
+    The options of stages therefore change with the content of the file.
+
+    Args:
+        prompts: ``neutral``, a file, or a list.
+        output: folder for the copy of a file.
+
+    Returns:
+        ``neutral``, the path of the copy, or the list as given.
+
+    Raises:
+        InputError: for a file that is missing or invalid, or a list with anything but texts.
+    """
+    if prompts == NEUTRAL:
         return prompts
-    # raises an error if the file is invalid
     read_prompts(prompts)
+    if not isinstance(prompts, str):
+        return prompts
     copy = output / f"prompts-{file_digest(prompts)[:8]}{Path(prompts).suffix}"
     with atomic_path(copy) as path:
         path.write_bytes(Path(prompts).read_bytes())

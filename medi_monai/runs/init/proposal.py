@@ -26,6 +26,8 @@ GUESSED_MPP = 0.5
 SIDES = (128, 64, 32, 16)
 #: share of the images that has to be exceeded by those whose patients a table lists
 MOST_PATIENTS = 0.5
+#: roles of columns of a table of patches, besides the path of the image
+ROLES_OF_PATCHES = ("slide", "patient", "mpp")
 #: values of sex if no table lists them: those of DICOM
 SEXES = ["F", "M"]
 WOMEN, MEN = {"f", "female", "w", "woman", "weiblich", "2"}, {"m", "male", "man", "männlich", "1"}
@@ -147,31 +149,10 @@ def _table_of_patients(found: Survey, images: list[str], guess: str) -> _Patient
 def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, pattern: str, columns: Recognized) -> None:
     settings, comments = proposal.settings, proposal.comments
     if table is None:
-        fields = [name for name in dict.fromkeys(pattern_fields(pattern)) if name != "slide"]
-        classes = [name for name in fields if name != "patient"]
-        settings.setdefault("table", pattern)
-        comments["table"] = _about_paths(settings)
-        of_patient = columns.label
-        columns.label = "diagnosis" if "diagnosis" in classes else of_patient or next(iter(classes), None)
-        if of_patient not in (None, columns.label):
-            columns.attributes.append(of_patient)
-        _add_parts(columns, fields)
-        if "patient" not in fields:
-            settings["columns"] = {"patient": None}
-        proposal.recognized.append(f"folders as {pattern}")
-        if columns.attributes:
-            proposal.checks.append(
-                f"which part of the path is what is a guess: {pattern}; rename the columns in braces"
-            )
+        _columns_of_paths(proposal, pattern, columns)
     else:
         settings["table"] = table.setting
-        roles = columns.roles
-        settings["columns"] = {
-            "image": pattern,
-            "slide": roles.get("slide"),
-            "patient": roles.get("patient"),
-            "mpp": roles.get("mpp"),
-        }
+        settings["columns"] = {"image": pattern, **{role: columns.roles.get(role) for role in ROLES_OF_PATCHES}}
     if settings.get("columns", {"patient": ""}).get("patient", "") is None:
         comments["columns"] = "patient: null: nothing names patients, so that each image counts as its own"
         proposal.checks.append(_unknown_patients(table, columns, pattern))
@@ -188,6 +169,31 @@ def _patches(found: Survey, proposal: Proposal, table: FoundTable | None, patter
         comments["missing"] = "words that mean missing data"
     _labels(proposal, columns)
     _resolution(found, proposal, columns)
+
+
+def _columns_of_paths(proposal: Proposal, pattern: str, columns: Recognized) -> None:
+    """Propose a table of the paths alone, whose columns are the fields of the pattern.
+
+    Args:
+        proposal: proposal to add to.
+        pattern: pattern of the paths.
+        columns: columns of a table of patients, if there is one; those of the paths are added.
+    """
+    settings = proposal.settings
+    fields = [name for name in dict.fromkeys(pattern_fields(pattern)) if name != "slide"]
+    classes = [name for name in fields if name != "patient"]
+    settings.setdefault("table", pattern)
+    proposal.comments["table"] = _about_paths(settings)
+    of_patient = columns.label
+    columns.label = "diagnosis" if "diagnosis" in classes else of_patient or next(iter(classes), None)
+    if of_patient not in (None, columns.label):
+        columns.attributes.append(of_patient)
+    _add_parts(columns, fields)
+    if "patient" not in fields:
+        settings["columns"] = {"patient": None}
+    proposal.recognized.append(f"folders as {pattern}")
+    if columns.attributes:
+        proposal.checks.append(f"which part of the path is what is a guess: {pattern}; rename the columns in braces")
 
 
 def _unknown_patients(table: FoundTable | None, columns: Recognized, pattern: str) -> str:

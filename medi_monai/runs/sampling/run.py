@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from medi_monai.cohort import Shard
 from medi_monai.cohort.samples import SETTINGS_FILE
 from medi_monai.engines.distributed import local_device, torchrun_session, watch_processes
 from medi_monai.engines.extension import extend_model, with_learned
@@ -125,27 +126,43 @@ def sample_plan(
             if unpacked:
                 say(f"unpacked {plural(unpacked, 'image')} of tar files")
         processes.wait()
-        drawing = Drawing(network, generator, images, files, recipe)
-        missing = drawing.count_missing(own) if processes.is_main else 0
-        processes.wait()
-        if processes.is_main and missing < len(images):
-            say(f"{len(images) - missing:,} of {plural(len(images), 'image')} are there already; drawing {missing:,}")
-        start = time.perf_counter()
-        with watch_processes(processes):
-            share = own.among(processes.rank, processes.world_size)
-            if processes.world_size > 1 and next(network.parameters()).is_cuda:
-                network.to(local_device())
-            mine = drawing.count_missing(share) if processes.world_size > 1 else missing
-            drawing.draw(share, mine, processes.is_main)
-        seconds = time.perf_counter() - start
+        missing, seconds = _draw_missing(Drawing(network, generator, images, files, recipe), own, processes)
         if processes.is_main:
-            keys = [name for name in images.keys if name != next(iter(columns), label)]
+            first = next(iter(columns), label)
+            keys = [first, *(name for name in images.keys if name != first)]
             guidance = generator.guidance_settings.text(generator.schema.names, generator.guidance_scale)
             title = f"synthetic patches: seed {generator.seed}, {guidance}"
             write_manifest(root / "manifest.csv", images, files)
-            write_grid(root / "grid.png", images, files, [next(iter(columns), label), *keys], title, path)
+            write_grid(root / "grid.png", images, files, keys, title, path)
             _finish(root, images, missing, seconds, settings, recipe, not_sampled)
     return images
+
+
+def _draw_missing(drawing: Drawing, own: WorkShare, processes: Shard) -> tuple[int, float]:
+    """Draw the images of a share of the plan that do not exist yet, divided among the processes of ``torchrun``.
+
+    Args:
+        drawing: images of the plan and their files; its network is moved to the device of the process if there are
+            several.
+        own: share of this job.
+        processes: processes of ``torchrun``.
+
+    Returns:
+        The number of images that were missing (0 in all but the first process), and the seconds of drawing them.
+    """
+    images = drawing.images
+    missing = drawing.count_missing(own) if processes.is_main else 0
+    processes.wait()
+    if processes.is_main and missing < len(images):
+        say(f"{len(images) - missing:,} of {plural(len(images), 'image')} are there already; drawing {missing:,}")
+    start = time.perf_counter()
+    with watch_processes(processes):
+        share = own.among(processes.rank, processes.world_size)
+        if processes.world_size > 1 and next(drawing.network.parameters()).is_cuda:
+            drawing.network.to(local_device())
+        mine = drawing.count_missing(share) if processes.world_size > 1 else missing
+        drawing.draw(share, mine, processes.is_main)
+    return missing, time.perf_counter() - start
 
 
 def _mixed(generator: ImageGenerator) -> dict[tuple[str, str], list[str]]:

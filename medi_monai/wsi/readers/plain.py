@@ -25,7 +25,7 @@ from PIL import (
     features,
 )
 
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, one_line
 from medi_monai.wsi.readers.formats import HEAD, content_of
 from medi_monai.wsi.readers.rules import PixelRules, laid_on, oriented
 from medi_monai.wsi.readers.tiff import read_tiff
@@ -81,8 +81,7 @@ def read_plain(path: str | os.PathLike, rules: PixelRules | None = None) -> np.n
             raise InputError(f"cannot read the image {path}: there is not enough memory for it") from None
         except Exception as error:
             # with corrupt bytes, decoders can raise any error
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"cannot read the image {path}: {reason}") from error
+            raise InputError(f"cannot read the image {path}: {one_line(error)}") from error
 
 
 def file_kind(path: str | os.PathLike) -> str:

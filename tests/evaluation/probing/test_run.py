@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import medi_monai.evaluation.probing.jobs as jobs
 import medi_monai.evaluation.probing.run as module
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.run import probe_run
@@ -110,7 +111,7 @@ def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
 
 def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
     whole = run("whole")
-    done, original = [], module._run_job
+    done, original = [], jobs._run_job
 
     def interrupted(job, context):
         if len(done) == 4:
@@ -118,13 +119,13 @@ def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run
         done.append(job.key)
         return original(job, context)
 
-    monkeypatch.setattr(module, "_run_job", interrupted)
+    monkeypatch.setattr(jobs, "_run_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("parts")
     (draws,) = (tmp_path / "parts" / "repeats").iterdir()
     assert len(list(draws.iterdir())) == 4 and not (tmp_path / "parts" / "probe.json").exists()
     before = {path.name: path.stat().st_mtime_ns for path in draws.iterdir()}
-    monkeypatch.setattr(module, "_run_job", original)
+    monkeypatch.setattr(jobs, "_run_job", original)
     again = run("parts", num_workers=2)
     assert {name: (draws / name).stat().st_mtime_ns for name in before} == before
     assert json.dumps(plain(again)) == json.dumps(plain(whole))

@@ -1,4 +1,4 @@
-"""The verdict says what the figures say: help, no effect, harm; and what a reader has to be warned of."""
+"""The verdict says what the figures say: help, no effect, harm; and its warnings."""
 
 import copy
 

@@ -93,8 +93,8 @@ def test_the_text_encoder_follows_to_a_device_and_keeps_its_precision(clip_folde
 
 def test_gradients_reach_all_that_reads_captions(network, encoder, image):
     network(image, TIMESTEPS, encoder.tokenize(TEXTS)).square().sum().backward()
-    readers = [value for name, value in network.named_parameters() if "attn2.to_k" in name or "attn2.to_v" in name]
-    assert len(readers) >= 6 and all(value.grad.abs().sum() > 0 for value in readers)
+    attending = [value for name, value in network.named_parameters() if "attn2.to_k" in name or "attn2.to_v" in name]
+    assert len(attending) >= 6 and all(value.grad.abs().sum() > 0 for value in attending)
 
 
 def test_weights_of_another_text_encoder_are_refused(network, clip_folder, image):

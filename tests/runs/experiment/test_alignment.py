@@ -180,13 +180,33 @@ def test_own_prompts_are_kept_under_the_name_of_their_content(experiment, tmp_pa
         ("gone.txt", "prompt file not found: gone.txt", 0),
         (["brain of a man"], "all 1 prompts name sex", 2),
         (["a brain", "brain of a man"], "1 of the 2 prompts name sex.*remove them", 2),
-        ([], "contains no prompt", 2),
+        ([], "contains no prompt", 0),
     ],
 )
 def test_prompts_that_cannot_be_are_refused_early(experiment, prompts, message, stages):
     with pytest.raises(InputError, match=message):
         experiment(prompts=prompts)
     assert len(experiment.started) == stages
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["a brain", 3], "the list of prompts: prompt 2 is 3; it must be a text.*quote numbers and `no`.*or remove it"),
+        (["a brain", None], "prompt 2 is None; it must be a text"),
+        (["", "a brain"], "prompt 1 is ''; it must be a text that is not empty"),
+        ([["a brain"]], "prompt 1 is ..a brain..; it must be a text"),
+        ({"a brain": 3}, "prompts = {'a brain': 3}: give 'neutral', a file with one prompt per line, or a list"),
+        (3, "prompts = 3: give 'neutral'"),
+    ],
+)
+def test_wrong_prompts_from_python_are_refused_before_any_work(tmp_path, prompts, message):
+    # the declaration of the setting checks only what configs and options give
+    given = settings()
+    args = {**given["options"], "prompts": prompts}, given["stage_options"], None, given["num_images"]
+    with pytest.raises(InputError, match=message):
+        alignment_experiment_run(BUNDLE, tmp_path / "new", *args)
+    assert not list(tmp_path.glob("new/*"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""Draws of the run ``probing``: which there are, and how they are performed, in several processes, and stored."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medi_monai.cohort.groups import codes_of, stable_order
+from medi_monai.evaluation.probing import DrawCondition, Outcome, ProbeProtocol, correlated_rows, find_squares
+from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
+from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
+from medi_monai.evaluation.probing.shortcut import Square
+from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.metrics import balanced_accuracy
+from medi_monai.results import plain, typed
+from medi_monai.results.probing import Training
+from medi_monai.utils.files import read_json, write_json
+from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.workers import map_processes
+
+__all__ = ["DrawContext", "Job", "make_jobs", "run_jobs"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A draw to perform.
+
+    Args:
+        key: name of the file of the draw, without its suffix.
+        sweep: sweep that the draw belongs to, or ``main``.
+        point: point of the sweep; None for ``main``.
+        repeat: number of the draw at this point.
+        condition: images that the draw trains on.
+        arms: names of the arms.
+        square: classes and centers of a draw of the sweep over the correlation of class and center.
+        folder: folder of the file.
+    """
+
+    key: str
+    sweep: str
+    point: Any
+    repeat: int
+    condition: DrawCondition
+    arms: tuple[str, ...]
+    square: Square | None = None
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class DrawContext:
+    """Data and settings of all draws."""
+
+    protocol: ProbeProtocol
+    units: TestUnits
+    settings: ProbeSettings
+
+
+def make_jobs(context: DrawContext, names: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
+    """Return the draws of the main comparison and of all sweeps.
+
+    Args:
+        context: data and settings of all draws.
+        names: arms of the main comparison.
+        synthetic: arms with generated images; sweeps compare these with the baselines ``real`` and ``reweighted``.
+    """
+    settings, protocol = context.settings, context.protocol
+    base = DrawCondition(settings.ratio, settings.real_per_class)
+    jobs = [Job(f"main_{repeat}", "main", None, repeat, base, tuple(names)) for repeat in range(settings.num_repeats)]
+    baselines = tuple(name for name in ("real", "reweighted") if name in names)
+    for repeat in range(settings.sweep_repeats):
+        for ratio in settings.sweep_ratios if synthetic else ():
+            condition = DrawCondition(ratio, settings.real_per_class)
+            jobs.append(Job(f"ratio_{ratio:g}_{repeat}", "ratio", ratio, repeat, condition, tuple(synthetic)))
+        for count in settings.sweep_real_per_class:
+            condition = DrawCondition(settings.ratio, count)
+            jobs.append(
+                Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, condition, (*baselines, *synthetic))
+            )
+        jobs += _center_jobs(protocol, settings, repeat, (*baselines, *synthetic))
+    return jobs + _correlation_jobs(protocol, settings, (*baselines, *synthetic))
+
+
+def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[Job]:
+    table = protocol.table.iloc[protocol.train]
+    centers = sorted(table[protocol.attributes[0]].astype(str).unique())
+    num_classes = table[protocol.label].nunique()
+    order = np.random.default_rng(seed_from("centers", settings.seed, repeat)).permutation(len(centers))
+    jobs = []
+    for count in [*(n for n in settings.sweep_num_centers if n < len(centers)), len(centers)]:
+        chosen = tuple(sorted(centers[index] for index in order[:count]))
+        present = table.loc[table[protocol.attributes[0]].astype(str).isin(chosen), protocol.label]
+        if present.nunique() == num_classes:
+            condition = DrawCondition(settings.ratio, settings.real_per_class, chosen)
+            jobs.append(Job(f"centers_{count}_{repeat}", "num_centers", count, repeat, condition, arms))
+    return jobs
+
+
+def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tuple[str, ...]) -> list[Job]:
+    centers, names = codes_of(protocol.table, [protocol.attributes[0]])
+    # sorted by image name, so that draws do not depend on the order of the rows
+    order = stable_order(protocol.table)
+    labels = np.full(len(order), -1)
+    for rows in (protocol.train, protocol.val, protocol.test):
+        labels[rows] = protocol.labels[rows]
+    known = np.isin(order, protocol.train)
+    squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
+    jobs = []
+    for number, square in enumerate(squares):
+        for repeat in range(settings.sweep_repeats):
+            for level in settings.sweep_correlations:
+                # all levels of a draw share their test images, and as many of the other images as possible
+                rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
+                train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
+                chosen = tuple(names[code][0] for code in square.centers)
+                condition = DrawCondition(settings.ratio, None, chosen, train, val, test)
+                jobs.append(
+                    Job(f"square{number}_{level:g}_{repeat}", "correlation", level, repeat, condition, arms, square)
+                )
+    return jobs
+
+
+def run_jobs(jobs: Sequence[Job], context: DrawContext, folder: Path, num_workers: int | None) -> list[Draw]:
+    """Perform the draws that are not stored yet, and return all of them in the order of the jobs.
+
+    Args:
+        jobs: draws to perform.
+        context: data and settings of all draws.
+        folder: folder of the stored draws, one file each.
+        num_workers: number of processes on the CPU; by default one per core. On a GPU, one process performs all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lacking = [job for job in jobs if not (folder / f"{job.key}.json").is_file()]
+    workers = num_workers if torch.device(context.protocol.device).type == "cpu" else 1
+    lacking = [replace(job, folder=str(folder)) for job in lacking]
+    if workers == 1 or len(lacking) < 4:
+        for job in lacking:
+            _run_job(job, context)
+    else:
+        with tempfile.TemporaryDirectory() as shared:
+            # tables may have a million rows: each process reads them once instead of receiving them with every draw
+            path = Path(shared) / "context.pkl"
+            path.write_bytes(pickle.dumps(context))
+            for _ in map_processes(partial(_run_elsewhere, path), lacking, workers, "probing", "draw"):
+                pass
+    return [typed(Draw, read_json(path), str(path)) for path in (folder / f"{job.key}.json" for job in jobs)]
+
+
+@lru_cache(maxsize=1)
+def _context(path: Path) -> DrawContext:
+    return pickle.loads(path.read_bytes())
+
+
+def _run_elsewhere(path: Path, job: Job) -> str:
+    torch.set_num_threads(1)
+    return _run_job(job, _context(path))
+
+
+def _run_job(job: Job, context: DrawContext) -> str:
+    protocol, settings = context.protocol, context.settings
+    rows = protocol.test if job.condition.test_rows is None else job.condition.test_rows
+    seed = seed_from("test patients", settings.seed, job.repeat)
+    num_replicates = settings.probe_replicates if job.sweep == "main" else 1
+    scorer = None
+    if job.square is None:
+        targets = protocol.labels[rows]
+        scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
+    arms = {}
+    for outcome in protocol.run(job.arms, job.repeat, job.condition):
+        scores = _two_classes(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
+        training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
+        arms[outcome.arm] = ArmDraw(scores if job.sweep == "main" else scores.figures_alone(), training)
+    draw = Draw(job.sweep, job.point, job.repeat, arms)
+    if job.square is not None:
+        known = np.isin(protocol.patients[rows], protocol.patients[protocol.train])
+        square = job.key.split("_")[0]
+        draw = replace(draw, square=square, num_test=len(rows), num_test_known=int(known.sum()))
+    write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
+    return job.key
+
+
+def _two_classes(outcome: Outcome, protocol: ProbeProtocol, rows: np.ndarray) -> ArmScores:
+    num = len(protocol.classes)
+    confusion = np.zeros((num, num))
+    np.add.at(confusion, (protocol.labels[rows], outcome.probabilities.argmax(1).numpy()), 1)
+    return ArmScores.balanced_accuracy_alone(float(balanced_accuracy(confusion)))
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
