@@ -13,8 +13,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from medi_monai.alignment.functional import SubgroupTarget
 from medi_monai.cohort import expand_plan
-from medi_monai.diffusion import ddim
-from medi_monai.diffusion.objectives import denoiser
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
@@ -183,14 +181,6 @@ class ReferencePool:
         return drawn if self.features is None else {**drawn, "features": self.features(images)}
 
 
-@torch.no_grad()
 def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
-    """Draw ``(N, 3, H, W)`` images in [-1, 1] for the rows of a plan, by DDIM in batches, without rounding to uint8."""
-    device = next(network.parameters()).device
-    drawn = []
-    for batch in generator.batches(rows):
-        predict = generator.bind(network, batch)
-        denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
-        latents = ddim(denoise, generator.noise(batch).to(device), generator.schedule, generator.num_steps)
-        drawn.append(generator.space.decode(latents))
-    return torch.cat(drawn)
+    """Draw ``(N, 3, H, W)`` images in about [-1, 1] for all rows of a plan, in batches, without rounding to uint8."""
+    return torch.cat([generator.sample(network, batch) for batch in generator.batches(rows)])

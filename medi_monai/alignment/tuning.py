@@ -116,8 +116,6 @@ def align(
         anchor = None
     real_images = 0 if anchor is None else anchor.sampler.batch_size
     record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
-    if isinstance(generator.space, nn.Module):
-        generator.space.to(next(network.parameters()).device)
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.0)
