@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.step import sets_by_prompt
 from medi_monai.engines.events import EventWriter
 from medi_monai.metrics.subgroups import total_variation
@@ -38,11 +39,10 @@ class SubgroupWatch:
         network: network being tuned, in evaluation mode.
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
-        num_images: images per validation, with the same prompts and noise every time.
         readers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
             absence; the predictions of all others are only recorded.
-        every: number of updates between validations.
-        patience: number of validations without a smaller distance after which tuning ends.
+        settings: settings of the tuning, of which the number of images per validation, the number of updates between
+            validations and the patience are used; every validation has the same prompts and noise.
         writer: TensorBoard writer.
         tolerance: smallest reduction of the distance (total variation, in [0, 1]) that counts as an improvement.
         by_prompt: whether to use the mean of each prompt's distance instead of the distance of all images.
@@ -56,10 +56,8 @@ class SubgroupWatch:
         network: nn.Module,
         pool: ReferencePool,
         prompts: pd.DataFrame,
-        num_images: int,
         readers: Mapping[str, AttributeClassifier],
-        every: int,
-        patience: int,
+        settings: AlignmentSettings,
         writer: EventWriter | None,
         tolerance: float = 0.005,
         by_prompt: bool = False,
@@ -67,15 +65,15 @@ class SubgroupWatch:
         if GUIDE in readers:
             raise InputError(f"a classifier named {GUIDE!r}: the guide is always included; choose another name")
         self.network, self.target, self.writer = network, pool.target, writer
-        self.every, self.patience, self.tolerance = every, patience, tolerance
+        self.every, self.patience, self.tolerance = settings.val_interval, settings.patience, tolerance
         size = pool.generator.batch_size
         others = {name: SubgroupReader(name, reader, pool.target, size) for name, reader in readers.items()}
         self.readers = {GUIDE: pool.reader, **others}
         self.generator = copy(pool.generator)
         self.generator.seed = seed_from("alignment validation", pool.seed)
-        self.rows = spread_rows(prompts, num_images)
+        self.rows = spread_rows(prompts, settings.num_validation)
         prompts_of = codes_of_prompts(self.rows.drop(columns="number"))
-        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(num_images)]
+        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(len(self.rows))]
         #: one record per validation: the step and, for each classifier, the proportions, their distance to the target
         #: and the mean distance over prompts
         self.curve: list[dict[str, Any]] = []

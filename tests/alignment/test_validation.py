@@ -6,7 +6,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.pool import ReferencePool, draw_images
+from medi_monai.alignment.pool import ReferencePool, SubgroupReader, draw_images
+from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
@@ -32,8 +33,9 @@ class Level(AttributeClassifier):
 def make():
     def build(readers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
         network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
-        pool = ReferencePool(network, generator, PLAN, 8, Level(), TARGET, None, seed=1)
-        return SubgroupWatch(network, pool, PLAN, num_images, readers, every, patience, writer, tolerance, by_prompt)
+        pool = ReferencePool(network, generator, PLAN, 8, SubgroupReader("guide", Level(), TARGET, draw), None, seed=1)
+        settings = AlignmentSettings(num_validation=num_images, val_interval=every, patience=patience)
+        return SubgroupWatch(network, pool, PLAN, readers, settings, writer, tolerance, by_prompt)
 
     return build
 
