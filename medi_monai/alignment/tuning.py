@@ -294,11 +294,7 @@ def _trainer(
     if writer is not None:
         ScalarHandler(writer, step.optimizer, settings.batch_size, every=1).attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, _show_terms, writer)
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def next_rate() -> None:
-        schedule.step()
-
+    schedule.attach(trainer)
     # a checkpoint holds the learning rate of the next update and the validations up to this one
     watch.attach(trainer)
     checkpoint.attach(trainer)

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from medi_monai.engines.events import EventWriter
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler
 from medi_monai.engines.prepare_batch import random_symmetry
-from medi_monai.engines.schedules import WarmupCosine
+from medi_monai.engines.schedules import SinglePrecisionWarmupCosine
 from medi_monai.networks.text import ClipModel, make_tokenizer, save_clip, small_clip
 from medi_monai.networks.text.encoder import CaptionTokenizer
 from medi_monai.networks.text.small import check_free
@@ -26,7 +26,7 @@ from medi_monai.utils.files import temporary_dir
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
 
-__all__ = ["ClipSchedule", "contrastive_loss", "train_clip"]
+__all__ = ["contrastive_loss", "train_clip"]
 
 #: CLIP's upper bound on the logarithm of its scale, which limits the scale to 100
 MAX_LOG_SCALE = 4.6052
@@ -134,7 +134,7 @@ def _run(
     length = int((codes == end).long().argmax(1).max()) + 1
     optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     warmup = max(1, min(50, max_steps // 10))
-    schedule = ClipSchedule(optimizer, warmup, max_steps)
+    schedule = SinglePrecisionWarmupCosine(optimizer, warmup, max_steps)
 
     def update(engine: Engine, rows: torch.Tensor) -> dict[str, Any]:
         start = time.perf_counter()
@@ -151,11 +151,11 @@ def _run(
         if not torch.isfinite(norm):
             raise RunStopped(f"the CLIP loss is not finite at step {engine.state.iteration}: lower learning_rate")
         optimizer.step()
-        schedule.step()
         return {"loss": loss.detach(), "grad_norm": norm.detach(), "seconds": time.perf_counter() - start}
 
     model.train()
     engine = Engine(update)
+    schedule.attach(engine)
     ProgressHandler("training CLIP", batch_size).attach(engine)
     with EventWriter(str(logs)) as writer:
         ScalarHandler(writer, optimizer, batch_size).attach(engine)
@@ -170,17 +170,6 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
         order = torch.randperm(count, generator=generator_from("clip", "order", seed, epoch))
         yield from order[: count // size * size].split(size)
         epoch += 1
-
-
-class ClipSchedule(WarmupCosine):
-    """Schedule with its cosine computed in single precision, so that earlier results are reproduced exactly.
-
-    In double precision, 250 of 600 updates have a slightly different rate, and the weights differ.
-    """
-
-    def cosine(self, step: int) -> float:
-        progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
 
 
 def _pixels(images: Any, count: int) -> torch.Tensor:

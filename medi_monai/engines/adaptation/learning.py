@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from monai.inferers import Inferer
@@ -15,6 +14,7 @@ from torch import nn
 from medi_monai.cohort import Cohort, PatchDataset
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.prepare_batch import DiffusionPrepareBatch
+from medi_monai.engines.schedules import WarmupTimesCosine
 from medi_monai.engines.settings import AdaptationSettings
 from medi_monai.schema import NULL, AddedValue, CategoricalColumn, ExtendedSchema, MetadataSchema
 from medi_monai.utils.errors import RunStopped
@@ -165,12 +165,9 @@ def _comparison(data: PatchDataset, loss: Loss, weight: torch.Tensor) -> Callabl
 def _descend(weight: torch.Tensor, data: PatchDataset, loss: Loss, settings: AdaptationSettings, seed: int) -> None:
     # the rows of other values have no gradient, so that Adam does not change them
     optimizer = torch.optim.Adam([weight], settings.learning_rate, betas=(0.9, 0.99))
+    schedule = WarmupTimesCosine(optimizer, max(1.0, WARMUP * settings.max_steps), settings.max_steps)
     steps = range(1, settings.max_steps + 1)
     for step in progress(steps, settings.max_steps, "adapting", "step"):
-        done = (step - 1) / settings.max_steps
-        rate = min(1.0, step / max(1.0, WARMUP * settings.max_steps)) * 0.5 * (1 + np.cos(np.pi * done))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
         rows = torch.randperm(len(data), generator=generator_from("adapting batch", seed, step))[:BATCH_SIZE]
         value = loss(_batch(data, rows), step)
         if not torch.isfinite(value):
@@ -178,3 +175,4 @@ def _descend(weight: torch.Tensor, data: PatchDataset, loss: Loss, settings: Ada
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
+        schedule.step()

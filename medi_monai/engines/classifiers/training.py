@@ -266,7 +266,7 @@ def _trainer(
     batches = ClassifierBatches(sources, network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = max(1, settings.max_steps // 20)
-    scheduler = WarmupCosine(optimizer, warmup, settings.max_steps, cosine_start=0)
+    schedule = WarmupCosine(optimizer, warmup, settings.max_steps, cosine_start=0)
     average = WeightAverage(network)
     scalars = [ScalarHandler(writer, optimizer, settings.batch_size)] if writer else []
     trainer = DiffusionTrainer(
@@ -281,7 +281,7 @@ def _trainer(
         train_handlers=[ProgressHandler("training the classifier", settings.batch_size), *scalars],
     )
     trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, _stop_where_lost)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: scheduler.step())
+    schedule.attach(trainer)
     return average, trainer
 
 
