@@ -320,7 +320,7 @@ def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max
             f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Resume with "
             "the same command and --resume true."
         )
-    watch.look(step)
+    watch.validate(step)
 
 
 def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: EventWriter | None) -> None:

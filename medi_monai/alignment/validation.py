@@ -83,15 +83,15 @@ class SubgroupWatch:
     def attach(self, engine: Engine) -> None:
         """Validate before the first update and after every ``every``-th one, and end tuning when it stops improving."""
         engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._validate_or_end)
 
     def _begin(self, engine: Engine) -> None:
         # a resumed tuning was already validated before its first update
         if not self.curve:
-            self.look(engine.state.iteration)
+            self.validate(engine.state.iteration)
 
-    def _go_on(self, engine: Engine) -> None:
-        self.look(engine.state.iteration)
+    def _validate_or_end(self, engine: Engine) -> None:
+        self.validate(engine.state.iteration)
         if self.exhausted:
             engine.terminate()
 
@@ -118,7 +118,7 @@ class SubgroupWatch:
         return words + (nothing if self.best_step == 0 else "")
 
     @torch.no_grad()
-    def look(self, step: int) -> None:
+    def validate(self, step: int) -> None:
         """Validate the weights after a step, unless already done, and keep them if they are the best so far."""
         if self.curve and self.curve[-1]["step"] == step:
             return
@@ -133,7 +133,7 @@ class SubgroupWatch:
                 "distance": self._distance(shares),
                 "distance_of_prompts": sum(distances) / len(images),
             }
-            self._show(name, record[name], step)
+            self._write(name, record[name], step)
         decides = VALIDATION if VALIDATION in self.readers else GUIDE
         distance = record[decides]["distance_of_prompts"]
         if not self.curve or distance < self.kept[decides]["distance_of_prompts"] - self.tolerance:
@@ -142,7 +142,7 @@ class SubgroupWatch:
             self.best_step = step
         self.curve.append(record)
 
-    def _show(self, name: str, reading: Mapping[str, Any], step: int) -> None:
+    def _write(self, name: str, reading: Mapping[str, Any], step: int) -> None:
         if self.writer is None:
             return
         self.writer.add_scalar(f"distance/{name}", reading["distance"], step)

@@ -132,7 +132,7 @@ def _networks(
     """Return new networks, whose weights depend only on the seed and ``init_from``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from("autoencoder", seed))
-        autoencoder = _begun(build_autoencoder(architecture), settings.init_from).to(device)
+        autoencoder = _initialized(build_autoencoder(architecture), settings.init_from).to(device)
         discriminator = _discriminator(settings.image_channels, image_size).to(device)
     # refuses a size that the levels do not divide
     LatentSpace(autoencoder, channels=settings.image_channels).shape(image_size)
@@ -163,7 +163,7 @@ def _discriminator(channels: int, image_size: int) -> PatchDiscriminator:
     return PatchDiscriminator(2, channels=CRITIC_CHANNELS, in_channels=channels, out_channels=1, num_layers_d=levels)
 
 
-def _begun(autoencoder: AutoencoderKL, init_from: str | None) -> AutoencoderKL:
+def _initialized(autoencoder: AutoencoderKL, init_from: str | None) -> AutoencoderKL:
     if init_from is None:
         return autoencoder
     state = check_state(Path(init_from), load_weights(init_from), autoencoder.state_dict())
