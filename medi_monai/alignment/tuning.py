@@ -19,7 +19,7 @@ from monai.engines import IterationEvents
 from PIL import Image
 from torch import nn
 
-from medi_monai.alignment.functional import SubgroupTarget
+from medi_monai.alignment.functional import SubgroupTarget, check_rollout
 from medi_monai.alignment.pool import Features, ReferencePool, SubgroupReader, draw_images
 from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
 from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss
@@ -201,6 +201,7 @@ def _check(model: TrainedModel, losses: AlignmentLosses, folder: Path) -> None:
         raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
     if source.resolve().parent == folder.resolve():
         raise InputError(f"ckpt_dir = {folder} contains the model to tune; give another folder for the tuned model")
+    check_rollout(losses.rollout, model.generator.objective)
     if losses.last_steps is not None and losses.last_steps > num_steps:
         raise InputError(
             f"last_steps = {losses.last_steps}: the gradient can pass through 1 to {num_steps} (num_steps) steps"

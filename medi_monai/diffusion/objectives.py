@@ -21,8 +21,10 @@ __all__ = [
 ]
 
 #: ``epsilon``: the noise (Ho et al. 2020). ``v``: ``alpha eps - sigma x0`` (Salimans and Ho 2022, appendix D).
-#: ``flow``: ``eps - x0``, the velocity of rectified flow (Liu et al. 2022, arXiv 2209.03003)
-OBJECTIVES = ("epsilon", "v", "flow")
+#: ``sample``: the image, which suits a network that is narrow for the number of channels: it need not reproduce the
+#: noise (Li and He 2025, arXiv 2511.13720). ``flow``: ``eps - x0``, the velocity of rectified flow (Liu et al. 2022,
+#: arXiv 2209.03003)
+OBJECTIVES = ("epsilon", "v", "sample", "flow")
 
 #: ``(x_t, timesteps) -> estimate of x_0``, all of shape ``(N, …)``, ``timesteps`` of shape ``(N,)``
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -77,6 +79,8 @@ def training_target(
     check_objective(objective, schedule)
     if objective == "epsilon":
         return noise
+    if objective == "sample":
+        return images
     if objective == "flow":
         return noise - images
     alpha, sigma = schedule.coefficients(timesteps, images)
@@ -87,6 +91,8 @@ def image_coefficients(alpha: Coefficient, sigma: Coefficient, objective: str) -
     """Return ``(a, b)`` with ``x_0 = a x_t + b prediction``, for the ``alpha`` and ``sigma`` of a timestep."""
     if objective == "epsilon":
         return 1 / alpha, -sigma / alpha
+    if objective == "sample":
+        return 0 * alpha, alpha / alpha
     if objective == "flow":
         # x_t = x_0 + sigma (eps - x_0), because alpha + sigma = 1
         return alpha + sigma, -sigma

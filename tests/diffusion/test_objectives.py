@@ -43,6 +43,10 @@ def test_the_target_of_epsilon_is_the_noise(images, noise):
     assert torch.equal(training_target(images, noise, TIMESTEPS, NoiseSchedule("linear"), "epsilon"), noise)
 
 
+def test_the_target_of_sample_is_the_image(images, noise):
+    assert torch.equal(training_target(images, noise, TIMESTEPS, NoiseSchedule("cosine"), "sample"), images)
+
+
 def test_noised_images_of_unit_variance_keep_unit_variance():
     generator = torch.Generator().manual_seed(2)
     images, noise = torch.randn(2, 3, 50000, generator=generator)
@@ -50,7 +54,9 @@ def test_noised_images_of_unit_variance_keep_unit_variance():
     torch.testing.assert_close(noisy.var(dim=1), torch.ones(3), rtol=0, atol=0.03)
 
 
-PAIRS = [(name, objective) for name in ("linear", "cosine") for objective in ("epsilon", "v")] + [("flow", "flow")]
+PAIRS = [(name, objective) for name in ("linear", "cosine") for objective in ("epsilon", "v", "sample")] + [
+    ("flow", "flow")
+]
 
 
 @pytest.mark.parametrize(("name", "objective"), PAIRS)

@@ -242,7 +242,7 @@ def test_ddim_equals_equation_12_in_float64(num_steps):
     torch.testing.assert_close(ours.double(), x, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize(("objective", "theirs"), [("epsilon", "epsilon"), ("v", "v_prediction")])
+@pytest.mark.parametrize(("objective", "theirs"), [("epsilon", "epsilon"), ("v", "v_prediction"), ("sample", "sample")])
 @pytest.mark.parametrize(("name", "betas"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
 def test_ddim_equals_diffusers_over_all_timesteps(name, betas, objective, theirs):
     diffusers = pytest.importorskip("diffusers")

@@ -4,7 +4,7 @@ import torch
 from medi_monai.diffusion import TIMESTEP_WEIGHTS, NoiseSchedule, draw_timesteps, timestep_distribution
 from medi_monai.utils.errors import InputError
 
-PAIRS = [("cosine", "v"), ("linear", "epsilon"), ("cosine", "epsilon"), ("flow", "flow")]
+PAIRS = [("cosine", "v"), ("linear", "epsilon"), ("cosine", "epsilon"), ("cosine", "sample"), ("flow", "flow")]
 
 
 def squared_error_of_prediction(schedule, objective):
@@ -16,6 +16,7 @@ def squared_error_of_prediction(schedule, objective):
     of_target = {
         "epsilon": of_noise,
         "v": alpha * of_noise - sigma * change,
+        "sample": torch.full_like(of_noise, change),
         "flow": of_noise - change,
     }[objective]
     return of_target.square()

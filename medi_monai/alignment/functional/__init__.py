@@ -7,7 +7,14 @@ from medi_monai.alignment.functional.consistency import (
     images_to_change,
 )
 from medi_monai.alignment.functional.losses import batch_matching_loss, transport_loss
-from medi_monai.alignment.functional.rollout import ROLLOUTS, Rollout, adjusted_direct, step_coefficients, truncated
+from medi_monai.alignment.functional.rollout import (
+    ROLLOUTS,
+    Rollout,
+    adjusted_direct,
+    check_rollout,
+    step_coefficients,
+    truncated,
+)
 from medi_monai.alignment.functional.targets import (
     SEPARATOR,
     SubgroupTarget,
@@ -25,6 +32,7 @@ __all__ = [
     "adjusted_direct",
     "apportion",
     "batch_matching_loss",
+    "check_rollout",
     "check_shares",
     "consistency_loss",
     "consistency_weights",

@@ -21,7 +21,7 @@ from medi_monai.diffusion import (
 )
 from medi_monai.utils.errors import InputError
 
-__all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "step_coefficients", "truncated"]
+__all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "check_rollout", "step_coefficients", "truncated"]
 
 #: ``(x_t, timesteps) -> prediction``, with conditions, guidance and autocast already applied
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -138,7 +138,11 @@ def adjusted_direct(
         num_steps: number of network evaluations, 1 to T.
         last_steps: K, the number of last steps with a gradient; by default all.
         clip: bound of the denoised image, [-clip, clip]; ``None`` for latents.
+
+    Raises:
+        InputError: as for :func:`check_rollout`.
     """
+    check_rollout("adjusted", objective)
     steps = _steps(schedule, num_steps, last_steps)
     count = num_steps if last_steps is None else last_steps
     coefficients = step_coefficients(schedule, objective, num_steps)[num_steps - count :]
@@ -171,6 +175,23 @@ def adjusted_direct(
 ROLLOUTS: dict[str, Callable[..., Rollout]] = {"truncated": truncated, "adjusted": adjusted_direct}
 
 
+def check_rollout(rollout: str, objective: str) -> None:
+    """Check that a model can be tuned with a rollout.
+
+    Args:
+        rollout: one of :data:`ROLLOUTS`.
+        objective: prediction target of the model.
+
+    Raises:
+        InputError: for ``adjusted`` with ``sample``: as the image is the last prediction, the others have no gradient.
+    """
+    if (rollout, objective) == ("adjusted", "sample"):
+        raise InputError(
+            "rollout = 'adjusted': with the objective 'sample', the image is the last prediction, so the others would "
+            "have no gradient; use --rollout truncated"
+        )
+
+
 def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -> torch.Tensor:
     """Return ``(num_steps,)`` float64 coefficients of each step's prediction in the image drawn by DDIM.
 
@@ -178,7 +199,8 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
     of a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021,
     eq. 13), this telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi)`` and
     ``sigma = sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine, and ``gain`` is minus
-    its sine. For flow, ``keep`` is 1, and ``gain`` is the change of sigma. All coefficients are negative.
+    its sine. For flow, ``keep`` is 1, and ``gain`` is the change of sigma. All of these are
+    negative. For sample, the image is the last prediction: its coefficient is 1, those of the others are 0.
 
     Args:
         schedule: noise schedule of the training.

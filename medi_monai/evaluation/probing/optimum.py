@@ -128,12 +128,14 @@ class Problem:
             if norm <= max(tolerance * max(1.0, float(parameters[:, :-1].norm())), floor):
                 return Solution(parameters, True, iteration, norm)
             if start is not None and not norm <= 100 * first:
-                # if every row is certain at the start, there is no curvature to use
                 return self.solve(c, None, max_iter, tolerance)
             if iteration == max_iter or not math.isfinite(norm):
                 break
             accuracy = max(min(0.1, math.sqrt(norm / first)), 0.0 if self.dtype == torch.float64 else 1e-3)
             direction, change = self._newton_direction(gradient, c, accuracy)
+            if start is not None and not direction.any():
+                # every row is certain at the start: there is no curvature to use
+                return self.solve(c, None, max_iter, tolerance)
             parameters = parameters + direction * self._step(parameters, gradient, direction, change, c)
         return Solution(parameters, False, iteration, norm)
 
@@ -184,7 +186,7 @@ class Problem:
     def _products_per_curvature(self) -> int | None:
         # about this many products cost as much as the Hessian itself: a step that needs more should form the Hessian
         feasible = self.rotated is not None and len(self.classes) * len(self.penalty) <= MAX_HESSIAN
-        return max(20, self.dim * (len(self.classes) + 1) // 16) if feasible else None
+        return max(8, self.dim * (len(self.classes) - 1) // 32) if feasible else None
 
     def _preconditioner(self, c: float) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return an approximate inverse of the Hessian, from its last evaluation if there is one, or its diagonal."""
@@ -204,17 +206,22 @@ class Problem:
         return lambda steps: _centered(steps / diagonal)
 
     def _curvature(self) -> torch.Tensor:
-        """Return the Hessian of the cross-entropy at the last gradient, ``(K (R + 1), K (R + 1))``."""
+        """Return the Hessian of the cross-entropy at the last gradient, ``(K (R + 1), K (R + 1))``.
+
+        It only preconditions, so products of rows are in single precision. Blocks of one class sum to 0 over the other
+        classes, which gives those on the diagonal.
+        """
         num, size = len(self.classes), len(self.penalty)
         total = torch.zeros(num, size, num, size, dtype=torch.float64, device=self.device)
-        for rows, block in self._rows(torch.float64):
-            block = torch.cat([block, torch.ones_like(block[:, :1])], 1)
-            shares = self.shares[rows]
-            for one, other in itertools.combinations_with_replacement(range(num), 2):
-                bends = shares[:, [one]] * (float(one == other) - shares[:, [other]]) * self.weights[rows]
-                total[one, :, other] += block.T @ (bends * block)
+        for rows, block in self._rows(torch.float32):
+            block = torch.cat([block, torch.ones_like(block[:, :1])], 1).float()
+            shares, weights = self.shares[rows].float(), self.weights[rows].float()
+            for one, other in itertools.combinations(range(num), 2):
+                total[one, :, other] -= block.T @ (shares[:, [one]] * shares[:, [other]] * weights * block)
         for one, other in itertools.combinations(range(num), 2):
             total[other, :, one] = total[one, :, other]
+        for one, blocks in enumerate(-total.sum(2)):
+            total[one, :, one] = blocks
         return total.view(num * size, num * size)
 
     def _hessian_product(self, vectors: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,8 +12,8 @@ from medi_monai.utils.errors import InputError
 
 SCHEDULE = NoiseSchedule("linear", 40)
 #: prediction targets with a schedule of each
-SCHEDULES = {"epsilon": SCHEDULE, "v": SCHEDULE, "flow": NoiseSchedule("flow", 40)}
-PAIRS = [("epsilon", "linear"), ("v", "linear"), ("v", "cosine"), ("flow", "flow")]
+SCHEDULES = {"epsilon": SCHEDULE, "v": SCHEDULE, "sample": SCHEDULE, "flow": NoiseSchedule("flow", 40)}
+PAIRS = [("epsilon", "linear"), ("v", "linear"), ("v", "cosine"), ("sample", "cosine"), ("flow", "flow")]
 
 
 class TinyNetwork(nn.Module):
@@ -61,24 +61,26 @@ def unrolled(network, noise, objective, num_steps, clip, tuned_steps):
             x = x.detach()
         a, s = alphas[now], sigmas[now]
         output = network(x, torch.full((len(x),), now))
-        clean = {"epsilon": (x - s * output) / a, "v": a * x - s * output, "flow": x - s * output}[objective]
+        clean = {
+            "epsilon": (x - s * output) / a, "v": a * x - s * output, "sample": output, "flow": x - s * output
+        }[objective]  # fmt: skip
         clean = clean if clip is None else clean.clamp(-clip, clip)
         x = alphas[later] * clean + sigmas[later] * (x - a * clean) / s
     return x
 
 
-@pytest.mark.parametrize("kind", ROLLOUTS)
 @pytest.mark.parametrize(("objective", "name"), PAIRS)
 @pytest.mark.parametrize("clip", [1.0, None])
 @pytest.mark.parametrize("last_steps", [1, 3, None])
-def test_images_are_those_of_ddim_to_the_bit(kind, objective, name, clip, last_steps):
+def test_images_are_those_of_ddim_to_the_bit(objective, name, clip, last_steps):
     schedule, net = NoiseSchedule(name), TinyNetwork().float()
     net.forward = lambda x, t: net.outer(torch.tanh(net.inner(torch.cat([x, t[:, None] / 1000], 1))))
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
     expected = ddim(denoiser(net, schedule, objective, clip), start, schedule, 7)
-    rollout = ROLLOUTS[kind](net, start, schedule, objective, 7, last_steps=last_steps, clip=clip)
-    assert torch.equal(rollout.images, expected)
-    assert rollout.images.is_leaf and rollout.images.requires_grad
+    for kind in ROLLOUTS.values() if objective != "sample" else [truncated]:
+        rollout = kind(net, start, schedule, objective, 7, last_steps=last_steps, clip=clip)
+        assert torch.equal(rollout.images, expected)
+        assert rollout.images.is_leaf and rollout.images.requires_grad
 
 
 @pytest.mark.parametrize("objective", SCHEDULES)
@@ -88,6 +90,9 @@ def test_images_are_those_of_ddim_to_the_bit(kind, objective, name, clip, last_s
 def test_truncated_gradients_are_those_of_autograd_through_unrolled_steps(
     network, noise, objective, clip, checkpoint, last_steps
 ):
+    if clip and objective == "sample":
+        # the outputs of the network are the images, and small
+        clip = 0.1
     images = unrolled(network, noise, objective, 5, clip, last_steps or 5)
     loss_of(images).backward()
     expected = gradients(network)
@@ -144,7 +149,7 @@ def test_coefficients_say_how_the_image_of_ddim_moves_with_each_prediction(objec
         moved[step] += 8
         change = (image(moved) - image(said)).item() / 8
         assert change == pytest.approx(coefficient, rel=2e-3, abs=1e-3)
-        assert coefficient < 0
+        assert coefficient < 0 or objective == "sample"
 
 
 def test_coefficients_of_noise_add_up_to_the_ratio_of_noise_to_signal():
@@ -171,7 +176,7 @@ def test_the_adjusted_gradient_of_a_linear_network_is_that_worked_by_hand():
     assert rollout.images.item() == pytest.approx(x0 / math.sqrt(abar0) - c0 * 0.3 * x0 - c1 * 0.3 * x1, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", SCHEDULES)
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
 @pytest.mark.parametrize("clip", [0.4, None])
 @pytest.mark.parametrize("last_steps", [None, 1, 3])
 def test_the_adjusted_gradient_is_that_of_a_graph_with_detached_latents(network, noise, objective, clip, last_steps):
@@ -196,7 +201,12 @@ def test_the_adjusted_gradient_is_that_of_a_graph_with_detached_latents(network,
     torch.testing.assert_close(gradients(network), expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("objective", SCHEDULES)
+def test_the_adjusted_rollout_refuses_a_model_whose_image_is_its_last_prediction(network, noise):
+    with pytest.raises(InputError, match="'adjusted'.*'sample'.*--rollout truncated"):
+        adjusted_direct(network, noise, SCHEDULES["sample"], "sample", 6)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
 def test_with_one_step_and_no_clamp_both_kinds_have_the_same_gradient(network, noise, objective):
     by_kind = []
     for kind in ROLLOUTS.values():

@@ -30,7 +30,8 @@ def test_the_hessian_is_that_of_automatic_differentiation(classes):
         return (problem.weights * -scores.log_softmax(1).gather(1, problem.labels)).sum()
 
     expected = torch.autograd.functional.hessian(loss, parameters.flatten())
-    torch.testing.assert_close(problem._curvature(), expected, rtol=1e-9, atol=1e-9)
+    # products of rows are in single precision
+    torch.testing.assert_close(problem._curvature(), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("classes", [3, 5])

@@ -148,7 +148,7 @@ def test_arrays_and_tensors_of_any_float_type_give_the_same(kind):
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_warm_start_ends_where_a_cold_one_does(classes):
-    features, labels = make_data(classes=classes, noise=0.1)
+    features, labels = make_data(classes=classes, noise=0.3)
     near = LogisticProbe(4.0).fit(features, labels, classes)
     cold, warm = LogisticProbe(5.0), LogisticProbe(5.0)
     cold.fit(features, labels, classes)
