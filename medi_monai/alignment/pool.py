@@ -13,8 +13,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from medi_monai.alignment.functional import SubgroupTarget
 from medi_monai.cohort import expand_plan
-from medi_monai.diffusion import ddim
-from medi_monai.diffusion.objectives import denoiser
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
@@ -113,15 +111,14 @@ class ReferencePool:
         generator: generator of the images; its solver has to be ``ddim``.
         prompts: sampling plan, as for :func:`spread_rows`.
         size: number of pairs.
-        guide: classifier that predicts the subgroups.
-        target: target whose attributes are predicted.
+        reader: guide of the tuning, which predicts the subgroups of the target.
         features: function that returns features of images, for the consistency loss.
         seed: seed of noise and order.
         together: number of consecutive images of the same prompt, so that an update has enough images of a prompt to
             compare with the target; with 1, the order does not depend on the prompts.
 
     Raises:
-        InputError: for a plan without rows, another solver, or a guide that does not match the target.
+        InputError: for a plan without rows, or another solver.
     """
 
     def __init__(
@@ -130,16 +127,14 @@ class ReferencePool:
         generator: ImageGenerator,
         prompts: pd.DataFrame,
         size: int,
-        guide: AttributeClassifier,
-        target: SubgroupTarget,
+        reader: SubgroupReader,
         features: Features | None,
         seed: int,
         together: int = 1,
     ) -> None:
         if generator.solver != "ddim":
             raise InputError(f"solver = {generator.solver!r}: alignment needs 'ddim', which gradients pass through")
-        self.network, self.target, self.features, self.seed, self.together = network, target, features, seed, together
-        self.predictor = SubgroupPredictor("guide", guide, target, generator.batch_size)
+        self.network, self.reader, self.features, self.seed, self.together = network, reader, features, seed, together
         self.generator = copy(generator)
         self.generator.seed = seed_from("alignment", seed)
         rows = spread_rows(prompts, size).drop(columns="number")
@@ -148,6 +143,11 @@ class ReferencePool:
         #: ``(size,)`` integer prompt of every row
         self.prompts = codes_of_prompts(self.rows.drop(columns="number"))
         self._drawn: dict[int, dict[str, torch.Tensor]] = {}
+
+    @property
+    def target(self) -> SubgroupTarget:
+        """The target whose subgroups are predicted."""
+        return self.reader.target
 
     def row_numbers(self, step: int, count: int) -> list[int]:
         """Return the row numbers of an update; each pass through the pool has a different order.
@@ -191,14 +191,6 @@ class ReferencePool:
         return drawn if self.features is None else {**drawn, "features": self.features(images)}
 
 
-@torch.no_grad()
 def draw_images(network: nn.Module, generator: ImageGenerator, rows: pd.DataFrame) -> torch.Tensor:
-    """Draw ``(N, 3, H, W)`` images in [-1, 1] for the rows of a plan, by DDIM in batches, without rounding to uint8."""
-    device = next(network.parameters()).device
-    drawn = []
-    for batch in generator.batches(rows):
-        predict = generator.bind(network, batch)
-        denoise = denoiser(predict, generator.schedule, generator.objective, generator.space.clip)
-        latents = ddim(denoise, generator.noise(batch).to(device), generator.schedule, generator.num_steps)
-        drawn.append(generator.space.decode(latents))
-    return torch.cat(drawn)
+    """Draw ``(N, 3, H, W)`` images in about [-1, 1] for all rows of a plan, in batches, without rounding to uint8."""
+    return torch.cat([generator.sample(network, batch) for batch in generator.batches(rows)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from PIL import Image
 from torch import nn
 
 from medi_monai.alignment.functional import SubgroupTarget, check_rollout
-from medi_monai.alignment.pool import Features, ReferencePool, draw_images
+from medi_monai.alignment.pool import Features, ReferencePool, SubgroupReader, draw_images
 from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
-from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss, Augment
+from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.engines.classifiers.augment import Hardening, harden
 from medi_monai.engines.distributed import refuse_processes
@@ -33,7 +35,6 @@ from medi_monai.engines.trainer import stop_after_step
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.networks.tuning import merge_adapter, save_adapter, tuned_parameters
 from medi_monai.report import labeled_grid
-from medi_monai.schema import Conditioning
 from medi_monai.utils.errors import InputError, RunStopped
 from medi_monai.utils.files import atomic_path, file_digest, json_digest, write_json
 from medi_monai.utils.pixels import uint8_arrays
@@ -41,7 +42,7 @@ from medi_monai.utils.records import check_results, claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["align", "tuning_schedule"]
+__all__ = ["AlignmentGoal", "TrainedModel", "align", "tuning_schedule"]
 
 #: number of consecutive images of the same prompt, if each prompt has to meet the target: at least TOGETHER, and at
 #: least PER_SUBGROUP for each subgroup, because shares of a few images cannot be compared with the target
@@ -55,46 +56,86 @@ WARMUP, LEFT = 0.1, 0.1
 ADAPTER = "adapter.pt"
 
 
-def align(
-    network: nn.Module,
-    generator: ImageGenerator,
-    prompts: pd.DataFrame,
-    target: SubgroupTarget,
-    classifiers: Mapping[str, AttributeClassifier],
-    losses: AlignmentLosses,
-    settings: AlignmentSettings,
-    schema: Conditioning,
-    train_config: Mapping[str, Any],
-    output_dir: str | os.PathLike,
-    ckpt_dir: str | os.PathLike,
-    source: str | os.PathLike,
-    features: Features | None = None,
-    anchor: AnchorLoss | None = None,
-    writer: EventWriter | None = None,
-    resume: bool = False,
-) -> Path:
-    """Tune a model, and save the weights that are closest to the target according to the validation classifier.
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model, to be tuned.
 
     Args:
         network: trained network; changed in place.
-        generator: generator of the images, with DDIM.
-        prompts: neutral conditions: a plan with ``count``, or one row per image.
+        generator: generator of its images, with DDIM; its schema is saved next to the tuned weights.
+        train_config: settings of the training (``model.json``), saved with a mark of the alignment.
+        source: file of the untuned weights, which is not changed.
+    """
+
+    network: nn.Module
+    generator: ImageGenerator
+    train_config: Mapping[str, Any]
+    source: str | os.PathLike
+
+
+@dataclass(frozen=True)
+class AlignmentGoal:
+    """What the images of a tuned model should have, and what they should keep.
+
+    Args:
         target: target shares.
         classifiers: frozen classifiers of the subgroups by role: the loss uses the predictions of ``guide``, and
             ``validation`` decides when to stop and which weights to keep; those of others, such as ``judge``, are only
             recorded.
         losses: weights and choices of the losses.
-        settings: settings of the optimization.
-        schema: schema of the network, saved next to the weights.
-        train_config: settings of the training (``model.json``), saved with a mark of the alignment.
-        output_dir: output folder for ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
-        ckpt_dir: output folder for ``model.pt``, ``adapter.pt`` if one was tuned, ``schema.json`` and ``model.json``.
-        source: file of the untuned weights, which is not changed.
         features: function that returns differentiable features of ``(N, 3, H, W)`` images in [-1, 1], for the CLIP
             consistency loss.
         anchor: losses on real images, used where their weight is not 0.
+    """
+
+    target: SubgroupTarget
+    classifiers: Mapping[str, AttributeClassifier]
+    losses: AlignmentLosses
+    features: Features | None = None
+    anchor: AnchorLoss | None = None
+
+    @property
+    def guide(self) -> AttributeClassifier:
+        """The classifier whose predictions the loss uses.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if "guide" not in self.classifiers:
+            raise InputError(f"the classifiers are {list(self.classifiers)}: one with the role 'guide' is needed")
+        return self.classifiers["guide"]
+
+    @property
+    def independent(self) -> dict[str, AttributeClassifier]:
+        """All classifiers but the guide."""
+        return {role: classifier for role, classifier in self.classifiers.items() if role != "guide"}
+
+    @property
+    def weighted_anchor(self) -> AnchorLoss | None:
+        """The losses on real images, if any has a weight."""
+        return self.anchor if self.losses.anchor_weight or self.losses.distillation_weight else None
+
+
+def align(
+    model: TrainedModel,
+    prompts: pd.DataFrame,
+    goal: AlignmentGoal,
+    settings: AlignmentSettings,
+    output_dir: str | os.PathLike,
+    ckpt_dir: str | os.PathLike,
+    writer: EventWriter | None = None,
+) -> Path:
+    """Tune a model, and save the weights that are closest to the target according to the validation classifier.
+
+    Args:
+        model: trained model.
+        prompts: neutral conditions: a plan with ``count``, or one row per image.
+        goal: target, classifiers and losses.
+        settings: settings of the optimization. With ``resume``, the newest checkpoint is resumed; without, earlier
+            results in the folders are moved aside.
+        output_dir: output folder for ``alignment.json``, ``samples/``, TensorBoard events and ``summary.json``.
+        ckpt_dir: output folder for ``model.pt``, ``adapter.pt`` if one was tuned, ``schema.json`` and ``model.json``.
         writer: TensorBoard writer.
-        resume: whether to resume from the newest checkpoint; if not, earlier results in the folders are moved aside.
 
     Returns:
         The path of ``model.pt``.
@@ -104,41 +145,29 @@ def align(
             each other, classifiers without a guide, or if there is nothing to resume from.
         RunStopped: after Ctrl-C (the state is saved) or a loss that is not finite.
     """
-    folder, output = Path(ckpt_dir), Path(output_dir)
-    _check(generator, losses, folder, Path(source))
+    folder, output, network = Path(ckpt_dir), Path(output_dir), model.network
+    _check(model, goal.losses, folder)
     check_results(output, "aligning")
     check_results(folder, "aligning", 1)
-    if "guide" not in classifiers:
-        raise InputError(f"the classifiers are {list(classifiers)}: one with the role 'guide' is needed")
-    guide = classifiers["guide"]
-    others = {role: classifier for role, classifier in classifiers.items() if role != "guide"}
-    if not (losses.anchor_weight or losses.distillation_weight):
-        anchor = None
-    real_images = 0 if anchor is None else anchor.sampler.batch_size
-    record = _record(generator, prompts, target, classifiers, losses, settings, real_images, source)
-    if isinstance(generator.space, nn.Module):
-        generator.space.to(next(network.parameters()).device)
+    guide = goal.guide
+    record = _record(model, prompts, goal, settings)
     untuned = deepcopy(network).eval().requires_grad_(False)
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.0)
     schedule = tuning_schedule(optimizer, settings.max_steps)
-    by_prompt = losses.scope == "prompt"
-    together = max(TOGETHER, PER_SUBGROUP * len(target.groups)) if by_prompt else 1
-    pool = ReferencePool(
-        untuned, generator, prompts, settings.pool_size, guide, target, features, settings.seed, together
-    )
-    if by_prompt:
-        _warn_of_many_prompts(pool)
-    augment = _hardened(settings.seed) if settings.harden_guide else None
-    step = AlignmentStep(network, optimizer, pool, losses, settings.batch_size, anchor, augment, settings.max_grad_norm)
-    watch = SubgroupWatch(
-        network, pool, prompts, settings.num_validation, others, settings.val_interval, settings.patience, writer,
-        by_prompt=by_prompt,
+    reader = SubgroupReader("guide", guide, goal.target, model.generator.batch_size)
+    pool = _pool(untuned, model.generator, prompts, reader, goal, settings)
+    augment = functools.partial(_hardened, seed=settings.seed) if settings.harden_guide else None
+    step = AlignmentStep(
+        network, optimizer, pool, goal.losses, settings.batch_size, goal.weighted_anchor, augment,
+        settings.max_grad_norm,
     )  # fmt: skip
+    by_prompt = goal.losses.scope == "prompt"
+    watch = SubgroupWatch(network, pool, prompts, goal.independent, settings, writer, by_prompt=by_prompt)
     components = {"network": network, "optimizer": optimizer, "scheduler": schedule, "watch": watch}
     checkpoint = TrainingCheckpoint(folder, components, record, settings.checkpoint_every, keep=1)
     trainer = _trainer(step, schedule, watch, checkpoint, writer, settings)
-    if resume:
+    if settings.resume:
         _resume(trainer, checkpoint, settings.max_steps)
     else:
         checkpoint.check_free(1, settings.max_steps)
@@ -150,7 +179,9 @@ def align(
     watch.restore()
     _show(watch, untuned, output, writer)
     seconds = round(time.perf_counter() - start, 2)
-    return _save(network, watch, schema, train_config, settings, record, folder, output, seconds)
+    path = _save(model, settings, record, folder)
+    _finish(watch, record, path, output, seconds, model.generator.schema.digest)
+    return path
 
 
 def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupCosine:
@@ -163,37 +194,31 @@ def tuning_schedule(optimizer: torch.optim.Optimizer, max_steps: int) -> WarmupC
     return WarmupCosine(optimizer, warmup, max_steps - 1, cosine_start=warmup - 1, end_factor=LEFT)
 
 
-def _check(generator: ImageGenerator, losses: AlignmentLosses, folder: Path, source: Path) -> None:
+def _check(model: TrainedModel, losses: AlignmentLosses, folder: Path) -> None:
     refuse_processes("aligning")
+    source, num_steps = Path(model.source), model.generator.num_steps
     if not source.is_file():
         raise InputError(f"there is no model at {source}: run `training` first, or give --ckpt_dir of a trained model")
     if source.resolve().parent == folder.resolve():
         raise InputError(f"ckpt_dir = {folder} contains the model to tune; give another folder for the tuned model")
-    check_rollout(losses.rollout, generator.objective)
-    if losses.last_steps is not None and losses.last_steps > generator.num_steps:
+    check_rollout(losses.rollout, model.generator.objective)
+    if losses.last_steps is not None and losses.last_steps > num_steps:
         raise InputError(
-            f"last_steps = {losses.last_steps}: the gradient can pass through 1 to {generator.num_steps} (num_steps)"
-            " steps"
+            f"last_steps = {losses.last_steps}: the gradient can pass through 1 to {num_steps} (num_steps) steps"
         )
 
 
 def _record(
-    generator: ImageGenerator,
-    prompts: pd.DataFrame,
-    target: SubgroupTarget,
-    classifiers: Mapping[str, AttributeClassifier],
-    losses: AlignmentLosses,
-    settings: AlignmentSettings,
-    real_images: int,
-    source: str | os.PathLike,
+    model: TrainedModel, prompts: pd.DataFrame, goal: AlignmentGoal, settings: AlignmentSettings
 ) -> dict[str, Any]:
     """Return all that a result depends on, for comparison with checkpoints and for ``alignment.json``."""
+    generator, anchor = model.generator, goal.weighted_anchor
     return {
-        "losses": losses.model_dump(),
+        "losses": goal.losses.model_dump(),
         # whether a run was resumed does not change its result
         "settings": {**settings.model_dump(exclude={"resume"}), "learning_rate": settings.rate},
-        "real_images": real_images,
-        "target": target.to_dict(),
+        "real_images": 0 if anchor is None else anchor.sampler.batch_size,
+        "target": goal.target.to_dict(),
         "sampling": {
             "solver": generator.solver,
             "num_steps": generator.num_steps,
@@ -201,10 +226,28 @@ def _record(
             "image_size": generator.image_size,
         },
         "precision": getattr(generator.inferer, "precision", None),
-        "classifiers": {name: json_digest(classifier.describe()) for name, classifier in classifiers.items()},
+        "classifiers": {name: json_digest(reader.describe()) for name, reader in goal.classifiers.items()},
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
-        "untuned_sha256": file_digest(source),
+        "untuned_sha256": file_digest(model.source),
     }
+
+
+def _pool(
+    untuned: nn.Module,
+    generator: ImageGenerator,
+    prompts: pd.DataFrame,
+    reader: SubgroupReader,
+    goal: AlignmentGoal,
+    settings: AlignmentSettings,
+) -> ReferencePool:
+    by_prompt = goal.losses.scope == "prompt"
+    together = max(TOGETHER, PER_SUBGROUP * len(goal.target.groups)) if by_prompt else 1
+    pool = ReferencePool(
+        untuned, generator, prompts, settings.pool_size, reader, goal.features, settings.seed, together
+    )
+    if by_prompt:
+        _warn_of_many_prompts(pool)
+    return pool
 
 
 def _warn_of_many_prompts(pool: ReferencePool) -> None:
@@ -219,13 +262,8 @@ def _warn_of_many_prompts(pool: ReferencePool) -> None:
         )
 
 
-def _hardened(seed: int) -> Augment:
-    strengths = Hardening()
-
-    def augment(images: torch.Tensor, step: int) -> torch.Tensor:
-        return harden(images, strengths, generator_from("alignment harden", seed, step))
-
-    return augment
+def _hardened(images: torch.Tensor, step: int, seed: int) -> torch.Tensor:
+    return harden(images, Hardening(), generator_from("alignment harden", seed, step))
 
 
 def _clear(output: Path, folder: Path, checkpoint: TrainingCheckpoint) -> None:
@@ -257,11 +295,7 @@ def _trainer(
     if writer is not None:
         ScalarHandler(writer, step.optimizer, settings.batch_size, every=1).attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, _show_terms, writer)
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def next_rate() -> None:
-        schedule.step()
-
+    schedule.attach(trainer)
     # a checkpoint holds the learning rate of the next update and the validations up to this one
     watch.attach(trainer)
     checkpoint.attach(trainer)
@@ -287,7 +321,7 @@ def _run(trainer: Any, watch: SubgroupWatch, checkpoint: TrainingCheckpoint, max
             f"interrupted after update {step} of {max_steps}; its state is saved in {checkpoint.newest}. Resume with "
             "the same command and --resume true."
         )
-    watch.look(step)
+    watch.validate(step)
 
 
 def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: EventWriter | None) -> None:
@@ -303,23 +337,20 @@ def _show(watch: SubgroupWatch, untuned: nn.Module, output: Path, writer: EventW
         writer.add_image("samples", grid, watch.best_step, dataformats="HWC")
 
 
-def _save(
-    network: nn.Module,
-    watch: SubgroupWatch,
-    schema: Conditioning,
-    train_config: Mapping[str, Any],
-    settings: AlignmentSettings,
-    record: Mapping[str, Any],
-    folder: Path,
-    output: Path,
-    seconds: float,
-) -> Path:
+def _save(model: TrainedModel, settings: AlignmentSettings, record: Mapping[str, Any], folder: Path) -> Path:
+    """Save the tuned weights, with an adapter merged into them, and return their path."""
     if settings.tuned == "lora":
-        save_adapter(network, folder / ADAPTER, settings.rank)
-        merge_adapter(network)
-    model = folder / "model.pt"
-    schema.save(folder / "schema.json")
-    save_model(folder, network.state_dict(), {**train_config, "aligned": record})
+        save_adapter(model.network, folder / ADAPTER, settings.rank)
+        merge_adapter(model.network)
+    model.generator.schema.save(folder / "schema.json")
+    save_model(folder, model.network.state_dict(), {**model.train_config, "aligned": record})
+    return folder / "model.pt"
+
+
+def _finish(
+    watch: SubgroupWatch, record: Mapping[str, Any], model: Path, output: Path, seconds: float, schema_digest: str
+) -> None:
+    """Write ``alignment.json`` and ``summary.json``, and print the outcome."""
     write_json(output / "alignment.json", {**record, "curve": watch.curve, "kept_step": watch.best_step})
     before, after = watch.curve[0], watch.kept
     print(watch.outcome(), flush=True)
@@ -333,7 +364,6 @@ def _save(
             "seconds": seconds,
         },
         settings=record,
-        digests={"model.pt": file_digest(model), "untuned": record["untuned_sha256"], "schema": schema.digest},
+        digests={"model.pt": file_digest(model), "untuned": record["untuned_sha256"], "schema": schema_digest},
         where=model,
     )
-    return model

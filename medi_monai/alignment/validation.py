@@ -12,7 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medi_monai.alignment.pool import ReferencePool, SubgroupPredictor, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.step import sets_by_prompt
 from medi_monai.engines.events import EventWriter
 from medi_monai.metrics.subgroups import total_variation
@@ -38,11 +39,10 @@ class SubgroupWatch:
         network: network being tuned, in evaluation mode.
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
-        num_images: images per validation, with the same prompts and noise every time.
-        classifiers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
+        readers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
             absence; the predictions of all others are only recorded.
-        every: number of updates between validations.
-        patience: number of validations without a smaller distance after which tuning ends.
+        settings: settings of the tuning, of which the number of images per validation, the number of updates between
+            validations and the patience are used; every validation has the same prompts and noise.
         writer: TensorBoard writer.
         tolerance: smallest reduction of the distance (total variation, in [0, 1]) that counts as an improvement.
         by_prompt: whether to use the mean of each prompt's distance instead of the distance of all images.
@@ -56,10 +56,8 @@ class SubgroupWatch:
         network: nn.Module,
         pool: ReferencePool,
         prompts: pd.DataFrame,
-        num_images: int,
-        classifiers: Mapping[str, AttributeClassifier],
-        every: int,
-        patience: int,
+        readers: Mapping[str, AttributeClassifier],
+        settings: AlignmentSettings,
         writer: EventWriter | None,
         tolerance: float = 0.005,
         by_prompt: bool = False,
@@ -67,7 +65,7 @@ class SubgroupWatch:
         if GUIDE in classifiers:
             raise InputError(f"a classifier named {GUIDE!r}: the guide is always included; choose another name")
         self.network, self.target, self.writer = network, pool.target, writer
-        self.every, self.patience, self.tolerance = every, patience, tolerance
+        self.every, self.patience, self.tolerance = settings.val_interval, settings.patience, tolerance
         size = pool.generator.batch_size
         others = {
             name: SubgroupPredictor(name, classifier, pool.target, size) for name, classifier in classifiers.items()
@@ -75,9 +73,9 @@ class SubgroupWatch:
         self.predictors = {GUIDE: pool.predictor, **others}
         self.generator = copy(pool.generator)
         self.generator.seed = seed_from("alignment validation", pool.seed)
-        self.rows = spread_rows(prompts, num_images)
+        self.rows = spread_rows(prompts, settings.num_validation)
         prompts_of = codes_of_prompts(self.rows.drop(columns="number"))
-        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(num_images)]
+        self.sets = sets_by_prompt(prompts_of, FEW_OF_A_PROMPT) if by_prompt else [np.arange(len(self.rows))]
         #: one record per validation: the step and, for each classifier, the proportions, their distance to the target
         #: and the mean distance over prompts
         self.curve: list[dict[str, Any]] = []
@@ -87,15 +85,15 @@ class SubgroupWatch:
     def attach(self, engine: Engine) -> None:
         """Validate before the first update and after every ``every``-th one, and end tuning when it stops improving."""
         engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._go_on)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._validate_or_end)
 
     def _begin(self, engine: Engine) -> None:
         # a resumed tuning was already validated before its first update
         if not self.curve:
-            self.look(engine.state.iteration)
+            self.validate(engine.state.iteration)
 
-    def _go_on(self, engine: Engine) -> None:
-        self.look(engine.state.iteration)
+    def _validate_or_end(self, engine: Engine) -> None:
+        self.validate(engine.state.iteration)
         if self.exhausted:
             engine.terminate()
 
@@ -122,7 +120,7 @@ class SubgroupWatch:
         return words + (nothing if self.best_step == 0 else "")
 
     @torch.no_grad()
-    def look(self, step: int) -> None:
+    def validate(self, step: int) -> None:
         """Validate the weights after a step, unless already done, and keep them if they are the best so far."""
         if self.curve and self.curve[-1]["step"] == step:
             return
@@ -137,8 +135,8 @@ class SubgroupWatch:
                 "distance": self._distance(shares),
                 "distance_of_prompts": sum(distances) / len(images),
             }
-            self._show(name, record[name], step)
-        decides = VALIDATION if VALIDATION in self.predictors else GUIDE
+            self._write(name, record[name], step)
+        decides = VALIDATION if VALIDATION in self.readers else GUIDE
         distance = record[decides]["distance_of_prompts"]
         if not self.curve or distance < self.kept[decides]["distance_of_prompts"] - self.tolerance:
             state = self.network.state_dict()
@@ -146,7 +144,7 @@ class SubgroupWatch:
             self.best_step = step
         self.curve.append(record)
 
-    def _show(self, name: str, reading: Mapping[str, Any], step: int) -> None:
+    def _write(self, name: str, reading: Mapping[str, Any], step: int) -> None:
         if self.writer is None:
             return
         self.writer.add_scalar(f"distance/{name}", reading["distance"], step)

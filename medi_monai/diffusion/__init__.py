@@ -10,7 +10,7 @@ from medi_monai.diffusion.objectives import (
     training_target,
 )
 from medi_monai.diffusion.schedules import SCHEDULES, NoiseSchedule
-from medi_monai.diffusion.solvers import SOLVERS, ddim, dpm_sde, dpm_solver, sampling_timesteps, unipc
+from medi_monai.diffusion.solvers import SOLVERS, ddim, ddim_step, dpm_sde, dpm_solver, sampling_timesteps, unipc
 from medi_monai.diffusion.timesteps import TIMESTEP_WEIGHTS, draw_timesteps, timestep_distribution
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "add_noise",
     "check_objective",
     "ddim",
+    "ddim_step",
     "denoiser",
     "dpm_sde",
     "dpm_solver",

@@ -13,7 +13,7 @@ from medi_monai.diffusion.schedules import NoiseSchedule
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import generator_from
 
-__all__ = ["SOLVERS", "ddim", "dpm_sde", "dpm_solver", "sampling_timesteps", "unipc"]
+__all__ = ["SOLVERS", "ddim", "ddim_step", "dpm_sde", "dpm_solver", "sampling_timesteps", "unipc"]
 
 #: bound of half the log signal-to-noise ratio, between minus and plus which timesteps are spaced evenly: for images in
 #: [-1, 1], no image is visible below -5, and noise is less than one gray level above 5
@@ -89,12 +89,28 @@ def ddim(denoise: Denoiser, noise: torch.Tensor, schedule: NoiseSchedule, num_st
     steps = sampling_timesteps(num_steps, schedule)
     sample = noise
     for now, later in zip(steps[:-1].tolist(), steps[1:].tolist()):
-        image = _images(denoise, sample, now)
-        alpha, sigma = schedule.coefficients(torch.tensor([now]), sample)
-        alpha_later, sigma_later = schedule.coefficients(torch.tensor([later]), sample)
-        direction = (sample - alpha * image) / sigma
-        sample = alpha_later * image + sigma_later * direction
+        sample = ddim_step(denoise, sample, now, later, schedule)
     return sample
+
+
+def ddim_step(denoise: Denoiser, sample: torch.Tensor, now: int, later: int, schedule: NoiseSchedule) -> torch.Tensor:
+    """Take one step of :func:`ddim`; gradients pass through it.
+
+    Args:
+        denoise: ``(x_t, timesteps) -> x_0``.
+        sample: ``(N, …)`` noisy images at timestep ``now``.
+        now: timestep of ``sample``.
+        later: timestep of the result, below ``now``; -1 for the clean image.
+        schedule: noise schedule of the training.
+
+    Returns:
+        ``(N, …)`` images at timestep ``later``.
+    """
+    image = _images(denoise, sample, now)
+    alpha, sigma = schedule.coefficients(torch.tensor([now]), sample)
+    alpha_later, sigma_later = schedule.coefficients(torch.tensor([later]), sample)
+    direction = (sample - alpha * image) / sigma
+    return alpha_later * image + sigma_later * direction
 
 
 @torch.no_grad()

@@ -150,8 +150,8 @@ class UpsamplingGenerator(ImageGenerator):
         return {**super().recipe(), "small": self.small.digest, "level": self.level}
 
     @torch.no_grad()
-    def draw(self, network: nn.Module, rows: pd.DataFrame) -> np.ndarray:
-        """Enlarge the small images of ``rows``; see :meth:`ImageGenerator.draw`."""
+    def sample(self, network: nn.Module, rows: pd.DataFrame) -> torch.Tensor:
+        """Enlarge the small images of ``rows``; see :meth:`ImageGenerator.sample`."""
         device = next(network.parameters()).device
         images = self.small.read(rows)
         if tuple(images.shape[2:]) != (self.small_size,) * 2:
@@ -164,7 +164,7 @@ class UpsamplingGenerator(ImageGenerator):
         small = self.space.encode(enlarged(images, self.image_size).to(device))
         noise = self._noise(rows, small.shape[1:]).to(device)
         noisy = add_noise(small, noise, torch.full((len(small),), self.level), self.schedule)
-        return super().draw(WithSmallImages(network, noisy, self.level).eval(), rows)
+        return super().sample(WithSmallImages(network, noisy, self.level).eval(), rows)
 
     def _noise(self, rows: pd.DataFrame, shape: torch.Size) -> torch.Tensor:
         noise = torch.empty(len(rows), *shape)

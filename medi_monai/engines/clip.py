@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim import AdamW
 from medi_monai.engines.events import EventWriter
 from medi_monai.engines.handlers import ProgressHandler, ScalarHandler
 from medi_monai.engines.prepare_batch import random_symmetry
-from medi_monai.engines.schedules import WarmupCosine
+from medi_monai.engines.schedules import SinglePrecisionWarmupCosine
 from medi_monai.networks.text import ClipModel, make_tokenizer, save_clip, small_clip
 from medi_monai.networks.text.encoder import CaptionTokenizer
 from medi_monai.networks.text.small import check_free
@@ -26,7 +27,7 @@ from medi_monai.utils.files import temporary_dir
 from medi_monai.utils.pixels import from_uint8
 from medi_monai.utils.seeding import generator_from, seed_from
 
-__all__ = ["ClipSchedule", "contrastive_loss", "train_clip"]
+__all__ = ["ClipTraining", "contrastive_loss", "train_clip"]
 
 #: CLIP's upper bound on the logarithm of its scale, which limits the scale to 100
 MAX_LOG_SCALE = 4.6052
@@ -56,17 +57,34 @@ def contrastive_loss(
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
+@dataclass(frozen=True)
+class ClipTraining:
+    """Settings of the training of a small CLIP.
+
+    Args:
+        max_steps: number of updates.
+        batch_size: pairs per update.
+        learning_rate: peak learning rate, after a short warm-up and before cosine decay.
+        weight_decay: weight decay of AdamW.
+        augment: whether to apply random flips and right-angle rotations; not suitable if captions mention left or
+            right.
+        seed: random seed of weights, order and augmentation.
+    """
+
+    max_steps: int = 600
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    augment: bool = False
+    seed: int = 0
+
+
 def train_clip(
     images: Any,
     captions: Sequence[str],
     folder: str | os.PathLike,
-    max_steps: int = 600,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
+    training: ClipTraining | None = None,
     device: str | torch.device = "cpu",
-    weight_decay: float = 0.05,
-    augment: bool = False,
     max_length: int | None = None,
     on_long: str = "error",
     records: Mapping[str, dict[str, Any]] | None = None,
@@ -81,14 +99,8 @@ def train_clip(
         images: ``(N, 3, S, S)`` uint8, or a dataset of such images (tensors, or mappings with ``image``).
         captions: one caption per image.
         folder: new or empty output folder for the model, and for TensorBoard events in ``events``.
-        max_steps: number of updates.
-        batch_size: pairs per update.
-        learning_rate: peak learning rate, after a short warm-up and before cosine decay.
-        seed: random seed of weights, order and augmentation.
+        training: settings of the training.
         device: device for training.
-        weight_decay: weight decay of AdamW.
-        augment: whether to apply random flips and right-angle rotations; not suitable if captions mention left or
-            right.
         max_length: maximum number of tokens in a caption; by default longer than needed, up to CLIP's 77.
         on_long: what to do with longer captions: ``error`` or ``truncate``.
         records: contents of additional JSON files to write into the folder, by file name.
@@ -98,68 +110,75 @@ def train_clip(
         InputError: for images that do not match the captions, or invalid settings.
         RunStopped: if the loss is not finite.
     """
-    _check(max_steps=max_steps, batch_size=batch_size)
+    training = training or ClipTraining()
+    _check(max_steps=training.max_steps, batch_size=training.batch_size)
     target, pixels = check_free(folder), _pixels(images, len(captions))
     tokenizer = make_tokenizer(captions, max_length)
     caption_codes, unique = pd.factorize(pd.Series(list(captions), dtype=object))
     encode = CaptionTokenizer(tokenizer, tokenizer.model_max_length, on_long=on_long)
     codes = encode(list(unique))[torch.from_numpy(caption_codes)]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_from("clip", seed))
+        torch.manual_seed(seed_from("clip", training.seed))
         model: Any = small_clip(tokenizer, pixels.shape[-1], **sizes).to(device)
     target.parent.mkdir(parents=True, exist_ok=True)
     # a unique name, so that no folder of the user is mistaken for it and removed
     with temporary_dir(target, LOGS) as logs:
-        _run(model, pixels, codes, logs, max_steps, batch_size, learning_rate, weight_decay, augment, seed)
+        _run(model, pixels, codes, training, logs)
         # written all at once, so that a killed run leaves no model without its records
         save_clip(model.cpu(), tokenizer, target, {LOGS: logs, **(records or {})})
     return ClipModel(target).to(device)
 
 
-def _run(
-    model: Any,
-    pixels: torch.Tensor,
-    codes: torch.Tensor,
-    logs: Path,
-    max_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    augment: bool,
-    seed: int,
-) -> None:
-    device = next(model.parameters()).device
-    end = model.config.text_config.eos_token_id
-    # CLIP reads the state at the end token; the padding after it is not needed
-    length = int((codes == end).long().argmax(1).max()) + 1
-    optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    warmup = max(1, min(50, max_steps // 10))
-    schedule = ClipSchedule(optimizer, warmup, max_steps)
+class _Step:
+    """One update of the model on a batch of rows.
 
-    def update(engine: Engine, rows: torch.Tensor) -> dict[str, Any]:
-        start = time.perf_counter()
-        chosen = from_uint8(pixels[rows].to(device))
-        if augment:
-            chosen = random_symmetry(chosen, generator_from("clip", "augment", seed, engine.state.iteration))
-        words = codes[rows, :length].to(device)
-        output = model(input_ids=words, pixel_values=chosen)
+    Args:
+        model: CLIP of transformers.
+        optimizer: optimizer of its parameters.
+        pixels: ``(N, 3, S, S)`` uint8 images.
+        codes: ``(N, L)`` token ids of their captions.
+        training: settings of the training.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: AdamW, pixels: torch.Tensor, codes: torch.Tensor, training: ClipTraining
+    ) -> None:
+        self.model, self.optimizer, self.pixels, self.training = model, optimizer, pixels, training
+        end = model.config.text_config.eos_token_id
+        # CLIP reads the state at the end token; the padding after it is not needed
+        self.codes = codes[:, : int((codes == end).long().argmax(1).max()) + 1]
+        self.device = next(model.parameters()).device
+
+    def __call__(self, engine: Engine, rows: torch.Tensor) -> dict[str, Any]:
+        start, step, model = time.perf_counter(), engine.state.iteration, self.model
+        images = from_uint8(self.pixels[rows].to(self.device))
+        if self.training.augment:
+            images = random_symmetry(images, generator_from("clip", "augment", self.training.seed, step))
+        words = self.codes[rows].to(self.device)
+        output = model(input_ids=words, pixel_values=images)
         scale = model.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
         loss = contrastive_loss(output.image_embeds, output.text_embeds, scale, words)
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not torch.isfinite(norm):
-            raise RunStopped(f"the CLIP loss is not finite at step {engine.state.iteration}: lower learning_rate")
-        optimizer.step()
-        schedule.step()
+            raise RunStopped(f"the CLIP loss is not finite at step {step}: lower learning_rate")
+        self.optimizer.step()
         return {"loss": loss.detach(), "grad_norm": norm.detach(), "seconds": time.perf_counter() - start}
 
+
+def _run(model: Any, pixels: torch.Tensor, codes: torch.Tensor, training: ClipTraining, logs: Path) -> None:
+    """Train the model on all pairs, with TensorBoard events in ``logs``."""
+    max_steps, batch_size = training.max_steps, training.batch_size
+    optimizer = AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    schedule = SinglePrecisionWarmupCosine(optimizer, max(1, min(50, max_steps // 10)), max_steps)
     model.train()
-    engine = Engine(update)
+    engine = Engine(_Step(model, optimizer, pixels, codes, training))
+    schedule.attach(engine)
     ProgressHandler("training CLIP", batch_size).attach(engine)
     with EventWriter(str(logs)) as writer:
         ScalarHandler(writer, optimizer, batch_size).attach(engine)
-        engine.run(_batches(len(pixels), batch_size, seed), max_epochs=1, epoch_length=max_steps)
+        engine.run(_batches(len(pixels), batch_size, training.seed), max_epochs=1, epoch_length=max_steps)
     model.eval()
 
 
@@ -170,17 +189,6 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
         order = torch.randperm(count, generator=generator_from("clip", "order", seed, epoch))
         yield from order[: count // size * size].split(size)
         epoch += 1
-
-
-class ClipSchedule(WarmupCosine):
-    """Schedule with its cosine computed in single precision, so that earlier results are reproduced exactly.
-
-    In double precision, 250 of 600 updates have a slightly different rate, and the weights differ.
-    """
-
-    def cosine(self, step: int) -> float:
-        progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
 
 
 def _pixels(images: Any, count: int) -> torch.Tensor:

@@ -65,26 +65,11 @@ def extend_model(
         generator.noise_from = {path.column: path.values[0]}
     base = schema.base if isinstance(schema, ExtendedSchema) and schema.base is not None else schema
     known = ExtendedSchema.of(base, [value.added for value in learned])
-    used: dict[tuple[str, str], None] = {}
-    mixtures: dict[tuple[str, str], Mixture] = {}
-    spelled = plan
-    for column in known.columns:
-        if isinstance(column, CategoricalColumn) and column.name in plan.columns:
-            cells = plan[column.name].unique()
-            texts = {cell: _canonical(column, cell, mixtures) for cell in cells if not is_missing(cell)}
-            changed = {cell: text for cell, text in texts.items() if text != cell}
-            if changed:
-                cells = [changed.get(cell, cell) for cell in plan[column.name]]
-                spelled = spelled.assign(**{column.name: pd.Series(cells, plan.index, dtype=object)})
-            used.update(dict.fromkeys((column.name, str(text)) for text in texts.values()))
-    used.update(dict.fromkeys((mix.column, value) for mix in mixtures.values() for value, _ in mix.shares))
+    spelled, used, mixtures = _spelled(plan, known)
     named = [value for value in learned if (value.column, value.value) in used]
-    if spelled is not plan:
-        keys = [name for name in spelled.columns if name != "count"]
-        spelled = spelled.groupby(keys, sort=False, as_index=False, dropna=False)["count"].sum()[list(plan.columns)]
     if not named and not mixtures:
         return generator, spelled
-    extended = ExtendedSchema.of(base, [value.added for value in named], mixtures.values())
+    extended = ExtendedSchema.of(base, [value.added for value in named], mixtures)
     rows = {(value.column, value.value): value.embedding for value in named}
     conditioned: Any = network
     conditioned.class_embedding = conditioned.class_embedding.extended(extended, rows)
@@ -94,7 +79,35 @@ def extend_model(
     return drawing, spelled
 
 
+def _spelled(plan: pd.DataFrame, known: ExtendedSchema) -> tuple[pd.DataFrame, set[tuple[str, str]], list[Mixture]]:
+    """Spell the mixtures of a plan canonically.
+
+    Returns:
+        The plan, with rows that are then equal merged; the values it names, by themselves or in a mixture, as (column,
+        value); and its mixtures in order of occurrence.
+    """
+    used: set[tuple[str, str]] = set()
+    mixtures: dict[tuple[str, str], Mixture] = {}
+    spelled = plan
+    for column in known.columns:
+        if not isinstance(column, CategoricalColumn) or column.name not in plan.columns:
+            continue
+        cells = plan[column.name].unique()
+        texts = {cell: _canonical(column, cell, mixtures) for cell in cells if not is_missing(cell)}
+        changed = {cell: text for cell, text in texts.items() if text != cell}
+        if changed:
+            cells = [changed.get(cell, cell) for cell in plan[column.name]]
+            spelled = spelled.assign(**{column.name: pd.Series(cells, plan.index, dtype=object)})
+        used.update((column.name, str(text)) for text in texts.values())
+    used.update((mixture.column, value) for mixture in mixtures.values() for value, _ in mixture.shares)
+    if spelled is not plan:
+        keys = [name for name in spelled.columns if name != "count"]
+        spelled = spelled.groupby(keys, sort=False, as_index=False, dropna=False)["count"].sum()[list(plan.columns)]
+    return spelled, used, list(mixtures.values())
+
+
 def _canonical(column: CategoricalColumn, cell: object, mixtures: dict[tuple[str, str], Mixture]) -> object:
+    """Return a cell in canonical spelling; a mixture of several values is also added to ``mixtures``."""
     mixture = parse_mixture(column, cell) if isinstance(cell, str) else None
     if mixture is None:
         return cell

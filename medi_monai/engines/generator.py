@@ -104,8 +104,8 @@ class ImageGenerator:
         return (rows.iloc[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
 
     @torch.no_grad()
-    def draw(self, network: nn.Module, rows: pd.DataFrame) -> np.ndarray:
-        """Sample a batch of images.
+    def sample(self, network: nn.Module, rows: pd.DataFrame) -> torch.Tensor:
+        """Sample a batch of images, without rounding their pixels.
 
         A space with weights, such as an autoencoder's, is moved to the device of the network.
 
@@ -115,17 +115,25 @@ class ImageGenerator:
                 attributes without a column are null, that is, the model chooses.
 
         Returns:
-            ``(N, H, W, 3)`` uint8 images.
-
-        Raises:
-            RunStopped: for pixels that are NaN or infinite, which would appear as black.
+            ``(N, 3, H, W)`` images, with values in about [-1, 1].
         """
         device = next(network.parameters()).device
         if isinstance(self.space, nn.Module):
             self.space.to(device)
         denoise = denoiser(self.bind(network, rows), self.schedule, self.objective, self.space.clip)
         noise = self.noise(rows).to(device)
-        images = self.space.decode(SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps))
+        return self.space.decode(SOLVERS[self.solver](denoise, noise, self.schedule, self.num_steps))
+
+    def draw(self, network: nn.Module, rows: pd.DataFrame) -> np.ndarray:
+        """Sample a batch of images as they are saved; the arguments are those of :meth:`sample`.
+
+        Returns:
+            ``(N, H, W, 3)`` uint8 images.
+
+        Raises:
+            RunStopped: for pixels that are NaN or infinite, which would appear as black.
+        """
+        images = self.sample(network, rows)
         finite = torch.isfinite(images).flatten(1).all(1)
         if not finite.all():
             raise RunStopped(

@@ -1,11 +1,13 @@
-"""Learning rate schedules with linear warm-up and cosine decay."""
+"""Learning rate schedules of all trainings in Python: linear warm-up and cosine decay, one step per update."""
 
 from __future__ import annotations
 
+import torch
+from ignite.engine import Engine, Events
 from monai.optimizers import WarmupCosineSchedule
 from torch.optim import Optimizer
 
-__all__ = ["WarmupCosine"]
+__all__ = ["SinglePrecisionWarmupCosine", "WarmupCosine", "WarmupTimesCosine"]
 
 
 class WarmupCosine(WarmupCosineSchedule):
@@ -17,7 +19,7 @@ class WarmupCosine(WarmupCosineSchedule):
 
     Args:
         optimizer: optimizer with the peak rate.
-        warmup_steps: number of warm-up updates, 1 or more.
+        warmup_steps: number of warm-up updates, 1 or more; a fraction only if ``cosine_start`` is given.
         t_total: update at which the cosine ends.
         cosine_start: update at which the cosine begins; by default after the warm-up. If it begins earlier, the smaller
             of the two factors is used.
@@ -27,13 +29,13 @@ class WarmupCosine(WarmupCosineSchedule):
     def __init__(
         self,
         optimizer: Optimizer,
-        warmup_steps: int,
+        warmup_steps: float,
         t_total: int,
         cosine_start: int | None = None,
         end_factor: float = 0.0,
     ) -> None:
         self.rise, self.end_factor = warmup_steps, end_factor
-        super().__init__(optimizer, warmup_steps if cosine_start is None else cosine_start, t_total)
+        super().__init__(optimizer, int(warmup_steps) if cosine_start is None else cosine_start, t_total)
 
     def lr_lambda(self, step: int) -> float:
         """Return the factor of the peak rate in update ``step``."""
@@ -43,3 +45,36 @@ class WarmupCosine(WarmupCosineSchedule):
     def cosine(self, step: int) -> float:
         """Return ``(1 + cos(pi p)) / 2`` for an update from ``cosine_start`` to ``t_total``."""
         return super().lr_lambda(step)
+
+    def attach(self, engine: Engine) -> None:
+        """Take a step after every update of an engine, as ``LrScheduleHandler`` does in configs."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.step())
+
+
+class SinglePrecisionWarmupCosine(WarmupCosine):
+    """Schedule with its cosine computed in single precision, so that earlier results are reproduced exactly.
+
+    In double precision, 250 of 600 updates have a slightly different rate, and the weights differ.
+    """
+
+    def cosine(self, step: int) -> float:
+        progress = (step - self.warmup_steps) / max(1, self.t_total - self.warmup_steps)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+
+
+class WarmupTimesCosine(WarmupCosine):
+    """Schedule with the product of warm-up and cosine in place of the smaller of the two.
+
+    Update ``n`` uses ``min(1, (n + 1) / warmup_steps) (1 + cos(pi p)) / 2`` times the peak rate.
+
+    Args:
+        optimizer: optimizer with the peak rate.
+        warmup_steps: number of warm-up updates, 1 or more; may be a fraction.
+        t_total: update at which the cosine, which begins at update 0, ends.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: float, t_total: int) -> None:
+        super().__init__(optimizer, warmup_steps, t_total, cosine_start=0)
+
+    def lr_lambda(self, step: int) -> float:
+        return min(1.0, (step + 1) / self.rise) * self.cosine(min(step, self.t_total))

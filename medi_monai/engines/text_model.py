@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medi_monai.cohort import Cohort, StreamedPatchDataset
-from medi_monai.engines.clip import train_clip
+from medi_monai.engines.clip import ClipTraining, train_clip
 from medi_monai.engines.distributed import main_process_first
 from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
@@ -58,7 +58,8 @@ def text_model_dir(
         if not (Path(folder) / CONFIG).is_file():
             images = StreamedPatchDataset(cohort, None, image_size)
             records = {PAIRS: pairs}
-            train_clip(images, captions, folder, max_steps=max_steps, seed=seed, on_long=on_long, records=records)
+            training = ClipTraining(max_steps=max_steps, seed=seed)
+            train_clip(images, captions, folder, training, on_long=on_long, records=records)
             print(f"a small CLIP was trained on {plural(len(cohort), 'pair')}: {folder}", flush=True)
         elif (Path(folder) / PAIRS).is_file() and read_json(Path(folder) / PAIRS) != pairs:
             raise InputError(

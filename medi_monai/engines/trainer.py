@@ -149,27 +149,14 @@ def train(
         RunStopped: after Ctrl-C (the state is saved), or if the loss is not finite.
     """
     require_joined_processes()
-    folder = checkpoint.ckpt_dir
     if trainer.loss_scaler is not None:
         checkpoint.components["loss_scale"] = trainer.loss_scaler
     record = settings if trained_on is None else {**settings, RECORD: plain(trained_on)}
-    if is_main_process():
-        check_results(output_dir, "training")
-        check_results(folder, "training", 1)
-    if resume:
-        _resume(trainer, checkpoint)
-    elif is_main_process():
-        checkpoint.check_free(1, trainer.state.epoch_length)
-        _set_aside_earlier(checkpoint, Path(output_dir))
-    if is_main_process():
-        claim_results(output_dir, "training")
-        claim_results(folder, "training", 1)
-        # saved before the first checkpoint, so every checkpoint has its vocabulary
-        schema.save(folder / "schema.json")
-        save_settings(folder, record)
+    _begin(trainer, checkpoint, schema, Path(output_dir), record, resume)
     start, first = time.perf_counter(), trainer.state.iteration
     _run_to_end(trainer, checkpoint)
     seconds, steps = time.perf_counter() - start, trainer.state.iteration - first
+    folder = checkpoint.ckpt_dir
     model = folder / "model.pt"
     if not is_main_process():
         return model
@@ -189,6 +176,32 @@ def train(
         where=str(model),
     )
     return model
+
+
+def _begin(
+    trainer: DiffusionTrainer,
+    checkpoint: TrainingCheckpoint,
+    schema: Conditioning,
+    output: Path,
+    record: Mapping[str, Any],
+    resume: bool,
+) -> None:
+    """Load the checkpoint to resume from, or set earlier results aside; the first process claims the folders."""
+    folder = checkpoint.ckpt_dir
+    if is_main_process():
+        check_results(output, "training")
+        check_results(folder, "training", 1)
+    if resume:
+        _resume(trainer, checkpoint)
+    elif is_main_process():
+        checkpoint.check_free(1, trainer.state.epoch_length)
+        _set_aside_earlier(checkpoint, output)
+    if is_main_process():
+        claim_results(output, "training")
+        claim_results(folder, "training", 1)
+        # saved before the first checkpoint, so every checkpoint has its vocabulary
+        schema.save(folder / "schema.json")
+        save_settings(folder, record)
 
 
 def _resume(trainer: DiffusionTrainer, checkpoint: TrainingCheckpoint) -> None:

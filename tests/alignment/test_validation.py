@@ -6,7 +6,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.pool import ReferencePool, draw_images
+from medi_monai.alignment.pool import ReferencePool, SubgroupReader, draw_images
+from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.errors import InputError
@@ -32,10 +33,9 @@ class Level(AttributeClassifier):
 def make():
     def build(classifiers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
         network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
-        pool = ReferencePool(network, generator, PLAN, 8, Level(), TARGET, None, seed=1)
-        return SubgroupWatch(
-            network, pool, PLAN, num_images, classifiers, every, patience, writer, tolerance, by_prompt
-        )
+        pool = ReferencePool(network, generator, PLAN, 8, SubgroupReader("guide", Level(), TARGET, draw), None, seed=1)
+        settings = AlignmentSettings(num_validation=num_images, val_interval=every, patience=patience)
+        return SubgroupWatch(network, pool, PLAN, readers, settings, writer, tolerance, by_prompt)
 
     return build
 
@@ -45,14 +45,14 @@ def follow(watch, classifier, shares, max_steps=None):
     weight = watch.network.conv_in.conv.bias
     upcoming = iter(shares)
 
-    def before_look(engine):
-        classifier.share = next(upcoming)
+    def before_validation(engine):
+        reader.share = next(upcoming)
         with torch.no_grad():
             weight.fill_(engine.state.iteration)
 
     engine = Engine(lambda engine, batch: None)
-    engine.add_event_handler(Events.STARTED, before_look)
-    engine.add_event_handler(Events.ITERATION_COMPLETED(every=watch.every), before_look)
+    engine.add_event_handler(Events.STARTED, before_validation)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(every=watch.every), before_validation)
     watch.attach(engine)
     steps = max_steps or (len(shares) - 1) * watch.every
     engine.run(range(steps), epoch_length=steps)
@@ -96,11 +96,11 @@ def test_weights_are_kept_by_the_distance_within_prompts(make):
         assert (kinds == "b").sum() == 32
         # b alone is bright: three quarters too few
         validation.bright_rows = torch.from_numpy(kinds == "b").nonzero()[:, 0]
-        watch.look(0)
+        watch.validate(0)
         spread = torch.cat([torch.from_numpy(kinds == kind).nonzero()[::4, 0] for kind in "ab"])
         assert len(spread) == 32
         validation.bright_rows = spread
-        watch.look(1)
+        watch.validate(1)
         first, second = watch.curve[0]["validation"], watch.curve[1]["validation"]
         assert first["distance"] == second["distance"] == pytest.approx(0.5)
         # b is met within a quarter, a not at all
@@ -137,8 +137,8 @@ def test_it_reads_the_same_images_whatever_is_drawn_at_once(make):
     turned = Level(("bright", "dark"))
     at_once, by_three = make({"validation": turned}, num_images=10), make({"validation": turned}, num_images=10, draw=3)
     for watch in (at_once, by_three):
-        watch.look(0)
-        watch.look(0)
+        watch.validate(0)
+        watch.validate(0)
     shares = [at_once.curve[0][name]["proportions"] for name in ("validation", "guide")]
     assert len(at_once.curve) == 1 and shares[0] == pytest.approx(shares[1])
     assert at_once.rows["kind"].value_counts().to_dict() == {"a": 8, "b": 2}
@@ -162,7 +162,7 @@ def test_a_resumed_watch_goes_on_without_a_look_of_its_own(make):
     for step, share in ((4, shares[2]), (6, shares[3])):
         assert not resumed.exhausted
         validation.share = share
-        resumed.look(step)
+        resumed.validate(step)
     assert resumed.exhausted and resumed.best_step == whole.best_step == 2
     assert [r["validation"] for r in resumed.curve] == [r["validation"] for r in whole.curve]
     kept = [watch.state_dict()["best"]["conv_in.conv.bias"] for watch in (whole, resumed)]

@@ -6,6 +6,7 @@ from medi_monai.diffusion import (
     SOLVERS,
     NoiseSchedule,
     ddim,
+    ddim_step,
     denoiser,
     dpm_sde,
     dpm_solver,
@@ -297,3 +298,17 @@ def test_the_network_is_asked_once_a_step_at_the_timesteps_of_the_list():
 
     ddim(denoiser(network, schedule, "v"), torch.zeros(3, 1), schedule, 6)
     assert asked == [[t] * 3 for t in sampling_timesteps(6, schedule)[:-1].tolist()]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_gradient_of_a_step_of_ddim_is_that_of_its_equation(name):
+    schedule, (now, later) = NoiseSchedule(name), (700, 300)
+    sample = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    stepped = ddim_step(lambda noisy, timesteps: scale * noisy, sample, now, later, schedule)
+    keep = schedule.sigmas[later] / schedule.sigmas[now]
+    gain = schedule.alphas[later] - keep * schedule.alphas[now]
+    torch.testing.assert_close(stepped, (keep + gain * scale) * sample)
+    of_sample, of_scale = torch.autograd.grad(stepped.sum(), (sample, scale))
+    torch.testing.assert_close(of_sample, (keep + gain * scale).expand_as(sample))
+    torch.testing.assert_close(of_scale, gain * sample.sum())

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from medi_monai.engines.clip import contrastive_loss, train_clip
+from medi_monai.engines.clip import ClipTraining, contrastive_loss, train_clip
 from medi_monai.networks.text import ClipModel, load_text_encoder
 from medi_monai.utils.errors import InputError
 
@@ -33,7 +33,7 @@ def pairs(count, seed):
 def trained(tmp_path_factory):
     images, captions, _ = pairs(400, 0)
     folder = tmp_path_factory.mktemp("clip") / "model"
-    return train_clip(images, captions, folder, max_steps=80, batch_size=32, learning_rate=3e-3), folder
+    return train_clip(images, captions, folder, ClipTraining(80, 32, 3e-3)), folder
 
 
 def test_a_prompt_finds_what_it_names(trained):
@@ -56,7 +56,7 @@ def test_the_seed_decides_everything_and_the_global_one_nothing(tmp_path):
     for name, seed, chance in (("one", 3, 0), ("two", 3, 1), ("three", 4, 0)):
         torch.manual_seed(chance)
         before = torch.get_rng_state()
-        model = train_clip(images, captions, tmp_path / name, max_steps=3, batch_size=8, seed=seed, augment=True)
+        model = train_clip(images, captions, tmp_path / name, ClipTraining(3, 8, seed=seed, augment=True))
         digests.append(model.digest)
         assert torch.equal(torch.get_rng_state(), before)
     assert digests[0] == digests[1] != digests[2]
@@ -64,9 +64,9 @@ def test_the_seed_decides_everything_and_the_global_one_nothing(tmp_path):
 
 def test_a_dataset_trains_as_its_tensor_does(tmp_path):
     images, captions, _ = pairs(16, 2)
-    settings = {"max_steps": 2, "batch_size": 8}
-    of_tensor = train_clip(images, captions, tmp_path / "one", **settings)
-    of_dataset = train_clip([{"image": image} for image in images], captions, tmp_path / "two", **settings)
+    training = ClipTraining(2, 8)
+    of_tensor = train_clip(images, captions, tmp_path / "one", training)
+    of_dataset = train_clip([{"image": image} for image in images], captions, tmp_path / "two", training)
     assert of_tensor.digest == of_dataset.digest
 
 
@@ -105,8 +105,8 @@ def test_equal_captions_are_no_negatives_of_each_other():
         ({"captions": ["a", "b"]}, "3 images and 2 captions"),
         ({"captions": ["", "", ""]}, "at least one caption"),
         ({"images": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "captions": ["a"]}, "at least two"),
-        ({"max_steps": 0}, "max_steps = 0"),
-        ({"batch_size": 1}, "batch_size = 1"),
+        ({"training": ClipTraining(max_steps=0)}, "max_steps = 0"),
+        ({"training": ClipTraining(batch_size=1)}, "batch_size = 1"),
         ({"patch_size": 5}, "patch_size = 5"),
     ],
 )
@@ -120,4 +120,4 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing(tmp_path, changes,
 def test_a_folder_that_holds_something_is_refused_before_any_work(trained):
     images, captions, _ = pairs(8, 0)
     with pytest.raises(InputError, match="not empty"):
-        train_clip(images, captions, trained[1], max_steps=10**9)
+        train_clip(images, captions, trained[1], ClipTraining(10**9))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medi_monai.engines.distributed import explain_lost_connections
 from medi_monai.utils.errors import RunStopped
@@ -216,6 +217,17 @@ def test_the_first_process_alone_writes(outcomes):
     summary = json.loads((root / "whole" / "out" / "summary.json").read_text())
     assert summary["made"]["steps"] == STEPS
     assert not list(root.rglob("earlier-*"))
+
+
+def test_the_speed_counts_the_images_of_all_processes(outcomes):
+    root, _ = outcomes
+    events = EventAccumulator(str(root / "whole" / "out")).Reload().Scalars("train/images_per_second")
+    assert [event.step for event in events] == list(range(1, STEPS + 1))
+    # the time between two events is that of the images of a step at the speed of the second
+    seconds_per_image = sum(1 / event.value for event in events[1:])
+    assert (events[-1].wall_time - events[0].wall_time) / seconds_per_image == pytest.approx(
+        WORLD * TINY["batch_size"], rel=0.1
+    )
 
 
 def test_an_interrupt_of_one_stops_both_and_they_go_on_to_the_same_weights(outcomes):

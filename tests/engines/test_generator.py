@@ -220,6 +220,14 @@ def test_a_space_with_weights_follows_the_network_and_keeps_its_precision(tiny_s
     assert np.array_equal(generator(tiny_schema, space=Plain()).draw(tiny_network, rows), expected)
 
 
+def test_a_drawn_image_is_the_sample_rounded_to_gray_levels(tiny_schema, tiny_network):
+    drawing, rows = generator(tiny_schema), expand_plan(PLAN.head(1).assign(count=2))
+    sampled = drawing.sample(tiny_network, rows)
+    levels = (sampled.clamp(-1, 1) * 127.5 + 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(drawing.draw(tiny_network, rows) - levels).max() <= 0.5 + 1e-4
+    assert not sampled.requires_grad and np.abs(levels - levels.round()).max() > 0.01
+
+
 def test_pixels_that_are_not_finite_stop_the_sampling_before_they_are_drawn_as_black(tiny_schema):
     class Spoiled(torch.nn.Module):
         def __init__(self):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 
-from medi_monai.engines.clip import ClipSchedule
-from medi_monai.engines.schedules import WarmupCosine
+from medi_monai.engines.schedules import SinglePrecisionWarmupCosine, WarmupCosine, WarmupTimesCosine
 
 
 def rates(schedule_of, count):
@@ -40,8 +40,33 @@ def test_the_rates_of_clip_are_those_of_a_cosine_in_single_precision(max_steps):
         progress = (step - warmup) / max(1, max_steps - warmup)
         return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
 
-    taken = rates(lambda optimizer: ClipSchedule(optimizer, warmup, max_steps), max_steps)
+    taken = rates(lambda optimizer: SinglePrecisionWarmupCosine(optimizer, warmup, max_steps), max_steps)
     assert taken == [expected(step) for step in range(max_steps)]
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 12, 37, 300])
+def test_the_rates_of_an_adaptation_are_the_product_of_rise_and_cosine_to_the_last_bit(max_steps):
+    def expected(step):
+        rise = min(1.0, step / max(1.0, 0.1 * max_steps))
+        return rise * 0.5 * (1 + np.cos(np.pi * ((step - 1) / max_steps)))
+
+    taken = rates(lambda optimizer: WarmupTimesCosine(optimizer, max(1.0, 0.1 * max_steps), max_steps), max_steps)
+    # a product of three factors, one of which is a power of two, is rounded alike in any order
+    assert taken == [expected(step) for step in range(1, max_steps + 1)]
+
+
+def test_an_attached_schedule_takes_a_step_after_every_update():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule, seen = WarmupCosine(optimizer, 3, 9), []
+
+    def update(engine, batch):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+
+    engine = Engine(update)
+    schedule.attach(engine)
+    engine.run(range(9))
+    assert seen == rates(lambda own: WarmupCosine(own, 3, 9), 9)
 
 
 def test_before_the_cosine_the_rate_is_full_and_after_its_end_what_is_left():

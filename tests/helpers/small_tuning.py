@@ -10,7 +10,7 @@ from small_alignment import PLAN, SCHEMA, VALUES, generator_of, network_of
 
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
-from medi_monai.alignment.tuning import align
+from medi_monai.alignment.tuning import AlignmentGoal, TrainedModel, align
 from medi_monai.networks.classifier import AttributeClassifier
 from medi_monai.utils.files import save_tensors
 
@@ -50,27 +50,25 @@ class Tuning:
 
     def run(self, resume=False, losses=None, plan=PLAN, folder=None, guide=None, others=None, target=None, **changes):
         self.output.mkdir(parents=True, exist_ok=True)
-        options = {name: changes.pop(name) for name in ("anchor", "writer", "features") if name in changes}
+        options = {name: changes.pop(name) for name in ("anchor", "features") if name in changes}
+        writer = changes.pop("writer", None)
         settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
                     "checkpoint_every": 4, "patience": 9, "learning_rate": 1e-2, "harden_guide": False}  # fmt: skip
-        return align(
-            self.network,
-            generator_of(4, 2, image_size=8),
-            plan,
+        readers = {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers
+        goal = AlignmentGoal(
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
-            {
-                "guide": guide or Weighted(WHOLE),
-                **({"validation": Weighted(WHOLE, 0.02)} if others is None else others),
-            },
+            {"guide": guide or Weighted(WHOLE), **readers},
             losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
+            **options,
+        )
+        return align(
+            TrainedModel(self.network, generator_of(4, 2, image_size=8), {"objective": "v"}, self.source),
+            plan,
+            goal,
             AlignmentSettings(**{**settings, "resume": resume, **changes}),
-            SCHEMA,
-            {"objective": "v"},
             self.output,
             folder or self.folder,
-            self.source,
-            resume=resume,
-            **options,
+            writer,
         )
 
     @property

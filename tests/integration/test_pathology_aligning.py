@@ -121,7 +121,7 @@ def test_aligning_from_neutral_conditioning(bundle, classifiers, loss):
 
 def test_the_joint_of_label_and_center_leaves_both_null(bundle, classifiers):
     target = {"A|North": 0.1, "A|South": 0.4, "B|North": 0.4, "B|South": 0.1}
-    options = align(bundle, classifiers, "joint", attribute="tumor|center", target=target, encoder=None)
+    options = align(bundle, classifiers, "joint", attribute="tumor|center", target=target)
     bundle.run_in_process("aligning", "align.json", **options)
     record = json.loads((classifiers / "joint" / "output" / "alignment.json").read_text())
     assert record["target"] == {"attributes": ["tumor", "center"], "target": target}
@@ -145,8 +145,8 @@ def test_before_and_after_are_sampled_with_one_plan_and_compared(bundle, classif
     bundle.run_in_process(
         "evaluation", "evaluate_alignment.json", arms={arm: str(output / arm) for arm in ("before", "after")},
         alignment=output, classifier_dir=classifiers, cohort_dir=classifiers / "cohort", label="tumor",
-        attribute=attribute, image_size=SIDE, min_images=4, neighbors=3, num_halves=1, num_replicates=5,
-        output_dir=output / "page",
+        subpopulation_columns=["tumor", "center"], attribute=attribute, image_size=SIDE, min_images=4, neighbors=3,
+        num_halves=1, num_replicates=5, output_dir=output / "page",
     )  # fmt: skip
     content = read_json(output / "page" / "metrics.json")
     jsonschema.validate(content, read_schema("metrics"))

@@ -11,7 +11,14 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from medi_monai.diffusion import NoiseSchedule, check_objective, denoiser, image_coefficients, sampling_timesteps
+from medi_monai.diffusion import (
+    NoiseSchedule,
+    check_objective,
+    ddim_step,
+    denoiser,
+    image_coefficients,
+    sampling_timesteps,
+)
 from medi_monai.utils.errors import InputError
 
 __all__ = ["ROLLOUTS", "Rollout", "adjusted_direct", "check_rollout", "step_coefficients", "truncated"]
@@ -89,13 +96,13 @@ def truncated(
     with torch.no_grad():
         sample = noise.detach()
         for now, later in steps[:first]:
-            sample = _ddim_step(denoise, sample, now, later, schedule)
+            sample = ddim_step(denoise, sample, now, later, schedule)
     with torch.enable_grad():
         for now, later in steps[first:]:
             if checkpoint:
-                sample = recomputed(_ddim_step, denoise, sample, now, later, schedule, use_reentrant=False)
+                sample = recomputed(ddim_step, denoise, sample, now, later, schedule, use_reentrant=False)
             else:
-                sample = _ddim_step(denoise, sample, now, later, schedule)
+                sample = ddim_step(denoise, sample, now, later, schedule)
     if not sample.requires_grad:
         raise InputError(_NOTHING_TO_TUNE)
     return Rollout(sample, lambda gradient: sample.backward(gradient))
@@ -150,7 +157,7 @@ def adjusted_direct(
         for index, (now, later) in enumerate(steps):
             if index >= num_steps - count:
                 stored.append((sample, now, weights[index - num_steps + count]))
-            sample = _ddim_step(denoise, sample, now, later, schedule)
+            sample = ddim_step(denoise, sample, now, later, schedule)
 
     def send_back(gradient: torch.Tensor) -> None:
         while stored:
@@ -216,14 +223,6 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
 
 
 _NOTHING_TO_TUNE = "the network's prediction depends on no parameter that requires a gradient: nothing can be tuned"
-
-
-def _ddim_step(denoise: Predict, sample: torch.Tensor, now: int, later: int, schedule: NoiseSchedule) -> torch.Tensor:
-    """Take one step of :func:`medi_monai.diffusion.ddim`, with a gradient."""
-    image = denoise(sample, _timesteps(sample, now))
-    alpha, sigma = schedule.coefficients(torch.tensor([now]), sample)
-    alpha_later, sigma_later = schedule.coefficients(torch.tensor([later]), sample)
-    return alpha_later * image + sigma_later * ((sample - alpha * image) / sigma)
 
 
 def _timesteps(sample: torch.Tensor, now: int) -> torch.Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from monai.inferers import Inferer
@@ -15,6 +14,7 @@ from torch import nn
 from medi_monai.cohort import Cohort, PatchDataset
 from medi_monai.engines.generator import ImageGenerator
 from medi_monai.engines.prepare_batch import DiffusionPrepareBatch
+from medi_monai.engines.schedules import WarmupTimesCosine
 from medi_monai.engines.settings import AdaptationSettings
 from medi_monai.schema import NULL, AddedValue, CategoricalColumn, ExtendedSchema, MetadataSchema
 from medi_monai.utils.errors import RunStopped
@@ -83,41 +83,98 @@ def learn_embedding(
         RunStopped: for a loss that is not finite.
     """
     conditioner: Any = network.class_embedding
+    index = schema.names.index(column.name)
+    known = _known_embeddings(conditioner, index, len(column.values))
+    mean = known.mean(0)
     extended = ExtendedSchema.of(schema, [AddedValue(column.name, value, "")])
     data = PatchDataset(patches, PartialSchema(extended), generator.image_size)  # type: ignore[arg-type]
-    index = schema.names.index(column.name)
-    # the embedding within the column, and an offset of the whole condition, which a value unlike the known ones needs
-    table = conditioner.embeddings[index].table.weight.detach()
-    known = table[-NULL : len(column.values) - NULL, : getattr(conditioner.embeddings[index], "width", None)]
-    known = nn.functional.pad(known, (0, conditioner.embed_dim))
-    learning: Any = conditioner.extended(extended, {(column.name, value): known.mean(0)})
+    learning: Any = conditioner.extended(extended, {(column.name, value): mean})
     weight = learning.embeddings[index].table.weight
     network.eval().requires_grad_(False)
-    augment = bool(train_config.get("augment", True))
     noisy = DiffusionPrepareBatch(
-        generator.schedule, generator.objective, 0, 0, 0, augment, generator.seed, space=generator.space
+        generator.schedule,
+        generator.objective,
+        label_dropout=0,
+        attribute_dropout=0,
+        joint_dropout=0,
+        augment=bool(train_config.get("augment", True)),
+        seed=generator.seed,
+        space=generator.space,
     )
+    loss = _EmbeddingLoss(network, weight, data, noisy, inferer)
     network.class_embedding = learning
-
-    def loss(batch: dict[str, torch.Tensor], step: int | None) -> torch.Tensor:
-        inputs, targets, args, kwargs = noisy(batch, weight.device, step=step)
-        return nn.functional.mse_loss(inferer(inputs, network, *args, **kwargs), targets)
-
     try:
-        with torch.no_grad():
-            compare = _comparison(data, loss, weight)
-            mean_loss = compare(known.mean(0))
-            codes = _candidates(len(column.values), generator.seed)
-            losses = {column.values[code]: compare(known[code]) for code in codes}
-            nearest = min(losses, key=lambda name: losses[name])
-            start = known[column.values.index(nearest)] if losses[nearest] < mean_loss else known.mean(0)
-            weight[-1] = start
-        _descend(weight.requires_grad_(True), data, loss, settings, generator.seed)
-        with torch.no_grad():
-            embedding = weight[-1].detach().clone()
-            return LearnedEmbedding(embedding, compare(embedding), nearest, losses, mean_loss)
+        mean_loss = loss.of(mean)
+        codes = _candidates(len(column.values), generator.seed)
+        losses = {column.values[code]: loss.of(known[code]) for code in codes}
+        nearest = min(losses, key=lambda name: losses[name])
+        weight.data[-1] = known[column.values.index(nearest)] if losses[nearest] < mean_loss else mean
+        _descend(loss, settings, generator.seed)
+        embedding = weight[-1].detach().clone()
+        return LearnedEmbedding(embedding, loss.of(embedding), nearest, losses, mean_loss)
     finally:
         network.class_embedding = conditioner
+
+
+def _known_embeddings(conditioner: Any, index: int, num_values: int) -> torch.Tensor:
+    """Return ``(V, D + d_t)`` embeddings of the known values of a column.
+
+    The first D numbers are the embedding within the column. The others are an offset of the whole condition, which a
+    value unlike the known ones needs; that of known values is zero.
+    """
+    embedding = conditioner.embeddings[index]
+    table = embedding.table.weight.detach()
+    known = table[-NULL : num_values - NULL, : getattr(embedding, "width", None)]
+    return nn.functional.pad(known, (0, conditioner.embed_dim))
+
+
+class _EmbeddingLoss:
+    """Diffusion loss of the patches as a function of the embedding of their value, the last row of a table.
+
+    Args:
+        network: network that uses the table, with all weights frozen.
+        weight: ``(R, D + d_t)`` table.
+        data: patches.
+        noisy: preparation of a batch, with its noise.
+        inferer: inferer that runs the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: nn.Parameter,
+        data: PatchDataset,
+        noisy: DiffusionPrepareBatch,
+        inferer: Inferer,
+    ) -> None:
+        self.network, self.weight, self.data, self.noisy, self.inferer = network, weight, data, noisy, inferer
+
+    def of_rows(self, rows: torch.Tensor, step: int | None, draw: int = 0) -> torch.Tensor:
+        """Return the mean loss of some patches, with a gradient.
+
+        Args:
+            rows: ``(B,)`` numbers of the patches.
+            step: step of the training, which determines noise and augmentation; None for noise that depends only on
+                the patch and ``draw``.
+            draw: number of the draw of noise and timesteps.
+        """
+        batch = {
+            "image": self.data.images[rows],
+            "conditions": self.data.conditions[rows],
+            "index": rows + draw * len(self.data),
+        }
+        inputs, targets, args, kwargs = self.noisy(batch, self.weight.device, step=step)
+        return nn.functional.mse_loss(self.inferer(inputs, self.network, *args, **kwargs), targets)
+
+    @torch.no_grad()
+    def of(self, embedding: torch.Tensor) -> float:
+        """Return the mean loss of all patches with this embedding, for the same noise and timesteps every time."""
+        self.weight.data[-1] = embedding
+        total = 0.0
+        for draw in range(NUM_DRAWS):
+            for rows in torch.arange(len(self.data)).split(BATCH_SIZE):
+                total += float(self.of_rows(rows, None, draw)) * len(rows)
+        return total / (NUM_DRAWS * len(self.data))
 
 
 class PartialSchema:
@@ -140,41 +197,19 @@ def _candidates(count: int, seed: int) -> list[int]:
     return sorted(order[:MAX_CANDIDATES].tolist())
 
 
-Loss = Callable[[dict[str, torch.Tensor], int | None], torch.Tensor]
-
-
-def _batch(data: PatchDataset, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"image": data.images[rows], "conditions": data.conditions[rows], "index": rows}
-
-
-def _comparison(data: PatchDataset, loss: Loss, weight: torch.Tensor) -> Callable[[torch.Tensor], float]:
-    def compare(embedding: torch.Tensor) -> float:
-        weight.data[-1] = embedding
-        total = 0.0
-        for draw in range(NUM_DRAWS):
-            for rows in torch.arange(len(data)).split(BATCH_SIZE):
-                batch = _batch(data, rows)
-                # noise depends on the index: it differs between draws, and is the same for each embedding
-                batch["index"] = rows + draw * len(data)
-                total += float(loss(batch, None)) * len(rows)
-        return total / (NUM_DRAWS * len(data))
-
-    return compare
-
-
-def _descend(weight: torch.Tensor, data: PatchDataset, loss: Loss, settings: AdaptationSettings, seed: int) -> None:
+def _descend(loss: _EmbeddingLoss, settings: AdaptationSettings, seed: int) -> None:
+    """Minimize the loss by Adam, from the embedding in the table."""
     # the rows of other values have no gradient, so that Adam does not change them
+    weight = loss.weight.requires_grad_(True)
     optimizer = torch.optim.Adam([weight], settings.learning_rate, betas=(0.9, 0.99))
+    schedule = WarmupTimesCosine(optimizer, max(1.0, WARMUP * settings.max_steps), settings.max_steps)
     steps = range(1, settings.max_steps + 1)
     for step in progress(steps, settings.max_steps, "adapting", "step"):
-        done = (step - 1) / settings.max_steps
-        rate = min(1.0, step / max(1.0, WARMUP * settings.max_steps)) * 0.5 * (1 + np.cos(np.pi * done))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
-        rows = torch.randperm(len(data), generator=generator_from("adapting batch", seed, step))[:BATCH_SIZE]
-        value = loss(_batch(data, rows), step)
+        rows = torch.randperm(len(loss.data), generator=generator_from("adapting batch", seed, step))[:BATCH_SIZE]
+        value = loss.of_rows(rows, step)
         if not torch.isfinite(value):
             raise RunStopped(f"the loss is not finite in step {step}: try --amp false or a lower --learning_rate")
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
+        schedule.step()

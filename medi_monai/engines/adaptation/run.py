@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from medi_monai.cohort import Cohort, PatchDataset, expand_plan
-from medi_monai.engines.adaptation.learning import PartialSchema, learn_embedding
+from medi_monai.engines.adaptation.learning import LearnedEmbedding, PartialSchema, learn_embedding
 from medi_monai.engines.adaptation.patches import adapted_column, new_value_patches
 from medi_monai.engines.extension import extend_model
 from medi_monai.engines.generator import ImageGenerator
@@ -78,17 +78,7 @@ def adapt_run(
     embedded = learn_embedding(network, schema, column, value, patches, generator, inferer, settings, train_config)
     seconds = time.perf_counter() - start
     weights = file_digest(folder / "model.pt")
-    trained_on = TrainingRecord.in_config(train_config)
-    columns = list(schema.names) if trained_on is None else trained_on.columns
-    known = patches.table.reindex(columns=list(columns), fill_value="")
-    origin = {
-        "patches": len(patches),
-        "pixels": patches.pixel_digest,
-        RECORD: plain(TrainingRecord.of(known, columns, patches.digest)),
-        "settings": settings.model_dump(mode="json"),
-        "loss": embedded.loss,
-        "nearest": embedded.nearest,
-    }
+    origin = _origin(embedded, patches, settings, schema, train_config)
     learned = LearnedValue(column.name, value, embedded.embedding, schema.digest, weights, origin)
     earlier = value_path(folder, column.name, value)
     set_aside(folder, [earlier] if earlier.is_file() else [])
@@ -118,6 +108,27 @@ def adapt_run(
         where=output / PICTURE,
     )
     return path
+
+
+def _origin(
+    embedded: LearnedEmbedding,
+    patches: Cohort,
+    settings: AdaptationSettings,
+    schema: MetadataSchema,
+    train_config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a value was learned from, to be saved with it."""
+    trained_on = TrainingRecord.in_config(train_config)
+    columns = list(schema.names) if trained_on is None else trained_on.columns
+    known = patches.table.reindex(columns=list(columns), fill_value="")
+    return {
+        "patches": len(patches),
+        "pixels": patches.pixel_digest,
+        RECORD: plain(TrainingRecord.of(known, columns, patches.digest)),
+        "settings": settings.model_dump(mode="json"),
+        "loss": embedded.loss,
+        "nearest": embedded.nearest,
+    }
 
 
 def _picture(

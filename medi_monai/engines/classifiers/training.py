@@ -60,6 +60,8 @@ __all__ = [
 ]
 
 RESULTS = (WEIGHTS, RECORD, "confusion.csv", "summary.json")
+#: splits to train on, and splits on which performance is measured
+TRAIN_SPLITS, HELD_OUT_SPLITS = ("train",), ("val", "holdout")
 #: number of distinct numeric values above which a column is treated as a quantity
 MAX_NUMBERS = 12
 
@@ -105,7 +107,7 @@ def train_classifier(
     if not isinstance(classifier, SubgroupClassifier):
         raise TypeError(f"the average of a classifier is a {type(classifier).__name__}")
     if writer is not None and held_out is not None:
-        _watch(trainer, classifier, held_out, writer, settings.val_interval)
+        _monitor(trainer, classifier, held_out, writer, settings.val_interval)
     trainer.run()
     if held_out is not None:
         classifier.held_out = evaluate_classifier(classifier, held_out, seed=settings.seed)
@@ -161,8 +163,6 @@ def classify_run(
     image_size: int,
     settings: ClassifierSettings | None = None,
     generated: Cohort | None = None,
-    train_splits: Sequence[str] = ("train",),
-    held_out_splits: Sequence[str] = ("val", "holdout"),
     num_folds: int | None = None,
     device: str | torch.device = "cpu",
     writer: EventWriter | None = None,
@@ -170,17 +170,15 @@ def classify_run(
     """Train on a cohort; write ``classifier.pt``, ``classifier.json``, ``confusion.csv`` and ``summary.json``.
 
     Args:
-        cohort: images with their split.
+        cohort: images with their split, of which ``train`` is used for training.
         attributes: columns to predict, as for :func:`train_classifier`.
         output_dir: folder of the run; earlier results are moved to ``earlier-<n>``.
         image_size: side of the cohort's images in pixels.
         settings: settings of the classifier and its training.
         generated: images generated for prompts or rows that name the attributes, of which
             :func:`prompt_consistent_images` are used.
-        train_splits: splits to train on.
-        held_out_splits: splits on which performance is measured.
-        num_folds: number of folds of a cross-validation over the patients of ``train_splits``, in place of
-            ``held_out_splits``.
+        num_folds: number of folds of a cross-validation over the patients of ``train``, in place of a measurement on
+            ``val`` and ``holdout``.
         device: device of the training.
         writer: TensorBoard writer for ``output_dir``.
 
@@ -188,17 +186,16 @@ def classify_run(
         InputError: if no images are left to measure performance on, and as for :func:`train_classifier`.
     """
     settings, output, start = settings or ClassifierSettings(), Path(output_dir), time.perf_counter()
-    training = _read(cohort.split(*train_splits), attributes, image_size)
+    training = _read(cohort.split(*TRAIN_SPLITS), attributes, image_size)
     held_out = None
     if num_folds is None:
-        _check_held_out(cohort, held_out_splits)
-        held_out = _read(cohort.split(*held_out_splits), attributes, image_size)
+        _check_held_out(cohort)
+        held_out = _read(cohort.split(*HELD_OUT_SPLITS), attributes, image_size)
     consistent = None
     if generated is not None:
-        labeled_generated = _read(generated, attributes, image_size)
-        consistent = prompt_consistent_images(
-            labeled_generated, train_classifier(training, attributes, None, settings, None, device)
-        )
+        requested = _read(generated, attributes, image_size)
+        of_real_images = train_classifier(training, attributes, None, settings, None, device)
+        consistent = prompt_consistent_images(requested, of_real_images)
     events = event_files(output)
     claim_results(output, "classifying")
     set_aside(output, [*(output / name for name in RESULTS), *events])
@@ -206,7 +203,7 @@ def classify_run(
     if num_folds is not None:
         measured = cross_validate_classifier(training, classifier.attributes, num_folds, settings, consistent, device)
         classifier.held_out = measured
-    described = {**asdict(settings), "train_splits": list(train_splits), "num_folds": num_folds}
+    described = {**asdict(settings), "train_splits": list(TRAIN_SPLITS), "num_folds": num_folds}
     digests = {"cohort": cohort.digest, **({} if generated is None else {"generated": generated.digest})}
     save_classifier(output, classifier, described, digests)
     write_table(output / "confusion.csv", for_spreadsheet(_confusion_table(classifier.held_out)))
@@ -266,7 +263,7 @@ def _trainer(
     batches = ClassifierBatches(sources, network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = max(1, settings.max_steps // 20)
-    scheduler = WarmupCosine(optimizer, warmup, settings.max_steps, cosine_start=0)
+    schedule = WarmupCosine(optimizer, warmup, settings.max_steps, cosine_start=0)
     average = WeightAverage(network)
     scalars = [ScalarHandler(writer, optimizer, settings.batch_size)] if writer else []
     trainer = DiffusionTrainer(
@@ -280,12 +277,12 @@ def _trainer(
         average=average,
         train_handlers=[ProgressHandler("training the classifier", settings.batch_size), *scalars],
     )
-    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, _stop_where_lost)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: scheduler.step())
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, _check_finite)
+    schedule.attach(trainer)
     return average, trainer
 
 
-def _stop_where_lost(engine: Engine) -> None:
+def _check_finite(engine: Engine) -> None:
     loss, norm = (float(engine.state.output[name]) for name in ("loss", "grad_norm"))  # type: ignore[index]
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunStopped(
@@ -294,20 +291,20 @@ def _stop_where_lost(engine: Engine) -> None:
         )
 
 
-def _watch(
+def _monitor(
     trainer: DiffusionTrainer, classifier: SubgroupClassifier, held_out: Labeled, writer: EventWriter, every: int
 ) -> None:
-    # for monitoring only: accuracy on held-out images, without an interval
-    def look(engine: Engine) -> None:
-        for name, result in evaluate_classifier(classifier, held_out, num_replicates=1).items():
-            value = result["balanced_accuracy"]["value"]
-            if value is not None:
-                writer.add_scalar(f"held_out/balanced_accuracy_{name}", value, engine.state.iteration)
-
+    """Write the accuracy on held-out images, without an interval, after every ``every``-th step and the last."""
     last = trainer.state.epoch_length
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED(event_filter=lambda _, step: step % every == 0 or step == last), look
-    )
+    event = Events.ITERATION_COMPLETED(event_filter=lambda _, step: step % every == 0 or step == last)
+    trainer.add_event_handler(event, _write_accuracy, classifier, held_out, writer)
+
+
+def _write_accuracy(engine: Engine, classifier: SubgroupClassifier, held_out: Labeled, writer: EventWriter) -> None:
+    for name, result in evaluate_classifier(classifier, held_out, num_replicates=1).items():
+        value = result["balanced_accuracy"]["value"]
+        if value is not None:
+            writer.add_scalar(f"held_out/balanced_accuracy_{name}", value, engine.state.iteration)
 
 
 def _vocabulary(table: pd.DataFrame, attributes: Attributes) -> dict[str, tuple[str, ...]]:
@@ -347,10 +344,10 @@ def _check_apart(training: pd.DataFrame, held_out: pd.DataFrame) -> None:
         )
 
 
-def _check_held_out(cohort: Cohort, splits: Sequence[str]) -> None:
-    if len(cohort.split(*splits)) == 0:
+def _check_held_out(cohort: Cohort) -> None:
+    if len(cohort.split(*HELD_OUT_SPLITS)) == 0:
         raise InputError(
-            f"the cohort in {cohort.root} has no image in {list(splits)}, so its accuracy "
+            f"the cohort in {cohort.root} has no image in {list(HELD_OUT_SPLITS)}, so its accuracy "
             "cannot be measured. Split with a val_fraction, or cross-validate with --classifier_folds 5"
         )
 

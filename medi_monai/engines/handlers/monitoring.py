@@ -204,9 +204,9 @@ class FiniteLossGuard:
 
     def attach(self, engine: Engine) -> None:
         """Check after every backward pass."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._look)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._check)
 
-    def _look(self, engine: Engine) -> None:
+    def _check(self, engine: Engine) -> None:
         loss, norm = float(_output(engine)["loss"]), float(_output(engine)["grad_norm"])
         if math.isfinite(loss) and math.isfinite(norm):
             return

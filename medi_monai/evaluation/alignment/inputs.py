@@ -23,9 +23,79 @@ from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import check_unchanged
 from medi_monai.utils.tables import read_table
 
-__all__ = ["AlignmentInputs", "gather"]
+__all__ = ["AlignmentInputs", "GeneratedImages", "RealImages", "TargetSource", "gather"]
 
 NEEDED = ("before", "after")
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Folders of the generated images that are compared, and how their prompts are read.
+
+    Args:
+        folders: ``output_dir`` of the sampling run of each arm: ``before``, ``after``, and any others.
+        named: ``output_dir`` of a second sampling of each arm, with prompts that name the attribute.
+        words: for each attribute, the words that name each value in these prompts; by default the values themselves.
+        prompt: column of the prompts in the manifests.
+    """
+
+    folders: Mapping[str, str | os.PathLike]
+    named: Mapping[str, str | os.PathLike] | None = None
+    words: Mapping[str, Mapping[str, str | Sequence[str]]] | None = None
+    prompt: str = "caption"
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images of the training, and those to compare with.
+
+    Args:
+        cohort: real images with their split; the model was trained on ``train``.
+        reference: real images to compare with, with the attributes; by default the cohort.
+    """
+
+    cohort: Cohort
+    reference: Cohort | None = None
+
+
+@dataclass(frozen=True)
+class TargetSource:
+    """Where the target shares come from.
+
+    Args:
+        target: target shares, as for :func:`medi_monai.alignment.functional.make_target`; None for the target that the
+            tuning recorded.
+        attributes: aligned attributes, if ``target`` does not name them.
+        table: reference table, or its path, for the target ``table``.
+    """
+
+    target: str | Mapping[Any, Any] | SubgroupTarget | None = None
+    attributes: Sequence[str] | None = None
+    table: pd.DataFrame | str | os.PathLike | None = None
+
+    def shares(self, judge: AttributeClassifier, recorded: Mapping[str, Any] | None) -> SubgroupTarget:
+        """Return the target shares, in the order of the judge's values.
+
+        Args:
+            judge: classifier that defines the values.
+            recorded: record of the tuning with its target, or None.
+
+        Raises:
+            InputError: for an invalid or missing target, or a table that no target uses.
+        """
+        table = read_table(self.table) if isinstance(self.table, (str, os.PathLike)) else self.table
+        if isinstance(self.target, SubgroupTarget):
+            # the judge may have the values in another order
+            shares = dict(zip(self.target.names, self.target.probabilities))
+            return make_target(shares, judge.attributes, names=self.target.attributes)
+        if self.target is not None:
+            return make_target(self.target, judge.attributes, table, self.attributes)
+        if table is not None:
+            raise InputError("a reference table is given by target_table, and target is not 'table'")
+        if recorded is None:
+            raise InputError("there is no target: give --target, or --alignment with the record of the tuning")
+        own = recorded["target"]
+        return make_target(own["target"], judge.attributes, names=self.attributes or own["attributes"])
 
 
 @dataclass(frozen=True)
@@ -88,50 +158,46 @@ class AlignmentInputs:
 
 
 def gather(
-    arms: Mapping[str, str | os.PathLike],
-    target: str | Mapping[Any, Any] | SubgroupTarget | None,
+    generated: GeneratedImages,
+    real: RealImages,
+    target: TargetSource,
     classifiers: Mapping[str, Any],
-    cohort: Cohort,
-    reference: Cohort | None,
-    *,
-    attributes: Sequence[str] | None,
-    target_table: pd.DataFrame | str | os.PathLike | None,
-    alignment: str | os.PathLike | None,
-    named: Mapping[str, str | os.PathLike] | None,
-    words: Mapping[str, Mapping[str, str | Sequence[str]]] | None,
-    prompt: str,
     clip: ClipModel | str | os.PathLike | None,
+    alignment: str | os.PathLike | None,
     device: str | torch.device,
 ) -> AlignmentInputs:
     """Load and check the inputs; see :func:`medi_monai.evaluation.alignment.run.evaluate_alignment_run`."""
     loaded = _load_classifiers(classifiers, device)
     recorded = _recorded(alignment)
-    judge = loaded["judge"]
-    table = read_table(target_table) if isinstance(target_table, (str, os.PathLike)) else target_table
-    wanted = _target(target, judge, recorded, attributes, table)
-    sampled, with_names = _arms(arms, prompt), _arms(named, prompt) if named else {}
-    for some in (sampled, with_names):
-        _check_weights(some, recorded)
-    real = known_rows(cohort if reference is None else reference, wanted.attributes)
-    parts = parts_of(wanted)
-    for part in parts[: len(wanted.attributes)]:
+    shares = target.shares(readers["judge"], recorded)
+    arms = _arms(generated.folders, generated.prompt)
+    named = _arms(generated.named, generated.prompt) if generated.named else {}
+    for sampled in (arms, named):
+        _check_weights(sampled, recorded)
+    reference = known_rows(real.cohort if real.reference is None else real.reference, shares.attributes)
+    parts = parts_of(shares)
+    _check_values(parts[: len(shares.attributes)], reference)
+    model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
+    return AlignmentInputs(
+        readers=readers,
+        target=shares,
+        parts=parts,
+        arms=arms,
+        named=named,
+        cohort=real.cohort,
+        real=reference,
+        clip=None if model is None else model.to(device),
+        recorded=recorded,
+        prompt=generated.prompt,
+        words=generated.words or {},
+    )
+
+
+def _check_values(parts: Sequence[Part], real: Cohort) -> None:
+    for part in parts:
         if (part.codes(real.table) < 0).all():
             raise unknown_value(f"value of {part.name!r}", real.table[part.name].iloc[0], part.values,
                                 "The judge reads none of the values of the real images.")  # fmt: skip
-    model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
-    return AlignmentInputs(
-        classifiers=loaded,
-        target=wanted,
-        parts=parts,
-        arms=sampled,
-        named=with_names,
-        cohort=cohort,
-        real=real,
-        clip=None if model is None else model.to(device),
-        recorded=recorded,
-        prompt=prompt,
-        words=words or {},
-    )
 
 
 def _load_classifiers(classifiers: Mapping[str, Any], device: str | torch.device) -> dict[str, AttributeClassifier]:
@@ -161,26 +227,6 @@ def _recorded(alignment: str | os.PathLike | None) -> Mapping[str, Any] | None:
         raise InputError(f"{path} is no record of `aligning`: it needs curve, kept_step and target")
     check_unchanged(path)
     return content
-
-
-def _target(
-    target: str | Mapping[Any, Any] | SubgroupTarget | None,
-    judge: AttributeClassifier,
-    recorded: Mapping[str, Any] | None,
-    attributes: Sequence[str] | None,
-    table: pd.DataFrame | None,
-) -> SubgroupTarget:
-    if isinstance(target, SubgroupTarget):
-        # the judge may have the values in another order
-        return make_target(dict(zip(target.names, target.probabilities)), judge.attributes, names=target.attributes)
-    if target is not None:
-        return make_target(target, judge.attributes, table, attributes)
-    if table is not None:
-        raise InputError("a reference table is given by target_table, and target is not 'table'")
-    if recorded is None:
-        raise InputError("there is no target: give --target, or --alignment with the record of the tuning")
-    own = recorded["target"]
-    return make_target(own["target"], judge.attributes, names=attributes or own["attributes"])
 
 
 def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, SampledImages]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-import torch
-
-from medi_monai.alignment.functional import SubgroupTarget
-from medi_monai.cohort import Cohort
 from medi_monai.evaluation.alignment.adherence import measure_adherence
-from medi_monai.evaluation.alignment.images import ComparedImages, Measured, compared_images
-from medi_monai.evaluation.alignment.inputs import gather
+from medi_monai.evaluation.alignment.images import ComparedImages, Embedding, Measured, compared_images
+from medi_monai.evaluation.alignment.inputs import (
+    AlignmentInputs,
+    GeneratedImages,
+    RealImages,
+    TargetSource,
+    gather,
+)
 from medi_monai.evaluation.alignment.pairs import measure_pairs
 from medi_monai.evaluation.alignment.quality import measure_memorization, measure_quality
 from medi_monai.evaluation.alignment.shares import measure_shares
-from medi_monai.evaluation.alignment.table import long_table
+from medi_monai.evaluation.alignment.table import alignment_table
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
 from medi_monai.networks.encoders import Encoder
@@ -41,60 +42,35 @@ MEASURES: tuple[Callable[[ComparedImages], Measured], ...] = (
 
 
 def evaluate_alignment_run(
-    arms: Mapping[str, str | os.PathLike],
-    target: str | Mapping[Any, Any] | SubgroupTarget | None,
-    judge: Any,
-    cohort: Cohort,
-    encoder: Encoder,
-    image_size: int,
+    generated: GeneratedImages,
+    real: RealImages,
+    target: TargetSource,
+    classifiers: Mapping[str, Any],
+    embedding: Embedding,
     output_dir: str | os.PathLike,
-    reference: Cohort | None = None,
-    guide: Any = None,
-    validation: Any = None,
-    attributes: Sequence[str] | None = None,
-    target_table: pd.DataFrame | str | os.PathLike | None = None,
     clip: ClipModel | str | os.PathLike | None = None,
     alignment: str | os.PathLike | None = None,
-    named: Mapping[str, str | os.PathLike] | None = None,
-    words: Mapping[str, Mapping[str, str | Sequence[str]]] | None = None,
-    prompt: str = "caption",
     settings: FidelitySettings | None = None,
     tolerance: float = 0.05,
-    batch_size: int = 256,
-    device: str | torch.device = "cpu",
-    num_workers: int = 0,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
-    features_dir: str | os.PathLike | None = None,
 ) -> AlignmentMetrics | None:
     """Evaluate images before and after a tuning; write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
     Args:
-        arms: ``output_dir`` of the sampling run of each arm: ``before``, ``after``, and any others.
-        target: target shares, as for :func:`medi_monai.alignment.functional.make_target`; None for the target recorded
-            in ``alignment``.
-        judge: classifier that took no part in the tuning, as for
-            :func:`medi_monai.networks.classifier.load_classifier`.
-        cohort: real images with their split; the model was trained on ``train``.
-        encoder: encoder of the features.
-        image_size: side of the images in pixels.
+        generated: images of each arm.
+        real: real images.
+        target: target shares.
+        classifiers: classifiers by role, as for :func:`medi_monai.networks.classifier.load_classifier`, or None for a
+            role that is not filled: ``judge``, which took no part in the tuning and is required; ``guide``, whose
+            gradient tuned the model, and ``validation``, which decided when to stop, whose predictions are reported
+            next to those of the judge.
+        embedding: encoder, and how all networks are run.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
-        reference: real images to compare with, with the attributes; by default the cohort.
-        guide: classifier whose gradient tuned the model; its predictions are reported next to those of the judge.
-        validation: classifier that decided when to stop; reported like the guide.
-        attributes: aligned attributes, if ``target`` does not name them.
-        target_table: reference table, or its path, for the target ``table``.
         clip: CLIP model for consistency and CLIP score; None omits them.
         alignment: ``alignment.json`` of the tuning, or its folder; None if there is none.
-        named: ``output_dir`` of a second sampling of each arm, with prompts that name the attribute.
-        words: for each attribute, the words that name each value in these prompts; by default the values themselves.
-        prompt: column of the prompts in the manifests.
         settings: settings of the comparison with real images.
         tolerance: largest total variation, in (0, 1), at which the target counts as met.
-        batch_size: batch size of all networks.
-        device: device of all networks.
-        num_workers: number of processes that read images for the encoder.
         costs: known costs of each arm, for the page; the fields of :class:`medi_monai.results.alignment.ArmCost`.
-        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
 
     Returns:
         The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -106,58 +82,33 @@ def evaluate_alignment_run(
     settings = settings or FidelitySettings()
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance = {tolerance}: a total variation between 0 and 1, such as 0.05 for five points")
-    classifiers = {"judge": judge, "guide": guide, "validation": validation}
-    inputs = gather(
-        arms,
-        target,
-        classifiers,
-        cohort,
-        reference,
-        attributes=attributes,
-        target_table=target_table,
-        alignment=alignment,
-        named=named,
-        words=words,
-        prompt=prompt,
-        clip=clip,
-        device=device,
-    )
-    images = compared_images(inputs, encoder, image_size, batch_size, str(device), num_workers, settings, features_dir)
+    inputs = gather(generated, real, target, classifiers, clip, alignment, embedding.device)
+    images = compared_images(inputs, embedding, settings)
     if images is None:
         return None
     measured = [measure(images) for measure in MEASURES]
     figures = {name: own for measures in measured for name, own in measures.figures.items()}
     pictures = {name: own for measures in measured for name, own in measures.pictures.items()}
-    metrics = typed(
-        AlignmentMetrics,
-        {
-            **figures,
-            "curve": _curve(inputs.recorded),
-            "costs": costs or {},
-            "chosen": inputs.selections,
-            "settings_that_differ": inputs.differing_settings,
-            "encoder": encoder.describe(),
-            "settings": {
-                **vars(settings), "tolerance": tolerance, "image_size": image_size, "prompt": prompt, "arms": arms,
-                "named": named or {},
-            },
-            "digests": inputs.digests,
-            "verdict": {},
-            "warnings": [],
-        },
-    )  # fmt: skip
-    metrics = replace(metrics, verdict=verdict_by_arm(metrics), warnings=cautions(metrics))
+    recorded_settings = {
+        **vars(settings),
+        "tolerance": tolerance,
+        "image_size": embedding.image_size,
+        "prompt": generated.prompt,
+        "arms": generated.folders,
+        "named": generated.named or {},
+    }
+    metrics = _metrics(inputs, figures, recorded_settings, embedding.encoder, costs or {})
     return write_run(
         "evaluation",
         output_dir,
         "metrics",
         metrics,
-        {"metrics.csv": long_table(metrics)},
+        {"metrics.csv": alignment_table(metrics)},
         lambda written, path: write_alignment_page(written, pictures["pairs"], pictures["closest"], path),
         {
             "arms": list(inputs.arms),
             "real_images": len(inputs.real),
-            **{arm: len(generated) for arm, generated in inputs.arms.items()},
+            **{arm: len(images_of_arm) for arm, images_of_arm in inputs.arms.items()},
         },
         {
             "answer": {arm: verdict.answer for arm, verdict in metrics.verdict.items()},
@@ -166,6 +117,32 @@ def evaluate_alignment_run(
             },
         },
     )
+
+
+def _metrics(
+    inputs: AlignmentInputs,
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    encoder: Encoder,
+    costs: Mapping[str, Mapping[str, Any]],
+) -> AlignmentMetrics:
+    """Return the content of ``metrics.json``, with the verdicts on its figures."""
+    metrics = typed(
+        AlignmentMetrics,
+        {
+            **figures,
+            "curve": _curve(inputs.recorded),
+            "costs": costs,
+            "chosen": inputs.selections,
+            "settings_that_differ": inputs.differing_settings,
+            "encoder": encoder.describe(),
+            "settings": settings,
+            "digests": inputs.digests,
+            "verdict": {},
+            "warnings": [],
+        },
+    )
+    return replace(metrics, verdict=verdict_by_arm(metrics), warnings=cautions(metrics))
 
 
 def _curve(recorded: Mapping[str, Any] | None) -> TuningCurve | None:

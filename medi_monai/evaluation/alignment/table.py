@@ -1,4 +1,4 @@
-"""The long table of an evaluated alignment, ``metrics.csv``: one row per figure."""
+"""The figures of ``metrics.json`` as a long table with one row per figure."""
 
 from __future__ import annotations
 
@@ -9,47 +9,52 @@ import pandas as pd
 
 from medi_monai.evaluation.fidelity import DISTANCES, FLOOR, SHARES
 from medi_monai.results import Figure
-from medi_monai.results.alignment import AlignmentMetrics, PredictedShares
+from medi_monai.results.alignment import AlignmentMetrics
 
-__all__ = ["long_table"]
+__all__ = ["alignment_table"]
 
-
-def long_table(metrics: AlignmentMetrics) -> pd.DataFrame:
-    """Return one row per figure, with its arm, metric, group, classifier (column ``reader``) and prompt."""
-    rows = [*_share_rows(metrics, "judge")]
-    for classifier, predicted in metrics.readers.items():
-        rows += _share_rows(predicted, classifier)
-    rows += [*_prompt_rows(metrics), *_fidelity_rows(metrics), *_diversity_rows(metrics), *_other_rows(metrics)]
-    return pd.DataFrame(rows)
+Row = dict[str, Any]
 
 
-def _row(arm: str, metric: str, group: str, figure: Figure, classifier: str = "", prompt: str = "") -> dict[str, Any]:
-    names = {"arm": arm, "metric": metric, "group": group, "reader": classifier, "prompt": prompt}
-    return {**names, **figure.cells()}
+def alignment_table(metrics: AlignmentMetrics) -> pd.DataFrame:
+    """Return ``arm``, ``metric``, ``group``, ``reader``, ``prompt``, ``value``, ``low``, ``high`` and ``n`` by figure.
+
+    Args:
+        metrics: results of the evaluation of an alignment.
+    """
+    sections = (_shares(metrics), _by_prompt(metrics), _fidelity(metrics), _diversity(metrics), _prompts(metrics))
+    return pd.DataFrame([row for section in sections for row in section])
 
 
-def _share_rows(predicted: PredictedShares, classifier: str) -> Iterator[dict[str, Any]]:
-    for arm, by_part in predicted.distance_to_target.items():
-        for part, distances in by_part.items():
-            corrected = distances.corrected
-            for value, share in predicted.proportions[arm][part].items():
-                yield _row(arm, f"proportion of {part}", value, share, classifier)
-            for metric in ("total_variation", "kl"):
-                yield _row(arm, metric, part, getattr(distances, metric), classifier)
-                if corrected:
-                    yield _row(arm, f"corrected {metric}", part, getattr(corrected, metric), classifier)
-            for value, share in corrected.proportions.items() if corrected else ():
-                yield _row(arm, f"corrected proportion of {part}", value, share, classifier)
+def _row(arm: str, metric: str, group: str, figure: Figure, reader: str = "", prompt: str = "") -> Row:
+    low, high = figure.ci95 or (None, None)
+    row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
+    return {**row, "value": figure.value, "low": low, "high": high, "n": figure.n}
 
 
-def _prompt_rows(metrics: AlignmentMetrics) -> Iterator[dict[str, Any]]:
+def _shares(metrics: AlignmentMetrics) -> Iterator[Row]:
+    """Yield shares of the subgroups and their distance to the target, as predicted by each classifier."""
+    for reader, predicted in {"judge": metrics, **metrics.readers}.items():
+        for arm, by_part in predicted.distance_to_target.items():
+            for part, distances in by_part.items():
+                for value, share in predicted.proportions[arm][part].items():
+                    yield _row(arm, f"proportion of {part}", value, share, reader)
+                for metric in ("total_variation", "kl"):
+                    yield _row(arm, metric, part, getattr(distances, metric), reader)
+                    if distances.corrected:
+                        yield _row(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), reader)
+                for value, share in distances.corrected.proportions.items() if distances.corrected else ():
+                    yield _row(arm, f"corrected proportion of {part}", value, share, reader)
+
+
+def _by_prompt(metrics: AlignmentMetrics) -> Iterator[Row]:
     for part, by_prompt in metrics.by_prompt.items():
-        for of_prompt in by_prompt.prompts:
-            for arm, shares in of_prompt.arms.items():
-                yield _row(arm, "total_variation", part, shares.total_variation, "judge", of_prompt.prompt)
+        for row in by_prompt.prompts:
+            for arm, shares in row.arms.items():
+                yield _row(arm, "total_variation", part, shares.total_variation, "judge", row.prompt)
 
 
-def _fidelity_rows(metrics: AlignmentMetrics) -> Iterator[dict[str, Any]]:
+def _fidelity(metrics: AlignmentMetrics) -> Iterator[Row]:
     for group, fidelity in metrics.fidelity.items():
         for metric in (*DISTANCES, *SHARES):
             yield _row(FLOOR, metric, group, getattr(fidelity.floor, metric))
@@ -59,14 +64,15 @@ def _fidelity_rows(metrics: AlignmentMetrics) -> Iterator[dict[str, Any]]:
             yield _row(arm, "frechet_distance_ratio", group, figures.ratio)
 
 
-def _diversity_rows(metrics: AlignmentMetrics) -> Iterator[dict[str, Any]]:
-    for group, by_arm in metrics.diversity.items():
-        for arm, diversity in by_arm.items():
-            yield _row(arm, "diversity_ms_ssim", group, diversity.ms_ssim)
-            yield _row(arm, "diversity_features", group, diversity.features)
+def _diversity(metrics: AlignmentMetrics) -> Iterator[Row]:
+    for group, by_name in metrics.diversity.items():
+        for name, diversity in by_name.items():
+            yield _row(name, "diversity_ms_ssim", group, diversity.ms_ssim)
+            yield _row(name, "diversity_features", group, diversity.features)
 
 
-def _other_rows(metrics: AlignmentMetrics) -> Iterator[dict[str, Any]]:
+def _prompts(metrics: AlignmentMetrics) -> Iterator[Row]:
+    """Yield consistency with the images before, CLIP scores, and prompt adherence."""
     for arm, pairs in metrics.consistency.items():
         for group in ("all", "stayed", "changed", "unrelated"):
             yield _row(arm, "consistency", group, getattr(pairs, group))

@@ -11,6 +11,8 @@ from PIL import Image
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.cohort import Cohort
+from medi_monai.evaluation.alignment.images import Embedding
+from medi_monai.evaluation.alignment.inputs import GeneratedImages, RealImages, TargetSource
 from medi_monai.evaluation.alignment.predictions import predict_arm
 from medi_monai.evaluation.alignment.quality import subgroup_diversity
 from medi_monai.evaluation.alignment.run import evaluate_alignment_run
@@ -84,9 +86,12 @@ def judge():
 
 def run(data, tmp_path, judge=None, target=None, **more):
     cohort, arms, _ = data
-    given = {"arms": arms, "target": target or {"dark": 0.5, "bright": 0.5}, "judge": judge or Brightness()}
-    given |= {"cohort": cohort, "encoder": build_encoder("embedded"), "image_size": SIZE, "settings": SETTINGS, **more}
-    return evaluate_alignment_run(output_dir=tmp_path / "out", **given)
+    images = GeneratedImages(more.pop("arms", arms), more.pop("named", None))
+    source = more.pop("source", TargetSource(target or {"dark": 0.5, "bright": 0.5}))
+    classifiers = {"judge": judge or Brightness(), "guide": more.pop("guide", None)}
+    embedding, real = Embedding(build_encoder("embedded"), SIZE), RealImages(cohort, more.pop("reference", None))
+    given = {"settings": SETTINGS, **more}
+    return evaluate_alignment_run(images, real, source, classifiers, embedding, tmp_path / "out", **given)
 
 
 def test_the_run_finds_what_is_known(data, tmp_path, capsys):
@@ -176,15 +181,12 @@ def test_input_errors(data, tmp_path):
     with pytest.raises(InputError, match="tolerance = 5"):
         run(data, tmp_path, tolerance=5)
     with pytest.raises(InputError, match="there is no target"):
-        evaluate_alignment_run(arms, None, Brightness(), cohort, build_encoder("embedded"), SIZE, tmp_path / "out")
+        run(data, tmp_path, source=TargetSource())
     with pytest.raises(InputError, match="no record of `aligning` at .*gone.*--alignment"):
         run(data, tmp_path, alignment=tmp_path / "gone")
     pd.DataFrame({"shade": ["dark", "bright"]}).to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(InputError, match="target is not 'table'"):
-        evaluate_alignment_run(
-            arms, None, Brightness(), cohort, build_encoder("embedded"), SIZE, tmp_path / "out",
-            target_table=tmp_path / "table.csv",
-        )  # fmt: skip
+        run(data, tmp_path, source=TargetSource(table=tmp_path / "table.csv"))
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 

@@ -84,7 +84,7 @@ def test_a_run_computes_with_the_threads_and_prints_into_the_log_that_it_is_give
     assert "threads" not in made.stdout and "another" not in made.stdout
 
 
-NO_STAGES = ("medi_monai.engines.adaptation", "medi_monai.engines.autoencoder", "medi_monai.engines.cascade")
+NO_STAGES = ("medi_monai.engines.adaptation", "medi_monai.engines.autoencoding", "medi_monai.engines.cascade")
 
 
 def test_what_the_stages_of_an_experiment_import_is_preloaded():

@@ -1,0 +1,1 @@
+"""Train autoencoders, whose latents a diffusion model can represent."""
