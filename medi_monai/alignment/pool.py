@@ -111,7 +111,7 @@ class ReferencePool:
         generator: generator of the images; its solver has to be ``ddim``.
         prompts: sampling plan, as for :func:`spread_rows`.
         size: number of pairs.
-        reader: guide of the tuning, which predicts the subgroups of the target.
+        predictor: guide of the tuning, which predicts the subgroups of the target.
         features: function that returns features of images, for the consistency loss.
         seed: seed of noise and order.
         together: number of consecutive images of the same prompt, so that an update has enough images of a prompt to
@@ -127,14 +127,20 @@ class ReferencePool:
         generator: ImageGenerator,
         prompts: pd.DataFrame,
         size: int,
-        reader: SubgroupReader,
+        predictor: SubgroupPredictor,
         features: Features | None,
         seed: int,
         together: int = 1,
     ) -> None:
         if generator.solver != "ddim":
             raise InputError(f"solver = {generator.solver!r}: alignment needs 'ddim', which gradients pass through")
-        self.network, self.reader, self.features, self.seed, self.together = network, reader, features, seed, together
+        self.network, self.predictor, self.features, self.seed, self.together = (
+            network,
+            predictor,
+            features,
+            seed,
+            together,
+        )
         self.generator = copy(generator)
         self.generator.seed = seed_from("alignment", seed)
         rows = spread_rows(prompts, size).drop(columns="number")
@@ -147,7 +153,7 @@ class ReferencePool:
     @property
     def target(self) -> SubgroupTarget:
         """The target whose subgroups are predicted."""
-        return self.reader.target
+        return self.predictor.target
 
     def row_numbers(self, step: int, count: int) -> list[int]:
         """Return the row numbers of an update; each pass through the pool has a different order.

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from medi_monai.alignment.functional import SubgroupTarget, check_rollout
-from medi_monai.alignment.pool import Features, ReferencePool, SubgroupReader, draw_images
+from medi_monai.alignment.pool import Features, ReferencePool, SubgroupPredictor, draw_images
 from medi_monai.alignment.settings import AlignmentLosses, AlignmentSettings
 from medi_monai.alignment.step import FEW, AlignmentStep, AnchorLoss
 from medi_monai.alignment.validation import SubgroupWatch
@@ -155,8 +155,8 @@ def align(
     parameters = tuned_parameters(network.eval(), settings.tuned, settings.rank)
     optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.0)
     schedule = tuning_schedule(optimizer, settings.max_steps)
-    reader = SubgroupReader("guide", guide, goal.target, model.generator.batch_size)
-    pool = _pool(untuned, model.generator, prompts, reader, goal, settings)
+    predictor = SubgroupPredictor("guide", guide, goal.target, model.generator.batch_size)
+    pool = _pool(untuned, model.generator, prompts, predictor, goal, settings)
     augment = functools.partial(_hardened, seed=settings.seed) if settings.harden_guide else None
     step = AlignmentStep(
         network, optimizer, pool, goal.losses, settings.batch_size, goal.weighted_anchor, augment,
@@ -226,7 +226,7 @@ def _record(
             "image_size": generator.image_size,
         },
         "precision": getattr(generator.inferer, "precision", None),
-        "classifiers": {name: json_digest(reader.describe()) for name, reader in goal.classifiers.items()},
+        "classifiers": {name: json_digest(classifier.describe()) for name, classifier in goal.classifiers.items()},
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
         "untuned_sha256": file_digest(model.source),
     }
@@ -236,14 +236,14 @@ def _pool(
     untuned: nn.Module,
     generator: ImageGenerator,
     prompts: pd.DataFrame,
-    reader: SubgroupReader,
+    predictor: SubgroupPredictor,
     goal: AlignmentGoal,
     settings: AlignmentSettings,
 ) -> ReferencePool:
     by_prompt = goal.losses.scope == "prompt"
     together = max(TOGETHER, PER_SUBGROUP * len(goal.target.groups)) if by_prompt else 1
     pool = ReferencePool(
-        untuned, generator, prompts, settings.pool_size, reader, goal.features, settings.seed, together
+        untuned, generator, prompts, settings.pool_size, predictor, goal.features, settings.seed, together
     )
     if by_prompt:
         _warn_of_many_prompts(pool)

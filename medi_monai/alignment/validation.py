@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medi_monai.alignment.pool import ReferencePool, SubgroupReader, codes_of_prompts, draw_images, spread_rows
+from medi_monai.alignment.pool import ReferencePool, SubgroupPredictor, codes_of_prompts, draw_images, spread_rows
 from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.step import sets_by_prompt
 from medi_monai.engines.events import EventWriter
@@ -39,7 +39,7 @@ class SubgroupWatch:
         network: network being tuned, in evaluation mode.
         pool: pool of the tuning, with its guide and target.
         prompts: sampling plan, as for :func:`medi_monai.alignment.pool.spread_rows`.
-        readers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
+        classifiers: additional classifiers by name. ``validation`` decides which weights are kept, or the guide in its
             absence; the predictions of all others are only recorded.
         settings: settings of the tuning, of which the number of images per validation, the number of updates between
             validations and the patience are used; every validation has the same prompts and noise.
@@ -56,7 +56,7 @@ class SubgroupWatch:
         network: nn.Module,
         pool: ReferencePool,
         prompts: pd.DataFrame,
-        readers: Mapping[str, AttributeClassifier],
+        classifiers: Mapping[str, AttributeClassifier],
         settings: AlignmentSettings,
         writer: EventWriter | None,
         tolerance: float = 0.005,
@@ -136,7 +136,7 @@ class SubgroupWatch:
                 "distance_of_prompts": sum(distances) / len(images),
             }
             self._write(name, record[name], step)
-        decides = VALIDATION if VALIDATION in self.readers else GUIDE
+        decides = VALIDATION if VALIDATION in self.predictors else GUIDE
         distance = record[decides]["distance_of_prompts"]
         if not self.curve or distance < self.kept[decides]["distance_of_prompts"] - self.tolerance:
             state = self.network.state_dict()

@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.pool import ReferencePool, SubgroupReader, draw_images
+from medi_monai.alignment.pool import ReferencePool, SubgroupPredictor, draw_images
 from medi_monai.alignment.settings import AlignmentSettings
 from medi_monai.alignment.validation import SubgroupWatch
 from medi_monai.networks.classifier import AttributeClassifier
@@ -33,20 +33,22 @@ class Level(AttributeClassifier):
 def make():
     def build(classifiers, every=1, patience=2, writer=None, tolerance=0.005, num_images=8, draw=8, by_prompt=False):
         network, generator = network_of(widths=(4,)), generator_of(draw, 2, image_size=8)
-        pool = ReferencePool(network, generator, PLAN, 8, SubgroupReader("guide", Level(), TARGET, draw), None, seed=1)
+        pool = ReferencePool(
+            network, generator, PLAN, 8, SubgroupPredictor("guide", Level(), TARGET, draw), None, seed=1
+        )
         settings = AlignmentSettings(num_validation=num_images, val_interval=every, patience=patience)
-        return SubgroupWatch(network, pool, PLAN, readers, settings, writer, tolerance, by_prompt)
+        return SubgroupWatch(network, pool, PLAN, classifiers, settings, writer, tolerance, by_prompt)
 
     return build
 
 
 def follow(watch, classifier, shares, max_steps=None):
-    """Run a tuning in which the classifier finds these shares of bright images, one look each."""
+    """Run a tuning in which the classifier finds these shares of bright images, one validation each."""
     weight = watch.network.conv_in.conv.bias
     upcoming = iter(shares)
 
     def before_validation(engine):
-        reader.share = next(upcoming)
+        classifier.share = next(upcoming)
         with torch.no_grad():
             weight.fill_(engine.state.iteration)
 

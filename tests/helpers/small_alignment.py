@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from medi_monai.alignment.functional import make_target
-from medi_monai.alignment.pool import ReferencePool, SubgroupReader
+from medi_monai.alignment.pool import ReferencePool, SubgroupPredictor
 from medi_monai.alignment.settings import AlignmentLosses
 from medi_monai.alignment.step import AlignmentStep
 from medi_monai.diffusion import NoiseSchedule
@@ -68,7 +68,7 @@ def generator_of(batch_size=6, num_steps=3, space=None, guidance_scale=1.0, imag
 
 def pool_of(generator, network=None, target=TARGET, guide=None, size=8, prompts=PLAN, together=1):
     untuned = (network or network_of()).requires_grad_(False)
-    reader = SubgroupReader("guide", guide or Levels(), target, generator.batch_size)
+    reader = SubgroupPredictor("guide", guide or Levels(), target, generator.batch_size)
     return ReferencePool(untuned, generator, prompts, size, reader, features, 3, together)
 
 

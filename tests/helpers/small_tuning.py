@@ -54,10 +54,10 @@ class Tuning:
         writer = changes.pop("writer", None)
         settings = {"max_steps": 8, "batch_size": 4, "pool_size": 8, "val_interval": 3, "num_validation": 6,
                     "checkpoint_every": 4, "patience": 9, "learning_rate": 1e-2, "harden_guide": False}  # fmt: skip
-        readers = {"validation": Weighted(WHOLE, 0.02)} if readers is None else readers
+        others = {"validation": Weighted(WHOLE, 0.02)} if others is None else others
         goal = AlignmentGoal(
             target or make_target({"dark": 0.2, "bright": 0.8}, {"shade": VALUES}),
-            {"guide": guide or Weighted(WHOLE), **readers},
+            {"guide": guide or Weighted(WHOLE), **others},
             losses or AlignmentLosses(subgroup_loss="matching", min_confidence=0.8),
             **options,
         )

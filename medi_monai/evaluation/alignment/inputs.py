@@ -169,7 +169,7 @@ def gather(
     """Load and check the inputs; see :func:`medi_monai.evaluation.alignment.run.evaluate_alignment_run`."""
     loaded = _load_classifiers(classifiers, device)
     recorded = _recorded(alignment)
-    shares = target.shares(readers["judge"], recorded)
+    shares = target.shares(loaded["judge"], recorded)
     arms = _arms(generated.folders, generated.prompt)
     named = _arms(generated.named, generated.prompt) if generated.named else {}
     for sampled in (arms, named):
@@ -179,7 +179,7 @@ def gather(
     _check_values(parts[: len(shares.attributes)], reference)
     model = clip if clip is None or isinstance(clip, ClipModel) else ClipModel(clip)
     return AlignmentInputs(
-        readers=readers,
+        classifiers=loaded,
         target=shares,
         parts=parts,
         arms=arms,

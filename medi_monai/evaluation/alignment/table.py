@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def alignment_table(metrics: AlignmentMetrics) -> pd.DataFrame:
-    """Return ``arm``, ``metric``, ``group``, ``reader``, ``prompt``, ``value``, ``low``, ``high`` and ``n`` by figure.
+    """Return one row per figure: ``arm``, ``metric``, ``group``, classifier (``reader``), ``prompt``, and its numbers.
 
     Args:
         metrics: results of the evaluation of an alignment.
@@ -26,25 +26,24 @@ def alignment_table(metrics: AlignmentMetrics) -> pd.DataFrame:
     return pd.DataFrame([row for section in sections for row in section])
 
 
-def _row(arm: str, metric: str, group: str, figure: Figure, reader: str = "", prompt: str = "") -> Row:
-    low, high = figure.ci95 or (None, None)
-    row = {"arm": arm, "metric": metric, "group": group, "reader": reader, "prompt": prompt}
-    return {**row, "value": figure.value, "low": low, "high": high, "n": figure.n}
+def _row(arm: str, metric: str, group: str, figure: Figure, classifier: str = "", prompt: str = "") -> Row:
+    names = {"arm": arm, "metric": metric, "group": group, "reader": classifier, "prompt": prompt}
+    return {**names, **figure.cells()}
 
 
 def _shares(metrics: AlignmentMetrics) -> Iterator[Row]:
     """Yield shares of the subgroups and their distance to the target, as predicted by each classifier."""
-    for reader, predicted in {"judge": metrics, **metrics.readers}.items():
+    for classifier, predicted in {"judge": metrics, **metrics.readers}.items():
         for arm, by_part in predicted.distance_to_target.items():
             for part, distances in by_part.items():
                 for value, share in predicted.proportions[arm][part].items():
-                    yield _row(arm, f"proportion of {part}", value, share, reader)
+                    yield _row(arm, f"proportion of {part}", value, share, classifier)
                 for metric in ("total_variation", "kl"):
-                    yield _row(arm, metric, part, getattr(distances, metric), reader)
+                    yield _row(arm, metric, part, getattr(distances, metric), classifier)
                     if distances.corrected:
-                        yield _row(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), reader)
+                        yield _row(arm, f"corrected {metric}", part, getattr(distances.corrected, metric), classifier)
                 for value, share in distances.corrected.proportions.items() if distances.corrected else ():
-                    yield _row(arm, f"corrected proportion of {part}", value, share, reader)
+                    yield _row(arm, f"corrected proportion of {part}", value, share, classifier)
 
 
 def _by_prompt(metrics: AlignmentMetrics) -> Iterator[Row]:
