@@ -39,7 +39,7 @@ class ExperimentSettings(ParallelSettings):
     """Experiment with the metadata-conditioned model."""
 
     sampling_batch_size: Count = setting(64, "images per sampling batch")
-    class_only_guidance: Number = setting(2.25, "`label_guidance` of the class-only arm")
+    class_only_guidance: Number = setting(1.0, "`label_guidance` of the class-only arm; 1: none")
 
 
 class BrainExperimentSettings(ParallelSettings):
