@@ -92,7 +92,8 @@ def image_coefficients(alpha: Coefficient, sigma: Coefficient, objective: str) -
     if objective == "epsilon":
         return 1 / alpha, -sigma / alpha
     if objective == "sample":
-        return 0 * alpha, alpha / alpha
+        # of the type and shape of alpha
+        return 0 * alpha, 0 * alpha + 1
     if objective == "flow":
         # x_t = x_0 + sigma (eps - x_0), because alpha + sigma = 1
         return alpha + sigma, -sigma

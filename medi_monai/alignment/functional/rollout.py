@@ -199,8 +199,8 @@ def step_coefficients(schedule: NoiseSchedule, objective: str, num_steps: int) -
     of a prediction is its gain times the product of ``keep`` over all later steps. For epsilon (Song et al. 2021,
     eq. 13), this telescopes to ``sigma_{i+1} / alpha_{i+1} - sigma_i / alpha_i``. For v, with ``alpha = cos(phi)`` and
     ``sigma = sin(phi)``, a step is a rotation by ``phi_i - phi_{i+1}``: ``keep`` is its cosine, and ``gain`` is minus
-    its sine. For flow, ``keep`` is 1, and ``gain`` is the change of sigma. All of these are
-    negative. For sample, the image is the last prediction: its coefficient is 1, those of the others are 0.
+    its sine. For flow, ``keep`` is 1, and ``gain`` is the change of sigma. All of these are negative.
+    For sample, the image is the last prediction: its coefficient is 1, those of the others are 0.
 
     Args:
         schedule: noise schedule of the training.
