@@ -24,11 +24,11 @@ from medi_monai.report.sections import (
 )
 from medi_monai.report.words import (
     arm_title,
-    differing_settings,
     figure_text,
     number,
     p_text,
     percent_text,
+    settings_findings,
     share_table,
     span,
 )
@@ -156,8 +156,6 @@ def fidelity_figure(metrics: ArmsMetrics) -> Plot:
 def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]:
     usable = combinations[combinations["n"] > 0]
     texts = []
-    if metrics.settings_that_differ:
-        texts.append(differing_settings(metrics.settings_that_differ))
     held_out = metrics.real.memorization
     for arm in metrics.copying_arms:
         texts.append(
@@ -178,7 +176,8 @@ def _cautions(metrics: ArmsMetrics, combinations: pd.DataFrame) -> list[Finding]
             "and with real images, not with other studies."
         )
     notes = _notes(metrics, combinations, usable)
-    findings = [*metrics.warnings, *(Finding("warning", text) for text in texts)]
+    differing = settings_findings(metrics.settings_that_differ)
+    findings = [*metrics.warnings, *differing, *(Finding("warning", text) for text in texts)]
     return [*findings, *(Finding("note", text) for text in notes)]
 
 

@@ -15,10 +15,10 @@ from medi_monai.report.sections import add_findings, add_provenance
 from medi_monai.report.words import (
     DASH,
     arm_title,
-    differing_settings,
     figure_text,
     number,
     p_text,
+    settings_findings,
     share_table,
 )
 from medi_monai.results import Figure, Finding
@@ -107,8 +107,6 @@ def _signed(difference: Figure) -> str:
 
 def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]:
     repeats, patients, warnings = results.num_repeats, results.test.patients, []
-    if results.settings_that_differ:
-        warnings.append(differing_settings(results.settings_that_differ))
     if repeats < FEW_REPEATS:
         # the permutation test flips the sign of the difference in each draw: 2 of 2 ** n outcomes are the most extreme
         warnings.append(
@@ -120,7 +118,8 @@ def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]
     failed = [titles[arm] for arm, of_arm in results.arms.items() if of_arm.training.converged < 1]
     if failed:
         warnings.append(f"Some probes did not converge: {listed(failed)}.")
-    findings = [*results.warnings, *(Finding("warning", text) for text in warnings)]
+    differing = settings_findings(results.settings_that_differ)
+    findings = [*results.warnings, *differing, *(Finding("warning", text) for text in warnings)]
     for of_arm in list(results.arms.values())[:1]:
         worst = of_arm.worst_group_accuracy
         if worst.num_too_small:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.results import Figure
+from medi_monai.results import Figure, Finding
 
 __all__ = [
     "arm_title",
-    "differing_settings",
     "duration_text",
     "figure_text",
     "known",
@@ -20,6 +19,7 @@ __all__ = [
     "p_text",
     "percent_text",
     "setting_text",
+    "settings_findings",
     "share_table",
     "short",
     "span",
@@ -121,16 +121,28 @@ def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataF
     return pd.DataFrame([{**dict.fromkeys(columns), **row} for row in rows.values()], index=index, columns=columns)
 
 
-def differing_settings(differing: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a text that lists the sampling settings in which arms differ, with the value of each arm."""
-    settings = [
-        f"{name} ({', '.join(f'{arm_title(arm)}: {short(value, 60)}' for arm, value in values.items())})"
+def settings_findings(differing: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Return what to say about sampling settings that differ between arms, with the value of each arm.
+
+    Guidance belongs to an arm, as each may have the scales that suit it, and is noted. Any other setting that differs
+    is a warning.
+    """
+    listed = {
+        name: f"{name} ({', '.join(f'{arm_title(arm)}: {short(value, 60)}' for arm, value in values.items())})"
         for name, values in differing.items()
-    ]
-    return (
-        f"The arms were sampled with different settings: {'; '.join(settings)}. Differences between arms may be due to "
-        "these settings rather than the method."
-    )
+    }
+    guidance = [text for name, text in listed.items() if "guidance" in name]
+    others = [text for name, text in listed.items() if "guidance" not in name]
+    findings = []
+    if others:
+        text = (
+            f"The arms were sampled with different settings: {'; '.join(others)}. Differences between arms may be due "
+            "to these settings rather than the method."
+        )
+        findings.append(Finding("warning", text))
+    if guidance:
+        findings.append(Finding("note", f"Each arm was sampled with its own guidance: {'; '.join(guidance)}."))
+    return findings
 
 
 def setting_text(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medi_monai.report.words import arm_title, differing_settings, figure_text, number, span
+from medi_monai.report.words import arm_title, figure_text, number, settings_findings, span
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Answer, TuningCurve
 from medi_monai.utils.text import plural
@@ -272,9 +272,7 @@ def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
     if "after" in metrics.consistency and metrics.consistency["after"].num_pairs == 0:
         text = "Consistency could not be measured: no images before and after share prompt, number, and seed."
         findings.append(Finding("warning", text))
-    if metrics.settings_that_differ:
-        findings.append(Finding("warning", differing_settings(metrics.settings_that_differ)))
-    return (*findings, *_copies(metrics))
+    return (*findings, *settings_findings(metrics.settings_that_differ), *_copies(metrics))
 
 
 def _judge_findings(metrics: AlignmentMetrics) -> list[Finding]:

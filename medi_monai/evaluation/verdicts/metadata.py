@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from medi_monai.report.evaluation_page import untrained_text
-from medi_monai.report.words import arm_title, differing_settings, number
+from medi_monai.report.words import arm_title, number, settings_findings
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import Comparison, ProbeResults
@@ -154,9 +154,7 @@ def _shortcut_findings(probe: ProbeResults) -> list[Finding]:
 
 
 def _sampling_findings(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
-    findings = []
-    if fidelity.settings_that_differ:
-        findings.append(Finding("warning", differing_settings(fidelity.settings_that_differ)))
+    findings = settings_findings(fidelity.settings_that_differ)
     held_out = fidelity.real.memorization
     if focus in fidelity.copying_arms and held_out:
         copies = fidelity.arms[focus].memorization.copies

@@ -157,7 +157,10 @@ def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
 def test_copies_differing_settings_and_few_patients_are_told():
     copying = memory(figure(0.2, 0.15, 0.25, 1000))
     fidelity = spoiled(FIDELITY, "arms", "medi", "memorization", value=copying)
-    fidelity["settings_that_differ"] = {"num_steps": {"cls": 20, "medi": 50}}
+    fidelity["settings_that_differ"] = {
+        "num_steps": {"cls": 20, "medi": 50},
+        "label_guidance": {"cls": 1.0, "medi": 2.25},
+    }
     probe = spoiled(PROBE, "test", "patients", value=4)
     probe["arms"]["real"]["training"]["converged"] = 0.5
     probe["arms"]["cls"]["training"]["c"] = 10.0
@@ -165,6 +168,7 @@ def test_copies_differing_settings_and_few_patients_are_told():
     for words, level in (
         ("MeDi reproduces training images: 20.0%", "error"),
         ("num_steps (Class-only (CLS): 20, MeDi: 50)", "warning"),
+        ("its own guidance: label_guidance (Class-only (CLS): 1.0, MeDi: 2.25)", "note"),
         ("only 4 patients", "warning"),
         ("did not converge: Real", "warning"),
         ("edge of its range for Class-only (CLS)", "warning"),
