@@ -227,6 +227,25 @@ def test_captions_that_were_read_need_no_overlay_to_sample(brains, aligned, tmp_
     assert "set --prompts" in error
 
 
+def test_the_second_stage_of_a_cascade_enlarges_slices(aligned, brains, tmp_path):
+    side = {"image_size": 32}
+    options = {"dataset_dir": brains.data, "output_dir": tmp_path / "cohort"}
+    brains.run_in_process("preparing", "prepare.json", **options, **side)
+    brains.run_in_process(
+        "training", "train.json", "super_resolution.json", **side, **SMALL,
+        cohort_dir=tmp_path / "cohort", ckpt_dir=tmp_path / "second", text_model_dir=tmp_path / "clip",
+        text_steps=3, small_size=16, max_steps=3, batch_size=4, warmup_steps=1, num_validation=8,
+        objective="sample", output_dir=tmp_path / "training",
+    )  # fmt: skip
+    sampling = {"ckpt_dir": tmp_path / "second", "sampled_dir": aligned / "neutral before", "num_steps": 2}
+    brains.run_in_process("sampling", "inference.json", "upsample.json", **sampling, output_dir=tmp_path / "images")
+    small, large = (
+        pd.read_csv(folder / "manifest.csv") for folder in (aligned / "neutral before", tmp_path / "images")
+    )
+    assert large["caption"].tolist() == small["caption"].tolist()
+    assert all(Image.open(tmp_path / "images" / name).size == (32, 32) for name in large["image"])
+
+
 def test_a_text_model_that_is_not_there(brains, aligned):
     error = brains.error_in_process(
         "training", "train.json", cohort_dir=aligned / "cohort", image_size=16, text_model="./no/such/folder",
