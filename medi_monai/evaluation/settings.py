@@ -97,7 +97,8 @@ class ProbeSettings(PenaltySettings):
     """Probing."""
 
     num_repeats: Repeats = setting(12, "number of draws of training patients; all arms use the same draws")
-    probe_replicates: Repeats = setting(200, "bootstrap samples of the test patients within each draw")
+    probe_replicates: Repeats = setting(200, "bootstrap samples of the test combinations or patients")
+    margin: Fraction = setting(0.05, "difference in balanced accuracy up to which arms count as equivalent")
     ratio: Rate = setting(0.5, "synthetic images per real image")
     real_per_class: Count | None = setting(None, "maximum number of real training images per class; null: all")
     sweep_repeats: Whole = setting(3, "draws per point of a sweep; 0: no sweeps")

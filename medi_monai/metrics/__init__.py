@@ -1,6 +1,7 @@
 """Metrics of images, features, predictions and metadata, as functions of arrays."""
 
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
+from medi_monai.metrics.components import Estimate, Source, cluster_weights, estimate
 from medi_monai.metrics.diversity import ms_ssim_diversity
 from medi_monai.metrics.frechet import (
     frechet_distance,
@@ -36,21 +37,25 @@ from medi_monai.metrics.resampling import (
 from medi_monai.metrics.stain import group_means, stain_regression
 
 __all__ = [
+    "Estimate",
     "GroupConfusion",
     "KernelDistance",
     "Moments",
     "PatientSampler",
+    "Source",
     "accuracy",
     "as_features",
     "associate",
     "auroc",
     "balanced_accuracy",
     "calibration_error",
+    "cluster_weights",
     "contingency_table",
     "cramers_v",
     "draw_patients",
     "equal_opportunity_gap",
     "equalized_odds_gap",
+    "estimate",
     "feature_blocks",
     "figure",
     "frechet_distance",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from medi_monai.report.probe_page import chance_marks, main_figures
 from medi_monai.report.sections import NOTICES, StageTime, add_findings, add_provenance, add_run_time
 from medi_monai.report.words import arm_title, figure_text, known, number, share_table
 from medi_monai.results import Finding, typed
-from medi_monai.results.experiment import CohortSummary, ExperimentResults
+from medi_monai.results.experiment import CohortSummary, ExperimentResults, TrainingSummary
 from medi_monai.results.probing import ProbeResults
 from medi_monai.utils.text import listed, plural
 
@@ -55,6 +55,7 @@ def write_experiment_page(
     _add_link(page, results.links, "evaluation")
     _add_accuracy(page, results.probe)
     _add_link(page, results.links, "probing")
+    _add_trainings(page, results.trainings)
     _add_cohort(page, results.cohort, audit)
     _add_link(page, results.links, "audit")
     for name in results.links:
@@ -79,8 +80,29 @@ def _add_answer(page: Page, results: ExperimentResults) -> None:
         forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)),
         f"Accuracy of a linear classifier of {probe.label} on {plural(probe.test.n, 'image')} of "
         f"{plural(probe.test.patients, 'patient')}, by training data, with 95% confidence intervals. Dotted line: "
-        "chance.",
+        f"chance.{' Small dots: single trainings.' if len(results.trainings) > 1 else ''}",
     )
+
+
+def _add_trainings(page: Page, trainings: Sequence[TrainingSummary]) -> None:
+    if len(trainings) == 1:
+        return
+    page.section("Trainings", "Figures of each training; those above are of all, Fréchet distances of the first one.")
+    rows = {}
+    for training in trainings:
+        row: dict[str, str] = {}
+        for arm, figures in training.arms.items():
+            title = arm_title(arm)
+            row |= {
+                f"balanced accuracy, Real + {title}": number(figures.balanced_accuracy, 3),
+                f"Fréchet distance, {title}": number(figures.frechet_distance, 2),
+                f"unseen, {title}": number(figures.frechet_distance_unseen, 2),
+                f"class as requested, {title}": number(figures.label_fidelity, 2),
+            }
+        rows[f"seed {training.seed}"] = row
+    page.table(share_table(rows, "training"))
+    for training in trainings[1:]:
+        page.link(f"Evaluation of seed {training.seed}", training.evaluation)
 
 
 def _add_accuracy(page: Page, probe: ProbeResults) -> None:

@@ -78,6 +78,8 @@ def forest_plot(
 ) -> Figure:
     """Plot figures of all arms as points with their intervals, one panel per figure.
 
+    A figure of several trainings has a small dot for each of them, above its point.
+
     Args:
         arms: figures by name, for each arm.
         figures: for each name of a figure, the label of its axis.
@@ -109,6 +111,9 @@ def _point(axes: Axes, figure: ResultFigure | None, height: float, style: tuple[
     if figure.ci95:
         axes.plot(figure.ci95, [height, height], color=style[0], lw=2, alpha=0.8, solid_capstyle="butt")
     axes.plot([figure.value], [height], style[1], color=style[0], ms=7, mec="white", mew=0.6)
+    trainings = [value for value in getattr(figure, "trainings", ()) if value is not None]
+    if len(trainings) > 1:
+        axes.plot(trainings, [height - 0.28] * len(trainings), "o", color=style[0], ms=3, alpha=0.6, mew=0)
 
 
 def sweep_curves(

@@ -16,10 +16,12 @@ from medi_monai.report.words import (
     DASH,
     arm_title,
     figure_text,
+    main_source,
     number,
     p_text,
     settings_findings,
     share_table,
+    sources_text,
 )
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, GroupAccuracy, ProbeResults, SweepPoint
@@ -38,8 +40,6 @@ FIGURES = {
 }
 #: figures that are plotted
 MAIN = ("balanced_accuracy", "worst_group_accuracy")
-#: figures that have p values over test patients in addition to those over draws
-FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
 #: sweeps by name: heading, label of the axis, whether it is logarithmic, and a hint on how to read the plot
 SWEEPS = {
     "ratio": ("Accuracy by number of generated images", "generated images per real image", False,
@@ -108,11 +108,7 @@ def _signed(difference: Figure) -> str:
 def _cautions(results: ProbeResults, titles: Mapping[str, str]) -> list[Finding]:
     repeats, patients, warnings = results.num_repeats, results.test.patients, []
     if repeats < FEW_REPEATS:
-        # the permutation test flips the sign of the difference in each draw: 2 of 2 ** n outcomes are the most extreme
-        warnings.append(
-            f"With only {plural(repeats, 'draw')} of training patients, no p value over draws can be below "
-            f"{2 / 2**repeats:.2g}, and intervals are rough."
-        )
+        warnings.append(f"With only {plural(repeats, 'draw')} of training patients, intervals are rough.")
     if patients < FEW_PATIENTS:
         warnings.append(f"The test has only {plural(patients, 'patient')}: results may differ for others.")
     failed = [titles[arm] for arm, of_arm in results.arms.items() if of_arm.training.converged < 1]
@@ -138,8 +134,8 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
         f"All arms train the same probe on the same {plural(results.num_repeats, 'draw')} of training patients "
         f"({plural(training.n, 'image')} of {plural(training.patients, 'patient')}). They differ only in the images "
         "added to the real ones, or in how images are weighted. C is chosen on validation images "
-        f"({training.validation:,}) of combinations in training. In parentheses: 95% intervals over test patients and "
-        "draws; of AUROC and calibration error over draws alone.",
+        f"({training.validation:,}) of combinations in training. In parentheses: 95% intervals over "
+        f"{sources_text(results)}; of AUROC and calibration error without other test images.",
     )
     rows = {}
     for arm, of_arm in results.arms.items():
@@ -183,11 +179,10 @@ def _add_differences(page: Page, results: ProbeResults) -> None:
     name_of_focus = arm_title(focus)
     page.section(
         f"Differences between {name_of_focus} and other arms",
-        f"{name_of_focus} − each other arm, on the same draws and test patients; above 0, {name_of_focus} is better "
-        "(for calibration error, below 0). 95% intervals are over test patients and draws. p (patients) comes from "
-        "exchanging arms patient by patient, p (draws) from exchanging them draw by draw; the larger one is corrected "
-        "for the number of arms (Holm). AUROC and calibration error are compared over draws alone, which says nothing "
-        "about other patients.",
+        f"{name_of_focus} − each other arm, on the same draws and test images; above 0, {name_of_focus} is better "
+        f"(for calibration error, below 0). 95% intervals and p values are over {sources_text(results)}; p values are "
+        "corrected for the number of arms (Holm). Intervals of AUROC and calibration error leave out other test "
+        "images, so there are no p values.",
     )
     pairs = {arm: _pair(focus, arm) for arm in compared}
     page.figure(
@@ -200,7 +195,11 @@ def _add_differences(page: Page, results: ProbeResults) -> None:
         f"Differences with 95% intervals; right of the dotted line, {name_of_focus} is better.",
     )
     for name in MAIN:
-        rows = {pairs[arm]: _difference(by_figure[name]) for arm, by_figure in compared.items() if name in by_figure}
+        rows = {
+            pairs[arm]: _difference(by_figure[name], results.test.unit)
+            for arm, by_figure in compared.items()
+            if name in by_figure
+        }
         page.table(share_table(rows, "arms"), f"Difference in {FIGURES[name]}")
     rows = {pairs[arm]: _other_differences(by_figure) for arm, by_figure in compared.items()}
     page.table(share_table(rows, "arms"), "Differences in other figures, with corrected p values (Holm)")
@@ -211,17 +210,18 @@ def _other_differences(by_figure: Mapping[str, Comparison]) -> dict[str, str]:
     for name, title in FIGURES.items():
         if name in by_figure and name not in MAIN:
             row[title] = _signed(by_figure[name].difference)
-            row[f"p, {title}"] = p_text(by_figure[name].p_holm)
+            if by_figure[name].p_value is not None:
+                row[f"p, {title}"] = p_text(by_figure[name].p_holm)
     return row
 
 
-def _difference(row: Comparison) -> dict[str, str]:
-    of_patients = {"p (patients)": p_text(row.p_patients)} if row.figure in FIGURES_OF_COUNTS else {}
+def _difference(row: Comparison, test_units: str) -> dict[str, str]:
     return {
         "difference": _signed(row.difference),
-        **of_patients,
-        "p (draws)": p_text(row.p_draws),
+        "p": p_text(row.p_value),
         "p, corrected (Holm)": p_text(row.p_holm),
+        # units of the worst group are the patients within it
+        "uncertain mostly by": main_source(row, "patient" if row.figure == "worst_group_accuracy" else test_units),
     }
 
 

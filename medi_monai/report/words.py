@@ -9,12 +9,15 @@ from typing import Any
 import pandas as pd
 
 from medi_monai.results import Figure, Finding
+from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.utils.text import listed
 
 __all__ = [
     "arm_title",
     "duration_text",
     "figure_text",
     "known",
+    "main_source",
     "number",
     "p_text",
     "percent_text",
@@ -22,12 +25,20 @@ __all__ = [
     "settings_findings",
     "share_table",
     "short",
+    "sources_text",
     "span",
 ]
 
 DASH = "–"
 #: non-breaking space, which keeps the parts of a figure on one line
 FIXED = "\u00a0"
+#: sources of variance by name
+SOURCES = {
+    "test": "test {unit}s",
+    "draws": "training patients",
+    "images": "generated images",
+    "trainings": "trainings of the generators",
+}
 LONGEST_NAME, LONGEST_SETTING = 34, 240
 #: titles of arms on pages
 ARM_TITLES = {
@@ -127,12 +138,12 @@ def settings_findings(differing: Mapping[str, Mapping[str, Any]]) -> list[Findin
     Guidance belongs to an arm, as each may have the scales that suit it, and is noted. Any other setting that differs
     is a warning.
     """
-    listed = {
+    by_name = {
         name: f"{name} ({', '.join(f'{arm_title(arm)}: {short(value, 60)}' for arm, value in values.items())})"
         for name, values in differing.items()
     }
-    guidance = [text for name, text in listed.items() if "guidance" in name]
-    others = [text for name, text in listed.items() if "guidance" not in name]
+    guidance = [text for name, text in by_name.items() if "guidance" in name]
+    others = [text for name, text in by_name.items() if "guidance" not in name]
     findings = []
     if others:
         text = (
@@ -143,6 +154,21 @@ def settings_findings(differing: Mapping[str, Mapping[str, Any]]) -> list[Findin
     if guidance:
         findings.append(Finding("note", f"Each arm was sampled with its own guidance: {'; '.join(guidance)}."))
     return findings
+
+
+def sources_text(results: ProbeResults) -> str:
+    """Return what the intervals of a probing count as drawn anew, in words."""
+    names = ["test", "draws", "images", *(["trainings"] if results.num_trainings > 1 else [])]
+    return listed([SOURCES[name].format(unit=results.test.unit) for name in names])
+
+
+def main_source(row: Comparison, unit: str) -> str:
+    """Return the largest source of the variance of a difference with its share, ``unit`` being the test unit."""
+    total = sum(row.variance.values())
+    if not total:
+        return DASH
+    name, variance = max(row.variance.items(), key=lambda item: item[1])
+    return f"{SOURCES[name].format(unit=unit)} ({variance / total:.0%})"
 
 
 def setting_text(value: Any) -> str:

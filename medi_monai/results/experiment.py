@@ -13,7 +13,14 @@ from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.results.typed import Result
 
-__all__ = ["CohortSummary", "CombinationCounts", "ExperimentResults", "SplitCounts"]
+__all__ = [
+    "CohortSummary",
+    "CombinationCounts",
+    "ExperimentResults",
+    "SplitCounts",
+    "TrainedArm",
+    "TrainingSummary",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,32 @@ class CohortSummary(Result):
 
 
 @dataclass(frozen=True)
+class TrainedArm(Result):
+    """Figures of one training of an arm: means over draws, and over combinations."""
+
+    balanced_accuracy: float | None
+    frechet_distance: float | None
+    frechet_distance_unseen: float | None
+    label_fidelity: float | None
+    attribute_fidelity: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class TrainingSummary(Result):
+    """One training of each arm.
+
+    Args:
+        seed: its seed.
+        arms: figures of each arm.
+        evaluation: path of the page of its evaluation, relative to the folder of the experiment.
+    """
+
+    seed: int
+    arms: Mapping[str, TrainedArm]
+    evaluation: str
+
+
+@dataclass(frozen=True)
 class ExperimentResults(Result):
     """The content of ``experiment.json``.
 
@@ -60,8 +93,9 @@ class ExperimentResults(Result):
         question: question that the experiment asks.
         cohort: cohort of the experiment.
         verdict: findings; the first is the answer.
-        fidelity: results of the evaluation.
-        probe: results of the probing.
+        fidelity: results of the evaluation of the first training.
+        probe: results of the probing, over all trainings.
+        trainings: figures of each training.
         links: paths of the stages' pages, relative to the folder of the experiment.
         settings: resolved settings.
         seconds: duration of each stage; ``None`` if it is unknown.
@@ -72,6 +106,7 @@ class ExperimentResults(Result):
     verdict: Annotated[tuple[Finding, ...], Field(min_length=1)]
     fidelity: ArmsMetrics
     probe: ProbeResults
+    trainings: Annotated[tuple[TrainingSummary, ...], Field(min_length=1)]
     links: Mapping[str, str]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float | None]

@@ -34,16 +34,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RepeatedFigure(Figure):
-    """A mean over draws; its interval covers draws and, for figures computed from counts, also test patients.
+    """A mean over trainings and draws; its interval covers both and, for figures computed from counts, test units.
 
     Args:
-        value: mean over the draws.
+        value: mean over trainings and draws.
         ci95: interval of the mean.
         n: number of test images.
         repeats: the figure in each draw.
+        trainings: the figure for each training of the arm's generative model; one for an arm without such a model.
     """
 
     repeats: tuple[float | None, ...] = ()
+    trainings: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class WorstGroupFigure(RepeatedFigure):
         ci95: interval of the mean.
         n: number of test images of ``group``.
         repeats: the figure in each draw.
+        trainings: the figure for each training of the arm's generative model.
         group: group that is most often the worst; ``None`` if no group has enough images.
         num_groups: number of groups that were compared.
         num_too_small: number of non-empty groups with too few images.
@@ -130,21 +133,24 @@ class Comparison(Result):
         figure: name of the figure.
         arms: names of the first and the second arm.
         difference: figure of the first arm minus that of the second.
-        p_draws: p value of a test that exchanges the arms within draws.
-        p_patients: p value for other test patients; ``None`` for AUROC and calibration error, and if it is undefined.
-        num_patients: number of test patients within which the arms were exchanged; only for the balanced accuracy.
-        p_value: the larger of ``p_draws`` and ``p_patients``; for AUROC and calibration error, ``p_draws``.
+        standard_error: standard error of the difference; ``None`` if it is unknown.
+        df: its degrees of freedom; ``None`` if they are infinite.
+        variance: its square by source: ``test`` (combinations or patients), ``draws`` (training patients), ``images``
+            (generated images) and ``trainings``. With one training, ``draws`` contains ``images``.
+        p_value: p value of a difference of 0 (two-sided); ``None`` for AUROC and calibration error, and if unknown.
         p_holm: ``p_value`` corrected for the number of arms compared (Holm).
+        p_equivalence: p value of a difference larger than the margin; only for the balanced accuracy.
     """
 
     figure: str
     arms: tuple[str, str]
     difference: Figure
-    p_draws: float | None
-    p_patients: float | None
-    num_patients: int | None
-    p_value: float | None
+    standard_error: float | None = None
+    df: float | None = None
+    variance: Mapping[str, float] = field(default_factory=dict)
+    p_value: float | None = None
     p_holm: float | None = None
+    p_equivalence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +253,8 @@ class TestSet(Result):
         left_out: number of images left out, because their class has no training images.
         groups: combinations of label and attributes.
         what: which patients and combinations these are, in words.
+        unit: what another study would draw anew in the intervals: ``combination``, or ``patient`` if there are too few.
+        num_units: number of these.
     """
 
     __test__ = False
@@ -256,6 +264,8 @@ class TestSet(Result):
     left_out: int
     groups: tuple[TestGroup, ...]
     what: str
+    unit: str
+    num_units: int
 
 
 @dataclass(frozen=True)
@@ -318,6 +328,11 @@ class ProbeResults(Result):
     def generated(self) -> tuple[str, ...]:
         """Arms that add generated images to real ones."""
         return tuple(self.settings["arms"])
+
+    @property
+    def num_trainings(self) -> int:
+        """Number of trainings of the generative model of the focus; 1 for an arm without one."""
+        return max(1, len(self.arms[self.focus].balanced_accuracy.trainings)) if self.focus in self.arms else 1
 
     @property
     def num_repeats(self) -> int:

@@ -200,8 +200,10 @@ def arms_content(names=("cls", "medi"), pairs=None):
 # --- probe.json
 
 
-def arm_results(level, centers=("Birch", "Fir"), classes=("T0", "T1")):
+def arm_results(level, centers=("Birch", "Fir"), classes=("T0", "T1"), trainings=1):
     figures = {name: figure(level + index / 100, level - 0.1, level + 0.1, 3517) for index, name in enumerate(FIGURES)}
+    for values in figures.values():
+        values["trainings"] = [values["value"]] * trainings
     figures["worst_group_accuracy"] |= {"group": "T1 · Fir", "n": 118, "num_groups": 10, "num_too_small": 2}
     gaps = {"equal_opportunity": figure(level / 2, 0.0, 0.5, 3517), "equalized_odds": figure(None, n=3517)}
     return figures | {
@@ -215,8 +217,8 @@ def arm_results(level, centers=("Birch", "Fir"), classes=("T0", "T1")):
 def comparison(name, other, difference):
     balanced = name == "balanced_accuracy"
     return {"figure": name, "arms": ["medi", other], "difference": figure(difference, difference - 0.05, 0.4, n=12),
-            "p_draws": 0.0021, "p_value": 0.0021, "p_holm": 0.0063, "p_patients": 0.0004 if balanced else None,
-            "num_patients": 32 if balanced else None}  # fmt: skip
+            "standard_error": 0.02, "df": 8.5, "variance": {"test": 3e-4, "draws": 1e-4}, "p_value": 0.0021,
+            "p_holm": 0.0063, "p_equivalence": 0.8 if balanced else None}  # fmt: skip
 
 
 def probe_content(
@@ -256,6 +258,8 @@ def probe_content(
             "patients": 32,
             "left_out": 0,
             "what": "combinations not seen in training",
+            "unit": "combination",
+            "num_units": 10,
             "groups": [{"values": {"tumor": "T0", "center": name}, "n": 5, "seen": False} for name in centers],
         },
         "training": {"n": 8814, "patients": 74, "validation": 768, "classes": list(classes)},

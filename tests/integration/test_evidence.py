@@ -17,8 +17,10 @@ SMALL = {
     "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "sweep_ratios": "[0.5]", "sweep_real_per_class": "[25]",
     "sweep_num_centers": "[4]", "sweep_correlations": "[0, 1]", "c_values": "[0.1]", "num_augmented": 1,
     "min_images": 8, "baselines": "['reweighted', 'stain_augmented', 'stain_normalized']", "amp": False,
+    "num_trainings": 2,
 }  # fmt: skip
-STAGES = ["preparing", "training cls", "training medi", "sampling cls", "sampling medi", "evaluation", "probing"]
+OF_TRAINING = ["training cls", "training medi", "sampling cls", "sampling medi", "evaluation"]
+STAGES = ["preparing", *OF_TRAINING, *(f"{stage} 2" for stage in OF_TRAINING), "probing"]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,11 @@ def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
     output, printed = experiment
     content = json.loads((output / "experiment.json").read_text())
     assert list(content["seconds"]) == STAGES
+    assert [training["seed"] for training in content["trainings"]] == [0, 1]
+    images = [
+        sorted((output / folder / "medi" / "sampling").glob("images/*/*/*.png"))[0] for folder in (".", "training_2")
+    ]
+    assert images[0].name == images[1].name and images[0].read_bytes() != images[1].read_bytes()
     assert content["verdict"][0]["text"] in printed and f"Results: {output / 'report.html'}" in printed
     page = (output / "report.html").read_text()
     assert content["verdict"][0]["text"].split(":")[0] in page and "data:image/png" in page
@@ -64,6 +71,7 @@ def test_the_tables_have_what_they_promise(experiment):
         assert arm["frechet_distance"]["mean"]["value"] > 2 * arm["frechet_distance"]["floor"]["value"]
     probe = json.loads((output / "probing" / "probe.json").read_text())
     assert list(probe["arms"]) == ["real", "reweighted", "stain_augmented", "stain_normalized", "cls", "medi"]
+    assert len(probe["arms"]["medi"]["balanced_accuracy"]["trainings"]) == 2
     for arm in probe["arms"].values():
         for name in ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc"):
             assert set(arm[name]) >= {"value", "ci95", "n"}

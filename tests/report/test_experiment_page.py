@@ -20,6 +20,12 @@ AUDIT = {
 }
 
 
+def training(seed):
+    figures = {"balanced_accuracy": 0.7 + seed / 1000, "frechet_distance": 5.25, "frechet_distance_unseen": None}
+    figures |= {"label_fidelity": 0.8, "attribute_fidelity": {"center": 0.9}}
+    return {"seed": seed, "arms": {"cls": figures, "medi": figures}, "evaluation": f"training_{seed}/report.html"}
+
+
 def experiment(**changes):
     content = {
         "question": "Does a classifier of tumors lean on the hospital?",
@@ -33,6 +39,7 @@ def experiment(**changes):
         },
         "fidelity": arms_content(),
         "probe": probe_content(),
+        "trainings": [training(0)],
         "links": {"audit": "cohort/audit.html"},
         "settings": {"max_steps": 1000, "sampling": {"num_steps": 50}},
         "seconds": {"training_cls": 512.2, "sampling": 30.0, "probing": 4000, "verdict": None},
@@ -91,3 +98,11 @@ def test_an_association_that_is_undefined_is_a_dash(tmp_path):
     audit = {"attributes": {"center": {"association": {"all": empty}}}, "findings": []}
     text = text_of(tmp_path, experiment(), audit)
     assert "among all patients: Cramér's V –" in text and "Guessing" not in text and "None" not in text
+
+
+def test_every_training_has_a_row_and_a_link(tmp_path):
+    text = text_of(tmp_path, experiment(trainings=[training(3), training(4)]))
+    assert "seed 3" in text and "0.704" in text and "5.25" in text
+    assert 'href="training_4/report.html"' in text and 'href="training_3/report.html"' not in text
+    assert "Small dots: single trainings." in text
+    assert "seed 0" not in text_of(tmp_path, experiment())

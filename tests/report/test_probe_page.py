@@ -15,7 +15,7 @@ def undefined(content):
     """All figures without a value; counts stay."""
     if isinstance(content, dict):
         content = {name: undefined(value) for name, value in content.items()}
-        names = ("value", "ci95", "balanced_accuracy_range", "worst_group_accuracy_range", "p_holm", "p_draws")
+        names = ("value", "ci95", "balanced_accuracy_range", "worst_group_accuracy_range", "p_holm", "p_value")
         figures = {
             name: None for name, value in content.items() if name in names or (name in FIGURES and "point" in content)
         }
@@ -40,10 +40,11 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     text = text_of(tmp_path, probe_content())
     assert row_of(text, "Real + MeDi")[:3] == ["0.800 (0.700 to 0.900)", "0.810 (0.700 to 0.900)", "T1 · Fir (n = 118)"]
     assert row_of(text, "Stain-normalized")[0] == "0.600 (0.500 to 0.700)"
-    # differences: of balanced accuracy with a p value over patients, of the worst group one that is undefined
+    # differences: the worst group has no other combinations, only other patients
     pair = "MeDi − Class-only (CLS)"
-    assert row_of(text, pair) == ["+0.120 (0.070 to 0.400)", "< 0.001", "0.002", "0.006"]
-    assert row_of(text, pair, 1) == ["+0.120 (0.070 to 0.400)", "–", "0.002", "0.006"]
+    assert row_of(text, pair) == ["+0.120 (0.070 to 0.400)", "0.002", "0.006", "test combinations (75%)"]
+    assert row_of(text, pair, 1) == ["+0.120 (0.070 to 0.400)", "0.002", "0.006", "test patients (75%)"]
+    assert "over test combinations, training patients, generated images" in text and "trainings of" not in text
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
@@ -56,13 +57,19 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
 def test_limitations_are_notices(tmp_path):
     text = text_of(tmp_path, probe_content())
     assert "510 of 1,000 test images here (51%) are of patients" in text
-    assert "2 test groups with fewer than 10 images" in text and "draws of training patients, no p value" not in text
+    assert (
+        "2 test groups with fewer than 10 images" in text
+        and "draws of training patients, intervals are rough" not in text
+    )
     content = probe_content(repeats=3)
     content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
     content["arms"]["cls"]["training"]["converged"] = 0.5
     content["sweeps"]["ratio"][-1]["num_added"] = 700.0
     text = text_of(tmp_path, content)
-    assert "no p value over draws can be below 0.25" in text and "images (Class-only (CLS): 10, MeDi: 20)" in text
+    assert (
+        "With only 3 draws of training patients, intervals are rough" in text
+        and "images (Class-only (CLS): 10, MeDi: 20)" in text
+    )
     assert "did not converge: Real + Class-only (CLS)" in text
     assert (
         "Too few generated images for the largest ratio: Real + MeDi has 700 for 1,000 real images at a ratio of 2."

@@ -18,7 +18,7 @@ __all__ = [
     "WorstGroup",
 ]
 
-#: figures computed from counts, which therefore have an interval over patients
+#: figures computed from counts, which therefore have an interval over test units
 FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
 FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
 
@@ -65,12 +65,12 @@ class ArmScores(Result):
 
     Args:
         figures: value of each of :data:`FIGURES`; undefined ones are NaN, in JSON ``null``.
-        replicates: values of each of :data:`FIGURES_OF_COUNTS` in bootstrap samples of the test patients.
+        replicates: values of each of :data:`FIGURES_OF_COUNTS` in bootstrap samples of the test units, the same samples
+            in all draws and arms.
         worst_group: group with the lowest accuracy.
         per_center: accuracy at each center.
         per_class: recall of each class.
         demographics: gaps between the groups of each demographic column.
-        gain: contribution of each patient to the balanced accuracy.
     """
 
     figures: Mapping[str, float | None]
@@ -79,16 +79,15 @@ class ArmScores(Result):
     per_center: Mapping[str, GroupAccuracy]
     per_class: Mapping[str, GroupAccuracy]
     demographics: Mapping[str, DemographicGaps]
-    gain: Mapping[str, float]
 
     @classmethod
     def balanced_accuracy_alone(cls, value: float | None) -> ArmScores:
         """Create scores of which only the balanced accuracy was measured."""
-        return cls({"balanced_accuracy": value}, {}, None, {}, {}, {}, {})
+        return cls({"balanced_accuracy": value}, {}, None, {}, {}, {})
 
     def figures_alone(self) -> ArmScores:
         """Return a copy with only the figures needed for the points of a sweep."""
-        return ArmScores(self.figures, {}, None, {}, {}, {}, {})
+        return ArmScores(self.figures, {}, None, {}, {}, {})
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def _run_elsewhere(path: Path, job: Job) -> str:
 def _run_job(job: Job, context: DrawContext) -> str:
     protocol, settings = context.protocol, context.settings
     rows = protocol.test if job.condition.test_rows is None else job.condition.test_rows
-    seed = seed_from("test patients", settings.seed, job.repeat)
+    seed = seed_from("test units", settings.seed)
     num_replicates = settings.probe_replicates if job.sweep == "main" else 1
     scorer = None
     if job.square is None:

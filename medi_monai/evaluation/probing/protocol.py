@@ -86,7 +86,7 @@ class ProbeProtocol:
 
     Within a repeat, all arms use the same real rows: a bootstrap of the training patients within each combination. The
     same number of images per class is added from each synthetic set: as many as ``ratio`` requests, limited by the set
-    with the fewest images of a class, and spread evenly over the combinations.
+    with the fewest images of a class, spread evenly over the combinations, and from a bootstrap sample of the set.
 
     Args:
         views: image sets of the real rows, ``real`` and any alternatives to it, with the same rows in the same order.
@@ -302,6 +302,8 @@ class ProbeProtocol:
         order, chosen = order[self._allowed(name, setting)[order]], []
         for code in classes:
             rows = order[labels[order] == code]
+            # another sampling would give other images: each draw has a bootstrap sample of them within combinations
+            rows = rows[draw_patients(np.arange(len(rows)), rng, groups[rows])]
             chosen.append(rows[spread_rows(groups[rows], per_class, rng)])
         return np.concatenate(chosen)
 

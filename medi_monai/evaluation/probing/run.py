@@ -33,6 +33,7 @@ from medi_monai.evaluation.probing.tables import (
     long_table,
     summarize_arm,
     sweep_points,
+    test_df_of,
     without_added,
 )
 from medi_monai.evaluation.settings import ProbeSettings
@@ -49,7 +50,7 @@ from medi_monai.wsi.transforms import patch_transforms
 __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 4
+DRAWS_VERSION = 5
 #: sweeps over settings, in addition to that over the correlation of class and center
 SWEEPS = ("ratio", "real_per_class", "num_centers")
 #: maximum number of real images whose center and class are predicted
@@ -62,7 +63,7 @@ DEMOGRAPHICS = ("race", "ethnicity", "sex", "gender")
 
 def probe_run(
     cohort: Cohort,
-    arms: Mapping[str, str | os.PathLike],
+    arms: Mapping[str, str | os.PathLike | Sequence[str | os.PathLike]],
     label: str,
     attributes: Sequence[str],
     demographics: Sequence[str] | None,
@@ -83,7 +84,8 @@ def probe_run(
 
     Args:
         cohort: real images with ``train``, ``val`` and ``holdout``.
-        arms: ``output_dir`` of the sampling run by name, for arms *real + name*; empty to compare only baselines.
+        arms: ``output_dir`` of the sampling run by name, for arms *real + name*; a list of them for several trainings
+            of the same model; empty to compare only baselines.
         label: column of the class.
         attributes: columns that form a combination with the label; the first is the center.
         demographics: columns whose groups are compared (equal opportunity, equalized odds); None for those of
@@ -112,8 +114,10 @@ def probe_run(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_value("baseline", name, BASELINES)
-    real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES) if arms else {}
-    names = [*baselines, *sampled]
+    trainings = _trainings(arms)
+    folders = {name: folder for of_arm in trainings.values() for name, folder in of_arm.items()}
+    real, sampled = known_rows(cohort, columns), read_arms(folders, columns, RESERVED_NAMES) if arms else {}
+    names = [*baselines, *trainings]
     if len(names) < 2:
         raise InputError("nothing to compare: give --arms or --baselines")
     if focus not in names:
@@ -130,17 +134,20 @@ def probe_run(
     for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
     demographics = [name for name in demographics or DEMOGRAPHICS if name in real.table.columns]
-    context = DrawContext(protocol, TestUnits.of(test, attributes, demographics), settings)
-    digest = json_digest(_identity(real, sampled, names, encoder, settings, columns, demographics))
+    context = DrawContext(protocol, TestUnits.of(test, label, attributes, demographics), settings)
+    every = [*baselines, *sampled]
+    digest = json_digest(_identity(real, sampled, every, encoder, settings, columns, demographics))
     claim_results(output, "probing")
-    draws = run_jobs(make_jobs(context, names, list(sampled)), context, output / "repeats" / digest[:8], num_workers)
+    jobs = make_jobs(context, every, list(trainings))
+    draws = run_jobs(jobs, context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
-    by_arm = {arm: [draw.arms[arm] for draw in main] for arm in names}
+    by_arm = {arm: [[draw.arms[name] for draw in main] for name in trainings.get(arm, [arm])] for arm in names}
     nothing_added = without_added(draws, list(sampled))
     print_findings(nothing_added)
+    test_df = test_df_of(context.units)
     results = ProbeResults(
-        arms={arm: summarize_arm(of_arm, len(test)) for arm, of_arm in by_arm.items()},
-        comparisons=compare_arms(by_arm, focus),
+        arms={arm: summarize_arm(of_arm, len(test), test_df) for arm, of_arm in by_arm.items()},
+        comparisons=compare_arms(by_arm, focus, test_df, settings.margin),
         sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS},
         shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws)),
         test=describe_test(protocol, context.units),
@@ -150,7 +157,7 @@ def probe_run(
         demographics=tuple(demographics),
         encoder=encoder.describe(),
         settings={**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
-        settings_that_differ=settings_that_differ(sampled),
+        settings_that_differ=settings_that_differ({arm: sampled[arm] for arm in trainings}),
         digests={"cohort": cohort.digest, "draws": digest},
         warnings=(*nothing_added, *warnings),
     )
@@ -164,6 +171,18 @@ def probe_run(
         {"arms": names, "repeats": settings.num_repeats},
         {name: arm.balanced_accuracy for name, arm in results.arms.items()},
     )
+
+
+def _trainings(arms: Mapping[str, str | os.PathLike | Sequence[str | os.PathLike]]) -> dict[str, dict[str, Path]]:
+    """Return the folders of each arm's trainings by name; the first one has the name of the arm."""
+    trainings: dict[str, dict[str, Path]] = {}
+    for arm, given in arms.items():
+        folders: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+        if not folders or not all(isinstance(folder, (str, os.PathLike)) for folder in folders):
+            raise InputError(f"arms = {given!r} for {arm!r}: a folder, or a list of folders, one for each training")
+        names = [arm, *(f"{arm} (training {number})" for number in range(2, len(folders) + 1))]
+        trainings[arm] = {name: Path(folder) for name, folder in zip(names, folders)}
+    return trainings
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from medi_monai.metrics import (
     GroupConfusion,
     auroc,
     balanced_accuracy,
+    cluster_weights,
     equal_opportunity_gap,
     equalized_odds_gap,
     matthews_correlation,
@@ -28,19 +30,22 @@ from medi_monai.metrics.groups import BELOW_ONE
 from medi_monai.results.probing import GroupAccuracy
 from medi_monai.schema import missing_cells
 
-__all__ = ["Scorer", "TestUnits"]
+__all__ = ["Clusters", "Scorer", "TestUnits"]
 
 #: number of test images counted at once
 BATCH = 4096
+#: minimum degrees of freedom for combinations to be the units that another study would draw
+MIN_DF = 4
 
 
 @dataclass(frozen=True)
 class TestUnits:
-    """Test images grouped into units with the same patient, attributes and demographics.
+    """Test images grouped into units with the same patient, label, attributes and demographics.
 
     Args:
         code: ``(N,)`` unit of every test image.
-        table: one row per unit: ``patient``, attributes, demographics.
+        table: one row per unit: ``patient``, label, attributes, demographics.
+        label: column of the class.
         attributes: columns of the attributes; the first is the center.
         demographics: columns whose groups are compared.
     """
@@ -49,16 +54,40 @@ class TestUnits:
 
     code: np.ndarray
     table: pd.DataFrame
+    label: str
     attributes: tuple[str, ...]
     demographics: tuple[str, ...]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, attributes: Sequence[str], demographics: Sequence[str]) -> TestUnits:
+    def of(cls, rows: pd.DataFrame, label: str, attributes: Sequence[str], demographics: Sequence[str]) -> TestUnits:
         """Group test rows into units."""
-        columns = list(dict.fromkeys(["patient", *attributes, *demographics]))
+        columns = list(dict.fromkeys(["patient", label, *attributes, *demographics]))
         code, names = codes_of(rows, columns)
         table = pd.DataFrame(names, columns=columns, dtype="str")
-        return cls(code, table, tuple(attributes), tuple(demographics))
+        return cls(code, table, label, tuple(attributes), tuple(demographics))
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """Clusters of the units that another study would draw: combinations if there are enough, otherwise patients.
+
+        Patients of a combination share what is difficult about it, so they do not count as independent if results
+        are meant to hold for other combinations. That needs two combinations of each class, and enough degrees of
+        freedom.
+        """
+        label = codes_of(self.table, [self.label])[0]
+        combination = codes_of(self.table, [self.label, *self.attributes])[0]
+        numbers = np.bincount(label[np.unique(combination, return_index=True)[1]])
+        if numbers.min() > 1 and (numbers - 1).sum() >= MIN_DF:
+            return Clusters("combination", combination, label)
+        patient = codes_of(self.table, ["patient"])[0]
+        one_class = pd.Series(label).groupby(patient).nunique().max() == 1
+        return Clusters("patient", patient, label if one_class else np.zeros_like(label))
+
+    @cached_property
+    def patients_of_combinations(self) -> Clusters:
+        """Patients as clusters, with their combinations as strata: for figures of single combinations."""
+        combination = codes_of(self.table, [self.label, *self.attributes])[0]
+        return Clusters("patient", codes_of(self.table, ["patient", self.label, *self.attributes])[0], combination)
 
     def grouped(self, columns: Sequence[str]) -> tuple[np.ndarray, list[tuple[str, ...]]]:
         """Return the ``(U,)`` group of every unit, -1 if a value is missing, and the groups."""
@@ -71,6 +100,24 @@ class TestUnits:
         return code, names
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of test units: what they are, and the ``(U,)`` cluster and stratum of every unit."""
+
+    kind: str
+    code: np.ndarray
+    strata: np.ndarray
+
+    def weights(self, num: int, seed: int) -> np.ndarray:
+        """Return ``(num, U)`` bootstrap weights of the units; see :func:`cluster_weights`."""
+        return cluster_weights(self.code, self.strata, num, np.random.default_rng(seed))[0]
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom: number of clusters minus that of strata with more than one."""
+        return cluster_weights(self.code, self.strata, 1, np.random.default_rng(0))[1]
+
+
 class Scorer:
     """Ignite evaluator over the probabilities of test images.
 
@@ -79,8 +126,8 @@ class Scorer:
         units: units of the same images.
         classes: names of the classes.
         min_count: minimum number of images for a group to be considered as the worst group or in demographic gaps.
-        num_replicates: number of bootstrap samples of the test patients.
-        seed: seed of the bootstrap.
+        num_replicates: number of bootstrap samples of the clusters of test units.
+        seed: seed of the bootstrap; samples of the same seed are the same in all draws.
     """
 
     def __init__(
@@ -99,13 +146,10 @@ class Scorer:
         #: a group is a class within a combination of attributes
         self.groups = [(label, *group) for group in groups for label in self.classes]
         self.by_demographic = {name: units.grouped([name]) for name in units.demographics}
-        rng = np.random.default_rng(seed)
-        patients = np.unique(units.table["patient"], return_inverse=True)[1]
-        num = int(patients.max()) + 1
-        drawn = rng.multinomial(num, np.full(num, 1 / num), size=num_replicates)
-        #: (B, U) count of each unit in each bootstrap sample of the patients
-        self.drawn = drawn[:, patients].astype(float)
-        self.once = np.ones((1, len(patients)))
+        #: (B, U) weight of each unit in each bootstrap sample, of clusters and of patients within combinations
+        self.drawn = units.clusters.weights(num_replicates, seed)
+        self.drawn_patients = units.patients_of_combinations.weights(num_replicates, seed)
+        self.once = np.ones((1, len(units.table)))
         #: (G, C) whether a group can be the worst group
         self.large = self._sizes(targets) >= min_count
         self.evaluator = self._evaluator()
@@ -151,13 +195,20 @@ class Scorer:
                 "auroc": auroc(probabilities, self.targets)["value"],
                 "calibration_error": float(self.calibration.compute()),
             },
-            replicates=self._figures_of_counts(confusion, self.drawn),
+            replicates={
+                **self._figures_of_counts(confusion, self.drawn),
+                "worst_group_accuracy": self._worst_of_replicates(confusion),
+            },
             worst_group=self._worst_group(confusion),
             per_center=self._per_center(confusion),
             per_class=self._per_class(confusion.sum(0)),
             demographics=self._demographics(confusion),
-            gain=self._gain(confusion),
         )
+
+    def _worst_of_replicates(self, confusion: np.ndarray) -> list[float | None]:
+        # a group has no other combinations: only its patients vary
+        counts = (_summed(counts, self.by_group, self.drawn_patients) for counts in _right_and_all(confusion))
+        return self._worst_of_samples(*counts)
 
     def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
         # figures of every sample, from weights (B, U) and confusions of the units (U, C, C). For groups, only the
@@ -175,7 +226,7 @@ class Scorer:
             "mcc": matthews_correlation(overall).tolist(),
         }
 
-    def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float]:
+    def _worst_of_samples(self, right: np.ndarray, targets: np.ndarray) -> list[float | None]:
         # (B, G, C) each. Which groups are large enough is decided on the original test set: if it were decided in each
         # sample, groups near the limit would be the worst group less often than they should be
         rates = np.divide(right, targets, out=np.full(right.shape, np.inf), where=(targets > 0) & self.large)
@@ -216,14 +267,6 @@ class Scorer:
                 {name[0]: int(counts[code].sum()) for code, name in enumerate(names)},
             )
         return by_column
-
-    def _gain(self, confusion: np.ndarray) -> dict[str, float]:
-        # balanced accuracy is a sum over patients: their contributions to the recall of each class, over classes
-        totals = confusion.sum((0, 2))
-        present = totals > 0
-        right = np.diagonal(confusion, axis1=1, axis2=2)[:, present] / totals[present]
-        by_unit = pd.Series(right.mean(1), index=self.units.table["patient"])
-        return {str(name): float(value) for name, value in by_unit.groupby(level=0).sum().items()}
 
 
 def _right_and_all(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,8 @@ from medi_monai.evaluation.probing.draws import (
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.metrics import holm, paired_test, percentile_interval
-from medi_monai.results import Figure, Finding, typed
+from medi_monai.metrics import estimate, holm, percentile_interval
+from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import (
     ArmResults,
     Comparison,
@@ -45,6 +45,7 @@ __all__ = [
     "long_table",
     "summarize_arm",
     "sweep_points",
+    "test_df_of",
     "without_added",
 ]
 
@@ -67,7 +68,16 @@ def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
         for code, count in zip(codes.tolist(), counts.tolist())
     ]
     patients = int(units.table["patient"].nunique())
-    return TestSet(len(protocol.test), patients, protocol.num_untrained, tuple(groups), _tested_on(groups))
+    clusters = units.clusters
+    return TestSet(
+        len(protocol.test),
+        patients,
+        protocol.num_untrained,
+        tuple(groups),
+        _tested_on(groups),
+        clusters.kind,
+        len(np.unique(clusters.code)),
+    )
 
 
 def _tested_on(groups: Sequence[TestGroup]) -> str:
@@ -85,14 +95,16 @@ def describe_training(protocol: ProbeProtocol) -> TrainingSet:
     return TrainingSet(len(protocol.train), patients, len(protocol.val), tuple(protocol.classes))
 
 
-def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
-    """Average all figures of an arm over its draws, with intervals.
+def summarize_arm(trainings: Sequence[Sequence[ArmDraw]], num_test: int, test_df: Mapping[str, int]) -> ArmResults:
+    """Average all figures of an arm over its trainings and draws, with intervals.
 
     Args:
-        draws: draws of the arm.
+        trainings: for each training of the arm's generative model, its draws; one for an arm without such a model.
         num_test: number of test images.
+        test_df: degrees of freedom of the test units, by figure; see :func:`test_df_of`.
     """
-    figures = {name: _repeated_figure(draws, name, num_test) for name in FIGURES}
+    draws = [draw for of_training in trainings for draw in of_training]
+    figures = {name: _repeated_figure(trainings, name, num_test, test_df.get(name)) for name in FIGURES}
     worst_group = _worst_group_figure(draws, figures.pop("worst_group_accuracy"))
     scores = [draw.scores for draw in draws]
     training = {
@@ -111,13 +123,41 @@ def summarize_arm(draws: Sequence[ArmDraw], num_test: int) -> ArmResults:
     )
 
 
-def _repeated_figure(draws: Sequence[ArmDraw], name: str, num_test: int) -> RepeatedFigure:
-    values = _floats(draw.scores.figures[name] for draw in draws)
-    # bootstrap samples of the test patients within each draw of training patients: both would differ in another study
-    of_patients = name in FIGURES_OF_COUNTS
-    spread = np.concatenate([_floats(draw.scores.replicates[name]) for draw in draws]) if of_patients else values
-    repeats = tuple(None if np.isnan(value) else float(value) for value in values)
-    return RepeatedFigure(_mean(values), _interval(spread), num_test, repeats)
+def test_df_of(units: TestUnits) -> dict[str, int]:
+    """Return the degrees of freedom of the test units for each figure that has replicates."""
+    return {
+        name: (units.patients_of_combinations if name == "worst_group_accuracy" else units.clusters).df
+        for name in FIGURES_OF_COUNTS
+    }
+
+
+def _repeated_figure(
+    trainings: Sequence[Sequence[ArmDraw]], name: str, num_test: int, test_df: int | None
+) -> RepeatedFigure:
+    values = _matrix(trainings, name)
+    known = ~np.isnan(values).any(0)
+    of_trainings = tuple(_mean(row) for row in values)
+    repeats = tuple(None if np.isnan(value) else float(value) for value in values.mean(0))
+    if not known.any():
+        return RepeatedFigure(None, None, num_test, repeats, of_trainings)
+    found = estimate(values[:, known], _replicates(trainings, name, known), test_df or 0)
+    lowest = -1.0 if name == "mcc" else 0.0
+    interval = found.interval()
+    ci95 = None if interval is None else (max(lowest, interval[0]), min(1.0, interval[1]))
+    return RepeatedFigure(found.value, ci95, num_test, repeats, of_trainings)
+
+
+def _matrix(trainings: Sequence[Sequence[ArmDraw]], name: str) -> np.ndarray:
+    """Return the ``(T, J)`` values of a figure, of trainings and draws."""
+    return np.array([_floats(draw.scores.figures[name] for draw in draws) for draws in trainings])
+
+
+def _replicates(trainings: Sequence[Sequence[ArmDraw]], name: str, known: np.ndarray) -> np.ndarray | None:
+    """Return the ``(B,)`` means over trainings and the known draws of the replicates; None if the figure has none."""
+    if name not in FIGURES_OF_COUNTS:
+        return None
+    kept = [draw for draws in trainings for draw, use in zip(draws, known) if use]
+    return np.mean([_floats(draw.scores.replicates[name]) for draw in kept], axis=0)
 
 
 def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> WorstGroupFigure:
@@ -132,6 +172,7 @@ def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> Wor
         figure.ci95,
         counts.get(group or "", 0),
         figure.repeats,
+        figure.trainings,
         group,
         first.num_groups,
         first.num_too_small,
@@ -154,61 +195,60 @@ def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
     return DemographicGapFigures(**figures, groups=draws[0].groups)
 
 
-def compare_arms(by_arm: Mapping[str, Sequence[ArmDraw]], focus: str) -> tuple[Comparison, ...]:
+def compare_arms(
+    by_arm: Mapping[str, Sequence[Sequence[ArmDraw]]], focus: str, test_df: Mapping[str, int], margin: float = 0.0
+) -> tuple[Comparison, ...]:
     """Compare the focus with every other arm for each figure, with Holm-corrected p values.
 
-    ``p_draws`` is from a permutation test that exchanges the arms within draws. For the balanced accuracy, whose
-    difference is a sum over patients, ``p_patients`` is from a test that exchanges them within patients; for other
-    figures based on counts, it is twice the share of bootstrap samples of the patients in which the difference has the
-    less frequent sign. ``p_value`` is the larger of the two: an effect has to hold for other test patients and for
-    other draws of training patients. AUROC and calibration error have only ``p_draws``, which does not generalize to
-    other test patients.
+    Intervals and p values count what would differ in another study: test combinations or patients, training patients,
+    generated images and, with several trainings, these; see :func:`medi_monai.metrics.estimate`. AUROC and calibration
+    error have an interval over training patients alone and no p value, which would not hold for other test patients.
 
     Args:
-        by_arm: draws of every arm, in the same order.
+        by_arm: for every arm, the draws of each training of its generative model, in the same order.
         focus: arm that is compared with every other arm.
+        test_df: degrees of freedom of the test units, by figure; see :func:`test_df_of`.
+        margin: difference in balanced accuracy up to which arms are equivalent.
     """
     others = [arm for arm in by_arm if arm != focus]
     comparisons = []
     for name in FIGURES:
-        rows = [_compare((focus, arm), (by_arm[focus], by_arm[arm]), name) for arm in others]
+        rows = [_compare((focus, arm), (by_arm[focus], by_arm[arm]), name, test_df.get(name), margin) for arm in others]
         corrected = holm([row.p_value for row in rows])
         comparisons += [dataclasses.replace(row, p_holm=p_holm) for row, p_holm in zip(rows, corrected)]
     return tuple(comparisons)
 
 
-def _compare(arms: tuple[str, str], draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]], name: str) -> Comparison:
-    first, second = (_floats(draw.scores.figures[name] for draw in of_arm) for of_arm in draws)
-    by_draw = paired_test(first.tolist(), second.tolist())
-    difference, p_draws = typed(Figure, by_draw["difference"]), by_draw["p_value"]
-    if name not in FIGURES_OF_COUNTS:
-        return Comparison(name, arms, difference, p_draws, None, None, p_draws)
-    gaps = np.concatenate(
-        [_floats(draw.scores.replicates[name]) - _floats(base.scores.replicates[name]) for draw, base in zip(*draws)]
+def _compare(
+    arms: tuple[str, str],
+    trainings: tuple[Sequence[Sequence[ArmDraw]], Sequence[Sequence[ArmDraw]]],
+    name: str,
+    test_df: int | None,
+    margin: float,
+) -> Comparison:
+    # an arm without trainings is compared with the mean over those of the other
+    first, second = (_matrix(of_arm, name) for of_arm in trainings)
+    values = first - second
+    known = ~np.isnan(values).any(0)
+    if not known.any():
+        return Comparison(name, arms, Figure(None, None, 0))
+    replicates = [_replicates(of_arm, name, known) for of_arm in trainings]
+    gaps = None if replicates[0] is None or replicates[1] is None else replicates[0] - replicates[1]
+    found = estimate(values[:, known], gaps, test_df or 0)
+    difference = Figure(found.value, found.interval(), int(known.sum()))
+    if not found.sources:
+        return Comparison(name, arms, difference)
+    of_counts = name in FIGURES_OF_COUNTS
+    return Comparison(
+        name,
+        arms,
+        difference,
+        standard_error=found.standard_error,
+        df=found.df if np.isfinite(found.df) else None,
+        variance={source: part.variance for source, part in found.sources.items()},
+        p_value=found.p_value() if of_counts else None,
+        p_equivalence=found.p_value(margin) if name == "balanced_accuracy" and margin else None,
     )
-    difference = dataclasses.replace(difference, ci95=_interval(gaps))
-    p_patients, num_patients = _bootstrap_p_value(gaps), None
-    if name == "balanced_accuracy":
-        first_gains, second_gains = _mean_gains(draws)
-        by_patient = paired_test(first_gains, second_gains)
-        p_patients, num_patients = by_patient["p_value"], by_patient["n"]
-    p_value = None if p_draws is None or p_patients is None else max(p_draws, p_patients)
-    return Comparison(name, arms, difference, p_draws, p_patients, num_patients, p_value)
-
-
-def _mean_gains(draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]]) -> list[list[float]]:
-    patients = sorted(draws[0][0].scores.gain)
-    gains = [np.array([[draw.scores.gain[patient] for patient in patients] for draw in of_arm]) for of_arm in draws]
-    return [gain.mean(0).tolist() for gain in gains]
-
-
-def _bootstrap_p_value(gaps: np.ndarray) -> float | None:
-    known = gaps[np.isfinite(gaps)]
-    if len(known) < 2:
-        return None
-    # the observed sample counts as well, so that no p value is 0
-    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(known) + 1))
 
 
 def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:

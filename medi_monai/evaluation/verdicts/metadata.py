@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, settings_findings
@@ -15,8 +15,9 @@ from medi_monai.utils.text import plural
 __all__ = ["verdict"]
 
 ALPHA = 0.05
-#: difference in balanced accuracy up to which no effect is claimed, regardless of its p value
-TRIFLE = 0.01
+#: what a comparison shows
+BETTER, WORSE, EQUIVALENT, UNCERTAIN = "better", "worse", "equivalent", "uncertain"
+IMPROVE = "images generated with metadata improve the classifier"
 #: number of test patients below which there is a warning
 FEW_PATIENTS = 20
 
@@ -24,8 +25,10 @@ FEW_PATIENTS = 20
 def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", rival: str = "cls") -> list[Finding]:
     """Return the findings of the experiment; the answer is first, unless errors invalidate it.
 
-    An effect on a classifier is claimed only if the corrected p value is below 0.05, the 95 % interval of the
-    difference excludes 0, and the difference is larger than 0.01.
+    An effect on a classifier is claimed if the corrected p value is below 0.05, unless the difference is certain to be
+    within the margin of equivalence, which is no effect. That metadata help is claimed only if the arm is better than
+    real images alone, than the class-only model, and than the best baseline without generated images. The verdict on
+    a single training is never more than *consistent with*.
 
     Args:
         fidelity: results of the evaluation.
@@ -57,37 +60,51 @@ def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding
     others = [name for name in ("real", rival) if name in compared]
     if not others:
         return [Finding("warning", "No comparison: there is no other arm.")]
-    effects = {name: _effect(compared[name]) for name in others}
-    level, answer = _answer(effects)
+    baselines = [name for name in compared if name not in others]
+    best = [max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)] if baselines else []
+    effects = {name: _effect(compared[name]) for name in (*others, *best)}
+    level, answer = _answer(effects, best, probe.num_trainings)
     differences = {name: compared[name].difference for name in others}
     sentences = "; ".join(_difference(compared[name], focus, name).removesuffix(".") for name in others)
     findings = [Finding(level, f"{answer} {sentences}. Tested on {probe.test.what}.", differences)]
-    baselines = [name for name in compared if name not in others]
-    if baselines:
-        best = max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)
-        findings.append(_baseline_finding(compared[best], focus, best))
+    findings += [_baseline_finding(compared[name], focus, name) for name in best]
     return [*findings, _worst_group_finding(probe, focus, others)]
 
 
-def _answer(effects: dict[str, int]) -> tuple[str, str]:
-    if all(effect > 0 for effect in effects.values()):
-        return "ok", "Metadata help: images generated with metadata improve the classifier."
-    if any(effect < 0 for effect in effects.values()):
-        return "error", "Generated images reduce accuracy."
-    if any(effect > 0 for effect in effects.values()):
-        improved = " and ".join(arm_title(name) for name, effect in effects.items() if effect > 0)
-        return "warning", f"Mixed result: accuracy improves over {improved} only."
-    return "note", "No effect: any difference made by the generated images is too small or too uncertain to claim."
+def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int) -> tuple[str, str]:
+    generated = [effect for name, effect in effects.items() if name not in best]
+    better = [arm_title(name) for name, effect in effects.items() if effect == BETTER]
+    if all(effect == BETTER for effect in effects.values()):
+        level, head, text = "ok", ("Metadata help", "metadata helping"), f"{IMPROVE}."
+    elif WORSE in generated:
+        level, head, text = "error", ("Generated images do harm", "harm"), "generated images reduce accuracy."
+    elif better:
+        level, head = "warning", ("Mixed result", "a mixed effect")
+        text = f"accuracy improves over {' and '.join(better)} only."
+    elif set(generated) == {EQUIVALENT}:
+        level, head = "note", ("No effect", "no effect")
+        text = "the classifier is as accurate with the generated images as without."
+    else:
+        level, head = "note", ("Not decided", "an effect and with none")
+        text = "any difference made by the generated images is too uncertain to claim."
+    if num_trainings == 1:
+        return level, f"Consistent with {head[1]}, in one training: {text}"
+    return level, f"{head[0]}: {text}"
 
 
 def _baseline_finding(row: Comparison, focus: str, baseline: str) -> Finding:
     effect = _effect(row)
-    words = {1: "is better than", 0: "does not differ significantly from", -1: "is worse than"}[effect]
+    words = {
+        BETTER: "is better than",
+        WORSE: "is worse than",
+        EQUIVALENT: "is equivalent to",
+        UNCERTAIN: "does not differ significantly from",
+    }[effect]
     text = (
         f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(baseline)}. "
         f"{_difference(row, focus, baseline)}"
     )
-    return Finding({1: "ok", 0: "note", -1: "warning"}[effect], text, {baseline: row.difference})
+    return Finding({BETTER: "ok", WORSE: "warning"}.get(effect, "note"), text, {baseline: row.difference})
 
 
 def _worst_group_finding(probe: ProbeResults, focus: str, others: Sequence[str]) -> Finding:
@@ -98,14 +115,14 @@ def _worst_group_finding(probe: ProbeResults, focus: str, others: Sequence[str])
         f"{arm_title(name)} {worst.value:.2f} ({worst.group}, {worst.n} images)" for name, worst in worst_groups.items()
     )
     rows = [probe.comparison("worst_group_accuracy", name) for name in others]
-    effects = [_effect(row) if row else 0 for row in rows]
-    certain = [name for name, effect in zip(others, effects) if effect]
+    effects = [_effect(row) if row else UNCERTAIN for row in rows]
+    certain = [name for name, effect in zip(others, effects) if effect in (BETTER, WORSE)]
     ending = "no difference is significant"
     if certain:
         ending = f"only the difference from {' and '.join(map(arm_title, certain))} is significant"
     if len(certain) == len(others):
         ending = "the differences are significant" if len(others) > 1 else "the difference is significant"
-    level = "warning" if any(effect < 0 for effect in effects) else "ok" if all(effects) else "note"
+    level = "warning" if WORSE in effects else "ok" if set(effects) == {BETTER} else "note"
     figures = {name: Figure(worst.value, worst.ci95, worst.n) for name, worst in worst_groups.items()}
     return Finding(level, f"Worst-group accuracy: {text}; {ending}.", figures)
 
@@ -168,13 +185,16 @@ def _sampling_findings(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
 
 def _protocol_findings(probe: ProbeResults) -> list[Finding]:
     texts = []
-    others = sum(row.figure == "balanced_accuracy" for row in probe.comparisons)
-    # smallest possible p value of the sign-flip test over draws, corrected for the number of comparisons
-    if others and others * 2 / 2**probe.num_repeats >= ALPHA:
+    if any(row.p_value is None for row in probe.comparisons if row.figure == "balanced_accuracy"):
         texts.append(
-            f"With {plural(probe.num_repeats, 'draw')} and {plural(others, 'comparison')}, no corrected p "
-            f"value can fall below {ALPHA}, so "
-            "no effect can be claimed. Increase --num_repeats."
+            f"With {plural(probe.num_repeats, 'draw')} of training patients and {plural(probe.test.num_units, 'test')} "
+            f"{probe.test.unit}{'s' * (probe.test.num_units != 1)}, a difference has no p value, so no effect can be "
+            "claimed. Increase --num_repeats, or test more patients."
+        )
+    if probe.test.unit == "patient" and any(not group.seen for group in probe.test.groups):
+        texts.append(
+            "There are too few test combinations to draw them anew: intervals hold for other patients of these "
+            "combinations, not for other combinations."
         )
     if probe.test.patients < FEW_PATIENTS:
         texts.append(
@@ -198,14 +218,12 @@ def _protocol_findings(probe: ProbeResults) -> list[Finding]:
     return [Finding("warning", text) for text in texts]
 
 
-def _effect(row: Comparison) -> int:
-    difference, p_value = row.difference, row.p_holm
-    if p_value is None or p_value >= ALPHA or difference.value is None or difference.ci95 is None:
-        return 0
-    if abs(difference.value) <= TRIFLE:
-        return 0
-    low, high = difference.ci95
-    return 1 if low > 0 else -1 if high < 0 else 0
+def _effect(row: Comparison) -> str:
+    if row.p_equivalence is not None and row.p_equivalence < ALPHA:
+        return EQUIVALENT
+    if row.p_holm is None or row.p_holm >= ALPHA or row.difference.value is None:
+        return UNCERTAIN
+    return BETTER if row.difference.value > 0 else WORSE
 
 
 def _difference(row: Comparison, focus: str, other: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.verdicts.metadata import verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
-from medi_monai.results import plain, print_findings, read_results, write_results
-from medi_monai.results.experiment import ExperimentResults
+from medi_monai.report.words import arm_title
+from medi_monai.results import Finding, plain, print_findings, read_results, write_results
+from medi_monai.results.experiment import ExperimentResults, TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.runs.experiment.cohort_summary import summarize_cohort
@@ -86,7 +88,8 @@ class MetadataExperiment:
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
         """Yield one list with all stages, as none of them depends on results of others."""
-        yield metadata_stages(run.output, run.options["class_only_guidance"])
+        options = run.options
+        yield metadata_stages(run.output, options["class_only_guidance"], options["seed"], options["num_trainings"])
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""
@@ -94,6 +97,7 @@ class MetadataExperiment:
         cohort = Cohort.read(output / "cohort")
         fidelity = read_results(output / "evaluation" / "metrics.json", ArmsMetrics)
         probe = read_results(output / "probing" / "probe.json", ProbeResults)
+        trainings = tuple(_summarize_training(run, number, probe) for number in range(run.options["num_trainings"]))
         columns = fidelity.columns
         sampling_dirs = {arm: output / arm / "sampling" for arm in ARMS}
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
@@ -105,9 +109,10 @@ class MetadataExperiment:
                 f"does it help to generate them with {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
-            verdict=tuple(verdict(fidelity, probe)),
+            verdict=(*verdict(fidelity, probe), *_over_trainings(trainings)),
             fidelity=fidelity,
             probe=probe,
+            trainings=trainings,
             links={
                 "audit": "cohort/audit.html",
                 "evaluation": "evaluation/report.html",
@@ -127,37 +132,106 @@ class MetadataExperiment:
         return Outcome(results, plain(figures), {"cohort": cohort.digest}, output / "report.html")
 
 
-def metadata_stages(output: Path, class_only_guidance: float) -> list[Stage]:
+def metadata_stages(output: Path, class_only_guidance: float, seed: int = 0, num_trainings: int = 1) -> list[Stage]:
     """Return the stages: preparing, training and sampling of each arm, evaluation and probing.
+
+    Each training has its own seed and evaluation; a single probing compares all of them.
 
     Args:
         output: folder of the experiment.
         class_only_guidance: scale of the guidance by the label in the class-only arm; that of the other arm is a
             setting of sampling.
+        seed: seed of the first training; that of each further one is larger by 1.
+        num_trainings: number of trainings of each arm.
     """
     cohort = output / "cohort"
     # not the cohort table, which may be CSV or Parquet: the summary is always written, and last
     prepared = cohort / "summary.json"
     stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
+    for number in range(num_trainings):
+        stages += _stages_of_training(_Training.of(output, number, seed), cohort, class_only_guidance)
+    folders = [_Training.of(output, number, seed) for number in range(num_trainings)]
+    arms = {arm: [str(training.sampling(arm)) for training in folders] for arm in ARMS}
+    given = {arm: of_arm[0] if num_trainings == 1 else of_arm for arm, of_arm in arms.items()}
+    compared = {"cohort_dir": cohort, "arms": given, "output_dir": output / "probing"}
+    needs = ["preparing", *(f"sampling {arm}{training.suffix}" for training in folders for arm in ARMS)]
+    return [
+        *stages,
+        Stage("probing", "probing", ["probe.json"], output / "probing" / "probe.json", compared, needs),
+    ]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training of each arm: its folder, its seed, and what the names of its stages end in."""
+
+    folder: Path
+    seed: int
+    suffix: str
+
+    @classmethod
+    def of(cls, output: Path, number: int, seed: int) -> _Training:
+        """Return the training of a number, from 0; the first one lies in the folder of the experiment itself."""
+        if number == 0:
+            return cls(output, seed, "")
+        return cls(output / f"training_{number + 1}", seed + number, f" {number + 1}")
+
+    def sampling(self, arm: str) -> Path:
+        """Folder of the images of an arm."""
+        return self.folder / arm / "sampling"
+
+
+def _stages_of_training(training: _Training, cohort: Path, class_only_guidance: float) -> list[Stage]:
+    stages, folder, end = [], training.folder, training.suffix
     for arm, overlay in ARMS.items():
-        models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
-        own = {**models, "output_dir": output / arm / "training"}
-        model = output / "models" / arm / "model.pt"
-        stages.append(Stage(f"training {arm}", "training", ["train.json", *overlay], model, own, ["preparing"]))
+        models = {"cohort_dir": cohort, "ckpt_dir": folder / "models" / arm, "seed": training.seed}
+        own = {**models, "output_dir": folder / arm / "training"}
+        model = folder / "models" / arm / "model.pt"
+        stages.append(Stage(f"training {arm}{end}", "training", ["train.json", *overlay], model, own, ["preparing"]))
     for arm, overlay in ARMS.items():
-        models = {"cohort_dir": cohort, "ckpt_dir": output / "models" / arm}
-        drawn: dict[str, Any] = {**models, "output_dir": output / arm / "sampling"}
+        models = {"cohort_dir": cohort, "ckpt_dir": folder / "models" / arm, "seed": training.seed}
+        drawn: dict[str, Any] = {**models, "output_dir": training.sampling(arm)}
         if arm == "cls":
             drawn["label_guidance"] = class_only_guidance
-        done = output / arm / "sampling" / "summary.json"
-        needs = ["preparing", f"training {arm}"]
-        stages.append(Stage(f"sampling {arm}", "sampling", ["inference.json", *overlay], done, drawn, needs))
-    arms = {arm: str(output / arm / "sampling") for arm in ARMS}
-    for run_id, config, result in (
-        ("evaluation", "evaluate.json", "metrics.json"),
-        ("probing", "probe.json", "probe.json"),
-    ):
-        measured: dict[str, Any] = {"cohort_dir": cohort, "arms": arms, "output_dir": output / run_id}
-        needs = ["preparing", *(f"sampling {arm}" for arm in ARMS)]
-        stages.append(Stage(run_id, run_id, [config], output / run_id / result, measured, needs))
-    return stages
+        done = training.sampling(arm) / "summary.json"
+        needs = ["preparing", f"training {arm}{end}"]
+        stages.append(Stage(f"sampling {arm}{end}", "sampling", ["inference.json", *overlay], done, drawn, needs))
+    arms = {arm: str(training.sampling(arm)) for arm in ARMS}
+    measured = {"cohort_dir": cohort, "arms": arms, "output_dir": folder / "evaluation"}
+    needs = ["preparing", *(f"sampling {arm}{end}" for arm in ARMS)]
+    result = folder / "evaluation" / "metrics.json"
+    return [*stages, Stage(f"evaluation{end}", "evaluation", ["evaluate.json"], result, measured, needs)]
+
+
+def _summarize_training(run: RunContext, number: int, probe: ProbeResults) -> TrainingSummary:
+    training = _Training.of(run.output, number, run.options["seed"])
+    fidelity = read_results(training.folder / "evaluation" / "metrics.json", ArmsMetrics)
+    arms = {}
+    for arm, measured in fidelity.arms.items():
+        distance = measured.frechet_distance
+        arms[arm] = TrainedArm(
+            balanced_accuracy=probe.arms[arm].balanced_accuracy.trainings[number],
+            frechet_distance=distance.mean.value,
+            frechet_distance_unseen=distance.unseen.value,
+            label_fidelity=measured.label_fidelity.value if measured.label_fidelity else None,
+            attribute_fidelity={name: share.value for name, share in measured.attribute_fidelity.items() if share},
+        )
+    page = training.folder / "evaluation" / "report.html"
+    return TrainingSummary(training.seed, arms, str(page.relative_to(run.output)))
+
+
+def _over_trainings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
+    if len(trainings) == 1:
+        text = (
+            "There was one training of each model. Another one gives other figures, by how much is not known: repeat "
+            "with --num_trainings 3 or more."
+        )
+        return [Finding("note", text)]
+    ranges = {}
+    for arm in trainings[0].arms:
+        values = [of.arms[arm].frechet_distance for of in trainings]
+        known = [value for value in values if value is not None]
+        if known:
+            ranges[arm] = f"{arm_title(arm)} {sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
+    text = f"Mean Fréchet distance over {len(trainings)} trainings (lowest to highest): {', '.join(ranges.values())}."
+    return [Finding("note", text)] if ranges else []

@@ -39,6 +39,7 @@ class ExperimentSettings(ParallelSettings):
     """Experiment with the metadata-conditioned model."""
 
     sampling_batch_size: Count = setting(64, "images per sampling batch")
+    num_trainings: Repeats = setting(1, "trainings of each arm, with seeds `seed`, `seed` + 1, …")
     class_only_guidance: Number = setting(1.0, "`label_guidance` of the class-only arm; 1: none")
 
 

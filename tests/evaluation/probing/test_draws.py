@@ -19,11 +19,10 @@ def test_a_draw_is_the_same_after_a_way_through_json():
         {"n": GroupAccuracy(0.5, 5, 2)},
         {"A": GroupAccuracy(None, 0)},
         {"sex": DemographicGaps(None, 0.1, {"f": 3})},
-        {"p0": 0.25},
     )
     training = Training(10, 5, 0.1, True)
     alone = ArmDraw(scores.figures_alone(), training)
-    assert alone.scores.figures == scores.figures and alone.scores.worst_group is None and not alone.scores.gain
+    assert alone.scores.figures == scores.figures and alone.scores.worst_group is None and not alone.scores.per_class
     draws = [
         Draw("main", None, 2, {"real": ArmDraw(scores, training)}),
         Draw("correlation", 0.5, 0, {"real": alone}, "square0", 40, 12),

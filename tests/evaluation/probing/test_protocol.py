@@ -121,7 +121,8 @@ def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_sprea
     expected = expected or round(ratio * num_real / 3)
     for name, fit in zip(("cls", "medi"), fits):
         rows = fit["parts"][1][1]
-        assert len(np.unique(rows)) == len(rows)
+        # of a bootstrap sample of the set: some images are there twice, others not at all
+        assert 0.4 < len(np.unique(rows)) / len(rows) < 0.9
         table = protocol.synthetic[name].table.iloc[rows]
         assert table["label"].value_counts().to_dict() == dict.fromkeys(LABELS, expected)
         assert np.ptp(table.groupby(["label", "center"]).size()) <= 1

@@ -142,6 +142,27 @@ def test_one_arm_and_no_validation_will_do(run, data, tmp_path):
     assert results.training.validation == 0
 
 
+def test_several_trainings_of_an_arm_are_one_arm(run, data, tmp_path):
+    arms = data[1]
+    results = run(arms={"cls": arms["cls"], "medi": [arms["medi"], arms["cls"]]})
+    assert list(results.arms) == ["real", "reweighted", "oversampled", "cls", "medi"] and results.num_trainings == 2
+    alone = run("alone", arms={"cls": arms["cls"], "medi": arms["medi"]})
+    trainings = results.arms["medi"].balanced_accuracy.trainings
+    # a training is drawn as if it were alone, and another one does not change it
+    assert trainings[0] == pytest.approx(alone.arms["medi"].balanced_accuracy.value) and len(trainings) == 2
+    assert results.arms["medi"].balanced_accuracy.value == pytest.approx(np.mean(trainings))
+    assert results.arms["real"] == alone.arms["real"] and results.sweeps == alone.sweeps
+    variances = {row.arms[1]: set(row.variance) for row in results.comparisons if row.figure == "balanced_accuracy"}
+    assert variances["real"] == {"trainings", "images", "draws", "test"}
+    jsonschema.validate(read_json(tmp_path / "out" / "probe.json"), read_schema("probe"))
+
+
+@pytest.mark.parametrize("folders", [[], 3, [["nested"]]])
+def test_folders_of_trainings_that_are_none_are_refused(run, folders):
+    with pytest.raises(InputError, match="for 'medi': a folder, or a list of folders, one for each training"):
+        run(arms={"medi": folders})
+
+
 def test_what_cannot_be_is_refused(run):
     with pytest.raises(InputError, match="baseline"):
         run(baselines=("reweigthed",))

@@ -11,9 +11,9 @@ from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 
 
-def compared(other, value, low, high, p):
+def compared(other, value, low, high, p, equivalence=0.9):
     row = comparison("balanced_accuracy", other, value)
-    return {**row, "difference": figure(value, low, high), "p_value": p, "p_holm": p}
+    return {**row, "difference": figure(value, low, high), "p_value": p, "p_holm": p, "p_equivalence": equivalence}
 
 
 def of_worst_group(row):
@@ -24,10 +24,12 @@ def arm(balanced, worst):
     training = {"num_real": 10.0, "num_added": 0.0, "converged": 1.0, "c": 0.5}
     results = arm_results(balanced)
     worst_group = {**results["worst_group_accuracy"], **figure(worst), "group": "a · x"}
-    return {**results, "worst_group_accuracy": worst_group, "training": training}
+    trained = {**results["balanced_accuracy"], "trainings": [balanced] * 3}
+    return {**results, "balanced_accuracy": trained, "worst_group_accuracy": worst_group, "training": training}
 
 
 PROBE = probe_content(("real", "reweighted", "cls", "medi"), repeats=12)
+#: figures of three trainings
 PROBE["arms"] = {"real": arm(0.5, 0.1), "reweighted": arm(0.55, 0.2), "cls": arm(0.5, 0.1), "medi": arm(0.75, 0.4)}
 PROBE["comparisons"] = [
     compared("real", 0.25, 0.2, 0.3, 0.001),
@@ -93,19 +95,40 @@ def test_warnings_of_the_runs_are_told_once_and_errors_come_first():
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "p"),
+    ("p", "equivalence", "answer", "words"),
     [
-        (0.25, -0.1, 0.5, 0.001),  # an interval that holds 0
-        (0.25, 0.2, 0.3, 0.06),  # a p value above 0.05
-        (0.005, 0.004, 0.006, 0.001),  # certain, and a trifle
-        (0.25, 0.2, 0.3, None),  # undefined
+        (0.06, 0.9, "Not decided", "does not differ significantly from"),
+        (None, None, "Not decided", "does not differ significantly from"),
+        (0.3, 0.01, "No effect", "is equivalent to"),
+        (0.001, 0.01, "No effect", "is equivalent to"),  # certain, and within the margin
     ],
 )
-def test_what_is_not_certain_or_does_not_matter_is_no_effect(value, low, high, p):
-    rows = [compared(name, value, low, high, p) for name in ("real", "cls", "reweighted")]
+def test_what_is_not_certain_is_not_decided_and_what_is_too_small_is_no_effect(p, equivalence, answer, words):
+    rows = [compared(name, 0.02, 0.01, 0.03, p, equivalence) for name in ("real", "cls", "reweighted")]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
-    assert found[0].level == "note" and found[0].text.startswith("No effect")
-    assert any("does not differ significantly from" in one.text for one in found)
+    assert found[0].level == "note" and found[0].text.startswith(answer)
+    assert any(words in one.text for one in found)
+
+
+def test_metadata_help_only_if_the_best_baseline_is_beaten():
+    rows = [*PROBE["comparisons"][::2], compared("reweighted", 0.02, -0.1, 0.1, 0.5)]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
+    assert found[0].level == "warning"
+    assert found[0].text.startswith("Mixed result: accuracy improves over Real and Class-only (CLS) only.")
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "words"),
+    [
+        (0.2, 0.001, "Consistent with metadata helping, in one training: images generated with metadata improve"),
+        (-0.2, 0.001, "Consistent with harm, in one training: generated images reduce accuracy"),
+        (0.2, 0.5, "Consistent with an effect and with none, in one training"),
+    ],
+)
+def test_one_training_is_never_more_than_consistent_with_an_effect(difference, p, words):
+    rows = [compared(name, difference, difference - 0.1, difference + 0.1, p) for name in ("real", "cls", "reweighted")]
+    probe = spoiled(PROBE, "arms", "medi", "balanced_accuracy", "trainings", value=[0.7])
+    assert verdict(FIDELITY, spoiled(probe, "comparisons", value=rows))[0].text.startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +149,16 @@ def test_a_better_worst_group_is_no_gain_until_it_is_certain(p_real, p_cls, leve
     assert one.level == level and words in one.text
 
 
-def test_too_few_draws_for_any_claim_are_told():
-    for draws, told in ((5, True), (6, True), (7, False)):  # 3 comparisons: 3 * 2 / 2 ** 7 = 0.047
-        found = verdict(FIDELITY, spoiled(PROBE, "settings", "num_repeats", value=draws))
-        assert any("no effect can be claimed" in one.text for one in found) == told, draws
+def test_what_leaves_no_p_value_is_told():
+    assert not any("no effect can be claimed" in one.text for one in verdict(FIDELITY, PROBE))
+    rows = [compared("real", 0.2, None, None, None, None)]
+    found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))
+    assert any("a difference has no p value, so no effect can be claimed" in one.text for one in found)
+
+
+def test_too_few_combinations_to_draw_anew_are_told():
+    found = verdict(FIDELITY, spoiled(PROBE, "test", "unit", value="patient"))
+    assert any(one.level == "warning" and "not for other combinations" in one.text for one in found)
 
 
 def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
@@ -147,7 +176,7 @@ def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
 def test_a_loss_is_harm_and_a_gain_over_one_is_mixed():
     rows = [compared("real", -0.2, -0.3, -0.1, 0.001), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     assert verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))[0].text.startswith(
-        "Generated images reduce accuracy"
+        "Generated images do harm: generated images reduce accuracy"
     )
     rows = [compared("real", 0.0, -0.1, 0.1, 0.9), compared("cls", 0.2, 0.1, 0.3, 0.001)]
     found = verdict(FIDELITY, spoiled(PROBE, "comparisons", value=rows))

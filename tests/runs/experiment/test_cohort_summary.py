@@ -7,7 +7,7 @@ from result_contents import arms_content, probe_content
 
 from medi_monai.cohort import Cohort
 from medi_monai.results import Finding, read_results, read_schema, typed, write_results
-from medi_monai.results.experiment import ExperimentResults, SplitCounts
+from medi_monai.results.experiment import ExperimentResults, SplitCounts, TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.runs.experiment.cohort_summary import summarize_cohort
@@ -39,8 +39,9 @@ def test_results_keep_to_their_schema(cohort, tmp_path):
     links = {name: f"{name}.html" for name in ("audit", "evaluation", "probing")}
     summary = summarize_cohort(cohort, ["tumor", "center"], "cohort")
     fidelity, probe = typed(ArmsMetrics, arms_content()), typed(ProbeResults, probe_content())
+    training = TrainingSummary(0, {"medi": TrainedArm(0.7, 5.0, None, None, {"center": 0.9})}, "report.html")
     results = ExperimentResults(
-        "?", summary, (Finding("ok", "Yes."),), fidelity, probe, links, {"seed": 0}, {"a": 1.5, "b": None}
+        "?", summary, (Finding("ok", "Yes."),), fidelity, probe, (training,), links, {"seed": 0}, {"a": 1.5, "b": None}
     )
     write_results(tmp_path / "experiment.json", results)
     assert read_results(tmp_path / "experiment.json", ExperimentResults) == results

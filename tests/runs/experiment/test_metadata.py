@@ -30,6 +30,22 @@ def test_both_arms_are_trained_on_the_same_cohort_and_measured_together(tmp_path
         assert {"preparing", *(f"sampling {arm}" for arm in ARMS)} <= {*stages[run_id].needs}
 
 
+def test_further_trainings_differ_in_seed_and_folder_alone_and_are_probed_together(tmp_path):
+    stages = metadata_stages(tmp_path, 1.0, seed=5, num_trainings=3)
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names) == 1 + 3 * 5 + 1 and names[0] == "preparing" and names[-1] == "probing"
+    assert stages[:6] == metadata_stages(tmp_path, 1.0, seed=5)[:6]
+    by_name = {stage.name: stage for stage in stages}
+    first, third = by_name["training medi"], by_name["training medi 3"]
+    assert (first.options["seed"], third.options["seed"]) == (5, 7)
+    assert third.result == tmp_path / "training_3" / "models" / "medi" / "model.pt"
+    assert {*third.options} == {*first.options} and third.configs == first.configs
+    assert by_name["evaluation 3"].options["arms"]["cls"] == str(tmp_path / "training_3" / "cls" / "sampling")
+    folders = by_name["probing"].options["arms"]["medi"]
+    assert folders == [str(by_name[f"sampling medi{end}"].options["output_dir"]) for end in ("", " 2", " 3")]
+    assert {f"sampling {arm}{end}" for arm in ARMS for end in ("", " 2", " 3")} < {*by_name["probing"].needs}
+
+
 @pytest.mark.parametrize(
     ("changed", "sampling", "message"),
     [

@@ -1,0 +1,153 @@
+"""Uncertainty of a mean over trainings and draws of training data, as the sum of its sources of variance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from medi_monai.utils.errors import InputError
+
+__all__ = ["Estimate", "Source", "cluster_weights", "estimate"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of variance: its contribution to the variance of the estimate, and the degrees of freedom it has."""
+
+    variance: float
+    df: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with the sources of its variance.
+
+    Args:
+        value: the estimate.
+        sources: sources of variance by name; empty if it is unknown.
+    """
+
+    value: float
+    sources: Mapping[str, Source]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the estimate; NaN if it is unknown."""
+        return math.sqrt(sum(source.variance for source in self.sources.values())) if self.sources else math.nan
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the standard error (Satterthwaite 1946); infinite if nothing varies."""
+        weights = sum(source.variance**2 / source.df for source in self.sources.values() if source.variance > 0)
+        return self.standard_error**4 / weights if weights else math.inf
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Return the interval by Student's t distribution; None if the standard error is unknown."""
+        if not math.isfinite(self.standard_error):
+            return None
+        half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.standard_error if self.standard_error else 0.0
+        return self.value - half, self.value + half
+
+    def p_value(self, margin: float = 0.0) -> float | None:
+        """Return the p value of a test; None if the standard error is unknown.
+
+        Args:
+            margin: with 0, the two-sided test of no difference; otherwise the test of equivalence (two one-sided tests,
+                Schuirmann 1987), whose p value is small if the estimate is certainly between ``-margin`` and
+                ``margin``.
+        """
+        if not math.isfinite(self.standard_error):
+            return None
+        if self.standard_error == 0:
+            return float(self.value == 0 if margin == 0 else abs(self.value) >= margin)
+        if margin == 0:
+            return float(2 * stats.t.sf(abs(self.value) / self.standard_error, self.df))
+        return float(stats.t.sf((margin - abs(self.value)) / self.standard_error, self.df))
+
+
+def estimate(values: np.ndarray, test_replicates: np.ndarray | None = None, test_df: float = 0) -> Estimate:
+    """Estimate a mean over trainings of a model and draws of training data, and its variance by source.
+
+    Each draw is a bootstrap sample of the training data, the same for all trainings. It differs from the data as these
+    do from another study's, so the variance between draws counts in full, and once more, divided by their number, for
+    having drawn so few of them. The variance between trainings, and the interaction of training and draw, which
+    contains the choice of generated images, is divided by the number of trainings (two-way random effects; Searle et
+    al. 1992, chapter 4).
+
+    Args:
+        values: ``(T, J)`` figure of T trainings in J draws; T is 1 for a figure without trainings, or with one, whose
+            variance between trainings is unknown and missing.
+        test_replicates: ``(B,)`` bootstrap replicates of the mean over all values, with test units drawn by
+            :func:`cluster_weights`; None if other test data are not accounted for. NaN is ignored.
+        test_df: degrees of freedom of the test units: their number minus that of the strata.
+
+    Returns:
+        The estimate, with the sources ``test``, ``draws`` and ``trainings``; without sources if there is one draw, or
+        if ``test_df`` is 0.
+
+    Raises:
+        InputError: for values that are not a matrix.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 2 or not values.size:
+        raise InputError(f"values of trainings and draws must be a matrix (T, J), not {values.shape}")
+    num_trainings, num_draws = values.shape
+    mean = float(values.mean())
+    if num_draws < 2 or not np.isfinite(mean):
+        return Estimate(mean, {})
+    between_draws = float(values.mean(0).var(ddof=1))
+    if num_trainings == 1:
+        sources = {"draws": Source(between_draws * (1 + 1 / num_draws), num_draws - 1)}
+    else:
+        residuals = values - values.mean(0) - values.mean(1, keepdims=True) + mean
+        free = (num_trainings - 1) * (num_draws - 1)
+        mixed = float((residuals**2).sum()) / free
+        trainings = max(0.0, float(values.mean(1).var(ddof=1)) - mixed / num_draws)
+        draws = max(0.0, between_draws - mixed / num_trainings)
+        sources = {
+            "trainings": Source(trainings / num_trainings, num_trainings - 1),
+            "images": Source(mixed / num_trainings * (1 + 1 / num_draws), free),
+            "draws": Source(draws * (1 + 1 / num_draws), num_draws - 1),
+        }
+    if test_replicates is not None:
+        known = np.asarray(test_replicates, float)
+        known = known[np.isfinite(known)]
+        if test_df <= 0 or len(known) < 2:
+            return Estimate(mean, {})
+        sources["test"] = Source(float(known.var(ddof=1)), test_df)
+    return Estimate(mean, sources)
+
+
+def cluster_weights(
+    clusters: np.ndarray, strata: np.ndarray, num: int, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """Draw bootstrap weights of clusters within strata (Rao and Wu 1988).
+
+    Of the k clusters of a stratum, k - 1 are drawn with replacement and weighted by k / (k - 1), so that the variance
+    of a sum over replicates is that of its unbiased estimate, however few clusters there are. The only cluster of a
+    stratum always has a weight of 1, and contributes no variance.
+
+    Args:
+        clusters: ``(N,)`` integer codes of the clusters of all rows.
+        strata: ``(N,)`` integer codes of the strata; each cluster lies in one.
+        num: number of replicates.
+        rng: random generator.
+
+    Returns:
+        ``(num, N)`` weights of the rows, and the degrees of freedom: the number of clusters minus that of strata.
+    """
+    names, first, code = np.unique(clusters, return_index=True, return_inverse=True)
+    weights = np.ones((num, len(names)))
+    df = 0
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata[first] == stratum)
+        size = len(members)
+        if size > 1:
+            drawn = rng.multinomial(size - 1, np.full(size, 1 / size), size=num)
+            weights[:, members] = drawn * (size / (size - 1))
+            df += size - 1
+    return weights[:, code], df
