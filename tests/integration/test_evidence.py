@@ -36,7 +36,7 @@ def test_the_experiment_ends_with_a_page_and_a_verdict(experiment):
     content = json.loads((output / "experiment.json").read_text())
     assert list(content["seconds"]) == STAGES
     assert [training["seed"] for training in content["trainings"]] == [0, 1]
-    images = [min((output / folder / "medi" / "sampling").rglob("*.png")) for folder in (".", "training_2")]
+    images = [min((output / folder / "medi" / "sampling" / "images").rglob("*.png")) for folder in (".", "training_2")]
     assert images[0].name == images[1].name and images[0].read_bytes() != images[1].read_bytes()
     assert content["verdict"][0]["text"] in printed and f"Results: {output / 'report.html'}" in printed
     page = (output / "report.html").read_text()
