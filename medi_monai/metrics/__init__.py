@@ -21,7 +21,7 @@ from medi_monai.metrics.groups import (
 )
 from medi_monai.metrics.kernel import KernelDistance, kernel_distance
 from medi_monai.metrics.moments import Moments, as_features, feature_blocks
-from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_index
+from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_by_k, robustness_index
 from medi_monai.metrics.resampling import (
     PatientSampler,
     draw_patients,
@@ -34,6 +34,13 @@ from medi_monai.metrics.resampling import (
     percentile_interval,
     wilson_interval,
 )
+from medi_monai.metrics.shortcut import (
+    adjusted_rand_index,
+    average_performance_drop,
+    clustering_score,
+    integrated_degradation,
+    mean_silhouette,
+)
 from medi_monai.metrics.stain import group_means, stain_regression
 
 __all__ = [
@@ -44,12 +51,15 @@ __all__ = [
     "PatientSampler",
     "Source",
     "accuracy",
+    "adjusted_rand_index",
     "as_features",
     "associate",
     "auroc",
+    "average_performance_drop",
     "balanced_accuracy",
     "calibration_error",
     "cluster_weights",
+    "clustering_score",
     "contingency_table",
     "cramers_v",
     "draw_patients",
@@ -63,11 +73,13 @@ __all__ = [
     "frechet_distance_with_interval",
     "group_means",
     "holm",
+    "integrated_degradation",
     "interval_around",
     "kernel_distance",
     "majority_rule",
     "matthews_correlation",
     "mean_figure",
+    "mean_silhouette",
     "ms_ssim_diversity",
     "mutual_information",
     "nearest_neighbors",
@@ -75,6 +87,7 @@ __all__ = [
     "paired_test",
     "percentile_interval",
     "precision_recall",
+    "robustness_by_k",
     "robustness_index",
     "stain_regression",
     "wilson_interval",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,7 +11,7 @@ import torch
 from medi_monai.metrics.moments import Features, as_features, check_features, feature_blocks
 from medi_monai.utils.errors import InputError
 
-__all__ = ["nearest_neighbors", "precision_recall", "robustness_index"]
+__all__ = ["nearest_neighbors", "precision_recall", "robustness_by_k", "robustness_index"]
 
 #: numbers of queries and of references whose distances are held in memory at once
 BLOCK, REFERENCES = 1024, 16384
@@ -120,28 +122,81 @@ def robustness_index(
 
     Returns:
         ``value`` (NaN if no neighbor counts as either), ``same_class_other_center``, ``other_class_same_center`` and
-        ``same_class`` (counts of neighbors), ``neighbors`` (all), and ``n`` images.
+        ``same_class`` (counts of neighbors), ``neighbors`` (all), ``balanced_accuracy`` with which the most frequent
+        class among the neighbors predicts the class (ties go to the class that occurs first), ``k``, and ``n`` images.
 
     Raises:
         InputError: for columns of the wrong length, values that are not finite, or ``k`` or fewer images.
     """
+    return robustness_by_k(features, labels, centers, [k], slides, cosine)[0]
+
+
+def robustness_by_k(
+    features: Features,
+    labels: np.ndarray,
+    centers: np.ndarray,
+    ks: Sequence[int],
+    slides: np.ndarray | None = None,
+    cosine: bool = True,
+) -> list[dict]:
+    """Return :func:`robustness_index` for several numbers of neighbors, from a single search.
+
+    Args:
+        features: ``(N, D)`` features.
+        labels: ``(N,)`` classes.
+        centers: ``(N,)`` centers.
+        ks: numbers of neighbors, ascending.
+        slides: ``(N,)`` slides; images of the same slide are not neighbors.
+        cosine: whether features are first scaled to unit length.
+
+    Returns:
+        The result of :func:`robustness_index` for each of ``ks``.
+
+    Raises:
+        InputError: as :func:`robustness_index`, and for ``ks`` that do not ascend.
+    """
+    if not len(ks) or not (np.diff(ks) > 0).all():
+        raise InputError(f"numbers of neighbors {list(ks)}: give at least one, in ascending order")
     rows = as_features(features)
     units = np.arange(len(rows)) if slides is None else slides
     label, center, slide = (_codes(column, len(rows)) for column in (labels, centers, units))
     if cosine:
         rows = torch.nn.functional.normalize(rows, eps=torch.finfo(rows.dtype).tiny)
-    distances, neighbors = (column_of_k.cpu().numpy() for column_of_k in _search(rows, rows, k, slide))
-    pairs = np.isfinite(distances) & ((label >= 0) & (center >= 0))[:, None] & ((label >= 0) & (center >= 0))[neighbors]
+    reach = int(ks[-1] if ks[0] > 0 else ks[0])
+    distances, neighbors = (column_of_k.cpu().numpy() for column_of_k in _search(rows, rows, reach, slide))
+    found, known = np.isfinite(distances), (label >= 0) & (center >= 0)
+    pairs = found & known[:, None] & known[neighbors]
     same_class, same_center = label[neighbors] == label[:, None], center[neighbors] == center[:, None]
-    good, bad = int((pairs & same_class & ~same_center).sum()), int((pairs & ~same_class & same_center).sum())
-    return {
-        "value": good / (good + bad) if good + bad else float("nan"),
-        "same_class_other_center": good,
-        "other_class_same_center": bad,
-        "same_class": int((pairs & same_class).sum()),
-        "neighbors": int(pairs.sum()),
-        "n": len(rows),
-    }
+    starts = [0, *ks[:-1]]
+    masks = (pairs & same_class & ~same_center, pairs & ~same_class & same_center, pairs & same_class, pairs)
+    # (K,) counts among the nearest k, by adding up the counts between one k and the next
+    good, bad, same, every = (np.add.reduceat(mask.sum(0), starts).cumsum() for mask in masks)
+    votes = np.stack(
+        [
+            np.add.reduceat((found & (label[neighbors] == code)).astype(np.int64), starts, axis=1).cumsum(1)
+            for code in range(label.max(initial=0) + 1)
+        ],
+    )
+    return [
+        {
+            "value": good[at] / (good[at] + bad[at]) if good[at] + bad[at] else float("nan"),
+            "same_class_other_center": int(good[at]),
+            "other_class_same_center": int(bad[at]),
+            "same_class": int(same[at]),
+            "neighbors": int(every[at]),
+            "balanced_accuracy": _accuracy_of_votes(votes[..., at], label),
+            "k": int(k),
+            "n": len(rows),
+        }
+        for at, k in enumerate(ks)
+    ]
+
+
+def _accuracy_of_votes(votes: np.ndarray, label: np.ndarray) -> float:
+    # votes: (C, N); an image without neighbors is predicted wrongly
+    right = (votes.argmax(0) == label) & (votes.max(0) > 0)
+    recalls = [right[label == code].mean() for code in range(len(votes)) if (label == code).any()]
+    return float(np.mean(recalls)) if recalls else float("nan")
 
 
 def _search(

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from medi_monai.report.page import Page
-from medi_monai.report.plots import correlation_curves, forest_plot, sweep_curves
-from medi_monai.report.sections import add_findings, add_provenance
+from medi_monai.report.plots import forest_plot, sweep_curves
+from medi_monai.report.sections import add_correlation, add_findings, add_provenance, add_shortcut
 from medi_monai.report.words import (
     DASH,
     arm_title,
@@ -75,8 +75,8 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
     _add_arms(page, results, titles)
     _add_differences(page, results)
     _add_sweeps(page, results, titles)
-    _add_correlation(page, results, titles)
-    _add_shortcut(page, results)
+    add_correlation(page, results, titles)
+    add_shortcut(page, results)
     _add_groups(page, results, titles)
     _add_demographics(page, results, titles)
     _add_data(page, results, titles)
@@ -259,64 +259,6 @@ def _add_shortage(page: Page, points: Sequence[SweepPoint], titles: Mapping[str,
             "images.",
             "warning",
         )
-
-
-def _add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
-    correlation, center = results.shortcut.correlation, results.center
-    page.section(f"Accuracy as {center} and class become correlated")
-    if not correlation.arms:
-        page.text(f"Not measured: no two classes share two values of {center} with enough patients.")
-        return
-    page.figure(
-        correlation_curves(correlation, titles),
-        f"Training images from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
-        f"the same number: at 0, {center} and class are independent, at 1, {center} determines the class; the test is "
-        f"balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
-        "are offset for legibility).",
-    )
-    drops = {arm: of_arm.average_performance_drop for arm, of_arm in correlation.arms.items()}
-    rows = {
-        titles.get(arm, arm): {"average performance drop": figure_text(drop, 3), "draws": drop.n}
-        for arm, drop in drops.items()
-    }
-    page.table(
-        share_table(rows, "training data"),
-        "Average performance drop (PathoROB): 0 is none; −0.2, accuracy falls by 20%",
-    )
-    of_training, num_test = correlation.num_test_known, correlation.num_test
-    if num_test:
-        level = "warning" if 2 * of_training > num_test else "note"
-        page.notice(
-            f"{of_training:,} of {num_test:,} test images here ({of_training / num_test:.0%}) are of patients in the "
-            "training data of the generative model: arms with generated images may look better here than on new "
-            "patients.",
-            level if of_training else "ok",
-        )
-
-
-def _add_shortcut(page: Page, results: ProbeResults) -> None:
-    shortcut, label, center = results.shortcut, results.label, results.center
-    rows = {
-        column: {
-            "balanced accuracy": figure_text(accuracy, 3),
-            "chance": number(accuracy.chance, 3),
-            "values": accuracy.num_values,
-            "images": accuracy.n,
-        }
-        for column, accuracy in ((label, shortcut.label_probe_accuracy), (center, shortcut.center_probe_accuracy))
-    }
-    page.section(
-        f"Information about {label} and {center} in the features",
-        f"Balanced accuracy of linear probes for {label} and {center} on real images of other patients. "
-        f"A classifier can use {center} as a shortcut where it can be predicted well.",
-    )
-    page.table(share_table(rows, "predicted column"))
-    index = shortcut.robustness_index
-    page.text(
-        f"Robustness index (PathoROB): {number(index.value, 3)} over {index.num_pairs:,} pairs of "
-        f"classes and of {center} (n = {index.n:,}). Among nearest neighbors that share either class or "
-        f"{center} with an image, the fraction that share the class: at 1, features follow class; at 0, {center}."
-    )
 
 
 def _add_groups(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:

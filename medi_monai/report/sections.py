@@ -1,4 +1,4 @@
-"""Sections that several pages share: findings, memorization, distances, classifiers, run time, settings and data."""
+"""Sections of pages: findings, memorization, distances, classifiers, shortcuts, run time, settings and data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from medi_monai.report.page import Page
+from medi_monai.report.plots import correlation_curves
 from medi_monai.report.words import (
     DASH,
     arm_title,
@@ -22,6 +23,8 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Finding
 from medi_monai.results.measures import ClassifierAccuracy, FidelityFigures, Memorization
+from medi_monai.results.probing import CorrelationSweep, ProbeResults
+from medi_monai.utils.text import listed
 
 __all__ = [
     "DISTANCES",
@@ -29,10 +32,12 @@ __all__ = [
     "Closest",
     "StageTime",
     "add_classifiers",
+    "add_correlation",
     "add_findings",
     "add_memorization",
     "add_provenance",
     "add_run_time",
+    "add_shortcut",
     "fidelity_row",
     "quality_row",
     "side_by_side",
@@ -211,3 +216,95 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         else:
             flat.append((f"{prefix}{name}", value))
     return flat
+
+
+def add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+    """Add the section on accuracy as center and class become correlated."""
+    correlation, center = results.shortcut.correlation, results.center
+    page.section(f"Accuracy as {center} and class become correlated")
+    if not correlation.arms:
+        page.text(f"Not measured: no two classes share two values of {center} with enough patients.")
+        return
+    page.figure(
+        correlation_curves(correlation, titles),
+        f"Training images from {correlation.num_squares:,} sets of two classes and two values of {center}, always "
+        f"the same number: at 0, {center} and class are independent, at 1, {center} determines the class; the test is "
+        f"balanced. Where a line falls, the classifier relies on {center}. Vertical lines: 95% of the draws (points "
+        "are offset for legibility).",
+    )
+    if correlation.left_out:
+        left_out = listed(titles.get(arm, arm) for arm in correlation.left_out)
+        page.text(
+            f"Not shown: {left_out}. The generative model was trained on images that are withheld from the classifiers "
+            "here (or this is not recorded), and its images would hand them back."
+        )
+    elsewhere = f"another {center}"
+    rows = {
+        titles.get(arm, arm): {
+            "average performance drop": figure_text(of_arm.average_performance_drop, 3),
+            f"the same, {elsewhere}": figure_text(of_arm.outside_drop, 3),
+            "nIPD": number(of_arm.nipd.value, 3),
+            f"nIPD, {elsewhere}": number(of_arm.outside_nipd.value, 3),
+            "draws": of_arm.average_performance_drop.n,
+        }
+        for arm, of_arm in correlation.arms.items()
+    }
+    page.table(share_table(rows, "training data"), "Accuracy lost, by the definitions of PathoROB and croma")
+    page.text(
+        "Average performance drop (PathoROB): share of the accuracy that is lost on average when "
+        f"{center} and class are correlated in training; 0 is none, −0.2 one fifth."
+    )
+    page.text(
+        "nIPD (croma): the same, as a share of the accuracy above chance and averaged evenly over all correlations; "
+        "0 is none, −0.5 a steady fall to chance."
+    )
+    page.text(
+        f"Test: {correlation.num_test:,} images of other patients from the training values of {center}, and "
+        f"{correlation.num_outside:,} of the same classes from {elsewhere}."
+    )
+    if any(arm in correlation.arms for arm in results.generated):
+        _add_known_patients(page, correlation)
+
+
+def _add_known_patients(page: Page, correlation: CorrelationSweep) -> None:
+    of_training, num_test = correlation.num_test_known, correlation.num_test + correlation.num_outside
+    if num_test:
+        level = "warning" if 2 * of_training > num_test else "note"
+        page.notice(
+            f"{of_training:,} of {num_test:,} test images here ({of_training / num_test:.0%}) are of patients in the "
+            "training data of the generative model: arms with generated images may look better here than on new "
+            "patients.",
+            level if of_training else "ok",
+        )
+
+
+def add_shortcut(page: Page, results: ProbeResults) -> None:
+    """Add the section on class and center information in the features."""
+    shortcut, label, center = results.shortcut, results.label, results.center
+    rows = {
+        column: {
+            "balanced accuracy": figure_text(accuracy, 3),
+            "chance": number(accuracy.chance, 3),
+            "values": accuracy.num_values,
+            "images": accuracy.n,
+        }
+        for column, accuracy in ((label, shortcut.label_probe_accuracy), (center, shortcut.center_probe_accuracy))
+    }
+    page.section(
+        f"Information about {label} and {center} in the features",
+        f"Balanced accuracy of linear probes for {label} and {center} on real images of other patients. "
+        f"A classifier can use {center} as a shortcut where it can be predicted well.",
+    )
+    page.table(share_table(rows, "predicted column"))
+    index, score = shortcut.robustness_index, shortcut.clustering_score
+    page.text(
+        f"Robustness index (PathoROB): {number(index.value, 3)} over {index.num_pairs:,} pairs of classes and of "
+        f"{center} (n = {index.n:,}, k = {number(index.k)}). Among the k most similar images of other slides that "
+        f"share either class or {center} with an image, the fraction that share the class: at 1, features follow "
+        f"class; at 0, {center}."
+    )
+    page.text(
+        f"Clustering score (PathoROB): {number(score.value, 3)} over {score.num_pairs:,} pairs (n = {score.n:,}). "
+        f"When images are sorted into groups by similarity alone, the groups are the classes at 1, the values of "
+        f"{center} at −1, and neither at 0."
+    )

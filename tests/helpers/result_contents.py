@@ -222,7 +222,11 @@ def comparison(name, other, difference):
 
 
 def probe_content(
-    names=("real", "stain_normalized", "cls", "medi"), centers=("Birch", "Fir"), classes=("T0", "T1"), repeats=12
+    names=("real", "stain_normalized", "cls", "medi"),
+    centers=("Birch", "Fir"),
+    classes=("T0", "T1"),
+    repeats=12,
+    left_out=(),
 ):
     """Of a probing whose last arm is the focus; all but the known baselines are generated."""
     generated = [name for name in names if name not in ("real", "stain_normalized")]
@@ -245,12 +249,17 @@ def probe_content(
         "shortcut": {
             "label_probe_accuracy": readable,
             "center_probe_accuracy": {**readable, "value": 0.998},
-            "robustness_index": {"value": 0.014, "k": 5, "num_pairs": 64, "n": 29228},
+            "robustness_index": {"value": 0.014, "k": 5, "num_pairs": 64, "n": 29228, "balanced_accuracy": 0.87},
+            "clustering_score": {"value": -0.412, "label_agreement": 0.05, "center_agreement": 0.462,
+                                 "num_clusters": 4.0, "num_pairs": 16, "n": 6400, "num_repeats": 50},
             "correlation": {
                 "levels": [0.0, 0.5, 1.0],
-                "arms": {name: {"curve": curve, "average_performance_drop": figure(-0.214, -0.32, -0.135, n=12)}
-                         for name in names},
-                "num_squares": 4, "num_test": 1000, "num_test_known": 510,
+                "arms": {name: {"curve": curve, "average_performance_drop": figure(-0.214, -0.32, -0.135, n=12),
+                                "nipd": figure(-0.377, n=4), "outside_drop": figure(-0.251, -0.4, -0.1, n=12),
+                                "outside_nipd": figure(-0.433, n=4)}
+                         for name in names if name not in left_out},
+                "num_squares": 4, "num_test": 1000, "num_test_known": 510, "num_outside": 640,
+                "left_out": list(left_out),
             },
         },
         "test": {

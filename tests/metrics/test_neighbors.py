@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from medi_monai.metrics import neighbors
-from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_index
+from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_by_k, robustness_index
 from medi_monai.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -170,6 +170,25 @@ def test_the_robustness_index_equals_loops(slides, cosine, k):
     assert (index["value"], index["n"]) == (good / (good + bad), 40)
     assert (index["same_class_other_center"], index["other_class_same_center"]) == (good, bad)
     assert good <= index["same_class"] <= index["neighbors"] - bad <= 40 * k - bad
+
+
+@pytest.mark.parametrize("slides", [None, SLIDES], ids=["all", "other slides"])
+def test_several_k_are_those_of_one_k_each_and_votes_equal_loops(slides):
+    ks = [1, 2, 3, 7, 30]
+    rows = robustness_by_k(REAL, LABELS, CENTERS, ks, slides)
+    assert rows == [robustness_index(REAL, LABELS, CENTERS, k, slides) for k in ks]
+    units = REAL / np.linalg.norm(REAL, axis=1, keepdims=True)
+    for row, k in zip(rows, ks):
+        right = {name: [] for name in "abc"}
+        for i in range(40):
+            others = [j for j in range(40) if j != i and (slides is None or slides[i] != slides[j])]
+            votes = [LABELS[j] for j in sorted(others, key=lambda j: distance(units[i], units[j]))[:k]]
+            # ties go to the class that occurs first among the images
+            right[LABELS[i]].append(max(dict.fromkeys(LABELS), key=votes.count) == LABELS[i])
+        expected = sum(sum(hits) / len(hits) for hits in right.values()) / 3
+        assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-12) and row["k"] == k
+    with pytest.raises(InputError, match=r"\[3, 3\]: give at least one, in ascending order"):
+        robustness_by_k(REAL, LABELS, CENTERS, [3, 3])
 
 
 def test_missing_classes_and_centers_count_for_neither():

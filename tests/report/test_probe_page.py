@@ -47,6 +47,10 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert "over test combinations, training patients, generated images" in text and "trainings of" not in text
     assert row_of(text, "tumor")[:2] == ["0.853", "0.500"] and row_of(text, "center")[0] == "0.998"
     assert "−0.214 (−0.320 to −0.135)" in text and "Robustness index (PathoROB): 0.014 over 64 pairs" in text
+    assert row_of(text, "Real + MeDi", 1)[:4] == [
+        "−0.214 (−0.320 to −0.135)", "−0.251 (−0.400 to −0.100)", "−0.377", "−0.433",
+    ]  # fmt: skip
+    assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
     assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.006 (Holm)." in text
     assert "Differences between MeDi and other arms" in text and "bc7e5d" in text
@@ -56,11 +60,8 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
 
 def test_limitations_are_notices(tmp_path):
     text = text_of(tmp_path, probe_content())
-    assert "510 of 1,000 test images here (51%) are of patients" in text
-    assert (
-        "2 test groups with fewer than 10 images" in text
-        and "draws of training patients, intervals are rough" not in text
-    )
+    assert "510 of 1,640 test images here (31%) are of patients" in text
+    assert "2 test groups with fewer than 10 images" in text and "patients, intervals are rough" not in text
     content = probe_content(repeats=3)
     content["settings_that_differ"] = {"images": {"cls": 10, "medi": 20}}
     content["arms"]["cls"]["training"]["converged"] = 0.5
@@ -75,6 +76,15 @@ def test_limitations_are_notices(tmp_path):
         "Too few generated images for the largest ratio: Real + MeDi has 700 for 1,000 real images at a ratio of 2."
         in text
     )
+
+
+def test_arms_that_saw_what_the_sweep_withholds_are_left_out_and_named(tmp_path):
+    text = text_of(tmp_path, probe_content(left_out=("cls", "medi")))
+    assert "Not shown: Real + Class-only (CLS), Real + MeDi. The generative model was trained on images" in text
+    # of the sweep, real images alone are left, to which patients of the generator do not matter
+    assert "−0.377" in row_of(text, "Real", 1) and "are of patients in the training data" not in text
+    assert "Test: 1,000 images of other patients" in text and "640 of the same classes from another center" in text
+    assert "Not shown" not in text_of(tmp_path, probe_content())
 
 
 def test_what_is_undefined_is_a_dash_with_its_count(tmp_path):

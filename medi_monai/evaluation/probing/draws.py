@@ -11,6 +11,7 @@ from medi_monai.results.typed import Result
 __all__ = [
     "FIGURES",
     "FIGURES_OF_COUNTS",
+    "OUTSIDE",
     "ArmDraw",
     "ArmScores",
     "DemographicGaps",
@@ -21,6 +22,8 @@ __all__ = [
 #: figures computed from counts, which therefore have an interval over test units
 FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
 FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
+#: balanced accuracy at other centers, in the sweep over the correlation of class and center
+OUTSIDE = "outside_accuracy"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class ArmScores(Result):
     """All figures of one arm in one draw.
 
     Args:
-        figures: value of each of :data:`FIGURES`; undefined ones are NaN, in JSON ``null``.
+        figures: value of each of :data:`FIGURES`, in the correlation sweep also of :data:`OUTSIDE`; undefined ones are
+            NaN, in JSON ``null``.
         replicates: values of each of :data:`FIGURES_OF_COUNTS` in bootstrap samples of the test units, the same samples
             in all draws and arms.
         worst_group: group with the lowest accuracy.
@@ -81,9 +85,9 @@ class ArmScores(Result):
     demographics: Mapping[str, DemographicGaps]
 
     @classmethod
-    def balanced_accuracy_alone(cls, value: float | None) -> ArmScores:
-        """Create scores of which only the balanced accuracy was measured."""
-        return cls({"balanced_accuracy": value}, {}, None, {}, {}, {})
+    def balanced_accuracy_alone(cls, value: float | None, outside: float | None = None) -> ArmScores:
+        """Create scores of which only the balanced accuracy was measured, and :data:`OUTSIDE`, at other centers."""
+        return cls({"balanced_accuracy": value, OUTSIDE: outside}, {}, None, {}, {}, {})
 
     def figures_alone(self) -> ArmScores:
         """Return a copy with only the figures needed for the points of a sweep."""
@@ -108,8 +112,10 @@ class Draw(Result):
         repeat: number of the draw.
         arms: results of each arm.
         square: in the sweep over the correlation of class and center, the name of the square.
-        num_test: in that sweep, the number of test images.
-        num_test_known: in that sweep, the number of these from patients that the generative model was trained on.
+        num_test: in that sweep, the number of test images at the centers in training.
+        num_test_known: in that sweep, the number of test images, here and at other centers, from patients that the
+            generative model was trained on.
+        num_outside: in that sweep, the number of test images at other centers.
     """
 
     sweep: str
@@ -119,3 +125,4 @@ class Draw(Result):
     square: str | None = None
     num_test: int | None = None
     num_test_known: int | None = None
+    num_outside: int | None = None

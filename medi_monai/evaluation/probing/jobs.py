@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from medi_monai.cohort.groups import codes_of, stable_order
 from medi_monai.evaluation.probing import DrawCondition, Outcome, ProbeProtocol, correlated_rows, find_squares
 from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
 from medi_monai.evaluation.probing.scoring import Scorer, TestUnits
-from medi_monai.evaluation.probing.shortcut import Square
+from medi_monai.evaluation.probing.shortcut import Square, outside_rows
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.metrics import balanced_accuracy
 from medi_monai.results import plain, typed
@@ -43,6 +43,7 @@ class Job:
         arms: names of the arms.
         square: classes and centers of a draw of the sweep over the correlation of class and center.
         folder: folder of the file.
+        num_outside: in that sweep, the number of test images at other centers, which come last.
     """
 
     key: str
@@ -53,15 +54,25 @@ class Job:
     arms: tuple[str, ...]
     square: Square | None = None
     folder: str = ""
+    num_outside: int = 0
 
 
 @dataclass(frozen=True)
 class DrawContext:
-    """Data and settings of all draws."""
+    """Data and settings of all draws.
+
+    Args:
+        protocol: the protocol with all images.
+        units: test patients and groups.
+        settings: settings of the comparison.
+        trained_on: combinations of class and center that the generative model of each arm was trained on; None, or no
+            entry, if they are not recorded.
+    """
 
     protocol: ProbeProtocol
     units: TestUnits
     settings: ProbeSettings
+    trained_on: Mapping[str, Collection[tuple[str, ...]] | None] = field(default_factory=dict)
 
 
 def make_jobs(context: DrawContext, names: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
@@ -86,7 +97,7 @@ def make_jobs(context: DrawContext, names: Sequence[str], synthetic: Sequence[st
                 Job(f"real_{count}_{repeat}", "real_per_class", count, repeat, condition, (*baselines, *synthetic))
             )
         jobs += _center_jobs(protocol, settings, repeat, (*baselines, *synthetic))
-    return jobs + _correlation_jobs(protocol, settings, (*baselines, *synthetic))
+    return jobs + _correlation_jobs(context, baselines, synthetic)
 
 
 def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, arms: tuple[str, ...]) -> list[Job]:
@@ -104,28 +115,42 @@ def _center_jobs(protocol: ProbeProtocol, settings: ProbeSettings, repeat: int, 
     return jobs
 
 
-def _correlation_jobs(protocol: ProbeProtocol, settings: ProbeSettings, arms: tuple[str, ...]) -> list[Job]:
-    centers, names = codes_of(protocol.table, [protocol.attributes[0]])
+def _correlation_jobs(context: DrawContext, baselines: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
+    protocol, settings = context.protocol, context.settings
+    codes, names = codes_of(protocol.table, [protocol.attributes[0]])
     # sorted by image name, so that draws do not depend on the order of the rows
     order = stable_order(protocol.table)
     labels = np.full(len(order), -1)
     for rows in (protocol.train, protocol.val, protocol.test):
         labels[rows] = protocol.labels[rows]
-    known = np.isin(order, protocol.train)
-    squares = find_squares(labels[order], centers[order], protocol.patients[order], known, seed=settings.seed)
+    labels, centers, patients = labels[order], codes[order], protocol.patients[order]
+    squares = find_squares(labels, centers, patients, np.isin(order, protocol.train), seed=settings.seed)
+    withheld = {
+        (protocol.classes[square.labels[row]], names[square.centers[1 - row]][0])
+        for square in squares
+        for row in (0, 1)
+    }
+    arms = (*baselines, *(arm for arm in synthetic if not _may_have_seen(context.trained_on.get(arm), withheld)))
     jobs = []
     for number, square in enumerate(squares):
+        chosen = tuple(names[code][0] for code in square.centers)
         for repeat in range(settings.sweep_repeats):
+            outside = np.random.default_rng(seed_from("other centers", settings.seed, number, repeat))
+            others = order[outside_rows(square, labels, centers, patients, outside)]
             for level in settings.sweep_correlations:
                 # all levels of a draw share their test images, and as many of the other images as possible
                 rng = np.random.default_rng(seed_from("correlation", settings.seed, number, repeat))
                 train, val, test = (order[rows] for rows in correlated_rows(square, level, square.size // 2, rng))
-                chosen = tuple(names[code][0] for code in square.centers)
+                test = np.concatenate([test, others])
                 condition = DrawCondition(settings.ratio, None, chosen, train, val, test)
-                jobs.append(
-                    Job(f"square{number}_{level:g}_{repeat}", "correlation", level, repeat, condition, arms, square)
-                )
+                key = f"square{number}_{level:g}_{repeat}"
+                jobs.append(Job(key, "correlation", level, repeat, condition, arms, square, num_outside=len(others)))
     return jobs
+
+
+def _may_have_seen(trained_on: Collection[tuple[str, ...]] | None, withheld: Collection[tuple[str, ...]]) -> bool:
+    # a generator that was trained on images that the sweep withholds from the classifier hands them back to it
+    return trained_on is None or not set(withheld).isdisjoint(trained_on)
 
 
 def run_jobs(jobs: Sequence[Job], context: DrawContext, folder: Path, num_workers: int | None) -> list[Draw]:
@@ -175,23 +200,38 @@ def _run_job(job: Job, context: DrawContext) -> str:
         scorer = Scorer(targets, context.units, protocol.classes, settings.min_count, num_replicates, seed)
     arms = {}
     for outcome in protocol.run(job.arms, job.repeat, job.condition):
-        scores = _two_classes(outcome, protocol, rows) if scorer is None else scorer.score(outcome.probabilities)
+        scores = (
+            _two_classes(outcome, protocol.labels[rows], job.num_outside)
+            if scorer is None
+            else scorer.score(outcome.probabilities)
+        )
         training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
         arms[outcome.arm] = ArmDraw(scores if job.sweep == "main" else scores.figures_alone(), training)
     draw = Draw(job.sweep, job.point, job.repeat, arms)
     if job.square is not None:
         known = np.isin(protocol.patients[rows], protocol.patients[protocol.train])
         square = job.key.split("_")[0]
-        draw = replace(draw, square=square, num_test=len(rows), num_test_known=int(known.sum()))
+        num_test = len(rows) - job.num_outside
+        draw = replace(
+            draw,
+            square=square,
+            num_test=num_test,
+            num_test_known=int(known.sum()),
+            num_outside=job.num_outside,
+        )
     write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
     return job.key
 
 
-def _two_classes(outcome: Outcome, protocol: ProbeProtocol, rows: np.ndarray) -> ArmScores:
-    num = len(protocol.classes)
-    confusion = np.zeros((num, num))
-    np.add.at(confusion, (protocol.labels[rows], outcome.probabilities.argmax(1).numpy()), 1)
-    return ArmScores.balanced_accuracy_alone(float(balanced_accuracy(confusion)))
+def _two_classes(outcome: Outcome, labels: np.ndarray, num_outside: int) -> ArmScores:
+    num = outcome.probabilities.shape[1]
+    predicted, inside = outcome.probabilities.argmax(1).numpy(), len(labels) - num_outside
+    accuracies = []
+    for part in (slice(inside), slice(inside, None)):
+        confusion = np.zeros((num, num))
+        np.add.at(confusion, (labels[part], predicted[part]), 1)
+        accuracies.append(float(balanced_accuracy(confusion)))
+    return ArmScores.balanced_accuracy_alone(*accuracies)
 
 
 def _without_nan(content: Any) -> Any:

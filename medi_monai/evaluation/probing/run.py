@@ -19,6 +19,7 @@ from medi_monai.evaluation.probing import (
     BASELINES,
     ImageSet,
     ProbeProtocol,
+    balanced_clustering,
     balanced_robustness,
     probe_accuracy,
 )
@@ -134,7 +135,10 @@ def probe_run(
     for name in sorted(set(demographics or ()) - set(real.table.columns)):
         print(f"the cohort has no column {name!r}: its groups are not compared", flush=True)
     demographics = [name for name in demographics or DEMOGRAPHICS if name in real.table.columns]
-    context = DrawContext(protocol, TestUnits.of(test, label, attributes, demographics), settings)
+    trained_on = {
+        name: images.trained_on.of_columns(columns[:2]) for name, images in sampled.items() if images.trained_on
+    }
+    context = DrawContext(protocol, TestUnits.of(test, label, attributes, demographics), settings, trained_on)
     every = [*baselines, *sampled]
     digest = json_digest(_identity(real, sampled, every, encoder, settings, columns, demographics))
     claim_results(output, "probing")
@@ -149,7 +153,7 @@ def probe_run(
         arms={arm: summarize_arm(of_arm, len(test), test_df) for arm, of_arm in by_arm.items()},
         comparisons=compare_arms(by_arm, focus, test_df, settings.margin),
         sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS},
-        shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws)),
+        shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws, list(trainings))),
         test=describe_test(protocol, context.units),
         training=describe_training(protocol),
         label=label,
@@ -269,5 +273,7 @@ def _shortcut(
     )
     slides = codes_of(table, ["slide"])[0] if "slide" in table else None
     centers = codes_of(table, [center])[0]
-    robustness = balanced_robustness(features, protocol.labels[rows], centers, slides, settings.seed)
-    return Shortcut(of_label, of_center, robustness, correlation)
+    labels = protocol.labels[rows]
+    robustness = balanced_robustness(features, labels, centers, slides, settings.seed)
+    clustering = balanced_clustering(features, labels, centers, settings.seed)
+    return Shortcut(of_label, of_center, robustness, correlation, clustering)

@@ -1,28 +1,24 @@
-"""Shortcut diagnostics: center information in features, and accuracy as center and class become correlated."""
+"""Shortcut diagnostics: information in features, and training and test sets as center and class become correlated."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from medi_monai.cohort.groups import group_weights, rows_by_group
 from medi_monai.evaluation.probing.probe import Standardizer, fit_path
 from medi_monai.metrics.groups import balanced_accuracy
-from medi_monai.metrics.neighbors import robustness_index
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import RobustnessIndex
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["Square", "balanced_robustness", "correlated_rows", "find_squares", "probe_accuracy"]
+__all__ = ["Square", "correlated_rows", "find_squares", "outside_rows", "probe_accuracy", "rows_of_cells"]
 
-#: values of k from which PathoROB's index selects the one with the best classification
-NEIGHBORS = (5, 11, 21, 41)
-#: minimum number of images per cell of a balanced pair
-MIN_OF_CELL = 5
+#: maximum number of test images at other centers
+MAX_OUTSIDE = 2000
 
 
 def probe_accuracy(
@@ -156,8 +152,13 @@ def find_squares(
     return chosen
 
 
-def _cells(labels: np.ndarray, centers: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    # rows of every class at every center, in ascending order; rows with a negative label are left out
+def rows_of_cells(labels: np.ndarray, centers: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """Return the rows of every class at every center, ascending; rows with a negative label are left out.
+
+    Args:
+        labels: ``(N,)`` class codes.
+        centers: ``(N,)`` center codes.
+    """
     num_centers = int(centers.max(initial=0)) + 1
     known = np.flatnonzero(labels >= 0)
     groups = rows_by_group(labels[known] * num_centers + centers[known])
@@ -168,7 +169,7 @@ def _splits_of_cells(
     labels: np.ndarray, centers: np.ndarray, patients: np.ndarray, known: np.ndarray, seed: int
 ) -> dict[tuple[int, int], list[np.ndarray]]:
     # rows of training, validation and test by cell
-    cells = _cells(labels, centers)
+    cells = rows_of_cells(labels, centers)
     if not cells:
         return {}
     use_of = np.full(int(patients.max()) + 1, -1)
@@ -243,69 +244,40 @@ def _correlated(
     return np.concatenate(by_cell)
 
 
-def balanced_robustness(
-    features: np.ndarray,
+def outside_rows(
+    square: Square,
     labels: np.ndarray,
     centers: np.ndarray,
-    slides: np.ndarray | None = None,
-    seed: int = 0,
-    max_images: int = 2000,
-    max_pairs: int = 64,
-) -> RobustnessIndex:
-    """Compute PathoROB's robustness index over balanced pairs of two classes and two centers (arXiv 2507.17845).
+    patients: np.ndarray,
+    rng: np.random.Generator,
+    max_images: int = MAX_OUTSIDE,
+) -> np.ndarray:
+    """Draw the out-of-domain test of a square: its two classes at other centers, of patients who do not train it.
 
-    In each pair, every cell is reduced to the size of the smallest; ``k`` is the value of :data:`NEIGHBORS` at which
-    nearest neighbors classify best.
+    PathoROB (arXiv 2507.17845) tests on all images of a fixed list of other centers. Here, these are all other centers
+    that have both classes, and each gives the same number of images of both (drawn with ``rng``), so that the center of
+    a test image says nothing about its class.
 
     Args:
-        features: ``(N, D)`` features.
-        labels: ``(N,)`` class codes.
+        square: classes and centers in training.
+        labels: ``(N,)`` class codes; rows with negative codes are left out.
         centers: ``(N,)`` center codes.
-        slides: ``(N,)`` slides; images of the same slide are not neighbors of each other.
-        seed: seed of the draw.
-        max_images: maximum number of images of a pair.
-        max_pairs: maximum number of pairs, chosen at random if there are more.
+        patients: ``(N,)`` integer codes of patients.
+        rng: random generator of the draw.
+        max_images: maximum number of images, at least one of each class at each center.
 
     Returns:
-        The index over all pairs.
+        Row numbers; none if no other center has both classes.
     """
-    rng = np.random.default_rng(seed_from("robustness", seed))
-    pairs = _balanced_pairs(labels, centers, rng, max_images, max_pairs)
-    best = RobustnessIndex(None, None, len(pairs), sum(map(len, pairs)))
-    highest = -1.0
-    for k in NEIGHBORS:
-        usable = [rows for rows in pairs if len(rows) > 2 * k]
-        if not usable:
-            continue
-        of_pairs = [
-            robustness_index(
-                np.asarray(features[rows]), labels[rows], centers[rows], k, None if slides is None else slides[rows]
-            )
-            for rows in usable
-        ]
-        good, bad, same_class, neighbors = (
-            sum(counts[name] for counts in of_pairs)
-            for name in ("same_class_other_center", "other_class_same_center", "same_class", "neighbors")
-        )
-        right = same_class / max(1, neighbors)
-        if right > highest and good + bad:
-            highest, best = right, replace(best, value=good / (good + bad), k=k)
-    return best
-
-
-def _balanced_pairs(
-    labels: np.ndarray, centers: np.ndarray, rng: np.random.Generator, max_images: int, max_pairs: int
-) -> list[np.ndarray]:
-    cells = {cell: rows for cell, rows in _cells(labels, centers).items() if len(rows) >= MIN_OF_CELL}
-    candidates = []
-    for two_labels in itertools.combinations(sorted({label for label, _ in cells}), 2):
-        shared = sorted(
-            center for label, center in cells if label == two_labels[0] and (two_labels[1], center) in cells
-        )
-        candidates += [(two_labels, two_centers) for two_centers in itertools.combinations(shared, 2)]
-    pairs = []
-    for index in np.sort(rng.permutation(len(candidates))[:max_pairs]):
-        members = [cells[cell] for cell in itertools.product(*candidates[index])]
-        least = min(min(map(len, members)), max(MIN_OF_CELL, max_images // 4))
-        pairs.append(np.sort(np.concatenate([rng.choice(rows, least, replace=False) for rows in members])))
-    return pairs
+    used = np.concatenate([patients[rows] for part in (square.train, square.val) for rows in part.values()])
+    usable = np.isin(labels, square.labels) & ~np.isin(centers, square.centers) & ~np.isin(patients, used)
+    cells = rows_of_cells(np.where(usable, labels, -1), centers)
+    first, second = square.labels
+    shared = sorted(center for label, center in cells if label == first and (second, center) in cells)
+    pairs = [(cells[first, center], cells[second, center]) for center in shared]
+    most = max(1, max_images // (2 * max(1, len(pairs))))
+    chosen = [np.empty(0, np.int64)]
+    for pair in pairs:
+        count = min(most, *map(len, pair))
+        chosen += [rng.choice(rows, count, replace=False) for rows in pair]
+    return np.concatenate(chosen)

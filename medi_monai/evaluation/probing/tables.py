@@ -11,13 +11,20 @@ import pandas as pd
 from medi_monai.evaluation.probing.draws import (
     FIGURES,
     FIGURES_OF_COUNTS,
+    OUTSIDE,
     ArmDraw,
     DemographicGaps,
     Draw,
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.metrics import estimate, holm, percentile_interval
+from medi_monai.metrics import (
+    average_performance_drop,
+    estimate,
+    holm,
+    integrated_degradation,
+    percentile_interval,
+)
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import (
     ArmResults,
@@ -49,6 +56,8 @@ __all__ = [
     "without_added",
 ]
 
+#: balanced accuracy at chance in the sweep over the correlation, whose squares have two classes
+CHANCE = 0.5
 #: titles of the comparisons that draws belong to
 SWEEP_WORDS = {
     "main": "Comparison of arms",
@@ -307,11 +316,19 @@ def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Findi
     return findings
 
 
-def correlation_sweep(draws: Sequence[Draw]) -> CorrelationSweep:
-    """Return accuracy as center and class become correlated, and PathoROB's average performance drop.
+def correlation_sweep(draws: Sequence[Draw], synthetic: Sequence[str] = ()) -> CorrelationSweep:
+    """Return accuracy as center and class become correlated, PathoROB's average performance drop, and croma's nIPD.
 
-    The drop is ``accuracy / accuracy at the lowest correlation - 1`` (arXiv 2507.17845) within each draw, averaged over
-    all higher correlations.
+    Both benchmarks train on several mixtures of class and center with the same number of images, and test on other
+    patients of these centers (in-domain) and on other centers (out-of-domain). They fix centers and mixtures for each
+    of their data sets; here, a mixture is of two classes at two centers of any cohort, drawn with seeds, and its
+    Cramér's V is taken to be the requested level. The drop of a draw is relative to the same draw, and averaged over
+    draws, as in PathoROB. nIPD averages the draws of a square first, as in croma, and then the squares, each of which
+    is a task of its own.
+
+    Args:
+        draws: all draws.
+        synthetic: arms that add generated images; those without draws are listed as left out.
     """
     draws = [draw for draw in draws if draw.sweep == "correlation"]
     if not draws:
@@ -323,23 +340,47 @@ def correlation_sweep(draws: Sequence[Draw]) -> CorrelationSweep:
         len({draw.square for draw in draws}),
         _sum_over_squares(draws, "num_test"),
         _sum_over_squares(draws, "num_test_known"),
+        _sum_over_squares(draws, "num_outside"),
+        tuple(arm for arm in synthetic if arm not in draws[0].arms),
     )
 
 
 def _correlation_arm(draws: Sequence[Draw], arm: str, levels: Sequence[float]) -> CorrelationArm:
-    table = pd.DataFrame(
-        {
-            "draw": [f"{draw.square} {draw.repeat}" for draw in draws],
-            "level": [draw.point for draw in draws],
-            "value": _floats(draw.arms[arm].scores.figures["balanced_accuracy"] for draw in draws),
-        }
-    ).pivot(index="draw", columns="level", values="value")
-    drops = (table[levels[1:]].div(table[levels[0]], axis=0).mean(axis=1) - 1).to_numpy()
+    inside, outside = (_by_level(draws, arm, name) for name in ("balanced_accuracy", OUTSIDE))
+    points = [inside[level].to_numpy() for level in levels]
     curve = [
-        CorrelationPoint(level, _mean(table[level].to_numpy()), _interval(table[level].to_numpy()), len(table))
-        for level in levels
+        CorrelationPoint(level, _mean(values), _interval(values), len(values)) for level, values in zip(levels, points)
     ]
-    return CorrelationArm(tuple(curve), Figure(_mean(drops), _interval(drops), len(drops)))
+    return CorrelationArm(tuple(curve), _drop(inside), _nipd(inside), _drop(outside), _nipd(outside))
+
+
+def _by_level(draws: Sequence[Draw], arm: str, name: str) -> pd.DataFrame:
+    # one row per draw of a square, one column per level
+    frame = pd.DataFrame(
+        {
+            "square": [draw.square for draw in draws],
+            "repeat": [draw.repeat for draw in draws],
+            "level": [draw.point for draw in draws],
+            "value": _floats(draw.arms[arm].scores.figures.get(name) for draw in draws),
+        }
+    )
+    return frame.pivot(index=["square", "repeat"], columns="level", values="value")
+
+
+def _drop(accuracies: pd.DataFrame) -> Figure:
+    drops = average_performance_drop(accuracies.to_numpy().T)
+    return Figure(_mean(drops), _interval(drops), int(np.isfinite(drops).sum()))
+
+
+def _nipd(accuracies: pd.DataFrame) -> Figure:
+    levels = accuracies.columns.to_numpy(float)
+    by_square = np.array(
+        [
+            integrated_degradation(of_square.to_numpy().T, levels, CHANCE)
+            for _, of_square in accuracies.groupby(level="square")
+        ]
+    )
+    return Figure(_mean(by_square), None, int(np.isfinite(by_square).sum()))
 
 
 def _sum_over_squares(draws: Sequence[Draw], name: str) -> int:

@@ -160,12 +160,18 @@ def _shortcut_findings(probe: ProbeResults) -> list[Finding]:
             f"{accuracy.value:.2f} (chance {accuracy.chance:.2f})."
         )
         findings.append(Finding("note", text, {probe.center: accuracy}))
-    arms = probe.shortcut.correlation.arms
-    drops = {arm: curve.average_performance_drop.value for arm, curve in arms.items()}
+    correlation = probe.shortcut.correlation
+    drops = {arm: curve.average_performance_drop.value for arm, curve in correlation.arms.items()}
     known = {arm: drop for arm, drop in drops.items() if drop is not None}
     if known and len(known) == len(drops):
         shown = ", ".join(f"{arm_title(arm)} {number(100 * drop, 1)}%" for arm, drop in known.items())
         text = f"Mean change in balanced accuracy as {probe.center} and class become correlated in training: {shown}."
+        if correlation.left_out:
+            left_out = " and ".join(arm_title(arm) for arm in correlation.left_out)
+            text += (
+                f" Not measured for {left_out}: their generators were trained on images that the correlated training "
+                "sets withhold, or have no record of training."
+            )
         findings.append(Finding("note", text, known))
     return findings
 

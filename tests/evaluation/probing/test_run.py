@@ -1,4 +1,6 @@
 import json
+import shutil
+from functools import partial
 
 import jsonschema
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 import medi_monai.evaluation.probing.jobs as jobs
 import medi_monai.evaluation.probing.run as module
 from medi_monai.cohort import Cohort
+from medi_monai.evaluation.probing.pairs import balanced_clustering
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.networks.encoders import build_encoder
@@ -70,6 +73,8 @@ def data(tmp_path_factory):
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_probe_page", lambda results, path: path.write_text("page"))
+    # fewer clusterings, for speed
+    monkeypatch.setattr(module, "balanced_clustering", partial(balanced_clustering, max_pairs=2, num_repeats=2))
     encoder = build_encoder("embedded")
 
     def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):
@@ -101,6 +106,10 @@ def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
     assert {point.point for point in results.sweeps["num_centers"]} == {2, 3} or results.sweeps["num_centers"]
     assert results.shortcut.correlation.levels == (0.0, 1.0) and results.shortcut.correlation.num_squares > 0
     assert results.shortcut.center_probe_accuracy.chance == 1 / 3
+    # what the models of the arms were trained on is not recorded
+    assert list(results.shortcut.correlation.arms) == ["real", "reweighted"]
+    assert results.shortcut.correlation.left_out == ("cls", "medi") and results.shortcut.correlation.num_outside > 0
+    assert results.shortcut.robustness_index.num_pairs == 9 and results.shortcut.clustering_score.num_repeats == 2
     added = {arm: of_arm.training.num_added for arm, of_arm in results.arms.items()}
     assert added["cls"] == added["medi"] == 54 and added["real"] == added["oversampled"] == 0
     assert results.arms["real"].demographics["sex"].groups == {"f": 40, "m": 40}
@@ -129,6 +138,18 @@ def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run
     again = run("parts", num_workers=2)
     assert {name: (draws / name).stat().st_mtime_ns for name in before} == before
     assert json.dumps(plain(again)) == json.dumps(plain(whole))
+
+
+def test_a_generator_that_saw_nothing_of_what_the_sweep_withholds_stays_in_it(run, data, tmp_path):
+    arms = {name: shutil.copytree(folder, tmp_path / name) for name, folder in data[1].items()}
+    few = ProbeSettings(**{**vars(SETTINGS), "num_repeats": 1})
+    seen = {"cls": [(label, center) for label in LABELS for center in CENTERS], "medi": [("C", "elsewhere")]}
+    seen["cls"] = [cell for cell in seen["cls"] if cell not in {("A", "n"), ("B", "s")}]
+    for name, cells in seen.items():
+        record = {"cohort": "", "columns": ["project_id", "center"], "combinations": [(cell, 9) for cell in cells]}
+        (arms[name] / "sampling.json").write_text(json.dumps({"trained_on": record}))
+    correlation = run(arms=arms, baselines=(), settings=few).shortcut.correlation
+    assert list(correlation.arms) == ["real", "medi"] and correlation.left_out == ("cls",)
 
 
 def test_one_arm_and_no_validation_will_do(run, data, tmp_path):

@@ -3,16 +3,9 @@ import pandas as pd
 import pytest
 from scipy.stats.contingency import association
 
-from medi_monai.evaluation.probing.shortcut import (
-    NEIGHBORS,
-    balanced_robustness,
-    correlated_rows,
-    find_squares,
-    probe_accuracy,
-)
-from medi_monai.metrics import robustness_index
+from medi_monai.evaluation.probing.pairs import balanced_robustness
+from medi_monai.evaluation.probing.shortcut import correlated_rows, find_squares, outside_rows, probe_accuracy
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import RobustnessIndex
 from medi_monai.utils.errors import InputError
 
 
@@ -144,20 +137,34 @@ def test_levels_of_one_draw_share_their_test_and_a_small_cell_repeats_images():
         correlated_rows(square, 1.1, 10, np.random.default_rng(0))
 
 
-def test_the_robustness_index_of_one_balanced_pair_is_that_of_its_rows():
-    labels, centers, patients = grid(labels=2, centers=2, images=30)
-    least = min(np.bincount(labels * 2 + centers))
-    rows = np.concatenate([np.flatnonzero(labels * 2 + centers == cell)[:least] for cell in range(4)])
-    features = readable(labels, 1.0) + readable(centers, 2.0, seed=1)
-    index = balanced_robustness(features[rows], labels[rows], centers[rows])
-    by_k = {k: robustness_index(features[rows], labels[rows], centers[rows], k) for k in NEIGHBORS}
-    best = max(by_k, key=lambda k: by_k[k]["same_class"] / by_k[k]["neighbors"])
-    assert index == RobustnessIndex(by_k[best]["value"], best, 1, len(rows))
+def test_the_test_at_other_centers_has_both_classes_alike_and_no_patient_of_training():
+    labels, centers, patients = grid(labels=3, centers=5)
+    labels = np.where((labels == 0) & (centers == 4), -1, labels)  # a center with one of the classes
+    (square, *_) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    moved = np.where((centers == 3) & (patients % 6 == 0), square_patient(square, patients), patients)
+    rows = outside_rows(square, labels, centers, moved, np.random.default_rng(0))
+    table = pd.crosstab(labels[rows], centers[rows])
+    shared = [
+        center for center in set(range(5)) - set(square.centers)
+        if all(((labels == label) & (centers == center)).any() for label in square.labels)
+    ]  # fmt: skip
+    assert table.index.tolist() == list(square.labels) and table.columns.tolist() == shared
+    assert (table.iloc[0] == table.iloc[1]).all() and len(np.unique(rows)) == len(rows)
+    used = np.concatenate([*square.train.values(), *square.val.values()])
+    assert not set(moved[rows]) & set(moved[used]) and set(patients[centers == 3]) & set(patients[rows])
+    usable = ~np.isin(moved, moved[used])
+    for center in shared:
+        sizes = [((labels == label) & (centers == center) & usable).sum() for label in square.labels]
+        assert table[center].iloc[0] == min(sizes)
+    few = outside_rows(square, labels, centers, patients, np.random.default_rng(0), max_images=12)
+    assert len(few) == 2 * len(shared) * (12 // (2 * len(shared)))
 
 
-def test_features_of_the_class_are_robust_and_those_of_the_center_are_not():
-    labels, centers, _ = grid()
-    assert balanced_robustness(readable(labels, 0.2), labels, centers).value == 1
-    assert balanced_robustness(readable(centers, 0.2), labels, centers).value == 0
-    none = balanced_robustness(np.ones((40, 2)), np.zeros(40, int), np.arange(40) % 2)
-    assert none == RobustnessIndex(None, None, 0, 0)
+def square_patient(square, patients):
+    return patients[square.train[0, 0][0]]
+
+
+def test_without_another_center_there_is_no_test_there():
+    labels, centers, patients = grid(labels=2, centers=2)
+    (square,) = find_squares(labels, centers, patients, np.zeros(len(labels), bool))
+    assert outside_rows(square, labels, centers, patients, np.random.default_rng(0)).tolist() == []

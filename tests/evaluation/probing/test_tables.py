@@ -171,27 +171,57 @@ def test_sweeps_have_a_row_per_point_and_arm():
     assert sweep_points(records, "num_centers") == ()
 
 
-def test_the_average_drop_is_that_of_each_draw():
-    rng = np.random.default_rng(0)
-    values = {(s, r, level): rng.random() for s in "xy" for r in range(3) for level in (0.0, 0.5, 1.0)}
+def test_the_accuracy_lost_with_the_correlation_equals_loops():
+    rng, levels = np.random.default_rng(0), (0.0, 0.5, 1.0)
+    keys = [(s, r, level) for s in "xy" for r in range(3) for level in levels]
+    values, outside = ({key: rng.uniform(0.55, 1) for key in keys} for _ in range(2))
     records = [
         Draw(
             "correlation",
             level,
             r,
-            {"medi": ArmDraw(ArmScores.balanced_accuracy_alone(value), Training(1, 1, 1.0, True))},
+            {
+                arm: ArmDraw(
+                    ArmScores.balanced_accuracy_alone(values[s, r, level], outside[s, r, level] if s == "x" else None),
+                    Training(1, 1, 1.0, True),
+                )
+                for arm in ("real", "medi")
+            },
             square=s,
             num_test=40,
             num_test_known=10 + r,
+            num_outside=30 if s == "x" else 0,
         )
-        for (s, r, level), value in values.items()
+        for s, r, level in keys
     ]
-    sweep = correlation_sweep(records)
-    drops = [np.mean([values[s, r, 0.5], values[s, r, 1.0]]) / values[s, r, 0.0] - 1 for s in "xy" for r in range(3)]
-    assert sweep.arms["medi"].average_performance_drop.value == pytest.approx(np.mean(drops))
-    curve = {point.level: point.value for point in sweep.arms["medi"].curve}
+    sweep = correlation_sweep(records, ["cls", "medi"])
+    of_arm = sweep.arms["medi"]
+
+    def drop(of, squares):
+        drops = [
+            (of[s, r, 0.5] / of[s, r, 0.0] + of[s, r, 1.0] / of[s, r, 0.0]) / 2 - 1 for s in squares for r in range(3)
+        ]
+        return sum(drops) / len(drops)
+
+    def nipd(of, squares):
+        areas = []
+        for s in squares:
+            first, middle, last = (sum(of[s, r, level] for r in range(3)) / 3 for level in levels)
+            lost = [(mean - first) / (first - 0.5) for mean in (middle, last)]
+            areas.append(0.25 * lost[0] + 0.25 * (lost[0] + lost[1]))
+        return sum(areas) / len(areas)
+
+    assert of_arm.average_performance_drop.value == pytest.approx(drop(values, "xy"), abs=1e-9)
+    assert of_arm.nipd.value == pytest.approx(nipd(values, "xy"), abs=1e-9)
+    # a square without other centers has no figures there
+    assert of_arm.outside_drop.value == pytest.approx(drop(outside, "x"), abs=1e-9)
+    assert of_arm.outside_nipd.value == pytest.approx(nipd(outside, "x"), abs=1e-9)
+    assert [of_arm.average_performance_drop.n, of_arm.outside_drop.n] == [6, 3]
+    assert [of_arm.nipd.n, of_arm.outside_nipd.n] == [2, 1]
+    curve = {point.level: point.value for point in of_arm.curve}
     assert curve[0.5] == pytest.approx(np.mean([values[s, r, 0.5] for s in "xy" for r in range(3)]))
-    assert (sweep.num_squares, sweep.num_test, sweep.num_test_known) == (2, 80, 22)
+    assert (sweep.num_squares, sweep.num_test, sweep.num_test_known, sweep.num_outside) == (2, 80, 22, 30)
+    assert sweep.left_out == ("cls",)
     assert correlation_sweep([]) == CorrelationSweep()
 
 
