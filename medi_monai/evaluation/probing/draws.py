@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from medi_monai.metrics import percentile_interval
 from medi_monai.results.probing import GroupAccuracy, Training
 from medi_monai.results.typed import Result
 
@@ -17,6 +20,9 @@ __all__ = [
     "DemographicGaps",
     "Draw",
     "WorstGroup",
+    "floats",
+    "known_interval",
+    "known_mean",
 ]
 
 #: figures computed from counts, which therefore have an interval over test units
@@ -126,3 +132,20 @@ class Draw(Result):
     num_test: int | None = None
     num_test_known: int | None = None
     num_outside: int | None = None
+
+
+def floats(values: Iterable[float | None]) -> np.ndarray:
+    """Return values as an array, with NaN for undefined ones."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def known_mean(values: np.ndarray) -> float | None:
+    """Return the mean of the values that are defined; None if there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def known_interval(replicates: np.ndarray) -> tuple[float, float] | None:
+    """Return the central 95% interval of the replicates that are defined; None if there are fewer than two."""
+    interval = percentile_interval(replicates)
+    return None if interval is None else (interval[0], interval[1])

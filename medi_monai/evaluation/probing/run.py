@@ -26,16 +26,14 @@ from medi_monai.evaluation.probing import (
 from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES, check_classes
 from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
 from medi_monai.evaluation.probing.scoring import TestUnits
+from medi_monai.evaluation.probing.sweeps import correlation_sweep, sweep_points, without_added
 from medi_monai.evaluation.probing.tables import (
     compare_arms,
-    correlation_sweep,
     describe_test,
     describe_training,
     long_table,
     summarize_arm,
-    sweep_points,
     test_df_of,
-    without_added,
 )
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.networks.encoders import Encoder

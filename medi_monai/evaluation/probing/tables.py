@@ -1,9 +1,9 @@
-"""Summarize the draws of a probe as figures with intervals, paired tests and curves."""
+"""Summarize the draws of a probe as figures with intervals, and compare arms."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,32 +11,26 @@ import pandas as pd
 from medi_monai.evaluation.probing.draws import (
     FIGURES,
     FIGURES_OF_COUNTS,
-    OUTSIDE,
     ArmDraw,
     DemographicGaps,
-    Draw,
+    floats,
+    known_interval,
+    known_mean,
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.metrics import (
-    average_performance_drop,
     estimate,
     holm,
-    integrated_degradation,
-    percentile_interval,
 )
-from medi_monai.results import Figure, Finding
+from medi_monai.results import Figure
 from medi_monai.results.probing import (
     ArmResults,
     Comparison,
-    CorrelationArm,
-    CorrelationPoint,
-    CorrelationSweep,
     DemographicGapFigures,
     GroupAccuracy,
     ProbeResults,
     RepeatedFigure,
-    SweepPoint,
     TestGroup,
     TestSet,
     Training,
@@ -46,26 +40,12 @@ from medi_monai.results.probing import (
 
 __all__ = [
     "compare_arms",
-    "correlation_sweep",
     "describe_test",
     "describe_training",
     "long_table",
     "summarize_arm",
-    "sweep_points",
     "test_df_of",
-    "without_added",
 ]
-
-#: balanced accuracy at chance in the sweep over the correlation, whose squares have two classes
-CHANCE = 0.5
-#: titles of the comparisons that draws belong to
-SWEEP_WORDS = {
-    "main": "Comparison of arms",
-    "ratio": "Sweep over the number of generated images",
-    "real_per_class": "Sweep over the number of real images",
-    "num_centers": "Sweep over the number of centers",
-    "correlation": "Correlation of class and center",
-}
 
 
 def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
@@ -145,7 +125,7 @@ def _repeated_figure(
 ) -> RepeatedFigure:
     values = _matrix(trainings, name)
     known = ~np.isnan(values).any(0)
-    of_trainings = tuple(_mean(row) for row in values)
+    of_trainings = tuple(known_mean(row) for row in values)
     repeats = tuple(None if np.isnan(value) else float(value) for value in values.mean(0))
     if not known.any():
         return RepeatedFigure(None, None, num_test, repeats, of_trainings)
@@ -158,7 +138,7 @@ def _repeated_figure(
 
 def _matrix(trainings: Sequence[Sequence[ArmDraw]], name: str) -> np.ndarray:
     """Return the ``(T, J)`` values of a figure, of trainings and draws."""
-    return np.array([_floats(draw.scores.figures[name] for draw in draws) for draws in trainings])
+    return np.array([floats(draw.scores.figures[name] for draw in draws) for draws in trainings])
 
 
 def _replicates(trainings: Sequence[Sequence[ArmDraw]], name: str, known: np.ndarray) -> np.ndarray | None:
@@ -166,7 +146,7 @@ def _replicates(trainings: Sequence[Sequence[ArmDraw]], name: str, known: np.nda
     if name not in FIGURES_OF_COUNTS:
         return None
     kept = [draw for draws in trainings for draw, use in zip(draws, known) if use]
-    return np.mean([_floats(draw.scores.replicates[name]) for draw in kept], axis=0)
+    return np.mean([floats(draw.scores.replicates[name]) for draw in kept], axis=0)
 
 
 def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> WorstGroupFigure:
@@ -190,7 +170,7 @@ def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> Wor
 
 def _mean_by_group(draws: Sequence[Mapping[str, GroupAccuracy]]) -> dict[str, GroupAccuracy]:
     return {
-        name: dataclasses.replace(accuracy, value=_mean(_floats(draw[name].value for draw in draws)))
+        name: dataclasses.replace(accuracy, value=known_mean(floats(draw[name].value for draw in draws)))
         for name, accuracy in draws[0].items()
     }
 
@@ -199,8 +179,8 @@ def _mean_gaps(draws: Sequence[DemographicGaps]) -> DemographicGapFigures:
     n = sum(draws[0].groups.values())
     figures = {}
     for gap in ("equal_opportunity", "equalized_odds"):
-        values = _floats(getattr(draw, gap) for draw in draws)
-        figures[gap] = Figure(_mean(values), _interval(values), n)
+        values = floats(getattr(draw, gap) for draw in draws)
+        figures[gap] = Figure(known_mean(values), known_interval(values), n)
     return DemographicGapFigures(**figures, groups=draws[0].groups)
 
 
@@ -260,135 +240,6 @@ def _compare(
     )
 
 
-def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
-    """Return one row per point and arm of a sweep, with points in ascending order."""
-    rows = []
-    for point in sorted({draw.point for draw in draws if draw.sweep == sweep and draw.point is not None}):
-        at_point = [draw for draw in draws if draw.sweep == sweep and draw.point == point]
-        for arm in at_point[0].arms:
-            of_arm = [draw.arms[arm] for draw in at_point]
-            balanced, worst = (
-                _floats(draw.scores.figures.get(name) for draw in of_arm)
-                for name in ("balanced_accuracy", "worst_group_accuracy")
-            )
-            num_real, num_added = (
-                float(np.mean([getattr(draw.training, name) for draw in of_arm])) for name in ("num_real", "num_added")
-            )
-            rows.append(
-                SweepPoint(
-                    point,
-                    arm,
-                    len(of_arm),
-                    _mean(balanced),
-                    _range(balanced),
-                    _mean(worst),
-                    _range(worst),
-                    num_real,
-                    num_added,
-                )  # fmt: skip
-            )
-    return tuple(rows)
-
-
-def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Finding]:
-    """Return an error for each comparison with draws that added no generated images.
-
-    In these draws, the arms are identical to training on the real images alone.
-
-    Args:
-        draws: all draws.
-        synthetic: arms that add generated images.
-    """
-    findings = []
-    for sweep, words in SWEEP_WORDS.items():
-        by_draw = [[draw.arms[arm].training.num_added for arm in synthetic if arm in draw.arms] for draw in draws
-                   if draw.sweep == sweep]  # fmt: skip
-        counts = [max(added) for added in by_draw if added]
-        empty = counts.count(0)
-        if empty:
-            share = "all" if empty == len(counts) else f"{empty:,} of {len(counts):,}"
-            text = (
-                f"{words}: no generated image was added in {share} draws, because an arm has none of some class (from "
-                "these centers), or because the ratio asks for less than one image per class. In these draws, arms "
-                "with generated images equal the real images alone, whatever the figures say."
-            )
-            findings.append(Finding("error", text, {"draws": empty, "of": len(counts)}, "no_image_added"))
-    return findings
-
-
-def correlation_sweep(draws: Sequence[Draw], synthetic: Sequence[str] = ()) -> CorrelationSweep:
-    """Return accuracy as center and class become correlated, PathoROB's average performance drop, and croma's nIPD.
-
-    Both benchmarks train on several mixtures of class and center with the same number of images, and test on other
-    patients of these centers (in-domain) and on other centers (out-of-domain). They fix centers and mixtures for each
-    of their data sets; here, a mixture is of two classes at two centers of any cohort, drawn with seeds, and its
-    Cramér's V is taken to be the requested level. The drop of a draw is relative to the same draw, and averaged over
-    draws, as in PathoROB. nIPD averages the draws of a square first, as in croma, and then the squares, each of which
-    is a task of its own.
-
-    Args:
-        draws: all draws.
-        synthetic: arms that add generated images; those without draws are listed as left out.
-    """
-    draws = [draw for draw in draws if draw.sweep == "correlation"]
-    if not draws:
-        return CorrelationSweep()
-    levels = sorted({draw.point for draw in draws if draw.point is not None})
-    return CorrelationSweep(
-        tuple(levels),
-        {arm: _correlation_arm(draws, arm, levels) for arm in draws[0].arms},
-        len({draw.square for draw in draws}),
-        _sum_over_squares(draws, "num_test"),
-        _sum_over_squares(draws, "num_test_known"),
-        _sum_over_squares(draws, "num_outside"),
-        tuple(arm for arm in synthetic if arm not in draws[0].arms),
-    )
-
-
-def _correlation_arm(draws: Sequence[Draw], arm: str, levels: Sequence[float]) -> CorrelationArm:
-    inside, outside = (_by_level(draws, arm, name) for name in ("balanced_accuracy", OUTSIDE))
-    points = [inside[level].to_numpy() for level in levels]
-    curve = [
-        CorrelationPoint(level, _mean(values), _interval(values), len(values)) for level, values in zip(levels, points)
-    ]
-    return CorrelationArm(tuple(curve), _drop(inside), _nipd(inside), _drop(outside), _nipd(outside))
-
-
-def _by_level(draws: Sequence[Draw], arm: str, name: str) -> pd.DataFrame:
-    # one row per draw of a square, one column per level
-    frame = pd.DataFrame(
-        {
-            "square": [draw.square for draw in draws],
-            "repeat": [draw.repeat for draw in draws],
-            "level": [draw.point for draw in draws],
-            "value": _floats(draw.arms[arm].scores.figures.get(name) for draw in draws),
-        }
-    )
-    return frame.pivot(index=["square", "repeat"], columns="level", values="value")
-
-
-def _drop(accuracies: pd.DataFrame) -> Figure:
-    drops = average_performance_drop(accuracies.to_numpy().T)
-    return Figure(_mean(drops), _interval(drops), int(np.isfinite(drops).sum()))
-
-
-def _nipd(accuracies: pd.DataFrame) -> Figure:
-    levels = accuracies.columns.to_numpy(float)
-    by_square = np.array(
-        [
-            integrated_degradation(of_square.to_numpy().T, levels, CHANCE)
-            for _, of_square in accuracies.groupby(level="square")
-        ]
-    )
-    return Figure(_mean(by_square), None, int(np.isfinite(by_square).sum()))
-
-
-def _sum_over_squares(draws: Sequence[Draw], name: str) -> int:
-    """Return the number of test images of all squares: the mean over the draws of each square, summed."""
-    table = pd.DataFrame({"square": [draw.square for draw in draws], "n": [getattr(draw, name) for draw in draws]})
-    return round(float(table.groupby("square")["n"].mean().sum()))
-
-
 def long_table(results: ProbeResults) -> pd.DataFrame:
     """Return one row per arm and figure, center, class, or point of a sweep."""
     rows = []
@@ -409,21 +260,3 @@ def long_table(results: ProbeResults) -> pd.DataFrame:
 
 def _row(arm: str, name: str, scope: str, key: str, figure: Figure) -> dict[str, object]:
     return {"arm": arm, "figure": name, "part": scope, "key": key, **figure.cells()}
-
-
-def _floats(values: Iterable[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _interval(replicates: np.ndarray) -> tuple[float, float] | None:
-    interval = percentile_interval(replicates)
-    return None if interval is None else (interval[0], interval[1])
-
-
-def _range(values: np.ndarray) -> tuple[float, float] | None:
-    return None if np.isnan(values).all() else (float(np.nanmin(values)), float(np.nanmax(values)))
