@@ -13,30 +13,60 @@ import torch
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import stable_order
 from medi_monai.cohort.reading import PatchReader
+from medi_monai.evaluation.planted import choose_originals, plant_copies
 from medi_monai.evaluation.probing import Standardizer
 from medi_monai.metrics import nearest_neighbors, wilson_interval
-from medi_monai.metrics.memorization import nearer_share, symmetric_correlation, turned
+from medi_monai.metrics.copies import CopySearch, structure, turned
+from medi_monai.metrics.memorization import nearer_share
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["CORRELATION_OF_A_COPY", "Closest", "memorization"]
+__all__ = ["CORRELATION_OF_A_COPY", "Closest", "MeasuredMemory", "memorization"]
 
 #: closest pairs of generated and training images by arm, each ``(H, W, 3)`` uint8, with their correlation
 Closest: TypeAlias = dict[str, list[tuple[np.ndarray, np.ndarray, float]]]
 
 #: maximum number of training images used to scale features
 MAX_TRAINING = 40_000
-#: numbers of images whose nearest training images are searched, of neighbors compared by pixels, and of pairs shown
-MAX_QUERIES, NEIGHBORS, SHOWN = 2000, 5, 12
+#: maximum number of images of a set whose originals are searched, and number of pairs shown
+MAX_QUERIES, SHOWN = 2000, 12
 #: maximum numbers of samples of training images that are compared with validation images, and of images per sample
 CHOICES, MAX_CHOSEN = 8, 4000
-#: number of training images compared at once
+#: number of training images whose features are compared at once
 BLOCK = 16_384
-#: number of images whose pixels are compared at once
-QUERIES = 64
-#: correlation, under any symmetry, above which two images are copies, if it is rare among real images of different
-#: patients; otherwise the limit is the correlation that this share of them stays below
+#: numbers of images that are read at once, and of training images that are searched at once
+READ, SEARCHED = 256, 2048
+#: correlation above which two images are copies, if it is rare among real images of different patients; otherwise the
+#: limit is the correlation that this share of them stays below
 CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99
+#: number of images of the split ``val`` below which the limit is measured on the split ``holdout`` as well
+MIN_HELD_OUT = 200
+#: prefix of the kinds of planted copies, among the names of sets
+PLANTED = "planted "
+
+
+@dataclass(frozen=True)
+class MeasuredMemory:
+    """Result of :func:`memorization`.
+
+    Args:
+        figures: by arm, and for ``held_out`` images if there are any, the fields of
+            :class:`medi_monai.results.measures.Memorization`.
+        search: fields of :class:`medi_monai.results.measures.CopySearchResults`.
+        closest: by the same names as ``figures``, the closest pairs as (image, training image, correlation), with the
+            training image rotated and mirrored to match.
+    """
+
+    figures: dict[str, Any]
+    search: dict[str, Any]
+    closest: Closest
+
+
+@dataclass(frozen=True)
+class _Set:
+    features: np.ndarray
+    reader: PatchReader
+    rows: np.ndarray
 
 
 def memorization(
@@ -45,11 +75,13 @@ def memorization(
     arms: Mapping[str, tuple[np.ndarray, Cohort]],
     image_size: int,
     seed: int = 0,
-) -> tuple[dict[str, Any], Closest]:
+) -> MeasuredMemory:
     """Measure how close generated images are to single training images, compared with unseen real images.
 
-    Nearest neighbors are found by features; the pixels of the nearest few are then compared under the eight symmetries
-    of the square. Images of other patients show the rate of false positives.
+    The original of an image is searched among all training images by structure rather than color, under the eight
+    symmetries of the square and small shifts (:class:`medi_monai.metrics.copies.CopySearch`). Images of other patients
+    show the rate of false positives, and copies planted on purpose the share that is found. Held-out images are those
+    of the split ``val``, whose combinations are in training, and also those of ``holdout`` if these are fewer than 200.
 
     Args:
         real: ``(N, D)`` features of the cohort.
@@ -58,54 +90,139 @@ def memorization(
         image_size: side of the images in pixels.
         seed: seed of the selection if there are many images.
 
-    Returns:
-        Figures by arm, and for ``held_out`` images if there are any: ``distance`` (median distance to the nearest
-        training image), ``ratio`` (to that of held-out images), ``copies`` (share whose correlation with a training
-        image is above ``limit``: 0.9, or the correlation that 99 % of held-out images stay below if that is higher),
-        ``correlation`` (the highest; ``None`` if all images have a uniform color) and ``nearer``
-        (:func:`medi_monai.metrics.memorization.nearer_share` with the split ``val`` as unseen images; ``None`` if it
-        has too few, and for held-out images). Also, by the same names, the closest pairs as (image, training image,
-        correlation), with the training image rotated and mirrored to match.
-
     Raises:
         InputError: if no image is in the split ``train``.
     """
     split, order = cohort.table["split"].to_numpy(dtype=str), stable_order(cohort.table)
-    train, held_out = order[split[order] == "train"], order[np.isin(split[order], ("val", "holdout"))]
+    train, fresh = order[split[order] == "train"], order[split[order] == "val"]
     if not len(train):
         raise InputError("no image of the cohort is in the split 'train': memorization cannot be measured")
+    splits = ["val"] if len(fresh) >= MIN_HELD_OUT else ["val", "holdout"]
+    held_out = order[np.isin(split[order], splits)]
     sample = np.random.default_rng(seed_from("memorization", seed)).permutation(train)[:MAX_TRAINING]
     scale = Standardizer().fit(np.asarray(real[np.sort(sample)]))
-    training = _Training(real, np.sort(train), scale, PatchReader(cohort, image_size))
-    chosen = _choices(cohort.table, order[split[order] == "val"], train, seed)
-    sets = {"held_out": (real, cohort, held_out)} if len(held_out) else {}
-    sets |= {arm: (features, images, stable_order(images.table)) for arm, (features, images) in arms.items()}
-    figures: dict[str, Any] = {}
-    closest: Closest = {}
-    limit = CORRELATION_OF_A_COPY
-    for name, (features, images, rows) in sets.items():
-        rng = np.random.default_rng(seed_from("memorization", seed, name))
-        reader = PatchReader(images, image_size)
-        queries = rng.permutation(rows)[:MAX_QUERIES]
-        distances, alike, pairs = _nearest(features, reader, queries, training)
-        if name == "held_out":
-            limit = max(limit, float(np.quantile(alike, UNLIKE)))
-        count, copies = len(queries), int((alike > limit).sum())
-        figures[name] = {
-            "distance": float(np.median(distances)),
-            "copies": {"value": copies / count, "ci95": wilson_interval(copies, count), "n": count},
-            "limit": limit,
-            "correlation": float(alike.max()) if np.isfinite(alike).any() else None,
+    reader = PatchReader(cohort, image_size)
+    sets = _sets(real, reader, held_out, arms, image_size, seed)
+    planted = _planted(cohort.table, reader, train, seed)
+    structures = {name: _structures(of_set.reader, of_set.rows) for name, of_set in sets.items()}
+    matches = _search(structures | planted, reader, train)
+    limit = _limit(matches.get("held_out"))
+    chosen = _choices(cohort.table, fresh, train, seed)
+    figures = {
+        name: {
+            **_distance_figures(of_set, real, np.sort(train), scale),
+            **_copy_figures(matches[name].correlation, limit),
+            "nearer": None if name == "held_out" else _nearer(of_set.features[of_set.rows], real, chosen, scale),
         }
-        figures[name]["nearer"] = None if name == "held_out" else _nearer(features[queries], real, chosen, scale)
-        if pairs:
-            closest[name] = pairs
-        reader.close()
-    for name in figures:
-        base = figures.get("held_out", {}).get("distance")
-        figures[name]["ratio"] = figures[name]["distance"] / base if base else None
-    training.reader.close()
-    return figures, closest
+        for name, of_set in sets.items()
+    }
+    base = figures.get("held_out", {}).get("distance")
+    for of_arm in figures.values():
+        of_arm["ratio"] = of_arm["distance"] / base if base else None
+    search = {
+        "limit": limit,
+        "splits": [name for name in splits if (split == name).any()],
+        "recall": {kind.removeprefix(PLANTED): _share_above(matches[kind].correlation, limit) for kind in planted},
+    }
+    pairs = {name: _closest_pairs(of_set, matches[name], reader) for name, of_set in sets.items()}
+    for of_set in sets.values():
+        of_set.reader.close()
+    reader.close()
+    return MeasuredMemory(figures, search, {name: closest for name, closest in pairs.items() if closest})
+
+
+def _sets(
+    real: np.ndarray,
+    reader: PatchReader,
+    held_out: np.ndarray,
+    arms: Mapping[str, tuple[np.ndarray, Cohort]],
+    image_size: int,
+    seed: int,
+) -> dict[str, _Set]:
+    def drawn(name: str, rows: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(seed_from("memorization", seed, name)).permutation(rows)[:MAX_QUERIES]
+
+    sets = {"held_out": _Set(real, reader, drawn("held_out", held_out))} if len(held_out) else {}
+    for arm, (features, images) in arms.items():
+        sets[arm] = _Set(features, PatchReader(images, image_size), drawn(arm, stable_order(images.table)))
+    return sets
+
+
+def _planted(table: pd.DataFrame, reader: PatchReader, train: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
+    patients = table["patient"].to_numpy(dtype=str)
+    rows = choose_originals(train, patients[train], seed)
+    centers = table["center"].to_numpy(dtype=str)[rows] if "center" in table.columns else None
+    copies = plant_copies(np.stack(reader.read(rows.tolist())), patients[rows], centers, seed)
+    return {PLANTED + kind: structure(images) for kind, images in copies.items()}
+
+
+def _structures(reader: PatchReader, rows: np.ndarray) -> torch.Tensor:
+    # images are reduced as they are read: only a few are in memory at their full size
+    parts = [rows[start : start + READ] for start in range(0, len(rows), READ)]
+    return torch.cat([structure(np.stack(reader.read(part.tolist()))) for part in parts])
+
+
+@dataclass(frozen=True)
+class _Matches:
+    # of each image, the most similar training image: correlation, row of the cohort, and symmetry
+    correlation: np.ndarray
+    rows: np.ndarray
+    symmetries: np.ndarray
+
+
+def _search(queries: Mapping[str, torch.Tensor], reader: PatchReader, train: np.ndarray) -> dict[str, _Matches]:
+    """Search the originals of all sets together, so that each training image is read at most twice."""
+    search = CopySearch(torch.cat(list(queries.values())))
+    for start in range(0, len(train), SEARCHED):
+        search.add(_structures(reader, train[start : start + SEARCHED]), start)
+    for numbers in search.candidates.split(SEARCHED):
+        search.verify(_structures(reader, train[numbers.numpy()]), numbers)
+    by_query = zip(*(part.split([len(images) for images in queries.values()]) for part in search.result()))
+    return {
+        name: _Matches(correlation.numpy(), train[numbers.numpy()], symmetries.numpy())
+        for name, (correlation, numbers, symmetries) in zip(queries, by_query)
+    }
+
+
+def _limit(held_out: _Matches | None) -> float:
+    if held_out is None:
+        return CORRELATION_OF_A_COPY
+    # one of the correlations, so that at most 1 % are above
+    return max(CORRELATION_OF_A_COPY, float(np.quantile(held_out.correlation, UNLIKE, method="higher")))
+
+
+def _distance_figures(of_set: _Set, real: np.ndarray, train: np.ndarray, scale: Standardizer) -> dict[str, float]:
+    queries = torch.as_tensor(scale.transform(np.asarray(of_set.features[of_set.rows])))
+    nearest = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+    # rows are read in blocks, so that memory is independent of the cohort's size
+    for start in range(0, len(train), BLOCK):
+        references = torch.as_tensor(scale.transform(np.asarray(real[train[start : start + BLOCK]])))
+        nearest = torch.minimum(nearest, nearest_neighbors(queries, references)[0][:, 0])
+    return {"distance": float(np.median(nearest))}
+
+
+def _copy_figures(correlation: np.ndarray, limit: float) -> dict[str, Any]:
+    return {
+        "copies": _share_above(correlation, limit),
+        "limit": limit,
+        "correlation": float(correlation.max()) if np.isfinite(correlation).any() else None,
+    }
+
+
+def _share_above(correlation: np.ndarray, limit: float) -> dict[str, Any]:
+    count, above = len(correlation), int((correlation > limit).sum())
+    return {"value": above / count, "ci95": wilson_interval(above, count), "n": count}
+
+
+def _closest_pairs(of_set: _Set, matches: _Matches, reader: PatchReader) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    known = int(np.isfinite(matches.correlation).sum())
+    top = np.argsort(-matches.correlation, kind="stable")[: min(SHOWN, known)]
+    images, originals = of_set.reader.read(of_set.rows[top].tolist()), reader.read(matches.rows[top].tolist())
+    pairs = []
+    for image, original, index in zip(images, originals, top.tolist()):
+        matching = turned(torch.tensor(original)[None], int(matches.symmetries[index]))[0].numpy()
+        pairs.append((image, matching, float(matches.correlation[index])))
+    return pairs
 
 
 def _choices(table: pd.DataFrame, fresh: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -129,50 +246,3 @@ def _nearer(
         return None
     fresh, *training = (torch.as_tensor(scale.transform(np.asarray(real[np.sort(rows)]))) for rows in chosen)
     return nearer_share(torch.as_tensor(scale.transform(np.asarray(features))), training, fresh)
-
-
-@dataclass(frozen=True)
-class _Training:
-    features: np.ndarray
-    rows: np.ndarray
-    scale: Standardizer
-    reader: PatchReader
-
-
-def _nearest(
-    features: np.ndarray, reader: PatchReader, chosen: np.ndarray, training: _Training
-) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """Return distances to the nearest training image, correlations with the most similar one, and closest pairs."""
-    queries = torch.as_tensor(training.scale.transform(np.asarray(features[chosen])))
-    distances, neighbors = _nearest_in_parts(queries, training)
-    best, nearest, symmetry = np.full(len(chosen), -np.inf), neighbors[:, 0].copy(), np.zeros(len(chosen), int)
-    # pixels in double precision need much memory: only a few at once
-    for start in range(0, len(chosen), QUERIES):
-        block = slice(start, start + QUERIES)
-        pixels = np.stack(reader.read(chosen[block].tolist()))
-        for others in neighbors[block].T:
-            alike, under = symmetric_correlation(pixels, np.stack(training.reader.read(others.tolist())))
-            alike = np.nan_to_num(alike, nan=-np.inf)
-            closer = alike > best[block]
-            nearest[block] = np.where(closer, others, nearest[block])
-            symmetry[block] = np.where(closer, under, symmetry[block])
-            best[block] = np.maximum(best[block], alike)
-    known = np.isfinite(best)
-    top = np.argsort(-best, kind="stable")[: min(SHOWN, int(known.sum()))]
-    originals = training.reader.read(nearest[top].tolist())
-    matching = [turned(image[None], under)[0] for image, under in zip(originals, symmetry[top].tolist())]
-    return distances[:, 0], best, list(zip(reader.read(chosen[top].tolist()), matching, best[top].tolist()))
-
-
-def _nearest_in_parts(queries: torch.Tensor, training: _Training) -> tuple[np.ndarray, np.ndarray]:
-    # rows are read in blocks, so that memory is independent of the cohort's size
-    best, nearest = torch.empty(len(queries), 0, dtype=torch.float64), torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(training.rows), BLOCK):
-        rows = training.rows[start : start + BLOCK]
-        references = torch.as_tensor(training.scale.transform(np.asarray(training.features[rows])))
-        distances, neighbors = nearest_neighbors(queries, references, min(NEIGHBORS, len(rows)))
-        best = torch.cat([best, distances], 1)
-        nearest = torch.cat([nearest, torch.from_numpy(rows)[neighbors]], 1)
-        order = best.argsort(dim=1, stable=True)[:, :NEIGHBORS]
-        best, nearest = best.gather(1, order), nearest.gather(1, order)
-    return best.numpy(), nearest.numpy()

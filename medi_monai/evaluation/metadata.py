@@ -30,7 +30,7 @@ from medi_monai.evaluation.fidelity import (
     summarize,
 )
 from medi_monai.evaluation.label_fidelity import label_fidelity
-from medi_monai.evaluation.memorization import Closest, memorization
+from medi_monai.evaluation.memorization import Closest, MeasuredMemory, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.networks.encoders import Encoder
@@ -98,7 +98,7 @@ def evaluate_run(
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
     _check_any_matched(results, columns, settings)
-    measured, closest = _measure(sets, results, pooled, columns, image_size, c_values, settings.seed)
+    measured = _measure(sets, results, pooled, columns, image_size, c_values, settings.seed)
     metrics = typed(
         ArmsMetrics,
         {
@@ -119,8 +119,8 @@ def evaluate_run(
         output_dir,
         "metrics",
         metrics,
-        {"metrics.csv": _long_table(metrics), "closest.npz": _arrays(closest)},
-        lambda written, path: write_evaluation_page(written, closest, path),
+        {"metrics.csv": _long_table(metrics), "closest.npz": _arrays(measured.memory.closest)},
+        lambda written, path: write_evaluation_page(written, measured.memory.closest, path),
         {"arms": list(sampled), "real_images": len(real), **{arm: len(images) for arm, images in sampled.items()}},
         {arm: of_arm.frechet_distance.mean for arm, of_arm in metrics.arms.items()},
     )
@@ -135,7 +135,7 @@ class _Measured:
         results: results of :func:`compare_sets` for each combination.
         pooled: by label, the result of :func:`pooled_distances`.
         predicted: by arm and column, the result of :func:`label_fidelity`.
-        memory: by arm, and for ``held_out`` real images, the result of :func:`memorization`.
+        memory: the result of :func:`memorization`.
         unlike: the result of :func:`diversity`.
         moments: moments of the features, by arm.
     """
@@ -144,7 +144,7 @@ class _Measured:
     results: Sequence[dict[str, Any]]
     pooled: Mapping[str, Mapping[str, Any]]
     predicted: Mapping[str, Mapping[str, Any]]
-    memory: Mapping[str, Any]
+    memory: MeasuredMemory
     unlike: Mapping[int, Mapping[str, Mapping[str, Any]]]
     moments: Mapping[str, Moments]
 
@@ -157,14 +157,15 @@ class _Measured:
         return {
             **distances,
             **self._of_any(arm),
-            "memorization": self.memory[arm],
+            "memorization": self.memory.figures[arm],
             "pixel_variance": relative_variance(self.unlike, arm),
         }
 
     def of_real(self) -> dict[str, Any]:
         """Return the fields of the real images, with their distances to real images of other patients."""
         floor = {metric: summarize(self.results, FLOOR, metric) for metric in METRICS}
-        return {"floor": floor, **self._of_any("real"), "memorization": self.memory.get("held_out")}
+        memory = {"memorization": self.memory.figures.get("held_out"), "copy_search": self.memory.search}
+        return {"floor": floor, **self._of_any("real"), **memory}
 
     def _of_any(self, name: str) -> dict[str, Any]:
         label, *attributes = self.columns
@@ -183,20 +184,20 @@ def _measure(
     image_size: int,
     c_values: Sequence[float],
     seed: int,
-) -> tuple[_Measured, Closest]:
-    """Measure label fidelity, memorization and diversity; also return the images closest to training images."""
+) -> _Measured:
+    """Measure label fidelity, memorization and diversity."""
     real, features = sets.images["real"], sets.features
     generated = {arm: (features[arm], sets.images[arm]) for arm in sets.arms}
     manifests = {arm: (of_arm, images.table) for arm, (of_arm, images) in generated.items()}
     seen = {result["name"] for result in results if result["seen"]}
     predicted = label_fidelity(features["real"], real.table, manifests, columns, c_values, seed, seen)
-    memory, closest = memorization(features["real"], real, generated, image_size, seed)
+    memory = memorization(features["real"], real, generated, image_size, seed)
     matched = {result["name"] for result in results if result["matched"]}
     groups = [group for group, name in enumerate(sets.names) if name in matched]
     limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=seed, pixel_variance=True)
     unlike = diversity(sets, groups, image_size, limits)
     moments = {name: Moments.of(rows) for name, rows in features.items()}
-    return _Measured(columns, results, pooled, predicted, memory, unlike, moments), closest
+    return _Measured(columns, results, pooled, predicted, memory, unlike, moments)
 
 
 def combination_sets(

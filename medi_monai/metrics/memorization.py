@@ -13,43 +13,7 @@ from medi_monai.metrics.neighbors import nearest_neighbors
 from medi_monai.metrics.resampling import normal_interval
 from medi_monai.utils.errors import InputError
 
-__all__ = ["nearer_share", "symmetric_correlation", "turned"]
-
-
-def turned(images: np.ndarray, symmetry: int) -> np.ndarray:
-    """Apply one of the eight symmetries of the square (0 to 7; 0 is the identity) to ``(N, S, S, C)`` images."""
-    mirrored = images[:, :, ::-1] if symmetry >= 4 else images
-    return np.rot90(mirrored, symmetry % 4, axes=(1, 2))
-
-
-def symmetric_correlation(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the correlation of pairs of images under the best of the eight symmetries of the square.
-
-    Both images are normalized to mean 0 and unit length over pixels and channels, so that a copy with another
-    brightness or contrast is still recognized.
-
-    Args:
-        images: ``(N, S, S, 3)`` uint8 images.
-        others: ``(N, S, S, 3)`` uint8 images, compared pair by pair.
-
-    Returns:
-        ``(N,)`` correlations, 1 for a rotated or mirrored copy and NaN for an image of uniform color; and the ``(N,)``
-        symmetries of ``others`` that give them, as for :func:`turned`.
-    """
-    if images.shape != others.shape or images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise InputError(f"pairs of square images are needed, not {images.shape} and {others.shape}")
-    first = _normalized(images)
-    correlations = np.stack([np.einsum("ni,ni->n", first, _normalized(turned(others, number))) for number in range(8)])
-    # if NaN for one symmetry, it is NaN for all
-    best = correlations.argmax(0)
-    return np.minimum(correlations[best, np.arange(len(images))], 1.0), best
-
-
-def _normalized(images: np.ndarray) -> np.ndarray:
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    flat = flat - flat.mean(1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.divide(flat, length, out=np.full_like(flat, np.nan), where=length > 0)
+__all__ = ["nearer_share"]
 
 
 def nearer_share(generated: torch.Tensor, training: Sequence[torch.Tensor], fresh: torch.Tensor) -> dict[str, Any]:

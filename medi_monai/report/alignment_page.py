@@ -87,7 +87,7 @@ def write_alignment_page(metrics: AlignmentMetrics, pairs: Pairs, closest: Close
     _add_diversity(page, metrics)
     _add_prompt_adherence(page, metrics)
     _add_prompts(page, metrics)
-    add_memorization(page, metrics.memorization, closest)
+    add_memorization(page, metrics.memorization, closest, metrics.copy_search)
     _add_classifiers(page, metrics)
     add_run_time(page, stages_of(metrics.costs), RUN_TIME)
     add_provenance(page, metrics.settings, metrics.digests, metrics.encoder)

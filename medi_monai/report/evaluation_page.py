@@ -72,7 +72,7 @@ def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os
     add_distances(page, metrics)
     _add_label_fidelity(page, metrics)
     generated = {arm: of_arm.memorization for arm, of_arm in metrics.arms.items()}
-    add_memorization(page, {"held_out": metrics.real.memorization, **generated}, closest)
+    add_memorization(page, {"held_out": metrics.real.memorization, **generated}, closest, metrics.real.copy_search)
     _add_comparisons(page, metrics)
     add_combinations(page, metrics, combinations)
     _add_labels(page, metrics)

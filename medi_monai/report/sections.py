@@ -22,7 +22,7 @@ from medi_monai.report.words import (
     share_table,
 )
 from medi_monai.results import Finding
-from medi_monai.results.measures import ClassifierAccuracy, FidelityFigures, Memorization
+from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
 from medi_monai.results.probing import CorrelationSweep, ProbeResults
 from medi_monai.utils.text import listed
 
@@ -54,6 +54,15 @@ MOST_PAIRS, THUMBNAIL = 6, 88
 #: level of a page's notice for levels of findings that pages do not have
 NOTICES = {"leakage": "error"}
 COPY_LIMIT = 0.9
+#: titles of the kinds of planted copies
+PLANTED = {
+    "turned": "rotated or mirrored",
+    "restained": "stained like another patient",
+    "shifted": "shifted by 2 of 32 pixels",
+    "compressed": "JPEG of quality 75",
+    "noisy": "with noise of 5 gray levels",
+    "combined": "stained, shifted, and rotated or mirrored",
+}
 
 
 @dataclass(frozen=True)
@@ -83,22 +92,30 @@ def quality_row(fidelity: FidelityFigures) -> dict[str, str]:
     return {head: figure_text(getattr(fidelity, name)) for name, head in QUALITY.items()}
 
 
-def add_memorization(page: Page, memorization: Mapping[str, Memorization | None], closest: Closest) -> None:
+def add_memorization(
+    page: Page,
+    memorization: Mapping[str, Memorization | None],
+    closest: Closest,
+    search: CopySearchResults | None = None,
+) -> None:
     """Add the section on memorization: copies of training images, nearest neighbors, and the closest pairs.
 
     Args:
         page: page to extend.
         memorization: results of each arm and of ``held_out``, real images that were not used for training.
         closest: pairs to show.
+        search: how reliable the search for copies is, if known.
     """
     page.section("Memorization")
     limits = [memory.limit for memory in memorization.values() if memory]
+    splits = f" ({' and '.join(search.splits)})" if search and search.splits else ""
     page.text(
-        f"A copy is an image that correlates by more than {number(max(limits, default=COPY_LIMIT), 3)} with a training "
-        "image, including rotated and mirrored versions. The limit is 0.9, or the 99th percentile of held-out real "
-        "images if that is higher. Held-out real images show how often such matches occur by chance: a model that does "
-        "not memorize has a similar share of copies, is nearer to a training image than to a validation image in about "
-        "50% of cases, and has a distance ratio near 1."
+        f"A copy is an image whose structure correlates by more than {number(max(limits, default=COPY_LIMIT), 3)} with "
+        "that of a training image, also if it is rotated, mirrored, shifted by up to 3 of 32 pixels, or stained "
+        f"differently. The limit is 0.9, or the 99th percentile of held-out real images{splits} if that is higher. "
+        "Held-out real images show how often such matches occur by chance: a model that does not memorize has a "
+        "similar share of copies, is nearer to a training image than to a validation image in about 50% of cases, and "
+        "has a distance ratio that is not below 1."
     )
     order = sorted(memorization, key=lambda name: name != "held_out")
     rows = {
@@ -111,6 +128,10 @@ def add_memorization(page: Page, memorization: Mapping[str, Memorization | None]
         for name, memory in ((name, memorization[name]) for name in order)
     }
     page.table(share_table(rows, "images"))
+    if search:
+        found = {PLANTED.get(kind, kind): {"found": percent_text(share)} for kind, share in search.recall.items()}
+        page.text("Of copies of training images that were planted on purpose, the search finds:")
+        page.table(share_table(found, "planted copies"))
     shown = [name for name in [*order, *(name for name in closest if name not in order)] if closest.get(name)]
     if shown:
         page.text(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
-from medi_monai.results.measures import ClassifierAccuracy, FidelityFigures, Memorization
+from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
 from medi_monai.results.typed import Result
 
 __all__ = [
@@ -347,6 +347,7 @@ class AlignmentMetrics(PredictedShares):
         fidelity: fidelity of ``all`` images and of each subgroup.
         diversity: diversity by subgroup and arm, including ``reference``, the real images.
         memorization: memorization by arm, and of ``held_out`` real images for comparison.
+        copy_search: how reliable the search for copies is; ``None`` in files of earlier versions.
         consistency: similarity to ``before``, by arm.
         clip_score: mean CLIP score by arm.
         named_prompts: adherence to prompts that name a value, by attribute and arm.
@@ -383,6 +384,7 @@ class AlignmentMetrics(PredictedShares):
     digests: Mapping[str, str]
     verdict: Mapping[str, AlignmentVerdict]
     warnings: tuple[Finding, ...]
+    copy_search: CopySearchResults | None = None
 
     @property
     def tolerance(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from medi_monai.results.figure import Figure
 from medi_monai.results.typed import Result
 
-__all__ = ["ClassifierAccuracy", "FidelityFigures", "Memorization", "ProbeAccuracy"]
+__all__ = ["ClassifierAccuracy", "CopySearchResults", "FidelityFigures", "Memorization", "ProbeAccuracy"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Memorization(Result):
 
     Args:
         distance: median distance, between features, from an image to its nearest training image.
-        copies: share of images whose correlation with a training image is above ``limit``.
+        copies: share of images whose correlation with a training image is above ``limit``, at its best orientation and
+            shift, and apart from stain.
         limit: 0.9, or the correlation that 99 % of held-out real images stay below if that is higher.
         correlation: highest correlation with a training image; ``None`` if every image has a uniform color.
         nearer: share of images that are closer to training than to validation images; ``None`` without validation
@@ -59,6 +60,22 @@ class Memorization(Result):
         if held_out is None or self.copies.ci95 is None or held_out.copies.ci95 is None:
             return False
         return self.copies.ci95[0] > held_out.copies.ci95[1]
+
+
+@dataclass(frozen=True)
+class CopySearchResults(Result):
+    """How reliable the search for copies of training images is.
+
+    Args:
+        limit: correlation with a training image above which an image counts as a copy.
+        splits: splits of the held-out real images from which the limit is derived; empty if there are none.
+        recall: share of copies of training images, planted on purpose, that the search finds, by how they were
+            changed: ``unchanged``, ``turned``, ``restained``, ``shifted``, ``compressed``, ``noisy``, ``combined``.
+    """
+
+    limit: float
+    splits: tuple[str, ...]
+    recall: Mapping[str, Figure]
 
 
 @dataclass(frozen=True, kw_only=True)

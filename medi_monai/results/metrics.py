@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
-from medi_monai.results.measures import FidelityFigures, Memorization, ProbeAccuracy
+from medi_monai.results.measures import CopySearchResults, FidelityFigures, Memorization, ProbeAccuracy
 from medi_monai.results.typed import Result
 
 __all__ = [
@@ -156,6 +156,7 @@ class RealMetrics(Result):
         attribute_fidelity: the same accuracy for each attribute.
         diversity: mean diversity over combinations.
         memorization: memorization of held-out images; ``None`` if there are none.
+        copy_search: how reliable the search for copies is; ``None`` in files of earlier versions.
     """
 
     floor: MeanFidelity
@@ -163,6 +164,7 @@ class RealMetrics(Result):
     attribute_fidelity: Mapping[str, ProbeAccuracy | None]
     diversity: Figure
     memorization: Memorization | None
+    copy_search: CopySearchResults | None = None
 
 
 @dataclass(frozen=True)

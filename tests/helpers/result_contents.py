@@ -21,6 +21,11 @@ def memory(copies=None, **changes):
             "nearer": None, "ratio": 0.98, **changes}  # fmt: skip
 
 
+def copy_search(*splits):
+    recall = {"unchanged": figure(1.0, 0.981, 1.0, 200), "restained": figure(0.945, 0.904, 0.969, 200)}
+    return {"limit": 0.9, "splits": splits, "recall": recall}
+
+
 # --- metrics.json of an alignment
 
 
@@ -89,6 +94,7 @@ def alignment_content():
         "fidelity": {"all": group, "female": {**group, "matched": 0}, "male": group},
         "diversity": {value: dict.fromkeys(("before", "after", "reference"), spread) for value in VALUES},
         "memorization": {name: memory(correlation=None) for name in ("before", "after", "held_out")},
+        "copy_search": copy_search("val", "holdout"),
         "named_prompts": {"sex": {arm: {"share": figure(0.9), "by_value": {value: figure(0.9) for value in VALUES},
                                         "left_out": 3, "ratio": figure(0.987, 0.97, 1.0)}
                                   for arm in ("before", "after")}},
@@ -187,6 +193,7 @@ def arms_content(names=("cls", "medi"), pairs=None):
             "attribute_fidelity": {"center": {**ceiling, "value": 0.998}},
             "diversity": figure(0.4111, n=10),
             "memorization": memory(figure(0.007, 0.004, 0.012), correlation=0.944, ratio=1.0),
+            "copy_search": copy_search("val"),
         },
         "arms": {name: _arm_metrics(12.0 + 20 * index, pairs) for index, name in enumerate(names)},
         "comparisons": [

@@ -50,10 +50,19 @@ def test_figures_stand_in_the_row_of_their_arm_beside_the_floor(tmp_path):
     memorization = ["0.8% (0.4% to 1.2%)", "51.2% (48.0% to 54.5%)", "0.970", "0.951"]
     assert row_of(text, "Class-only (CLS)", 3) == memorization
     assert row_of(text, "Held-out real images") == ["0.7% (0.4% to 1.2%)", "–", "1.00", "0.944"]
+    assert row_of(text, "stained like another patient") == ["94.5% (90.4% to 96.9%)"]
+    assert row_of(text, "unchanged") == ["100.0% (98.1% to 100.0%)"] and "held-out real images (val)" in text
     assert row_of(text, "T0")[:3] == ["0.770", "6.00 (1.23 to 4.56)", "16.0 (1.23 to 4.56)"]
     assert "71.2%" in row_of(text, "T0") and "Class-only (CLS) 0.0345" in text
     assert "<td>30.4 (22.4 to 41.2)</td><td>&lt; 0.001</td>" in text.replace("< 0.001", "&lt; 0.001")
     assert "weights sha256" in text and "44316a" in text and text.count("<img") == 3
+
+
+def test_results_of_earlier_versions_have_no_planted_copies(tmp_path):
+    content = arms_content()
+    del content["real"]["copy_search"]
+    text = text_of(tmp_path, content)
+    assert "planted" not in text and "the 99th percentile of held-out real images if that is higher" in text
 
 
 def test_limitations_are_notices(tmp_path):

@@ -35,10 +35,8 @@ def measure_quality(images: ComparedImages) -> Measured:
 def measure_memorization(images: ComparedImages) -> Measured:
     """Measure whether arms reproduce training images, and return their ``closest`` pairs for the page."""
     generated = {arm: (images.features[arm], own) for arm, own in images.inputs.arms.items()}
-    figures, closest = memorization(
-        images.features["real"], images.inputs.cohort, generated, images.image_size, images.seed
-    )
-    return Measured({"memorization": figures}, {"closest": closest})
+    memory = memorization(images.features["real"], images.inputs.cohort, generated, images.image_size, images.seed)
+    return Measured({"memorization": memory.figures, "copy_search": memory.search}, {"closest": memory.closest})
 
 
 def subgroup_fidelity(sets: ImageSets, settings: FidelitySettings) -> dict[str, Any]:
