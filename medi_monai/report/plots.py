@@ -45,6 +45,8 @@ STYLES = {
     "oversampled": ("#b79a86", "<"),
     "stain_augmented": ("#a58bb3", ">"),
     "stain_normalized": ("#86a0b5", "p"),
+    "stain_transfer": ("#c08a9a", "H"),
+    "stain_transfer_macenko": ("#9c6f7d", "8"),
 }
 #: colors and markers of arms with other names, in order
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))

@@ -50,6 +50,8 @@ ARM_TITLES = {
     "oversampled": "Group-oversampled",
     "stain_augmented": "Stain-augmented",
     "stain_normalized": "Stain-normalized",
+    "stain_transfer": "Stain transfer",
+    "stain_transfer_macenko": "Stain transfer (Macenko)",
     "before": "Before alignment",
     "after": "After alignment",
     "retrained": "Retrained",

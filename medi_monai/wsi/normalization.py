@@ -12,7 +12,17 @@ import numpy as np
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import read_json, write_json
 from medi_monai.wsi.pixels import CpuPixels, select_pixels
-from medi_monai.wsi.stain import MAX_PIXELS, MIN_STAINED, check_patch, macenko_stains, restain, thinned, tissue_weight
+from medi_monai.wsi.stain import (
+    MAX_PIXELS,
+    MIN_STAINED,
+    Stains,
+    check_patch,
+    macenko_stains,
+    restain,
+    stain_change,
+    thinned,
+    tissue_weight,
+)
 
 __all__ = ["NORMALIZATIONS", "MacenkoTarget", "ReinhardTarget", "StainTarget", "fit_target", "load_target"]
 
@@ -84,8 +94,7 @@ class MacenkoTarget(StainTarget):
         stains = macenko_stains(image, pixels)
         if stains is None:
             return None
-        factors = np.array(self.amounts) / stains.amounts
-        matrix = np.array(self.vectors).T @ np.diag(factors) @ np.linalg.pinv(stains.vectors.T)
+        matrix = stain_change(stains, Stains(np.array(self.vectors), np.array(self.amounts)))
         density = pixels.density(image).reshape(3, -1)
         return pixels.from_density(restain(density, matrix, pixels.xp)).reshape(image.shape)
 

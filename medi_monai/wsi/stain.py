@@ -13,7 +13,16 @@ from medi_monai.wsi.color import optical_density
 from medi_monai.wsi.pixels import CpuPixels, select_pixels
 from medi_monai.wsi.tissue import GLASS_DENSITY, TISSUE_DENSITY
 
-__all__ = ["RUIFROK", "Stains", "check_patch", "full_basis", "jitter_stains", "macenko_stains", "tissue_weight"]
+__all__ = [
+    "RUIFROK",
+    "Stains",
+    "check_patch",
+    "full_basis",
+    "jitter_stains",
+    "macenko_stains",
+    "stain_change",
+    "tissue_weight",
+]
 
 #: optical density of red, green and blue per unit of hematoxylin, eosin and the rest (Ruifrok and Johnston 2001)
 RUIFROK: np.ndarray = rgb_from_hed / np.linalg.norm(rgb_from_hed, axis=1, keepdims=True)
@@ -120,6 +129,14 @@ def full_basis(vectors: np.ndarray) -> np.ndarray:
     """Return a ``(3, 3)`` basis: two stain vectors, and the direction orthogonal to both for the residual."""
     across = np.cross(vectors[0], vectors[1])
     return np.stack([vectors[0], vectors[1], across / np.linalg.norm(across)])
+
+
+def stain_change(source: Stains, target: Stains) -> np.ndarray:
+    """Return the ``(3, 3)`` matrix that maps optical densities of ``source`` to those of ``target``.
+
+    It replaces the stain vectors and scales the amounts of both stains; the residual outside their plane is lost.
+    """
+    return target.vectors.T @ np.diag(target.amounts / source.amounts) @ np.linalg.pinv(source.vectors.T)
 
 
 def tissue_weight(density: Any, xp: Any) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "BASELINES",
     "ImageSet",
     "NORMALIZED",
+    "RECOLORED",
     "RESERVED_NAMES",
     "arm_named",
     "check_classes",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
+#: arms of real images recolored to the stains of other centers, each with its way to transfer stain
+RECOLORED = {"stain_transfer": "moments", "stain_transfer_macenko": "macenko"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Arm:
     """Use of the real training images in one arm.
 
     Args:
-        added: image set added to them: a given number of synthetic images, or all stain-augmented copies.
+        added: image set added to them: a given number of synthetic or recolored images, or all stain-augmented copies.
         view: image set used in place of the real images, in training and in testing.
         weighting: unit that gets equal weight: ``class``, ``group`` (combination), or, if empty, the image.
         oversampled: whether images of every combination are repeated up to the size of the largest one.
@@ -57,6 +60,7 @@ BASELINES = {
     "oversampled": Arm(oversampled=True),
     AUGMENTED: Arm(added=AUGMENTED),
     NORMALIZED: Arm(view=NORMALIZED),
+    **{name: Arm(added=name) for name in RECOLORED},
 }
 
 #: names that arms cannot have: those of figures of real images, and of arms without synthetic images

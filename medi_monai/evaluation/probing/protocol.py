@@ -97,6 +97,9 @@ class ProbeProtocol:
         c_values: values of C to choose from.
         seed: seed of all draws.
         device: device of the fits.
+        recolored: by arm, image sets made of real training images, with a column ``patient``. An arm adds as many of
+            them per class as arms of synthetic images add, or as ``ratio`` requests if there are none; these sets do
+            not limit the number for other arms. Images of validation and test patients are not added.
 
     Raises:
         InputError: for inconsistent sets, an empty split, a missing patient, or patients in two splits.
@@ -118,8 +121,10 @@ class ProbeProtocol:
         c_values: Sequence[float],
         seed: int = 0,
         device: str = "cpu",
+        recolored: Mapping[str, ImageSet] | None = None,
     ) -> None:
         self.views, self.synthetic, self.augmented = dict(views), dict(synthetic), list(augmented)
+        self.recolored = dict(recolored or {})
         self.label, self.attributes, self.c_values = label, tuple(attributes), tuple(c_values)
         self.seed, self.device = seed, device
         table = self.table = views["real"].table
@@ -134,15 +139,19 @@ class ProbeProtocol:
             raise InputError(
                 f"{plural(num_missing, 'image has', 'images have')} no patient: complete the column or leave them out"
             )
-        self.patients = codes_of(table, ["patient"])[0]
+        self.patients, patients = codes_of(table, ["patient"])
         split, order = table["split"].to_numpy(dtype=str), stable_order(table)
         self.train, self.val, test = (order[split[order] == name] for name in ("train", "val", "holdout"))
         self.test = test[np.isin(self.labels[test], self.labels[self.train])]
         self.num_untrained = len(test) - len(self.test)
         self._check_splits()
-        self.orders = {name: stable_order(images.table) for name, images in self.synthetic.items()}
+        self.sets = {**self.synthetic, **self.recolored}
+        self.orders = {name: stable_order(images.table) for name, images in self.sets.items()}
+        self.patients_of = {
+            name: codes_of(images.table, ["patient"], patients)[0] for name, images in self.recolored.items()
+        }
         self.added: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for name, images in self.synthetic.items():
+        for name, images in self.sets.items():
             labels, all_names = codes_of(images.table, [label], names)
             if len(all_names) > len(names):
                 raise unknown_value(f"class of the arm {name!r}", all_names[-1][0], self.classes)
@@ -171,7 +180,7 @@ class ProbeProtocol:
     def arm(self, name: str) -> Arm:
         """Return the arm of this name, after checking that the protocol has its images."""
         arm = arm_named(name)
-        added = ["", *self.synthetic, *([AUGMENTED] if self.augmented else [])]
+        added = ["", *self.sets, *([AUGMENTED] if self.augmented else [])]
         if arm.added not in added or arm.view not in self.views:
             without_images = [key for key, kind in BASELINES.items() if not kind.added and kind.view == "real"]
             raise unknown_value("arm", name, [*without_images, *added[1:]])
@@ -251,13 +260,16 @@ class ProbeProtocol:
         if not any(arm.added in self.added for arm in arms.values()):
             return 0
         sizes = [round(setting.ratio * num_real / len(classes))]
-        for name, (labels, _) in self.added.items():
-            usable = labels[self._allowed(name, setting)]
-            sizes.append(int(np.bincount(usable, minlength=len(self.classes))[classes].min()))
+        for name in self.synthetic:
+            sizes.append(self._smallest(name, self._allowed(name, setting), classes))
         return min(sizes)
 
+    def _smallest(self, name: str, usable: np.ndarray, classes: np.ndarray) -> int:
+        # number of usable images of the class that has the fewest
+        return int(np.bincount(self.added[name][0][usable], minlength=len(self.classes))[classes].min())
+
     def _allowed(self, name: str, setting: DrawCondition) -> np.ndarray:
-        table = self.synthetic[name].table
+        table = self.sets[name].table
         if setting.centers is None or self.attributes[0] not in table:
             return np.ones(len(table), bool)
         return table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()
@@ -273,6 +285,7 @@ class ProbeProtocol:
         setting: DrawCondition,
     ) -> Outcome:
         rng = np.random.default_rng(seed_from("probe arm", self.seed, repeat, name))
+        test = self.test if setting.test_rows is None else setting.test_rows
         view = self.views[arm.view].features
         sources, labels = [(view, rows)], [self.labels[rows]]
         if arm.added == AUGMENTED:
@@ -280,8 +293,11 @@ class ProbeProtocol:
                 sources.append((copy.features, rows))
                 labels.append(self.labels[rows])
         elif arm.added:
-            chosen = self._synthetic_rows(arm.added, np.unique(self.labels[rows]), per_class, setting, rng)
-            sources.append((self.synthetic[arm.added].features, chosen))
+            usable = self._allowed(arm.added, setting)
+            if arm.added in self.recolored:
+                usable &= ~np.isin(self.patients_of[arm.added], self.patients[np.concatenate([val, test])])
+            chosen = self._added_rows(arm.added, np.unique(self.labels[rows]), per_class, usable, rng)
+            sources.append((self.sets[arm.added].features, chosen))
             labels.append(self.added[arm.added][0][chosen])
         targets, weights, num_real = np.concatenate(labels), None, len(rows)
         if arm.oversampled:
@@ -290,16 +306,16 @@ class ProbeProtocol:
         elif arm.weighting:
             codes = {"class": self.labels, "group": self.groups}[arm.weighting]
             weights = group_weights(codes[rows])
-        test = self.test if setting.test_rows is None else setting.test_rows
         probe, probabilities = self._fit(sources, targets, weights, view, val, test)
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
 
-    def _synthetic_rows(
-        self, name: str, classes: np.ndarray, per_class: int, setting: DrawCondition, rng: np.random.Generator
+    def _added_rows(
+        self, name: str, classes: np.ndarray, per_class: int, usable: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
         labels, groups = self.added[name]
+        per_class = min(per_class, self._smallest(name, usable, classes))
         order = self.orders[name]
-        order, chosen = order[self._allowed(name, setting)[order]], []
+        order, chosen = order[usable[order]], []
         for code in classes:
             rows = order[labels[order] == code]
             # another sampling would give other images: each draw has a bootstrap sample of them within combinations

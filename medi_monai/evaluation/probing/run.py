@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from medi_monai.cohort import Cohort, Shard
 from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
@@ -23,8 +24,9 @@ from medi_monai.evaluation.probing import (
     balanced_robustness,
     probe_accuracy,
 )
-from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RESERVED_NAMES, check_classes
+from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RECOLORED, RESERVED_NAMES, check_classes
 from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
+from medi_monai.evaluation.probing.recoloring import Recolored, Recoloring, num_recolored
 from medi_monai.evaluation.probing.scoring import TestUnits
 from medi_monai.evaluation.probing.sweeps import correlation_sweep, sweep_points, without_added
 from medi_monai.evaluation.probing.tables import (
@@ -116,7 +118,8 @@ def probe_run(
     trainings = _trainings(arms)
     folders = {name: folder for of_arm in trainings.values() for name, folder in of_arm.items()}
     real, sampled = known_rows(cohort, columns), read_arms(folders, columns, RESERVED_NAMES) if arms else {}
-    names = [*baselines, *trainings]
+    recolored = _recolored(real, sampled, columns, baselines, image_size, settings)
+    names = [*(name for name in baselines if name not in RECOLORED or name in recolored), *trainings]
     if len(names) < 2:
         raise InputError("nothing to compare: give --arms or --baselines")
     if focus not in names:
@@ -125,7 +128,7 @@ def probe_run(
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
     embedder = _Embedder(encoder, image_size, batch_size, device, features_dir)
-    protocol = _protocol(real, sampled, columns, baselines, settings, embedder)
+    protocol = _protocol(real, sampled, recolored, columns, baselines, settings, embedder)
     if protocol is None:
         return None
     print_findings(warnings)
@@ -137,7 +140,7 @@ def probe_run(
         name: images.trained_on.of_columns(columns[:2]) for name, images in sampled.items() if images.trained_on
     }
     context = DrawContext(protocol, TestUnits.of(test, label, attributes, demographics), settings, trained_on)
-    every = [*baselines, *sampled]
+    every = [*(name for name in names if name not in trainings), *sampled]
     digest = json_digest(_identity(real, sampled, every, encoder, settings, columns, demographics))
     claim_results(output, "probing")
     jobs = make_jobs(context, every, list(trainings))
@@ -207,9 +210,31 @@ class _Embedder:
         return ImageSet(store.folder, images.table)
 
 
+def _recolored(
+    real: Cohort,
+    sampled: Mapping[str, Cohort],
+    columns: Sequence[str],
+    baselines: Sequence[str],
+    image_size: int,
+    settings: ProbeSettings,
+) -> dict[str, Recolored]:
+    # in the numbers and combinations in which the arms with generated images add theirs
+    names = [name for name in baselines if name in RECOLORED]
+    if not names:
+        return {}
+    label, center = columns[:2]
+    tables = [images.table[[label, center]].astype(str) for images in sampled.values()]
+    combinations = set(pd.concat(tables).itertuples(index=False, name=None)) if tables else None
+    count = num_recolored(real, sampled, label, settings.ratio, settings.real_per_class)
+    recoloring = Recoloring(real, label, center, image_size, settings.seed)
+    found = {name: recoloring.patches(RECOLORED[name], combinations, count) for name in names}
+    return {name: patches for name, patches in found.items() if patches is not None}
+
+
 def _protocol(
     real: Cohort,
     sampled: Mapping[str, Cohort],
+    recolored: Mapping[str, Recolored],
     columns: Sequence[str],
     baselines: Sequence[str],
     settings: ProbeSettings,
@@ -226,11 +251,15 @@ def _protocol(
             transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
             recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
             augmented.append(embedder(real, shard, transform, recipe))
+        changed = {
+            name: embedder(patches.cohort, shard, patches.transform, patches.recipe)
+            for name, patches in recolored.items()
+        }
     if shard.rank > 0:
         return None
     label, *attributes = columns
     return ProbeProtocol(
-        views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, embedder.device
+        views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, embedder.device, changed
     )
 
 

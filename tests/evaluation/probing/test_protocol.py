@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from medi_monai.evaluation.probing import BASELINES, DrawCondition, ImageSet, ProbeProtocol
 from medi_monai.evaluation.probing import protocol as module
+from medi_monai.evaluation.probing.arms import RECOLORED
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, DIM, CS = ("A", "B", "C"), ("n", "s", "w"), 6, (0.01, 1.0)
@@ -39,6 +40,14 @@ def synthetic_set(per_cell, seed, columns=("label", "center")):
     rows = [(f"{label}{center}{n}", label, center) for label in LABELS for center in CENTERS for n in range(per_cell)]
     table = pd.DataFrame(rows, columns=["image", "label", "center"])[["image", *columns]]
     return ImageSet(features_of(table, seed), table)
+
+
+def recolored_set(table, per_cell, seed):
+    """Training rows with other centers, as features of their own."""
+    train = table[table["split"] == "train"]
+    rows = [train[train["label"] == label].head(per_cell).assign(center=name) for label in LABELS for name in CENTERS]
+    moved = pd.concat(rows, ignore_index=True)
+    return ImageSet(features_of(moved, seed), moved)
 
 
 def make(table=None, sets=None, views=None, augmented=(), **kwargs):
@@ -83,7 +92,9 @@ def oracle(fit, labels):
 def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     table = real_table()
     copy = ImageSet(features_of(table, 5), table)
-    protocol = make(table, augmented=[copy], views={"stain_normalized": ImageSet(features_of(table, 6), table)})
+    recolored = {name: recolored_set(table, 8, 7) for name in RECOLORED}
+    views = {"stain_normalized": ImageSet(features_of(table, 6), table)}
+    protocol = make(table, augmented=[copy], views=views, recolored=recolored)
     names = [*BASELINES, "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
@@ -127,6 +138,35 @@ def test_synthetic_images_are_as_many_of_each_class_in_all_arms_and_evenly_sprea
         assert table["label"].value_counts().to_dict() == dict.fromkeys(LABELS, expected)
         assert np.ptp(table.groupby(["label", "center"]).size()) <= 1
         assert (np.array(LABELS)[fit["targets"][num_real:]] == table["label"]).all()
+
+
+def test_recolored_images_are_as_many_as_generated_ones_and_change_no_other_arm(fits):
+    table = real_table(images=12)
+    recolored = {"stain_transfer": recolored_set(table, 6, 7)}
+    (medi,) = make(table).run(["medi"], 0)
+    outcomes = list(make(table, recolored=recolored).run(["medi", "stain_transfer"], 0))
+    # the smallest class of the generated images has 3 x 7 images, of the recolored ones 3 x 6
+    assert [outcome.num_added for outcome in outcomes] == [63, 54]
+    assert np.array_equal(outcomes[0].probabilities, medi.probabilities)
+    many = {"stain_transfer": recolored_set(table, 20, 7)}
+    protocol = make(table, recolored=many)
+    (outcome,) = protocol.run(["stain_transfer"], 0)
+    added = many["stain_transfer"].table.iloc[fits[-1]["parts"][1][1]]
+    assert outcome.num_added == 63 and set(added.groupby(["label", "center"]).size()) == {7}
+    # without generated images, as many as the ratio requests
+    protocol = make(table, sets={}, recolored=many)
+    (outcome,) = protocol.run(["stain_transfer"], 0, DrawCondition(0.25))
+    assert outcome.num_added == 3 * round(0.25 * outcome.num_real / 3)
+
+
+def test_no_recolored_image_is_of_a_validation_patient(fits):
+    table = real_table(val=False, images=8)
+    recolored = {"stain_transfer": recolored_set(table, 100, 7)}
+    for repeat in range(3):
+        list(make(table, sets={}, recolored=recolored).run(["stain_transfer"], repeat, DrawCondition(2.0)))
+        added = recolored["stain_transfer"].table.iloc[fits[-1]["parts"][1][1]]
+        validated = set(table["patient"].to_numpy()[fits[-1]["val"]])
+        assert validated and not validated & set(added["patient"]) and len(added)
 
 
 def test_alone_or_with_others_an_arm_is_the_same_and_so_in_any_order_of_rows():

@@ -118,6 +118,25 @@ def test_the_results_are_written_and_hold_what_they_should(run, tmp_path):
     assert real["value"].item() == pytest.approx(results.arms["real"].balanced_accuracy.value)
 
 
+def test_recolored_patches_are_added_to_the_combinations_of_the_generated_arms(run, data, tmp_path, capsys):
+    # gray images do not show two stains, so there is no arm of these
+    gray = Cohort(data[0].table, tmp_path / "gray")
+    gray.root.mkdir()
+    for name in gray.table["image"]:
+        Image.open(data[0].root / name).convert("L").convert("RGB").save(gray.root / name)
+    settings = ProbeSettings(**{**vars(SETTINGS), "sweep_repeats": 0, "num_repeats": 1})
+    results = run(cohort=gray, baselines=("stain_transfer", "stain_transfer_macenko"), settings=settings)
+    assert list(results.arms) == ["real", "stain_transfer", "cls", "medi"]
+    assert "no stain of n, s, w can be estimated" in capsys.readouterr().out
+    assert results.arms["stain_transfer"].training.num_added == results.arms["medi"].training.num_added == 54
+    stores = [read_json(path / "store.json") for path in (gray.root / "features").iterdir()]
+    (stored,) = (store for store in stores if store["fingerprint"]["recipe"])
+    # half as many again as a draw adds, for each of three classes
+    assert stored["count"] == 81 and stored["fingerprint"]["recipe"]["stain_transfer"] == "moments"
+    run("again", cohort=gray, baselines=("stain_transfer",), settings=settings)
+    assert len(list((gray.root / "features").iterdir())) == 2
+
+
 def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
     whole = run("whole")
     done, original = [], jobs._run_job
