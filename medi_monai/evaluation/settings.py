@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from medi_monai.evaluation.probing.arms import BASELINES
+from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Component,
@@ -118,7 +118,7 @@ class ProbeSettings(PenaltySettings):
 class ComparisonSettings(Settings):
     """Baselines and demographic groups."""
 
-    baselines: Baselines = setting([name for name in BASELINES if name != "real"], "baselines to include")
+    baselines: Baselines = setting(list(DEFAULT_BASELINES), "baselines to include")
     demographics: Texts | None = setting(
         None, "columns of demographic groups; null: race, ethnicity, sex and gender if the cohort has them"
     )

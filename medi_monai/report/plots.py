@@ -47,6 +47,11 @@ STYLES = {
     "stain_normalized": ("#86a0b5", "p"),
     "stain_transfer": ("#c08a9a", "H"),
     "stain_transfer_macenko": ("#9c6f7d", "8"),
+    "combat": ("#8a9a5b", "o"),
+    "combat_without_class": ("#b9c49a", "o"),
+    "coral": ("#c4a484", "D"),
+    "deep_feature_reweighting": ("#7d8b99", "P"),
+    "group_dro": ("#a3a08f", "X"),
 }
 #: colors and markers of arms with other names, in order
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))

@@ -133,9 +133,10 @@ def _add_arms(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> N
         f"Accuracy on {results.test.what}",
         f"All arms train the same probe on the same {plural(results.num_repeats, 'draw')} of training patients "
         f"({plural(training.n, 'image')} of {plural(training.patients, 'patient')}). They differ only in the images "
-        "added to the real ones, or in how images are weighted. C is chosen on validation images "
-        f"({training.validation:,}) of combinations in training. In parentheses: 95% intervals over "
-        f"{sources_text(results)}; of AUROC and calibration error without other test images.",
+        "added to the real ones or used in their place, in how images are weighted, or in how features are aligned "
+        f"and probes are fitted. C is chosen on validation images ({training.validation:,}) of combinations in "
+        f"training. In parentheses: 95% intervals over {sources_text(results)}; of AUROC and calibration error "
+        "without other test images.",
     )
     rows = {}
     for arm, of_arm in results.arms.items():

@@ -20,6 +20,7 @@ __all__ = [
     "AUGMENTED",
     "Arm",
     "BASELINES",
+    "DEFAULT_BASELINES",
     "ImageSet",
     "NORMALIZED",
     "RECOLORED",
@@ -44,12 +45,19 @@ class Arm:
         view: image set used in place of the real images, in training and in testing.
         weighting: unit that gets equal weight: ``class``, ``group`` (combination), or, if empty, the image.
         oversampled: whether images of every combination are repeated up to the size of the largest one.
+        aligned: how features of centers are aligned, in training and in testing: ``combat``, ``combat_without_class``
+            or ``coral``.
+        head: how the probe is fitted to combinations: ``subsets`` (deep feature reweighting) or ``group_dro``.
+
+    ``aligned`` and ``head`` are for arms that add no images.
     """
 
     added: str = ""
     view: str = "real"
     weighting: str = ""
     oversampled: bool = False
+    aligned: str = ""
+    head: str = ""
 
 
 #: standard baselines; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
@@ -61,7 +69,17 @@ BASELINES = {
     AUGMENTED: Arm(added=AUGMENTED),
     NORMALIZED: Arm(view=NORMALIZED),
     **{name: Arm(added=name) for name in RECOLORED},
+    "combat": Arm(aligned="combat"),
+    "combat_without_class": Arm(aligned="combat_without_class"),
+    "coral": Arm(aligned="coral"),
+    "deep_feature_reweighting": Arm(head="subsets"),
+    "group_dro": Arm(head="group_dro"),
 }
+
+#: baselines that are compared by default; the others take more time, or are variants
+DEFAULT_BASELINES = tuple(
+    name for name in BASELINES if name not in ("real", "combat_without_class", "deep_feature_reweighting", "group_dro")
+)
 
 #: names that arms cannot have: those of figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)

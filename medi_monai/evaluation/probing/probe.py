@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from medi_monai.evaluation.probing.blocks import Features, Standardizer, checked_features, checked_labels, row_blocks
-from medi_monai.evaluation.probing.optimum import Problem
+from medi_monai.evaluation.probing.optimum import Problem, Solution
 from medi_monai.utils.errors import InputError
 
-__all__ = ["LogisticProbe", "Standardizer", "fit_path"]
+__all__ = ["LogisticProbe", "Standardizer", "choose_probe", "fit_path", "fit_probes"]
 
 
 class LogisticProbe:
@@ -83,10 +83,7 @@ class LogisticProbe:
         start = None
         if initial is not None:
             start = problem.parameters_of(initial.num_classes, initial.coefficients, initial.intercepts)
-        solution = problem.solve(self.c, start, self.max_iter, self.tolerance)
-        self.coefficients, self.intercepts = problem.coefficients_of(solution.parameters)
-        self.num_classes, self.iterations = problem.num_classes, solution.iterations
-        self.converged, self.gradient_norm = solution.converged, solution.gradient_norm
+        self.take(problem, problem.solve(self.c, start, self.max_iter, self.tolerance))
         if not self.converged:
             warnings.warn(
                 f"the linear probe did not converge: after {self.iterations} steps of at most {self.max_iter} the "
@@ -94,6 +91,30 @@ class LogisticProbe:
                 stacklevel=3,
             )
         return self
+
+    def take(self, problem: Problem, solution: Solution) -> LogisticProbe:
+        """Take over the solution of a fit, and return the probe."""
+        self.coefficients, self.intercepts = problem.coefficients_of(solution.parameters)
+        self.num_classes, self.iterations = problem.num_classes, solution.iterations
+        self.converged, self.gradient_norm = solution.converged, solution.gradient_norm
+        return self
+
+    @classmethod
+    def average(cls, probes: Sequence[LogisticProbe]) -> LogisticProbe:
+        """Return the probe with the mean coefficients and intercepts of fitted probes with the same C and classes."""
+        mean = cls(probes[0].c, device=probes[0].device)
+        mean.coefficients = torch.stack([probe.coefficients for probe in probes]).mean(0)
+        mean.intercepts = torch.stack([probe.intercepts for probe in probes]).mean(0)
+        mean.num_classes, mean.iterations = probes[0].num_classes, max(probe.iterations for probe in probes)
+        mean.converged = all(probe.converged for probe in probes)
+        return mean
+
+    @property
+    def classes(self) -> torch.Tensor:
+        """Classes with training rows: integers in [0, ``num_classes``)."""
+        if self.num_classes == 2:
+            return torch.arange(2)
+        return torch.isfinite(self.intercepts).nonzero()[:, 0]
 
     def probabilities(self, features: Features) -> torch.Tensor:
         """Return ``(N, num_classes)`` float64 probabilities on the CPU, for any number of rows.
@@ -157,19 +178,53 @@ def fit_path(
     Raises:
         InputError: as for :meth:`LogisticProbe.fit`, or for validation data without the classes of the training data.
     """
+    probes = fit_probes(features, labels, num_classes, c_values, weights, device)
+    return choose_probe(probes, validation_features, validation_labels)
+
+
+def fit_probes(
+    features: Features,
+    labels: np.ndarray | torch.Tensor,
+    num_classes: int,
+    c_values: Sequence[float],
+    weights: np.ndarray | torch.Tensor | None = None,
+    device: str | torch.device = "cpu",
+) -> list[LogisticProbe]:
+    """Fit probes for several values of C, ascending, each starting from the one before; see :func:`fit_path`."""
     if len(c_values) == 0:
         raise InputError("no value of C is given: give at least one")
-    probes = [LogisticProbe(c, device=device) for c in sorted(set(c_values))]
     problem = Problem(features, labels, num_classes, weights, torch.device(device))
-    validation_features = checked_features(validation_features)
-    targets = checked_labels(validation_labels, len(validation_features), num_classes)
-    counted = torch.isin(targets, problem.classes.cpu())
+    probes: list[LogisticProbe] = []
+    for c in sorted(set(c_values)):
+        probe = LogisticProbe(c, device=device)
+        probes.append(probe._fit(problem, probes[-1] if probes else None))
+    return probes
+
+
+def choose_probe(
+    probes: Sequence[LogisticProbe], features: Features, labels: np.ndarray | torch.Tensor
+) -> tuple[LogisticProbe, pd.DataFrame]:
+    """Select a probe by its class-balanced log-loss on validation data; see :func:`fit_path`.
+
+    Args:
+        probes: fitted probes, by ascending C.
+        features: ``(M, D)`` validation features.
+        labels: ``(M,)`` integer validation labels.
+
+    Returns:
+        The probe, and the table of :func:`fit_path`.
+
+    Raises:
+        InputError: for validation data without the classes of the training data.
+    """
+    features = checked_features(features)
+    targets = checked_labels(labels, len(features), probes[0].num_classes)
+    counted = torch.isin(targets, probes[0].classes)
     if not counted.any():
         raise InputError("no validation image is of a class in the training data, so C cannot be chosen")
-    best, lowest, previous, table = probes[0], math.inf, None, []
+    best, lowest, table = probes[0], math.inf, []
     for probe in probes:
-        previous = probe._fit(problem, previous)
-        losses = -probe._log_probabilities(validation_features)[counted]
+        losses = -probe._log_probabilities(features)[counted]
         loss = _class_mean(losses.gather(1, targets[counted, None])[:, 0], targets[counted])
         if loss < lowest:
             best, lowest = probe, loss

@@ -22,7 +22,8 @@ from medi_monai.evaluation.probing.arms import (
     oversampled_counts,
 )
 from medi_monai.evaluation.probing.blocks import release
-from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, fit_path
+from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
+from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_probes
 from medi_monai.metrics.resampling import draw_patients
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
@@ -33,6 +34,12 @@ __all__ = ["DrawCondition", "Outcome", "ProbeProtocol"]
 
 #: largest size in bytes of training features held in memory; larger ones are put in a temporary file
 HELD_BYTES = 2 * 2**30
+#: alignments of the features of centers by name: functions of features, labels and centers
+ALIGNMENTS = {
+    "combat": fit_combat,
+    "combat_without_class": lambda features, _, centers: fit_combat(features, None, centers),
+    "coral": lambda features, _, centers: fit_coral(features, centers),
+}
 #: number of test rows scored at once
 BLOCK = 16_384
 
@@ -134,6 +141,7 @@ class ProbeProtocol:
         self.labels, names = codes_of(table, [label])
         self.classes = [name[0] for name in names]
         self.groups, self.group_names = codes_of(table, [label, *attributes])
+        self.centers = codes_of(table, list(attributes[:1]))[0]
         num_missing = int(missing_cells(table["patient"]).sum())
         if num_missing:
             raise InputError(
@@ -306,7 +314,7 @@ class ProbeProtocol:
         elif arm.weighting:
             codes = {"class": self.labels, "group": self.groups}[arm.weighting]
             weights = group_weights(codes[rows])
-        probe, probabilities = self._fit(sources, targets, weights, view, val, test)
+        probe, probabilities = self._fit(arm, sources, targets, weights, val, test, rng)
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
 
     def _added_rows(
@@ -325,27 +333,42 @@ class ProbeProtocol:
 
     def _fit(
         self,
+        arm: Arm,
         sources: Sequence[tuple[np.ndarray, np.ndarray]],
         targets: np.ndarray,
         weights: np.ndarray | None,
-        view: np.ndarray,
         val: np.ndarray,
         test: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[LogisticProbe, torch.Tensor]:
+        view, rows = sources[0]
         large = (len(targets) + len(val)) * view.shape[1] * 4 > HELD_BYTES
         with tempfile.TemporaryDirectory() as folder:
             training = gathered(sources, folder if large else None, "training")
+            known = gathered([(view, val)], folder if large else None, "validation")
+            maps = ALIGNMENTS[arm.aligned](training, targets, self.centers[rows]) if arm.aligned else None
+            if maps is not None:
+                maps.apply(training, self.centers[rows])
+                maps.apply(known, self.centers[val])
             scale = Standardizer().fit(training)
             scale.transform(training, out=training)
-            known = gathered([(view, val)], folder if large else None, "validation")
             scale.transform(known, out=known)
-            probe, _ = fit_path(
-                training, targets, len(self.classes), self.c_values, known, self.labels[val], weights, self.device
-            )
+            num_classes = len(self.classes)
+            if arm.head == "subsets":
+                groups = self.groups[rows]
+                probes = fit_balanced_subsets(training, targets, groups, num_classes, self.c_values, rng, self.device)
+            elif arm.head == "group_dro":
+                probes = fit_group_dro(training, targets, self.groups[rows], num_classes, self.c_values, self.device)
+            else:
+                probes = fit_probes(training, targets, num_classes, self.c_values, weights, self.device)
+            probe, _ = choose_probe(probes, known, self.labels[val])
             del training, known
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]
         by_block = []
         for rows in blocks:
-            by_block.append(probe.probabilities(scale.transform(np.asarray(view[rows]))))
+            features = np.array(view[rows], np.float32)
+            if maps is not None:
+                maps.apply(features, self.centers[rows])
+            by_block.append(probe.probabilities(scale.transform(features)))
             release(view)
         return probe, torch.cat(by_block)

@@ -63,9 +63,10 @@ def fits(monkeypatch):
     seen = []
     original = ProbeProtocol._fit
 
-    def record(self, sources, targets, weights, view, val, test):
+    def record(self, arm, sources, targets, weights, val, test, rng):
+        view = sources[0][0]
         seen.append({"parts": sources, "targets": targets, "weights": weights, "view": view, "val": val, "test": test})
-        return original(self, sources, targets, weights, view, val, test)
+        return original(self, arm, sources, targets, weights, val, test, rng)
 
     monkeypatch.setattr(ProbeProtocol, "_fit", record)
     return seen
@@ -95,7 +96,7 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     recolored = {name: recolored_set(table, 8, 7) for name in RECOLORED}
     views = {"stain_normalized": ImageSet(features_of(table, 6), table)}
     protocol = make(table, augmented=[copy], views=views, recolored=recolored)
-    names = [*BASELINES, "medi"]
+    names = [*(name for name, arm in BASELINES.items() if not arm.head and not arm.aligned), "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
     for outcome, fit in zip(outcomes, fits, strict=True):
@@ -104,6 +105,46 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
         np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
         right = outcome.probabilities.argmax(1).numpy() == protocol.labels[protocol.test]
         assert right.mean() == (probabilities.argmax(1) == protocol.labels[protocol.test]).mean()
+
+
+@pytest.mark.parametrize("name", [name for name, arm in BASELINES.items() if arm.aligned])
+def test_features_are_aligned_by_center_in_training_validation_and_test(fits, name):
+    protocol = make()
+    (outcome,) = protocol.run([name], 0)
+    ((view, rows),), fit = fits[0]["parts"], fits[0]
+    centers = pd.factorize(protocol.table["center"], sort=True)[0]
+    aligned = module.ALIGNMENTS[name](view[rows], protocol.labels[rows], centers[rows]).apply(view.copy(), centers)
+    c, probabilities = oracle({**fit, "parts": [(aligned, rows)], "view": aligned}, protocol.labels)
+    assert outcome.c == c and outcome.num_added == 0
+    np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
+    assert not np.allclose(aligned, view, atol=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name, arm in BASELINES.items() if arm.head])
+def test_heads_are_fitted_to_combinations_and_choose_c_on_validation(fits, name, monkeypatch):
+    protocol = make(real_table(images=9))
+    probes = []
+    original = module.choose_probe
+
+    def keep(candidates, features, labels):
+        probes.append((candidates, original(candidates, features, labels)))
+        return probes[-1][1]
+
+    monkeypatch.setattr(module, "choose_probe", keep)
+    plain, robust = protocol.run(["real", name], 0)
+    view, rows = fits[1]["parts"][0]
+    scaler = StandardScaler().fit(view[rows].astype(float))
+    candidates = dict(zip(CS, probes[1][0], strict=True))
+    known, test = (scaler.transform(view[fits[1][part]]) for part in ("val", "test"))
+    labels = protocol.labels[fits[1]["val"]]
+    losses = {
+        c: log_loss(labels, probe.probabilities(known), sample_weight=1 / np.bincount(labels)[labels])
+        for c, probe in candidates.items()
+    }
+    assert robust.c == min(losses, key=losses.get)
+    np.testing.assert_allclose(robust.probabilities, candidates[robust.c].probabilities(test), atol=1e-5)
+    # combinations have different sizes, so all probes differ from those that ignore them
+    assert not np.allclose(robust.probabilities, plain.probabilities, atol=1e-3)
 
 
 def test_all_arms_share_real_rows_and_no_patient_is_on_two_sides(fits):
