@@ -35,7 +35,7 @@ CHOICES, MAX_CHOSEN = 8, 4000
 #: number of training images whose features are compared at once
 BLOCK = 16_384
 #: numbers of images that are read at once, and of training images that are searched at once
-READ, SEARCHED = 256, 2048
+READ, SEARCHED = 256, 512
 #: correlation above which two images are copies, if it is rare among real images of different patients; otherwise the
 #: limit is the correlation that this share of them stays below
 CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99

@@ -27,11 +27,11 @@ MAX_SHIFT = 3 / 32
 #: most similar of 8,814 in more than 99 % of cases; without them, in 92 %
 SIDE, BLUR = 8, 2 / 32
 #: shifts of a query at low resolution, down and to the right, as a share of the side
-SHIFTS = tuple((down / 32, right / 32) for down, right in ((0, 0), (2, 2), (2, -2), (-2, 2), (-2, -2)))
+SHIFTS = tuple((down / 32, right / 32) for down in (0, -2, 2) for right in (0, -2, 2))
 #: number of similar images whose pixels are compared
 CANDIDATES = 8
-#: numbers of queries and of pairs whose similarities are computed at once
-QUERIES, PAIRS = 64, 512
+#: numbers of queries and of pairs whose similarities are computed at once; more queries do not fit into the cache
+QUERIES, PAIRS = 8, 512
 #: share of the sum of squares of an image below which a window of it is uniform, so that it has no correlation
 UNIFORM = 1e-6
 
@@ -121,7 +121,7 @@ class CopySearch:
     """Search for the image that each query was copied from.
 
     Pass all images to :meth:`add` in blocks, and then those in :attr:`candidates` to :meth:`verify`, again in blocks:
-    memory does not depend on their number. A query takes about 10 kB in addition to its pixels.
+    memory does not depend on their number. A query takes about 20 kB in addition to its pixels.
 
     Args:
         queries: ``(Q, S, S)`` float32 images.
@@ -196,7 +196,7 @@ def _described(images: torch.Tensor) -> torch.Tensor:
 
 
 def _versions(images: torch.Tensor) -> torch.Tensor:
-    """Return ``(N, 40, 64)`` descriptors of images under all symmetries and, within each, all shifts."""
+    """Return ``(N, 72, 64)`` descriptors of images under all symmetries and, within each, all shifts."""
     side = images.shape[1]
     reach = max(round(abs(share) * side) for shift in SHIFTS for share in shift)
     padded = functional.pad(_smooth(images)[:, None], (reach,) * 4, mode="replicate")[:, 0]

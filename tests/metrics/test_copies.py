@@ -91,6 +91,18 @@ def test_copies_are_found_among_others_turned_shifted_and_of_another_contrast(sh
         assert (searched(others, images)[0] < 0.9).all()
 
 
+@pytest.mark.parametrize("shift", [(0, 2), (-2, 0), (2, -2)])
+def test_copies_are_found_among_images_of_the_same_form(shift):
+    """Heads, of which those that happen to be as far up are more similar at low resolution."""
+    ticks = torch.arange(SIDE) - SIDE / 2
+    center = torch.randn(300, 2, 1, generator=torch.manual_seed(0))
+    radius = torch.hypot((ticks - center[:, 0])[:, None], (1.3 * (ticks - center[:, 1]))[:, :, None])
+    images = torch.sigmoid(12 - radius) + 0.3 * textures(300)
+    originals = torch.arange(0, 300, 10)
+    correlation, numbers, _ = searched(moved(images[originals], *shift), images)
+    assert (numbers == originals).all() and (correlation > 0.999).all()
+
+
 def test_neither_blocks_nor_the_order_of_images_matter():
     images = textures(150)
     queries = torch.cat([turned(moved(images[:10], 1, 2), 5), textures(30, 5)])
