@@ -93,6 +93,8 @@ class ClassifierAccuracy(Result):
         accuracy: share of images that are classified correctly.
         calibration_error: expected calibration error, the mean gap between confidence and accuracy.
         num_folds: number of folds of the cross-validation; ``None`` if there was none.
+        design_effect: variance of the error rates over patients, relative to that over independent images; ``None`` if
+            it was not measured.
     """
 
     values: tuple[str, ...]
@@ -105,6 +107,7 @@ class ClassifierAccuracy(Result):
     accuracy: Figure | None = None
     calibration_error: Figure | None = None
     num_folds: int | None = None
+    design_effect: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

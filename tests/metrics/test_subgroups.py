@@ -148,6 +148,25 @@ def test_the_interval_of_a_corrected_share_holds_the_truth_and_that_of_the_read_
     assert np.mean(naive) < 0.75
 
 
+def test_where_patients_differ_the_interval_holds_the_truth_only_with_the_design_effect():
+    # 15 patients per value with 40 images each, whose error rates vary: beta(1.7, 6.8) and beta(3.4, 10.2)
+    rng, held = np.random.default_rng(2), {"images": [], "patients": []}
+    for trial in range(150):
+        errors = [rng.beta(*shape, 15) for shape in ((1.7, 6.8), (3.4, 10.2))]
+        wrong = [rng.binomial(40, of_value) for of_value in errors]
+        confusion = np.array([[600 - wrong[0].sum(), wrong[0].sum()], [wrong[1].sum(), 600 - wrong[1].sum()]])
+        counts = rng.multinomial(600, np.array([[0.8, 0.2], [0.25, 0.75]]).T @ [0.3, 0.7])
+        rates = [of_value.mean() / 40 for of_value in wrong]
+        effect = sum((of_value / 40).var(ddof=1) / 15 for of_value in wrong) / sum(
+            rate * (1 - rate) / 600 for rate in rates
+        )
+        for name, design_effect in (("images", 1.0), ("patients", effect)):
+            figures = corrected_proportions(counts, confusion, None, 200, trial, design_effect)
+            low, high = figures["proportions"][0]["ci95"]
+            held[name].append(low <= 0.3 <= high)
+    assert np.mean(held["patients"]) >= 0.88 and np.mean(held["images"]) < np.mean(held["patients"]) - 0.08
+
+
 @pytest.mark.parametrize(
     ("confusion", "why"),
     [

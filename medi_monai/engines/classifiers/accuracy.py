@@ -19,6 +19,7 @@ __all__ = [
     "accuracies",
     "chance_warnings",
     "deal_patients",
+    "design_effect",
     "evaluate_classifier",
     "is_at_chance",
     "patients_of",
@@ -78,8 +79,8 @@ def accuracies(
 
     Returns:
         For each attribute: ``values``, ``chance`` (1/G), ``confusion`` (counts, true by predicted value), ``n`` images,
-        ``num_patients``, the figures ``accuracy`` and ``balanced_accuracy``, ``recall`` by value, and
-        ``calibration_error``. Figures are ``{"value", "ci95", "n"}``.
+        ``num_patients``, the figures ``accuracy`` and ``balanced_accuracy``, ``recall`` by value,
+        ``calibration_error``, and ``design_effect`` (:func:`design_effect`). Figures are ``{"value", "ci95", "n"}``.
     """
     results = {}
     for column, (name, values) in enumerate(attributes.items()):
@@ -116,7 +117,35 @@ def _accuracies(
             for code, value in enumerate(values)
         },
         "calibration_error": {"value": error["value"] if n else None, "n": n},
+        "design_effect": design_effect(replicates, confusion, np.bincount(units[:, 1], minlength=size)),
     }
+
+
+def design_effect(replicates: np.ndarray, confusion: np.ndarray, num_patients: np.ndarray) -> float:
+    """Return the variance of error rates over patients, relative to that over independent images (Kish 1965).
+
+    The images of a patient are classified alike: n of them say as much about the error rates of other patients as
+    n / design effect independent images. The variances of all rates are added up before they are divided.
+
+    Args:
+        replicates: ``(B, G, G)`` confusion matrices of bootstrap samples of the patients within each true value.
+        confusion: ``(G, G)`` the observed one, true by predicted value.
+        num_patients: ``(G,)`` number of patients of each true value.
+
+    Returns:
+        At least 1; 1 also if there are no errors. If no value has two patients, each counts as a single image.
+    """
+    several = num_patients > 1
+    size = confusion.sum(1, keepdims=True)[several]
+    if not several.any() or not len(replicates):
+        return max(1.0, float(confusion.sum() / max(1, num_patients.sum())))
+    rates = confusion[several] / size
+    of_images = float((rates * (1 - rates) / size).sum())
+    drawn = replicates[:, several] / replicates[:, several].sum(-1, keepdims=True)
+    # a bootstrap of P patients varies by (P - 1) / P of what other patients do
+    share = num_patients[several] / (num_patients[several] - 1)
+    of_patients = float((drawn.var(0) * share[:, None]).sum())
+    return max(1.0, of_patients / of_images) if of_images > 0 else 1.0
 
 
 def _confusions(

@@ -172,7 +172,9 @@ def shares_of_part(
                 "undefined": "nobody measured the classifier on held-out images",
             },
         }
-    corrected = corrected_proportions(counts, confusion, part.target, NUM_REPLICATES, seed)
+    # for a joint target, the larger one: errors of one attribute repeat within patients as much as those of both
+    effect = max(held_out[name].get("design_effect") or 1.0 for name in part.vocabulary)
+    corrected = corrected_proportions(counts, confusion, part.target, NUM_REPLICATES, seed, effect)
     return {**shares, "corrected": {**corrected, "proportions": dict(zip(part.values, corrected["proportions"]))}}
 
 

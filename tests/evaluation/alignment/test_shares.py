@@ -25,6 +25,22 @@ def test_the_correction_undoes_known_mistakes():
     assert made["corrected"]["total_variation"]["value"] == pytest.approx(0, abs=1e-9)
 
 
+def test_images_of_few_patients_give_a_wider_interval():
+    (part,) = parts_of(make_target({"dark": 0.5, "bright": 0.5}, {"shade": VALUES}))
+    accuracy = {"values": list(VALUES), "confusion": [[320, 80], [40, 360]]}
+    widths = []
+    for effect in (None, 1.0, 16.0):
+        made = shares_of_part(np.array([330, 270]), part, {"shade": {**accuracy, "design_effect": effect}})
+        low, high = made["corrected"]["proportions"]["dark"]["ci95"]
+        widths.append(high - low)
+        assert made["corrected"]["confusion_n"] == [400, 400]
+    few = {"shade": {"values": list(VALUES), "confusion": [[20, 5], [2.5, 22.5]]}}
+    assert widths[0] == widths[1] < 0.7 * widths[2]
+    # 400 images of this effect are 25 independent ones
+    low, high = shares_of_part(np.array([330, 270]), part, few)["corrected"]["proportions"]["dark"]["ci95"]
+    assert widths[2] == pytest.approx(high - low, rel=0.05)
+
+
 def test_a_joint_target_has_marginals_and_joint_mistakes():
     shares = {"dark|small": 0.1, "dark|large": 0.2, "bright|small": 0.3, "bright|large": 0.4}
     parts = parts_of(make_target(shares, {"shade": VALUES, "size": ("small", "large")}))
