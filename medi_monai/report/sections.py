@@ -259,13 +259,12 @@ def add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]
             f"Not shown: {left_out}. The generative model was trained on images that are withheld from the classifiers "
             "here (or this is not recorded), and its images would hand them back."
         )
-    elsewhere = f"another {center}"
     rows = {
         titles.get(arm, arm): {
             "average performance drop": figure_text(of_arm.average_performance_drop, 3),
-            f"the same, {elsewhere}": figure_text(of_arm.outside_drop, 3),
+            f"drop at another {center}": figure_text(of_arm.outside_drop, 3),
             "nIPD": number(of_arm.nipd.value, 3),
-            f"nIPD, {elsewhere}": number(of_arm.outside_nipd.value, 3),
+            f"nIPD at another {center}": number(of_arm.outside_nipd.value, 3),
             "draws": of_arm.average_performance_drop.n,
         }
         for arm, of_arm in correlation.arms.items()
@@ -280,8 +279,8 @@ def add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]
         "0 is none, −0.5 a steady fall to chance."
     )
     page.text(
-        f"Test: {correlation.num_test:,} images of other patients from the training values of {center}, and "
-        f"{correlation.num_outside:,} of the same classes from {elsewhere}."
+        f"Test: {correlation.num_test:,} images of other patients with the same {center} as in training, and "
+        f"{correlation.num_outside:,} of the same classes with another {center}."
     )
     if any(arm in correlation.arms for arm in results.generated):
         _add_known_patients(page, correlation)
@@ -320,12 +319,12 @@ def add_shortcut(page: Page, results: ProbeResults) -> None:
     index, score = shortcut.robustness_index, shortcut.clustering_score
     page.text(
         f"Robustness index (PathoROB): {number(index.value, 3)} over {index.num_pairs:,} pairs of classes and of "
-        f"{center} (n = {index.n:,}, k = {number(index.k)}). Among the k most similar images of other slides that "
-        f"share either class or {center} with an image, the fraction that share the class: at 1, features follow "
-        f"class; at 0, {center}."
+        f"{center} (n = {index.n:,}, k = {index.k or DASH}). Of the k images of other slides that are most similar to "
+        f"an image, those that share only its class or only its {center} are counted, and the index is the fraction "
+        f"that share the class: at 1, features follow class; at 0, {center}."
     )
     page.text(
         f"Clustering score (PathoROB): {number(score.value, 3)} over {score.num_pairs:,} pairs (n = {score.n:,}). "
-        f"When images are sorted into groups by similarity alone, the groups are the classes at 1, the values of "
-        f"{center} at −1, and neither at 0."
+        "When images are sorted into groups by similarity alone: at 1, the groups are the classes; at −1, the values "
+        f"of {center}; at 0, neither."
     )

@@ -50,7 +50,7 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     assert row_of(text, "Real + MeDi", 1)[:4] == [
         "−0.214 (−0.320 to −0.135)", "−0.251 (−0.400 to −0.100)", "−0.377", "−0.433",
     ]  # fmt: skip
-    assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5" in text
+    assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5)" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
     assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.006 (Holm)." in text
     assert "Differences between MeDi and other arms" in text and "bc7e5d" in text
@@ -83,7 +83,7 @@ def test_arms_that_saw_what_the_sweep_withholds_are_left_out_and_named(tmp_path)
     assert "Not shown: Real + Class-only (CLS), Real + MeDi. The generative model was trained on images" in text
     # of the sweep, real images alone are left, to which patients of the generator do not matter
     assert "−0.377" in row_of(text, "Real", 1) and "are of patients in the training data" not in text
-    assert "Test: 1,000 images of other patients" in text and "640 of the same classes from another center" in text
+    assert "Test: 1,000 images of other patients" in text and "640 of the same classes with another center" in text
     assert "Not shown" not in text_of(tmp_path, probe_content())
 
 

@@ -41,10 +41,11 @@ def balanced_robustness(
     accuracy, averaged over the pairs; the smallest of several), among those for which every image of every pair has
     ``k`` neighbors; and the counts of all pairs are added up before the index is computed.
 
-    It differs in three ways. The benchmark fixes pairs with equal cells for its own data sets, while pairs are drawn
-    here: all that have both classes at both centers, each cell reduced to the size of the smallest. Its tables use the
-    median ``k`` of many encoders, while this is the best for these features. Where no neighbor counts at the best
-    ``k``, which leaves its index undefined, the next larger ``k`` with the same accuracy is used.
+    It differs in three ways. The benchmark fixes pairs for one of its data sets and takes the other two, whose cells
+    are of equal size, whole; pairs are drawn here, from all classes that share two centers, with each cell reduced to
+    the size of the smallest. Its tables use the median ``k`` of many encoders, while this is the best for these
+    features. Where no neighbor counts at the best ``k``, which leaves its index undefined, the next larger ``k`` with
+    the same accuracy is used.
 
     Args:
         features: ``(N, D)`` features.

@@ -51,7 +51,7 @@ from medi_monai.wsi.transforms import patch_transforms
 __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 5
+DRAWS_VERSION = 6
 #: sweeps over settings, in addition to that over the correlation of class and center
 SWEEPS = ("ratio", "real_per_class", "num_centers")
 #: maximum number of real images whose center and class are predicted

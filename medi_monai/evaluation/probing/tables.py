@@ -238,6 +238,162 @@ def _compare(
         p_value=found.p_value() if of_counts else None,
         p_equivalence=found.p_value(margin) if name == "balanced_accuracy" and margin else None,
     )
+<<<<<<< HEAD
+=======
+    difference = dataclasses.replace(difference, ci95=_interval(gaps))
+    p_patients, num_patients = _bootstrap_p_value(gaps), None
+    if name == "balanced_accuracy":
+        first_gains, second_gains = _mean_gains(draws)
+        by_patient = paired_test(first_gains, second_gains)
+        p_patients, num_patients = by_patient["p_value"], by_patient["n"]
+    p_value = None if p_draws is None or p_patients is None else max(p_draws, p_patients)
+    return Comparison(name, arms, difference, p_draws, p_patients, num_patients, p_value)
+
+
+def _mean_gains(draws: tuple[Sequence[ArmDraw], Sequence[ArmDraw]]) -> list[list[float]]:
+    patients = sorted(draws[0][0].scores.gain)
+    gains = [np.array([[draw.scores.gain[patient] for patient in patients] for draw in of_arm]) for of_arm in draws]
+    return [gain.mean(0).tolist() for gain in gains]
+
+
+def _bootstrap_p_value(gaps: np.ndarray) -> float | None:
+    known = gaps[np.isfinite(gaps)]
+    if len(known) < 2:
+        return None
+    # the observed sample counts as well, so that no p value is 0
+    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(known) + 1))
+
+
+def sweep_points(draws: Sequence[Draw], sweep: str) -> tuple[SweepPoint, ...]:
+    """Return one row per point and arm of a sweep, with points in ascending order."""
+    rows = []
+    for point in sorted({draw.point for draw in draws if draw.sweep == sweep and draw.point is not None}):
+        at_point = [draw for draw in draws if draw.sweep == sweep and draw.point == point]
+        for arm in at_point[0].arms:
+            of_arm = [draw.arms[arm] for draw in at_point]
+            balanced, worst = (
+                _floats(draw.scores.figures.get(name) for draw in of_arm)
+                for name in ("balanced_accuracy", "worst_group_accuracy")
+            )
+            num_real, num_added = (
+                float(np.mean([getattr(draw.training, name) for draw in of_arm])) for name in ("num_real", "num_added")
+            )
+            rows.append(
+                SweepPoint(
+                    point,
+                    arm,
+                    len(of_arm),
+                    _mean(balanced),
+                    _range(balanced),
+                    _mean(worst),
+                    _range(worst),
+                    num_real,
+                    num_added,
+                )  # fmt: skip
+            )
+    return tuple(rows)
+
+
+def without_added(draws: Sequence[Draw], synthetic: Sequence[str]) -> list[Finding]:
+    """Return an error for each comparison with draws that added no generated images.
+
+    In these draws, the arms are identical to training on the real images alone.
+
+    Args:
+        draws: all draws.
+        synthetic: arms that add generated images.
+    """
+    findings = []
+    for sweep, words in SWEEP_WORDS.items():
+        by_draw = [[draw.arms[arm].training.num_added for arm in synthetic if arm in draw.arms] for draw in draws
+                   if draw.sweep == sweep]  # fmt: skip
+        counts = [max(added) for added in by_draw if added]
+        empty = counts.count(0)
+        if empty:
+            share = "all" if empty == len(counts) else f"{empty:,} of {len(counts):,}"
+            text = (
+                f"{words}: no generated image was added in {share} draws, because an arm has none of some class (from "
+                "these centers), or because the ratio asks for less than one image per class. In these draws, arms "
+                "with generated images equal the real images alone, whatever the figures say."
+            )
+            findings.append(Finding("error", text, {"draws": empty, "of": len(counts)}, "no_image_added"))
+    return findings
+
+
+def correlation_sweep(draws: Sequence[Draw], synthetic: Sequence[str] = ()) -> CorrelationSweep:
+    """Return accuracy as center and class become correlated, PathoROB's average performance drop, and croma's nIPD.
+
+    Both benchmarks train on several mixtures of class and center with the same number of images, and test on other
+    patients of these centers (in-domain) and on other centers (out-of-domain). They fix centers and mixtures for each
+    of their data sets; here, a mixture is of two classes at two centers of any cohort, drawn with seeds, and its
+    Cramér's V is taken to be the requested level. The probe is that of the other comparisons (standardized features, C
+    by log-loss), where the benchmarks choose C by balanced accuracy. The drop of a draw is relative to the same draw,
+    and averaged over draws, as in PathoROB. nIPD averages the draws of a square first, as in croma, and then the
+    squares, each of which is a task of its own.
+
+    Args:
+        draws: all draws.
+        synthetic: arms that add generated images; those without draws are listed as left out.
+    """
+    draws = [draw for draw in draws if draw.sweep == "correlation"]
+    if not draws:
+        return CorrelationSweep()
+    levels = sorted({draw.point for draw in draws if draw.point is not None})
+    return CorrelationSweep(
+        tuple(levels),
+        {arm: _correlation_arm(draws, arm, levels) for arm in draws[0].arms},
+        len({draw.square for draw in draws}),
+        _sum_over_squares(draws, "num_test"),
+        _sum_over_squares(draws, "num_test_known"),
+        _sum_over_squares(draws, "num_outside"),
+        tuple(arm for arm in synthetic if arm not in draws[0].arms),
+    )
+
+
+def _correlation_arm(draws: Sequence[Draw], arm: str, levels: Sequence[float]) -> CorrelationArm:
+    inside, outside = (_by_level(draws, arm, name) for name in ("balanced_accuracy", OUTSIDE))
+    points = [inside[level].to_numpy() for level in levels]
+    curve = [
+        CorrelationPoint(level, _mean(values), _interval(values), len(values)) for level, values in zip(levels, points)
+    ]
+    return CorrelationArm(tuple(curve), _drop(inside), _nipd(inside), _drop(outside), _nipd(outside))
+
+
+def _by_level(draws: Sequence[Draw], arm: str, name: str) -> pd.DataFrame:
+    # one row per draw of a square, one column per level
+    frame = pd.DataFrame(
+        {
+            "square": [draw.square for draw in draws],
+            "repeat": [draw.repeat for draw in draws],
+            "level": [draw.point for draw in draws],
+            "value": _floats(draw.arms[arm].scores.figures.get(name) for draw in draws),
+        }
+    )
+    return frame.pivot(index=["square", "repeat"], columns="level", values="value")
+
+
+def _drop(accuracies: pd.DataFrame) -> Figure:
+    drops = average_performance_drop(accuracies.to_numpy().T)
+    return Figure(_mean(drops), _interval(drops), int(np.isfinite(drops).sum()))
+
+
+def _nipd(accuracies: pd.DataFrame) -> Figure:
+    levels = accuracies.columns.to_numpy(float)
+    by_square = np.array(
+        [
+            integrated_degradation(of_square.to_numpy().T, levels, CHANCE)
+            for _, of_square in accuracies.groupby(level="square")
+        ]
+    )
+    return Figure(_mean(by_square), None, int(np.isfinite(by_square).sum()))
+
+
+def _sum_over_squares(draws: Sequence[Draw], name: str) -> int:
+    """Return the number of test images of all squares: the mean over the draws of each square, summed."""
+    table = pd.DataFrame({"square": [draw.square for draw in draws], "n": [getattr(draw, name) for draw in draws]})
+    return round(float(table.groupby("square")["n"].mean().sum()))
+>>>>>>> 8fb1d08 (Shortcut figures: plainer sentences, and what differs from the benchmarks said more exactly)
 
 
 def long_table(results: ProbeResults) -> pd.DataFrame:

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score
+from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, silhouette_score
 
 from medi_monai.evaluation.probing import pairs as module
 from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_pairs, balanced_robustness
@@ -125,7 +125,7 @@ def test_the_clustering_score_is_the_mean_over_repeats_and_pairs(monkeypatch):
     seen, calls, original = drawn_pairs(monkeypatch, labels, centers), [], module._clusters
 
     def record(points, number, starts, rng):
-        calls.append((number, starts, original(points, number, starts, rng)))
+        calls.append((number, starts, original(points, number, starts, rng), points))
         return calls[-1][2]
 
     monkeypatch.setattr(module, "_clusters", record)
@@ -133,7 +133,7 @@ def test_the_clustering_score_is_the_mean_over_repeats_and_pairs(monkeypatch):
     by_pair = [[call for call in calls[at : at + 33] if call[1] == 5] for at in range(0, len(calls), 33)]
     assert [len(of_pair) for of_pair in by_pair] == [4, 4, 4] and len(seen[0]) == 3
     expected = [
-        np.mean([adjusted_rand_score(codes[rows], clusters) for _, _, clusters in of_pair])
+        np.mean([adjusted_rand_score(codes[rows], clusters) for _, _, clusters, _ in of_pair])
         for codes in (labels, centers)
         for rows, of_pair in zip(seen[0], by_pair)
     ]
@@ -141,6 +141,13 @@ def test_the_clustering_score_is_the_mean_over_repeats_and_pairs(monkeypatch):
     assert score.center_agreement == pytest.approx(np.mean(expected[3:]), abs=1e-9)
     assert score.value == pytest.approx(np.mean(expected[:3]) - np.mean(expected[3:]), abs=1e-9)
     assert score.num_clusters == np.median([of_pair[0][0] for of_pair in by_pair])
+    for at, of_pair in zip(range(0, len(calls), 33), by_pair):
+        tried = {
+            number: silhouette_score(points, clusters, metric="cosine")
+            for number, starts, clusters, points in calls[at : at + 33]
+            if starts == 20
+        }
+        assert list(tried) == list(range(2, 31)) and of_pair[0][0] == max(tried, key=tried.get)
     assert (score.num_pairs, score.n, score.num_repeats) == (3, sum(map(len, seen[0])), 4)
 
 
