@@ -88,9 +88,10 @@ def correlation_sweep(draws: Sequence[Draw], synthetic: Sequence[str] = ()) -> C
     Both benchmarks train on several mixtures of class and center with the same number of images, and test on other
     patients of these centers (in-domain) and on other centers (out-of-domain). They fix centers and mixtures for each
     of their data sets; here, a mixture is of two classes at two centers of any cohort, drawn with seeds, and its
-    Cramér's V is taken to be the requested level. The drop of a draw is relative to the same draw, and averaged over
-    draws, as in PathoROB. nIPD averages the draws of a square first, as in croma, and then the squares, each of which
-    is a task of its own.
+    Cramér's V is taken to be the requested level. The probe is that of the other comparisons (standardized features, C
+    by log-loss), where the benchmarks choose C by balanced accuracy. The drop of a draw is relative to the same draw,
+    and averaged over draws, as in PathoROB. nIPD averages the draws of a square first, as in croma, and then the
+    squares, each of which is a task of its own.
 
     Args:
         draws: all draws.
