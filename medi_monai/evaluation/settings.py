@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES
+from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES, VARIANTS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Component,
@@ -45,6 +45,12 @@ Baselines = Annotated[
     list[Annotated[str, OneOf("baseline", BASELINES)]],
     Field(strict=True, max_length=100, fail_fast=True),
     Words("a list, such as \"['reweighted', 'oversampled']\", of " + ", ".join(BASELINES)),
+]
+
+VariantKinds = Annotated[
+    list[Annotated[str, OneOf("variant", VARIANTS)]],
+    Field(strict=True, max_length=len(VARIANTS), fail_fast=True),
+    Words("a list, such as \"['filtered']\", of " + ", ".join(VARIANTS)),
 ]
 
 
@@ -111,6 +117,11 @@ class ProbeSettings(PenaltySettings):
     stain_jitter: Fraction = setting(0.2, "strength of the stain augmentation")
     normalization: Annotated[str, OneOf("stain normalization", tuple(NORMALIZATIONS))] = setting(
         "macenko", "stain normalization of the stain-normalized baseline"
+    )
+    variants: VariantKinds = setting(
+        [],
+        "further arms with the generated images of the main arm: normalized (real and generated images are "
+        "stain-normalized), filtered (only those whose class is predicted by a probe of the real training images)",
     )
     seed: Seed = setting(0, "random seed")
 

@@ -64,6 +64,9 @@ ARM_TITLES = {
     "held_out": "Held-out real images",
 }
 
+#: what is added to the title of an arm for its variants, by the ending of their names
+VARIANT_TITLES = {"_normalized": ", stain-normalized", "_filtered": ", filtered"}
+
 
 def known(value: float | None) -> float | None:
     """Return a finite number, or ``None`` if it is missing or not finite."""
@@ -128,8 +131,10 @@ def short(name: object, length: int = LONGEST_NAME) -> str:
 
 def arm_title(name: str, added: Iterable[str] = ()) -> str:
     """Return the title of an arm on pages; arms in ``added`` add generated images to real ones: ``Real + …``."""
-    title = ARM_TITLES.get(name, name)
-    return f"Real + {title}" if name in added else title
+    variant = next((ending for ending in VARIANT_TITLES if name.endswith(ending) and name not in ARM_TITLES), "")
+    base = name.removesuffix(variant)
+    title = ARM_TITLES.get(base, base) + VARIANT_TITLES.get(variant, "")
+    return f"Real + {title}" if base in added else title
 
 
 def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataFrame:

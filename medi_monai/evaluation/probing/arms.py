@@ -25,10 +25,12 @@ __all__ = [
     "NORMALIZED",
     "RECOLORED",
     "RESERVED_NAMES",
+    "VARIANTS",
     "arm_named",
     "check_classes",
     "gathered",
     "oversampled_counts",
+    "variants_of",
 ]
 
 AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
@@ -48,6 +50,7 @@ class Arm:
         aligned: how features of centers are aligned, in training and in testing: ``combat``, ``combat_without_class``
             or ``coral``.
         head: how the probe is fitted to combinations: ``subsets`` (deep feature reweighting) or ``group_dro``.
+        filtered: whether only those images are added whose class is predicted by a probe of the real training images.
 
     ``aligned`` and ``head`` are for arms that add no images.
     """
@@ -58,6 +61,7 @@ class Arm:
     oversampled: bool = False
     aligned: str = ""
     head: str = ""
+    filtered: bool = False
 
 
 #: standard baselines; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
@@ -81,6 +85,9 @@ DEFAULT_BASELINES = tuple(
     name for name in BASELINES if name not in ("real", "combat_without_class", "deep_feature_reweighting", "group_dro")
 )
 
+#: further arms with the generated images of an arm: normalized like the real ones, or filtered by a probe of these
+VARIANTS = ("normalized", "filtered")
+
 #: names that arms cannot have: those of figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
 
@@ -88,6 +95,20 @@ RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
 def arm_named(name: str) -> Arm:
     """Return the baseline of this name, or the arm *real + name* for a synthetic image set."""
     return BASELINES.get(name, Arm(added=name))
+
+
+def variants_of(name: str, kinds: Sequence[str]) -> dict[str, Arm]:
+    """Return further arms with the synthetic images of one arm, ``<name>_<kind>``.
+
+    Args:
+        name: name of the arm.
+        kinds: of :data:`VARIANTS`; ``normalized`` needs the view and an image set ``<name>_normalized``.
+    """
+    arms = {
+        "normalized": Arm(added=f"{name}_normalized", view=NORMALIZED),
+        "filtered": Arm(added=name, filtered=True),
+    }
+    return {f"{name}_{kind}": arms[kind] for kind in kinds}
 
 
 class ImageSet:

@@ -104,9 +104,10 @@ class ProbeProtocol:
         c_values: values of C to choose from.
         seed: seed of all draws.
         device: device of the fits.
-        recolored: by arm, image sets made of real training images, with a column ``patient``. An arm adds as many of
-            them per class as arms of synthetic images add, or as ``ratio`` requests if there are none; these sets do
-            not limit the number for other arms. Images of validation and test patients are not added.
+        derived: image sets made of the real or synthetic images by arm. An arm adds as many of them per class as arms
+            of synthetic images add, or as ``ratio`` requests if there are none; these sets do not limit the number for
+            other arms. With a column ``patient``, images of validation and test patients are not added.
+        variants: further arms by name, with any of these sets.
 
     Raises:
         InputError: for inconsistent sets, an empty split, a missing patient, or patients in two splits.
@@ -128,10 +129,11 @@ class ProbeProtocol:
         c_values: Sequence[float],
         seed: int = 0,
         device: str = "cpu",
-        recolored: Mapping[str, ImageSet] | None = None,
+        derived: Mapping[str, ImageSet] | None = None,
+        variants: Mapping[str, Arm] | None = None,
     ) -> None:
         self.views, self.synthetic, self.augmented = dict(views), dict(synthetic), list(augmented)
-        self.recolored = dict(recolored or {})
+        self.sets, self.variants = {**self.synthetic, **(derived or {})}, dict(variants or {})
         self.label, self.attributes, self.c_values = label, tuple(attributes), tuple(c_values)
         self.seed, self.device = seed, device
         table = self.table = views["real"].table
@@ -153,10 +155,11 @@ class ProbeProtocol:
         self.test = test[np.isin(self.labels[test], self.labels[self.train])]
         self.num_untrained = len(test) - len(self.test)
         self._check_splits()
-        self.sets = {**self.synthetic, **self.recolored}
         self.orders = {name: stable_order(images.table) for name, images in self.sets.items()}
         self.patients_of = {
-            name: codes_of(images.table, ["patient"], patients)[0] for name, images in self.recolored.items()
+            name: codes_of(images.table, ["patient"], patients)[0]
+            for name, images in (derived or {}).items()
+            if "patient" in images.table
         }
         self.added: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, images in self.sets.items():
@@ -187,7 +190,7 @@ class ProbeProtocol:
 
     def arm(self, name: str) -> Arm:
         """Return the arm of this name, after checking that the protocol has its images."""
-        arm = arm_named(name)
+        arm = self.variants.get(name) or arm_named(name)
         added = ["", *self.sets, *([AUGMENTED] if self.augmented else [])]
         if arm.added not in added or arm.view not in self.views:
             without_images = [key for key, kind in BASELINES.items() if not kind.added and kind.view == "real"]
@@ -302,8 +305,10 @@ class ProbeProtocol:
                 labels.append(self.labels[rows])
         elif arm.added:
             usable = self._allowed(arm.added, setting)
-            if arm.added in self.recolored:
+            if arm.added in self.patients_of:
                 usable &= ~np.isin(self.patients_of[arm.added], self.patients[np.concatenate([val, test])])
+            if arm.filtered:
+                usable &= self._recognized(arm.added, rows, val, rng)
             chosen = self._added_rows(arm.added, np.unique(self.labels[rows]), per_class, usable, rng)
             sources.append((self.sets[arm.added].features, chosen))
             labels.append(self.added[arm.added][0][chosen])
@@ -314,8 +319,15 @@ class ProbeProtocol:
         elif arm.weighting:
             codes = {"class": self.labels, "group": self.groups}[arm.weighting]
             weights = group_weights(codes[rows])
-        probe, probabilities = self._fit(arm, sources, targets, weights, val, test, rng)
+        probe, probabilities = self._fit(arm, sources, targets, weights, val, (view, test), rng)
         return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
+
+    def _recognized(self, name: str, rows: np.ndarray, val: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        # whether a probe of the real images predicts the class of each image of a set
+        view, features = self.views["real"].features, self.sets[name].features
+        sources, tested = [(view, rows)], (features, np.arange(len(features)))
+        _, probabilities = self._fit(BASELINES["real"], sources, self.labels[rows], None, val, tested, rng)
+        return probabilities.argmax(1).numpy() == self.added[name][0]
 
     def _added_rows(
         self, name: str, classes: np.ndarray, per_class: int, usable: np.ndarray, rng: np.random.Generator
@@ -338,7 +350,7 @@ class ProbeProtocol:
         targets: np.ndarray,
         weights: np.ndarray | None,
         val: np.ndarray,
-        test: np.ndarray,
+        tested: tuple[np.ndarray, np.ndarray],
         rng: np.random.Generator,
     ) -> tuple[LogisticProbe, torch.Tensor]:
         view, rows = sources[0]
@@ -363,6 +375,7 @@ class ProbeProtocol:
                 probes = fit_probes(training, targets, num_classes, self.c_values, weights, self.device)
             probe, _ = choose_probe(probes, known, self.labels[val])
             del training, known
+        view, test = tested
         blocks = [test[start : start + BLOCK] for start in range(0, len(test), BLOCK)]
         by_block = []
         for rows in blocks:

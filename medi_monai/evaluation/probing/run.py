@@ -24,7 +24,15 @@ from medi_monai.evaluation.probing import (
     balanced_robustness,
     probe_accuracy,
 )
-from medi_monai.evaluation.probing.arms import AUGMENTED, NORMALIZED, RECOLORED, RESERVED_NAMES, check_classes
+from medi_monai.evaluation.probing.arms import (
+    AUGMENTED,
+    NORMALIZED,
+    RECOLORED,
+    RESERVED_NAMES,
+    Arm,
+    check_classes,
+    variants_of,
+)
 from medi_monai.evaluation.probing.jobs import DrawContext, make_jobs, run_jobs
 from medi_monai.evaluation.probing.recoloring import Recolored, Recoloring, num_recolored
 from medi_monai.evaluation.probing.scoring import TestUnits
@@ -125,10 +133,12 @@ def probe_run(
     if focus not in names:
         print(f"there is no arm {focus!r}: comparing {names[-1]!r} with the other arms", flush=True)
         focus = names[-1]
+    variants = _variants(focus, sampled, settings.variants)
+    names += variants
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
     embedder = _Embedder(encoder, image_size, batch_size, device, features_dir)
-    protocol = _protocol(real, sampled, recolored, columns, baselines, settings, embedder)
+    protocol = _protocol(real, sampled, recolored, variants, columns, baselines, settings, embedder)
     if protocol is None:
         return None
     print_findings(warnings)
@@ -231,10 +241,22 @@ def _recolored(
     return {name: patches for name, patches in found.items() if patches is not None}
 
 
+def _variants(focus: str, sampled: Mapping[str, Cohort], kinds: Sequence[str]) -> dict[str, Arm]:
+    if kinds and focus not in sampled:
+        print(f"no variants of {focus!r}, which has no generated images", flush=True)
+        return {}
+    variants = variants_of(focus, kinds)
+    for name in variants:
+        if name in sampled or name in BASELINES:
+            raise InputError(f"{name!r} is both an arm and a variant of the arm {focus!r}: rename one of them")
+    return variants
+
+
 def _protocol(
     real: Cohort,
     sampled: Mapping[str, Cohort],
     recolored: Mapping[str, Recolored],
+    variants: Mapping[str, Arm],
     columns: Sequence[str],
     baselines: Sequence[str],
     settings: ProbeSettings,
@@ -244,22 +266,35 @@ def _protocol(
     with torchrun_session() as shard:
         views, augmented = {"real": embedder(real, shard)}, []
         synthetic = {name: embedder(images, shard) for name, images in sampled.items()}
-        if NORMALIZED in baselines:
+        derived = {}
+        normalized = [arm.added for arm in variants.values() if arm.view == NORMALIZED]
+        if NORMALIZED in baselines or normalized:
             transform = patch_transforms(geometry=False, normalize=settings.normalization)
-            views[NORMALIZED] = embedder(real, shard, transform, {"normalized": settings.normalization})
+            how = {"normalized": settings.normalization}
+            views[NORMALIZED] = embedder(real, shard, transform, how)
+            for name in normalized:
+                images = sampled[name.removesuffix("_normalized")]
+                derived[name] = embedder(images, shard, transform, how)
         for copy in range(settings.num_augmented if AUGMENTED in baselines else 0):
             transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
             recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
             augmented.append(embedder(real, shard, transform, recipe))
-        changed = {
-            name: embedder(patches.cohort, shard, patches.transform, patches.recipe)
-            for name, patches in recolored.items()
-        }
+        for name, patches in recolored.items():
+            derived[name] = embedder(patches.cohort, shard, patches.transform, patches.recipe)
     if shard.rank > 0:
         return None
     label, *attributes = columns
     return ProbeProtocol(
-        views, synthetic, augmented, label, attributes, settings.c_values, settings.seed, embedder.device, changed
+        views,
+        synthetic,
+        augmented,
+        label,
+        attributes,
+        settings.c_values,
+        settings.seed,
+        embedder.device,
+        derived,
+        variants,
     )
 
 

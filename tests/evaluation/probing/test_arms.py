@@ -46,6 +46,9 @@ def test_an_image_set_on_disk_is_sent_by_its_folder(tmp_path):
 
 def test_names_of_arms():
     assert arm_named("oversampled").oversampled and arm_named("medi").added == "medi"
+    assert arm_title("medi_filtered", ["medi"]) == "Real + MeDi, filtered"
+    assert arm_title("other_normalized", ["medi"]) == "other, stain-normalized"
+    assert arm_title("stain_normalized", ["medi"]) == "Stain-normalized"
 
 
 def test_every_baseline_has_a_title_a_color_and_a_place_in_the_docs():

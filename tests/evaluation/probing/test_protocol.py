@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from medi_monai.evaluation.probing import BASELINES, DrawCondition, ImageSet, ProbeProtocol
 from medi_monai.evaluation.probing import protocol as module
-from medi_monai.evaluation.probing.arms import RECOLORED
+from medi_monai.evaluation.probing.arms import RECOLORED, variants_of
 from medi_monai.utils.errors import InputError
 
 LABELS, CENTERS, DIM, CS = ("A", "B", "C"), ("n", "s", "w"), 6, (0.01, 1.0)
@@ -63,10 +63,10 @@ def fits(monkeypatch):
     seen = []
     original = ProbeProtocol._fit
 
-    def record(self, arm, sources, targets, weights, val, test, rng):
-        view = sources[0][0]
+    def record(self, arm, sources, targets, weights, val, tested, rng):
+        view, test = tested
         seen.append({"parts": sources, "targets": targets, "weights": weights, "view": view, "val": val, "test": test})
-        return original(self, arm, sources, targets, weights, val, test, rng)
+        return original(self, arm, sources, targets, weights, val, tested, rng)
 
     monkeypatch.setattr(ProbeProtocol, "_fit", record)
     return seen
@@ -95,7 +95,7 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     copy = ImageSet(features_of(table, 5), table)
     recolored = {name: recolored_set(table, 8, 7) for name in RECOLORED}
     views = {"stain_normalized": ImageSet(features_of(table, 6), table)}
-    protocol = make(table, augmented=[copy], views=views, recolored=recolored)
+    protocol = make(table, augmented=[copy], views=views, derived=recolored)
     names = [*(name for name, arm in BASELINES.items() if not arm.head and not arm.aligned), "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
@@ -185,26 +185,58 @@ def test_recolored_images_are_as_many_as_generated_ones_and_change_no_other_arm(
     table = real_table(images=12)
     recolored = {"stain_transfer": recolored_set(table, 6, 7)}
     (medi,) = make(table).run(["medi"], 0)
-    outcomes = list(make(table, recolored=recolored).run(["medi", "stain_transfer"], 0))
+    outcomes = list(make(table, derived=recolored).run(["medi", "stain_transfer"], 0))
     # the smallest class of the generated images has 3 x 7 images, of the recolored ones 3 x 6
     assert [outcome.num_added for outcome in outcomes] == [63, 54]
     assert np.array_equal(outcomes[0].probabilities, medi.probabilities)
     many = {"stain_transfer": recolored_set(table, 20, 7)}
-    protocol = make(table, recolored=many)
+    protocol = make(table, derived=many)
     (outcome,) = protocol.run(["stain_transfer"], 0)
     added = many["stain_transfer"].table.iloc[fits[-1]["parts"][1][1]]
     assert outcome.num_added == 63 and set(added.groupby(["label", "center"]).size()) == {7}
     # without generated images, as many as the ratio requests
-    protocol = make(table, sets={}, recolored=many)
+    protocol = make(table, sets={}, derived=many)
     (outcome,) = protocol.run(["stain_transfer"], 0, DrawCondition(0.25))
     assert outcome.num_added == 3 * round(0.25 * outcome.num_real / 3)
+
+
+def test_filtered_images_are_those_whose_class_a_probe_of_real_images_predicts(fits):
+    table = real_table(images=12)
+    medi = synthetic_set(30, 2)
+    protocol = make(table, sets={"medi": medi}, variants=variants_of("medi", ["filtered"]))
+    (outcome,) = protocol.run(["medi_filtered"], 0, DrawCondition(50.0))
+    of_filter, fit = fits
+    assert len(of_filter["parts"]) == 1 and np.array_equal(of_filter["parts"][0][1], fit["parts"][0][1])
+    _, probabilities = oracle({**of_filter, "view": np.vstack([features_of(table), medi.features]),
+                               "test": len(table) + np.arange(len(medi))}, protocol.labels)  # fmt: skip
+    kept = np.array(LABELS)[probabilities.argmax(1)] == medi.table["label"]
+    added = fit["parts"][1][1]
+    # of every class as many as the class has of which the fewest are recognized
+    fewest = medi.table["label"][kept].value_counts().min()
+    assert kept[added].all() and 0 < fewest < 90 and not kept.all()
+    assert medi.table["label"].iloc[added].value_counts().to_dict() == dict.fromkeys(LABELS, fewest)
+    assert outcome.num_added == 3 * fewest
+
+
+def test_normalized_generated_images_are_added_to_the_normalized_real_ones(fits):
+    table, medi = real_table(), synthetic_set(7, 2)
+    normalized = ImageSet(features_of(medi.table, 8), medi.table)
+    views = {"stain_normalized": ImageSet(features_of(table, 6), table)}
+    derived, variants = {"medi_normalized": normalized}, variants_of("medi", ["normalized"])
+    protocol = make(table, sets={"medi": medi}, views=views, derived=derived, variants=variants)
+    plain, changed = protocol.run(["medi", "medi_normalized"], 0)
+    (real, rows), (generated, added) = fits[1]["parts"]
+    assert real is views["stain_normalized"].features is fits[1]["view"] and generated is normalized.features
+    assert np.array_equal(rows, fits[0]["parts"][0][1]) and changed.num_added == plain.num_added == len(added)
+    with pytest.raises(InputError, match="'medi_normalized'"):
+        list(make(table).run(["medi_normalized"], 0))
 
 
 def test_no_recolored_image_is_of_a_validation_patient(fits):
     table = real_table(val=False, images=8)
     recolored = {"stain_transfer": recolored_set(table, 100, 7)}
     for repeat in range(3):
-        list(make(table, sets={}, recolored=recolored).run(["stain_transfer"], repeat, DrawCondition(2.0)))
+        list(make(table, sets={}, derived=recolored).run(["stain_transfer"], repeat, DrawCondition(2.0)))
         added = recolored["stain_transfer"].table.iloc[fits[-1]["parts"][1][1]]
         validated = set(table["patient"].to_numpy()[fits[-1]["val"]])
         assert validated and not validated & set(added["patient"]) and len(added)

@@ -137,6 +137,21 @@ def test_recolored_patches_are_added_to_the_combinations_of_the_generated_arms(r
     assert len(list((gray.root / "features").iterdir())) == 2
 
 
+def test_variants_have_the_generated_images_of_the_main_arm(run, data, capsys):
+    few = {**vars(SETTINGS), "sweep_repeats": 0, "num_repeats": 1, "variants": ["normalized", "filtered"]}
+    results = run(baselines=(), settings=ProbeSettings(**few))
+    assert list(results.arms) == ["real", "cls", "medi", "medi_normalized", "medi_filtered"]
+    added = {arm: of_arm.training.num_added for arm, of_arm in results.arms.items()}
+    assert added["medi_normalized"] == added["medi"] == 54 >= added["medi_filtered"]
+    stores = [read_json(path / "store.json") for path in (data[1]["medi"] / "features").iterdir()]
+    assert {"normalized": "macenko"} in [store["fingerprint"]["recipe"] for store in stores]
+    assert {row.arms[1] for row in results.comparisons} == set(results.arms) - {"medi"}
+    run("of_real", baselines=("reweighted",), settings=ProbeSettings(**few), focus="real")
+    assert "no variants of 'real', which has no generated images" in capsys.readouterr().out
+    with pytest.raises(InputError, match="'medi_filtered' is both an arm and a variant of the arm 'medi'"):
+        run(arms={**data[1], "medi_filtered": data[1]["cls"]}, settings=ProbeSettings(**few))
+
+
 def test_an_interrupted_run_goes_on_to_the_same_and_processes_change_nothing(run, tmp_path, monkeypatch):
     whole = run("whole")
     done, original = [], jobs._run_job
@@ -220,6 +235,7 @@ def test_what_cannot_be_is_refused(run):
         ({"c_values": (0.0, 1.0)}, r"c_values = \(0.0, 1.0\)"),
         ({"ratio": -1.0}, "ratio = -1.0"),
         ({"sweep_real_per_class": (10, 0)}, r"sweep_real_per_class = \(10, 0\)"),
+        ({"variants": ["filterd"]}, "unknown variant 'filterd'"),
         ({"sweep_correlations": (0.0, 1.5)}, r"sweep_correlations = \(0.0, 1.5\)"),
     ],
 )

@@ -164,6 +164,9 @@ def test_too_few_combinations_to_draw_anew_are_told():
 def test_a_verdict_names_arms_as_the_tables_do_and_signs_differences():
     probe = spoiled(PROBE, "arms", "stain_normalized", value=arm(0.7, 0.2))
     probe["comparisons"].append(compared("stain_normalized", -0.048, -0.1, 0.02, 0.14))
+    # the best arm, but one with generated images
+    probe["arms"]["medi_filtered"] = arm(0.9, 0.4)
+    probe["comparisons"].append(compared("medi_filtered", -0.2, -0.3, -0.1, 0.01))
     texts = " ".join(one.text for one in verdict(FIDELITY, probe))
     assert (
         "MeDi does not differ significantly from the best baseline without generated images, Stain-normalized." in texts
