@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from medi_monai.metrics import nearest_neighbors, wilson_interval
 from medi_monai.metrics.copies import CopySearch, structure, turned
 from medi_monai.metrics.memorization import nearer_share
 from medi_monai.utils.errors import InputError
+from medi_monai.utils.progress import progress
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["CORRELATION_OF_A_COPY", "Closest", "MeasuredMemory", "memorization"]
@@ -35,7 +37,9 @@ CHOICES, MAX_CHOSEN = 8, 4000
 #: number of training images whose features are compared at once
 BLOCK = 16_384
 #: numbers of images that are read at once, and of training images that are searched at once
-READ, SEARCHED = 256, 512
+READ, SEARCHED = 64, 512
+#: number of threads that read files
+THREADS = 8
 #: correlation above which two images are copies, if it is rare among real images of different patients; otherwise the
 #: limit is the correlation that this share of them stays below
 CORRELATION_OF_A_COPY, UNLIKE = 0.9, 0.99
@@ -158,8 +162,9 @@ def _planted(table: pd.DataFrame, reader: PatchReader, train: np.ndarray, seed: 
 
 def _structures(reader: PatchReader, rows: np.ndarray) -> torch.Tensor:
     # images are reduced as they are read: only a few are in memory at their full size
-    parts = [rows[start : start + READ] for start in range(0, len(rows), READ)]
-    return torch.cat([structure(np.stack(reader.read(part.tolist()))) for part in parts])
+    parts = [rows[start : start + READ].tolist() for start in range(0, len(rows), READ)]
+    with ThreadPoolExecutor(1 if reader.on_the_fly else THREADS) as pool:
+        return torch.cat(list(pool.map(lambda part: structure(np.stack(reader.read(part))), parts)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ class _Matches:
 def _search(queries: Mapping[str, torch.Tensor], reader: PatchReader, train: np.ndarray) -> dict[str, _Matches]:
     """Search the originals of all sets together, so that each training image is read at most twice."""
     search = CopySearch(torch.cat(list(queries.values())))
-    for start in range(0, len(train), SEARCHED):
+    starts = range(0, len(train), SEARCHED)
+    for start in progress(starts, len(starts), "searching copies of training images", "block"):
         search.add(_structures(reader, train[start : start + SEARCHED]), start)
     for numbers in search.candidates.split(SEARCHED):
         search.verify(_structures(reader, train[numbers.numpy()]), numbers)

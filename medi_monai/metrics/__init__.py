@@ -2,6 +2,7 @@
 
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
 from medi_monai.metrics.components import Estimate, Source, cluster_weights, estimate
+from medi_monai.metrics.copies import CopySearch, aligned_correlation, structure
 from medi_monai.metrics.diversity import ms_ssim_diversity
 from medi_monai.metrics.frechet import (
     frechet_distance,
@@ -44,6 +45,7 @@ from medi_monai.metrics.shortcut import (
 from medi_monai.metrics.stain import group_means, stain_regression
 
 __all__ = [
+    "CopySearch",
     "Estimate",
     "GroupConfusion",
     "KernelDistance",
@@ -52,6 +54,7 @@ __all__ = [
     "Source",
     "accuracy",
     "adjusted_rand_index",
+    "aligned_correlation",
     "as_features",
     "associate",
     "auroc",
@@ -90,6 +93,7 @@ __all__ = [
     "robustness_by_k",
     "robustness_index",
     "stain_regression",
+    "structure",
     "wilson_interval",
     "worst_group_accuracy",
 ]
