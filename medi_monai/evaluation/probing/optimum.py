@@ -275,6 +275,14 @@ class Problem:
             torch.matmul(block - self.mean, self.axes, out=rotated[rows])
         return rotated
 
+    def axis_rows(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield blocks of centered rows along the principal axes, in double precision, each with its slice."""
+        if self.rotated is not None:
+            yield from block_views(self.rotated)
+            return
+        for rows, block in row_blocks(self.features, torch.float64, self.device):
+            yield rows, (block - self.mean) @ self.axes
+
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         if self.rotated is None:
             return row_blocks(self.features, dtype, self.device)
