@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -35,7 +37,7 @@ NORMALIZED = {
 
 
 class EfficientNetEncoder(ModuleEncoder):
-    """The 1,280 features of EfficientNet-Lite0 (Tan and Le 2019), means of its last maps.
+    """The 1,280 features of EfficientNet-Lite0 (Tan and Le 2019), means of its last maps, or the 320 before them.
 
     A small learned encoder: 3.4 M weights, trained on photographs and not on tissue. It is meant for comparison with
     ``embedded``; for a publication, also use a pathology encoder. Images are resized by bicubic interpolation, as in
@@ -44,12 +46,13 @@ class EfficientNetEncoder(ModuleEncoder):
     Args:
         image_size: input side in pixels, a multiple of 32; that of the training is 224. For small patches, twice their
             side is much faster and separates classes better (docs/results/evidence.md).
+        head: whether to apply the last convolution, from 320 to 1,280 features.
 
     Raises:
         InputError: if the packages of network and weights are missing, or for another input side.
     """
 
-    def __init__(self, image_size: int = TRAINED_SIZE) -> None:
+    def __init__(self, image_size: int = TRAINED_SIZE, head: bool = True) -> None:
         package, weights = (require(name, f"for the encoder {NAME}") for name in (NETWORK, WEIGHTS))
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1 or image_size % STRIDE:
             raise InputError(f"image_size {image_size!r} of {NAME}: it has to be a multiple of {STRIDE}")
@@ -57,7 +60,8 @@ class EfficientNetEncoder(ModuleEncoder):
         network = package.EfficientNet.from_name(ARCHITECTURE, image_size=image_size)
         load_into(network, load_tensors(path), f"{path} does not hold the weights of {NAME}")
         self._file_digest = file_digest(path)
-        super().__init__(_Maps(network), NAME, image_size, MEAN, STD, "bicubic")
+        self.head = head
+        super().__init__(_Maps(network, head), NAME, image_size, MEAN, STD, "bicubic")
 
     @staticmethod
     def is_installed() -> bool:
@@ -74,6 +78,10 @@ class EfficientNetEncoder(ModuleEncoder):
         parts = images.contiguous(memory_format=torch.channels_last).split(size)
         return torch.cat([super(EfficientNetEncoder, self).encode(part) for part in parts])
 
+    def describe(self) -> dict[str, Any]:
+        """Return the description of :meth:`ModuleEncoder.describe`, with whether the last convolution is applied."""
+        return {**super().describe(), "head": self.head}
+
     def weights_digest(self) -> str:
         """Return the SHA-256 of the published weights."""
         return self._file_digest
@@ -82,8 +90,9 @@ class EfficientNetEncoder(ModuleEncoder):
 class _Maps(nn.Module):
     """The last maps of a network, with batch normalization folded into the convolutions, which doubles the speed."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, head: bool) -> None:
         super().__init__()
+        self.head = head
         for module in list(network.eval().modules()):
             for convolution, normalization in NORMALIZED.items():
                 if hasattr(module, convolution):
@@ -93,4 +102,10 @@ class _Maps(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network.extract_features(images)
+        network: Any = self.network
+        if self.head:
+            return network.extract_features(images)
+        maps = network._swish(network._bn0(network._conv_stem(images)))
+        for block in network._blocks:
+            maps = block(maps)
+        return maps

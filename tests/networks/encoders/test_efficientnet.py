@@ -50,6 +50,20 @@ def test_features_are_those_of_the_package_itself(encoder):
 
 
 @installed
+def test_without_the_head_features_are_the_means_that_its_convolution_takes(encoder):
+    images, shorter = (
+        batch(pictures(3, 96)),
+        build_encoder({"name": "efficientnet_lite0", "image_size": 96, "head": False}),
+    )
+    taken = []
+    hook = encoder.module.network._conv_head.register_forward_pre_hook(lambda _, maps: taken.append(maps[0]))
+    encoder(images)
+    hook.remove()
+    assert shorter.dim == 320 and shorter.describe()["head"] is False
+    torch.testing.assert_close(shorter(images), taken[0].mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@installed
 def test_features_do_not_depend_on_the_batch(encoder):
     images = batch(pictures(40))
     together = encoder(images)
