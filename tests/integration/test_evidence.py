@@ -16,7 +16,7 @@ SMALL = {
     "sample_every": 4, "num_validation": 16, "images_per_combination": 16, "num_steps": 3, "num_halves": 2,
     "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "sweep_ratios": "[0.5]", "sweep_real_per_class": "[25]",
     "sweep_num_centers": "[4]", "sweep_correlations": "[0, 1]", "c_values": "[0.1]", "num_augmented": 1,
-    "min_images": 8, "baselines": "['reweighted', 'stain_augmented', 'stain_normalized']", "amp": False,
+    "min_images": 8, "baselines": "['reweighted', 'stain_normalized', 'stain_transfer', 'coral']", "amp": False,
     "num_trainings": 2,
 }  # fmt: skip
 OF_TRAINING = ["training cls", "training medi", "sampling cls", "sampling medi", "evaluation"]
@@ -68,7 +68,7 @@ def test_the_tables_have_what_they_promise(experiment):
         # a network that has hardly been trained is worse than other patients
         assert arm["frechet_distance"]["mean"]["value"] > 2 * arm["frechet_distance"]["floor"]["value"]
     probe = json.loads((output / "probing" / "probe.json").read_text())
-    assert list(probe["arms"]) == ["real", "reweighted", "stain_augmented", "stain_normalized", "cls", "medi"]
+    assert list(probe["arms"]) == ["real", "reweighted", "stain_normalized", "stain_transfer", "coral", "cls", "medi"]
     assert len(probe["arms"]["medi"]["balanced_accuracy"]["trainings"]) == 2
     for arm in probe["arms"].values():
         for name in ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc"):
