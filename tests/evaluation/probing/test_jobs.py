@@ -50,7 +50,7 @@ def protocol():
 
 def context_of(protocol, trained_on):
     test = protocol.table.iloc[protocol.test]
-    return DrawContext(protocol, TestUnits.of(test, ["center"], []), SETTINGS, trained_on)
+    return DrawContext(protocol, TestUnits.of(test, "label", ["center"], []), SETTINGS, trained_on)
 
 
 def correlation_jobs(protocol, trained_on):
