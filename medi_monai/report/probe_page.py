@@ -18,6 +18,7 @@ from medi_monai.report.words import (
     figure_text,
     main_source,
     number,
+    p_statement,
     p_text,
     settings_findings,
     share_table,
@@ -85,16 +86,18 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
 
 
 def _answer(results: ProbeResults) -> list[str]:
-    # the arm in focus, compared with real images alone and with the other generated images
+    # the arm in focus, compared with real images alone, with the other generated images and with the best other arm
     focus, added = results.focus, results.generated
     figure = results.arms[focus].balanced_accuracy if focus in results.arms else None
     void = [finding.text for finding in results.warnings if finding.level == "error"]
     sentences = [*void[:1], f"{arm_title(focus, added)}: balanced accuracy {figure_text(figure, 3)}."]
-    for row in results.comparisons:
-        other = row.arms[1]
-        if row.figure == "balanced_accuracy" and (other == "real" or other in added):
-            sentences.append(f"{_pair(focus, other)}: {_signed(row.difference)}, p = {p_text(row.p_holm)} (Holm).")
-    return sentences[: 3 + len(void[:1])]
+    rows = {row.arms[1]: row for row in results.comparisons if row.figure == "balanced_accuracy"}
+    asked = [other for other in rows if other == "real" or other in added][:2]
+    best = max(rows, key=lambda other: results.arms[other].balanced_accuracy.value or 0.0, default=None)
+    for other in asked if best is None or best in asked else [*asked, best]:
+        row = rows[other]
+        sentences.append(f"{_pair(focus, other)}: {_signed(row.difference)}, {p_statement(row.p_holm)} (Holm).")
+    return sentences
 
 
 def _pair(focus: str, other: str) -> str:

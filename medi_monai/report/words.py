@@ -19,6 +19,7 @@ __all__ = [
     "known",
     "main_source",
     "number",
+    "p_statement",
     "p_text",
     "percent_text",
     "setting_text",
@@ -121,6 +122,12 @@ def p_text(value: float | None) -> str:
     """Format a p value to three decimals."""
     given = known(value)
     return DASH if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
+
+
+def p_statement(value: float | None) -> str:
+    """Return a statement such as "p = 0.035" or "p < 0.001"."""
+    given = known(value)
+    return "p undefined" if given is None else f"p = {given:.2g}" if given >= 0.001 else "p < 0.001"
 
 
 def short(name: object, length: int = LONGEST_NAME) -> str:

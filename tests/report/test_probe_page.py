@@ -52,10 +52,20 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
     ]  # fmt: skip
     assert "Clustering score (PathoROB): −0.412 over 16 pairs (n = 6,400)" in text and "k = 5)" in text
     assert "race: asian (n = 574), white (n = 2,063)" in text and "– (n = 3,517)" in text
-    assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.006 (Holm)." in text
+    assert "MeDi − Real: +0.100 (0.050 to 0.400), p = 0.0063 (Holm)." in text
     assert "Differences between MeDi and other arms" in text and "bc7e5d" in text
     # two forests, two sweeps, the correlation
     assert text.count("<img") == 5 and "Accuracy by number of centers" not in text
+
+
+def test_the_answer_compares_with_the_best_other_arm(tmp_path):
+    answer = "MeDi − Stain-normalized: +0.110 (0.050 to 0.400), p < 0.001 (Holm)."
+    content = probe_content()
+    for row in content["comparisons"]:
+        row["p_holm"] = 0.0002
+    assert answer not in text_of(tmp_path, content)
+    content["arms"]["stain_normalized"]["balanced_accuracy"]["value"] = 0.75
+    assert answer in text_of(tmp_path, content)
 
 
 def test_limitations_are_notices(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from medi_monai.evaluation.probing import BASELINES
 from medi_monai.report.evaluation_page import untrained_text
-from medi_monai.report.words import arm_title, number, settings_findings
+from medi_monai.report.words import arm_title, number, p_statement, settings_findings
 from medi_monai.results import Figure, Finding
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import Comparison, ProbeResults
@@ -146,7 +146,7 @@ def _fidelity_findings(fidelity: ArmsMetrics, focus: str, rival: str) -> list[Fi
     if mine.unseen.value is not None:
         text += f" For combinations not in training: {_number(mine.unseen)} and {_number(theirs.unseen)}."
     test = fidelity.comparison(focus, rival).log_ratio
-    text += f" Paired test over {plural(test.n, 'combination')}: {_p(test.p_value)}."
+    text += f" Paired test over {plural(test.n, 'combination')}: {p_statement(test.p_value)}."
     certain = test.p_value is not None and test.p_value < ALPHA
     nearer = theirs.mean.value is not None and mine.mean.value < theirs.mean.value
     figures = {focus: mine.mean, rival: theirs.mean, "floor": mine.floor}
@@ -238,7 +238,7 @@ def _difference(row: Comparison, focus: str, other: str) -> str:
     if difference.value is None:
         return f"{pair}: undefined."
     low, high = (_signed(edge) for edge in difference.ci95 or (None, None))
-    return f"{pair}: {_signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {_p(row.p_holm)})."
+    return f"{pair}: {_signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {p_statement(row.p_holm)})."
 
 
 def _signed(value: float | None) -> str:
@@ -248,7 +248,3 @@ def _signed(value: float | None) -> str:
 
 def _number(figure: Figure) -> str:
     return "–" if figure.value is None else f"{figure.value:.2f}"
-
-
-def _p(value: float | None) -> str:
-    return "p undefined" if value is None else f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
