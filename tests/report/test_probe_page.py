@@ -59,7 +59,7 @@ def test_figures_stand_in_the_row_of_their_arm(tmp_path):
 
 
 def test_the_answer_compares_with_the_best_other_arm(tmp_path):
-    answer = "MeDi − Stain-normalized: +0.110 (0.050 to 0.400), p < 0.001 (Holm)."
+    answer = "MeDi − Stain-normalized: +0.110 (0.060 to 0.400), p < 0.001 (Holm)."
     content = probe_content()
     for row in content["comparisons"]:
         row["p_holm"] = 0.0002
