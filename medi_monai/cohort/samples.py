@@ -93,8 +93,9 @@ def read_arms(
         reserved: names that arms must not have.
 
     Raises:
-        InputError: if there is no arm, or for a reserved name, a folder without a manifest, images in tar files, an
-            image that is missing or listed twice, a missing column, or an empty cell in one of ``columns``.
+        InputError: if there is no arm, or for a reserved name, what is not a folder, a folder without a manifest,
+            images in tar files, an image that is missing or listed twice, a missing column, or an empty cell in one of
+            ``columns``.
     """
     if not arms:
         raise InputError("there are no arms to compare: set --arms to a mapping of names to `sampling` folders")
@@ -103,6 +104,9 @@ def read_arms(
             raise InputError(
                 f"an arm cannot be named {name!r}, because {', '.join(reserved)} are reserved names: rename it"
             )
+    for name, folder in arms.items():
+        if not isinstance(folder, (str, os.PathLike)):
+            raise InputError(f"arms = {folder!r} for {name!r}: give one folder, the output folder of its sampling")
     return {name: _read_arm(name, Path(folder), columns) for name, folder in arms.items()}
 
 

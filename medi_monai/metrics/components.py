@@ -86,8 +86,9 @@ def estimate(values: np.ndarray, test_replicates: np.ndarray | None = None, test
         test_df: degrees of freedom of the test units: their number minus that of the strata.
 
     Returns:
-        The estimate, with the sources ``test``, ``draws`` and ``trainings``; without sources if there is one draw, or
-        if ``test_df`` is 0.
+        The estimate, with the sources ``draws``, which contains the generated images if T is 1; with more trainings
+        also ``trainings`` and ``images``; with replicates also ``test``. Without sources if there is one draw, or if
+        ``test_df`` is 0.
 
     Raises:
         InputError: for values that are not a matrix.

@@ -96,6 +96,12 @@ def test_a_patient_of_two_splits_is_refused_unless_one_is_left_out():
     assert kept.table["image"].tolist() == ["a", "b", "d"]
 
 
+@pytest.mark.parametrize("folder", [3, ["one", "two"], None])
+def test_an_arm_is_one_folder(folder):
+    with pytest.raises(InputError, match="for 'medi': give one folder"):
+        read_arms({"medi": folder}, ["label"])
+
+
 def test_what_differs_between_arms_is_told(tmp_path):
     arms = read_arms({"one": arm(tmp_path / "a"), "two": arm(tmp_path / "b", 4)}, ["center"])
     assert settings_that_differ(arms) == {"images": {"one": 3, "two": 4}}

@@ -54,6 +54,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.seeding import seed_from
+from medi_monai.utils.text import listed
 from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
@@ -195,8 +196,14 @@ def _trainings(arms: Mapping[str, str | os.PathLike | Sequence[str | os.PathLike
         folders: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
         if not folders or not all(isinstance(folder, (str, os.PathLike)) for folder in folders):
             raise InputError(f"arms = {given!r} for {arm!r}: a folder, or a list of folders, one for each training")
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise InputError(f"arms = {given!r} for {arm!r}: a folder is listed twice; each training has its own")
         names = [arm, *(f"{arm} (training {number})" for number in range(2, len(folders) + 1))]
         trainings[arm] = {name: Path(folder) for name, folder in zip(names, folders)}
+    numbers = {arm: len(of_arm) for arm, of_arm in trainings.items()}
+    if len(set(numbers.values()) - {1}) > 1:
+        found = listed(f"{number} for {arm!r}" for arm, number in numbers.items())
+        raise InputError(f"arms have unequal numbers of trainings: {found}. List as many folders for each, or one")
     return trainings
 
 

@@ -9,11 +9,12 @@ from medi_monai.evaluation.probing import BASELINES
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, p_statement, settings_findings
 from medi_monai.results import Figure, Finding
+from medi_monai.results.experiment import TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import Comparison, ProbeResults
 from medi_monai.utils.text import plural
 
-__all__ = ["verdict"]
+__all__ = ["trainings_findings", "verdict"]
 
 ALPHA = 0.05
 #: what a comparison shows
@@ -45,6 +46,24 @@ def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", riv
     warnings = [*fidelity.warnings, *(row for row in probe.warnings if row not in fidelity.warnings)]
     findings += [finding for finding in warnings if finding.level != "error"]
     return findings + _protocol_findings(probe)
+
+
+def trainings_findings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
+    """Return how much trainings differ in their Fréchet distance or, with a single one, that this is unknown."""
+    if len(trainings) == 1:
+        text = (
+            "There was one training of each model. Another one gives other figures, by how much is not known: repeat "
+            "with --num_trainings 3 or more."
+        )
+        return [Finding("note", text)]
+    ranges = {}
+    for arm in trainings[0].arms:
+        values = [of.arms[arm].frechet_distance for of in trainings]
+        known = [value for value in values if value is not None]
+        if known:
+            ranges[arm] = f"{arm_title(arm)} {sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
+    text = f"Mean Fréchet distance over {len(trainings)} trainings (lowest to highest): {', '.join(ranges.values())}."
+    return [Finding("note", text)] if ranges else []
 
 
 def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:

@@ -15,11 +15,10 @@ from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.probing import BASELINES
-from medi_monai.evaluation.verdicts.metadata import verdict
+from medi_monai.evaluation.verdicts.metadata import trainings_findings, verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
-from medi_monai.report.words import arm_title
-from medi_monai.results import Finding, plain, print_findings, read_results, write_results
+from medi_monai.results import plain, print_findings, read_results, write_results
 from medi_monai.results.experiment import ExperimentResults, TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
@@ -109,7 +108,7 @@ class MetadataExperiment:
                 f"does it help to generate them with {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
-            verdict=(*verdict(fidelity, probe), *_over_trainings(trainings)),
+            verdict=(*verdict(fidelity, probe), *trainings_findings(trainings)),
             fidelity=fidelity,
             probe=probe,
             trainings=trainings,
@@ -148,13 +147,13 @@ def metadata_stages(output: Path, class_only_guidance: float, seed: int = 0, num
     # not the cohort table, which may be CSV or Parquet: the summary is always written, and last
     prepared = cohort / "summary.json"
     stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
-    for number in range(num_trainings):
-        stages += _stages_of_training(_Training.of(output, number, seed), cohort, class_only_guidance)
-    folders = [_Training.of(output, number, seed) for number in range(num_trainings)]
-    arms = {arm: [str(training.sampling(arm)) for training in folders] for arm in ARMS}
+    trainings = [_Training.of(output, number, seed) for number in range(num_trainings)]
+    for training in trainings:
+        stages += _stages_of_training(training, cohort, class_only_guidance)
+    arms = {arm: [str(training.sampling(arm)) for training in trainings] for arm in ARMS}
     given = {arm: of_arm[0] if num_trainings == 1 else of_arm for arm, of_arm in arms.items()}
     compared = {"cohort_dir": cohort, "arms": given, "output_dir": output / "probing"}
-    needs = ["preparing", *(f"sampling {arm}{training.suffix}" for training in folders for arm in ARMS)]
+    needs = ["preparing", *(f"sampling {arm}{training.suffix}" for training in trainings for arm in ARMS)]
     return [
         *stages,
         Stage("probing", "probing", ["probe.json"], output / "probing" / "probe.json", compared, needs),
@@ -218,20 +217,3 @@ def _summarize_training(run: RunContext, number: int, probe: ProbeResults) -> Tr
         )
     page = training.folder / "evaluation" / "report.html"
     return TrainingSummary(training.seed, arms, str(page.relative_to(run.output)))
-
-
-def _over_trainings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
-    if len(trainings) == 1:
-        text = (
-            "There was one training of each model. Another one gives other figures, by how much is not known: repeat "
-            "with --num_trainings 3 or more."
-        )
-        return [Finding("note", text)]
-    ranges = {}
-    for arm in trainings[0].arms:
-        values = [of.arms[arm].frechet_distance for of in trainings]
-        known = [value for value in values if value is not None]
-        if known:
-            ranges[arm] = f"{arm_title(arm)} {sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
-    text = f"Mean Fréchet distance over {len(trainings)} trainings (lowest to highest): {', '.join(ranges.values())}."
-    return [Finding("note", text)] if ranges else []

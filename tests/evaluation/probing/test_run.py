@@ -218,6 +218,15 @@ def test_folders_of_trainings_that_are_none_are_refused(run, folders):
         run(arms={"medi": folders})
 
 
+def test_trainings_that_are_listed_twice_or_unequal_in_number_are_refused(run, data):
+    cls, medi = (data[1][name] for name in ("cls", "medi"))
+    with pytest.raises(InputError, match="for 'medi': a folder is listed twice"):
+        run(arms={"medi": [medi, medi]})
+    folders = {"cls": [cls, medi], "medi": [medi, cls, medi / "third"]}
+    with pytest.raises(InputError, match="unequal numbers of trainings: 2 for 'cls', 3 for 'medi'"):
+        run(arms=folders)
+
+
 def test_what_cannot_be_is_refused(run):
     with pytest.raises(InputError, match="baseline"):
         run(baselines=("reweigthed",))

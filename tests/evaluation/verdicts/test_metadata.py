@@ -7,6 +7,7 @@ from result_contents import arm_results, arms_content, comparison, figure, memor
 
 from medi_monai.evaluation.verdicts import metadata
 from medi_monai.results import typed
+from medi_monai.results.experiment import TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 
@@ -237,3 +238,14 @@ def test_a_sweep_of_real_images_alone_says_why_the_others_are_not_there():
     )
     (text,) = [one.text for one in verdict(FIDELITY, PROBE) if one.text.startswith("Mean change")]
     assert text.endswith("MeDi −21.4%.")
+
+
+def test_trainings_have_a_range_and_a_single_one_is_a_limit():
+    def training(seed, distance):
+        return TrainingSummary(seed, {"medi": TrainedArm(0.7, distance, None, None, {})}, "report.html")
+
+    (alone,) = metadata.trainings_findings([training(0, 5.0)])
+    assert alone.level == "note" and "--num_trainings" in alone.text
+    (several,) = metadata.trainings_findings([training(0, 4.0), training(1, 6.0), training(2, None)])
+    assert "over 3 trainings" in several.text and "MeDi 5.00 (4.00 to 6.00)" in several.text
+    assert metadata.trainings_findings([training(0, None), training(1, None)]) == []
