@@ -70,7 +70,10 @@ BRAIN_TEMPLATES = {
 class SourceSettings(Settings):
     """Settings shared by the cohorts of both bundles."""
 
-    dataset_dir: PathText | None = setting(None, "folder of the data set; null: generate the demo cohort")
+    dataset_dir: PathText | None = setting(
+        None,
+        "folder of the data set, or a demo cohort (docs/evidence.md); null: the demo cohort",
+    )
     table: PathText | MappingOf = setting(
         "slides.csv", "table of the images in this folder, or a layout and its tables"
     )

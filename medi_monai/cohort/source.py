@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from medi_monai.cohort.demo import demo_dataset
+from medi_monai.cohort.demo import DemoCohort, demo_dataset
 from medi_monai.cohort.tables.cells import clean_cells
 from medi_monai.cohort.tables.files import (
     A_FOLDER,
@@ -40,9 +40,6 @@ ROLES = {"image": "{image}", "slide": "slide", "patient": "patient", "mpp": None
 #: what a row of the table is: ``slides`` and ``tiles`` are cut into patches, ``patches`` are used uncut
 UNITS = ("slides", "tiles", "patches")
 
-#: value of ``dataset_dir`` for the negative control
-DEMO_BALANCED = "demo_balanced"
-
 #: ``(N,)`` bool of the rows that have a problem, and the reason, for each row or for all
 Problem = tuple[pd.Series, pd.Series | str]
 
@@ -55,8 +52,9 @@ class ImageTable:
     """A table with one row per slide, tile or patch, and the folder of its images.
 
     Args:
-        root: folder to which image paths are relative (``dataset_dir``). ``None`` is the demo cohort and
-            ``demo_balanced`` its negative control; their slides are generated on first use.
+        root: folder to which image paths are relative (``dataset_dir``). ``None`` is the demo cohort,
+            ``demo_balanced`` its negative control, ``demo_stain`` a demo cohort whose centers differ in staining and
+            optics alone, and ``demo@1`` the demo cohort of another seed; their slides are generated on first use.
         table: path of the CSV, TSV, Excel or Parquet table, relative to ``root``; a GDC table or a TCGA-UT folder tree,
             such as ``{layout: gdc, path: slide.tsv, clinical: clinical.tsv}`` or ``{layout: tcga_ut, level: "0"}`` (see
             :class:`medi_monai.cohort.tables.TableSpec`); or, if there is no table, a pattern of the image paths, such
@@ -103,9 +101,8 @@ class ImageTable:
     @property
     def folder(self) -> Path:
         """The root as a path; generates the demo slides if they are selected and do not exist."""
-        if self.root is None or str(self.root) == DEMO_BALANCED:
-            return demo_dataset(balanced=self.root is not None)
-        return Path(self.root)
+        demo = DemoCohort.selected_by(self.root)
+        return Path(str(self.root)) if demo is None else demo_dataset(demo)
 
     @property
     def table_name(self) -> str:

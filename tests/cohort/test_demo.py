@@ -9,11 +9,12 @@ import openslide
 import pandas as pd
 import pytest
 import tifffile
+from scipy import ndimage
 
-from medi_monai.cohort.demo import CENTERS, TUMORS, demo_dataset, demo_schema
+from medi_monai.cohort.demo import CENTERS, TUMORS, DemoCohort, demo_dataset, demo_schema
 from medi_monai.cohort.demo.cohort import VERSION, demo_slide_table, write_pyramid
 from medi_monai.cohort.demo.histology import draw_stains, scan
-from medi_monai.cohort.demo.profiles import NUM_PATIENTS
+from medi_monai.cohort.demo.profiles import NUM_PATIENTS, Preparation, stain_only
 from medi_monai.schema import MISSING_WORDS
 from medi_monai.utils.tables import read_table
 
@@ -53,8 +54,9 @@ def cohort(tmp_path_factory, some_slides):
 
 def test_the_table_depends_on_the_seed_alone():
     np.random.seed(5)
-    pd.testing.assert_frame_equal(demo_slide_table(3), demo_slide_table(3))
-    assert not demo_slide_table(3).equals(demo_slide_table(4))
+    third, fourth = DemoCohort(3), DemoCohort(4)
+    pd.testing.assert_frame_equal(demo_slide_table(third), demo_slide_table(third))
+    assert not demo_slide_table(third).equals(demo_slide_table(fourth))
 
 
 def test_a_site_code_belongs_to_one_project_and_one_center():
@@ -86,7 +88,7 @@ def test_the_schema_has_every_project_and_center_and_fits_the_table():
     assert schema.names == ("project_id", "center")
     assert set(schema.label.values) == {tumor.project for tumor in TUMORS}
     assert set(schema.attributes[0].values) == set(CENTER)
-    assert (schema.encode(demo_slide_table(7)) >= 0).all()
+    assert (schema.encode(demo_slide_table(DemoCohort(7))) >= 0).all()
 
 
 def test_the_written_table_survives_reading_with_na_01_and_missing_race(cohort):
@@ -152,15 +154,100 @@ def test_the_same_generator_draws_the_same_and_another_another(tumor):
     assert np.array_equal(drawn, same) and not np.array_equal(drawn, other)
 
 
-def test_the_morphology_knows_no_center():
-    assert list(inspect.signature(draw_stains).parameters) == ["tumor", "size", "mpp", "rng"]
+def test_the_morphology_knows_the_preparation_of_a_center_alone():
+    assert list(inspect.signature(draw_stains).parameters) == ["tumor", "size", "mpp", "rng", "preparation"]
+
+
+def test_nothing_but_the_stain_gives_the_tumor_away():
+    # weighted by patients: the mean of a trait over the centers of a tumor is that of every other tumor
+    traits = [
+        (*dataclasses.astuple(center.preparation), center.sharpening, center.quality, center.mpp) for center in CENTERS
+    ]
+    means = (NUM_PATIENTS @ np.array(traits)) / NUM_PATIENTS.sum(axis=1, keepdims=True)
+    assert np.allclose(means[:, :-1], means[0, :-1])
+    assert np.ptp(traits, axis=0)[:-1].min() > 0, "and centers differ in it"
+
+
+@pytest.mark.parametrize(
+    "dataset_dir, cohort",
+    [
+        (None, DemoCohort()),
+        ("demo@0", DemoCohort()),
+        ("demo@12", DemoCohort(12)),
+        ("demo_balanced", DemoCohort(balanced=True)),
+        ("demo_stain@1", DemoCohort(1, stain_only=True)),
+        ("demo", None),
+        ("demo@", None),
+        ("demo@-1", None),
+        ("demo_stian", None),
+        ("/data/demo@1", None),
+    ],
+)
+def test_names_select_demo_cohorts_and_everything_else_is_a_folder(dataset_dir, cohort):
+    assert DemoCohort.selected_by(dataset_dir) == cohort
+
+
+def test_every_demo_cohort_has_a_folder_of_its_own():
+    cohorts = [DemoCohort(*values) for values in itertools.product((0, 1), (False, True), (False, True))]
+    assert len({cohort.folder for cohort in cohorts}) == len(cohorts)
+
+
+def test_a_center_with_the_stain_alone_has_a_plain_preparation():
+    for center in CENTERS:
+        plain = stain_only(center)
+        assert plain.preparation == Preparation() and plain.sharpening == 0
+        same = ("name", "hematoxylin", "eosin", "white", "blur", "mpp")
+        assert all(getattr(plain, name) == getattr(center, name) for name in same)
+
+
+def nuclei_drawn(preparation, seed=0, tumor=SMALL):
+    return draw_stains(tumor, 512, 0.5, np.random.default_rng(seed), preparation)[0]
+
+
+def test_fixation_shrinks_nuclei_by_the_square_in_area():
+    plain, shrunk = ((nuclei_drawn(Preparation(shrinkage)) > 0.4).sum() for shrinkage in (0.0, 0.2))
+    assert shrunk / plain == pytest.approx(0.8**2, abs=0.06)
+
+
+def test_clearing_pales_the_middle_of_nuclei_and_not_their_outline():
+    plain, cleared = (nuclei_drawn(Preparation(clearing=clearing)) for clearing in (0.0, 0.4))
+    inside = plain > 0.75
+    middle = ndimage.binary_erosion(inside, iterations=4)
+    ratio = cleared / np.maximum(plain, 1e-6)
+    assert ratio[middle].mean() == pytest.approx(0.65, abs=0.08)
+    outline = inside & ~ndimage.binary_erosion(inside)
+    assert ratio[outline].mean() > ratio[middle].mean() + 0.15
+
+
+def test_a_thicker_section_has_more_stain_in_proportion():
+    def mean_stains(thickness):
+        inner = slice(128, 384)
+        drawn = [
+            draw_stains(SMALL, 512, 0.5, np.random.default_rng(s), Preparation(thickness=thickness)) for s in (0, 1)
+        ]
+        return np.mean([[stain[inner, inner].mean() for stain in stains] for stains in drawn], axis=0)
+
+    # 0.06 of hematoxylin is everywhere; nuclei of one layer hide parts of each other, those of two layers add up
+    (thin, thin_eosin), (thick, thick_eosin) = mean_stains(1.0), mean_stains(1.3)
+    assert (thick - 0.06) / (thin - 0.06) == pytest.approx(1.3, abs=0.08)
+    assert thick_eosin / thin_eosin == pytest.approx(1.3, abs=0.02)
+
+
+def test_sharpening_is_an_unsharp_mask_in_microns():
+    edge = np.zeros((128, 128), np.float32)
+    edge[:, 64:] = 1
+    plain = dataclasses.replace(stain_only(CENTER["Aspen"]), blur=1.0)
+    sharp = dataclasses.replace(plain, sharpening=0.8)
+    before, after = (scan(edge, edge, center, 0.5, np.random.default_rng(0)).astype(float) for center in (plain, sharp))
+    expected = before + 0.8 * (before - ndimage.gaussian_filter(before, (2, 2, 0)))
+    assert np.abs((after - np.clip(expected, 0, 255)).mean(axis=0)).max() < 1.5
 
 
 @pytest.mark.parametrize("center", CENTERS, ids=lambda center: center.name)
 def test_color_deconvolution_gives_every_centers_stains_back(center):
     # Ruifrok and Johnston's linear unmixing in optical density, with the center's own vectors
     hematoxylin, eosin = draw_stains(GLAND, 400, 0.5, np.random.default_rng(4))
-    sharp = dataclasses.replace(center, blur=1e-3)
+    sharp = dataclasses.replace(center, blur=1e-3, sharpening=0)
     pixels = scan(hematoxylin, eosin, sharp, 0.5, np.random.default_rng(5))
     density = -np.log10(np.clip(pixels, 1, None) / np.asarray(center.white))
     stains = np.stack([center.hematoxylin, center.eosin])
@@ -184,7 +271,7 @@ def test_blur_is_in_microns():
         size = round(60 / mpp)
         edge = np.zeros((size, size), np.float32)
         edge[:, size // 2 :] = 1
-        center = dataclasses.replace(CENTER["Aspen"], blur=2.0)
+        center = dataclasses.replace(CENTER["Aspen"], blur=2.0, sharpening=0)
         profile = scan(edge, np.zeros_like(edge), center, mpp, np.random.default_rng(0))[..., 0].mean(axis=0)
         low, high = profile[-size // 5 :].mean(), profile[: size // 5].mean()
         inner = slice(size // 3, -size // 3)

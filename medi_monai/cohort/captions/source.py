@@ -12,7 +12,8 @@ import pandas as pd
 
 from medi_monai.cohort.captions.roco import RocoTable, article_of, find_roco
 from medi_monai.cohort.captions.templates import CaptionTemplates
-from medi_monai.cohort.source import DEMO_BALANCED, ImageTable
+from medi_monai.cohort.demo import DemoCohort
+from medi_monai.cohort.source import ImageTable
 from medi_monai.cohort.splits.patients import keep_apart
 from medi_monai.cohort.table import SPLITS
 from medi_monai.cohort.tables.cells import clean_cells
@@ -112,12 +113,13 @@ class CaptionTable:
     @property
     def folder(self) -> Path:
         """The root as a path; generates the images of a demo cohort if it is selected and does not exist."""
-        if self.root is None or str(self.root) == DEMO_BALANCED:
-            # import the generator of the demo only if it is needed
-            from medi_monai.cohort.demo.brain_cohort import brain_dataset
+        demo = DemoCohort.selected_by(self.root)
+        if demo is None or demo.stain_only:
+            return Path(str(self.root))
+        # import the generator of the demo only if it is needed
+        from medi_monai.cohort.demo.brain_cohort import brain_dataset
 
-            return brain_dataset(balanced=self.root is not None)
-        return Path(self.root)
+        return brain_dataset(demo.seed, demo.balanced)
 
     @property
     def table_name(self) -> str:

@@ -1,6 +1,14 @@
-"""Procedural H&E cohort with known ground truth: classes differ only in morphology, centers only in color."""
+"""Procedural H&E cohort with known ground truth: classes differ in morphology, centers in preparation and scanner."""
 
-from medi_monai.cohort.demo.cohort import demo_dataset, demo_schema, write_demo_slides
+from medi_monai.cohort.demo.cohort import DEMO_NAMES, DemoCohort, demo_dataset, demo_schema, write_demo_slides
 from medi_monai.cohort.demo.profiles import CENTERS, TUMORS
 
-__all__ = ["CENTERS", "TUMORS", "demo_dataset", "demo_schema", "write_demo_slides"]
+__all__ = [
+    "CENTERS",
+    "DEMO_NAMES",
+    "TUMORS",
+    "DemoCohort",
+    "demo_dataset",
+    "demo_schema",
+    "write_demo_slides",
+]

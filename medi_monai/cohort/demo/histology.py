@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medi_monai.cohort.demo.profiles import CenterProfile, TumorProfile
+from medi_monai.cohort.demo.profiles import PLAIN, CenterProfile, Preparation, TumorProfile
 
 __all__ = ["draw_stains", "scan", "tumor_of_patient"]
 
 #: spacing of stromal fibers in microns
 FIBER_SPACING = 7.5
+#: standard deviation of the blur that a scanner's unsharp mask subtracts, in microns
+SHARPENING_RADIUS = 1.0
 
 
 def tumor_of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProfile:
@@ -22,7 +24,9 @@ def tumor_of_patient(tumor: TumorProfile, rng: np.random.Generator) -> TumorProf
     return replace(tumor, nuclear_diameter=tumor.nuclear_diameter * size, nuclei_per_mm2=tumor.nuclei_per_mm2 * density)
 
 
-def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_stains(
+    tumor: TumorProfile, size: int, mpp: float, rng: np.random.Generator, preparation: Preparation = PLAIN
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the amounts of hematoxylin and eosin: 0 on glass, about 1 in a nucleus or in dense stroma.
 
     Args:
@@ -30,6 +34,7 @@ def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Gener
         size: side of the square field in pixels.
         mpp: microns per pixel.
         rng: source of all randomness.
+        preparation: fixation and thickness of the section.
 
     Returns:
         Two ``(size, size)`` float32 arrays.
@@ -39,8 +44,12 @@ def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Gener
     direction = np.arctan2(*np.gradient(across)) + np.float32(np.pi / 2)
     eosin = _stroma(tumor, size, mpp, across, rng)
     lumina, rings = _lumina(tumor, size, mpp, rng)
-    hematoxylin = _nuclei(tumor, size, mpp, direction, lumina, rings, rng)
-    eosin = np.where(lumina, 0.03, eosin * (1 - 0.6 * np.clip(hematoxylin, 0, 1)))
+    hematoxylin = _nuclei(tumor, preparation, size, mpp, direction, lumina, rings, rng)
+    eosin = np.where(lumina, 0.03, preparation.thickness * eosin * (1 - 0.6 * np.clip(hematoxylin, 0, 1)))
+    if preparation.thickness > 1:
+        # optical densities of nuclei above one another add up
+        further = replace(tumor, nuclei_per_mm2=tumor.nuclei_per_mm2 * (preparation.thickness - 1))
+        hematoxylin += _nuclei(further, preparation, size, mpp, direction, lumina, [], rng) * ~lumina
     hematoxylin += 0.06 * ~lumina
     return (hematoxylin * tissue).astype(np.float32), (eosin * tissue).astype(np.float32)
 
@@ -48,14 +57,15 @@ def draw_stains(tumor: TumorProfile, size: int, mpp: float, rng: np.random.Gener
 def scan(
     hematoxylin: np.ndarray, eosin: np.ndarray, center: CenterProfile, mpp: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Render stains by the Beer-Lambert law, ``I = white · 10^-(h·H + e·E)``, with slide variation, blur and noise.
+    """Render stains by the Beer-Lambert law, ``I = white · 10^-(h·H + e·E)``.
 
-    ``H`` and ``E`` are the amounts of stain, ``h`` and ``e`` the optical densities of the center.
+    ``H`` and ``E`` are the amounts of stain, ``h`` and ``e`` the optical densities of the center. Slides vary in the
+    strength of both stains; the scanner blurs, sharpens by an unsharp mask, and adds noise.
 
     Args:
         hematoxylin: ``(H, W)`` amounts of hematoxylin.
         eosin: ``(H, W)`` amounts of eosin.
-        center: staining and scanner.
+        center: staining and scanner; its preparation is part of the stains.
         mpp: microns per pixel.
         rng: source of all randomness.
 
@@ -69,6 +79,9 @@ def scan(
     ).astype(np.float32)
     light = np.asarray(center.white, np.float32) * np.exp(np.float32(-np.log(10)) * density)
     light = ndimage.gaussian_filter(light, (center.blur / mpp, center.blur / mpp, 0))
+    if center.sharpening:
+        radius = SHARPENING_RADIUS / mpp
+        light += np.float32(center.sharpening) * (light - ndimage.gaussian_filter(light, (radius, radius, 0)))
     light += 1.5 * rng.standard_normal((*light.shape[:2], 1), dtype=np.float32)
     return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
@@ -116,6 +129,7 @@ def _lumina(
 
 def _nuclei(
     tumor: TumorProfile,
+    preparation: Preparation,
     size: int,
     mpp: float,
     direction: np.ndarray,
@@ -130,9 +144,11 @@ def _nuclei(
         if lumina[row, column]:
             continue
         radius = tumor.nuclear_diameter / 2 / mpp * np.exp(rng.normal(0, tumor.diameter_spread))
+        radius *= 1 - preparation.shrinkage
         stretch = np.sqrt(tumor.elongation * np.exp(rng.normal(0, 0.08)))
         window, distance = _ellipse(size, x, y, radius * stretch, radius / stretch, angle)
         edge = np.clip((1 - distance) * radius * mpp / 0.6, 0, 1)
+        edge *= 1 - preparation.clearing * np.clip(1 - distance**2, 0, 1)
         np.maximum(amount[window], rng.uniform(0.8, 1.1) * edge, out=amount[window])
     return amount * chromatin
 

@@ -9,14 +9,16 @@ import pandas as pd
 from PIL import Image
 
 from medi_monai.cohort.demo.histology import draw_stains, scan, tumor_of_patient
-from medi_monai.cohort.demo.profiles import TUMORS, CenterProfile
+from medi_monai.cohort.demo.profiles import TUMORS, CenterProfile, Preparation
 from medi_monai.utils.files import atomic_path, cache_dir, write_table
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["NEW_CENTER", "demo_new_center"]
 
-VERSION = 1
-NEW_CENTER = CenterProfile("Yew", (0.66, 0.58, 0.36), (0.12, 0.56, 0.28), (244, 243, 241), 0.40, 0.50)
+VERSION = 2
+NEW_CENTER = CenterProfile(
+    "Yew", (0.66, 0.58, 0.36), (0.12, 0.56, 0.28), (244, 243, 241), 0.40, 0.50, Preparation(0.06, 0.20, 1.15), 0.5
+)
 #: side of the slides in microns, like the slides with little tissue in the demo cohort
 SIDE = 320
 #: mean gray level below which a patch is tissue
@@ -53,7 +55,8 @@ def _patch(tumor: int, image_size: int, rng: np.random.Generator) -> np.ndarray:
     profile = tumor_of_patient(TUMORS[tumor], rng)
     step = round(1 / NEW_CENTER.mpp)
     size = max(round(SIDE / NEW_CENTER.mpp), 2 * image_size * step)
-    pixels = scan(*draw_stains(profile, size, NEW_CENTER.mpp, rng), NEW_CENTER, NEW_CENTER.mpp, rng)
+    stains = draw_stains(profile, size, NEW_CENTER.mpp, rng, NEW_CENTER.preparation)
+    pixels = scan(*stains, NEW_CENTER, NEW_CENTER.mpp, rng)
     side = image_size * step
     while True:
         x, y = rng.integers(0, size - side + 1, 2)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from medi_monai.cohort.demo import DEMO_NAMES
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import escaped, is_text
 from medi_monai.utils.written import FILE_LIST
@@ -123,7 +124,8 @@ def checked_folder(folder: str | os.PathLike) -> Path:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"dataset_dir {escaped(str(folder))} is not a folder")
+        demo = f", nor a demo cohort ({', '.join(DEMO_NAMES)})" if str(folder).startswith("demo") else ""
+        raise InputError(f"dataset_dir {escaped(str(folder))} is not a folder{demo}")
     if not is_text(str(path.resolve())):
         raise InputError(f"dataset_dir {escaped(str(path.resolve()))}: its path is not UTF-8; rename it")
     return path

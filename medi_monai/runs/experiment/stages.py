@@ -13,7 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medi_monai.cohort.source import DEMO_BALANCED
+from medi_monai.cohort.demo import DemoCohort
 from medi_monai.engines.handlers import saved_checkpoints
 from medi_monai.runs.configs.files import read_config_file
 from medi_monai.runs.experiment.process import interrupt, start_bundle
@@ -203,7 +203,7 @@ def _end_of(code: int | None) -> str:
 def _source(files: Sequence[Path], settings: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
     """Return a digest of the source's settings, table and images; None for the demo cohorts, which are generated."""
     root = settings["dataset_dir"]
-    if root in (None, DEMO_BALANCED):
+    if DemoCohort.selected_by(root) is not None:
         return None
     if known.get("digest") and not Path(root).is_dir():
         print(f"preparing: {root} is not available, and assumed unchanged", flush=True)
