@@ -11,6 +11,8 @@ __all__ = [
     "codes_of",
     "combination_codes",
     "group_weights",
+    "half_of_patients",
+    "lent_rows",
     "rows_by_group",
     "spread_rows",
     "stable_order",
@@ -48,6 +50,61 @@ def spread_rows(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.
     rank = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
     turn = rng.permutation(int(groups.max(initial=0)) + 1)[groups[order]]
     return np.sort(order[np.lexsort((turn, rank))[:count]])
+
+
+def lent_rows(patients: np.ndarray, groups: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return ``(N,)`` bool: which training images serve as validation images where no patients are set apart for it.
+
+    They are those of one patient from every group with at least three, and of one from every class with at least two
+    that has given none; no class loses its last patient. If there is no such patient, they are a fifth of the images.
+
+    Args:
+        patients: ``(N,)`` codes of the patients.
+        groups: ``(N,)`` codes of the combinations.
+        labels: ``(N,)`` codes of the classes.
+        rng: random generator of the choice.
+    """
+    chosen = np.isin(patients, _lent_patients(patients, groups, labels, rng))
+    if not chosen.any():
+        chosen[spread_rows(groups, max(1, len(patients) // 5), rng)] = True
+    return chosen
+
+
+def _lent_patients(patients: np.ndarray, groups: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[int]:
+    pairs = np.unique(np.stack([patients, groups, labels], axis=1), axis=0)
+    members = pd.DataFrame(pairs, columns=["patient", "group", "label"])
+    classes_of = members.groupby("patient")["label"].unique()
+    left = members.drop_duplicates(["patient", "label"])["label"].value_counts().to_dict()
+    lent: set[int] = set()
+    for column, least in (("group", 3), ("label", 2)):
+        for _, of_group in members.groupby(column)["patient"]:
+            names = of_group.unique()
+            if len(names) < least or lent.intersection(names.tolist()):
+                continue
+            # a patient with several classes may be the last one of a class
+            free = [name for name in names.tolist() if all(left[label] > 1 for label in classes_of[name])]
+            if free:
+                chosen = int(rng.choice(free))
+                lent.add(chosen)
+                for label in classes_of[chosen]:
+                    left[label] -= 1
+    return sorted(lent)
+
+
+def half_of_patients(patients: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return ``(N,)`` bool: the images of a random half of the patients of every group; a patient is on one side.
+
+    Args:
+        patients: ``(N,)`` codes of the patients.
+        groups: ``(N,)`` codes of the groups.
+        rng: random generator of the choice.
+    """
+    first: dict[int, bool] = {}
+    for rows in rows_by_group(groups):
+        for name in rng.permutation(np.unique(patients[rows])).tolist():
+            of_group = [first[known] for known in np.unique(patients[rows]).tolist() if known in first]
+            first.setdefault(name, 2 * sum(of_group) < len(of_group) or (not of_group and bool(rng.integers(2))))
+    return np.array([first[name] for name in patients.tolist()], bool)
 
 
 def codes_of(

@@ -121,7 +121,8 @@ class ProbeSettings(PenaltySettings):
     variants: VariantKinds = setting(
         [],
         "further arms with the generated images of the main arm: normalized (real and generated images are "
-        "stain-normalized), filtered (only those whose class is predicted by a probe of the real training images)",
+        "stain-normalized), filtered (only those whose class is predicted by a probe of the real training images), "
+        "seen (only those of combinations in training)",
     )
     seed: Seed = setting(0, "random seed")
 

@@ -52,6 +52,7 @@ STYLES = {
     "coral": ("#c4a484", "D"),
     "deep_feature_reweighting": ("#7d8b99", "P"),
     "group_dro": ("#a3a08f", "X"),
+    "ceiling": ("#2e2e2e", "|"),
 }
 #: colors and markers of arms with other names, in order
 OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))

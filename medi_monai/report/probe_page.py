@@ -38,6 +38,7 @@ FIGURES = {
     "mcc": "MCC",
     "auroc": "AUROC",
     "calibration_error": "calibration error",
+    "in_domain_accuracy": "in-domain accuracy",
 }
 #: figures that are plotted
 MAIN = ("balanced_accuracy", "worst_group_accuracy")

@@ -58,6 +58,7 @@ ARM_TITLES = {
     "coral": "CORAL",
     "deep_feature_reweighting": "Deep feature reweighting",
     "group_dro": "Group DRO",
+    "ceiling": "Ceiling (real images of tested combinations)",
     "before": "Before alignment",
     "after": "After alignment",
     "retrained": "Retrained",
@@ -66,7 +67,7 @@ ARM_TITLES = {
 }
 
 #: what is added to the title of an arm for its variants, by the ending of their names
-VARIANT_TITLES = {"_normalized": ", stain-normalized", "_filtered": ", filtered"}
+VARIANT_TITLES = {"_normalized": ", stain-normalized", "_filtered": ", filtered", "_seen": ", seen combinations only"}
 
 
 def known(value: float | None) -> float | None:

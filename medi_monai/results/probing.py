@@ -112,7 +112,11 @@ class Training(Result):
 
 @dataclass(frozen=True)
 class ArmResults(Result):
-    """Figures of an arm over all draws; those in ``per_center`` and ``per_class`` are means without intervals."""
+    """Figures of an arm over all draws.
+
+    ``in_domain_accuracy`` is the balanced accuracy on validation patients, whose combinations are in training and by
+    whom C is chosen; figures in ``per_center`` and ``per_class`` are means without intervals.
+    """
 
     balanced_accuracy: RepeatedFigure
     worst_group_accuracy: WorstGroupFigure
@@ -124,6 +128,7 @@ class ArmResults(Result):
     per_class: Mapping[str, GroupAccuracy]
     demographics: Mapping[str, DemographicGapFigures]
     training: Training
+    in_domain_accuracy: RepeatedFigure = RepeatedFigure(None, None, 0)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from medi_monai.cohort.groups import (
     codes_of,
     combination_codes,
     group_weights,
+    half_of_patients,
     rows_by_group,
     spread_rows,
     stable_order,
@@ -75,3 +76,18 @@ def test_rows_by_group_are_those_of_a_loop():
             expected = [row for row in (range(50) if order is None else order) if groups[row] == code]
             assert rows[code].tolist() == expected
     assert len(rows_by_group(groups)) == 4 and rows_by_group(np.empty(0, int)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_half_of_the_patients_is_a_half_of_every_group_and_no_patient_is_on_both_sides(seed):
+    rng = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(30), 4)
+    groups = np.repeat(np.repeat([0, 1, 2, 3], [10, 2, 1, 17]), 4)
+    first = half_of_patients(patients, groups, rng)
+    table = pd.DataFrame({"patient": patients, "group": groups, "first": first})
+    assert (table.groupby("patient")["first"].nunique() == 1).all()
+    taken = table.drop_duplicates("patient").groupby("group")["first"].sum()
+    assert taken[0] == 5 and taken[1] == 1 and taken[2] in (0, 1) and taken[3] in (8, 9)
+    # patients of several groups
+    shared = half_of_patients(patients, np.tile([0, 1, 2, 3], 30), rng)
+    assert (pd.Series(shared).groupby(patients).nunique() == 1).all() and shared.sum() == 60

@@ -6,7 +6,8 @@ from medi_monai.report.sections import DISTANCES, QUALITY
 
 VALUES = ("female", "male")
 METRICS = (*DISTANCES, *QUALITY)
-FIGURES = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc", "calibration_error")
+FIGURES = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc", "auroc", "calibration_error",
+           "in_domain_accuracy")  # fmt: skip
 
 
 def figure(value, low=None, high=None, n=100, **more):

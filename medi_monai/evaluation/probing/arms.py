@@ -20,6 +20,7 @@ __all__ = [
     "AUGMENTED",
     "Arm",
     "BASELINES",
+    "CEILING",
     "DEFAULT_BASELINES",
     "ImageSet",
     "NORMALIZED",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
+#: not a rival: what real images of the tested combinations, which nobody has, would give
+CEILING = "ceiling"
 #: arms of real images recolored to the stains of other centers, each with its way to transfer stain
 RECOLORED = {"stain_transfer": "moments", "stain_transfer_macenko": "macenko"}
 
@@ -51,6 +54,8 @@ class Arm:
             or ``coral``.
         head: how the probe is fitted to combinations: ``subsets`` (deep feature reweighting) or ``group_dro``.
         filtered: whether only those images are added whose class is predicted by a probe of the real training images.
+        seen: whether only images of combinations with real training images are added.
+        ceiling: whether real images of the tested combinations are added, of other patients than those who are tested.
 
     ``aligned`` and ``head`` are for arms that add no images.
     """
@@ -62,6 +67,8 @@ class Arm:
     aligned: str = ""
     head: str = ""
     filtered: bool = False
+    seen: bool = False
+    ceiling: bool = False
 
 
 #: standard baselines; ``reweighted`` and ``oversampled`` act on combinations of label and attributes
@@ -78,6 +85,7 @@ BASELINES = {
     "coral": Arm(aligned="coral"),
     "deep_feature_reweighting": Arm(head="subsets"),
     "group_dro": Arm(head="group_dro"),
+    CEILING: Arm(ceiling=True),
 }
 
 #: baselines that are compared by default; the others take more time, or are variants
@@ -85,8 +93,9 @@ DEFAULT_BASELINES = tuple(
     name for name in BASELINES if name not in ("real", "combat_without_class", "deep_feature_reweighting", "group_dro")
 )
 
-#: further arms with the generated images of an arm: normalized like the real ones, or filtered by a probe of these
-VARIANTS = ("normalized", "filtered")
+#: further arms with the generated images of an arm: normalized like the real ones, filtered by a probe of these, or
+#: those of combinations in training alone
+VARIANTS = ("normalized", "filtered", "seen")
 
 #: names that arms cannot have: those of figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)
@@ -107,6 +116,7 @@ def variants_of(name: str, kinds: Sequence[str]) -> dict[str, Arm]:
     arms = {
         "normalized": Arm(added=f"{name}_normalized", view=NORMALIZED),
         "filtered": Arm(added=name, filtered=True),
+        "seen": Arm(added=name, seen=True),
     }
     return {f"{name}_{kind}": arms[kind] for kind in kinds}
 

@@ -14,6 +14,7 @@ from medi_monai.results.typed import Result
 __all__ = [
     "FIGURES",
     "FIGURES_OF_COUNTS",
+    "IN_DOMAIN",
     "OUTSIDE",
     "ArmDraw",
     "ArmScores",
@@ -27,7 +28,9 @@ __all__ = [
 
 #: figures computed from counts, which therefore have an interval over test units
 FIGURES_OF_COUNTS = ("balanced_accuracy", "worst_group_accuracy", "group_mean_accuracy", "mcc")
-FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error")
+#: balanced accuracy on validation patients, whose combinations are in training
+IN_DOMAIN = "in_domain_accuracy"
+FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error", IN_DOMAIN)
 #: balanced accuracy at other centers, in the sweep over the correlation of class and center
 OUTSIDE = "outside_accuracy"
 

@@ -203,7 +203,7 @@ def _run_job(job: Job, context: DrawContext) -> str:
         scores = (
             _two_classes(outcome, protocol.labels[rows], job.num_outside)
             if scorer is None
-            else scorer.score(outcome.probabilities)
+            else scorer.score(outcome.probabilities, outcome.in_domain_accuracy)
         )
         training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
         arms[outcome.arm] = ArmDraw(scores if job.sweep == "main" else scores.figures_alone(), training)

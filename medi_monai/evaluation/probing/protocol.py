@@ -8,10 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import torch
 
-from medi_monai.cohort.groups import codes_of, group_weights, spread_rows, stable_order
+from medi_monai.cohort.groups import (
+    codes_of,
+    group_weights,
+    half_of_patients,
+    lent_rows,
+    spread_rows,
+    stable_order,
+)
 from medi_monai.evaluation.probing.arms import (
     AUGMENTED,
     BASELINES,
@@ -24,6 +30,7 @@ from medi_monai.evaluation.probing.arms import (
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_probes
+from medi_monai.metrics import balanced_accuracy
 from medi_monai.metrics.resampling import draw_patients
 from medi_monai.schema import missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
@@ -78,6 +85,7 @@ class Outcome:
         num_real: number of real training images.
         num_added: number of images added to them.
         converged: whether the probe reached its optimum.
+        in_domain_accuracy: balanced accuracy on the validation images, by which C is chosen.
     """
 
     arm: str
@@ -86,6 +94,7 @@ class Outcome:
     num_real: int
     num_added: int
     converged: bool
+    in_domain_accuracy: float
 
 
 class ProbeProtocol:
@@ -218,10 +227,10 @@ class ProbeProtocol:
         if setting.real_rows is not None:
             if setting.val_rows is not None:
                 return setting.real_rows, setting.val_rows
-            return self._without_validation(setting.real_rows, rng)
+            return self._lend_validation(setting.real_rows, rng)
         rows, val = self._rows_of_centers(self.train, setting), self._rows_of_centers(self.val, setting)
         if not np.isin(self.labels[val], self.labels[rows]).any():
-            rows, val = self._without_validation(rows, rng)
+            rows, val = self._lend_validation(rows, rng)
         rows = rows[draw_patients(self.patients[rows], rng, self.groups[rows])]
         if setting.real_per_class is not None:
             order = rng.permutation(rows)
@@ -236,39 +245,15 @@ class ProbeProtocol:
             return rows
         return rows[self.table[self.attributes[0]].astype(str).isin(setting.centers).to_numpy()[rows]]
 
-    def _without_validation(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        # without validation patients, some are taken from training: one from every combination with at least three,
-        # and one from every class with at least two that has given none; if there are none, a fifth of the images
-        chosen = np.isin(self.patients[rows], self._lent_patients(rows, rng))
-        if not chosen.any():
-            chosen[spread_rows(self.groups[rows], max(1, len(rows) // 5), rng)] = True
-        return rows[~chosen], rows[chosen]
-
-    def _lent_patients(self, rows: np.ndarray, rng: np.random.Generator) -> list[int]:
-        pairs = np.unique(np.stack([self.patients[rows], self.groups[rows], self.labels[rows]], axis=1), axis=0)
-        members = pd.DataFrame(pairs, columns=["patient", "group", "label"])
-        classes_of = members.groupby("patient")["label"].unique()
-        left = members.drop_duplicates(["patient", "label"])["label"].value_counts().to_dict()
-        lent: set[int] = set()
-        for column, least in (("group", 3), ("label", 2)):
-            for _, patients in members.groupby(column)["patient"]:
-                names = patients.unique()
-                if len(names) < least or lent.intersection(names.tolist()):
-                    continue
-                # a patient with several classes may be the last one of a class
-                free = [name for name in names.tolist() if all(left[label] > 1 for label in classes_of[name])]
-                if free:
-                    chosen = int(rng.choice(free))
-                    lent.add(chosen)
-                    for label in classes_of[chosen]:
-                        left[label] -= 1
-        return sorted(lent)
+    def _lend_validation(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        lent = lent_rows(self.patients[rows], self.groups[rows], self.labels[rows], rng)
+        return rows[~lent], rows[lent]
 
     def _images_per_class(
         self, num_real: int, classes: np.ndarray, arms: Mapping[str, Arm], setting: DrawCondition
     ) -> int:
         # every synthetic arm gets as many images as the smallest has, whether or not that arm is run
-        if not any(arm.added in self.added for arm in arms.values()):
+        if not any(arm.added in self.added or arm.ceiling for arm in arms.values()):
             return 0
         sizes = [round(setting.ratio * num_real / len(classes))]
         for name in self.synthetic:
@@ -296,6 +281,8 @@ class ProbeProtocol:
         setting: DrawCondition,
     ) -> Outcome:
         rng = np.random.default_rng(seed_from("probe arm", self.seed, repeat, name))
+        if arm.ceiling:
+            return self._ceiling_outcome(name, rows, val, per_class, rng)
         test = self.test if setting.test_rows is None else setting.test_rows
         view = self.views[arm.view].features
         sources, labels = [(view, rows)], [self.labels[rows]]
@@ -309,6 +296,8 @@ class ProbeProtocol:
                 usable &= ~np.isin(self.patients_of[arm.added], self.patients[np.concatenate([val, test])])
             if arm.filtered:
                 usable &= self._recognized(arm.added, rows, val, rng)
+            if arm.seen:
+                usable &= self._in_training(arm.added)
             chosen = self._added_rows(arm.added, np.unique(self.labels[rows]), per_class, usable, rng)
             sources.append((self.sets[arm.added].features, chosen))
             labels.append(self.added[arm.added][0][chosen])
@@ -319,8 +308,45 @@ class ProbeProtocol:
         elif arm.weighting:
             codes = {"class": self.labels, "group": self.groups}[arm.weighting]
             weights = group_weights(codes[rows])
-        probe, probabilities = self._fit(arm, sources, targets, weights, val, (view, test), rng)
-        return Outcome(name, probabilities, probe.c, num_real, len(targets) - len(rows), bool(probe.converged))
+        tested = (view, np.concatenate([test, val]))
+        probe, probabilities = self._fit(arm, sources, targets, weights, val, tested, rng)
+        in_domain = self._accuracy(probabilities[len(test) :], val)
+        num_added = len(targets) - len(rows)
+        return Outcome(name, probabilities[: len(test)], probe.c, num_real, num_added, bool(probe.converged), in_domain)
+
+    def _ceiling_outcome(
+        self, name: str, rows: np.ndarray, val: np.ndarray, per_class: int, rng: np.random.Generator
+    ) -> Outcome:
+        # half of the test patients of every combination are trained on and the others tested, then the other way round
+        view, test = self.views["real"].features, self.test
+        first = half_of_patients(self.patients[test], self.groups[test], rng)
+        probabilities = torch.zeros(len(test), len(self.classes), dtype=torch.float64)
+        probes, num_added, in_domain = [], [], []
+        for known in (first, ~first):
+            if known.all():
+                continue
+            rows_of_class = [test[known & (self.labels[test] == code)] for code in np.unique(self.labels[test])]
+            chosen = [of_class[spread_rows(self.groups[of_class], per_class, rng)] for of_class in rows_of_class]
+            added = np.concatenate(chosen)
+            targets = self.labels[np.concatenate([rows, added])]
+            tested = (view, np.concatenate([test[~known], val]))
+            probe, predicted = self._fit(
+                BASELINES["real"], [(view, rows), (view, added)], targets, None, val, tested, rng
+            )
+            probabilities[~known] = predicted[: int((~known).sum())]
+            probes.append(probe)
+            num_added.append(len(added))
+            in_domain.append(self._accuracy(predicted[int((~known).sum()) :], val))
+        c = float(np.exp(np.mean([np.log(probe.c) for probe in probes])))
+        converged = all(bool(probe.converged) for probe in probes)
+        return Outcome(
+            name, probabilities, c, len(rows), round(np.mean(num_added)), converged, float(np.mean(in_domain))
+        )
+
+    def _accuracy(self, probabilities: torch.Tensor, rows: np.ndarray) -> float:
+        confusion = np.zeros((len(self.classes), len(self.classes)))
+        np.add.at(confusion, (self.labels[rows], probabilities.argmax(1).numpy()), 1)
+        return float(balanced_accuracy(confusion))
 
     def _recognized(self, name: str, rows: np.ndarray, val: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         # whether a probe of the real images predicts the class of each image of a set
@@ -328,6 +354,13 @@ class ProbeProtocol:
         sources, tested = [(view, rows)], (features, np.arange(len(features)))
         _, probabilities = self._fit(BASELINES["real"], sources, self.labels[rows], None, val, tested, rng)
         return probabilities.argmax(1).numpy() == self.added[name][0]
+
+    def _in_training(self, name: str) -> np.ndarray:
+        # whether the combination of each image of a set has real training images
+        table = self.sets[name].table
+        columns = [column for column in (self.label, *self.attributes) if column in table]
+        known, names = codes_of(self.table.iloc[self.train], columns)
+        return codes_of(table, columns, names)[0] < len(names)
 
     def _added_rows(
         self, name: str, classes: np.ndarray, per_class: int, usable: np.ndarray, rng: np.random.Generator

@@ -60,7 +60,7 @@ from medi_monai.wsi.transforms import patch_transforms
 __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 6
+DRAWS_VERSION = 7
 #: sweeps over settings, in addition to that over the correlation of class and center
 SWEEPS = ("ratio", "real_per_class", "num_centers")
 #: maximum number of real images whose center and class are predicted
@@ -162,7 +162,7 @@ def probe_run(
     print_findings(nothing_added)
     test_df = test_df_of(context.units)
     results = ProbeResults(
-        arms={arm: summarize_arm(of_arm, len(test), test_df) for arm, of_arm in by_arm.items()},
+        arms={arm: summarize_arm(of_arm, len(test), len(protocol.val), test_df) for arm, of_arm in by_arm.items()},
         comparisons=compare_arms(by_arm, focus, test_df, settings.margin),
         sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS},
         shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws, list(trainings))),

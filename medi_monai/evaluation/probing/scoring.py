@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from torchmetrics.classification import MulticlassCalibrationError
 
 from medi_monai.cohort.groups import codes_of, rows_by_group
-from medi_monai.evaluation.probing.draws import ArmScores, DemographicGaps, WorstGroup
+from medi_monai.evaluation.probing.draws import IN_DOMAIN, ArmScores, DemographicGaps, WorstGroup
 from medi_monai.metrics import (
     GroupConfusion,
     auroc,
@@ -178,11 +178,12 @@ class Scorer:
 
         return evaluator
 
-    def score(self, probabilities: torch.Tensor) -> ArmScores:
+    def score(self, probabilities: torch.Tensor, in_domain_accuracy: float | None = None) -> ArmScores:
         """Compute all figures of one arm in one draw.
 
         Args:
             probabilities: ``(N, C)`` class probabilities of the test images.
+            in_domain_accuracy: balanced accuracy on the validation images.
         """
         units = torch.from_numpy(self.units.code)
         starts = range(0, len(units), BATCH)
@@ -194,6 +195,7 @@ class Scorer:
                 **{name: values[0] for name, values in self._figures_of_counts(confusion, self.once).items()},
                 "auroc": auroc(probabilities, self.targets)["value"],
                 "calibration_error": float(self.calibration.compute()),
+                IN_DOMAIN: in_domain_accuracy,
             },
             replicates={
                 **self._figures_of_counts(confusion, self.drawn),

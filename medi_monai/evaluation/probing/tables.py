@@ -11,6 +11,7 @@ import pandas as pd
 from medi_monai.evaluation.probing.draws import (
     FIGURES,
     FIGURES_OF_COUNTS,
+    IN_DOMAIN,
     ArmDraw,
     DemographicGaps,
     floats,
@@ -84,16 +85,20 @@ def describe_training(protocol: ProbeProtocol) -> TrainingSet:
     return TrainingSet(len(protocol.train), patients, len(protocol.val), tuple(protocol.classes))
 
 
-def summarize_arm(trainings: Sequence[Sequence[ArmDraw]], num_test: int, test_df: Mapping[str, int]) -> ArmResults:
+def summarize_arm(
+    trainings: Sequence[Sequence[ArmDraw]], num_test: int, num_val: int, test_df: Mapping[str, int]
+) -> ArmResults:
     """Average all figures of an arm over its trainings and draws, with intervals.
 
     Args:
         trainings: for each training of the arm's generative model, its draws; one for an arm without such a model.
         num_test: number of test images.
+        num_val: number of validation images.
         test_df: degrees of freedom of the test units, by figure; see :func:`test_df_of`.
     """
     draws = [draw for of_training in trainings for draw in of_training]
-    figures = {name: _repeated_figure(trainings, name, num_test, test_df.get(name)) for name in FIGURES}
+    counts = {name: num_val if name == IN_DOMAIN else num_test for name in FIGURES}
+    figures = {name: _repeated_figure(trainings, name, count, test_df.get(name)) for name, count in counts.items()}
     worst_group = _worst_group_figure(draws, figures.pop("worst_group_accuracy"))
     scores = [draw.scores for draw in draws]
     training = {

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from medi_monai.evaluation.probing import BASELINES
+from medi_monai.evaluation.probing.arms import CEILING
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, p_statement, settings_findings
 from medi_monai.results import Figure, Finding
@@ -80,7 +81,7 @@ def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding
     others = [name for name in ("real", rival) if name in compared]
     if not others:
         return [Finding("warning", "No comparison: there is no other arm.")]
-    baselines = [name for name in compared if name in BASELINES and name not in others]
+    baselines = [name for name in compared if name in BASELINES and name not in (*others, CEILING)]
     best = [max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)] if baselines else []
     effects = {name: _effect(compared[name]) for name in (*others, *best)}
     level, answer = _answer(effects, best, probe.num_trainings)

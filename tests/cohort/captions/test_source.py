@@ -235,7 +235,8 @@ def test_the_demo_is_made_on_first_use(tmp_path, monkeypatch):
     brain_cohort = pytest.importorskip("medi_monai.cohort.demo.brain_cohort")
     asked = []
 
-    def small(balanced=False):
+    def small(seed, balanced):
+        assert seed == 0
         asked.append(balanced)
         fraction = 0.5 if balanced else 0.75
         return brain_cohort.make_brain_cohort(tmp_path / str(balanced), 4, 2, fraction, image_size=16)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
 from medi_monai.evaluation.probing import BASELINES, DrawCondition, ImageSet, ProbeProtocol
@@ -96,15 +96,19 @@ def test_every_arm_is_what_scikit_learn_makes_of_the_same_rows(fits):
     recolored = {name: recolored_set(table, 8, 7) for name in RECOLORED}
     views = {"stain_normalized": ImageSet(features_of(table, 6), table)}
     protocol = make(table, augmented=[copy], views=views, derived=recolored)
-    names = [*(name for name, arm in BASELINES.items() if not arm.head and not arm.aligned), "medi"]
+    names = [*(name for name, arm in BASELINES.items() if not (arm.head or arm.aligned or arm.ceiling)), "medi"]
     outcomes = list(protocol.run(names, 0))
     assert [outcome.arm for outcome in outcomes] == names
     for outcome, fit in zip(outcomes, fits, strict=True):
+        fit = {**fit, "test": fit["test"][: len(protocol.test)]}
         c, probabilities = oracle(fit, protocol.labels)
         assert outcome.c == c and outcome.converged
         np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
         right = outcome.probabilities.argmax(1).numpy() == protocol.labels[protocol.test]
         assert right.mean() == (probabilities.argmax(1) == protocol.labels[protocol.test]).mean()
+        _, of_val = oracle({**fit, "test": fit["val"]}, protocol.labels)
+        known = protocol.labels[fit["val"]]
+        assert outcome.in_domain_accuracy == pytest.approx(balanced_accuracy_score(known, of_val.argmax(1)))
 
 
 @pytest.mark.parametrize("name", [name for name, arm in BASELINES.items() if arm.aligned])
@@ -114,7 +118,8 @@ def test_features_are_aligned_by_center_in_training_validation_and_test(fits, na
     ((view, rows),), fit = fits[0]["parts"], fits[0]
     centers = pd.factorize(protocol.table["center"], sort=True)[0]
     aligned = module.ALIGNMENTS[name](view[rows], protocol.labels[rows], centers[rows]).apply(view.copy(), centers)
-    c, probabilities = oracle({**fit, "parts": [(aligned, rows)], "view": aligned}, protocol.labels)
+    tested = fit["test"][: len(protocol.test)]
+    c, probabilities = oracle({**fit, "parts": [(aligned, rows)], "view": aligned, "test": tested}, protocol.labels)
     assert outcome.c == c and outcome.num_added == 0
     np.testing.assert_allclose(outcome.probabilities, probabilities, atol=1e-4)
     assert not np.allclose(aligned, view, atol=0.1)
@@ -135,7 +140,7 @@ def test_heads_are_fitted_to_combinations_and_choose_c_on_validation(fits, name,
     view, rows = fits[1]["parts"][0]
     scaler = StandardScaler().fit(view[rows].astype(float))
     candidates = dict(zip(CS, probes[1][0], strict=True))
-    known, test = (scaler.transform(view[fits[1][part]]) for part in ("val", "test"))
+    known, test = (scaler.transform(view[rows]) for rows in (fits[1]["val"], protocol.test))
     labels = protocol.labels[fits[1]["val"]]
     losses = {
         c: log_loss(labels, probe.probabilities(known), sample_weight=1 / np.bincount(labels)[labels])
@@ -153,7 +158,7 @@ def test_all_arms_share_real_rows_and_no_patient_is_on_two_sides(fits):
     first = fits[0]["parts"][0][1]
     assert all(np.array_equal(fit["parts"][0][1], first) for fit in fits)
     patient, split = protocol.table["patient"].to_numpy(), protocol.table["split"].to_numpy()
-    assert set(split[first]) == {"train"} and set(split[fits[0]["test"]]) == {"holdout"}
+    assert set(split[first]) == {"train"} and set(split[fits[0]["test"]]) == {"holdout", "val"}
     assert not set(patient[first]) & set(patient[fits[0]["val"]])
     assert not set(patient[first]) & set(patient[fits[0]["test"]])
     # a bootstrap within combinations: all are there, each with as many patients as there are, some twice
@@ -216,6 +221,44 @@ def test_filtered_images_are_those_whose_class_a_probe_of_real_images_predicts(f
     assert kept[added].all() and 0 < fewest < 90 and not kept.all()
     assert medi.table["label"].iloc[added].value_counts().to_dict() == dict.fromkeys(LABELS, fewest)
     assert outcome.num_added == 3 * fewest
+
+
+def test_images_of_seen_combinations_are_those_with_real_training_images(fits):
+    table, medi = real_table(), synthetic_set(7, 2)
+    protocol = make(table, sets={"medi": medi}, variants=variants_of("medi", ["seen"]))
+    list(protocol.run(["medi_seen"], 0, DrawCondition(50.0)))
+    added = medi.table.iloc[fits[0]["parts"][1][1]]
+    trained = set(table.loc[table["split"] == "train", ["label", "center"]].itertuples(index=False, name=None))
+    assert set(added[["label", "center"]].itertuples(index=False, name=None)) == trained
+    # of every class as many as the class has that lacks most
+    assert set(added["label"].value_counts()) == {14} and {("A", "s"), ("B", "w")}.isdisjoint(trained)
+
+
+def test_the_ceiling_adds_test_patients_who_are_not_the_ones_it_tests(fits):
+    protocol = make()
+    real, ceiling = protocol.run(["real", "ceiling"], 0)
+    first, second = fits[1:]
+    tested = [set(fit["test"][: -len(fit["val"])]) for fit in (first, second)]
+    assert tested[0] | tested[1] == set(protocol.test) and not tested[0] & tested[1]
+    probabilities = np.zeros_like(real.probabilities)
+    position = {row: number for number, row in enumerate(protocol.test)}
+    for fit, rows in zip((first, second), tested):
+        added = fit["parts"][1][1]
+        assert np.array_equal(fit["parts"][0][1], fits[0]["parts"][0][1]) and len(set(added)) == len(added)
+        assert not set(protocol.patients[added]) & set(protocol.patients[list(rows)])
+        # every combination is on both sides, and each class adds no more than the ratio requests
+        assert set(protocol.groups[added]) == set(protocol.groups[list(rows)]) == set(protocol.groups[protocol.test])
+        assert np.bincount(protocol.labels[added]).max() <= round(0.5 * ceiling.num_real / 3) + 21
+        known = fit["test"][: -len(fit["val"])]
+        _, of_fit = oracle({**fit, "test": known}, protocol.labels)
+        probabilities[[position[row] for row in known]] = of_fit
+    np.testing.assert_allclose(ceiling.probabilities, probabilities, atol=1e-4)
+    assert ceiling.num_added == round(np.mean([len(fit["parts"][1][1]) for fit in (first, second)]))
+    right = {
+        outcome.arm: (outcome.probabilities.argmax(1).numpy() == protocol.labels[protocol.test]).mean()
+        for outcome in (real, ceiling)
+    }
+    assert right["ceiling"] > right["real"]
 
 
 def test_normalized_generated_images_are_added_to_the_normalized_real_ones(fits):

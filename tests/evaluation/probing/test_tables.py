@@ -97,7 +97,7 @@ def test_trainings_count_as_a_source_of_variance():
     assert row.difference.value == pytest.approx(np.mean(means) - values_of(draws(seed=9)).mean())
     assert row.variance["trainings"] == pytest.approx(np.var(means, ddof=1) / 3, rel=0.05)
     assert row.standard_error > 2 * alone.standard_error and row.p_value > 0.05 > alone.p_value
-    summary = summarize_arm(medi, 77, TEST_DF)
+    summary = summarize_arm(medi, 77, 55, TEST_DF)
     assert (
         summary.balanced_accuracy.trainings == pytest.approx(means) and len(summary.balanced_accuracy.repeats) == DRAWS
     )
@@ -115,7 +115,7 @@ def test_one_draw_and_one_arm_have_no_test():
 def test_figures_have_intervals_over_test_units_and_draws_and_what_is_missing_stays_so():
     of_arm = draws()
     of_arm[0] = changed(of_arm[0], figures={**of_arm[0].scores.figures, "mcc": None})
-    summary = summarize_arm([of_arm], 77, TEST_DF)
+    summary = summarize_arm([of_arm], 77, 55, TEST_DF)
     values, of_test = values_of(of_arm), replicates_of(of_arm).var(ddof=1)
     variance = values.var(ddof=1) * (1 + 1 / DRAWS) + of_test
     low, high = summary.balanced_accuracy.ci95
@@ -123,10 +123,11 @@ def test_figures_have_intervals_over_test_units_and_draws_and_what_is_missing_st
     df = variance**2 / ((variance - of_test) ** 2 / (DRAWS - 1) + of_test**2 / 12)
     assert (low, high) == pytest.approx(stats.t.interval(0.95, df, values.mean(), variance**0.5))
     assert summary.auroc.ci95[1] - summary.auroc.ci95[0] < high - low and summary.auroc.n == 77
+    assert summary.in_domain_accuracy.n == 55
     assert summary.mcc.repeats[0] is None and summary.mcc.value == pytest.approx(np.mean(values[1:]))
     assert summary.per_class["A"] == GroupAccuracy(None, 0)
     assert summary.demographics["sex"].equal_opportunity == Figure(None, None, 7)
-    high = summarize_arm([draws(0.49)], 1, TEST_DF).balanced_accuracy
+    high = summarize_arm([draws(0.49)], 1, 1, TEST_DF).balanced_accuracy
     assert high.ci95[1] == 1.0
     table = long_table(SimpleNamespace(arms={"real": summary}, sweeps={}))
     assert len(table) == len(FIGURES) + 2 + 2 and table["value"].isna().sum() == 2
@@ -140,7 +141,7 @@ def test_the_worst_group_is_named_with_its_own_count():
         )
         for number, draw in enumerate(draws())
     ]
-    worst = summarize_arm([of_arm], 1, TEST_DF).worst_group_accuracy
+    worst = summarize_arm([of_arm], 1, 1, TEST_DF).worst_group_accuracy
     assert worst.group == "B · s" and worst.n == 31
     of_arm = [
         changed(
@@ -150,5 +151,5 @@ def test_the_worst_group_is_named_with_its_own_count():
         )
         for draw in of_arm
     ]
-    none = summarize_arm([of_arm], 1, TEST_DF).worst_group_accuracy
+    none = summarize_arm([of_arm], 1, 1, TEST_DF).worst_group_accuracy
     assert none.group is None and none.value is None and none.n == 0
