@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.groups import stable_order
 from medi_monai.cohort.table import require_columns
 from medi_monai.schema import CategoricalColumn, MetadataSchema, is_missing
 from medi_monai.utils.errors import InputError, unknown_value
-from medi_monai.utils.seeding import generator_from
+from medi_monai.utils.seeding import generator_from, seed_from
 from medi_monai.utils.text import number_in, plural
 
 __all__ = ["build_schema", "captioned_cohort", "training_cohort", "validation_cohort"]
@@ -47,7 +49,12 @@ def captioned_cohort(cohort: Cohort, split: str = "train") -> Cohort:
 
 
 def training_cohort(
-    cohort: Cohort, label: str, min_patches_per_label: int = 2, continuous: Sequence[str] = ()
+    cohort: Cohort,
+    label: str,
+    min_patches_per_label: int = 2,
+    continuous: Sequence[str] = (),
+    permuted: Sequence[str] = (),
+    seed: int = 0,
 ) -> Cohort:
     """Return the training patches, after checking that each label has enough of them.
 
@@ -57,6 +64,9 @@ def training_cohort(
         min_patches_per_label: minimum number of patches per label.
         continuous: numeric attributes; cells that are not numbers count as missing, as in the audit of ``preparing``,
             and a note is printed.
+        permuted: attributes that are permuted together among the images of each label, so that they say nothing about
+            an image that the label does not say; their values and combinations keep their numbers.
+        seed: seed of the permutation.
 
     Raises:
         InputError: if a label has fewer than ``min_patches_per_label`` patches, or none of the values of a numeric
@@ -73,7 +83,20 @@ def training_cohort(
             f"labels with fewer than {min_patches_per_label} patches in training: {counted}. Class-balanced sampling "
             "would repeat them endlessly: remove or merge them, or allow this with --min_patches_per_label 1"
         )
-    return rows
+    return _with_permuted(rows, label, permuted, seed) if permuted else rows
+
+
+def _with_permuted(cohort: Cohort, label: str, columns: Sequence[str], seed: int) -> Cohort:
+    require_columns(cohort.table, columns, cohort.root)
+    table, rng = cohort.table.copy(), np.random.default_rng(seed_from("permuted metadata", seed))
+    order = stable_order(table)
+    # groupby keeps the order within groups, and sorts these
+    for _, rows in pd.Series(order).groupby(table[label].to_numpy()[order]):
+        of_label = rows.to_numpy()
+        table.loc[table.index[of_label], list(columns)] = table.iloc[rng.permutation(of_label)][
+            list(columns)
+        ].to_numpy()
+    return Cohort(table, cohort.root)
 
 
 def _with_numbers(cohort: Cohort, continuous: Sequence[str]) -> Cohort:

@@ -233,6 +233,11 @@ class PathologyTrainingSettings(TrainingSettings, defaults={"timestep_weights": 
     balance: Annotated[str, OneOf("choice of `balance`", BALANCES)] = setting(
         "class", "what batches are balanced by", recorded=True
     )
+    permute_metadata: Flag = setting(
+        False,
+        "whether attributes are permuted within each class, as a control: its images must not help a classifier",
+        recorded=True,
+    )
     init_from: PathText | None = setting(
         None,
         "initial weights: a model or checkpoint of ours, or weights of MONAI, monai-generative or diffusers",

@@ -112,11 +112,9 @@ class Training(Result):
 
 @dataclass(frozen=True)
 class ArmResults(Result):
-    """Figures of an arm over all draws.
+    """Figures of an arm over all draws; those in ``per_center`` and ``per_class`` are means without intervals.
 
-    ``in_domain_accuracy`` is the balanced accuracy on validation patients, whose combinations are in training and by
-    whom C is chosen; figures in ``per_center`` and ``per_class`` are means without intervals.
-    """
+    ``in_domain_accuracy`` is the balanced accuracy on validation patients, whose combinations are in training."""
 
     balanced_accuracy: RepeatedFigure
     worst_group_accuracy: WorstGroupFigure

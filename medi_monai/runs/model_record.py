@@ -19,7 +19,15 @@ BESIDES = {FROM_HERE, "schema", "cohort", "space", "precision", "resample_to", "
 
 #: settings that were introduced after the first models; models without them were trained with their defaults, except
 #: for the optimizer and the weights of timesteps, which sampling does not need
-LATER = {"adam_betas", "autoencoder", "image_channels", "optimizer_type", "patch_size", "timestep_weights"}
+LATER = {
+    "adam_betas",
+    "autoencoder",
+    "image_channels",
+    "optimizer_type",
+    "patch_size",
+    "permute_metadata",
+    "timestep_weights",
+}
 
 
 def check_record(

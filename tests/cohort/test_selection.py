@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 from small_captions import write_captioned
@@ -29,6 +30,27 @@ def test_an_age_that_is_no_number_drops_that_value_and_not_the_row(capsys):
     # the rows of before, and of runs that take the column as words, stay as they were
     assert cohort.table["age"].tolist() == ages
     assert training_cohort(cohort, "project_id").table["age"].tolist() == ages[:-1]
+
+
+def test_permuted_attributes_keep_their_numbers_in_each_label_and_say_nothing_of_the_image():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"image": [f"{number:03d}.png" for number in range(400)]}).assign(
+        project_id=rng.choice(["A", "B"], 400), center=rng.choice(["n", "s", "w"], 400), split="train"
+    )
+    table["scanner"] = table["center"] + rng.choice(["1", "2"], 400)
+    cohort = Cohort(table, "folder")
+    permuted = training_cohort(cohort, "project_id", permuted=["center", "scanner"], seed=1).table
+    columns = ["project_id", "center", "scanner"]
+    assert permuted[columns].value_counts().to_dict() == table[columns].value_counts().to_dict()
+    # attributes are moved together, and a third of the centers agree by chance
+    assert (permuted["scanner"].str[0] == permuted["center"]).all() and permuted["image"].equals(table["image"])
+    assert 0.25 < (permuted["center"] == table["center"]).mean() < 0.42
+    again = training_cohort(Cohort(table.iloc[::-1], "folder"), "project_id", permuted=["center", "scanner"], seed=1)
+    assert again.table.sort_values("image")["center"].tolist() == permuted["center"].tolist()
+    other = training_cohort(cohort, "project_id", permuted=["center", "scanner"], seed=2).table
+    assert not other["center"].equals(permuted["center"])
+    with pytest.raises(InputError, match="age"):
+        training_cohort(cohort, "project_id", permuted=["age"])
 
 
 def test_a_column_without_any_number_is_refused_with_its_first_row():

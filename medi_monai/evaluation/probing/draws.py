@@ -1,11 +1,12 @@
-"""Results of one draw of training patients, by arm; each draw is a separate file in the run's folder."""
+"""One draw of training patients: its conditions, and its results by arm, a file in the run's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from medi_monai.metrics import percentile_interval
 from medi_monai.results.probing import GroupAccuracy, Training
@@ -20,6 +21,8 @@ __all__ = [
     "ArmScores",
     "DemographicGaps",
     "Draw",
+    "DrawCondition",
+    "Outcome",
     "WorstGroup",
     "floats",
     "known_interval",
@@ -33,6 +36,52 @@ IN_DOMAIN = "in_domain_accuracy"
 FIGURES = (*FIGURES_OF_COUNTS, "auroc", "calibration_error", IN_DOMAIN)
 #: balanced accuracy at other centers, in the sweep over the correlation of class and center
 OUTSIDE = "outside_accuracy"
+
+
+@dataclass(frozen=True)
+class DrawCondition:
+    """Conditions that vary between runs of the protocol.
+
+    Args:
+        ratio: number of synthetic images per real image, the same number for each class.
+        real_per_class: maximum number of real training images per class; by default all.
+        centers: values of the first attribute for training images; by default all.
+        real_rows: rows of the real table to train on, instead of the resampled training split; synthetic images are
+            then limited to their classes.
+        val_rows: rows on which the regularizer is chosen; by default those of the split, or of other patients of
+            ``real_rows``.
+        test_rows: rows of the real table to test on, instead of the holdout.
+    """
+
+    ratio: float = 1.0
+    real_per_class: int | None = None
+    centers: tuple[str, ...] | None = None
+    real_rows: np.ndarray | None = field(default=None, repr=False)
+    val_rows: np.ndarray | None = field(default=None, repr=False)
+    test_rows: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of one arm: its predictions for the test rows, and how they were obtained.
+
+    Args:
+        arm: name of the arm.
+        probabilities: ``(N, C)`` class probabilities of the test rows.
+        c: selected value of C.
+        num_real: number of real training images.
+        num_added: number of images added to them.
+        converged: whether the probe reached its optimum.
+        in_domain_accuracy: balanced accuracy on the validation images, by which C is chosen.
+    """
+
+    arm: str
+    probabilities: torch.Tensor
+    c: float
+    num_real: int
+    num_added: int
+    converged: bool
+    in_domain_accuracy: float
 
 
 @dataclass(frozen=True)

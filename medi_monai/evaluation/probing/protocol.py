@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from medi_monai.evaluation.probing.arms import (
     oversampled_counts,
 )
 from medi_monai.evaluation.probing.blocks import release
+from medi_monai.evaluation.probing.draws import DrawCondition, Outcome
 from medi_monai.evaluation.probing.heads import fit_balanced_subsets, fit_combat, fit_coral, fit_group_dro
 from medi_monai.evaluation.probing.probe import LogisticProbe, Standardizer, choose_probe, fit_probes
 from medi_monai.metrics import balanced_accuracy
@@ -37,7 +37,7 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.text import plural
 
-__all__ = ["DrawCondition", "Outcome", "ProbeProtocol"]
+__all__ = ["ProbeProtocol"]
 
 #: largest size in bytes of training features held in memory; larger ones are put in a temporary file
 HELD_BYTES = 2 * 2**30
@@ -49,52 +49,6 @@ ALIGNMENTS = {
 }
 #: number of test rows scored at once
 BLOCK = 16_384
-
-
-@dataclass(frozen=True)
-class DrawCondition:
-    """Conditions that vary between runs of the protocol.
-
-    Args:
-        ratio: number of synthetic images per real image, the same number for each class.
-        real_per_class: maximum number of real training images per class; by default all.
-        centers: values of the first attribute for training images; by default all.
-        real_rows: rows of the real table to train on, instead of the resampled training split; synthetic images are
-            then limited to their classes.
-        val_rows: rows on which the regularizer is chosen; by default those of the split, or of other patients of
-            ``real_rows``.
-        test_rows: rows of the real table to test on, instead of the holdout.
-    """
-
-    ratio: float = 1.0
-    real_per_class: int | None = None
-    centers: tuple[str, ...] | None = None
-    real_rows: np.ndarray | None = field(default=None, repr=False)
-    val_rows: np.ndarray | None = field(default=None, repr=False)
-    test_rows: np.ndarray | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Outcome of one arm: its predictions for the test rows, and how they were obtained.
-
-    Args:
-        arm: name of the arm.
-        probabilities: ``(N, C)`` class probabilities of the test rows.
-        c: selected value of C.
-        num_real: number of real training images.
-        num_added: number of images added to them.
-        converged: whether the probe reached its optimum.
-        in_domain_accuracy: balanced accuracy on the validation images, by which C is chosen.
-    """
-
-    arm: str
-    probabilities: torch.Tensor
-    c: float
-    num_real: int
-    num_added: int
-    converged: bool
-    in_domain_accuracy: float
 
 
 class ProbeProtocol:
