@@ -13,6 +13,7 @@ from medi_monai.cohort.groups import rows_by_group
 from medi_monai.evaluation.embedding import GroupName, ImageSets, draw_name
 from medi_monai.evaluation.settings import FidelitySettings
 from medi_monai.metrics import (
+    FEWEST_PATIENTS,
     Moments,
     draw_patients,
     figure,
@@ -20,6 +21,7 @@ from medi_monai.metrics import (
     frechet_distance_of_moments,
     interval_around,
     kernel_distance,
+    mean_interval,
     normal_interval,
     precision_recall,
 )
@@ -92,7 +94,15 @@ def compare_sets(
 
 
 def _no_figures(name: tuple[str, ...], seen: bool) -> dict[str, Any]:
-    return {"name": name, "seen": seen, "matched": 0, "arms": {}, "one_patient": False, "drawn": []}
+    return {
+        "name": name,
+        "seen": seen,
+        "matched": 0,
+        "arms": {},
+        "one_patient": False,
+        "few_patients": False,
+        "drawn": [],
+    }
 
 
 def _choose(rows: np.ndarray, name: GroupName, settings: FidelitySettings, times: int = 1) -> np.ndarray:
@@ -119,7 +129,8 @@ def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, A
         ``name``, ``seen`` and ``counts``; ``matched`` (0 if there are too few images, in which case there are no
         figures); ``arms``: figures of each arm and of ``floor``, each with a ``value``, the Fréchet distance also with
         ``replicates``, and the kernel distance with ``standard_error``; ``one_patient``: whether both halves are from
-        the same, only patient, which makes the floor too low; ``drawn``: for each half and set, the features and row
+        the same, only patient, which makes the floor too low; ``few_patients``: whether a half has fewer than
+        :data:`medi_monai.metrics.FEWEST_PATIENTS`; ``drawn``: for each half and set, the features and row
         numbers of the matched images, for :func:`pooled_distances`.
     """
     rng = np.random.default_rng(seed_from("fidelity", settings.seed, list(images.name)))
@@ -141,7 +152,12 @@ def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, A
     arms = {name: _figures(drawn, name, images.patients, settings.neighbors) for name in names}
     for name, replicates in _replicates(images, halves, matched, settings.num_replicates, rng).items():
         arms[name]["frechet_distance"]["replicates"] = replicates
-    return {**result, "arms": arms, "drawn": drawn, "one_patient": len(np.unique(images.patients)) == 1}
+    num_patients = [len(np.unique(images.patients[half])) for pair in halves for half in pair]
+    told = {
+        "one_patient": len(np.unique(images.patients)) == 1,
+        "few_patients": min(num_patients) < FEWEST_PATIENTS,
+    }
+    return {**result, "arms": arms, "drawn": drawn, **told}
 
 
 def _rows(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -236,6 +252,9 @@ def pooled_distances(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[str, Any]:
     """Average a metric of an arm over combinations, with an interval if there are replicates or standard errors.
 
+    If some combination has few patients, resampling them does not tell how much others would differ; the interval of
+    the Fréchet distance is then Student's over combinations, and a single such combination has none.
+
     Args:
         results: results of :func:`compare_group`; those without matched images are ignored.
         arm: name of the arm, or :data:`FLOOR`.
@@ -251,7 +270,9 @@ def summarize(results: Sequence[Mapping[str, Any]], arm: str, metric: str) -> di
         return {"value": None, "ci95": None, "n": 0, "num_combinations": 0}
     value = float(np.mean([result["value"] for result in figures]))
     interval = None
-    if "replicates" in figures[0]:
+    if "replicates" in figures[0] and any(result["few_patients"] for result in usable):
+        interval = mean_interval([result["value"] for result in figures], lowest=0.0)
+    elif "replicates" in figures[0]:
         interval = interval_around(value, np.mean([result["replicates"] for result in figures], axis=0), lowest=0.0)
     elif "standard_error" in figures[0]:
         error = math.sqrt(sum(result["standard_error"] ** 2 for result in figures)) / len(figures)

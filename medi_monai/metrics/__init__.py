@@ -24,12 +24,14 @@ from medi_monai.metrics.kernel import KernelDistance, kernel_distance
 from medi_monai.metrics.moments import Moments, as_features, feature_blocks
 from medi_monai.metrics.neighbors import nearest_neighbors, precision_recall, robustness_by_k, robustness_index
 from medi_monai.metrics.resampling import (
+    FEWEST_PATIENTS,
     PatientSampler,
     draw_patients,
     figure,
     holm,
     interval_around,
     mean_figure,
+    mean_interval,
     normal_interval,
     paired_test,
     percentile_interval,
@@ -45,6 +47,7 @@ from medi_monai.metrics.shortcut import (
 from medi_monai.metrics.stain import group_means, stain_regression
 
 __all__ = [
+    "FEWEST_PATIENTS",
     "CopySearch",
     "Estimate",
     "GroupConfusion",
@@ -78,6 +81,7 @@ __all__ = [
     "holm",
     "integrated_degradation",
     "interval_around",
+    "mean_interval",
     "kernel_distance",
     "majority_rule",
     "matthews_correlation",

@@ -13,12 +13,14 @@ from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
 __all__ = [
+    "FEWEST_PATIENTS",
     "Z95",
     "PatientSampler",
     "draw_patients",
     "figure",
     "holm",
     "interval_around",
+    "mean_interval",
     "mean_figure",
     "normal_interval",
     "paired_test",
@@ -28,6 +30,8 @@ __all__ = [
 
 #: 97.5% quantile of the standard normal distribution
 Z95 = float(stats.norm.ppf(0.975))
+#: number of patients below which resampling them does not tell how much a distance would differ for others
+FEWEST_PATIENTS = 4
 #: number of signs held in memory at once, because thousands of patients would need gigabytes
 SIGNS = 2**22
 
@@ -103,6 +107,21 @@ def interval_around(
     if interval is None or not math.isfinite(value):
         return None
     return [max(lowest, value + edge - float(known.mean())) for edge in interval]
+
+
+def mean_interval(values: Sequence[float], lowest: float = -math.inf) -> list[float] | None:
+    """Return Student's 95% interval of the mean of independent values; ``None`` for fewer than two.
+
+    Args:
+        values: the values.
+        lowest: smallest possible value of the quantity, at which the interval is truncated.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    mean = float(np.mean(values))
+    return [max(lowest, mean - half), mean + half]
 
 
 def normal_interval(

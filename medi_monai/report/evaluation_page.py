@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as Plot
 
+from medi_monai.metrics import FEWEST_PATIENTS
 from medi_monai.report.combinations import add_combinations, combination_table
 from medi_monai.report.page import Page
 from medi_monai.report.plots import forest_plot
@@ -214,7 +215,8 @@ def add_distances(page: Page, metrics: ArmsMetrics) -> None:
         "Real images are split in halves by patient. Every arm, and the other half of the real images, is compared "
         "with the same half using the same number of images, because distances decrease with the number of images. The "
         "distance between real images of different patients is the best that a model can be expected to reach. Means "
-        "weight all combinations equally. In brackets: 95% confidence intervals.",
+        "weight all combinations equally. In brackets: 95% confidence intervals; where a half has fewer than "
+        f"{FEWEST_PATIENTS} patients, those of means are over combinations, and single combinations have none.",
     )
     floor = metrics.real.floor
     rows: dict[str, dict[str, Any]] = {FLOOR: _floor_distances(metrics)}

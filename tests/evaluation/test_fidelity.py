@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from medi_monai.evaluation.fidelity import (
     DISTANCES,
@@ -98,6 +99,37 @@ def test_means_and_intervals_over_combinations():
     errors = [result["arms"]["good"]["kernel_distance"]["standard_error"] for result in results[:3]]
     assert kernel["ci95"][1] - kernel["value"] == pytest.approx(1.959964 * np.sqrt(np.square(errors).sum()) / 3)
     assert summarize(results, "good", "recall")["ci95"] is None
+
+
+def test_intervals_over_combinations_with_two_patients_cover():
+    # patients differ as much as images, which resampling the single patient of a half would not show
+    rng = np.random.default_rng(0)
+
+    def distances():
+        means = rng.standard_normal((2, 8))
+        first, second = (mean + rng.standard_normal((20, 8)) for mean in means)
+        values = {FLOOR: frechet_distance(first, second), "good": frechet_distance(first, rng.standard_normal((20, 8)))}
+        arms = {arm: {"frechet_distance": {"value": value, "replicates": [value]}} for arm, value in values.items()}
+        return {"matched": 20, "few_patients": True, "arms": arms}
+
+    cohorts = [[distances() for _ in range(10)] for _ in range(200)]
+    for arm in (FLOOR, "good"):
+        summaries = [summarize(cohort, arm, "frechet_distance") for cohort in cohorts]
+        truth = np.mean([summary["value"] for summary in summaries])
+        covered = np.mean([summary["ci95"][0] <= truth <= summary["ci95"][1] for summary in summaries])
+        assert 0.89 < covered < 0.985
+
+
+def test_a_combination_with_few_patients_has_no_interval_of_its_own():
+    images = make(patients=6)
+    result = compare_group(images, SETTINGS)
+    assert result["few_patients"] and not compare_group(make(), SETTINGS)["few_patients"]
+    assert summarize([result], "good", "frechet_distance")["ci95"] is None
+    values = [result["arms"]["good"]["frechet_distance"]["value"], 1.0]
+    other = {**result, "arms": {"good": {"frechet_distance": {"value": 1.0, "replicates": [1.0]}}}}
+    low, high = summarize([result, other], "good", "frechet_distance")["ci95"]
+    expected = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
+    assert (low, high) == pytest.approx((0.0, expected[1]))
 
 
 def test_combinations_taken_together_weigh_alike():
