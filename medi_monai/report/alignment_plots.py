@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from medi_monai.report.blocks.arms import arm_looks
 from medi_monai.report.plots import arm_legend, named_styles, plain_axes
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
@@ -16,8 +17,6 @@ from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 
 __all__ = ["curve_plot", "has_prompts", "proportion_bars"]
 
-#: color and marker of each arm
-ARMS = {"before": ("#8a8f94", "s"), "after": ("#0072b2", "s")}
 #: color and marker of each classifier
 CLASSIFIERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge": ("#0072b2", "D")}
 
@@ -25,7 +24,7 @@ CLASSIFIERS = {"guide": ("#e08700", "o"), "validation": ("#86a0b5", "^"), "judge
 def proportion_bars(metrics: AlignmentMetrics, attribute: str) -> Figure:
     """Plot predicted shares by value and arm, and corrected shares if known, with intervals and the target."""
     target, arms = metrics.target.parts[attribute], list(metrics.proportions)
-    colors = {arm: color for arm, (color, _) in named_styles(arms, ARMS).items()}
+    colors = {arm: color for arm, (color, _) in arm_looks(arms).items()}
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     corrections = {arm: distances[attribute].correction for arm, distances in metrics.distance_to_target.items()}
     shown: dict[str, dict[str, Mapping[str, ResultFigure]]] = {

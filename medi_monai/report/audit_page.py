@@ -21,7 +21,7 @@ from medi_monai.results import Finding, typed
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import are_intervals, in_order, plural
 
-__all__ = ["count_heat_map", "association_bars", "write_audit_page"]
+__all__ = ["association_bars", "count_heat_map", "held_out_cells", "patients_table", "write_audit_page"]
 
 #: maximum numbers of rows and columns of a heat map; the page says if smaller classes and values are omitted
 MOST_ROWS, MOST_COLUMNS = 40, 40
@@ -240,9 +240,9 @@ def _add_attribute(page: Page, audit: dict, name: str, section: dict) -> None:
     if not section["num_values"] or not section["num_classes"]:
         page.text(f"Not reported: no row has values of both {label} and {name}.")
         return
-    table = _patients(section["cells"], label, name, audit)
+    table = patients_table(section["cells"], label, name, audit["settings"]["continuous"])
     shown = table.iloc[:MOST_ROWS, :MOST_COLUMNS]
-    held = _held_out(section["cells"], label, name)
+    held = held_out_cells(section["cells"], label, name)
     sentences = [
         "Patients per combination (log color scale); a dot marks a combination without patients."
         + (" Red frames mark held-out combinations that are not in train." if held else "")
@@ -261,13 +261,20 @@ def _add_attribute(page: Page, audit: dict, name: str, section: dict) -> None:
         page.table(pd.DataFrame(rare["examples"][:10]), caption)
 
 
-def _patients(cells: dict, label: str, attribute: str, audit: dict) -> pd.DataFrame:
-    """Return the number of patients by class and value, largest first; a patient in two splits counts in each."""
+def patients_table(cells: dict, label: str, attribute: str, continuous: Collection[str]) -> pd.DataFrame:
+    """Return the number of patients by class and value, largest first; a patient in two splits counts in each.
+
+    Args:
+        cells: counts of ``audit.json`` by class, value and split.
+        label: column of the class.
+        attribute: column of the values.
+        continuous: columns of numbers, whose values are intervals and stay in order.
+    """
     frame = pd.DataFrame(cells)
     frame = frame[(frame[label] != "") & (frame[attribute] != "")]
     table = frame.pivot_table(index=label, columns=attribute, values="patients", aggfunc="sum", fill_value=0)
     table = table.loc[table.sum(1).sort_values(ascending=False, kind="stable").index]
-    if attribute in audit["settings"]["continuous"]:
+    if attribute in continuous:
         return table[sorted(table.columns, key=_lower_bound)]
     if are_intervals(list(table.columns)):
         return table[in_order(table.columns)]
@@ -278,7 +285,8 @@ def _lower_bound(name: str) -> float:
     return float(name.partition(" to ")[0])
 
 
-def _held_out(cells: dict, label: str, attribute: str) -> set[tuple[str, str]]:
+def held_out_cells(cells: dict, label: str, attribute: str) -> set[tuple[str, str]]:
+    """Return the pairs of class and value that are held out and not in training; ``cells`` as above."""
     pairs: dict[str, set[tuple[str, str]]] = {}
     for one, two, split in zip(cells[label], cells[attribute], cells["split"]):
         pairs.setdefault(split, set()).add((one, two))

@@ -1,36 +1,69 @@
-"""The page of the run ``experiment``: the answer, examples, fidelity, accuracy, cohort and run time."""
+"""The page of the run ``experiment``: the answer, images, an overview, findings, and details in folds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medi_monai.report.evaluation_page import add_distances, fidelity_figure, fidelity_sentences
-from medi_monai.report.page import Page, Picture
+import pandas as pd
+from matplotlib.figure import Figure as Plot
+
+from medi_monai.report.audit_page import count_heat_map, held_out_cells, patients_table
+from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
+from medi_monai.report.blocks.gallery import Gallery
+from medi_monai.report.blocks.overview import (
+    accuracy_plot,
+    cohort_bars,
+    fidelity_overview,
+    main_arms,
+    shortcut_overview,
+)
+from medi_monai.report.evaluation_page import add_distances, fidelity_sentences
+from medi_monai.report.page import Card, Page
 from medi_monai.report.plots import forest_plot
 from medi_monai.report.probe_page import chance_marks, main_figures
-from medi_monai.report.sections import NOTICES, StageTime, add_findings, add_provenance, add_run_time
-from medi_monai.report.words import arm_title, figure_text, known, number, share_table
-from medi_monai.results import Finding, typed
-from medi_monai.results.experiment import CohortSummary, ExperimentResults, TrainingSummary
-from medi_monai.results.probing import ProbeResults
+from medi_monai.report.sections import StageTime, add_findings, add_provenance, add_run_time
+from medi_monai.report.words import arm_title, figure_text, known, number, percent_text, share_table
+from medi_monai.results import Figure, Finding, typed
+from medi_monai.results.experiment import CohortSummary, ExperimentResults
 from medi_monai.utils.text import listed, plural
 
 __all__ = ["write_experiment_page"]
 
-LINKS = {"audit": "Full cohort audit", "evaluation": "Full evaluation", "probing": "Full probing results"}
+LINKS = {"evaluation": "Full evaluation", "probing": "Full probing results", "audit": "Full cohort audit"}
 ACCURACIES = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
+#: maximum numbers of classes and of values in the plot of the cohort; the audit page, to which it links, has more
+MOST_CELLS = 30
 #: maximum number of findings of the audit on the page; the audit page, to which it links, has all
 MOST_FINDINGS = 5
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the page is written from; see :func:`write_experiment_page`."""
+
+    results: ExperimentResults
+    audit: Mapping[str, Any] | None
+    samples: Gallery | None
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the arms of the probing."""
+        return {arm: arm_title(arm, self.results.probe.generated) for arm in self.results.probe.arms}
+
+    def link(self, name: str) -> tuple[str, str] | None:
+        """Return the text and the target of the link to the page of a stage, or None."""
+        return (LINKS.get(name, name), self.results.links[name]) if name in self.results.links else None
 
 
 def write_experiment_page(
     results: ExperimentResults,
     path: str | os.PathLike,
     audit: Mapping[str, Any] | None = None,
-    samples: Picture | None = None,
+    samples: Gallery | None = None,
 ) -> Path:
     """Write the page of an experiment.
 
@@ -38,53 +71,163 @@ def write_experiment_page(
         results: results of the experiment.
         path: file to write; links are relative to its folder.
         audit: content of ``audit.json``.
-        samples: picture of real and generated images side by side.
+        samples: real and generated images of the same combinations.
 
     Returns:
         ``path``.
     """
-    page = Page("Effect of metadata on generated images and classifiers", results.question)
-    _add_answer(page, results)
-    add_findings(page, results.verdict[1:])
-    if samples is not None:
-        page.section("Example images")
-        page.figure(samples, "Real and generated images of the same combinations, chosen at random.")
-    add_distances(page, results.fidelity)
-    page.text(" ".join(fidelity_sentences(results.fidelity)[-2:]))
-    page.figure(fidelity_figure(results.fidelity), "Points with 95% confidence intervals; dotted: real images.")
-    _add_link(page, results.links, "evaluation")
-    _add_accuracy(page, results.probe)
-    _add_link(page, results.links, "probing")
-    _add_trainings(page, results.trainings)
-    _add_cohort(page, results.cohort, audit)
-    _add_link(page, results.links, "audit")
-    for name in results.links:
-        if name not in LINKS:
-            _add_link(page, results.links, name)
-    add_run_time(page, {stage: StageTime(seconds) for stage, seconds in results.seconds.items()})
-    add_provenance(page, results.settings, results.fidelity.digests, results.fidelity.encoder)
+    page, content = Page("Effect of metadata on generated images and classifiers"), _Content(results, audit, samples)
+    for add in ANSWER:
+        add(page, content)
+    with page.folded_sections():
+        for add in DETAILS:
+            add(page, content)
     return page.write(path)
 
 
-def _add_link(page: Page, links: Mapping[str, str], name: str) -> None:
-    if name in links:
-        page.link(LINKS.get(name, name), links[name])
-
-
-def _add_answer(page: Page, results: ExperimentResults) -> None:
-    answer, probe = results.verdict[0], results.probe
-    headline, _, rest = answer.text.partition(". ")
-    page.answer([f"{headline.removesuffix('.')}.", *([rest] if rest else [])], answer.level)
-    titles = {arm: arm_title(arm, probe.generated) for arm in probe.arms}
+def _add_answer(page: Page, content: _Content) -> None:
+    results = content.results
+    probe, many = results.probe, len(results.trainings) > 1
     page.figure(
-        forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)),
-        f"Accuracy of a linear classifier of {probe.label} on {plural(probe.test.n, 'image')} of "
-        f"{plural(probe.test.patients, 'patient')}, by training data, with 95% confidence intervals. Dotted line: "
-        f"chance.{' Small dots: single trainings.' if len(results.trainings) > 1 else ''}",
+        accuracy_plot(probe, content.titles, chance_marks(probe)["balanced_accuracy"]),
+        f"Accuracy of a classifier of {probe.label} on {probe.test.what}, by what it was trained on."
+        f"{' Small dots: single trainings.' if many else ''}",
     )
+    page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
+    page.glossary()
 
 
-def _add_trainings(page: Page, trainings: Sequence[TrainingSummary]) -> None:
+def _add_samples(page: Page, content: _Content) -> None:
+    if content.samples is not None:
+        page.section("Images")
+        page.gallery(content.samples, "Each column is one combination; images were chosen at random.")
+
+
+def _add_overview(page: Page, content: _Content) -> None:
+    page.cards([_fidelity_card(content), _shortcut_card(content), _cohort_card(content)])
+
+
+def _fidelity_card(content: _Content) -> Card:
+    fidelity = content.results.fidelity
+    kind = "unseen" if any(of_arm.frechet_distance.unseen.value for of_arm in fidelity.arms.values()) else "mean"
+    distances = {arm: getattr(of_arm.frechet_distance, kind) for arm, of_arm in fidelity.arms.items()}
+    shown = listed(f"{arm_title(arm)} {number(distance.value)}" for arm, distance in distances.items())
+    floors = [of_arm.frechet_distance for of_arm in fidelity.arms.values()]
+    floor = (floors[0].floor_unseen if kind == "unseen" else floors[0].floor).value if floors else None
+    where = " for combinations not in training" if kind == "unseen" else ""
+    shares = listed(
+        f"{percent_text(of_arm.label_fidelity, False)} ({arm_title(arm)})" for arm, of_arm in fidelity.arms.items()
+    )
+    text = (
+        f"Fréchet distance to real images{where}: {shown}; real images of other patients {number(floor)}. A classifier "
+        f"recognizes the requested {fidelity.label} in {shares} of images."
+    )
+    titles = {arm: arm_title(arm) for arm in fidelity.arms}
+    return Card("How real the images look", fidelity_overview(fidelity, titles), text, content.link("evaluation"))
+
+
+def _shortcut_card(content: _Content) -> Card:
+    probe = content.results.probe
+    center, accuracy = probe.center, probe.shortcut.center_probe_accuracy
+    text = (
+        f"From the features of an image, its {center} can be predicted with a balanced accuracy of "
+        f"{number(accuracy.value, 2)} (chance {number(accuracy.chance, 2)}): a possible shortcut."
+    )
+    drops = {arm: curve.average_performance_drop for arm, curve in probe.shortcut.correlation.arms.items()}
+    if drops:
+        changes = listed(f"{_percent(drops[arm])} ({content.titles[arm]})" for arm in main_arms(probe) if arm in drops)
+        text += f" As {center} and {probe.label} become correlated in training, accuracy changes by {changes}."
+    left_out = [arm for arm in probe.shortcut.correlation.left_out if arm in content.titles]
+    if left_out:
+        names = listed(content.titles[arm] for arm in left_out)
+        text += f" Not shown: {names}, whose generator saw the withheld images."
+    return Card(f"Shortcuts by {center}", shortcut_overview(probe, content.titles), text, content.link("probing"))
+
+
+def _percent(drop: Figure) -> str:
+    return f"{number(None if drop.value is None else 100 * drop.value, 1)}%"
+
+
+def _cohort_card(content: _Content) -> Card:
+    cohort, counts = content.results.cohort, content.results.cohort.counts
+    of_training = counts.get("train")
+    text = (
+        f"{of_training.patches:,} training images of {plural(of_training.patients, 'patient')}. " if of_training else ""
+    )
+    text += (
+        f"Combinations of {' and '.join([cohort.label, *cohort.attributes])}: {cohort.combinations.seen:,} in "
+        f"training, {cohort.combinations.unseen:,} held out."
+    )
+    table = _patients(cohort, content.audit)
+    if table is None:
+        return Card("Cohort", cohort_bars(counts), text, content.link("audit"))
+    numbers, held_out = table
+    text += " Numbers are patients; red frames mark held-out combinations." if held_out else " Numbers are patients."
+    return Card("Cohort", _cohort_plot(numbers, held_out), text, content.link("audit"))
+
+
+def _cohort_plot(numbers: pd.DataFrame, held_out: set[tuple[str, str]]) -> Plot:
+    # the plot shares a row with smaller ones: classes become columns where that makes it less wide
+    if numbers.shape[1] > numbers.shape[0]:
+        numbers, held_out = numbers.T, {(value, label) for label, value in held_out}
+    return count_heat_map(numbers, held_out)
+
+
+def _patients(
+    cohort: CohortSummary, audit: Mapping[str, Any] | None
+) -> tuple[pd.DataFrame, set[tuple[str, str]]] | None:
+    """Return patients by class and value of the first attribute, and the held-out pairs; None if not in the audit."""
+    name = cohort.attributes[0] if cohort.attributes else ""
+    cells = (((audit or {}).get("attributes") or {}).get(name) or {}).get("cells")
+    if audit is None or not cells:
+        return None
+    table = patients_table(cells, cohort.label, name, audit["settings"]["continuous"])
+    if table.empty or max(table.shape) > MOST_CELLS:
+        return None
+    return table, held_out_cells(cells, cohort.label, name)
+
+
+def _add_findings(page: Page, content: _Content) -> None:
+    audit = content.audit
+    found = [typed(Finding, finding) for finding in audit["findings"]] if audit else []
+    add_findings(page, [*content.results.verdict, *found[:MOST_FINDINGS]])
+    if len(found) > MOST_FINDINGS:
+        page.text(f"{MOST_FINDINGS} of {len(found)} findings of the audit are shown.")
+
+
+def _add_links(page: Page, content: _Content) -> None:
+    for name in [*LINKS, *(name for name in content.results.links if name not in LINKS)]:
+        link = content.link(name)
+        if link:
+            page.link(*link)
+
+
+def _add_fidelity(page: Page, content: _Content) -> None:
+    add_distances(page, content.results.fidelity)
+    page.text(" ".join(fidelity_sentences(content.results.fidelity)[-2:]))
+
+
+def _add_accuracy(page: Page, content: _Content) -> None:
+    probe, titles = content.results.probe, content.titles
+    page.section(
+        "Classifier accuracy",
+        f"Linear classifiers of {probe.label} on frozen features, tested on {probe.test.what}. The worst "
+        f"group is the combination of {listed([probe.label, *probe.attributes])} with the lowest accuracy. In "
+        "brackets: 95% confidence intervals.",
+    )
+    page.figure(forest_plot(main_figures(probe), ACCURACIES, titles, chance_marks(probe)), "Dotted line: chance.")
+    rows = {
+        titles[arm]: {
+            **{head: figure_text(getattr(of_arm, name), 3) for name, head in ACCURACIES.items()},
+            "worst group": of_arm.worst_group_accuracy.group,
+        }
+        for arm, of_arm in probe.arms.items()
+    }
+    page.table(share_table(rows, "training data"))
+
+
+def _add_trainings(page: Page, content: _Content) -> None:
+    trainings = content.results.trainings
     if len(trainings) == 1:
         return
     page.section("Trainings", "Figures of each training; those above are of all, Fréchet distances of the first one.")
@@ -105,57 +248,46 @@ def _add_trainings(page: Page, trainings: Sequence[TrainingSummary]) -> None:
         page.link(f"Evaluation of seed {training.seed}", training.evaluation)
 
 
-def _add_accuracy(page: Page, probe: ProbeResults) -> None:
-    page.section(
-        "Classifier accuracy",
-        f"Linear classifiers of {probe.label} on frozen features, tested on {probe.test.what}. The worst "
-        f"group is the combination of {listed([probe.label, *probe.attributes])} with the lowest accuracy. In "
-        "brackets: 95% confidence intervals.",
-    )
-    rows = {
-        arm_title(arm, probe.generated): {
-            **{head: figure_text(getattr(of_arm, name), 3) for name, head in ACCURACIES.items()},
-            "worst group": of_arm.worst_group_accuracy.group,
-        }
-        for arm, of_arm in probe.arms.items()
-    }
-    page.table(share_table(rows, "training data"))
-
-
-def _add_cohort(page: Page, cohort: CohortSummary, audit: Mapping[str, Any] | None) -> None:
-    page.section("Cohort")
-    page.text(f"Class: {cohort.label}. Attributes: {listed(cohort.attributes)}.")
+def _add_cohort(page: Page, content: _Content) -> None:
+    cohort = content.results.cohort
+    page.section("Cohort", f"Class: {cohort.label}. Attributes: {listed(cohort.attributes)}.")
     page.table(share_table({split: vars(counts) for split, counts in cohort.counts.items()}, "split"))
-    page.text(
-        f"Combinations of {' and '.join([cohort.label, *cohort.attributes])}: {cohort.combinations.seen:,} in "
-        f"training, {cohort.combinations.unseen:,} held out."
-    )
-    if audit is None:
-        return
-    _add_association(page, cohort, audit)
-    findings = [typed(Finding, finding) for finding in audit["findings"]]
-    for finding in findings[:MOST_FINDINGS]:
-        page.notice(finding.text, NOTICES.get(finding.level, finding.level))
-    if len(findings) > MOST_FINDINGS:
-        page.text(f"{MOST_FINDINGS} of {len(findings)} findings of the audit are shown.")
-
-
-def _add_association(page: Page, cohort: CohortSummary, audit: Mapping[str, Any]) -> None:
     for name in cohort.attributes:
-        by_split = ((audit.get("attributes") or {}).get(name) or {}).get("association") or {}
-        split = "train" if by_split.get("train") else "all"
-        association = by_split.get(split)
-        if not association:
-            continue
-        rule, strength = association["majority_rule"], association["cramers_v"]
-        patients = "training patients" if split == "train" else "all patients"
-        sentence = (
-            f"Association of {name} and {cohort.label} among {patients}: Cramér's V {number(strength['value'], 2)} "
-            f"(0: independent, 1: {name} determines {cohort.label} or the reverse)."
+        sentence = _association(cohort.label, name, content.audit or {})
+        if sentence:
+            page.text(sentence)
+
+
+def _association(label: str, name: str, audit: Mapping[str, Any]) -> str:
+    by_split = ((audit.get("attributes") or {}).get(name) or {}).get("association") or {}
+    split = "train" if by_split.get("train") else "all"
+    association = by_split.get(split)
+    if not association:
+        return ""
+    rule, strength = association["majority_rule"], association["cramers_v"]
+    patients = "training patients" if split == "train" else "all patients"
+    sentence = (
+        f"Association of {name} and {label} among {patients}: Cramér's V {number(strength['value'], 2)} "
+        f"(0: independent, 1: {name} determines {label} or the reverse)."
+    )
+    if known(rule.get("balanced_accuracy")) is not None:
+        sentence += (
+            f" Guessing {label} from {name} alone, without an image, has a balanced accuracy of "
+            f"{number(rule['balanced_accuracy'], 2)} (chance {number(rule['chance'], 2)})."
         )
-        if known(rule.get("balanced_accuracy")) is not None:
-            sentence += (
-                f" Guessing {cohort.label} from {name} alone, without an image, has a balanced accuracy of "
-                f"{number(rule['balanced_accuracy'], 2)} (chance {number(rule['chance'], 2)})."
-            )
-        page.text(sentence)
+    return sentence
+
+
+def _add_run_time(page: Page, content: _Content) -> None:
+    add_run_time(page, {stage: StageTime(seconds) for stage, seconds in content.results.seconds.items()})
+
+
+def _add_provenance(page: Page, content: _Content) -> None:
+    results = content.results
+    add_provenance(page, results.settings, results.fidelity.digests, results.fidelity.encoder)
+
+
+#: parts of the page in order: those that answer, then the folded details
+Part = Callable[[Page, _Content], None]
+ANSWER: Sequence[Part] = (_add_answer, _add_samples, _add_overview, _add_findings, _add_links)
+DETAILS: Sequence[Part] = (_add_accuracy, _add_fidelity, _add_trainings, _add_cohort, _add_run_time, _add_provenance)

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from PIL import Image
 
+from medi_monai.report.blocks.gallery import Gallery
+from medi_monai.report.blocks.glossary import used_terms
+from medi_monai.report.blocks.pictures import Picture, embedded
+from medi_monai.report.blocks.scale import scale_bar
+from medi_monai.report.blocks.tables import table_content
 from medi_monai.report.version import code_version
-from medi_monai.utils.errors import InputError, unknown_value
+from medi_monai.utils.errors import unknown_value
 from medi_monai.utils.files import atomic_path
 
-__all__ = ["LEVELS", "Page", "Picture"]
+__all__ = ["LEVELS", "Card", "Page", "Picture"]
 
 #: levels of a notice, most serious first
 LEVELS = ("error", "warning", "note", "ok")
 
-#: a matplotlib figure, a Pillow image, or a uint8 array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
-Picture: TypeAlias = "Figure | Image.Image | np.ndarray"
 
-FIGURE_DPI, SCREEN_DPI = 144, 96
-#: size in bytes; a picture whose PNG is larger is embedded as a JPEG of quality 90
-LARGEST_PNG = 100_000
+@dataclass(frozen=True)
+class Card:
+    """A figure with a heading, a few sentences, and a link to the details.
+
+    Args:
+        heading: what the figure is about.
+        picture: see :data:`Picture`.
+        text: what the figure shows.
+        link: text and target of a link, relative to the folder of the page; None for none.
+    """
+
+    heading: str
+    picture: Picture
+    text: str
+    link: tuple[str, str] | None = None
 
 
 @dataclass
@@ -52,21 +62,50 @@ class Page:
     lead: str = ""
     blocks: list[dict[str, Any]] = field(default_factory=list, repr=False)
     footer: list[str] = field(default_factory=list, repr=False)
+    #: whether sections that begin now are folded
+    folding: bool = field(default=False, repr=False)
 
-    def answer(self, sentences: Iterable[str], level: str = "note") -> Page:
+    def answer(self, sentences: Iterable[str], level: str = "note", names: Sequence[str] = ()) -> Page:
         """Add the answer of the page.
 
         Args:
             sentences: about three sentences; the first is emphasized.
             level: one of :data:`LEVELS`; shown as a color.
+            names: a word before each sentence that says what it is about; all of them are then equally emphasized.
         """
-        self.blocks.append({"kind": "answer", "sentences": list(sentences), "level": _checked_level(level)})
+        given = list(sentences)
+        named = list(zip(names, given, strict=True)) if names else [("", sentence) for sentence in given]
+        self.blocks.append({"kind": "answer", "sentences": named, "level": _checked_level(level)})
         return self
 
     def section(self, heading: str, text: str = "") -> Page:
-        """Begin a section; a page with three or more sections has links to them after its answer."""
-        self.blocks.append({"kind": "section", "heading": heading})
+        """Begin a section; a page with three or more visible sections has links to them after its answer."""
+        self.blocks.append({"kind": "section", "heading": heading, "folded": self.folding})
         return self.text(text) if text else self
+
+    @contextmanager
+    def folded_sections(self) -> Iterator[Page]:
+        """Show only the headings of the sections that begin within the context, until they are opened."""
+        before, self.folding = self.folding, True
+        try:
+            yield self
+        finally:
+            self.folding = before
+
+    @contextmanager
+    def fold(self, summary: str) -> Iterator[Page]:
+        """Show only ``summary`` in place of what is added within the context, until it is opened."""
+        before, self.blocks = self.blocks, []
+        try:
+            yield self
+        finally:
+            within, self.blocks = self.blocks, before
+        self.blocks.append({"kind": "fold", "summary": summary, "blocks": within})
+
+    def glossary(self) -> Page:
+        """Add the folded glossary: of its words, those that occur on the page."""
+        self.blocks.append({"kind": "glossary"})
+        return self
 
     def text(self, text: str) -> Page:
         """Add a paragraph; line breaks are kept."""
@@ -103,40 +142,61 @@ class Page:
             max_rows: maximum number of rows to show; a note below says if there are more.
             folded: whether to show only the caption until the table is opened.
         """
-        shown = frame.head(max_rows)
-        levels = [] if isinstance(frame.index, pd.RangeIndex) else list(range(frame.index.nlevels))
-        # select columns by position, because a name may occur twice
-        columns = [shown.index.get_level_values(level).to_series() for level in levels]
-        columns += [shown.iloc[:, column] for column in range(shown.shape[1])]
-        names = [*(frame.index.names[level] for level in levels), *frame.columns]
-        more = f"{len(shown):,} of {len(frame):,} rows are shown." if len(shown) < len(frame) else ""
-        self.blocks.append(
-            {
-                "kind": "table",
-                "caption": caption,
-                "folded": folded,
-                "headed": len(levels),
-                "columns": [(_heading(name), _is_number(column)) for name, column in zip(names, columns)],
-                "rows": list(zip(*(map(_cell, column.tolist()) for column in columns))),
-                "more": more,
-            }
-        )
+        self.blocks.append({"kind": "table", "caption": caption, "folded": folded, **table_content(frame, max_rows)})
         return self
 
-    def figure(self, picture: Picture, caption: str = "", width: int | None = None) -> Page:
+    def figure(self, picture: Picture, caption: str = "", width: int | None = None, mpp: float | None = None) -> Page:
         """Add one picture.
 
         Args:
             picture: see :data:`Picture`; arrays of floats are refused because their range is unknown.
             caption: line below the picture, also used as alternative text.
             width: width on the screen in pixels; by default that of the picture.
+            mpp: microns per pixel of the picture, for a scale bar; None for no bar.
         """
-        return self.figures([(picture, caption)], width)
+        return self.figures([(picture, caption)], width, [mpp])
 
-    def figures(self, pictures: Iterable[tuple[Picture, str]], width: int | None = None) -> Page:
-        """Add pictures with captions side by side, wrapped to the screen; ``width`` is that of each picture."""
-        drawn = [{**_embedded(picture, width), "caption": caption} for picture, caption in pictures]
+    def figures(
+        self,
+        pictures: Iterable[tuple[Picture, str]],
+        width: int | None = None,
+        mpp: Sequence[float | None] | None = None,
+    ) -> Page:
+        """Add pictures with captions side by side, wrapped to the screen.
+
+        Args:
+            pictures: pictures with their captions.
+            width: width of each picture on the screen in pixels.
+            mpp: microns per pixel of each picture, for scale bars.
+        """
+        given = list(pictures)
+        resolutions = mpp if mpp is not None else [None] * len(given)
+        drawn = []
+        for (picture, caption), resolution in zip(given, resolutions, strict=True):
+            shown = embedded(picture, width)
+            drawn.append({**shown, "caption": caption, "bar": scale_bar(resolution, shown["pixels"])})
         self.blocks.append({"kind": "figures", "pictures": drawn})
+        return self
+
+    def gallery(self, gallery: Gallery, caption: str = "") -> Page:
+        """Add a gallery, with a scale bar if its resolution is known; it scrolls where the screen is narrower."""
+        cells = {place: [embedded(image, gallery.tile) for image in images] for place, images in gallery.cells.items()}
+        bar = scale_bar(gallery.mpp, gallery.image_width)
+        self.blocks.append({"kind": "gallery", "gallery": gallery, "cells": cells, "bar": bar, "caption": caption})
+        return self
+
+    def cards(self, cards: Iterable[Card]) -> Page:
+        """Add figures with headings and sentences side by side; one below the other on a narrow screen."""
+        shown = [
+            {
+                "heading": card.heading,
+                "picture": embedded(card.picture),
+                "text": card.text,
+                "link": (card.link[0], quote(card.link[1])) if card.link else None,
+            }
+            for card in cards
+        ]
+        self.blocks.append({"kind": "cards", "cards": shown})
         return self
 
     def html(self) -> str:
@@ -144,7 +204,19 @@ class Page:
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("medi_monai.report"), autoescape=True, undefined=jinja2.StrictUndefined
         )
-        return environment.get_template("page.html.j2").render(page=self, version=code_version())
+        return environment.get_template("page.html.j2").render(
+            page=self, sections=self._sections(), terms=used_terms(self.blocks), version=code_version()
+        )
+
+    def _sections(self) -> list[dict[str, Any]]:
+        # what stands before the first section is a section without heading
+        sections: list[dict[str, Any]] = [{"heading": "", "folded": False, "blocks": []}]
+        for block in self.blocks:
+            if block["kind"] == "section":
+                sections.append({**block, "blocks": []})
+            else:
+                sections[-1]["blocks"].append(block)
+        return sections
 
     def write(self, path: str | os.PathLike) -> Path:
         """Write the page, completely or not at all, and return its path."""
@@ -159,72 +231,3 @@ def _checked_level(level: str) -> str:
     if level not in LEVELS:
         raise unknown_value("level of a notice", level, LEVELS)
     return level
-
-
-def _heading(name: object) -> str:
-    if isinstance(name, tuple):
-        return " · ".join(str(level) for level in name if level not in (None, ""))
-    return "" if name is None else str(name)
-
-
-def _is_number(column: pd.Series) -> bool:
-    # a column of counts that contains None has the type object
-    return pd.api.types.infer_dtype(column.dropna(), skipna=True) in ("integer", "floating", "mixed-integer-float")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (int, np.integer)):
-        return f"{value:,}"
-    if isinstance(value, (float, np.floating)):
-        if math.isnan(value):
-            return "–"
-        size = abs(float(value))
-        return f"{value:,.0f}" if 1000 <= size < math.inf else f"{value:.3g}"
-    if value is None or value is pd.NA or value is pd.NaT:
-        return "–"
-    return str(value)
-
-
-def _embedded(picture: Picture, width: int | None) -> dict[str, Any]:
-    scale = 1.0
-    if isinstance(picture, Figure):
-        buffer = io.BytesIO()
-        # a layout engine has already set the margins; measuring them again would take as long as drawing the figure
-        margins = None if picture.get_layout_engine() else "tight"
-        picture.savefig(
-            buffer, format="png", dpi=FIGURE_DPI, bbox_inches=margins, facecolor="white", metadata={"Software": None}
-        )
-        with Image.open(buffer) as drawn:
-            size, scale = drawn.size, SCREEN_DPI / FIGURE_DPI
-        content, kind = buffer.getvalue(), "png"
-    else:
-        image = _as_image(picture)
-        size = image.size
-        content, kind = _encoded(image)
-    source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return {"source": source, "width": width or max(1, round(size[0] * scale))}
-
-
-def _as_image(picture: Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        image = picture
-    else:
-        array = np.asarray(picture)
-        if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-            raise InputError(
-                f"a picture must be a (H, W), (H, W, 3), or (H, W, 4) uint8 array, not {array.shape} {array.dtype}"
-            )
-        image = Image.fromarray(array)
-    return image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
-
-
-def _encoded(image: Image.Image) -> tuple[bytes, str]:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    if buffer.tell() <= LARGEST_PNG or image.mode == "RGBA":
-        return buffer.getvalue(), "png"
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue(), "jpeg"

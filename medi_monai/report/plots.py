@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Affine2DBase, ScaledTranslation
 
+from medi_monai.report.blocks.arms import ARMS, OTHERS, arm_looks
 from medi_monai.report.grids import label_cells, write_in_cells
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
@@ -24,38 +25,17 @@ from medi_monai.utils.text import plural
 
 __all__ = [
     "arm_legend",
-    "arm_styles",
     "combination_dots",
     "correlation_curves",
     "distance_distribution",
     "distance_heat_maps",
+    "draw_point",
     "forest_plot",
     "named_styles",
     "plain_axes",
     "sweep_curves",
 ]
 
-#: color and marker of each arm; cls and medi stand out (palette of Okabe and Ito), baselines are muted
-STYLES = {
-    "real": ("#5f6368", "s"),
-    "cls": ("#e08700", "o"),
-    "medi": ("#0072b2", "D"),
-    "class_reweighted": ("#b3ab7d", "v"),
-    "reweighted": ("#7fa38c", "^"),
-    "oversampled": ("#b79a86", "<"),
-    "stain_augmented": ("#a58bb3", ">"),
-    "stain_normalized": ("#86a0b5", "p"),
-    "stain_transfer": ("#c08a9a", "H"),
-    "stain_transfer_macenko": ("#9c6f7d", "8"),
-    "combat": ("#8a9a5b", "o"),
-    "combat_without_class": ("#b9c49a", "o"),
-    "coral": ("#c4a484", "D"),
-    "deep_feature_reweighting": ("#7d8b99", "P"),
-    "group_dro": ("#a3a08f", "X"),
-    "ceiling": ("#2e2e2e", "|"),
-}
-#: colors and markers of arms with other names, in order
-OTHERS = (("#009e73", "P"), ("#cc79a7", "X"), ("#882255", "h"), ("#56b4e9", "*"), ("#44440a", "d"))
 FLOOR_COLOR, UNSEEN_COLOR = "#8a8f94", "#b02a37"
 ROW_INCHES = 0.24
 FLOOR_TITLE = "Real images of other patients"
@@ -65,11 +45,6 @@ Curve: TypeAlias = Sequence[tuple[float, float | None, tuple[float, float] | Non
 WIDE_RANGE = 12
 #: maximum number of columns of heat maps that share a figure and have numbers in their cells
 NARROW = 18
-
-
-def arm_styles(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the color and marker of each arm; those of known arms do not depend on which others there are."""
-    return named_styles(arms, STYLES)
 
 
 def named_styles(names: Sequence[str], known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
@@ -94,12 +69,12 @@ def forest_plot(
         titles: title of each arm.
         marks: for each name of a figure, the position of a dotted line, such as chance.
     """
-    styles, order = arm_styles(list(arms)), list(arms)
+    styles, order = arm_looks(list(arms)), list(arms)
     figure = Figure(figsize=(10.5, 1.0 + 0.36 * len(order)), layout="constrained")
     panels = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
     for axes, (name, label) in zip(panels, figures.items()):
         for height, arm in enumerate(order):
-            _point(axes, arms[arm].get(name), height, styles[arm])
+            draw_point(axes, arms[arm].get(name), height, styles[arm])
         mark = (marks or {}).get(name)
         if mark is not None:
             axes.axvline(mark, color="#444", lw=1.2, ls=":")
@@ -110,7 +85,8 @@ def forest_plot(
     return figure
 
 
-def _point(axes: Axes, figure: ResultFigure | None, height: float, style: tuple[str, str]) -> None:
+def draw_point(axes: Axes, figure: ResultFigure | None, height: float, style: tuple[str, str]) -> None:
+    """Draw a figure with its interval at a height, in a color and marker; figures of trainings are small dots above."""
     if figure is None or figure.value is None:
         axes.text(
             0.02, height, "undefined", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#777"
@@ -141,7 +117,7 @@ def sweep_curves(
         lines: for each name of a figure, the height of a dashed line: its value for real images alone.
     """
     arms = list(dict.fromkeys(point.arm for point in points))
-    styles = arm_styles(arms)
+    styles = arm_looks(arms)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     names = {"balanced_accuracy": "balanced accuracy", "worst_group_accuracy": "worst-group accuracy"}
@@ -158,7 +134,7 @@ def sweep_curves(
         _name_points(axes, sorted({point.point for point in points}), log)
         height = (lines or {}).get(name)
         if height is not None:
-            axes.axhline(height, color=STYLES["real"][0], lw=1.2, ls="--")
+            axes.axhline(height, color=ARMS["real"].color, lw=1.2, ls="--")
     arm_legend(figure, arms, styles, titles)
     return figure
 
@@ -193,11 +169,23 @@ def _name_points(axes: Axes, points: Sequence[float], log: bool) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def correlation_curves(correlation: CorrelationSweep, titles: Mapping[str, str]) -> Figure:
-    """Plot the balanced accuracy of each arm, with intervals, by the correlation of class and center."""
-    arms = list(correlation.arms)
-    styles = arm_styles(arms)
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
+def correlation_curves(
+    correlation: CorrelationSweep,
+    titles: Mapping[str, str],
+    shown: Sequence[str] | None = None,
+    size: tuple[float, float] = (7.5, 4),
+) -> Figure:
+    """Plot the balanced accuracy of each arm, with intervals, by the correlation of class and center.
+
+    Args:
+        correlation: accuracies by correlation.
+        titles: title of each arm.
+        shown: arms to plot; by default all.
+        size: width and height in inches.
+    """
+    arms = list(correlation.arms) if shown is None else list(shown)
+    styles = arm_looks(arms)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for arm in arms:
         curve = [(point.level, point.value, point.ci95) for point in correlation.arms[arm].curve]
@@ -218,7 +206,7 @@ def combination_dots(rows: pd.DataFrame, arms: Sequence[str], label: str) -> Fig
         arms: names of the arms.
         label: label of the axis.
     """
-    styles, order = arm_styles(arms), rows.sort_values("seen", kind="stable").reset_index(drop=True)
+    styles, order = arm_looks(arms), rows.sort_values("seen", kind="stable").reset_index(drop=True)
     figure = Figure(figsize=(9.5, 1.2 + ROW_INCHES * len(order)), layout="constrained")
     axes = figure.subplots()
     num_unseen = int((~order["seen"].astype(bool)).sum())
@@ -247,7 +235,7 @@ def distance_distribution(rows: pd.DataFrame, arms: Sequence[str], label: str) -
 
     This is for more combinations than fit on a page with :func:`combination_dots`, which has the same arguments.
     """
-    styles = arm_styles(arms)
+    styles = arm_looks(arms)
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, seen in zip(panels, (True, False)):

@@ -24,7 +24,7 @@ from medi_monai.report.words import (
 from medi_monai.results import Finding
 from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
 from medi_monai.results.probing import CorrelationSweep, ProbeResults
-from medi_monai.utils.text import listed
+from medi_monai.utils.text import listed, plural
 
 __all__ = [
     "DISTANCES",
@@ -53,6 +53,8 @@ QUALITY = {name: name for name in ("precision", "recall", "density", "coverage")
 MOST_PAIRS, THUMBNAIL = 6, 88
 #: level of a page's notice for levels of findings that pages do not have
 NOTICES = {"leakage": "error"}
+#: levels of notices that are never folded
+ATTENTION = ("error", "warning")
 COPY_LIMIT = 0.9
 #: titles of the kinds of planted copies
 PLANTED = {
@@ -74,11 +76,20 @@ class StageTime:
 
 
 def add_findings(page: Page, findings: Sequence[Finding], heading: str = "Findings") -> None:
-    """Add a section of findings; nothing without findings."""
-    if findings:
-        page.section(heading)
-    for finding in findings:
-        page.notice(finding.text, NOTICES.get(finding.level, finding.level))
+    """Add a section of findings, of which only those that need attention are unfolded; nothing without findings."""
+    if not findings:
+        return
+    page.section(heading)
+    levels = [NOTICES.get(finding.level, finding.level) for finding in findings]
+    quiet = [level not in ATTENTION for level in levels]
+    for finding, level, folded in zip(findings, levels, quiet):
+        if not folded:
+            page.notice(finding.text, level)
+    if any(quiet):
+        with page.fold(f"{plural(sum(quiet), 'finding')} without need for attention"):
+            for finding, level, folded in zip(findings, levels, quiet):
+                if folded:
+                    page.notice(finding.text, level)
 
 
 def fidelity_row(fidelity: FidelityFigures) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from medi_monai.report.blocks.arms import arm_title
 from medi_monai.results import Figure, Finding
 from medi_monai.results.probing import Comparison, ProbeResults
 from medi_monai.utils.text import listed
@@ -41,33 +42,6 @@ SOURCES = {
     "trainings": "trainings of the generators",
 }
 LONGEST_NAME, LONGEST_SETTING = 34, 240
-#: titles of arms on pages
-ARM_TITLES = {
-    "real": "Real",
-    "medi": "MeDi",
-    "cls": "Class-only (CLS)",
-    "class_reweighted": "Class-reweighted",
-    "reweighted": "Group-reweighted",
-    "oversampled": "Group-oversampled",
-    "stain_augmented": "Stain-augmented",
-    "stain_normalized": "Stain-normalized",
-    "stain_transfer": "Stain transfer",
-    "stain_transfer_macenko": "Stain transfer (Macenko)",
-    "combat": "ComBat",
-    "combat_without_class": "ComBat without class",
-    "coral": "CORAL",
-    "deep_feature_reweighting": "Deep feature reweighting",
-    "group_dro": "Group DRO",
-    "ceiling": "Ceiling (real images of tested combinations)",
-    "before": "Before alignment",
-    "after": "After alignment",
-    "retrained": "Retrained",
-    "resampled": "Resampled",
-    "held_out": "Held-out real images",
-}
-
-#: what is added to the title of an arm for its variants, by the ending of their names
-VARIANT_TITLES = {"_normalized": ", stain-normalized", "_filtered": ", filtered", "_seen": ", seen combinations only"}
 
 
 def known(value: float | None) -> float | None:
@@ -135,14 +109,6 @@ def short(name: object, length: int = LONGEST_NAME) -> str:
     """Return a name on one line, truncated to ``length`` characters."""
     text = " ".join(str(name).split())
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def arm_title(name: str, added: Iterable[str] = ()) -> str:
-    """Return the title of an arm on pages; arms in ``added`` add generated images to real ones: ``Real + …``."""
-    variant = next((ending for ending in VARIANT_TITLES if name.endswith(ending) and name not in ARM_TITLES), "")
-    base = name.removesuffix(variant)
-    title = ARM_TITLES.get(base, base) + VARIANT_TITLES.get(variant, "")
-    return f"Real + {title}" if base in added else title
 
 
 def share_table(rows: Mapping[str, Mapping[str, Any]], heading: str) -> pd.DataFrame:

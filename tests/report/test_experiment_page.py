@@ -2,9 +2,11 @@ import html
 import re
 
 import numpy as np
+import pytest
 from result_contents import arms_content, probe_content
 
 from medi_monai.report import write_experiment_page
+from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.results import typed
 from medi_monai.results.experiment import ExperimentResults
 
@@ -13,6 +15,8 @@ ASSOCIATION = {
     "majority_rule": {"balanced_accuracy": 0.55, "chance": 0.25},
 }
 
+CELLS = {"tumor": ["T0", "T1", "T1"], "center": ["Fir", "Fir", "Elm"], "split": ["train", "train", "holdout"],
+         "patients": [3, 4, 2]}  # fmt: skip
 
 AUDIT = {
     "attributes": {"center": {"association": {"train": ASSOCIATION}}},
@@ -57,47 +61,60 @@ def text_of(tmp_path, content, audit=AUDIT, samples=None):
     return html.unescape(source_of(tmp_path, content, audit, samples)).replace("\xa0", " ")
 
 
-def test_the_verdict_comes_before_the_cohort_and_its_audit(tmp_path):
-    text = text_of(tmp_path, experiment())
-    order = ["lean on the hospital?", "No effect: the difference", "8,814", "22 in training, 10 held out",
-             "Cramér's V 0.47", "Patients in two splits: 1", "Full cohort audit", "8 min 32 s"]  # fmt: skip
+def test_the_page_answers_first_and_its_details_are_folded(tmp_path):
+    samples = Gallery(["Real"], [["T0", "Fir"]], {("Real", 0): [np.zeros((32, 32, 3), np.uint8)]}, mpp=0.5)
+    text = text_of(tmp_path, experiment(), samples=samples).partition("<main>")[2]
+    order = ["<img", "lean on the hospital?", "No effect: the difference", "Tested on 3,517 images"]
+    order += ["Words on this page", ">Images</h2>", "How real the images look", "Shortcuts by center", "<h3>Cohort"]
+    order += ["Patients in two splits: 1", '<details class="section">', "Classifier accuracy", ">Fidelity<"]
+    order += ["8 min 32 s", "Settings and"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
-    assert 'class="notice error"><b>ERROR</b>Patients in two splits: 1' in text
-    assert "balanced accuracy of 0.55 (chance 0.25)" in text
+    unfolded = text.partition('<details class="section">')[0]
+    assert "<table>" not in unfolded, "tables are details"
+    assert 'class="notice error"><b>ERROR</b>Patients in two splits: 1' in unfolded
+    assert "Cramér's V 0.47" in text and "balanced accuracy of 0.55 (chance 0.25)" in text
     assert "sampling.num_steps" in text and "30.0 s" in text and "1 h 6 min" in text and "1 h 15 min" in text
+
+
+def test_findings_that_need_no_attention_are_folded_but_none_is_lost(tmp_path):
+    levels = ("note", "warning", "ok", "error")
+    verdict = [{"level": level, "text": f"A finding of level {level}."} for level in levels]
+    text = text_of(tmp_path, experiment(verdict=verdict), audit=None)
+    visible, _, folded = text.partition(">Findings</h2>")[2].partition("2 findings without need for attention")
+    assert [level for level in levels if f"of level {level}." in visible] == ["warning", "error"]
+    assert [level for level in levels if f"of level {level}." in folded] == ["note", "ok"]
+    assert "2 findings need attention" in text
 
 
 def test_links_are_relative_and_cannot_run_anything(tmp_path):
     links = {"audit": "cohort/audit page.html", "probing": "javascript:alert(1)", "<b>": 'x" onclick="y'}
     source = source_of(tmp_path, experiment(links=links))
     targets = re.findall(r'<a href="([^"#]+)">', source)
-    assert targets == ["javascript%3Aalert%281%29", "cohort/audit%20page.html", "x%22%20onclick%3D%22y"]
-    assert "<b>" not in source.replace('"><b>', "") and "Full cohort audit</a>" in source
+    # of a card, and of the list of pages
+    cards = ["javascript%3Aalert%281%29", "cohort/audit%20page.html"]
+    assert targets == [*cards, *cards, "x%22%20onclick%3D%22y"]
+    assert "<b>" not in source.replace('"><b>', "").replace("<p><b>", "") and "Full cohort audit</a>" in source
 
 
 def test_what_is_not_known_leaves_no_section(tmp_path):
     text = text_of(tmp_path, experiment(links={}, seconds={}), audit=None)
-    assert "Run time" not in text and "Example" not in text and "Cramér" not in text and "audit" not in text
+    assert "Run time" not in text and ">Images<" not in text and "Cramér" not in text and "audit" not in text
 
 
-def test_samples_are_shown(tmp_path):
-    text = text_of(tmp_path, experiment(), samples=np.zeros((8, 8, 3), np.uint8))
-    assert text.count("<img") == 3 and "Example images" in text
-
-
-def test_all_sections_are_on_one_page(tmp_path):
-    text = text_of(tmp_path, experiment()).partition("<main>")[2]
-    order = ["No effect: the difference", "Fidelity<", "Classifier accuracy<", "Cohort<", "Run time<", "Settings and"]
-    places = [text.rindex(f">{heading}") for heading in order]
-    assert places == sorted(places) and text.count("<img") == 2
+@pytest.mark.parametrize(("cells", "text"), [(CELLS, "Numbers are patients; red frames"), (None, "22 in training, 10")])
+def test_the_cohort_is_a_plot_of_patients_or_of_its_splits(tmp_path, cells, text):
+    attributes = {"center": {"association": {"train": ASSOCIATION}} | ({"cells": cells} if cells else {})}
+    audit = {"attributes": attributes, "findings": [], "settings": {"continuous": []}}
+    page = text_of(tmp_path, experiment(), audit)
+    assert text in page and page.count("<img") == 5, "accuracy, three cards, and the folded plot of accuracy"
 
 
 def test_an_association_that_is_undefined_is_a_dash(tmp_path):
     empty = {"cramers_v": {"value": None, "ci95": None}, "majority_rule": {"balanced_accuracy": None, "chance": None}}
     audit = {"attributes": {"center": {"association": {"all": empty}}}, "findings": []}
     text = text_of(tmp_path, experiment(), audit)
-    assert "among all patients: Cramér's V –" in text and "Guessing" not in text and "None" not in text
+    assert "among all patients: Cramér's V –" in text and "Guessing tumor" not in text and "None" not in text
 
 
 def test_every_training_has_a_row_and_a_link(tmp_path):

@@ -6,7 +6,8 @@ from matplotlib.colors import to_hex
 from result_contents import FIGURES, probe_content
 
 from medi_monai.report import write_probe_page
-from medi_monai.report.plots import STYLES, arm_styles, forest_plot, sweep_curves
+from medi_monai.report.blocks.arms import ARMS, arm_look, arm_looks
+from medi_monai.report.plots import forest_plot, sweep_curves
 from medi_monai.results import Figure, typed
 from medi_monai.results.probing import ProbeResults, SweepPoint
 
@@ -137,8 +138,8 @@ def test_names_are_escaped(tmp_path):
 
 @pytest.mark.parametrize("arms", [["real", "cls", "medi"], ["medi", "new"], ["new", "medi", "cls", "oversampled"]])
 def test_an_arm_keeps_its_color_whatever_else_is_shown(arms):
-    styles = arm_styles(arms)
-    assert styles["medi"] == STYLES["medi"] and len(set(styles.values())) == len(arms)
+    styles = arm_looks(arms)
+    assert styles["medi"] == arm_look("medi") and len(set(styles.values())) == len(arms)
 
 
 def test_a_forest_has_points_and_intervals_where_they_belong():
@@ -146,7 +147,7 @@ def test_a_forest_has_points_and_intervals_where_they_belong():
     axes = forest_plot(arms, {"mcc": "MCC"}, {"real": "real", "medi": "Real + MeDi"}).axes[0]
     interval, point = axes.lines
     assert list(interval.get_xdata()) == [0.2, 0.5] and list(point.get_xdata()) == [0.3]
-    assert to_hex(point.get_color()) == STYLES["real"][0]
+    assert to_hex(point.get_color()) == ARMS["real"].color
     assert [text.get_text() for text in axes.texts] == ["undefined"]
 
 

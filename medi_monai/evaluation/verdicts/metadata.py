@@ -106,10 +106,11 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
         level, head = "note", ("No effect", "no effect")
         text = "the classifier is as accurate with the generated images as without."
     else:
-        level, head = "note", ("Not decided", "an effect and with none")
+        level, head = "note", ("Not decided", "")
         text = "any difference made by the generated images is too uncertain to claim."
     if num_trainings == 1:
-        return level, f"Consistent with {head[1]}, in one training: {text}"
+        start = f"Consistent with {head[1]}" if head[1] else head[0]
+        return level, f"{start}, in one training: {text}"
     return level, f"{head[0]}: {text}"
 
 

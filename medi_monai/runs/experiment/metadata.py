@@ -11,10 +11,13 @@ from typing import Any
 from PIL import Image
 
 from medi_monai.cohort import Cohort
+from medi_monai.cohort.samples import read_arms
 from medi_monai.diffusion import SOLVERS
 from medi_monai.engines.sampling_settings import GuidanceSettings
 from medi_monai.evaluation.fidelity import FidelitySettings
+from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.probing import BASELINES
+from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.evaluation.verdicts.metadata import trainings_findings, verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
@@ -104,8 +107,8 @@ class MetadataExperiment:
             Image.fromarray(samples).save(path, format="png")
         results = ExperimentResults(
             question=(
-                f"Do generated images improve a classifier of {columns[0]}, tested on {probe.test.what}, and "
-                f"does it help to generate them with {' and '.join(columns[1:])}?"
+                f"Do generated images improve a classifier of {columns[0]} on {probe.test.what}, and does it help if "
+                f"the generator knows {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
             verdict=(*verdict(fidelity, probe), *trainings_findings(trainings)),
@@ -122,7 +125,10 @@ class MetadataExperiment:
         )
         results = write_results(output / "experiment.json", results)
         audit = read_json(output / "cohort" / "audit.json")
-        write_experiment_page(results, output / "report.html", audit, samples)
+        arms = read_arms(sampling_dirs, columns, RESERVED_NAMES)
+        transfer_seed = run.options["seed"] if "stain_transfer" in probe.arms else None
+        gallery = sample_gallery(cohort, arms, columns, run.options["image_size"], transfer_seed=transfer_seed)
+        write_experiment_page(results, output / "report.html", audit, gallery)
         print_findings(results.verdict)
         figures = {
             "frechet_distance": {arm: of_arm.frechet_distance.mean for arm, of_arm in fidelity.arms.items()},

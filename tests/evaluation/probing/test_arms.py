@@ -7,7 +7,7 @@ import pytest
 
 from medi_monai.evaluation.probing import BASELINES, FeatureStore, ImageSet, arm_named
 from medi_monai.evaluation.probing.arms import check_classes, gathered, oversampled_counts
-from medi_monai.report.plots import arm_styles
+from medi_monai.report.blocks.arms import arm_looks
 from medi_monai.report.words import arm_title
 from medi_monai.utils.errors import InputError
 
@@ -54,14 +54,14 @@ def test_names_of_arms():
 def test_every_baseline_has_a_title_a_color_and_a_place_in_the_docs():
     docs = (Path(__file__).parents[3] / "docs" / "evidence.md").read_text(encoding="utf-8")
     for name in BASELINES:
-        assert arm_title(name) != name, f"give {name} a title in ARM_TITLES of report/words.py"
+        assert arm_title(name) != name, f"give {name} a title in ARMS of report/blocks/arms.py"
         # an arm without a color of its own takes the first of those for other arms
-        styles = arm_styles([name, "another arm"])
-        assert styles["another arm"] == arm_styles(["another arm"])["another arm"], (
-            f"give {name} a color and a marker in STYLES of report/plots.py"
+        styles = arm_looks([name, "another arm"])
+        assert styles["another arm"] == arm_looks(["another arm"])["another arm"], (
+            f"give {name} a color and a marker in ARMS of report/blocks/arms.py"
         )
         assert f"`{name}`" in docs, f"describe {name} among the arms in docs/evidence.md"
-    assert len(set(arm_styles(list(BASELINES)).values())) == len(BASELINES)
+    assert len(set(arm_looks(list(BASELINES)).values())) == len(BASELINES)
 
 
 def test_an_arm_without_a_class_is_refused_before_any_work(tiny_cohort):

@@ -123,7 +123,7 @@ def test_metadata_help_only_if_the_best_baseline_is_beaten():
     [
         (0.2, 0.001, "Consistent with metadata helping, in one training: images generated with metadata improve"),
         (-0.2, 0.001, "Consistent with harm, in one training: generated images reduce accuracy"),
-        (0.2, 0.5, "Consistent with an effect and with none, in one training"),
+        (0.2, 0.5, "Not decided, in one training: any difference"),
     ],
 )
 def test_one_training_is_never_more_than_consistent_with_an_effect(difference, p, words):

@@ -1,0 +1,114 @@
+"""The answer of an experiment in three sentences: what was asked, what the result is, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medi_monai.report.blocks.arms import arm_title
+from medi_monai.report.blocks.overview import main_arms
+from medi_monai.report.words import number, p_statement
+from medi_monai.results.experiment import ExperimentResults
+from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.utils.text import listed, plural
+
+__all__ = ["SENTENCES", "answer_sentences"]
+
+#: what the sentences are about
+SENTENCES = ("Question", "Result", "Certainty")
+#: levels of findings that need attention
+ATTENTION = ("leakage", "error", "warning")
+
+
+def answer_sentences(results: ExperimentResults) -> list[str]:
+    """Return the sentences, in the order of :data:`SENTENCES`."""
+    return [results.question, _result(results), _certainty(results)]
+
+
+def _result(results: ExperimentResults) -> str:
+    headline, _, rest = results.verdict[0].text.partition(". ")
+    headline = headline.removesuffix(".")
+    probe = results.probe
+    accuracies = []
+    for arm in main_arms(probe):
+        added = "real images alone" if arm == "real" else f"{arm_title(arm)} images added"
+        accuracies.append(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {added}")
+    best = _best_baseline(probe)
+    if best:
+        value = number(probe.arms[best].balanced_accuracy.value, 2)
+        accuracies.append(f"{value} with {arm_title(best)}, the best method without generated images")
+    chance = f" (chance {number(1 / len(probe.training.classes), 2)})" if probe.training.classes else ""
+    # an error comes first in the verdict and says more than its headline
+    sentence = f"{headline}. {rest}".rstrip() if results.verdict[0].level == "error" and rest else f"{headline}."
+    return f"{sentence} Balanced accuracy{chance}: {listed(accuracies)}."
+
+
+def _best_baseline(probe: ProbeResults) -> str | None:
+    values = {
+        arm: of_arm.balanced_accuracy.value
+        for arm, of_arm in probe.arms.items()
+        if arm not in main_arms(probe) and not _is_variant(arm, probe) and of_arm.balanced_accuracy.value is not None
+    }
+    return max(values, key=values.__getitem__) if values else None
+
+
+def _is_variant(arm: str, probe: ProbeResults) -> bool:
+    return any(arm.startswith(f"{name}_") for name in probe.generated)
+
+
+def _certainty(results: ExperimentResults) -> str:
+    probe, test = results.probe, results.probe.test
+    rows = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
+    best = _best_baseline(probe)
+    compared = [arm for arm in (*main_arms(probe), best) if arm in rows]
+    sentences = []
+    if compared:
+        differences = [f"{_others(arm)} {_difference(rows[arm])}" for arm in compared]
+        sentences.append(
+            f"Balanced accuracy with {arm_title(probe.focus)} images minus that with {'; '.join(differences)}: "
+            f"{_reading({arm: rows[arm] for arm in compared})}."
+        )
+    unit = "" if test.unit == "patient" else f" in {plural(test.num_units, test.unit)}"
+    trainings = len(results.trainings)
+    trained = (
+        "each model was trained once, and another training may give other figures"
+        if trainings == 1
+        else f"each model was trained {trainings} times (small dots)"
+    )
+    sentences.append(f"Tested on {plural(test.n, 'image')} of {plural(test.patients, 'patient')}{unit}; {trained}.")
+    num_warnings = sum(finding.level in ATTENTION for finding in results.verdict[1:])
+    if num_warnings:
+        sentences.append(f"{plural(num_warnings, 'finding needs', 'findings need')} attention: see Findings.")
+    return " ".join(sentences)
+
+
+def _others(arm: str) -> str:
+    return "real images alone" if arm == "real" else f"{arm_title(arm)}"
+
+
+def _difference(row: Comparison) -> str:
+    value, interval = row.difference.value, row.difference.ci95
+    if value is None:
+        return "is undefined"
+    edges = f"{_signed(interval[0])} to {_signed(interval[1])}, " if interval else ""
+    return f"{_signed(value)} ({edges}{p_statement(row.p_holm)})"
+
+
+def _reading(rows: Mapping[str, Comparison]) -> str:
+    intervals = {arm: row.difference.ci95 for arm, row in rows.items() if row.difference.ci95}
+    if not intervals:
+        return "without intervals, it is not known whether chance explains this"
+    beyond = [arm for arm, (low, high) in intervals.items() if low > 0 or high < 0]
+    if not beyond:
+        return (
+            "every interval includes 0, so chance may explain this"
+            if len(rows) > 1
+            else ("the interval includes 0, so chance may explain this")
+        )
+    if len(beyond) == len(rows):
+        return "no interval includes 0" if len(rows) > 1 else "the interval does not include 0"
+    return f"only the interval of the difference from {listed(map(_others, beyond))} does not include 0"
+
+
+def _signed(value: float) -> str:
+    text = number(value, 3)
+    return f"+{text}" if value > 0 and float(text) else text

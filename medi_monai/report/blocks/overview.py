@@ -1,0 +1,154 @@
+"""Plots of an overview: accuracy by arm, and small plots of fidelity, shortcuts and cohort side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from medi_monai.report.blocks.arms import ARMS, arm_looks
+from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, draw_point, plain_axes
+from medi_monai.report.words import figure_text, short
+from medi_monai.results import Figure as ResultFigure
+from medi_monai.results.experiment import SplitCounts
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import ProbeResults
+
+__all__ = ["accuracy_plot", "cohort_bars", "fidelity_overview", "main_arms", "shortcut_overview"]
+
+#: size in inches of the small plots, which share a row
+SMALL = (5.2, 3.4)
+ROW_INCHES, TITLE_SIZE, WORDS_COLOR = 0.28, 10.5, "#59636e"
+#: left end of the axes of the accuracy plot, of the words left of them, and right end of the axes, as fractions of the
+#: width of the figure
+LEFT, WORDS, RIGHT = 0.46, 0.19, 0.83
+
+
+def main_arms(probe: ProbeResults) -> list[str]:
+    """Return the arms of the question: real images alone, and each kind of generated images."""
+    return [arm for arm in probe.arms if arm == "real" or arm in probe.generated]
+
+
+def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float | None) -> Figure:
+    """Plot the balanced accuracy of every arm with its interval, what it trains on, and the figures as text.
+
+    Small dots above an interval are single trainings. The arms of the question come first.
+
+    Args:
+        probe: results of the probing.
+        titles: title of each arm.
+        chance: accuracy of guessing, drawn as a dotted line; None if unknown.
+    """
+    first = main_arms(probe)
+    order = [*first, *(arm for arm in probe.arms if arm not in first)]
+    looks = arm_looks(list(probe.arms))
+    height = 0.75 + ROW_INCHES * len(order)
+    figure = Figure(figsize=(11.6, height))
+    axes = figure.add_axes((LEFT, 0.55 / height, RIGHT - LEFT, 1 - 0.75 / height))
+    for row, arm in enumerate(order):
+        accuracy: ResultFigure = probe.arms[arm].balanced_accuracy
+        draw_point(axes, accuracy, row, looks[arm])
+        _label(axes, row, titles[arm], _words(arm, probe), arm in first)
+        _text(axes, 1.02, row, figure_text(accuracy, 3), fontsize=10, weight="bold" if arm in first else "normal")
+    if len(order) > len(first) > 0:
+        axes.axhline(len(first) - 0.5, color="#d1d9e0", lw=0.8)
+    if chance is not None:
+        axes.axvline(chance, color="#444", lw=1.2, ls=":")
+        axes.text(chance, -0.62, "chance", ha="center", va="bottom", fontsize=9, color="#444")
+    axes.set_ylim(len(order) - 0.5, -0.6)
+    axes.set_yticks([])
+    axes.set_xlabel("balanced accuracy, with 95% interval", fontsize=10)
+    plain_axes(axes, "x")
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def _words(arm: str, probe: ProbeResults) -> str:
+    words = ARMS[arm].words if arm in ARMS else ""
+    return f"plus images {words}" if words and arm in probe.generated else words
+
+
+def _label(axes: Axes, row: float, title: str, words: str, strong: bool) -> None:
+    # from fractions of the figure to those of the axes
+    title_x, words_x = ((x - LEFT) / (RIGHT - LEFT) for x in (0.0, WORDS))
+    _text(axes, title_x, row, short(title, 27), fontsize=TITLE_SIZE, weight="bold" if strong else "normal")
+    _text(axes, words_x, row, short(words, 54), fontsize=8.5, color=WORDS_COLOR)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: object) -> None:
+    transform = axes.get_yaxis_transform()
+    axes.text(x, y, text, transform=transform, va="center", parse_math=False, clip_on=False, **style)  # type: ignore[arg-type]
+
+
+def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure:
+    """Plot the mean Fréchet distance of each arm to real images, for combinations in training and not in training.
+
+    Filled markers are combinations in training, open ones those that are not, ticks real images of other patients.
+    """
+    looks = arm_looks(list(metrics.arms))
+    figure = Figure(figsize=SMALL, layout="constrained")
+    axes = figure.subplots()
+    for row, (arm, measured) in enumerate(metrics.arms.items()):
+        distance, (color, marker) = measured.frechet_distance, looks[arm]
+        kinds = (
+            (distance.seen, distance.floor_seen, -0.16, color),
+            (distance.unseen, distance.floor_unseen, 0.16, "white"),
+        )
+        for mean, floor, shift, face in kinds:
+            if mean.ci95:
+                axes.plot(mean.ci95, [row + shift] * 2, color=color, lw=2, alpha=0.8, solid_capstyle="butt")
+            if mean.value is not None:
+                axes.plot([mean.value], [row + shift], marker, color=color, ms=8, mfc=face, mew=1.4)
+            if floor.value is not None:
+                axes.plot([floor.value], [row + shift], "|", color=FLOOR_COLOR, ms=11, mew=2.5)
+    axes.set_yticks(range(len(metrics.arms)), [short(titles[arm], 18) for arm in metrics.arms], parse_math=False)
+    axes.set_ylim(len(metrics.arms) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("Fréchet distance to real images (smaller is better)")
+    plain_axes(axes, "x")
+    keys = [
+        (Line2D([], [], ls="", marker="o", color="#444", ms=7), "in training"),
+        (Line2D([], [], ls="", marker="o", color="#444", mfc="white", ms=7), "not in training"),
+        (Line2D([], [], ls="", marker="|", color=FLOOR_COLOR, ms=11, mew=2.5), "real, other patients"),
+    ]
+    figure.legend([line for line, _ in keys], [name for _, name in keys], loc="outside upper center", ncols=3,
+                  frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
+def shortcut_overview(probe: ProbeResults, titles: Mapping[str, str]) -> Figure:
+    """Plot accuracy as center and class become correlated; if not measured, how well both are read from features."""
+    correlation = probe.shortcut.correlation
+    shown = [arm for arm in main_arms(probe) if arm in correlation.arms]
+    if shown:
+        return correlation_curves(correlation, titles, shown, SMALL)
+    figure = Figure(figsize=SMALL, layout="constrained")
+    axes = figure.subplots()
+    read = {probe.label: probe.shortcut.label_probe_accuracy, probe.center: probe.shortcut.center_probe_accuracy}
+    for row, accuracy in enumerate(read.values()):
+        axes.barh(row, accuracy.value or 0, 0.5, color="#5f6368")
+        if accuracy.chance is not None:
+            axes.plot([accuracy.chance] * 2, [row - 0.35, row + 0.35], color="#444", lw=1.6, ls=":")
+    axes.set_yticks(range(len(read)), [short(name, 18) for name in read], parse_math=False)
+    axes.set(xlim=(0, 1), xlabel="balanced accuracy on real images (dotted: chance)")
+    axes.set_ylim(len(read) - 0.5, -0.5)
+    plain_axes(axes, "x")
+    return figure
+
+
+def cohort_bars(counts: Mapping[str, SplitCounts], names: Sequence[str] = ("patients", "patches")) -> Figure:
+    """Plot the numbers of patients and patches of each split."""
+    figure = Figure(figsize=SMALL, layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names):
+        numbers = [getattr(of_split, name) for of_split in counts.values()]
+        bars = axes.barh(range(len(numbers)), numbers, 0.6, color="#5f6368")
+        axes.bar_label(bars, [f"{count:,}" for count in numbers], padding=3, fontsize=9)
+        axes.set_xlim(0, 1.3 * max([*numbers, 1]))
+        axes.set_yticks(range(len(numbers)), list(counts))
+        axes.set_xticks([])
+        axes.set_xlabel(name)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.axes[0].set_ylim(len(counts) - 0.5, -0.5)
+    return figure
