@@ -29,9 +29,11 @@ from medi_monai.evaluation.fidelity import (
     pooled_distances,
     summarize,
 )
+from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.memorization import Closest, MeasuredMemory, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
+from medi_monai.evaluation.verdicts.encoder import encoder_findings
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page
@@ -46,6 +48,8 @@ __all__ = ["combination_sets", "compare_combinations", "evaluate_run"]
 METRICS = (*DISTANCES, *SHARES)
 #: numbers of images and pairs per combination for diversity
 DIVERSITY_IMAGES, DIVERSITY_PAIRS = 64, 64
+#: number of images of each arm and combination on the page
+SHOWN_IMAGES = 2
 #: number of features up to which one thread is faster than several
 SMALL_DIM = 512
 
@@ -94,6 +98,7 @@ def evaluate_run(
     features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers, features_dir)
     if not first:
         return None
+    warnings += encoder_findings(features["real"], encoder.name)
     print_findings(warnings)
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
@@ -114,13 +119,14 @@ def evaluate_run(
             "warnings": warnings,
         },
     )
+    samples = sample_gallery(real, sampled, columns, image_size, SHOWN_IMAGES)
     return write_run(
         "evaluation",
         output_dir,
         "metrics",
         metrics,
         {"metrics.csv": _long_table(metrics), "closest.npz": _arrays(measured.memory.closest)},
-        lambda written, path: write_evaluation_page(written, measured.memory.closest, path),
+        lambda written, path: write_evaluation_page(written, measured.memory.closest, path, samples),
         {"arms": list(sampled), "real_images": len(real), **{arm: len(images) for arm, images in sampled.items()}},
         {arm: of_arm.frechet_distance.mean for arm, of_arm in metrics.arms.items()},
     )

@@ -3,7 +3,7 @@
 from medi_monai.metrics.association import associate, contingency_table, cramers_v, majority_rule, mutual_information
 from medi_monai.metrics.components import Estimate, Source, cluster_weights, estimate
 from medi_monai.metrics.copies import CopySearch, aligned_correlation, structure
-from medi_monai.metrics.diversity import ms_ssim_diversity
+from medi_monai.metrics.diversity import ms_ssim_diversity, relative_spread
 from medi_monai.metrics.frechet import (
     frechet_distance,
     frechet_distance_of_moments,
@@ -94,6 +94,7 @@ __all__ = [
     "paired_test",
     "percentile_interval",
     "precision_recall",
+    "relative_spread",
     "robustness_by_k",
     "robustness_index",
     "stain_regression",

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from medi_monai.metrics.moments import Features
+from medi_monai.metrics.moments import Features, feature_blocks
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["ms_ssim_diversity"]
+__all__ = ["ms_ssim_diversity", "relative_spread"]
 
 #: exponents of the scales, from fine to coarse (Wang, Simoncelli & Bovik 2003)
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -64,6 +64,28 @@ def ms_ssim_diversity(images: Features, num_pairs: int = 1000, seed: int = 0) ->
         "num_pairs": len(pairs),
         "num_scales": num_scales,
     }
+
+
+def relative_spread(features: Features) -> float | None:
+    """Return how much features differ between images, relative to their length.
+
+    This is half the mean squared distance of two different rows, divided by the mean squared length of a row, or the
+    trace of the covariance over the mean squared length. For features of equal length, it is one minus the mean cosine
+    of two different rows: 0 if all rows are equal, 1 if they are unrelated.
+
+    Args:
+        features: ``(N, D)`` features, one row per image; they may be memory-mapped.
+
+    Returns:
+        The spread, 0 if all features are 0; None for fewer than two rows.
+    """
+    if len(features) < 2:
+        return None
+    # centered, so that a small spread is not lost to rounding
+    count, mean = len(features), sum(block.sum(0) for block in feature_blocks(features)) / len(features)
+    scatter = sum(float(((block - mean) ** 2).sum()) for block in feature_blocks(features))
+    length = sum(float((block**2).sum()) for block in feature_blocks(features)) / count
+    return scatter / (count - 1) / length if length > 0 else 0.0
 
 
 def _draw_pairs(n: int, num_pairs: int, seed: int) -> np.ndarray:

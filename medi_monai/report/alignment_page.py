@@ -12,7 +12,7 @@ import pandas as pd
 
 from medi_monai.report.alignment_plots import curve_plot, has_prompts, proportion_bars
 from medi_monai.report.alternatives_table import add_alternatives, stages_of
-from medi_monai.report.grids import labeled_grid
+from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.page import Page
 from medi_monai.report.sections import (
     Closest,
@@ -33,7 +33,7 @@ __all__ = ["ANSWERS", "Pairs", "write_alignment_page"]
 #: for ``stayed`` and ``changed``, pairs of images from the same noise, ``(H, W, 3)`` uint8 each, by subgroup
 Pairs: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
 
-MOST_PROMPTS, MOST_SUBGROUPS, PICTURE = 40, 24, 64
+MOST_PROMPTS, MOST_SUBGROUPS = 40, 24
 #: maximum number of values whose shares are listed in the answer
 FEW_VALUES = 4
 #: arms on which the page focuses
@@ -57,7 +57,9 @@ RUN_TIME = (
 )
 
 
-def write_alignment_page(metrics: AlignmentMetrics, pairs: Pairs, closest: Closest, path: str | os.PathLike) -> Path:
+def write_alignment_page(
+    metrics: AlignmentMetrics, pairs: Pairs, closest: Closest, path: str | os.PathLike, mpp: float | None = None
+) -> Path:
     """Write the page of an evaluated alignment.
 
     Args:
@@ -66,6 +68,7 @@ def write_alignment_page(metrics: AlignmentMetrics, pairs: Pairs, closest: Close
             changed.
         closest: for each arm and for held-out real images, the images most similar to training images.
         path: file to write.
+        mpp: microns per pixel of the images, for scale bars; None if unknown.
 
     Returns:
         ``path``.
@@ -78,16 +81,17 @@ def write_alignment_page(metrics: AlignmentMetrics, pairs: Pairs, closest: Close
         "the judge, a classifier that was not used for the tuning.",
     )
     _add_answer(page, metrics)
+    page.glossary()
     add_findings(page, [*metrics.verdict["after"].findings, *_warnings(metrics, errors=False)])
     add_alternatives(page, metrics)
     _add_shares(page, metrics)
     _add_curves(page, metrics.curve)
-    _add_pairs(page, metrics, pairs)
+    _add_pairs(page, metrics, pairs, mpp)
     _add_fidelity(page, metrics)
     _add_diversity(page, metrics)
     _add_prompt_adherence(page, metrics)
     _add_prompts(page, metrics)
-    add_memorization(page, metrics.memorization, closest, metrics.copy_search)
+    add_memorization(page, metrics.memorization, closest, metrics.copy_search, mpp)
     _add_classifiers(page, metrics)
     add_run_time(page, stages_of(metrics.costs), RUN_TIME)
     add_provenance(page, metrics.settings, metrics.digests, metrics.encoder)
@@ -209,7 +213,7 @@ def _add_curves(page: Page, curve: TuningCurve | None) -> None:
     )
 
 
-def _add_pairs(page: Page, metrics: AlignmentMetrics, pairs: Pairs) -> None:
+def _add_pairs(page: Page, metrics: AlignmentMetrics, pairs: Pairs, mpp: float | None) -> None:
     page.section("Images from the same noise before and after alignment")
     for kind, words in (("stayed", "kept"), ("changed", "changed")):
         shown = pairs.get(kind) or {}
@@ -217,7 +221,8 @@ def _add_pairs(page: Page, metrics: AlignmentMetrics, pairs: Pairs) -> None:
             page.text(f"No pair {words} its predicted subgroup.")
             continue
         page.text(f"Pairs that {words} their predicted subgroup; each column has the same noise and prompt.")
-        page.figures([(_pair_grid(of_group), group) for group, of_group in shown.items()])
+        for group, of_group in shown.items():
+            page.gallery(_pair_gallery(group, of_group, mpp))
     rows = {
         arm_title(arm): {
             "all pairs": figure_text(consistency.all, 3),
@@ -252,9 +257,11 @@ def _add_clip_scores(page: Page, metrics: AlignmentMetrics) -> None:
     page.table(share_table(rows, "images"), "CLIP score: cosine similarity of image and prompt")
 
 
-def _pair_grid(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    cells = {(row, ""): [pair[nth] for pair in pairs] for nth, row in enumerate(ARMS)}
-    return labeled_grid(cells, list(ARMS), [""], "", (1, len(pairs)), PICTURE)
+def _pair_gallery(group: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], mpp: float | None) -> Gallery:
+    rows = [arm_title(arm) for arm in ARMS]
+    cells = {(row, column): [pair[nth]] for nth, row in enumerate(rows) for column, pair in enumerate(pairs)}
+    columns = [[f"pair {number}"] for number in range(1, len(pairs) + 1)]
+    return Gallery(rows, columns, cells, [group] * len(pairs), mpp=mpp)
 
 
 def _add_fidelity(page: Page, metrics: AlignmentMetrics) -> None:

@@ -53,6 +53,7 @@ def write_audit_page(
                        f"{plural(sizes['patients'], 'patient')} in "
                        f"{plural(sizes['classes'], 'class', 'classes')} of {audit['label']}.")  # fmt: skip
     _add_answer(page, audit)
+    page.glossary()
     add_findings(page, [typed(Finding, finding) for finding in audit["findings"]])
     page.section("Splits").table(pd.DataFrame(audit["splits"]).T.rename_axis("split"))
     _add_leakage(page, audit, thumbnails)

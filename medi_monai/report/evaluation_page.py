@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Plot
 
 from medi_monai.metrics import FEWEST_PATIENTS
+from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.combinations import add_combinations, combination_table
 from medi_monai.report.page import Page
 from medi_monai.report.plots import forest_plot
@@ -46,13 +47,16 @@ FLOOR, REAL = "Real images of other patients", "Real images"
 SIGNIFICANT = 0.05
 
 
-def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os.PathLike) -> Path:
+def write_evaluation_page(
+    metrics: ArmsMetrics, closest: Closest, path: str | os.PathLike, samples: Gallery | None = None
+) -> Path:
     """Write the page of an evaluation.
 
     Args:
         metrics: results of the evaluation.
         closest: for each arm and for held-out real images, the images most similar to training images.
         path: file to write.
+        samples: real and generated images of the same combinations.
 
     Returns:
         ``path``.
@@ -69,11 +73,15 @@ def write_evaluation_page(metrics: ArmsMetrics, closest: Closest, path: str | os
         "Points with 95% confidence intervals. Dotted lines: left, real images of other patients; right, accuracy of "
         "the classifier on real images.",
     )
+    page.glossary()
+    if samples is not None:
+        page.section("Images", "Each column is one combination; images were chosen at random.").gallery(samples)
     add_findings(page, _cautions(metrics, combinations), "Cautions")
     add_distances(page, metrics)
     _add_label_fidelity(page, metrics)
     generated = {arm: of_arm.memorization for arm, of_arm in metrics.arms.items()}
-    add_memorization(page, {"held_out": metrics.real.memorization, **generated}, closest, metrics.real.copy_search)
+    memorized, mpp = {"held_out": metrics.real.memorization, **generated}, samples.mpp if samples else None
+    add_memorization(page, memorized, closest, metrics.real.copy_search, mpp)
     _add_comparisons(page, metrics)
     add_combinations(page, metrics, combinations)
     _add_labels(page, metrics)

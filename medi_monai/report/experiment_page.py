@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Plot
 
 from medi_monai.report.audit_page import count_heat_map, held_out_cells, patients_table
+from medi_monai.report.blocks.arms import ARMS
 from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.blocks.overview import (
@@ -29,6 +30,7 @@ from medi_monai.report.sections import StageTime, add_findings, add_provenance, 
 from medi_monai.report.words import arm_title, figure_text, known, number, percent_text, share_table
 from medi_monai.results import Figure, Finding, typed
 from medi_monai.results.experiment import CohortSummary, ExperimentResults
+from medi_monai.results.probing import ProbeResults
 from medi_monai.utils.text import listed, plural
 
 __all__ = ["write_experiment_page"]
@@ -94,7 +96,15 @@ def _add_answer(page: Page, content: _Content) -> None:
         f"{' Small dots: single trainings.' if many else ''}",
     )
     page.answer(answer_sentences(results), results.verdict[0].level, SENTENCES)
+    with page.fold("What was compared"):
+        rows = {content.titles[arm]: {"trained on": _training_images(arm, probe)} for arm in probe.arms}
+        page.table(share_table(rows, "training data"))
     page.glossary()
+
+
+def _training_images(arm: str, probe: ProbeResults) -> str:
+    words = ARMS[arm].words if arm in ARMS else ""
+    return f"real images, and images {words}".removesuffix(" ") if arm in probe.generated else words
 
 
 def _add_samples(page: Page, content: _Content) -> None:

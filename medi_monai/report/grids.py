@@ -11,11 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
+from medi_monai.report.blocks.scale import scale_bar
 from medi_monai.report.words import short
 
 __all__ = ["label_cells", "labeled_grid", "write_in_cells"]
 
-GAP = 3
+#: pixels between cells, and between patches of a cell
+GAP, TILE_GAP = 6, 2
+#: height in pixels of a line of a label, and of a scale bar with its length
+LINE, BAR_HEIGHT = 20, 28
 #: largest number of characters of a label
 LONGEST = 48
 WHITE, INK, EMPTY = (255, 255, 255), (30, 30, 30), (238, 238, 238)
@@ -28,6 +32,7 @@ def labeled_grid(
     title: str = "",
     cell: tuple[int, int] = (2, 2),
     cell_size: int = 96,
+    mpp: float | None = None,
 ) -> np.ndarray:
     """Draw patches by row and column; cells without patches are gray.
 
@@ -35,35 +40,47 @@ def labeled_grid(
         cells: patches of each cell, ``(H, W, 3)`` uint8, by ``(row, column)``.
         rows: labels of the rows, top to bottom.
         columns: labels of the columns, left to right.
-        title: line above the grid.
+        title: text above the grid.
         cell: number of patches in a cell, (down, across); additional patches are not shown.
         cell_size: minimum height of a cell in pixels; patches are enlarged by a whole factor to reach it.
+        mpp: microns per pixel of the patches, for a scale bar below the grid; None for no bar.
 
     Returns:
         ``(H, W, 3)`` uint8 picture.
     """
-    font = _font(15)
-    shown = {name: short(name, LONGEST) for name in (*rows, *columns)}
-    patch = next((len(images[0]) for images in cells.values() if len(images)), 32)
-    patch *= max(1, -(-cell_size // (patch * cell[0])))
-    height, width = patch * cell[0], patch * cell[1]
-    left = 12 + max((int(font.getlength(shown[name])) for name in rows), default=0)
-    top = 34 + (26 if title else 0)
-    page = Image.new("RGB", (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), WHITE)
+    font, large = _font(15), _font(17)
+    given = next((len(images[0]) for images in cells.values() if len(images)), 32)
+    patch = given * max(1, -(-cell_size // (given * cell[0])))
+    height, width = ((patch + TILE_GAP) * count - TILE_GAP for count in cell)
+    names = {name: short(name, LONGEST) for name in rows}
+    left = 12 + max((int(font.getlength(name)) for name in names.values()), default=0)
+    across = left + len(columns) * (width + GAP)
+    heads = {name: _wrapped(short(name, LONGEST), font, width) for name in columns}
+    titles = _wrapped(short(title, 500), large, across - 12) if title else []
+    top = 14 + 26 * len(titles) + LINE * max([1, *map(len, heads.values())])
+    bar = scale_bar(mpp, given)
+    page = Image.new("RGB", (across, top + len(rows) * (height + GAP) + (BAR_HEIGHT if bar else 0)), WHITE)
     draw = ImageDraw.Draw(page)
-    draw.text((6, 6), short(title, 500), INK, _font(17))
-    for place, label in enumerate(columns):
-        x = left + place * (width + GAP)
-        draw.text((x + width / 2, top - 8), _fitted(shown[label], font, width), INK, font, anchor="ms")
+    for number, line in enumerate(titles):
+        draw.text((6, 6 + 26 * number), line, INK, large)
+    for column, label in enumerate(columns):
+        x = left + column * (width + GAP)
+        for number, line in enumerate(reversed(heads[label])):
+            draw.text((x + width / 2, top - 8 - LINE * number), line, INK, font, anchor="ms")
     for down, row in enumerate(rows):
         y = top + down * (height + GAP)
-        draw.text((left - 6, y + height / 2), shown[row], INK, font, anchor="rm")
-        for across, column in enumerate(columns):
-            x = left + across * (width + GAP)
+        draw.text((left - 6, y + height / 2), names[row], INK, font, anchor="rm")
+        for column, label in enumerate(columns):
+            x = left + column * (width + GAP)
             draw.rectangle((x, y, x + width - 1, y + height - 1), EMPTY)
-            for place, pixels in enumerate(list(cells.get((row, column), ()))[: cell[0] * cell[1]]):
+            for place, pixels in enumerate(list(cells.get((row, label), ()))[: cell[0] * cell[1]]):
                 tile = Image.fromarray(pixels).resize((patch, patch), Image.Resampling.NEAREST)
-                page.paste(tile, (x + place % cell[1] * patch, y + place // cell[1] * patch))
+                nth_down, nth_across = divmod(place, cell[1])
+                page.paste(tile, (x + nth_across * (patch + TILE_GAP), y + nth_down * (patch + TILE_GAP)))
+    if bar:
+        y = page.height - BAR_HEIGHT
+        draw.rectangle((left, y + 4, left + round(bar.fraction * patch) - 1, y + 6), INK)
+        draw.text((left, y + 10), bar.text, INK, _font(13))
     return np.asarray(page)
 
 
@@ -114,9 +131,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return text in lines that fit into a width, broken between words, or within words that are too long alone."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines or [""]

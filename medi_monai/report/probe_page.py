@@ -73,6 +73,7 @@ def write_probe_page(results: ProbeResults, path: str | os.PathLike) -> Path:
         f"{plural(test.patients, 'patient')} ({test.what}).",
     )
     page.answer(_answer(results), "error" if any(finding.level == "error" for finding in results.warnings) else "note")
+    page.glossary()
     add_findings(page, _cautions(results, titles), "Cautions")
     _add_arms(page, results, titles)
     _add_differences(page, results)

@@ -109,8 +109,11 @@ def _add_overviews(page: Page, root: Path, slides: pd.DataFrame) -> None:
             groups.insert(0, ("Blurriest slides", slides.nsmallest(SHOWN_EACH, "sharpness")))
     for heading, chosen in groups:
         page.section(heading, "Tissue is outlined in green, patches in blue.")
-        shown = [(record_folder(root, image) / THUMBNAIL, row) for image, row in chosen.set_index("image").iterrows()]
-        page.figures([(Image.open(file), _caption(row)) for file, row in shown if file.is_file()], width=260)
+        found = [(record_folder(root, image) / THUMBNAIL, row) for image, row in chosen.set_index("image").iterrows()]
+        shown = [(Image.open(file), row) for file, row in found if file.is_file()]
+        # the overview shows the whole slide
+        mpp = [row["source_mpp"] * row["width"] / overview.width for overview, row in shown]
+        page.figures([(overview, _caption(row)) for overview, row in shown], width=260, mpp=mpp)
 
 
 def _add_sample(page: Page, cohort: Cohort) -> None:
@@ -126,7 +129,8 @@ def _add_sample(page: Page, cohort: Cohort) -> None:
         for _, row in rows.iterrows()
     ]
     files = [cohort.root / image for image in rows["image"]]
-    page.figures([(Image.open(file), caption) for file, caption in zip(files, captions)], width=140)
+    mpp = pd.to_numeric(rows["mpp"], errors="coerce").tolist() if "mpp" in rows else [None] * len(rows)
+    page.figures([(Image.open(file), caption) for file, caption in zip(files, captions)], width=140, mpp=mpp)
 
 
 def _caption(row: pd.Series) -> str:

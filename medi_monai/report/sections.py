@@ -24,7 +24,7 @@ from medi_monai.report.words import (
 from medi_monai.results import Finding
 from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
 from medi_monai.results.probing import CorrelationSweep, ProbeResults
-from medi_monai.utils.text import listed, plural
+from medi_monai.utils.text import listed
 
 __all__ = [
     "DISTANCES",
@@ -50,7 +50,7 @@ Closest: TypeAlias = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, float]]
 #: figures of fidelity and their titles in tables; smaller is better for distances, larger for quality
 DISTANCES = {"frechet_distance": "Fréchet distance", "kernel_distance": "kernel distance"}
 QUALITY = {name: name for name in ("precision", "recall", "density", "coverage")}
-MOST_PAIRS, THUMBNAIL = 6, 88
+MOST_PAIRS, THUMBNAIL = 6, 96
 #: level of a page's notice for levels of findings that pages do not have
 NOTICES = {"leakage": "error"}
 #: levels of notices that are never folded
@@ -86,7 +86,7 @@ def add_findings(page: Page, findings: Sequence[Finding], heading: str = "Findin
         if not folded:
             page.notice(finding.text, level)
     if any(quiet):
-        with page.fold(f"{plural(sum(quiet), 'finding')} without need for attention"):
+        with page.fold(f"Other findings ({sum(quiet)})"):
             for finding, level, folded in zip(findings, levels, quiet):
                 if folded:
                     page.notice(finding.text, level)
@@ -108,6 +108,7 @@ def add_memorization(
     memorization: Mapping[str, Memorization | None],
     closest: Closest,
     search: CopySearchResults | None = None,
+    mpp: float | None = None,
 ) -> None:
     """Add the section on memorization: copies of training images, nearest neighbors, and the closest pairs.
 
@@ -116,6 +117,7 @@ def add_memorization(
         memorization: results of each arm and of ``held_out``, real images that were not used for training.
         closest: pairs to show.
         search: how reliable the search for copies is, if known.
+        mpp: microns per pixel of the images, for scale bars; None if unknown.
     """
     page.section("Memorization")
     limits = [memory.limit for memory in memorization.values() if memory]
@@ -151,7 +153,10 @@ def add_memorization(
     for name in shown:
         pairs = list(closest[name])[:MOST_PAIRS]
         page.text(arm_title(name))
-        page.figures([(side_by_side(left, right), f"correlation {number(alike, 3)}") for left, right, alike in pairs])
+        pictures = [(side_by_side(left, right), f"correlation {number(alike, 3)}") for left, right, alike in pairs]
+        # an image was enlarged to the thumbnail
+        shown_mpp = [mpp and mpp * np.asarray(left).shape[1] / THUMBNAIL for left, _, _ in pairs]
+        page.figures(pictures, mpp=shown_mpp)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, size: int = THUMBNAIL) -> Image.Image:

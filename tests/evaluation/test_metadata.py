@@ -4,6 +4,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import medi_monai.evaluation.metadata as module
@@ -11,6 +12,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.metadata import evaluate_run
 from medi_monai.networks.encoders import build_encoder
+from medi_monai.networks.encoders.pretrained import ModuleEncoder
 from medi_monai.results import plain, read_results, read_schema
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.utils.errors import InputError
@@ -57,7 +59,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_evaluation_page", lambda metrics, closest, path: write_json(path, "page"))
+    monkeypatch.setattr(
+        module, "write_evaluation_page", lambda metrics, closest, path, samples: write_json(path, "page")
+    )
 
     def go(cohort=data[0], arms=data[1], settings=SETTINGS):
         encoder = build_encoder("embedded")
@@ -108,3 +112,24 @@ def test_nothing_to_compare_is_one_clear_error(run, data):
     other = Cohort(data[0].table.assign(center="elsewhere"), data[0].root)
     with pytest.raises(InputError, match="no combination of"):
         run(cohort=other)
+
+
+class AlwaysTheSame(torch.nn.Module):
+    """A network whose features are the same for all images."""
+
+    def forward(self, pixels):
+        return torch.ones(len(pixels), 4)
+
+
+def test_an_encoder_that_does_not_see_the_images_is_told_and_a_real_one_is_not(data, tmp_path):
+    told = {}
+    for encoder in (ModuleEncoder(AlwaysTheSame(), "blank", 4), build_encoder("embedded")):
+        folder = tmp_path / encoder.name
+        metrics = evaluate_run(
+            *data, "project_id", ["center"], encoder, SIZE, folder, SETTINGS, (0.01,), features_dir=folder / "features"
+        )
+        told[encoder.name] = [finding.name for finding in metrics.warnings]
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert ("does not distinguish images" in page) == (encoder.name == "blank")
+        assert 'class="gallery"' in page
+    assert "blank_encoder" in told["blank"] and "blank_encoder" not in told["embedded"]

@@ -8,7 +8,7 @@ from scipy.ndimage import correlate1d
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as by_torchmetrics
 
 from medi_monai.metrics import diversity
-from medi_monai.metrics.diversity import ms_ssim_diversity
+from medi_monai.metrics.diversity import ms_ssim_diversity, relative_spread
 from medi_monai.utils.errors import InputError
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -153,3 +153,23 @@ def test_images_too_small_and_no_pairs_are_refused():
         ms_ssim_diversity(images(3, 12)[:, :, :10])
     with pytest.raises(InputError, match="num_pairs = 0"):
         ms_ssim_diversity(images(3), num_pairs=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_the_relative_spread_is_half_the_mean_squared_distance_of_pairs_over_the_mean_squared_length(shift):
+    rows = np.random.default_rng(0).normal(shift, 1, (30, 5)).astype(np.float32)
+    distances = [((a - b) ** 2).sum() for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+    expected = np.mean(distances) / 2 / (rows.astype(float) ** 2).sum(1).mean()
+    assert relative_spread(rows) == pytest.approx(expected, rel=1e-5)
+
+
+def test_for_unit_rows_it_is_one_minus_the_mean_cosine():
+    rows = np.random.default_rng(1).normal(1, 1, (20, 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (rows @ rows.T)[~np.eye(20, dtype=bool)]
+    assert relative_spread(rows) == pytest.approx(1 - cosines.mean())
+
+
+def test_the_spread_of_equal_rows_is_zero_and_of_a_single_row_undefined():
+    assert relative_spread(np.zeros((3, 2))) == 0 == relative_spread(np.full((4, 3), 7.5))
+    assert relative_spread(np.ones((1, 3))) is None

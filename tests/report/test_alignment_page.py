@@ -37,8 +37,8 @@ def test_the_page_says_all_of_it(page):
     ):  # fmt: skip
         assert shown in text, shown
     assert "axial &lt;FLAIR&gt; &amp; more" in html and "<FLAIR>" not in html
-    # bars, curves, pairs that stayed, a closest pair
-    assert html.count("<img ") == 4
+    # bars, curves, three pairs that stayed, a closest pair
+    assert html.count("<img ") == 9 and 'class="scale"' not in html
     assert "None" not in text and "nan" not in text
 
 

@@ -7,6 +7,7 @@ import pytest
 from result_contents import METRICS, arms_content, figure
 
 from medi_monai.report import write_evaluation_page
+from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.combinations import MOST_WORST
 from medi_monai.report.evaluation_page import FLOOR, REAL
 from medi_monai.results import typed
@@ -32,7 +33,7 @@ def text_of(tmp_path, content, closest=None):
 
 
 def row_of(text, name, nth=0):
-    rows = re.findall(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', text)
+    rows = re.findall(rf'<tr><th scope="row">(?:<i [^>]*></i>)?{re.escape(name)}</th>(.*?)</tr>', text)
     return re.findall(r"<td[^>]*>(.*?)</td>", rows[nth])
 
 
@@ -163,3 +164,14 @@ def test_a_second_attribute_is_in_the_names_and_averaged_in_the_map(tmp_path):
         figures["attribute_fidelity"]["race"] = None
     text = text_of(tmp_path, copy.deepcopy(content))
     assert "Each cell is the mean over race." in text and "race predicted as requested" in text
+
+
+def test_images_and_closest_pairs_have_a_scale_bar(tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    samples = Gallery(["Real", "MeDi"], [["T0", "C1"]], {("Real", 0): [image], ("MeDi", 0): [image]}, mpp=1.0)
+    results, path = typed(ArmsMetrics, arms_content()), tmp_path / "report.html"
+    source = write_evaluation_page(results, {"medi": [(image, image, 0.9)]}, path, samples).read_text(encoding="utf-8")
+    # 10 of 32 micrometers, and 20 of the two images and the gap of a pair
+    widths = [float(width) for width in re.findall(r'class="scale"><i style="width: ([\d.]+)%', source)]
+    assert widths == [31.25, pytest.approx(100 * 20 / (32 * 196 / 96), abs=0.01)]
+    assert source.index(">Images</h2>") < source.index(">Fidelity</h2>")

@@ -65,13 +65,21 @@ def test_the_page_answers_first_and_its_details_are_folded(tmp_path):
     samples = Gallery(["Real"], [["T0", "Fir"]], {("Real", 0): [np.zeros((32, 32, 3), np.uint8)]}, mpp=0.5)
     text = text_of(tmp_path, experiment(), samples=samples).partition("<main>")[2]
     order = ["<img", "lean on the hospital?", "No effect: the difference", "Tested on 3,517 images"]
-    order += ["Words on this page", ">Images</h2>", "How real the images look", "Shortcuts by center", "<h3>Cohort"]
+    order += [
+        "What was compared",
+        "Words on this page",
+        ">Images</h2>",
+        "How real the images look",
+        "Shortcuts by center",
+        "<h3>Cohort",
+    ]
     order += ["Patients in two splits: 1", '<details class="section">', "Classifier accuracy", ">Fidelity<"]
     order += ["8 min 32 s", "Settings and"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
     unfolded = text.partition('<details class="section">')[0]
-    assert "<table>" not in unfolded, "tables are details"
+    assert unfolded.count("<table>") == 1, "only that of the arms, in a fold"
+    assert "real images, and images generated from class and metadata" in unfolded
     assert 'class="notice error"><b>ERROR</b>Patients in two splits: 1' in unfolded
     assert "Cramér's V 0.47" in text and "balanced accuracy of 0.55 (chance 0.25)" in text
     assert "sampling.num_steps" in text and "30.0 s" in text and "1 h 6 min" in text and "1 h 15 min" in text
@@ -81,7 +89,7 @@ def test_findings_that_need_no_attention_are_folded_but_none_is_lost(tmp_path):
     levels = ("note", "warning", "ok", "error")
     verdict = [{"level": level, "text": f"A finding of level {level}."} for level in levels]
     text = text_of(tmp_path, experiment(verdict=verdict), audit=None)
-    visible, _, folded = text.partition(">Findings</h2>")[2].partition("2 findings without need for attention")
+    visible, _, folded = text.partition(">Findings</h2>")[2].partition("Other findings (2)")
     assert [level for level in levels if f"of level {level}." in visible] == ["warning", "error"]
     assert [level for level in levels if f"of level {level}." in folded] == ["note", "ok"]
     assert "2 findings need attention" in text

@@ -46,7 +46,7 @@ def test_patches_are_enlarged_by_a_whole_factor_and_fill_their_cell_row_by_row(p
     for row, column in cells:
         y, x = corner(page, cells, row, column)
         for place, patch in enumerate(cells[row, column][:4]):
-            assert places_of(patch, page, 2) == [(y + 16 * (place // 2), x + 16 * (place % 2))]
+            assert places_of(patch, page, 2) == [(y + 18 * (place // 2), x + 18 * (place % 2))], "with a gap of 2"
 
 
 def test_patches_beyond_a_cells_capacity_are_not_shown(page, cells):
@@ -67,14 +67,14 @@ def test_cells_stand_in_the_order_of_rows_and_columns_without_overlap(page, cell
 
 def test_a_cell_without_patches_is_gray(page, cells):
     y, x = corner(page, cells, "kidney", "Aspen")[0], corner(page, cells, "lung", "Elm")[1]
-    assert (page[y : y + 32, x : x + 32] == GRAY).all()
+    assert (page[y : y + 34, x : x + 34] == GRAY).all()
 
 
 def test_a_cell_with_fewer_patches_is_gray_where_they_lack():
     (one,) = patches(1)
     page = labeled_grid({("r", "c"): [one]}, ["r"], ["c"], cell=(2, 2), cell_size=32)
     ((y, x),) = places_of(one, page, 2)
-    assert (page[y : y + 16, x + 16 : x + 32] == GRAY).all() and (page[y + 16 : y + 32, x : x + 32] == GRAY).all()
+    assert (page[y : y + 16, x + 16 : x + 34] == GRAY).all() and (page[y + 16 : y + 34, x : x + 34] == GRAY).all()
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,33 @@ def test_without_any_patch_there_are_labels_and_gray_cells():
     assert page.min() < 100, "the labels are written"
 
 
-def test_a_long_column_label_stays_above_its_column(cells):
-    long, short = (labeled_grid({}, ["r"], [label, "next"], cell_size=64) for label in ("cent" * 30, "c"))
+def test_a_long_column_label_is_wrapped_above_its_column_and_not_cut(cells):
+    long, short = (labeled_grid({}, ["r"], [label, "next"], cell_size=64) for label in ("cent" * 12, "c"))
     gray = gray_columns(short)
     columns = np.split(gray, np.flatnonzero(np.diff(gray) > 1) + 1)
-    assert len(columns) == 2
-    assert np.array_equal(long[:, columns[1][0] :], short[:, columns[1][0] :])
-    header = long[:, columns[0]]
-    assert (header < 100).any() and not np.array_equal(header, short[:, columns[0]])
+    assert len(columns) == 2 and len(long) > len(short)
+    # below the label, and in the next column, nothing changes
+    below = long[len(long) - len(short) :]
+    assert np.array_equal(below[:, columns[1][0] :], short[:, columns[1][0] :])
+    assert np.array_equal(below[40:], short[40:])
+    header = long[: len(long) - 70]
+    ink = (header < 100).all(axis=-1)
+    assert ink[:, columns[0]].any() and not ink[:, columns[1][0] :][: len(long) - len(short)].any()
+
+
+def test_a_title_wider_than_the_grid_is_wrapped():
+    one, three = (labeled_grid({}, ["r"], ["c"], title=title, cell_size=64) for title in ("One", "Three words " * 6))
+    assert one.shape[1] == three.shape[1] and len(three) > len(one) + 40
+    assert np.array_equal(three[len(three) - len(one) + 40 :], one[40:])
+
+
+def test_the_scale_bar_has_its_length_and_stands_below_the_grid(cells):
+    plain = labeled_grid({("r", "c"): patches(1, 32)}, ["r"], ["c"], cell=(1, 1), cell_size=96)
+    page = labeled_grid({("r", "c"): patches(1, 32)}, ["r"], ["c"], cell=(1, 1), cell_size=96, mpp=1.0)
+    assert np.array_equal(page[: len(plain)], plain)
+    below = (page[len(plain) :] < 100).all(axis=-1)
+    # 10 of 32 micrometers, enlarged by 3
+    assert below[4:7].sum(axis=1).tolist() == [30, 30, 30] and below[10:].any()
 
 
 def test_long_row_labels_widen_the_margin_and_lie_in_it():
@@ -126,7 +145,7 @@ def test_a_title_is_a_line_above_and_changes_nothing_below():
 )
 def test_names_from_data_do_not_stop_a_picture(name, cells):
     image = labeled_grid({(name, name): cells["lung", "Aspen"]}, [name], [name], title=name, cell=(1, 1), cell_size=32)
-    assert image.shape[0] < 200 and image.shape[1] < 1000
+    assert image.shape[0] < 1000 and image.shape[1] < 1000
     assert places_of(cells["lung", "Aspen"][0], image, 4)
 
 

@@ -33,7 +33,7 @@ def text_of(tmp_path, content):
 
 
 def row_of(text, name, nth=0):
-    rows = re.findall(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', text)
+    rows = re.findall(rf'<tr><th scope="row">(?:<i [^>]*></i>)?{re.escape(name)}</th>(.*?)</tr>', text)
     return re.findall(r"<td[^>]*>(.*?)</td>", rows[nth])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from medi_monai.evaluation.alignment.shares import measure_shares
 from medi_monai.evaluation.alignment.table import alignment_table
 from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.verdicts.alignment import cautions, verdict_by_arm
+from medi_monai.evaluation.verdicts.encoder import encoder_findings, similarity_findings
 from medi_monai.networks.encoders import Encoder
 from medi_monai.networks.text import ClipModel
 from medi_monai.report.alignment_page import write_alignment_page
-from medi_monai.results import typed, write_run
+from medi_monai.results import Finding, typed, write_run
 from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 from medi_monai.utils.errors import InputError
 
@@ -97,14 +98,17 @@ def evaluate_alignment_run(
         "arms": generated.folders,
         "named": generated.named or {},
     }
-    metrics = _metrics(inputs, figures, recorded_settings, embedding.encoder, costs or {})
+    blank = encoder_findings(images.features["real"], embedding.encoder.name)
+    metrics = _metrics(inputs, figures, recorded_settings, embedding.encoder, costs or {}, blank)
     return write_run(
         "evaluation",
         output_dir,
         "metrics",
         metrics,
         {"metrics.csv": alignment_table(metrics)},
-        lambda written, path: write_alignment_page(written, pictures["pairs"], pictures["closest"], path),
+        lambda written, path: write_alignment_page(
+            written, pictures["pairs"], pictures["closest"], path, inputs.cohort.mpp
+        ),
         {
             "arms": list(inputs.arms),
             "real_images": len(inputs.real),
@@ -125,8 +129,9 @@ def _metrics(
     settings: Mapping[str, Any],
     encoder: Encoder,
     costs: Mapping[str, Mapping[str, Any]],
+    blank: Sequence[Finding],
 ) -> AlignmentMetrics:
-    """Return the content of ``metrics.json``, with the verdicts on its figures."""
+    """Return the content of ``metrics.json``, with the verdicts on its figures after findings on a blank encoder."""
     metrics = typed(
         AlignmentMetrics,
         {
@@ -142,7 +147,9 @@ def _metrics(
             "warnings": [],
         },
     )
-    return replace(metrics, verdict=verdict_by_arm(metrics), warnings=cautions(metrics))
+    tuned = metrics.consistency.get("after")
+    warnings = (*blank, *similarity_findings(tuned.unrelated if tuned else None), *cautions(metrics))
+    return replace(metrics, verdict=verdict_by_arm(metrics), warnings=warnings)
 
 
 def _curve(recorded: Mapping[str, Any] | None) -> TuningCurve | None:

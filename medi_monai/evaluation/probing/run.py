@@ -46,6 +46,7 @@ from medi_monai.evaluation.probing.tables import (
     test_df_of,
 )
 from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.verdicts.encoder import encoder_findings
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
 from medi_monai.results import print_findings, write_run
@@ -142,6 +143,7 @@ def probe_run(
     protocol = _protocol(real, sampled, recolored, variants, columns, baselines, settings, embedder)
     if protocol is None:
         return None
+    warnings += encoder_findings(protocol.views["real"].features, encoder.name)
     print_findings(warnings)
     test = real.table.iloc[protocol.test]
     for name in sorted(set(demographics or ()) - set(real.table.columns)):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from medi_monai.report.blocks.arms import ARMS, arm_looks
+from medi_monai.report.blocks.arms import arm_looks
 from medi_monai.report.plots import FLOOR_COLOR, correlation_curves, draw_point, plain_axes
 from medi_monai.report.words import figure_text, short
 from medi_monai.results import Figure as ResultFigure
@@ -20,10 +20,9 @@ __all__ = ["accuracy_plot", "cohort_bars", "fidelity_overview", "main_arms", "sh
 
 #: size in inches of the small plots, which share a row
 SMALL = (5.2, 3.4)
-ROW_INCHES, TITLE_SIZE, WORDS_COLOR = 0.28, 10.5, "#59636e"
-#: left end of the axes of the accuracy plot, of the words left of them, and right end of the axes, as fractions of the
-#: width of the figure
-LEFT, WORDS, RIGHT = 0.46, 0.19, 0.83
+WIDTH, ROW_INCHES, TEXT_SIZE = 8.2, 0.28, 10.5
+#: left and right end of the axes of the accuracy plot, as fractions of the width of the figure
+LEFT, RIGHT = 0.275, 0.765
 
 
 def main_arms(probe: ProbeResults) -> list[str]:
@@ -32,7 +31,7 @@ def main_arms(probe: ProbeResults) -> list[str]:
 
 
 def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float | None) -> Figure:
-    """Plot the balanced accuracy of every arm with its interval, what it trains on, and the figures as text.
+    """Plot the balanced accuracy of every arm with its interval, and write the figures next to it.
 
     Small dots above an interval are single trainings. The arms of the question come first.
 
@@ -45,13 +44,14 @@ def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float 
     order = [*first, *(arm for arm in probe.arms if arm not in first)]
     looks = arm_looks(list(probe.arms))
     height = 0.75 + ROW_INCHES * len(order)
-    figure = Figure(figsize=(11.6, height))
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((LEFT, 0.55 / height, RIGHT - LEFT, 1 - 0.75 / height))
     for row, arm in enumerate(order):
         accuracy: ResultFigure = probe.arms[arm].balanced_accuracy
         draw_point(axes, accuracy, row, looks[arm])
-        _label(axes, row, titles[arm], _words(arm, probe), arm in first)
-        _text(axes, 1.02, row, figure_text(accuracy, 3), fontsize=10, weight="bold" if arm in first else "normal")
+        weight = "bold" if arm in first else "normal"
+        _text(axes, -LEFT / (RIGHT - LEFT), row, short(titles[arm], 26), weight)
+        _text(axes, 1.02, row, figure_text(accuracy, 3), weight)
     if len(order) > len(first) > 0:
         axes.axhline(len(first) - 0.5, color="#d1d9e0", lw=0.8)
     if chance is not None:
@@ -65,21 +65,11 @@ def accuracy_plot(probe: ProbeResults, titles: Mapping[str, str], chance: float 
     return figure
 
 
-def _words(arm: str, probe: ProbeResults) -> str:
-    words = ARMS[arm].words if arm in ARMS else ""
-    return f"plus images {words}" if words and arm in probe.generated else words
-
-
-def _label(axes: Axes, row: float, title: str, words: str, strong: bool) -> None:
-    # from fractions of the figure to those of the axes
-    title_x, words_x = ((x - LEFT) / (RIGHT - LEFT) for x in (0.0, WORDS))
-    _text(axes, title_x, row, short(title, 27), fontsize=TITLE_SIZE, weight="bold" if strong else "normal")
-    _text(axes, words_x, row, short(words, 54), fontsize=8.5, color=WORDS_COLOR)
-
-
-def _text(axes: Axes, x: float, y: float, text: str, **style: object) -> None:
-    transform = axes.get_yaxis_transform()
-    axes.text(x, y, text, transform=transform, va="center", parse_math=False, clip_on=False, **style)  # type: ignore[arg-type]
+def _text(axes: Axes, x: float, y: float, text: str, weight: str) -> None:
+    place = axes.get_yaxis_transform()
+    axes.text(
+        x, y, text, transform=place, va="center", fontsize=TEXT_SIZE, weight=weight, parse_math=False, clip_on=False
+    )
 
 
 def fidelity_overview(metrics: ArmsMetrics, titles: Mapping[str, str]) -> Figure:
