@@ -56,13 +56,13 @@ class MeasuredMemory:
     Args:
         figures: by arm, and for ``held_out`` images if there are any, the fields of
             :class:`medi_monai.results.measures.Memorization`.
-        search: fields of :class:`medi_monai.results.measures.CopySearchResults`.
+        search: fields of :class:`medi_monai.results.measures.CopySearchResults`; None if copies were not searched.
         closest: by the same names as ``figures``, the closest pairs as (image, training image, correlation), with the
             training image rotated and mirrored to match.
     """
 
     figures: dict[str, Any]
-    search: dict[str, Any]
+    search: dict[str, Any] | None
     closest: Closest
 
 
@@ -79,6 +79,7 @@ def memorization(
     arms: Mapping[str, tuple[np.ndarray, Cohort]],
     image_size: int,
     seed: int = 0,
+    search_copies: bool = True,
 ) -> MeasuredMemory:
     """Measure how close generated images are to single training images, compared with unseen real images.
 
@@ -93,6 +94,8 @@ def memorization(
         arms: features and images of each arm.
         image_size: side of the images in pixels.
         seed: seed of the selection if there are many images.
+        search_copies: whether to search for copies. The search depends on pixels and not on features, so another
+            encoder would find the same; without it, ``copies`` is undefined.
 
     Raises:
         InputError: if no image is in the split ``train``.
@@ -107,15 +110,13 @@ def memorization(
     scale = Standardizer().fit(np.asarray(real[np.sort(sample)]))
     reader = PatchReader(cohort, image_size)
     sets = _sets(real, reader, held_out, arms, image_size, seed)
-    planted = _planted(cohort.table, reader, train, seed)
-    structures = {name: _structures(of_set.reader, of_set.rows) for name, of_set in sets.items()}
-    matches = _search(structures | planted, reader, train)
+    matches, planted = _matches(sets, cohort, reader, train, seed) if search_copies else ({}, [])
     limit = _limit(matches.get("held_out"))
     chosen = _choices(cohort.table, fresh, train, seed)
     figures = {
         name: {
             **_distance_figures(of_set, real, np.sort(train), scale),
-            **_copy_figures(matches[name].correlation, limit),
+            **_copy_figures(matches[name].correlation if name in matches else np.empty(0), limit),
             "nearer": None if name == "held_out" else _nearer(of_set.features[of_set.rows], real, chosen, scale),
         }
         for name, of_set in sets.items()
@@ -128,11 +129,12 @@ def memorization(
         "splits": [name for name in splits if (split == name).any()],
         "recall": {kind.removeprefix(PLANTED): _share_above(matches[kind].correlation, limit) for kind in planted},
     }
-    pairs = {name: _closest_pairs(of_set, matches[name], reader) for name, of_set in sets.items()}
+    pairs = {name: _closest_pairs(of_set, matches[name], reader) for name, of_set in sets.items() if name in matches}
     for of_set in sets.values():
         of_set.reader.close()
     reader.close()
-    return MeasuredMemory(figures, search, {name: closest for name, closest in pairs.items() if closest})
+    found = search if search_copies else None
+    return MeasuredMemory(figures, found, {name: closest for name, closest in pairs.items() if closest})
 
 
 def _sets(
@@ -150,6 +152,15 @@ def _sets(
     for arm, (features, images) in arms.items():
         sets[arm] = _Set(features, PatchReader(images, image_size), drawn(arm, stable_order(images.table)))
     return sets
+
+
+def _matches(
+    sets: Mapping[str, _Set], cohort: Cohort, reader: PatchReader, train: np.ndarray, seed: int
+) -> tuple[dict[str, _Matches], list[str]]:
+    """Return the matches of all sets and of planted copies, and the names of the latter."""
+    planted = _planted(cohort.table, reader, train, seed)
+    structures = {name: _structures(of_set.reader, of_set.rows) for name, of_set in sets.items()}
+    return _search(structures | planted, reader, train), list(planted)
 
 
 def _planted(table: pd.DataFrame, reader: PatchReader, train: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
@@ -217,6 +228,8 @@ def _copy_figures(correlation: np.ndarray, limit: float) -> dict[str, Any]:
 
 def _share_above(correlation: np.ndarray, limit: float) -> dict[str, Any]:
     count, above = len(correlation), int((correlation > limit).sum())
+    if not count:
+        return {"value": None, "ci95": None, "n": 0}
     return {"value": above / count, "ci95": wilson_interval(above, count), "n": count}
 
 

@@ -68,6 +68,7 @@ def evaluate_run(
     device: str = "cpu",
     num_workers: int = 0,
     features_dir: str | os.PathLike | None = None,
+    pixel_figures: bool = True,
 ) -> ArmsMetrics | None:
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
@@ -85,6 +86,8 @@ def evaluate_run(
         device: device of the encoder.
         num_workers: number of processes that read images.
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        pixel_figures: whether to compute the figures that do not depend on the encoder: copies of training images,
+            diversity and pixel variance; otherwise they are undefined.
 
     Returns:
         The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -103,14 +106,20 @@ def evaluate_run(
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)
     _check_any_matched(results, columns, settings)
-    measured = _measure(sets, results, pooled, columns, image_size, c_values, settings.seed)
+    measured = _measure(sets, results, pooled, columns, image_size, c_values, settings.seed, pixel_figures)
     metrics = typed(
         ArmsMetrics,
         {
             "label": label,
             "attributes": attributes,
             "encoder": encoder.describe(),
-            "settings": {**vars(settings), "image_size": image_size, "c_values": list(c_values), "arms": dict(arms)},
+            "settings": {
+                **vars(settings),
+                "image_size": image_size,
+                "c_values": list(c_values),
+                "arms": dict(arms),
+                "pixel_figures": pixel_figures,
+            },
             "settings_that_differ": settings_that_differ(sampled),
             "digests": {"cohort": cohort.digest, **{arm: _digest(images) for arm, images in sampled.items()}},
             "real": measured.of_real(),
@@ -190,6 +199,7 @@ def _measure(
     image_size: int,
     c_values: Sequence[float],
     seed: int,
+    pixel_figures: bool,
 ) -> _Measured:
     """Measure label fidelity, memorization and diversity."""
     real, features = sets.images["real"], sets.features
@@ -197,8 +207,8 @@ def _measure(
     manifests = {arm: (of_arm, images.table) for arm, (of_arm, images) in generated.items()}
     seen = {result["name"] for result in results if result["seen"]}
     predicted = label_fidelity(features["real"], real.table, manifests, columns, c_values, seed, seen)
-    memory = memorization(features["real"], real, generated, image_size, seed)
-    matched = {result["name"] for result in results if result["matched"]}
+    memory = memorization(features["real"], real, generated, image_size, seed, search_copies=pixel_figures)
+    matched = {result["name"] for result in results if result["matched"] and pixel_figures}
     groups = [group for group, name in enumerate(sets.names) if name in matched]
     limits = DiversitySettings(DIVERSITY_IMAGES, DIVERSITY_PAIRS, seed=seed, pixel_variance=True)
     unlike = diversity(sets, groups, image_size, limits)

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES, VARIANTS
+from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES, SWEEPS, VARIANTS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
     Component,
     Count,
     Counts,
+    Flag,
     Fraction,
     Fractions,
     MappingOf,
@@ -38,7 +39,9 @@ __all__ = [
     "EncoderSettings",
     "FidelitySettings",
     "PenaltySettings",
+    "PixelFigureSettings",
     "ProbeSettings",
+    "SweepSettings",
 ]
 
 Baselines = Annotated[
@@ -51,6 +54,13 @@ VariantKinds = Annotated[
     list[Annotated[str, OneOf("variant", VARIANTS)]],
     Field(strict=True, max_length=len(VARIANTS), fail_fast=True),
     Words("a list, such as \"['filtered']\", of " + ", ".join(VARIANTS)),
+]
+
+
+Sweeps = Annotated[
+    list[Annotated[str, OneOf("sweep", SWEEPS)]],
+    Field(strict=True, max_length=len(SWEEPS), fail_fast=True),
+    Words("a list, such as \"['correlation']\", of " + ", ".join(SWEEPS)),
 ]
 
 
@@ -95,6 +105,16 @@ class FidelitySettings(Settings):
         return self
 
 
+class PixelFigureSettings(Settings):
+    """Figures of pixels."""
+
+    pixel_figures: Flag = setting(
+        True,
+        "whether to compute the figures that do not depend on the encoder: copies of training images, diversity, pixel "
+        "variance",
+    )
+
+
 class BrainFidelitySettings(FidelitySettings, defaults={"num_replicates": 200}):
     """Fidelity of brain MR images."""
 
@@ -125,6 +145,12 @@ class ProbeSettings(PenaltySettings):
         "seen (only those of combinations in training)",
     )
     seed: Seed = setting(0, "random seed")
+
+
+class SweepSettings(Settings):
+    """Sweeps."""
+
+    sweeps: Sweeps = setting(list(SWEEPS), "sweeps to perform, each with `sweep_repeats` draws per point")
 
 
 class ComparisonSettings(Settings):

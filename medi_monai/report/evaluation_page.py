@@ -103,7 +103,7 @@ def fidelity_sentences(metrics: ArmsMetrics) -> list[str]:
         for arm, of_arm in metrics.arms.items()
     )
     memory = "Memorization: not reported."
-    if metrics.real.memorization:
+    if metrics.real.memorization and metrics.real.memorization.copies.value is not None:
         memory = "No arm reproduces training images more often than held-out real images resemble them."
     if metrics.copying_arms:
         memory = f"Training images are reproduced by {listed(map(arm_title, metrics.copying_arms))}."

@@ -22,6 +22,7 @@ from medi_monai.report.blocks.overview import (
     main_arms,
     shortcut_overview,
 )
+from medi_monai.report.encoders import add_second_encoder, distance_sentence
 from medi_monai.report.evaluation_page import add_distances, fidelity_sentences
 from medi_monai.report.page import Card, Page
 from medi_monai.report.plots import forest_plot
@@ -214,7 +215,12 @@ def _add_links(page: Page, content: _Content) -> None:
 
 def _add_fidelity(page: Page, content: _Content) -> None:
     add_distances(page, content.results.fidelity)
-    page.text(" ".join(fidelity_sentences(content.results.fidelity)[-2:]))
+    sentences = [*fidelity_sentences(content.results.fidelity)[-2:], distance_sentence(content.results.second)]
+    page.text(" ".join(sentences).strip())
+
+
+def _add_second_encoder(page: Page, content: _Content) -> None:
+    add_second_encoder(page, content.results)
 
 
 def _add_accuracy(page: Page, content: _Content) -> None:
@@ -300,4 +306,12 @@ def _add_provenance(page: Page, content: _Content) -> None:
 #: parts of the page in order: those that answer, then the folded details
 Part = Callable[[Page, _Content], None]
 ANSWER: Sequence[Part] = (_add_answer, _add_samples, _add_overview, _add_findings, _add_links)
-DETAILS: Sequence[Part] = (_add_accuracy, _add_fidelity, _add_trainings, _add_cohort, _add_run_time, _add_provenance)
+DETAILS: Sequence[Part] = (
+    _add_accuracy,
+    _add_fidelity,
+    _add_second_encoder,
+    _add_trainings,
+    _add_cohort,
+    _add_run_time,
+    _add_provenance,
+)

@@ -122,6 +122,8 @@ def add_memorization(
     page.section("Memorization")
     limits = [memory.limit for memory in memorization.values() if memory]
     splits = f" ({' and '.join(search.splits)})" if search and search.splits else ""
+    if limits and all(memory.copies.value is None for memory in memorization.values() if memory):
+        page.text("Copies of training images were not searched here: the search does not depend on the encoder.")
     page.text(
         f"A copy is an image whose structure correlates by more than {number(max(limits, default=COPY_LIMIT), 3)} with "
         "that of a training image, also if it is rotated, mirrored, shifted by up to 3 of 32 pixels, or stained "

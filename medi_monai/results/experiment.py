@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.results.typed import Result
 
 __all__ = [
+    "Agreement",
     "CohortSummary",
     "CombinationCounts",
+    "EncoderComparison",
+    "EncoderDifference",
     "ExperimentResults",
+    "SecondEncoderResults",
     "SplitCounts",
     "TrainedArm",
     "TrainingSummary",
 ]
+
+
+Agreement: TypeAlias = Literal["same", "significance", "direction", "opposite", "neither", "undefined"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,64 @@ class TrainingSummary(Result):
 
 
 @dataclass(frozen=True)
+class EncoderDifference(Result):
+    """A difference between two arms by one encoder.
+
+    Args:
+        difference: first arm minus second; of the Fréchet distance, the difference between the logarithms.
+        p_value: its p value, corrected for the number of arms compared (balanced accuracy).
+        effect: ``better``, ``worse``, ``equivalent`` (certain to be within the margin) or ``uncertain``; of the first
+            arm, whether larger or smaller values are better.
+    """
+
+    difference: Figure
+    p_value: float | None
+    effect: Literal["better", "worse", "equivalent", "uncertain"]
+
+
+@dataclass(frozen=True)
+class EncoderComparison(Result):
+    """A difference between two arms by both encoders.
+
+    Args:
+        figure: ``balanced_accuracy`` or ``frechet_distance``.
+        arms: names of the first and the second arm.
+        first: the difference by the first encoder.
+        second: the difference by the second encoder.
+        agreement: ``same`` direction and significance; ``significance``: same direction, significant by one encoder
+            only; in opposite directions, ``opposite`` if both are significant, ``direction`` if one is, ``neither`` if
+            none is; ``undefined`` if a difference is.
+    """
+
+    figure: Literal["balanced_accuracy", "frechet_distance"]
+    arms: tuple[str, str]
+    first: EncoderDifference
+    second: EncoderDifference
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class SecondEncoderResults(Result):
+    """Results with the second encoder, and their agreement with those of the first one.
+
+    Args:
+        name: name of the encoder.
+        fidelity: results of the evaluation of the first training, without figures of pixels.
+        probe: results of the probing, over all trainings.
+        frechet_distances: mean Fréchet distance of each arm in each training.
+        comparisons: the differences that the verdict rests on, by both encoders.
+        links: paths of the stages' pages by title, relative to the folder of the experiment.
+    """
+
+    name: str
+    fidelity: ArmsMetrics
+    probe: ProbeResults
+    frechet_distances: Mapping[str, tuple[float | None, ...]]
+    comparisons: tuple[EncoderComparison, ...]
+    links: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ExperimentResults(Result):
     """The content of ``experiment.json``.
 
@@ -99,6 +165,7 @@ class ExperimentResults(Result):
         links: paths of the stages' pages, relative to the folder of the experiment.
         settings: resolved settings.
         seconds: duration of each stage; ``None`` if it is unknown.
+        second: results with the second encoder; ``None`` if there is none, and in files of earlier versions.
     """
 
     question: str
@@ -110,3 +177,4 @@ class ExperimentResults(Result):
     links: Mapping[str, str]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float | None]
+    second: SecondEncoderResults | None = None

@@ -40,7 +40,7 @@ class Memorization(Result):
     Args:
         distance: median distance, between features, from an image to its nearest training image.
         copies: share of images whose correlation with a training image is above ``limit``, at its best orientation and
-            shift, and apart from stain.
+            shift, and apart from stain; undefined if copies were not searched.
         limit: 0.9, or the correlation that 99 % of held-out real images stay below if that is higher.
         correlation: highest correlation with a training image; ``None`` if every image has a uniform color.
         nearer: share of images that are closer to training than to validation images; ``None`` without validation

@@ -156,7 +156,7 @@ class RealMetrics(Result):
         attribute_fidelity: the same accuracy for each attribute.
         diversity: mean diversity over combinations.
         memorization: memorization of held-out images; ``None`` if there are none.
-        copy_search: how reliable the search for copies is; ``None`` in files of earlier versions.
+        copy_search: how reliable the search for copies is; ``None`` without a search, and in files of earlier versions.
     """
 
     floor: MeanFidelity

@@ -55,8 +55,10 @@ from medi_monai.evaluation.settings import (
     FidelitySettings,
     FocusSettings,
     PenaltySettings,
+    PixelFigureSettings,
     ProbeSettings,
     ReferenceSettings,
+    SweepSettings,
 )
 from medi_monai.runs.auditing import AUDIT_SOURCES
 from medi_monai.runs.devices import Device, device_line
@@ -250,6 +252,7 @@ GROUPS: dict[str, type[Settings]] = {
     "path": PathSettings,
     "patch_space": PatchSpaceSettings,
     "penalties": PenaltySettings,
+    "pixel_figures": PixelFigureSettings,
     "plan": PlanSettings,
     "preparing": PreparingSettings,
     "probe": ProbeSettings,
@@ -261,6 +264,7 @@ GROUPS: dict[str, type[Settings]] = {
     "seed": SeedSettings,
     "sharing": SharingSettings,
     "space": SpaceSettings,
+    "sweeps": SweepSettings,
     "target": TargetSettings,
     "text": TextSettings,
     "text_network": TextNetworkSettings,

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from medi_monai.utils.errors import InputError
 
-__all__ = ["EXTRAS", "is_installed", "quiet_stderr", "require"]
+__all__ = ["EXTRAS", "install_command", "is_installed", "quiet_stderr", "require"]
 
 #: for each optional package, the extra that installs it: ``pip install "medi_monai[extra]"``
 EXTRAS = {
@@ -38,6 +38,12 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+def install_command(package: str) -> str:
+    """Return the ``pip`` command that installs an optional package."""
+    extra = EXTRAS.get(package)
+    return f'pip install "medi_monai[{extra}]"' if extra else f"pip install {package}"
+
+
 def require(package: str, purpose: str) -> ModuleType:
     """Import an optional package.
 
@@ -51,8 +57,7 @@ def require(package: str, purpose: str) -> ModuleType:
     try:
         return import_module(package)
     except ImportError as error:
-        extra = EXTRAS.get(package)
-        remedy = f'pip install "medi_monai[{extra}]"' if extra else f"pip install {package}"
+        remedy = install_command(package)
         raise InputError(f"{package} is needed {purpose} but cannot be imported ({error}). Remedy: {remedy}") from error
 
 

@@ -63,10 +63,10 @@ def run(data, tmp_path, monkeypatch):
         module, "write_evaluation_page", lambda metrics, closest, path, samples: write_json(path, "page")
     )
 
-    def go(cohort=data[0], arms=data[1], settings=SETTINGS):
+    def go(cohort=data[0], arms=data[1], settings=SETTINGS, **more):
         encoder = build_encoder("embedded")
         return evaluate_run(
-            cohort, arms, "project_id", ["center"], encoder, SIZE, tmp_path / "out", settings, (0.01, 1.0)
+            cohort, arms, "project_id", ["center"], encoder, SIZE, tmp_path / "out", settings, (0.01, 1.0), **more
         )
 
     return go
@@ -104,6 +104,20 @@ def test_the_order_of_rows_does_not_matter(run, data):
             one, two = (json.dumps(plain(getattr(metrics.arms[arm], name))) for metrics in (first, again))
             numbers = [json.loads(text, parse_float=lambda x: round(float(x), 6)) for text in (one, two)]
             assert numbers[0] == numbers[1]
+
+
+def test_figures_of_pixels_can_be_left_out_and_the_others_stay(run):
+    whole, features_alone = run(), run(pixel_figures=False)
+    assert features_alone.real.copy_search is None and features_alone.real.memorization.copies.n == 0
+    assert features_alone.settings["pixel_figures"] is False
+    for arm in ("good", "bad"):
+        one, other = whole.arms[arm], features_alone.arms[arm]
+        assert one.frechet_distance == other.frechet_distance and one.label_fidelity == other.label_fidelity
+        assert one.memorization.nearer == other.memorization.nearer
+        assert one.memorization.distance == other.memorization.distance and one.diversity.n
+        undefined = (other.memorization.copies, other.diversity, other.pixel_variance)
+        assert [(figure.value, figure.n) for figure in undefined] == [(None, 0)] * 3
+    assert features_alone.copying_arms == []
 
 
 def test_nothing_to_compare_is_one_clear_error(run, data):

@@ -165,7 +165,8 @@ PATHOLOGY = [
         "pathology/experiment", "experiment.json",
         {
             "dataset_dir": "data", "num_workers": 1, "max_parallel_stages": 1, "images_per_combination": 4,
-            "num_steps": 2, **NETWORK, **TRAINING, **FIDELITY, **PROBE, **OUT,
+            "num_steps": 2, "second_repeats": 2, "second_c_values": [1.0],
+            **NETWORK, **TRAINING, **FIDELITY, **PROBE, **OUT,
         },
         results=("out/**/model.pt", "out/**/probe.json", "out/**/metrics.json"), seconds=400.0, **RAW, **TILES,
     ),

@@ -17,10 +17,11 @@ SMALL = {
     "num_replicates": 8, "num_repeats": 2, "sweep_repeats": 1, "sweep_ratios": "[0.5]", "sweep_real_per_class": "[25]",
     "sweep_num_centers": "[4]", "sweep_correlations": "[0, 1]", "c_values": "[0.1]", "num_augmented": 1,
     "min_images": 8, "baselines": "['reweighted', 'stain_normalized', 'stain_transfer', 'coral']", "amp": False,
-    "num_trainings": 2,
+    "num_trainings": 2, "second_repeats": 2, "second_c_values": "[0.1]",
 }  # fmt: skip
 OF_TRAINING = ["training cls", "training medi", "sampling cls", "sampling medi", "evaluation"]
-STAGES = ["preparing", *OF_TRAINING, *(f"{stage} 2" for stage in OF_TRAINING), "probing"]
+SECOND = [f"{stage} by efficientnet_lite0" for stage in ("evaluation", "evaluation 2", "probing")]
+STAGES = ["preparing", *OF_TRAINING, *(f"{stage} 2" for stage in OF_TRAINING), "probing", *SECOND]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,41 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
     output, _ = experiment
     kept = {name: (output / name).stat().st_mtime_ns for name in ("models/medi/model.pt", "evaluation/metrics.json")}
     printed = bundle.must_run("experiment", "experiment.json", output_dir=output, **{**SMALL, "num_repeats": 3})
-    assert [name for name in STAGES if f"{name}: already done" in printed] == STAGES[:-1]
+    assert [name for name in STAGES if f"{name}: already done" in printed] == [
+        name for name in STAGES if name != "probing"
+    ]
     assert kept == {name: (output / name).stat().st_mtime_ns for name in kept}
     assert json.loads((output / "probing" / "probe.json").read_text())["settings"]["num_repeats"] == 3
     assert json.loads((output / "probing" / "earlier-1" / "probe.json").read_text())["settings"]["num_repeats"] == 2
+
+
+def test_the_second_encoder_has_figures_of_its_own_and_both_are_compared(experiment):
+    output, _ = experiment
+    content = json.loads((output / "experiment.json").read_text())
+    second, settings = content["second"], content["second"]["probe"]["settings"]
+    assert second["name"] == second["fidelity"]["encoder"]["name"] == "efficientnet_lite0"
+    assert second["fidelity"]["encoder"]["dim"] == 320 and content["fidelity"]["encoder"]["dim"] == 81
+    assert (settings["num_repeats"], settings["sweep_repeats"], settings["c_values"]) == (2, 1, [0.1])
+    assert second["probe"]["shortcut"]["correlation"]["arms"] and not any(second["probe"]["sweeps"].values())
+    assert [len(values) for values in second["frechet_distances"].values()] == [2, 2]
+    assert second["fidelity"]["arms"]["medi"]["memorization"]["copies"]["n"] == 0
+    assert second["fidelity"]["digests"] == content["fidelity"]["digests"]
+    rows = {(row["figure"], row["arms"][1]) for row in second["comparisons"]}
+    assert {("balanced_accuracy", "real"), ("balanced_accuracy", "cls"), ("frechet_distance", "cls")} < rows
+    (told,) = [finding for finding in content["verdict"] if finding["name"] == "second_encoder"]
+    page = (output / "report.html").read_text()
+    assert told["text"].split(":")[0] in page and "evaluation_efficientnet_lite0/report.html" in page
+    assert (output / "probing_efficientnet_lite0" / "report.html").is_file()
+
+
+def test_without_a_second_encoder_the_page_says_so_and_nothing_is_done_again(bundle, experiment, tmp_path):
+    shutil.copytree(experiment[0], tmp_path / "copy")
+    options = {**SMALL, "second_encoder": "null"}
+    printed = bundle.must_run("experiment", "experiment.json", output_dir=tmp_path / "copy", **options)
+    assert printed.count("already done") == len(STAGES) - len(SECOND)
+    content = json.loads((tmp_path / "copy" / "experiment.json").read_text())
+    assert content["second"] is None and "Only the encoder embedded was used" in printed
+    assert "Second encoder" not in (tmp_path / "copy" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +129,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(bundle, experiment):
         ("probing", "probe.json", {"baselines": ["reweigted"]}, "did you mean 'reweighted'"),
         ("probing", "probe.json", {"c_values": [0]}, "c_values = "),
         ("experiment", "experiment.json", {"sweep_correlations": [2]}, "numbers from 0 to 1"),
+        ("experiment", "experiment.json", {"second_encoder": "embeded"}, "did you mean 'embedded'"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(bundle, experiment, tmp_path, run_id, config, options, message):

@@ -26,6 +26,7 @@ __all__ = [
     "NORMALIZED",
     "RECOLORED",
     "RESERVED_NAMES",
+    "SWEEPS",
     "VARIANTS",
     "arm_named",
     "check_classes",
@@ -96,6 +97,9 @@ DEFAULT_BASELINES = tuple(
 #: further arms with the generated images of an arm: normalized like the real ones, filtered by a probe of these, or
 #: those of combinations in training alone
 VARIANTS = ("normalized", "filtered", "seen")
+
+#: comparisons over a setting, and over the correlation of class and center
+SWEEPS = ("ratio", "real_per_class", "num_centers", "correlation")
 
 #: names that arms cannot have: those of figures of real images, and of arms without synthetic images
 RESERVED_NAMES = ("floor", "held_out", "reference", *BASELINES)

@@ -29,6 +29,7 @@ from medi_monai.evaluation.probing.arms import (
     NORMALIZED,
     RECOLORED,
     RESERVED_NAMES,
+    SWEEPS,
     Arm,
     check_classes,
     variants_of,
@@ -62,8 +63,8 @@ __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
 DRAWS_VERSION = 7
-#: sweeps over settings, in addition to that over the correlation of class and center
-SWEEPS = ("ratio", "real_per_class", "num_centers")
+#: the sweep over the correlation of class and center, which has results of its own
+CORRELATION = "correlation"
 #: maximum number of real images whose center and class are predicted
 MAX_PREDICTED = 20_000
 
@@ -88,6 +89,7 @@ def probe_run(
     num_workers: int | None = None,
     focus: str = "medi",
     features_dir: str | os.PathLike | None = None,
+    sweeps: Sequence[str] = SWEEPS,
 ) -> ProbeResults | None:
     """Compare training arms and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
@@ -111,6 +113,7 @@ def probe_run(
         num_workers: number of processes that fit probes; by default one per core on the CPU.
         focus: arm that is compared with every other arm; the last one if no arm has this name.
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        sweeps: sweeps to perform, of :data:`medi_monai.evaluation.probing.arms.SWEEPS`.
 
     Returns:
         The content of ``probe.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -156,7 +159,7 @@ def probe_run(
     every = [*(name for name in names if name not in trainings), *sampled]
     digest = json_digest(_identity(real, sampled, every, encoder, settings, columns, demographics))
     claim_results(output, "probing")
-    jobs = make_jobs(context, every, list(trainings))
+    jobs = [job for job in make_jobs(context, every, list(trainings)) if job.sweep in ("main", *sweeps)]
     draws = run_jobs(jobs, context, output / "repeats" / digest[:8], num_workers)
     main = [draw for draw in draws if draw.sweep == "main"]
     by_arm = {arm: [[draw.arms[name] for draw in main] for name in trainings.get(arm, [arm])] for arm in names}
@@ -166,7 +169,7 @@ def probe_run(
     results = ProbeResults(
         arms={arm: summarize_arm(of_arm, len(test), len(protocol.val), test_df) for arm, of_arm in by_arm.items()},
         comparisons=compare_arms(by_arm, focus, test_df, settings.margin),
-        sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS},
+        sweeps={sweep: sweep_points(draws, sweep) for sweep in SWEEPS if sweep != CORRELATION},
         shortcut=_shortcut(protocol, label, attributes[0], settings, correlation_sweep(draws, list(trainings))),
         test=describe_test(protocol, context.units),
         training=describe_training(protocol),
@@ -174,7 +177,13 @@ def probe_run(
         attributes=tuple(attributes),
         demographics=tuple(demographics),
         encoder=encoder.describe(),
-        settings={**vars(settings), "image_size": image_size, "arms": dict(arms), "focus": focus},
+        settings={
+            **vars(settings),
+            "image_size": image_size,
+            "arms": dict(arms),
+            "focus": focus,
+            "sweeps": list(sweeps),
+        },
         settings_that_differ=settings_that_differ({arm: sampled[arm] for arm in trainings}),
         digests={"cohort": cohort.digest, "draws": digest},
         warnings=(*nothing_added, *warnings),

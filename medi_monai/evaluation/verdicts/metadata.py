@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.probing.arms import CEILING
@@ -15,11 +16,25 @@ from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import Comparison, ProbeResults
 from medi_monai.utils.text import plural
 
-__all__ = ["trainings_findings", "verdict"]
+__all__ = [
+    "ALPHA",
+    "Effect",
+    "effect_of",
+    "main_answer",
+    "main_comparisons",
+    "protocol_findings",
+    "signed",
+    "trainings_findings",
+    "verdict",
+]
 
 ALPHA = 0.05
 #: what a comparison shows
-BETTER, WORSE, EQUIVALENT, UNCERTAIN = "better", "worse", "equivalent", "uncertain"
+Effect: TypeAlias = Literal["better", "worse", "equivalent", "uncertain"]
+BETTER: Effect = "better"
+WORSE: Effect = "worse"
+EQUIVALENT: Effect = "equivalent"
+UNCERTAIN: Effect = "uncertain"
 IMPROVE = "images generated with metadata improve the classifier"
 #: number of test patients below which there is a warning
 FEW_PATIENTS = 20
@@ -46,7 +61,7 @@ def verdict(fidelity: ArmsMetrics, probe: ProbeResults, focus: str = "medi", riv
     findings += _sampling_findings(fidelity, focus)
     warnings = [*fidelity.warnings, *(row for row in probe.warnings if row not in fidelity.warnings)]
     findings += [finding for finding in warnings if finding.level != "error"]
-    return findings + _protocol_findings(probe)
+    return findings + protocol_findings(probe)
 
 
 def trainings_findings(trainings: Sequence[TrainingSummary]) -> list[Finding]:
@@ -76,15 +91,36 @@ def _void(fidelity: ArmsMetrics, probe: ProbeResults) -> list[Finding]:
     return findings
 
 
-def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
+def main_comparisons(probe: ProbeResults, rival: str = "cls") -> tuple[dict[str, Comparison], list[str], list[str]]:
+    """Return the comparisons that decide the answer.
+
+    Args:
+        probe: results of the probing.
+        rival: arm conditioned on the class only.
+
+    Returns:
+        The differences in balanced accuracy by the other arm; those of real images alone and of the rival; and, in a
+        list, the best baseline without generated images, if there is one.
+    """
     compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     others = [name for name in ("real", rival) if name in compared]
-    if not others:
-        return [Finding("warning", "No comparison: there is no other arm.")]
     baselines = [name for name in compared if name in BASELINES and name not in (*others, CEILING)]
     best = [max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)] if baselines else []
-    effects = {name: _effect(compared[name]) for name in (*others, *best)}
-    level, answer = _answer(effects, best, probe.num_trainings)
+    return compared, others, best
+
+
+def main_answer(probe: ProbeResults, rival: str = "cls") -> tuple[str, str]:
+    """Return level and text of the answer that the probing gives; see :func:`verdict`."""
+    compared, others, best = main_comparisons(probe, rival)
+    effects = {name: effect_of(compared[name]) for name in (*others, *best)}
+    return _answer(effects, best, probe.num_trainings)
+
+
+def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding]:
+    compared, others, best = main_comparisons(probe, rival)
+    if not others:
+        return [Finding("warning", "No comparison: there is no other arm.")]
+    level, answer = main_answer(probe, rival)
     differences = {name: compared[name].difference for name in others}
     sentences = "; ".join(_difference(compared[name], focus, name).removesuffix(".") for name in others)
     findings = [Finding(level, f"{answer} {sentences}. Tested on {probe.test.what}.", differences)]
@@ -115,7 +151,7 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
 
 
 def _baseline_finding(row: Comparison, focus: str, baseline: str) -> Finding:
-    effect = _effect(row)
+    effect = effect_of(row)
     words = {
         BETTER: "is better than",
         WORSE: "is worse than",
@@ -137,7 +173,7 @@ def _worst_group_finding(probe: ProbeResults, focus: str, others: Sequence[str])
         f"{arm_title(name)} {worst.value:.2f} ({worst.group}, {worst.n} images)" for name, worst in worst_groups.items()
     )
     rows = [probe.comparison("worst_group_accuracy", name) for name in others]
-    effects = [_effect(row) if row else UNCERTAIN for row in rows]
+    effects = [effect_of(row) if row else UNCERTAIN for row in rows]
     certain = [name for name, effect in zip(others, effects) if effect in (BETTER, WORSE)]
     ending = "no difference is significant"
     if certain:
@@ -211,7 +247,8 @@ def _sampling_findings(fidelity: ArmsMetrics, focus: str) -> list[Finding]:
     return findings
 
 
-def _protocol_findings(probe: ProbeResults) -> list[Finding]:
+def protocol_findings(probe: ProbeResults, option: str = "--c_values") -> list[Finding]:
+    """Return warnings about the protocol of a probing, ``option`` being that with its values of C."""
     texts = []
     if any(row.p_value is None for row in probe.comparisons if row.figure == "balanced_accuracy"):
         texts.append(
@@ -237,16 +274,15 @@ def _protocol_findings(probe: ProbeResults) -> list[Finding]:
         if any(math.isclose(results.training.c, value) for value in (strongest, weakest))
     ]
     if edge and strongest < weakest:
-        texts.append(
-            f"The best C lies at the edge of its range for {', '.join(edge)}: extend the range with --c_values."
-        )
+        texts.append(f"The best C lies at the edge of its range for {', '.join(edge)}: extend the range with {option}.")
     unfinished = [arm_title(arm) for arm, results in probe.arms.items() if results.training.converged < 1]
     if unfinished:
         texts.append(f"Some probes did not converge: {', '.join(unfinished)}.")
     return [Finding("warning", text) for text in texts]
 
 
-def _effect(row: Comparison) -> str:
+def effect_of(row: Comparison) -> Effect:
+    """Return what a comparison shows: ``better``, ``worse``, ``equivalent`` or ``uncertain``."""
     if row.p_equivalence is not None and row.p_equivalence < ALPHA:
         return EQUIVALENT
     if row.p_holm is None or row.p_holm >= ALPHA or row.difference.value is None:
@@ -258,11 +294,12 @@ def _difference(row: Comparison, focus: str, other: str) -> str:
     difference, pair = row.difference, f"{arm_title(focus)} − {arm_title(other)}"
     if difference.value is None:
         return f"{pair}: undefined."
-    low, high = (_signed(edge) for edge in difference.ci95 or (None, None))
-    return f"{pair}: {_signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {p_statement(row.p_holm)})."
+    low, high = (signed(edge) for edge in difference.ci95 or (None, None))
+    return f"{pair}: {signed(difference.value)} balanced accuracy (95% CI {low} to {high}, {p_statement(row.p_holm)})."
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Format a difference to three decimals, with its sign."""
     text = number(value, 3)
     return f"+{text}" if value is not None and value > 0 and float(text) else text
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from medi_monai.report.blocks.arms import arm_title
 from medi_monai.report.blocks.overview import main_arms
+from medi_monai.report.encoders import second_sentence
 from medi_monai.report.words import number, p_statement
 from medi_monai.results.experiment import ExperimentResults
 from medi_monai.results.probing import Comparison, ProbeResults
@@ -46,7 +47,9 @@ def _best_baseline(probe: ProbeResults) -> str | None:
     values = {
         arm: of_arm.balanced_accuracy.value
         for arm, of_arm in probe.arms.items()
-        if arm not in main_arms(probe) and not _is_variant(arm, probe) and of_arm.balanced_accuracy.value is not None
+        if arm not in (*main_arms(probe), "ceiling")
+        and not _is_variant(arm, probe)
+        and of_arm.balanced_accuracy.value is not None
     }
     return max(values, key=values.__getitem__) if values else None
 
@@ -67,6 +70,7 @@ def _certainty(results: ExperimentResults) -> str:
             f"Balanced accuracy with {arm_title(probe.focus)} images minus that with {'; '.join(differences)}: "
             f"{_reading({arm: rows[arm] for arm in compared})}."
         )
+    sentences.append(second_sentence(results.second))
     unit = "" if test.unit == "patient" else f" in {plural(test.num_units, test.unit)}"
     trainings = len(results.trainings)
     trained = (
@@ -78,7 +82,7 @@ def _certainty(results: ExperimentResults) -> str:
     num_warnings = sum(finding.level in ATTENTION for finding in results.verdict[1:])
     if num_warnings:
         sentences.append(f"{plural(num_warnings, 'finding needs', 'findings need')} attention: see Findings.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _others(arm: str) -> str:

@@ -18,16 +18,23 @@ from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
+from medi_monai.evaluation.verdicts.encoders import second_findings
 from medi_monai.evaluation.verdicts.metadata import trainings_findings, verdict
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
-from medi_monai.results import plain, print_findings, read_results, write_results
+from medi_monai.results import Finding, plain, print_findings, read_results, write_results
 from medi_monai.results.experiment import ExperimentResults, TrainedArm, TrainingSummary
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
 from medi_monai.runs.experiment.cohort_summary import summarize_cohort
 from medi_monai.runs.experiment.pictures import sample_grid
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
+from medi_monai.runs.experiment.second_encoder import (
+    SecondEncoder,
+    choose_second_encoder,
+    read_second,
+    second_stages,
+)
 from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import unknown_value
 from medi_monai.utils.files import atomic_path, read_json
@@ -71,6 +78,9 @@ class MetadataExperiment:
 
     config = "class_only.json"
 
+    def __init__(self) -> None:
+        self._second = SecondEncoder(None)
+
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
         """Refuse options that a later stage would refuse only after hours of training."""
         for name in options["baselines"]:
@@ -85,13 +95,15 @@ class MetadataExperiment:
             max_images=options["max_images"], min_images=options["min_images"], neighbors=options["neighbors"]
         )
         patch_transforms(geometry=False, normalize=options["normalization"])
-        build_encoder(options["encoder"])
+        self._second = choose_second_encoder(options, build_encoder(options["encoder"]))
         return dict(options)
 
     def stages(self, run: RunContext) -> Iterator[Sequence[Stage]]:
         """Yield one list with all stages, as none of them depends on results of others."""
         options = run.options
-        yield metadata_stages(run.output, options["class_only_guidance"], options["seed"], options["num_trainings"])
+        numbers = options["seed"], options["num_trainings"]
+        stages = metadata_stages(run.output, options["class_only_guidance"], *numbers)
+        yield [*stages, *second_stages(stages, self._second, options)]
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""
@@ -99,7 +111,10 @@ class MetadataExperiment:
         cohort = Cohort.read(output / "cohort")
         fidelity = read_results(output / "evaluation" / "metrics.json", ArmsMetrics)
         probe = read_results(output / "probing" / "probe.json", ProbeResults)
-        trainings = tuple(_summarize_training(run, number, probe) for number in range(run.options["num_trainings"]))
+        numbers = range(run.options["num_trainings"])
+        trainings = tuple(_summarize_training(run, number, probe) for number in numbers)
+        evaluations = [_Training.of(output, number, 0).evaluation for number in numbers]
+        second = read_second(self._second, output, evaluations, fidelity, probe)
         columns = fidelity.columns
         sampling_dirs = {arm: output / arm / "sampling" for arm in ARMS}
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
@@ -111,7 +126,11 @@ class MetadataExperiment:
                 f"the generator knows {' and '.join(columns[1:])}?"
             ),
             cohort=summarize_cohort(cohort, columns, "cohort"),
-            verdict=(*verdict(fidelity, probe), *trainings_findings(trainings)),
+            verdict=(
+                *verdict(fidelity, probe),
+                *(second_findings(second, probe) if second else [Finding("note", self._second.why_none)]),
+                *trainings_findings(trainings),
+            ),
             fidelity=fidelity,
             probe=probe,
             trainings=trainings,
@@ -122,6 +141,7 @@ class MetadataExperiment:
             },
             settings=run.settings,
             seconds=run.seconds,
+            second=second,
         )
         results = write_results(output / "experiment.json", results)
         audit = read_json(output / "cohort" / "audit.json")
@@ -181,6 +201,11 @@ class _Training:
             return cls(output, seed, "")
         return cls(output / f"training_{number + 1}", seed + number, f" {number + 1}")
 
+    @property
+    def evaluation(self) -> Path:
+        """Folder of its evaluation."""
+        return self.folder / "evaluation"
+
     def sampling(self, arm: str) -> Path:
         """Folder of the images of an arm."""
         return self.folder / arm / "sampling"
@@ -202,15 +227,15 @@ def _stages_of_training(training: _Training, cohort: Path, class_only_guidance: 
         needs = ["preparing", f"training {arm}{end}"]
         stages.append(Stage(f"sampling {arm}{end}", "sampling", ["inference.json", *overlay], done, drawn, needs))
     arms = {arm: str(training.sampling(arm)) for arm in ARMS}
-    measured = {"cohort_dir": cohort, "arms": arms, "output_dir": folder / "evaluation"}
+    measured = {"cohort_dir": cohort, "arms": arms, "output_dir": training.evaluation}
     needs = ["preparing", *(f"sampling {arm}{end}" for arm in ARMS)]
-    result = folder / "evaluation" / "metrics.json"
+    result = training.evaluation / "metrics.json"
     return [*stages, Stage(f"evaluation{end}", "evaluation", ["evaluate.json"], result, measured, needs)]
 
 
 def _summarize_training(run: RunContext, number: int, probe: ProbeResults) -> TrainingSummary:
     training = _Training.of(run.output, number, run.options["seed"])
-    fidelity = read_results(training.folder / "evaluation" / "metrics.json", ArmsMetrics)
+    fidelity = read_results(training.evaluation / "metrics.json", ArmsMetrics)
     arms = {}
     for arm, measured in fidelity.arms.items():
         distance = measured.frechet_distance
@@ -221,5 +246,5 @@ def _summarize_training(run: RunContext, number: int, probe: ProbeResults) -> Tr
             label_fidelity=measured.label_fidelity.value if measured.label_fidelity else None,
             attribute_fidelity={name: share.value for name, share in measured.attribute_fidelity.items() if share},
         )
-    page = training.folder / "evaluation" / "report.html"
+    page = training.evaluation / "report.html"
     return TrainingSummary(training.seed, arms, str(page.relative_to(run.output)))

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from medi_monai.cohort.settings import ReadingSettings
 from medi_monai.engines.sampling_settings import PlanSettings, SamplingSettings
-from medi_monai.utils.settings import Count, Few, Flag, Number, PathText, Rate, Repeats, Settings, setting
+from medi_monai.utils.settings import (
+    Component,
+    Count,
+    Few,
+    Flag,
+    Number,
+    PathText,
+    Rate,
+    Rates,
+    Repeats,
+    Settings,
+    Whole,
+    setting,
+)
 
 __all__ = [
     "BrainExperimentSettings",
@@ -41,6 +54,16 @@ class ExperimentSettings(ParallelSettings):
     sampling_batch_size: Count = setting(64, "images per sampling batch")
     num_trainings: Repeats = setting(1, "trainings of each arm, with seeds `seed`, `seed` + 1, …")
     class_only_guidance: Number = setting(1.0, "`label_guidance` of the class-only arm; 1: none")
+    second_encoder: Component | None = setting(
+        "auto",
+        "encoder with which evaluation and probing are repeated; auto: `efficientnet_lite0` beside `embedded`, "
+        "`embedded` beside any other; null: none",
+    )
+    second_repeats: Repeats = setting(4, "`num_repeats` of the probing with the second encoder")
+    second_sweep_repeats: Whole = setting(
+        1, "`sweep_repeats` of the probing with the second encoder, whose only sweep is `correlation`"
+    )
+    second_c_values: Rates = setting([0.01, 0.1, 1.0], "`c_values` of evaluation and probing with the second encoder")
 
 
 class BrainExperimentSettings(ParallelSettings):

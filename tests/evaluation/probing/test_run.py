@@ -186,6 +186,13 @@ def test_a_generator_that_saw_nothing_of_what_the_sweep_withholds_stays_in_it(ru
     assert list(correlation.arms) == ["real", "medi"] and correlation.left_out == ("cls",)
 
 
+def test_sweeps_can_be_chosen_and_the_draws_are_the_same(run):
+    whole, some = run(), run("some", sweeps=["correlation"])
+    assert some.arms == whole.arms and some.shortcut == whole.shortcut and some.digests == whole.digests
+    assert whole.sweeps["ratio"] and some.sweeps == {"ratio": (), "real_per_class": (), "num_centers": ()}
+    assert not run("none", sweeps=[]).shortcut.correlation.arms
+
+
 def test_one_arm_and_no_validation_will_do(run, data, tmp_path):
     cohort = Cohort(data[0].table.assign(split=data[0].table["split"].replace("val", "train")), data[0].root)
     few = ProbeSettings(**{**vars(SETTINGS), "sweep_repeats": 0, "num_repeats": 1})

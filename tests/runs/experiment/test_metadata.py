@@ -11,6 +11,7 @@ BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
 LATE = {
     "baselines": ["reweighted"], "normalization": "macenko", "encoder": "embedded", "max_images": 512,
     "min_images": 16, "neighbors": 5, "label": "project_id", "attributes": ["center"],
+    "image_size": 32, "second_encoder": "auto",
 }  # fmt: skip
 SAMPLING = {"sampling": {"solver": "ddim"}}
 
@@ -51,6 +52,8 @@ def test_further_trainings_differ_in_seed_and_folder_alone_and_are_probed_togeth
     [
         ({"baselines": ["reweigted"]}, SAMPLING, "did you mean 'reweighted'"),
         ({"encoder": "embeded"}, SAMPLING, "did you mean 'embedded'"),
+        ({"second_encoder": "efficientnet_lite"}, SAMPLING, "did you mean 'efficientnet_lite0'"),
+        ({"second_encoder": "embedded"}, SAMPLING, "second_encoder = 'embedded' equals `encoder`"),
         ({"normalization": "macenco"}, SAMPLING, "did you mean 'macenko'"),
         ({"min_images": 4}, SAMPLING, "min_images = 4 has to be more than"),
         ({}, {"sampling": {"solver": "dim"}}, "did you mean 'ddim'"),

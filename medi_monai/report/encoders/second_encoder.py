@@ -1,0 +1,162 @@
+"""The section on the second encoder: differences between arms, distances and shortcut figures by both encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from medi_monai.report.blocks.arms import arm_title
+from medi_monai.report.page import Page
+from medi_monai.report.words import DASH, figure_text, number, p_statement, percent_text, share_table, span
+from medi_monai.results.experiment import EncoderComparison, EncoderDifference, ExperimentResults, SecondEncoderResults
+from medi_monai.results.metrics import ArmsMetrics
+from medi_monai.results.probing import ProbeResults
+from medi_monai.utils.text import plural
+
+__all__ = ["add_second_encoder", "distance_sentence", "second_sentence"]
+
+#: words for the agreement of a difference
+AGREEMENTS = {
+    "same": "agree",
+    "significance": "same direction, significant by one only",
+    "direction": "opposite directions, significant by one only",
+    "opposite": "opposite directions, both significant",
+    "neither": "opposite directions, neither significant",
+    "undefined": DASH,
+}
+
+
+def second_sentence(second: SecondEncoderResults | None) -> str:
+    """Return one sentence for the answer of a page: whether the encoders agree; empty without a second encoder."""
+    if second is None:
+        return ""
+    same = sum(row.agreement == "same" for row in second.comparisons)
+    return (
+        f"With a second encoder, {second.name}, {same} of {plural(len(second.comparisons), 'difference')} have the "
+        "same direction and significance."
+    )
+
+
+def distance_sentence(second: SecondEncoderResults | None) -> str:
+    """Return one sentence with the Fréchet distances by the second encoder; empty without one."""
+    if second is None:
+        return ""
+    arms = ", ".join(
+        f"{arm_title(arm)} {figure_text(of_arm.frechet_distance.mean)}" for arm, of_arm in second.fidelity.arms.items()
+    )
+    floor = figure_text(second.fidelity.real.floor.frechet_distance)
+    return f"Mean Fréchet distance by the second encoder, {second.name}: {arms}; real images of other patients {floor}."
+
+
+def add_second_encoder(page: Page, results: ExperimentResults) -> None:
+    """Add the section on the second encoder; nothing without one.
+
+    Args:
+        page: page to extend.
+        results: results of the experiment.
+    """
+    second = results.second
+    if second is None:
+        return
+    names = _titles(results.fidelity, second)
+    page.section(
+        "Second encoder",
+        f"Distances and classifiers use features of an encoder. All stages that use features were repeated with "
+        f"{second.name}, the probing with {plural(second.probe.num_repeats, 'draw')} of training patients instead of "
+        f"{results.probe.num_repeats}. An effect by one encoder only depends on what its features show.",
+    )
+    rows = {_title(row): _difference_row(row, names) for row in second.comparisons}
+    page.table(share_table(rows, "difference"), "Differences between arms, with 95% confidence intervals")
+    metrics = dict(zip(names, (results.fidelity, second.fidelity)))
+    page.table(share_table(_distance_rows(metrics), "images"), "Mean Fréchet distance to real images")
+    if len(results.trainings) > 1:
+        ranges = (f"{arm_title(arm)} {_range(values)}" for arm, values in second.frechet_distances.items())
+        page.text(f"Lowest to highest over the trainings, by {second.name}: {', '.join(ranges)}.")
+    probes = dict(zip(names, (results.probe, second.probe)))
+    page.table(share_table(_accuracy_rows(probes), "training data"), "Balanced accuracy")
+    page.table(
+        share_table(_shortcut_rows(probes), "figure"), f"How much the features show of the {second.probe.center}"
+    )
+    for title, target in second.links.items():
+        page.link(title, target)
+
+
+def _titles(first: ArmsMetrics, second: SecondEncoderResults) -> tuple[str, str]:
+    names = str(first.encoder.get("name", "first encoder")), second.name
+    # the same network with other settings
+    return names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+
+
+def _title(row: EncoderComparison) -> str:
+    focus, other = map(arm_title, row.arms)
+    if row.figure == "balanced_accuracy":
+        return f"{focus} − {other}, balanced accuracy"
+    return f"{focus} / {other}, Fréchet distance"
+
+
+def _difference_row(row: EncoderComparison, names: tuple[str, str]) -> dict[str, str]:
+    shown = {name: _difference_text(row.figure, of) for name, of in zip(names, (row.first, row.second))}
+    return {**shown, "agreement": AGREEMENTS[row.agreement]}
+
+
+def _difference_text(figure: str, given: EncoderDifference) -> str:
+    difference = given.difference
+    if difference.value is None:
+        return DASH
+    if figure == "balanced_accuracy":
+        text = ("+" if difference.value > 0 else "") + figure_text(difference, 3)
+    else:
+        # geometric mean, over combinations, of the ratio of the distances
+        edges = [math.exp(edge) for edge in difference.ci95] if difference.ci95 else None
+        text = number(math.exp(difference.value), 2) + span(edges, 2)
+    return f"{text}, {p_statement(given.p_value)}"
+
+
+def _distance_rows(metrics: Mapping[str, ArmsMetrics]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {"Real images of other patients": {}}
+    for name, of_encoder in metrics.items():
+        floor = of_encoder.real.floor.frechet_distance
+        rows["Real images of other patients"] |= {name: figure_text(floor), f"{name}, ratio to real": number(1.0, 2)}
+        for arm, of_arm in of_encoder.arms.items():
+            value = of_arm.frechet_distance.mean
+            ratio = value.value / floor.value if value.value is not None and floor.value else None
+            row = {name: figure_text(value), f"{name}, ratio to real": number(ratio, 2)}
+            rows.setdefault(arm_title(arm), {}).update(row)
+    return rows
+
+
+def _accuracy_rows(probes: Mapping[str, ProbeResults]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, probe in probes.items():
+        for arm, of_arm in probe.arms.items():
+            rows.setdefault(arm_title(arm, probe.generated), {})[name] = figure_text(of_arm.balanced_accuracy, 3)
+    return rows
+
+
+def _shortcut_rows(probes: Mapping[str, ProbeResults]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, probe in probes.items():
+        shortcut = probe.shortcut
+        accuracies = {probe.label: shortcut.label_probe_accuracy, probe.center: shortcut.center_probe_accuracy}
+        shown = {
+            f"{column} predicted from real images, balanced accuracy (chance {number(accuracy.chance, 2)})": number(
+                accuracy.value, 3
+            )
+            for column, accuracy in accuracies.items()
+        }
+        shown["robustness index (1: features show only the class)"] = number(shortcut.robustness_index.value, 3)
+        shown["clustering score (1: clusters are classes, −1: centers)"] = number(shortcut.clustering_score.value, 3)
+        for arm, curve in shortcut.correlation.arms.items():
+            title = (
+                f"change in accuracy as class and {probe.center} become correlated, {arm_title(arm, probe.generated)}"
+            )
+            shown[title] = percent_text(curve.average_performance_drop)
+        for title, text in shown.items():
+            rows.setdefault(title, {})[name] = text
+    return rows
+
+
+def _range(values: tuple[float | None, ...]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{number(min(known))} to {number(max(known))}" if known else DASH
