@@ -47,9 +47,11 @@ EXTRAS = {
     "mr": ["nibabel", "pydicom", "python-gdcm"],  # the last reads compressed DICOM
     "itk": ["itk"],  # MetaImage and NRRD
     "excel": ["openpyxl"],
+    "features": ["h5py"],  # features that TRIDENT and CLAM wrote
     "test": [
         "pytest",
         "pytest-xdist",
+        "h5py",
         "hypothesis",
         "nibabel",
         "openpyxl",

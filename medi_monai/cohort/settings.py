@@ -10,6 +10,7 @@ from pydantic import model_validator
 from medi_monai.cohort.captions import CaptionPreparation, CaptionTable, PatientSplit, SquareFit
 from medi_monai.cohort.captions.images import FITS, PADS
 from medi_monai.cohort.extraction import FORMATS, MEASURE, Cutting
+from medi_monai.cohort.features import POOLINGS
 from medi_monai.cohort.patches import Preparation
 from medi_monai.cohort.source import UNITS, ImageTable
 from medi_monai.cohort.splits.scheme import SCHEMES, SplitScheme
@@ -42,7 +43,14 @@ from medi_monai.wsi.readers import PixelRules
 from medi_monai.wsi.readers.resolution import ON_CONFLICT
 from medi_monai.wsi.readers.rules import MAX_PIXELS
 
-__all__ = ["CaptionSettings", "CohortSettings", "ReadingSettings", "caption_preparation", "patch_preparation"]
+__all__ = [
+    "CaptionSettings",
+    "CohortSettings",
+    "FeatureSettings",
+    "ReadingSettings",
+    "caption_preparation",
+    "patch_preparation",
+]
 
 DEMO_COLUMNS = {
     "image": "slides/{slide_submitter_id}.tiff",
@@ -178,6 +186,21 @@ class CaptionSettings(
     def _columns_agree(self) -> CaptionSettings:
         check_named_once("attributes", self.attributes, None)
         return self
+
+
+class FeatureSettings(Settings):
+    """Features computed elsewhere."""
+
+    features: PathText | None = setting(
+        None, "folder with an .h5 or .npz file of features for each slide, or a Parquet table with columns of features"
+    )
+    feature_columns: Text | None = setting(
+        None,
+        "of a Parquet table: the column of lists, or the beginning of the names of numbered ones; null: the only ones",
+    )
+    pooling: Annotated[str, OneOf("pooling", POOLINGS)] = setting(
+        "none", "whether each slide or patient is represented by the mean of its patches: none, slides, patients"
+    )
 
 
 class ReadingSettings(Settings):

@@ -23,7 +23,8 @@ from medi_monai.report.words import (
 )
 from medi_monai.results import Finding
 from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
-from medi_monai.results.probing import CorrelationSweep, ProbeResults
+from medi_monai.results.probing import CorrelationSweep
+from medi_monai.results.shortcuts import ShortcutFigures
 from medi_monai.utils.text import listed
 
 __all__ = [
@@ -257,7 +258,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return flat
 
 
-def add_correlation(page: Page, results: ProbeResults, titles: Mapping[str, str]) -> None:
+def add_correlation(page: Page, results: ShortcutFigures, titles: Mapping[str, str]) -> None:
     """Add the section on accuracy as center and class become correlated."""
     correlation, center = results.shortcut.correlation, results.center
     page.section(f"Accuracy as {center} and class become correlated")
@@ -316,7 +317,7 @@ def _add_known_patients(page: Page, correlation: CorrelationSweep) -> None:
         )
 
 
-def add_shortcut(page: Page, results: ProbeResults) -> None:
+def add_shortcut(page: Page, results: ShortcutFigures) -> None:
     """Add the section on class and center information in the features."""
     shortcut, label, center = results.shortcut, results.label, results.center
     rows = {

@@ -23,7 +23,7 @@ __all__ = ["FORMAT", "SCHEMAS", "RunResults", "read_results", "read_schema", "wr
 #: number of the format; increased when a key of a results file changes its name or meaning
 FORMAT = 2
 #: results files with a schema
-SCHEMAS = ("metrics", "probe", "experiment")
+SCHEMAS = ("metrics", "probe", "shortcuts", "experiment")
 
 
 class RunResults(Protocol):

@@ -116,7 +116,7 @@ class ProbeAccuracy(Figure):
 
     Args:
         value: balanced accuracy; ``None`` if it cannot be measured.
-        ci95: always ``None``.
+        ci95: interval over test patients; ``None`` if it was not asked for.
         n: number of images.
         chance: balanced accuracy expected by chance, 1 / ``num_values``; ``None`` if ``value`` is.
         num_values: number of values of the column that could be predicted.

@@ -21,7 +21,7 @@ from medi_monai.utils.records import RESULTS, claim_results
 from medi_monai.utils.run_dir import finish_run, set_aside
 from medi_monai.wsi.readers import read_image
 
-__all__ = ["audit_run", "audited_cohort", "check_measured", "refuse_leakage", "write_audit"]
+__all__ = ["audit_run", "audited_cohort", "check_measured", "is_quantity", "refuse_leakage", "write_audit"]
 
 AUDIT_SOURCES = ("patches", "table")
 #: number of distinct values above which a numeric attribute is compared in bins
@@ -117,7 +117,7 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
     table, quality = _with_unique_images(cohort.table), read_quality(cohort)
     label, combinations = columns.label, columns.combinations
     attributes = [name for name in columns.attributes if name != label]
-    numeric = [name for name in attributes if name in continuous or _is_quantity(table[name])]
+    numeric = [name for name in attributes if name in continuous or is_quantity(table[name])]
     # properties of the source files, because their size or resolution may reveal the center
     files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
@@ -153,7 +153,8 @@ def _with_unique_images(table: pd.DataFrame) -> pd.DataFrame:
     return unique
 
 
-def _is_quantity(column: pd.Series) -> bool:
+def is_quantity(column: pd.Series) -> bool:
+    """Return whether a column has so many values, all of them numbers, that it is compared in bins."""
     values = pd.Series(column.unique())
     values = values[~missing_cells(values)]
     return len(values) > MAX_CATEGORIES and pd.to_numeric(values, errors="coerce").notna().all()

@@ -13,6 +13,7 @@ from medi_monai.results.alignment import AlignmentMetrics
 from medi_monai.results.experiment import ExperimentResults
 from medi_monai.results.metrics import ArmsMetrics
 from medi_monai.results.probing import ProbeResults
+from medi_monai.results.shortcuts import ShortcutResults
 from medi_monai.utils.files import write_json
 
 __all__ = ["RESULTS", "main", "result_schema"]
@@ -21,6 +22,7 @@ __all__ = ["RESULTS", "main", "result_schema"]
 RESULTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "metrics": ("metrics.json of the run evaluation", (ArmsMetrics, AlignmentMetrics)),
     "probe": ("probe.json of the run probing", (ProbeResults,)),
+    "shortcuts": ("shortcuts.json of the run shortcuts", (ShortcutResults,)),
     "experiment": ("experiment.json of the run experiment", (ExperimentResults,)),
 }
 

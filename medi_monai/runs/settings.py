@@ -17,7 +17,7 @@ from medi_monai.alignment.settings import (
     PromptSettings,
     TargetSettings,
 )
-from medi_monai.cohort.settings import CaptionSettings, CohortSettings, ReadingSettings
+from medi_monai.cohort.settings import CaptionSettings, CohortSettings, FeatureSettings, ReadingSettings
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.sampling_settings import (
     GUIDANCE_SCALE,
@@ -240,6 +240,7 @@ GROUPS: dict[str, type[Settings]] = {
     "encoder": EncoderSettings,
     "experiment": ExperimentSettings,
     "experiment_reading": ExperimentReadingSettings,
+    "features": FeatureSettings,
     "fidelity": FidelitySettings,
     "focus": FocusSettings,
     "guidance": GuidanceSettings,

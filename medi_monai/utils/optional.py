@@ -30,6 +30,7 @@ EXTRAS = {
     "gdcm": "mr",
     "itk": "itk",
     "openpyxl": "excel",
+    "h5py": "features",
 }
 
 

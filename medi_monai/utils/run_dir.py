@@ -33,7 +33,7 @@ def is_command_line(arguments: Sequence[str]) -> bool:
 
 DAY = 86400.0
 #: runs whose work cannot be divided among the processes of torchrun
-UNDIVIDED = ("auditing", "autoencoding", "classifying", "aligning", "resampling", "experiment", "adapting")
+UNDIVIDED = ("auditing", "autoencoding", "classifying", "aligning", "resampling", "experiment", "adapting", "shortcuts")
 #: the reason, for runs that are not just short
 WHY_UNDIVIDED = {
     "aligning": "its loss compares the subgroups of a whole batch with the target, so that the gradients of parts of a "

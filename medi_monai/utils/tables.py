@@ -10,7 +10,7 @@ import io
 import lzma
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,7 +54,12 @@ ZIP, PARQUET, OLD_EXCEL = b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0"
 EXACT = 2**53
 
 
-def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str | None = None) -> pd.DataFrame:
+def read_table(
+    path: str | os.PathLike,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    columns: Collection[str] | None = None,
+) -> pd.DataFrame:
     """Read a table with every cell as a string, so that ``NA`` remains a value and ``01`` keeps its zero.
 
     The file format is detected from the bytes, not the name: Parquet, Excel, or text in UTF-8 or UTF-16. The separator
@@ -66,6 +71,8 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
         path: file to read; text may be compressed with gzip, bzip2 or xz.
         encoding: encoding of text that is not UTF-8, such as ``cp1252``.
         sheet: sheet of an Excel file that has several.
+        columns: columns that are needed, to read no others of a Parquet file (if it has all of them), which may have
+            thousands of features; other formats are read whole.
 
     Raises:
         InputError: if the file is missing, unreadable, or has no rows or too many columns, or if two columns have the
@@ -78,7 +85,7 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
             raise InputError(f"the table {path} is not a regular file")
         raise InputError(f"table not found: {path}. Check `table` and dataset_dir.")
     try:
-        table = _read(path, encoding, sheet)
+        table = _read(path, encoding, sheet, columns)
     except InputError:
         raise
     except pd.errors.EmptyDataError:
@@ -92,13 +99,13 @@ def read_table(path: str | os.PathLike, encoding: str | None = None, sheet: str 
     return table
 
 
-def _read(path: Path, encoding: str | None, sheet: str | None) -> pd.DataFrame:
+def _read(path: Path, encoding: str | None, sheet: str | None, columns: Collection[str] | None = None) -> pd.DataFrame:
     with open(path, "rb") as file:
         magic = file.read(8)
     if sheet is not None and not magic.startswith(ZIP):
         raise InputError(f"the table {path} is not an Excel file, so it has no `sheet`")
     if magic.startswith(PARQUET) or (path.suffix.lower() == ".parquet" and magic):
-        return _read_parquet(path)
+        return _read_parquet(path, columns)
     if magic.startswith(OLD_EXCEL):
         raise InputError(f"{path} is an old or encrypted Excel file; save it without a password as .xlsx, or as CSV")
     if magic.startswith(ZIP):
@@ -120,14 +127,16 @@ def read_parquet(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
     return pd.read_parquet(path, use_threads=False, pre_buffer=False, **options)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
     import pyarrow.parquet
 
     names = pyarrow.parquet.read_schema(path).names
     _check_width(len(names), path)
     _checked_names(names, path)
     # with nullable types, whole numbers remain integers in columns with missing values
-    frame = read_parquet(path, dtype_backend="numpy_nullable")
+    wanted = [name for name in names if tidy(str(name)) in (columns or ()) or name in (columns or ())]
+    options = {"columns": wanted} if columns and len(wanted) == len(set(columns)) else {}
+    frame = read_parquet(path, dtype_backend="numpy_nullable", **options)
     table = pd.DataFrame({tidy(str(name)): _as_text(frame[name]) for name in frame.columns}, index=frame.index)
     return table.reset_index(drop=True)
 

@@ -99,6 +99,14 @@ PATHOLOGY = [
         results=("out/audit.json",), **RAW, **TILES,
     ),
     Recipe(
+        "pathology/shortcuts", "shortcuts.json",
+        {
+            "dataset_dir": "data", "features": "data/features", "num_workers": 1, "c_values": [1.0], "num_repeats": 2,
+            "probe_replicates": 4, "sweep_repeats": 1, "sweep_correlations": [0.0], "min_count": 2, **OUT,
+        },
+        results=("out/shortcuts.json",), **RAW, **TILES,
+    ),
+    Recipe(
         "pathology/training", "train.json",
         {**COHORT, **SIZE, **NETWORK, **TRAINING, "ckpt_dir": "new", **OUT},
         reads=("cohort",), results=("new/model.pt", "new/schema.json"), outputs=("out", "new"), **READ_COHORT,

@@ -17,7 +17,7 @@ from tests.faults.recipes import RECIPES
 from tests.faults.world import LOCK, STEPS, Runner, World, command_of, make_data
 
 #: tables that people open, and no run reads
-PEOPLE = ("rejected.csv", "metrics.csv", "probe.csv", "confusion.csv")
+PEOPLE = ("rejected.csv", "metrics.csv", "probe.csv", "shortcuts.csv", "confusion.csv")
 
 CLASSES = ("<script>alert(1)</script>" + "x" * 275, "=1+1")
 CENTERS = ('"><img src=x onerror=alert(1)>', "../../up\\..\\\tend", "line\nbreak $\\frac{ 🧠 מרכז")
@@ -27,6 +27,7 @@ PATIENTS = ("@", "../", "<i>", "患者 ")
 #: runs whose results no other run reads, each with its page; the others are made for these
 RUNS = {
     "pathology/auditing": "audit.html",
+    "pathology/shortcuts": "report.html",
     **{f"pathology/{run}": "report.html" for run in ("evaluation", "evaluation_alignment", "probing", "experiment")},
     "brain/resampling": None,
     "brain/evaluation": "report.html",

@@ -117,15 +117,17 @@ def command_of(
 
 
 def make_data(folder: Path) -> None:
-    """Tiles of two classes and three centers, and slices of a brain, with their tables."""
+    """Tiles of two classes and three centers with features, and slices of a brain, with their tables."""
     rng, tiles = np.random.default_rng(0), folder / "pathology" / "data"
     tiles.mkdir(parents=True)
     rows = []
+    (tiles / "features").mkdir()
     for number in range(36):
         label, center = number % 2, number // 2 % 3
         color = np.array([(180, 90, 150), (120, 60, 160)][label]) + 20 * center
         pixels = np.clip(rng.normal(color, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(tiles / f"t{number}.png")
+        np.savez(tiles / "features" / f"s{number}.npz", features=rng.normal([label, center, 0, 0], 1, (3, 4)))
         names = (["LUAD", "LUSC"][label], ["North", "South", "West"][center], ["male", "female"][number % 5 % 2])
         rows.append((f"t{number}.png", f"s{number}", f"p{number}", 1.0, *names))
     columns = ["image", "slide", "patient", "mpp", "project_id", "center", "sex"]

@@ -192,7 +192,7 @@ class TableSpec:
         notes: list[str] = []
         strays = []
         if self.layout == "plain":
-            table = read_table(path, self.encoding, self.sheet)
+            table = read_table(path, self.encoding, self.sheet, list(needed))
             # settings may spell a column in another Unicode form than the table, whose names are in composed form (NFC)
             spelled = {tidy(name): name for name in needed if name not in table}
             table = table.rename(columns=spelled)

@@ -67,12 +67,15 @@ class DrawContext:
         settings: settings of the comparison.
         trained_on: combinations of class and center that the generative model of each arm was trained on; None, or no
             entry, if they are not recorded.
+        tests: test sets that take the place of the holdout in the draws of the main comparison, which then has one arm:
+            for each, its rows and their units. The results of each set are stored like those of an arm of its name.
     """
 
     protocol: ProbeProtocol
     units: TestUnits
     settings: ProbeSettings
     trained_on: Mapping[str, Collection[tuple[str, ...]] | None] = field(default_factory=dict)
+    tests: Mapping[str, tuple[np.ndarray, TestUnits]] = field(default_factory=dict)
 
 
 def make_jobs(context: DrawContext, names: Sequence[str], synthetic: Sequence[str]) -> list[Job]:
@@ -191,6 +194,10 @@ def _run_elsewhere(path: Path, job: Job) -> str:
 
 def _run_job(job: Job, context: DrawContext) -> str:
     protocol, settings = context.protocol, context.settings
+    if context.tests and job.sweep == "main":
+        draw = Draw(job.sweep, job.point, job.repeat, _scores_of_tests(job, context))
+        write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
+        return job.key
     rows = protocol.test if job.condition.test_rows is None else job.condition.test_rows
     seed = seed_from("test units", settings.seed)
     num_replicates = settings.probe_replicates if job.sweep == "main" else 1
@@ -221,6 +228,23 @@ def _run_job(job: Job, context: DrawContext) -> str:
         )
     write_json(Path(job.folder) / f"{job.key}.json", _without_nan(plain(draw)))
     return job.key
+
+
+def _scores_of_tests(job: Job, context: DrawContext) -> dict[str, ArmDraw]:
+    protocol, settings, tests = context.protocol, context.settings, context.tests
+    rows = np.concatenate([of_test for of_test, _ in tests.values()])
+    (outcome,) = protocol.run(job.arms, job.repeat, replace(job.condition, test_rows=rows))
+    training = Training(outcome.num_real, outcome.num_added, outcome.c, outcome.converged)
+    scores, start = {}, 0
+    for name, (of_test, units) in tests.items():
+        # a seed of its own, so that units of different sets are drawn independently
+        seed = seed_from("test units", settings.seed, name)
+        targets = protocol.labels[of_test]
+        scorer = Scorer(targets, units, protocol.classes, settings.min_count, settings.probe_replicates, seed)
+        of_outcome = outcome.probabilities[start : start + len(of_test)]
+        scores[name] = ArmDraw(scorer.score(of_outcome), training)
+        start += len(of_test)
+    return scores
 
 
 def _two_classes(outcome: Outcome, labels: np.ndarray, num_outside: int) -> ArmScores:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort, Shard
-from medi_monai.cohort.groups import codes_of, spread_rows, stable_order
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
 from medi_monai.evaluation.embedding import embed_images, features_folder
@@ -20,9 +19,6 @@ from medi_monai.evaluation.probing import (
     BASELINES,
     ImageSet,
     ProbeProtocol,
-    balanced_clustering,
-    balanced_robustness,
-    probe_accuracy,
 )
 from medi_monai.evaluation.probing.arms import (
     AUGMENTED,
@@ -47,6 +43,7 @@ from medi_monai.evaluation.probing.tables import (
     test_df_of,
 )
 from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.shortcuts.figures import predicted_rows, shortcut_figures
 from medi_monai.evaluation.verdicts.encoder import encoder_findings
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
@@ -55,7 +52,6 @@ from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import claim_results
-from medi_monai.utils.seeding import seed_from
 from medi_monai.utils.text import listed
 from medi_monai.wsi.transforms import patch_transforms
 
@@ -65,10 +61,6 @@ __all__ = ["probe_run"]
 DRAWS_VERSION = 7
 #: the sweep over the correlation of class and center, which has results of its own
 CORRELATION = "correlation"
-#: maximum number of real images whose center and class are predicted
-MAX_PREDICTED = 20_000
-
-
 #: usual names of demographic columns
 DEMOGRAPHICS = ("race", "ethnicity", "sex", "gender")
 
@@ -342,18 +334,7 @@ def _identity(
 def _shortcut(
     protocol: ProbeProtocol, label: str, center: str, settings: ProbeSettings, correlation: CorrelationSweep
 ) -> Shortcut:
-    order = stable_order(protocol.table)
-    rng = np.random.default_rng(seed_from("shortcut", settings.seed))
-    rows = order[spread_rows(protocol.groups[order], MAX_PREDICTED, rng)]
+    rows = predicted_rows(protocol.table, protocol.groups, settings.seed)
     features = np.asarray(protocol.views["real"].features[rows])
-    table, patients = protocol.table.iloc[rows], protocol.patients[rows]
-    of_label, of_center = (
-        probe_accuracy(features, codes_of(table, [column])[0], patients, settings.c_values, settings.seed)
-        for column in (label, center)
-    )
-    slides = codes_of(table, ["slide"])[0] if "slide" in table else None
-    centers = codes_of(table, [center])[0]
-    labels = protocol.labels[rows]
-    robustness = balanced_robustness(features, labels, centers, slides, settings.seed)
-    clustering = balanced_clustering(features, labels, centers, settings.seed)
-    return Shortcut(of_label, of_center, robustness, correlation, clustering)
+    table = protocol.table.iloc[rows]
+    return shortcut_figures(features, table, label, center, settings.c_values, settings.seed, correlation)

@@ -49,9 +49,17 @@ __all__ = [
 ]
 
 
-def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
-    """Return the numbers of test images and patients, and the combinations among them."""
-    codes, counts = np.unique(protocol.groups[protocol.test], return_counts=True)
+def describe_test(protocol: ProbeProtocol, units: TestUnits, rows: np.ndarray | None = None) -> TestSet:
+    """Return the numbers of test images and patients, and the combinations among them.
+
+    Args:
+        protocol: protocol of the probes.
+        units: units of the test images.
+        rows: rows of the test images; by default those of the holdout.
+    """
+    left_out = protocol.num_untrained if rows is None else 0
+    rows = protocol.test if rows is None else rows
+    codes, counts = np.unique(protocol.groups[rows], return_counts=True)
     columns, trained_groups = [protocol.label, *protocol.attributes], set(protocol.groups[protocol.train].tolist())
     groups = [
         TestGroup(dict(zip(columns, protocol.group_names[code])), count, code in trained_groups)
@@ -60,9 +68,9 @@ def describe_test(protocol: ProbeProtocol, units: TestUnits) -> TestSet:
     patients = int(units.table["patient"].nunique())
     clusters = units.clusters
     return TestSet(
-        len(protocol.test),
+        len(rows),
         patients,
-        protocol.num_untrained,
+        left_out,
         tuple(groups),
         _tested_on(groups),
         clusters.kind,

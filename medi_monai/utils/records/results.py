@@ -44,6 +44,9 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "resampling": (("images", "manifest.csv", SUMMARY),),
     "evaluation": (("metrics.json", "metrics.csv", "closest.npz", "report.html", SUMMARY),),
     "probing": (("probe.json", "probe.csv", "repeats", "report.html", SUMMARY),),
+    "shortcuts": (
+        ("shortcuts.json", "shortcuts.csv", "audit.json", "audit.html", "repeats", "report.html", SUMMARY),
+    ),
     "experiment": (("experiment.json", "report.html", "samples.png", "stages", SUMMARY),),
 }  # fmt: skip
 ALL_NAMES = {name for folders in RESULTS.values() for names in folders for name in names}

@@ -84,7 +84,13 @@ def test_a_run_computes_with_the_threads_and_prints_into_the_log_that_it_is_give
     assert "threads" not in made.stdout and "another" not in made.stdout
 
 
-NO_STAGES = ("medi_monai.engines.adaptation", "medi_monai.engines.autoencoding", "medi_monai.engines.cascade")
+NO_STAGES = (
+    "medi_monai.runs.auditing",
+    "medi_monai.runs.shortcuts",
+    "medi_monai.engines.adaptation",
+    "medi_monai.engines.autoencoding",
+    "medi_monai.engines.cascade",
+)
 
 
 def test_what_the_stages_of_an_experiment_import_is_preloaded():
@@ -94,7 +100,7 @@ def test_what_the_stages_of_an_experiment_import_is_preloaded():
         for file in bundles.glob("*/configs/*.json")
         for name in re.findall(r"import (medi_monai[\w.]+)", file.read_text())
         # the experiment itself is no stage, nor are the runs of these modules
-        if not name.startswith(("medi_monai.runs.experiment", "medi_monai.runs.auditing", *NO_STAGES))
+        if not name.startswith(("medi_monai.runs.experiment", *NO_STAGES))
     }
     code = f"import sys\nfor name in {PRELOADED}: __import__(name)\nprint(*sorted({named} - {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

@@ -1,0 +1,137 @@
+"""The page of the run ``shortcuts``: what features reveal of class and attributes, and what that costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medi_monai.report.page import LEVELS, Page
+from medi_monai.report.sections import add_correlation, add_findings, add_provenance, add_shortcut
+from medi_monai.report.shortcuts.plots import accuracy_plot
+from medi_monai.report.words import DASH, figure_text, number, p_text, share_table
+from medi_monai.results.shortcuts import DomainAccuracy, ShortcutResults
+from medi_monai.utils.text import plural
+
+__all__ = ["write_shortcut_page"]
+
+#: plural of a unit
+UNITS = {"patch": "patches", "slide": "slides", "patient": "patients"}
+#: titles of test sets
+IN_DOMAIN, UNSEEN = "in domain", "unseen combinations"
+POOLED = {
+    "none": "",
+    "slides": " Each slide is the mean of the features of its patches.",
+    "patients": " Each patient is the mean of the features of all patches.",
+}
+
+
+def write_shortcut_page(results: ShortcutResults, path: str | os.PathLike) -> Path:
+    """Write the page of a run.
+
+    Args:
+        results: results of the run; ``audit.html`` is in the same folder.
+        path: file to write.
+
+    Returns:
+        ``path``.
+    """
+    features = results.features
+    page = Page(
+        "Shortcuts in features",
+        f"{plural(features.dim, 'feature')} of {plural(features.n, features.unit, UNITS[features.unit])} "
+        f"({plural(features.slides, 'slide')}, {plural(features.patients, 'patient')})."
+        f"{POOLED[features.pooling]} Class: {results.label}; attributes: {', '.join(results.attributes)}.",
+    )
+    levels = [finding.level for finding in results.conclusions]
+    page.answer([finding.text for finding in results.conclusions], min(levels, key=LEVELS.index))
+    page.figure(
+        accuracy_plot(results.label, _accuracies(results), _tests(results), results.unseen.chance),
+        "Balanced accuracy of linear probes on other patients, with 95% intervals over these; dotted: chance. "
+        f"Left: {results.label} (blue) and attributes (orange). An attribute can serve as a shortcut where it is "
+        "predicted well. Right: accuracy for the class where training has the same combinations, and where it lacks "
+        "them; these intervals are also over training patients.",
+    )
+    add_findings(page, list(results.warnings), "Cautions")
+    _add_columns(page, results)
+    _add_unseen(page, results)
+    add_correlation(page, results, {"real": f"Probe for {results.label}"})
+    add_shortcut(page, results)
+    page.section(
+        "Metadata",
+        f"How strongly the metadata couple {results.label} and attributes, before any feature: counts of patients by "
+        "class and value, missing data, and leakage between splits.",
+    )
+    page.link("Audit of the metadata", "audit.html")
+    add_provenance(page, results.settings, results.digests)
+    return page.write(path)
+
+
+def _accuracies(results: ShortcutResults) -> dict:
+    of_attributes = {name: part.shortcut.center_probe_accuracy for name, part in results.attributes.items()}
+    return {results.label: results.label_probe_accuracy, **of_attributes}
+
+
+def _domains(results: ShortcutResults) -> dict[str, DomainAccuracy]:
+    parts = {IN_DOMAIN: results.unseen.in_domain, UNSEEN: results.unseen.unseen}
+    return {title: part for title, part in parts.items() if part is not None}
+
+
+def _tests(results: ShortcutResults) -> dict:
+    return {title: part.balanced_accuracy for title, part in _domains(results).items()}
+
+
+def _add_columns(page: Page, results: ShortcutResults) -> None:
+    page.section(
+        "Class and attributes in the features",
+        f"Each attribute next to {results.label}. Cramér's V: how strongly the metadata couple it with {results.label} "
+        "(0 none, 1 complete). Robustness index: 1, neighbors share the class; 0, the attribute. Clustering score: 1, "
+        "clusters are the classes; −1, the values of the attribute.",
+    )
+    rows = {}
+    for name, accuracy in _accuracies(results).items():
+        attribute = results.attributes.get(name)
+        index = attribute and attribute.shortcut.robustness_index
+        rows[name] = {
+            "balanced accuracy": figure_text(accuracy, 3),
+            "chance": number(accuracy.chance, 3),
+            "values": accuracy.num_values,
+            f"Cramér's V with {results.label}": figure_text(attribute.association, 2) if attribute else DASH,
+            "robustness index": f"{number(index.value, 2)} (k\u00a0=\u00a0{index.k or DASH})" if index else DASH,
+            "clustering score": number(attribute.shortcut.clustering_score.value, 2) if attribute else DASH,
+            UNITS[results.features.unit]: accuracy.n,
+        }
+    page.table(share_table(rows, "column"))
+    page.text(
+        "Each third of the patients is predicted by a probe trained on another third. Intervals are over the patients "
+        "that are predicted, not over other training patients. Probes for class and "
+        "attribute are separate: where the metadata couple both, each also profits from what the features reveal of "
+        "the other; the robustness index compares equal numbers of all four combinations of two classes and values."
+    )
+
+
+def _add_unseen(page: Page, results: ShortcutResults) -> None:
+    unseen, training = results.unseen, results.unseen.training
+    page.section(
+        f"Accuracy for {results.label} in domain and on unseen combinations",
+        f"Trained on {plural(training.n, results.features.unit, UNITS[results.features.unit])} of "
+        f"{plural(training.patients, 'patient')} in {plural(int(results.settings['num_repeats']), 'draw')}; split: "
+        f"{unseen.split_scheme}. In parentheses: 95% intervals over test combinations or patients and over training "
+        "patients.",
+    )
+    rows = {
+        title: {
+            "balanced accuracy": figure_text(part.balanced_accuracy, 3),
+            "test": part.test.what,
+            UNITS[results.features.unit]: part.test.n,
+            "patients": part.test.patients,
+            "combinations": len(part.test.groups),
+        }
+        for title, part in _domains(results).items()
+    }
+    page.table(share_table(rows, "test set"))
+    if unseen.drop is not None:
+        page.text(
+            f"Difference: {figure_text(unseen.drop.difference, 3)} (p {p_text(unseen.drop.p_value)}). Chance: "
+            f"{number(unseen.chance, 3)}. The drop contains what the shortcut costs, and how much harder these "
+            "combinations are."
+        )
