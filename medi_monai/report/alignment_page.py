@@ -47,6 +47,7 @@ ANSWERS: Mapping[Answer, str] = {
     "no effect": "Alignment had no significant effect.",
     "fooled the guide": "The target is missed: the tuning exploited weaknesses of the guide classifier.",
     "quality lost": "The target is met, but image quality is lost.",
+    "quality not shown": "The target is met, but it is not shown that image quality is kept.",
     "undecided": "The result is undecided.",
 }
 
@@ -112,11 +113,11 @@ def _add_answer(page: Page, metrics: AlignmentMetrics) -> None:
         page.notice(warning.text, "error")
     verdict = metrics.verdict["after"]
     levels = [finding.level for finding in verdict.findings]
-    quality = "No loss of image quality, diversity, or prompt adherence was found."
+    quality = "Image quality, diversity, and prompt adherence are within the allowed limits."
     if verdict.quality_lost:
         quality = "Image quality, diversity, or prompt adherence is significantly worse: see Findings."
     elif "warning" in levels[1:]:
-        quality = "Image quality, diversity, or prompt adherence may be worse, but not significantly: see Findings."
+        quality = "Image quality, diversity, or prompt adherence may be worse than allowed: see Findings."
     shares = " ".join(_shares_sentence(metrics, attribute) for attribute in metrics.target.parts)
     page.answer([ANSWERS[verdict.answer], shares, quality], levels[0])
     for attribute, target in metrics.target.parts.items():

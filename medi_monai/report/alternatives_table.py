@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from medi_monai.report.page import Page
 from medi_monai.report.sections import StageTime
-from medi_monai.report.words import DASH, arm_title, duration_text, figure_text, share_table
+from medi_monai.report.words import DASH, arm_title, duration_text, figure_text, number, share_table
 from medi_monai.results import Figure
 from medi_monai.results.alignment import AlignmentMetrics, ArmCost, Selection
 
-__all__ = ["add_alternatives", "stages_of"]
+__all__ = ["add_alternatives", "lower_distances", "stages_of"]
 
 OWN = ("before", "after")
 WORDS = {
@@ -36,6 +36,9 @@ def add_alternatives(page: Page, metrics: AlignmentMetrics) -> None:
     page.text("\n".join([*(WORDS[arm] for arm in [*others, *left_out] if arm in WORDS), *([BUDGET] if same else ())]))
     for arm in others:
         page.notice(f"{arm_title(arm)}. {metrics.verdict[arm].findings[0].text}")
+    lower = lower_distances(metrics)
+    if lower:
+        page.text(lower)
     for arm, why in left_out.items():
         page.notice(f"{arm_title(arm)}: not reported, because {why}.", "warning")
     columns = {arm: _column(metrics, arm) for arm in metrics.proportions}
@@ -45,6 +48,29 @@ def add_alternatives(page: Page, metrics: AlignmentMetrics) -> None:
     if not metrics.costs:
         rows = {name: cells for name, cells in rows.items() if name not in ("run time", "forward and backward passes")}
     page.table(share_table(rows, "all arms"), "Distance to the target, quality, and cost")
+
+
+def lower_distances(metrics: AlignmentMetrics) -> str:
+    """Return a sentence for each alternative whose Fréchet distance is below that of the tuned model; empty if none is.
+
+    Distances are compared as ratios to ``before``, because each of these has an equal number of images on both sides.
+    """
+    sentences = []
+    for arm in metrics.proportions:
+        if arm in OWN:
+            continue
+        lower = []
+        for group, fidelity in metrics.fidelity.items():
+            own, tuned = (fidelity.arms[name].ratio.value for name in (arm, "after"))
+            if own is not None and tuned is not None and own < tuned:
+                name = "all images" if group == "all" else group
+                lower.append(f"{name} {number(own, 2)} ({number(tuned, 2)})")
+        if lower:
+            sentences.append(
+                f"{arm_title(arm)} has a lower Fréchet distance than the tuned model, as a ratio to before alignment "
+                f"(tuned model in parentheses): {', '.join(lower)}."
+            )
+    return "\n".join(sentences)
 
 
 def _same_budget(metrics: AlignmentMetrics) -> bool:

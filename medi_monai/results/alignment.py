@@ -314,7 +314,9 @@ class Selection(Result):
 
 
 #: answers of a verdict; see :func:`medi_monai.evaluation.verdicts.alignment.alignment_verdict`
-Answer: TypeAlias = Literal["met", "missed", "no effect", "fooled the guide", "quality lost", "undecided"]
+Answer: TypeAlias = Literal[
+    "met", "missed", "no effect", "fooled the guide", "quality lost", "quality not shown", "undecided"
+]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ FEW_IMAGES = 500
 LOW_ACCURACY = 0.75
 #: smallest decrease of the guide's distance that counts
 TRIFLE = 0.02
-#: allowed loss of quality, as ratios to before tuning: at most this Fréchet distance (of a subgroup), and at least this
-#: diversity and prompt adherence
+#: allowed loss of quality, as ratios to before tuning: at most this Fréchet distance, and at least this diversity and
+#: prompt adherence. For distance and diversity, whole intervals have to keep these margins (non-inferiority)
 WORST_DISTANCE, LEAST_DIVERSITY, LEAST_PROMPT_ADHERENCE = 1.1, 0.9, 0.95
 #: smallest allowed mean similarity of pairs that kept their subgroup
 LEAST_CONSISTENCY = 0.9
@@ -60,6 +60,8 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
     - ``no effect``: the interval of the change in the judge's distance includes 0.
     - ``missed``: the distance changed, but is not within the tolerance.
     - ``quality lost``: replaces ``met`` if a measure of quality is worse than allowed, and significantly so.
+    - ``quality not shown``: replaces ``met`` if a measure of quality may be worse than allowed. Of the Fréchet distance
+      and the diversity within subgroups, the whole interval has to be within the allowed loss (non-inferiority).
 
     Args:
         metrics: metrics of the evaluation.
@@ -74,10 +76,14 @@ def alignment_verdict(metrics: AlignmentMetrics, arm: str = "after") -> Alignmen
     if metrics.judge.at_chance:
         # quality is not reported as ok if the judge, which defines the subgroups, is at chance level
         quality = [replace(finding, level="note") if finding.level == "ok" else finding for finding in quality]
-    lost = any(finding.level == "error" for finding in quality)
-    if lost and answer == "met":
+    levels = {finding.level for finding in quality}
+    lost = "error" in levels
+    if answer == "met" and lost:
         answer = "quality lost"
         finding = Finding("error", f"The target is met, but quality is lost. {finding.text}", finding.figures)
+    elif answer == "met" and "warning" in levels:
+        answer, text = "quality not shown", "The target is met, but it is not shown that quality is kept."
+        finding = Finding("warning", f"{text} {finding.text}", finding.figures)
     return AlignmentVerdict(answer, lost, (finding, *quality))
 
 
@@ -174,16 +180,26 @@ def _fidelity_finding(metrics: AlignmentMetrics, arm: str) -> Finding:
     ratios = {
         "all images" if group == "all" else group: fidelity.arms[arm].ratio
         for group, fidelity in metrics.fidelity.items()
+        if _is_wanted(metrics, group)
     }
-    ratios = {name: ratio for name, ratio in ratios.items() if ratio.value is not None}
-    if not ratios:
+    if all(ratio.value is None for ratio in ratios.values()):
         return Finding("warning", "Fréchet distances could not be compared: too few images.")
     limits = {name: 1.0 if name == "all images" else WORST_DISTANCE for name in ratios}
-    worse = [name for name, ratio in ratios.items() if ratio.value is not None and ratio.value > limits[name]]
-    certain = [name for name in worse if (interval := ratios[name].ci95) and interval[0] > 1]
+    lost = [
+        name
+        for name, ratio in ratios.items()
+        if ratio.value is not None and ratio.value > limits[name] and ratio.ci95 and ratio.ci95[0] > 1
+    ]
+    within = [name for name, ratio in ratios.items() if ratio.ci95 and ratio.ci95[1] <= WORST_DISTANCE]
     words = "; ".join(f"{name} {figure_text(ratio)}" for name, ratio in ratios.items())
     text = f"Fréchet distance, ratio to before alignment: {words}."
-    return _graded("Worse Fréchet distance", worse, certain, text, ratios)
+    margin = f"the upper limit of the interval has to be at most {WORST_DISTANCE:.2f}"
+    return _graded("Worse Fréchet distance", lost, within, margin, text, ratios)
+
+
+def _is_wanted(metrics: AlignmentMetrics, group: str) -> bool:
+    # a subgroup with a target share of 0 has no images to compare
+    return metrics.target.target.get(group, 1.0) > 0
 
 
 def _below(figure: Figure, limit: float) -> bool:
@@ -194,27 +210,41 @@ def _diversity_finding(metrics: AlignmentMetrics, arm: str) -> Finding:
     ratios = {
         (group, title): measure.ratio
         for group, by_name in metrics.diversity.items()
+        if _is_wanted(metrics, group)
         for title, measure in (("structure", by_name[arm].ms_ssim), ("features", by_name[arm].features))
-        if measure.ratio.value is not None
     }
-    if not ratios:
+    if all(ratio.value is None for ratio in ratios.values()):
         return Finding("warning", "Diversity within subgroups could not be compared: too few images.")
     words = "; ".join(f"{group} {figure_text(ratio)} ({title})" for (group, title), ratio in ratios.items())
     named = {f"{group} ({title})": ratio for (group, title), ratio in ratios.items()}
-    less = [name for name, ratio in named.items() if _below(ratio, LEAST_DIVERSITY)]
-    certain = [name for name in less if (interval := named[name].ci95) is None or interval[1] < 1]
+    lost = [
+        name
+        for name, ratio in named.items()
+        if _below(ratio, LEAST_DIVERSITY) and (ratio.ci95 is None or ratio.ci95[1] < 1)
+    ]
+    within = [name for name, ratio in named.items() if ratio.ci95 and ratio.ci95[0] >= LEAST_DIVERSITY]
     text = f"Diversity within subgroups, ratio to before alignment: {words}."
-    return _graded("Lower diversity", less, certain, text, named)
+    margin = f"the lower limit of the interval has to be at least {LEAST_DIVERSITY:.2f}"
+    return _graded("Lower diversity", lost, within, margin, text, named)
 
 
 def _graded(
-    what: str, beyond: Sequence[str], certain: Sequence[str], text: str, figures: Mapping[str, Figure]
+    what: str, lost: Sequence[str], within: Sequence[str], margin: str, text: str, figures: Mapping[str, Figure]
 ) -> Finding:
-    # a loss beyond the allowed one is an error if its interval excludes no change, otherwise a warning
-    unsure = [name for name in beyond if name not in certain]
-    start = f"{what}: {', '.join(certain)}. " if certain else ""
-    start += f"{what}, not significant: {', '.join(unsure)}. " if unsure else ""
-    return Finding("error" if certain else "warning" if unsure else "ok", start + text, figures)
+    """Return an error if a ratio is worse for certain, and a warning if one is not within the margin for certain.
+
+    Args:
+        what: name of the loss.
+        lost: names of the ratios that are worse than allowed and whose interval excludes no change.
+        within: names of the ratios whose whole interval keeps the margin, which are shown to be non-inferior.
+        margin: the margin in words.
+        text: all ratios in words.
+        figures: all ratios by name.
+    """
+    unsure = [name for name in figures if name not in (*lost, *within)]
+    start = f"{what}: {', '.join(lost)}. " if lost else ""
+    start += f"{what} not excluded ({margin}): {', '.join(unsure)}. " if unsure else ""
+    return Finding("error" if lost else "warning" if unsure else "ok", start + text, figures)
 
 
 def _pair_findings(metrics: AlignmentMetrics, arm: str) -> list[Finding]:

@@ -123,7 +123,8 @@ def test_the_run_finds_what_is_known(data, tmp_path, capsys):
     pairs = metrics.consistency["after"]
     assert (pairs.num_stayed, pairs.num_changed) == (42, 18)
     assert pairs.stayed == Figure(None, None, 42) and metrics.clip_score["after"].n == 0
-    assert metrics.verdict["after"].answer == "met"
+    # so few images show nothing of the distances within subgroups
+    assert metrics.verdict["after"].answer == "quality not shown"
     # the judge came without figures of its own, and was right of all real images
     assert metrics.judge.held_out["shade"].accuracy.value == 1
     assert any("came without held-out accuracies" in warning.text for warning in metrics.warnings)
@@ -136,7 +137,8 @@ def test_the_run_finds_what_is_known(data, tmp_path, capsys):
     row = table.query("arm == 'after' and metric == 'proportion of shade' and group == 'bright' and reader == 'judge'")
     assert float(row["value"].item()) == 0.5
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["figures"]["answer"] == {"after": "met"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["figures"]["answer"] == {"after": "quality not shown"}
     assert "evaluation: done" in capsys.readouterr().out.splitlines()[-1]
 
 

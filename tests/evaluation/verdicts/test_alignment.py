@@ -25,7 +25,7 @@ def verdict_content(after, by_guide):
             "change": {"after": {"shade": change_of_distance(counts["before"], counts["after"], part)}},
         }
 
-    ratios = {"before": NONE, "after": figure(0.9, 0.8, 0.99, 99)}
+    ratios = {"before": NONE, "after": figure(0.95, 0.91, 0.99, 99)}
     content = alignment_content()
     figures = content["fidelity"]["all"]["arms"]["after"]
     group = {**content["fidelity"]["all"], "arms": {arm: {**figures, "ratio": ratios[arm]} for arm in ratios}}
@@ -89,16 +89,35 @@ def test_the_answer(after, by_guide, answer):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "lost"), [((1.3, [1.1, 1.5]), True), ((1.3, [0.9, 1.5]), False), ((0.8, None), False)]
+    ("ratio", "answer"),
+    [
+        ((1.3, [1.1, 1.5]), "quality lost"),
+        ((1.3, [0.9, 1.5]), "quality not shown"),
+        ((1.51, [0.89, 2.56]), "quality not shown"),
+        # a distance that falls, but of which nobody knows how certainly
+        ((0.94, [0.52, 1.67]), "quality not shown"),
+        ((0.8, None), "quality not shown"),
+        ((None, None), "quality not shown"),
+        ((1.02, [1.001, 1.099]), "met"),
+        ((0.8, [0.7, 1.1]), "met"),
+    ],
 )
-def test_quality_lost_takes_the_place_of_met(ratio, lost):
+def test_distances_within_subgroups_have_to_be_non_inferior(ratio, answer):
     content = verdict_content((300, 300), (300, 300))
     with_ratio(content, *ratio)
     verdict = verdict_of(content)
-    assert verdict.answer == ("quality lost" if lost else "met") and verdict.quality_lost is lost
+    assert verdict.answer == answer and verdict.quality_lost is (answer == "quality lost")
     content = verdict_content((400, 200), (400, 200))
     with_ratio(content, *ratio)
     assert verdict_of(content).answer == "missed"
+
+
+def test_a_subgroup_that_is_not_wanted_has_no_quality_to_show():
+    content = verdict_content((300, 300), (300, 300))
+    with_ratio(content, None, None, 0)
+    content["target"] = {**content["target"], "target": {"dark": 1.0, "bright": 0.0}}
+    content["diversity"]["bright"]["after"] = {name: figure(None, ratio=NONE) for name in ("ms_ssim", "features")}
+    assert verdict_of(content).answer == "met"
 
 
 def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
@@ -106,7 +125,9 @@ def test_what_is_beyond_the_limit_but_uncertain_is_a_warning():
     with_ratio(content, 1.3, [0.9, 1.5], 20)
     content["diversity"]["dark"]["after"]["ms_ssim"] = figure(0.5, ratio=figure(0.8, 0.5, 1.1, 20))
     levels = {one.text.split(",")[0]: one.level for one in verdict_of(content).findings}
-    assert levels["Worse Fréchet distance"] == levels["Lower diversity"] == "warning"
+    worse = "Worse Fréchet distance not excluded (the upper limit of the interval has to be at most 1.10): bright"
+    lower = "Lower diversity not excluded (the lower limit of the interval has to be at least 0.90): dark (structure)"
+    assert levels[worse + ". Fréchet distance"] == levels[lower + ". Diversity within subgroups"] == "warning"
     content["diversity"]["dark"]["after"]["ms_ssim"] = figure(0.5, ratio=figure(0.8, 0.7, 0.88, 20))
     assert verdict_of(content).answer == "quality lost"
 
