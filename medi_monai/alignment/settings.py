@@ -32,11 +32,13 @@ from medi_monai.utils.settings import (
 __all__ = [
     "LOSSES",
     "SCOPES",
+    "SUBGROUP_CHOICES",
     "AlignmentLosses",
     "AlignmentSettings",
     "BrainAlignmentLosses",
     "BrainAlignmentSettings",
     "PromptSettings",
+    "SubgroupPromptSettings",
     "AlignmentClassifierSettings",
     "TargetSettings",
 ]
@@ -46,6 +48,10 @@ LOSSES = ("matching", "transport")
 #: images whose shares are matched to the target: ``prompt``, those of each prompt separately, which keeps the attribute
 #: independent of the prompt; ``batch``, all
 SCOPES = ("prompt", "batch")
+
+
+#: who chooses the subgroup of an image for a neutral prompt
+SUBGROUP_CHOICES = ("model", "named", "debiased")
 
 
 class TargetSettings(Settings):
@@ -93,6 +99,16 @@ class PromptSettings(Settings):
         "neutral", "prompts: neutral, named, a file with one prompt per line, or a list"
     )
     num_images: Count = setting(64, "total number of images")
+
+
+class SubgroupPromptSettings(Settings):
+    """Subgroups of neutral prompts."""
+
+    subgroups: Annotated[str, OneOf("choice of `subgroups`", SUBGROUP_CHOICES)] = setting(
+        "model",
+        "model: the model chooses the subgroup of an image; named: prompts name one, with the shares of `target`; "
+        "debiased: text embeddings are moved to one, with the shares of `target`",
+    )
 
 
 class AlignmentLosses(Settings):

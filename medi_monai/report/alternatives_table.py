@@ -17,6 +17,12 @@ WORDS = {
     "retrained": "Retrained: the original model, trained further on real images resampled to the target shares.",
     "resampled": "Resampled: images of the original model, selected so that the guide predicts the target shares. "
     "Several images are generated for each one kept. They come from different noise, so there are no pairs.",
+    "prompted": "Prompts that name it: images of the original model from the same noise. Each prompt is replaced by "
+    "one that names a subgroup, with the shares of the target. This is the simplest method if the attribute may be "
+    "named.",
+    "debiased": "Debiased text embeddings: images of the original model from the same noise, without training. What "
+    "reveals the attribute is projected out of the embedding of each prompt and replaced by the mean of a subgroup, "
+    "with the shares of the target.",
 }
 BUDGET = "Retraining uses as many forward and backward passes as the tuning was allowed."
 #: relative difference in forward and backward passes below which two arms count as having equal compute

@@ -15,6 +15,7 @@ from medi_monai.alignment.settings import (
     BrainAlignmentLosses,
     BrainAlignmentSettings,
     PromptSettings,
+    SubgroupPromptSettings,
     TargetSettings,
 )
 from medi_monai.cohort.settings import CaptionSettings, CohortSettings, FeatureSettings, ReadingSettings
@@ -262,6 +263,7 @@ GROUPS: dict[str, type[Settings]] = {
     "reference": ReferenceSettings,
     "sampled": SampledSettings,
     "sampling": SamplingSettings,
+    "subgroup_prompts": SubgroupPromptSettings,
     "seed": SeedSettings,
     "sharing": SharingSettings,
     "space": SpaceSettings,

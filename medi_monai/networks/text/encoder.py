@@ -152,7 +152,7 @@ class FrozenTextEncoder(nn.Module):
         )
         self.tower = tower.float().requires_grad_(False)
         self.mask_padding, self.source = mask_padding, source
-        self._unused = frozenset(unused)
+        self.unused = frozenset(unused)
         self._digest: str | None = None
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.eval()
@@ -176,7 +176,7 @@ class FrozenTextEncoder(nn.Module):
             state = {
                 name.removeprefix(prefix): value
                 for name, value in self.tower.state_dict().items()
-                if name not in self._unused and not name.endswith("position_ids")
+                if name not in self.unused and not name.endswith("position_ids")
             }
             self._digest = json_digest(
                 {
@@ -194,6 +194,10 @@ class FrozenTextEncoder(nn.Module):
     def null_codes(self, count: int) -> torch.Tensor:
         """Return ``(count, max_length)`` codes of the empty caption."""
         return self.captions.null_codes(count)
+
+    def mask(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return a ``(N, max_length)`` int64 mask: 1 for the tokens of the caption, 0 for padding."""
+        return self.captions.mask(codes)
 
     @torch.no_grad()
     def forward(self, codes: torch.Tensor) -> torch.Tensor:

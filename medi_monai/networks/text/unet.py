@@ -125,6 +125,19 @@ class TextDiffusionUNet(DiffusionModelUNet):
         """The frozen text encoder, shared by all copies of the network."""
         return self._text[0]
 
+    def use_text_encoder(self, text_encoder: FrozenTextEncoder) -> TextDiffusionUNet:
+        """Replace the text encoder by another view of it, such as one without an attribute, and return the network.
+
+        Raises:
+            InputError: for an encoder with states of another width.
+        """
+        if text_encoder.dim != self.text_encoder.dim:
+            raise InputError(
+                f"a text encoder of width {text_encoder.dim} cannot replace one of width {self.text_encoder.dim}"
+            )
+        self._text = (text_encoder.to(next(self.parameters()).device),)
+        return self
+
     def forward(  # type: ignore[override]
         self,
         image: torch.Tensor,
@@ -151,7 +164,7 @@ class TextDiffusionUNet(DiffusionModelUNet):
             raise InputError("give codes as `conditions` or states as `context`, not both")
         if context is None:
             codes = self._codes(len(image), conditions)
-            context, mask = self.text_encoder(codes).to(image.device), self.text_encoder.captions.mask(codes)
+            context, mask = self.text_encoder(codes).to(image.device), self.text_encoder.mask(codes)
             ends = mask.sum(1).to(image.device) - 1
         else:
             ends = torch.full((len(context),), context.shape[1] - 1, device=context.device)

@@ -1,4 +1,4 @@
-"""The alignment experiment: align a model trained on captioned images, and compare it with two alternatives."""
+"""The alignment experiment: align a model trained on captioned images, and compare it with four alternatives."""
 
 from __future__ import annotations
 
@@ -41,7 +41,12 @@ STAGES_OF = {
     ),
     "retrained": ("retraining", "sampling neutral retrained"),
     "resampled": ("sampling named before", "classifying guide", f"sampling neutral {TO_CHOOSE_FROM}", "resampling"),
+    "prompted": ("sampling neutral prompted",),
+    "debiased": ("sampling neutral debiased",),
 }
+#: arms of the original model in which neutral prompts get subgroups with the target's shares, with the choice of
+#: `subgroups`; they need captions that name all subgroups
+BY_PROMPT = {"prompted": "named", "debiased": "debiased"}
 
 
 def alignment_experiment_run(
@@ -66,8 +71,10 @@ def alignment_experiment_run(
         reference_dir: ``dataset_dir`` of real images with the target shares; None compares with the cohort.
         num_images: number of images before and after tuning, for neutral prompts and for prompts that name the
             attribute.
-        alternatives: whether to include two alternatives: ``retrained``, the model trained further on real images
-            resampled to the target, and ``resampled``, images of the untuned model selected by the guide.
+        alternatives: whether to include four alternatives: ``retrained``, the model trained further on real images
+            resampled to the target; ``resampled``, images of the untuned model selected by the guide; ``prompted``,
+            images of the untuned model for prompts that name subgroups with the target's shares; and ``debiased``,
+            images of the untuned model for text embeddings moved to subgroups with the target's shares.
         num_candidates: number of images from which ``resampled`` selects, drawn with separate noise.
         max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
 
@@ -91,7 +98,7 @@ class AlignmentExperiment:
     Args:
         reference_dir: data set with the target shares; see :func:`alignment_experiment_run`.
         num_images: number of images; see :func:`alignment_experiment_run`.
-        num_candidates: number of images from which ``resampled`` selects; None to omit both alternatives.
+        num_candidates: number of images from which ``resampled`` selects; None to omit all alternatives.
     """
 
     reference_dir: str | None
@@ -116,7 +123,8 @@ class AlignmentExperiment:
         training = captioned_cohort(Cohort.read(output / "cohort"))
         cohort_target(aligning["target"], training, options["attribute"], aligning.get("target_table"))
         named = _check_prompts(training, options, self.num_images)
-        stages = _stages(output, self.num_images, self.num_candidates, options["seed"], named)
+        target = {name: aligning.get(name) for name in ("target", "target_table")}
+        stages = _stages(output, self.num_images, self.num_candidates, options["seed"], named, target)
         yield stages
         evaluation = _evaluation(output, stages, self.num_candidates is not None, named, bool(self.reference_dir))
         yield [_with_costs(evaluation, run)]
@@ -235,7 +243,9 @@ def _preparation(output: Path, reference_dir: str | None) -> list[Stage]:
     ]
 
 
-def _stages(output: Path, num_images: int, num_candidates: int | None, seed: int, named: bool) -> list[Stage]:
+def _stages(
+    output: Path, num_images: int, num_candidates: int | None, seed: int, named: bool, target: Mapping[str, Any]
+) -> list[Stage]:
     """Return the stages from training to sampling, those needed by most others first.
 
     Args:
@@ -244,10 +254,16 @@ def _stages(output: Path, num_images: int, num_candidates: int | None, seed: int
         num_candidates: number of candidates of ``resampled``; None to omit the alternatives.
         seed: random seed of the experiment.
         named: whether to also sample prompts that name the attribute.
+        target: options ``target`` and ``target_table``.
     """
     models, aligned = output / "models", output / "models" / "aligned"
     before, after = ("training",), ("aligning",)
     others = [] if num_candidates is None else _alternatives(output, num_images, num_candidates, seed)
+    if others and named:
+        others += [
+            _sampling(output, f"neutral {arm}", models, num_images, before, subgroups=choice, **target)
+            for arm, choice in BY_PROMPT.items()
+        ]
     return [
         Stage(
             "training", "training", ["train.json"], models / "model.pt", {
@@ -293,7 +309,7 @@ def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int)
 
 
 def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, named: bool, reference: bool) -> Stage:
-    arms = ["before", "after", *(("retrained", "resampled") if alternatives else ())]
+    arms = ["before", "after", *(("retrained", "resampled", *(BY_PROMPT if named else ())) if alternatives else ())]
     preparing = ("preparing", "preparing the reference") if reference else ("preparing",)
     return Stage(
         "evaluation", "evaluation", ["evaluate.json"], output / "evaluation" / "metrics.json", {

@@ -77,7 +77,9 @@ class BrainExperimentSettings(ParallelSettings):
     num_images: Count = setting(
         600, "images before and after tuning, for neutral prompts and for prompts that name the attribute"
     )
-    alternatives: Flag = setting(True, "whether to include the alternatives `retrained` and `resampled`")
+    alternatives: Flag = setting(
+        True, "whether to include the alternatives `retrained`, `resampled`, `prompted` and `debiased`"
+    )
     num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
     align_steps: Count = setting(40, "maximum number of updates of the tuning")
     align_batch_size: Count = setting(48, "images per update")

@@ -99,7 +99,15 @@ def test_alternatives_begin_from_the_untuned_model_and_meet_in_the_evaluation(ex
     assert drawn["seed"] == 1 and before["seed"] == 0 and drawn["num_images"] == 1800
     assert drawn["output_dir"] == stages["resampling"]["sampling_dir"] and drawn["ckpt_dir"] == before["ckpt_dir"]
     arms = stages["evaluation"]["arms"]
-    assert list(arms) == ["before", "after", "retrained", "resampled"]
+    assert list(arms) == ["before", "after", "retrained", "resampled", "prompted", "debiased"]
+    # the original model, with the noise and prompts of before, and subgroups at the target's shares
+    for arm, choice in (("prompted", "named"), ("debiased", "debiased")):
+        other = stages[f"sampling neutral {arm}"]
+        assert (other["subgroups"], other["target"], other["ckpt_dir"]) == (choice, "uniform", models)
+        assert {k: v for k, v in other.items() if k not in (*own, "subgroups", "target", "target_table")} == {
+            k: v for k, v in before.items() if k not in (*own, "subgroups", "target", "target_table")
+        }
+        assert arms[arm] == str(other["output_dir"])
     assert arms["resampled"] == str(stages["resampling"]["output_dir"])
     assert list(stages["evaluation"]["named"]) == ["before", "after"]
 
@@ -133,7 +141,7 @@ def test_without_alternatives_there_are_two_arms(experiment):
 def test_where_nothing_could_be_chosen_the_evaluation_goes_without(experiment):
     experiment.why_none = "no image is predicted as 'female'"
     evaluation = experiment()["evaluation"]
-    assert list(evaluation["arms"]) == ["before", "after", "retrained"]
+    assert list(evaluation["arms"]) == ["before", "after", "retrained", "prompted", "debiased"]
     assert evaluation["costs"]["resampled"]["left_out"] == experiment.why_none
 
 
