@@ -20,7 +20,8 @@ from medi_monai.report.blocks.arms import ARMS, OTHERS, arm_looks
 from medi_monai.report.grids import label_cells, write_in_cells
 from medi_monai.report.words import arm_title, short
 from medi_monai.results import Figure as ResultFigure
-from medi_monai.results.probing import CorrelationSweep, SweepPoint
+from medi_monai.results.diagnostics import CorrelationSweep
+from medi_monai.results.probing import SweepPoint
 from medi_monai.utils.text import plural
 
 __all__ = [

@@ -22,8 +22,8 @@ from medi_monai.report.words import (
     share_table,
 )
 from medi_monai.results import Finding
+from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
-from medi_monai.results.probing import CorrelationSweep
 from medi_monai.results.shortcuts import ShortcutFigures
 from medi_monai.utils.text import listed
 

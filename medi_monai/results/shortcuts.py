@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from medi_monai.results.diagnostics import CorrelationSweep, Shortcut
 from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import Comparison, CorrelationSweep, RepeatedFigure, Shortcut, TestSet, TrainingSet
+from medi_monai.results.probing import Comparison, RepeatedFigure, TestSet, TrainingSet
 from medi_monai.results.typed import Result
 
 __all__ = ["AttributeShortcut", "DomainAccuracy", "FeatureSet", "ShortcutFigures", "ShortcutResults", "UnseenAccuracy"]

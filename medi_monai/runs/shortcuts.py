@@ -23,7 +23,7 @@ from medi_monai.evaluation.shortcuts.unseen import IN_DOMAIN, assign_domains, me
 from medi_monai.evaluation.verdicts.shortcuts import shortcut_conclusions
 from medi_monai.report.shortcuts import write_shortcut_page
 from medi_monai.results import Figure, Finding, write_run
-from medi_monai.results.probing import CorrelationSweep
+from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.shortcuts import AttributeShortcut, FeatureSet, ShortcutResults
 from medi_monai.runs.auditing import is_quantity, write_audit
 from medi_monai.schema import missing_cells

@@ -4,8 +4,8 @@ import jsonschema
 import pytest
 
 from medi_monai.results import plain, read_schema
+from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.files import SCHEMAS
-from medi_monai.results.probing import CorrelationSweep
 from medi_monai.runs.result_schemas import RESULTS, result_schema
 
 

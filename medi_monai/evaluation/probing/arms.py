@@ -13,6 +13,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import rows_by_group
 from medi_monai.evaluation.probing.blocks import release
 from medi_monai.evaluation.probing.store import FeatureStore
+from medi_monai.results.probing import CEILING
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.text import listed
 
@@ -20,7 +21,6 @@ __all__ = [
     "AUGMENTED",
     "Arm",
     "BASELINES",
-    "CEILING",
     "DEFAULT_BASELINES",
     "ImageSet",
     "NORMALIZED",
@@ -36,8 +36,6 @@ __all__ = [
 ]
 
 AUGMENTED, NORMALIZED = "stain_augmented", "stain_normalized"
-#: not a rival: what real images of the tested combinations, which nobody has, would give
-CEILING = "ceiling"
 #: arms of real images recolored to the stains of other centers, each with its way to transfer stain
 RECOLORED = {"stain_transfer": "moments", "stain_transfer_macenko": "macenko"}
 

@@ -11,7 +11,7 @@ from scipy.cluster.vq import kmeans, vq
 from medi_monai.evaluation.probing.shortcut import rows_of_cells
 from medi_monai.metrics.neighbors import robustness_by_k
 from medi_monai.metrics.shortcut import adjusted_rand_index, mean_silhouette
-from medi_monai.results.probing import ClusteringScore, RobustnessIndex
+from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
 from medi_monai.utils.seeding import seed_from
 
 __all__ = ["balanced_clustering", "balanced_pairs", "balanced_robustness"]

@@ -48,7 +48,8 @@ from medi_monai.evaluation.verdicts.encoder import encoder_findings
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
 from medi_monai.results import print_findings, write_run
-from medi_monai.results.probing import CorrelationSweep, ProbeResults, Shortcut
+from medi_monai.results.diagnostics import CorrelationSweep, Shortcut
+from medi_monai.results.probing import ProbeResults
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import claim_results

@@ -10,7 +10,8 @@ import pandas as pd
 from medi_monai.evaluation.probing.draws import OUTSIDE, Draw, floats, known_interval, known_mean
 from medi_monai.metrics import average_performance_drop, integrated_degradation
 from medi_monai.results import Figure, Finding
-from medi_monai.results.probing import CorrelationArm, CorrelationPoint, CorrelationSweep, SweepPoint
+from medi_monai.results.diagnostics import CorrelationArm, CorrelationPoint, CorrelationSweep
+from medi_monai.results.probing import SweepPoint
 
 __all__ = ["correlation_sweep", "sweep_points", "without_added"]
 

@@ -25,7 +25,7 @@ from medi_monai.evaluation.probing.tables import (
     test_df_of,
 )
 from medi_monai.evaluation.settings import ProbeSettings
-from medi_monai.results.probing import CorrelationSweep
+from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.shortcuts import DomainAccuracy, UnseenAccuracy
 from medi_monai.utils.seeding import seed_from
 

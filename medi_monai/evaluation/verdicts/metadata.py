@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from medi_monai.evaluation.probing import BASELINES
-from medi_monai.evaluation.probing.arms import CEILING
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, p_statement, settings_findings
 from medi_monai.results import Figure, Finding
@@ -104,8 +102,7 @@ def main_comparisons(probe: ProbeResults, rival: str = "cls") -> tuple[dict[str,
     """
     compared = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
     others = [name for name in ("real", rival) if name in compared]
-    baselines = [name for name in compared if name in BASELINES and name not in (*others, CEILING)]
-    best = [max(baselines, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)] if baselines else []
+    best = [probe.best_baseline] if probe.best_baseline in compared else []
     return compared, others, best
 
 

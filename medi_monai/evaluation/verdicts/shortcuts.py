@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from medi_monai.report.words import figure_text, number, p_statement
 from medi_monai.results import Figure, Finding
+from medi_monai.results.diagnostics import RobustnessIndex, Shortcut
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import RobustnessIndex, Shortcut
 from medi_monai.results.shortcuts import UnseenAccuracy
 
 __all__ = ["above_chance", "shortcut_conclusions"]

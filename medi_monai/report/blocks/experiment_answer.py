@@ -9,7 +9,7 @@ from medi_monai.report.blocks.overview import main_arms
 from medi_monai.report.encoders import second_sentence
 from medi_monai.report.words import number, p_statement
 from medi_monai.results.experiment import ExperimentResults
-from medi_monai.results.probing import Comparison, ProbeResults
+from medi_monai.results.probing import Comparison
 from medi_monai.utils.text import listed, plural
 
 __all__ = ["SENTENCES", "answer_sentences"]
@@ -33,7 +33,7 @@ def _result(results: ExperimentResults) -> str:
     for arm in main_arms(probe):
         added = "real images alone" if arm == "real" else f"{arm_title(arm)} images added"
         accuracies.append(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {added}")
-    best = _best_baseline(probe)
+    best = probe.best_baseline
     if best:
         value = number(probe.arms[best].balanced_accuracy.value, 2)
         accuracies.append(f"{value} with {arm_title(best)}, the best method without generated images")
@@ -43,25 +43,10 @@ def _result(results: ExperimentResults) -> str:
     return f"{sentence} Balanced accuracy{chance}: {listed(accuracies)}."
 
 
-def _best_baseline(probe: ProbeResults) -> str | None:
-    values = {
-        arm: of_arm.balanced_accuracy.value
-        for arm, of_arm in probe.arms.items()
-        if arm not in (*main_arms(probe), "ceiling")
-        and not _is_variant(arm, probe)
-        and of_arm.balanced_accuracy.value is not None
-    }
-    return max(values, key=values.__getitem__) if values else None
-
-
-def _is_variant(arm: str, probe: ProbeResults) -> bool:
-    return any(arm.startswith(f"{name}_") for name in probe.generated)
-
-
 def _certainty(results: ExperimentResults) -> str:
     probe, test = results.probe, results.probe.test
     rows = {row.arms[1]: row for row in probe.comparisons if row.figure == "balanced_accuracy"}
-    best = _best_baseline(probe)
+    best = probe.best_baseline
     compared = [arm for arm in (*main_arms(probe), best) if arm in rows]
     sentences = []
     if compared:

@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, silhou
 
 from medi_monai.evaluation.probing import pairs as module
 from medi_monai.evaluation.probing.pairs import balanced_clustering, balanced_pairs, balanced_robustness
-from medi_monai.results.probing import ClusteringScore, RobustnessIndex
+from medi_monai.results.diagnostics import ClusteringScore, RobustnessIndex
 
 
 def grid(labels=3, centers=4, slides=6, images=10, seed=0):

@@ -5,7 +5,8 @@ import pytest
 
 from medi_monai.evaluation.probing.draws import ArmDraw, ArmScores, Draw
 from medi_monai.evaluation.probing.sweeps import correlation_sweep, sweep_points, without_added
-from medi_monai.results.probing import CorrelationSweep, Training
+from medi_monai.results.diagnostics import CorrelationSweep
+from medi_monai.results.probing import Training
 
 
 def arm_of(added):

@@ -4,16 +4,9 @@ import pytest
 
 from medi_monai.evaluation.verdicts.shortcuts import above_chance, shortcut_conclusions
 from medi_monai.results import Figure
+from medi_monai.results.diagnostics import CorrelationSweep, RobustnessIndex, Shortcut
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import (
-    Comparison,
-    CorrelationSweep,
-    RepeatedFigure,
-    RobustnessIndex,
-    Shortcut,
-    TestSet,
-    TrainingSet,
-)
+from medi_monai.results.probing import Comparison, RepeatedFigure, TestSet, TrainingSet
 from medi_monai.results.shortcuts import DomainAccuracy, UnseenAccuracy
 
 
