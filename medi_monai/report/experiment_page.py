@@ -110,8 +110,8 @@ def _training_images(arm: str, probe: ProbeResults) -> str:
 
 def _add_samples(page: Page, content: _Content) -> None:
     if content.samples is not None:
-        page.section("Images")
-        page.gallery(content.samples, "Each column is one combination; images were chosen at random.")
+        page.section("Images of the same combinations, chosen at random")
+        page.gallery(content.samples)
 
 
 def _add_overview(page: Page, content: _Content) -> None:
@@ -201,7 +201,8 @@ def _patients(
 def _add_findings(page: Page, content: _Content) -> None:
     audit = content.audit
     found = [typed(Finding, finding) for finding in audit["findings"]] if audit else []
-    add_findings(page, [*content.results.verdict, *found[:MOST_FINDINGS]])
+    # the first finding is the answer
+    add_findings(page, [*content.results.verdict[1:], *found[:MOST_FINDINGS]])
     if len(found) > MOST_FINDINGS:
         page.text(f"{MOST_FINDINGS} of {len(found)} findings of the audit are shown.")
 

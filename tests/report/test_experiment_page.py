@@ -68,7 +68,7 @@ def test_the_page_answers_first_and_its_details_are_folded(tmp_path):
     order += [
         "What was compared",
         "Words on this page",
-        ">Images</h2>",
+        ">Images of the same",
         "How real the images look",
         "Shortcuts by center",
         "<h3>Cohort",
@@ -87,7 +87,8 @@ def test_the_page_answers_first_and_its_details_are_folded(tmp_path):
 
 def test_findings_that_need_no_attention_are_folded_but_none_is_lost(tmp_path):
     levels = ("note", "warning", "ok", "error")
-    verdict = [{"level": level, "text": f"A finding of level {level}."} for level in levels]
+    verdict = [{"level": "warning", "text": "The answer."}]
+    verdict += [{"level": level, "text": f"A finding of level {level}."} for level in levels]
     text = text_of(tmp_path, experiment(verdict=verdict), audit=None)
     visible, _, folded = text.partition(">Findings</h2>")[2].partition("Other findings (2)")
     assert [level for level in levels if f"of level {level}." in visible] == ["warning", "error"]
@@ -107,7 +108,7 @@ def test_links_are_relative_and_cannot_run_anything(tmp_path):
 
 def test_what_is_not_known_leaves_no_section(tmp_path):
     text = text_of(tmp_path, experiment(links={}, seconds={}), audit=None)
-    assert "Run time" not in text and ">Images<" not in text and "Cramér" not in text and "audit" not in text
+    assert "Run time" not in text and ">Images of" not in text and "Cramér" not in text and "audit" not in text
 
 
 @pytest.mark.parametrize(("cells", "text"), [(CELLS, "Numbers are patients; red frames"), (None, "22 in training, 10")])

@@ -26,21 +26,22 @@ def answer_sentences(results: ExperimentResults) -> list[str]:
 
 
 def _result(results: ExperimentResults) -> str:
-    headline, _, rest = results.verdict[0].text.partition(". ")
-    headline = headline.removesuffix(".")
-    probe = results.probe
+    probe, verdict = results.probe, results.verdict[0]
+    chance = f" (chance {number(1 / len(probe.training.classes), 2)})" if probe.training.classes else ""
     accuracies = []
     for arm in main_arms(probe):
-        added = "real images alone" if arm == "real" else f"{arm_title(arm)} images added"
-        accuracies.append(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {added}")
+        trained = "real images alone" if arm == "real" else f"{arm_title(arm)} images added"
+        accuracies.append(f"{number(probe.arms[arm].balanced_accuracy.value, 2)} with {trained}")
     best = probe.best_baseline
     if best:
         value = number(probe.arms[best].balanced_accuracy.value, 2)
         accuracies.append(f"{value} with {arm_title(best)}, the best method without generated images")
-    chance = f" (chance {number(1 / len(probe.training.classes), 2)})" if probe.training.classes else ""
-    # an error comes first in the verdict and says more than its headline
-    sentence = f"{headline}. {rest}".rstrip() if results.verdict[0].level == "error" and rest else f"{headline}."
-    return f"{sentence} Balanced accuracy{chance}: {listed(accuracies)}."
+    reached = f"Balanced accuracy{chance}: {listed(accuracies)}."
+    headline, _, rest = verdict.text.partition(". ")
+    if verdict.level == "error":
+        # a reason not to rely on the figures comes before them
+        return f"{verdict.text} {reached}"
+    return f"{reached} {headline.removesuffix('.')}." if rest else f"{reached} {verdict.text}"
 
 
 def _certainty(results: ExperimentResults) -> str:
@@ -50,9 +51,9 @@ def _certainty(results: ExperimentResults) -> str:
     compared = [arm for arm in (*main_arms(probe), best) if arm in rows]
     sentences = []
     if compared:
-        differences = [f"{_others(arm)} {_difference(rows[arm])}" for arm in compared]
+        differences = listed(f"{_difference(rows[arm])} from {_others(arm)}" for arm in compared)
         sentences.append(
-            f"Balanced accuracy with {arm_title(probe.focus)} images minus that with {'; '.join(differences)}: "
+            f"{arm_title(probe.focus)} images make a difference of {differences}: "
             f"{_reading({arm: rows[arm] for arm in compared})}."
         )
     sentences.append(second_sentence(results.second))
@@ -77,25 +78,22 @@ def _others(arm: str) -> str:
 def _difference(row: Comparison) -> str:
     value, interval = row.difference.value, row.difference.ci95
     if value is None:
-        return "is undefined"
+        return "an undefined amount"
     edges = f"{_signed(interval[0])} to {_signed(interval[1])}, " if interval else ""
     return f"{_signed(value)} ({edges}{p_statement(row.p_holm)})"
 
 
 def _reading(rows: Mapping[str, Comparison]) -> str:
+    """Say which differences chance may explain: those whose interval includes 0."""
     intervals = {arm: row.difference.ci95 for arm, row in rows.items() if row.difference.ci95}
-    if not intervals:
-        return "without intervals, it is not known whether chance explains this"
+    if len(intervals) < len(rows):
+        return "without intervals, it is not known whether chance explains them"
     beyond = [arm for arm, (low, high) in intervals.items() if low > 0 or high < 0]
     if not beyond:
-        return (
-            "every interval includes 0, so chance may explain this"
-            if len(rows) > 1
-            else ("the interval includes 0, so chance may explain this")
-        )
+        return "chance may explain them, as intervals include 0"
     if len(beyond) == len(rows):
-        return "no interval includes 0" if len(rows) > 1 else "the interval does not include 0"
-    return f"only the interval of the difference from {listed(map(_others, beyond))} does not include 0"
+        return "chance hardly explains them, as no interval includes 0"
+    return f"chance may explain them, except for that from {listed(map(_others, beyond))}, whose interval excludes 0"
 
 
 def _signed(value: float) -> str:

@@ -1,0 +1,85 @@
+import copy
+
+import pytest
+from result_contents import arms_content, comparison, probe_content
+
+from medi_monai.report.blocks.experiment_answer import SENTENCES, answer_sentences
+from medi_monai.results import typed
+from medi_monai.results.experiment import ExperimentResults
+
+FIGURES = {"balanced_accuracy": 0.7, "frechet_distance": 5.0, "frechet_distance_unseen": None, "label_fidelity": 0.8,
+           "attribute_fidelity": {}}  # fmt: skip
+
+
+def results(differences=None, verdict=None, trainings=1, **probe):
+    """Of four arms at 0.5, 0.6, 0.7 and 0.8; ``differences`` are value, low and high by arm."""
+    content = {**probe_content(), **probe}
+    if differences is not None:
+        rows = {arm: comparison("balanced_accuracy", arm, 0.0) for arm in differences}
+        for arm, (value, low, high) in differences.items():
+            rows[arm]["difference"] |= {"value": value, "ci95": None if low is None else [low, high]}
+        content["comparisons"] = list(rows.values())
+    training = {"seed": 0, "arms": {"cls": FIGURES, "medi": FIGURES}, "evaluation": "page.html"}
+    return typed(
+        ExperimentResults,
+        {
+            "question": "Does it help?",
+            "cohort": {"label": "tumor", "attributes": ["center"], "dir": "c", "counts": {},
+                       "combinations": {"seen": 1, "unseen": 1}},
+            "fidelity": arms_content(),
+            "probe": content,
+            "trainings": [training] * trainings,
+            "links": {},
+            "settings": {},
+            "seconds": {},
+            "verdict": verdict or [{"level": "note", "text": "Not decided: too uncertain. Real: +0.1."}],
+        },
+    )  # fmt: skip
+
+
+def test_the_sentences_are_question_result_and_certainty():
+    question, result, certainty = answer_sentences(results())
+    assert len(SENTENCES) == 3 and question == "Does it help?"
+    assert result == (
+        "Balanced accuracy (chance 0.50): 0.50 with real images alone, 0.70 with Class-only (CLS) images added, "
+        "0.80 with MeDi images added, 0.60 with Stain-normalized, the best method without generated images. "
+        "Not decided: too uncertain."
+    )
+    assert certainty.startswith("MeDi images make a difference of +0.100 (+0.050 to +0.400, p = 0.0063) from real")
+    assert certainty.endswith(
+        "Tested on 3,517 images of 32 patients in 10 combinations; each model was trained once, and another training "
+        "may give other figures."
+    )
+
+
+@pytest.mark.parametrize(
+    ("differences", "reading"),
+    [
+        ({"real": (0.1, -0.1, 0.3), "cls": (0.0, -0.2, 0.2)}, "chance may explain them, as intervals include 0."),
+        ({"real": (0.1, 0.01, 0.3), "cls": (-0.1, -0.2, -0.01)}, "chance hardly explains them, as no interval"),
+        ({"real": (0.1, 0.01, 0.3), "cls": (0.1, -0.1, 0.3)}, "except for that from real images alone, whose interval"),
+        ({"real": (0.1, None, None)}, "without intervals, it is not known"),
+    ],
+)
+def test_it_says_which_differences_chance_may_explain(differences, reading):
+    assert reading in answer_sentences(results(differences))[2]
+
+
+def test_a_reason_not_to_rely_on_the_figures_comes_before_them():
+    errors = [{"level": "error", "text": "The generator is not trained: 2%. Train it for longer."}]
+    result = answer_sentences(results(verdict=errors))[1]
+    assert result.startswith("The generator is not trained: 2%. Train it for longer. Balanced accuracy")
+
+
+def test_findings_that_need_attention_are_counted_and_trainings_as_well():
+    levels = ["note", "warning", "error", "ok"]
+    verdict = [{"level": level, "text": "x."} for level in levels]
+    certainty = answer_sentences(results(verdict=verdict, trainings=3))[2]
+    assert "2 findings need attention" in certainty and "trained 3 times" in certainty
+
+
+def test_patients_are_no_combinations_and_what_is_undefined_is_said():
+    content = copy.deepcopy(probe_content()["test"])
+    content |= {"unit": "patient", "num_units": 32}
+    certainty = answer_sentences(results({"real": (None, None, None)}, test=content))[2]
+    assert "an undefined amount from real images alone" in certainty and " in 32 " not in certainty
