@@ -165,6 +165,11 @@ PATHOLOGY = [
         models=classifier_files(*ROLES) + ("aligning/alignment.json",),
     ),
     Recipe(
+        "pathology/embedding", "embed.json",
+        {**COHORT, **SIZE, "baselines": ["stain_normalized"], "encoder_batch_size": 16, **OUT},
+        reads=("cohort",), results=("cohort/features/**/features.npy",), **READ_COHORT,
+    ),
+    Recipe(
         "pathology/probing", "probe.json", {**COHORT, **SIZE, **PROBE, "arms": ARMS, **OUT},
         reads=("cohort", "medi", "cls"), results=("out/probe.json",),
         tables=("cohort/cohort.csv", "medi/manifest.csv"), images=("cohort", "medi"),

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medi_monai.cohort import Cohort, Shard
+from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
-from medi_monai.evaluation.embedding import embed_images, features_folder
 from medi_monai.evaluation.probing import (
     BASELINES,
-    ImageSet,
     ProbeProtocol,
 )
 from medi_monai.evaluation.probing.arms import (
-    AUGMENTED,
     NORMALIZED,
     RECOLORED,
     RESERVED_NAMES,
@@ -45,6 +41,7 @@ from medi_monai.evaluation.probing.tables import (
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import predicted_rows, shortcut_figures
 from medi_monai.evaluation.verdicts.encoder import encoder_findings
+from medi_monai.evaluation.views import Embedder, embed_real_views, normalizing
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page
 from medi_monai.results import print_findings, write_run
@@ -54,7 +51,6 @@ from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest, read_json
 from medi_monai.utils.records import claim_results
 from medi_monai.utils.text import listed
-from medi_monai.wsi.transforms import patch_transforms
 
 __all__ = ["probe_run"]
 
@@ -135,7 +131,7 @@ def probe_run(
     names += variants
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
-    embedder = _Embedder(encoder, image_size, batch_size, device, features_dir)
+    embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
     protocol = _protocol(real, sampled, recolored, variants, columns, baselines, settings, embedder)
     if protocol is None:
         return None
@@ -211,26 +207,6 @@ def _trainings(arms: Mapping[str, str | os.PathLike | Sequence[str | os.PathLike
     return trainings
 
 
-@dataclass(frozen=True)
-class _Embedder:
-    """Embeds images, or opens features that are stored already; see :func:`embed_images`."""
-
-    encoder: Encoder
-    image_size: int
-    batch_size: int
-    device: str
-    features_dir: str | os.PathLike | None
-
-    def __call__(
-        self, images: Cohort, shard: Shard, transform: Any = None, recipe: Mapping[str, Any] | None = None
-    ) -> ImageSet:
-        folder = features_folder(images, self.features_dir)
-        store = embed_images(
-            images, self.encoder, folder, self.image_size, self.batch_size, self.device, transform, 0, recipe, shard
-        )
-        return ImageSet(store.folder, images.table)
-
-
 def _recolored(
     real: Cohort,
     sampled: Mapping[str, Cohort],
@@ -271,25 +247,18 @@ def _protocol(
     columns: Sequence[str],
     baselines: Sequence[str],
     settings: ProbeSettings,
-    embedder: _Embedder,
+    embedder: Embedder,
 ) -> ProbeProtocol | None:
     # None in all but the first process of torchrun: the others only take part in embedding
     with torchrun_session() as shard:
-        views, augmented = {"real": embedder(real, shard)}, []
+        normalized = [arm.added for arm in variants.values() if arm.view == NORMALIZED]
+        names = [*baselines, NORMALIZED] if normalized else baselines
+        views, augmented = embed_real_views(real, names, settings, embedder, shard)
         synthetic = {name: embedder(images, shard) for name, images in sampled.items()}
         derived = {}
-        normalized = [arm.added for arm in variants.values() if arm.view == NORMALIZED]
-        if NORMALIZED in baselines or normalized:
-            transform = patch_transforms(geometry=False, normalize=settings.normalization)
-            how = {"normalized": settings.normalization}
-            views[NORMALIZED] = embedder(real, shard, transform, how)
-            for name in normalized:
-                images = sampled[name.removesuffix("_normalized")]
-                derived[name] = embedder(images, shard, transform, how)
-        for copy in range(settings.num_augmented if AUGMENTED in baselines else 0):
-            transform = patch_transforms(geometry=False, stain_jitter=settings.stain_jitter)
-            recipe = {"stain_jitter": settings.stain_jitter, "copy": copy, "seed": settings.seed}
-            augmented.append(embedder(real, shard, transform, recipe))
+        for name in normalized:
+            images = sampled[name.removesuffix("_normalized")]
+            derived[name] = embedder(images, shard, **normalizing(settings))
         for name, patches in recolored.items():
             derived[name] = embedder(patches.cohort, shard, patches.transform, patches.recipe)
     if shard.rank > 0:

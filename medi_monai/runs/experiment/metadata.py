@@ -32,6 +32,7 @@ from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
 from medi_monai.runs.experiment.second_encoder import (
     SecondEncoder,
     choose_second_encoder,
+    embedding_stages,
     read_second,
     second_stages,
 )
@@ -103,7 +104,8 @@ class MetadataExperiment:
         options = run.options
         numbers = options["seed"], options["num_trainings"]
         stages = metadata_stages(run.output, options["class_only_guidance"], *numbers)
-        yield [*stages, *second_stages(stages, self._second, options)]
+        stages += second_stages(stages, self._second, options)
+        yield [*stages, *embedding_stages(stages, self._second, run.output)]
 
     def finish(self, run: RunContext) -> Outcome[ExperimentResults]:
         """Write ``samples.png``, ``experiment.json`` and ``report.html``."""

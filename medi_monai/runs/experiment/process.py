@@ -32,6 +32,7 @@ PRELOADED = [
     "medi_monai.evaluation.alignment.run",
     "medi_monai.evaluation.metadata",
     "medi_monai.evaluation.probing.run",
+    "medi_monai.evaluation.real_embedding",
     "medi_monai.alignment.prompts",
     "medi_monai.alignment.resampling",
     "medi_monai.alignment.roles",
@@ -51,7 +52,10 @@ LONGEST_SOCKET = 103
 
 
 def start_bundle(
-    arguments: Sequence[str], threads: int | None = None, log: str | os.PathLike | None = None
+    arguments: Sequence[str],
+    threads: int | None = None,
+    log: str | os.PathLike | None = None,
+    idle: bool = False,
 ) -> BaseProcess:
     """Start ``python -W ignore -m monai.bundle`` and return its process, whose exit code is that of the run.
 
@@ -62,6 +66,7 @@ def start_bundle(
         arguments: arguments of the command line.
         threads: number of threads of the run, as with ``OMP_NUM_THREADS``; None for the default of this process.
         log: file to which the output of the run is appended; None to print to the output of this process.
+        idle: whether the run gets a processor only while no other process needs it.
     """
     forks = "forkserver" in multiprocessing.get_all_start_methods() and _has_room_for_socket()
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
@@ -70,7 +75,7 @@ def start_bundle(
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log)))
+    process: BaseProcess = context.Process(target=_run, args=(list(arguments), threads, log and os.fspath(log), idle))
     process.start()
     return process
 
@@ -86,10 +91,13 @@ def interrupt(process: BaseProcess) -> None:
         os.kill(process.pid, _stop_signal())
 
 
-def _run(arguments: list[str], threads: int | None, log: str | None) -> None:
+def _run(arguments: list[str], threads: int | None, log: str | None, idle: bool) -> None:
     # set the hook here as well, for errors before the bundle sets it
     report_user_errors()
     try:
+        if idle:
+            # before any thread is started, because each inherits it
+            _give_way()
         Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
         if hasattr(os, "setpgrp"):
             # a second Ctrl-C ends a run at once, so each must reach it only once, from the process that waits for it
@@ -125,6 +133,13 @@ def _compute_with(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
+
+
+def _give_way() -> None:
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    elif hasattr(os, "nice"):
+        os.nice(19)
 
 
 def _end_with(parent: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from medi_monai.runs.experiment.idle import IdleStages
 from medi_monai.runs.experiment.stages import Stage, StageRun
 from medi_monai.utils.errors import InputError, RunStopped
 
@@ -28,7 +29,8 @@ class Schedule:
     For small networks, two threads are less than twice as fast as one, so two parallel stages with one thread each take
     less time than two successive stages with two threads each. To make results reproducible, the number of threads of a
     stage does not depend on which other stages happen to run: a stage gets all threads if every other stage depends on
-    it or it on them; any other stage gets an equal share. Parallel stages print to ``stages/NAME.log``, and these logs
+    it or it on them; any other stage gets an equal share. Stages that only use idle time run beside these
+    (:class:`medi_monai.runs.experiment.idle.IdleStages`). Parallel stages print to ``stages/NAME.log``, and these logs
     are printed here one after the other.
 
     Args:
@@ -40,7 +42,8 @@ class Schedule:
             there is only one thread.
 
     Attributes:
-        seconds: run time of each stage by name, in seconds, including stages that were already done.
+        seconds: run time of each stage by name, in seconds, including stages that were already done; not of stages that
+            only use idle time.
     """
 
     def __init__(
@@ -70,19 +73,24 @@ class Schedule:
             InputError: if the images of a data set have changed since the cohort was prepared from them.
             RunStopped: if a stage failed; raised once the stages that run in parallel have finished.
         """
-        waiting = list(stages)
+        waiting = [stage for stage in stages if not stage.idle_until]
+        idle = IdleStages([stage for stage in stages if stage.idle_until and self._max_parallel > 1])
+        stages = list(waiting)
         running: list[StageRun] = []
         failure: Exception | None = None
         try:
             while running or (waiting and failure is None):
                 while failure is None and len(running) < self._max_parallel and (stage := self._ready(waiting)):
                     waiting.remove(stage)
+                    idle.stop_for(stage.name)
                     try:
                         if (run := self._start(stage, stages)) is not None:
                             running.append(run)
                             self._shown.add(run)
                     except (InputError, RunStopped) as error:
                         failure = error
+                if running and failure is None:
+                    self._start_idle(idle, [stage.name for stage in waiting])
                 if running:
                     wait([run.sentinel for run in running], POLL if self._max_parallel > 1 else None)
                 elif waiting and failure is None:
@@ -95,10 +103,15 @@ class Schedule:
                         failure = failure or error
                         if running:
                             self._shown.note(f"{error}; {running[0].stage.name!r} is finished first")
+                for note in idle.ended():
+                    self._shown.note(note)
                 self._shown.show()
         finally:
+            idle.stop_all()
             if running:
                 self._stop(running)
+            for note in idle.ended(wait=True):
+                self._shown.note(note)
         if failure is not None:
             raise failure
         # list run times in the order of the stages, not in the order in which they ended
@@ -134,6 +147,16 @@ class Schedule:
         if run.log is not None and self._shown.busy:
             self._shown.note(f"{stage.name}: started in parallel; its output is in {run.log}, and follows here")
         return run
+
+    def _start_idle(self, idle: IdleStages, to_come: Sequence[str]) -> None:
+        while (stage := idle.next_stage(self._digests, to_come)) is not None:
+            before = [self._digests[name] for name in stage.needs]
+            run = StageRun(self.bundle, self.output, stage, self.options, self.stage_options, before)
+            if run.done():
+                continue
+            run.start(max(1, self._threads // self._max_parallel), to_log=True)
+            self._shown.note(f"{stage.name}: started in idle time; its output is in {run.log}")
+            idle.add(run)
 
     def _end(self, run: StageRun) -> None:
         run.end()

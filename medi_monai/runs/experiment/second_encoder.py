@@ -17,11 +17,13 @@ from medi_monai.runs.experiment.stages import Stage
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.optional import install_command
 
-__all__ = ["AUTO", "SecondEncoder", "choose_second_encoder", "read_second", "second_stages"]
+__all__ = ["AUTO", "SecondEncoder", "choose_second_encoder", "embedding_stages", "read_second", "second_stages"]
 
 AUTO = "auto"
 #: the encoders among which ``auto`` chooses, and a package of the second one
 EMBEDDED, LEARNED, PACKAGE = "embedded", "efficientnet_lite0", "efficientnet_lite_pytorch"
+#: runs that are repeated with the second encoder
+REPEATED = ("evaluation", "probing")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class SecondEncoder:
     spec: Any
     name: str = ""
     why_none: str = ""
+
+    def title(self, stage: str) -> str:
+        """Return the name of a stage with this encoder, given that of the same stage with the first one."""
+        return f"{stage} by {self.name}"
 
     def beside(self, folder: Path) -> Path:
         """Return the folder of a stage with this encoder, next to that of the same stage with the first one."""
@@ -103,12 +109,38 @@ def second_stages(stages: Sequence[Stage], second: SecondEncoder, options: Mappi
     }
     repeated = []
     for stage in stages if second.spec is not None else ():
-        if stage.run_id in shorter:
+        if stage.run_id in REPEATED:
             folder = second.beside(Path(stage.options["output_dir"]))
             own = {**stage.options, "encoder": second.spec, "output_dir": folder, **shorter[stage.run_id]}
-            name, result = f"{stage.name} by {second.name}", folder / stage.result.name
-            repeated.append(replace(stage, name=name, result=result, options=own))
+            result = folder / stage.result.name
+            repeated.append(replace(stage, name=second.title(stage.name), result=result, options=own))
     return repeated
+
+
+def embedding_stages(stages: Sequence[Stage], second: SecondEncoder, output: Path) -> list[Stage]:
+    """Return the stages that embed the real images with each encoder in idle time, such as during training.
+
+    Args:
+        stages: stages of the experiment with the first encoder, and those with the second one.
+        second: the second encoder.
+        output: folder of the experiment.
+    """
+    cohort, first = output / "cohort", output / "embedding"
+    encoders: dict[str, tuple[Path, dict[str, Any]]] = {"embedding": (first, {})}
+    if second.spec is not None:
+        encoders[second.title("embedding")] = (second.beside(first), {"encoder": second.spec})
+    made = []
+    for name, (folder, own) in encoders.items():
+        using = [
+            stage.name
+            for stage in stages
+            if stage.run_id in REPEATED and stage.options.get("encoder") == own.get("encoder")
+        ]
+        options = {"cohort_dir": cohort, "output_dir": folder, **own}
+        made.append(
+            Stage(name, "embedding", ["embed.json"], folder / "summary.json", options, ["preparing"], idle_until=using)
+        )
+    return made
 
 
 def read_second(
@@ -140,7 +172,6 @@ def read_second(
         },
         comparisons=compare_encoders((fidelity, probe), (measured[0], probed)),
         links={
-            f"{title} by {second.name}": str((folder / "report.html").relative_to(output))
-            for title, folder in pages.items()
+            second.title(title): str((folder / "report.html").relative_to(output)) for title, folder in pages.items()
         },
     )

@@ -39,6 +39,8 @@ class Stage:
         options: options of this stage only.
         needs: names of the stages whose results it reads.
         kind: kind of stage for ``stage_options``; by default the run id.
+        idle_until: names of the stages that do what this stage would do, unless it is already done; not empty for a
+            stage that only uses idle time.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stage:
     options: Mapping[str, Any]
     needs: Sequence[str] = ()
     kind: str = ""
+    idle_until: Sequence[str] = ()
 
 
 class StageRun:
@@ -146,7 +149,7 @@ class StageRun:
             self.log.write_text("")
         command = f"python -W ignore -m monai.bundle {_shown(arguments)}"
         self._say(f"\n{self.stage.name}\n$ {command if threads is None else f'OMP_NUM_THREADS={threads} {command}'}")
-        self._process = start_bundle(arguments, threads, self.log)
+        self._process = start_bundle(arguments, threads, self.log, idle=bool(self.stage.idle_until))
         # measured from here, because the first run has to wait until MONAI is imported
         self._began = time.perf_counter()
 

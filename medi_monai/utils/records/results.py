@@ -42,6 +42,7 @@ RESULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoencoding": (("autoencoder.pt", "autoencoder.json", "reconstructions.png", SUMMARY),),
     "sampling": (("images", "tars", "manifest.csv", "grid.png", "sampling.json", SUMMARY),),
     "resampling": (("images", "manifest.csv", SUMMARY),),
+    "embedding": ((SUMMARY,),),
     "evaluation": (("metrics.json", "metrics.csv", "closest.npz", "report.html", SUMMARY),),
     "probing": (("probe.json", "probe.csv", "repeats", "report.html", SUMMARY),),
     "shortcuts": (

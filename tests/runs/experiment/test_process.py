@@ -27,7 +27,8 @@ import sys
 from medi_monai.runs.experiment.process import start_bundle
 for name in sys.argv[2:]:
     arguments = ["run", name, "--bundle_root", sys.argv[1], "--config_file", sys.argv[1] + "/run.json"]
-    process = start_bundle(arguments, *((1, sys.argv[1] + "/log") if name == "apart" else ()))
+    given = {"apart": (1, sys.argv[1] + "/log"), "idle": (1, None, True)}
+    process = start_bundle(arguments, *given.get(name, ()))
     process.join()
     print("code", name, process.exitcode, "left", getattr(sys, "left_behind", "nothing"), flush=True)
 """
@@ -42,6 +43,7 @@ RUNS = {
         "$print('of libraries', {library['num_threads'] for library in pools()})",
         "$os.system('echo by another process')",
     ],
+    "idle": ["$print('lowest', os.sched_getscheduler(0) == 5 if hasattr(os, 'SCHED_IDLE') else os.nice(0) == 19)"],
     "exit": ["$sys.exit(7)"],
     "killed": ["$os._exit(9)"],
     "method": ["$print('method', multiprocessing.get_start_method())"],
@@ -64,13 +66,28 @@ def made(tmp_path_factory):
 def test_exit_codes_are_those_of_the_runs(made):
     lines = [line.split() for line in made.stdout.splitlines() if line.startswith("code ")]
     codes = {name: int(code) for _, name, code, *_ in lines}
-    assert codes == {"first": 0, "second": 0, "apart": 0, "exit": 7, "killed": 9, "method": 0, "mistake": 1, "bug": 1}
+    assert codes == {
+        "first": 0,
+        "second": 0,
+        "apart": 0,
+        "idle": 0,
+        "exit": 7,
+        "killed": 9,
+        "method": 0,
+        "mistake": 1,
+        "bug": 1,
+    }
     assert all(left == "nothing" for *_, left in lines)
 
 
 def test_runs_share_nothing_and_come_from_one_process_that_has_imported_monai(made):
     (parent, left), (same, still) = (line.split()[1:] for line in made.stdout.splitlines() if line.startswith("seen "))
     assert parent == same and left == still == "nothing"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="priorities of POSIX")
+def test_a_run_in_idle_time_has_the_lowest_priority(made):
+    assert "lowest True\n" in made.stdout
 
 
 def test_a_mistake_is_one_line_and_any_other_error_has_its_traceback(made):

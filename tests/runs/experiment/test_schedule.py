@@ -24,7 +24,7 @@ CONFIG = {
     "seconds": 0.0,
     "code": 0,
     "noted": "$Path(@result).with_suffix('.pid').write_text(str(os.getpid()))",
-    "waited": "$[time.sleep(0.05) for _ in range(1200) if @wait_for and not Path(@wait_for).is_file()]",
+    "waited": "$[time.sleep(0.05) for _ in range(12000) if @wait_for and not Path(@wait_for).is_file()]",
     "slept": "$time.sleep(@seconds)",
     "work": [
         "$@noted", "$@waited", "$@slept", "$print('made Zoë', torch.get_num_threads())",
@@ -40,11 +40,11 @@ def stage(tmp_path):
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     (tmp_path / "bundle" / "configs" / "work.json").write_text(json.dumps(CONFIG))
 
-    def make(name, *needs, **options):
+    def make(name, *needs, until=(), **options):
         result = tmp_path / "output" / f"{name}.txt"
         result.parent.mkdir(exist_ok=True)
         own = {"result": str(result), **options}
-        return Stage(name, "work", ["work.json"], result, own, needs)
+        return Stage(name, "work", ["work.json"], result, own, needs, idle_until=until)
 
     return make
 
@@ -134,6 +134,43 @@ def test_one_at_once_prints_as_it_goes_with_all_threads(run, stage, tmp_path):
 @pytest.mark.parametrize(("device", "max_parallel"), [("cpu", 2), ("cuda:0", 1)])
 def test_by_default_two_run_at_once_on_a_cpu(tmp_path, four_threads, device, max_parallel):
     assert Schedule(tmp_path, tmp_path, {"device": device}, {})._max_parallel == max_parallel
+
+
+def test_idle_time_is_used_beside_other_stages_and_left_to_those_that_need_it(
+    run, stage, tmp_path, capsys, four_threads
+):
+    output = tmp_path / "output"
+    ahead = stage("ahead", "begin", until=("use",))
+    endless = stage("endless", "begin", until=("use",), seconds=600.0)
+    stages = [
+        stage("begin"),
+        # each waits until the stages in idle time have begun
+        stage("one", "begin", wait_for=str(output / "endless.pid")),
+        stage("two", "begin", wait_for=str(output / "endless.pid")),
+        stage("use", "one", "two"),
+    ]
+    seconds = run([*stages, ahead, endless])
+    assert list(seconds) == ["begin", "one", "two", "use"]
+    assert ahead.result.read_text() == "2" and not endless.result.is_file()
+    assert [one.result.read_text() for one in stages] == ["4", "2", "2", "2"]
+    shown = capsys.readouterr().out
+    assert "ahead: finished after" in shown and "endless: stopped after" in shown and "'use' does the rest" in shown
+    # all that needs idle time is done
+    assert "idle" not in (run([*stages, ahead, endless]) and capsys.readouterr().out)
+
+
+def test_a_failure_in_idle_time_fails_nothing(run, stage, tmp_path, capsys, four_threads):
+    bad = stage("bad", "begin", until=("use",), code=7)
+    one = stage("one", "begin", wait_for=str(tmp_path / "output" / "bad.pid"), seconds=1.0)
+    seconds = run([stage("begin"), one, stage("use", "one"), bad])
+    assert list(seconds) == ["begin", "one", "use"]
+    assert "bad: the stage 'bad' ended with 7" in capsys.readouterr().out
+
+
+def test_where_one_stage_runs_at_a_time_there_is_no_idle_time(run, stage):
+    ahead = stage("ahead", until=("use",))
+    run([stage("begin"), stage("use", "begin"), ahead], max_parallel=1)
+    assert not ahead.result.exists()
 
 
 SCRIPT = """

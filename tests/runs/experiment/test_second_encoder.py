@@ -6,7 +6,12 @@ import pytest
 
 from medi_monai.networks.encoders import EfficientNetEncoder, build_encoder
 from medi_monai.runs.experiment.metadata import MetadataExperiment, metadata_stages
-from medi_monai.runs.experiment.second_encoder import SecondEncoder, choose_second_encoder, second_stages
+from medi_monai.runs.experiment.second_encoder import (
+    SecondEncoder,
+    choose_second_encoder,
+    embedding_stages,
+    second_stages,
+)
 from medi_monai.runs.experiment.stages import StageRun
 from medi_monai.utils.errors import InputError
 
@@ -77,6 +82,20 @@ def test_the_stages_with_the_first_encoder_do_not_depend_on_the_second(tmp_path)
     run = StageRun(BUNDLE, tmp_path, probing, given, {})
     assert run._settings["encoder"] == SECOND.spec and run._settings["num_repeats"] == 5
     assert "pixel_figures" in StageRun(BUNDLE, tmp_path, evaluation, given, {})._settings
+
+
+def test_the_real_images_are_embedded_in_idle_time_until_evaluation_begins(tmp_path):
+    stages = metadata_stages(tmp_path, 1.0, num_trainings=2)
+    stages += second_stages(stages, SECOND, OPTIONS)
+    first, second = embedding_stages(stages, SECOND, tmp_path)
+    assert first.idle_until == ["evaluation", "evaluation 2", "probing"] and first.needs == ["preparing"]
+    assert second.idle_until == [f"{name} by efficientnet_lite0" for name in first.idle_until]
+    assert "encoder" not in first.options and second.options["encoder"] == SECOND.spec
+    assert second.result == tmp_path / "embedding_efficientnet_lite0" / "summary.json"
+    assert [stage.name for stage in embedding_stages(stages, SecondEncoder(None), tmp_path)] == ["embedding"]
+    given = {"baselines": ["stain_normalized"], "normalization": "reinhard", "num_repeats": 3}
+    settings = StageRun(BUNDLE, tmp_path, second, given, {})._settings
+    assert settings["normalization"] == "reinhard" and "num_repeats" not in settings
 
 
 def test_an_experiment_without_check_has_no_second_encoder():

@@ -1,0 +1,70 @@
+"""The run ``embedding``: embed the real images of a cohort, so that evaluation and probing find their features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from medi_monai.cohort import Cohort
+from medi_monai.cohort.samples import known_rows
+from medi_monai.engines.distributed import torchrun_session
+from medi_monai.evaluation.embedding import features_folder
+from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.views import Embedder, embed_real_views
+from medi_monai.networks.encoders import Encoder
+from medi_monai.results import plain
+from medi_monai.utils.records import claim_results
+from medi_monai.utils.run_dir import finish_run
+
+__all__ = ["embed_run"]
+
+
+def embed_run(
+    cohort: Cohort,
+    columns: Sequence[str],
+    baselines: Sequence[str],
+    encoder: Encoder,
+    image_size: int,
+    output_dir: str | os.PathLike,
+    settings: ProbeSettings | None = None,
+    batch_size: int = 256,
+    device: str = "cpu",
+    features_dir: str | os.PathLike | None = None,
+) -> None:
+    """Embed the real images, and those of their views that baselines need, and write ``summary.json``.
+
+    The features are those that the runs ``evaluation`` and ``probing`` with the same settings would compute; an
+    interrupted run resumes, and these runs compute what it has not.
+
+    Args:
+        cohort: real images.
+        columns: label and attributes; images without a value of one of them are left out.
+        baselines: baselines of the probing.
+        encoder: encoder of the features.
+        image_size: side of the images in pixels.
+        output_dir: output folder.
+        settings: normalization, and number and strength of the augmentations.
+        batch_size: batch size of the encoder.
+        device: device of the encoder.
+        features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
+
+    Raises:
+        InputError: as for :func:`medi_monai.evaluation.embedding.embed_images`.
+    """
+    settings = settings or ProbeSettings()
+    real = known_rows(cohort, columns)
+    embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
+    with torchrun_session() as shard:
+        views, augmented = embed_real_views(real, baselines, settings, embedder, shard)
+    if shard.rank > 0:
+        return
+    claim_results(output_dir, "embedding")
+    finish_run(
+        "embedding",
+        output_dir,
+        made={"images": len(real), "views": len(views) + len(augmented)},
+        figures={},
+        settings=plain({**vars(settings), "baselines": list(baselines), "encoder": encoder.describe()}),
+        digests={"cohort": cohort.digest},
+        where=features_folder(real, features_dir),
+    )
