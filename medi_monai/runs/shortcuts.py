@@ -27,7 +27,7 @@ from medi_monai.results.diagnostics import CorrelationSweep
 from medi_monai.results.shortcuts import AttributeShortcut, FeatureSet, ShortcutResults
 from medi_monai.runs.auditing import is_quantity, write_audit
 from medi_monai.schema import missing_cells
-from medi_monai.utils.errors import InputError
+from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.files import json_digest
 from medi_monai.utils.records import RESULTS, claim_results
 from medi_monai.utils.run_dir import set_aside
@@ -54,6 +54,11 @@ def labeled_features(features: FeatureSettings, cohort: Mapping[str, Any], on_er
     check_named_once("metadata_columns", cohort["metadata_columns"], cohort["label"])
     if not cohort["metadata_columns"]:
         raise InputError("metadata_columns is empty: name the attributes that may be shortcuts, first the center")
+    if cohort["split_columns"][:1] != [cohort["label"]]:
+        raise InputError(f"split_columns = {cohort['split_columns']}: the label, {cohort['label']!r}, has to be first")
+    for name in cohort["split_columns"][1:]:
+        if name not in cohort["metadata_columns"]:
+            raise unknown_value("column of split_columns", name, cohort["metadata_columns"], "List it there as well.")
     source = FeatureSource(
         features_path(features.features),
         features.feature_columns,
@@ -199,6 +204,7 @@ def _measured(
             seed,
             correlation if name == attributes[0] else None,
             replicates,
+            of_label if len(rows) == len(cohort.table) else None,
         )
     return of_label, shortcuts
 

@@ -78,7 +78,7 @@ def test_a_planted_center_is_found_and_every_figure_is_written(tmp_path, capsys)
 
 def test_a_repeated_run_is_equal_and_keeps_the_earlier_one(tmp_path):
     plant(tmp_path)
-    first, again = run(tmp_path), run(tmp_path)
+    first, again = run(tmp_path, metadata_columns=["hospital"]), run(tmp_path, metadata_columns=["hospital"])
     assert first == again
     assert {path.name for path in (tmp_path / "out" / "earlier-1").iterdir()} == {
         "shortcuts.json", "shortcuts.csv", "audit.json", "audit.html", "report.html", "summary.json"
@@ -105,7 +105,12 @@ def test_centers_may_be_held_out_whole(tmp_path):
     [
         ({"metadata_columns": []}, "metadata_columns is empty"),
         ({"metadata_columns": ["tumor"]}, "the label cannot also be an attribute"),
-        ({"metadata_columns": ["hospitals"]}, "unknown column 'hospitals': did you mean 'hospital'"),
+        (
+            {"metadata_columns": ["hospitals"], "split_columns": ["tumor"]},
+            "unknown column 'hospitals': did you mean 'hospital'",
+        ),
+        ({"split_columns": ["tumor", "race"]}, "unknown column of split_columns 'race'"),
+        ({"split_columns": ["hospital"]}, "the label, 'tumor', has to be first"),
         ({"table": "slide.csv"}, "table not found"),
         ({"split_scheme": "site_holdout", "holdout_values": ["H9"]}, "unknown hospital 'H9'"),
     ],

@@ -159,7 +159,8 @@ def _npz(path: Path) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
 @contextmanager
 def _hdf5(path: Path) -> Iterator[dict[str, Callable[[], np.ndarray]]]:
     h5py = require("h5py", f"to read {path.name}")
-    with h5py.File(path, "r") as file:
+    # locks fail on some network drives, and nothing is written
+    with h5py.File(path, "r", locking=False) as file:
         # a link may lead to a file elsewhere
         own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
         yield {name: partial(np.asarray, file[name]) for name in own if isinstance(file[name], h5py.Dataset)}

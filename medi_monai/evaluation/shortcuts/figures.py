@@ -64,6 +64,7 @@ def shortcut_figures(
     seed: int = 0,
     correlation: CorrelationSweep | None = None,
     num_replicates: int = 0,
+    of_label: ProbeAccuracy | None = None,
 ) -> Shortcut:
     """Measure what features reveal of the class and of an attribute.
 
@@ -76,10 +77,10 @@ def shortcut_figures(
         seed: seed of all draws.
         correlation: accuracy as center and class become correlated, if it was measured.
         num_replicates: as for :func:`column_accuracy`.
+        of_label: accuracy for the class on the same rows, if it was measured.
     """
-    of_label, of_center = (
-        column_accuracy(features, table, column, c_values, seed, num_replicates) for column in (label, center)
-    )
+    of_label = of_label or column_accuracy(features, table, label, c_values, seed, num_replicates)
+    of_center = column_accuracy(features, table, center, c_values, seed, num_replicates)
     labels, centers = (codes_of(table, [column])[0] for column in (label, center))
     slides = codes_of(table, ["slide"])[0] if "slide" in table else None
     return Shortcut(
