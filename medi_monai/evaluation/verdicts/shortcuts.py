@@ -92,10 +92,11 @@ def _drop_conclusion(label: str, center: str, unseen: UnseenAccuracy) -> Finding
         text = f"What a probe for {label} loses on unseen combinations was not measured: {reason}."
         return Finding("note", text, name="drop")
     before, after = (figure_text(part.balanced_accuracy, 3) for part in (unseen.in_domain, unseen.unseen))
-    figures = f"{before} on new patients of combinations in training, {after} on combinations not in training"
     interval, value = drop.difference.ci95, drop.difference.value
-    said = f"difference {figure_text(drop.difference, 3)}, {p_statement(drop.p_value)}"
     lost = interval is not None and interval[0] > 0
-    start = f"A probe for {label} {'loses' if lost else 'does not certainly lose'} accuracy where {label} and {center}"
-    text = f"{start} are combined as never in training: balanced accuracy {figures} ({said})."
+    text = (
+        f"A probe for {label} {'loses' if lost else 'does not certainly lose'} accuracy on combinations of {label} and "
+        f"{center} that training lacks: balanced accuracy {before} in domain, {after} on these; difference "
+        f"{figure_text(drop.difference, 3)}, {p_statement(drop.p_value)}."
+    )
     return Finding("warning" if lost else "note", text, {"drop": value}, "drop")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medi_monai.report.page import LEVELS, Page
 from medi_monai.report.sections import add_correlation, add_findings, add_provenance, add_shortcut
-from medi_monai.report.shortcuts.plots import accuracy_plot
-from medi_monai.report.words import DASH, figure_text, number, p_text, share_table
+from medi_monai.report.shortcuts.plots import column_plot, domain_plot
+from medi_monai.report.words import DASH, figure_text, number, p_statement, share_table
 from medi_monai.results.shortcuts import DomainAccuracy, ShortcutResults
 from medi_monai.utils.text import plural
 
@@ -44,12 +44,19 @@ def write_shortcut_page(results: ShortcutResults, path: str | os.PathLike) -> Pa
     )
     levels = [finding.level for finding in results.conclusions]
     page.answer([finding.text for finding in results.conclusions], min(levels, key=LEVELS.index))
-    page.figure(
-        accuracy_plot(results.label, _accuracies(results), _tests(results), results.unseen.chance),
-        "Balanced accuracy of linear probes on other patients, with 95% intervals over these; dotted: chance. "
-        f"Left: {results.label} (blue) and attributes (orange). An attribute can serve as a shortcut where it is "
-        "predicted well. Right: accuracy for the class where training has the same combinations, and where it lacks "
-        "them; these intervals are also over training patients.",
+    page.figures(
+        [
+            (
+                column_plot(results.label, _accuracies(results)),
+                f"Linear probes for {results.label} (blue) and attributes (orange) on other patients, with 95% "
+                "intervals over these; dotted: chance. An attribute can be a shortcut where it is predicted well.",
+            ),
+            (
+                domain_plot(results.label, _tests(results), results.unseen.chance),
+                f"A probe for {results.label} on new patients: of combinations in training (in domain), and of those "
+                "that training lacks. 95% intervals also over training patients.",
+            ),
+        ]
     )
     add_findings(page, list(results.warnings), "Cautions")
     _add_columns(page, results)
@@ -131,7 +138,7 @@ def _add_unseen(page: Page, results: ShortcutResults) -> None:
     page.table(share_table(rows, "test set"))
     if unseen.drop is not None:
         page.text(
-            f"Difference: {figure_text(unseen.drop.difference, 3)} (p {p_text(unseen.drop.p_value)}). Chance: "
+            f"Difference: {figure_text(unseen.drop.difference, 3)}, {p_statement(unseen.drop.p_value)}. Chance: "
             f"{number(unseen.chance, 3)}. The drop contains what the shortcut costs, and how much harder these "
             "combinations are."
         )

@@ -12,38 +12,42 @@ from medi_monai.report.words import short
 from medi_monai.results import Figure as ResultFigure
 from medi_monai.results.measures import ProbeAccuracy
 
-__all__ = ["accuracy_plot"]
+__all__ = ["column_plot", "domain_plot"]
 
 LABEL_COLOR, ATTRIBUTE_COLOR, CHANCE_COLOR = "#0072b2", "#d55e00", "#444"
 
 
-def accuracy_plot(
-    label: str,
-    columns: Mapping[str, ProbeAccuracy],
-    tests: Mapping[str, ResultFigure],
-    chance: float,
-) -> Figure:
-    """Plot how accurately probes predict class and attributes and, if known, the class in domain and elsewhere.
+def column_plot(label: str, columns: Mapping[str, ProbeAccuracy]) -> Figure:
+    """Plot how accurately probes predict class and attributes, each with its chance.
 
     Args:
         label: column of the class, one of ``columns``.
         columns: accuracy of a probe for each column.
-        tests: accuracy for the class by title of the test set.
-        chance: chance of the latter.
     """
-    rows = max(len(columns), len(tests))
-    figure = Figure(figsize=(10 if tests else 6, 1.2 + 0.42 * rows), layout="constrained")
-    panels = figure.subplots(1, 2 if tests else 1, squeeze=False, width_ratios=[3, 2] if tests else [1])[0]
+    figure = Figure(figsize=(5.8, 1.1 + 0.4 * len(columns)), layout="constrained")
+    axes = figure.subplots()
     for height, (name, accuracy) in enumerate(columns.items()):
-        _point(panels[0], accuracy, height, LABEL_COLOR if name == label else ATTRIBUTE_COLOR)
+        _point(axes, accuracy, height, LABEL_COLOR if name == label else ATTRIBUTE_COLOR)
         if accuracy.chance is not None:
-            panels[0].plot([accuracy.chance] * 2, [height - 0.32, height + 0.32], color=CHANCE_COLOR, lw=1.4, ls=":")
-    _finish(panels[0], list(columns), "balanced accuracy of a probe for each column")
-    if tests:
-        for height, of_test in enumerate(tests.values()):
-            _point(panels[1], of_test, height, LABEL_COLOR)
-        panels[1].axvline(chance, color=CHANCE_COLOR, lw=1.4, ls=":")
-        _finish(panels[1], list(tests), f"balanced accuracy of a probe for {short(label, 20)}")
+            axes.plot([accuracy.chance] * 2, [height - 0.32, height + 0.32], color=CHANCE_COLOR, lw=1.4, ls=":")
+    _finish(axes, list(columns), "balanced accuracy of a probe for each column")
+    return figure
+
+
+def domain_plot(label: str, tests: Mapping[str, ResultFigure], chance: float) -> Figure:
+    """Plot how accurately a probe predicts the class on each test set.
+
+    Args:
+        label: column of the class.
+        tests: accuracy by title of the test set.
+        chance: accuracy expected by chance.
+    """
+    figure = Figure(figsize=(5.4, 1.1 + 0.4 * len(tests)), layout="constrained")
+    axes = figure.subplots()
+    for height, accuracy in enumerate(tests.values()):
+        _point(axes, accuracy, height, LABEL_COLOR)
+    axes.axvline(chance, color=CHANCE_COLOR, lw=1.4, ls=":")
+    _finish(axes, list(tests), f"balanced accuracy of a probe for {short(label, 20)}")
     return figure
 
 
