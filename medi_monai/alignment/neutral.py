@@ -15,7 +15,7 @@ from medi_monai.alignment.functional import apportion
 from medi_monai.cohort import Cohort, read_plan
 from medi_monai.cohort.samples import read_arms
 from medi_monai.cohort.table import require_columns
-from medi_monai.networks.encoders import build_encoder
+from medi_monai.networks.encoders import ImageFeatures, build_encoder
 from medi_monai.schema import MetadataSchema, missing_cells
 from medi_monai.utils.errors import InputError, unknown_value
 from medi_monai.utils.pixels import to_gray_levels
@@ -168,9 +168,7 @@ def sampled_subgroups(folder: str | os.PathLike, attributes: Sequence[str]) -> C
     return read_arms({"generated": folder}, attributes)["generated"]
 
 
-def encoder_features(
-    spec: Any, device: str | torch.device = "cpu", image_size: int = 32
-) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def encoder_features(spec: Any, device: str | torch.device = "cpu", image_size: int = 32) -> ImageFeatures | None:
     """Return an encoder as a function that is differentiable with respect to the images, for the consistency loss.
 
     Args:
@@ -201,4 +199,4 @@ def encoder_features(
         raise InputError(
             f"the encoder {encoder.name} passes no gradient to the images, so it cannot serve the consistency term"
         )
-    return features
+    return ImageFeatures(features, encoder.describe())

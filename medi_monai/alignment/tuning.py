@@ -217,6 +217,7 @@ def _record(
         "losses": goal.losses.model_dump(),
         # whether a run was resumed does not change its result
         "settings": {**settings.model_dump(exclude={"resume"}), "learning_rate": settings.rate},
+        "consistency_encoder": _regularizer(goal),
         "real_images": 0 if anchor is None else anchor.sampler.batch_size,
         "target": goal.target.to_dict(),
         "sampling": {
@@ -230,6 +231,11 @@ def _record(
         "prompts_digest": json_digest(prompts.astype(str).to_dict("split", index=False)),
         "untuned_sha256": file_digest(model.source),
     }
+
+
+def _regularizer(goal: AlignmentGoal) -> Mapping[str, Any] | None:
+    # None without a consistency loss, or for features that do not say whose they are
+    return getattr(goal.features, "description", None) if goal.losses.consistency_weight else None
 
 
 def _pool(

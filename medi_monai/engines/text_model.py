@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from torch import nn
 from medi_monai.cohort import Cohort, StreamedPatchDataset
 from medi_monai.engines.clip import ClipTraining, train_clip
 from medi_monai.engines.distributed import main_process_first
-from medi_monai.networks.text import CaptionSchema, ClipModel, load_pretrained_unet, load_text_encoder
+from medi_monai.networks.encoders import ImageFeatures
+from medi_monai.networks.text import CaptionSchema, ClipImageEncoder, ClipModel, load_pretrained_unet, load_text_encoder
 from medi_monai.networks.text.small import make_tokenizer, save_clip, small_clip
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.files import cache_dir, json_digest, read_json
@@ -105,6 +105,7 @@ def initialize_network(network: nn.Module, init_from: str | os.PathLike | None) 
     return network
 
 
-def clip_features(model: str, device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def clip_features(model: str, device: str | torch.device) -> ImageFeatures:
     """Return a CLIP's image features as a differentiable function of ``(N, 3, H, W)`` images in [-1, 1]."""
-    return ClipModel(model).to(device).image_features
+    clip = ClipModel(model).to(device)
+    return ImageFeatures(clip.image_features, ClipImageEncoder(clip).describe())

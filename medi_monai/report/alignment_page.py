@@ -238,14 +238,15 @@ def _add_pairs(page: Page, metrics: AlignmentMetrics, pairs: Pairs, mpp: float |
     }
     page.table(
         share_table(rows, "images"),
-        "Cosine similarity of CLIP image features to the image from the same noise before alignment",
+        f"Cosine similarity ({metrics.encoder['name']}, features standardized over the images before alignment) to the "
+        "image from the same noise before alignment",
     )
     _add_clip_scores(page, metrics)
 
 
 def _add_clip_scores(page: Page, metrics: AlignmentMetrics) -> None:
     if not any(score.n for score in metrics.clip_score.values()):
-        page.text("CLIP similarity and CLIP score: not reported, because no CLIP model was given.")
+        page.text("CLIP score: not reported, because no CLIP model was given.")
         return
     changes = {arm: consistency.score_change for arm, consistency in metrics.consistency.items()}
     rows = {

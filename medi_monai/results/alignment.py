@@ -208,7 +208,7 @@ class SubgroupDiversity(Result):
 
 @dataclass(frozen=True)
 class Consistency(Result):
-    """Cosine similarity of images drawn from the same noise before and after tuning.
+    """Cosine similarity of images drawn from the same noise before and after tuning, of standardized features.
 
     Args:
         num_stayed: number of pairs that kept their predicted subgroup.
@@ -357,7 +357,8 @@ class AlignmentMetrics(PredictedShares):
         costs: computational cost by arm.
         chosen: arms whose images were selected from candidates, with the numbers of both.
         settings_that_differ: sampling settings that are not the same in all arms, by setting and arm.
-        encoder: description of the feature encoder.
+        encoder: description of the encoder of distances, diversity and consistency.
+        regularizer: description of the encoder of the consistency loss; ``None`` if there is none or it is unknown.
         settings: resolved settings of the evaluation.
         digests: digests of images and models.
         verdict: verdict on every arm except ``before``.
@@ -387,6 +388,7 @@ class AlignmentMetrics(PredictedShares):
     verdict: Mapping[str, AlignmentVerdict]
     warnings: tuple[Finding, ...]
     copy_search: CopySearchResults | None = None
+    regularizer: Mapping[str, Any] | None = None
 
     @property
     def tolerance(self) -> float:

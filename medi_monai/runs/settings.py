@@ -193,8 +193,14 @@ class BrainSamplingSettings(SamplingSettings, defaults={"num_steps": 15}):
     """Sampling of brain MR images."""
 
 
-class BrainEncoderSettings(EncoderSettings, defaults={"encoder": "clip"}):
-    """Feature encoder for brain MR images."""
+class AlignmentEncoderSettings(EncoderSettings):
+    """Feature encoder of the evaluation of an alignment."""
+
+    encoder: Component = setting(
+        "independent",
+        "encoder of distances, diversity and consistency, or a mapping with its settings; independent: embedded or, if "
+        "that one regularized the tuning, efficientnet_lite0",
+    )
 
 
 class ClipSettings(Settings):
@@ -216,12 +222,12 @@ GROUPS: dict[str, type[Settings]] = {
     "adaptation": AdaptationSettings,
     "aligned_attribute": AlignedAttributeSettings,
     "alignment": AlignmentSettings,
+    "alignment_encoder": AlignmentEncoderSettings,
     "alignment_evaluation": AlignmentEvaluationSettings,
     "arms": ArmSettings,
     "audit": AuditSettings,
     "autoencoding": AutoencoderSettings,
     "brain_alignment": BrainAlignmentSettings,
-    "brain_encoder": BrainEncoderSettings,
     "brain_experiment": BrainExperimentSettings,
     "brain_fidelity": BrainFidelitySettings,
     "brain_losses": BrainAlignmentLosses,

@@ -110,7 +110,7 @@ class AlignmentInputs:
         named: images generated for prompts that name the attribute, by arm.
         cohort: real images of the training.
         real: real images with attributes and patient, to compare with.
-        clip: CLIP model for consistency and CLIP score, or None.
+        clip: CLIP model of the CLIP score, or None.
         recorded: content of ``alignment.json``, the record of the tuning, or None.
         prompt: column of the prompts.
         words: words that name each value of each attribute in the prompts of ``named``.

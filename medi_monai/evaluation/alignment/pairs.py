@@ -16,7 +16,7 @@ from medi_monai.evaluation.alignment.predictions import ArmPredictions
 from medi_monai.metrics import figure, mean_figure
 from medi_monai.utils.seeding import seed_from
 
-__all__ = ["consistency", "measure_pairs", "pair_pictures", "same_noise"]
+__all__ = ["consistency", "measure_pairs", "pair_pictures", "same_noise", "standardized"]
 
 #: maximum number of pairs shown of those that kept their subgroup, and of those that changed it
 SHOWN = 12
@@ -25,11 +25,14 @@ SHOWN = 12
 def measure_pairs(images: ComparedImages) -> Measured:
     """Measure the CLIP score and the consistency with ``before`` of every arm, and select ``pairs`` for the page."""
     inputs, predictions = images.inputs, images.predictions
+    features = standardized({arm: images.features[arm] for arm in predictions}, "before")
     by_arm = {}
     for arm, predicted in predictions.items():
         if arm != "before":
             rows = same_noise(inputs.arms["before"].table, inputs.arms[arm].table, inputs.prompt)
-            by_arm[arm] = consistency(predictions["before"], predicted, rows, "judge", inputs.joint.name)
+            arms = predictions["before"], predicted
+            vectors = features["before"], features[arm]
+            by_arm[arm] = consistency(arms, vectors, rows, "judge", inputs.joint.name)
     figures = {
         "consistency": by_arm,
         "clip_score": {arm: mean_figure(predicted.scores) for arm, predicted in predictions.items()},
@@ -51,14 +54,33 @@ def same_noise(before: pd.DataFrame, after: pd.DataFrame, prompt: str) -> tuple[
     return pairs["row_before"].to_numpy(np.int64), pairs["row_after"].to_numpy(np.int64)
 
 
-def consistency(
-    before: ArmPredictions, after: ArmPredictions, rows: tuple[np.ndarray, np.ndarray], classifier: str, part: str
-) -> dict[str, Any]:
-    """Measure the cosine similarity of CLIP features for the same noise and prompt in two arms.
+def standardized(features: Mapping[str, np.ndarray], base: str) -> dict[str, np.ndarray]:
+    """Return features in standard deviations from the mean of one arm: unrelated images have a cosine of about 0.
 
     Args:
-        before: predictions of one arm.
-        after: predictions of the other arm.
+        features: ``(N, D)`` features by arm.
+        base: arm whose mean and standard deviations are used; features that are constant in it are left out.
+    """
+    own = np.asarray(features[base], float)
+    mean, spread = own.mean(0), own.std(0)
+    varies = spread > 1e-6 * max(float(spread.max(initial=0.0)), 1e-12)
+    return {
+        arm: (np.asarray(of_arm, float)[:, varies] - mean[varies]) / spread[varies] for arm, of_arm in features.items()
+    }
+
+
+def consistency(
+    arms: tuple[ArmPredictions, ArmPredictions],
+    features: tuple[np.ndarray, np.ndarray],
+    rows: tuple[np.ndarray, np.ndarray],
+    classifier: str,
+    part: str,
+) -> dict[str, Any]:
+    """Measure the cosine similarity of features for the same noise and prompt in two arms.
+
+    Args:
+        arms: predictions of both arms.
+        features: ``(N, D)`` features of both arms, from :func:`standardized`, by an encoder without part in the tuning.
         rows: rows of both arms, from :func:`same_noise`.
         classifier: name of the classifier that predicts the subgroup.
         part: name of the part of the target whose subgroups are compared.
@@ -68,16 +90,12 @@ def consistency(
         mean cosine of images from different noise, for comparison; ``num_stayed``, ``num_changed``; and
         ``score_change``: the difference of CLIP scores, after minus before.
     """
-    first, second = (arm.codes[classifier][part][some] for arm, some in zip((before, after), rows))
+    first, second = (arm.codes[classifier][part][some] for arm, some in zip(arms, rows))
     stays = first == second
-    scores = [arm.scores[some] for arm, some in zip((before, after), rows) if arm.scores is not None]
+    scores = [arm.scores[some] for arm, some in zip(arms, rows) if arm.scores is not None]
     counts: dict[str, Any] = {"num_stayed": int(stays.sum()), "num_changed": int((~stays).sum())}
     counts["score_change"] = mean_figure(scores[1] - scores[0] if len(scores) == 2 else None)
-    if before.features is None or after.features is None:
-        nothing = {"all": len(stays), "stayed": int(stays.sum()), "changed": int((~stays).sum())}
-        return {**counts, **{name: figure(None, n=n) for name, n in nothing.items()}, "unrelated": figure(None, n=0)}
-    first_features = before.features[rows[0]].astype(float)
-    second_features = after.features[rows[1]].astype(float)
+    first_features, second_features = (_unit(vectors[some]) for vectors, some in zip(features, rows))
     cosine, n = (first_features * second_features).sum(1), len(stays)
     unrelated = (first_features.sum(0) @ second_features.sum(0) - cosine.sum()) / (n * (n - 1)) if n > 1 else None
     figures = {"all": cosine, "stayed": cosine[stays], "changed": cosine[~stays]}
@@ -86,6 +104,10 @@ def consistency(
         **{name: mean_figure(values) for name, values in figures.items()},
         "unrelated": figure(unrelated, n=n * (n - 1)),
     }
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def pair_pictures(

@@ -1,4 +1,4 @@
-"""Predictions of classifiers and a CLIP model for the images of each arm."""
+"""Predictions of classifiers and CLIP scores for the images of each arm."""
 
 from __future__ import annotations
 
@@ -25,12 +25,10 @@ class ArmPredictions:
 
     Args:
         codes: ``(N,)`` predicted subgroups by classifier and by part of the target (an attribute, or all jointly).
-        features: ``(N, D)`` CLIP features of unit length, or None.
         scores: ``(N,)`` cosine similarities of image and caption (CLIP scores), or None.
     """
 
     codes: Mapping[str, Mapping[str, np.ndarray]]
-    features: np.ndarray | None = None
     scores: np.ndarray | None = None
 
 
@@ -44,14 +42,14 @@ def predict_arm(
     prompt: str | None = None,
     batch_size: int = 256,
 ) -> ArmPredictions:
-    """Read all images once, classify them with every classifier and embed them with a CLIP model, if given.
+    """Read all images once, classify them with every classifier and score them with a CLIP model, if given.
 
     Args:
         images: images of an arm.
         classifiers: classifiers by name.
         parts: parts of the target.
         image_size: side of the images in pixels.
-        clip: CLIP model for features and scores; None omits both.
+        clip: CLIP model of the scores; None omits them.
         prompt: column of the captions; None omits the scores.
         batch_size: number of images per batch.
 
@@ -70,17 +68,14 @@ def predict_arm(
                 order = orders[name][part.name]
                 values = {column: read[column][:, order[column]].argmax(1).numpy() for column in order}
                 blocks[name][part.name].append(part.join(values))
-        if clip is not None:
+        if clip is not None and prompt is not None:
             device = next(clip.parameters()).device
             features += [clip.image_features(from_uint8(some.to(device))).cpu() for some in pixels.split(batch_size)]
     codes = {name: {part: np.concatenate(some) for part, some in own.items()} for name, own in blocks.items()}
-    if clip is None:
+    if clip is None or prompt is None:
         return ArmPredictions(codes)
-    together = torch.cat(features)
-    scores = None
-    if prompt is not None:
-        scores = (together * clip.text_features(images.table[prompt].tolist()).cpu()).sum(1).numpy()
-    return ArmPredictions(codes, together.numpy(), scores)
+    scores = (torch.cat(features) * clip.text_features(images.table[prompt].tolist()).cpu()).sum(1)
+    return ArmPredictions(codes, scores.numpy())
 
 
 def _value_order(classifier: AttributeClassifier, part: Part) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from medi_monai.evaluation.alignment.adherence import measure_adherence
+from medi_monai.evaluation.alignment.encoders import REGULARIZER
 from medi_monai.evaluation.alignment.images import ComparedImages, Embedding, Measured, compared_images
 from medi_monai.evaluation.alignment.inputs import (
     AlignmentInputs,
@@ -67,7 +68,7 @@ def evaluate_alignment_run(
             next to those of the judge.
         embedding: encoder, and how all networks are run.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
-        clip: CLIP model for consistency and CLIP score; None omits them.
+        clip: CLIP model of the CLIP score; None omits it.
         alignment: ``alignment.json`` of the tuning, or its folder; None if there is none.
         settings: settings of the comparison with real images.
         tolerance: largest total variation, in (0, 1), at which the target counts as met.
@@ -141,6 +142,7 @@ def _metrics(
             "chosen": inputs.selections,
             "settings_that_differ": inputs.differing_settings,
             "encoder": encoder.describe(),
+            "regularizer": (inputs.recorded or {}).get(REGULARIZER),
             "settings": settings,
             "digests": inputs.digests,
             "verdict": {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from medi_monai.evaluation.alignment.encoders import same_encoder
 from medi_monai.report.words import arm_title, figure_text, number, settings_findings, span
 from medi_monai.results import Figure, Finding
 from medi_monai.results.alignment import AlignmentMetrics, AlignmentVerdict, Answer, TuningCurve
@@ -258,9 +259,9 @@ def _pair_findings(metrics: AlignmentMetrics, arm: str) -> list[Finding]:
     if pairs.changed.n:
         changed = f"pairs that changed it {figure_text(pairs.changed, 3)} ({plural(pairs.changed.n, 'pair')})"
     text = (
-        "Cosine similarity of images from the same noise before and after: pairs that kept their subgroup "
-        f"{figure_text(stayed, 3)} ({plural(stayed.n or 0, 'pair')}), {changed}; images from different noise "
-        f"{number(pairs.unrelated.value, 3)}."
+        f"Cosine similarity ({metrics.encoder['name']}) of images from the same noise before and after: pairs that "
+        f"kept their subgroup {figure_text(stayed, 3)} ({plural(stayed.n or 0, 'pair')}), {changed}; images from "
+        f"different noise {number(pairs.unrelated.value, 3)}."
     )
     figures = {"stayed": stayed, "changed": pairs.changed, "unrelated": pairs.unrelated}
     return [Finding("error" if lost else "warning" if low else "ok", text, figures)]
@@ -292,6 +293,7 @@ def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
     """Return findings about the limitations of the conclusions."""
     findings = [Finding("warning", sentence) for sentence in metrics.notes]
     findings += _judge_findings(metrics)
+    findings.append(_encoder_finding(metrics))
     counts = {arm: by_part[metrics.part].total_variation.n or 0 for arm, by_part in metrics.distance_to_target.items()}
     few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
@@ -303,6 +305,17 @@ def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
         text = "Consistency could not be measured: no images before and after share prompt, number, and seed."
         findings.append(Finding("warning", text))
     return (*findings, *settings_findings(metrics.settings_that_differ), *_copies(metrics))
+
+
+def _encoder_finding(metrics: AlignmentMetrics) -> Finding:
+    name, other = metrics.encoder["name"], metrics.regularizer
+    text = f"Distances, diversity and consistency are measured with the encoder {name}"
+    if other is None:
+        return Finding("note", f"{text}.")
+    if same_encoder(metrics.encoder, other):
+        text += ", which also regularized the tuning and therefore favors it: give another one by --encoder, such as "
+        return Finding("warning", f"{text}efficientnet_lite0 (pip install medi_monai[lite]).")
+    return Finding("note", f"{text}, which took no part in the tuning; its consistency loss used {other['name']}.")
 
 
 def _judge_findings(metrics: AlignmentMetrics) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder
+from medi_monai.networks.encoders.differentiable import ImageFeatures
 from medi_monai.networks.encoders.efficientnet import EfficientNetEncoder
 from medi_monai.networks.encoders.embedded import EmbeddedEncoder
 from medi_monai.networks.encoders.pretrained import (
@@ -16,6 +17,7 @@ __all__ = [
     "EfficientNetEncoder",
     "EmbeddedEncoder",
     "Encoder",
+    "ImageFeatures",
     "InceptionEncoder",
     "ModuleEncoder",
     "TimmEncoder",

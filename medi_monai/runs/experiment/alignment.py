@@ -15,7 +15,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.captions import read_prompts
 from medi_monai.cohort.captions.prompts import NEUTRAL
 from medi_monai.cohort.selection import captioned_cohort
-from medi_monai.networks import build_encoder
+from medi_monai.evaluation.alignment.encoders import check_encoder
 from medi_monai.results import plain, read_results
 from medi_monai.results.alignment import AlignmentMetrics
 from medi_monai.runs.experiment.run import Outcome, RunContext, run_experiment
@@ -145,9 +145,7 @@ def _check_late_options(options: Mapping[str, Any], stage_options: Mapping[str, 
     last, steps = aligning["last_steps"], options["num_steps"]
     if last is not None and last > steps:
         raise InputError(f"last_steps = {last}: the gradient can pass through 1 to {steps} (num_steps) steps")
-    encoder = stage_options["evaluation"]["encoder"]
-    if (encoder.get("name") if isinstance(encoder, Mapping) else encoder) != "clip":
-        build_encoder(encoder)
+    check_encoder(stage_options["evaluation"]["encoder"], ("clip",))
 
 
 def _kept_prompts(prompts: str | Sequence[str], output: Path) -> str | Sequence[str]:

@@ -5,7 +5,7 @@ from result_contents import NONE, alignment_content, figure
 from medi_monai.alignment.functional import make_target
 from medi_monai.alignment.functional.targets import parts_of
 from medi_monai.evaluation.alignment.shares import change_of_distance, shares_of_part
-from medi_monai.evaluation.verdicts.alignment import alignment_verdict, curve_rises
+from medi_monai.evaluation.verdicts.alignment import alignment_verdict, cautions, curve_rises
 from medi_monai.results import typed
 from medi_monai.results.alignment import AlignmentMetrics, TuningCurve
 
@@ -158,6 +158,18 @@ def test_pairs_that_all_kept_their_subgroup():
     }
     texts = " ".join(one.text for one in verdict_of(content).findings)
     assert "(200 pairs), no pair changed it; images from different noise" in texts
+
+
+def test_the_encoder_of_the_loss_is_warned_of():
+    def finding(regularizer):
+        content = {**verdict_content((300, 300), (300, 300)), "regularizer": regularizer}
+        content["encoder"] = {"name": "embedded", "dim": 81, "weights_sha256": "c0ffee"}
+        return next(one for one in cautions(typed(AlignmentMetrics, content)) if "encoder embedded" in one.text)
+
+    assert finding(None).level == "note"
+    other = finding({"name": "clip", "weights_sha256": "0"})
+    assert other.level == "note" and "took no part in the tuning; its consistency loss used clip" in other.text
+    assert finding({"name": "embedded", "weights_sha256": "c0ffee"}).level == "warning"
 
 
 def test_what_a_judge_at_chance_level_reads_is_never_in_order():
