@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
-from medi_monai.results.measures import ClassifierAccuracy, CopySearchResults, FidelityFigures, Memorization
+from medi_monai.results.measures import (
+    ClassifierAccuracy,
+    CopySearchResults,
+    FidelityFigures,
+    Memorization,
+    SeedResults,
+)
+from medi_monai.results.tuning import CurveRow, TuningCurve, ValidationDistance
 from medi_monai.results.typed import Result
 
 __all__ = [
@@ -252,37 +259,6 @@ class PromptAdherence(Result):
 
 
 @dataclass(frozen=True)
-class ValidationDistance(Result):
-    """Distance to the target after one update of the tuning, according to one classifier.
-
-    Args:
-        distance: total variation between the target and the predicted probabilities averaged over all images.
-        proportions: these mean probabilities by subgroup.
-        distance_of_prompts: mean distance over the prompts, or ``None``.
-    """
-
-    distance: float
-    proportions: Mapping[str, float]
-    distance_of_prompts: float | None = None
-
-
-@dataclass(frozen=True)
-class CurveRow(Result):
-    """One update of the tuning, with the distance to the target according to each classifier."""
-
-    step: int
-    classifiers: Mapping[str, ValidationDistance]
-
-
-@dataclass(frozen=True)
-class TuningCurve(Result):
-    """Distances to the target during the tuning, and the update whose weights were kept."""
-
-    rows: tuple[CurveRow, ...]
-    kept_step: int
-
-
-@dataclass(frozen=True)
 class ArmCost(Result):
     """Computational cost of an arm.
 
@@ -361,6 +337,7 @@ class AlignmentMetrics(PredictedShares):
         regularizer: description of the encoder of the consistency loss; ``None`` if there is none or it is unknown.
         settings: resolved settings of the evaluation.
         digests: digests of images and models.
+        seeds: single seeds of the arms with several, whose figures are means over them.
         verdict: verdict on every arm except ``before``.
         warnings: limitations of the conclusions.
     """
@@ -389,6 +366,7 @@ class AlignmentMetrics(PredictedShares):
     warnings: tuple[Finding, ...]
     copy_search: CopySearchResults | None = None
     regularizer: Mapping[str, Any] | None = None
+    seeds: Mapping[str, SeedResults] = field(default_factory=dict)
 
     @property
     def tolerance(self) -> float:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from medi_monai.results.figure import Figure
 from medi_monai.results.typed import Result
 
-__all__ = ["ClassifierAccuracy", "CopySearchResults", "FidelityFigures", "Memorization", "ProbeAccuracy"]
+__all__ = [
+    "ClassifierAccuracy",
+    "CopySearchResults",
+    "FidelityFigures",
+    "Memorization",
+    "ProbeAccuracy",
+    "SeedResults",
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,19 @@ class Memorization(Result):
         if held_out is None or self.copies.ci95 is None or held_out.copies.ci95 is None:
             return False
         return self.copies.ci95[0] > held_out.copies.ci95[1]
+
+
+@dataclass(frozen=True)
+class SeedResults(Result):
+    """Results of the single seeds of a tuning.
+
+    Args:
+        distance_to_target: total variation of the shares from the target, by seed.
+        frechet_ratio: Fréchet distance divided by that before, by group and seed.
+    """
+
+    distance_to_target: tuple[float | None, ...]
+    frechet_ratio: Mapping[str, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)

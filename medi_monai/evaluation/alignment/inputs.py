@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medi_monai.alignment.functional import SubgroupTarget, make_target
 from medi_monai.alignment.functional.targets import Part, parts_of
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import SampledImages, known_rows, read_arms, settings_that_differ
+from medi_monai.evaluation.alignment.seeds import Folders, expand_seeds
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
 from medi_monai.networks.classifier import AttributeClassifier, load_classifier
 from medi_monai.networks.text import ClipModel
@@ -33,14 +34,15 @@ class GeneratedImages:
     """Folders of the generated images that are compared, and how their prompts are read.
 
     Args:
-        folders: ``output_dir`` of the sampling run of each arm: ``before``, ``after``, and any others.
+        folders: ``output_dir`` of the sampling run of each arm: ``before``, ``after``, and any others; or a list of
+            them, one for each seed of a tuning.
         named: ``output_dir`` of a second sampling of each arm, with prompts that name the attribute.
         words: for each attribute, the words that name each value in these prompts; by default the values themselves.
         prompt: column of the prompts in the manifests.
     """
 
-    folders: Mapping[str, str | os.PathLike]
-    named: Mapping[str, str | os.PathLike] | None = None
+    folders: Folders
+    named: Folders | None = None
     words: Mapping[str, Mapping[str, str | Sequence[str]]] | None = None
     prompt: str = "caption"
 
@@ -114,6 +116,7 @@ class AlignmentInputs:
         recorded: content of ``alignment.json``, the record of the tuning, or None.
         prompt: column of the prompts.
         words: words that name each value of each attribute in the prompts of ``named``.
+        seeds: names of the arms that are seeds of one tuning, by the name of the first.
     """
 
     classifiers: Mapping[str, AttributeClassifier]
@@ -127,6 +130,7 @@ class AlignmentInputs:
     recorded: Mapping[str, Any] | None
     prompt: str
     words: Mapping[str, Mapping[str, str | Sequence[str]]]
+    seeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def joint(self) -> Part:
@@ -170,10 +174,11 @@ def gather(
     loaded = _load_classifiers(classifiers, device)
     recorded = _recorded(alignment)
     shares = target.shares(loaded["judge"], recorded)
-    arms = _arms(generated.folders, generated.prompt)
-    named = _arms(generated.named, generated.prompt) if generated.named else {}
+    folders, seeds = expand_seeds(generated.folders)
+    arms = _arms(folders, generated.prompt)
+    named = _arms(expand_seeds(generated.named)[0], generated.prompt) if generated.named else {}
     for sampled in (arms, named):
-        _check_weights(sampled, recorded)
+        _check_weights(sampled, recorded, seeds.get("after", ()))
     reference = known_rows(real.cohort if real.reference is None else real.reference, shares.attributes)
     parts = parts_of(shares)
     _check_values(parts[: len(shares.attributes)], reference)
@@ -190,6 +195,7 @@ def gather(
         recorded=recorded,
         prompt=generated.prompt,
         words=generated.words or {},
+        seeds=seeds,
     )
 
 
@@ -252,11 +258,11 @@ def _arms(arms: Mapping[str, str | os.PathLike], prompt: str) -> dict[str, Sampl
     return sampled
 
 
-def _check_weights(arms: Mapping[str, SampledImages], recorded: Mapping[str, Any] | None) -> None:
+def _check_weights(arms: Mapping[str, SampledImages], recorded: Mapping[str, Any] | None, seeds: Sequence[str]) -> None:
     # swapped arms would turn a gain into a loss
     untuned = (recorded or {}).get("untuned_sha256")
     for name, images in arms.items():
-        if untuned is None or name not in NEEDED or not images.settings:
+        if untuned is None or name not in (*NEEDED, *seeds) or not images.settings:
             continue
         used = images.settings.get("checkpoint")
         if name == "before" and used not in (None, untuned):
@@ -265,8 +271,8 @@ def _check_weights(arms: Mapping[str, SampledImages], recorded: Mapping[str, Any
                 f"{used[:12]}, the tuning began with {untuned[:12]}. Are the arms swapped, or is --alignment "
                 "that of another one?"
             )
-        if name == "after" and used == untuned and (recorded or {}).get("kept_step"):
+        if name != "before" and used == untuned and (recorded or {}).get("kept_step"):
             raise InputError(
-                f"the images of 'after' in {images.root} are of the untuned model ({untuned[:12]}): give "
+                f"the images of {name!r} in {images.root} are of the untuned model ({untuned[:12]}): give "
                 "--ckpt_dir with the tuned weights to `sampling`, and look whether the arms are swapped"
             )

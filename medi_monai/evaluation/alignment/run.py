@@ -19,6 +19,7 @@ from medi_monai.evaluation.alignment.inputs import (
 )
 from medi_monai.evaluation.alignment.pairs import measure_pairs
 from medi_monai.evaluation.alignment.quality import measure_memorization, measure_quality
+from medi_monai.evaluation.alignment.seeds import pool_seeds, seed_results
 from medi_monai.evaluation.alignment.shares import measure_shares
 from medi_monai.evaluation.alignment.table import alignment_table
 from medi_monai.evaluation.fidelity import FidelitySettings
@@ -90,6 +91,8 @@ def evaluate_alignment_run(
         return None
     measured = [measure(images) for measure in MEASURES]
     figures = {name: own for measures in measured for name, own in measures.figures.items()}
+    seeds = seed_results(figures, inputs.seeds, inputs.joint.name)
+    figures = {**pool_seeds(figures, inputs.seeds), "seeds": seeds}
     pictures = {name: own for measures in measured for name, own in measures.pictures.items()}
     recorded_settings = {
         **vars(settings),

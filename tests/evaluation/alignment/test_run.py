@@ -297,6 +297,24 @@ def test_a_small_further_arm_takes_no_images_from_the_answer(data, tmp_path):
     assert beside.arms["tiny"].frechet_distance == Figure(None, None, 4)
 
 
+def test_seeds_of_a_tuning_are_evaluated_together(data, tmp_path):
+    _, arms, _ = data
+    second = sampled(tmp_path / "second", ["bright"] * 24 + ["dark"] * 36, 1)
+    metrics = run(data, tmp_path, arms={"before": arms["before"], "after": [arms["after"], second]})
+    alone = run(data, tmp_path)
+    share, of_one = (made.proportions["after"]["shade"]["bright"] for made in (metrics, alone))
+    assert share.value == pytest.approx((30 + 24) / 120) and share.n == 120
+    low, high = share.ci95
+    assert high - low > of_one.ci95[1] - of_one.ci95[0]
+    assert metrics.seeds["after"].distance_to_target == pytest.approx((0, 0.1)) and not alone.seeds
+    assert set(metrics.proportions) == set(metrics.verdict) | {"before"} == {"before", "after"}
+    assert any("2 seeds of the tuning" in warning.text for warning in metrics.warnings)
+    assert any("One seed of the tuning" in warning.text for warning in alone.warnings)
+    assert read_results(tmp_path / "out" / "metrics.json", AlignmentMetrics) == alone
+    with pytest.raises(InputError, match="give a list of different folders"):
+        run(data, tmp_path, arms={"before": arms["before"], "after": [arms["after"]] * 2})
+
+
 class TwoAttributes(AttributeClassifier):
     """Reads brightness, and which side is the brighter."""
 

@@ -31,7 +31,7 @@ def settings(**changed):
     """What the config hands over."""
     configs = BUNDLE / "configs"
     parser = ConfigParser(read_configs([configs / "experiment.json"], configs, {"output_dir": "out", **changed}))
-    names = ("options", "stage_options", "reference_dataset", "num_images", "num_candidates")
+    names = ("options", "stage_options", "reference_dataset", "num_images", "num_candidates", "num_tunings")
     return dict(zip(names, map(parser.get_parsed_content, names)))
 
 
@@ -73,7 +73,8 @@ def experiment(tmp_path, monkeypatch):
         started.clear()
         given = settings(**changed)
         args = given["options"], given["stage_options"], given["reference_dataset"], given["num_images"]
-        alignment_experiment_run(BUNDLE, tmp_path, *args, alternatives, given["num_candidates"])
+        more = alternatives, given["num_candidates"], None, given["num_tunings"]
+        alignment_experiment_run(BUNDLE, tmp_path, *args, *more)
         return {stage.name: {**own, **stage.options} for stage, own in started}
 
     run.why_none, run.started, run.captions = None, started, ["a brain of a woman", "a brain of a man"]
@@ -130,6 +131,21 @@ def test_the_retraining_sees_as_many_images_as_the_tuning_may(changed, images):
     ]
     assert given["retraining"]["max_steps"] * 16 == 60 * (48 * images + 32)
     assert given["retraining"]["learning_rate"] < given["training"]["learning_rate"]
+
+
+def test_every_tuning_has_its_own_seed_and_is_sampled_from_the_same_noise(experiment, tmp_path):
+    stages = experiment(num_tunings=3, seed=5)
+    first, third = stages["aligning"], stages["aligning 3"]
+    assert (first["seed"], stages["aligning 2"]["seed"], third["seed"]) == (5, 6, 7)
+    assert third["aligned_dir"] == tmp_path / "models" / "aligned 3" and third["ckpt_dir"] == first["ckpt_dir"]
+    own = ("ckpt_dir", "output_dir")
+    for kind in ("neutral", "named"):
+        one, other = stages[f"sampling {kind} after"], stages[f"sampling {kind} after 3"]
+        assert {k: v for k, v in one.items() if k not in own} == {k: v for k, v in other.items() if k not in own}
+        assert other["ckpt_dir"] == third["aligned_dir"]
+        folders = stages["evaluation"]["arms" if kind == "neutral" else "named"]["after"]
+        assert folders == [str(tmp_path / f"{kind} after{end}") for end in ("", " 2", " 3")]
+    assert "aligning 2" not in experiment()
 
 
 def test_without_alternatives_there_are_two_arms(experiment):
