@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from medi_monai.evaluation.probing import BASELINES
 from medi_monai.report.sections import DISTANCES, QUALITY
 
 VALUES = ("female", "male")
@@ -237,7 +238,7 @@ def probe_content(
     left_out=(),
 ):
     """Of a probing whose last arm is the focus; all but the known baselines are generated."""
-    generated = [name for name in names if name not in ("real", "stain_normalized")]
+    generated = [name for name in names if name not in BASELINES]
     points = [
         {"point": point, "arm": name, "n": 3, "balanced_accuracy": 0.5, "balanced_accuracy_range": [0.4, 0.6],
          "worst_group_accuracy": 0.3, "worst_group_accuracy_range": [0.1, 0.5], "num_real": 1000.0,

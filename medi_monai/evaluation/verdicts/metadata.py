@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from medi_monai.evaluation.probing.arms import RECOLORED
 from medi_monai.report.evaluation_page import untrained_text
 from medi_monai.report.words import arm_title, number, p_statement, settings_findings
 from medi_monai.results import Figure, Finding
@@ -121,7 +122,12 @@ def _probe_findings(probe: ProbeResults, focus: str, rival: str) -> list[Finding
     differences = {name: compared[name].difference for name in others}
     sentences = "; ".join(_difference(compared[name], focus, name).removesuffix(".") for name in others)
     findings = [Finding(level, f"{answer} {sentences}. Tested on {probe.test.what}.", differences)]
-    findings += [_baseline_finding(compared[name], focus, name) for name in best]
+    rivals = dict.fromkeys(best, "the best baseline without generated images")
+    control = f"{focus}_permuted"
+    if control in compared:
+        rivals[control] = "the control"
+    findings += [_rival_finding(compared[name], focus, name, what) for name, what in rivals.items()]
+    findings += _recoloring_finding(probe, compared)
     return [*findings, _worst_group_finding(probe, focus, others)]
 
 
@@ -147,7 +153,7 @@ def _answer(effects: Mapping[str, str], best: Sequence[str], num_trainings: int)
     return level, f"{head[0]}: {text}"
 
 
-def _baseline_finding(row: Comparison, focus: str, baseline: str) -> Finding:
+def _rival_finding(row: Comparison, focus: str, rival: str, what: str) -> Finding:
     effect = effect_of(row)
     words = {
         BETTER: "is better than",
@@ -155,11 +161,23 @@ def _baseline_finding(row: Comparison, focus: str, baseline: str) -> Finding:
         EQUIVALENT: "is equivalent to",
         UNCERTAIN: "does not differ significantly from",
     }[effect]
-    text = (
-        f"{arm_title(focus)} {words} the best baseline without generated images, {arm_title(baseline)}. "
-        f"{_difference(row, focus, baseline)}"
-    )
-    return Finding({BETTER: "ok", WORSE: "warning"}.get(effect, "note"), text, {baseline: row.difference})
+    text = f"{arm_title(focus)} {words} {what}, {arm_title(rival)}. {_difference(row, focus, rival)}"
+    return Finding({BETTER: "ok", WORSE: "warning"}.get(effect, "note"), text, {rival: row.difference})
+
+
+def _recoloring_finding(probe: ProbeResults, compared: Mapping[str, Comparison]) -> list[Finding]:
+    """Return whether real images recolored to the stain of other centers are as good as generated ones."""
+    recolored = [name for name in RECOLORED if name in compared]
+    if not recolored:
+        return []
+    best = max(recolored, key=lambda name: probe.arms[name].balanced_accuracy.value or 0.0)
+    effect = effect_of(compared[best])
+    answer = {
+        BETTER: "Recoloring real images to the stain of other centers is not enough",
+        UNCERTAIN: "Whether recoloring real images to the stain of other centers is enough is not decided",
+    }.get(effect, "Recoloring real images to the stain of other centers is enough")
+    text = f"{answer}. {_difference(compared[best], probe.focus, best)}"
+    return [Finding("ok" if effect == BETTER else "note", text, {best: compared[best].difference})]
 
 
 def _worst_group_finding(probe: ProbeResults, focus: str, others: Sequence[str]) -> Finding:

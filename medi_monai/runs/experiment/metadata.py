@@ -45,6 +45,8 @@ __all__ = ["ARMS", "MetadataExperiment", "metadata_experiment_run", "metadata_st
 
 #: arms of the experiment, each with the overlays of its configs
 ARMS: dict[str, list[str]] = {"cls": ["class_only.json"], "medi": []}
+#: further arm on request: MeDi trained on permuted metadata, whose images must not help
+CONTROL = "medi_permuted"
 
 
 def metadata_experiment_run(
@@ -103,7 +105,7 @@ class MetadataExperiment:
         """Yield one list with all stages, as none of them depends on results of others."""
         options = run.options
         numbers = options["seed"], options["num_trainings"]
-        stages = metadata_stages(run.output, options["class_only_guidance"], *numbers)
+        stages = metadata_stages(run.output, options["class_only_guidance"], *numbers, options["permuted_control"])
         stages += second_stages(stages, self._second, options)
         yield [*stages, *embedding_stages(stages, self._second, run.output)]
 
@@ -118,7 +120,7 @@ class MetadataExperiment:
         evaluations = [_Training.of(output, number, 0).evaluation for number in numbers]
         second = read_second(self._second, output, evaluations, fidelity, probe)
         columns = fidelity.columns
-        sampling_dirs = {arm: output / arm / "sampling" for arm in ARMS}
+        sampling_dirs = {arm: output / arm / "sampling" for arm in arms_of(run.options["permuted_control"])}
         samples = sample_grid(cohort, sampling_dirs, columns, run.options["image_size"])
         with atomic_path(output / "samples.png") as path:
             Image.fromarray(samples).save(path, format="png")
@@ -159,7 +161,14 @@ class MetadataExperiment:
         return Outcome(results, plain(figures), {"cohort": cohort.digest}, output / "report.html")
 
 
-def metadata_stages(output: Path, class_only_guidance: float, seed: int = 0, num_trainings: int = 1) -> list[Stage]:
+def arms_of(permuted_control: bool) -> dict[str, list[str]]:
+    """Return the arms, each with the overlays of its configs: :data:`ARMS` and, on request, :data:`CONTROL`."""
+    return {**ARMS, CONTROL: []} if permuted_control else ARMS
+
+
+def metadata_stages(
+    output: Path, class_only_guidance: float, seed: int = 0, num_trainings: int = 1, permuted_control: bool = False
+) -> list[Stage]:
     """Return the stages: preparing, training and sampling of each arm, evaluation and probing.
 
     Each training has its own seed and evaluation; a single probing compares all of them.
@@ -170,18 +179,20 @@ def metadata_stages(output: Path, class_only_guidance: float, seed: int = 0, num
             setting of sampling.
         seed: seed of the first training; that of each further one is larger by 1.
         num_trainings: number of trainings of each arm.
+        permuted_control: whether there is an arm trained on permuted metadata.
     """
+    names = arms_of(permuted_control)
     cohort = output / "cohort"
     # not the cohort table, which may be CSV or Parquet: the summary is always written, and last
     prepared = cohort / "summary.json"
     stages = [Stage("preparing", "preparing", ["prepare.json"], prepared, {"output_dir": cohort})]
     trainings = [_Training.of(output, number, seed) for number in range(num_trainings)]
     for training in trainings:
-        stages += _stages_of_training(training, cohort, class_only_guidance)
-    arms = {arm: [str(training.sampling(arm)) for training in trainings] for arm in ARMS}
+        stages += _stages_of_training(training, cohort, class_only_guidance, names)
+    arms = {arm: [str(training.sampling(arm)) for training in trainings] for arm in names}
     given = {arm: of_arm[0] if num_trainings == 1 else of_arm for arm, of_arm in arms.items()}
     compared = {"cohort_dir": cohort, "arms": given, "output_dir": output / "probing"}
-    needs = ["preparing", *(f"sampling {arm}{training.suffix}" for training in trainings for arm in ARMS)]
+    needs = ["preparing", *(f"sampling {arm}{training.suffix}" for training in trainings for arm in names)]
     return [
         *stages,
         Stage("probing", "probing", ["probe.json"], output / "probing" / "probe.json", compared, needs),
@@ -213,14 +224,18 @@ class _Training:
         return self.folder / arm / "sampling"
 
 
-def _stages_of_training(training: _Training, cohort: Path, class_only_guidance: float) -> list[Stage]:
+def _stages_of_training(
+    training: _Training, cohort: Path, class_only_guidance: float, names: Mapping[str, list[str]]
+) -> list[Stage]:
     stages, folder, end = [], training.folder, training.suffix
-    for arm, overlay in ARMS.items():
+    for arm, overlay in names.items():
         models = {"cohort_dir": cohort, "ckpt_dir": folder / "models" / arm, "seed": training.seed}
-        own = {**models, "output_dir": folder / arm / "training"}
+        own: dict[str, Any] = {**models, "output_dir": folder / arm / "training"}
+        if arm == CONTROL:
+            own["permute_metadata"] = True
         model = folder / "models" / arm / "model.pt"
         stages.append(Stage(f"training {arm}{end}", "training", ["train.json", *overlay], model, own, ["preparing"]))
-    for arm, overlay in ARMS.items():
+    for arm, overlay in names.items():
         models = {"cohort_dir": cohort, "ckpt_dir": folder / "models" / arm, "seed": training.seed}
         drawn: dict[str, Any] = {**models, "output_dir": training.sampling(arm)}
         if arm == "cls":
@@ -228,9 +243,9 @@ def _stages_of_training(training: _Training, cohort: Path, class_only_guidance: 
         done = training.sampling(arm) / "summary.json"
         needs = ["preparing", f"training {arm}{end}"]
         stages.append(Stage(f"sampling {arm}{end}", "sampling", ["inference.json", *overlay], done, drawn, needs))
-    arms = {arm: str(training.sampling(arm)) for arm in ARMS}
+    arms = {arm: str(training.sampling(arm)) for arm in names}
     measured = {"cohort_dir": cohort, "arms": arms, "output_dir": training.evaluation}
-    needs = ["preparing", *(f"sampling {arm}{end}" for arm in ARMS)]
+    needs = ["preparing", *(f"sampling {arm}{end}" for arm in names)]
     result = training.evaluation / "metrics.json"
     return [*stages, Stage(f"evaluation{end}", "evaluation", ["evaluate.json"], result, measured, needs)]
 

@@ -54,6 +54,9 @@ class ExperimentSettings(ParallelSettings):
     sampling_batch_size: Count = setting(64, "images per sampling batch")
     num_trainings: Repeats = setting(1, "trainings of each arm, with seeds `seed`, `seed` + 1, …")
     class_only_guidance: Number = setting(1.0, "`label_guidance` of the class-only arm; 1: none")
+    permuted_control: Flag = setting(
+        False, "whether to include an arm trained on permuted metadata, whose images must not help"
+    )
     second_encoder: Component | None = setting(
         "auto",
         "encoder with which evaluation and probing are repeated; auto: `efficientnet_lite0` beside `embedded`, "

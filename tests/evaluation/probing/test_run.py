@@ -14,6 +14,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.pairs import balanced_clustering
 from medi_monai.evaluation.probing.run import probe_run
 from medi_monai.evaluation.settings import ProbeSettings
+from medi_monai.evaluation.shortcuts import figures
 from medi_monai.networks.encoders import build_encoder
 from medi_monai.results import plain, read_results, read_schema
 from medi_monai.results.probing import ProbeResults
@@ -74,7 +75,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_probe_page", lambda results, path: path.write_text("page"))
     # fewer clusterings, for speed
-    monkeypatch.setattr(module, "balanced_clustering", partial(balanced_clustering, max_pairs=2, num_repeats=2))
+    monkeypatch.setattr(figures, "balanced_clustering", partial(balanced_clustering, max_pairs=2, num_repeats=2))
     encoder = build_encoder("embedded")
 
     def go(folder="out", cohort=data[0], arms=data[1], baselines=("reweighted", "oversampled"), **kwargs):

@@ -119,6 +119,31 @@ def test_metadata_help_only_if_the_best_baseline_is_beaten():
 
 
 @pytest.mark.parametrize(
+    ("difference", "p", "p_equivalence", "words"),
+    [
+        (0.2, 0.001, 0.9, "Recoloring real images to the stain of other centers is not enough."),
+        (0.01, 0.7, 0.02, "Recoloring real images to the stain of other centers is enough."),
+        (-0.2, 0.001, 0.9, "Recoloring real images to the stain of other centers is enough."),
+        (0.03, 0.5, 0.4, "Whether recoloring real images to the stain of other centers is enough is not decided."),
+    ],
+)
+def test_the_verdict_says_whether_recoloring_is_enough(difference, p, p_equivalence, words):
+    row = compared("stain_transfer", difference, difference - 0.1, difference + 0.1, p)
+    rows = [*PROBE["comparisons"][::2], {**row, "p_equivalence": p_equivalence}]
+    probe = spoiled(PROBE, "arms", "stain_transfer", value=PROBE["arms"]["real"])
+    found = [finding.text for finding in verdict(FIDELITY, spoiled(probe, "comparisons", value=rows))]
+    assert sum(text.startswith(words) for text in found) == 1
+    assert not any("ecoloring" in finding.text for finding in verdict(FIDELITY, PROBE))
+
+
+def test_the_control_with_permuted_metadata_is_compared_where_there_is_one():
+    rows = [*PROBE["comparisons"][::2], compared("medi_permuted", 0.2, 0.1, 0.3, 0.001)]
+    probe = spoiled(PROBE, "arms", "medi_permuted", value=PROBE["arms"]["cls"])
+    found = verdict(FIDELITY, spoiled(probe, "comparisons", value=rows))
+    assert any(text.text.startswith("MeDi is better than the control, MeDi, permuted metadata.") for text in found)
+
+
+@pytest.mark.parametrize(
     ("difference", "p", "words"),
     [
         (0.2, 0.001, "Consistent with metadata helping, in one training: images generated with metadata improve"),

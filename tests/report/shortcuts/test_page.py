@@ -8,17 +8,9 @@ import pytest
 from medi_monai.report.shortcuts import write_shortcut_page
 from medi_monai.report.shortcuts.plots import column_plot, domain_plot
 from medi_monai.results import Figure, Finding
+from medi_monai.results.diagnostics import ClusteringScore, CorrelationSweep, RobustnessIndex, Shortcut
 from medi_monai.results.measures import ProbeAccuracy
-from medi_monai.results.probing import (
-    ClusteringScore,
-    Comparison,
-    CorrelationSweep,
-    RepeatedFigure,
-    RobustnessIndex,
-    Shortcut,
-    TestSet,
-    TrainingSet,
-)
+from medi_monai.results.probing import Comparison, RepeatedFigure, TestSet, TrainingSet
 from medi_monai.results.shortcuts import (
     AttributeShortcut,
     DomainAccuracy,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medi_monai.runs.experiment.metadata import ARMS, metadata_experiment_run, metadata_stages
+from medi_monai.runs.experiment.metadata import ARMS, CONTROL, metadata_experiment_run, metadata_stages
 from medi_monai.utils.errors import InputError
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "pathology_medi_diffusion"
@@ -45,6 +45,16 @@ def test_further_trainings_differ_in_seed_and_folder_alone_and_are_probed_togeth
     folders = by_name["probing"].options["arms"]["medi"]
     assert folders == [str(by_name[f"sampling medi{end}"].options["output_dir"]) for end in ("", " 2", " 3")]
     assert {f"sampling {arm}{end}" for arm in ARMS for end in ("", " 2", " 3")} < {*by_name["probing"].needs}
+
+
+def test_the_control_is_trained_on_permuted_metadata_and_otherwise_as_the_main_arm(tmp_path):
+    stages = {stage.name: stage for stage in metadata_stages(tmp_path, 1.0, permuted_control=True)}
+    control, medi = stages[f"training {CONTROL}"], stages["training medi"]
+    assert control.options["permute_metadata"] is True and "permute_metadata" not in medi.options
+    assert control.configs == medi.configs and control.options["seed"] == medi.options["seed"]
+    assert list(stages["probing"].options["arms"]) == [*ARMS, CONTROL] == list(stages["evaluation"].options["arms"])
+    others = metadata_stages(tmp_path, 1.0)
+    assert [stages[stage.name] for stage in others[:5]] == others[:5]
 
 
 @pytest.mark.parametrize(
