@@ -55,4 +55,4 @@ def sample_grid(
         reader.close()
     titles = {arm: arm_title(arm) for arm in sources}
     titled = {(row, titles[arm]): images for (row, arm), images in cells.items()}
-    return labeled_grid(titled, sorted(names.values()), list(titles.values()), "", (1, PER_CELL), 64)
+    return labeled_grid(titled, sorted(names.values()), list(titles.values()), "", (1, PER_CELL), 64, cohort.mpp)
