@@ -41,7 +41,7 @@ def prepared(tmp_path, data, monkeypatch):
     }  # fmt: skip
     stage = metadata_stages(output, 1.0)[0]
 
-    def start(arguments, threads, log):
+    def start(arguments, threads, log, idle):
         started.append(arguments)
         if not code.value:
             stage.result.parent.mkdir(parents=True, exist_ok=True)
