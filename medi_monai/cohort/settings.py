@@ -46,6 +46,7 @@ from medi_monai.wsi.readers.rules import MAX_PIXELS
 __all__ = [
     "CaptionSettings",
     "CohortSettings",
+    "FeatureCohortSettings",
     "FeatureSettings",
     "ReadingSettings",
     "caption_preparation",
@@ -191,7 +192,7 @@ class CaptionSettings(
 class FeatureSettings(Settings):
     """Features computed elsewhere."""
 
-    features: PathText | None = setting(
+    feature_source: PathText | None = setting(
         None, "folder with an .h5 or .npz file of features for each slide, or a Parquet table with columns of features"
     )
     feature_columns: Text | None = setting(
@@ -201,6 +202,19 @@ class FeatureSettings(Settings):
     pooling: Annotated[str, OneOf("pooling", POOLINGS)] = setting(
         "none", "whether each slide or patient is represented by the mean of its patches: none, slides, patients"
     )
+
+
+class FeatureCohortSettings(
+    CohortSettings,
+    defaults={
+        "dataset_dir": ".",
+        "columns": {"slide": "slide", "patient": "patient"},
+        "label": "label",
+        "metadata_columns": ["center"],
+        "max_patches_per_slide": 64,
+    },
+):
+    """Table of metadata for features."""
 
 
 class ReadingSettings(Settings):

@@ -18,7 +18,13 @@ from medi_monai.alignment.settings import (
     SubgroupPromptSettings,
     TargetSettings,
 )
-from medi_monai.cohort.settings import CaptionSettings, CohortSettings, FeatureSettings, ReadingSettings
+from medi_monai.cohort.settings import (
+    CaptionSettings,
+    CohortSettings,
+    FeatureCohortSettings,
+    FeatureSettings,
+    ReadingSettings,
+)
 from medi_monai.engines.model_dir import has_format, load_settings
 from medi_monai.engines.sampling_settings import (
     GUIDANCE_SCALE,
@@ -247,6 +253,7 @@ GROUPS: dict[str, type[Settings]] = {
     "encoder": EncoderSettings,
     "experiment": ExperimentSettings,
     "experiment_reading": ExperimentReadingSettings,
+    "feature_cohort": FeatureCohortSettings,
     "features": FeatureSettings,
     "fidelity": FidelitySettings,
     "focus": FocusSettings,

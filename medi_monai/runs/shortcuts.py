@@ -44,7 +44,7 @@ def labeled_features(features: FeatureSettings, cohort: Mapping[str, Any], on_er
 
     Args:
         features: where the features are.
-        cohort: settings of the group ``cohort``: those of the table, ``label``, ``metadata_columns``,
+        cohort: settings of the group ``feature_cohort``: those of the table, ``label``, ``metadata_columns``,
             ``max_patches_per_slide`` and ``split_seed``.
         on_error: ``stop`` or ``skip``.
 
@@ -60,7 +60,7 @@ def labeled_features(features: FeatureSettings, cohort: Mapping[str, Any], on_er
         if name not in cohort["metadata_columns"]:
             raise unknown_value("column of split_columns", name, cohort["metadata_columns"], "List it there as well.")
     source = FeatureSource(
-        features_path(features.features),
+        features_path(features.feature_source),
         features.feature_columns,
         features.pooling,
         cohort["max_patches_per_slide"],
@@ -86,8 +86,8 @@ def shortcut_run(
     Args:
         cohort: features with their metadata.
         features: where the features are, for the results.
-        settings: settings of the group ``cohort``: ``label``, ``metadata_columns`` (the first is the center) and the
-            split.
+        settings: settings of the group ``feature_cohort``: ``label``, ``metadata_columns`` (the first is the center)
+            and the split.
         output_dir: output folder; earlier results are moved to ``earlier-<n>``.
         probe: settings of the probes that differ from the defaults of :class:`ProbeSettings`.
         continuous: numeric attributes, which are compared in bins.
@@ -126,7 +126,7 @@ def shortcut_run(
     results = ShortcutResults(
         label=label,
         features=FeatureSet(
-            str(features.features),
+            str(features.feature_source),
             cohort.unit,
             features.pooling,
             len(cohort.table),

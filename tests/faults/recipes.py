@@ -101,8 +101,9 @@ PATHOLOGY = [
     Recipe(
         "pathology/shortcuts", "shortcuts.json",
         {
-            "dataset_dir": "data", "features": "data/features", "num_workers": 1, "c_values": [1.0], "num_repeats": 2,
-            "probe_replicates": 4, "sweep_repeats": 1, "sweep_correlations": [0.0], "min_count": 2, **OUT,
+            "dataset_dir": "data", "feature_source": "data/features", "num_workers": 1, "c_values": [1.0],
+            "num_repeats": 2, "probe_replicates": 4, "sweep_repeats": 1, "sweep_correlations": [0.0], "min_count": 2,
+            **OUT,
         },
         results=("out/shortcuts.json",), **RAW, **TILES,
     ),

@@ -45,8 +45,9 @@ def data(tmp_path_factory):
 
 def options(data, features, out):
     return {
-        "features": data / features, "table": data / "slides.csv", "label": "tumor", "metadata_columns": "['hospital']",
-        "columns": "{'slide': 'slide_id', 'patient': 'case_id'}", "output_dir": out, **OPTIONS,
+        "feature_source": data / features, "table": data / "slides.csv", "label": "tumor",
+        "metadata_columns": ["hospital"], "columns": {"slide": "slide_id", "patient": "case_id"}, "output_dir": out,
+        **OPTIONS,
     }  # fmt: skip
 
 
@@ -65,11 +66,11 @@ def test_all_formats_give_the_same_figures_in_one_command(bundle, data, tmp_path
 
 def test_mistakes_are_one_line(bundle, data, tmp_path):
     given = options(data, "h5", tmp_path / "out")
-    error = bundle.error("shortcuts", "shortcuts.json", **{**given, "features": data / "h6"})
+    error = bundle.error("shortcuts", "shortcuts.json", **{**given, "feature_source": data / "h6"})
     assert "there is no such folder" in error and not (tmp_path / "out").exists()
     for changes, says in (
         ({"pooling": "slide"}, "unknown pooling 'slide': did you mean 'slides'"),
-        ({"features": "null"}, "no features are given: set --features"),
+        ({"feature_source": None}, "no features are given: set --feature_source"),
         ({"columns": {"slide": "slide", "patient": "case_id"}}, "did you mean 'slide_id'"),
     ):
         said = bundle.error_in_process("shortcuts", "shortcuts.json", **{**given, **changes})

@@ -43,7 +43,7 @@ def plant(root, label=0.5, center=3.0, patients=5):
 
 
 def run(root, out="out", **changes):
-    features = FeatureSettings(features=str(root / "f"), pooling=changes.pop("pooling", "none"))
+    features = FeatureSettings(feature_source=str(root / "f"), pooling=changes.pop("pooling", "none"))
     cohort = {**COHORT, "dataset_dir": str(root), **changes}
     return shortcut_run(labeled_features(features, cohort, "stop"), features, cohort, root / out, PROBE, num_workers=1)
 

@@ -97,7 +97,7 @@ def _candidates(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     try:
         schema = pyarrow.parquet.read_schema(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"features = {str(path)!r} cannot be read as Parquet ({one_line(error, 200)})") from None
+        raise InputError(f"feature_source = {str(path)!r} cannot be read as Parquet ({one_line(error, 200)})") from None
     lists: list[str] = []
     numbered: dict[str, dict[int, str]] = {}
     for field in schema:

@@ -93,11 +93,11 @@ def list_feature_files(folder: str | os.PathLike) -> dict[str, Path]:
     files = walk_files(root, "", FEATURE_SUFFIXES, 0)[0] or walk_files(root, "", FEATURE_SUFFIXES)[0]
     folders = sorted({posixpath.dirname(file) for file in files})
     if not files:
-        raise InputError(f"features = {str(root)!r}: the folder contains no {', '.join(FEATURE_SUFFIXES)} file")
+        raise InputError(f"feature_source = {str(root)!r}: the folder contains no {', '.join(FEATURE_SUFFIXES)} file")
     if len(folders) > 1:
         raise InputError(
-            f"features = {str(root)!r}: {len(folders)} folders in it contain features ({listed(folders, 4)}); name one "
-            "of them, that of a single encoder"
+            f"feature_source = {str(root)!r}: {len(folders)} folders in it contain features ({listed(folders, 4)}); "
+            "name one of them, that of a single encoder"
         )
     by_name: dict[str, Path] = {}
     for file in files:

@@ -134,8 +134,8 @@ def _unit(pooling: str, table: pd.DataFrame) -> str:
 def _of_folder(source: FeatureSource, keys: RowKeys, rows: pd.DataFrame, notes: list[str]) -> Iterator[_Part]:
     if not source.path.is_dir():
         raise InputError(
-            f"features = {str(source.path)!r}: there is no such folder of {', '.join(FEATURE_SUFFIXES)} files, or "
-            "Parquet table"
+            f"feature_source = {str(source.path)!r}: there is no such folder of {', '.join(FEATURE_SUFFIXES)} files, "
+            "or Parquet table"
         )
     files = list_feature_files(source.path)
     matches = _matched(list(files), keys, rows, source, notes)
@@ -266,11 +266,11 @@ def _patient_means(values: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray,
 
 
 def features_path(path: str | os.PathLike | None) -> Path:
-    """Return the path of features as given with ``--features``.
+    """Return the path of features as given with ``--feature_source``.
 
     Raises:
         InputError: if there is none.
     """
     if path is None:
-        raise InputError("no features are given: set --features to their folder (.h5, .npz) or Parquet table")
+        raise InputError("no features are given: set --feature_source to their folder (.h5, .npz) or Parquet table")
     return Path(path)

@@ -188,7 +188,7 @@ def test_roles_of_columns_are_checked(data, columns, says):
 
 
 def test_features_have_to_be_named_and_exist(data):
-    with pytest.raises(InputError, match="no features are given: set --features"):
+    with pytest.raises(InputError, match="no features are given: set --feature_source"):
         features_path(None)
     with pytest.raises(InputError, match="there is no such folder"):
         read(data[0], "g")

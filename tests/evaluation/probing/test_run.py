@@ -10,6 +10,7 @@ from PIL import Image
 
 import medi_monai.evaluation.probing.jobs as jobs
 import medi_monai.evaluation.probing.run as module
+import medi_monai.evaluation.shortcuts.figures as figures
 from medi_monai.cohort import Cohort
 from medi_monai.evaluation.probing.pairs import balanced_clustering
 from medi_monai.evaluation.probing.run import probe_run
