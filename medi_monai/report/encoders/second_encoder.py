@@ -16,6 +16,7 @@ from medi_monai.utils.text import plural
 
 __all__ = ["add_second_encoder", "distance_sentence", "second_sentence"]
 
+DIFFERENCES = "Differences between arms: 95% confidence intervals; p values corrected for the number of arms (accuracy)"
 #: words for the agreement of a difference
 AGREEMENTS = {
     "same": "agree",
@@ -64,10 +65,10 @@ def add_second_encoder(page: Page, results: ExperimentResults) -> None:
         "Second encoder",
         f"Distances and classifiers use features of an encoder. All stages that use features were repeated with "
         f"{second.name}, the probing with {plural(second.probe.num_repeats, 'draw')} of training patients instead of "
-        f"{results.probe.num_repeats}. An effect by one encoder only depends on what its features show.",
+        f"{results.probe.num_repeats}. An effect that one encoder alone shows depends on its features.",
     )
     rows = {_title(row): _difference_row(row, names) for row in second.comparisons}
-    page.table(share_table(rows, "difference"), "Differences between arms, with 95% confidence intervals")
+    page.table(share_table(rows, "difference"), DIFFERENCES)
     metrics = dict(zip(names, (results.fidelity, second.fidelity)))
     page.table(share_table(_distance_rows(metrics), "images"), "Mean Fréchet distance to real images")
     if len(results.trainings) > 1:
