@@ -35,6 +35,7 @@ PRELOADED = [
     "medi_monai.evaluation.real_embedding",
     "medi_monai.alignment.prompts",
     "medi_monai.alignment.resampling",
+    "medi_monai.alignment.subgroup_prompts",
     "medi_monai.alignment.roles",
     "medi_monai.alignment.tuning",
     "medi_monai.cohort.selection",

@@ -165,7 +165,7 @@ if __name__ == "__main__":
     # as where the process that waits is killed while the run begins
     process.Thread = lambda **_: signal.raise_signal(signal.SIGINT)
     multiprocessing.parent_process = lambda: None
-    process._run([], None, None)
+    process._run([], None, None, False)
 """
 
 
