@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from medi_monai.report.blocks.compression import add_compression
 from medi_monai.report.grids import label_cells, write_in_cells
 from medi_monai.report.page import Page
 from medi_monai.report.sections import add_findings, side_by_side
@@ -63,6 +64,7 @@ def write_audit_page(
         _add_attribute(page, audit, name, section)
     _add_combinations(page, audit)
     _add_metadata(page, audit)
+    add_compression(page, audit)
     return page.write(path)
 
 

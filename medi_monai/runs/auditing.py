@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medi_monai.cohort import Cohort, audit_cohort, has_leakage, load_or_prepare, table_cohort
-from medi_monai.cohort.audit import PROPERTIES
+from medi_monai.cohort.audit import PROPERTIES, compression_columns
 from medi_monai.cohort.prepare import AnyPreparation, AuditColumns, read_quality
 from medi_monai.report import write_audit_page
 from medi_monai.schema import missing_cells
@@ -120,6 +120,9 @@ def write_audit(cohort: Cohort, columns: AuditColumns, folder: Path, continuous:
     numeric = [name for name in attributes if name in continuous or is_quantity(table[name])]
     # properties of the source files, because their size or resolution may reveal the center
     files = {name: quality[name].astype(str) for name in PROPERTIES if name in quality and name not in attributes}
+    compression = compression_columns(cohort)
+    if not set(compression) & set(table):
+        files |= {name: compression[name] for name in compression}
     hashes = quality["hash"].to_numpy(np.uint64) if "hash" in quality else None
     if combinations is not None:
         combinations = [name for name in combinations if name in (label, *attributes)]

@@ -28,7 +28,10 @@ def has_leakage(audit: dict) -> bool:
 
 def find(audit: dict) -> list[Finding]:
     """Return the findings of an audit, most serious first, each with its name and counts."""
-    checks = (_patients, _leaks, _conflicts, _shortcuts, _properties, _missing, _values, _holdouts, _cells)
+    checks = (
+        *(_patients, _leaks, _conflicts, _shortcuts, _properties, _compression),
+        *(_missing, _values, _holdouts, _cells),
+    )
     findings = [finding for check in checks for finding in check(audit)]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
@@ -207,6 +210,26 @@ def _properties(audit: dict) -> Iterator[Finding]:
                 text = f"The file property {name} is associated with {target}: {_rule(figures, name, target)}."
                 counts = {"property": name, "target": target, "cramers_v": figures["cramers_v"]["value"]}
                 yield _finding("warning", "property_differs", text, **counts)
+
+
+def _compression(audit: dict) -> Iterator[Finding]:
+    for attribute, groups in ((audit.get("compression") or {}).get("by") or {}).items():
+        # an example of each scheme: the first value most of whose images have it
+        schemes = {max(group["schemes"], key=group["schemes"].get): group["value"] for group in reversed(groups)}
+        medians = {group["value"]: group["quality"]["median"] for group in groups if group["quality"]}
+        differences = []
+        if len(schemes) > 1:
+            differences.append(_listed([f"{scheme} ({value})" for scheme, value in sorted(schemes.items())]))
+        if len(set(medians.values())) > 1:
+            low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+            differences.append(f"median JPEG quality {medians[low]:g} ({low}) to {medians[high]:g} ({high})")
+        if differences:
+            text = (
+                f"The compression of the source images differs by {attribute}: {'; '.join(differences)}. A classifier "
+                "may use it as a shortcut, and distances to generated images, which are not compressed, depend on it."
+            )
+            counts = {"attribute": attribute, "schemes": len(schemes), "values": len(groups)}
+            yield _finding("note", "compression_differs", text, **counts)
 
 
 def _missing(audit: dict) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from medi_monai.cohort.audit.compression import COMPRESSION, QUALITY, compression_section
 from medi_monai.cohort.audit.copies import FileCopies
 from medi_monai.cohort.audit.counts import (
     attribute_section,
@@ -35,7 +36,10 @@ from medi_monai.utils.errors import InputError, unknown_value
 __all__ = ["PROPERTIES", "audit_cohort"]
 
 #: columns that describe a file rather than a patient; audited if the table has them
-PROPERTIES = ("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification")
+PROPERTIES = (
+    *("width", "height", "suffix", "file_type", "mpp", "source_mpp", "magnification"),
+    *(COMPRESSION, QUALITY),
+)
 
 #: largest number of combinations of the values of two columns to cross-tabulate: 32 classes times a million values
 MAX_CELLS = 2**25
@@ -94,7 +98,8 @@ def audit_cohort(
     Returns:
         JSON-compatible dictionary: ``label``, ``settings``, ``splits`` (sizes), ``attributes`` (for each: counts,
         ``cells`` by class, value and split as columns of a table, classes per value, ``association`` by split),
-        ``combinations`` (unseen in training), ``missing``, ``properties``, ``conflicts``, ``leakage`` and
+        ``combinations`` (unseen in training), ``missing``, ``properties``, ``compression`` (if the table has the
+        columns of :func:`~medi_monai.cohort.audit.compression.compression_columns`), ``conflicts``, ``leakage`` and
         ``findings``.
 
     Raises:
@@ -122,6 +127,9 @@ def audit_cohort(
         "combinations": None if split is None else combination_section(rows, crossed),
         "missing": missing_section(rows, label, ["patient", "slide", "split", label, *attributes]),
         "properties": property_section(rows, used, [label, *attributes], seed),
+        "compression": compression_section(
+            table, patient, [name for name in crossed if name != label and name not in continuous]
+        ),
         "conflicts": conflict_section(rows, label, attributes),
         "patients_named_by": patients_named_by(table, patient, slide),
         "look_alikes": look_alike_section(table, [label, *attributes]),

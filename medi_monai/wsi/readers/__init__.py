@@ -2,6 +2,7 @@
 
 from medi_monai.wsi.readers.array import ArrayReader
 from medi_monai.wsi.readers.base import SlideReader
+from medi_monai.wsi.readers.compression import Compression, image_compression
 from medi_monai.wsi.readers.cucim import CuCIMReader
 from medi_monai.wsi.readers.opening import BACKENDS, open_slide
 from medi_monai.wsi.readers.openslide import OpenSlideReader
@@ -11,10 +12,12 @@ from medi_monai.wsi.readers.rules import PixelRules
 __all__ = [
     "BACKENDS",
     "ArrayReader",
+    "Compression",
     "CuCIMReader",
     "OpenSlideReader",
     "PixelRules",
     "SlideReader",
+    "image_compression",
     "open_slide",
     "read_image",
     "read_plain",
