@@ -16,6 +16,7 @@ from medi_monai.cohort import Cohort
 from medi_monai.cohort.groups import combination_codes
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
+from medi_monai.evaluation.compression import NONE, compressed_encoder, compression_findings
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity, relative_variance
 from medi_monai.evaluation.embedding import ImageSets, embed_all
 from medi_monai.evaluation.fidelity import (
@@ -69,6 +70,7 @@ def evaluate_run(
     num_workers: int = 0,
     features_dir: str | os.PathLike | None = None,
     pixel_figures: bool = True,
+    compression: str | int = NONE,
 ) -> ArmsMetrics | None:
     """Compare sampled images with real ones and write ``metrics.json``, ``metrics.csv`` and ``report.html``.
 
@@ -88,6 +90,8 @@ def evaluate_run(
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
         pixel_figures: whether to compute the figures that do not depend on the encoder: copies of training images,
             diversity and pixel variance; otherwise they are undefined.
+        compression: compression of all images before they are embedded; see
+            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Returns:
         The content of ``metrics.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -98,10 +102,11 @@ def evaluate_run(
     settings, columns = settings or FidelitySettings(), [label, *attributes]
     real, sampled = known_rows(cohort, columns), read_arms(arms, columns, RESERVED_NAMES)
     warnings = check_arms(sampled, cohort, columns)
+    encoder = compressed_encoder(encoder, compression, real, sampled)
     features, first = embed_all(real, sampled, encoder, image_size, batch_size, device, num_workers, features_dir)
     if not first:
         return None
-    warnings += encoder_findings(features["real"], encoder.name)
+    warnings += [*encoder_findings(features["real"], encoder.name), *compression_findings(encoder)]
     print_findings(warnings)
     sets = combination_sets(real, sampled, features, columns)
     results, pooled = compare_combinations(sets, settings)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import known_rows
 from medi_monai.engines.distributed import torchrun_session
+from medi_monai.evaluation.compression import NONE, compressed_encoder
 from medi_monai.evaluation.embedding import features_folder
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.views import Embedder, embed_real_views
@@ -30,6 +31,7 @@ def embed_run(
     batch_size: int = 256,
     device: str = "cpu",
     features_dir: str | os.PathLike | None = None,
+    compression: str | int = NONE,
 ) -> None:
     """Embed the real images, and those of their views that baselines need, and write ``summary.json``.
 
@@ -47,12 +49,15 @@ def embed_run(
         batch_size: batch size of the encoder.
         device: device of the encoder.
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
+        compression: compression of all images before they are embedded; see
+            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Raises:
         InputError: as for :func:`medi_monai.evaluation.embedding.embed_images`.
     """
     settings = settings or ProbeSettings()
     real = known_rows(cohort, columns)
+    encoder = compressed_encoder(encoder, compression, real)
     embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
     with torchrun_session() as shard:
         views, augmented = embed_real_views(real, baselines, settings, embedder, shard)

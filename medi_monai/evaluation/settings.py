@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from medi_monai.evaluation.compression import AUTO_QUALITY
 from medi_monai.evaluation.probing.arms import BASELINES, DEFAULT_BASELINES, SWEEPS, VARIANTS
 from medi_monai.utils.errors import InputError
 from medi_monai.utils.settings import (
@@ -36,6 +37,7 @@ __all__ = [
     "AlignmentEvaluationSettings",
     "ArmSettings",
     "BrainFidelitySettings",
+    "CompressionSettings",
     "EncoderSettings",
     "FidelitySettings",
     "PenaltySettings",
@@ -64,6 +66,17 @@ Sweeps = Annotated[
 ]
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Compression = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=100)] | Literal["auto", "none"],
+    BeforeValidator(_lower),
+    Words("auto, none, or a JPEG quality from 1 to 100"),
+]
+
+
 class ArmSettings(Settings):
     """Arms."""
 
@@ -77,6 +90,17 @@ class EncoderSettings(Settings):
     encoder_batch_size: Count = setting(256, "images per embedding batch")
     features_dir: PathText | None = setting(
         None, "folder for the features of all images; null: `features` in the folder of the images"
+    )
+
+
+class CompressionSettings(Settings):
+    """Compression before embedding."""
+
+    compression: Compression = setting(
+        "none",
+        "compression that all images, real and generated, go through before they are embedded: none, a JPEG quality "
+        f"from 1 to 100, or auto, which is {AUTO_QUALITY} if real images come from lossy files and generated ones do "
+        "not, otherwise none",
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["from_uint8", "stacked", "to_gray_levels", "to_uint8", "uint8_arrays", "write_jpeg"]
+__all__ = ["from_uint8", "stacked", "through_jpeg", "to_gray_levels", "to_uint8", "uint8_arrays", "write_jpeg"]
 
 #: gray levels per unit of [-1, 1]
 HALF_RANGE = 127.5
@@ -40,6 +42,30 @@ def uint8_arrays(images: torch.Tensor) -> np.ndarray:
 def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     """Stack ``(H, W, C)`` uint8 arrays to one ``(N, C, H, W)`` uint8 tensor."""
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def through_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """Compress images as JPEG with Pillow, with its chroma subsampling (4:2:0), and decompress them.
+
+    Args:
+        images: ``(N, 3, H, W)`` uint8 on any device.
+        quality: quality of libjpeg, from 1 to 100.
+
+    Returns:
+        ``(N, 3, H, W)`` uint8 on the same device.
+    """
+    if len(images) == 0:
+        return images
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    # Pillow works outside of the lock of the interpreter
+    with ThreadPoolExecutor() as pool:
+        return stacked(list(pool.map(partial(_through_jpeg, quality), arrays))).to(images.device)
+
+
+def _through_jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 def write_jpeg(path: str | os.PathLike, image: Image.Image, **options: int) -> None:

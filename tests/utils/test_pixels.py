@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 
-from medi_monai.utils.pixels import from_uint8, stacked, to_gray_levels, to_uint8, uint8_arrays
+from medi_monai.utils.pixels import from_uint8, stacked, through_jpeg, to_gray_levels, to_uint8, uint8_arrays
 
 LEVELS = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
 
@@ -33,3 +36,16 @@ def test_arrays_have_their_channels_last():
         level = (float(images[number, channel, row, column]) + 1) * 127.5
         assert abs(int(arrays[number, row, column, channel]) - level) <= 0.5001
     assert torch.equal(stacked(list(arrays)), to_uint8(images)) and stacked(list(arrays)).is_contiguous()
+
+
+def test_through_jpeg_is_pillows_round_trip():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
+    for quality in (30, 75, 95):
+        expected = []
+        for image in pixels:
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=quality)
+            expected.append(np.asarray(Image.open(file)))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        assert torch.equal(through_jpeg(images, quality), stacked(expected))
+    assert through_jpeg(images[:0], 75).shape == (0, 3, 24, 40)

@@ -13,6 +13,7 @@ import pandas as pd
 from medi_monai.cohort import Cohort
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.distributed import torchrun_session
+from medi_monai.evaluation.compression import NONE, compressed_encoder, compression_findings
 from medi_monai.evaluation.probing import (
     BASELINES,
     ProbeProtocol,
@@ -79,6 +80,7 @@ def probe_run(
     focus: str = "medi",
     features_dir: str | os.PathLike | None = None,
     sweeps: Sequence[str] = SWEEPS,
+    compression: str | int = NONE,
 ) -> ProbeResults | None:
     """Compare training arms and write ``probe.json``, ``probe.csv`` and ``report.html``.
 
@@ -103,6 +105,8 @@ def probe_run(
         focus: arm that is compared with every other arm; the last one if no arm has this name.
         features_dir: folder of features, as for :func:`medi_monai.evaluation.embedding.features_folder`.
         sweeps: sweeps to perform, of :data:`medi_monai.evaluation.probing.arms.SWEEPS`.
+        compression: compression of all images before they are embedded; see
+            :func:`medi_monai.evaluation.compression.compressed_encoder`.
 
     Returns:
         The content of ``probe.json``; None in all but the first of ``torchrun``'s processes, which only embed.
@@ -131,11 +135,12 @@ def probe_run(
     names += variants
     warnings = check_arms(sampled, cohort, columns)
     check_classes(real, sampled, label)
+    encoder = compressed_encoder(encoder, compression, real, sampled)
     embedder = Embedder(encoder, image_size, batch_size, device, features_dir)
     protocol = _protocol(real, sampled, recolored, variants, columns, baselines, settings, embedder)
     if protocol is None:
         return None
-    warnings += encoder_findings(protocol.views["real"].features, encoder.name)
+    warnings += [*encoder_findings(protocol.views["real"].features, encoder.name), *compression_findings(encoder)]
     print_findings(warnings)
     test = real.table.iloc[protocol.test]
     for name in sorted(set(demographics or ()) - set(real.table.columns)):

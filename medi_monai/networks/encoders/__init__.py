@@ -2,6 +2,7 @@
 
 from medi_monai.networks.encoders.base import Encoder
 from medi_monai.networks.encoders.build import ENCODERS, build_encoder
+from medi_monai.networks.encoders.compressed import CompressedEncoder
 from medi_monai.networks.encoders.differentiable import ImageFeatures
 from medi_monai.networks.encoders.efficientnet import EfficientNetEncoder
 from medi_monai.networks.encoders.embedded import EmbeddedEncoder
@@ -14,6 +15,7 @@ from medi_monai.networks.encoders.pretrained import (
 
 __all__ = [
     "ENCODERS",
+    "CompressedEncoder",
     "EfficientNetEncoder",
     "EmbeddedEncoder",
     "Encoder",
