@@ -37,6 +37,7 @@ __all__ = [
     "compare_group",
     "compare_sets",
     "distance_of_all",
+    "halve_by_patient",
     "pooled_distances",
     "summarize",
 ]
@@ -134,7 +135,7 @@ def compare_group(images: ImageGroup, settings: FidelitySettings) -> dict[str, A
         numbers of the matched images, for :func:`pooled_distances`.
     """
     rng = np.random.default_rng(seed_from("fidelity", settings.seed, list(images.name)))
-    halves = [_halved(images.patients, rng) for _ in range(settings.num_halves)]
+    halves = [halve_by_patient(images.patients, rng) for _ in range(settings.num_halves)]
     sizes = [len(half) for pair in halves for half in pair] + [len(rows) for rows in images.generated.values()]
     matched = min([settings.max_images, *sizes])
     counts = {"real": len(images.real), **{arm: len(rows) for arm, rows in images.generated.items()}}
@@ -165,8 +166,18 @@ def _rows(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return features[rows]
 
 
-def _halved(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    # patients go to the half with fewer images; images of a single patient are divided individually
+def halve_by_patient(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Divide images in two halves of about the same size that share no patient.
+
+    Patients go to the half with fewer images; images of a single patient are divided individually.
+
+    Args:
+        patients: ``(N,)`` patient of every image.
+        rng: random generator.
+
+    Returns:
+        Row numbers of the two halves.
+    """
     names, codes = np.unique(patients, return_inverse=True)
     members = rows_by_group(codes)
     if len(names) == 1:

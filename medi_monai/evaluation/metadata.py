@@ -17,6 +17,7 @@ from medi_monai.cohort.groups import combination_codes
 from medi_monai.cohort.samples import check_arms, known_rows, read_arms, settings_that_differ
 from medi_monai.engines.handlers import attach_bar
 from medi_monai.evaluation.compression import NONE, compressed_encoder, compression_findings
+from medi_monai.evaluation.compression_effect import compression_effect
 from medi_monai.evaluation.diversity import DiversitySettings, diversity, mean_diversity, relative_variance
 from medi_monai.evaluation.embedding import ImageSets, embed_all
 from medi_monai.evaluation.fidelity import (
@@ -131,6 +132,9 @@ def evaluate_run(
             "arms": {arm: measured.of_arm(arm) for arm in sampled},
             "comparisons": _comparisons(results, list(sampled)),
             "warnings": warnings,
+            "compression": compression_effect(
+                sets, encoder, image_size, settings.min_images, settings.seed, batch_size
+            ),
         },
     )
     samples = sample_gallery(real, sampled, columns, image_size, SHOWN_IMAGES)

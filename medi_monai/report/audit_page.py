@@ -381,6 +381,9 @@ def _add_metadata(page: Page, audit: dict) -> None:
     constant = [entry["property"] for entry in audit["properties"] if entry["num_values"] < 2]
     if audit["properties"]:
         alike = f" Constant in all files: {', '.join(constant)}." if constant else ""
-        page.section("File properties", "Association of size, type, and resolution with class and attributes." + alike)
+        page.section(
+            "File properties",
+            "Association of size, type, resolution, and compression with class and attributes." + alike,
+        )
     if rows:
         page.table(pd.DataFrame(rows))

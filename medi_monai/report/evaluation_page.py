@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Plot
 
 from medi_monai.metrics import FEWEST_PATIENTS
+from medi_monai.report.blocks.compression import add_compression_effect
 from medi_monai.report.blocks.gallery import Gallery
 from medi_monai.report.combinations import add_combinations, combination_table
 from medi_monai.report.page import Page
@@ -78,6 +79,7 @@ def write_evaluation_page(
         page.section("Images", "Each column is one combination; images were chosen at random.").gallery(samples)
     add_findings(page, _cautions(metrics, combinations), "Cautions")
     add_distances(page, metrics)
+    add_compression_effect(page, metrics.compression, FLOOR)
     _add_label_fidelity(page, metrics)
     generated = {arm: of_arm.memorization for arm, of_arm in metrics.arms.items()}
     memorized, mpp = {"held_out": metrics.real.memorization, **generated}, samples.mpp if samples else None

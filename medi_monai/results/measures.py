@@ -10,6 +10,7 @@ from medi_monai.results.typed import Result
 
 __all__ = [
     "ClassifierAccuracy",
+    "CompressionEffect",
     "CopySearchResults",
     "FidelityFigures",
     "Memorization",
@@ -144,3 +145,22 @@ class ProbeAccuracy(Figure):
 
     chance: float | None
     num_values: int
+
+
+@dataclass(frozen=True)
+class CompressionEffect(Result):
+    """Mean Fréchet distances with and without JPEG compression of all images, of the same images.
+
+    Args:
+        quality: JPEG quality.
+        num_combinations: number of combinations.
+        n: total number of matched images.
+        plain: distance of ``floor`` and of each arm without compression.
+        compressed: the same after compression.
+    """
+
+    quality: int
+    num_combinations: int
+    n: int
+    plain: Mapping[str, float]
+    compressed: Mapping[str, float]

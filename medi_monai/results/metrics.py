@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from medi_monai.results.figure import Figure
 from medi_monai.results.finding import Finding
-from medi_monai.results.measures import CopySearchResults, FidelityFigures, Memorization, ProbeAccuracy
+from medi_monai.results.measures import (
+    CompressionEffect,
+    CopySearchResults,
+    FidelityFigures,
+    Memorization,
+    ProbeAccuracy,
+)
 from medi_monai.results.typed import Result
 
 __all__ = [
@@ -246,6 +252,8 @@ class ArmsMetrics(Result):
         arms: metrics of each arm.
         comparisons: comparisons of each pair of arms.
         warnings: limitations of the conclusions.
+        compression: Fréchet distances with and without JPEG compression; ``None`` if all combinations have too few
+            images, and in results of earlier versions.
     """
 
     label: str
@@ -258,6 +266,7 @@ class ArmsMetrics(Result):
     arms: Mapping[str, ArmMetrics]
     comparisons: tuple[ArmComparison, ...]
     warnings: tuple[Finding, ...] = ()
+    compression: CompressionEffect | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ class CompressedEncoder(Encoder):
         InputError: for another quality.
     """
 
+    encoder: Encoder
+    quality: int
+
     def __init__(self, encoder: Encoder, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
             raise InputError(f"JPEG quality {quality!r}: it has to be a whole number from 1 to 100")
