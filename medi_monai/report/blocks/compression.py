@@ -27,8 +27,8 @@ def add_compression(page: Page, audit: dict) -> None:
     page.section(
         "Compression",
         f"Read from the headers of {section['all']['images']:,} source images, one per patient. The JPEG quality is "
-        "estimated from the quantization table, as if libjpeg had written the file. Images that a model generates are "
-        "not compressed, and encoders react to JPEG: see --compression of the evaluation.",
+        "estimated from the quantization table, as if libjpeg had written the file. Generated images are seldom "
+        "compressed, and encoders react to JPEG: see --compression of the evaluation.",
     )
     for name, groups in section["by"].items():
         rows = {group["value"]: _row(group) for group in groups} | {"all": _row(section["all"])}
@@ -68,7 +68,7 @@ def add_compression_effect(page: Page, effect: CompressionEffect | None, floor: 
     }
     with page.fold(f"Effect of JPEG compression (quality {effect.quality}) on the Fréchet distance"):
         page.text(
-            "Generated images were never compressed, real ones most often were, and encoders react to the difference. "
+            "Generated images are seldom compressed, real ones most often are, and encoders react to the difference. "
             "Here the same images are embedded as they are, and after all of them, real and generated, went through "
             "JPEG of one quality (images from lossy files thereby for a second time). If compression changes the order "
             "of arms, or brings them much closer to real images, differences in compression explain part of the "
