@@ -14,11 +14,14 @@ import tifffile
 from scipy import sparse
 
 from medi_monai.cohort.demo.histology import draw_stains, scan
-from medi_monai.cohort.demo.profiles import CENTERS, TUMORS
+from medi_monai.cohort.demo.profiles import CENTERS as ALL_TRAITS
+from medi_monai.cohort.demo.profiles import TUMORS, stain_only
 from medi_monai.utils.optional import is_installed
 from medi_monai.wsi import CuCIMReader, OpenSlideReader
 from medi_monai.wsi.pixels import GpuPixels
 
+#: without sharpening, whose overshoots are of no stain
+CENTERS = tuple(stain_only(center) for center in ALL_TRAITS)
 OPERATIONS = "core/operations"
 NO_CUCIM = 'cuCIM is not installed: pip install "medi_monai[cucim]" (Linux x86-64)'
 

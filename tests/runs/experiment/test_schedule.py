@@ -152,7 +152,7 @@ def test_idle_time_is_used_beside_other_stages_and_left_to_those_that_need_it(
     seconds = run([*stages, ahead, endless])
     assert list(seconds) == ["begin", "one", "two", "use"]
     assert ahead.result.read_text() == "2" and not endless.result.is_file()
-    assert [one.result.read_text() for one in stages] == ["4", "2", "2", "2"]
+    assert [one.result.read_text() for one in stages] == ["4", "2", "2", "4"]
     shown = capsys.readouterr().out
     assert "ahead: finished after" in shown and "endless: stopped after" in shown and "'use' does the rest" in shown
     # all that needs idle time is done
