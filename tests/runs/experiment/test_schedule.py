@@ -156,7 +156,7 @@ def test_idle_time_is_used_beside_other_stages_and_left_to_those_that_need_it(
     shown = capsys.readouterr().out
     assert "ahead: finished after" in shown and "endless: stopped after" in shown and "'use' does the rest" in shown
     # all that needs idle time is done
-    assert "idle" not in (run([*stages, ahead, endless]) and capsys.readouterr().out)
+    assert "in idle time" not in (run([*stages, ahead, endless]) and capsys.readouterr().out)
 
 
 def test_a_failure_in_idle_time_fails_nothing(run, stage, tmp_path, capsys, four_threads):
