@@ -35,7 +35,7 @@ from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.label_fidelity import label_fidelity
 from medi_monai.evaluation.memorization import Closest, MeasuredMemory, memorization
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
-from medi_monai.evaluation.verdicts.encoder import encoder_findings
+from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
 from medi_monai.metrics import Moments, paired_test
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_evaluation_page

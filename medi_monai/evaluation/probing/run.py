@@ -41,7 +41,7 @@ from medi_monai.evaluation.probing.tables import (
 )
 from medi_monai.evaluation.settings import ProbeSettings
 from medi_monai.evaluation.shortcuts.figures import predicted_rows, shortcut_figures
-from medi_monai.evaluation.verdicts.encoder import encoder_findings
+from medi_monai.evaluation.verdicts.blank_encoder import encoder_findings
 from medi_monai.evaluation.views import Embedder, embed_real_views, normalizing
 from medi_monai.networks.encoders import Encoder
 from medi_monai.report import write_probe_page

@@ -18,8 +18,8 @@ from medi_monai.evaluation.fidelity import FidelitySettings
 from medi_monai.evaluation.gallery import sample_gallery
 from medi_monai.evaluation.probing import BASELINES
 from medi_monai.evaluation.probing.arms import RESERVED_NAMES
-from medi_monai.evaluation.verdicts.encoders import second_findings
 from medi_monai.evaluation.verdicts.metadata import trainings_findings, verdict
+from medi_monai.evaluation.verdicts.second_encoder import second_findings
 from medi_monai.networks import build_encoder
 from medi_monai.report import write_experiment_page
 from medi_monai.results import Finding, plain, print_findings, read_results, write_results

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medi_monai.evaluation.verdicts.encoders import compare_encoders
+from medi_monai.evaluation.verdicts.second_encoder import compare_encoders
 from medi_monai.networks.encoders import EfficientNetEncoder, Encoder, build_encoder
 from medi_monai.results import read_results
 from medi_monai.results.experiment import SecondEncoderResults

@@ -6,7 +6,7 @@ import math
 import pytest
 from result_contents import arms_content, comparison, figure, probe_content
 
-from medi_monai.evaluation.verdicts.encoders import compare_encoders, second_findings
+from medi_monai.evaluation.verdicts.second_encoder import compare_encoders, second_findings
 from medi_monai.results import plain, typed
 from medi_monai.results.experiment import SecondEncoderResults
 from medi_monai.results.metrics import ArmsMetrics
