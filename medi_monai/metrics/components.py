@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -78,11 +79,15 @@ def estimate(values: np.ndarray, test_replicates: np.ndarray | None = None, test
     contains the choice of generated images, is divided by the number of trainings (two-way random effects; Searle et
     al. 1992, chapter 4).
 
+    Trainings and draws also act on each test unit in its own way. That variance is part of what test units differ by,
+    and of what trainings and draws differ by. It is counted once, with the test units: how much of the mean squares it
+    makes up is measured by the mean squares of the replicates.
+
     Args:
         values: ``(T, J)`` figure of T trainings in J draws; T is 1 for a figure without trainings, or with one, whose
             variance between trainings is unknown and missing.
-        test_replicates: ``(B,)`` bootstrap replicates of the mean over all values, with test units drawn by
-            :func:`cluster_weights`; None if other test data are not accounted for. NaN is ignored.
+        test_replicates: ``(T, J, B)`` bootstrap replicates of each value, the same samples of test units for all, drawn
+            by :func:`cluster_weights`; None if other test data are not accounted for. Samples with NaN are ignored.
         test_df: degrees of freedom of the test units: their number minus that of the strata.
 
     Returns:
@@ -91,36 +96,60 @@ def estimate(values: np.ndarray, test_replicates: np.ndarray | None = None, test
         ``test_df`` is 0.
 
     Raises:
-        InputError: for values that are not a matrix.
+        InputError: for values that are not a matrix, or replicates of another shape.
     """
     values = np.asarray(values, float)
     if values.ndim != 2 or not values.size:
         raise InputError(f"values of trainings and draws must be a matrix (T, J), not {values.shape}")
-    num_trainings, num_draws = values.shape
-    mean = float(values.mean())
+    mean, num_draws = float(values.mean()), values.shape[1]
     if num_draws < 2 or not np.isfinite(mean):
         return Estimate(mean, {})
-    between_draws = float(values.mean(0).var(ddof=1))
+    squares = mean_squares(values)
+    if test_replicates is None:
+        return Estimate(mean, _sources(squares, *values.shape))
+    replicates = np.asarray(test_replicates, float)
+    if replicates.ndim != 3 or replicates.shape[:2] != values.shape:
+        raise InputError(f"replicates must be (T, J, B) for values of {values.shape}, not {replicates.shape}")
+    replicates = replicates[..., np.isfinite(replicates).all((0, 1))]
+    if test_df <= 0 or replicates.shape[2] < 2:
+        return Estimate(mean, {})
+    of_test = mean_squares(replicates - replicates.mean(2, keepdims=True))
+    squares = MeanSquares(*(np.maximum(0, own - of_units.mean()) for own, of_units in zip(squares, of_test)))
+    test = Source(float(replicates.mean((0, 1)).var(ddof=1)), test_df)
+    return Estimate(mean, {**_sources(squares, *values.shape), "test": test})
+
+
+class MeanSquares(NamedTuple):
+    """Variance of the means of trainings, of the means of draws, and of what remains of their interaction."""
+
+    trainings: np.ndarray
+    draws: np.ndarray
+    mixed: np.ndarray
+
+
+def mean_squares(values: np.ndarray) -> MeanSquares:
+    """Return the mean squares of ``(T, J, ...)`` values over their first two axes; 0 for a single training."""
+    num_trainings, num_draws = values.shape[:2]
+    rows, columns = values.mean(1), values.mean(0)
+    draws = columns.var(0, ddof=1)
     if num_trainings == 1:
-        sources = {"draws": Source(between_draws * (1 + 1 / num_draws), num_draws - 1)}
-    else:
-        residuals = values - values.mean(0) - values.mean(1, keepdims=True) + mean
-        free = (num_trainings - 1) * (num_draws - 1)
-        mixed = float((residuals**2).sum()) / free
-        trainings = max(0.0, float(values.mean(1).var(ddof=1)) - mixed / num_draws)
-        draws = max(0.0, between_draws - mixed / num_trainings)
-        sources = {
-            "trainings": Source(trainings / num_trainings, num_trainings - 1),
-            "images": Source(mixed / num_trainings * (1 + 1 / num_draws), free),
-            "draws": Source(draws * (1 + 1 / num_draws), num_draws - 1),
-        }
-    if test_replicates is not None:
-        known = np.asarray(test_replicates, float)
-        known = known[np.isfinite(known)]
-        if test_df <= 0 or len(known) < 2:
-            return Estimate(mean, {})
-        sources["test"] = Source(float(known.var(ddof=1)), test_df)
-    return Estimate(mean, sources)
+        return MeanSquares(np.zeros_like(draws), draws, np.zeros_like(draws))
+    residuals = values - columns[None] - rows[:, None] + rows.mean(0)
+    mixed = (residuals**2).sum((0, 1)) / ((num_trainings - 1) * (num_draws - 1))
+    return MeanSquares(rows.var(0, ddof=1), draws, mixed)
+
+
+def _sources(squares: MeanSquares, num_trainings: int, num_draws: int) -> dict[str, Source]:
+    trainings, draws, mixed = (float(value) for value in squares)
+    of_draws = Source(max(0.0, draws - mixed / num_trainings) * (1 + 1 / num_draws), num_draws - 1)
+    if num_trainings == 1:
+        return {"draws": of_draws}
+    free = (num_trainings - 1) * (num_draws - 1)
+    return {
+        "trainings": Source(max(0.0, trainings - mixed / num_draws) / num_trainings, num_trainings - 1),
+        "images": Source(mixed / num_trainings * (1 + 1 / num_draws), free),
+        "draws": of_draws,
+    }
 
 
 def cluster_weights(

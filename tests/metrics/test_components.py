@@ -45,30 +45,53 @@ def test_weights_of_clusters_give_the_unbiased_variance_of_a_sum():
     assert weights.mean(0) == pytest.approx(np.ones(8), abs=0.01)
 
 
-def simulated(rng, difference=0.0, trainings=3, draws=4, clusters=(2, 2, 3, 3), sd=(0.01, 0.01, 0.015, 0.05)):
-    """Differences of two arms in another study: what trainings, images, training patients and test clusters add."""
+def simulated(rng, difference=0.0, trainings=3, draws=4, clusters=(2, 2, 3, 3), sd=(0.01, 0.01, 0.015, 0.05), own=0.0):
+    """Differences of two arms in another study: what trainings, images, training patients and test clusters add.
+
+    ``own``: standard deviation of what training patients, and each training, add to a single test cluster.
+    """
     of_trainings, of_images, of_draws, of_tests = sd
     strata = np.repeat(np.arange(len(clusters)), clusters)
-    units = rng.normal(size=len(strata)) * of_tests
     sizes = np.bincount(strata)[strata] * len(clusters)
+    shape = (trainings, draws, len(strata))
+    units = rng.normal(size=len(strata)) * of_tests + own * rng.normal(size=len(strata))
+    units = units + own * (rng.normal(size=(trainings, 1, len(strata))) + rng.normal(size=(1, *shape[1:])))
     study = difference + of_draws * rng.normal()
-    own = of_trainings * rng.normal(size=(trainings, 1)) + of_images * rng.normal(size=(trainings, 1))
+    of_models = of_trainings * rng.normal(size=(trainings, 1)) + of_images * rng.normal(size=(trainings, 1))
     # draws are bootstrap samples: around what this study has
-    values = study + own + of_draws * rng.normal(size=(1, draws)) + of_images * rng.normal(size=(trainings, draws))
+    values = study + of_models + of_draws * rng.normal(size=(1, draws)) + of_images * rng.normal(size=shape[:2])
     weights, df = cluster_weights(np.arange(len(strata)), strata, 200, rng)
-    return estimate(values + (units / sizes).sum(), weights @ (units / sizes), df)
+    return estimate(values + (units / sizes).sum(2), values[..., None] + (units / sizes) @ weights.T, df)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"trainings": 10, "draws": 12}, {"clusters": (8, 8, 8, 8)}])
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"trainings": 10, "draws": 12}, {"clusters": (8, 8, 8, 8)}, {"own": 0.05}, {"trainings": 1, "own": 0.1}],
+)
 def test_intervals_cover_and_tests_hold_their_level(sizes):
     rng = np.random.default_rng(4)
     found = [simulated(rng, **sizes) for _ in range(1500)]
     covered = np.mean([low <= 0 <= high for low, high in (one.interval() for one in found)])
-    assert 0.93 <= covered <= 0.985
-    assert np.mean([one.p_value() < 0.05 for one in found]) <= 0.06
-    # at the margin itself, equivalence is claimed in no more than 5 %
+    # 95 % and 5 %; of 1,500 studies, shares have a standard error of 0.6 %
+    assert 0.93 <= covered <= 0.97
+    assert np.mean([one.p_value() < 0.05 for one in found]) <= 0.07
+    # at the margin itself, arms are called equivalent no more often
     edge = [simulated(rng, 0.1, **sizes).p_value(margin=0.1) < 0.05 for _ in range(1500)]
-    assert np.mean(edge) <= 0.06
+    assert np.mean(edge) <= 0.07
+
+
+def test_what_acts_on_single_test_units_counts_once():
+    rng = np.random.default_rng(6)
+    # nothing but interactions with 400 test units: trainings and draws have no variance of their own
+    units = rng.normal(size=(3, 6, 400)) + rng.normal(size=(3, 1, 400)) + rng.normal(size=(1, 6, 400))
+    weights, df = cluster_weights(np.arange(400), np.zeros(400, int), 2000, rng)
+    found = estimate(units.mean(2), units @ weights.T / 400, df)
+    alone = estimate(units.mean(2))
+    assert found.sources["test"].variance == pytest.approx((1 / 18 + 1 / 3 + 1 / 6) / 400, rel=0.15)
+    assert sum(found.sources[name].variance for name in alone.sources) < 0.5 * alone.standard_error**2
+    # replicates that are the same for all values leave the variance between these as it is
+    same = estimate(units.mean(2), np.broadcast_to(rng.normal(size=50), (3, 6, 50)), df)
+    assert {name: same.sources[name] for name in alone.sources} == pytest.approx(alone.sources)
 
 
 def test_planted_differences_are_found():
@@ -80,7 +103,8 @@ def test_planted_differences_are_found():
 
 
 def test_what_cannot_be_known_has_no_interval():
-    assert estimate(np.ones((2, 1))).interval() is None and estimate(np.ones((1, 4)), np.ones(5), 0).interval() is None
+    assert estimate(np.ones((2, 1))).interval() is None
+    assert estimate(np.ones((1, 4)), np.ones((1, 4, 5)), 0).interval() is None
     assert np.isnan(estimate(np.ones((3, 1))).standard_error) and estimate(np.ones((3, 1))).p_value() is None
     same = estimate(np.full((2, 3), 0.2))
     assert same.interval() == pytest.approx((0.2, 0.2)) and same.p_value() < 1e-9
@@ -88,3 +112,5 @@ def test_what_cannot_be_known_has_no_interval():
     assert estimate(np.zeros((1, 3))).p_value() == 1
     with pytest.raises(InputError, match="matrix"):
         estimate(np.ones(4))
+    with pytest.raises(InputError, match=r"\(T, J, B\)"):
+        estimate(np.ones((2, 4)), np.ones((4, 5)))

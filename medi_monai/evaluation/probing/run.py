@@ -56,7 +56,7 @@ from medi_monai.utils.text import listed
 __all__ = ["probe_run"]
 
 #: version of the draws' content; stored draws of another version are not used
-DRAWS_VERSION = 7
+DRAWS_VERSION = 8
 #: the sweep over the correlation of class and center, which has results of its own
 CORRELATION = "correlation"
 #: usual names of demographic columns

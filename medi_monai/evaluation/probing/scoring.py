@@ -199,7 +199,7 @@ class Scorer:
             },
             replicates={
                 **self._figures_of_counts(confusion, self.drawn),
-                "worst_group_accuracy": self._worst_of_replicates(confusion),
+                "worst_group_accuracy": self._replicates_of_worst_group(confusion),
             },
             worst_group=self._worst_group(confusion),
             per_center=self._per_center(confusion),
@@ -207,10 +207,16 @@ class Scorer:
             demographics=self._demographics(confusion),
         )
 
-    def _worst_of_replicates(self, confusion: np.ndarray) -> list[float | None]:
-        # a group has no other combinations: only its patients vary
-        counts = (_summed(counts, self.by_group, self.drawn_patients) for counts in _right_and_all(confusion))
-        return self._worst_of_samples(*counts)
+    def _replicates_of_worst_group(self, confusion: np.ndarray) -> list[float | None]:
+        # the accuracy of the worst group, which has no other combinations: only its patients vary. Another group may be
+        # the worst in a sample; following it would add the variance of groups to that of patients
+        right, targets = (_summed(counts, self.by_group, self.drawn_patients) for counts in _right_and_all(confusion))
+        if not self.large.any():
+            return [math.nan] * len(right)
+        once = [_summed(counts, self.by_group, self.once)[0] for counts in _right_and_all(confusion)]
+        accuracies = np.divide(*once, out=np.full(self.large.shape, np.inf), where=self.large)
+        worst = np.unravel_index(int(accuracies.argmin()), accuracies.shape)
+        return (right[:, *worst] / targets[:, *worst]).tolist()
 
     def _figures_of_counts(self, confusion: np.ndarray, weights: np.ndarray) -> dict[str, list[float | None]]:
         # figures of every sample, from weights (B, U) and confusions of the units (U, C, C). For groups, only the

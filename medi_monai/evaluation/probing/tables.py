@@ -20,10 +20,7 @@ from medi_monai.evaluation.probing.draws import (
 )
 from medi_monai.evaluation.probing.protocol import ProbeProtocol
 from medi_monai.evaluation.probing.scoring import TestUnits
-from medi_monai.metrics import (
-    estimate,
-    holm,
-)
+from medi_monai.metrics import estimate, holm
 from medi_monai.results import Figure
 from medi_monai.results.probing import (
     ArmResults,
@@ -155,11 +152,12 @@ def _matrix(trainings: Sequence[Sequence[ArmDraw]], name: str) -> np.ndarray:
 
 
 def _replicates(trainings: Sequence[Sequence[ArmDraw]], name: str, known: np.ndarray) -> np.ndarray | None:
-    """Return the ``(B,)`` means over trainings and the known draws of the replicates; None if the figure has none."""
+    """Return the ``(T, J, B)`` replicates of a figure in the known draws; None if the figure has none."""
     if name not in FIGURES_OF_COUNTS:
         return None
-    kept = [draw for draws in trainings for draw, use in zip(draws, known) if use]
-    return np.mean([floats(draw.scores.replicates[name]) for draw in kept], axis=0)
+    return np.array(
+        [[floats(draw.scores.replicates[name]) for draw, use in zip(draws, known) if use] for draws in trainings]
+    )
 
 
 def _worst_group_figure(draws: Sequence[ArmDraw], figure: RepeatedFigure) -> WorstGroupFigure:
