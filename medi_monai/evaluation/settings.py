@@ -97,7 +97,7 @@ class CompressionSettings(Settings):
     """Compression before embedding."""
 
     compression: Compression = setting(
-        "none",
+        "auto",
         "compression that all images, real and generated, go through before they are embedded: none, a JPEG quality "
         f"from 1 to 100, or auto, which is {AUTO_QUALITY} if real images come from lossy files and generated ones do "
         "not, otherwise none",

@@ -93,7 +93,7 @@ def test_what_is_embedded_ahead_is_compressed_too(lossy, encoder, tmp_path):
 def test_settings(given):
     known = CompressionSettings(compression=given).compression
     assert known == (given.lower() if isinstance(given, str) else given)
-    assert CompressionSettings().compression == "none"
+    assert CompressionSettings().compression == "auto"
 
 
 @pytest.mark.parametrize("given", [0, 101, 75.5, "jpeg", True, None])
