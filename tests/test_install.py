@@ -154,7 +154,7 @@ def test_declared_versions_of_python_are_those_resolved_for(declared):
     assert declared["python_requires"] == f">={PYTHONS[0]}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "Makefile", "docs/your_data.md", "docs/evidence.md"])
+@pytest.mark.parametrize("document", ["README.md", "Makefile", "docs/runs.md", "docs/your_data.md", "docs/evidence.md"])
 def test_commands_name_constraints_and_extras_that_exist(declared, document):
     text = (ROOT / document).read_text()
     for name in re.findall(r"-c (\S+\.txt)", text):
